@@ -1,0 +1,144 @@
+"""What a graph costs: parameters, bytes and floating-point operations, in all, by operator, and by the user's modules.
+
+A multiply-add counts as two operations, whatever its element type. Symbolic dimensions take the sizes given; those not
+given count as 1, so that the cost of a batch is that of one sample.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from ..dims import Dim, evaluate
+from ..graph import Constant, Graph, Node
+from ..types import DType, TensorType
+
+Shape = tuple[int, ...]
+Sizes = Mapping[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a graph or a part of it costs.
+
+    Attributes:
+        nodes: how many there are.
+        parameters: elements of constants, without indices and shapes (int64), truth values and strings.
+        bytes: of all constants.
+        flops: for one run.
+    """
+
+    nodes: int
+    parameters: int
+    bytes: int
+    flops: int
+
+
+def elements(type: TensorType, symbols: Sizes = None) -> int:
+    """How many elements a tensor has."""
+    return prod(_sizes(type.shape, symbols))
+
+
+def nbytes(type: TensorType, symbols: Sizes = None) -> int:
+    """How many bytes a tensor takes, 4-bit integers packed in pairs."""
+    return (elements(type, symbols) * type.dtype.bits + 7) // 8
+
+
+def flops(node: Node, symbols: Sizes = None) -> int:
+    """The operations of one run of a node: two per multiply-add, and for other operators one per element of output."""
+    rule = _RULES.get(node.operator.rpartition("::")[2])
+    multiply_adds = rule(node, symbols) if rule else None
+    if multiply_adds is not None:
+        return 2 * multiply_adds
+    return sum(elements(output.type, symbols) for output in node.outputs)
+
+
+def summarize(graph: Graph, symbols: Sizes = None) -> Cost:
+    """The cost of a graph."""
+    return _cost(list(graph.nodes), graph.constants.values(), symbols)
+
+
+def by_operator(graph: Graph) -> dict[str, int]:
+    """How many nodes of each operator there are, most frequent first."""
+    return dict(Counter(node.operator for node in graph.nodes).most_common())
+
+
+def by_module(graph: Graph, depth: int, symbols: Sizes = None) -> dict[str, Cost]:
+    """The cost of each module down to a depth of the module path, in order of first appearance.
+
+    A constant belongs to the first module that reads it.
+    """
+    nodes: defaultdict[str, list[Node]] = defaultdict(list)
+    constants: defaultdict[str, list[Constant]] = defaultdict(list)
+    seen: set[Constant] = set()
+    for node in graph.nodes:
+        module = _truncate(node.location.module, depth)
+        nodes[module].append(node)
+        new = dict.fromkeys(value for value in node.inputs if isinstance(value, Constant) and value not in seen)
+        constants[module].extend(new)
+        seen.update(new)
+    return {module: _cost(nodes[module], constants[module], symbols) for module in nodes}
+
+
+def _cost(nodes: list[Node], constants: Iterable[Constant], symbols: Sizes) -> Cost:
+    types = [constant.type for constant in constants]
+    return Cost(
+        nodes=len(nodes),
+        parameters=sum(elements(type) for type in types if type.dtype not in (DType.int64, DType.bool, DType.string)),
+        bytes=sum(nbytes(type) for type in types),
+        flops=sum(flops(node, symbols) for node in nodes),
+    )
+
+
+def _truncate(module: str, depth: int) -> str:
+    """The first components of `encoder.layer.0`, or of `/encoder/layer/0` as ONNX names nodes."""
+    match = re.match(rf"(?:[./]*[^./]+){{0,{depth}}}", module)
+    return match[0] if match else ""
+
+
+def _sizes(shape: tuple[Dim, ...], symbols: Sizes) -> Shape:
+    known = defaultdict(lambda: 1, symbols or {})
+    return tuple(max(0, evaluate(dim, known)) for dim in shape)
+
+
+# -- multiply-adds; a rule gives None where a shape it needs isn't there
+
+
+def _shape(node: Node, index: int, symbols: Sizes) -> Shape:
+    value = node.input(index)
+    return () if value is None else _sizes(value.shape, symbols)
+
+
+def _convolution(weight: int) -> Callable[[Node, Sizes], int | None]:
+    """Each output element sums over a filter: the weight is [out, in / groups, *kernel]."""
+    return lambda node, symbols: elements(node.outputs[0].type, symbols) * prod(_shape(node, weight, symbols)[1:])
+
+
+def _transposed_convolution(node: Node, symbols: Sizes) -> int:
+    """Each input element spreads over a filter: the weight is [in, out / groups, *kernel]."""
+    return prod(_shape(node, 0, symbols)) * prod(_shape(node, 1, symbols)[1:])
+
+
+def _product(node: Node, symbols: Sizes) -> int:
+    """Each output element sums over the inner dimension: the left factor's last, or first if transposed."""
+    transposed = node.attributes.get("transA", 0)
+    return elements(node.outputs[0].type, symbols) * _shape(node, 0, symbols)[-2 if transposed else -1]
+
+
+def _attention(node: Node, symbols: Sizes) -> int | None:
+    """Queries times keys, then probabilities times values; keys are [..., tokens, size]."""
+    query, key = _shape(node, 0, symbols), _shape(node, 1, symbols)
+    return (prod(query) + elements(node.outputs[0].type, symbols)) * key[-2] if len(key) in (3, 4) else None
+
+
+_RULES: dict[str, Callable[[Node, Sizes], int | None]] = {
+    **dict.fromkeys(("Conv", "ConvInteger", "FusedConv"), _convolution(weight=1)),
+    "QLinearConv": _convolution(weight=3),
+    "ConvTranspose": _transposed_convolution,
+    **dict.fromkeys(
+        ("MatMul", "MatMulInteger", "QLinearMatMul", "FusedMatMul", "Gemm", "FusedGemm", "QGemm"), _product
+    ),
+    **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"), _product),
+    **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
+}

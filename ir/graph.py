@@ -1,0 +1,371 @@
+"""The graph: SSA values, nodes in topological order, constants, and the edits that passes make.
+
+Every edit is O(1) per edge it touches. Nodes are a linked list, so a pass may insert and erase while it iterates: an
+erased node keeps its link forward, and iteration goes on from there.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .dims import Dim
+from .types import DType, TensorType
+
+Attribute: TypeAlias = Any
+"""An int, a float, a str, a tuple of these, an array, or a `Graph`: the operator's schema says which, not Python."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a node came from in the user's model; it stays with the node through every rewrite.
+
+    Attributes:
+        module: path of the module, such as `encoder.layer.0.attention`, or the name of an ONNX node.
+        source: file and line, such as `modeling_bert.py:177`; empty where it isn't known.
+    """
+
+    module: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        return " at ".join(filter(None, (self.module, self.source))) or "an unnamed place"
+
+
+class Use(NamedTuple):
+    """One place where a value is read: input `index` of `node`."""
+
+    node: "Node"
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] -- nobody searches in a use
+
+
+class Value:
+    """A tensor in the graph: a graph input, an output of a node, or a `Constant`.
+
+    Attributes:
+        name: unique in its graph.
+        producer: the node that computes it; None for graph inputs and constants.
+        index: its position among the outputs of its producer, or among the graph's inputs.
+    """
+
+    __slots__ = ("_uses", "index", "name", "producer", "type")
+
+    def __init__(self, name: str, type: TensorType, producer: "Node | None" = None, index: int = 0) -> None:
+        self.name = name
+        self.type = type
+        self.producer = producer
+        self.index = index
+        self._uses: dict[Use, None] = {}  # a set that keeps its order, so that passes are deterministic
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """Where nodes read this value; what the graph returns is not among them (see `Graph.is_output`)."""
+        return tuple(self._uses)
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+class Constant(Value):
+    """A value known at compile time: a weight, or a small array such as a shape.
+
+    The array may be memory-mapped or shared with the model that it came from, so nobody writes into it: a pass that
+    changes a weight makes a new constant.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, name: str, data: np.ndarray) -> None:
+        super().__init__(name, TensorType.of(data))
+        self.data = data
+
+
+class Node:
+    """An operator applied to values.
+
+    Attributes:
+        operator: ONNX's name, such as `Conv`; other domains are spelled out, as in `com.microsoft::FusedMatMul`.
+        inputs: values in the schema's order; None where an optional input is left out.
+        attributes: only those that are set; the schema's defaults hold for the rest.
+    """
+
+    __slots__ = ("_alive", "_inputs", "_next", "_previous", "attributes", "location", "operator", "outputs")
+
+    def __init__(
+        self, operator: str, inputs: tuple[Value | None, ...], attributes: dict[str, Attribute], location: Location
+    ) -> None:
+        self.operator = operator
+        self._inputs = inputs
+        self.attributes = attributes
+        self.location = location
+        self.outputs: tuple[Value, ...] = ()
+        self._previous: Node | None = None
+        self._next: Node | None = None
+        self._alive = True
+
+    @property
+    def inputs(self) -> tuple[Value | None, ...]:
+        return self._inputs
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain: empty for the ONNX standard's own."""
+        return self.operator.rpartition("::")[0]
+
+    @property
+    def output(self) -> Value:
+        """The only output.
+
+        Raises:
+            ValueError: the node has several.
+        """
+        if len(self.outputs) != 1:
+            raise ValueError(f"{self!r} has {len(self.outputs)} outputs")
+        return self.outputs[0]
+
+    def input(self, index: int) -> Value | None:
+        """The input at a position, None where it is left out or the node has fewer."""
+        return self._inputs[index] if index < len(self._inputs) else None
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """The data of an input that is a constant, None otherwise."""
+        value = self.input(index)
+        return value.data if isinstance(value, Constant) else None
+
+    def __repr__(self) -> str:
+        names = ", ".join("none" if value is None else f"%{value.name}" for value in self._inputs)
+        return f"{self.operator}({names})"
+
+
+class Graph:
+    """A function from tensors to tensors.
+
+    Attributes:
+        name: of the model.
+        inputs: in calling order.
+        outputs: what the graph returns, by the name under which a user gets it; a value may be returned more than once.
+        constants: by name.
+    """
+
+    def __init__(self, name: str = "main") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: dict[str, Value] = {}
+        self.constants: dict[str, Constant] = {}
+        self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last number given to a hint, so that finding the next is O(1)
+        self._first: Node | None = None
+        self._last: Node | None = None
+        self._count = 0
+
+    # -- what is there
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """The nodes in topological order; the graph may be edited meanwhile."""
+        node = self._first
+        while node is not None:
+            if node._alive:
+                yield node
+            node = node._next
+
+    @property
+    def nodes_backwards(self) -> Iterator[Node]:
+        """The nodes from the last to the first; the graph may be edited meanwhile."""
+        node = self._last
+        while node is not None:
+            if node._alive:
+                yield node
+            node = node._previous
+
+    def __len__(self) -> int:
+        """The number of nodes."""
+        return self._count
+
+    def is_output(self, value: Value) -> bool:
+        return any(value is output for output in self.outputs.values())
+
+    def values(self) -> Iterator[Value]:
+        """Every value: inputs, constants, and the nodes' outputs in order."""
+        yield from self.inputs
+        yield from self.constants.values()
+        for node in self.nodes:
+            yield from node.outputs
+
+    def unique_name(self, hint: str) -> str:
+        """A name that no value has yet: the hint itself, or the hint with a number."""
+        name, number = hint, self._numbers.get(hint, 0)
+        while name in self._names:
+            number += 1
+            name = f"{hint}_{number}"
+        self._numbers[hint] = number
+        return name
+
+    # -- building
+
+    def add_input(self, name: str, type: TensorType) -> Value:
+        value = Value(self._claim(name), type, index=len(self.inputs))
+        self.inputs.append(value)
+        return value
+
+    def add_constant(self, data: np.ndarray, name: str = "constant") -> Constant:
+        """A new constant; the array is shared, not copied."""
+        constant = Constant(self._claim(self.unique_name(name)), data)
+        self.constants[constant.name] = constant
+        return constant
+
+    def add_node(
+        self,
+        operator: str,
+        inputs: Iterable[Value | None],
+        types: Iterable[TensorType],
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        names: Iterable[str] = (),
+        location: Location = Location(),
+        before: Node | None = None,
+    ) -> Node:
+        """A new node at the end, or before another.
+
+        Args:
+            operator: the operator's name.
+            inputs: values of this graph that are defined earlier.
+            types: of the outputs; their number is the number of outputs.
+            attributes: those that are set.
+            names: wished for the outputs; they are numbered where they are taken.
+            location: the user's layer that this node belongs to.
+            before: the node to insert in front of; None for the end.
+        """
+        node = Node(operator, tuple(inputs), dict(attributes or {}), location)
+        hints = list(names)
+        outputs: list[Value] = []
+        for index, type in enumerate(types):
+            hint = hints[index] if index < len(hints) else operator.rpartition("::")[2].lower()
+            outputs.append(Value(self._claim(self.unique_name(hint)), type, node, index))
+        node.outputs = tuple(outputs)
+        for index, value in enumerate(node._inputs):
+            if value is not None:
+                value._uses[Use(node, index)] = None
+        self._link(node, before)
+        return node
+
+    # -- editing
+
+    def set_input(self, node: Node, index: int, value: Value | None) -> None:
+        """Make a node read another value at one position, or none; trailing absent inputs are dropped."""
+        inputs = list(node._inputs) + [None] * (index + 1 - len(node._inputs))
+        old = inputs[index]
+        if old is not None:
+            del old._uses[Use(node, index)]
+        inputs[index] = value
+        if value is not None:
+            value._uses[Use(node, index)] = None
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        node._inputs = tuple(inputs)
+
+    def replace_uses(self, old: Value, new: Value) -> None:
+        """Make every reader of a value, and what the graph returns, take another one instead."""
+        for node, index in old.uses:
+            self.set_input(node, index, new)
+        for name, value in self.outputs.items():
+            if value is old:
+                self.outputs[name] = new
+
+    def erase(self, node: Node) -> None:
+        """Remove a node whose outputs nobody reads.
+
+        Raises:
+            ValueError: an output is still read, or returned by the graph.
+        """
+        for output in node.outputs:
+            if output._uses or self.is_output(output):
+                raise ValueError(f"%{output.name} of {node!r} is still used")
+        for index, value in enumerate(node._inputs):
+            if value is not None:
+                del value._uses[Use(node, index)]
+        self._unlink(node)
+        self._names.difference_update(output.name for output in node.outputs)
+
+    def erase_constant(self, constant: Constant) -> None:
+        """Remove a constant that nobody reads.
+
+        Raises:
+            ValueError: it is still read, or returned by the graph.
+        """
+        if constant._uses or self.is_output(constant):
+            raise ValueError(f"%{constant.name} is still used")
+        del self.constants[constant.name]
+        self._names.discard(constant.name)
+
+    def rename(self, value: Value, name: str) -> None:
+        """Give a value another name; it is numbered where it is taken."""
+        self._names.discard(value.name)
+        old, value.name = value.name, self._claim(self.unique_name(name))
+        if isinstance(value, Constant):
+            self.constants = {value.name if key == old else key: held for key, held in self.constants.items()}
+
+    def clone(self) -> "Graph":
+        """An equal graph that can be edited apart; the constants' arrays are shared."""
+        copy = Graph(self.name)
+        values: dict[Value, Value] = {value: copy.add_input(value.name, value.type) for value in self.inputs}
+        for constant in self.constants.values():
+            values[constant] = copy.add_constant(constant.data, constant.name)
+        for node in self.nodes:
+            twin = copy.add_node(
+                node.operator,
+                [None if value is None else values[value] for value in node._inputs],
+                [output.type for output in node.outputs],
+                {
+                    name: attribute.clone() if isinstance(attribute, Graph) else attribute
+                    for name, attribute in node.attributes.items()
+                },
+                names=[output.name for output in node.outputs],
+                location=node.location,
+            )
+            values.update(zip(node.outputs, twin.outputs, strict=True))
+        copy.outputs = {name: values[value] for name, value in self.outputs.items()}
+        return copy
+
+    # -- links and names
+
+    def _claim(self, name: str) -> str:
+        if name in self._names:
+            raise ValueError(f"the graph already has a value %{name}")
+        self._names.add(name)
+        return name
+
+    def _link(self, node: Node, before: Node | None) -> None:
+        node._next = before
+        node._previous = self._last if before is None else before._previous
+        if node._previous is None:
+            self._first = node
+        else:
+            node._previous._next = node
+        if before is None:
+            self._last = node
+        else:
+            before._previous = node
+        self._count += 1
+
+    def _unlink(self, node: Node) -> None:
+        """Take a node out of the list; it keeps its own links, so that an iteration standing on it finds its way on."""
+        if node._previous is None:
+            self._first = node._next
+        else:
+            node._previous._next = node._next
+        if node._next is None:
+            self._last = node._previous
+        else:
+            node._next._previous = node._previous
+        node._alive = False
+        self._count -= 1

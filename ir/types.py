@@ -1,0 +1,120 @@
+"""Types of values: element types, dimensions that may be symbolic, tensor types."""
+
+import builtins
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Self
+
+import numpy as np
+
+from .dims import Dim, symbols
+
+
+class DType(Enum):
+    """An element type, named as numpy names it; the value is its code in ONNX's `TensorProto.DataType`."""
+
+    float32 = 1
+    uint8 = 2
+    int8 = 3
+    uint16 = 4
+    int16 = 5
+    int32 = 6
+    int64 = 7
+    string = 8
+    bool = 9
+    float16 = 10
+    float64 = 11
+    uint32 = 12
+    uint64 = 13
+    complex64 = 14
+    complex128 = 15
+    bfloat16 = 16
+    float8_e4m3fn = 17
+    float8_e5m2 = 19
+    uint4 = 21
+    int4 = 22
+
+    @property
+    def numpy(self) -> np.dtype:
+        """The numpy dtype; bfloat16, float8 and 4-bit integers are those of ml_dtypes."""
+        return _numpy_dtype(self)
+
+    @property
+    def is_float(self) -> builtins.bool:
+        return self.name.startswith(("float", "bfloat"))
+
+    @property
+    def is_integer(self) -> builtins.bool:
+        return self.name.startswith(("int", "uint"))
+
+    @property
+    def bits(self) -> int:
+        """The width of one element in storage, in bits."""
+        return 4 if self in (DType.int4, DType.uint4) else self.numpy.itemsize * 8
+
+    @classmethod
+    def of(cls, dtype: np.dtype) -> Self:
+        """The element type of a numpy dtype.
+
+        Raises:
+            TypeError: ONNX has no such element type.
+        """
+        name = "string" if dtype.kind in "OUS" else dtype.name
+        if name not in cls.__members__:
+            raise TypeError(f"no tensor element type corresponds to numpy's {dtype}")
+        return cls[name]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@cache
+def _numpy_dtype(dtype: DType) -> np.dtype:
+    if dtype is DType.string:
+        return np.dtype(object)
+    if dtype.name.startswith(("bfloat", "float8")) or dtype in (DType.int4, DType.uint4):
+        import ml_dtypes  # only models that hold such tensors pay for the import
+
+        return np.dtype(getattr(ml_dtypes, dtype.name))
+    return np.dtype(dtype.name)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """An element type and a shape; a dimension is an int or a symbolic expression such as `batch` or `sequence + 1`."""
+
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(dim, int) for dim in self.shape)
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The symbols that occur in the shape."""
+        return frozenset().union(*(symbols(dim) for dim in self.shape))
+
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape as ints.
+
+        Raises:
+            ValueError: a dimension is symbolic.
+        """
+        shape = tuple(dim for dim in self.shape if isinstance(dim, int))
+        if len(shape) != len(self.shape):
+            raise ValueError(f"{self} has symbolic dimensions")
+        return shape
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Self:
+        return cls(DType.of(array.dtype), array.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"

@@ -1,0 +1,261 @@
+"""What makes a graph well formed: values defined before use, and nodes that conform to the schemas of ONNX.
+
+Operators of the standard domain are held to `onnx.defs` at the pinned opset; those of other domains have no schema here
+and are checked for structure alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from .dims import is_dim, symbols
+from .errors import CheckError
+from .graph import Attribute, Graph, Node, Use, Value
+from .opset import OPSET
+from .types import DType, TensorType
+
+if TYPE_CHECKING:
+    from onnx.defs import OpSchema
+
+
+def verify(graph: Graph) -> None:
+    """Check a graph.
+
+    Raises:
+        CheckError: the first fault: the node, its location, and what is wrong with it.
+    """
+    _check_values(graph)
+    _check_order(graph)
+    for node in graph.nodes:
+        fault = next(_faults(node), None)
+        if fault is not None:
+            _fail(node, fault)
+        for attribute in node.attributes.values():
+            if isinstance(attribute, Graph):
+                verify(attribute)
+
+
+def _fail(node: Node, fault: str) -> NoReturn:
+    raise CheckError(f"{node!r} of {node.location}: {fault}")
+
+
+# -- structure
+
+
+def _check_values(graph: Graph) -> None:
+    """Names are unique, types make sense, and constants are what they say."""
+    names: set[str] = set()
+    for value in graph.values():
+        if value.name in names:
+            raise CheckError(f"two values are named %{value.name}")
+        names.add(value.name)
+        fault = _type_fault(value.type)
+        if fault:
+            raise CheckError(f"{value!r} has {fault} as a dimension")
+    for name, constant in graph.constants.items():
+        if name != constant.name:
+            raise CheckError(f"the constant %{constant.name} is held under the name {name}")
+        if TensorType.of(constant.data) != constant.type:
+            raise CheckError(f"the data of {constant!r} is {TensorType.of(constant.data)}")
+
+
+@cache
+def _type_fault(type: TensorType) -> str:
+    """The first wrong dimension; nothing if there is none."""
+    for dim in type.shape:
+        valid = is_dim(dim) and symbols(dim) if isinstance(dim, str) else dim >= 0
+        if not valid:
+            return repr(dim)
+    return ""
+
+
+def _check_order(graph: Graph) -> None:
+    """Values are defined before they are read, and know who reads them."""
+    uses: dict[Value, set[Use]] = {value: set() for value in (*graph.inputs, *graph.constants.values())}
+    for node in graph.nodes:
+        for index, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if value not in uses:
+                _fail(node, f"it reads %{value.name}, which nothing before it in the graph defines")
+            uses[value].add(Use(node, index))
+        for index, output in enumerate(node.outputs):
+            if output.producer is not node or output.index != index:
+                _fail(node, f"its output %{output.name} names another producer")
+            uses[output] = set()
+    for name, value in graph.outputs.items():
+        if value not in uses:
+            raise CheckError(f"the graph returns %{value.name} as {name}, but nothing in it defines that value")
+    for value, expected in uses.items():
+        for node, index in expected.symmetric_difference(value.uses):
+            _fail(node, f"its input {index} and the uses of %{value.name} contradict each other")
+
+
+# -- schemas
+
+_EMPTY = "an empty list"
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """An input or output of a schema; `variable` is the type variable that it shares with others, empty for none."""
+
+    name: str
+    required: bool
+    dtypes: frozenset[DType]
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The inputs or the outputs of a schema; a variadic one stands last, for all the rest."""
+
+    parameters: tuple[_Parameter, ...]
+    fewest: int
+    most: int
+
+    def __getitem__(self, index: int) -> _Parameter:
+        return self.parameters[min(index, len(self.parameters) - 1)]
+
+    def fault(self, what: str, count: int) -> str:
+        if self.fewest <= count <= self.most:
+            return ""
+        bounds = str(self.fewest) if self.fewest == self.most else f"{self.fewest} to {self.most}"
+        bounds = f"at least {self.fewest}" if self.most > 1 << 20 else bounds
+        return f"it has {count} {what}s, and should have {bounds}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Schema:
+    inputs: _Side
+    outputs: _Side
+    attributes: Mapping[str, str]
+    required: frozenset[str]
+
+
+def _faults(node: Node) -> Iterator[str]:
+    if not node.outputs:
+        yield "it has no outputs"
+    for name, attribute in node.attributes.items():
+        if not _kind(attribute):
+            yield f"its attribute {name} is {attribute!r}: no int, float, string, list of these, tensor or graph"
+    if node.domain:
+        return
+    schema = _schema(node.operator)
+    if schema is None:
+        yield f"ONNX's opset {OPSET} has no operator {node.operator}{_hint(node.operator, _operators())}"
+        return
+    counts = schema.inputs.fault("input", len(node.inputs)), schema.outputs.fault("output", len(node.outputs))
+    yield from filter(None, counts)
+    for index, value in enumerate(node.inputs):
+        if value is None and schema.inputs[index].required:
+            yield f"its input {index} ({schema.inputs[index].name}) is missing"
+    yield from _attribute_faults(node, schema)
+    inputs = tuple(None if value is None else value.dtype for value in node.inputs)
+    fault = _dtype_fault(schema, inputs, tuple(output.dtype for output in node.outputs))
+    if fault:
+        yield fault
+
+
+def _attribute_faults(node: Node, schema: _Schema) -> Iterator[str]:
+    for name, attribute in node.attributes.items():
+        kind, found = schema.attributes.get(name), _kind(attribute)
+        if kind is None:
+            yield f"{node.operator} has no attribute {name}{_hint(name, schema.attributes)}"
+        elif found != kind and not (found == _EMPTY and kind.endswith("S")):
+            yield f"its attribute {name} is {found}, and should be {kind}"
+    for name in sorted(schema.required - node.attributes.keys()):
+        yield f"its attribute {name} is missing"
+
+
+def _kind(attribute: Attribute) -> str:
+    """The kind of an attribute as `onnx.defs` names it; nothing for what is no attribute, such as numpy's ints."""
+    match attribute:
+        case int():
+            return "INT"
+        case float():
+            return "FLOAT"
+        case str():
+            return "STRING"
+        case np.ndarray():
+            return "TENSOR"
+        case Graph():
+            return "GRAPH"
+        case ():
+            return _EMPTY
+        case tuple():
+            kinds = {_kind(item) for item in attribute}
+            return f"{kinds.pop()}S" if kinds in ({"INT"}, {"FLOAT"}, {"STRING"}) else ""
+        case _:
+            return ""
+
+
+@cache
+def _dtype_fault(schema: _Schema, inputs: tuple[DType | None, ...], outputs: tuple[DType, ...]) -> str:
+    """What is wrong with the element types, nothing if they suit; cached, for nodes repeat a few combinations."""
+    bound: dict[str, tuple[DType, str]] = {}
+    for what, side, dtypes in (("input", schema.inputs, inputs), ("output", schema.outputs, outputs)):
+        for index, dtype in enumerate(dtypes):
+            parameter = side[index]
+            if dtype is None:
+                continue
+            if dtype not in parameter.dtypes:
+                allowed = ", ".join(sorted(map(str, parameter.dtypes))) or "no tensor"
+                return f"its {what} {index} ({parameter.name}) is {dtype}, and may be {allowed}"
+            if not parameter.variable:
+                continue
+            other, name = bound.setdefault(parameter.variable, (dtype, parameter.name))
+            if other is not dtype:
+                return f"its {what} {index} ({parameter.name}) is {dtype}, and should be {other} as {name} is"
+    return ""
+
+
+@cache
+def _schema(operator: str) -> _Schema | None:
+    from onnx import defs  # a quarter of a second to import: loading and printing graphs do without
+
+    try:
+        schema = defs.get_schema(operator, OPSET, "")
+    except defs.SchemaError:
+        return None
+    if schema.deprecated:
+        return None
+    return _Schema(
+        inputs=_Side(_parameters(schema.inputs), schema.min_input, schema.max_input),
+        outputs=_Side(_parameters(schema.outputs), schema.min_output, schema.max_output),
+        attributes={name: str(attribute.type).rpartition(".")[2] for name, attribute in schema.attributes.items()},
+        required=frozenset(name for name, attribute in schema.attributes.items() if attribute.required),
+    )
+
+
+def _parameters(parameters: "Sequence[OpSchema.FormalParameter]") -> tuple[_Parameter, ...]:
+    codes = {f"tensor({_onnx_name(dtype)})": dtype for dtype in DType}
+    return tuple(
+        _Parameter(
+            name=parameter.name,
+            required=not str(parameter.option).endswith("Optional"),
+            dtypes=frozenset(codes[name] for name in parameter.types if name in codes),
+            variable=parameter.type_str if parameter.is_homogeneous else "",
+        )
+        for parameter in parameters
+    )
+
+
+def _onnx_name(dtype: DType) -> str:
+    return {DType.float32: "float", DType.float64: "double"}.get(dtype, dtype.name.replace("_", ""))
+
+
+@cache
+def _operators() -> frozenset[str]:
+    from onnx import defs
+
+    return frozenset(schema.name for schema in defs.get_all_schemas() if not schema.domain and _schema(schema.name))
+
+
+def _hint(name: str, known: Mapping[str, object] | frozenset[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
