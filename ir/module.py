@@ -1,0 +1,80 @@
+"""A graph as a torch module, and its weights back: what training and distillation work on."""
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from .graph import Constant, Graph, Value
+from .infer import call_attributes, find_operator
+from .ops.dtypes import to_numpy, to_torch
+
+
+def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
+    """The graph as a module that computes it.
+
+    `forward` takes the inputs in order and returns a tuple of the outputs in order. Constants of a floating type are
+    parameters, the others buffers; all share memory with the graph's arrays.
+
+    Args:
+        graph: to run or train.
+        training: gives the module parameters of its own, since an optimizer writes into them, and gives the operators
+            that have one their meaning for training (rounding, which passes gradients straight through).
+    """
+    root = nn.Module()
+    target = fx.Graph()
+    values: dict[Value, fx.Node] = {
+        value: target.placeholder(f"input_{index}") for index, value in enumerate(graph.inputs)
+    }
+    for index, constant in enumerate(graph.constants.values()):
+        name = f"constant_{index}"
+        tensor = to_torch(constant.data)
+        if tensor.is_floating_point():
+            root.register_parameter(name, nn.Parameter(tensor.clone() if training else tensor, requires_grad=training))
+        else:
+            root.register_buffer(name, tensor)
+        values[constant] = target.get_attr(name)
+    for node in graph.nodes:
+        definition = find_operator(node.operator)
+        function = definition.trainable if training and definition.trainable else definition.function
+        arguments = tuple(
+            _host_argument(target, value, values) if index in definition.host else value and values[value]
+            for index, value in enumerate(node.inputs)
+        )
+        keywords = call_attributes(definition, node.attributes, len(node.outputs))
+        result = target.call_function(function, arguments, keywords)
+        for index, output in enumerate(node.outputs):
+            single = len(node.outputs) == 1
+            values[output] = result if single else target.call_function(_item, (result, index))
+    target.output(tuple(values[value] for value in graph.outputs.values()))
+    return fx.GraphModule(root, target)
+
+
+def update_constants(graph: Graph, module: fx.GraphModule) -> int:
+    """Write a module's parameters back into the graph that it was made from, where they differ.
+
+    Returns:
+        How many constants changed.
+    """
+    changed = 0
+    for index, constant in enumerate(graph.constants.values()):
+        trained = to_numpy(module.get_parameter(f"constant_{index}").detach()) if constant.dtype.is_float else None
+        if trained is not None and not np.array_equal(trained, constant.data, equal_nan=True):
+            constant.data = trained.copy()
+            changed += 1
+    return changed
+
+
+def _item(values: tuple[torch.Tensor, ...], index: int) -> torch.Tensor:
+    return values[index]
+
+
+def _elements(tensor: torch.Tensor) -> list[int]:
+    return tensor.reshape(-1).tolist()
+
+
+def _host_argument(target: fx.Graph, value: Value | None, values: dict[Value, fx.Node]) -> list[int] | fx.Node | None:
+    if value is None:
+        return None
+    if isinstance(value, Constant):
+        return value.data.reshape(-1).tolist()
+    return target.call_function(_elements, (values[value],))

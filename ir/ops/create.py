@@ -1,0 +1,39 @@
+"""Tensors made from sizes and numbers."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..types import DType
+from .dtypes import torch_dtype
+from .registry import Ints, operator
+
+
+@operator("ConstantOfShape")
+def constant_of_shape(shape: Ints, *, value: np.ndarray | None = None) -> Tensor:
+    if value is None:
+        return torch.zeros(tuple(shape))
+    return torch.full(tuple(shape), value.item(), dtype=torch_dtype(DType.of(value.dtype)))
+
+
+@operator("EyeLike")
+def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
+    rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    columns = torch.arange(x.shape[1], device=x.device)
+    return (columns - rows == k).to(x.dtype if dtype is None else torch_dtype(DType(dtype)))
+
+
+@operator("OneHot")
+def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> Tensor:
+    indices = indices.long()
+    indices = torch.where(indices < 0, indices + depth[0], indices)
+    classes = torch.arange(depth[0], device=indices.device)
+    axis = axis % (indices.ndim + 1)
+    hot = indices.unsqueeze(axis) == classes.reshape(-1, *(1,) * (indices.ndim - axis))
+    return torch.where(hot, values[1], values[0])
+
+
+@operator("Range")
+def range_(start: Ints, limit: Ints, delta: Ints) -> Tensor:
+    first, beyond, step = start[0], limit[0], delta[0]
+    return torch.arange(first, beyond, step) if (beyond > first) == (step > 0) else torch.arange(0)

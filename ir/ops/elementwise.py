@@ -1,0 +1,132 @@
+"""Arithmetic, element by element."""
+
+from collections.abc import Callable
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from .registry import Ints, operator
+from .unsigned import widened
+
+
+def _register_unary(name: str, function: Callable[[Tensor], Tensor]) -> None:
+    def meaning(x: Tensor) -> Tensor:
+        return function(x)
+
+    operator(name)(widened(meaning))
+
+
+def _register_binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def meaning(a: Tensor, b: Tensor) -> Tensor:
+        return function(a, b)
+
+    operator(name)(widened(meaning))
+
+
+def _register_variadic(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def meaning(*inputs: Tensor) -> Tensor:
+        return reduce(function, inputs)
+
+    operator(name)(widened(meaning))
+
+
+for _name, _unary in {
+    "Abs": torch.abs,
+    "Acos": torch.acos,
+    "Acosh": torch.acosh,
+    "Asin": torch.asin,
+    "Asinh": torch.asinh,
+    "Atan": torch.atan,
+    "Atanh": torch.atanh,
+    "Ceil": torch.ceil,
+    "Cos": torch.cos,
+    "Cosh": torch.cosh,
+    "Erf": torch.erf,
+    "Exp": torch.exp,
+    "Floor": torch.floor,
+    "Identity": lambda x: x,
+    "Log": torch.log,
+    "Neg": torch.neg,
+    "Reciprocal": torch.reciprocal,
+    "Round": torch.round,  # half to even, as ONNX has it
+    "Sign": torch.sign,
+    "Sin": torch.sin,
+    "Sinh": torch.sinh,
+    "Sqrt": torch.sqrt,
+    "Tan": torch.tan,
+    "Tanh": torch.tanh,
+}.items():
+    _register_unary(_name, _unary)
+
+for _name, _binary in {
+    "Add": torch.add,
+    "Mul": torch.mul,
+    "Sub": torch.sub,
+}.items():
+    _register_binary(_name, _binary)
+
+for _name, _binary in {
+    "Max": torch.maximum,
+    "Min": torch.minimum,
+    "Sum": torch.add,
+}.items():
+    _register_variadic(_name, _binary)
+
+
+@operator("Mean")
+def mean(*inputs: Tensor) -> Tensor:
+    return reduce(torch.add, inputs) / len(inputs)
+
+
+@operator("Div")
+@widened
+def div(a: Tensor, b: Tensor) -> Tensor:
+    return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
+
+
+@operator("Mod")
+@widened
+def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+@operator("Pow")
+@widened
+def power(x: Tensor, y: Tensor) -> Tensor:
+    return torch.pow(x, y).to(x.dtype)
+
+
+@operator("Clip")
+@widened
+def clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+    return x if min is None and max is None else torch.clamp(x, min, max)
+
+
+@operator("CumSum")
+def cumulative_sum(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+    along = axis[0]
+    y = x.flip(along) if reverse else x
+    if exclusive:
+        first = torch.zeros_like(y.narrow(along, 0, 1))
+        y = torch.cat([first, y.narrow(along, 0, y.shape[along] - 1)], along)
+    y = torch.cumsum(y, along, dtype=x.dtype)
+    return y.flip(along) if reverse else y
+
+
+@operator("Dropout")
+def dropout(
+    x: Tensor,
+    ratio: Tensor | None = None,
+    training_mode: Ints | None = None,
+    *,
+    seed: int | None = None,
+    outputs: int = 1,
+) -> Tensor | tuple[Tensor, Tensor]:
+    if not training_mode or not training_mode[0]:
+        y, kept = x, torch.ones_like(x, dtype=torch.bool)
+    else:
+        rate = x.new_full((), 0.5) if ratio is None else ratio
+        kept = torch.rand_like(x) >= rate
+        y = torch.where(kept, x / (1 - rate).to(x.dtype), 0)
+    return y if outputs == 1 else (y, kept)

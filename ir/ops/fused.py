@@ -1,0 +1,114 @@
+"""Fused operators of ONNX Runtime's own domain, as its `ContribOperators.md` defines them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .norm import layer_normalization
+from .quant import dynamic_quantize_linear, matmul_integer, requantize
+from .registry import operator
+
+
+@operator("com.microsoft::FusedMatMul")
+def fused_matmul(
+    a: Tensor,
+    b: Tensor,
+    *,
+    alpha: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    transBatchA: int = 0,
+    transBatchB: int = 0,
+) -> Tensor:
+    left, right = _transposed(a, transA, transBatchA), _transposed(b, transB, transBatchB)
+    y = left @ right
+    return y if alpha == 1 else y * alpha
+
+
+def _transposed(x: Tensor, matrix: int, batch: int) -> Tensor:
+    """A factor ready for the product: its rows, held by the first axis, put behind the batch, and then transposed."""
+    x = x.movedim(0, -2) if batch else x
+    return x.mT if matrix else x
+
+
+@operator("com.microsoft::Gelu")
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x)
+
+
+@operator("com.microsoft::BiasGelu")
+def bias_gelu(a: Tensor, b: Tensor) -> Tensor:
+    return F.gelu(a + b)
+
+
+@operator("com.microsoft::FastGelu")
+def fast_gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.gelu(x if bias is None else x + bias, approximate="tanh")
+
+
+@operator("com.microsoft::QuickGelu")
+def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Tensor:
+    return x * torch.sigmoid(alpha * x)
+
+
+@operator("com.microsoft::SkipLayerNormalization")
+def skip_layer_normalization(
+    x: Tensor,
+    skip: Tensor,
+    gamma: Tensor,
+    beta: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    epsilon: float = 1e-12,
+    outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    total = x + skip if bias is None else x + skip + bias
+    normalized = layer_normalization(total, gamma, beta, epsilon=epsilon, outputs=3)
+    return normalized[0] if outputs == 1 else (*normalized, total)[:outputs]
+
+
+@operator("com.microsoft::MatMulIntegerToFloat")
+def matmul_integer_to_float(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor,
+    b_scale: Tensor,
+    a_zero_point: Tensor | None = None,
+    b_zero_point: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    y = matmul_integer(a, b, a_zero_point, b_zero_point) * (a_scale * b_scale)
+    return y if bias is None else y + bias
+
+
+@operator("com.microsoft::DynamicQuantizeMatMul")
+def dynamic_quantize_matmul(
+    a: Tensor, b: Tensor, b_scale: Tensor, b_zero_point: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    quantized, scale, zero_point = dynamic_quantize_linear(a)
+    return matmul_integer_to_float(quantized, b, scale, b_scale, zero_point, b_zero_point, bias)
+
+
+@operator("com.microsoft::QGemm")
+def quantized_gemm(
+    a: Tensor,
+    a_scale: Tensor,
+    a_zero_point: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    b_zero_point: Tensor,
+    c: Tensor | None = None,
+    y_scale: Tensor | None = None,
+    y_zero_point: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Tensor:
+    """`c` is a bias in int32 at the products' scale; floats come out where no scale of the output is given."""
+    total = matmul_integer(a.T if transA else a, b.T if transB else b, a_zero_point, b_zero_point)
+    total = total if c is None else total + c
+    factor = a_scale * b_scale * alpha
+    if y_scale is None or y_zero_point is None:
+        return total * factor
+    return requantize(total, factor / y_scale, y_zero_point)

@@ -1,0 +1,40 @@
+"""Matrix products."""
+
+import torch
+from torch import Tensor
+
+from .registry import operator
+
+
+@operator("MatMul")
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    return torch.matmul(a, b)
+
+
+@operator("Gemm")
+def gemm(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Tensor:
+    y = (a.T if transA else a) @ (b.T if transB else b)
+    if alpha != 1:
+        y = (y * alpha).to(a.dtype)
+    if c is None:
+        return y
+    return y + (c if beta == 1 else (c * beta).to(a.dtype))
+
+
+@operator("Einsum")
+def einsum(*inputs: Tensor, equation: str) -> Tensor:
+    return torch.einsum(equation, *inputs)
+
+
+@operator("Det")
+def det(x: Tensor) -> Tensor:
+    return torch.linalg.det(x)

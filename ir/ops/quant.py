@@ -1,0 +1,215 @@
+"""Quantization to integers and back, and arithmetic on quantized tensors.
+
+Integer products are summed in float64, which holds every sum of 8-bit products exactly and has fast kernels.
+"""
+
+import torch
+from torch import Tensor
+
+from ..types import DType
+from .cast import convert, plain
+from .conv import conv
+from .dtypes import INT4, UINT4, torch_dtype
+from .registry import operator
+
+
+def _spread(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
+    """A scale or zero point so that it broadcasts against the tensor: one for all, by channel, or by block."""
+    if block_size:
+        return parameter.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
+    if parameter.ndim == 0 or x.ndim == 0:
+        return parameter.reshape(())
+    return parameter.reshape(-1, *(1,) * (x.ndim - 1 - axis % x.ndim))
+
+
+def _integer_range(dtype: torch.dtype) -> tuple[int, int]:
+    if dtype in (INT4, UINT4):
+        return (-8, 7) if dtype is INT4 else (0, 15)
+    limits = torch.iinfo(dtype)
+    return limits.min, limits.max
+
+
+def _quantized_type(zero_point: Tensor | None, output_dtype: int) -> torch.dtype:
+    if zero_point is not None:
+        return zero_point.dtype
+    return torch_dtype(DType(output_dtype)) if output_dtype else torch.uint8
+
+
+def _quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+    saturate: int = 1,
+) -> Tensor:
+    """Floats on the grid of the integers, with a gradient that passes rounding straight through and stops outside."""
+    to = _quantized_type(zero_point, output_dtype)
+    working = torch_dtype(DType(precision)) if precision else scale.dtype
+    ratio = x.to(working) / _spread(scale, x, axis, block_size).to(working)
+    if to.is_floating_point:
+        return ratio + (convert(ratio, to, saturate=bool(saturate)).to(working) - ratio).detach()
+    rounded = ratio + (torch.round(ratio) - ratio).detach()
+    if zero_point is not None:
+        rounded = rounded + _spread(plain(zero_point), x, axis, block_size).to(working)
+    return rounded.clamp(*_integer_range(to))
+
+
+@operator("QuantizeLinear", trainable=_quantize)
+def quantize_linear(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+    saturate: int = 1,
+) -> Tensor:
+    y = _quantize(
+        x,
+        scale,
+        zero_point,
+        axis=axis,
+        block_size=block_size,
+        output_dtype=output_dtype,
+        precision=precision,
+        saturate=saturate,
+    )
+    return convert(y, _quantized_type(zero_point, output_dtype), saturate=bool(saturate))
+
+
+@operator("DequantizeLinear")
+def dequantize_linear(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> Tensor:
+    y = plain(x).to(torch.promote_types(scale.dtype, torch.float32))
+    if zero_point is not None:
+        y = y - _spread(plain(zero_point), x, axis, block_size).to(y.dtype)
+    y = y * _spread(scale, x, axis, block_size)
+    return y.to(torch_dtype(DType(output_dtype)) if output_dtype else scale.dtype)
+
+
+@operator("DynamicQuantizeLinear")
+def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low = x.amin().clamp(max=0)
+    high = x.amax().clamp(min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale == 0, 1, scale)
+    zero_point = torch.round(-low / scale).clamp(0, 255).to(torch.uint8)
+    return quantize_linear(x, scale, zero_point), scale, zero_point
+
+
+def _shifted(x: Tensor, zero_point: Tensor | None) -> Tensor:
+    return x.double() if zero_point is None else x.double() - zero_point.double()
+
+
+def _rows(parameter: Tensor | None) -> Tensor | None:
+    """A parameter of a left factor's rows, as a column."""
+    return parameter if parameter is None or parameter.ndim != 1 else parameter.unsqueeze(-1)
+
+
+def _filters(parameter: Tensor | None, w: Tensor) -> Tensor | None:
+    """A parameter of a weight's output channels, so that it broadcasts against the weight."""
+    return None if parameter is None else parameter.reshape(-1, *(1,) * (w.ndim - 1))
+
+
+def requantize(total: Tensor, factor: Tensor, zero_point: Tensor) -> Tensor:
+    """Sums of products as quantized numbers: scaled, rounded, shifted and cut to the zero point's type."""
+    y = torch.round(total * factor) + zero_point.double()
+    return y.clamp(*_integer_range(zero_point.dtype)).to(zero_point.dtype)
+
+
+@operator("MatMulInteger")
+def matmul_integer(
+    a: Tensor, b: Tensor, a_zero_point: Tensor | None = None, b_zero_point: Tensor | None = None
+) -> Tensor:
+    return (_shifted(a, _rows(a_zero_point)) @ _shifted(b, b_zero_point)).to(torch.int32)
+
+
+@operator("ConvInteger")
+def conv_integer(
+    x: Tensor,
+    w: Tensor,
+    x_zero_point: Tensor | None = None,
+    w_zero_point: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: tuple[int, ...] | None = None,
+    group: int = 1,
+    kernel_shape: tuple[int, ...] | None = None,
+    pads: tuple[int, ...] | None = None,
+    strides: tuple[int, ...] | None = None,
+) -> Tensor:
+    y = conv(
+        _shifted(x, x_zero_point),
+        _shifted(w, _filters(w_zero_point, w)),
+        auto_pad=auto_pad,
+        dilations=dilations,
+        group=group,
+        kernel_shape=kernel_shape,
+        pads=pads,
+        strides=strides,
+    )
+    return y.to(torch.int32)
+
+
+@operator("QLinearMatMul")
+def quantized_matmul(
+    a: Tensor,
+    a_scale: Tensor,
+    a_zero_point: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    b_zero_point: Tensor,
+    y_scale: Tensor,
+    y_zero_point: Tensor,
+) -> Tensor:
+    total = _shifted(a, _rows(a_zero_point)) @ _shifted(b, b_zero_point)
+    left = _rows(a_scale)
+    assert left is not None
+    return requantize(total, left * b_scale / y_scale, y_zero_point)
+
+
+@operator("QLinearConv")
+def quantized_conv(
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero_point: Tensor,
+    w: Tensor,
+    w_scale: Tensor,
+    w_zero_point: Tensor,
+    y_scale: Tensor,
+    y_zero_point: Tensor,
+    b: Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: tuple[int, ...] | None = None,
+    group: int = 1,
+    kernel_shape: tuple[int, ...] | None = None,
+    pads: tuple[int, ...] | None = None,
+    strides: tuple[int, ...] | None = None,
+) -> Tensor:
+    total = conv(
+        _shifted(x, x_zero_point),
+        _shifted(w, _filters(w_zero_point, w)),
+        None if b is None else b.double(),
+        auto_pad=auto_pad,
+        dilations=dilations,
+        group=group,
+        kernel_shape=kernel_shape,
+        pads=pads,
+        strides=strides,
+    )
+    factor = x_scale * w_scale / y_scale
+    return requantize(total, factor.reshape(-1, *(1,) * (x.ndim - 2)), y_zero_point)

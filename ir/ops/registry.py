@@ -1,0 +1,73 @@
+"""What an operator is: one differentiable torch function, from whose signature everything else is read.
+
+The parameters before `*` are the operator's inputs in the order of its schema, `None` by default where optional; those
+after it are its attributes, with the schema's defaults. An input annotated `Ints` is read on the host (a shape, axes,
+the bounds of a slice): the function gets a sequence of ints, symbolic ones during type inference, instead of a tensor.
+A function with a keyword parameter `outputs` is told how many outputs its node has.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, TypeAlias, TypeVar
+
+Ints: TypeAlias = Sequence[int]
+Meaning = TypeVar("Meaning", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An operator's meaning and what its signature says.
+
+    Attributes:
+        name: ONNX's, with the domain where it isn't the standard's.
+        function: the meaning, from torch tensors to a torch tensor or a tuple of them.
+        inputs: parameter names of the inputs; a variadic one comes last.
+        host: positions of the inputs that are read on the host.
+        takes_outputs: whether the function is told the number of outputs.
+        trainable: the meaning while training, where it differs: rounding passes gradients straight through.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    inputs: tuple[str, ...]
+    host: frozenset[int]
+    takes_outputs: bool
+    trainable: Callable[..., Any] | None = field(default=None)
+
+
+_OPERATORS: dict[str, Operator] = {}
+
+
+def operator(name: str, *, trainable: Callable[..., Any] | None = None) -> Callable[[Meaning], Meaning]:
+    """Register the decorated torch function as the meaning of an operator."""
+
+    def register(function: Meaning) -> Meaning:
+        parameters = inspect.signature(function).parameters.values()
+        positional = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+        host = frozenset(
+            index for index, parameter in enumerate(positional) if parameter.annotation in (Ints, Ints | None)
+        )
+        _OPERATORS[name] = Operator(
+            name=name,
+            function=function,
+            inputs=tuple(parameter.name for parameter in positional),
+            host=host,
+            takes_outputs=any(parameter.name == "outputs" for parameter in parameters),
+            trainable=trainable,
+        )
+        return function
+
+    return register
+
+
+@cache
+def operators() -> dict[str, Operator]:
+    """Every operator that planish knows the meaning of, by name; the families' files are imported on first use."""
+    package = __package__ or ""
+    for module in iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
+    return _OPERATORS

@@ -1,0 +1,88 @@
+"""Spectra, and the windows and filters that go with them. Complex numbers are pairs along the last axis."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..types import DType
+from .dtypes import torch_dtype
+from .registry import Ints, operator
+
+_COSINES = {"BlackmanWindow": (0.42, 0.5, 0.08), "HammingWindow": (25 / 46, 21 / 46), "HannWindow": (0.5, 0.5)}
+"""Each window as an alternating sum of cosines: `a - b cos x + c cos 2x`."""
+
+
+def _register_window(name: str, terms: tuple[float, ...]) -> None:
+    def meaning(size: Ints, *, output_datatype: int = 1, periodic: int = 1) -> Tensor:
+        period = size[0] if periodic else size[0] - 1
+        angle = torch.arange(size[0], dtype=torch.float64) * (2 * math.pi / period)
+        y = sum((-1) ** order * term * torch.cos(order * angle) for order, term in enumerate(terms))
+        return torch.as_tensor(y).to(torch_dtype(DType(output_datatype)))
+
+    operator(name)(meaning)
+
+
+for _name, _terms in _COSINES.items():
+    _register_window(_name, _terms)
+
+
+def _complex(x: Tensor) -> Tensor:
+    """A tensor of real numbers, or of complex ones, without the axis of parts."""
+    return x[..., 0] if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
+
+
+@operator("DFT")
+def discrete_fourier_transform(
+    x: Tensor, dft_length: Ints | None = None, axis: Ints | None = None, *, inverse: int = 0, onesided: int = 0
+) -> Tensor:
+    along = (axis[0] if axis else -2) % x.ndim
+    length = dft_length[0] if dft_length else None
+    values = _complex(x)
+    if inverse and onesided:
+        return torch.fft.irfft(values, length, along).unsqueeze(-1)
+    if onesided:
+        return torch.view_as_real(torch.fft.rfft(values.real, length, along))
+    return torch.view_as_real((torch.fft.ifft if inverse else torch.fft.fft)(values, length, along))
+
+
+@operator("STFT")
+def short_time_fourier_transform(
+    signal: Tensor,
+    frame_step: Ints,
+    window: Tensor | None = None,
+    frame_length: Ints | None = None,
+    *,
+    onesided: int = 1,
+) -> Tensor:
+    length = frame_length[0] if frame_length else signal.shape[1] if window is None else window.shape[0]
+    frames = _complex(signal).unfold(1, length, frame_step[0])
+    frames = frames if window is None else frames * window
+    rows = frames.reshape(-1, length)  # two axes, since torch can't infer a transform of more symbolic ones
+    spectrum = torch.view_as_real(torch.fft.rfft(rows) if onesided else torch.fft.fft(rows))
+    return spectrum.reshape(frames.shape[0], frames.shape[1], spectrum.shape[1], 2)
+
+
+@operator("MelWeightMatrix")
+def mel_weight_matrix(
+    num_mel_bins: Ints,
+    dft_length: Ints,
+    sample_rate: Ints,
+    lower_edge_hertz: Ints,
+    upper_edge_hertz: Ints,
+    *,
+    output_datatype: int = 1,
+) -> Tensor:
+    """Triangular filters `[spectrum, mel]`, evenly spaced on the mel scale."""
+    bins, length = num_mel_bins[0], dft_length[0]
+    low, high = (2595 * math.log10(1 + edge[0] / 700) for edge in (lower_edge_hertz, upper_edge_hertz))
+    mel = low + torch.arange(bins + 2, dtype=torch.float64) * ((high - low) / (bins + 2))
+    hertz = 700 * (10 ** (mel / 2595) - 1)
+    edges = torch.floor((length + 1) * hertz / sample_rate[0])
+    left, center, right = edges[:-2], edges[1:-1], edges[2:]
+    place = torch.arange(length // 2 + 1, dtype=torch.float64).unsqueeze(1)
+    rise = torch.where(center == left, 1, (place - left) / (center - left))
+    fall = (right - place) / (right - center)
+    y = torch.where((left <= place) & (place <= center), rise, 0)
+    y = torch.where((center <= place) & (place < right), fall, y)
+    return y.to(torch_dtype(DType(output_datatype)))

@@ -1,0 +1,16 @@
+"""Sizes that may be symbolic: asking one for its value, or branching on it, would fix it to the one tried."""
+
+import torch
+
+
+def larger(a: int, b: int) -> int:
+    return torch.sym_max(a, b)  # pyright: ignore[reportReturnType]  # torch declares numbers at large
+
+
+def smaller(a: int, b: int) -> int:
+    return torch.sym_min(a, b)  # pyright: ignore[reportReturnType]
+
+
+def is_known(size: int, value: int) -> bool:
+    """Whether a size is a value for certain."""
+    return isinstance(size, int) and size == value

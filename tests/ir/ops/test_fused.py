@@ -1,0 +1,98 @@
+"""ONNX Runtime's own operators, held against ONNX Runtime."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from planish.ir.ops import operators
+from planish.ir.ops.dtypes import to_numpy, to_torch
+
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def integers(dtype: type[np.generic], *shape: int) -> np.ndarray:
+    limits = np.iinfo(dtype)
+    return RANDOM.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
+
+
+def scalar(value: float, dtype: type[np.generic] = np.float32) -> np.ndarray:
+    return np.array(value, dtype)
+
+
+A, B = integers(np.uint8, 3, 8), integers(np.int8, 8, 5)
+SCALES = np.linspace(0.01, 0.02, 5).astype(np.float32)
+CASES: dict[str, tuple[list[np.ndarray | None], dict[str, Any]]] = {
+    "FusedMatMul": ([normal(2, 3, 4), normal(2, 4, 5)], {"alpha": 0.5}),
+    "FusedMatMul, transposed": ([normal(2, 4, 3), normal(2, 5, 4)], {"transA": 1, "transB": 1}),
+    "FusedMatMul, batch behind rows": ([normal(3, 2, 4), normal(2, 4, 5)], {"transBatchA": 1}),
+    "FusedMatMul, both": ([normal(4, 2, 3), normal(2, 4, 5)], {"transBatchA": 1, "transA": 1}),
+    "Gelu": ([normal(3, 4)], {}),
+    "BiasGelu": ([normal(3, 4), normal(4)], {}),
+    "FastGelu": ([normal(3, 4)], {}),
+    "FastGelu, bias": ([normal(3, 4), normal(4)], {}),
+    "QuickGelu": ([normal(3, 4)], {"alpha": 1.5}),
+    "SkipLayerNormalization": ([normal(2, 3, 4), normal(2, 3, 4), normal(4), normal(4), normal(4)], {}),
+    "SkipLayerNormalization, no bias": ([normal(2, 3, 4), normal(2, 3, 4), normal(4)], {"epsilon": 1e-3}),
+    "MatMulIntegerToFloat": ([A, B, scalar(0.02), SCALES, scalar(7, np.uint8), np.zeros(5, np.int8), normal(5)], {}),
+    "DynamicQuantizeMatMul": ([normal(3, 8), B, SCALES, None, normal(5)], {}),
+    "QGemm": (
+        [
+            A,
+            scalar(0.02),
+            scalar(7, np.uint8),
+            B,
+            SCALES,
+            np.zeros(5, np.int8),
+            integers(np.int16, 5).astype(np.int32),
+            scalar(0.5),
+            scalar(120, np.uint8),
+        ],
+        {},
+    ),
+    "QGemm, to float": (
+        [A, scalar(0.02), scalar(7, np.uint8), B.T.copy(), scalar(0.01), scalar(3, np.int8)],
+        {"transB": 1, "alpha": 2.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_onnx_runtime(name: str) -> None:
+    arrays, attributes = CASES[name]
+    operator = operators()[f"com.microsoft::{name.split(',')[0]}"]
+    arguments = [None if array is None else to_torch(array) for array in arrays]
+    result = operator.function(*arguments, **attributes)
+    wanted = _onnx_runtime(name.split(",")[0], arrays, attributes)
+    assert to_numpy(result).dtype == wanted.dtype
+    np.testing.assert_allclose(to_numpy(result), wanted, rtol=1e-5, atol=2e-6)
+
+
+def test_skip_layer_normalization_returns_the_sum() -> None:
+    x, skip, bias = normal(2, 3, 4), normal(2, 3, 4), normal(4)
+    function = operators()["com.microsoft::SkipLayerNormalization"].function
+    results = function(*map(to_torch, (x, skip, normal(4), normal(4), bias)), outputs=4)
+    np.testing.assert_allclose(to_numpy(results[3]), x + skip + bias, rtol=1e-6)
+
+
+def _onnx_runtime(name: str, arrays: list[np.ndarray | None], attributes: Mapping[str, Any]) -> np.ndarray:
+    feeds = {f"x{index}": array for index, array in enumerate(arrays) if array is not None}
+    names = ["" if array is None else f"x{index}" for index, array in enumerate(arrays)]
+    node = onnx.helper.make_node(name, names, ["y"], domain="com.microsoft", **attributes)
+    inputs = [
+        onnx.helper.make_tensor_value_info(key, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for key, array in feeds.items()
+    ]
+    output = onnx.helper.make_empty_tensor_value_info("y")
+    graph = onnx.helper.make_graph([node], "case", inputs, [output])
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)[0]

@@ -1,0 +1,235 @@
+"""The ONNX standard's own cases for operators, computed by ours on real tensors, on meta tensors and symbolically."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.backend.test.case.test_case import TestCase as Case
+from onnx.backend.test.loader import load_model_tests
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+from planish.ir.ops import Operator, operators
+from planish.ir.ops.dtypes import dtype_of, to_numpy, to_torch
+from planish.ir.opset import OPSET
+from planish.ir.types import DType
+
+EXCLUDED = {
+    "test_bernoulli": "random",
+    "test_bernoulli_double": "random",
+    "test_bernoulli_double_expanded": "random",
+    "test_bernoulli_expanded": "random",
+    "test_bernoulli_seed": "random",
+    "test_bernoulli_seed_expanded": "random",
+    "test_training_dropout": "random",
+    "test_training_dropout_default": "random",
+    "test_training_dropout_default_mask": "random",
+    "test_training_dropout_mask": "random",
+    "test_range_bfloat16_type_positive_delta": "Range reads on the host, where only int64 and float32 are told apart",
+    "test_range_float16_type_positive_delta": "the same",
+    "test_range_int32_type_negative_delta": "the same",
+}
+SIZES_FROM_DATA = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
+
+_CODES = {dtype.value for dtype in DType if dtype is not DType.string}
+
+Run = Callable[[Operator, list[Any], dict[str, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the standard's own generators overflow on purpose
+        return load_model_tests(kind="node")
+
+
+def test_cases_agree_with_the_standard(cases: list[Case]) -> None:
+    passed: Counter[str] = Counter()
+    failed: dict[str, str] = {}
+    for case in cases:
+        if case.name in EXCLUDED or not _is_known(case):
+            continue
+        try:
+            for wanted, got in zip(_wanted(case), _compute(case.model.graph, _feeds(case)), strict=True):
+                _compare(to_numpy(got), wanted, case)
+        except Exception as error:  # of whatever kind, it is listed with the others
+            failed[case.name] = " ".join(str(error).split())
+            continue
+        passed[case.model.graph.node[0].op_type] += 1
+    assert not failed, "\n".join(f"{name}: {difference}" for name, difference in failed.items())
+    assert passed.total() >= 1500
+    assert len(passed) >= 150
+
+
+def test_excluded_cases_exist(cases: list[Case]) -> None:
+    assert EXCLUDED.keys() <= {case.name for case in cases}
+
+
+def test_types_are_found_without_data(cases: list[Case]) -> None:
+    single = [case for case in cases if _is_typed(case)]
+    assert len(single) >= 1100
+    _check_types(single, _run_on_meta)
+
+
+def test_types_are_found_from_symbolic_sizes(cases: list[Case]) -> None:
+    fullest: dict[str, Case] = {}  # the case of each operator that sets most attributes: torch's algebra is slow
+    for case in sorted(filter(_is_typed, cases), key=lambda case: len(case.model.graph.node[0].attribute)):
+        fullest[case.model.graph.node[0].op_type] = case
+    assert len(fullest) >= 155
+    _check_types(fullest.values(), _run_on_symbols)
+
+
+def _check_types(cases: Iterable[Case], run: Run) -> None:
+    """Hold the types that an operator's function gives without data against the standard's expected outputs."""
+    failed: dict[str, str] = {}
+    for case in cases:
+        try:
+            for wanted, got in zip(_wanted(case), _compute(case.model.graph, _feeds(case), run), strict=True):
+                assert (dtype_of(got.dtype).numpy, tuple(map(_hint, got.shape))) == (wanted.dtype, wanted.shape)
+        except Exception as error:  # of whatever kind, it is listed with the others
+            failed[case.name] = " ".join(str(error).split())
+    assert not failed, "\n".join(f"{name}: {difference}" for name, difference in failed.items())
+
+
+# -- which cases are ours
+
+
+def _is_known(case: Case) -> bool:
+    """Whether a case has only tensors of our types and operators that we have, as they are at the pinned opset."""
+    inputs, outputs = case.data_sets[0]
+    return all(map(_is_tensor, (*inputs, *outputs))) and all(map(_is_pinned, case.model.graph.node))
+
+
+def _is_typed(case: Case) -> bool:
+    """Whether a case is one operator whose output's size doesn't depend on data."""
+    nodes = case.model.graph.node
+    return _is_known(case) and len(nodes) == 1 and nodes[0].op_type not in SIZES_FROM_DATA and case.name not in EXCLUDED
+
+
+def _is_tensor(data: Any) -> bool:
+    if isinstance(data, onnx.TensorProto):
+        return data.data_type in _CODES
+    try:
+        return isinstance(data, np.ndarray | np.generic) and DType.of(data.dtype) is not DType.string
+    except TypeError:
+        return False
+
+
+def _is_pinned(node: onnx.NodeProto) -> bool:
+    if node.op_type == "Constant":
+        return True
+    if node.domain or node.op_type not in operators():
+        return False
+    schema = onnx.defs.get_schema(node.op_type, OPSET)
+    return len(node.input) <= schema.max_input and all(
+        attribute.name in schema.attributes for attribute in node.attribute
+    )
+
+
+# -- running them
+
+
+def _feeds(case: Case) -> dict[str, torch.Tensor]:
+    return {
+        value.name: to_torch(_array(data))
+        for value, data in zip(case.model.graph.input, case.data_sets[0][0], strict=True)
+    }
+
+
+def _wanted(case: Case) -> list[np.ndarray]:
+    return [_array(data) for data in case.data_sets[0][1]]
+
+
+def _array(data: Any) -> np.ndarray:
+    return onnx.numpy_helper.to_array(data) if isinstance(data, onnx.TensorProto) else np.asarray(data)
+
+
+def _compute(graph: onnx.GraphProto, feeds: Mapping[str, torch.Tensor], run: Run | None = None) -> list[Any]:
+    values: dict[str, Any] = {"": None, **feeds}
+    for node in graph.node:
+        attributes = {attribute.name: _attribute(attribute) for attribute in node.attribute}
+        if node.op_type == "Constant":
+            values[node.output[0]] = to_torch(np.asarray(next(iter(attributes.values()))))
+            continue
+        operator = operators()[node.op_type]
+        arguments = [
+            values[name].reshape(-1).tolist() if index in operator.host and name else values[name]
+            for index, name in enumerate(node.input)
+        ]
+        if operator.takes_outputs:
+            attributes["outputs"] = len(node.output)
+        results = (run or _run)(operator, arguments, attributes)
+        values.update(zip(node.output, results if isinstance(results, tuple) else (results,), strict=True))
+    return [values[output.name] for output in graph.output]
+
+
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    match value:
+        case onnx.TensorProto():
+            return onnx.numpy_helper.to_array(value)
+        case bytes():
+            return value.decode()
+        case float():
+            return float(np.float32(value))
+        case Iterable():
+            return tuple(value)
+        case _:
+            return value
+
+
+def _run(operator: Operator, arguments: list[Any], attributes: dict[str, Any]) -> Any:
+    return operator.function(*arguments, **attributes)
+
+
+def _run_on_meta(operator: Operator, arguments: list[Any], attributes: dict[str, Any]) -> Any:
+    with torch.device("meta"):
+        emptied = [item.to("meta") if isinstance(item, torch.Tensor) else item for item in arguments]
+        return _run(operator, emptied, attributes)
+
+
+def _run_on_symbols(operator: Operator, arguments: list[Any], attributes: dict[str, Any]) -> Any:
+    """Run an operator with every size and every host number of two or more as a symbol that has it for a hint."""
+    environment = ShapeEnv(specialize_zero_one=False)
+    symbols: dict[int, Any] = {}
+
+    def symbol(size: int) -> Any:
+        if size < 2:
+            return size
+        if size not in symbols:
+            source = ConstantSource(f"size_{size}")
+            made = environment.create_symbol(size, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
+            symbols[size] = environment.create_symintnode(made, hint=size, source=source)
+        return symbols[size]
+
+    def emptied(item: Any) -> Any:
+        return (
+            torch.empty([symbol(size) for size in item.shape], dtype=item.dtype)
+            if isinstance(item, torch.Tensor)
+            else item
+        )
+
+    with FakeTensorMode(shape_env=environment):
+        return _run(operator, [emptied(item) for item in arguments], attributes)
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else size.node.hint
+
+
+# -- comparing
+
+
+def _compare(got: np.ndarray, wanted: np.ndarray, case: Case) -> None:
+    """Fail if they differ. Half precision may be off by its last bits, and all by float32's around zero."""
+    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+    coarse = {DType.float16: 2**-9, DType.bfloat16: 2**-6}.get(DType.of(wanted.dtype), 0.0)
+    if wanted.dtype.kind not in "biufc":  # of ml_dtypes
+        got, wanted = got.astype(np.float32), wanted.astype(np.float32)
+    np.testing.assert_allclose(got, wanted, max(case.rtol, coarse), max(case.atol, 1e-6))
