@@ -1,0 +1,152 @@
+"""The numeric check: does a graph, after a pass, still mean what its source meant?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..ir.errors import CheckError, ModelError
+from ..ir.graph import Graph, Value
+from .base import Effect, Feeds, Pass
+
+RTOL, ATOL = 1e-3, 1e-4
+"""The float tolerance that ROUNDING passes and backends are held to."""
+
+QUANTIZED_DRIFT = 0.05
+"""The same for a graph that quantizes: reassociated floats fall on the other side of a rounding now and then."""
+
+_PROBE_SIZES = (2, 16, 64, 224)
+
+Outputs = Mapping[str, np.ndarray]
+
+
+def run_graph(graph: Graph, probes: Sequence[Feeds]) -> list[Outputs]:
+    """The graph's outputs on each probe, from the interpreter."""
+    from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+
+    interpreter = Interpreter(graph)
+    return [interpreter.run(probe) for probe in probes]
+
+
+def drift(reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
+    """The largest relative error of any output, as the ratio of L2 norms over all probes: 0 for equal, 1 for unrelated.
+
+    Places where the reference itself is not finite (masks) don't count.
+    """
+    return max((_relative_error(name, reference, actual) for name in reference[0]), default=0.0) if reference else 0.0
+
+
+def _relative_error(name: str, reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
+    error = norm = 0.0
+    for expected, got in zip(reference, actual, strict=True):
+        finite = np.isfinite(expected[name].astype(np.float64))
+        wanted = expected[name].astype(np.float64)[finite]
+        error += float(np.sum((got[name].astype(np.float64)[finite] - wanted) ** 2))
+        norm += float(np.sum(wanted**2))
+    if error == 0.0:
+        return 0.0
+    return float(np.sqrt(error / norm)) if norm else float("inf")
+
+
+class NumericCheck:
+    """Compares a graph with its source, pass by pass.
+
+    An EXACT pass is held to the outputs before it, a ROUNDING pass to those after the last LOSSY one, so that errors
+    neither add up nor hide behind the loss; a LOSSY pass is held to its own `max_drift`.
+
+    Attributes:
+        probes: the inputs on which the graphs are compared.
+    """
+
+    def __init__(self, source: Graph, probes: Sequence[Feeds]) -> None:
+        self.probes = probes
+        self._source = run_graph(source, probes)
+        self._reference = self._source
+        self._previous = self._source
+
+    def check(self, graph: Graph, step: Pass) -> float:
+        """The drift from the source after a pass.
+
+        Raises:
+            CheckError: the outputs moved further than the pass declares; it names the pass and the output.
+        """
+        outputs = run_graph(graph, self.probes)
+        reference = self._previous if step.effect is Effect.EXACT else self._reference
+        for number, (expected, got) in enumerate(zip(reference, outputs, strict=True)):
+            for name in expected:
+                fault = _fault(expected[name], got[name], step, quantizes(graph))
+                if fault:
+                    raise CheckError(
+                        f"pass {step.name} declares itself {step.effect.value}, but output {name!r} {fault} "
+                        f"on probe {number}; the pass is wrong for this model: leave it out, or report it"
+                    )
+        if step.effect is Effect.LOSSY:
+            self._check_loss(outputs, step)
+            self._reference = outputs
+        self._previous = outputs
+        return drift(self._source, outputs)
+
+    def _check_loss(self, outputs: Sequence[Outputs], step: Pass) -> None:
+        moved = drift(self._reference, outputs)
+        if not moved <= step.max_drift:
+            raise CheckError(
+                f"pass {step.name} moved the outputs by {moved:.3g} (relative error), more than the {step.max_drift:g} "
+                "that is plausible for it; ask less of it or exclude the sensitive layers (skip=)"
+            )
+
+
+def _fault(expected: np.ndarray, got: np.ndarray, step: Pass, quantizes: bool) -> str:
+    """What is wrong with an output, or nothing."""
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        return f"was {expected.dtype}{list(expected.shape)} and is {got.dtype}{list(got.shape)}"
+    if np.isnan(got).any() and not np.isnan(expected).any():
+        return "has become NaN"
+    if step.effect is Effect.EXACT and not np.array_equal(expected, got, equal_nan=expected.dtype.kind == "f"):
+        return f"differs by up to {_largest_difference(expected, got):.3g}"
+    if step.effect is Effect.ROUNDING and not is_close(expected, got, quantizes):
+        return f"differs by up to {_largest_difference(expected, got):.3g}, beyond rtol {RTOL:g} and atol {ATOL:g}"
+    return ""
+
+
+def is_close(expected: np.ndarray, got: np.ndarray, quantizes: bool = False) -> bool:
+    """Whether two results agree within float tolerance, or within quantization's rounding."""
+    if quantizes and expected.dtype.kind == "f":
+        return drift([{"": expected}], [{"": got}]) <= QUANTIZED_DRIFT
+    return bool(np.allclose(got, expected, rtol=RTOL, atol=ATOL, equal_nan=expected.dtype.kind == "f"))
+
+
+def _largest_difference(expected: np.ndarray, got: np.ndarray) -> float:
+    return float(np.nanmax(np.abs(expected.astype(np.float64) - got.astype(np.float64)), initial=0.0))
+
+
+def quantizes(graph: Graph) -> bool:
+    """Whether some node rounds to a quantized type."""
+    return any("Quantize" in node.operator for node in graph.nodes)
+
+
+def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count: int = 2) -> list[Feeds]:
+    """Inputs for the numeric check: real ones where there is calibration data, random ones otherwise.
+
+    Raises:
+        ModelError: the graph runs on none of the sizes tried for its symbolic dimensions.
+    """
+    if calibration:
+        return list(calibration[:count])
+    generator = np.random.default_rng(seed)
+    reason = ""
+    for size in _PROBE_SIZES:
+        probes = [{value.name: _random(value, size + step, generator) for value in graph.inputs} for step in (0, 1)]
+        try:
+            run_graph(graph, probes)
+        except ModelError as error:
+            reason = str(error)
+            continue
+        return list(probes)
+    raise ModelError(f"the model runs on no random input ({reason}); give calibration data to check it on")
+
+
+def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarray:
+    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks."""
+    shape = [dim if isinstance(dim, int) else size for dim in value.shape]
+    if value.dtype.is_float:
+        return generator.standard_normal(shape).astype(value.dtype.numpy)
+    return generator.integers(0, 2, shape).astype(value.dtype.numpy)

@@ -1,0 +1,44 @@
+"""A target: the CPU that an artifact is built for, and which kernels are legal and worth having on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """How 8-bit integer kernels behave on a target.
+
+    Attributes:
+        activation: element type of quantized activations: `uint8` or `int8`.
+        weight_bits: 8, or 7 where the multiply-add of 8-bit pairs saturates in 16 bits (x86 before VNNI).
+        operators: those whose integer kernel is faster than float, by backend.
+        dynamic_operators: the same for weights in int8 and activations quantized at run time.
+    """
+
+    activation: str = "uint8"
+    weight_bits: int = 8
+    operators: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    dynamic_operators: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine.
+
+    Attributes:
+        name: of the TOML file, or `native`.
+        description: one line for `planish targets`.
+        architecture: `x86_64` or `aarch64`.
+        mcpu: LLVM's name of the CPU, such as `znver4`.
+        features: instruction sets, as LLVM and archspec call them, such as `avx512_vnni`.
+        threads: that an executable should use.
+        int8: what is legal and profitable in 8-bit integers; None where nothing is.
+    """
+
+    name: str
+    description: str
+    architecture: str
+    mcpu: str
+    features: frozenset[str]
+    threads: int
+    int8: Int8 | None
