@@ -1,0 +1,74 @@
+"""Constant folding: nodes whose inputs are all constants are run once, now."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ir.graph import Constant, Graph, Node
+from ..base import Effect, Pass, PassContext, PassResult
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+@dataclass(frozen=True)
+class ConstantFolding(Pass):
+    """Run nodes of which every input is constant, and keep their results.
+
+    A result that is larger than all its inputs together and than `limit` bytes stays computed: a broadcast mask would
+    swell the model. What a quantized weight is dequantized from stays as well, since that is how it is stored.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    effect: ClassVar[Effect] = Effect.EXACT
+    limit: int = 1 << 16
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        count = 0
+        misses: list[str] = []
+        for node in graph.nodes:
+            if not _is_foldable(node):
+                continue
+            if self._grows(node):
+                misses.append(f"{node.location}: {node.operator} would grow its constant beyond {self.limit} bytes")
+                continue
+            _fold(graph, node)
+            count += 1
+        return PassResult({"fold": count}, misses)
+
+    def _grows(self, node: Node) -> bool:
+        if not all(output.type.is_static for output in node.outputs):
+            return False
+        before = sum(value.data.nbytes for value in _constants(node))
+        after = sum(_size(output.type.static_shape) * output.dtype.bits // 8 for output in node.outputs)
+        return after > max(before, self.limit)
+
+
+def _constants(node: Node) -> list[Constant]:
+    return [value for value in node.inputs if isinstance(value, Constant)]
+
+
+def _is_foldable(node: Node) -> bool:
+    if node.operator in _RANDOM or node.operator == "DequantizeLinear" or node.domain == "aten":
+        return False
+    return all(value is None or isinstance(value, Constant) for value in node.inputs)
+
+
+def _size(shape: Iterable[int]) -> int:
+    size = 1
+    for dim in shape:
+        size *= dim
+    return size
+
+
+def _fold(graph: Graph, node: Node) -> None:
+    from ...ir.interpreter import evaluate_constant
+
+    constants = _constants(node)
+    for output, array in zip(node.outputs, evaluate_constant(node), strict=False):
+        graph.replace_uses(output, graph.add_constant(array, constants[0].name if constants else output.name))
+    graph.erase(node)
+    for constant in dict.fromkeys(constants):
+        if not constant.uses and not graph.is_output(constant):
+            graph.erase_constant(constant)

@@ -1,0 +1,62 @@
+"""Shape simplification: shape arithmetic whose result the types already tell is not computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ...ir.dims import Dim
+from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.types import DType
+from ..base import Effect, Pass, PassContext, PassResult
+
+
+@dataclass(frozen=True)
+class ShapeSimplification(Pass):
+    """Replace computed shapes by constants.
+
+    Small integer tensors of which every element is known become constants. A `Reshape` to symbolic sizes is written with
+    0 (copy the input's) and one -1 (the rest) where that says the same.
+    """
+
+    name: ClassVar[str] = "simplify-shapes"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        from ...ir.infer import contents
+
+        counts = {"constant": 0, "reshape": 0}
+        for node in graph.nodes:
+            value = node.outputs[0]
+            if value.dtype is DType.int64 and value.type.rank <= 1 and not isinstance(node.input(0), Constant):
+                elements = contents(value)
+                if elements is not None and all(isinstance(element, int) for element in elements):
+                    array = np.asarray(elements, dtype=np.int64).reshape(value.type.static_shape)
+                    graph.replace_uses(value, graph.add_constant(array, value.name))
+                    counts["constant"] += 1
+            if node.operator == "Reshape" and not node.attributes.get("allowzero") and _write_copies(graph, node):
+                counts["reshape"] += 1
+        return PassResult(counts)
+
+
+def _write_copies(graph: Graph, node: Node) -> bool:
+    """Give a Reshape a constant target if one can say what the output's type says."""
+    source, shape = node.inputs[0], node.inputs[1]
+    if source is None or shape is None or isinstance(shape, Constant):
+        return False
+    target = reshape_target(source, node.output.shape)
+    if target is None:
+        return False
+    graph.set_input(node, 1, graph.add_constant(np.asarray(target, dtype=np.int64), shape.name))
+    return True
+
+
+def reshape_target(source: Value, shape: Sequence[Dim]) -> list[int] | None:
+    """A constant operand of `Reshape` that gives a shape: ints, 0 to copy a dimension, at most one -1 for the rest."""
+    copied = [
+        0 if isinstance(dim, str) and index < source.type.rank and source.shape[index] == dim else dim
+        for index, dim in enumerate(shape)
+    ]
+    target = [dim if isinstance(dim, int) else -1 for dim in copied]
+    return target if target.count(-1) <= 1 and (0 not in shape) else None
