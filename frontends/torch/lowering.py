@@ -1,0 +1,169 @@
+"""What turns one ATen operator into nodes, and the table of those that can be turned.
+
+A lowering is a function of a `Lowering` builder and the operator's arguments as ATen has them: tensors arrive as values,
+symbolic sizes as dimensions, everything else as it is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import fx
+
+from ...ir.builder import Builder, Operand
+from ...ir.dims import Dim, evaluate, symbols
+from ...ir.errors import ModelError
+from ...ir.graph import Graph, Location, Value
+from ...ir.ops.dtypes import dtype_of, torch_dtype
+from ...ir.types import DType
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+LOWERINGS: dict[str, Callable[..., Any]] = {}
+"""By the name of an operator with its overload, such as `aten.add.Tensor`."""
+
+
+def lowers(*names: str) -> Callable[[Function], Function]:
+    """Register a function as the lowering of ATen operators."""
+
+    def register(function: Function) -> Function:
+        LOWERINGS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+class Lowering(Builder):
+    """A builder that knows which fx node it lowers.
+
+    Attributes:
+        node: the fx node.
+        dim: turns a size of torch's into a dimension of the graph.
+    """
+
+    def __init__(self, graph: Graph, node: fx.Node, location: Location, dim: Callable[[Any], Dim]) -> None:
+        super().__init__(graph, location=location)
+        self.node = node
+        self.dim = dim
+
+    @property
+    def result(self) -> torch.Tensor:
+        """A fake tensor with the type of the (first) result."""
+        value = self.node.meta["val"]
+        return value[0] if isinstance(value, tuple | list) else value
+
+    @property
+    def result_type(self) -> DType:
+        """The element type of the (first) result."""
+        return dtype_of(self.result.dtype)
+
+    def cast(self, value: Operand, dtype: DType) -> Value:
+        """A value or number as another element type; nothing is inserted where it has it already."""
+        if not isinstance(value, Value):
+            return self.constant(np.asarray(value, dtype=dtype.numpy))
+        return value if value.dtype is dtype else self.Cast(value, to=dtype)
+
+    def promoted(self, a: Operand, b: Operand) -> list[Value]:
+        """Two operands in the element type to which torch promotes them together."""
+        common = torch.result_type(_proxy(a), _proxy(b))
+        return [self.cast(value, dtype_of(common)) for value in (a, b)]
+
+    def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
+        """A value in another shape."""
+        if tuple(shape) == value.shape:
+            return value
+        return self.Reshape(value, self._reshape_target(value, shape))
+
+    def expand(self, value: Value, shape: Sequence[Dim]) -> Value:
+        """A value broadcast to a shape; only dimensions that really grow are spelled out."""
+        padded = (1,) * (len(shape) - value.type.rank) + value.shape
+        wanted = [1 if have == want else want for have, want in zip(padded, shape, strict=True)]
+        if len(shape) == value.type.rank and all(dim == 1 for dim in wanted):
+            return value
+        return self.Expand(value, self.row(wanted))
+
+    def row(self, dims: Sequence[Dim]) -> Operand:
+        """Dimensions as an int64 vector: a constant where all are ints, computed from the inputs' shapes otherwise."""
+        if all(isinstance(dim, int) for dim in dims):
+            return np.asarray(dims, dtype=np.int64)
+        parts = [self.size(dim) for dim in dims]
+        return parts[0] if len(parts) == 1 else self.Concat(*parts, axis=0)
+
+    def size(self, dim: Dim) -> Value:
+        """One dimension as an int64 vector of one element."""
+        if isinstance(dim, int):
+            return self.constant([dim])
+        sources = {symbol: _Size(self, self._source(symbol)) for symbol in symbols(dim)}
+        size = evaluate(dim, sources)
+        assert isinstance(size, _Size)  # a symbolic dimension has symbols
+        return size.value
+
+    def _source(self, symbol: str) -> Value:
+        for value in self.graph.inputs:
+            if symbol in value.shape:
+                axis = value.shape.index(symbol)
+                return self.Shape(value, start=axis, end=axis + 1)
+        raise ModelError(f"{self.location}: the size {symbol} is not a dimension of any input")
+
+    def _reshape_target(self, value: Value, shape: Sequence[Dim]) -> Operand:
+        """A constant shape where 0 (copy) and one -1 (the rest) can say it, a computed one otherwise."""
+        target = [
+            0 if isinstance(dim, str) and index < value.type.rank and value.shape[index] == dim else dim
+            for index, dim in enumerate(shape)
+        ]
+        unknown = [index for index, dim in enumerate(target) if isinstance(dim, str)]
+        if len(unknown) == 1:
+            target[unknown[0]] = -1
+        return self.row(shape) if len(unknown) > 1 else self.row(target)
+
+
+class _Size:
+    """A size under construction: arithmetic on it inserts nodes."""
+
+    def __init__(self, op: Lowering, value: Value) -> None:
+        self.op = op
+        self.value = value
+
+    def _binary(self, operator: str, other: "_Size | int", *, swapped: bool = False) -> "_Size":
+        operand = other.value if isinstance(other, _Size) else self.op.constant([other])
+        pair = (operand, self.value) if swapped else (self.value, operand)
+        return _Size(self.op, self.op(operator, *pair))
+
+    def __add__(self, other: "_Size | int") -> "_Size":
+        return self._binary("Add", other)
+
+    def __sub__(self, other: "_Size | int") -> "_Size":
+        return self._binary("Sub", other)
+
+    def __rsub__(self, other: int) -> "_Size":
+        return self._binary("Sub", other, swapped=True)
+
+    def __mul__(self, other: "_Size | int") -> "_Size":
+        return self._binary("Mul", other)
+
+    def __floordiv__(self, other: "_Size | int") -> "_Size":
+        return self._binary("Div", other)  # sizes are not negative, so truncation is floor
+
+    def __mod__(self, other: "_Size | int") -> "_Size":
+        return self._binary("Mod", other)
+
+    def __neg__(self) -> "_Size":
+        return _Size(self.op, self.op.Neg(self.value))
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+
+def _proxy(value: Any) -> Any:
+    """What stands for an operand when torch is asked for the promoted type: ranks and numbers matter to it."""
+    if not isinstance(value, Value):
+        return value
+    return torch.empty((1,) * value.type.rank, dtype=torch_dtype(value.dtype), device="meta")
+
+
+def normal_axes(axes: Sequence[int] | int | None, rank: int) -> list[int]:
+    """Axes counted from the front; None and an empty list mean all."""
+    if axes is None or axes == []:
+        return list(range(rank))
+    return [axis % rank if rank else 0 for axis in ([axes] if isinstance(axes, int) else axes)]
