@@ -1,0 +1,1 @@
+"""The only place that reads users' models: each gives a graph."""

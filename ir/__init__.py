@@ -1,0 +1,1 @@
+"""The graph and what can be asked of it; imports nothing else of the project."""

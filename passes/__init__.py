@@ -1,0 +1,1 @@
+"""Transformations of a graph, one file each, and what runs and checks them."""

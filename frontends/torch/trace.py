@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
+from ...ir.finite import check_finite
 from ...ir.graph import Graph, Location, Value
 from ...ir.infer import expression_dim
 from ...ir.ops.dtypes import dtype_of, to_numpy
@@ -123,6 +124,7 @@ class _Conversion:
                 self._return(node)
             else:
                 raise ModelError(f"{_location(node)}: fx node {node.op} has no counterpart")
+        check_finite(self.graph)
         return self.graph
 
     def _placeholder(self, node: fx.Node, spec: InputSpec) -> None:

@@ -1,0 +1,1 @@
+"""Questions about a graph: data flow, liveness, coupled channels, cost."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ...ir.builder import Builder
 from ...ir.errors import CheckError
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Constant, Graph, Node, Value
 from ..base import Effect, Pass, PassContext, PassResult
 from .match import Match, find_match
 from .rule import RewriteRule
@@ -58,7 +58,15 @@ def _replace(graph: Graph, rule: RewriteRule, match: Match, erased: set[Node]) -
         if node not in erased and not any(output.uses or graph.is_output(output) for output in node.outputs):
             graph.erase(node)
             erased.add(node)
+            _erase_unread(graph, node)
     return new
+
+
+def _erase_unread(graph: Graph, node: Node) -> None:
+    """Remove the constants that only an erased node had read: a folded weight would be counted twice."""
+    for value in dict.fromkeys(node.inputs):
+        if isinstance(value, Constant) and not value.uses and not graph.is_output(value):
+            graph.erase_constant(value)
 
 
 class RewritePass(Pass):
