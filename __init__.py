@@ -1,0 +1,66 @@
+"""planish: the build step between training a model and deploying it.
+
+    graph = planish.trace(module, (x,))
+    result = planish.optimize(graph, "cleanup,fuse,quantize{scheme=int8}", data=calibration)
+    executable = planish.compile(result.graph)
+    outputs = executable(x)
+
+Names are imported when they are first used: loading an artifact needs numpy and its runtime, and nothing else.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backends.artifact import load
+    from .driver.api import compile, optimize, read
+    from .driver.build import build
+    from .driver.recipe import Recipe
+    from .frontends.torch import trace
+    from .ir.builder import Builder
+    from .ir.errors import PlanishError
+    from .ir.graph import Graph
+    from .passes.base import Effect, Pass, PassContext, PassResult
+    from .passes.rewrite import RewriteRule
+
+__all__ = [
+    "Builder",
+    "Effect",
+    "Graph",
+    "Pass",
+    "PassContext",
+    "PassResult",
+    "PlanishError",
+    "Recipe",
+    "RewriteRule",
+    "build",
+    "compile",
+    "load",
+    "optimize",
+    "read",
+    "trace",
+]
+
+_HOMES = {
+    "Builder": ".ir.builder",
+    "Effect": ".passes.base",
+    "Graph": ".ir.graph",
+    "Pass": ".passes.base",
+    "PassContext": ".passes.base",
+    "PassResult": ".passes.base",
+    "PlanishError": ".ir.errors",
+    "Recipe": ".driver.recipe",
+    "RewriteRule": ".passes.rewrite",
+    "build": ".driver.build",
+    "compile": ".driver.api",
+    "load": ".backends.artifact",
+    "optimize": ".driver.api",
+    "read": ".driver.api",
+    "trace": ".frontends.torch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -1,0 +1,1 @@
+"""Recipes, builds, measurements and the command line, on top of everything else."""

@@ -1,0 +1,86 @@
+"""The face of the package for Python: the same steps as the command line's, on graphs in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..backends import Executable, find_backend
+from ..backends.artifact import load, write_artifact
+from ..ir.graph import Graph
+from ..passes.base import Feeds, PassContext
+from ..passes.instrument import Instrument, PassRecord
+from ..passes.manager import PassManager, Verify
+from ..passes.pipeline import parse_pipeline
+from ..targets import Target
+from ..targets.load import load_target
+from .model import read_model
+
+
+@dataclass(frozen=True, slots=True)
+class Optimized:
+    """What a pipeline made of a graph.
+
+    Attributes:
+        graph: the result; the graph that was given is left as it was.
+        records: of the passes, in order: what each did, what it cost, how far the outputs drifted.
+    """
+
+    graph: Graph
+    records: Sequence[PassRecord]
+
+
+def read(path: str | Path) -> Graph:
+    """The graph of a `.onnx`, `.pt2` or `.planish` file, or of a `file.py:factory`.
+
+    Raises:
+        UsageError: there is no such file.
+        ModelError: it is broken or holds an operator that nobody knows.
+    """
+    return read_model(str(path))
+
+
+def optimize(
+    graph: Graph,
+    pipeline: str,
+    *,
+    data: Sequence[Feeds] = (),
+    target: str | Target = "native",
+    seed: int = 0,
+    verify: Verify = Verify.NUMERIC,
+    instruments: Sequence[Instrument] = (),
+) -> Optimized:
+    """Run a pipeline over a copy of a graph, checking it after every pass.
+
+    Args:
+        graph: from `trace` or `read`.
+        pipeline: as text, such as `"cleanup,fuse,quantize{scheme=int8}"`.
+        data: calibration: batches of real inputs, each an array for each input by name.
+        target: a target's name, its file, or the target itself.
+        seed: for whatever is random.
+        verify: what is checked after each pass.
+        instruments: that watch.
+
+    Raises:
+        UsageError: the pipeline or the target makes no sense, or a pass lacks data.
+        CheckError: a pass changed what the graph means beyond what it declares.
+    """
+    machine = target if isinstance(target, Target) else load_target(target)
+    result = graph.clone()
+    context = PassContext(target=machine, source=graph, calibration=data, seed=seed)
+    records = PassManager(parse_pipeline(pipeline), instruments, verify).run(result, context)
+    return Optimized(result, records)
+
+
+def compile(graph: Graph, backend: str = "onnxruntime", target: str | Target = "native") -> Executable:
+    """A graph as something that runs, in this process; `build` writes it to a folder.
+
+    Raises:
+        UsageError: there is no such backend or target.
+        TargetError: the backend isn't installed, or can't run an operator; it is named with its layer.
+    """
+    machine = target if isinstance(target, Target) else load_target(target)
+    with TemporaryDirectory(prefix="planish-") as folder:
+        directory = Path(folder) / "artifact"
+        write_artifact(directory, graph, find_backend(backend), machine)
+        return load(directory)

@@ -1,0 +1,89 @@
+"""`planish bench`: latency, memory and size of artifacts and models, in one interleaved run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..ir.errors import ModelError
+from ..targets.load import load_target
+from .data import Feeds, random_sample, read_data, single_sample
+from .lowering import Candidate, open_subject
+from .measurement import Latency, Ratio, interleaved
+from .memory import peak_memory
+from .reference import isolated_imports
+
+_SIZES = (32, 224, 2)
+"""Tried in turn for the open dimensions of random inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRow:
+    """One subject of a benchmark.
+
+    Attributes:
+        name: as the user gave it.
+        backend: that runs it.
+        latency: of one inference.
+        speedup: over the first subject, round by round.
+        memory: bytes that a process grows by to run it; None where the system doesn't tell.
+        size: of the model's files, in bytes.
+    """
+
+    name: str
+    backend: str
+    latency: Latency
+    speedup: Ratio
+    memory: int | None
+    size: int
+
+
+def bench(references: Sequence[str], target: str, data: str | None, threads: int | None) -> list[BenchRow]:
+    """Measure artifacts (folders) and models (compiled by ONNX Runtime as they are) against the first of them.
+
+    Args:
+        references: of artifacts and models.
+        target: whose number of threads models run with.
+        data: whose first sample is the input; random numbers without it.
+        threads: for all of them instead of their own.
+    """
+    machine = load_target(target)
+    with isolated_imports(Path()), TemporaryDirectory(prefix="planish-") as scratch:
+        subjects = [
+            open_subject(reference, machine, Path(scratch, str(number)), threads)
+            for number, reference in enumerate(references)
+        ]
+        samples = [sample_for(subject, data) for subject in subjects]
+        pairs = list(zip(subjects, samples, strict=True))
+        runs = [lambda subject=subject, sample=sample: subject.executable.run(sample) for subject, sample in pairs]
+        latencies = interleaved(runs)
+        return [
+            _row(subject, latency, latencies[0], sample)
+            for (subject, sample), latency in zip(pairs, latencies, strict=True)
+        ]
+
+
+def sample_for(subject: Candidate, data: str | None) -> Feeds:
+    """One sample that a model runs on.
+
+    Raises:
+        ModelError: it runs on no random sample.
+    """
+    ports = subject.executable.inputs
+    if data is not None:
+        return single_sample(read_data(data, Path(), ports)[0].inputs, ports)
+    reason = ""
+    for size in _SIZES:
+        sample = random_sample(ports, size)
+        try:
+            subject.executable.run(sample)
+        except ModelError as error:
+            reason = str(error)
+            continue
+        return sample
+    raise ModelError(f"{subject.name} runs on no random input ({reason}); give data with -d")
+
+
+def _row(subject: Candidate, latency: Latency, first: Latency, sample: Feeds) -> BenchRow:
+    memory = peak_memory(subject.directory, sample)
+    return BenchRow(subject.name, subject.backend, latency, latency.speedup_over(first), memory, subject.size)

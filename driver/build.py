@@ -1,0 +1,226 @@
+"""The build: a recipe goes in; a checked, measured artifact comes out, or nothing at all."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..backends import find_backend
+from ..backends.artifact import amend_manifest, replaced
+from ..ir.analysis.cost import summarize
+from ..ir.errors import BudgetError, ModelError, UsageError
+from ..ir.graph import Graph
+from ..ir.hash import structural_hash
+from ..passes.base import Effect, Feeds, Pass, PassContext
+from ..passes.check import make_probes
+from ..passes.instrument import Instrument, PassRecord
+from ..passes.manager import PassManager
+from ..passes.pipeline import PRESETS, parse_pipeline
+from ..targets import Target
+from ..targets.load import load_target
+from .data import Batch, held_out, ports_of, read_data, single_sample
+from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
+from .lowering import Candidate, fastest, lower, lower_all
+from .measurement import Latency, interleaved
+from .model import read_model
+from .recipe import Budget, Recipe, Sources, read_recipe
+from .reference import isolated_imports
+from .reporter import SILENT, Reporter
+from .results import Artifact, Measured, PassRow, plain
+from .units import show_bytes, show_seconds
+
+
+def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT) -> Artifact:
+    """Build an artifact; an older one in its place is replaced once the new one is whole and within its budget.
+
+    Args:
+        recipe: or the path of one.
+        reporter: hears of progress.
+
+    Raises:
+        UsageError: the recipe makes no sense.
+        ModelError: the model or the data can't be used.
+        CheckError: a pass or a backend changed what the model computes; nothing is written.
+        BudgetError: the artifact misses its budget; nothing is written.
+        TargetError: no backend can run the result.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    output = recipe.folder / recipe.output
+    with ExitStack() as stack:
+        stack.enter_context(isolated_imports(recipe.folder))
+        draft = stack.enter_context(replaced(output))
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="planish-")))
+        job = _prepare(recipe, reporter)
+        artifact, directory, graph = _run(job, scratch)
+        reporter.built(artifact)
+        _check_budget(recipe.budget, artifact)
+        shutil.copytree(directory, draft, dirs_exist_ok=True)
+        amend_manifest(draft, _provenance(job, graph, artifact))
+    return artifact
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A recipe with everything that it names read and checked."""
+
+    recipe: Recipe
+    reporter: Reporter
+    passes: Sequence[Pass]
+    target: Target
+    source: Graph
+    calibration: Sequence[Feeds]
+    evaluation: Sequence[Batch]
+    metric: Metric | None
+
+    def score(self, run: Run) -> Score | None:
+        return None if self.metric is None else evaluate(self.metric, run, self.evaluation)
+
+
+def _prepare(recipe: Recipe, reporter: Reporter) -> _Job:
+    passes = recipe.pipeline()
+    target_file = recipe.folder / recipe.target
+    target = load_target(str(target_file) if target_file.is_file() else recipe.target)
+    metric = find_metric(recipe.data.metric, recipe.folder) if recipe.data.evaluation else None
+    reporter.stage(f"reading {recipe.model}")
+    source = read_model(recipe.model, recipe.folder)
+    calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)
+    if not evaluation and recipe.budget.metric_drop is not None:
+        raise UsageError("a budget on the metric needs evaluation data with labels")
+    feeds = [batch.inputs for batch in calibration]
+    return _Job(recipe, reporter, passes, target, source, feeds, evaluation, metric if evaluation else None)
+
+
+def _read_sources(
+    data: Sources, folder: Path, source: Graph, reporter: Reporter
+) -> tuple[Sequence[Batch], Sequence[Batch]]:
+    """Batches for calibration and for evaluation, disjoint where they come from one source."""
+    ports = ports_of(source)
+    calibration = read_data(data.calibration, folder, ports) if data.calibration else []
+    if data.evaluation is None:
+        return calibration, []
+    if data.evaluation != data.calibration:
+        evaluation = read_data(data.evaluation, folder, ports)
+        if any(batch.labels is None for batch in evaluation):
+            raise ModelError(f"{data.evaluation} has no labels to evaluate on")
+        return calibration, evaluation
+    if any(batch.labels is None for batch in calibration):
+        reporter.note(f"{data.evaluation} has no labels: it calibrates, and no metric is evaluated")
+        return calibration, []
+    if len(calibration) == 1:
+        reporter.warn(f"{data.evaluation} is a single batch: the metric is evaluated on what the passes have seen")
+    return held_out(calibration)
+
+
+def _run(job: _Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
+    """The artifact as it will be, the folder it is in for now, and the graph that it holds."""
+    job.reporter.stage("evaluating the untouched model in ONNX Runtime")
+    untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
+    before = job.score(untouched.executable.run)
+    graph, rows = _run_passes(job, before)
+    probes = make_probes(job.source, job.calibration, job.recipe.seed)
+    candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter)
+    job.reporter.stage("measuring latency")
+    reference, latencies = _measure(job, untouched, candidates, probes)
+    if len(candidates) > 1:
+        taken = (
+            f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
+        )
+        job.reporter.note(f"latency of the candidates: {', '.join(taken)}")
+    best, latency = fastest(candidates, latencies)
+    job.reporter.stage(f"evaluating the artifact in {best.backend}")
+    artifact = Artifact(
+        directory=job.recipe.folder / job.recipe.output,
+        metric=job.metric,
+        untouched=Measured(untouched.backend, reference, untouched.size, before),
+        built=Measured(best.backend, latency, best.size, job.score(best.executable.run)),
+        passes=rows,
+        threads=job.target.threads,
+    )
+    return artifact, best.directory, graph
+
+
+def _run_passes(job: _Job, before: Score | None) -> tuple[Graph, Sequence[PassRow]]:
+    graph = job.source.clone()
+    watch = _Watch(job, before)
+    context = PassContext(
+        target=job.target,
+        source=job.source,
+        calibration=job.calibration,
+        seed=job.recipe.seed,
+        progress=job.reporter.progress,
+    )
+    try:
+        PassManager(job.passes, [watch]).run(graph, context)
+    finally:
+        job.reporter.passes(watch.rows)
+    return graph, watch.rows
+
+
+class _Watch(Instrument):
+    """Keeps a row for each pass, and evaluates the metric after those that may lose some of it."""
+
+    def __init__(self, job: _Job, before: Score | None) -> None:
+        self.rows: list[PassRow] = []
+        self._job = job
+        self._before = before
+        self._quiet = {step.name for preset in PRESETS.values() for step in parse_pipeline(preset)}
+
+    def start(self, graph: Graph) -> None:
+        metric = None if self._before is None else self._before.value
+        self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph), None, metric))
+
+    def before(self, step: Pass, graph: Graph) -> None:
+        self._job.reporter.stage(f"running {step.name}")
+
+    def after(self, record: PassRecord, graph: Graph) -> None:
+        score = self._job.score(interpreted(graph)) if record.effect is Effect.LOSSY and record.result.changed else None
+        self.rows.append(
+            PassRow(
+                text=record.text,
+                effect=record.effect,
+                counts=record.result.counts,
+                misses=record.result.misses,
+                seconds=record.seconds,
+                cost=record.cost,
+                drift=record.drift,
+                metric=None if score is None else score.value,
+            )
+        )
+        if not record.result.changed and record.name not in self._quiet:
+            reasons = "; ".join(record.result.misses[:3])
+            self._job.reporter.warn(f"{record.text} changed nothing{f': {reasons}' if reasons else ''}")
+
+
+def _measure(
+    job: _Job, untouched: Candidate, candidates: Sequence[Candidate], probes: Sequence[Feeds]
+) -> tuple[Latency, list[Latency]]:
+    """Latencies of one inference of one sample, of the untouched model and of the candidates, all in one run."""
+    feeds = job.evaluation[0].inputs if job.evaluation else probes[0]
+    sample = single_sample(feeds, untouched.executable.inputs)
+    models = [candidate.executable for candidate in (untouched, *candidates)]
+    first, *others = interleaved([lambda model=model: model.run(sample) for model in models])
+    return first, others
+
+
+def _check_budget(budget: Budget, artifact: Artifact) -> None:
+    missed: list[str] = []
+    if budget.metric_drop is not None and artifact.drop is not None and artifact.drop > budget.metric_drop + 1e-9:
+        missed.append(f"the metric drops by {artifact.drop:.4f}, more than {budget.metric_drop:g}")
+    if budget.latency is not None and (median := artifact.built.latency.median) > budget.latency:
+        missed.append(f"the latency is {show_seconds(median)}, more than {show_seconds(budget.latency)}")
+    if budget.size is not None and artifact.built.size > budget.size:
+        missed.append(f"the size is {show_bytes(artifact.built.size)}, more than {show_bytes(budget.size)}")
+    if missed:
+        raise BudgetError(f"the budget is missed, so nothing is written: {'; '.join(missed)}")
+
+
+def _provenance(job: _Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
+    """What the manifest says beyond how to run the model: from what and by which passes it was built, and how it did."""
+    return {
+        "recipe": job.recipe.model_dump(mode="json"),
+        "source": structural_hash(job.source),
+        "graph": structural_hash(graph),
+        "measurements": plain(artifact.summary()),
+    }

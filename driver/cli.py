@@ -1,0 +1,284 @@
+"""The command line. Bodies import what they need, so that `--help` and `passes` answer at once."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from .guard import GuardedCommand
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .recipe import Recipe
+
+LOG_WIDTH = 160
+"""Columns of tables where stderr is a file."""
+
+app = typer.Typer(
+    name="planish",
+    help="The build step between training a model and deploying it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # importing rich takes as long as everything else that --help needs
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help=".onnx, .pt2, .planish, file.py:factory or package.module:factory")]
+Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse,quantize'")]
+Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
+TargetName = Annotated[str, typer.Option("-t", "--target", help="see `planish targets`; or a TOML file")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("planish"))
+        raise typer.Exit
+
+
+@app.command(cls=GuardedCommand)
+def build(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="a recipe (.yaml), or a model and flags")],
+    pipeline: Pipeline = None,
+    data: Data = None,
+    target: Annotated[str | None, typer.Option("-t", "--target", help="see `planish targets`; or a TOML file")] = None,
+    backend: Annotated[
+        str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, spearman, module:function or file.py:function")] = None,
+    max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a checked and measured artifact.
+
+    Give a recipe, or a model and flags. Nothing is written if a check fails or a budget is missed.
+    """
+    flags = {
+        "passes": None if pipeline is None else [pipeline],
+        "target": target,
+        "backend": backend,
+        "output": output,
+        "data": _given(calibration=data, evaluation=data, metric=metric),
+        "budget": _given(metric_drop=max_drop),
+    }
+    from .build import build as build_artifact
+    from .report import ConsoleReporter
+
+    chosen = _recipe(recipe, {key: value for key, value in flags.items() if value})
+    reporter = ConsoleReporter(_console())
+    with reporter.live():
+        artifact = build_artifact(chosen, reporter)
+    typer.echo(f"built {artifact.directory}", err=True)
+    if as_json:
+        _print_json({"artifact": str(artifact.directory), **artifact.summary()})
+
+
+@app.command(cls=GuardedCommand)
+def opt(
+    model: Model,
+    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse'")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help=".onnx or .planish; without it the graph's text is printed")
+    ] = None,
+    target: TargetName = "native",
+    data: Data = None,
+    verify: Annotated[
+        Literal["none", "structure", "numeric"], typer.Option(help="what is checked after each pass")
+    ] = "numeric",
+    print_ir_before: Annotated[
+        list[str] | None, typer.Option(metavar="[=PASS]", help="print the graph before this pass, or every pass")
+    ] = None,
+    print_ir_after: Annotated[
+        list[str] | None, typer.Option(metavar="[=PASS]", help="print the graph after this pass, or every pass")
+    ] = None,
+    print_ir_changed: Annotated[bool, typer.Option(help="print the graph after each pass that changed it")] = False,
+    time_passes: Annotated[bool, typer.Option(help="print what each pass took")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run passes over a model and write the graph."""
+    from ..passes.instrument import PrintIR
+    from ..passes.manager import Verify
+    from .optimize import optimize_file
+    from .report import records_table
+    from .results import plain
+
+    printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed, stream=sys.stderr)
+    result = optimize_file(
+        model,
+        pipeline,
+        output,
+        target=target,
+        data=data,
+        verify=Verify(verify),
+        instruments=[printer],
+    )
+    if time_passes:
+        _show([records_table(result.records)], None)
+    if as_json:
+        _print_json([plain(record) for record in result.records])
+    elif output is None:
+        from ..ir.text import print_graph
+
+        typer.echo(print_graph(result.graph))
+
+
+@app.command(cls=GuardedCommand)
+def inspect(
+    model: Model,
+    target: TargetName = "native",
+    depth: Annotated[int, typer.Option(min=0, help="of the module path that costs are summed up to")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Show what a model consists of and costs.
+
+    Operators, parameters, FLOPs and activations, by module, and what a target would run in int8.
+    """
+    from .inspection import inspect as look
+    from .report import inspection_tables
+    from .results import plain
+
+    inspection = look(model, target, depth)
+    _show(inspection_tables(inspection), plain(inspection) if as_json else None)
+
+
+@app.command(cls=GuardedCommand)
+def bench(
+    subjects: Annotated[list[str], typer.Argument(metavar="A B ...", help="artifacts' folders, or models")],
+    data: Data = None,
+    target: TargetName = "native",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure latency, memory and size.
+
+    Artifacts run as they are, models in ONNX Runtime; in turn, with ratios to the first.
+    """
+    from .bench import bench as measure
+    from .report import bench_table
+    from .results import plain
+
+    rows = measure(subjects, target, data, threads)
+    _show([bench_table(rows)], [plain(row) for row in rows] if as_json else None)
+
+
+@app.command(cls=GuardedCommand)
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="an artifact's folder, or a model")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    data: Data = None,
+    metric: Annotated[str, typer.Option(help="evaluated where the data have labels")] = "accuracy",
+    target: TargetName = "native",
+    as_json: Json = False,
+) -> None:
+    """Show how far two models are apart.
+
+    In their outputs, metric, size and latency.
+    """
+    from .comparison import compare as set_against
+    from .report import comparison_tables
+    from .results import plain
+
+    comparison = set_against(a, b, target, data, metric)
+    _show(comparison_tables(comparison), plain(comparison) if as_json else None)
+
+
+@app.command(cls=GuardedCommand)
+def passes(name: Annotated[str | None, typer.Argument(help="of one pass")] = None, as_json: Json = False) -> None:
+    """List the passes, or describe one with its options."""
+    from . import catalog
+
+    _list(catalog.passes() if name is None else catalog.describe_pass(name), as_json)
+
+
+@app.command(cls=GuardedCommand)
+def targets(name: Annotated[str | None, typer.Argument(help="of one target")] = None, as_json: Json = False) -> None:
+    """List the targets, or describe one."""
+    from . import catalog
+
+    _list(catalog.targets() if name is None else catalog.describe_target(name), as_json)
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End like an interrupt, so that half-written folders are removed."""
+    raise SystemExit(128 + number)
+
+
+def _given(**flags: str | None) -> dict[str, str]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _recipe(reference: str, flags: dict[str, Any]) -> "Recipe":
+    """The recipe of a file, or of a model and flags; of a recipe, flags may change where and for what it builds."""
+    from ..ir.errors import UsageError
+    from .recipe import make_recipe, read_recipe
+
+    if Path(reference).suffix not in (".yaml", ".yml"):
+        if "output" not in flags:
+            raise UsageError("give the artifact's folder: -o DIR")
+        return make_recipe({"model": reference, **flags})
+    if others := sorted(flags.keys() - {"target", "backend", "output"}):
+        raise UsageError(f"a recipe says itself what its {', '.join(others)} are; only -t, -b and -o go with one")
+    if "output" in flags:
+        flags["output"] = flags["output"].absolute()
+    if "target" in flags and Path(flags["target"]).is_file():
+        flags["target"] = str(Path(flags["target"]).absolute())
+    return read_recipe(Path(reference), flags)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
+
+
+def _show(tables: "Iterable[Table]", as_json: Any) -> None:
+    """Tables on stderr, or JSON on stdout."""
+    if as_json is not None:
+        _print_json(as_json)
+        return
+    console = _console()
+    for table in tables:
+        console.print(table, "")
+
+
+def _list(entries: dict[str, Any], as_json: bool) -> None:
+    """Names and what they stand for, aligned; longer text goes below."""
+    if as_json:
+        _print_json(entries)
+        return
+    width = max(map(len, entries))
+    for name, value in entries.items():
+        typer.echo(f"{name:{width}}  {_spell(value)}" if name != "documentation" else f"\n{value}")
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_spell(item)}" for key, item in cast("dict[str, Any]", value).items())
+    if isinstance(value, list):
+        return "|".join(map(str, cast("list[Any]", value)))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,134 @@
+"""`planish compare`: how far the outputs of two artifacts or models are apart, and what each costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from ..ir.errors import ModelError
+from ..targets.load import load_target
+from .bench import sample_for
+from .data import Batch, read_data
+from .evaluation import Metric, evaluate, find_metric
+from .lowering import Candidate, open_subject
+from .measurement import Latency, Ratio, interleaved
+from .reference import isolated_imports
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDifference:
+    """How far one output of B is from A's, over all batches.
+
+    Attributes:
+        name: A's.
+        largest: absolute difference.
+        largest_relative: difference over the magnitude of A's element, where that isn't zero.
+        cosine: between the two, flattened.
+        sqnr: signal to noise, in decibels; infinite where they are equal.
+        agreement: share of rows along the last axis whose largest element is at the same place; None for scalars.
+    """
+
+    name: str
+    largest: float
+    largest_relative: float
+    cosine: float
+    sqnr: float
+    agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two: its cost, and the metric where there are labels."""
+
+    name: str
+    backend: str
+    latency: Latency
+    size: int
+    metric: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models side by side; `speedup` and `shrinkage` say how many times B is faster and smaller."""
+
+    a: Side
+    b: Side
+    outputs: Sequence[OutputDifference]
+    metric: str | None
+    speedup: Ratio
+    shrinkage: float
+
+
+def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Comparison:
+    """Compare two artifacts (folders) or models (compiled by ONNX Runtime as they are).
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        target: whose number of threads models run with.
+        data: that both run on; one random sample without it.
+        metric: evaluated where the data have labels.
+
+    Raises:
+        ModelError: the two can't run on the same inputs, or their outputs don't correspond.
+    """
+    machine = load_target(target)
+    with isolated_imports(Path()), TemporaryDirectory(prefix="planish-") as scratch:
+        first, second = (open_subject(it, machine, Path(scratch, str(number))) for number, it in enumerate((a, b)))
+        batches = read_data(data, Path(), first.executable.inputs) if data else [Batch(sample_for(first, None))]
+        outputs = [[subject.executable(*batch.inputs.values()) for batch in batches] for subject in (first, second)]
+        labelled = data is not None and all(batch.labels is not None for batch in batches)
+        chosen = find_metric(metric, Path()) if labelled else None
+        sample = list(sample_for(first, data).values())
+        slow, fast = interleaved([lambda model=it.executable: model(*sample) for it in (first, second)])
+        return Comparison(
+            a=_side(first, slow, chosen, batches),
+            b=_side(second, fast, chosen, batches),
+            outputs=_differences(first, outputs[0], outputs[1]),
+            metric=None if chosen is None else chosen.name,
+            speedup=fast.speedup_over(slow),
+            shrinkage=first.size / second.size,
+        )
+
+
+def _side(subject: Candidate, latency: Latency, metric: Metric | None, batches: Sequence[Batch]) -> Side:
+    score = None
+    if metric is not None:  # by position: the two may name their inputs differently
+        score = evaluate(metric, lambda feeds: subject.executable(*feeds.values()), batches).value
+    return Side(subject.name, subject.backend, latency, subject.size, score)
+
+
+def _differences(
+    first: Candidate, a: Sequence[Sequence[np.ndarray]], b: Sequence[Sequence[np.ndarray]]
+) -> list[OutputDifference]:
+    names = [port.name for port in first.executable.outputs]
+    if len(a[0]) != len(b[0]):
+        raise ModelError(f"the models have {len(a[0])} and {len(b[0])} outputs and can't be compared")
+    return [
+        _difference(name, [batch[index] for batch in a], [batch[index] for batch in b])
+        for index, name in enumerate(names)
+    ]
+
+
+def _difference(name: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> OutputDifference:
+    for wanted, got in zip(a, b, strict=True):
+        if wanted.shape != got.shape:
+            raise ModelError(f"output {name!r} has shapes {list(wanted.shape)} and {list(got.shape)}")
+    wanted, got = (np.concatenate([array.ravel().astype(np.float64) for array in arrays]) for arrays in (a, b))
+    finite = np.isfinite(wanted) & np.isfinite(got)  # masks are infinite in both
+    wanted, got = wanted[finite], got[finite]
+    error, signal = np.abs(wanted - got), float(wanted @ wanted)
+    noise, norms = (float(error @ error), float(np.linalg.norm(wanted) * np.linalg.norm(got)))
+    same = [x.argmax(-1) == y.argmax(-1) for x, y in zip(a, b, strict=True) if x.ndim]
+    with np.errstate(divide="ignore"):
+        sqnr = float(10 * np.log10(signal / noise)) if noise else float("inf")
+    return OutputDifference(
+        name=name,
+        largest=float(error.max(initial=0.0)),
+        largest_relative=float((error[wanted != 0] / np.abs(wanted[wanted != 0])).max(initial=0.0)),
+        cosine=float(wanted @ got / norms) if norms else float(noise == 0),
+        sqnr=sqnr,
+        agreement=float(np.concatenate([np.ravel(rows) for rows in same]).mean()) if same else None,
+    )

@@ -1,0 +1,142 @@
+"""Data as users name it: an `.npz`, or a factory that yields batches; checked against the model's inputs.
+
+A batch is a dict of arrays by input name, with `labels` if there are any, or a pair `(inputs, labels)` whose inputs are
+a dict, one array, or a row of arrays in the model's order. All batches are held in memory: the same ones are used
+before, between and after the passes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from ..backends.base import Port, bind
+from ..ir.errors import ModelError, UsageError
+from ..ir.graph import Graph
+from .reference import call, resolve, suggestion
+
+LABELS = "labels"
+BATCH_SIZE = 32
+"""Samples of an `.npz` in a batch, where the model doesn't fix it."""
+
+HELD_OUT = 4
+"""Where calibration and evaluation share one source, every fourth batch calibrates and the others evaluate."""
+
+Feeds: TypeAlias = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Inputs by name, and labels: an array, a list of texts, or whatever the metric takes; None if there are none."""
+
+    inputs: Feeds
+    labels: Any = None
+
+
+def ports_of(graph: Graph) -> list[Port]:
+    """The inputs of a graph, as those of an executable."""
+    return [Port(value.name, str(value.dtype), value.shape) for value in graph.inputs]
+
+
+def read_data(reference: str, folder: Path, ports: Sequence[Port]) -> list[Batch]:
+    """The batches of an `.npz` file or a factory.
+
+    Args:
+        reference: `data.npz`, `file.py:factory` or `package.module:factory`.
+        folder: that files are relative to.
+        ports: the model's inputs.
+
+    Raises:
+        UsageError: there is no such file, module or factory.
+        ModelError: a factory fails, or arrays don't fit the model's inputs; names what was expected.
+    """
+    items = _read_npz(folder / reference, ports) if reference.endswith(".npz") else _call_factory(reference, folder)
+    if not items:
+        raise ModelError(f"{reference} holds no batches")
+    return [_batch(item, ports, f"{reference}, batch {number}") for number, item in enumerate(items)]
+
+
+def held_out(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Disjoint batches for calibration and for evaluation; a single batch has to serve as both."""
+    if len(batches) == 1:
+        return list(batches), list(batches)
+    step = min(HELD_OUT, len(batches))
+    return list(batches[::step]), [batch for number, batch in enumerate(batches) if number % step]
+
+
+def single_sample(feeds: Feeds, ports: Sequence[Port]) -> Feeds:
+    """The first sample of a batch's inputs, where the model leaves the batch dimension open; otherwise all of it."""
+    symbol = ports[0].shape[0] if ports and ports[0].shape else None
+    open_ports = [port.name for port in ports if port.shape and isinstance(symbol, str) and port.shape[0] == symbol]
+    return {name: array[:1] if name in open_ports else array for name, array in feeds.items()}
+
+
+def random_sample(ports: Sequence[Port], size: int = 32) -> Feeds:
+    """Random inputs: floats of a normal distribution, integers of 0 and 1; one sample, other open dimensions of a size."""
+    generator = np.random.default_rng(0)
+    first = ports[0].shape[0] if ports and ports[0].shape else None
+    feeds: dict[str, np.ndarray] = {}
+    for port in ports:
+        shape = [dim if isinstance(dim, int) else 1 if dim == first else size for dim in port.shape]
+        if port.dtype.startswith("float"):
+            feeds[port.name] = generator.standard_normal(shape).astype(port.dtype)
+        else:
+            feeds[port.name] = generator.integers(0, 2, shape).astype(port.dtype)
+    return feeds
+
+
+def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
+    """A batch from what the user gave, its inputs checked."""
+    names = [port.name for port in ports]
+    labels: Any = None
+    if isinstance(item, tuple | list) and len(cast("Sequence[Any]", item)) == 2:
+        item, labels = cast("Sequence[Any]", item)
+    if isinstance(item, Mapping):
+        given = dict(cast("Mapping[str, Any]", item))
+    else:
+        row = cast("Sequence[Any]", item if isinstance(item, tuple | list) else [item])
+        if len(row) != len(names):
+            raise ModelError(f"{place}: got {len(row)} inputs, the model has {len(names)}: {', '.join(names)}")
+        given = dict(zip(names, row, strict=True))
+    if LABELS not in names:
+        labels = given.pop(LABELS, labels)
+    try:
+        return Batch(bind(ports, (), {name: np.asarray(array) for name, array in given.items()}), labels)
+    except ModelError as error:
+        raise ModelError(f"{place}: {error}") from error
+
+
+def _call_factory(reference: str, folder: Path) -> list[Any]:
+    factory = resolve(reference, folder)
+    if not callable(factory):
+        raise UsageError(f"{reference} is not a function")
+    batches = cast("Any", call(reference, factory))
+    if not hasattr(batches, "__iter__"):
+        raise ModelError(f"{reference} must yield batches, not {type(batches).__name__}")
+    return cast("list[Any]", call(reference, list, batches))
+
+
+def _read_npz(path: Path, ports: Sequence[Port]) -> list[Any]:
+    if not path.is_file():
+        raise UsageError(
+            f"there is no data {path}{suggestion(path.name, [file.name for file in path.parent.glob('*.npz')])}"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays: dict[str, np.ndarray] = dict(archive)
+    except Exception as error:  # zip, zlib and numpy each raise their own
+        raise ModelError(f"{path} is not an .npz of plain arrays: {error}") from error
+    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    samples = min(lengths.values(), default=0)
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ModelError(f"{path}: the arrays differ in their number of samples: {listed}")
+    fixed = next((dim for port in ports for dim in port.shape[:1] if isinstance(dim, int)), None)
+    size = fixed or min(BATCH_SIZE, max(1, samples // HELD_OUT))
+    if fixed and samples % fixed:
+        raise ModelError(
+            f"{path} holds {samples} samples, but the model takes {fixed} at a time: give a multiple of {fixed}"
+        )
+    return [{name: array[start : start + size] for name, array in arrays.items()} for start in range(0, samples, size)]

@@ -1,0 +1,116 @@
+"""Metrics: how good a model's predictions are, before, between and after the passes.
+
+A metric is a function of all predictions and labels, each a list with one entry a batch: `predictions[i]` is the list
+of the model's outputs on batch i, `labels[i]` that batch's labels. It returns a number; higher is better unless the
+function has a true attribute `lower_is_better`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from ..ir.errors import ModelError, UsageError
+from ..ir.graph import Graph
+from .data import Batch, Feeds
+from .reference import call, resolve, suggestion
+
+Predictions: TypeAlias = Sequence[Sequence[np.ndarray]]
+Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
+
+
+def accuracy(predictions: Predictions, labels: Sequence[Any]) -> float:
+    """The share of samples whose largest score, along the last axis of the first output, is at the label."""
+    return float(hits(predictions, labels).mean())
+
+
+def spearman(predictions: Predictions, labels: Sequence[Any]) -> float:
+    """Spearman's rank correlation of the first output with the labels."""
+    from scipy import stats
+
+    scores = np.concatenate([np.ravel(outputs[0]) for outputs in predictions])
+    wanted = np.concatenate([np.ravel(batch) for batch in labels])
+    if scores.shape != wanted.shape:
+        raise ModelError(f"spearman needs one score a label, got {scores.size} scores and {wanted.size} labels")
+    return float(cast("Any", stats).spearmanr(scores, wanted).statistic)
+
+
+def hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:
+    """For each sample, whether the prediction is right: bool[samples]."""
+    right: list[np.ndarray] = []
+    for outputs, wanted in zip(predictions, labels, strict=True):
+        chosen = outputs[0].argmax(-1)
+        if chosen.shape != np.shape(wanted):
+            raise ModelError(f"accuracy needs labels of shape {list(chosen.shape)}, got {list(np.shape(wanted))}")
+        right.append(np.ravel(chosen == np.asarray(wanted)))
+    return np.concatenate(right)
+
+
+BUILT_IN: dict[str, Callable[[Predictions, Sequence[Any]], float]] = {"accuracy": accuracy, "spearman": spearman}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric by the name that the user gave it."""
+
+    name: str
+    function: Callable[..., Any]
+
+    @property
+    def lower_is_better(self) -> bool:
+        return bool(getattr(self.function, "lower_is_better", False))
+
+    def drop(self, before: float, after: float) -> float:
+        """How much worse it got, on the metric's own scale; negative where it got better."""
+        return after - before if self.lower_is_better else before - after
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric's value, and for accuracy which samples were right, so that two models can be compared in pairs."""
+
+    value: float
+    hits: np.ndarray | None = None
+
+
+def find_metric(name: str, folder: Path) -> Metric:
+    """A built-in metric, or the user's function.
+
+    Raises:
+        UsageError: there is none of that name; the nearest is suggested.
+    """
+    if name in BUILT_IN:
+        return Metric(name, BUILT_IN[name])
+    if ":" not in name:
+        raise UsageError(
+            f"unknown metric {name!r}{suggestion(name, BUILT_IN)}; built in are {', '.join(BUILT_IN)}, "
+            "and module:function or file.py:function names your own"
+        )
+    function = resolve(name, folder)
+    if not callable(function):
+        raise UsageError(f"the metric {name} is not a function")
+    return Metric(name, function)
+
+
+def evaluate(metric: Metric, run: Run, batches: Sequence[Batch]) -> Score:
+    """The metric of a model on labelled batches.
+
+    Raises:
+        ModelError: the metric fails, or is no finite number.
+    """
+    predictions = [list(run(batch.inputs)) for batch in batches]
+    labels = [batch.labels for batch in batches]
+    value = np.asarray(call(metric.name, metric.function, predictions, labels))
+    if value.ndim or value.dtype.kind not in "fiu" or not np.isfinite(value):
+        raise ModelError(f"the metric {metric.name} is {value}, not a finite number")
+    return Score(float(value), hits(predictions, labels) if metric.function is accuracy else None)
+
+
+def interpreted(graph: Graph) -> Run:
+    """A graph as a function from inputs to the list of outputs, run by the interpreter."""
+    from ..ir.interpreter import Interpreter  # brings torch; comparing artifacts needs none
+
+    interpreter = Interpreter(graph)
+    return lambda feeds: list(interpreter.run(feeds).values())

@@ -1,0 +1,81 @@
+"""`planish inspect`: what a model consists of, what it costs, and what a target would run in 8-bit integers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..ir.analysis.cost import Cost, by_module, by_operator, flops, summarize
+from ..ir.analysis.liveness import peak_activation_bytes
+from ..targets import Int8
+from ..targets.load import load_target
+from .model import read_model
+from .reference import isolated_imports
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRow:
+    """All nodes of one operator.
+
+    Attributes:
+        name: of the operator.
+        count: of its nodes.
+        flops: of all of them, for one sample.
+        int8: backends on which the target's integer kernel is faster than float.
+        dynamic_int8: the same for activations quantized at run time.
+    """
+
+    name: str
+    count: int
+    flops: int
+    int8: Sequence[str]
+    dynamic_int8: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` shows; open dimensions count as 1."""
+
+    name: str
+    target: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    cost: Cost
+    activations: int
+    operators: Sequence[OperatorRow]
+    modules: Mapping[str, Cost]
+
+
+def inspect(model: str, target: str, depth: int) -> Inspection:
+    """Look into a model.
+
+    Args:
+        model: a reference.
+        target: whose kernels are asked for.
+        depth: of the module path that costs are summed up to.
+    """
+    machine = load_target(target)
+    with isolated_imports(Path()):
+        graph = read_model(model)
+    work: dict[str, int] = {}
+    for node in graph.nodes:
+        work[node.operator] = work.get(node.operator, 0) + flops(node)
+    int8 = machine.int8 or Int8()
+    return Inspection(
+        name=graph.name,
+        target=machine.name,
+        inputs={value.name: str(value.type) for value in graph.inputs},
+        outputs={name: str(value.type) for name, value in graph.outputs.items()},
+        cost=summarize(graph),
+        activations=peak_activation_bytes(graph),
+        operators=[
+            OperatorRow(
+                name, count, work[name], _backends(int8.operators, name), _backends(int8.dynamic_operators, name)
+            )
+            for name, count in by_operator(graph).items()
+        ],
+        modules=by_module(graph, depth),
+    )
+
+
+def _backends(kernels: Mapping[str, frozenset[str]], operator: str) -> list[str]:
+    return sorted(backend for backend, operators in kernels.items() if operator in operators)

@@ -1,0 +1,132 @@
+"""From a graph to candidates that run: compiled by each backend, held to the interpreter, compared by latency."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backends import Backend, Executable, backend_names, find_backend
+from ..backends.artifact import MANIFEST, load, read_manifest, write_artifact
+from ..ir.errors import CheckError, PlanishError, TargetError
+from ..ir.graph import Graph
+from ..passes.base import Feeds
+from ..passes.check import drift, is_close, quantizes, run_graph
+from ..targets import Target
+from .measurement import Latency
+from .model import read_model
+from .reporter import Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A compiled model.
+
+    Attributes:
+        name: to tell it apart.
+        backend: that runs it.
+        directory: of its artifact.
+        executable: ready to run.
+        size: of the model's files, in bytes.
+    """
+
+    name: str
+    backend: str
+    directory: Path
+    executable: Executable
+    size: int
+
+
+def lower(graph: Graph, backend: Backend, target: Target, directory: Path) -> Candidate:
+    """Compile a graph into an artifact and load it.
+
+    Raises:
+        TargetError: the backend can't run the graph, or isn't installed.
+    """
+    write_artifact(directory, graph, backend, target)
+    return open_artifact(backend.name, directory)
+
+
+def open_artifact(name: str, directory: Path, threads: int | None = None) -> Candidate:
+    """Load an artifact that is already there.
+
+    Raises:
+        ModelError: it is broken.
+    """
+    manifest = read_manifest(directory)
+    size = sum(file["size"] for file in manifest["files"].values())
+    return Candidate(name, manifest["backend"], directory, load(directory, threads), size)
+
+
+def open_subject(reference: str, target: Target, scratch: Path, threads: int | None = None) -> Candidate:
+    """An artifact's folder, or a model, compiled by ONNX Runtime as it is.
+
+    Raises:
+        UsageError: there is no such artifact or model.
+        ModelError: it is broken.
+    """
+    if (Path(reference) / MANIFEST).is_file():
+        return open_artifact(reference, Path(reference), threads)
+    write_artifact(scratch, read_model(reference), find_backend("onnxruntime"), target)
+    return open_artifact(reference, scratch, threads)
+
+
+def lower_all(
+    graph: Graph, choice: str, target: Target, probes: Sequence[Feeds], scratch: Path, reporter: Reporter
+) -> list[Candidate]:
+    """The graph compiled by the chosen backend, or for `auto` by every one that is installed and can run it.
+
+    Raises:
+        TargetError: no backend can run it.
+        CheckError: what was compiled computes something else than the graph.
+    """
+    if choice != "auto":
+        reporter.stage(f"lowering to {choice}")
+        return [_lower_checked(graph, find_backend(choice), target, probes, scratch)]
+    candidates: list[Candidate] = []
+    faults: list[PlanishError] = []
+    for backend in map(find_backend, backend_names()):
+        if missing := backend.available():
+            reporter.note(f"{backend.name} is not installed and was not tried ({missing})")
+            continue
+        reporter.stage(f"lowering to {backend.name}")
+        try:
+            candidates.append(_lower_checked(graph, backend, target, probes, scratch))
+        except (TargetError, CheckError) as error:
+            faults.append(error)
+            reporter.warn(f"{backend.name} is left out: {error}")
+    if not candidates:
+        raise (faults[0] if faults else TargetError("no backend is installed: pip install onnxruntime"))
+    return candidates
+
+
+def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tuple[Candidate, Latency]:
+    """The candidate with the lowest latency; an earlier one stays unless a later one is faster beyond noise."""
+    best, *others = zip(candidates, latencies, strict=True)
+    for other in others:
+        if other[1].speedup_over(best[1]).lower > 1:
+            best = other
+    return best
+
+
+def _lower_checked(graph: Graph, backend: Backend, target: Target, probes: Sequence[Feeds], scratch: Path) -> Candidate:
+    candidate = lower(graph, backend, target, scratch / backend.name)
+    check_lowering(candidate, graph, probes)
+    return candidate
+
+
+def check_lowering(candidate: Candidate, graph: Graph, probes: Sequence[Feeds]) -> None:
+    """Hold a compiled model to the interpreter: within float tolerance, or quantization's rounding.
+
+    Raises:
+        CheckError: an output differs further; it is named.
+    """
+    for number, (probe, expected) in enumerate(zip(probes, run_graph(graph, probes), strict=True)):
+        for (name, wanted), got in zip(expected.items(), candidate.executable.run(probe), strict=True):
+            if got.shape != wanted.shape:
+                fault = f"has shape {list(got.shape)} instead of {list(wanted.shape)}"
+            elif is_close(wanted, got, quantizes(graph)):
+                continue
+            else:
+                fault = f"is off by {drift([{name: wanted}], [{name: got}]):.3g} (relative error)"
+            raise CheckError(
+                f"{candidate.backend} computes something else than the graph: output {name!r} {fault} on probe {number}"
+            )

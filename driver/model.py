@@ -1,0 +1,84 @@
+"""Models as users name them: a file, or a factory of a module and its example inputs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from ..ir.errors import ModelError, UsageError
+from ..ir.finite import check_finite
+from ..ir.graph import Graph
+from .reference import call, resolve, suggestion
+
+
+def read_model(reference: str, folder: Path = Path()) -> Graph:
+    """The graph of a `.onnx`, `.pt2` or `.planish` file, or of what `file.py:factory` or `package.module:factory` makes.
+
+    A factory returns (module, example inputs), (module, example inputs, dynamic shapes), or the path of such a file.
+
+    Args:
+        reference: what the user wrote.
+        folder: that files are relative to.
+
+    Raises:
+        UsageError: there is no such file, module or factory.
+        ModelError: the model is broken, holds NaN, or can't be traced.
+    """
+    graph = _read(reference, folder)
+    check_finite(graph)
+    return graph
+
+
+def _read(reference: str, folder: Path) -> Graph:
+    path = folder / reference
+    reader = _READERS.get(path.suffix)
+    if reader is None and ":" in reference:
+        return _trace(reference, folder)
+    if reader is None:
+        raise UsageError(
+            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory or package.module:factory"
+        )
+    if not path.exists():
+        neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
+        raise UsageError(f"there is no model {path}{suggestion(path.name, neighbours)}")
+    return reader(path)
+
+
+def _trace(reference: str, folder: Path) -> Graph:
+    factory = resolve(reference, folder)
+    if not callable(factory):
+        raise UsageError(f"{reference} is not a function")
+    made: Any = call(reference, factory)
+    if isinstance(made, Path):
+        return _read(str(made), folder)
+    parts: tuple[Any, ...] = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
+    if len(parts) not in (2, 3) or not hasattr(parts[0], "forward"):
+        raise ModelError(
+            f"{reference} must return (module, example inputs), (module, example inputs, dynamic shapes) or a path, "
+            f"not ({', '.join(type(part).__name__ for part in parts)})"
+        )
+    from ..frontends.torch import trace
+
+    module, inputs, *dynamic_shapes = parts
+    arguments = tuple(cast("Sequence[Any]", inputs)) if isinstance(inputs, tuple | list) else (inputs,)
+    return trace(module, arguments, dynamic_shapes=dynamic_shapes[0] if dynamic_shapes else None)
+
+
+def _read_onnx(path: Path) -> Graph:
+    from ..frontends.onnx import read_onnx
+
+    return read_onnx(path)
+
+
+def _read_pt2(path: Path) -> Graph:
+    from ..frontends.torch import read_pt2
+
+    return read_pt2(path)
+
+
+def _read_planish(path: Path) -> Graph:
+    from ..ir.storage import load
+
+    return load(path)
+
+
+_READERS: dict[str, Callable[[Path], Graph]] = {".onnx": _read_onnx, ".pt2": _read_pt2, ".planish": _read_planish}

@@ -1,0 +1,64 @@
+"""`planish opt`: graph to graph, as mlir-opt."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..ir.errors import UsageError
+from ..ir.graph import Graph
+from ..passes.instrument import Instrument
+from ..passes.manager import Verify
+from ..passes.pipeline import parse_pipeline
+from .api import Optimized, optimize
+from .data import ports_of, read_data
+from .model import read_model
+from .reference import isolated_imports
+
+FORMS = (".onnx", ".planish")
+
+
+def optimize_file(
+    model: str,
+    pipeline: str,
+    output: Path | None,
+    *,
+    target: str = "native",
+    data: str | None = None,
+    verify: Verify = Verify.NUMERIC,
+    instruments: Sequence[Instrument] = (),
+) -> Optimized:
+    """Run a pipeline over a model and write the graph.
+
+    Args:
+        model: a reference.
+        pipeline: as text.
+        output: a `.onnx` or `.planish` file; None writes nothing.
+        target: that passes build for.
+        data: that they calibrate on.
+        verify: what is checked after each pass.
+        instruments: that watch.
+
+    Raises:
+        UsageError: the output's form is unknown, or the pipeline makes no sense.
+    """
+    if output is not None and output.suffix not in FORMS:
+        raise UsageError(f"{output} must end in {' or '.join(FORMS)}")
+    with isolated_imports(Path()):
+        parse_pipeline(pipeline)  # a typing error is told before a large model is read
+        source = read_model(model)
+        batches = [] if data is None else read_data(data, Path(), ports_of(source))
+        feeds = [batch.inputs for batch in batches]
+        result = optimize(source, pipeline, data=feeds, target=target, verify=verify, instruments=instruments)
+    if output is not None:
+        _write(result.graph, output)
+    return result
+
+
+def _write(graph: Graph, output: Path) -> None:
+    if output.suffix == ".planish":
+        from ..ir.storage import save
+
+        save(graph, output)
+    else:
+        from ..backends.onnx_model import write_onnx
+
+        write_onnx(graph, output)

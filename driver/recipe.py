@@ -1,0 +1,175 @@
+"""The recipe: what to build from what, how, and what it may cost; a YAML file, or the flags of `planish build`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ..ir.errors import UsageError
+from ..passes.base import Pass
+from ..passes.pipeline import make_passes, parse_pipeline
+from . import units
+from .reference import suggestion
+
+
+def _fraction(text: str | float) -> float:
+    return units.parse(text, units.PARTS)
+
+
+def _seconds(text: str | float) -> float:
+    return units.parse(text, units.SECONDS)
+
+
+def _bytes(text: str | float) -> float:
+    return units.parse(text, units.BYTES)
+
+
+def _steps(entries: Any) -> Any:
+    """Refuse what is neither `name` nor `name: {option: value}`, in words that pydantic doesn't have."""
+    if not isinstance(entries, list | tuple):
+        raise ValueError("expected a list of passes")  # noqa: TRY004 -- pydantic reports no other
+    for entry in cast("Sequence[Any]", entries):
+        options = list(cast("dict[str, Any]", entry).values()) if isinstance(entry, dict) else []
+        if isinstance(entry, str) or (len(options) == 1 and isinstance(options[0], dict)):
+            continue
+        raise ValueError(f"expected `name` or `name: {{option: value}}`, got {entry!r}")
+    return cast("Any", entries)
+
+
+Step: TypeAlias = str | dict[str, dict[str, Any]]
+"""Pipeline text, or one pass with its options."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sources(_Section):
+    """References to the data; see `driver/data.py` for what they may be.
+
+    Attributes:
+        calibration: batches that passes observe and train on.
+        evaluation: batches with labels, which no pass sees; the metric is computed on them.
+        metric: a built-in one, or `module:function`.
+    """
+
+    calibration: str | None = None
+    evaluation: str | None = None
+    metric: str = "accuracy"
+
+
+class Budget(_Section):
+    """What the artifact may cost; what isn't given isn't checked.
+
+    Attributes:
+        metric_drop: how far the metric may get worse, on its own scale: `1%` is 0.01.
+        latency: median of one inference, in seconds once parsed.
+        size: of the model's files, in bytes once parsed.
+    """
+
+    metric_drop: Annotated[float, BeforeValidator(_fraction)] | None = None
+    latency: Annotated[float, BeforeValidator(_seconds)] | None = None
+    size: Annotated[float, BeforeValidator(_bytes)] | None = None
+
+
+class Recipe(_Section):
+    """A build.
+
+    Attributes:
+        model: `.onnx`, `.pt2`, `.planish`, `file.py:factory` or `package.module:factory`.
+        data: for calibration, evaluation, and the metric.
+        target: `native`, the name of one in targets/, or a TOML file.
+        backend: the runtime, or `auto` for the one that is measured to be faster.
+        passes: in order.
+        budget: what the artifact has to meet.
+        output: the artifact's folder.
+        seed: for whatever is random.
+        folder: what relative paths are relative to.
+        name: of the recipe in messages.
+    """
+
+    model: str
+    data: Sources = Sources()
+    target: str = "native"
+    backend: Literal["auto", "onnxruntime", "tvm"] = "auto"
+    passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
+    budget: Budget = Budget()
+    output: Path = Path("dist")
+    seed: int = 0
+    folder: Path = Field(default=Path(), exclude=True)
+    name: str = Field(default="the command line", exclude=True)
+
+    def pipeline(self) -> tuple[Pass, ...]:
+        """The passes; modules of the user's own must be importable (see `reference.isolated_imports`).
+
+        Raises:
+            UsageError: a pass or option is unknown, or a value doesn't fit.
+        """
+        found: list[Pass] = []
+        for step in self.passes:
+            if isinstance(step, str):
+                found += parse_pipeline(step)
+            else:
+                found += make_passes(*next(iter(step.items())))
+        return tuple(found)
+
+
+def read_recipe(path: Path, overrides: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
+    """Read a recipe from a YAML file; relative paths in it are relative to its folder.
+
+    Args:
+        path: of the file.
+        overrides: values that replace those of the file.
+
+    Raises:
+        UsageError: no such file, not YAML, an unknown key, or a value that makes no sense.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no recipe {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise UsageError(f"{path}{line} is not YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is not a recipe: it holds no keys")
+    reserved = {"folder", "name"} & content.keys()  # set here, not by users
+    if reserved:
+        raise UsageError(f"{path}: unknown key {min(reserved)!r}")
+    return make_recipe({**cast("dict[str, Any]", content), **overrides, "folder": path.parent, "name": str(path)})
+
+
+def make_recipe(content: dict[str, Any]) -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        UsageError: an unknown key, with the nearest known one, or a value that makes no sense.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        name = content.get("name", "the command line")
+        raise UsageError(
+            f"{name}: " + "; ".join(_explain(problem["loc"], problem) for problem in error.errors())
+        ) from None
+
+
+def _explain(path: tuple[int | str, ...], problem: Any) -> str:
+    key = ".".join(map(str, path))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{suggestion(str(path[-1]), _keys(path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"the key {key!r} is missing"
+    return f"{key!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section of the recipe knows."""
+    sections: dict[tuple[int | str, ...], type[_Section]] = {(): Recipe, ("data",): Sources, ("budget",): Budget}
+    known = sections[path].model_fields
+    return [name for name, field in known.items() if not field.exclude]

@@ -1,0 +1,122 @@
+"""References to Python objects as recipes spell them: `file.py:name` or `package.module:name`."""
+
+import importlib
+import importlib.util
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from ..ir.errors import ModelError, PlanishError, UsageError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def isolated_imports(folder: Path) -> Generator[None]:
+    """Let modules of a folder be imported by name, and forget them afterwards: two recipes may each have a `data.py`."""
+    path, modules = list(sys.path), set(sys.modules)
+    _add_to_path(folder)
+    try:
+        yield
+    finally:
+        added = set(sys.path) - set(path)
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and any(str(parent) in added for parent in Path(file).parents):
+                del sys.modules[name]
+
+
+def resolve(reference: str, folder: Path) -> Any:
+    """The object that a reference names; files are relative to the folder, and import their neighbours by name.
+
+    Raises:
+        UsageError: there is no such file, module or attribute; the nearest name is suggested.
+        ModelError: the user's module fails while it is imported, with its file and line.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise UsageError(f"{reference!r} is not of the form file.py:name or package.module:name")
+    module = _import_file(folder / place) if place.endswith(".py") else _import_module(place, reference)
+    if hasattr(module, name):
+        return getattr(module, name)
+    raise UsageError(f"{place} has no {name!r}{suggestion(name, vars(module))}")
+
+
+def call(reference: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a user's function.
+
+    Raises:
+        ModelError: it raised, with the file and line where it did.
+    """
+    try:
+        return function(*arguments)
+    except PlanishError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{reference} failed: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, with the file and line of the user's that raised it or called what did."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = ("<frozen", "site-packages", sysconfig.get_path("stdlib"))
+    *_, frame = [it for it in frames if not any(part in it.filename for part in libraries)] or frames
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}{f': {first}' if first else ''} ({frame.filename}:{frame.lineno})"
+
+
+def suggestion(name: str, known: Any) -> str:
+    """`; did you mean ...?` where a known name is near, otherwise nothing."""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _add_to_path(folder: Path) -> None:
+    if str(folder.resolve()) not in sys.path:
+        sys.path.insert(0, str(folder.resolve()))
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under its own name where that is free, so that its siblings and a reference share one module."""
+    if not path.is_file():
+        neighbours = [file.name for file in path.parent.glob("*.py")]
+        raise UsageError(f"there is no file {path}{suggestion(path.name, neighbours)}")
+    path = path.resolve()
+    _add_to_path(path.parent)
+    name = path.stem
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    if loaded is not None:
+        name = f"{name} of {path}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        call(str(path), spec.loader.exec_module, module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _import_module(name: str, reference: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):  # a module that the user's module imports
+            raise ModelError(f"{reference} failed: {describe(error)}") from error
+        raise UsageError(f"{reference}: there is no module {name!r}") from error
+    except Exception as error:
+        raise ModelError(f"{reference} failed: {describe(error)}") from error

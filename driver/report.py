@@ -1,0 +1,182 @@
+"""What people read: progress and tables on stderr, so that stdout stays free for JSON and graphs."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..passes.instrument import PassRecord
+from .bench import BenchRow
+from .comparison import Comparison
+from .inspection import Inspection
+from .reporter import Reporter
+from .results import Artifact, PassRow
+from .units import show_bytes, show_count, show_seconds
+
+
+class ConsoleReporter(Reporter):
+    """Tells on a terminal: a line for each stage, a bar for long work, tables for results."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def live(self) -> Generator[None]:
+        """While it lasts, the current stage spins below what is printed; in a log file it is a plain line."""
+        if not self._console.is_terminal:
+            yield
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            self._progress, self._task = progress, progress.add_task("", total=None)
+            yield
+
+    def stage(self, text: str) -> None:
+        if self._progress is None or self._task is None:
+            self._console.print(text, style="dim", markup=False, highlight=False)
+        else:
+            self._progress.reset(self._task, description=text, total=None)
+
+    def progress(self, description: str, done: int, total: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=description, completed=done, total=total)
+
+    def note(self, text: str) -> None:
+        self._console.print(f"note: {text}", markup=False, highlight=False)
+
+    def warn(self, text: str) -> None:
+        self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+
+    def passes(self, rows: Sequence[PassRow]) -> None:
+        if rows:
+            self._console.print(passes_table(rows))
+
+    def built(self, artifact: Artifact) -> None:
+        self._console.print(summary_table(artifact))
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    """The first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold", no_wrap=number > 0)
+    return table
+
+
+def _maybe(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def passes_table(rows: Sequence[PassRow]) -> Table:
+    """A row for each pass: what it changed, and what the graph costs after it."""
+    table = _table("pass", "changes", "nodes", "parameters", "size", "FLOPs", "drift", "metric", "time")
+    for row in rows:
+        table.add_row(
+            row.text,
+            str(sum(row.counts.values())) if row.effect else "",
+            str(row.cost.nodes),
+            show_count(row.cost.parameters),
+            show_bytes(row.cost.bytes),
+            show_count(row.cost.flops),
+            _maybe(row.drift, ".2g"),
+            _maybe(row.metric, ".4f"),
+            show_seconds(row.seconds) if row.effect else "",
+        )
+    return table
+
+
+def summary_table(artifact: Artifact) -> Table:
+    """The untouched model and the artifact side by side, with ratios."""
+    before, after = artifact.untouched, artifact.built
+    threads = "1 thread" if artifact.threads == 1 else f"{artifact.threads} threads"
+    table = _table("", f"untouched ({before.backend})", f"built ({after.backend})", "change")
+    if (
+        artifact.metric is not None
+        and before.score is not None
+        and after.score is not None
+        and artifact.drop is not None
+    ):
+        worse, better = artifact.flips or (0, 0)
+        pairs = f" ({worse} samples worse, {better} better)" if artifact.flips else ""
+        change = f"{-artifact.drop if not artifact.metric.lower_is_better else artifact.drop:+.4f}{pairs}"
+        table.add_row(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
+    table.add_row("size", show_bytes(before.size), show_bytes(after.size), f"{artifact.shrinkage:.2f}x smaller")
+    speedup = f"{artifact.speedup} faster"
+    table.add_row(
+        f"latency, {threads}", show_seconds(before.latency.median), show_seconds(after.latency.median), speedup
+    )
+    return table
+
+
+def records_table(records: Sequence[PassRecord]) -> Table:
+    """Where `planish opt --time-passes` spent its time."""
+    table = _table("pass", "time", "changes", "nodes", "drift")
+    for record in records:
+        changes = str(sum(record.result.counts.values()))
+        drift = _maybe(record.drift, ".2g")
+        table.add_row(record.text, show_seconds(record.seconds), changes, str(record.cost.nodes), drift)
+    return table
+
+
+def bench_table(rows: Sequence[BenchRow]) -> Table:
+    """Latency with quartiles of the ratio to the first row, memory, size."""
+    table = _table("model", "backend", "latency", "faster than the first (quartiles)", "memory", "size")
+    for row in rows:
+        memory = "" if row.memory is None else show_bytes(row.memory)
+        latency = show_seconds(row.latency.median)
+        table.add_row(row.name, row.backend, latency, str(row.speedup), memory, show_bytes(row.size))
+    return table
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """The outputs' differences, then the costs."""
+    outputs = _table("output", "largest difference", "relative", "cosine", "SQNR", "same argmax", title="B against A")
+    for row in comparison.outputs:
+        numbers = (f"{row.largest:.3g}", f"{row.largest_relative:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f} dB")
+        outputs.add_row(row.name, *numbers, _maybe(row.agreement, ".2%"))
+    yield outputs
+    costs = _table("", "A", "B", "B against A")
+    a, b = comparison.a, comparison.b
+    costs.add_row("", a.name, b.name, "")
+    costs.add_row("backend", a.backend, b.backend, "")
+    if a.metric is not None and b.metric is not None:
+        costs.add_row(str(comparison.metric), f"{a.metric:.4f}", f"{b.metric:.4f}", f"{b.metric - a.metric:+.4f}")
+    costs.add_row("size", show_bytes(a.size), show_bytes(b.size), f"{comparison.shrinkage:.2f}x smaller")
+    latencies = (show_seconds(side.latency.median) for side in (a, b))
+    costs.add_row("latency", *latencies, f"{comparison.speedup} faster")
+    yield costs
+
+
+def inspection_tables(inspection: Inspection) -> Iterator[Table]:
+    """Inputs and outputs, totals, operators, modules."""
+    ports = _table(inspection.name, "", title=None)
+    for kind, values in (("input", inspection.inputs), ("output", inspection.outputs)):
+        for name, type in values.items():
+            ports.add_row(f"{kind} {name}", type)
+    cost = inspection.cost
+    ports.add_row("nodes", str(cost.nodes))
+    ports.add_row("parameters", show_count(cost.parameters))
+    ports.add_row("weights", show_bytes(cost.bytes))
+    ports.add_row("FLOPs of one sample", show_count(cost.flops))
+    ports.add_row("activations at their peak", show_bytes(inspection.activations))
+    yield ports
+    operators = _table("operator", "count", "FLOPs", "int8", "dynamic int8", title=f"operators, on {inspection.target}")
+    for row in inspection.operators:
+        kernels = (", ".join(row.int8), ", ".join(row.dynamic_int8))
+        operators.add_row(row.name, str(row.count), show_count(row.flops), *kernels)
+    yield operators
+    modules = _table("module", "nodes", "parameters", "weights", "FLOPs")
+    for name, part in inspection.modules.items():
+        costs = (show_count(part.parameters), show_bytes(part.bytes), show_count(part.flops))
+        modules.add_row(name or "(none)", str(part.nodes), *costs)
+    yield modules

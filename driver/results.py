@@ -1,0 +1,150 @@
+"""What a build found out: a row for each pass, the untouched model and the built one side by side, the artifact."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ..backends import Executable
+from ..ir.analysis.cost import Cost
+from ..passes.base import Effect
+from .evaluation import Metric, Score
+from .measurement import Latency, Ratio
+
+
+@dataclass(frozen=True, slots=True)
+class PassRow:
+    """The graph after a pass, or as it was read.
+
+    Attributes:
+        text: the pass with its options; `source` for the graph as it was read.
+        effect: what the pass declares; None for the source.
+        counts: of rewrites.
+        misses: why something that looked like a match wasn't taken.
+        seconds: spent in the pass.
+        cost: of the graph.
+        drift: relative error of the outputs against the source's; None where it wasn't checked.
+        metric: on the evaluation data; None where it wasn't evaluated.
+    """
+
+    text: str
+    effect: Effect | None
+    counts: Mapping[str, int]
+    misses: Sequence[str]
+    seconds: float
+    cost: Cost
+    drift: float | None
+    metric: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A model as it runs.
+
+    Attributes:
+        backend: that runs it.
+        latency: of one inference of one sample.
+        size: of its files, in bytes.
+        score: on the evaluation data, if there are any.
+    """
+
+    backend: str
+    latency: Latency
+    size: int
+    score: Score | None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What `build` made, and how it compares with the untouched model in ONNX Runtime.
+
+    Attributes:
+        directory: of the artifact.
+        metric: that was evaluated; None where there are no evaluation data.
+        untouched: the model as it was read.
+        built: the artifact.
+        passes: the source's row, and one for each pass.
+        threads: that both ran with.
+    """
+
+    directory: Path
+    metric: Metric | None
+    untouched: Measured
+    built: Measured
+    passes: Sequence[PassRow]
+    threads: int
+
+    @property
+    def speedup(self) -> Ratio:
+        return self.built.latency.speedup_over(self.untouched.latency)
+
+    @property
+    def shrinkage(self) -> float:
+        """How many times smaller."""
+        return self.untouched.size / self.built.size
+
+    @property
+    def drop(self) -> float | None:
+        """How much worse the metric got, on its own scale."""
+        if self.metric is None or self.untouched.score is None or self.built.score is None:
+            return None
+        return self.metric.drop(self.untouched.score.value, self.built.score.value)
+
+    @property
+    def flips(self) -> tuple[int, int] | None:
+        """For accuracy: how many samples only the untouched model gets right, and how many only the artifact."""
+        before, after = (None if it.score is None else it.score.hits for it in (self.untouched, self.built))
+        if before is None or after is None:
+            return None
+        return int((before & ~after).sum()), int((after & ~before).sum())
+
+    def load(self, threads: int | None = None) -> Executable:
+        """The artifact, ready to run."""
+        from ..backends.artifact import load
+
+        return load(self.directory, threads)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "metric": None if self.metric is None else self.metric.name,
+            "metric_drop": self.drop,
+            "flips": self.flips,
+            "speedup": plain(self.speedup),
+            "size_ratio": self.shrinkage,
+            "threads": self.threads,
+            "untouched": _measured(self.untouched),
+            "built": _measured(self.built),
+            "passes": [plain(row) for row in self.passes],
+        }
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses as objects, enums and paths as text, numbers that aren't finite as null."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in cast("Sequence[Any]", value)]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _measured(model: Measured) -> dict[str, Any]:
+    return {
+        "backend": model.backend,
+        "latency_seconds": model.latency.median,
+        "size_bytes": model.size,
+        "metric": None if model.score is None else model.score.value,
+    }

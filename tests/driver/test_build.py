@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.driver.build import build
+from planish.driver.recipe import make_recipe
+from planish.driver.reporter import Reporter
+from planish.ir.errors import BudgetError, CheckError, ModelError, UsageError
+
+
+def recipe(folder: Path, **changes: object) -> object:
+    data = {"calibration": "data.py:calibration", "evaluation": "data.py:test"}
+    content = {"model": "net.planish", "data": data, "backend": "onnxruntime", "passes": ["cleanup"]}
+    return make_recipe({**content, "folder": folder, **changes})
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if "dist" in path.name]
+
+
+class Listener(Reporter):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_an_artifact_is_built_and_measured(folder: Path) -> None:
+    artifact = build(recipe(folder, model="model.py:build"))
+    assert artifact.untouched.score is not None
+    assert artifact.built.score is not None
+    assert artifact.built.score.value == 1.0  # the labels are what the model itself says
+    assert (artifact.drop, artifact.flips) == (0.0, (0, 0))
+    assert artifact.passes[0].text == "source"
+    assert artifact.passes[0].metric == 1.0
+    assert [row.drift for row in artifact.passes[1:]] == [0.0] * (len(artifact.passes) - 1)
+
+    manifest = json.loads((artifact.directory / "manifest.json").read_text())
+    assert manifest["recipe"]["model"] == "model.py:build"
+    assert manifest["measurements"]["built"]["metric"] == 1.0
+
+    features = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
+    assert artifact.load()(features)[0].shape == (5, 4)
+
+
+def test_a_second_build_gives_the_same_bytes_and_replaces_the_first(folder: Path) -> None:
+    first = build(folder / "recipe.yaml")
+    model = (first.directory / "model.onnx").read_bytes()
+    (first.directory / "stale").touch()
+    second = build(folder / "recipe.yaml")
+    assert (second.directory / "model.onnx").read_bytes() == model
+    assert not (second.directory / "stale").exists()
+    assert leftovers(folder) == ["dist"]
+
+
+def test_the_metric_is_evaluated_after_lossy_passes(folder: Path) -> None:
+    artifact = build(recipe(folder, passes=["dce", "passes_of_mine:Negate", "dce"]))
+    assert [row.metric for row in artifact.passes][:2] == [1.0, None]
+    assert artifact.passes[2].metric == artifact.built.score.value < 0.5
+    assert artifact.passes[3].metric is None
+    worse, better = artifact.flips
+    assert artifact.drop == pytest.approx((worse - better) / 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"passes": ["passes_of_mine:Wrong"]}, CheckError, "pass wrong declares itself rounding, but output 'output'"),
+        (
+            {"passes": ["passes_of_mine:Negate"], "budget": {"metric_drop": "1%"}},
+            BudgetError,
+            "the metric drops by 1.0000, more than 0.01",
+        ),
+        (
+            {"budget": {"latency": "1 ns", "size": "10 B"}},
+            BudgetError,
+            "the latency is .*, more than 1 ns; the size is",
+        ),
+        ({"passes": ["passes_of_mine:Explode"]}, RuntimeError, "out of luck"),
+        ({"passes": ["passes_of_mine:Signal{number=2}"]}, KeyboardInterrupt, None),
+        ({"data": {"evaluation": "data.py:calibration"}}, ModelError, "data.py:calibration has no labels"),
+        ({"budget": {"metric_drop": 0.1}, "data": {}}, UsageError, "needs evaluation data with labels"),
+        ({"data": {"evaluation": "data.py:test", "metric": "acuracy"}}, UsageError, "did you mean 'accuracy'"),
+        ({"target": "x87"}, UsageError, "unknown target 'x87'"),
+    ],
+)
+def test_nothing_is_written_unless_all_is_well(
+    folder: Path, changes: dict[str, object], kind: type[BaseException], message: str | None
+) -> None:
+    with pytest.raises(kind, match=message):
+        build(recipe(folder, **changes))
+    assert leftovers(folder) == []
+
+
+def test_a_failed_build_leaves_the_older_artifact(folder: Path) -> None:
+    model = build(folder / "recipe.yaml").directory / "model.onnx"
+    before = model.read_bytes()
+    with pytest.raises(BudgetError):
+        build(recipe(folder, budget={"size": "10 B"}))
+    assert model.read_bytes() == before
+
+
+def test_a_folder_that_is_no_artifact_is_refused_before_the_work(folder: Path) -> None:
+    (folder / "dist").mkdir()
+    (folder / "dist" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="exists and is not an artifact"):
+        build(recipe(folder, model="model.py:raises"))
+    assert leftovers(folder) == ["dist"]
+
+
+def test_one_source_of_data_is_split(folder: Path) -> None:
+    data = {"calibration": "data.py:test", "evaluation": "data.py:test"}
+    artifact = build(recipe(folder, data=data))
+    assert artifact.built.score is not None
+    assert artifact.built.score.hits is not None
+    assert len(artifact.built.score.hits) == 32  # of 48 samples in three batches, the first batch calibrates
+
+
+def test_a_source_without_labels_calibrates_only(folder: Path) -> None:
+    listener = Listener()
+    data = {"calibration": "data.py:calibration", "evaluation": "data.py:calibration"}
+    artifact = build(recipe(folder, data=data), listener)
+    assert artifact.metric is None
+    assert listener.notes == ["data.py:calibration has no labels: it calibrates, and no metric is evaluated"]
+
+
+def test_a_pass_that_changes_nothing_is_warned_about(folder: Path) -> None:
+    listener = Listener()
+    build(recipe(folder, passes=["cleanup", "passes_of_mine:Idle"], data={}), listener)
+    assert listener.warnings == ["passes_of_mine:Idle changed nothing: first: nothing to do here"]

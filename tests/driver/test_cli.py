@@ -1,0 +1,243 @@
+"""The command line as a user meets it: exit codes, messages, JSON, and what is never imported."""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from planish.driver import cli
+from planish.ir.opset import OPSET
+
+RUN = "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); from planish.driver.cli import main; main()"
+HEAVY = "torch,onnx,onnx_ir,onnxruntime,tvm,scipy,networkx,yaml,rich"
+
+
+def planish(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def message(result: Result) -> str:
+    """What stderr says, in one line."""
+    return " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blocked", "expected"),
+    [
+        (["--help"], f"{HEAVY},pydantic,numpy", ["build", "opt", "inspect", "bench", "compare", "passes", "targets"]),
+        (["build", "--help"], f"{HEAVY},numpy", ["--max-drop", "--backend"]),
+        (["--version"], HEAVY, ["0."]),
+        (["passes"], HEAVY, ["fold-constants", "quantize", "preset: fold-constants"]),
+        (["passes", "quantize"], HEAVY, ["lossy", "scheme=int8", "observer: how calibration"]),
+        (["targets"], HEAVY, ["native", "x86-64-avx512-vnni"]),
+        (["targets", "x86-64"], HEAVY, ["architecture", "x86_64"]),
+    ],
+)
+def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], blocked: str, expected: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", RUN, blocked, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [text for text in expected if text not in done.stdout] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["build", "nowhere.yaml"], 2, "error: there is no recipe nowhere.yaml"),
+        (["build", "misspelt.yaml"], 2, "misspelt.yaml: unknown key 'budget.latncy'; did you mean 'latency'?"),
+        (["build", "recipe.yaml", "-p", "dce"], 2, "a recipe says itself what its passes are"),
+        (["build", "model.py:build"], 2, "give the artifact's folder: -o DIR"),
+        (["build", "model.py:build", "-o", "x", "--max-drop", "a bit"], 2, "'budget.metric_drop': 'a bit' is not an"),
+        (["build", "net.planish", "-o", "x", "-p", "claenup"], 2, "unknown pass 'claenup'; did you mean 'cleanup'?"),
+        (["build", "model.py:buidl", "-o", "x"], 2, "model.py has no 'buidl'; did you mean 'build'?"),
+        (["build", "model.py:raises", "-o", "x"], 3, "model.py:raises failed: TypeError"),
+        (["build", "model.py:with_nan", "-o", "x"], 3, "weight 'first.weight' of first"),
+        (["build", "model.py:data_dependent", "-o", "x"], 3, "torch.export refuses Choosy"),
+        (["build", "net.planish", "-o", "x", "-d", "data.py:wrong_shape"], 3, "data.py:wrong_shape, batch 0: input"),
+        (["build", "net.planish", "-o", "x", "-p", "passes_of_mine:Wrong"], 4, "pass wrong declares itself"),
+        (["inspect", "truncated.onnx"], 3, "truncated.onnx is not an ONNX file, or is truncated"),
+        (["inspect", "net.planish", "-t", "x86_64"], 2, "unknown target 'x86_64'; did you mean 'x86-64'?"),
+        (["opt", "net.planish", "-p", "dce{hard=true}"], 2, "pass dce has no option 'hard'"),
+        (["opt", "net.planish", "-p", "dce", "-o", "out.txt"], 2, "out.txt must end in .onnx or .planish"),
+        (["passes", "quantise"], 2, "unknown pass 'quantise'; did you mean 'quantize'?"),
+        (["targets", "nativ"], 2, "unknown target 'nativ'; did you mean 'native'?"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_message(folder: Path, arguments: list[str], code: int, expected: str) -> None:
+    (folder / "misspelt.yaml").write_text("model: model.py:build\nbudget: {latncy: 1 ms}")
+    (folder / "truncated.onnx").write_bytes(bytes(range(40)))
+    result = planish(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert expected in message(result)
+    assert result.stderr.count("error: ") == 1
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not (folder / "x").exists()
+
+
+def test_an_unknown_operator_is_named(folder: Path) -> None:
+    import onnx
+
+    node = onnx.helper.make_node("Rellu", ["x"], ["y"], "layer7")
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", ports[:1], ports[1:])
+    (folder / "odd.onnx").write_bytes(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)]).SerializeToString()
+    )
+    result = planish("build", "odd.onnx", "-o", "x")
+    assert result.exit_code == 3
+    assert "odd.onnx" in message(result)
+    assert "Rellu" in message(result)
+    assert "did you mean Relu?" in message(result)
+
+
+def test_a_missed_budget(folder: Path) -> None:
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(f"{text}\nbudget: {{size: 10 B}}\n")
+    result = planish("build", "recipe.yaml")
+    assert result.exit_code == 5
+    assert "the budget is missed, so nothing is written: the size is" in message(result)
+    assert "smaller" in message(result)  # the summary is shown all the same
+    assert not (folder / "dist").exists()
+
+
+def test_a_bug_of_ours_leaves_a_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+    result = planish("build", "net.planish", "-o", "x", "-p", "passes_of_mine:Explode")
+    assert result.exit_code == 1
+    assert "RuntimeError: out of luck" in result.stderr
+    [report] = (folder / "tmp").iterdir()  # and the temporary folders are gone
+    assert str(report) in result.stderr
+    assert "raise RuntimeError" in report.read_text()
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".x")] == []
+
+
+def test_an_interrupt(folder: Path) -> None:
+    result = planish("build", "net.planish", "-o", "x", "-p", f"passes_of_mine:Signal{{number={signal.SIGINT:d}}}")
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    assert [path.name for path in folder.iterdir() if "x" in path.suffixes or path.name.startswith(".x")] == []
+
+
+def test_a_termination_cleans_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = f"passes_of_mine:Signal{{number={signal.SIGTERM:d}}}"
+    monkeypatch.setattr(sys, "argv", ["planish", "build", "net.planish", "-o", "x", "-p", step])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in folder.iterdir() if path.name.startswith((".x", "x"))] == []
+
+
+def test_build_from_flags(folder: Path) -> None:
+    arguments = ["-p", "cleanup,fuse", "-d", "data.py:test", "-b", "onnxruntime", "--max-drop", "1%", "-o", "out"]
+    result = planish("build", "net.planish", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["metric"] == "accuracy"
+    assert report["metric_drop"] == 0
+    assert report["untouched"]["latency_seconds"] > 0
+    assert (folder / "out" / "model.onnx").is_file()
+    assert report["built"]["size_bytes"] == (folder / "out" / "model.onnx").stat().st_size
+    assert "accuracy" in result.stderr
+    assert "fold-constants" in result.stderr
+
+
+def test_flags_say_where_a_recipe_builds(folder: Path) -> None:
+    assert planish("build", "recipe.yaml", "-o", "elsewhere").exit_code == 0
+    assert (folder / "elsewhere" / "manifest.json").is_file()
+    assert not (folder / "dist").exists()
+
+
+def test_opt_prints_writes_and_times(folder: Path) -> None:
+    result = planish("opt", "net.planish", "-p", "cleanup", "--print-ir-after=dce", "--time-passes")
+    assert result.exit_code == 0, result.stderr
+    assert "Relu" in result.stdout
+    assert "// after dce" in result.stderr
+    assert "// after cse" not in result.stderr
+    assert "fold-constants" in result.stderr
+
+    assert "// before cse" in planish("opt", "net.planish", "-p", "cse", "--print-ir-before").stderr
+    idle = planish("opt", "net.planish", "-p", "passes_of_mine:Idle,passes_of_mine:Negate", "--print-ir-changed")
+    assert "// after passes_of_mine:Negate" in idle.stderr
+    assert "// after passes_of_mine:Idle" not in idle.stderr
+
+    result = planish("opt", "net.planish", "-p", "dce", "-o", "copy.planish", "--json")
+    assert [record["name"] for record in json.loads(result.stdout)] == ["dce"]
+    again = planish("opt", "copy.planish", "-p", "dce", "-o", "net.onnx")
+    assert again.exit_code == 0, again.stderr
+    assert planish("inspect", "net.onnx").exit_code == 0
+
+
+def test_opt_can_leave_out_the_checks(folder: Path) -> None:
+    wrong = ["opt", "net.planish", "-p", "passes_of_mine:Wrong", "-o", "wrong.planish"]
+    assert planish(*wrong).exit_code == 4
+    assert not (folder / "wrong.planish").exists()
+    assert planish(*wrong, "--verify", "structure").exit_code == 0
+
+
+def test_inspect(folder: Path) -> None:
+    inspection = json.loads(planish("inspect", "net.planish", "-t", "x86-64-avx512-vnni", "--json").stdout)
+    assert inspection["inputs"] == {"features": "float32[batch, 8]"}
+    assert inspection["cost"]["parameters"] == 8 * 16 + 16 + 16 * 4 + 4
+    assert inspection["cost"]["flops"] >= 2 * (8 * 16 + 16 * 4)
+    operators = {row["name"]: row for row in inspection["operators"]}
+    assert sum(row["count"] for row in operators.values()) == inspection["cost"]["nodes"]
+    assert operators["Relu"]["int8"] == []
+    assert any("onnxruntime" in row["int8"] for row in operators.values())
+    assert {"first", "second"} <= inspection["modules"].keys()
+    assert "first" in planish("inspect", "net.planish").stderr
+
+
+def test_bench(folder: Path, artifact: Path) -> None:
+    rows: list[Any] = json.loads(planish("bench", str(artifact), "net.planish", "--json").stdout)
+    assert [row["name"] for row in rows] == [str(artifact), "net.planish"]
+    assert rows[0]["speedup"] == {"median": 1, "lower": 1, "upper": 1}
+    assert all(len(row["latency"]["rounds"]) > 5 and row["size"] > 0 for row in rows)
+    if sys.platform == "linux":
+        assert all(row["memory"] > 1_000_000 for row in rows)
+    assert "faster" in planish("bench", str(artifact), "-d", "data.py:test").stderr
+
+
+def test_compare(folder: Path, artifact: Path) -> None:
+    comparison = json.loads(planish("compare", "net.planish", str(artifact), "-d", "data.py:test", "--json").stdout)
+    [output] = comparison["outputs"]
+    assert output["largest"] < 1e-5
+    assert output["cosine"] == pytest.approx(1)
+    assert output["agreement"] == 1
+    assert comparison["a"]["metric"] == comparison["b"]["metric"] == 1
+
+    planish("opt", "net.planish", "-p", "passes_of_mine:Negate", "-o", "negated.onnx")
+    result = planish("compare", "net.planish", "negated.onnx", "-d", "data.py:test", "--json")
+    [output] = json.loads(result.stdout)["outputs"]
+    assert output["cosine"] == pytest.approx(-1)
+    assert output["largest_relative"] == pytest.approx(2)
+    assert output["sqnr"] == pytest.approx(-20 * np.log10(2))
+    assert output["agreement"] < 0.5
+    assert "cosine" in planish("compare", "net.planish", "negated.onnx").stderr
+
+
+def test_compare_refuses_what_does_not_correspond(folder: Path) -> None:
+    (folder / "other.py").write_text(
+        "import torch\ndef build(): return torch.nn.Linear(8, 3), (torch.zeros(2, 8),), ({0: torch.export.Dim('n')},)\n"
+    )
+    result = planish("compare", "net.planish", "other.py:build")
+    assert result.exit_code == 3
+    assert "output 'output' has shapes [1, 4] and [1, 3]" in message(result)
+
+
+def test_passes_as_json() -> None:
+    described = json.loads(planish("passes", "prune-channels", "--json").stdout)
+    assert described["effect"] == "lossy"
+    assert "ratio" in described["options"]
+    assert "native" in json.loads(planish("targets", "--json").stdout)

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.backends.base import Port
+from planish.driver.data import held_out, random_sample, read_data, single_sample
+from planish.driver.reference import isolated_imports
+from planish.ir.errors import ModelError, UsageError
+
+OPEN = [Port("features", "float32", ("batch", 8))]
+FIXED = [Port("features", "float32", (3, 8))]
+
+
+def features(count: int) -> np.ndarray:
+    return np.arange(count * 8, dtype=np.float32).reshape(count, 8)
+
+
+def test_npz_is_cut_into_batches(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", features=features(70), labels=np.arange(70))
+    batches = read_data("data.npz", tmp_path, OPEN)
+    assert [len(batch.labels) for batch in batches] == [17, 17, 17, 17, 2]
+    np.testing.assert_array_equal(np.concatenate([batch.inputs["features"] for batch in batches]), features(70))
+    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), np.arange(70))
+
+
+def test_npz_follows_a_fixed_batch(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", features=features(6))
+    batches = read_data("data.npz", tmp_path, FIXED)
+    assert [batch.inputs["features"].shape for batch in batches] == [(3, 8), (3, 8)]
+    np.savez(tmp_path / "data.npz", features=features(7))
+    with pytest.raises(ModelError, match="holds 7 samples, but the model takes 3 at a time"):
+        read_data("data.npz", tmp_path, FIXED)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"feature": features(4)}, r"batch 0: the model has no input 'feature'; did you mean 'features'\?"),
+        ({"features": features(4)[:, :7]}, r"'features' must be float32\[batch, 8\], got float32\[1, 7\]"),
+        ({"features": features(4).astype(np.float64)}, r"must be float32\[batch, 8\], got float64\[1, 8\]"),
+        ({"features": features(4), "labels": np.arange(5)}, "differ in their number of samples: features 4, labels 5"),
+        ({"features": features(0)}, "holds no batches"),
+    ],
+)
+def test_bad_npz(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ModelError, match=message):
+        read_data("data.npz", tmp_path, OPEN)
+
+
+def test_npz_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "data.npz").write_bytes(b"PK but no archive")
+    with pytest.raises(ModelError, match=r"data.npz is not an .npz of plain arrays"):
+        read_data("data.npz", tmp_path, OPEN)
+    with pytest.raises(UsageError, match=r"there is no data .*dta.npz; did you mean 'data.npz'\?"):
+        read_data("dta.npz", tmp_path, OPEN)
+
+
+def test_every_form_of_a_batch_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\n"
+        "import torch\n"
+        "x, y = np.ones((2, 8), np.float32), [0, 1]\n"
+        "def batches():\n"
+        "    return [x, {'features': x}, (x, y), ({'features': x}, y), ([x], y), {'features': x, 'labels': y},\n"
+        "            [torch.ones(2, 8), torch.tensor([0, 1])]]\n"
+    )
+    with isolated_imports(tmp_path):
+        batches = read_data("data.py:batches", tmp_path, OPEN)
+    assert all(np.array_equal(batch.inputs["features"], np.ones((2, 8))) for batch in batches)
+    assert [None if batch.labels is None else list(batch.labels) for batch in batches] == [None] * 2 + [[0, 1]] * 5
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("misnamed", r"data.py:misnamed, batch 0: the model has no input 'feature'"),
+        ("wrong_shape", "data.py:wrong_shape, batch 0: input 'features' must be"),
+        ("wrong_dtype", r"got float64\[48, 8\]"),
+        ("breaks_off", r"data.py:breaks_off failed: OSError: the disk is gone \(.*data.py:\d+\)"),
+    ],
+)
+def test_bad_factories(folder: Path, factory: str, message: str) -> None:
+    with isolated_imports(folder), pytest.raises(ModelError, match=message):
+        read_data(f"data.py:{factory}", folder, OPEN)
+
+
+def test_held_out_batches_are_disjoint(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", features=features(40), labels=np.arange(40))
+    calibration, evaluation = held_out(read_data("data.npz", tmp_path, OPEN))
+    seen, kept = ({int(label) for batch in part for label in batch.labels} for part in (calibration, evaluation))
+    assert seen
+    assert kept
+    assert not seen & kept
+    assert seen | kept == set(range(40))
+
+
+def test_single_sample_cuts_the_open_batch_only() -> None:
+    ports = [Port("x", "float32", ("batch", 8)), Port("table", "float32", (5, 8)), Port("y", "float32", ("n", 2))]
+    feeds = {"x": features(4), "table": features(5), "y": np.zeros((3, 2), np.float32)}
+    shapes = {name: array.shape for name, array in single_sample(feeds, ports).items()}
+    assert shapes == {"x": (1, 8), "table": (5, 8), "y": (3, 2)}
+
+
+def test_random_samples_fit_their_ports() -> None:
+    sample = random_sample([Port("ids", "int64", ("batch", "tokens")), Port("x", "float16", ("batch", 3))], 7)
+    assert {name: (array.dtype.name, array.shape) for name, array in sample.items()} == {
+        "ids": ("int64", (1, 7)),
+        "x": ("float16", (1, 3)),
+    }

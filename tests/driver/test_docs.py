@@ -1,0 +1,48 @@
+"""What the documentation shows is true: its code runs and its recipe reads."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import planish
+from planish.driver.recipe import make_recipe
+from planish.driver.reference import isolated_imports, resolve
+from planish.ir import errors
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(file: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / file).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_passes_of_the_documentation_work(folder: Path) -> None:
+    (folder / "my_passes.py").write_text("\n".join(blocks("passes.md", "python")))
+    with isolated_imports(folder):
+        graph = planish.read("net.planish")
+        result = planish.optimize(graph, "my_passes:ClampedRelu{limit=4},my_passes:swish")
+    assert [node.operator for node in result.graph.nodes] == ["Gemm", "Clip", "Gemm"]
+    assert [record.result.changed for record in result.records] == [True, False]
+
+
+def test_the_recipe_of_the_documentation_reads() -> None:
+    import yaml
+
+    [text] = blocks("recipes.md", "yaml")
+    recipe = make_recipe(yaml.safe_load(text))
+    assert recipe.budget.latency == pytest.approx(0.005)
+    assert {"quantize", "prune-channels"} <= {step.name for step in recipe.pipeline()}
+
+
+def test_a_metric_of_the_documentation_is_marked(tmp_path: Path) -> None:
+    (tmp_path / "metric.py").write_text("\n".join(blocks("recipes.md", "python")))
+    with isolated_imports(tmp_path):
+        assert resolve("metric.py:character_error_rate", tmp_path).lower_is_better
+
+
+def test_every_error_has_its_line() -> None:
+    rows = re.findall(r"\| (\d) \|.*\| `(\w+)` \|", (DOCS / "errors.md").read_text(encoding="utf-8"))
+    assert {name: int(code) for code, name in rows} == {
+        kind.__name__: kind.exit_code for kind in errors.PlanishError.__subclasses__()
+    }

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.driver.data import Batch
+from planish.driver.evaluation import Metric, accuracy, evaluate, find_metric, spearman
+from planish.driver.reference import isolated_imports
+from planish.ir.errors import ModelError, UsageError
+
+EYE = np.eye(4, dtype=np.float32)
+
+
+def test_accuracy_counts_samples_not_batches() -> None:
+    predictions = [[EYE[[0, 1, 2]]], [EYE[[3]]]]
+    assert accuracy(predictions, [np.array([0, 1, 0]), np.array([0])]) == 0.5
+
+
+def test_accuracy_per_token() -> None:
+    assert accuracy([[EYE[[[0, 1], [2, 3]]]]], [[[0, 1], [2, 0]]]) == 0.75
+
+
+def test_labels_of_another_shape_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"accuracy needs labels of shape \[2\], got \[2, 1\]"):
+        accuracy([[EYE[[0, 1]]]], [np.array([[0], [1]])])
+
+
+def test_spearman_ranks_over_all_batches() -> None:
+    predictions = [[np.array([[1.0], [2.0]])], [np.array([[30.0]])]]
+    assert spearman(predictions, [[0.1, 0.2], [0.3]]) == pytest.approx(1)
+    assert spearman(predictions, [[0.3, 0.2], [0.1]]) == pytest.approx(-1)
+
+
+def test_a_metric_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "metric.py").write_text(
+        "def errors(predictions, labels):\n"
+        "    return sum(len(outputs) != len(texts) for outputs, texts in zip(predictions, labels))\n"
+        "errors.lower_is_better = True\n"
+    )
+    with isolated_imports(tmp_path):
+        metric = find_metric("metric.py:errors", tmp_path)
+    batches = [Batch({}, ["one", "two"]), Batch({}, ["three"])]
+    assert evaluate(metric, lambda feeds: [EYE], batches).value == 1
+    assert metric.drop(before=1, after=3) == 2
+    assert Metric("accuracy", accuracy).drop(before=0.9, after=0.8) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("acuracy", r"unknown metric 'acuracy'; did you mean 'accuracy'\?"), ("math:pi", "the metric math:pi is not")],
+)
+def test_unknown_metrics(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_metric(name, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])
+def test_a_metric_must_be_a_number(value: object) -> None:
+    with pytest.raises(ModelError, match=r"the metric mine is .*, not a finite number"):
+        evaluate(Metric("mine", lambda predictions, labels: value), lambda feeds: [EYE], [Batch({}, [0])])

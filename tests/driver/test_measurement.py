@@ -1,0 +1,27 @@
+import time
+
+import numpy as np
+
+from planish.driver.measurement import Latency, interleaved
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    slow, fast = Latency(np.array([2.0, 40.0, 6.0, 8.0])), Latency(np.array([1.0, 10.0, 3.0, 4.0]))
+    ratio = fast.speedup_over(slow)
+    assert (ratio.median, ratio.lower) == (2.0, 2.0)  # the medians' ratio would be 2, the means' 3.1
+    assert ratio.upper == 2.5
+    assert str(ratio) == "2.00x (2.00-2.50)"
+
+
+def test_models_run_in_turn() -> None:
+    seen: list[str] = []
+
+    def model(name: str) -> object:
+        seen.append(name)
+        time.sleep(0.03)  # longer than a block: one call for each
+
+    latencies = interleaved([lambda: model("a"), lambda: model("b")])
+    assert len(latencies) == 2
+    assert all(latency.rounds.min() >= 0.03 for latency in latencies)
+    after_warm_up = "".join(seen).lstrip("a").lstrip("b")
+    assert after_warm_up.count("ab") + after_warm_up.count("ba") >= len(latencies[0].rounds)

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+
+from planish.driver.recipe import make_recipe, read_recipe
+from planish.driver.reference import isolated_imports
+from planish.ir.errors import UsageError
+from planish.passes.pipeline import format_pipeline
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_everything_is_read(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "recipe.yaml",
+        """
+        model: model.py:build
+        data: {calibration: data.py:calibration, evaluation: data.npz, metric: spearman}
+        target: x86-64
+        backend: tvm
+        passes:
+          - cleanup
+          - quantize: {scheme: int8-dynamic, skip: [head, tail]}
+          - dce
+        budget: {metric_drop: 1%, latency: 5 ms, size: 10 MB}
+        output: out/
+        """,
+    )
+    recipe = read_recipe(path)
+    assert (recipe.model, recipe.target, recipe.backend) == ("model.py:build", "x86-64", "tvm")
+    assert (recipe.data.calibration, recipe.data.evaluation, recipe.data.metric) == (
+        "data.py:calibration",
+        "data.npz",
+        "spearman",
+    )
+    assert (recipe.budget.metric_drop, recipe.budget.latency, recipe.budget.size) == (0.01, 0.005, 10e6)
+    assert recipe.folder / recipe.output == tmp_path / "out"
+    text = format_pipeline(recipe.pipeline())
+    assert text.startswith("fold-constants,")
+    assert text.endswith("quantize{scheme=int8-dynamic,skip=head|tail},dce")
+
+
+def test_passes_of_the_recipes_folder_are_found(folder: Path) -> None:
+    recipe = make_recipe({"model": "m.onnx", "passes": ["passes_of_mine:Negate"], "folder": folder})
+    with isolated_imports(folder):
+        assert [step.name for step in recipe.pipeline()] == ["negate"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: m.onnx\nbudgt: {}", r"recipe.yaml: unknown key 'budgt'; did you mean 'budget'\?"),
+        ("model: m.onnx\ndata: {evalation: x}", r"unknown key 'data.evalation'; did you mean 'evaluation'\?"),
+        ("model: m.onnx\nfolder: x", "unknown key 'folder'"),
+        ("backend: auto", "the key 'model' is missing"),
+        ("model: m.onnx\nbudget: {latency: 5}", "'budget.latency': '?5'? is not an amount such as '3 ns'"),
+        ("model: m.onnx\nbackend: cuda", "'backend': Input should be 'auto', 'onnxruntime' or 'tvm'"),
+        ("model: m.onnx\npasses: cleanup", "'passes': expected a list of passes"),
+        ("model: m.onnx\npasses: [{dce: 1}]", "'passes': expected `name` or `name: {option: value}`, got {'dce': 1}"),
+        ("model: m.onnx\npasses: [", "recipe.yaml:2 is not YAML"),
+        ("just words", "recipe.yaml is not a recipe"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "recipe.yaml", text)
+    with pytest.raises(UsageError, match=message.replace("{", r"\{").replace("[", r"\[")):
+        read_recipe(path)
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no recipe .*nowhere.yaml"):
+        read_recipe(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("quantise", r"unknown pass 'quantise'; did you mean 'quantize'\?"),
+        ({"quantize": {"schema": "int8"}}, r"no option 'schema'; did you mean 'scheme'\?"),
+        ({"prune-channels": {"ratio": "half"}}, "takes float, not 'half'"),
+    ],
+)
+def test_bad_passes(step: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_recipe({"model": "m.onnx", "passes": [step]}).pipeline()
