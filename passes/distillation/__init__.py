@@ -1,0 +1,1 @@
+"""The source graph teaches the current one."""

@@ -1,0 +1,64 @@
+"""What a student is asked to match of its teacher's outputs."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ...ir.graph import Constant, Graph, Value
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+
+class Measure(Enum):
+    """How one output is compared with the teacher's."""
+
+    PROBABILITIES = "kl of probabilities"
+    LOGITS = "kl of logits"
+    NUMBERS = "mse"
+
+
+def choose_measures(teacher: Graph, loss: str) -> dict[str, Measure]:
+    """A measure for each output that is a float, by its name.
+
+    Args:
+        teacher: whose outputs are to be matched.
+        loss: `kl`, `mse`, or `auto`, which takes `kl` for what softmax gives and for what a linear layer gives in two
+            dimensions.
+    """
+    return {name: _measure(value, loss) for name, value in teacher.outputs.items() if value.dtype.is_float}
+
+
+def _measure(output: Value, loss: str) -> Measure:
+    if loss == "mse":
+        return Measure.NUMBERS
+    if output.producer is not None and output.producer.operator == "Softmax":
+        return Measure.PROBABILITIES
+    return Measure.LOGITS if loss == "kl" or _is_logits(output) else Measure.NUMBERS
+
+
+def _is_logits(output: Value) -> bool:
+    node = output.producer
+    if node is None or output.type.rank != 2:
+        return False
+    if node.operator == "Add":  # a bias
+        operands = [value for value in node.inputs if value is not None and not isinstance(value, Constant)]
+        node = operands[0].producer if len(operands) == 1 else None
+    return node is not None and node.operator in ("Gemm", "MatMul")
+
+
+def measure(
+    measures: Mapping[str, Measure], got: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], temperature: float
+) -> "Tensor":
+    """The loss of one batch, summed over outputs; classes lie along the last axis."""
+    losses = [_distance(kind, got[name].float(), wanted[name].float(), temperature) for name, kind in measures.items()]
+    return sum(losses[1:], start=losses[0])
+
+
+def _distance(kind: Measure, got: "Tensor", wanted: "Tensor", temperature: float) -> "Tensor":
+    if kind is Measure.NUMBERS:
+        return (got - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
+    if kind is Measure.PROBABILITIES:
+        got, wanted = got.clamp_min(1e-12).log(), wanted.clamp_min(1e-12).log()
+    ours, theirs = (logits.div(temperature).log_softmax(-1) for logits in (got, wanted))
+    return (theirs.exp() * (theirs - ours)).sum(-1).mean() * temperature**2

@@ -1,0 +1,64 @@
+"""Layers that multiply by a constant matrix: linear ones, and convolutions with 1x1 kernels."""
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Constant, Graph, Node
+
+_PRODUCTS = ("Gemm", "MatMul", "com.microsoft::FusedMatMul")
+_WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
+_TURNS = ("transA", "transBatchA", "transBatchB")
+
+
+def read_matrix(node: Node) -> np.ndarray | None:
+    """A view of the weight of shape [inputs, outputs]; None where the node is no such layer."""
+    weight = node.constant(1)
+    if weight is None or isinstance(node.input(0), Constant) or any(node.attributes.get(name) for name in _TURNS):
+        return None
+    if node.operator == "Conv" and node.attributes.get("group", 1) == 1 and set(weight.shape[2:]) == {1}:
+        return weight.reshape(weight.shape[:2]).T
+    if node.operator in _PRODUCTS and weight.ndim == 2:
+        return weight.T if node.attributes.get("transB") else weight
+    return None
+
+
+def channel_axis(node: Node) -> int:
+    """The axis of the layer's input that the matrix contracts."""
+    return 1 if node.operator == "Conv" else -1
+
+
+def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) -> None:
+    """Put a layer of the first matrix in front of a node, and give the node the second.
+
+    The node keeps its bias, its activation and whatever else it does to the product. The new layer is plain, and takes
+    over what a convolution does to its window.
+
+    Args:
+        graph: edited in place.
+        node: a layer that `read_matrix` reads.
+        first: shape [inputs, rank].
+        second: shape [rank, outputs].
+    """
+    x, old = node.inputs[:2]
+    assert x is not None
+    assert isinstance(old, Constant)
+    op = Builder(graph, before=node, location=node.location)
+    if node.operator == "Conv":
+        window = {name: node.attributes.pop(name) for name in _WINDOW if name in node.attributes}
+        narrow = op.Conv(x, op.constant(_as_stored(first, node, old), f"{old.name}_in"), **window)
+    elif node.operator == "Gemm":
+        turned = node.attributes.get("transB")
+        narrow = op.Gemm(x, op.constant(_as_stored(first, node, old), f"{old.name}_in"), transB=turned)
+    else:
+        narrow = op.MatMul(x, op.constant(first.astype(old.data.dtype), f"{old.name}_in"))
+    graph.set_input(node, 0, narrow)
+    graph.set_input(node, 1, op.constant(_as_stored(second, node, old), f"{old.name}_out"))
+    if not old.uses and not graph.is_output(old):
+        graph.erase_constant(old)
+
+
+def _as_stored(matrix: np.ndarray, node: Node, old: Constant) -> np.ndarray:
+    """A matrix [inputs, outputs] in the layout that the node has its weight in."""
+    turned = node.operator == "Conv" or node.attributes.get("transB")
+    stored = np.ascontiguousarray((matrix.T if turned else matrix).astype(old.data.dtype))
+    return stored.reshape(*stored.shape, *old.data.shape[2:])

@@ -1,0 +1,90 @@
+"""Taking indices out of axes: constants are sliced, and what nodes say about sizes is written anew."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ...ir.dims import Dim
+from ...ir.graph import Constant, Graph, Node, Value
+
+Kept = Mapping[tuple[Value, int], np.ndarray]
+"""For an axis of a value a boolean for each of its indices: whether it stays."""
+
+
+def shrink(graph: Graph, kept: Kept) -> None:
+    """Take indices out of a graph, along with all that is coupled to them.
+
+    Args:
+        graph: edited in place.
+        kept: of every axis that loses indices; closed under coupling, as whole channels of a `ChannelGroup` are.
+    """
+    from ...ir.infer import refresh  # brings torch, which listing the passes must not
+
+    for (value, axis), mask in kept.items():
+        shape = list(value.shape)
+        shape[axis] = int(mask.sum())
+        value.type = replace(value.type, shape=tuple(shape))
+        if isinstance(value, Constant):
+            value.data = np.compress(mask, value.data, axis=axis)
+    for node in graph.nodes:
+        _resize_attributes(graph, node, kept)
+    refresh(graph)
+
+
+def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
+    """Bring a node's own idea of the sizes of its operands up to date."""
+    match node.operator:
+        case "Conv" | "ConvTranspose" if node.attributes.get("group", 1) != 1:
+            _regroup(node, kept)
+        case "Reshape" if _touched(node, kept):
+            _replace_ints(graph, node, 1, _reshape_target(node))
+            node.attributes.pop("allowzero", None)
+        case "Resize" if _touched(node, kept) and node.constant(3) is not None:
+            _replace_ints(graph, node, 3, _updated_sizes(node, kept))
+        case "Split" if _touched(node, kept):
+            axis = node.attributes.get("axis", 0)
+            assert isinstance(axis, int)
+            _replace_ints(graph, node, 1, [output.shape[axis] for output in node.outputs])
+            node.attributes.pop("num_outputs", None)
+        case _:
+            pass
+
+
+def _touched(node: Node, kept: Kept) -> bool:
+    return any((output, axis) in kept for output in node.outputs for axis in range(output.type.rank))
+
+
+def _regroup(node: Node, kept: Kept) -> None:
+    """A depthwise convolution loses groups; any other grouped one loses channels of each group and keeps its number."""
+    x, weight = node.inputs[:2]
+    assert x is not None
+    assert weight is not None
+    if (x, 1) in kept:
+        width = 1 if node.operator == "ConvTranspose" else weight.type.static_shape[1]
+        node.attributes["group"] = int(kept[x, 1].sum()) // width
+
+
+def _reshape_target(node: Node) -> list[Dim]:
+    """The output's shape with 0 for a dimension that is copied and -1 for the one other that isn't known."""
+    x = node.inputs[0]
+    assert x is not None
+    copied = [axis < x.type.rank and x.shape[axis] == dim for axis, dim in enumerate(node.output.shape)]
+    return [
+        dim if isinstance(dim, int) else 0 if copy else -1 for dim, copy in zip(node.output.shape, copied, strict=True)
+    ]
+
+
+def _updated_sizes(node: Node, kept: Kept) -> list[Dim]:
+    sizes = node.constant(3)
+    assert sizes is not None
+    masks = [kept.get((node.output, axis)) for axis in range(len(sizes))]
+    return [int(size) if mask is None else int(mask.sum()) for size, mask in zip(sizes, masks, strict=True)]
+
+
+def _replace_ints(graph: Graph, node: Node, index: int, numbers: list[Dim]) -> None:
+    old = node.input(index)
+    name = old.name if isinstance(old, Constant) else "sizes"
+    graph.set_input(node, index, graph.add_constant(np.asarray(numbers, dtype=np.int64), name))
+    if isinstance(old, Constant) and not old.uses and not graph.is_output(old):
+        graph.erase_constant(old)

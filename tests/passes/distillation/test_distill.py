@@ -1,0 +1,247 @@
+"""Distillation: the student comes back to its teacher, never ends worse, and changes nothing but weights."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from planish.ir.builder import Builder
+from planish.ir.errors import CheckError, ModelError, UsageError
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
+from planish.passes.base import Feeds, PassContext
+from planish.passes.check import drift, run_graph
+from planish.passes.distillation.distill import Distillation
+from planish.targets.load import load_target
+
+
+def teacher(*, classes: bool = False) -> Graph:
+    """A small network with all that there may be in one: statistics, a scalar, several layers."""
+    random = np.random.default_rng(0)
+
+    def array(*shape: int) -> np.ndarray:
+        return (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 2, 6, 6)))
+    h = op.Conv(x, op.constant(array(8, 2, 3, 3), "conv"), op.constant(array(8), "bias"))
+    statistics = [op.constant(data, name) for name, data in (("mean", array(8)), ("variance", np.ones(8, np.float32)))]
+    h = op.Relu(op.BatchNormalization(h, op.constant(np.ones(8, np.float32), "scale"), array(8), *statistics))
+    h = op.Mul(op.Flatten(h), op.constant(np.array([0.5], np.float32), "half"))
+    h = op.Gemm(h, op.constant(array(4, 128), "head"), array(4), transB=1)
+    graph.outputs["y"] = op.Softmax(h, axis=1) if classes else h
+    return graph
+
+
+def batches(count: int = 12, size: int = 16) -> list[Feeds]:
+    random = np.random.default_rng(1)
+    return [{"x": random.standard_normal((size, 2, 6, 6)).astype(np.float32)} for _ in range(count)]
+
+
+def context(source: Graph, calibration: list[Feeds] | None = None, **changes: Any) -> PassContext:
+    held = batches() if calibration is None else calibration
+    return dataclasses.replace(PassContext(load_target("x86-64"), source, held), **changes)
+
+
+def disturbed(graph: Graph, *names: str) -> Graph:
+    """A copy with noise on some weights."""
+    random = np.random.default_rng(2)
+    copy = graph.clone()
+    for name in names:
+        constant = copy.constants[name]
+        noise = 0.3 * constant.data.std() * random.standard_normal(constant.data.shape)
+        constant.data = (constant.data + noise).astype(np.float32)
+    return copy
+
+
+def distance(source: Graph, student: Graph, *, as_classes: bool = False) -> float:
+    """The relative error of the outputs, or of their softmax, on inputs that nobody trained on."""
+    fresh = [{"x": np.random.default_rng(3).standard_normal((64, 2, 6, 6)).astype(np.float32)}]
+    results = [run_graph(graph, fresh)[0]["y"] for graph in (source, student)]
+    expected, got = ([{"y": softmax(result, axis=1) if as_classes else result}] for result in results)
+    return drift(expected, got)
+
+
+def arrays(graph: Graph) -> dict[str, np.ndarray]:
+    return {name: constant.data.copy() for name, constant in graph.constants.items()}
+
+
+@pytest.mark.parametrize("loss", ["auto", "kl", "mse"])
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_disturbed_student_comes_back_to_its_teacher(loss: str, classes: bool) -> None:
+    source = teacher(classes=classes)
+    student = disturbed(source, "conv", "head")
+    before, weights = distance(source, student, as_classes=loss != "mse"), arrays(source)
+
+    result = Distillation(epochs=20, lr=1e-2, loss=loss, temperature=1.0).run(student, context(source))
+
+    verify(student)
+    assert distance(source, student, as_classes=loss != "mse") < 0.4 * before
+    assert result.changed
+    assert all(np.array_equal(source.constants[name].data, array) for name, array in weights.items())
+
+
+def test_settings_and_statistics_are_not_weights() -> None:
+    source = teacher()
+    student = disturbed(source, "conv")
+    before = arrays(student)
+
+    Distillation(lr=1e-2).run(student, context(source))
+
+    untouched = {name for name, array in before.items() if np.array_equal(student.constants[name].data, array)}
+    assert untouched == {"mean", "variance", "half"}
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
+    source = teacher()
+    students = [disturbed(source, "conv") for _ in range(3)]
+
+    for student, seed in zip(students, (5, 5, 6), strict=True):
+        Distillation().run(student, context(source, seed=seed))
+
+    first, second, other = (arrays(student) for student in students)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert not np.array_equal(first["conv"], other["conv"])
+
+
+def test_training_that_does_harm_is_thrown_away() -> None:
+    source = teacher()
+    student = source.clone()  # as good as can be
+
+    result = Distillation(epochs=1, lr=0.3, loss="mse").run(student, context(source))
+
+    assert not result.changed
+    assert "didn't lower the loss on held-out data" in result.misses[0]
+    assert distance(source, student) == 0
+
+
+def test_a_loss_that_is_no_number_stops_the_build_and_names_the_step() -> None:
+    source = teacher()
+
+    with pytest.raises(CheckError, match=r"no longer a number in step [2-9] of \d+; lower lr"):
+        Distillation(lr=1e30).run(disturbed(source, "conv"), context(source))
+
+
+def test_one_batch_is_enough_to_run() -> None:
+    source = teacher()
+    student = disturbed(source, "conv")
+    before = distance(source, student)
+
+    Distillation(epochs=40).run(student, context(source, batches(count=1, size=64)))
+
+    assert distance(source, student) < before
+
+
+def test_progress_is_told_step_by_step() -> None:
+    source, told = teacher(), []
+
+    Distillation(epochs=2).run(
+        disturbed(source, "conv"), context(source, batches(5), progress=lambda *told_now: told.append(told_now))
+    )
+
+    assert told == [("distill", step, 8) for step in range(1, 9)]  # of five batches one is held out
+
+
+def quantized(source: Graph, limit: int) -> Graph:
+    """The network with its head in integers of a range, on a grid too coarse to be good."""
+    student = source.clone()
+    (gemm,) = (node for node in student.nodes if node.operator == "Gemm")
+    weight, bias = gemm.inputs[1:3]
+    op = Builder(student, before=gemm)
+    scale = np.float32(np.abs(weight.data).max() / limit)
+    bias_scale = np.float32(1e-4)
+    integers = np.clip(np.round(weight.data / scale), -limit, limit).astype(np.int8)
+    whole_bias = np.round(bias.data / bias_scale).astype(np.int32)
+    zero, input_scale = np.array(0, np.int8), np.array(0.05, np.float32)
+    on_grid = op.DequantizeLinear(op.QuantizeLinear(gemm.inputs[0], input_scale, zero), input_scale, zero)
+    student.set_input(gemm, 0, on_grid)
+    student.set_input(gemm, 1, op.DequantizeLinear(op.constant(integers, "integers"), np.array(scale), zero))
+    student.set_input(gemm, 2, op.DequantizeLinear(op.constant(whole_bias, "whole_bias"), np.array(bias_scale)))
+    for constant in (weight, bias):
+        student.erase_constant(constant)
+    return student
+
+
+def test_integer_weights_are_trained_and_stay_integers_of_their_range() -> None:
+    source = teacher()
+    student = quantized(source, limit=3)
+    before, held, text = distance(source, student), arrays(student), [node.operator for node in student.nodes]
+
+    Distillation(epochs=20, lr=3e-3, loss="mse").run(student, context(source))
+
+    verify(student)
+    integers, whole_bias = student.constants["integers"].data, student.constants["whole_bias"].data
+    assert [node.operator for node in student.nodes] == text
+    assert set(student.constants) == set(held)
+    assert (integers.dtype, whole_bias.dtype) == (np.int8, np.int32)
+    assert not np.array_equal(integers, held["integers"])
+    assert not np.array_equal(whole_bias, held["whole_bias"])
+    assert np.abs(integers).max() == 3
+    assert distance(source, student) < 0.8 * before
+
+
+def test_a_model_may_have_integer_weights_alone() -> None:
+    source, student = Graph(), Graph()
+    for graph in (source, student):
+        op, x = Builder(graph), graph.add_input("x", TensorType(DType.float32, ("batch", 2, 6, 6)))
+        scale = np.array(0.1 if graph is source else 0.09, np.float32)
+        weight = op.DequantizeLinear(op.constant(np.arange(-15, 15, dtype=np.int8).reshape(6, 5), "integers"), scale)
+        graph.outputs["y"] = op.MatMul(x, weight)
+    before = distance(source, student)
+
+    Distillation(lr=0.05).run(student, context(source))
+
+    assert distance(source, student) < 0.8 * before
+
+
+def test_a_graph_through_which_nothing_can_be_learnt_is_refused() -> None:
+    source = teacher()
+    student = source.clone()
+    (gemm,) = (node for node in student.nodes if node.operator == "Gemm")
+    op = Builder(student, before=gemm)
+    rounded, scale, zero = op.DynamicQuantizeLinear(gemm.inputs[0], outputs=3)
+    product = op.MatMulInteger(rounded, np.ones((128, 4), np.uint8), zero)
+    student.replace_uses(gemm.output, op.Mul(op.Cast(product, to=DType.float32), scale))
+
+    with pytest.raises(UsageError, match=r"DynamicQuantizeLinear in .* computes in integers"):
+        Distillation().run(student, context(source))
+
+
+def test_without_data_it_says_what_to_give() -> None:
+    source = teacher()
+
+    with pytest.raises(UsageError, match="give calibration data"):
+        Distillation().run(source.clone(), context(source, []))
+
+
+def test_data_for_another_model_is_refused() -> None:
+    source = teacher()
+
+    with pytest.raises(ModelError, match="'x'"):
+        Distillation().run(source.clone(), context(source, [{"image": np.zeros((1, 2, 6, 6), np.float32)}]))
+
+
+def test_a_model_without_weights_is_refused() -> None:
+    graph = Graph()
+    graph.outputs["y"] = Builder(graph).Relu(graph.add_input("x", TensorType(DType.float32, ("batch", 2))))
+
+    with pytest.raises(UsageError, match="no weights"):
+        Distillation().run(graph.clone(), context(graph))
+
+
+def test_a_model_without_float_outputs_is_refused() -> None:
+    source = teacher()
+    source.outputs["y"] = Builder(source).ArgMax(source.outputs["y"], axis=1)
+
+    with pytest.raises(UsageError, match="no float output"):
+        Distillation().run(source.clone(), context(source))
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"lr": -1.0}, {"temperature": 0.0}, {"loss": "l1"}])
+def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"distill: {next(iter(options))}"):
+        Distillation(**options).run(teacher(), context(teacher()))

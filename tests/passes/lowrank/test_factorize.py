@@ -1,0 +1,213 @@
+"""Factorization: ranks, the layers it splits and those it leaves, and what calibration data is good for."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planish.ir.analysis.cost import summarize
+from planish.ir.builder import Builder
+from planish.ir.errors import UsageError
+from planish.ir.graph import Graph, Location, Value
+from planish.ir.interpreter import Interpreter
+from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
+from planish.passes.base import Feeds, PassContext, PassResult
+from planish.passes.lowrank.factorize import Factorization
+from planish.targets.load import load_target
+
+RANDOM = np.random.default_rng(0)
+
+
+def low_rank(*shape: int, rank: int) -> np.ndarray:
+    """A random matrix of a rank, its first two sizes being the matrix's."""
+    rows, columns = shape[:2]
+    product = RANDOM.standard_normal((rows, rank)) @ RANDOM.standard_normal((rank, columns))
+    return product.reshape(shape).astype(np.float32)
+
+
+def graph_of(shape: tuple[int | str, ...], build: Any) -> Graph:
+    graph = Graph()
+    op = Builder(graph, location=Location("layer"))
+    graph.outputs["y"] = build(op, graph.add_input("x", TensorType(DType.float32, shape)))
+    return graph
+
+
+def factorize(graph: Graph, calibration: tuple[Feeds, ...] = (), **options: Any) -> PassResult:
+    result = Factorization(**options).run(graph, PassContext(load_target("x86-64"), graph, calibration))
+    verify(graph)
+    return result
+
+
+def run(graph: Graph, x: np.ndarray) -> np.ndarray:
+    return Interpreter(graph).run({"x": x})["y"]
+
+
+def linear(op: Builder, x: Value) -> Value:
+    return op.MatMul(x, low_rank(24, 32, rank=3))
+
+
+def gemm(op: Builder, x: Value) -> Value:
+    return op.Gemm(x, low_rank(24, 32, rank=3), np.ones(32, np.float32), alpha=0.5, beta=2.0)
+
+
+def gemm_turned(op: Builder, x: Value) -> Value:
+    return op.Gemm(x, low_rank(32, 24, rank=3), np.ones(32, np.float32), transB=1)
+
+
+def pointwise(op: Builder, x: Value) -> Value:
+    weight = low_rank(32, 24, 1, 1, rank=3)
+    return op.Conv(x, weight, np.ones(32, np.float32), strides=(2, 2), pads=(1, 0, 1, 0), kernel_shape=(1, 1))
+
+
+def scaled(op: Builder, x: Value) -> Value:
+    return op("com.microsoft::FusedMatMul", x, low_rank(32, 24, rank=3), alpha=0.5, transB=1)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(linear, (5, 7, 24)), (gemm, (5, 24)), (gemm_turned, (5, 24)), (pointwise, (2, 24, 6, 7)), (scaled, (5, 7, 24))],
+)
+def test_a_layer_of_low_rank_becomes_two_that_compute_the_same(
+    layer: Any, shape: tuple[int, ...], calibrated: bool
+) -> None:
+    graph = graph_of(shape, layer)
+    x = RANDOM.standard_normal(shape).astype(np.float32)
+    expected, before = run(graph, x), summarize(graph)
+
+    result = factorize(graph, ({"x": x},) if calibrated else (), energy=1 - 1e-9)
+
+    assert result.counts == {"factorize": 1}
+    assert np.allclose(run(graph, x), expected, rtol=1e-3, atol=1e-4)
+    assert len(graph) == 2
+    assert {node.location.module for node in graph.nodes} == {"layer"}
+    assert summarize(graph).flops < before.flops / 3
+    matrices = [constant.data for constant in graph.constants.values() if constant.data.ndim >= 2]
+    assert sum(matrix.size for matrix in matrices) == 3 * (24 + 32)
+
+
+def test_energy_is_the_share_of_the_squared_singular_values() -> None:
+    weight = np.diag(np.array([4.0, 2.0, 1.0, 1.0] + [0.0] * 28, np.float32))  # 16, 20, 21 and 22 of 22
+
+    def rank(energy: float) -> int:
+        graph = graph_of(("batch", 32), lambda op, x: op.MatMul(x, weight))
+        factorize(graph, energy=energy)
+        return next(iter(graph.nodes)).output.type.shape[-1]
+
+    assert [rank(energy) for energy in (0.7, 16.1 / 22, 20.1 / 22, 21.1 / 22)] == [1, 2, 3, 4]
+
+
+def test_rank_and_ratio_set_the_size_instead() -> None:
+    def full(op: Builder, x: Value) -> Value:
+        return op.MatMul(x, RANDOM.standard_normal((64, 64)).astype(np.float32))
+
+    by_rank, by_ratio, whole = (graph_of((1, 64), full) for _ in range(3))
+    factorize(by_rank, rank=5)
+    factorize(by_ratio, ratio=0.5)
+
+    assert [constant.data.shape for constant in by_rank.constants.values()] == [(64, 5), (5, 64)]
+    assert summarize(by_ratio).flops == summarize(whole).flops / 2
+
+
+def test_a_layer_that_would_not_get_cheaper_stays_and_says_why() -> None:
+    graph = graph_of((5, 24), lambda op, x: op.MatMul(x, low_rank(24, 24, rank=12)))
+
+    result = factorize(graph, energy=1 - 1e-9)
+
+    assert not result.changed
+    assert len(graph) == 1
+    assert result.misses == [
+        "layer: rank 12 of its 24 x 24 weight saves no multiply-adds, for that it takes less than 12"
+    ]
+
+
+def test_only_and_skip_choose_layers() -> None:
+    def two(op: Builder, x: Value) -> Value:
+        op.location = Location("first")
+        h = op.Relu(linear(op, x))
+        op.location = Location("second")
+        return op.MatMul(h, low_rank(32, 32, rank=3))
+
+    def split(**options: Any) -> list[str]:
+        graph = graph_of((5, 24), two)
+        factorize(graph, energy=1 - 1e-9, **options)
+        return [node.location.module for node in graph.nodes if node.operator == "MatMul"]
+
+    assert split(only=("first",)) == ["first", "first", "second"]
+    assert split(skip=("first",)) == ["first", "second", "second"]
+    assert split(skip=("MatMul",)) == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda op, x: op.Conv(x, low_rank(32, 24 * 9, rank=2).reshape(32, 24, 3, 3)),
+        lambda op, x: op.Conv(x, low_rank(24, 12, rank=1).reshape(24, 12, 1, 1), group=2),
+        lambda op, x: op.MatMul(x, op.Transpose(x, perm=(0, 1, 3, 2))),
+    ],
+)
+def test_other_layers_are_left_alone(layer: Any) -> None:
+    graph = graph_of((2, 24, 6, 6), layer)
+
+    assert factorize(graph, rank=1) == PassResult({"factorize": 0}, [])
+
+
+def test_a_shared_weight_outlives_the_layer_that_is_split() -> None:
+    def shared(op: Builder, x: Value) -> Value:
+        weight = op.constant(low_rank(24, 24, rank=2), "shared")
+        op.location = Location("split")
+        h = op.MatMul(x, weight)
+        op.location = Location("whole")
+        return op.MatMul(h, weight)
+
+    graph = graph_of((5, 24), shared)
+    factorize(graph, rank=2, only=("split",))
+    assert "shared" in graph.constants
+
+    factorize(graph, rank=2, only=("whole",))
+    assert "shared" not in graph.constants
+
+
+def test_calibration_lowers_the_error_of_the_output_at_equal_rank() -> None:
+    """Inputs vary along few directions, as activations do; the data that judges is not the data that calibrates."""
+    mixing = RANDOM.standard_normal((48, 48)) * np.logspace(0, -2, 48)
+    calibration, test = ((RANDOM.standard_normal((400, 48)) @ mixing.T).astype(np.float32) for _ in range(2))
+    weight = RANDOM.standard_normal((48, 64)).astype(np.float32)
+
+    def error(batches: tuple[Feeds, ...]) -> float:
+        graph = graph_of((400, 48), lambda op, x: op.MatMul(x, weight))
+        factorize(graph, batches, rank=12)
+        return float(np.linalg.norm(run(graph, test) - test @ weight) / np.linalg.norm(test @ weight))
+
+    blind, aware = error(()), error(({"x": calibration[:200]}, {"x": calibration[200:]}))
+
+    assert aware < 0.5 * blind
+
+
+def test_a_value_that_two_layers_read_along_different_axes_has_a_moment_for_each() -> None:
+    def both(op: Builder, x: Value) -> Value:
+        by_row = op.MatMul(x, low_rank(24, 24, rank=2))
+        return op.Add(by_row, op.Conv(x, low_rank(20, 20, 1, 1, rank=2)))
+
+    graph = graph_of((2, 20, 6, 24), both)
+    x = RANDOM.standard_normal((2, 20, 6, 24)).astype(np.float32)
+    expected = run(graph, x)
+
+    assert factorize(graph, ({"x": x},), rank=2).counts == {"factorize": 2}
+    assert np.allclose(run(graph, x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_inputs_that_are_always_zero_do_no_harm() -> None:
+    graph = graph_of((5, 24), lambda op, x: op.MatMul(op.Mul(x, 0.0), low_rank(24, 24, rank=2)))
+    x = np.ones((5, 24), np.float32)
+
+    factorize(graph, ({"x": x},), rank=2)
+
+    assert np.array_equal(run(graph, x), np.zeros((5, 24)))
+
+
+@pytest.mark.parametrize("options", [{"energy": 0.0}, {"energy": 1.5}, {"rank": -1}, {"ratio": 1.0}])
+def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"factorize: {next(iter(options))}"):
+        factorize(graph_of((5, 24), linear), **options)
