@@ -13,7 +13,12 @@ def check_finite(graph: Graph) -> None:
         ModelError: naming the first such weight and a layer that reads it.
     """
     for constant in graph.constants.values():
-        # the least element is NaN if any is: unlike isnan, this allocates nothing
-        if constant.dtype.is_float and constant.data.size and np.isnan(constant.data.min()):
+        if constant.dtype.is_float and _has_nan(constant.data):
             layer = constant.uses[0].node.location if constant.uses else "no layer"
             raise ModelError(f"weight {constant.name!r} of {layer} holds NaN: the model is broken or was never trained")
+
+
+def _has_nan(data: np.ndarray) -> bool:
+    """By the least element, which is NaN if any is: unlike `isnan` of them all, this allocates nothing."""
+    with np.errstate(invalid="ignore"):
+        return data.size > 0 and bool(np.isnan(data.min()))
