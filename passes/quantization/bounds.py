@@ -1,0 +1,45 @@
+"""What part of their input activation functions tell apart: a grid need not reach beyond it."""
+
+from collections.abc import Iterable
+from math import inf
+
+from ...ir.graph import Node
+
+Bounds = tuple[float, float]
+_EVERYTHING = (-inf, inf)
+_STEPS = 255
+
+
+def told_apart(readers: Iterable[Node]) -> Bounds:
+    """The range outside of which none of a value's readers sees a difference; unbounded where nobody reads it."""
+    bounds = [bounds_of(node) for node in readers] or [_EVERYTHING]
+    return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+
+def bounds_of(node: Node) -> Bounds:
+    """The range outside of which a node's result is that of the nearest end."""
+    match node.operator:
+        case "Relu":
+            return 0.0, inf
+        case "Clip":
+            return _number(node, 1, -inf), _number(node, 2, inf)
+        case "HardSwish":
+            return -3.0, inf
+        case "HardSigmoid":
+            slope, offset = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+            return -offset / slope, (1 - offset) / slope
+        case _:
+            return _EVERYTHING
+
+
+def clamp(range: Bounds, limits: Bounds) -> Bounds:
+    """A range cut to some limits, and a step more: rounding must not move the ends of the grid inside the limits."""
+    low, high = max(range[0], limits[0]), min(range[1], limits[1])
+    step = (high - low) / _STEPS
+    return max(range[0], limits[0] - step), min(range[1], limits[1] + step)
+
+
+def _number(node: Node, index: int, default: float) -> float:
+    """An input that is a constant number; the default where it is left out or computed."""
+    data = node.constant(index)
+    return default if data is None else float(data.item())

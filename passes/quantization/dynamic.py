@@ -1,0 +1,47 @@
+"""Dynamic int8: weights in int8, activations put on a grid at run time, so that no calibration is needed.
+
+The form is the one that ONNX Runtime fuses into DynamicQuantizeMatMul: DynamicQuantizeLinear -> MatMulInteger -> Cast ->
+Mul by both scales -> Add of the bias.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Constant, Graph, Value
+from ...ir.types import DType
+from .grid import quantize_weight
+from .layers import Layer, drop_unused
+
+
+def quantize_dynamically(graph: Graph, layers: Sequence[Layer], weight_bits: int, per_channel: bool) -> None:
+    """Rewrite layers of kind MatMul and Gemm, in place.
+
+    Args:
+        graph: that is rewritten.
+        layers: of it.
+        weight_bits: 8, or 7.
+        per_channel: whether each output channel's weights have a scale of their own.
+    """
+    grids: dict[Value, tuple[Value, Value, Value]] = {}
+    floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
+    for layer in layers:
+        op = Builder(graph, layer.node, layer.node.location)
+        if layer.x not in grids:
+            grids[layer.x] = op.DynamicQuantizeLinear(layer.x, outputs=3)
+        graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[layer.x], weight_bits, per_channel))
+        graph.erase(layer.node)
+    drop_unused(graph, floats)
+
+
+def _product(op: Builder, layer: Layer, x: tuple[Value, Value, Value], weight_bits: int, per_channel: bool) -> Value:
+    """The layer's output from its quantized input: integers, scale and zero point."""
+    integers, scale, zero_point = x
+    data = layer.weight.data if layer.axis == 1 else layer.weight.data.T
+    weight = quantize_weight(data, 1 if per_channel else None, weight_bits)
+    name = layer.weight.name
+    held = (op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
+    total = op.MatMulInteger(integers, held[0], zero_point, np.zeros(weight.scale.shape, np.int8))
+    product = op.Mul(op.Cast(total, to=DType.float32), op.Mul(scale, held[1]))
+    return product if layer.bias is None else op.Add(product, layer.bias.astype(np.float32))

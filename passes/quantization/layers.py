@@ -1,0 +1,109 @@
+"""Which layers can be computed in 8-bit integers, and why the others can't."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.types import DType
+from ..selection import is_selected
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node with a constant float weight that an integer kernel can compute.
+
+    Attributes:
+        node: a Conv, Gemm or MatMul.
+        x: the activation that it reads.
+        weight: the other factor.
+        axis: of the output channels in the weight.
+    """
+
+    node: Node
+    x: Value
+    weight: Constant
+    axis: int
+
+    @property
+    def bias(self) -> np.ndarray | None:
+        """One number for each output channel, None where there is no bias."""
+        bias = self.node.constant(2)
+        return None if bias is None else np.broadcast_to(bias.reshape(-1), self.weight.data.shape[self.axis])
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The layers to quantize, and a sentence for each one that stays in float."""
+
+    layers: Sequence[Layer]
+    misses: Sequence[str]
+
+
+def select_layers(graph: Graph, operators: frozenset[str], only: Sequence[str], skip: Sequence[str]) -> Selection:
+    """Sort a graph's layers by whether they can be quantized.
+
+    Args:
+        graph: of any kind.
+        operators: that have a profitable integer kernel.
+        only: globs on layers or operators; all where empty.
+        skip: globs on what to leave out.
+    """
+    layers: list[Layer] = []
+    misses: list[str] = []
+    for node in graph.nodes:
+        if node.operator not in _WEIGHTED or not is_selected(node.location, only, skip, node.operator):
+            continue
+        reason = _obstacle(node, operators)
+        if reason:
+            misses.append(f"{node.location}: {node.operator} stays in float: {reason}")
+        else:
+            layers.append(_layer(node))
+    return Selection(layers, misses)
+
+
+def _layer(node: Node) -> Layer:
+    x, weight = node.inputs[:2]
+    assert x is not None and isinstance(weight, Constant)  # _obstacle made sure
+    by_row = node.operator == "Conv" or bool(node.attributes.get("transB", 0))
+    return Layer(node, x, weight, 0 if by_row else 1)
+
+
+def _obstacle(node: Node, operators: frozenset[str]) -> str:
+    """Why a node can't be quantized; empty where it can."""
+    if node.operator not in operators:
+        return "its integer kernel is absent or slower than float on this target"
+    x, weight = node.inputs[:2]
+    assert x is not None and weight is not None
+    if isinstance(x, Constant) or not isinstance(weight, Constant):
+        quantized = weight.producer is not None and weight.producer.operator == "DequantizeLinear"
+        return "it is quantized already" if quantized else "its factors are both activations, or its weight is computed"
+    if x.dtype is not DType.float32:
+        return f"it computes in {x.dtype}"
+    if node.operator == "MatMul" and weight.data.ndim != 2:
+        return f"its weight has {weight.data.ndim} dimensions"
+    if node.operator == "Gemm":
+        return _gemm_obstacle(node, weight)
+    return "its bias is computed" if node.input(2) is not None and node.constant(2) is None else ""
+
+
+def _gemm_obstacle(node: Node, weight: Constant) -> str:
+    if node.attributes.get("transA", 0) or {node.attributes.get(key, 1.0) for key in ("alpha", "beta")} != {1.0}:
+        return "it transposes its input or scales its terms"
+    if node.input(2) is None:
+        return ""
+    bias = node.constant(2)
+    if bias is None:
+        return "its bias is computed"
+    columns = weight.data.shape[0 if node.attributes.get("transB", 0) else 1]
+    return "" if bias.shape[-1:] in ((), (1,), (columns,)) and bias.size in (1, columns) else "its bias differs by row"
+
+
+def drop_unused(graph: Graph, constants: Iterable[Constant]) -> None:
+    """Erase those of some constants that nobody reads any more."""
+    for constant in dict.fromkeys(constants):
+        if not constant.uses and not graph.is_output(constant):
+            graph.erase_constant(constant)

@@ -1,0 +1,116 @@
+"""Where 8-bit integers live: which values are quantized, who reads them as integers, who carries them on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir.graph import Graph, Node, Use, Value
+from ...ir.types import DType
+from .bounds import Bounds, bounds_of, told_apart
+from .layers import Layer
+
+_COMPUTES = frozenset({"Add", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"})
+_MOVES = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})  # the grid stays the same
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `static` is about to do.
+
+    Attributes:
+        reads: the values that get a grid, in the graph's order, with the places that will read them off it. Where the
+            producer's kernel yields integers these are all places.
+        returned: of these values, those that the graph must return off their grid.
+        moved: values that only move the elements of another one and so share its grid.
+        absorbed: activation functions that the bounds of their output's grid already apply.
+        carriers: nodes without weights that will compute in integers.
+    """
+
+    reads: dict[Value, tuple[Use, ...]]
+    returned: frozenset[Value]
+    moved: dict[Value, Value]
+    absorbed: Sequence[Node]
+    carriers: Sequence[Node]
+
+    def bounds(self, value: Value) -> Bounds:
+        """The range that a value's grid need not exceed, because no reader sees a difference outside of it."""
+        return told_apart(use.node for use in self.reads[value])
+
+    def root(self, value: Value) -> Value:
+        """The value whose grid a value has: itself, unless it was moved."""
+        while value in self.moved:
+            value = self.moved[value]
+        return value
+
+
+def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) -> Plan:
+    """Decide which values of a graph are quantized.
+
+    A Conv's integer kernel yields integers, so its result is quantized, after the Relu or Clip that follows it; those of
+    Gemm and MatMul yield floats. What lies between integers on all sides is carried along in integers where the target
+    has a profitable kernel for it.
+
+    Args:
+        graph: in float.
+        layers: that will compute in integers.
+        operators: that have a profitable integer kernel.
+    """
+    weighted = {layer.node for layer in layers}
+    integers = {result(graph, node) for node in weighted if node.operator == "Conv"}
+    carriers = _carriers(graph, weighted, integers, operators & (_COMPUTES | _MOVES))
+
+    def is_integer(use: Use) -> bool:
+        return use.node in carriers or (use.node in weighted and use.index == 0)
+
+    for value in (result(graph, node) for node in weighted):
+        if value.uses and all(map(is_integer, value.uses)) and not graph.is_output(value):
+            integers.add(value)
+    reads: dict[Value, tuple[Use, ...]] = {}
+    for value in graph.values():
+        uses = tuple(use for use in value.uses if value in integers or is_integer(use))
+        if value.dtype is DType.float32 and (uses or (value in integers and graph.is_output(value))):
+            reads[value] = uses
+    return Plan(
+        reads=reads,
+        returned=frozenset(integers),
+        moved={node.outputs[0]: node.inputs[0] for node in carriers if node.operator in _MOVES and node.inputs[0]},
+        absorbed=[node for node in graph.nodes if node.outputs[0] in integers and _is_bound(node)],
+        carriers=tuple(carriers),
+    )
+
+
+def _carriers(graph: Graph, weighted: set[Node], integers: set[Value], operators: frozenset[str]) -> dict[Node, None]:
+    """The nodes that carry integers on to some integer kernel, in order; their results join the integers."""
+    carriers: dict[Node, None] = {}
+    for node in graph.nodes:
+        if node.operator in operators and _is_between(node, integers):
+            carriers[node] = None
+            integers.add(result(graph, node))
+    for node in reversed(tuple(carriers)):
+        value = result(graph, node)
+        if not any(use.node in weighted or use.node in carriers for use in value.uses):
+            del carriers[node]
+            integers.discard(value)
+    return carriers
+
+
+def result(graph: Graph, node: Node) -> Value:
+    """What an integer kernel yields for a node: its output, after the Relu or Clip that alone reads it."""
+    value = node.outputs[0]
+    if node.operator in _MOVES or len(value.uses) != 1 or graph.is_output(value):
+        return value
+    reader = value.uses[0].node
+    return reader.output if _is_bound(reader) and reader.inputs[0] is value else value
+
+
+def _is_bound(node: Node) -> bool:
+    """Whether a node only limits its input to a fixed range around 0, as the ends of a grid do."""
+    if node.operator not in ("Relu", "Clip") or any(node.input(i) and node.constant(i) is None for i in (1, 2)):
+        return False
+    low, high = bounds_of(node)
+    return low <= 0 <= high
+
+
+def _is_between(node: Node, integers: set[Value]) -> bool:
+    """Whether every float that a node reads is there in integers."""
+    floats = [value for value in node.inputs if value is not None and value.dtype.is_float]
+    return len(node.outputs) == 1 and bool(floats) and all(value in integers for value in floats)

@@ -1,0 +1,95 @@
+"""Quantization to 8-bit integers."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ir.errors import UsageError
+from ...ir.graph import Graph
+from ...ir.types import DType
+from ...targets import Int8
+from ..base import Effect, Pass, PassContext, PassResult
+from .bounds import clamp
+from .calibrate import calibrate
+from .dynamic import quantize_dynamically
+from .embeddings import quantize_embeddings
+from .grid import Grid
+from .layers import Layer, select_layers
+from .observers import OBSERVERS
+from .plan import make_plan
+from .static import StaticQuantizer
+
+_SCHEMES = ("int8", "int8-dynamic")
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Compute Conv, Gemm and MatMul layers in 8-bit integers, where the target has a profitable kernel for them.
+
+    Large embedding tables are stored in int8 as well.
+
+    Attributes:
+        scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
+            anew at run time, for MatMul and Gemm only.
+        observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared error).
+        per_channel: a scale for each output channel's weights, instead of one for the whole weight.
+        only: globs on layers or operators; all where empty.
+        skip: globs on what stays in float.
+        samples: of the calibration data that are used.
+    """
+
+    name: ClassVar[str] = "quantize"
+    effect: ClassVar[Effect] = Effect.LOSSY
+    after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm", "prune-channels", "factorize")
+    scheme: str = "int8"
+    observer: str = "percentile"
+    per_channel: bool = True
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    samples: int = 128
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        _check_option("scheme", self.scheme, _SCHEMES)
+        _check_option("observer", self.observer, tuple(OBSERVERS))
+        int8 = context.target.int8
+        if int8 is None:
+            return PassResult(
+                misses=[f"nothing is quantized: 8-bit kernels were not measured on {context.target.name}"]
+            )
+        static = self.scheme == "int8"
+        profitable = _union(int8.operators if static else int8.dynamic_operators)
+        selection = select_layers(graph, profitable, self.only, self.skip)
+        counts = {"layers": len(selection.layers)}
+        if static:
+            counts |= self._run_static(graph, context, int8, selection.layers, profitable)
+        else:
+            quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel)
+        counts["embeddings"] = quantize_embeddings(graph, self.only, self.skip)
+        return PassResult(counts, selection.misses)
+
+    def _run_static(
+        self, graph: Graph, context: PassContext, int8: Int8, layers: Sequence[Layer], profitable: frozenset[str]
+    ) -> dict[str, int]:
+        plan = make_plan(graph, layers, profitable)
+        if not plan.reads:
+            return {}
+        watched = [value for value in plan.reads if plan.root(value) is value]
+        ranges = calibrate(graph, watched, OBSERVERS[self.observer], self.samples, context)
+        activation = DType[int8.activation]
+        grids = {value: Grid.over(*clamp(range, plan.bounds(value)), activation) for value, range in ranges.items()}
+        StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
+        return {"activations": len(plan.reads), "carriers": len(plan.carriers)}
+
+
+def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """What pays off on some backend: which one the graph is lowered to is chosen later."""
+    return frozenset[str]().union(*by_backend.values())
+
+
+def _check_option(name: str, value: str, choices: Iterable[str]) -> None:
+    if value in choices:
+        return
+    near = difflib.get_close_matches(value, choices, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(choices)}"
+    raise UsageError(f"pass quantize has no {name} {value!r}; {hint}")

@@ -1,0 +1,128 @@
+"""Static int8: every activation has a grid from calibration, written as QuantizeLinear and DequantizeLinear.
+
+The form is the one that runtimes fuse into integer kernels: DequantizeLinear -> operator -> QuantizeLinear, with weights
+stored in int8 and biases in int32 (Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Constant, Graph, Location, Node, Value
+from .grid import Grid, IntegerWeight, quantize_weight
+from .layers import Layer, drop_unused
+from .plan import Plan
+
+_LARGEST_BIAS = 2.0**30  # in steps of its grid, so that its sum with the products stays within int32
+
+
+@dataclass(slots=True)
+class StaticQuantizer:
+    """Rewrites a graph by a plan.
+
+    Attributes:
+        graph: that is rewritten.
+        plan: what is quantized where.
+        grids: of the plan's values, without those that share another's.
+        weight_bits: 8, or 7.
+        per_channel: whether each output channel's weights have a scale of their own.
+    """
+
+    graph: Graph
+    plan: Plan
+    grids: Mapping[Value, Grid]
+    weight_bits: int
+    per_channel: bool
+    _constants: dict[Value, tuple[Constant, Constant]] = field(default_factory=dict, init=False)
+    _weights: dict[tuple[Constant, int], tuple[IntegerWeight, Value]] = field(default_factory=dict, init=False)
+
+    def rewrite(self, layers: Sequence[Layer]) -> None:
+        """Put values on their grids, and the layers' weights and biases into integers."""
+        nodes = list(self.graph.nodes)
+        following: dict[Node | None, Node | None] = dict(zip([None, *nodes], [*nodes, None], strict=True))
+        floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
+        for layer in layers:
+            self._quantize_layer(layer)
+        for value in self.plan.reads:
+            self._quantize_activation(value, following[value.producer])
+        for node in self.plan.absorbed:
+            self.graph.erase(node)
+        drop_unused(self.graph, floats)
+
+    def _quantize_activation(self, value: Value, before: Node | None) -> None:
+        """Insert the pair that puts a value on its grid, and make its readers read it there."""
+        producer = value.producer
+        source = producer.inputs[0] if producer in self.plan.absorbed and producer is not None else value
+        op = Builder(self.graph, before, Location() if producer is None else producer.location)
+        scale, zero_point = self._grid_constants(op, value)
+        integers = op.QuantizeLinear(source, scale, zero_point, name=f"{value.name}.integers")
+        floats = op.DequantizeLinear(integers, scale, zero_point, name=f"{value.name}.floats")
+        for node, index in self.plan.reads[value]:
+            self.graph.set_input(node, index, floats)
+        if value in self.plan.returned:
+            self.graph.outputs.update({name: floats for name, held in self.graph.outputs.items() if held is value})
+
+    def _grid_constants(self, op: Builder, value: Value) -> tuple[Constant, Constant]:
+        root = self.plan.root(value)
+        if root not in self._constants:
+            scale, zero_point = self.grids[root].arrays()
+            self._constants[root] = (
+                op.constant(scale, f"{root.name}.scale"),
+                op.constant(zero_point, f"{root.name}.zero_point"),
+            )
+        return self._constants[root]
+
+    def _quantize_layer(self, layer: Layer) -> None:
+        op = Builder(self.graph, layer.node, layer.node.location)
+        step, bias = self.grids[self.plan.root(layer.x)].scale, layer.bias
+        weight, floats = self._weight(op, layer, 0.0 if bias is None else np.abs(bias) / (step * _LARGEST_BIAS))
+        self.graph.set_input(layer.node, 1, floats)
+        if bias is not None:
+            self.graph.set_input(layer.node, 2, self._bias(op, layer, bias, weight, step))
+        if layer.node.operator == "MatMul":
+            self._keep_add_apart(layer.node)
+
+    def _bias(self, op: Builder, layer: Layer, bias: np.ndarray, weight: IntegerWeight, step: float) -> Value:
+        """The bias on the grid of the products, which is the activation's times the weight's."""
+        scale = (weight.scale * np.float32(step)).astype(np.float32)
+        integers = np.rint(bias / scale.astype(np.float64)).astype(np.int32)
+        name = f"{layer.weight.name}.bias"
+        axis = {} if weight.axis is None else {"axis": 0}
+        parameters = (op.constant(integers, f"{name}.integers"), op.constant(scale, f"{name}.scale"))
+        return op.DequantizeLinear(*parameters, name=f"{name}.floats", **axis)
+
+    def _keep_add_apart(self, node: Node) -> None:
+        """Give the bias that is added to a MatMul a second axis.
+
+        ONNX Runtime would make a float Gemm of MatMul and Add, for which it has no integer kernel; it looks for biases of
+        one axis.
+        """
+        uses = node.outputs[0].uses
+        adder = uses[0].node if len(uses) == 1 and uses[0].node.operator == "Add" else None
+        for index, bias in enumerate(adder.inputs) if adder is not None else ():
+            if adder is not None and isinstance(bias, Constant) and bias.data.ndim == 1:
+                self.graph.set_input(adder, index, self.graph.add_constant(bias.data[np.newaxis], bias.name))
+                drop_unused(self.graph, [bias])
+
+    def _weight(self, op: Builder, layer: Layer, least: np.ndarray | float) -> tuple[IntegerWeight, Value]:
+        """The layer's weight in integers, and the value that dequantizes it; layers that share a weight share both."""
+        key = (layer.weight, layer.axis)
+        held = self._weights.get(key)
+        if held is not None and np.all(held[0].scale >= least):
+            return held
+        axis = layer.axis if self.per_channel else None
+        least = least if self.per_channel else np.max(least)
+        weight = quantize_weight(layer.weight.data, axis, self.weight_bits, least)
+        name = layer.weight.name
+        floats = op.DequantizeLinear(
+            op.constant(weight.data, f"{name}.integers"),
+            op.constant(weight.scale, f"{name}.scale"),
+            op.constant(np.zeros(weight.scale.shape, np.int8), f"{name}.zero_point"),
+            name=f"{name}.floats",
+            **({} if axis is None else {"axis": axis}),
+        )
+        self._weights.setdefault(key, (weight, floats))
+        return weight, floats
