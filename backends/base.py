@@ -1,0 +1,141 @@
+"""What a backend is: it turns a legal graph into files, and files into something that runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..ir.dims import evaluate, is_dim, symbols
+from ..ir.errors import ModelError
+
+if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime alone
+    from ..ir.graph import Graph
+    from ..targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of an executable: its name, numpy dtype name, and shape of ints and symbolic dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Executable(ABC):
+    """A compiled model: numpy arrays in, a list of numpy arrays out."""
+
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+
+    def __call__(self, *arguments: np.ndarray, **named: np.ndarray) -> list[np.ndarray]:
+        """Run the model on arrays given in order, by input name, or both.
+
+        Raises:
+            ModelError: an input is missing, unknown, or of the wrong dtype or shape.
+        """
+        return self.run(bind(self.inputs, arguments, named))
+
+    @abstractmethod
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run the model on arrays by input name, already checked."""
+
+
+class Backend(ABC):
+    """A runtime that graphs are lowered to.
+
+    Attributes:
+        name: in recipes and manifests; that of its package.
+        native: whether what it compiles is machine code of the target.
+    """
+
+    name: ClassVar[str]
+    native: ClassVar[bool] = False
+
+    @abstractmethod
+    def available(self) -> str | None:
+        """None if the runtime is installed, otherwise what to install."""
+
+    @abstractmethod
+    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+        """Write a graph in the backend's form into a folder; returns the files.
+
+        Raises:
+            TargetError: an operator that the backend can't run, by name and layer.
+        """
+
+    @abstractmethod
+    def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
+        """Make what `compile` wrote runnable; `threads` of None takes the runtime's default.
+
+        Raises:
+            ModelError: a file is missing or broken.
+        """
+
+
+def bind(
+    ports: Sequence[Port], arguments: Sequence[np.ndarray], named: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Assign arrays to inputs, in order and by name, and check them.
+
+    Dtypes, ranks and static dimensions must be those of the ports; a symbol must have the same size wherever it occurs.
+
+    Raises:
+        ModelError: an input is missing, unknown, given twice, or of the wrong dtype or shape.
+    """
+    names = [port.name for port in ports]
+    if len(arguments) > len(ports):
+        raise ModelError(f"the model has {len(ports)} inputs ({', '.join(names)}), but {len(arguments)} were given")
+    for name in named:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the inputs are {', '.join(names)}"
+            raise ModelError(f"the model has no input {name!r}; {hint}")
+        if name in names[: len(arguments)]:
+            raise ModelError(f"input {name!r} is given both by position and by name")
+    given = {**dict(zip(names, arguments, strict=False)), **named}
+    sizes: dict[str, int] = {}
+    for port in ports:
+        if port.name not in given:
+            raise ModelError(f"input {port.name!r} ({_describe(port)}) is missing")
+        given[port.name] = np.asarray(given[port.name])
+        _check(port, given[port.name], sizes)
+    for port in ports:
+        _check_expressions(port, given[port.name], sizes)
+    return {port.name: given[port.name] for port in ports}
+
+
+def _describe(port: Port) -> str:
+    return f"{port.dtype}[{', '.join(map(str, port.shape))}]"
+
+
+def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
+    """Hold an array to its port, and note the sizes of symbols."""
+    got = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+    strings = port.dtype == "string" and array.dtype.kind in "OUS"
+    if not strings and array.dtype.name != port.dtype:
+        raise ModelError(
+            f"input {port.name!r} must be {_describe(port)}, got {got}: convert it with .astype({port.dtype!r})"
+        )
+    if array.ndim != len(port.shape):
+        raise ModelError(f"input {port.name!r} must be {_describe(port)}, got {got}: the rank differs")
+    for axis, (dim, size) in enumerate(zip(port.shape, array.shape, strict=True)):
+        expected = sizes.setdefault(dim, size) if isinstance(dim, str) and dim.isidentifier() else dim
+        if isinstance(expected, int) and expected != size:
+            meaning = f"{dim} = {expected} by another dimension" if isinstance(dim, str) else str(dim)
+            raise ModelError(
+                f"input {port.name!r} must be {_describe(port)}, got {got}: dimension {axis} must be {meaning}"
+            )
+
+
+def _check_expressions(port: Port, array: np.ndarray, sizes: Mapping[str, int]) -> None:
+    """Hold dimensions such as `2*length` to the sizes that other dimensions gave their symbols."""
+    for axis, (dim, size) in enumerate(zip(port.shape, array.shape, strict=True)):
+        if not isinstance(dim, str) or not is_dim(dim) or not symbols(dim) <= sizes.keys():
+            continue
+        if (expected := evaluate(dim, sizes)) != size:
+            raise ModelError(f"input {port.name!r}: dimension {axis} must be {dim} = {expected}, got {size}")

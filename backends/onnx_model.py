@@ -1,0 +1,202 @@
+"""A graph as an ONNX model: what ONNX Runtime reads, and what TVM's importer reads."""
+
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnx_ir import AttributeType
+
+from ..ir.errors import ModelError, TargetError
+from ..ir.graph import Attribute, Constant, Graph, Location, Node, Value
+from ..ir.opset import MODULE_KEY, OPSET, SOURCE_KEY
+from ..ir.types import DType, TensorType
+
+IR_VERSION = 10
+"""Of the file format: the lowest that holds everything a graph can, so that the most runtimes read it."""
+
+
+def to_onnx(graph: Graph) -> onnx_ir.Model:
+    """The graph as a model at the pinned opset; the tensors share the memory of the graph's constants.
+
+    Inputs and outputs keep their promised names. A value that is returned under two names, or that is an input of the
+    graph, reaches its output through an Identity.
+
+    Raises:
+        TargetError: an operator that ONNX can't express, by name and layer.
+        ModelError: an output has the name of an input but is another value.
+    """
+    names = _value_names(graph)
+    values = {value: _value(names[value], value.type) for value in graph.inputs}
+    for constant in graph.constants.values():
+        if constant.uses or graph.is_output(constant):
+            values[constant] = _initializer(names[constant], constant)
+    node_names = _Names()
+    nodes = [_node(node, names, values, node_names) for node in graph.nodes]
+    outputs: list[onnx_ir.Value] = []
+    for name, value in graph.outputs.items():
+        output = values[value]
+        if names[value] != name:
+            output = _value(name, value.type)
+            nodes.append(onnx_ir.Node("", "Identity", [values[value]], outputs=[output], name=node_names.claim(name)))
+        output.type, output.shape = _type(value.type)
+        outputs.append(output)
+    domains = sorted({node.domain for node in graph.nodes} - {""})
+    body = onnx_ir.Graph(
+        [values[value] for value in graph.inputs],
+        outputs,
+        nodes=nodes,
+        initializers=[value for value in values.values() if value.const_value is not None],
+        opset_imports={"": OPSET, **dict.fromkeys(domains, 1)},
+        name=graph.name,
+    )
+    return onnx_ir.Model(body, ir_version=IR_VERSION, producer_name="planish")
+
+
+def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> None:
+    """Write the graph as an ONNX file, whole or not at all; equal graphs give equal bytes.
+
+    Args:
+        graph: what to write.
+        path: of the file.
+        inline_bytes: weights that are larger in all go into a file beside the model, named like it with `.data` appended;
+            by default what a protobuf, which ends at 2 GiB, can't hold.
+
+    Raises:
+        TargetError: an operator that ONNX can't express, by name and layer.
+    """
+    model = to_onnx(graph)
+    large = sum(constant.data.nbytes for constant in graph.constants.values()) > inline_bytes
+    with _folder_beside(path) as folder:
+        onnx_ir.save(model, folder / path.name, external_data=f"{path.name}.data" if large else None)
+        for file in sorted(folder.iterdir(), reverse=True):  # the data first: a model never lacks its weights
+            file.replace(path.parent / file.name)
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Generator[Path]:
+    folder = path.with_name(f".{path.name}.{os.getpid()}")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+class _Names:
+    """Hands out names, numbered where they are taken."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    def claim(self, hint: str) -> str:
+        name = hint
+        while name in self.taken:
+            self._counts[hint] = self._counts.get(hint, 0) + 1
+            name = f"{hint}_{self._counts[hint]}"
+        self.taken.add(name)
+        return name
+
+
+def _value_names(graph: Graph) -> dict[Value, str]:
+    """What each value is called in the file: inputs and outputs as promised, the others as in the graph if free."""
+    names = {value: value.name for value in graph.inputs}
+    supply = _Names()
+    supply.taken.update(names.values(), graph.outputs)
+    for name, value in graph.outputs.items():
+        if name in names.values() and names.get(value) != name:
+            raise ModelError(f"output {name!r} has the name of an input but is another value: rename one of them")
+        names.setdefault(value, name)
+    for value in graph.values():
+        if value not in names:
+            names[value] = supply.claim(value.name)
+    return names
+
+
+def _node(node: Node, names: dict[Value, str], values: dict[Value, onnx_ir.Value], node_names: _Names) -> onnx_ir.Node:
+    domain, _, operator = node.operator.rpartition("::")
+    if domain == "aten":
+        raise TargetError(
+            f"{node.location}: {node.operator} has no counterpart in ONNX, and no runtime here can run it"
+        )
+    outputs = [onnx_ir.Value(name=names[output]) for output in node.outputs]
+    values.update(zip(node.outputs, outputs, strict=True))
+    return onnx_ir.Node(
+        domain,
+        operator,
+        [None if value is None else values[value] for value in node.inputs],
+        [_attribute(node, name, value) for name, value in sorted(node.attributes.items())],
+        outputs=outputs,
+        name=node_names.claim(_node_name(operator, node.location)),
+        metadata_props={
+            key: text for key, text in ((MODULE_KEY, node.location.module), (SOURCE_KEY, node.location.source)) if text
+        },
+    )
+
+
+def _node_name(operator: str, location: Location) -> str:
+    """Runtimes speak of nodes by name in their errors, so it says which layer and which operator."""
+    if not location.module or location.module.endswith(operator):
+        return location.module or operator
+    return f"{location.module}/{operator}"
+
+
+def _attribute(node: Node, name: str, value: Attribute) -> onnx_ir.Attr:
+    kind = _schema_kind(node.operator, name) or _kind(value)
+    if isinstance(value, Graph) or kind is None:
+        raise TargetError(f"{node.location}: attribute {name!r} of {node.operator} can't be written to ONNX")
+    if kind is AttributeType.TENSOR:
+        return onnx_ir.AttrTensor(name, _tensor(np.asarray(value), name))
+    if kind is AttributeType.FLOAT and isinstance(value, int | float):
+        return onnx_ir.AttrFloat32(name, float(value))
+    return onnx_ir.Attr(name, kind, list(value) if isinstance(value, tuple) else value)
+
+
+def _schema_kind(operator: str, attribute: str) -> AttributeType | None:
+    """The type that the standard's schema gives an attribute: the value alone doesn't tell for `()` or `alpha=1`."""
+    if "::" in operator or not onnx.defs.has(operator):
+        return None
+    known = onnx.defs.get_schema(operator, OPSET).attributes
+    return AttributeType(known[attribute].type.value) if attribute in known else None  # pyright: ignore[reportAttributeAccessIssue] -- its stub forgets the enum
+
+
+def _kind(value: Attribute) -> AttributeType | None:
+    match value:
+        case int():
+            return AttributeType.INT
+        case float():
+            return AttributeType.FLOAT
+        case str():
+            return AttributeType.STRING
+        case np.ndarray():
+            return AttributeType.TENSOR
+        case (str(), *_):
+            return AttributeType.STRINGS
+        case tuple() as row:
+            return AttributeType.FLOATS if any(isinstance(item, float) for item in row) else AttributeType.INTS
+        case _:
+            return None
+
+
+def _type(type: TensorType) -> tuple[onnx_ir.TensorType, onnx_ir.Shape]:
+    return onnx_ir.TensorType(onnx_ir.DataType(type.dtype.value)), onnx_ir.Shape(type.shape)
+
+
+def _value(name: str, type: TensorType) -> onnx_ir.Value:
+    tensor_type, shape = _type(type)
+    return onnx_ir.Value(name=name, type=tensor_type, shape=shape)
+
+
+def _initializer(name: str, constant: Constant) -> onnx_ir.Value:
+    value = _value(name, constant.type)
+    value.const_value = _tensor(constant.data, name)
+    return value
+
+
+def _tensor(data: np.ndarray, name: str) -> onnx_ir.TensorProtocol:
+    return onnx_ir.Tensor(data, onnx_ir.DataType(DType.of(data.dtype).value), name=name)

@@ -1,0 +1,80 @@
+"""The ONNX Runtime backend; loading and running need numpy and onnxruntime alone."""
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ...ir.errors import ModelError, TargetError
+from ..base import Backend, Executable, Port
+
+if TYPE_CHECKING:
+    from ...ir.graph import Graph
+    from ...targets import Target
+
+_MODEL = "model.onnx"
+_ERRORS_ONLY = 3  # of ONNX Runtime's log severities
+
+
+class OnnxRuntime(Backend):
+    """ONNX Runtime on the CPU."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def available(self) -> str | None:
+        return None if find_spec("onnxruntime") else "pip install onnxruntime"
+
+    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+        from ...passes.legalize import legalized
+        from ..onnx_model import write_onnx
+
+        path = directory / _MODEL
+        write_onnx(legalized(graph, target, self.name), path)
+        try:
+            _session(path, threads=1)
+        except Exception as error:  # whatever the runtime raises, it says that it can't run this graph
+            raise TargetError(f"ONNX Runtime can't run the model: {_explain(error)}") from error
+        return sorted(directory.glob(f"{_MODEL}*"))
+
+    def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
+        try:
+            session = _session(directory / _MODEL, threads)
+        except Exception as error:  # the runtime's exceptions have no base class of their own
+            raise ModelError(f"{directory / _MODEL}: ONNX Runtime can't load it: {_explain(error)}") from error
+        return OnnxRuntimeExecutable(session, inputs, outputs)
+
+
+class OnnxRuntimeExecutable(Executable):
+    """A session, called with arrays."""
+
+    def __init__(self, session: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._session = session
+        self._names = [port.name for port in outputs]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return self._session.run(self._names, feeds)
+        except Exception as error:  # as above
+            raise ModelError(f"ONNX Runtime failed: {_explain(error)}") from error
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = _ERRORS_ONLY
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _explain(error: Exception) -> str:
+    """The runtime's message in one line, led by the name of the node that it is about."""
+    text = " ".join(str(error).split())
+    named = re.search(r"(?:[Nn]ame:\s?|node with name |Node:? ?\()'?([^')]+)['),]", text)
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return f"{named[1]}: {text}" if named else text

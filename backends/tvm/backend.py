@@ -1,0 +1,89 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""The TVM backend."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ...ir.errors import ModelError, TargetError
+from ..base import Backend, Executable, Port
+
+if TYPE_CHECKING:
+    from ...ir.graph import Graph
+    from ...targets import Target
+
+_LIBRARY = "model.so"
+
+
+class Tvm(Backend):
+    """Apache TVM on the CPU, through Relax and LLVM."""
+
+    name: ClassVar[str] = "tvm"
+    native: ClassVar[bool] = True
+
+    def available(self) -> str | None:
+        return None if find_spec("tvm") else "pip install 'planish[tvm]'"
+
+    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+        import tvm
+        from tvm.support.cc import get_cc
+
+        from ...passes.legalize import legalized
+        from .lowering import to_relax
+        from .reproducible import ordered_symbols, pipeline
+
+        if get_cc() is None:
+            raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
+        with ordered_symbols():
+            module = to_relax(legalized(graph, target, self.name))
+        machine = tvm.target.Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": target.threads})
+        path = directory / _LIBRARY
+        try:
+            with machine, ordered_symbols():
+                tvm.compile(module, target=machine, relax_pipeline=pipeline()).export_library(path)
+        except Exception as error:  # TVM's passes, LLVM and the linker raise what they like
+            raise TargetError(f"TVM can't compile the model for {target.name}: {_line(error)}") from error
+        return [path]
+
+    def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
+        import tvm
+        from tvm import relax
+
+        try:
+            module = tvm.runtime.load_module(directory / _LIBRARY)
+            machine = relax.VirtualMachine(module, tvm.cpu())
+        except Exception as error:  # as above
+            raise ModelError(f"{directory / _LIBRARY}: TVM can't load it: {_line(error)}") from error
+        if threads is not None:
+            tvm.get_global_func("runtime.config_threadpool")(0, threads)
+        return TvmExecutable(machine["main"], inputs, outputs)
+
+
+class TvmExecutable(Executable):
+    """A compiled function, called with arrays."""
+
+    def __init__(self, function: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._function = function
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        from tvm.runtime import tensor
+
+        for name, array in feeds.items():
+            if array.size == 0:
+                raise ModelError(f"input {name!r} is empty, {array.shape}, which TVM's kernels don't allow for")
+        arrays = [np.ascontiguousarray(feeds[port.name]).reshape(np.shape(feeds[port.name])) for port in self.inputs]
+        try:
+            results = self._function(*map(tensor, arrays))
+        except Exception as error:  # whatever its C++ throws
+            raise ModelError(f"TVM failed: {_line(error)}") from error
+        return [result.numpy() for result in results]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,177 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Converters of our own, where the graph knows more than TVM's importer finds out, or where that is wrong."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from tvm import relax, tirx
+
+from ...ir.dims import Dim
+from ...ir.graph import Constant, Node, Value
+from ...ir.infer import contents
+from ...ir.types import TensorType
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+Converter: TypeAlias = "Callable[[Lowering, Node], Any]"
+
+
+def _data(lowering: "Lowering", node: Node, index: int = 0) -> Any:
+    value = node.inputs[index]
+    assert value is not None
+    return lowering.tensor(value)
+
+
+def _elements(node: Node, index: int) -> tuple[Dim, ...] | None:
+    value = node.input(index)
+    return None if value is None else contents(value)
+
+
+def _reshape(lowering: "Lowering", node: Node) -> Any:
+    if node.operator == "Reshape" and _elements(node, 1) is None:
+        raise NotImplementedError("the shape is computed from data")
+    return relax.op.reshape(_data(lowering, node), lowering.shape(node.output.shape))
+
+
+def _expand(lowering: "Lowering", node: Node) -> Any:
+    if _elements(node, 1) is None:
+        raise NotImplementedError("the shape is computed from data")
+    return relax.op.broadcast_to(_data(lowering, node), lowering.shape(node.output.shape))
+
+
+def _constant_of_shape(lowering: "Lowering", node: Node) -> Any:
+    value = node.attributes.get("value", np.zeros(1, np.float32))
+    assert isinstance(value, np.ndarray)
+    return relax.op.full(lowering.shape(node.output.shape), relax.const(value.reshape(())), str(node.output.dtype))
+
+
+def _identity(lowering: "Lowering", node: Node) -> Any:
+    return _data(lowering, node)
+
+
+def _concat(lowering: "Lowering", node: Node) -> Any:
+    """Sizes off the axis agree, though for symbolic ones TVM may not see why."""
+    axis = node.attributes["axis"]
+    assert isinstance(axis, int)
+    operands: list[Any] = []
+    for value in node.inputs:
+        assert value is not None
+        shape = list(node.output.shape)
+        shape[axis] = value.shape[axis]
+        operands.append(lowering.held(lowering.tensor(value), TensorType(value.dtype, tuple(shape))))
+    return relax.op.concat(operands, axis)
+
+
+def _gather(lowering: "Lowering", node: Node) -> Any:
+    """Positions beyond the end read the last element: the importer's kernel would read whatever lies there."""
+    axis = node.attributes.get("axis", 0)
+    data, indices = node.inputs
+    assert isinstance(axis, int)
+    assert data is not None
+    assert indices is not None
+    dim = data.shape[axis % data.type.rank]
+    if isinstance(indices, Constant) and isinstance(dim, int):
+        places = relax.const(np.where(indices.data < 0, indices.data + dim, indices.data), str(indices.dtype))
+    else:
+        places = lowering.tensor(indices)
+        size = relax.op.astype(relax.op.shape_to_tensor(lowering.shape([dim])), str(indices.dtype))
+        negative = relax.op.less(places, relax.const(0, str(indices.dtype)))
+        places = relax.op.where(negative, relax.op.add(places, size), places)
+    return relax.op.take(lowering.tensor(data), places, axis, mode="clip")
+
+
+def _range(lowering: "Lowering", node: Node) -> Any:
+    elements = [_elements(node, index) for index in range(3)]
+    if any(element is None for element in elements):
+        return lowering.imported(node)
+    bounds = (relax.prim_value(lowering.size(row[0])) for row in elements if row is not None)
+    return relax.op.arange(*bounds, dtype=str(node.output.dtype))
+
+
+def _resize(lowering: "Lowering", node: Node) -> Any:
+    """The output's size is known, symbolic or not; legalization left the cases in which TVM means what ONNX does."""
+    mode = node.attributes.get("mode", "nearest")
+    return relax.op.image.resize2d(
+        _data(lowering, node),
+        size=lowering.shape(node.output.shape[2:]),
+        layout="NCHW",
+        method="nearest_neighbor" if mode == "nearest" else mode,
+        coordinate_transformation_mode=node.attributes.get("coordinate_transformation_mode", "half_pixel"),
+        rounding_method=node.attributes.get("nearest_mode", "round_prefer_floor"),
+        cubic_alpha=node.attributes.get("cubic_coeff_a", -0.75),
+    )
+
+
+def _tile(lowering: "Lowering", node: Node) -> Any:
+    """By reading along each axis at places that are computed once.
+
+    LLVM 22 miscompiles the importer's kernel where AVX-512 is at hand: it vectorizes reads at an index modulo a power of
+    two as if the modulus weren't there.
+    """
+    data, repeats = node.inputs[0], _elements(node, 1)
+    assert data is not None
+    if repeats is None:
+        raise NotImplementedError("the repeats are computed from data")
+    y, shape = lowering.tensor(data), list(data.shape)
+    for axis, (dim, count) in enumerate(zip(data.shape, repeats, strict=True)):
+        shape[axis] = node.output.shape[axis]
+        if dim == 1:
+            y = relax.op.broadcast_to(y, lowering.shape(shape))
+        elif not isinstance(count, int):
+            raise NotImplementedError(f"it repeats {count} times")
+        elif isinstance(dim, int):
+            y = relax.op.take(y, relax.const(np.tile(np.arange(dim), count), "int64"), axis, mode="clip")
+        else:
+            y = relax.op.concat([lowering.block.emit(y)] * count, axis)
+    return y
+
+
+def _slice(lowering: "Lowering", node: Node) -> Any:
+    """Where sizes are symbolic, the importer would take ONNX's open-ended bounds for exact ones."""
+    data: Value | None = node.inputs[0]
+    starts, steps = _elements(node, 1), _elements(node, 4)
+    assert data is not None
+    if starts is None:
+        raise NotImplementedError("the bounds are computed from data")
+    places = [int(axis) % data.type.rank for axis in _elements(node, 3) or range(len(starts))]
+    strides = [int(step) for step in steps] if steps else [1] * len(places)
+    if data.type.is_static or min(strides) < 0:
+        return lowering.imported(node)
+    begins: list[Any] = []
+    ends: list[Any] = []
+    for axis, start, stride in zip(places, starts, strides, strict=True):
+        size, count = lowering.size(data.shape[axis]), lowering.size(node.output.shape[axis])
+        begin = lowering.size(start)
+        begins.append(_clipped(begin + size if isinstance(begin, int) and begin < 0 else begin, size))
+        ends.append(begins[-1] + (count - 1) * stride + 1)
+    bounds = ([relax.prim_value(bound) for bound in row] for row in (begins, ends, strides))
+    return relax.op.strided_slice(lowering.tensor(data), places, *bounds, assume_inbound=True)
+
+
+def _clipped(begin: Any, size: Any) -> Any:
+    """A begin within 0 and the size."""
+    if isinstance(begin, int) and isinstance(size, int):
+        return min(max(begin, 0), size)
+    if isinstance(begin, int) and begin in (0, 1):
+        return begin  # a symbolic size is 1 at least
+    return tirx.max(tirx.min(begin, size), 0)
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "Expand": _expand,
+    "Flatten": _reshape,
+    "Gather": _gather,
+    "Identity": _identity,
+    "Range": _range,
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Slice": _slice,
+    "Squeeze": _reshape,
+    "Tile": _tile,
+    "Unsqueeze": _reshape,
+}

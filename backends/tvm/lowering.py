@@ -1,0 +1,219 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""From the graph to Relax, node by node.
+
+Operators go through the converters of TVM's ONNX importer, one at a time, so that a refusal names the layer. Shapes do
+not: the graph knows every dimension as an expression of the inputs' symbols, so what computes a shape at run time is
+not lowered at all, and every result is held to the type that the graph gives it.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from tvm import IRModule, relax, tirx
+from tvm.relax.frontend.onnx import onnx_frontend
+from tvm.sym import Analyzer
+
+from ...ir.dims import Dim, evaluate
+from ...ir.errors import TargetError
+from ...ir.graph import Attribute, Constant, Graph, Node, Value
+from ...ir.infer import contents, find_operator
+from ...ir.opset import OPSET
+from ...ir.types import DType, TensorType
+from . import converters
+
+_CALLS = {
+    "FloorDiv": lambda a, b: a // b,
+    "CleanDiv": lambda a, b: a // b,
+    "Mod": lambda a, b: a % b,
+    "PythonMod": lambda a, b: a % b,
+    "Max": tirx.max,
+    "Min": tirx.min,
+}
+
+
+_BROADCASTING = frozenset(
+    {
+        *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
+        *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
+    }
+)
+
+
+def to_relax(graph: Graph) -> IRModule:
+    """The graph as a Relax module whose `main` takes the inputs in order and returns a tuple of the outputs in order.
+
+    Raises:
+        TargetError: an operator that TVM can't run, with the layer and TVM's reason.
+    """
+    return Lowering(graph).module()
+
+
+class Lowering:
+    """One walk over a graph.
+
+    Attributes:
+        block: TVM's builder, which converters emit into.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.block = relax.BlockBuilder()
+        self._graph = graph
+        self._needed = _needed_nodes(graph)
+        self._sizes: dict[str, Any] = {}
+        self._values: dict[Value, Any] = {}
+        self._analyzer = Analyzer()
+
+    def module(self) -> IRModule:
+        for dim in (dim for value in self._graph.inputs for dim in value.shape):
+            self._bind(dim)
+        parameters = [self._parameter(index, value) for index, value in enumerate(self._graph.inputs)]
+        with warnings.catch_warnings(), self.block.function("main", parameters):
+            warnings.simplefilter("ignore")
+            with self.block.dataflow():
+                for node in self._graph.nodes:
+                    if node in self._needed:
+                        self._lower(node)
+                outputs = relax.Tuple([self.tensor(value) for value in self._graph.outputs.values()])
+                result = self.block.emit_output(outputs)
+            self.block.emit_func_output(result)
+        return self.block.get()
+
+    def size(self, dim: Dim) -> Any:
+        """A dimension as TVM takes it: an int or an expression over its variables."""
+        return evaluate(dim, self._sizes, _CALLS)
+
+    def shape(self, dims: Sequence[Dim]) -> Any:
+        """A row of dimensions as a Relax shape."""
+        return relax.ShapeExpr([self.size(dim) for dim in dims])
+
+    def tensor(self, value: Value) -> Any:
+        """A value as a Relax tensor; shapes that were followed symbolically are made into one here."""
+        if value not in self._values:
+            if isinstance(value, Constant):
+                self._values[value] = relax.const(value.data, str(value.dtype))
+            else:
+                self._values[value] = self._materialized(value)
+        return self._values[value]
+
+    def typed(self, expression: Any, type: TensorType) -> Any:
+        """An expression bound to a variable of the given type."""
+        if 0 in type.shape:
+            raise NotImplementedError(f"it gives an empty tensor, {type}")
+        expression = self.block.emit(expression)
+        found = expression.ty
+        if not isinstance(found, relax.TensorType) or str(found.dtype) != str(type.dtype):
+            raise TypeError(f"it gives {found} where {type} is expected")
+        for dim in type.shape:
+            self._bind(dim)  # a size that depends on data gets its value from the cast below
+        return self.held(expression, type)
+
+    def held(self, expression: Any, type: TensorType) -> Any:
+        """An expression with a shape that it must have; it is checked at run time where TVM can't prove it."""
+        shape = self.shape(type.shape)
+        if self._same(expression.ty.shape, shape):
+            return expression
+        return self.block.match_cast(expression, relax.TensorType(shape, str(type.dtype)))
+
+    def _bind(self, dim: Dim) -> None:
+        if isinstance(dim, str) and dim.isidentifier():
+            self._sizes.setdefault(dim, tirx.Var(dim, "int64"))
+
+    def _same(self, found: Any, shape: Any) -> bool:
+        if not isinstance(found, relax.ShapeExpr) or len(found.values) != len(shape.values):
+            return False
+        return all(self._analyzer.can_prove_equal(a, b) for a, b in zip(found.values, shape.values, strict=True))
+
+    def _parameter(self, index: int, value: Value) -> Any:
+        if unbound := value.type.symbols - self._sizes.keys():
+            raise TargetError(f"input {value.name!r}: TVM needs {', '.join(unbound)} as a dimension of its own")
+        self._values[value] = relax.Var(f"input_{index}", relax.TensorType(self.shape(value.shape), str(value.dtype)))
+        return self._values[value]
+
+    def _materialized(self, value: Value) -> Any:
+        """A small integer tensor from its symbolic elements."""
+        elements = contents(value)
+        if not elements:
+            raise TargetError(f"TVM can't hold %{value.name}: {value.type}")
+        row: Any = relax.op.shape_to_tensor(self.shape(elements))
+        row = self.block.emit(relax.op.reshape(row, self.shape(value.shape)))
+        return self.typed(row if value.dtype is DType.int64 else relax.op.astype(row, str(value.dtype)), value.type)
+
+    def _lower(self, node: Node) -> None:
+        try:
+            for output, result in zip(node.outputs, self._convert(node), strict=True):
+                self._values[output] = self.typed(result, output.type)
+        except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise TargetError(f"{node.location}: TVM can't run {node.operator}: {reason}") from error
+
+    def _convert(self, node: Node) -> Sequence[Any]:
+        own = converters.CONVERTERS.get(node.operator)
+        result = self.imported(node) if own is None else self.block.normalize(own(self, node))
+        if isinstance(result, relax.Tuple):
+            results = list(result.fields)
+        elif isinstance(result.ty, relax.TupleType):
+            results = [relax.TupleGetItem(result, index) for index in range(len(result.ty.fields))]
+        else:
+            results = [result]
+        if len(results) < len(node.outputs):
+            raise NotImplementedError("its further outputs are not computed")
+        return results[: len(node.outputs)]
+
+    def imported(self, node: Node) -> Any:
+        """What TVM's importer makes of a node."""
+        importers = onnx_frontend._get_convert_map()  # the table has no public name
+        if node.operator not in importers:
+            raise NotImplementedError("its importer doesn't know the operator")
+        attributes = {name: _attribute(value) for name, value in node.attributes.items()}
+        attributes["tvm_custom"] = {"name": "", "num_outputs": len(node.outputs)}
+        inputs = onnx_frontend.onnx_input(self._operand(node, index) for index in range(len(node.inputs)))
+        convert = importers[node.operator].get_converter(OPSET)
+        return self.block.normalize(convert(self.block, inputs, attributes, [{}, {}]))
+
+    def _operand(self, node: Node, index: int) -> Any:
+        value = node.inputs[index]
+        if value is None:
+            return None
+        if node.operator in _BROADCASTING:
+            return self._broadcastable(value, node.output.shape)
+        elements = contents(value) if index in find_operator(node.operator).host else None
+        if elements is None or isinstance(value, Constant):
+            return self.tensor(value)
+        if all(isinstance(element, int) for element in elements):
+            return relax.const(np.array(elements).reshape(value.type.static_shape), str(value.dtype))
+        return self.shape(elements) if value.type.rank else self.size(elements[0])
+
+    def _broadcastable(self, value: Value, shape: Sequence[Dim]) -> Any:
+        """An operand whose sizes are 1 or the result's; for symbolic ones TVM may not see that they are."""
+        wanted = shape[len(shape) - value.type.rank :]
+        dims = tuple(want if isinstance(dim, str) else dim for dim, want in zip(value.shape, wanted, strict=True))
+        return self.held(self.tensor(value), TensorType(value.dtype, dims))
+
+
+def _needed_nodes(graph: Graph) -> set[Node]:
+    """The nodes to lower: not those that only compute shapes which are followed symbolically."""
+    read = {value for value in graph.outputs.values() if not _is_known(value)}
+    needed: set[Node] = set()
+    for node in graph.nodes_backwards:
+        if not read.isdisjoint(node.outputs):
+            needed.add(node)
+            read.update(value for value in node.inputs if value is not None and not _is_known(value))
+    return needed
+
+
+def _is_known(value: Value) -> bool:
+    """Whether a value is made from its symbolic elements instead of by its node."""
+    return value.producer is not None and value.dtype in (DType.int32, DType.int64) and contents(value) is not None
+
+
+def _attribute(value: Attribute) -> Any:
+    """An attribute as the importer reads it from a file."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, np.ndarray):
+        return onnx.numpy_helper.from_array(value)
+    return value

@@ -1,0 +1,55 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""The same library from the same graph: TVM orders the symbols of dynamic shapes by where they lie in memory."""
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import IRModule, relax, tirx, transform
+from tvm.relax import utils
+
+
+class _OrderedSet:
+    """What TVM asks of a set of symbols, in the order of insertion."""
+
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        self._items = dict.fromkeys(items)
+
+    def add(self, item: Any) -> None:
+        self._items[item] = None
+
+    def update(self, items: Iterable[Any]) -> None:
+        self._items.update(dict.fromkeys(items))
+
+    def __sub__(self, other: "_OrderedSet") -> "_OrderedSet":
+        return _OrderedSet(item for item in self if item not in other._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+
+@contextmanager
+def ordered_symbols() -> Generator[None]:
+    """While this lasts, TVM's kernels take the symbols of their shapes in the order in which they occur.
+
+    TVM collects them in a `set`, which is looked up in its module first, and lists that.
+    """
+    utils.set = _OrderedSet
+    try:
+        yield
+    finally:
+        del utils.set
+
+
+def pipeline() -> Any:
+    """TVM's default passes over Relax, and then the computations of sizes put in the order of where they are stored."""
+    return transform.Sequential([relax.get_pipeline("default"), transform.module_pass(_sort_sizes, opt_level=0)])
+
+
+def _sort_sizes(module: IRModule, _context: Any) -> IRModule:
+    for name, function in module.functions_items():
+        if name.name_hint.startswith("shape_func") and isinstance(function.body, tirx.SeqStmt):
+            stores = sorted(function.body.seq, key=lambda store: int(store.indices[0]))
+            module[name] = function.with_body(tirx.SeqStmt(stores))
+    return module

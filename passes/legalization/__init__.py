@@ -1,0 +1,1 @@
+"""What each backend can't run, and how operators are spelled out in simpler ones."""

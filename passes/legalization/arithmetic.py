@@ -1,0 +1,114 @@
+"""Activations, normalizations and other arithmetic, spelled out."""
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Node, Value
+from ...ir.types import DType
+from .expansion import Expansion, RefusedError, attribute, axes_from, operand, size_of
+
+
+def _swish(op: Builder, node: Node) -> Value:
+    x, alpha = operand(node, 0), attribute(node, "alpha", 1.0)
+    return op.Mul(x, op.Sigmoid(x if alpha == 1 else op.Mul(x, float(alpha))))
+
+
+def _celu(op: Builder, node: Node) -> Value:
+    alpha = float(attribute(node, "alpha", 1.0))
+    return op.Mul(op.Elu(op.Div(operand(node, 0), alpha)), alpha)
+
+
+def _is_infinite(op: Builder, node: Node) -> Value:
+    x = operand(node, 0)
+    high, low = (op.Equal(x, float(limit)) for limit in (np.inf, -np.inf))
+    if not attribute(node, "detect_negative", 1):
+        return high
+    return op.Or(high, low) if attribute(node, "detect_positive", 1) else low
+
+
+def _power(op: Builder, node: Node) -> Value:
+    """Integers go through float64; the exponent takes the type of the base."""
+    x, exponent = operand(node, 0), operand(node, 1)
+    to = x.dtype if x.dtype.is_float else DType.float64
+    return op.Cast(op.Pow(op.Cast(x, to=to), op.Cast(exponent, to=to)), to=x.dtype)
+
+
+def _dropout(op: Builder, node: Node) -> Value | tuple[Value, ...]:
+    x, training = operand(node, 0), node.input(2)
+    if training is not None and (node.constant(2) is None or np.any(node.constant(2))):
+        raise RefusedError("it is in training mode")
+    if len(node.outputs) == 1:
+        return x
+    return x, op.ConstantOfShape(op.Shape(x), value=np.ones(1, bool))
+
+
+def _one_hot(op: Builder, node: Node) -> Value:
+    indices, depth = op.Cast(operand(node, 0), to=DType.int64), node.constant(1)
+    if depth is None:
+        raise RefusedError("its depth is computed from data")
+    count = int(depth.reshape(-1)[0])
+    rank = indices.type.rank + 1
+    axis = attribute(node, "axis", -1) % rank
+    indices = op.Where(op.Less(indices, 0), op.Add(indices, count), indices)
+    classes = np.arange(count).reshape(-1, *(1,) * (rank - 1 - axis))
+    hot = op.Equal(op.Unsqueeze(indices, [axis]), classes)
+    off, on = (op.Gather(operand(node, 2), op.constant(index)) for index in (0, 1))
+    return op.Where(hot, on, off)
+
+
+def _layer_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
+    x, bias = operand(node, 0), node.input(2)
+    axes, stash = axes_from(node, x), _stash(op, node, x)
+    mean = op.ReduceMean(stash, axes)
+    centred = op.Sub(stash, mean)
+    inverse = _inverse_root(op, node, op.ReduceMean(op.Mul(centred, centred), axes))
+    y = op.Mul(_cast(op, op.Mul(centred, inverse), x.dtype), operand(node, 1))
+    return y if bias is None else op.Add(y, bias), mean, inverse
+
+
+def _rms_normalization(op: Builder, node: Node) -> Value:
+    x, scale = operand(node, 0), operand(node, 1)
+    stash = _stash(op, node, x)
+    inverse = _inverse_root(op, node, op.ReduceMean(op.Mul(stash, stash), axes_from(node, x)))
+    return op.Mul(_cast(op, op.Mul(stash, inverse), scale.dtype), scale)
+
+
+def _lp_normalization(op: Builder, node: Node) -> Value:
+    """Where all is zero, it stays so."""
+    x, axes = operand(node, 0), [attribute(node, "axis", -1)]
+    norm = op.ReduceL1(x, axes) if attribute(node, "p", 2) == 1 else op.ReduceL2(x, axes)
+    return op.Div(x, op.Where(op.Equal(norm, 0.0), op.Add(op.Mul(norm, 0.0), 1.0), norm))
+
+
+def _eye_like(op: Builder, node: Node) -> Value:
+    x = operand(node, 0)
+    rows, columns = (op.Range(0, size_of(op, x, axis), 1) for axis in (0, 1))
+    diagonal = op.Equal(op.Sub(columns, op.Unsqueeze(rows, [1])), int(attribute(node, "k", 0)))
+    return op.Cast(diagonal, to=attribute(node, "dtype", x.dtype))
+
+
+def _stash(op: Builder, node: Node, x: Value) -> Value:
+    """The input in the type that sums are kept in."""
+    return _cast(op, x, DType(attribute(node, "stash_type", 1)))
+
+
+def _inverse_root(op: Builder, node: Node, variance: Value) -> Value:
+    return op.Reciprocal(op.Sqrt(op.Add(variance, float(attribute(node, "epsilon", 1e-5)))))
+
+
+def _cast(op: Builder, value: Value, to: DType) -> Value:
+    return value if value.dtype is to else op.Cast(value, to=to)
+
+
+EXPANSIONS: dict[str, Expansion] = {
+    "Celu": _celu,
+    "Dropout": _dropout,
+    "EyeLike": _eye_like,
+    "IsInf": _is_infinite,
+    "LayerNormalization": _layer_normalization,
+    "LpNormalization": _lp_normalization,
+    "OneHot": _one_hot,
+    "Pow": _power,
+    "RMSNormalization": _rms_normalization,
+    "Swish": _swish,
+}

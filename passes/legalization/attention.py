@@ -1,0 +1,116 @@
+"""Attention and rotary embeddings, spelled out."""
+
+import math
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Node, Value
+from ...ir.types import DType
+from .expansion import Expansion, RefusedError, attribute, operand, size_of
+
+
+def _attention(op: Builder, node: Node) -> Value | tuple[Value, ...]:
+    """Scaled dot products, with the rows that may look nowhere at zero, as the standard has it."""
+    for used, what in (
+        (node.input(6), "the lengths of padded keys"),
+        (len(node.outputs) > 3, "the scores among its outputs"),
+        (attribute(node, "softmax_precision", None), "a softmax precision of its own"),
+    ):
+        if used:
+            raise RefusedError(f"{what} can't be spelled out")
+    q, k, v = (operand(node, index) for index in range(3))
+    flat = q.type.rank == 3
+    if flat:
+        q = split_heads(op, q, attribute(node, "q_num_heads", 1))
+        k, v = (split_heads(op, value, attribute(node, "kv_num_heads", 1)) for value in (k, v))
+    past_key, past_value = node.input(4), node.input(5)
+    if past_key is not None and past_value is not None:
+        k, v = op.Concat(past_key, k, axis=2), op.Concat(past_value, v, axis=2)
+    present = (k, v)
+    k, v = (_repeat_heads(op, value, _heads(q) // _heads(value)) for value in (k, v))
+    scores = _scores(op, node, q, k)
+    bias = _bias(op, node, q, k)
+    weights = op.Softmax(scores if bias is None else op.Add(scores, bias), axis=-1)
+    if bias is not None:
+        nowhere = op.Equal(op.ReduceMax(bias, [-1]), -np.inf)
+        weights = op.Where(nowhere, op.constant(np.zeros((), q.dtype.numpy)), weights)
+    y = op.MatMul(weights, v)
+    if flat:
+        y = op.Reshape(op.Transpose(y, perm=(0, 2, 1, 3)), [0, 0, -1])
+    return y, *present
+
+
+def split_heads(op: Builder, x: Value, heads: int) -> Value:
+    """`[batch, sequence, heads * size]` as `[batch, heads, sequence, size]`."""
+    return op.Transpose(op.Reshape(x, [0, 0, heads, _static(x, 2) // heads]), perm=(0, 2, 1, 3))
+
+
+def _heads(x: Value) -> int:
+    return _static(x, 1)
+
+
+def _static(x: Value, axis: int) -> int:
+    size = x.shape[axis]
+    if not isinstance(size, int):
+        raise RefusedError(f"dimension {size} of {x.type} is not a number")
+    return size
+
+
+def _repeat_heads(op: Builder, x: Value, repeats: int) -> Value:
+    """Grouped queries share a head of keys and values: each is repeated for its group."""
+    if repeats == 1:
+        return x
+    stacked = op.Concat(*[op.Unsqueeze(x, [2])] * repeats, axis=2)
+    return op.Reshape(stacked, [0, _heads(x) * repeats, -1, _static(x, 3)])
+
+
+def _scores(op: Builder, node: Node, q: Value, k: Value) -> Value:
+    """A root of the scale on both sides keeps half precision in its range."""
+    scale = attribute(node, "scale", None)
+    half = math.sqrt(1 / math.sqrt(_static(q, 3)) if scale is None else scale)
+    scores = op.MatMul(op.Mul(q, half), op.Transpose(op.Mul(k, half), perm=(0, 1, 3, 2)))
+    cap = float(attribute(node, "softcap", 0.0))
+    return op.Mul(op.Tanh(op.Div(scores, cap)), cap) if cap else scores
+
+
+def _bias(op: Builder, node: Node, q: Value, k: Value) -> Value | None:
+    """What is added to the scores: the mask, and minus infinity where a query would look ahead."""
+    nothing, never = (op.constant(np.full((), number, q.dtype.numpy)) for number in (0, -np.inf))
+    mask, past = node.input(3), node.input(4)
+    if mask is not None and mask.shape[-1] != k.shape[2]:
+        raise RefusedError(f"its mask {mask.type} is shorter than the keys {k.type}")
+    bias = op.Where(mask, nothing, never) if mask is not None and mask.dtype is DType.bool else mask
+    if not attribute(node, "is_causal", 0):
+        return bias
+    rows, columns = (op.Range(0, size_of(op, value, 2), 1) for value in (q, k))
+    if past is not None:
+        rows = op.Add(rows, size_of(op, past, 2))
+    ahead = op.Greater(columns, op.Unsqueeze(rows, [1]))
+    return op.Where(ahead, never, nothing if bias is None else bias)
+
+
+def _rotary_embedding(op: Builder, node: Node) -> Value:
+    x, cosines, sines, positions = operand(node, 0), operand(node, 1), operand(node, 2), node.input(3)
+    heads = x if x.type.rank == 4 else split_heads(op, x, attribute(node, "num_heads", 1))
+    size = attribute(node, "rotary_embedding_dim", 0) or _static(heads, 3)
+    if positions is not None:
+        cosines, sines = op.Gather(cosines, positions), op.Gather(sines, positions)
+    cosines, sines = op.Unsqueeze(cosines, [1]), op.Unsqueeze(sines, [1])  # [batch, 1, sequence, size / 2]
+    interleaved = attribute(node, "interleaved", 0)
+    starts, steps = ((0, 1), 2) if interleaved else ((0, size // 2), 1)
+    ends = (size, size) if interleaved else (size // 2, size)
+    left, right = (op.Slice(heads, [start], [end], [3], [steps]) for start, end in zip(starts, ends, strict=True))
+    real = op.Sub(op.Mul(cosines, left), op.Mul(sines, right))
+    imaginary = op.Add(op.Mul(sines, left), op.Mul(cosines, right))
+    if interleaved:
+        pairs = op.Concat(op.Unsqueeze(real, [4]), op.Unsqueeze(imaginary, [4]), axis=4)
+        turned = op.Reshape(pairs, [0, 0, 0, size])
+    else:
+        turned = op.Concat(real, imaginary, axis=3)
+    if size != _static(heads, 3):
+        turned = op.Concat(turned, op.Slice(heads, [size], [_static(heads, 3)], [3]), axis=3)
+    return turned if x.type.rank == 4 else op.Reshape(op.Transpose(turned, perm=(0, 2, 1, 3)), [0, 0, -1])
+
+
+EXPANSIONS: dict[str, Expansion] = {"Attention": _attention, "RotaryEmbedding": _rotary_embedding}

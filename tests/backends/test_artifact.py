@@ -1,0 +1,139 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.backends import find_backend
+from planish.backends.artifact import amend_manifest, load, read_manifest, write_artifact
+from planish.backends.machine import check_machine
+from planish.ir.errors import ModelError, TargetError, UsageError
+from planish.ir.graph import Graph, Location
+
+
+@pytest.fixture
+def artifact(small_cnn, target, tmp_path) -> Path:
+    write_artifact(tmp_path / "dist", small_cnn, find_backend("onnxruntime"), target, {"passes": ["cleanup"]})
+    return tmp_path / "dist"
+
+
+def test_it_loads_and_runs(artifact: Path) -> None:
+    executable = load(artifact)
+    assert [(port.name, port.dtype, port.shape) for port in executable.inputs] == [("x", "float32", ("batch", 1, 8, 8))]
+    assert [port.name for port in executable.outputs] == ["y"]
+    x = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+    (y,) = executable(x)
+    assert y.shape == (3, 10)
+    np.testing.assert_allclose(executable(x=x)[0], y)
+    with pytest.raises(ModelError, match=r"'x' must be float32.*, got float64"):
+        executable(x.astype(np.float64))
+
+
+def test_the_manifest_says_what_it_is(artifact: Path, target) -> None:
+    manifest = read_manifest(artifact)
+    assert manifest["backend"] == "onnxruntime"
+    assert manifest["target"]["mcpu"] == target.mcpu
+    assert manifest["passes"] == ["cleanup"]
+    assert manifest["files"]["model.onnx"]["size"] == (artifact / "model.onnx").stat().st_size
+    amend_manifest(artifact, {"latency": 0.5})
+    assert read_manifest(artifact) == {**manifest, "latency": 0.5}
+
+
+def test_a_failure_leaves_the_old_artifact_and_nothing_else(artifact: Path, make_graph, target) -> None:
+    def broken(op, x):
+        return op.graph.add_node("aten::erfinv", [x], [x.type], location=Location("head")).output
+
+    before = {path.name: path.read_bytes() for path in artifact.iterdir()}
+    with pytest.raises(TargetError, match="head: onnxruntime can't run aten::erfinv"):
+        write_artifact(artifact, make_graph(broken, 2), find_backend("onnxruntime"), target)
+    assert {path.name: path.read_bytes() for path in artifact.iterdir()} == before
+    assert list(artifact.parent.iterdir()) == [artifact]
+
+
+def test_a_new_artifact_takes_the_old_one_s_place(artifact: Path, make_graph, target) -> None:
+    (artifact / "report.html").write_text("of the old one")
+    write_artifact(artifact, make_graph(lambda op, x: op.Neg(x), 2), find_backend("onnxruntime"), target)
+    assert sorted(path.name for path in artifact.iterdir()) == ["manifest.json", "model.onnx"]
+    assert list(artifact.parent.iterdir()) == [artifact]
+    assert np.array_equal(load(artifact)(np.ones(2, np.float32))[0], [-1, -1])
+
+
+def test_a_folder_with_something_else_is_left_alone(small_cnn: Graph, target, tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and is not an artifact"):
+        write_artifact(tmp_path, small_cnn, find_backend("onnxruntime"), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def rewrite(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "is not an artifact: .*manifest.json can't be read"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": 1,'), "manifest.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": 1}'), "manifest.json is damaged: KeyError"),
+        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"x"), "model.onnx is damaged: it has 1 bytes instead of"),
+        (flip, "model.onnx is damaged: its SHA-256"),
+        (rewrite(format=99), "has format 99, but this version of planish reads format 1"),
+        (rewrite(files={"../secret": {"size": 1, "sha256": ""}}), "secret is missing from the artifact"),
+        (rewrite(inputs="x"), "manifest.json is damaged"),
+    ],
+)
+def test_damage_is_named(artifact: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(artifact)
+    with pytest.raises(ModelError, match=message):
+        load(artifact)
+
+
+def test_code_for_another_machine_is_not_run() -> None:
+    with pytest.raises(TargetError, match="is built for riscv64, but this machine is"):
+        check_machine("riscv64", [])
+    with pytest.raises(TargetError, match="uses avx2048, which this machine lacks"):
+        check_machine(read_architecture(), ["avx2048"])
+
+
+def read_architecture() -> str:
+    import platform
+
+    return platform.machine()
+
+
+LOAD = """
+import sys
+class Wall:
+    allowed = {"numpy", "onnxruntime", "planish", *sys.stdlib_module_names}
+    def find_spec(self, name, path=None, target=None):
+        # onnxruntime's own imports of optional helpers fail as they do where these are missing
+        if name.partition(".")[0] not in self.allowed and not name.startswith("__editable__"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Wall())
+import numpy
+from planish.backends.artifact import load
+executable = load(sys.argv[1])
+print(executable(numpy.zeros((2, 1, 8, 8), numpy.float32))[0].shape)
+foreign = {name.partition(".")[0] for name in sys.modules} - Wall.allowed
+print(sorted(name for name in foreign & {"torch", "onnx", "onnx_ir", "pydantic", "ml_dtypes", "networkx", "scipy"}))
+"""
+
+
+def test_loading_needs_numpy_and_onnxruntime_alone(artifact: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LOAD, artifact], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["(2, 10)", "[]"]

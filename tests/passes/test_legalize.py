@@ -1,0 +1,204 @@
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from planish.backends import backend_names
+from planish.ir.builder import Builder
+from planish.ir.errors import TargetError, UsageError
+from planish.ir.graph import Graph, Location
+from planish.ir.interpreter import Interpreter
+from planish.ir.types import DType, TensorType
+from planish.passes.base import PassContext
+from planish.passes.legalization.support import SUPPORT
+from planish.passes.legalize import EXPANSIONS, Legalization, legalized
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def int8(*shape: int) -> np.ndarray:
+    return RNG.integers(-127, 128, shape).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator on inputs that are fed, or constants where a name is given."""
+
+    operator: str
+    inputs: tuple[np.ndarray | None, ...]
+    attributes: dict[str, object] = field(default_factory=dict)
+    outputs: int = 1
+    constants: frozenset[int] = frozenset()
+    dynamic: bool = False
+    """Whether the first axis of what is fed is symbolic."""
+
+    def build(self) -> tuple[Graph, dict[str, np.ndarray]]:
+        graph, feeds = Graph(), {}
+        op = Builder(graph, location=Location("layer"))
+        operands = []
+        for index, array in enumerate(self.inputs):
+            if array is None or index in self.constants:
+                operands.append(None if array is None else op.constant(array))
+                continue
+            dims = ("batch", *array.shape[1:]) if self.dynamic else array.shape
+            operands.append(graph.add_input(f"x{index}", TensorType(DType.of(array.dtype), dims)))
+            feeds[f"x{index}"] = array
+        made = op(self.operator, *operands, outputs=self.outputs, **self.attributes)
+        graph.outputs = {f"y{index}": value for index, value in enumerate(made if self.outputs > 1 else (made,))}
+        return graph, feeds
+
+
+HEADS = (floats(2, 4, 5, 8), floats(2, 4, 7, 8), floats(2, 4, 7, 8))
+FLAT = (floats(2, 5, 32), floats(2, 7, 16), floats(2, 7, 16))
+SCALE = np.array(0.02, np.float32)
+CASES = {
+    "swish": Case("Swish", (floats(2, 3),), {"alpha": 1.5}, dynamic=True),
+    "celu": Case("Celu", (floats(2, 3),), {"alpha": 0.7}),
+    "infinite": Case("IsInf", (np.array([1, np.inf, -np.inf, np.nan], np.float32),), {"detect_negative": 0}),
+    "minus-infinite": Case("IsInf", (np.array([1, np.inf, -np.inf, np.nan], np.float32),), {"detect_positive": 0}),
+    "integer-power": Case("Pow", (np.array([3, -2], np.int32), np.array([4, 3], np.int64))),
+    "dropout": Case("Dropout", (floats(2, 3),), outputs=2, dynamic=True),
+    "one-hot": Case(
+        "OneHot", (np.array([[1, -1], [0, 9]]), np.array(3), floats(2)), {"axis": 1}, constants=frozenset({1})
+    ),
+    "eye": Case("EyeLike", (floats(3, 4),), {"k": 1, "dtype": 7}),
+    "layer-norm": Case(
+        "LayerNormalization", (floats(2, 3, 4), floats(3, 4), floats(3, 4)), {"axis": 1}, 3, dynamic=False
+    ),
+    "rms-norm": Case("RMSNormalization", (floats(2, 3, 4), floats(4)), {"epsilon": 1e-3}),
+    "l1-norm": Case("LpNormalization", (np.array([[1, -3], [0, 0]], np.float32),), {"p": 1}),
+    "l2-norm": Case("LpNormalization", (np.array([[1, -3], [0, 0]], np.float32),), {"axis": 0}),
+    "attention": Case("Attention", HEADS),
+    "attention-causal": Case("Attention", HEADS, {"is_causal": 1, "softcap": 2.0, "scale": 0.3}),
+    "attention-grouped": Case("Attention", FLAT, {"q_num_heads": 4, "kv_num_heads": 2}, dynamic=True),
+    "attention-mask": Case("Attention", (*HEADS, RNG.random((5, 7)) < 0.3)),  # a row of it looks nowhere
+    "attention-past": Case(
+        "Attention", (*HEADS, None, floats(2, 4, 3, 8), floats(2, 4, 3, 8)), {"is_causal": 1}, 3, dynamic=True
+    ),
+    "rotary": Case("RotaryEmbedding", (floats(2, 4, 5, 8), floats(9, 4), floats(9, 4), RNG.integers(0, 9, (2, 5)))),
+    "rotary-interleaved": Case(
+        "RotaryEmbedding",
+        (floats(2, 5, 32), floats(2, 5, 3), floats(2, 5, 3)),
+        {"interleaved": 1, "num_heads": 4, "rotary_embedding_dim": 6},
+    ),
+    "conv-integer": Case("ConvInteger", (int8(1, 2, 5, 5), int8(3, 2, 3, 3), np.int8(3)), {"pads": (1, 1, 1, 1)}),
+    "qlinear-matmul": Case(
+        "QLinearMatMul",
+        (int8(2, 8), SCALE, np.int8(3), int8(8, 3), floats(3) ** 2, np.zeros(3, np.int8), SCALE, np.int8(1)),
+    ),
+    "qlinear-conv": Case(
+        "QLinearConv",
+        (
+            int8(1, 2, 5, 5),
+            SCALE,
+            np.int8(3),
+            int8(3, 2, 3, 3),
+            floats(3) ** 2,
+            np.zeros(3, np.int8),
+            np.float32(2),
+            np.int8(1),
+            RNG.integers(-99, 99, 3).astype(np.int32),
+        ),
+    ),
+    "dequantize-blocks": Case("DequantizeLinear", (int8(2, 6), floats(2, 3), int8(2, 3)), {"block_size": 2, "axis": 1}),
+    "quantize-blocks": Case(
+        "QuantizeLinear", (floats(4, 3), floats(2, 3) ** 2 + 0.1, int8(2, 3)), {"block_size": 2, "axis": 0}
+    ),
+}
+
+
+def context(graph: Graph) -> PassContext:
+    return PassContext(load_target("x86-64"), source=graph)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_expansion_means_the_same(case: Case) -> None:
+    graph, feeds = case.build()
+    expected = Interpreter(graph).run(feeds)
+    result = Legalization("tvm").run(graph, context(graph))
+    assert result.counts == {f"expand {case.operator}": 1}
+    assert not Legalization("tvm").run(graph, context(graph)).changed
+    assert {node.location for node in graph.nodes} == {Location("layer")}
+    found = Interpreter(graph).run(feeds)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_every_expansion_is_tried() -> None:
+    assert {case.operator for case in CASES.values()} == set(EXPANSIONS)
+    assert set(SUPPORT["tvm"].expanded) == set(EXPANSIONS)
+
+
+def test_stored_4_bit_integers_become_8_bit_ones() -> None:
+    int4, uint4 = DType.int4.numpy, DType.uint4.numpy
+    for weight, zero_point in ((int8(4, 2) // 16, np.array(-3)), (int8(4, 2) // 32 + 4, np.array(7))):
+        dtype = int4 if zero_point < 0 else uint4
+        graph = Graph()
+        op = Builder(graph)
+        x = graph.add_input("x", TensorType(DType.float32, ("n", 4)))
+        floats = op.DequantizeLinear(weight.astype(dtype), np.float32(0.1), zero_point.astype(dtype))
+        graph.outputs["y"] = op.MatMul(x, floats)
+        feeds = {"x": np.eye(4, dtype=np.float32)}
+        legal = legalized(graph, load_target("x86-64"), "tvm")
+        assert {value.dtype.bits for node in legal.nodes for value in node.inputs if value is not None} == {8, 32}
+        assert np.array_equal(Interpreter(legal).run(feeds)["y"], Interpreter(graph).run(feeds)["y"])
+
+
+def test_what_the_backend_runs_itself_stays() -> None:
+    for operator, backend in (("Swish", "onnxruntime"), ("Sigmoid", "tvm")):
+        graph, _ = Case(operator, (floats(2, 3),)).build()
+        assert not Legalization(backend).run(graph, context(graph)).changed
+        assert [node.operator for node in graph.nodes] == [operator]
+
+
+def test_a_copy_is_legalized_and_the_graph_is_not() -> None:
+    graph, _ = CASES["swish"].build()
+    legal = legalized(graph, load_target("x86-64"), "tvm")
+    assert [node.operator for node in graph.nodes] == ["Swish"]
+    assert [node.operator for node in legal.nodes] == ["Mul", "Sigmoid", "Mul"]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case("Det", (floats(2, 2),)), "layer: tvm can't run Det: there is no kernel for it"),
+        (Case("TopK", (np.ones(3, np.uint64), np.array([1])), outputs=2, constants=frozenset({1})), "it sorts uint64"),
+        (Case("Resize", (floats(1, 1, 4, 4), None, np.array([1, 1, 0.6, 0.6], np.float32)), constants=frozenset({2})),
+         "its scales don't divide the sizes"),
+        (Case("Resize", (floats(1, 1, 4, 4), None, np.array([1, 1, 2, 2], np.float32)), {"antialias": 1, "mode": "linear"},
+              constants=frozenset({2})), "it filters against aliasing"),
+        (Case("Resize", (floats(2, 1, 4, 4), None, np.array([1, 1, 2, 2], np.float32)),
+              {"coordinate_transformation_mode": "align_corners", "mode": "linear"}, constants=frozenset({2}), dynamic=True),
+         "it aligns the corners"),
+        (Case("Dropout", (floats(2), np.float32(0.5), np.array(True)), constants=frozenset({1, 2})),
+         "layer: tvm can't run Dropout: it is in training mode"),
+        (Case("Pad", (floats(4), np.array([1, 1])), {"mode": "wrap"}, constants=frozenset({1})), "wraps around"),
+    ],
+)  # fmt: skip
+def test_what_can_t_be_run_is_refused_with_the_layer(case: Case, reason: str) -> None:
+    graph, _ = case.build()
+    with pytest.raises(TargetError, match=reason):
+        Legalization("tvm").run(graph, context(graph))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+def test_operators_of_other_domains_are_refused(backend: str) -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (2,)))
+    graph.outputs["y"] = graph.add_node("aten::erfinv", [x], [x.type], location=Location("head")).output
+    with pytest.raises(TargetError, match=f"head: {backend} can't run aten::erfinv: it is of another domain"):
+        Legalization(backend).run(graph, context(graph))
+
+
+def test_an_unknown_backend_comes_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="unknown backend 'tvn'; did you mean 'tvm'"):
+        Legalization("tvn").run(Graph(), context(Graph()))
+
+
+def test_every_backend_has_its_table() -> None:
+    assert set(SUPPORT) == set(backend_names())
