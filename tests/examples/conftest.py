@@ -1,0 +1,63 @@
+"""The examples as users find them, each read once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import planish
+from planish import Graph
+from planish.driver.recipe import read_recipe
+from planish.driver.reference import isolated_imports, resolve
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@dataclass
+class Example:
+    """An example's graph, and what its model itself gives for some inputs."""
+
+    name: str
+    graph: Graph
+    feeds: dict[str, np.ndarray]
+    expected: np.ndarray
+
+
+@pytest.fixture(scope="package", params=["digits", "minilm", "ocr"])
+def example(request: pytest.FixtureRequest) -> Example:
+    folder = EXAMPLES / request.param
+    with isolated_imports(folder):
+        made = resolve("model.py:build", folder)()
+        batch = next(resolve("data.py:test", folder)())
+    feeds = {name: array[:2] for name, array in batch.items() if name != "labels"}
+    if isinstance(made, Path):
+        return Example(request.param, planish.read(made), feeds, run_onnx(made, feeds))
+    module, inputs, dynamic_shapes = made
+    graph = planish.trace(module, inputs, dynamic_shapes=dynamic_shapes)
+    return Example(request.param, graph, feeds, run_torch(module, feeds))
+
+
+@pytest.fixture(scope="package")
+def built(tmp_path_factory: pytest.TempPathFactory):
+    """Builds an example's recipe into a folder of the test run."""
+
+    def build(name: str):
+        recipe = read_recipe(EXAMPLES / name / "recipe.yaml")
+        return planish.build(recipe.model_copy(update={"output": tmp_path_factory.mktemp(name) / "dist"}))
+
+    return build
+
+
+def run_torch(module, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        return module(*map(torch.from_numpy, feeds.values())).numpy()
+
+
+def run_onnx(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, feeds)[0]
