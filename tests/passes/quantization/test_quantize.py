@@ -1,0 +1,162 @@
+"""Quantization end to end: what ONNX Runtime makes of the graph, how close it stays, what stays in float and why."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from planish.backends.onnx_model import write_onnx
+from planish.ir.builder import Builder
+from planish.ir.errors import UsageError
+from planish.ir.graph import Graph, Location
+from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
+from planish.passes.base import PassContext
+from planish.passes.check import drift, run_graph
+from planish.passes.quantization.quantize import Quantize
+from planish.targets.load import load_target
+
+TARGET = load_target("x86-64-avx512-vnni")
+GENERATOR = np.random.default_rng(0)
+
+
+def array(*shape: int) -> np.ndarray:
+    return (GENERATOR.standard_normal(shape) * 0.3).astype(np.float32)
+
+
+def convolutions() -> Graph:
+    """Two convolutions with rectifiers, a residual sum, a pool and a linear layer."""
+    graph = Graph()
+    op = Builder(graph, location=Location("stem"))
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 3, 16, 16)))
+    first = op.Relu(op.Conv(x, array(16, 3, 3, 3), array(16), pads=(1, 1, 1, 1)))
+    op.location = Location("body")
+    second = op.Relu(op.Add(op.Conv(first, array(16, 16, 3, 3), array(16), pads=(1, 1, 1, 1)), first))
+    op.location = Location("head")
+    graph.outputs["logits"] = op.Gemm(op.Flatten(op.GlobalAveragePool(second)), array(10, 16), array(10), transB=1)
+    return graph
+
+
+def projections() -> Graph:
+    """A linear layer over tokens, as transformers have it."""
+    graph = Graph()
+    op = Builder(graph, location=Location("dense"))
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", "sequence", 64)))
+    graph.outputs["y"] = op.Add(op.MatMul(x, array(64, 128)), array(128))
+    return graph
+
+
+CASES = {"convolutions": (convolutions, (2, 3, 16, 16)), "projections": (projections, (2, 5, 64))}
+
+
+def quantized(name: str, target=TARGET, **options):
+    make, shape = CASES[name]
+    source = make()
+    feeds = [{"x": GENERATOR.standard_normal(shape).astype(np.float32)} for _ in range(4)]
+    graph = source.clone()
+    result = Quantize(**options).run(graph, PassContext(target, source, feeds))
+    verify(graph)
+    return source, graph, feeds, result
+
+
+def optimized_operators(graph: Graph, folder) -> list[str]:
+    """The operators that are left once ONNX Runtime has fused the graph for itself."""
+    write_onnx(graph, folder / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(folder / "model.onnx", options)
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+def test_static_convolutions_run_in_integer_kernels(tmp_path):
+    _, graph, _, result = quantized("convolutions")
+    operators = optimized_operators(graph, tmp_path)
+    assert result.counts["layers"] == 3
+    assert operators.count("QLinearConv") == 2
+    assert not {"Conv", "Gemm", "FusedConv"} & set(operators)
+
+
+def test_static_linear_layers_run_in_integer_kernels(tmp_path):
+    _, graph, _, _ = quantized("projections")
+    operators = optimized_operators(graph, tmp_path)
+    assert "MatMul" not in operators
+    assert {"QLinearMatMul", "MatMulIntegerToFloat"} & set(operators)
+
+
+def test_dynamic_linear_layers_run_in_integer_kernels(tmp_path):
+    _, graph, _, _ = quantized("projections", scheme="int8-dynamic")
+    operators = optimized_operators(graph, tmp_path)
+    assert "MatMul" not in operators
+    assert {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"} & set(operators)
+
+
+def test_dynamic_quantization_leaves_convolutions_in_float_and_says_so():
+    _, graph, _, result = quantized("convolutions", scheme="int8-dynamic")
+    assert [node.operator for node in graph.nodes].count("Conv") == 2
+    assert any("stem" in miss for miss in result.misses)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("options", [{}, {"observer": "minmax"}, {"observer": "mse"}, {"per_channel": False}])
+def test_outputs_stay_close_to_float(name, options):
+    source, graph, feeds, _ = quantized(name, **options)
+    assert 0 < drift(run_graph(source, feeds), run_graph(graph, feeds)) < 0.05
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
+def test_onnx_runtime_agrees_with_the_interpreter(name, scheme, tmp_path):
+    _, graph, feeds, _ = quantized(name, scheme=scheme)
+    write_onnx(graph, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for feed, expected in zip(feeds, run_graph(graph, feeds), strict=True):
+        [got] = session.run(None, feed)
+        [wanted] = expected.values()
+        step = np.abs(wanted).max() / 100  # a grid of 255 steps spans the outputs
+        assert np.abs(got - wanted).max() <= step
+
+
+def test_weights_are_int8_by_channel_and_symmetric():
+    _, graph, _, _ = quantized("convolutions")
+    weights = [constant for constant in graph.constants.values() if constant.data.ndim == 4]
+    assert {weight.dtype for weight in weights} == {DType.int8}
+    for weight in weights:
+        largest = np.abs(weight.data.astype(int)).reshape(weight.shape[0], -1).max(axis=1)
+        assert (largest == 127).all()
+
+
+def test_weights_have_seven_bits_where_eight_would_saturate():
+    _, graph, _, _ = quantized("convolutions", target=load_target("x86-64-avx2"))
+    weights = [constant.data for constant in graph.constants.values() if constant.dtype is DType.int8]
+    assert weights
+    assert max(np.abs(weight.astype(int)).max() for weight in weights if weight.size > 1) <= 64
+
+
+def test_skipped_layers_stay_in_float():
+    _, graph, _, result = quantized("convolutions", skip=("stem",))
+    [stem] = [node for node in graph.nodes if node.operator == "Conv" and node.location.module == "stem"]
+    assert stem.inputs[1].dtype is DType.float32
+    assert stem.constant(1) is not None
+    assert result.counts["layers"] == 2
+
+
+def test_static_quantization_asks_for_calibration_data():
+    graph = convolutions()
+    with pytest.raises(UsageError, match="calibration"):
+        Quantize().run(graph, PassContext(TARGET, graph))
+
+
+def test_an_unknown_scheme_is_refused_with_the_nearest():
+    graph = convolutions()
+    with pytest.raises(UsageError, match=r"int8-dynamic"):
+        Quantize(scheme="int8-dynamik").run(graph, PassContext(TARGET, graph))
+
+
+def test_a_target_without_integer_kernels_keeps_the_graph():
+    _, graph, _, result = quantized("convolutions", target=replace(TARGET, int8=None))
+    assert not result.changed
+    assert result.misses
+    assert "QuantizeLinear" not in {node.operator for node in graph.nodes}
