@@ -78,7 +78,7 @@ class Builder:
 
         return insert
 
-    def constant(self, data: np.ndarray | np.generic | Sequence[int] | int | float, name: str = "constant") -> Constant:
+    def constant(self, data: np.ndarray | np.generic | Sequence[int] | float, name: str = "constant") -> Constant:
         """A new constant; ints become int64, Python floats float32."""
         array = np.asarray(data)
         if not isinstance(data, np.ndarray | np.generic):

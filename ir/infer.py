@@ -7,8 +7,10 @@ that a `Reshape` by `Concat(Shape(x)[0:1], [-1, 64])` has the type that one expe
 
 import ast
 import difflib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -52,8 +54,16 @@ class Scope:
         return evaluate(dim, self.sizes, _CALLS)
 
     def dim(self, size: Any) -> Dim:
-        """A size that torch gave, as a dimension."""
-        return size if isinstance(size, int) else expression_dim(size.node.expr, self._names)
+        """A size that torch gave, as a dimension.
+
+        Raises:
+            ModelError: it speaks of a symbol of torch's own, which stands for what only the data tells.
+        """
+        if isinstance(size, int):
+            return size
+        if not size.node.expr.free_symbols <= self._names.keys():
+            raise ModelError("a size of its result depends on data")
+        return expression_dim(size.node.expr, self._names)
 
 
 _CALLS = {
@@ -119,7 +129,8 @@ def contents(value: Value) -> tuple[Dim, ...] | None:
     if value.dtype.is_float:
         return None
     within = scope(tuple(sorted(shape_values.symbols(value))))
-    elements = shape_values.elements(value, within.size)
+    with _unspoilt(within):
+        elements = shape_values.elements(value, within.size)
     return None if elements is None else tuple(within.dim(element) for element in elements.reshape(-1))
 
 
@@ -136,6 +147,28 @@ def refresh(graph: Graph) -> None:
             raise ModelError(f"{node.location}: {error}") from error
         for output, type in zip(node.outputs, types, strict=True):
             output.type = type
+
+
+@contextmanager
+def _unspoilt(within: Scope) -> Generator[None]:
+    """See that what runs inside leaves the symbols of a scope free.
+
+    Fake tensors log every shape that doesn't fit, with a trace; it comes back as our own error instead.
+
+    Raises:
+        ModelError: a symbol became a number or another symbol, which it would be in every later inference too.
+    """
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
+        is_spoilt = bool(within.environment.replacements)
+        if is_spoilt:
+            scope.cache_clear()
+    if is_spoilt:
+        raise ModelError("it fixes a symbolic size, or equates two")
 
 
 class _Inference:
@@ -155,12 +188,9 @@ class _Inference:
     def run(self, attributes: Mapping[str, Attribute], outputs: int, attempt: int) -> list[TensorType]:
         within = scope(tuple(sorted(self.symbols)), attempt)
         keywords = call_attributes(self.definition, attributes, outputs)
-        with within.mode if self.symbols else torch.device("meta"), torch.no_grad():
+        with _unspoilt(within), within.mode if self.symbols else torch.device("meta"), torch.no_grad():
             arguments = [self._argument(within, index, value) for index, value in enumerate(self.inputs)]
             results = self.definition.function(*arguments, **keywords)
-        if any(fixed.is_number for fixed in within.environment.replacements.values()):
-            scope.cache_clear()  # or every later inference would see the number
-            raise ModelError("it fixes a symbolic size")
         results = results if isinstance(results, tuple) else (results,)
         return [
             TensorType(dtype_of(result.dtype), tuple(within.dim(size) for size in result.shape))

@@ -4,6 +4,8 @@ Elements are whatever arithmetic the caller brings: `size` turns a dimension int
 """
 
 from collections.abc import Callable
+from functools import reduce
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,35 +18,48 @@ Elements = np.ndarray
 """An array of dtype object: ints and symbolic ints."""
 
 _MAX_ELEMENTS = 64
-_MAX_DEPTH = 64
+_SOURCES = ("Shape", "Size")
 
 
-def symbols(value: Value, depth: int = _MAX_DEPTH) -> frozenset[str]:
+def symbols(value: Value) -> frozenset[str]:
     """The symbols that the elements may speak of."""
-    node = value.producer
-    if node is None or depth == 0 or value.dtype not in (DType.int64, DType.int32, DType.bool):
-        return frozenset()
-    if node.operator in ("Shape", "Size"):
-        source = node.input(0)
-        return frozenset() if source is None else source.type.symbols
-    if node.operator not in _RULES:
-        return frozenset()
-    return frozenset().union(*(symbols(operand, depth - 1) for operand in node.inputs if operand is not None))
+    sources = [node.inputs[0] for node in _chain(value) if node.operator in _SOURCES]
+    return frozenset().union(*(source.type.symbols for source in sources if source is not None))
 
 
-def elements(value: Value, size: Callable[[Dim], Any], depth: int = _MAX_DEPTH) -> Elements | None:
+def elements(value: Value, size: Callable[[Dim], Any]) -> Elements | None:
     """The elements in the tensor's own shape, or None where they depend on data."""
-    if isinstance(value, Constant):
-        small = value.data.size <= _MAX_ELEMENTS and value.data.dtype.kind in "iubf"
-        return _objects(value.data) if small else None
-    node = value.producer
-    if node is None or depth == 0 or node.operator not in _RULES:
-        return None
-    if node.operator in ("Shape", "Size"):
-        return _RULES[node.operator](node, [], size)
-    operands = [None if operand is None else elements(operand, size, depth - 1) for operand in node.inputs]
-    missing = any(known is None and operand is not None for known, operand in zip(operands, node.inputs, strict=True))
-    return None if missing else _RULES[node.operator](node, operands, size)
+    known: dict[Value | None, Elements | None] = {None: None}
+    for node in _chain(value):
+        operands = () if node.operator in _SOURCES else node.inputs
+        found = [_constant(operand) if isinstance(operand, Constant) else known.get(operand) for operand in operands]
+        missing = any(row is None and operand is not None for row, operand in zip(found, operands, strict=True))
+        known[node.output] = None if missing else _RULES[node.operator](node, found, size)
+    return _constant(value) if isinstance(value, Constant) else known.get(value)
+
+
+def _chain(value: Value) -> list[Node]:
+    """The nodes with rules that a value is computed by, producers first, each once however often it is read."""
+    order: dict[Node, None] = {}
+    pending = [(value.producer, False)]
+    while pending:
+        node, is_ready = pending.pop()
+        if node is None or node in order or node.operator not in _RULES or not _is_small(node.output):
+            continue
+        if is_ready or node.operator in _SOURCES:
+            order[node] = None
+            continue
+        pending.append((node, True))
+        pending += [(operand.producer, False) for operand in node.inputs if operand is not None]
+    return list(order)
+
+
+def _is_small(value: Value) -> bool:
+    return value.type.is_static and prod(value.type.static_shape) <= _MAX_ELEMENTS
+
+
+def _constant(constant: Constant) -> Elements | None:
+    return _objects(constant.data) if _is_small(constant) and constant.data.dtype.kind in "iubf" else None
 
 
 def _objects(values: Any) -> Elements:
@@ -81,20 +96,23 @@ def _size(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elemen
 
 def _gather(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     data, indices = operands
-    return _array(data[indices.astype(np.int64)]) if data.ndim == 1 else None
+    if data.ndim != 1 or not _is_concrete(indices):
+        return None
+    return _array(data[indices.astype(np.int64)])
 
 
 def _slice(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     data, starts, ends, *rest = operands
-    step = int(rest[1][0]) if len(rest) == 2 else 1
-    if data.ndim != 1 or not all(isinstance(bound[0], int) for bound in (starts, ends)):
+    steps = rest[1] if len(rest) == 2 else _row([1])
+    if data.ndim != 1 or not all(map(_is_concrete, (starts, ends, steps))):
         return None
-    return data[starts[0] : ends[0] : step]
+    return data[starts[0] : ends[0] : steps[0]]
 
 
 def _cast(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    to = node.attributes["to"]
-    return operands[0] if to in (DType.int64.value, DType.int32.value) else None
+    if node.attributes["to"] not in (DType.int64.value, DType.int32.value):
+        return None
+    return _row([int(x) if isinstance(x, float) else x for x in operands[0].reshape(-1)]).reshape(operands[0].shape)
 
 
 def _reshaped(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -105,18 +123,47 @@ def _concat(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elem
     return np.concatenate(operands)
 
 
+def _is_concrete(elements: Elements) -> bool:
+    return all(isinstance(element, int) for element in elements.reshape(-1))
+
+
 def _array(value: Any) -> Elements:
     """A scalar that fell out of an object array, put back into one."""
     return value if isinstance(value, np.ndarray) else _row([value]).reshape(())
 
 
-def _binary(operation: Callable[[Any, Any], Any]) -> Callable[..., Elements | None]:
-    def rule(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-        left, right = np.broadcast_arrays(*operands)
+def _elementwise(operation: Callable[[Any, Any], Any]) -> Callable[..., Elements | None]:
+    def pair(left: Elements, right: Elements) -> Elements:
+        left, right = np.broadcast_arrays(left, right)
         results = [operation(a, b) for a, b in zip(left.reshape(-1), right.reshape(-1), strict=True)]
         return _row(results).reshape(left.shape)
 
-    return rule
+    return lambda node, operands, size: reduce(pair, operands)
+
+
+def _quotient(a: Any, b: Any) -> Any:
+    """Integers are divided towards zero; torch floors its symbolic ones, of which the negative are not divided."""
+    if isinstance(a, float):
+        return a / b
+    if isinstance(a, int) and isinstance(b, int) and (a < 0) != (b < 0):
+        return -(-a // b)
+    return a // b
+
+
+def _extreme(pick: Callable[[Any, Any], Any]) -> Callable[..., Elements | None]:
+    """The rule for max or min; torch's symbolic ints have a method for it, since a comparison would fix them."""
+    method = f"__sym_{pick.__name__}__"
+
+    def choose(a: Any, b: Any) -> Any:
+        if hasattr(a, method):
+            return getattr(a, method)(b)
+        return getattr(b, method)(a) if hasattr(b, method) else pick(a, b)
+
+    return _elementwise(choose)
+
+
+def _mod(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
+    return None if node.attributes.get("fmod") else _elementwise(lambda a, b: a % b)(node, operands, size)
 
 
 def _where(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -140,22 +187,26 @@ def _filled(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elem
 
 
 _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | None]] = {
-    "Add": _binary(lambda a, b: a + b),
+    "Add": _elementwise(lambda a, b: a + b),
     "Cast": _cast,
     "Concat": _concat,
     "ConstantOfShape": _filled,
-    "Div": _binary(lambda a, b: a // b),
-    "Equal": _binary(lambda a, b: bool(a == b)),
+    "Div": _elementwise(_quotient),
+    "Equal": _elementwise(lambda a, b: bool(a == b)),
     "Gather": _gather,
     "Identity": lambda node, operands, size: operands[0],
-    "Mul": _binary(lambda a, b: a * b),
+    "Max": _extreme(max),
+    "Min": _extreme(min),
+    "Mod": _mod,
+    "Mul": _elementwise(lambda a, b: a * b),
+    "Neg": lambda node, operands, size: _array(-operands[0]),
     "ReduceProd": _product,
     "Reshape": _reshaped,
     "Shape": _shape,
     "Size": _size,
     "Slice": _slice,
     "Squeeze": _reshaped,
-    "Sub": _binary(lambda a, b: a - b),
+    "Sub": _elementwise(lambda a, b: a - b),
     "Unsqueeze": _reshaped,
     "Where": _where,
 }

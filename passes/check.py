@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..ir.dims import evaluate, symbols
 from ..ir.errors import CheckError, ModelError
 from ..ir.graph import Graph, Value
+from ..ir.types import DType
 from .base import Effect, Feeds, Pass
 
 RTOL, ATOL = 1e-3, 1e-4
@@ -31,12 +33,17 @@ def run_graph(graph: Graph, probes: Sequence[Feeds]) -> list[Outputs]:
 def drift(reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
     """The largest relative error of any output, as the ratio of L2 norms over all probes: 0 for equal, 1 for unrelated.
 
-    Places where the reference itself is not finite (masks) don't count.
+    Of what isn't float, such as classes, it is the share that differs. Places where the reference itself is not finite
+    (masks) don't count.
     """
     return max((_relative_error(name, reference, actual) for name in reference[0]), default=0.0) if reference else 0.0
 
 
 def _relative_error(name: str, reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
+    if not _is_float(reference[0][name]):
+        pairs = zip(reference, actual, strict=True)
+        differing = np.concatenate([(expected[name] != got[name]).reshape(-1) for expected, got in pairs])
+        return float(np.mean(differing)) if differing.size else 0.0
     error = norm = 0.0
     for expected, got in zip(reference, actual, strict=True):
         finite = np.isfinite(expected[name].astype(np.float64))
@@ -45,7 +52,7 @@ def _relative_error(name: str, reference: Sequence[Outputs], actual: Sequence[Ou
         norm += float(np.sum(wanted**2))
     if error == 0.0:
         return 0.0
-    return float(np.sqrt(error / norm)) if norm else float("inf")
+    return float(np.sqrt(error / norm)) if norm and np.isfinite(error) else float("inf")
 
 
 class NumericCheck:
@@ -60,6 +67,7 @@ class NumericCheck:
 
     def __init__(self, source: Graph, probes: Sequence[Feeds]) -> None:
         self.probes = probes
+        self._inputs = _inputs(source)
         self._source = run_graph(source, probes)
         self._reference = self._source
         self._previous = self._source
@@ -70,7 +78,7 @@ class NumericCheck:
         Raises:
             CheckError: the outputs moved further than the pass declares; it names the pass and the output.
         """
-        outputs = run_graph(graph, self.probes)
+        outputs = self._run(graph, step)
         reference = self._previous if step.effect is Effect.EXACT else self._reference
         rounding = rounding_of(graph, self._source, self._reference)
         for number, (expected, got) in enumerate(zip(reference, outputs, strict=True)):
@@ -87,6 +95,18 @@ class NumericCheck:
         self._previous = outputs
         return drift(self._source, outputs)
 
+    def _run(self, graph: Graph, step: Pass) -> list[Outputs]:
+        """The outputs after a pass; the graph must take what the source takes and return what it returns."""
+        if _inputs(graph) != self._inputs:
+            raise CheckError(f"pass {step.name} changed the model's inputs from {self._inputs} to {_inputs(graph)}")
+        wanted = list(self._source[0]) if self._source else list(graph.outputs)
+        if list(graph.outputs) != wanted:
+            raise CheckError(f"pass {step.name} changed the model's outputs from {wanted} to {list(graph.outputs)}")
+        try:
+            return run_graph(graph, self.probes)
+        except ModelError as error:
+            raise CheckError(f"pass {step.name} left a graph that doesn't run: {error}") from error
+
     def _check_loss(self, outputs: Sequence[Outputs], step: Pass) -> None:
         moved = drift(self._reference, outputs)
         if not moved <= step.max_drift:
@@ -96,13 +116,21 @@ class NumericCheck:
             )
 
 
+def _inputs(graph: Graph) -> str:
+    return ", ".join(map(repr, graph.inputs)) or "none"
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return DType.of(array.dtype).is_float
+
+
 def _fault(expected: np.ndarray, got: np.ndarray, step: Pass, rounding: float) -> str:
     """What is wrong with an output, or nothing."""
     if expected.shape != got.shape or expected.dtype != got.dtype:
         return f"was {expected.dtype}{list(expected.shape)} and is {got.dtype}{list(got.shape)}"
-    if np.isnan(got).any() and not np.isnan(expected).any():
+    if _is_float(got) and np.any(np.isnan(got) & ~np.isnan(expected)):
         return "has become NaN"
-    if step.effect is Effect.EXACT and not np.array_equal(expected, got, equal_nan=expected.dtype.kind == "f"):
+    if step.effect is Effect.EXACT and not np.array_equal(expected, got, equal_nan=_is_float(expected)):
         return f"differs by up to {_largest_difference(expected, got):.3g}"
     if step.effect is Effect.ROUNDING and not is_close(expected, got, rounding):
         return f"differs by up to {_largest_difference(expected, got):.3g}, beyond rtol {RTOL:g} and atol {ATOL:g}"
@@ -111,9 +139,9 @@ def _fault(expected: np.ndarray, got: np.ndarray, step: Pass, rounding: float) -
 
 def is_close(expected: np.ndarray, got: np.ndarray, rounding: float = 0.0) -> bool:
     """Whether two results agree within float tolerance or, where that is given, a relative error of rounding."""
-    if rounding and expected.dtype.kind == "f":
+    if rounding and _is_float(expected):
         return drift([{"": expected}], [{"": got}]) <= rounding
-    return bool(np.allclose(got, expected, rtol=RTOL, atol=ATOL, equal_nan=expected.dtype.kind == "f"))
+    return bool(np.allclose(got, expected, rtol=RTOL, atol=ATOL, equal_nan=_is_float(expected)))
 
 
 def _largest_difference(expected: np.ndarray, got: np.ndarray) -> float:
@@ -121,15 +149,20 @@ def _largest_difference(expected: np.ndarray, got: np.ndarray) -> float:
 
 
 def rounding_of(graph: Graph, source: Sequence[Outputs], outputs: Sequence[Outputs]) -> float:
-    """The relative error that two runs of a graph may differ by because it rounds to integers; 0 where it doesn't.
+    """The relative error that two runs of a graph may differ by because it rounds coarsely; 0 where it doesn't.
 
     One activation that is rounded the other way is a step of the grid off, and the layers after it round what follows
     from that anew, until two correct runs are as far apart as rounding has put either of them from the float model. That
     distance is the bound.
     """
-    if not any("Quantize" in node.operator for node in graph.nodes):
+    if not any("Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in graph.nodes):
         return 0.0
     return max(drift(source, outputs), ROUNDING_FLOOR)
+
+
+def _is_short(value: Value) -> bool:
+    """Whether a value is a float of 16 bits or fewer, rounded to a grid as coarse as that of integers."""
+    return value.dtype.is_float and value.dtype.bits <= 16
 
 
 def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count: int = 2) -> list[Feeds]:
@@ -155,7 +188,7 @@ def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count
 
 def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarray:
     """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks."""
-    shape = [dim if isinstance(dim, int) else size for dim in value.shape]
+    shape = [evaluate(dim, dict.fromkeys(symbols(dim), size)) for dim in value.shape]
     if value.dtype.is_float:
         return generator.standard_normal(shape).astype(value.dtype.numpy)
     return generator.integers(0, 2, shape).astype(value.dtype.numpy)

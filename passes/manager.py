@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from enum import Enum
 
 from ..ir.analysis.cost import summarize
-from ..ir.errors import PlanishError, UsageError
+from ..ir.errors import CheckError, ModelError, PlanishError, UsageError
 from ..ir.graph import Graph
 from ..ir.verify import verify
-from .base import Pass, PassContext
+from .base import Pass, PassContext, PassResult
 from .check import NumericCheck, make_probes
 from .instrument import Instrument, PassRecord
 from .pipeline import format_pass
@@ -59,7 +59,7 @@ class PassManager:
         for instrument in self.instruments:
             instrument.before(step, graph)
         start = time.perf_counter()
-        result = step.run(graph, context)
+        result = _run(step, graph, context)
         seconds = time.perf_counter() - start
         if self.verify is not Verify.NONE:
             _verify_after(step, graph)
@@ -68,6 +68,16 @@ class PassManager:
         for instrument in self.instruments:
             instrument.after(record, graph)
         return record
+
+
+def _run(step: Pass, graph: Graph, context: PassContext) -> PassResult:
+    try:
+        return step.run(graph, context)
+    except (CheckError, ModelError) as error:  # those of usage are about the pass's options, and name it
+        raise type(error)(f"pass {step.name}: {str(error).removeprefix(f'{step.name}: ')}") from error
+    except Exception as error:
+        error.add_note(f"in the pass {format_pass(step)}")
+        raise
 
 
 def _verify_after(step: Pass, graph: Graph) -> None:

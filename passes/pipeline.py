@@ -26,6 +26,8 @@ PRESETS: dict[str, str] = {
 """Pipelines that have a name of their own."""
 
 _TOKEN = re.compile(r'\s*(?:([{}=,|])|("(?:[^"\\]|\\.)*")|([^\s{}=,|"]+))')
+_ITEM = re.compile(r'"(?:[^"\\]|\\.)*"|[^|]+')
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple[str, ...]: "texts"}
 Options = Mapping[str, Any]
 
 
@@ -79,15 +81,14 @@ def make_passes(name: str, options: Options) -> tuple[Pass, ...]:
             raise UsageError(f"the preset {name} takes no options; write out its passes instead: {PRESETS[name]}")
         return parse_pipeline(PRESETS[name])
     found = find_pass(name)
-    if isinstance(found, Pass):
-        return (found,)
-    types = get_type_hints(found)
-    known = {option.name for option in options_of(found)}
+    kind = type(found) if isinstance(found, Pass) else found
+    types = get_type_hints(kind)
+    known = {option.name for option in options_of(kind)}
     for key in options:
         if key not in known:
             raise UsageError(f"pass {name} has no option {key!r}" + _nearest(key, known))
     values = {key: _value(name, key, value, types[key]) for key, value in options.items()}
-    return (found(**values),)
+    return (found if isinstance(found, Pass) else found(**values),)
 
 
 def find_pass(name: str) -> type[Pass] | Pass:
@@ -106,10 +107,15 @@ def find_pass(name: str) -> type[Pass] | Pass:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(f"pass {name!r}: there is no module {error.name!r} to import") from error
+    except Exception as error:  # whatever the user's module raises
+        raise UsageError(f"pass {name!r}: importing its module failed: {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if isinstance(found, RewriteRule):
         return RulePass(found, name)
     if isinstance(found, type) and issubclass(found, Pass):
+        missing = [*found.__abstractmethods__, *({"name", "effect"} - set(dir(found)))]
+        if missing:
+            raise UsageError(f"pass {name!r} is unfinished: it lacks {', '.join(sorted(missing))}")
         return found
     near = _nearest(attribute, {key for key, value in vars(module).items() if isinstance(value, RewriteRule | type)})
     raise UsageError(f"pass {name!r}: {module_name} has no pass class or rewrite rule {attribute!r}{near}")
@@ -156,19 +162,22 @@ def _tokens(text: str) -> list[str]:
 def _options(name: str, tokens: list[str]) -> dict[str, str]:
     options: dict[str, str] = {}
     while tokens:
-        if len(tokens) < 3 or tokens[1] != "=":
-            raise UsageError(f"the options of {name!r} are not of the form key=value: {''.join(tokens)}")
         end = tokens.index(",") if "," in tokens else len(tokens)
-        options[tokens[0]] = "".join(tokens[2:end])
+        key, value = tokens[0], tokens[2:end]
+        has_bars_between = set(value[1::2]) <= {"|"} and not {"|", "="} & set(value[::2])
+        if end < 2 or tokens[1] != "=" or not has_bars_between:
+            raise UsageError(f"the options of {name!r} are not of the form key=value: {' '.join(tokens)}")
+        options[key] = "".join(value)
         tokens = tokens[end + 1 :]
     return options
 
 
 def _value(name: str, key: str, value: Any, type: Any) -> Any:
     """An option's value: text is read as the field's type, anything else must be of it."""
-    if type == tuple[str, ...]:
-        items = value.split("|") if isinstance(value, str) else value
-        return tuple(_unquote(str(item)) for item in items if item != "")
+    if type == tuple[str, ...] and isinstance(value, str):
+        return tuple(_unquote(item) for item in _ITEM.findall(value))
+    if type == tuple[str, ...] and isinstance(value, list | tuple):
+        return tuple(map(str, value))
     if type is str and isinstance(value, str):
         return _unquote(value)
     if type is bool and str(value).lower() in ("true", "false"):
@@ -178,9 +187,9 @@ def _value(name: str, key: str, value: Any, type: Any) -> Any:
             return int(str(value))
         if type is float and not isinstance(value, bool):
             return float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         pass
-    raise UsageError(f"option {key} of pass {name} takes {getattr(type, '__name__', type)}, not {value!r}")
+    raise UsageError(f"option {key} of pass {name} takes {_TYPES.get(type, type)}, not {value!r}")
 
 
 def _format(value: Any) -> str:
@@ -194,10 +203,15 @@ def _format(value: Any) -> str:
 
 
 def _unquote(text: str) -> str:
-    return json.loads(text) if text.startswith('"') else text
+    try:
+        return json.loads(text) if text.startswith('"') else text
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{text} is no quoted text: {error.msg}") from error
 
 
 def _nearest(name: str, known: set[str]) -> str:
+    if not known:
+        return "; it takes none"
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
 

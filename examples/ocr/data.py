@@ -7,15 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 HEIGHT = 48  # that the model reads at
 MARGIN = 12
-WORDS = """account address amount annual apple archive arrival balance battery bottle branch bridge budget cabinet camera
-carbon castle century channel charge circle climate coffee column concert copper corner credit crystal damage degree
-deposit desert device dinner document eastern engine evening factory fashion federal filter finance forest fortune
-garden gravity harbour highway history honey import insurance invoice island jacket journal kitchen language laptop
-leather letter library machine market measure medical meeting memory message mineral morning mountain museum network
-number object office orange order oxygen package paper payment pencil people pepper picture planet pocket policy
-postage price printer quality quarter railway receipt record region rocket salary sample school season section signal
-silver smooth spring station street student summer supply system ticket total travel tunnel valley vector village
-volume voyage warehouse water weather western window winter yellow zebra""".split()
+WORDS = ["account", "address", "amount", "annual", "apple", "archive", "arrival", "balance", "battery", "bottle", "branch", "bridge", "budget", "cabinet", "camera", "carbon", "castle", "century", "channel", "charge", "circle", "climate", "coffee", "column", "concert", "copper", "corner", "credit", "crystal", "damage", "degree", "deposit", "desert", "device", "dinner", "document", "eastern", "engine", "evening", "factory", "fashion", "federal", "filter", "finance", "forest", "fortune", "garden", "gravity", "harbour", "highway", "history", "honey", "import", "insurance", "invoice", "island", "jacket", "journal", "kitchen", "language", "laptop", "leather", "letter", "library", "machine", "market", "measure", "medical", "meeting", "memory", "message", "mineral", "morning", "mountain", "museum", "network", "number", "object", "office", "orange", "order", "oxygen", "package", "paper", "payment", "pencil", "people", "pepper", "picture", "planet", "pocket", "policy", "postage", "price", "printer", "quality", "quarter", "railway", "receipt", "record", "region", "rocket", "salary", "sample", "school", "season", "section", "signal", "silver", "smooth", "spring", "station", "street", "student", "summer", "supply", "system", "ticket", "total", "travel", "tunnel", "valley", "vector", "village", "volume", "voyage", "warehouse", "water", "weather", "western", "window", "winter", "yellow", "zebra"]
 
 
 def calibration(count: int = 64, batch: int = 8) -> Iterator[dict[str, np.ndarray]]:

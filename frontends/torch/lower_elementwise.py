@@ -1,12 +1,10 @@
 """Lowerings of elementwise ATen operators: arithmetic, comparison, activation, casts."""
 
+import math
 from typing import Any
-
-import numpy as np
 
 from ...ir.builder import Operand
 from ...ir.graph import Value
-from ...ir.ops.dtypes import dtype_of
 from ...ir.types import DType
 from .lowering import Lowering, lowers
 
@@ -21,7 +19,6 @@ _UNARY_FLOAT = {
     "cosh": "Cosh",
     "erf": "Erf",
     "exp": "Exp",
-    "hardsigmoid": "HardSigmoid",
     "log": "Log",
     "mish": "Mish",
     "reciprocal": "Reciprocal",
@@ -29,22 +26,18 @@ _UNARY_FLOAT = {
     "silu": "Swish",
     "sin": "Sin",
     "sinh": "Sinh",
-    "softplus": "Softplus",
     "sqrt": "Sqrt",
     "tan": "Tan",
     "tanh": "Tanh",
 }
 _UNARY_SAME = {
     "abs": "Abs",
-    "bitwise_not": "BitwiseNot",
-    "ceil": "Ceil",
-    "floor": "Floor",
     "hardswish": "HardSwish",
     "neg": "Neg",
     "relu": "Relu",
-    "round": "Round",
     "sign": "Sign",
 }
+_ROUNDING = {"ceil": "Ceil", "floor": "Floor", "round": "Round"}
 _COMPARISON = {"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"}
 _LOGICAL = {"and": "And", "or": "Or", "xor": "Xor"}
 
@@ -53,6 +46,12 @@ def _unary(name: str, onnx: str, *, to_float: bool) -> None:
     @lowers(f"aten.{name}.default")
     def lower(op: Lowering, x: Value) -> Value:
         return op(onnx, op.cast(x, op.result_type) if to_float else x)
+
+
+def _rounding(name: str, onnx: str) -> None:
+    @lowers(f"aten.{name}.default")
+    def lower(op: Lowering, x: Value) -> Value:
+        return op(onnx, x) if x.dtype.is_float else x
 
 
 def _comparison(name: str, onnx: str) -> None:
@@ -76,6 +75,8 @@ for _name, _onnx in _UNARY_FLOAT.items():
     _unary(_name, _onnx, to_float=True)
 for _name, _onnx in _UNARY_SAME.items():
     _unary(_name, _onnx, to_float=False)
+for _name, _onnx in _ROUNDING.items():
+    _rounding(_name, _onnx)
 for _name, _onnx in _COMPARISON.items():
     _comparison(_name, _onnx)
 for _name, _onnx in _LOGICAL.items():
@@ -88,6 +89,8 @@ def _arithmetic(op: Lowering, onnx: str, a: Operand, b: Operand) -> Value:
 
 @lowers("aten.add.Tensor", "aten.add.Scalar")
 def add(op: Lowering, a: Value, b: Operand, *, alpha: float = 1) -> Value:
+    if op.result_type is DType.bool:
+        return op.Or(*op.promoted(a, b))
     if alpha != 1:
         b = op.Mul(op.cast(b, op.result_type), alpha)
     return op.cast(a, op.result_type) if _is_number(b, 0) else _arithmetic(op, "Add", a, b)
@@ -108,7 +111,7 @@ def rsub(op: Lowering, a: Value, b: Operand, *, alpha: float = 1) -> Value:
 @lowers("aten.mul.Tensor", "aten.mul.Scalar")
 def mul(op: Lowering, a: Value, b: Operand) -> Value:
     if op.result_type is DType.bool:
-        return op.And(a, b)
+        return op.And(*op.promoted(a, b))
     return op.cast(a, op.result_type) if _is_number(b, 1) else _arithmetic(op, "Mul", a, b)
 
 
@@ -126,7 +129,7 @@ def div_mode(op: Lowering, a: Value, b: Operand, *, rounding_mode: str | None = 
         quotient = op.Div(a, b)
         return quotient if rounding_mode == "trunc" else op.Div(op.Sub(a, op.Mod(a, b)), b)
     quotient = op.Div(a, b)
-    return op.Floor(quotient) if rounding_mode == "floor" else op.Mul(op.Sign(quotient), op.Floor(op.Abs(quotient)))
+    return op.Floor(quotient) if rounding_mode == "floor" else truncate(op, quotient)
 
 
 @lowers("aten.floor_divide.default")
@@ -134,8 +137,18 @@ def floor_divide(op: Lowering, a: Value, b: Operand) -> Value:
     return div_mode(op, a, b, rounding_mode="floor")
 
 
-@lowers("aten.remainder.Tensor", "aten.remainder.Scalar")
-def remainder(op: Lowering, a: Value, b: Operand) -> Value:
+@lowers("aten.trunc.default")
+def truncate(op: Lowering, x: Value) -> Value:
+    return op.Mul(op.Sign(x), op.Floor(op.Abs(x))) if x.dtype.is_float else x
+
+
+@lowers("aten.fmod.Tensor", "aten.fmod.Scalar")
+def fmod(op: Lowering, a: Value, b: Operand) -> Value:
+    return op.Mod(op.cast(a, op.result_type), op.cast(b, op.result_type), fmod=1)
+
+
+@lowers("aten.remainder.Tensor", "aten.remainder.Scalar", "aten.remainder.Scalar_Tensor")
+def remainder(op: Lowering, a: Operand, b: Operand) -> Value:
     a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
     if op.result_type.is_integer:
         return op.Mod(a, b)
@@ -164,12 +177,36 @@ def square(op: Lowering, x: Value) -> Value:
 
 @lowers("aten.log1p.default")
 def log1p(op: Lowering, x: Value) -> Value:
-    return op.Log(op.Add(x, 1.0))
+    return op.Log(op.Add(op.cast(x, op.result_type), 1.0))
 
 
 @lowers("aten.expm1.default")
 def expm1(op: Lowering, x: Value) -> Value:
-    return op.Sub(op.Exp(x), 1.0)
+    return op.Sub(op.Exp(op.cast(x, op.result_type)), 1.0)
+
+
+@lowers("aten.log2.default", "aten.log10.default")
+def log_to_base(op: Lowering, x: Value) -> Value:
+    base = 2 if "log2" in str(op.node.target) else 10
+    return op.Mul(op.Log(op.cast(x, op.result_type)), 1 / math.log(base))
+
+
+@lowers("aten.exp2.default")
+def exp2(op: Lowering, x: Value) -> Value:
+    return op.Exp(op.Mul(op.cast(x, op.result_type), math.log(2)))
+
+
+@lowers("aten.softplus.default")
+def softplus(op: Lowering, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
+    if (beta, threshold) == (1, 20):  # from there on the result and x are the same in float32
+        return op.Softplus(x)
+    scaled = op.Mul(x, float(beta))
+    return op.Where(op.Greater(scaled, float(threshold)), x, op.Div(op.Softplus(scaled), float(beta)))
+
+
+@lowers("aten.hardsigmoid.default")
+def hardsigmoid(op: Lowering, x: Value) -> Value:
+    return op.HardSigmoid(x, alpha=1 / 6)
 
 
 @lowers("aten.maximum.default", "aten.max.other")
@@ -185,6 +222,11 @@ def minimum(op: Lowering, a: Value, b: Value) -> Value:
 @lowers("aten.ne.Tensor", "aten.ne.Scalar")
 def not_equal(op: Lowering, a: Value, b: Operand) -> Value:
     return op.Not(op.Equal(*op.promoted(a, b)))
+
+
+@lowers("aten.bitwise_not.default")
+def bitwise_not(op: Lowering, x: Value) -> Value:
+    return op.Not(x) if x.dtype is DType.bool else op.BitwiseNot(x)
 
 
 @lowers("aten.logical_not.default")
@@ -280,7 +322,6 @@ def to_copy(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
     "aten.detach.default",
     "aten.contiguous.default",
     "aten.dropout.default",
-    "aten.native_dropout.default",
     "aten.lift_fresh_copy.default",
 )
 def identity(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
@@ -289,7 +330,7 @@ def identity(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
 
 @lowers("aten.scalar_tensor.default")
 def scalar_tensor(op: Lowering, value: float, **_keywords: Any) -> Value:
-    return op.constant(np.asarray(value, dtype=dtype_of(op.result.dtype).numpy))
+    return op.cast(value, op.result_type)
 
 
 def _is_number(value: Operand, number: float) -> bool:

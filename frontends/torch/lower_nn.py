@@ -1,15 +1,16 @@
-"""Lowerings of the ATen operators that hold a network's weights: linear, convolution, normalisation, attention, pooling."""
+"""Lowerings of the ATen operators that hold a network's weights: linear, convolution, normalisation, attention."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...ir.errors import ModelError
 from ...ir.graph import Value
 from ...ir.types import DType
-from .lowering import Lowering, lowers
+from .lowering import Lowering, lowers, spread
 
 
 @lowers("aten.linear.default")
@@ -56,10 +57,8 @@ def convolution(
     groups: int,
 ) -> Value:
     spatial = weight.type.rank - 2
-    stride, padding, dilation = (_spread(value, spatial) for value in (stride, padding, dilation))
-    unbatched = x.type.rank == weight.type.rank - 1
-    x = op.Unsqueeze(x, [0]) if unbatched else x
-    attributes = {
+    stride, padding, dilation = (spread(value, spatial) for value in (stride, padding, dilation))
+    attributes: dict[str, Any] = {
         "strides": stride,
         "pads": padding * 2,
         "dilations": dilation,
@@ -67,10 +66,9 @@ def convolution(
         "kernel_shape": weight.type.static_shape[2:],
     }
     if transposed:
-        y = op.ConvTranspose(x, weight, bias, output_padding=_spread(output_padding, spatial), **attributes)
-    else:
-        y = op.Conv(x, weight, bias, **attributes)
-    return op.Squeeze(y, [0]) if unbatched else y
+        attributes["output_padding"] = spread(output_padding, spatial)
+    operator = "ConvTranspose" if transposed else "Conv"
+    return op.batched(x, spatial, lambda batch: op(operator, batch, weight, bias, **attributes))
 
 
 @lowers("aten.batch_norm.default")
@@ -86,7 +84,30 @@ def batch_norm(
     eps: float,
     *_ignored: Any,
 ) -> Value:
+    if training:
+        raise ModelError(f"{op.location}: batch normalisation by the batch's own statistics has no counterpart")
     return _batch_norm(op, x, weight, bias, mean, variance, eps)
+
+
+@lowers("aten.instance_norm.default")
+def instance_norm(
+    op: Lowering,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    own_statistics: bool,
+    momentum: float,
+    eps: float,
+    *_ignored: Any,
+) -> Value:
+    if not own_statistics:
+        return _batch_norm(op, x, weight, bias, mean, variance, eps)
+    channels = op.result.shape[1]
+    weight = weight or op.constant(np.ones(channels, x.dtype.numpy))
+    bias = bias or op.constant(np.zeros(channels, x.dtype.numpy))
+    return op.InstanceNormalization(x, weight, bias, epsilon=float(eps))
 
 
 @lowers("aten._native_batch_norm_legit_no_training.default")
@@ -146,7 +167,7 @@ def rms_norm(
     op: Lowering, x: Value, shape: Sequence[int], weight: Value | None = None, eps: float | None = None
 ) -> Value:
     weight = weight or op.constant(np.ones(shape, x.dtype.numpy))
-    epsilon = float(np.finfo(x.dtype.numpy).eps) if eps is None else float(eps)
+    epsilon = torch.finfo(op.result.dtype).eps if eps is None else float(eps)
     return op.RMSNormalization(x, weight, axis=-len(shape), epsilon=epsilon)
 
 
@@ -183,7 +204,7 @@ def attention(
     """Softmax(Q K^T * scale + mask) V, with rows that are masked altogether giving zeros, as torch has it."""
     if enable_gqa:
         key, value = _repeat_heads(op, key, query), _repeat_heads(op, value, query)
-    width = query.type.static_shape[-1] if query.type.is_static else query.shape[-1]
+    width = query.shape[-1]
     assert isinstance(width, int)  # the head size comes from weights
     rank = key.type.rank
     scaled = op.Mul(query, 1.0 / math.sqrt(width) if scale is None else float(scale))
@@ -213,95 +234,3 @@ def _repeat_heads(op: Lowering, value: Value, query: Value) -> Value:
     heads, wanted = value.shape[-3], query.shape[-3]
     assert isinstance(heads, int) and isinstance(wanted, int)  # both come from weights
     return value if heads == wanted else op.Gather(value, np.repeat(np.arange(heads), wanted // heads), axis=-3)
-
-
-@lowers("aten.max_pool2d.default", "aten.max_pool1d.default", "aten.max_pool3d.default")
-def max_pool(
-    op: Lowering,
-    x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> Value:
-    spatial = x.type.rank - 2
-    return op.MaxPool(
-        x,
-        kernel_shape=_spread(kernel, spatial),
-        strides=_spread(stride or kernel, spatial),
-        pads=_spread(padding, spatial) * 2,
-        dilations=_spread(dilation, spatial),
-        ceil_mode=int(ceil_mode),
-    )
-
-
-@lowers("aten.max_pool2d_with_indices.default", "aten.max_pool3d_with_indices.default")
-def max_pool_with_indices(op: Lowering, x: Value, *arguments: Any) -> tuple[Value, None]:
-    return max_pool(op, x, *arguments), None
-
-
-@lowers("aten.avg_pool2d.default", "aten.avg_pool1d.default", "aten.avg_pool3d.default")
-def average_pool(
-    op: Lowering,
-    x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
-    if divisor_override is not None:
-        raise ModelError(f"{op.location}: average pooling with a divisor of its own has no counterpart")
-    spatial = x.type.rank - 2
-    return op.AveragePool(
-        x,
-        kernel_shape=_spread(kernel, spatial),
-        strides=_spread(stride or kernel, spatial),
-        pads=_spread(padding, spatial) * 2,
-        ceil_mode=int(ceil_mode),
-        count_include_pad=int(count_include_pad),
-    )
-
-
-@lowers(
-    "aten.adaptive_avg_pool2d.default",
-    "aten._adaptive_avg_pool2d.default",
-    "aten.adaptive_avg_pool1d.default",
-    "aten.adaptive_avg_pool3d.default",
-    "aten._adaptive_avg_pool3d.default",
-)
-def adaptive_average_pool(op: Lowering, x: Value, size: Sequence[int]) -> Value:
-    spatial = x.shape[2:]
-    if all(wanted == 1 for wanted in size):
-        return op.GlobalAveragePool(x)
-    if tuple(size) == spatial:
-        return x
-    for have, wanted in zip(spatial, size, strict=True):
-        if isinstance(have, str) or have % wanted:
-            raise ModelError(f"{op.location}: adaptive pooling from {list(spatial)} to {list(size)} isn't uniform")
-    kernel = tuple(int(have) // wanted for have, wanted in zip(spatial, size, strict=True))
-    return op.AveragePool(x, kernel_shape=kernel, strides=kernel)
-
-
-@lowers("aten.upsample_nearest2d.vec", "aten.upsample_bilinear2d.vec", "aten.upsample_bicubic2d.vec")
-def upsample(op: Lowering, x: Value, size: Sequence[Any] | None, *rest: Any) -> Value:
-    kind = str(op.node.target).split("_", 1)[1].split("2d")[0]
-    mode = {"nearest": "nearest", "bilinear": "linear", "bicubic": "cubic"}[kind]
-    align = bool(rest[0]) if kind != "nearest" else False
-    factors = rest[-1]
-    common: dict[str, Any] = {"mode": mode, "cubic_coeff_a": -0.75 if mode == "cubic" else None}
-    if mode == "nearest":
-        common |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    else:
-        common |= {"coordinate_transformation_mode": "align_corners" if align else "pytorch_half_pixel"}
-    if size is None:
-        return op.Resize(x, None, np.asarray([1, 1, *factors], np.float32), **common)
-    return op.Resize(x, None, None, op.row([x.shape[0], x.shape[1], *size]), **common)
-
-
-def _spread(value: Sequence[int] | int, count: int) -> tuple[int, ...]:
-    """A per-axis attribute in full: torch lets one number stand for all axes."""
-    row = (value,) if isinstance(value, int) else tuple(value)
-    return row * count if len(row) == 1 else row

@@ -1,10 +1,13 @@
 """Lowerings of ATen reductions."""
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
+from ...ir.dims import Dim
 from ...ir.graph import Value
 from ...ir.types import DType
 from .lowering import Lowering, lowers, normal_axes
@@ -89,8 +92,8 @@ def _moments(op: Lowering, x: Value, axes: Axes, correction: float, keepdim: boo
     deviation = op.Sub(x, mean)
     spread = op.ReduceMean(op.Mul(deviation, deviation), over, keepdims=int(keepdim))
     if correction:
-        count = int(np.prod([x.type.static_shape[axis] for axis in over]))
-        spread = op.Mul(spread, count / max(count - correction, 0.0))
+        count = reduce(op.Mul, (op.cast(x.shape[axis], x.dtype) for axis in over))
+        spread = op.Mul(spread, op.Div(count, op.Max(op.Sub(count, float(correction)), 0.0)))
     if "std" in str(op.node.target):
         spread = op.Sqrt(spread)
     return spread, mean if keepdim else op.Squeeze(mean, over)
@@ -102,18 +105,23 @@ def cumsum(op: Lowering, x: Value, axis: int, **_keywords: Any) -> Value:
 
 
 @lowers("aten.topk.default")
-def topk(op: Lowering, x: Value, k: int, axis: int = -1, largest: bool = True, ordered: bool = True) -> Any:
-    return op.TopK(x, [k], outputs=2, axis=axis, largest=int(largest), sorted=int(ordered))
+def topk(op: Lowering, x: Value, k: Dim, axis: int = -1, largest: bool = True, ordered: bool = True) -> Any:
+    return op.TopK(x, op.row([k]), outputs=2, axis=axis, largest=int(largest), sorted=int(ordered))
+
+
+@lowers("aten.sort.default")
+def sort(op: Lowering, x: Value, axis: int = -1, descending: bool = False) -> Any:
+    return topk(op, x, x.shape[axis], axis, largest=descending)
 
 
 @lowers("aten.linalg_vector_norm.default")
 def vector_norm(
     op: Lowering, x: Value, order: float = 2, axes: Axes = None, keepdim: bool = False, **_kw: Any
 ) -> Value:
-    kind = {1.0: "ReduceL1", 2.0: "ReduceL2"}.get(order)
+    kind = {1.0: "ReduceL1", 2.0: "ReduceL2", math.inf: "ReduceMax", -math.inf: "ReduceMin"}.get(order)
     if kind is not None:
-        return _reduce(op, kind, x, axes, keepdim)
-    if order == float("inf"):
-        return _reduce(op, "ReduceMax", op.Abs(x), axes, keepdim)
+        return _reduce(op, kind, op.Abs(x) if math.isinf(order) else x, axes, keepdim)
+    if order == 0:
+        return _reduce(op, "ReduceSum", op.cast(op.cast(x, DType.bool), x.dtype), axes, keepdim)
     powers = _reduce(op, "ReduceSum", op.Pow(op.Abs(x), float(order)), axes, keepdim)
     return op.Pow(powers, 1.0 / order)

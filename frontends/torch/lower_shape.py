@@ -25,7 +25,7 @@ _END = np.iinfo(np.int64).max
     "aten.squeeze.default",
 )
 def view(op: Lowering, x: Value, *_ignored: Any) -> Value:
-    return op.reshape(x, [op.dim(size) for size in op.result.shape])
+    return op.reshape(x, op.result_shape)
 
 
 @lowers("aten.permute.default")
@@ -59,7 +59,7 @@ def squeeze(op: Lowering, x: Value, axes: Sequence[int] | int) -> Value:
 
 @lowers("aten.expand.default")
 def expand(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
-    return op.expand(x, [op.dim(size) for size in op.result.shape])
+    return op.expand(x, op.result_shape)
 
 
 @lowers("aten.repeat.default")
@@ -134,24 +134,63 @@ def scatter(op: Lowering, x: Value, axis: int, index: Value, source: Operand) ->
     return op.ScatterElements(x, index, updates, axis=axis)
 
 
+@lowers("aten.scatter_add.default")
+def scatter_add(op: Lowering, x: Value, axis: int, index: Value, source: Value) -> Value:
+    return op.ScatterElements(x, index, source, axis=axis, reduction="add")
+
+
+@lowers("aten.slice_scatter.default")
+def slice_scatter(
+    op: Lowering,
+    x: Value,
+    source: Value,
+    axis: int = 0,
+    start: Dim | None = None,
+    end: Dim | None = None,
+    step: int = 1,
+) -> Value:
+    """The tensor with a slice of it replaced: what is left on both sides, joined to the source."""
+    size = x.shape[axis]
+    if step != 1 or isinstance(size, str) or isinstance(start, str) or isinstance(end, str):
+        raise ModelError(f"{op.location}: writing into a slice with a step or of a symbolic size has no counterpart")
+    first, beyond, _ = slice(start, end).indices(size)
+    parts = [source]
+    if first > 0:
+        parts.insert(0, op.Slice(x, [0], [first], [axis]))
+    if beyond < size:
+        parts.append(op.Slice(x, [beyond], [_END], [axis]))
+    return source if len(parts) == 1 else op.Concat(*parts, axis=axis)
+
+
+@lowers("aten.index_put.default")
+def index_put(
+    op: Lowering, x: Value, indices: Sequence[Value | None], source: Value, accumulate: bool = False
+) -> Value:
+    """Writing one number where a mask of the whole tensor is set."""
+    mask = indices[0]
+    if len(indices) != 1 or mask is None or mask.dtype is not DType.bool or source.type.rank or accumulate:
+        raise ModelError(f"{op.location}: writing to places given by {len(indices)} tensors has no counterpart")
+    trailing = x.type.rank - mask.type.rank
+    mask = op.Unsqueeze(mask, list(range(mask.type.rank, x.type.rank))) if trailing else mask
+    return op.Where(mask, op.cast(source, x.dtype), x)
+
+
 @lowers("aten.index.Tensor")
 def index_tensor(op: Lowering, x: Value, indices: Sequence[Value | None]) -> Value:
-    """Advanced indexing by integer tensors, whose axes must be neighbours."""
+    """Advanced indexing by integer tensors; what they select comes first unless their axes are neighbours."""
     axes = [axis for axis, index in enumerate(indices) if index is not None]
     chosen = [index for index in indices if index is not None]
     if any(index.dtype is DType.bool for index in chosen):
         raise ModelError(f"{op.location}: indexing by a boolean mask has a size that depends on data")
-    if axes != list(range(axes[0], axes[0] + len(axes))):
-        raise ModelError(f"{op.location}: indexing of axes {axes}, which are not neighbours, has no counterpart")
     if len(axes) == 1:
         return op.Gather(x, chosen[0], axis=axes[0])
     rank = x.type.rank
     front = [*axes, *(axis for axis in range(rank) if axis not in axes)]
-    shape = [op.dim(size) for size in op.result.shape]
-    common = shape[axes[0] : axes[0] + len(shape) - (rank - len(axes))]
+    before = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
+    common = op.result_shape[before : before + op.result.ndim - (rank - len(axes))]
     columns = [op.Unsqueeze(op.expand(op.cast(index, DType.int64), common), [-1]) for index in chosen]
     gathered = op.GatherND(permute(op, x, front), op.Concat(*columns, axis=-1))
-    count, before = len(common), axes[0]
+    count = len(common)
     order = [*range(count, count + before), *range(count), *range(count + before, gathered.type.rank)]
     return permute(op, gathered, order)
 
@@ -162,7 +201,7 @@ def arange(op: Lowering, *bounds: Any, **_keywords: Any) -> Value:
     dtype = op.result_type
     if not any(isinstance(bound, str) for bound in (start, end, step)):
         return op.constant(np.arange(start, end, step, dtype=dtype.numpy))
-    scalars = [op.cast(op.Squeeze(op.size(bound), [0]), DType.int64) for bound in (start, end, step)]
+    scalars = [op.cast(bound, DType.int64) for bound in (start, end, step)]
     return op.cast(op.Range(*scalars), dtype)
 
 
@@ -182,10 +221,7 @@ def arange(op: Lowering, *bounds: Any, **_keywords: Any) -> Value:
 def full(op: Lowering, *arguments: Any, **_keywords: Any) -> Value:
     name = str(op.node.target)
     fill = arguments[-1] if "full" in name else int("ones" in name)
-    shape = [op.dim(size) for size in op.result.shape]
-    if isinstance(fill, Value):
-        return op.expand(op.cast(fill, op.result_type), shape)
-    return op.expand(op.constant(np.asarray(fill, dtype=op.result_type.numpy)), shape)
+    return op.expand(op.cast(fill, op.result_type), op.result_shape)
 
 
 @lowers("aten.fill.Scalar", "aten.fill.Tensor")
@@ -205,13 +241,14 @@ def triangle(op: Lowering, x: Value, diagonal: int = 0) -> Value:
 
 
 @lowers("aten.constant_pad_nd.default", "aten.pad.default")
-def pad(op: Lowering, x: Value, widths: Sequence[int], mode: Any = "constant", value: float | None = None) -> Value:
+def pad(op: Lowering, x: Value, widths: Sequence[Dim], mode: Any = "constant", value: float | None = None) -> Value:
     if not isinstance(mode, str):
         mode, value = "constant", mode
-    pairs = [(0, 0)] * (x.type.rank - len(widths) // 2) + list(zip(widths[-2::-2], widths[::-2], strict=True))
+    pairs: list[tuple[Dim, Dim]] = [(0, 0)] * (x.type.rank - len(widths) // 2)
+    pairs += zip(widths[-2::-2], widths[::-2], strict=True)
     pads = [low for low, _ in pairs] + [high for _, high in pairs]
     onnx_mode = {"constant": None, "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
-    return op.Pad(x, pads, op.cast(value or 0.0, x.dtype) if onnx_mode is None else None, mode=onnx_mode)
+    return op.Pad(x, op.row(pads), op.cast(value or 0.0, x.dtype) if onnx_mode is None else None, mode=onnx_mode)
 
 
 @lowers("aten.flip.default")
@@ -221,6 +258,8 @@ def flip(op: Lowering, x: Value, axes: Sequence[int]) -> Value:
 
 @lowers("aten.roll.default")
 def roll(op: Lowering, x: Value, shifts: Sequence[int], axes: Sequence[int] = ()) -> Value:
+    if not axes:
+        return op.reshape(roll(op, op.Reshape(x, [-1]), shifts, (0,)), x.shape)
     for shift, axis in zip(shifts, axes, strict=True):
         size = x.shape[axis]
         cut = -shift % size if isinstance(size, int) and size else -shift

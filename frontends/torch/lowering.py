@@ -5,6 +5,8 @@ symbolic sizes as dimensions, everything else as it is.
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import floordiv, mod, mul
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,17 +56,24 @@ class Lowering(Builder):
         return value[0] if isinstance(value, tuple | list) else value
 
     @property
+    def result_shape(self) -> list[Dim]:
+        """The shape of the (first) result."""
+        return [self.dim(size) for size in self.result.shape]
+
+    @property
     def result_type(self) -> DType:
         """The element type of the (first) result."""
         return dtype_of(self.result.dtype)
 
-    def cast(self, value: Operand, dtype: DType) -> Value:
-        """A value or number as another element type; nothing is inserted where it has it already."""
+    def cast(self, value: Operand | Dim, dtype: DType) -> Value:
+        """A value, number or symbolic size as another element type; what has it already is left alone."""
+        if isinstance(value, str):
+            value = self.Squeeze(self.size(value), [0])
         if not isinstance(value, Value):
             return self.constant(np.asarray(value, dtype=dtype.numpy))
         return value if value.dtype is dtype else self.Cast(value, to=dtype)
 
-    def promoted(self, a: Operand, b: Operand) -> list[Value]:
+    def promoted(self, a: Operand | Dim, b: Operand | Dim) -> list[Value]:
         """Two operands in the element type to which torch promotes them together."""
         common = torch.result_type(_proxy(a), _proxy(b))
         return [self.cast(value, dtype_of(common)) for value in (a, b)]
@@ -73,6 +82,8 @@ class Lowering(Builder):
         """A value in another shape."""
         if tuple(shape) == value.shape:
             return value
+        if 0 in shape:  # which would copy a size of the input's
+            return self.Reshape(value, self.row(shape), allowzero=1)
         return self.Reshape(value, self._reshape_target(value, shape))
 
     def expand(self, value: Value, shape: Sequence[Dim]) -> Value:
@@ -82,6 +93,12 @@ class Lowering(Builder):
         if len(shape) == value.type.rank and all(dim == 1 for dim in wanted):
             return value
         return self.Expand(value, self.row(wanted))
+
+    def batched(self, x: Value, spatial: int, function: Callable[[Value], Value]) -> Value:
+        """A function of `[batch, channel, *spatial]`, applied to that or to one image without the batch."""
+        if x.type.rank == spatial + 2:
+            return function(x)
+        return self.Squeeze(function(self.Unsqueeze(x, [0])), [0])
 
     def row(self, dims: Sequence[Dim]) -> Operand:
         """Dimensions as an int64 vector: a constant where all are ints, computed from the inputs' shapes otherwise."""
@@ -95,7 +112,7 @@ class Lowering(Builder):
         if isinstance(dim, int):
             return self.constant([dim])
         sources = {symbol: _Size(self, self._source(symbol)) for symbol in symbols(dim)}
-        size = evaluate(dim, sources)
+        size = evaluate(dim, sources, _CALLS)
         assert isinstance(size, _Size)  # a symbolic dimension has symbols
         return size.value
 
@@ -119,47 +136,86 @@ class Lowering(Builder):
 
 
 class _Size:
-    """A size under construction: arithmetic on it inserts nodes."""
+    """A size under construction: arithmetic on it inserts nodes.
 
-    def __init__(self, op: Lowering, value: Value) -> None:
+    Attributes:
+        op: what inserts them.
+        value: an int64 vector of one element.
+        is_negative: whether it is the negative of a size.
+    """
+
+    def __init__(self, op: Lowering, value: Value, *, is_negative: bool = False) -> None:
         self.op = op
         self.value = value
+        self.is_negative = is_negative
 
-    def _binary(self, operator: str, other: "_Size | int", *, swapped: bool = False) -> "_Size":
+    def binary(self, operator: str, other: "_Size | int", *, swapped: bool = False) -> "_Size":
         operand = other.value if isinstance(other, _Size) else self.op.constant([other])
         pair = (operand, self.value) if swapped else (self.value, operand)
         return _Size(self.op, self.op(operator, *pair))
 
     def __add__(self, other: "_Size | int") -> "_Size":
-        return self._binary("Add", other)
+        return self.binary("Add", other)
 
     def __sub__(self, other: "_Size | int") -> "_Size":
-        return self._binary("Sub", other)
+        return self.binary("Sub", other)
 
     def __rsub__(self, other: int) -> "_Size":
-        return self._binary("Sub", other, swapped=True)
+        return self.binary("Sub", other, swapped=True)
 
     def __mul__(self, other: "_Size | int") -> "_Size":
-        return self._binary("Mul", other)
+        product = self.binary("Mul", other)
+        product.is_negative = self.is_negative ^ (isinstance(other, int) and other < 0)
+        return product
 
     def __floordiv__(self, other: "_Size | int") -> "_Size":
-        return self._binary("Div", other)  # sizes are not negative, so truncation is floor
+        whole = self - self % other if self.is_negative else self  # ONNX divides towards zero
+        return whole.binary("Div", other)
+
+    def __rfloordiv__(self, other: int) -> "_Size":
+        return self.binary("Div", other, swapped=True)
+
+    def __pow__(self, exponent: int) -> "_Size":
+        return reduce(mul, [self] * exponent)
 
     def __mod__(self, other: "_Size | int") -> "_Size":
-        return self._binary("Mod", other)
+        return self.binary("Mod", other)
 
     def __neg__(self) -> "_Size":
-        return _Size(self.op, self.op.Neg(self.value))
+        return _Size(self.op, self.op.Neg(self.value), is_negative=not self.is_negative)
 
     __radd__ = __add__
     __rmul__ = __mul__
 
 
+def _extreme(operator: str) -> Callable[..., Any]:
+    def choose(*sizes: Any) -> Any:
+        return reduce(lambda a, b: a.binary(operator, b) if isinstance(a, _Size) else b.binary(operator, a), sizes)
+
+    return choose
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "FloorDiv": floordiv,
+    "CleanDiv": floordiv,
+    "Mod": mod,
+    "PythonMod": mod,
+    "Max": _extreme("Max"),
+    "Min": _extreme("Min"),
+}
+
+
 def _proxy(value: Any) -> Any:
     """What stands for an operand when torch is asked for the promoted type: ranks and numbers matter to it."""
     if not isinstance(value, Value):
-        return value
+        return 1 if isinstance(value, str) else value
     return torch.empty((1,) * value.type.rank, dtype=torch_dtype(value.dtype), device="meta")
+
+
+def spread(value: Sequence[int] | int, count: int) -> tuple[int, ...]:
+    """A per-axis attribute in full: torch lets one number stand for all axes."""
+    row = (value,) if isinstance(value, int) else tuple(value)
+    return row * count if len(row) == 1 else row
 
 
 def normal_axes(axes: Sequence[int] | int | None, rank: int) -> list[int]:

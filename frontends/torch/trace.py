@@ -1,9 +1,14 @@
 """From a module to a graph: export, decompose what the table lacks, then lower node by node."""
 
+import inspect
+import logging
 import operator as python
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import sympy
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram, default_decompositions
-from torch.export.graph_signature import InputKind, InputSpec
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.utils import _pytree as pytree
 
 from ...ir.dims import Dim
@@ -32,6 +37,7 @@ _IGNORED = frozenset(
         "aten.sym_constrain_range.default",
     }
 )
+_TORCH = str(Path(torch.__file__).parent)
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -54,12 +60,10 @@ def trace(
     """
     modes = {part: part.training for part in module.modules()}
     module.eval()
+    examples, named = _distinct((tuple(arguments), dict(keywords or {})))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            program = torch.export.export(
-                module, tuple(arguments), dict(keywords or {}), dynamic_shapes=dynamic_shapes, strict=False
-            )
+        with _silent():
+            program = torch.export.export(module, examples, named, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # export raises whatever the module's own code raises on symbolic inputs
         reason = str(error).strip().split("\n\n")[0] or type(error).__name__
         raise ModelError(
@@ -69,7 +73,32 @@ def trace(
     finally:
         for part, training in modes.items():
             part.training = training
-    return convert(program, type(module).__name__, _symbol_names(program, dynamic_shapes))
+    return convert(program, type(module).__name__, _specifications(module, examples, named, dynamic_shapes))
+
+
+def _distinct(arguments: Any) -> Any:
+    """The arguments with no tensor in them twice: export would take such inputs for one and the same."""
+    seen: set[int] = set()
+
+    def own(argument: Any) -> Any:
+        if not isinstance(argument, torch.Tensor) or id(argument) not in seen:
+            seen.add(id(argument))
+            return argument
+        return argument.clone()
+
+    return pytree.tree_map(own, arguments)
+
+
+@contextmanager
+def _silent() -> Generator[None]:
+    """While torch exports: its warnings, logs and dumps of half-made graphs say nothing that its error doesn't say."""
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def read_pt2(path: Path) -> Graph:
@@ -82,11 +111,16 @@ def read_pt2(path: Path) -> Graph:
         program = torch.export.load(path)
     except Exception as error:  # a broken archive raises from zip, json, or torch alike
         raise ModelError(f"{path} is not a torch.export archive that can be read: {error}") from error
-    return convert(program, path.stem, {})
+    return convert(program, path.stem, ())
 
 
-def convert(program: ExportedProgram, name: str, symbol_names: Mapping[str, str]) -> Graph:
+def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) -> Graph:
     """An exported program as a graph.
+
+    Args:
+        program: of any dialect that `run_decompositions` takes.
+        name: of the graph.
+        specifications: what is said of each input's dynamic dimensions, for their names.
 
     Raises:
         ModelError: an operator has no counterpart, naming it and its module.
@@ -94,8 +128,8 @@ def convert(program: ExportedProgram, name: str, symbol_names: Mapping[str, str]
     table = default_decompositions()
     for overload in [overload for overload in table if str(overload) in LOWERINGS]:
         del table[overload]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    symbol_names = _symbol_names(program, specifications)
+    with _silent():
         program = program.run_decompositions(table)
     return _Conversion(program, name, symbol_names).run()
 
@@ -173,19 +207,30 @@ class _Conversion:
         if not isinstance(argument, fx.Node):
             return argument
         if argument in self.values:
-            return self.values[argument]
+            return self._known(argument)
         value = argument.meta["val"]
+        if isinstance(value, torch.SymFloat | torch.SymBool):
+            raise ModelError(f"{_location(argument)}: arithmetic on a symbolic size beyond whole numbers is not supported")
         return self._dim(value) if isinstance(value, torch.SymInt) else value
+
+    def _known(self, node: fx.Node) -> Any:
+        value = self.values[node]
+        if value is None and node.op == "call_function":  # a lowering gives None for what ONNX's operator doesn't return
+            raise ModelError(f"{_location(node)}: result {node.args[1]} of {node.args[0]} has no counterpart")
+        return value
 
     def _return(self, node: fx.Node) -> None:
         results, _ = pytree.tree_flatten(node.args[0])
         specs = self.program.graph_signature.output_specs
         for result, spec in zip(results, specs, strict=True):
-            value = self.values.get(result) if isinstance(result, fx.Node) else None
-            if spec.kind.name != "USER_OUTPUT" or value is None:
+            if spec.kind is not OutputKind.USER_OUTPUT:
+                raise ModelError(f"the model changes {spec.target or result!r} while it runs, which a graph can't express")
+            if result is None:
                 continue
+            if not isinstance(result, fx.Node) or result not in self.values:
+                raise ModelError(f"the model returns {result!r}, which is not a tensor")
             count = len(self.graph.outputs)
-            self.graph.outputs["output" if count == 0 else f"output_{count}"] = value
+            self.graph.outputs["output" if count == 0 else f"output_{count}"] = self._known(result)
 
     def _type(self, tensor: torch.Tensor) -> TensorType:
         return TensorType(dtype_of(tensor.dtype), tuple(self._dim(size) for size in tensor.shape))
@@ -199,43 +244,46 @@ def _location(node: fx.Node) -> Location:
     stack = node.meta.get("nn_module_stack") or {}
     path = next((str(entry[0]) for entry in reversed(stack.values())), "")
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    frames = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    frames = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
     source = f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
     return Location(re.sub(r"^L__self___?", "", path), source)
 
 
-def _symbol_names(program: ExportedProgram, dynamic_shapes: Any) -> dict[str, str]:
-    """The user's names (`Dim("batch")`) of the symbols that torch made up, read off the inputs' shapes."""
-    if dynamic_shapes is None:
-        return {}
+def _specifications(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], shapes: Any) -> list[Any]:
+    """What `dynamic_shapes` says of each input, in the order in which export flattens them; None where it says nothing."""
+    bound = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
+    said: dict[int, Any] = {}
+
+    def descend(argument: Any, spec: Any) -> None:
+        if isinstance(argument, Mapping):
+            for key, part in argument.items():
+                descend(part, spec.get(key) if isinstance(spec, Mapping) else None)
+        elif isinstance(argument, tuple | list):
+            parts = spec if isinstance(spec, tuple | list) else [None] * len(argument)
+            for part, part_spec in zip(argument, parts, strict=False):
+                descend(part, part_spec)
+        else:
+            said[id(argument)] = spec
+
+    descend(bound if isinstance(shapes, Mapping) else tuple(bound.values()), shapes)
+    return [said.get(id(leaf)) for leaf in pytree.tree_leaves((arguments, dict(keywords)))]
+
+
+def _symbol_names(program: ExportedProgram, specifications: Sequence[Any]) -> dict[str, str]:
+    """Names for the symbols that torch made up: the user's (`Dim("batch")`), or of the input and axis they first occur at."""
     names: dict[str, str] = {}
-    inputs = [
-        node
-        for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
-    ]
-    specs = _flat_specs(dynamic_shapes)
-    for node, spec in zip(inputs, specs, strict=False):
-        for axis, dim in _axes(spec):
-            size = node.meta["val"].shape[axis]
+    inputs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    nodes = {node.name: node for node in program.graph.nodes}
+    for spec, said in zip_longest(inputs, specifications):
+        name = getattr(spec.arg, "name", None)
+        value = nodes[name].meta.get("val") if name in nodes else None
+        for axis, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                names.setdefault(str(size.node.expr), getattr(dim, "__name__", None) or f"{node.name}_{axis}")
+                names.setdefault(str(size.node.expr), _dim_name(said, axis) or f"{name}_{axis}")
     return names
 
 
-def _flat_specs(dynamic_shapes: Any) -> list[Any]:
-    """One specification for each tensor: torch nests them as the arguments are nested."""
-    if isinstance(dynamic_shapes, Mapping) and not any(isinstance(key, int) for key in dynamic_shapes):
-        return [spec for value in dynamic_shapes.values() for spec in _flat_specs(value)]
-    is_row = isinstance(dynamic_shapes, tuple | list)
-    if is_row and any(isinstance(item, Mapping | tuple | list) for item in dynamic_shapes):
-        return [spec for value in dynamic_shapes for spec in _flat_specs(value)]
-    return [dynamic_shapes]
-
-
-def _axes(spec: Any) -> list[tuple[int, Any]]:
-    if isinstance(spec, Mapping):
-        return [(axis, dim) for axis, dim in spec.items() if dim is not None]
-    if isinstance(spec, tuple | list):
-        return [(axis, dim) for axis, dim in enumerate(spec) if dim is not None]
-    return []
+def _dim_name(specification: Any, axis: int) -> str | None:
+    is_row = isinstance(specification, tuple | list)
+    dim = specification[axis] if is_row else specification.get(axis) if isinstance(specification, Mapping) else None
+    return getattr(dim, "__name__", None)

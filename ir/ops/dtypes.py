@@ -28,7 +28,7 @@ _NIBBLES: dict[DType, tuple[type[np.generic], torch.dtype]] = {
 
 
 def torch_dtype(dtype: DType) -> torch.dtype:
-    """torch's element type for ours.
+    """Torch's element type for ours.
 
     Raises:
         TypeError: it is `string`, which torch has no tensors of.

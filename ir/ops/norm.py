@@ -1,12 +1,12 @@
 """Normalizations. What they accumulate is kept in `stash_type`, float32 unless a model says otherwise."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..types import DType
 from .dtypes import torch_dtype
 from .registry import operator
+from .window import pad_last
 
 
 def _by_channel(x: Tensor, parameter: Tensor) -> Tensor:
@@ -100,6 +100,7 @@ def local_response_normalization(
     x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> Tensor:
     before = (size - 1) // 2
-    padded = F.pad(x.square(), [0, 0] * (x.ndim - 2) + [before, size - 1 - before])
+    beside = (0,) * (x.ndim - 2)
+    padded = pad_last(x.square(), (before, *beside), (size - 1 - before, *beside))
     energy = padded.unfold(1, size, 1).sum(-1)
     return x / (bias + alpha / size * energy) ** beta

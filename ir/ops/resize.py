@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,7 +91,7 @@ def resize(
 
 def _scaled(size: int, scale: float) -> int:
     if isinstance(size, int):
-        return math.floor(size * scale)
+        return math.floor(np.float32(size) * np.float32(scale))  # as ONNX multiplies: 0.7 of 10 is 7
     ratio = Fraction(scale).limit_denominator(1024)  # keeps a symbolic size an integer expression
     return size * ratio.numerator // ratio.denominator
 
@@ -122,7 +123,7 @@ def _coordinates(along: _Axis, transformation: str, device: torch.device) -> Ten
     last = along.size - 1
     match transformation:
         case "asymmetric":
-            return places / along.scale
+            return (places.float() / along.scale).double()  # as ONNX divides: 3 by 0.6 is 5
         case "align_corners":
             return places * (last / (along.extent - 1)) if along.extent != 1 else places * 0
         case "tf_crop_and_resize":

@@ -30,9 +30,11 @@ def size(x: Tensor) -> Tensor:
 def reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
     keeps = not allowzero
     sizes = [x.shape[axis] if keeps and is_known(size, 0) else size for axis, size in enumerate(shape)]
-    if any(not isinstance(size, int) for size in sizes) and not any(is_known(size, -1) for size in sizes):
-        return x.new_empty(sizes)  # only inference gets here; that the counts agree may hold for some sizes alone
-    return x.reshape(sizes)
+    if all(isinstance(size, int) for size in (*sizes, *x.shape)):
+        return x.reshape(sizes)
+    # only inference gets here; that the counts agree may hold for some sizes alone
+    rest = x.reshape(sizes).shape if any(is_known(size, -1) for size in sizes) else sizes
+    return x.new_empty([found if is_known(size, -1) else size for size, found in zip(sizes, rest, strict=True)])
 
 
 @operator("Flatten")

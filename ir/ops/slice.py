@@ -5,10 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import Ints, operator
-from .sizes import larger
+from .sizes import larger, smaller
 from .window import pad_last
 
 _BEYOND = 2**31 - 1
+_SURE = 32
+"""A symbolic size is taken to be at least this: a bound up to here lies inside the tensor, a greater one may not."""
 
 
 @operator("Concat")
@@ -42,9 +44,24 @@ def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps:
         if step < 0:
             start, end = _mirrored(start, end, x.shape[axis])
             x, step = x.flip(axis), -step
+        if not isinstance(x.shape[axis], int) and (_may_exceed(start) or _may_exceed(end)):
+            length = larger(_place(end, x.shape[axis]) - _place(start, x.shape[axis]), 0)
+            x = x.new_empty((*x.shape[:axis], (length + step - 1) // step, *x.shape[axis + 1 :]))
+            continue
         bounds = slice(start, None if _is_beyond(end) else end, step)
         x = x[(slice(None),) * axis + (bounds,)]
     return x
+
+
+def _may_exceed(bound: int) -> bool:
+    return isinstance(bound, int) and _SURE < abs(bound) < _BEYOND
+
+
+def _place(bound: int, size: int) -> int:
+    """Where a bound falls within a size."""
+    if _is_beyond(bound):
+        return size
+    return larger(size + bound, 0) if isinstance(bound, int) and bound < 0 else smaller(bound, size)
 
 
 def _mirrored(start: int, end: int, size: int) -> tuple[int, int]:
@@ -131,8 +148,11 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 @operator("SpaceToDepth")
 def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
     n, c, h, w = x.shape
+    sizes = (n, c * blocksize**2, h // blocksize, w // blocksize)
+    if not all(isinstance(size, int) for size in (h, w)):
+        return x.new_empty(sizes)  # only inference gets here; the sizes are taken to be whole blocks
     blocks = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize).permute(0, 3, 5, 1, 2, 4)
-    return blocks.reshape(n, c * blocksize**2, h // blocksize, w // blocksize)
+    return blocks.reshape(sizes)
 
 
 @operator("ReverseSequence")

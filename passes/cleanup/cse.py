@@ -8,10 +8,8 @@ import numpy as np
 
 from ...ir.graph import Attribute, Constant, Graph, Node
 from ..base import Effect, Pass, PassContext, PassResult
+from .randomness import is_random
 
-_IMPURE = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
 _SMALL = 1024
 
 
@@ -27,7 +25,7 @@ class CommonSubexpressionElimination(Pass):
         seen: dict[Hashable, Node] = {}
         nodes = 0
         for node in graph.nodes:
-            if node.operator in _IMPURE or any(isinstance(value, Graph) for value in node.attributes.values()):
+            if is_random(node) or any(isinstance(value, Graph) for value in node.attributes.values()):
                 continue
             first = seen.setdefault(_key(node), node)
             if first is not node:

@@ -6,10 +6,7 @@ from typing import ClassVar
 
 from ...ir.graph import Constant, Graph, Node
 from ..base import Effect, Pass, PassContext, PassResult
-
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
+from .randomness import is_random
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def _constants(node: Node) -> list[Constant]:
 
 
 def _is_foldable(node: Node) -> bool:
-    if node.operator in _RANDOM or node.operator == "DequantizeLinear" or node.domain == "aten":
+    if is_random(node) or node.operator == "DequantizeLinear" or node.domain == "aten":
         return False
     return all(value is None or isinstance(value, Constant) for value in node.inputs)
 

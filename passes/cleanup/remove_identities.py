@@ -9,6 +9,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Graph, Node, Value
 from ..base import Effect, Pass, PassContext, PassResult
+from .randomness import is_random
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class IdentityRemoval(Pass):
         for node in graph.nodes:
             simplify = _RULES.get(node.operator)
             same = simplify(graph, node) if simplify is not None else None
-            if same is None or any(output.uses for output in node.outputs[1:]):
+            if same is None or any(output.uses or graph.is_output(output) for output in node.outputs[1:]):
                 continue
             graph.replace_uses(node.outputs[0], same)
             graph.erase(node)
@@ -89,6 +90,10 @@ def _pad(graph: Graph, node: Node) -> Value | None:
     return node.inputs[0] if widths is not None and not np.any(widths) else None
 
 
+def _dropout(graph: Graph, node: Node) -> Value | None:
+    return None if is_random(node) else node.inputs[0]
+
+
 def _slice(graph: Graph, node: Node) -> Value | None:
     steps = node.constant(4)
     forward = node.input(4) is None or (steps is not None and bool(np.all(steps == 1)))
@@ -100,7 +105,7 @@ _RULES: dict[str, _Rule] = {
     "Cast": _same_type,
     "Concat": _single,
     "Div": _neutral(1, both_sides=False),
-    "Dropout": _same,
+    "Dropout": _dropout,
     "Expand": _same_type,
     "Identity": _same,
     "Max": _single,

@@ -29,7 +29,8 @@ class ShapeSimplification(Pass):
         counts = {"constant": 0, "reshape": 0}
         for node in graph.nodes:
             value = node.outputs[0]
-            if value.dtype is DType.int64 and value.type.rank <= 1 and not isinstance(node.input(0), Constant):
+            is_read = bool(value.uses) or graph.is_output(value)
+            if value.dtype is DType.int64 and value.type.rank <= 1 and is_read:
                 elements = contents(value)
                 if elements is not None and all(isinstance(element, int) for element in elements):
                     array = np.asarray(elements, dtype=np.int64).reshape(value.type.static_shape)

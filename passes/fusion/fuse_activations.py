@@ -9,6 +9,10 @@ from ..rewrite import Match, RewritePass, RewriteRule
 _SIXTH = 1 / 6
 
 
+def _is_float(match: Match) -> str:
+    return "" if match["x"].dtype.is_float else "it is arithmetic of integers"
+
+
 def _is_standard(match: Match) -> str:
     attributes = match.node("HardSigmoid").attributes
     is_standard = abs(attributes.get("alpha", 0.2) - _SIXTH) < 1e-6 and attributes.get("beta", 0.5) == 0.5
@@ -30,21 +34,25 @@ class ActivationFusion(RewritePass):
             "hard-sigmoid",
             pattern=lambda op, x: op.Div(op.Clip(op.Add(x, 3.0), 0.0, 6.0), 6.0),
             replacement=lambda op, x: op.HardSigmoid(x, alpha=_SIXTH, beta=0.5),
+            check=_is_float,
         ),
         RewriteRule(
             "hard-sigmoid",
             pattern=lambda op, x: op.Mul(op.Clip(op.Add(x, 3.0), 0.0, 6.0), _SIXTH),
             replacement=lambda op, x: op.HardSigmoid(x, alpha=_SIXTH, beta=0.5),
+            check=_is_float,
         ),
         RewriteRule(
             "hard-swish",
             pattern=lambda op, x: op.Div(op.Mul(x, op.Clip(op.Add(x, 3.0), 0.0, 6.0)), 6.0),
             replacement=lambda op, x: op.HardSwish(x),
+            check=_is_float,
         ),
         RewriteRule(
             "hard-swish",
             pattern=lambda op, x: op.Mul(op.Mul(x, op.Clip(op.Add(x, 3.0), 0.0, 6.0)), _SIXTH),
             replacement=lambda op, x: op.HardSwish(x),
+            check=_is_float,
         ),
         RewriteRule(
             "hard-swish",

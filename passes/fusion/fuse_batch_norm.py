@@ -14,8 +14,10 @@ from ..rewrite import Match, RewritePass, RewriteRule
 def _check(match: Match) -> str:
     if any(match.constant(name) is None for name in ("w", "scale", "shift", "mean", "variance")):
         return "its weights are not constant"
-    if match.values.get("b") is not None and match.constant("b") is None:
+    if match.values["b"] is not None and match.constant("b") is None:
         return "its bias is not constant"
+    if match.root.attributes.get("training_mode", 0):
+        return "it is in training mode"
     if match.nodes[-1].operator == "ConvTranspose" and match.nodes[-1].attributes.get("group", 1) != 1:
         return "a transposed convolution has groups"
     if match.nodes[-1].operator == "Gemm" and match.nodes[-1].attributes.get("beta", 1.0) != 1.0:
@@ -26,9 +28,8 @@ def _check(match: Match) -> str:
 def _folded(op: Builder, match: Match) -> Value:
     """The same operator with the normalisation in its weight and bias."""
     node = match.nodes[-1]
-    weight, bias = match.constant("w"), match.constant("b") if "b" in match.values else None
-    scale, shift, mean, variance = (match.constant(name) for name in ("scale", "shift", "mean", "variance"))
-    assert weight is not None and scale is not None and shift is not None and mean is not None and variance is not None
+    weight, bias = match.data("w"), match.constant("b")
+    scale, shift, mean, variance = (match.data(name) for name in ("scale", "shift", "mean", "variance"))
     epsilon = match.root.attributes.get("epsilon", 1e-5)
     factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
     offset = shift + ((0.0 if bias is None else bias.astype(np.float64)) - mean) * factor

@@ -15,7 +15,7 @@ def _per_channel(match: Match, name: str) -> np.ndarray | None:
     """A constant that is broadcast along everything but the channels, as a vector of them; None if it is no such."""
     data = match.constant(name)
     weight = match.constant("w")
-    rank = match.root.output.type.rank
+    rank = match["x"].type.rank
     if data is None or weight is None or data.ndim > rank:
         return None
     padded = data.reshape((1,) * (rank - data.ndim) + data.shape)
@@ -33,8 +33,8 @@ def _check_conv(match: Match) -> str:
 
 def _conv(op: Builder, match: Match) -> Value:
     """The convolution with the scale or bias `c` in its weights."""
-    node, weight, bias, change = match.nodes[-1], match.constant("w"), match.constant("b"), _per_channel(match, "c")
-    assert weight is not None and change is not None  # _check_conv
+    node, weight, bias, change = match.nodes[-1], match.data("w"), match.constant("b"), _per_channel(match, "c")
+    assert change is not None  # _check_conv
     bias = np.zeros(weight.shape[0], weight.dtype) if bias is None else bias
     if match.root.operator == "Add":
         bias = bias + change
@@ -47,8 +47,8 @@ def _conv(op: Builder, match: Match) -> Value:
 
 def _check_gemm(match: Match) -> str:
     bias, weight = match.constant("c"), match.constant("w")
-    if weight is None or match["x"].type.rank != 2 or weight.ndim != 2:
-        return "it is not the product of a matrix with a constant one"
+    if weight is None or match["x"].type.rank != 2 or weight.ndim != 2 or not match["x"].dtype.is_float:
+        return "it is not the product of a float matrix with a constant one"
     if bias is None or bias.ndim > 1 or bias.size not in (1, weight.shape[1]):
         return "the other operand is not a constant of columns"
     return ""

@@ -27,7 +27,7 @@ def _check(match: Match) -> str:
         return "it doesn't normalise the last axis"
     if any(node.attributes.get("keepdims", 1) != 1 for node in match.nodes if node.operator == "ReduceMean"):
         return "a mean drops its axis"
-    if eps is None or eps.size != 1:
+    if eps is None or eps.size != 1 or eps.ndim > rank:
         return "epsilon is not a constant"
     if any(data is None or data.shape != (width,) for data in map(match.constant, ("scale", "bias"))):
         return "scale or bias are not constants of the last axis"
@@ -35,9 +35,7 @@ def _check(match: Match) -> str:
 
 
 def _layer_norm(op: Builder, match: Match) -> Value:
-    eps = match.constant("eps")
-    assert eps is not None  # _check
-    epsilon = float(eps.reshape(-1)[0])
+    epsilon = float(match.data("eps").reshape(-1)[0])
     return op.LayerNormalization(match["x"], match["scale"], match["bias"], axis=-1, epsilon=epsilon)
 
 

@@ -32,11 +32,11 @@ def bounds_of(node: Node) -> Bounds:
             return _EVERYTHING
 
 
-def clamp(range: Bounds, limits: Bounds) -> Bounds:
-    """A range cut to some limits, and a step more: rounding must not move the ends of the grid inside the limits."""
-    low, high = max(range[0], limits[0]), min(range[1], limits[1])
+def widen(range: Bounds, bounds: Bounds) -> Bounds:
+    """A range within bounds, a step longer where it ends at one: rounding must not move the end of the grid inside."""
+    low, high = range
     step = (high - low) / _STEPS
-    return max(range[0], limits[0] - step), min(range[1], limits[1] + step)
+    return low - step if low == bounds[0] else low, high + step if high == bounds[1] else high
 
 
 def _number(node: Node, index: int, default: float) -> float:

@@ -1,11 +1,12 @@
 """Calibration: runs real inputs through the float graph and watches the values that will be quantized."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...ir.errors import UsageError
 from ...ir.graph import Graph, Value
 from ..base import Feeds, PassContext
+from .bounds import Bounds
 from .observers import Observer
 
 if TYPE_CHECKING:
@@ -13,33 +14,24 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    graph: Graph, values: Iterable[Value], observer: type[Observer], samples: int, context: PassContext
+    graph: Graph, values: Mapping[Value, Bounds], observer: type[Observer], batches: Sequence[Feeds], context: PassContext
 ) -> dict[Value, tuple[float, float]]:
     """The range of each value over the calibration data.
 
     Args:
         graph: still in float.
-        values: of the graph.
+        values: of the graph, with the bounds beyond which nobody sees a difference.
         observer: how a range is chosen.
-        samples: after which to stop.
-        context: whose calibration data is used, and to whom progress is reported.
-
-    Raises:
-        UsageError: there is no calibration data.
+        batches: of inputs.
+        context: to whom progress is reported.
     """
     from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
-    batches = _first(context.calibration, samples)
-    if not batches:
-        raise UsageError(
-            "static int8 quantization needs calibration data: give it with --data, as `calibration` under `data` in the "
-            "recipe, or as data= from Python; or use quantize{scheme=int8-dynamic}, which needs none"
-        )
     observers = {value: observer() for value in values}
 
     def observe(value: Value, tensor: "Tensor") -> None:
         if value in observers:
-            observers[value].update(tensor.numpy())
+            observers[value].update(tensor.numpy().clip(*values[value]))
 
     interpreter = Interpreter(graph)
     for done, batch in enumerate(batches):
@@ -49,10 +41,19 @@ def calibrate(
     return {value: held.range() for value, held in observers.items()}
 
 
-def _first(batches: Sequence[Feeds], samples: int) -> list[Feeds]:
-    """The batches that hold the first samples; the first axis counts them."""
+def first_batches(context: PassContext, samples: int) -> list[Feeds]:
+    """The calibration batches that hold the first samples; the first axis counts them.
+
+    Raises:
+        UsageError: there is no calibration data.
+    """
+    if not context.calibration:
+        raise UsageError(
+            "static int8 quantization needs calibration data: give it with --data, as `calibration` under `data` in the "
+            "recipe, or as data= from Python; or use quantize{scheme=int8-dynamic}, which needs none"
+        )
     kept: list[Feeds] = []
-    for batch in batches:
+    for batch in context.calibration:
         if samples <= 0:
             break
         kept.append(batch)

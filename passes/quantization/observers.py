@@ -10,6 +10,7 @@ import numpy as np
 _BINS = 8192
 _KEPT = 0.99999  # of the values; less cuts the few large activations that transformers depend on
 _LEVELS = 255
+_LEAST = 1e-30  # of the ranges; what is smaller would overflow in reciprocals
 
 
 class Observer(ABC):
@@ -35,6 +36,7 @@ class MinMaxObserver(Observer):
         if not np.isfinite(low + high):
             return self.update(batch[np.isfinite(batch)])
         self.low, self.high = min(self.low, low), max(self.high, high)
+        return None
 
     def range(self) -> tuple[float, float]:
         return self.low, self.high
@@ -67,7 +69,7 @@ class HistogramObserver(MinMaxObserver):
         return (np.arange(_BINS) + 0.5) * (2 * self.limit / _BINS) - self.limit
 
     def _widen(self, reach: float) -> None:
-        self.limit = self.limit or reach
+        self.limit = self.limit or max(reach, _LEAST)
         quarter = _BINS // 4
         while self.limit < reach:
             merged = self.counts.reshape(-1, 2).sum(axis=1)

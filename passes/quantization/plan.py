@@ -20,6 +20,7 @@ class Plan:
         reads: the values that get a grid, in the graph's order, with the places that will read them off it. Where the
             producer's kernel yields integers these are all places.
         returned: of these values, those that the graph must return off their grid.
+        bounds: of the values, what they need not exceed, because no reader sees a difference outside of it.
         moved: values that only move the elements of another one and so share its grid.
         absorbed: activation functions that the bounds of their output's grid already apply.
         carriers: nodes without weights that will compute in integers.
@@ -27,13 +28,10 @@ class Plan:
 
     reads: dict[Value, tuple[Use, ...]]
     returned: frozenset[Value]
+    bounds: dict[Value, Bounds]
     moved: dict[Value, Value]
     absorbed: Sequence[Node]
     carriers: Sequence[Node]
-
-    def bounds(self, value: Value) -> Bounds:
-        """The range that a value's grid need not exceed, because no reader sees a difference outside of it."""
-        return told_apart(use.node for use in self.reads[value])
 
     def root(self, value: Value) -> Value:
         """The value whose grid a value has: itself, unless it was moved."""
@@ -72,6 +70,10 @@ def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) 
     return Plan(
         reads=reads,
         returned=frozenset(integers),
+        bounds={
+            value: told_apart([] if graph.is_output(value) else [use.node for use in uses])
+            for value, uses in reads.items()
+        },
         moved={node.outputs[0]: node.inputs[0] for node in carriers if node.operator in _MOVES and node.inputs[0]},
         absorbed=[node for node in graph.nodes if node.outputs[0] in integers and _is_bound(node)],
         carriers=tuple(carriers),

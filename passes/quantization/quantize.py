@@ -10,8 +10,8 @@ from ...ir.graph import Graph
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
-from .bounds import clamp
-from .calibrate import calibrate
+from .bounds import widen
+from .calibrate import calibrate, first_batches
 from .dynamic import quantize_dynamically
 from .embeddings import quantize_embeddings
 from .grid import Grid
@@ -74,10 +74,11 @@ class Quantize(Pass):
         plan = make_plan(graph, layers, profitable)
         if not plan.reads:
             return {}
-        watched = [value for value in plan.reads if plan.root(value) is value]
-        ranges = calibrate(graph, watched, OBSERVERS[self.observer], self.samples, context)
+        batches = first_batches(context, self.samples)
+        watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
+        ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
         activation = DType[int8.activation]
-        grids = {value: Grid.over(*clamp(range, plan.bounds(value)), activation) for value, range in ranges.items()}
+        grids = {value: Grid.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()}
         StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
         return {"activations": len(plan.reads), "carriers": len(plan.carriers)}
 

@@ -1,12 +1,12 @@
 """Matching a pattern against the graph, upwards from the node that computes the value to be replaced."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 
-from ...ir.graph import Attribute, Constant, Node, Value
+from ...ir.graph import Attribute, Constant, Graph, Node, Value
 from .rule import Application, Number, Pattern, RewriteRule
 
 _COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum"})
@@ -37,25 +37,32 @@ class Match:
         value = self.values[variable]
         return value.data if isinstance(value, Constant) else None
 
+    def data(self, variable: str) -> np.ndarray:
+        """The data of a variable that the rule's check found constant."""
+        value = self[variable]
+        assert isinstance(value, Constant)
+        return value.data
+
     def node(self, operator: str) -> Node:
         """The first node of an operator in the match, from the root up."""
         return next(node for node in self.nodes if node.operator == operator)
 
 
-def find_match(rule: RewriteRule, root: Node) -> Match | None:
-    """The match of a rule at a node, None where there is none.
+def find_matches(graph: Graph, rule: RewriteRule, root: Node) -> Iterator[Match]:
+    """The matches of a rule at a node: several where operands may be swapped.
 
-    Nodes above the root must be read by nobody else, since they go.
+    Nodes above the root must be read by nobody else, since they go; so must all outputs of the root but the first.
     """
+    if not _are_read_within((), root.outputs[1:], graph):
+        return
     for bindings, nodes in _match_node(rule.root, root, {}, ()):
-        inner = set(nodes)
-        if all(_is_private(node, inner) for node in nodes[1:]):
-            return Match(root, nodes, {name: value for name, value in bindings.items() if isinstance(name, str)})
-    return None
+        if all(_are_read_within(nodes, node.outputs, graph) for node in nodes[1:]):
+            yield Match(root, nodes, {name: value for name, value in bindings.items() if isinstance(name, str)})
 
 
-def _is_private(node: Node, inner: set[Node]) -> bool:
-    return all(use.node in inner for output in node.outputs for use in output.uses)
+def _are_read_within(nodes: Sequence[Node], values: Sequence[Value], graph: Graph) -> bool:
+    """Whether nobody but these nodes reads the values, nor the graph returns them."""
+    return not any(graph.is_output(value) or any(use.node not in nodes for use in value.uses) for value in values)
 
 
 _Bindings = dict[str | Application, Value | None]
@@ -66,15 +73,18 @@ _State = tuple[_Bindings, tuple[Node, ...]]
 
 def _match_node(pattern: Application, node: Node, bindings: _Bindings, nodes: tuple[Node, ...]) -> Sequence[_State]:
     """Every way to match an operator's node, as bindings and nodes so far."""
-    if node.operator != pattern.operator or len(node.inputs) > len(pattern.operands):
+    most = len(pattern.operands)
+    fewest = most if pattern.operator in _COMMUTATIVE else 0  # whose operands aren't optional
+    if node.operator != pattern.operator or not fewest <= len(node.inputs) <= most:
         return ()
     if any(not _equal(node.attributes.get(key), value) for key, value in pattern.attributes.items()):
         return ()
+    rank = max((value.type.rank for value in node.inputs if value and not isinstance(value, Constant)), default=0)
     found: list[_State] = []
     for operands in _orders(pattern):
         states: Sequence[_State] = ((bindings, (*nodes, node)),)
         for index, operand in enumerate(operands):
-            states = [result for state in states for result in _match_value(operand, node.input(index), *state)]
+            states = [result for state in states for result in _match_value(operand, node.input(index), rank, *state)]
         found.extend(states)
     return found
 
@@ -84,10 +94,11 @@ def _orders(pattern: Application) -> Sequence[tuple[Pattern, ...]]:
 
 
 def _match_value(
-    pattern: Pattern, value: Value | None, bindings: _Bindings, nodes: tuple[Node, ...]
+    pattern: Pattern, value: Value | None, rank: int, bindings: _Bindings, nodes: tuple[Node, ...]
 ) -> Sequence[_State]:
+    """Every way to match an operand, of a node whose computed operands have at most a rank."""
     if isinstance(pattern, Number):
-        return ((bindings, nodes),) if _is_number(value, pattern.value) else ()
+        return ((bindings, nodes),) if _is_number(value, pattern.value, rank) else ()
     key = pattern if isinstance(pattern, Application) else pattern.name
     if key in bindings:
         return ((bindings, nodes),) if bindings[key] is value else ()
@@ -98,8 +109,9 @@ def _match_value(
     return _match_node(pattern, node, bindings, nodes) if node is not None and value is node.outputs[0] else ()
 
 
-def _is_number(value: Value | None, number: float) -> bool:
-    if not isinstance(value, Constant) or value.data.size != 1:
+def _is_number(value: Value | None, number: float, rank: int) -> bool:
+    """Whether a value stands for a number; one of a higher rank gives the result more dimensions as well."""
+    if not isinstance(value, Constant) or value.data.size != 1 or value.type.rank > rank:
         return False
     return bool(np.isclose(float(value.data.reshape(-1)[0]), number, rtol=1e-6, atol=0.0))
 

@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...ir.builder import Builder
 from ...ir.graph import Attribute, Value
@@ -48,7 +48,7 @@ class Application:
     attributes: Mapping[str, Attribute]
 
 
-Pattern: TypeAlias = Union[Variable, Number, Application]
+Pattern: TypeAlias = Variable | Number | Application
 
 
 class PatternBuilder:

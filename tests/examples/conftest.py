@@ -10,16 +10,17 @@ import planish
 from planish import Graph
 from planish.driver.recipe import read_recipe
 from planish.driver.reference import isolated_imports, resolve
+from planish.passes.manager import Verify
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @dataclass
 class Example:
-    """An example's graph, and what its model itself gives for some inputs."""
+    """An example's graph, the same before any lossy pass, and what the model itself gives for some inputs."""
 
-    name: str
     graph: Graph
+    optimized: Graph
     feeds: dict[str, np.ndarray]
     expected: np.ndarray
 
@@ -32,10 +33,12 @@ def example(request: pytest.FixtureRequest) -> Example:
         batch = next(resolve("data.py:test", folder)())
     feeds = {name: array[:2] for name, array in batch.items() if name != "labels"}
     if isinstance(made, Path):
-        return Example(request.param, planish.read(made), feeds, run_onnx(made, feeds))
-    module, inputs, dynamic_shapes = made
-    graph = planish.trace(module, inputs, dynamic_shapes=dynamic_shapes)
-    return Example(request.param, graph, feeds, run_torch(module, feeds))
+        graph, expected = planish.read(made), run_onnx(made, feeds)
+    else:
+        module, inputs, dynamic_shapes = made
+        graph, expected = planish.trace(module, inputs, dynamic_shapes=dynamic_shapes), run_torch(module, feeds)
+    optimized = planish.optimize(graph, "cleanup,fuse", verify=Verify.STRUCTURE).graph  # the tests check the numbers
+    return Example(graph, optimized, feeds, expected)
 
 
 @pytest.fixture(scope="package")

@@ -15,12 +15,12 @@ RTOL, ATOL = 1e-3, 1e-4
 
 
 def test_a_graph_prints_and_parses_back(example) -> None:
-    for graph in (example.graph, planish.optimize(example.graph, "cleanup,fuse").graph):
+    for graph in (example.graph, example.optimized):
         assert differences(parse_graph(print_graph(graph), weights(graph)), graph) == []
 
 
 def test_every_way_to_run_it_agrees_with_the_model(example) -> None:
-    for graph in (example.graph, planish.optimize(example.graph, "cleanup,fuse").graph):
+    for graph in (example.graph, example.optimized):
         [output] = Interpreter(graph).run(example.feeds).values()
         np.testing.assert_allclose(output, example.expected, RTOL, ATOL)
         [output] = planish.compile(graph, backend="onnxruntime")(**example.feeds)
@@ -29,8 +29,7 @@ def test_every_way_to_run_it_agrees_with_the_model(example) -> None:
 
 def test_tvm_agrees_with_the_model(example) -> None:
     pytest.importorskip("tvm")
-    graph = planish.optimize(example.graph, "cleanup,fuse").graph
-    [output] = planish.compile(graph, backend="tvm")(**example.feeds)
+    [output] = planish.compile(example.optimized, backend="tvm")(**example.feeds)
     np.testing.assert_allclose(output, example.expected, RTOL, ATOL)
 
 

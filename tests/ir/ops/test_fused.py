@@ -67,10 +67,10 @@ CASES: dict[str, tuple[list[np.ndarray | None], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_onnx_runtime(name: str) -> None:
     arrays, attributes = CASES[name]
-    operator = operators()[f"com.microsoft::{name.split(',')[0]}"]
+    operator = operators()[f"com.microsoft::{name.split(',', maxsplit=1)[0]}"]
     arguments = [None if array is None else to_torch(array) for array in arrays]
     result = operator.function(*arguments, **attributes)
-    wanted = _onnx_runtime(name.split(",")[0], arrays, attributes)
+    wanted = _onnx_runtime(name.split(",", maxsplit=1)[0], arrays, attributes)
     assert to_numpy(result).dtype == wanted.dtype
     np.testing.assert_allclose(to_numpy(result), wanted, rtol=1e-5, atol=2e-6)
 

@@ -1,0 +1,15 @@
+"""Which nodes draw random numbers: no two of them are the same, and none is known in advance."""
+
+from ...ir.graph import Node
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+def is_random(node: Node) -> bool:
+    """Whether a node's result may differ from run to run; that of a Dropout does unless it plainly isn't training."""
+    if node.operator == "Dropout":
+        training = node.constant(2)
+        return node.input(2) is not None and (training is None or bool(training.any()))
+    return node.operator in _RANDOM

@@ -1,0 +1,136 @@
+"""What depends on constants alone is computed now, unless it would swell the model, is random, or is how a weight is kept."""
+
+import numpy as np
+import pytest
+
+from planish.passes.cleanup.fold_constants import ConstantFolding
+
+
+def test_a_chain_of_constants_folds_to_one(becomes) -> None:
+    before = """(%x: float32[2, 2]) {
+      const %w: float32[2, 2] = [1.0, 2.0, 3.0, 4.0]
+      const %scale: float32[] = 2.0
+      const %shared: float32[2] = [1.0, -1.0]
+      %a: float32[2, 2] = Transpose(%w)
+      %b: float32[2, 2] = Mul(%a, %scale)
+      %c: float32[2, 2] = Add(%b, %shared)
+      %d: float32[2, 2] = MatMul(%x, %c)
+      %y: float32[2, 2] = Add(%d, %shared)
+      return y = %y
+    }"""
+    after = """(%x: float32[2, 2]) {
+      const %shared: float32[2] = [1.0, -1.0]
+      const %w_1_1_1: float32[2, 2] = [3.0, 5.0, 5.0, 7.0]
+      %d: float32[2, 2] = MatMul(%x, %w_1_1_1)
+      %y: float32[2, 2] = Add(%d, %shared)
+      return y = %y
+    }"""
+    assert becomes("fold-constants", before, after).counts == {"fold": 3}
+
+
+def test_several_outputs_returned_and_read(becomes) -> None:
+    before = """(%x: float32[2]) {
+      const %w: float32[4] = [1.0, 2.0, 3.0, 4.0]
+      %a: float32[2], %b: float32[2] = Split(%w) {num_outputs = 2}
+      %y: float32[2] = Add(%x, %b)
+      return y = %y, a = %a
+    }"""
+    after = """(%x: float32[2]) {
+      const %w_1: float32[2] = [1.0, 2.0]
+      const %w_2: float32[2] = [3.0, 4.0]
+      %y: float32[2] = Add(%x, %w_2)
+      return y = %y, a = %w_1
+    }"""
+    becomes("fold-constants", before, after)
+
+
+def test_a_node_without_inputs(becomes) -> None:
+    before = """(%x: int64[3]) {
+      const %start: int64[] = 0
+      const %stop: int64[] = 3
+      const %step: int64[] = 1
+      %r: int64[3] = Range(%start, %stop, %step)
+      %y: int64[3] = Add(%x, %r)
+      return y = %y
+    }"""
+    after = """(%x: int64[3]) {
+      const %start_1: int64[3] = [0, 1, 2]
+      %y: int64[3] = Add(%x, %start_1)
+      return y = %y
+    }"""
+    becomes("fold-constants", before, after)
+
+
+GROWING = """(%x: float32[8, 8]) {
+  const %row: float32[8] = [1, 2, 3, 4, 5, 6, 7, 8]
+  const %shape: int64[2] = [8, 8]
+  %m: float32[8, 8] = Expand(%row, %shape) @ "encoder.mask"
+  %y: float32[8, 8] = Add(%x, %m)
+  return y = %y
+}"""
+
+
+def test_a_result_that_outgrows_the_limit_stays_computed_and_is_reported(stays) -> None:
+    result = stays("fold-constants{limit=255}", GROWING)
+    assert result.misses == ["encoder.mask: Expand would grow its constant beyond 255 bytes"]
+
+
+def test_a_result_at_the_limit_is_folded(graph_of, context) -> None:
+    graph = graph_of(GROWING)
+    result = ConstantFolding(limit=256).run(graph, context(graph))
+    assert (result.counts, result.misses) == ({"fold": 1}, [])
+    np.testing.assert_array_equal(graph.constants["row_1"].data, np.tile(np.arange(1, 9, dtype=np.float32), (8, 1)))
+
+
+def test_a_result_no_larger_than_its_operands_is_folded_at_any_limit(becomes) -> None:
+    before = """(%x: float32[2, 3]) {
+      const %w: float32[3, 2] = [1, 2, 3, 4, 5, 6]
+      %t: float32[2, 3] = Transpose(%w)
+      %y: float32[2, 3] = Add(%x, %t)
+      return y = %y
+    }"""
+    after = """(%x: float32[2, 3]) {
+      const %w_1: float32[2, 3] = [1, 3, 5, 2, 4, 6]
+      %y: float32[2, 3] = Add(%x, %w_1)
+      return y = %y
+    }"""
+    becomes("fold-constants{limit=1}", before, after)
+
+
+def test_a_quantized_weight_stays_as_it_is_stored(becomes) -> None:
+    before = """(%x: float32[2, 2]) {
+      const %w: float32[2, 2] = [1.0, 0.5, -0.5, 2.0]
+      const %scale: float32[] = 0.5
+      const %zero: int8[] = 0
+      %q: int8[2, 2] = QuantizeLinear(%w, %scale, %zero)
+      %d: float32[2, 2] = DequantizeLinear(%q, %scale, %zero)
+      %y: float32[2, 2] = MatMul(%x, %d)
+      return y = %y
+    }"""
+    after = """(%x: float32[2, 2]) {
+      const %scale: float32[] = 0.5
+      const %zero: int8[] = 0
+      const %w_1: int8[2, 2] = [2, 1, -1, 4]
+      %d: float32[2, 2] = DequantizeLinear(%w_1, %scale, %zero)
+      %y: float32[2, 2] = MatMul(%x, %d)
+      return y = %y
+    }"""
+    becomes("fold-constants", before, after)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "RandomNormalLike(%w)",
+        "RandomUniformLike(%w)",
+        "Bernoulli(%w)",
+        "RandomNormal() {shape = [2]}",
+        "RandomUniform() {shape = [2]}",
+        "Dropout(%w, none, %training)",
+    ],
+)
+def test_a_random_draw_is_made_anew_in_every_run(graph_of, context, call: str) -> None:
+    constants = "const %w: float32[2] = [0.5, 0.5] const %training: bool[] = true"
+    graph = graph_of(f"(%x: float32[2]) {{ {constants} %a: float32[2] = {call} return a = %a, x = %x }}")
+    assert not ConstantFolding().run(graph, context(graph)).changed
+    assert len(graph) == 1

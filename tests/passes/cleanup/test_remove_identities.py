@@ -1,0 +1,177 @@
+"""What changes nothing goes; what looks like it, but broadcasts, converts or reorders, stays."""
+
+import pytest
+
+BARE = """(%x: float32[2, 3]) {
+  %y: float32[2, 3] = Relu(%x)
+  return y = %y
+}"""
+
+
+@pytest.mark.parametrize(
+    ("constant", "call"),
+    [
+        ("const %c: float32[] = 0.0", "Add(%x, %c)"),
+        ("const %c: float32[] = 0.0", "Add(%c, %x)"),
+        ("const %c: float32[3] = [0.0, -0.0, 0.0]", "Add(%x, %c)"),
+        ("const %c: float32[1, 1] = [0.0]", "Sub(%x, %c)"),
+        ("const %c: float32[2, 1] = [1.0, 1.0]", "Mul(%c, %x)"),
+        ("const %c: float32[] = 1.0", "Mul(%x, %c)"),
+        ("const %c: float32[] = 1.0", "Div(%x, %c)"),
+        ("const %c: float32[] = 1.0", "Pow(%x, %c)"),
+        ("const %c: int64[4] = [0, 0, 0, 0]", 'Pad(%x, %c) {mode = "reflect"}'),
+        ("const %c: int64[2] = [2, 3]", "Reshape(%x, %c)"),
+        ("const %c: int64[2] = [1, 3]", "Expand(%x, %c)"),
+        ("const %c: int64[2] = [1, 1]", "Tile(%x, %c)"),
+        ("const %c: bool[] = false", "Dropout(%x, none, %c)"),
+    ],
+)
+def test_operand_that_changes_nothing(becomes, constant: str, call: str) -> None:
+    before = f"""(%x: float32[2, 3]) {{
+      {constant}
+      %z: float32[2, 3] = {call}
+      %y: float32[2, 3] = Relu(%z)
+      return y = %y
+    }}"""
+    after = BARE.replace(") {", f") {{\n {constant}")
+    result = becomes("remove-identities", before, after)
+    assert result.counts == {call.partition("(")[0]: 1}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "Identity(%x)",
+        "Dropout(%x)",
+        "Cast(%x) {to = 1}",
+        "Concat(%x) {axis = 1}",
+        "Max(%x)",
+        "Min(%x)",
+        "Sum(%x)",
+        "Mean(%x)",
+        "Transpose(%x) {perm = [0, 1]}",
+    ],
+)
+def test_operator_that_changes_nothing(becomes, call: str) -> None:
+    before = BARE.replace("%y: float32[2, 3] = Relu(%x)", f"%z: float32[2, 3] = {call} %y: float32[2, 3] = Relu(%z)")
+    becomes("remove-identities", before, BARE)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "call"),
+    [
+        ("const %a: int64[1] = [0] const %b: int64[1] = [9223372036854775807]", "Slice(%x, %a, %b)"),
+        ("const %a: int64[2] = [0, -3] const %b: int64[2] = [2, 3] const %s: int64[2] = [1, 1]",
+         "Slice(%x, %a, %b, none, %s)"),
+    ],
+)  # fmt: skip
+def test_a_slice_of_everything(becomes, bounds: str, call: str) -> None:
+    before = f"(%x: float32[2, 3]) {{ {bounds} %z: float32[2, 3] = {call} %y: float32[2, 3] = Relu(%z) return y = %y }}"
+    after = f"(%x: float32[2, 3]) {{ {bounds} %y: float32[2, 3] = Relu(%x) return y = %y }}"
+    becomes("remove-identities", before, after)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # the constant broadcasts
+        "const %c: float32[2, 2, 3] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] %y: float32[2, 2, 3] = Add(%x, %c)",
+        "const %c: float32[1, 1, 1] = [0.0] %y: float32[1, 2, 3] = Add(%x, %c)",
+        "const %c: float32[1, 1, 1] = [1.0] %y: float32[1, 2, 3] = Mul(%c, %x)",
+        # the neutral element is on the wrong side, or not everywhere, or that of another operator
+        "const %c: float32[] = 0.0 %y: float32[2, 3] = Sub(%c, %x)",
+        "const %c: float32[] = 1.0 %y: float32[2, 3] = Div(%c, %x)",
+        "const %c: float32[] = 1.0 %y: float32[2, 3] = Pow(%c, %x)",
+        "const %c: float32[3] = [0.0, 0.0, 1e-30] %y: float32[2, 3] = Add(%x, %c)",
+        "const %c: float32[] = 1.0 %y: float32[2, 3] = Add(%x, %c)",
+        "const %c: float32[] = 0.0 %y: float32[2, 3] = Mul(%x, %c)",
+        # the type changes
+        "%y: float64[2, 3] = Cast(%x) {to = 11}",
+        "const %c: int64[2] = [3, 2] %y: float32[3, 2] = Reshape(%x, %c)",
+        "const %c: int64[3] = [2, 2, 3] %y: float32[2, 2, 3] = Expand(%x, %c)",
+        "const %c: int64[2] = [1, 2] %y: float32[2, 6] = Tile(%x, %c)",
+        # elements move
+        "%y: float32[3, 2] = Transpose(%x)",
+        ("const %a: int64[1] = [-1] const %b: int64[1] = [-9] const %c: int64[1] = [0] const %s: int64[1] = [-1]"
+        " %y: float32[2, 3] = Slice(%x, %a, %b, %c, %s)"),
+        "const %c: int64[4] = [0, 0, 0, 1] %y: float32[2, 4] = Pad(%x, %c)",
+        "const %c: int64[4] = [1, 0, -1, 0] %y: float32[2, 3] = Pad(%x, %c)",
+    ],
+)
+def test_what_only_looks_like_an_identity(stays, body: str) -> None:
+    stays("remove-identities", f"(%x: float32[2, 3]) {{ {body} return y = %y }}")
+
+
+def test_a_transpose_of_a_square_is_no_identity(stays) -> None:
+    stays("remove-identities", "(%x: float32[3, 3]) { %y: float32[3, 3] = Transpose(%x) return y = %y }")
+
+
+def test_the_same_symbols_are_the_same_shape(becomes) -> None:
+    before = """(%x: float32[batch, 4]) {
+      const %zero: float32[1, 4] = [0.0, 0.0, 0.0, 0.0]
+      const %shape: int64[2] = [-1, 4]
+      %a: float32[batch, 4] = Add(%x, %zero)
+      %b: float32[batch, 4] = Reshape(%a, %shape)
+      %y: float32[batch, 4] = Relu(%b)
+      return y = %y
+    }"""
+    after = """(%x: float32[batch, 4]) {
+      const %zero: float32[1, 4] = [0.0, 0.0, 0.0, 0.0]
+      const %shape: int64[2] = [-1, 4]
+      %y: float32[batch, 4] = Relu(%x)
+      return y = %y
+    }"""
+    becomes("remove-identities", before, after)
+
+
+def test_transposes_cancel(becomes) -> None:
+    before = """(%x: float32[2, 3, 4]) {
+      %a: float32[4, 2, 3] = Transpose(%x) {perm = [2, 0, 1]}
+      %b: float32[2, 3, 4] = Transpose(%a) {perm = [1, 2, 0]}
+      %y: float32[2, 3, 4] = Relu(%b)
+      return y = %y
+    }"""
+    after = """(%x: float32[2, 3, 4]) {
+      %a: float32[4, 2, 3] = Transpose(%x) {perm = [2, 0, 1]}
+      %y: float32[2, 3, 4] = Relu(%x)
+      return y = %y
+    }"""
+    becomes("remove-identities", before, after)
+
+
+def test_transposes_are_composed(becomes) -> None:
+    before = """(%x: float32[2, 3, 4]) {
+      %a: float32[4, 3, 2] = Transpose(%x) @ "first"
+      %b: float32[3, 2, 4] = Transpose(%a) {perm = [1, 2, 0]} @ "second"
+      %c: float32[4, 3, 2] = Transpose(%b) {perm = [2, 0, 1]} @ "third"
+      %d: float32[3, 4, 2] = Transpose(%c) {perm = [1, 0, 2]} @ "fourth"
+      return c = %c, d = %d
+    }"""
+    after = """(%x: float32[2, 3, 4]) {
+      %a: float32[4, 3, 2] = Transpose(%x) @ "first"
+      %transpose: float32[3, 2, 4] = Transpose(%x) {perm = [1, 0, 2]} @ "second"
+      %transpose_1: float32[4, 3, 2] = Transpose(%x) {perm = [2, 1, 0]} @ "third"
+      %transpose_2: float32[3, 4, 2] = Transpose(%x) {perm = [1, 2, 0]} @ "fourth"
+      return c = %transpose_1, d = %transpose_2
+    }"""
+    becomes("remove-identities", before, after)
+
+
+def test_an_identity_between_input_and_output_leaves_the_names_of_both(becomes) -> None:
+    before = "(%x: float32[2]) { %a: float32[2] = Identity(%x) return y = %a, z = %x }"
+    becomes("remove-identities", before, "(%x: float32[2]) { return y = %x, z = %x }")
+
+
+def test_dropout_stays_where_it_drops(graph_of, context) -> None:
+    """While training it is random, so `stays`, which compares numbers, is of no use."""
+    from planish.passes.cleanup.remove_identities import IdentityRemoval
+
+    text = "(%x: float32[2]) { const %t: bool[] = true %a: float32[2] = Dropout(%x, none, %t) return y = %a }"
+    graph = graph_of(text)
+    assert not IdentityRemoval().run(graph, context(graph)).changed
+    assert len(graph) == 1
+
+
+@pytest.mark.parametrize("rest", ["return y = %a, m = %mask", "%n: bool[2] = Not(%mask) return y = %a, m = %n"])
+def test_dropout_stays_where_its_mask_is_read(stays, rest: str) -> None:
+    stays("remove-identities", f"(%x: float32[2]) {{ %a: float32[2], %mask: bool[2] = Dropout(%x) {rest} }}")

@@ -1,0 +1,48 @@
+"""A pattern is an ordinary function; what it writes becomes a tree."""
+
+import pytest
+
+from planish.passes.base import Effect
+from planish.passes.rewrite import RewriteRule
+from planish.passes.rewrite.rule import Application, Number, Variable
+
+
+def rule(pattern, replacement=lambda op, x: x) -> RewriteRule:
+    return RewriteRule("mine", pattern, replacement)
+
+
+def test_variables_numbers_attributes_and_domains_are_recorded() -> None:
+    root = rule(lambda op, x, w: op("com.microsoft::FusedMatMul", op.Add(x, 1), w, alpha=0.5, axes=[1, 2])).root
+    assert (root.operator, root.attributes) == ("com.microsoft::FusedMatMul", {"alpha": 0.5, "axes": (1, 2)})
+    add, weight = root.operands
+    assert weight == Variable("w")
+    assert isinstance(add, Application)
+    assert (add.operator, add.operands) == ("Add", (Variable("x"), Number(1)))
+
+
+def test_a_result_that_is_used_twice_is_one_node_of_the_pattern() -> None:
+    def pattern(op, x):
+        shared = op.Exp(x)
+        return op.Add(shared, op.Neg(shared))
+
+    first, second = rule(pattern).root.operands
+    assert isinstance(second, Application)
+    assert second.operands[0] is first
+
+
+def test_the_pattern_is_read_once() -> None:
+    calls = []
+    mine = rule(lambda op, x: calls.append(x) or op.Relu(x))
+    assert mine.root is mine.root
+    assert len(calls) == 1
+
+
+def test_a_pattern_must_be_an_operators_result() -> None:
+    with pytest.raises(TypeError, match="the pattern of rule mine must return an operator's result"):
+        _ = rule(lambda op, x: x).root
+
+
+def test_a_rule_rounds_and_is_not_refused_unless_it_says_so() -> None:
+    mine = rule(lambda op, x: op.Relu(x))
+    assert mine.effect is Effect.ROUNDING
+    assert RewriteRule("exact", mine.pattern, mine.replacement, effect=Effect.EXACT).effect is Effect.EXACT

@@ -1,0 +1,279 @@
+"""The numeric check lets each pass move the outputs as far as it declares, and no further."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from planish.ir.builder import Builder
+from planish.ir.errors import CheckError, ModelError
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
+from planish.passes.base import Effect, Pass, PassResult
+from planish.passes.check import NumericCheck, drift, is_close, make_probes, rounding_of, run_graph
+
+IDENTITY = "(%x: float32[2, 4]) { %y: float32[2, 4] = Identity(%x) return y = %y }"
+
+
+class Step(Pass):
+    """Does nothing: the tests edit the graph themselves."""
+
+    name: ClassVar[str] = "tested"
+
+    def __init__(self, effect: Effect, max_drift: float = 1.0) -> None:
+        self.effect = effect  # type: ignore[misc]
+        self.max_drift = max_drift  # type: ignore[misc]
+
+    def run(self, graph, context) -> PassResult:
+        return PassResult()
+
+
+EXACT, ROUNDING, LOSSY = Step(Effect.EXACT), Step(Effect.ROUNDING), Step(Effect.LOSSY)
+
+
+def after(graph: Graph, change: Any) -> Graph:
+    """A copy whose output y went through something more."""
+    copy = graph.clone()
+    copy.outputs["y"] = change(Builder(copy), copy.outputs["y"])
+    return copy
+
+
+def scaled(factor: float) -> Any:
+    return lambda op, y: op.Mul(y, factor)
+
+
+def one(array: Any) -> list[dict[str, np.ndarray]]:
+    return [{"y": np.asarray(array, np.float32)}]
+
+
+# -- drift
+
+
+def test_drift_is_the_ratio_of_norms() -> None:
+    assert drift(one([3.0, 4.0]), one([3.0, 4.0])) == 0.0
+    assert drift(one([3.0, 4.0]), one([3.0, 4.5])) == pytest.approx(0.1)
+    assert drift(one([3.0, 4.0]), one([0.0, 0.0])) == pytest.approx(1.0)
+    assert drift(one([0.0, 0.0]), one([0.0, 1.0])) == np.inf
+
+
+def test_drift_is_over_all_probes_and_of_the_worst_output() -> None:
+    a, b = np.float32([3.0]), np.float32([4.0])
+    assert drift([{"y": a}, {"y": b}], [{"y": a}, {"y": b + 0.5}]) == pytest.approx(0.1)
+    assert drift([{"y": a, "z": b}], [{"y": a, "z": b * 2}]) == pytest.approx(1.0)
+    assert drift([], []) == 0.0
+
+
+def test_masks_of_infinities_do_not_count_but_new_ones_do() -> None:
+    assert drift(one([-np.inf, 4.0]), one([-1e9, 4.0])) == 0.0
+    assert drift(one([1.0, 4.0]), one([1.0, np.inf])) == np.inf
+    assert drift(one([np.nan, 4.0]), one([1.0, np.nan])) == np.inf
+
+
+def test_of_classes_it_is_the_share_that_differs() -> None:
+    labels, other = np.array([1, 2, 3, 900]), np.array([1, 2, 3, 0])
+    assert drift([{"y": labels}], [{"y": other}]) == 0.25
+    assert drift([{"y": labels > 2}], [{"y": labels > 1}]) == 0.25
+
+
+# -- tolerance
+
+
+def test_float_tolerance() -> None:
+    wanted = np.float32([1.0, 100.0, 0.0])
+    assert is_close(wanted, wanted + np.float32([1e-3, 0.09, 9e-5]))
+    assert not is_close(wanted, wanted + np.float32([0, 0, 2e-4]))
+    assert not is_close(wanted, wanted + np.float32([0, 0.2, 0]))
+    assert is_close(np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]))
+    assert not is_close(np.float32([np.nan]), np.float32([1.0]))
+    assert not is_close(np.array([1, 2]), np.array([1, 3]))
+    assert not is_close(np.array([1, 2]), np.array([1, 3]), rounding=0.9)
+
+
+def test_a_graph_that_rounds_coarsely_is_held_to_its_own_distance(graph_of) -> None:
+    floats = graph_of(IDENTITY)
+    quantized = graph_of(
+        """(%x: float32[2, 4]) {
+          const %scale: float32[] = 0.5
+          %q: uint8[2, 4] = QuantizeLinear(%x, %scale)
+          %y: float32[2, 4] = DequantizeLinear(%q, %scale)
+          return y = %y
+        }"""
+    )
+    probes = make_probes(floats, ())
+    source = run_graph(floats, probes)
+    assert rounding_of(floats, source, source) == 0.0
+    distance = drift(source, run_graph(quantized, probes))
+    assert distance > 0.01
+    assert rounding_of(quantized, source, run_graph(quantized, probes)) == distance
+    assert rounding_of(quantized, source, source) == 0.01
+
+
+def test_half_precision_rounds_coarsely(graph_of) -> None:
+    """What is reassociated in 16 bits may be a hundredth off."""
+    half = graph_of("(%x: float16[2, 4]) { %y: float16[2, 4] = Identity(%x) return y = %y }")
+    check = NumericCheck(half, make_probes(half, ()))
+    check.check(after(half, scaled(1.005)), ROUNDING)
+    with pytest.raises(CheckError):
+        check.check(after(half, scaled(1.02)), ROUNDING)
+
+
+# -- what each effect may do
+
+
+@pytest.fixture
+def source(graph_of) -> Graph:
+    return graph_of(IDENTITY)
+
+
+@pytest.fixture
+def check(source: Graph) -> NumericCheck:
+    return NumericCheck(source, make_probes(source, ()))
+
+
+def test_an_exact_pass_may_not_move_a_bit(source: Graph, check: NumericCheck) -> None:
+    assert check.check(after(source, scaled(1.0)), EXACT) == 0.0
+    message = "pass tested declares itself exact, but output 'y' differs by up to .* on probe 0; the pass is wrong"
+    with pytest.raises(CheckError, match=message):
+        check.check(after(source, scaled(1.000001)), EXACT)
+
+
+def test_a_rounding_pass_may_move_within_tolerance(source: Graph, check: NumericCheck) -> None:
+    assert 0 < check.check(after(source, scaled(1.0001)), ROUNDING) < 2e-4
+    with pytest.raises(CheckError, match="pass tested declares itself rounding, but output 'y' differs by up to"):
+        check.check(after(source, scaled(1.01)), ROUNDING)
+
+
+def test_rounding_errors_do_not_add_up(source: Graph, check: NumericCheck) -> None:
+    """Each is small, and together they are not: the reference is what was before all of them."""
+    check.check(after(source, scaled(1.0007)), ROUNDING)
+    with pytest.raises(CheckError):
+        check.check(after(source, scaled(1.0021)), ROUNDING)
+
+
+def test_an_exact_pass_after_a_rounding_one_is_held_to_what_it_found(source: Graph, check: NumericCheck) -> None:
+    rounded = after(source, scaled(1.0005))
+    check.check(rounded, ROUNDING)
+    check.check(after(rounded, scaled(1.0)), EXACT)
+    with pytest.raises(CheckError):
+        check.check(source, EXACT)
+
+
+def test_a_lossy_pass_has_its_own_bound(source: Graph, check: NumericCheck) -> None:
+    assert check.check(after(source, scaled(1.5)), LOSSY) == pytest.approx(0.5)
+    with pytest.raises(CheckError, match=r"pass tested moved the outputs by 0\.333 .* more than the 0\.25 that"):
+        check.check(source, Step(Effect.LOSSY, max_drift=0.25))
+
+
+def test_what_follows_a_lossy_pass_is_held_to_its_result(source: Graph, check: NumericCheck) -> None:
+    lossy = after(source, scaled(1.5))
+    check.check(lossy, LOSSY)
+    assert check.check(after(lossy, scaled(1.0001)), ROUNDING) == pytest.approx(0.5, abs=1e-3)
+    with pytest.raises(CheckError):
+        check.check(source, ROUNDING)
+
+
+@pytest.mark.parametrize("step", [EXACT, ROUNDING, LOSSY])
+def test_nobody_may_make_nan(source: Graph, check: NumericCheck, step: Pass) -> None:
+    with pytest.raises(CheckError, match="output 'y' has become NaN on probe 0"):
+        check.check(after(source, lambda op, y: op.Sqrt(op.Sub(y, 9.0))), step)
+
+
+def test_nan_where_there_was_none_counts_though_others_were_there(graph_of) -> None:
+    """The first half of the source's output is NaN already."""
+    source = graph_of(
+        """(%x: float32[2]) {
+          const %c: float32[2] = [nan, 0.0]
+          %y: float32[2] = Add(%x, %c)
+          return y = %y
+        }"""
+    )
+    check = NumericCheck(source, make_probes(source, ()))
+    assert check.check(after(source, scaled(1.0)), EXACT) == 0.0
+    with pytest.raises(CheckError, match="has become NaN"):
+        check.check(after(source, lambda op, y: op.Sqrt(op.Sub(y, 9.0))), LOSSY)
+
+
+def test_nobody_may_make_infinities(source: Graph, check: NumericCheck) -> None:
+    with pytest.raises(CheckError, match=r"moved the outputs by inf"):
+        check.check(after(source, lambda op, y: op.Div(y, 0.0)), LOSSY)
+
+
+def test_outputs_keep_shape_and_type(source: Graph, check: NumericCheck) -> None:
+    with pytest.raises(CheckError, match=r"output 'y' was float32\[2, 4\] and is float32\[4, 2\]"):
+        check.check(after(source, lambda op, y: op.Transpose(y)), LOSSY)
+    with pytest.raises(CheckError, match=r"output 'y' was float32\[2, 4\] and is float64\[2, 4\]"):
+        check.check(after(source, lambda op, y: op.Cast(y, to=DType.float64)), EXACT)
+
+
+def test_outputs_keep_their_names_and_order(graph_of) -> None:
+    source = graph_of("(%x: float32[2]) { %y: float32[2] = Neg(%x) return y = %y, z = %x }")
+    check = NumericCheck(source, make_probes(source, ()))
+    for names in (["y"], ["z", "y"], ["y", "z", "more"]):
+        changed = source.clone()
+        changed.outputs = {name: source.clone().outputs.get(name, changed.inputs[0]) for name in names}
+        with pytest.raises(CheckError, match=r"pass tested changed the model's outputs from \['y', 'z'\] to"):
+            check.check(changed, EXACT)
+
+
+def test_inputs_stay_as_they_are(source: Graph, check: NumericCheck) -> None:
+    changed = source.clone()
+    changed.add_input("more", TensorType(DType.float32, ()))
+    with pytest.raises(CheckError, match=r"pass tested changed the model's inputs from %x: float32\[2, 4\] to %x: .*more"):
+        check.check(changed, EXACT)
+
+
+def test_a_graph_that_does_not_run_is_the_pass_s_fault(source: Graph, check: NumericCheck) -> None:
+    changed = source.clone()
+    node = changed.add_node("Add", [changed.outputs["y"], changed.add_constant(np.zeros(3, np.float32))],
+                            [TensorType(DType.float32, (2, 4))])  # fmt: skip
+    changed.outputs["y"] = node.output
+    with pytest.raises(CheckError, match="pass tested left a graph that doesn't run: "):
+        check.check(changed, LOSSY)
+
+
+# -- probes
+
+
+def test_probes_are_calibration_data_where_there_is_some(source: Graph) -> None:
+    data = [{"x": np.full((2, 4), value, np.float32)} for value in range(3)]
+    assert make_probes(source, data) == data[:2]
+
+
+def test_random_probes_fit_the_inputs_and_follow_the_seed(graph_of) -> None:
+    graph = graph_of(
+        "(%x: float32[batch, 3], %i: int64[batch], %m: bool[2, 2], %h: float16[batch + 1, 2 * batch]) { return x = %x }"
+    )
+    first, second = make_probes(graph, (), seed=1)
+    assert {name: (array.dtype.name, array.shape) for name, array in first.items()} == {
+        "x": ("float32", (2, 3)),
+        "i": ("int64", (2,)),
+        "m": ("bool", (2, 2)),
+        "h": ("float16", (3, 4)),
+    }
+    assert second["h"].shape == (4, 6)
+    assert set(first["i"]) <= {0, 1}
+    again, _ = make_probes(graph, (), seed=1)
+    assert all(np.array_equal(again[name], first[name]) for name in first)
+    other, _ = make_probes(graph, (), seed=2)
+    assert not np.array_equal(other["x"], first["x"])
+
+
+def test_sizes_are_tried_until_the_model_runs(graph_of) -> None:
+    """A pool of 8 by 8 takes no image that is smaller."""
+    graph = graph_of(
+        """(%x: float32[1, 1, height, height]) {
+          %y: float32[1, 1, height - 7, height - 7] = MaxPool(%x) {kernel_shape = [8, 8]}
+          return y = %y
+        }"""
+    )
+    first, _ = make_probes(graph, ())
+    assert first["x"].shape == (1, 1, 16, 16)
+
+
+def test_a_model_that_runs_on_no_size_asks_for_data() -> None:
+    """Inputs of sizes that don't fit together."""
+    graph = Graph()
+    a, b = (graph.add_input(name, TensorType(DType.float32, (dim,))) for name, dim in (("a", "n"), ("b", 5)))
+    graph.outputs["y"] = graph.add_node("Add", [a, b], [TensorType(DType.float32, (5,))]).output
+    with pytest.raises(ModelError, match=r"the model runs on no random input \(.*give calibration data to check it on"):
+        make_probes(graph, ())

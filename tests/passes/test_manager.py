@@ -1,0 +1,315 @@
+"""The manager runs passes in order, and stops at the first that breaks the graph or what it declares, by name."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from planish.ir.analysis.cost import summarize
+from planish.ir.builder import Builder
+from planish.ir.errors import CheckError, ModelError, UsageError
+from planish.ir.graph import Graph
+from planish.ir.text import print_graph
+from planish.ir.types import DType, TensorType
+from planish.passes.base import Effect, Pass, PassResult
+from planish.passes.instrument import Instrument
+from planish.passes.manager import PassManager, Verify
+from planish.passes.pipeline import parse_pipeline
+
+SOURCE = """(%x: float32[batch, 4]) {
+  const %w: float32[4, 2] = [1, 2, 3, 4, 5, 6, 7, 8]
+  %a: float32[batch, 2] = MatMul(%x, %w) @ "head"
+  %y: float32[batch, 2] = Relu(%a) @ "act"
+  return y = %y
+}"""
+
+
+def last(graph: Graph):
+    """The last node and a builder before it."""
+    (node,) = list(graph.nodes)[-1:]
+    return node, Builder(graph, before=node, location=node.location)
+
+
+@dataclass(frozen=True)
+class Scale(Pass):
+    """Multiplies what the last node reads."""
+
+    name: ClassVar[str] = "scale"
+    effect: ClassVar[Effect] = Effect.EXACT
+    factor: float = 1.0
+
+    def run(self, graph, context) -> PassResult:
+        node, op = last(graph)
+        graph.set_input(node, 0, op.Mul(node.inputs[0], self.factor))
+        return PassResult({"scale": 1})
+
+
+class ScaleRounding(Scale):
+    name: ClassVar[str] = "scale-rounding"
+    effect: ClassVar[Effect] = Effect.ROUNDING
+
+
+class ScaleLossy(Scale):
+    name: ClassVar[str] = "scale-lossy"
+    effect: ClassVar[Effect] = Effect.LOSSY
+
+
+@dataclass(frozen=True)
+class Early(Pass):
+    name: ClassVar[str] = "early"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, graph, context) -> PassResult:
+        return PassResult()
+
+
+@dataclass(frozen=True)
+class Late(Early):
+    name: ClassVar[str] = "late"
+    after: ClassVar[tuple[str, ...]] = ("early", "dce")
+
+
+@dataclass(frozen=True)
+class Break(Early):
+    """Leaves a graph that is malformed, each time in another way."""
+
+    name: ClassVar[str] = "break"
+    how: str = ""
+
+    def run(self, graph, context) -> PassResult:
+        node, _ = last(graph)
+        match self.how:
+            case "attribute":
+                node.attributes["axis"] = 1
+            case "operator":
+                node.operator = "Rleu"
+            case "order":
+                graph.set_input(node, 0, graph.add_node("Exp", [graph.inputs[0]], [node.output.type]).output)
+            case "foreign":
+                graph.outputs["y"] = graph.clone().outputs["y"]
+            case "shape":
+                wide = graph.add_constant(np.ones((4, 3), np.float32))
+                graph.set_input(next(graph.nodes), 1, wide)
+                graph.set_input(node, 0, graph.add_node("Add", [node.inputs[0], node.inputs[0]], [node.output.type],
+                                                        before=node).output)  # fmt: skip
+            case "output":
+                graph.outputs["renamed"] = graph.outputs.pop("y")
+        return PassResult({"break": 1})
+
+
+@dataclass(frozen=True)
+class Fail(Early):
+    name: ClassVar[str] = "fail"
+    how: str = ""
+
+    def run(self, graph, context) -> PassResult:
+        errors = {"model": ModelError("head: bad"), "check": CheckError("fail: bad"), "usage": UsageError("fail: how")}
+        raise errors.get(self.how, RuntimeError("out of luck"))
+
+
+class Log(Instrument):
+    """Writes down what it is told."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def start(self, graph: Graph) -> None:
+        self.log.append(f"{self.name} start {len(graph)}")
+
+    def before(self, step, graph: Graph) -> None:
+        self.log.append(f"{self.name} before {step.name} {len(graph)}")
+
+    def after(self, record, graph: Graph) -> None:
+        self.log.append(f"{self.name} after {record.name} {len(graph)}")
+
+
+@pytest.fixture
+def run(graph_of, context):
+    """Runs passes over a fresh copy of the source, which it gives back with the records."""
+
+    def run(*passes: Pass, verify: Verify = Verify.NUMERIC, instruments=()):
+        source = graph_of(SOURCE)
+        graph = source.clone()
+        return graph, PassManager(passes, instruments, verify).run(graph, context(source))
+
+    return run
+
+
+# -- records
+
+
+def test_each_pass_has_a_record(run) -> None:
+    graph, (first, second) = run(Scale(), ScaleLossy(factor=1.5))
+    assert (first.name, first.effect, first.drift) == ("scale", Effect.EXACT, 0.0)
+    assert first.text.endswith(":Scale")
+    assert first.result == PassResult({"scale": 1})
+    assert second.text.endswith(":ScaleLossy{factor=1.5}")
+    assert second.drift == pytest.approx(0.5)
+    assert second.cost == summarize(graph)
+    assert (first.cost.nodes, second.cost.nodes) == (3, 4)
+    assert first.seconds >= 0
+
+
+def test_no_passes_no_records(run, graph_of) -> None:
+    graph, records = run()
+    assert records == ()
+    assert print_graph(graph) == print_graph(graph_of(SOURCE))
+
+
+def test_the_source_is_left_as_it_was(graph_of, context) -> None:
+    source = graph_of(SOURCE)
+    PassManager(parse_pipeline("cleanup,fuse")).run(source.clone(), context(source))
+    assert print_graph(source) == print_graph(graph_of(SOURCE))
+
+
+# -- what is stopped
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Scale(1.001), "pass scale declares itself exact, but output 'y' differs by up to"),
+        (ScaleRounding(1.01), "pass scale-rounding declares itself rounding, but output 'y' differs by up to"),
+        (ScaleRounding(float("nan")), "pass scale-rounding declares itself rounding, but output 'y' has become NaN"),
+        (ScaleLossy(float("nan")), "pass scale-lossy declares itself lossy, but output 'y' has become NaN"),
+        (ScaleLossy(-1e6), "pass scale-lossy moved the outputs by"),
+        (ScaleLossy(100.0), "pass scale-lossy moved the outputs by 99 .*more than the 1 that is plausible for it"),
+    ],
+)
+def test_a_pass_that_goes_further_than_it_declares_is_stopped_by_name(run, step: Pass, message: str) -> None:
+    with pytest.raises(CheckError, match=message):
+        run(Early(), step, Late())
+
+
+def test_a_pass_within_what_it_declares_is_not_stopped(run) -> None:
+    _, records = run(Scale(1.0), ScaleRounding(1.0001), ScaleLossy(1.5))
+    assert [record.drift for record in records] == pytest.approx([0, 1e-4, 0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("attribute", "pass break left a malformed graph: Relu.* of act: Relu has no attribute axis"),
+        ("operator", "pass break left a malformed graph: Rleu.* has no operator Rleu; did you mean Relu?"),
+        ("order", "pass break left a malformed graph: Relu.* of act: it reads %exp, which nothing before it"),
+        ("foreign", "pass break left a malformed graph: the graph returns %y as y, but nothing in it defines"),
+        ("shape", "pass break declares itself exact, but output 'y' was float32"),
+        ("output", r"pass break changed the model's outputs from \['y'\] to \['renamed'\]"),
+    ],
+)
+def test_a_pass_that_breaks_the_graph_is_stopped_by_name(run, how: str, message: str) -> None:
+    with pytest.raises(CheckError, match=message):
+        run(Early(), Break(how), Late())
+
+
+def test_a_malformed_source_is_no_pass_s_fault(context) -> None:
+    graph = Graph()
+    graph.outputs["y"] = graph.add_node("Rleu", [], [TensorType(DType.float32, ())]).output
+    with pytest.raises(CheckError, match=r"^Rleu\(\)"):
+        PassManager([Early()]).run(graph, context(graph))
+
+
+def test_errors_inside_a_pass_carry_its_name(run) -> None:
+    with pytest.raises(ModelError, match="^pass fail: head: bad$"):
+        run(Fail("model"))
+    with pytest.raises(CheckError, match="^pass fail: bad$"):
+        run(Fail("check"))
+    with pytest.raises(UsageError, match="^fail: how"):
+        run(Fail("usage"))
+    with pytest.raises(RuntimeError, match="out of luck") as caught:
+        run(Fail("?"))
+    assert caught.value.__notes__[0].startswith("in the pass ")
+    assert "Fail{how=" in caught.value.__notes__[0]
+
+
+# -- how much is verified
+
+
+def test_without_numbers_only_the_structure_is_held(run) -> None:
+    _, (record,) = run(Scale(3.0), verify=Verify.STRUCTURE)
+    assert record.drift is None
+    with pytest.raises(CheckError, match="pass break left a malformed graph"):
+        run(Break("attribute"), verify=Verify.STRUCTURE)
+
+
+def test_without_verification_anything_goes(run) -> None:
+    graph, records = run(Scale(3.0), Break("attribute"), verify=Verify.NONE)
+    assert [record.drift for record in records] == [None, None]
+    assert last(graph)[0].attributes == {"axis": 1}
+
+
+def test_probes_are_the_calibration_data(graph_of, context) -> None:
+    """A mistake that only real data shows: random floats are never this large."""
+
+    class Clip(Scale):
+        name: ClassVar[str] = "clip"
+
+        def run(self, graph, context) -> PassResult:
+            node, op = last(graph)
+            graph.set_input(node, 0, op.Clip(node.inputs[0], -1e3, 1e3))
+            return PassResult({"clip": 1})
+
+    from dataclasses import replace
+
+    source = graph_of(SOURCE)
+    blind = context(source)
+    PassManager([Clip()]).run(source.clone(), blind)
+    aware = replace(blind, calibration=[{"x": np.full((1, 4), 1e4, np.float32)}])
+    with pytest.raises(CheckError, match="pass clip declares itself exact"):
+        PassManager([Clip()]).run(source.clone(), aware)
+
+
+# -- order
+
+
+@pytest.mark.parametrize(
+    ("passes", "late"), [((Late(), Early()), "early"), ((Early(), Late(), *parse_pipeline("dce")), "dce")]
+)
+def test_a_pass_before_what_it_must_follow_is_refused(run, passes: tuple[Pass, ...], late: str) -> None:
+    with pytest.raises(UsageError, match=f"late must come after {late}, but the pipeline has it before"):
+        run(*passes)
+
+
+def test_both_are_named_where_two_come_late(run) -> None:
+    with pytest.raises(UsageError, match="late must come after early, dce, but"):
+        run(Late(), *parse_pipeline("dce"), Early())
+
+
+@pytest.mark.parametrize("passes", [(Late(),), (Early(), Late()), (Early(), Late(), Early())])
+def test_what_is_not_there_or_was_there_before_is_fine(run, passes: tuple[Pass, ...]) -> None:
+    assert len(run(*passes)[1]) == len(passes)
+
+
+def test_the_order_is_checked_before_anything_runs(run) -> None:
+    log: list[str] = []
+    with pytest.raises(UsageError):
+        run(Late(), Early(), instruments=[Log("a", log)])
+    assert log == []
+
+
+# -- instruments
+
+
+def test_instruments_are_told_in_order(run) -> None:
+    log: list[str] = []
+    run(Early(), Scale(), instruments=[Log("a", log), Log("b", log)])
+    assert log == [
+        "a start 2",
+        "b start 2",
+        "a before early 2",
+        "b before early 2",
+        "a after early 2",
+        "b after early 2",
+        "a before scale 2",
+        "b before scale 2",
+        "a after scale 3",
+        "b after scale 3",
+    ]
+
+
+def test_after_is_only_told_of_a_pass_that_was_right(run) -> None:
+    log: list[str] = []
+    with pytest.raises(CheckError):
+        run(Early(), Scale(2.0), instruments=[Log("a", log)])
+    assert log == ["a start 2", "a before early 2", "a after early 2", "a before scale 2"]
