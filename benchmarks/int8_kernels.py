@@ -130,8 +130,8 @@ def cases() -> list[tuple[str, str, list[Shape], list[Array], Shape, dict[str, o
         found.append((f"{operator} image", operator, [image, image], [], image, {}))
         found.append((f"{operator} tokens", operator, [tokens, tokens], [], tokens, {}))
     found.append(("Mul gate", "Mul", [image, (1, 64, 1, 1)], [], image, {}))
-    for operator in ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Tanh", "Gelu"):
-        found.append((f"{operator}", operator, [image], [], image, {}))
+    activations = ("Relu", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Tanh", "Gelu")
+    found += [(operator, operator, [image], [], image, {}) for operator in activations]
     found.append(("Softmax", "Softmax", [scores], [], scores, {"axis": -1}))
     found.append(("Concat", "Concat", [image, image], [], (1, 128, 56, 56), {"axis": 1}))
     found.append(("Transpose", "Transpose", [(1, 128, 12, 32)], [], (1, 12, 128, 32), {"perm": [0, 2, 1, 3]}))

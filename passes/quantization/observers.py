@@ -34,9 +34,9 @@ class MinMaxObserver(Observer):
     def update(self, batch: np.ndarray) -> None:
         low, high = float(batch.min(initial=0.0)), float(batch.max(initial=0.0))
         if not np.isfinite(low + high):
-            return self.update(batch[np.isfinite(batch)])
+            self.update(batch[np.isfinite(batch)])
+            return
         self.low, self.high = min(self.low, low), max(self.high, high)
-        return None
 
     def range(self) -> tuple[float, float]:
         return self.low, self.high

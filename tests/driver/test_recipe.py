@@ -80,7 +80,7 @@ def test_missing_recipe(tmp_path: Path) -> None:
     [
         ("quantise", r"unknown pass 'quantise'; did you mean 'quantize'\?"),
         ({"quantize": {"schema": "int8"}}, r"no option 'schema'; did you mean 'scheme'\?"),
-        ({"prune-channels": {"ratio": "half"}}, "takes float, not 'half'"),
+        ({"prune-channels": {"ratio": "half"}}, "takes a number, not 'half'"),
     ],
 )
 def test_bad_passes(step: object, message: str) -> None:
