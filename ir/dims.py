@@ -14,6 +14,15 @@ from typing import Any, TypeAlias, TypeVar
 Dim: TypeAlias = int | str
 T = TypeVar("T")
 
+_MAX_EXPONENT = 8
+
+
+def _power(base: Any, exponent: int) -> Any:
+    if not 0 <= exponent <= _MAX_EXPONENT:  # a few digits of a file could ask for more than fits into memory
+        raise ValueError(f"{base}**{exponent} is not a dimension")
+    return base**exponent
+
+
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -21,7 +30,7 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Div: operator.floordiv,  # sympy prints an exact quotient such as s/2 with a plain slash
     ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
+    ast.Pow: _power,
 }
 _CALLS: dict[str, Callable[..., Any]] = {
     "FloorDiv": operator.floordiv,
@@ -37,7 +46,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 def _parse(expression: str) -> ast.expr:
     try:
         return ast.parse(expression, mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, MemoryError, RecursionError) as error:  # the last two: nested beyond all reason
         raise ValueError(f"{expression!r} is not a dimension") from error
 
 

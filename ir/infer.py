@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from . import shape_values
-from .dims import Dim, evaluate
+from .dims import Dim, evaluate, is_dim
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Value
 from .ops import Operator, operators
@@ -77,11 +77,17 @@ _CALLS = {
 
 
 def expression_dim(expression: sympy.Expr, names: Mapping[sympy.Expr, sympy.Symbol]) -> Dim:
-    """A sympy expression of torch's symbols as a dimension, with the symbols renamed."""
+    """A sympy expression of torch's symbols as a dimension, with the symbols renamed.
+
+    Raises:
+        ModelError: it is no dimension, such as a size times a fraction.
+    """
     if expression.is_number:
         return int(expression)
-    text = str(expression.xreplace(dict(names)))
-    return ast.unparse(ast.parse(text, mode="eval"))  # torch prints brackets in threes
+    text = ast.unparse(ast.parse(str(expression.xreplace(dict(names))), mode="eval"))  # torch prints brackets in threes
+    if not is_dim(text):
+        raise ModelError(f"the size {text} is beyond whole-number arithmetic")
+    return text
 
 
 @lru_cache(maxsize=64)

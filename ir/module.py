@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from .graph import Constant, Graph, Value
+from .graph import Attribute, Constant, Graph, Value
 from .infer import call_attributes, find_operator
 from .ops.dtypes import to_numpy, to_torch
 
@@ -40,7 +40,10 @@ def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
             _host_argument(target, value, values) if index in definition.host else value and values[value]
             for index, value in enumerate(node.inputs)
         )
-        keywords = call_attributes(definition, node.attributes, len(node.outputs))
+        keywords = {
+            name: attribute if _is_code(attribute) else _held(root, target, attribute)
+            for name, attribute in call_attributes(definition, node.attributes, len(node.outputs)).items()
+        }
         result = target.call_function(function, arguments, keywords)
         for index, output in enumerate(node.outputs):
             single = len(node.outputs) == 1
@@ -62,6 +65,18 @@ def update_constants(graph: Graph, module: fx.GraphModule) -> int:
             constant.data = trained.copy()
             changed += 1
     return changed
+
+
+def _is_code(attribute: Attribute) -> bool:
+    """Whether an attribute can be written into the module's code; arrays and graphs can't."""
+    return isinstance(attribute, int | float | str | tuple)
+
+
+def _held(root: nn.Module, target: fx.Graph, attribute: Attribute) -> fx.Node:
+    """An attribute as one of the module's own."""
+    name = f"attribute_{len(target.nodes)}"
+    setattr(root, name, attribute)
+    return target.get_attr(name)
 
 
 def _item(values: tuple[torch.Tensor, ...], index: int) -> torch.Tensor:

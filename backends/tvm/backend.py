@@ -2,9 +2,11 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The TVM backend."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ...targets import Target
 
 _LIBRARY = "model.so"
+_LOADED: set[Path] = set()
 
 
 class Tvm(Backend):
@@ -54,7 +57,7 @@ class Tvm(Backend):
         from tvm import relax
 
         try:
-            module = tvm.runtime.load_module(directory / _LIBRARY)
+            module = _load_library(directory / _LIBRARY)
             machine = relax.VirtualMachine(module, tvm.cpu())
         except Exception as error:  # as above
             raise ModelError(f"{directory / _LIBRARY}: TVM can't load it: {_line(error)}") from error
@@ -83,6 +86,22 @@ class TvmExecutable(Executable):
         except Exception as error:  # whatever its C++ throws
             raise ModelError(f"TVM failed: {_line(error)}") from error
         return [result.numpy() for result in results]
+
+
+def _load_library(path: Path) -> Any:
+    """The library in a file as it is now.
+
+    The dynamic loader goes by names: asked for one again, it gives back what it loaded before the file was replaced. So
+    from the second time on, a copy is loaded under a name of its own.
+    """
+    from tvm.runtime import load_module
+
+    path = path.resolve()
+    if path not in _LOADED:
+        _LOADED.add(path)
+        return load_module(path)
+    with TemporaryDirectory(prefix="planish-") as folder:
+        return load_module(shutil.copy(path, folder))
 
 
 def _line(error: Exception) -> str:

@@ -210,12 +210,16 @@ class _Conversion:
             return self._known(argument)
         value = argument.meta["val"]
         if isinstance(value, torch.SymFloat | torch.SymBool):
-            raise ModelError(f"{_location(argument)}: arithmetic on a symbolic size beyond whole numbers is not supported")
+            raise ModelError(
+                f"{_location(argument)}: arithmetic on a symbolic size beyond whole numbers is not supported"
+            )
         return self._dim(value) if isinstance(value, torch.SymInt) else value
 
     def _known(self, node: fx.Node) -> Any:
         value = self.values[node]
-        if value is None and node.op == "call_function":  # a lowering gives None for what ONNX's operator doesn't return
+        if (
+            value is None and node.op == "call_function"
+        ):  # a lowering gives None for what ONNX's operator doesn't return
             raise ModelError(f"{_location(node)}: result {node.args[1]} of {node.args[0]} has no counterpart")
         return value
 
@@ -224,7 +228,9 @@ class _Conversion:
         specs = self.program.graph_signature.output_specs
         for result, spec in zip(results, specs, strict=True):
             if spec.kind is not OutputKind.USER_OUTPUT:
-                raise ModelError(f"the model changes {spec.target or result!r} while it runs, which a graph can't express")
+                raise ModelError(
+                    f"the model changes {spec.target or result!r} while it runs, which a graph can't express"
+                )
             if result is None:
                 continue
             if not isinstance(result, fx.Node) or result not in self.values:
@@ -249,7 +255,9 @@ def _location(node: fx.Node) -> Location:
     return Location(re.sub(r"^L__self___?", "", path), source)
 
 
-def _specifications(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], shapes: Any) -> list[Any]:
+def _specifications(
+    module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], shapes: Any
+) -> list[Any]:
     """What `dynamic_shapes` says of each input, in the order in which export flattens them; None where it says nothing."""
     bound = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
     said: dict[int, Any] = {}

@@ -44,8 +44,9 @@ def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps:
         if step < 0:
             start, end = _mirrored(start, end, x.shape[axis])
             x, step = x.flip(axis), -step
-        if not isinstance(x.shape[axis], int) and (_may_exceed(start) or _may_exceed(end)):
-            length = larger(_place(end, x.shape[axis]) - _place(start, x.shape[axis]), 0)
+        size = x.shape[axis]
+        if any(_may_exceed(bound, size) for bound in (start, end)):  # only inference gets here
+            length = larger(_place(end, size) - _place(start, size), 0)
             x = x.new_empty((*x.shape[:axis], (length + step - 1) // step, *x.shape[axis + 1 :]))
             continue
         bounds = slice(start, None if _is_beyond(end) else end, step)
@@ -53,15 +54,20 @@ def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps:
     return x
 
 
-def _may_exceed(bound: int) -> bool:
+def _may_exceed(bound: int, size: int) -> bool:
+    """Whether torch's answer would hold for some sizes alone, since one of a bound and a size is symbolic."""
+    if isinstance(size, int):
+        return not isinstance(bound, int)
     return isinstance(bound, int) and _SURE < abs(bound) < _BEYOND
 
 
 def _place(bound: int, size: int) -> int:
-    """Where a bound falls within a size."""
+    """Where a bound falls within a size; a symbolic one is taken to lie inside, as in a table of positions."""
     if _is_beyond(bound):
         return size
-    return larger(size + bound, 0) if isinstance(bound, int) and bound < 0 else smaller(bound, size)
+    if not isinstance(bound, int):
+        return size + bound if bound < 0 else bound
+    return larger(size + bound, 0) if bound < 0 else smaller(bound, size)
 
 
 def _mirrored(start: int, end: int, size: int) -> tuple[int, int]:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    graph: Graph, values: Mapping[Value, Bounds], observer: type[Observer], batches: Sequence[Feeds], context: PassContext
+    graph: Graph,
+    values: Mapping[Value, Bounds],
+    observer: type[Observer],
+    batches: Sequence[Feeds],
+    context: PassContext,
 ) -> dict[Value, tuple[float, float]]:
     """The range of each value over the calibration data.
 

@@ -7,6 +7,9 @@ import numpy as np
 
 from ...ir.types import DType
 
+LARGEST_BIAS = 2**30
+"""In steps of its grid, so that its sum with the products stays within int32."""
+
 _TINY = float(np.finfo(np.float32).tiny)
 
 

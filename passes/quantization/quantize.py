@@ -12,6 +12,7 @@ from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
 from .bounds import widen
 from .calibrate import calibrate, first_batches
+from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import quantize_embeddings
 from .grid import Grid
@@ -21,6 +22,7 @@ from .plan import make_plan
 from .static import StaticQuantizer
 
 _SCHEMES = ("int8", "int8-dynamic")
+_CORRECTED_ON = 32  # samples: means settle sooner than ranges
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Quantize(Pass):
             anew at run time, for MatMul and Gemm only.
         observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
+        correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         only: globs on layers or operators; all where empty.
         skip: globs on what stays in float.
         samples: of the calibration data that are used.
@@ -45,6 +48,7 @@ class Quantize(Pass):
     scheme: str = "int8"
     observer: str = "percentile"
     per_channel: bool = True
+    correct_biases: bool = False
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     samples: int = 128
@@ -79,8 +83,13 @@ class Quantize(Pass):
         ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
         activation = DType[int8.activation]
         grids = {value: Grid.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()}
+        before = graph.clone()
         StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
-        return {"activations": len(plan.reads), "carriers": len(plan.carriers)}
+        counts = {"activations": len(plan.reads), "carriers": len(plan.carriers)}
+        if self.correct_biases:
+            few = first_batches(context, min(self.samples, _CORRECTED_ON))
+            counts["biases"] = correct_biases(before, graph, layers, few, context)
+        return counts
 
 
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:

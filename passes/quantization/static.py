@@ -12,11 +12,9 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
-from .grid import Grid, IntegerWeight, quantize_weight
+from .grid import LARGEST_BIAS, Grid, IntegerWeight, quantize_weight
 from .layers import Layer, drop_unused
 from .plan import Plan
-
-_LARGEST_BIAS = 2.0**30  # in steps of its grid, so that its sum with the products stays within int32
 
 
 @dataclass(slots=True)
@@ -78,7 +76,7 @@ class StaticQuantizer:
     def _quantize_layer(self, layer: Layer) -> None:
         op = Builder(self.graph, layer.node, layer.node.location)
         step, bias = self.grids[self.plan.root(layer.x)].scale, layer.bias
-        weight, floats = self._weight(op, layer, 0.0 if bias is None else np.abs(bias) / (step * _LARGEST_BIAS))
+        weight, floats = self._weight(op, layer, 0.0 if bias is None else np.abs(bias) / (step * LARGEST_BIAS))
         self.graph.set_input(layer.node, 1, floats)
         if bias is not None:
             self.graph.set_input(layer.node, 2, self._bias(op, layer, bias, weight, step))

@@ -189,6 +189,13 @@ def test_an_empty_input_is_refused(make_graph, lower) -> None:
         executable(np.zeros(0, np.float32))
 
 
+def test_a_rebuilt_artifact_is_the_new_one(make_graph, lower) -> None:
+    x = np.ones(2, np.float32)
+    old = lower(make_graph(lambda op, x: op.Add(x, 1.0), 2))
+    new = lower(make_graph(lambda op, x: op.Add(x, 2.0), 2))
+    assert [executable(x)[0].tolist() for executable in (old, new)] == [[2, 2], [3, 3]]
+
+
 def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.so").write_bytes(b"not a library")
     with pytest.raises(ModelError, match=r"model\.so: TVM can't load it"):

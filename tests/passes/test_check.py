@@ -218,7 +218,9 @@ def test_outputs_keep_their_names_and_order(graph_of) -> None:
 def test_inputs_stay_as_they_are(source: Graph, check: NumericCheck) -> None:
     changed = source.clone()
     changed.add_input("more", TensorType(DType.float32, ()))
-    with pytest.raises(CheckError, match=r"pass tested changed the model's inputs from %x: float32\[2, 4\] to %x: .*more"):
+    with pytest.raises(
+        CheckError, match=r"pass tested changed the model's inputs from %x: float32\[2, 4\] to %x: .*more"
+    ):
         check.check(changed, EXACT)
 
 

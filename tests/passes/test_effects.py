@@ -201,8 +201,8 @@ def convolution(draw, op, values):
     y = op.Conv(x, weights(draw, channels, channels // group, 1, 1), bias, group=group)
     if draw(st.booleans()):
         values.append(y)  # to be read by others
-    for _ in range(draw(st.integers(0, 2))):
-        change = draw(st.sampled_from(["norm", "Add", "Mul"]))
+    for _ in range(draw(st.integers(1, 2))):
+        change = draw(st.sampled_from(["norm", "norm", "Add", "Mul"]))
         scale, shift, mean, variance = (weights(draw, channels) for _ in range(4))
         if change == "norm":
             y = op.BatchNormalization(y, scale, shift, mean, np.abs(variance) + 0.5)
@@ -220,7 +220,7 @@ def graphs(draw: DrawFn) -> Graph:
     shape = draw(st.sampled_from([(batch, 4, 3, 5), (batch, 6), (batch, 3, 4)]))
     values = [graph.add_input("x", TensorType(DType.float32, shape))]
     for _ in range(draw(st.integers(1, 7))):
-        steps = ANY + 3 * IMAGES if values[-1].type.rank == 4 else ANY
+        steps = ANY + 6 * IMAGES if values[-1].type.rank == 4 else ANY
         values.append(draw(st.sampled_from(steps))(draw, op, values))
     returned = [values[-1], *draw(st.lists(st.sampled_from(values), max_size=2))]
     graph.outputs.update((f"y{index}", value) for index, value in enumerate(returned))
@@ -241,10 +241,6 @@ def hold(graph: Graph, step: Pass, context, feeds) -> None:
     result = step.run(graph, context(before))
     verify(graph)
     assert result.changed == bool(differences(before, graph)), (result.counts, differences(before, graph))
-    types = [str(value.type) for value in graph.values()]
-    inferred = graph.clone()
-    refresh(inferred)
-    assert [str(value.type) for value in inferred.values()] == types
     got, _ = outputs_of(graph, feeds)
     for name, array in wanted.items():
         if step.effect is Effect.EXACT:
@@ -256,29 +252,31 @@ def hold(graph: Graph, step: Pass, context, feeds) -> None:
 
 
 def hold_all(data, context, feeds_of) -> None:
-    """Each pass alone, then all of them one after another, and the usual pipelines, which need no second run either."""
+    """Each pass alone, then all of them one after another, and `cleanup`, which needs no second run either."""
     graph = data.draw(graphs())
     feeds = feeds_of(graph)
     for step in KEEPING:
         hold(graph.clone(), step, context, feeds)
-    for pipeline in ("cleanup", "cleanup,fuse"):
-        copy = graph.clone()
-        for step in parse_pipeline(pipeline):
-            hold(copy, step, context, feeds)
-        for step in parse_pipeline(pipeline):
-            assert not step.run(copy, context(graph)).changed, f"{pipeline} run again: {step.name}"
+    copy = graph.clone()
+    for step in parse_pipeline("cleanup"):
+        step.run(copy, context(graph))
+    for step in parse_pipeline("cleanup"):
+        assert not step.run(copy, context(graph)).changed, f"after cleanup there is more for {step.name}"
     for step in data.draw(st.permutations(KEEPING)):
         hold(graph, step, context, feeds)
+    types = [value.type for value in graph.values()]
+    refresh(graph)
+    assert [value.type for value in graph.values()] == types
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(st.data())
 def test_passes_keep_what_a_graph_computes(context, feeds_of, data) -> None:
     hold_all(data, context, feeds_of)
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=500)
 @given(st.data())
 def test_passes_keep_what_many_graphs_compute(context, feeds_of, data) -> None:
     hold_all(data, context, feeds_of)

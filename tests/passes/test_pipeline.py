@@ -208,7 +208,15 @@ def test_our_passes_by_module_and_class_are_the_same() -> None:
 
 def test_all_passes_are_found_and_only_passes() -> None:
     expected = {"fold-constants", "simplify-shapes", "remove-identities", "cse", "dce", "fuse-batch-norm", "fuse-bias"}
-    expected |= {"fuse-activations", "fuse-gelu", "fuse-layer-norm", "quantize", "prune-channels", "factorize", "distill"}
+    expected |= {
+        "fuse-activations",
+        "fuse-gelu",
+        "fuse-layer-norm",
+        "quantize",
+        "prune-channels",
+        "factorize",
+        "distill",
+    }
     assert expected <= pass_classes().keys()
     assert list(pass_classes()) == sorted(pass_classes())
     assert "everything" not in pass_classes()

@@ -1,0 +1,115 @@
+"""Bias correction: what quantization shifts the mean of a layer's channels by is taken back through their biases.
+
+Errors of rounding are far from independent where inputs repeat themselves, as a page's background does, and add up from
+layer to layer. The empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+Correction", 2019: layer by layer, against the float graph on the same inputs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...ir.graph import Constant, Graph, Node, Value
+from ..base import Feeds, PassContext
+from .grid import LARGEST_BIAS
+from .layers import Layer, drop_unused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Bias:
+    """Where a layer's bias is.
+
+    Attributes:
+        node: that reads the constant: the DequantizeLinear of a Conv's or Gemm's bias, or the Add after a MatMul.
+        index: of the input that is the constant.
+        scale: of the integers; 1 for floats.
+        axis: of the channels in the layer's output.
+    """
+
+    node: Node
+    index: int
+    scale: np.ndarray
+    axis: int
+
+
+def correct_biases(
+    before: Graph, graph: Graph, layers: Sequence[Layer], batches: Sequence[Feeds], context: PassContext
+) -> int:
+    """Correct the biases of a graph's quantized layers, in place; returns how many there are.
+
+    A batch runs through both graphs. Behind each layer of the quantized one the mean of every channel is put right before
+    the next layer sees it, so that one run serves all layers, however many.
+
+    Args:
+        before: the graph in float.
+        graph: the same, quantized.
+        layers: that were quantized.
+        batches: of inputs.
+        context: to whom progress is reported.
+    """
+    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+
+    biases = {name: bias for layer in layers for name, bias in _find(layer.node)}
+    shifts: dict[str, Tensor] = {}
+    source, quantized = Interpreter(before), Interpreter(graph)
+    for done, batch in enumerate(batches):
+        context.progress("correcting biases", done, len(batches))
+        wanted: dict[str, Tensor] = {}
+
+        def remember(value: Value, tensor: "Tensor", wanted: dict[str, "Tensor"] = wanted) -> None:
+            if value.name in biases:
+                wanted[value.name] = _means(tensor, biases[value.name].axis)
+
+        def correct(
+            value: Value, tensor: "Tensor", wanted: Mapping[str, "Tensor"] = wanted, weight: int = done + 1
+        ) -> None:
+            if value.name in biases:
+                known = shifts.get(value.name, 0.0)
+                error = wanted[value.name] - _means(tensor, biases[value.name].axis) - known
+                shifts[value.name] = known + error / weight  # the average over the batches so far
+                tensor += shifts[value.name]
+
+        source.run(batch, remember)
+        quantized.run(batch, correct)
+    for name, bias in biases.items():
+        _shift(graph, bias, shifts[name].numpy())
+    context.progress("correcting biases", len(batches), len(batches))
+    return len(biases)
+
+
+def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
+    """The name of a layer's output, and its bias if it has one."""
+    output = node.outputs[0]
+    bias = node.input(2)
+    if bias is not None and bias.producer is not None:
+        scale = bias.producer.constant(1)
+        assert scale is not None
+        yield output.name, _Bias(bias.producer, 0, scale, 1)
+    uses = output.uses
+    if node.operator != "MatMul" or len(uses) != 1 or uses[0].node.operator != "Add":
+        return
+    other = 1 - uses[0].index
+    data = uses[0].node.constant(other)
+    if data is not None and data.shape[-1:] == output.shape[-1:] and data.size == data.shape[-1]:
+        yield output.name, _Bias(uses[0].node, other, np.ones((), np.float32), output.type.rank - 1)
+
+
+def _means(tensor: "Tensor", axis: int) -> "Tensor":
+    """Of every channel, in a shape that broadcasts against the tensor."""
+    return tensor.mean([other for other in range(tensor.ndim) if other != axis], keepdim=True)
+
+
+def _shift(graph: Graph, bias: _Bias, shift: np.ndarray) -> None:
+    old = bias.node.inputs[bias.index]
+    assert isinstance(old, Constant)
+    changed = old.data + shift.reshape(-1) / bias.scale
+    if old.dtype.is_integer:
+        changed = np.rint(changed).clip(-LARGEST_BIAS, LARGEST_BIAS)
+    new = graph.add_constant(changed.astype(old.data.dtype), old.name)
+    graph.set_input(bias.node, bias.index, new)
+    drop_unused(graph, [old])
