@@ -1,19 +1,21 @@
 """The face of the package for Python: the same steps as the command line's, on graphs in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ..backends import Executable, find_backend
 from ..backends.artifact import load, write_artifact
 from ..ir.graph import Graph
-from ..passes.base import Feeds, PassContext
+from ..passes.base import PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager, Verify
 from ..passes.pipeline import parse_pipeline
 from ..targets import Target
 from ..targets.load import load_target
+from .data import make_batches, ports_of
 from .model import read_model
 
 
@@ -44,7 +46,7 @@ def optimize(
     graph: Graph,
     pipeline: str,
     *,
-    data: Sequence[Feeds] = (),
+    data: Iterable[Any] = (),
     target: str | Target = "native",
     seed: int = 0,
     verify: Verify = Verify.NUMERIC,
@@ -55,7 +57,8 @@ def optimize(
     Args:
         graph: from `trace` or `read`.
         pipeline: as text, such as `"cleanup,fuse,quantize{scheme=int8}"`.
-        data: calibration: batches of real inputs, each an array for each input by name.
+        data: calibration: batches of real inputs, each a dict of arrays by input name, one array, or a row of arrays in
+            the order of the inputs.
         target: a target's name, its file, or the target itself.
         seed: for whatever is random.
         verify: what is checked after each pass.
@@ -63,12 +66,15 @@ def optimize(
 
     Raises:
         UsageError: the pipeline or the target makes no sense, or a pass lacks data.
+        ModelError: the data doesn't fit the graph's inputs.
         CheckError: a pass changed what the graph means beyond what it declares.
     """
     machine = target if isinstance(target, Target) else load_target(target)
+    passes = parse_pipeline(pipeline)
+    feeds = [batch.inputs for batch in make_batches(data, ports_of(graph), "data")]
     result = graph.clone()
-    context = PassContext(target=machine, source=graph, calibration=data, seed=seed)
-    records = PassManager(parse_pipeline(pipeline), instruments, verify).run(result, context)
+    context = PassContext(target=machine, source=graph, calibration=feeds, seed=seed)
+    records = PassManager(passes, instruments, verify).run(result, context)
     return Optimized(result, records)
 
 

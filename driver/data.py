@@ -5,7 +5,7 @@ a dict, one array, or a row of arrays in the model's order. All batches are held
 before, between and after the passes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -55,7 +55,21 @@ def read_data(reference: str, folder: Path, ports: Sequence[Port]) -> list[Batch
     items = _read_npz(folder / reference, ports) if reference.endswith(".npz") else _call_factory(reference, folder)
     if not items:
         raise ModelError(f"{reference} holds no batches")
-    return [_batch(item, ports, f"{reference}, batch {number}") for number, item in enumerate(items)]
+    return make_batches(items, ports, reference)
+
+
+def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> list[Batch]:
+    """Batches from what a user's function yields or hands over.
+
+    Args:
+        items: as described above.
+        ports: the model's inputs.
+        source: what the items come from, for messages.
+
+    Raises:
+        ModelError: arrays don't fit the model's inputs; names what was expected.
+    """
+    return [_batch(item, ports, f"{source}, batch {number}") for number, item in enumerate(items)]
 
 
 def held_out(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:

@@ -33,7 +33,8 @@ def _attention(op: Builder, node: Node) -> Value | tuple[Value, ...]:
     bias = _bias(op, node, q, k)
     weights = op.Softmax(scores if bias is None else op.Add(scores, bias), axis=-1)
     if bias is not None:
-        nowhere = op.Equal(op.ReduceMax(bias, [-1]), -np.inf)
+        seen = op.Cast(op.Greater(bias, -np.inf), to=q.dtype)  # TVM's ReduceMax never falls to minus infinity itself
+        nowhere = op.Equal(op.ReduceMax(seen, [-1]), 0.0)
         weights = op.Where(nowhere, op.constant(np.zeros((), q.dtype.numpy)), weights)
     y = op.MatMul(weights, v)
     if flat:

@@ -87,6 +87,14 @@ def test_products_of_dynamically_quantized_integers(make_graph, lower) -> None:
     check(graph, lower(graph), {"x": rng.standard_normal((3, 16)).astype(np.float32)})
 
 
+def test_attention_where_a_query_may_look_nowhere(make_graph, lower) -> None:
+    rng = np.random.default_rng(0)
+    mask = np.array([[True, False, True], [False, False, False]])
+    k, v = rng.standard_normal((2, 1, 4, 3, 8)).astype(np.float32)
+    graph = make_graph(lambda op, x: op.Attention(x, k, v, mask), 1, 4, 2, 8)
+    check(graph, lower(graph), {"x": rng.standard_normal((1, 4, 2, 8)).astype(np.float32)})
+
+
 @pytest.mark.parametrize(
     ("shape", "dims", "repeats"),
     [

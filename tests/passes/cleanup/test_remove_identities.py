@@ -92,8 +92,10 @@ def test_a_slice_of_everything(becomes, bounds: str, call: str) -> None:
         "const %c: int64[2] = [1, 2] %y: float32[2, 6] = Tile(%x, %c)",
         # elements move
         "%y: float32[3, 2] = Transpose(%x)",
-        ("const %a: int64[1] = [-1] const %b: int64[1] = [-9] const %c: int64[1] = [0] const %s: int64[1] = [-1]"
-        " %y: float32[2, 3] = Slice(%x, %a, %b, %c, %s)"),
+        (
+            "const %a: int64[1] = [-1] const %b: int64[1] = [-9] const %c: int64[1] = [0] const %s: int64[1] = [-1]"
+            " %y: float32[2, 3] = Slice(%x, %a, %b, %c, %s)"
+        ),
         "const %c: int64[4] = [0, 0, 0, 1] %y: float32[2, 4] = Pad(%x, %c)",
         "const %c: int64[4] = [1, 0, -1, 0] %y: float32[2, 3] = Pad(%x, %c)",
     ],
