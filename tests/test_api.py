@@ -1,0 +1,171 @@
+"""The face for Python: trace, optimize, compile, load, as the README shows them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import planish
+from planish.backends import find_backend
+from planish.backends.artifact import write_artifact
+from planish.ir.text import print_graph
+from planish.passes.manager import Verify
+from planish.targets.load import load_target
+
+
+class Net(nn.Module):
+    """A convolution with normalisation, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, image):
+        features = torch.relu(self.norm(self.conv(image)))
+        return self.head(features.mean((2, 3)))
+
+
+@dataclass(frozen=True)
+class Remember(planish.Pass):
+    """Keeps the calibration data that it is offered."""
+
+    name: ClassVar[str] = "remember"
+    effect: ClassVar[planish.Effect] = planish.Effect.EXACT
+    seen: ClassVar[Sequence[Mapping[str, np.ndarray]]] = ()
+
+    def run(self, graph, context) -> planish.PassResult:
+        Remember.seen = context.calibration
+        return planish.PassResult()
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def graph(net: nn.Module) -> planish.Graph:
+    batch = torch.export.Dim("batch")
+    return planish.trace(net, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+
+
+def expected(net: nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return net(torch.from_numpy(images)).numpy()
+
+
+def test_trace_optimize_compile_and_run(net, graph, images) -> None:
+    text = print_graph(graph)
+    result = planish.optimize(graph, "cleanup,fuse", target="x86-64")
+    assert print_graph(graph) == text
+    assert "BatchNormalization" not in [node.operator for node in result.graph.nodes]
+    assert "fuse-batch-norm" in [record.name for record in result.records if record.result.changed]
+
+    executable = planish.compile(result.graph, backend="onnxruntime", target="x86-64")
+    (output,) = executable(images)
+    np.testing.assert_allclose(output, expected(net, images), rtol=1e-3, atol=1e-4)
+    (by_name,) = executable(image=images)
+    np.testing.assert_array_equal(by_name, output)
+    (fewer,) = executable(images[:5])
+    np.testing.assert_allclose(fewer, output[:5], rtol=1e-4, atol=1e-5)
+
+
+def test_an_artifact_loads(net, graph, images, tmp_path) -> None:
+    write_artifact(tmp_path / "dist", graph, find_backend("onnxruntime"), load_target("x86-64"))
+    executable = planish.load(tmp_path / "dist")
+    assert [(port.name, port.dtype, port.shape) for port in executable.inputs] == [
+        ("image", "float32", ("batch", 3, 8, 8))
+    ]
+    np.testing.assert_allclose(executable(images)[0], expected(net, images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda images: [{"image": images[:8]}, {"image": images[8:]}],
+        lambda images: [images[:8], images[8:]],
+        lambda images: ([half] for half in (images[:8], images[8:])),
+        lambda images: [
+            (half, np.zeros(8)) for half in (images[:8], images[8:])
+        ],  # with labels, as evaluation has them
+        lambda images: [{"image": half, "labels": np.zeros(8)} for half in (images[:8], images[8:])],
+    ],
+    ids=["by name", "arrays", "rows, generated", "pairs", "labelled"],
+)
+def test_calibration_data_comes_by_name_or_in_order(graph, images, form) -> None:
+    planish.optimize(graph, f"{__name__}:Remember", data=form(images), target="x86-64", verify=Verify.NONE)
+    first, second = Remember.seen
+    assert first.keys() == second.keys() == {"image"}
+    np.testing.assert_array_equal(np.concatenate([first["image"], second["image"]]), images)
+
+
+def test_quantization_calibrates_on_it(graph, images) -> None:
+    result = planish.optimize(graph, "cleanup,fuse,quantize{scheme=int8}", data=[images], target="x86-64-avx2-vnni")
+    assert result.records[-1].result.changed
+    assert 0 < result.records[-1].drift < 0.2
+
+
+def test_data_that_does_not_fit_is_refused(graph, images) -> None:
+    with pytest.raises(planish.PlanishError, match="data, batch 1: input 'image' must be float32"):
+        planish.optimize(graph, "cleanup", data=[{"image": images}, {"image": images[:, :2]}])
+    with pytest.raises(
+        planish.PlanishError, match="data, batch 0: the model has no input 'imag'; did you mean 'image'"
+    ):
+        planish.optimize(graph, "cleanup", data=[{"imag": images}])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pipeline": "claenup"}, "unknown pass 'claenup'; did you mean 'cleanup'"),
+        ({"pipeline": "cleanup", "target": "x86-65"}, "x86-65"),
+    ],
+)
+def test_misspellings_are_refused(graph, options, message: str) -> None:
+    with pytest.raises(planish.PlanishError, match=message):
+        planish.optimize(graph, **options)
+
+
+def test_an_unknown_backend_is_refused(graph) -> None:
+    with pytest.raises(planish.PlanishError, match="unknown backend 'onnxrntime'; did you mean 'onnxruntime'"):
+        planish.compile(graph, backend="onnxrntime")
+
+
+def test_how_much_is_verified_is_up_to_the_user(graph) -> None:
+    for verify, checked in ((Verify.NUMERIC, True), (Verify.STRUCTURE, False), (Verify.NONE, False)):
+        (record,) = planish.optimize(graph, "dce", verify=verify, target="x86-64").records
+        assert (record.drift is not None) is checked
+
+
+def test_a_rule_and_a_pass_of_ones_own(graph, tmp_path, monkeypatch) -> None:
+    """As the documentation writes them, from `planish` alone."""
+    (tmp_path / "passes_for_api.py").write_text(
+        "from planish import RewriteRule\n"
+        "no_relu = RewriteRule('no-relu', lambda op, x: op.Relu(x), lambda op, x: op.Max(x, 0.0))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (record,) = planish.optimize(graph, "passes_for_api:no_relu", target="x86-64").records
+    assert record.result.counts == {"no-relu": 1}
+
+
+def test_what_is_written_is_read(graph, tmp_path) -> None:
+    from planish.ir.storage import save
+
+    save(graph, tmp_path / "net.planish")
+    assert print_graph(planish.read(tmp_path / "net.planish")) == print_graph(graph)
+    with pytest.raises(planish.PlanishError, match=r"nothing.planish"):
+        planish.read(tmp_path / "nothing.planish")
