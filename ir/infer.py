@@ -122,7 +122,7 @@ def infer(
     for attempt in range(len(_SIZES) if inference.symbols else 1):
         try:
             return inference.run(attributes, outputs, attempt)
-        except Exception as error:  # noqa: BLE001 -- whatever torch complains of, the model is at fault
+        except Exception as error:
             reason = reason or error
     types = ", ".join("none" if value is None else str(value.type) for value in inputs)
     raise ModelError(f"{operator}({types}) can't be applied: {str(reason).strip().splitlines()[0]}") from reason
