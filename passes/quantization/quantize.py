@@ -48,7 +48,7 @@ class Quantize(Pass):
     scheme: str = "int8"
     observer: str = "percentile"
     per_channel: bool = True
-    correct_biases: bool = False
+    correct_biases: bool = True
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     samples: int = 128

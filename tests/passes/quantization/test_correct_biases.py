@@ -1,0 +1,58 @@
+"""Bias correction puts the mean of every channel back to what it was in float."""
+
+import numpy as np
+import pytest
+
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
+from planish.passes.base import PassContext
+from planish.passes.check import run_graph
+from planish.passes.quantization.quantize import Quantize
+from planish.targets.load import load_target
+
+GENERATOR = np.random.default_rng(0)
+
+
+def array(*shape: int) -> np.ndarray:
+    return (GENERATOR.standard_normal(shape) * 0.3).astype(np.float32)
+
+
+def background() -> np.ndarray:
+    """Mostly one value, which rounding shifts as a whole."""
+    return np.where(GENERATOR.random((2, 4, 5, 6)) < 0.1, array(2, 4, 5, 6), np.float32(0.37))
+
+
+def convolution(op: Builder, x):
+    return op.Conv(op.HardSwish(op.Conv(x, array(8, 4, 1, 1), array(8))), array(6, 8, 1, 1), array(6))
+
+
+def linear(op: Builder, x):
+    return op.Add(op.MatMul(op.Tanh(op.Add(op.MatMul(x, array(6, 8)), array(8))), array(8, 6)), array(6))
+
+
+def before_rounding(graph: Graph):
+    """What the last layer yields, without the rounding of the result itself."""
+    y = graph.outputs["y"]
+    return y.producer.inputs[0].producer.inputs[0] if y.producer.operator == "DequantizeLinear" else y
+
+
+@pytest.mark.parametrize(("layers", "axis"), [(convolution, 1), (linear, 3)])
+def test_means_of_channels_are_restored(layers, axis):
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 4, "height", 6)))
+    source.outputs["y"] = layers(op, x)
+    feeds = [{"x": background()}] * 2
+
+    def error(**options) -> float:
+        graph = source.clone()
+        Quantize(**options).run(graph, PassContext(load_target("x86-64-avx512-vnni"), source, feeds))
+        verify(graph)
+        graph.outputs["y"] = before_rounding(graph)
+        [wanted, _], [got, _] = run_graph(source, feeds), run_graph(graph, feeds)
+        others = tuple(index for index in range(4) if index != axis)
+        return float(np.abs((got["y"] - wanted["y"]).mean(axis=others)).max())
+
+    assert error(correct_biases=True) < error(correct_biases=False) / 4
