@@ -40,7 +40,7 @@ class Interpreter:
         for value in self.graph.inputs:
             if value.name not in feeds:
                 raise ModelError(f"input {value.name!r} ({value.type}) is missing")
-            values[value] = to_torch(np.asarray(feeds[value.name]))
+            values[value] = to_torch(np.asarray(feeds[value.name])).contiguous()
             if observe is not None:
                 observe(value, values[value])
         with torch.no_grad():
@@ -72,7 +72,8 @@ def evaluate(node: Node, definition: Any, values: Mapping[Value, torch.Tensor]) 
         results = definition.function(*arguments, **call_attributes(definition, node.attributes, len(node.outputs)))
     except Exception as error:  # whatever torch raises is a property of the model and its input
         raise ModelError(f"{node.location}: {node!r} failed: {error}") from error
-    return results if isinstance(results, tuple) else (results,)
+    results = results if isinstance(results, tuple) else (results,)
+    return tuple(result.contiguous() for result in results)  # sums round differently over another layout in memory
 
 
 def evaluate_constant(node: Node) -> tuple[np.ndarray, ...]:

@@ -6,6 +6,7 @@ Elements are whatever arithmetic the caller brings: `size` turns a dimension int
 from collections.abc import Callable
 from functools import reduce
 from math import prod
+from operator import add, mod, mul, sub
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,10 @@ def elements(value: Value, size: Callable[[Dim], Any]) -> Elements | None:
         operands = () if node.operator in _SOURCES else node.inputs
         found = [_constant(operand) if isinstance(operand, Constant) else known.get(operand) for operand in operands]
         missing = any(row is None and operand is not None for row, operand in zip(found, operands, strict=True))
-        known[node.output] = None if missing else _RULES[node.operator](node, found, size)
+        try:
+            known[node.output] = None if missing else _RULES[node.operator](node, found, size)
+        except (ArithmeticError, IndexError):  # a place that isn't there, a division by zero: it fails where it runs
+            known[node.output] = None
     return _constant(value) if isinstance(value, Constant) else known.get(value)
 
 
@@ -88,25 +92,27 @@ def _size(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elemen
     source = node.inputs[0]
     if source is None:
         return None
-    product: Any = 1
-    for dim in source.shape:
-        product = product * size(dim)
-    return _row([product]).reshape(())
+    return _row([reduce(mul, map(size, source.shape), 1)]).reshape(())
 
 
 def _gather(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     data, indices = operands
-    if data.ndim != 1 or not _is_concrete(indices):
+    if not _is_concrete(indices):
         return None
-    return _array(data[indices.astype(np.int64)])
+    return _array(np.take(data, indices.astype(np.int64), axis=node.attributes.get("axis", 0)))
 
 
 def _slice(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    data, starts, ends, *rest = operands
-    steps = rest[1] if len(rest) == 2 else _row([1])
-    if data.ndim != 1 or not all(map(_is_concrete, (starts, ends, steps))):
+    data, *bounds = operands
+    if not all(bound is None or _is_concrete(bound) for bound in bounds):
         return None
-    return data[starts[0] : ends[0] : steps[0]]
+    starts, ends, *rest = bounds
+    axes = rest[0] if rest and rest[0] is not None else range(len(starts))
+    steps = rest[1] if len(rest) == 2 else [1] * len(starts)
+    places = [slice(None)] * data.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        places[axis] = slice(start, end, step)
+    return data[tuple(places)]
 
 
 def _cast(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -120,7 +126,7 @@ def _reshaped(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> El
 
 
 def _concat(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    return np.concatenate(operands)
+    return np.concatenate(operands, axis=node.attributes["axis"])
 
 
 def _is_concrete(elements: Elements) -> bool:
@@ -163,7 +169,7 @@ def _extreme(pick: Callable[[Any, Any], Any]) -> Callable[..., Elements | None]:
 
 
 def _mod(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    return None if node.attributes.get("fmod") else _elementwise(lambda a, b: a % b)(node, operands, size)
+    return None if node.attributes.get("fmod") else _elementwise(mod)(node, operands, size)
 
 
 def _where(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -173,10 +179,8 @@ def _where(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
 
 
 def _product(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    product: Any = 1
-    for element in operands[0].reshape(-1):
-        product = product * element
-    return _row([product]).reshape(node.output.type.static_shape)
+    shape = node.output.type.static_shape
+    return _row([reduce(mul, operands[0].reshape(-1), 1)]).reshape(shape) if prod(shape) == 1 else None
 
 
 def _filled(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -187,7 +191,7 @@ def _filled(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elem
 
 
 _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | None]] = {
-    "Add": _elementwise(lambda a, b: a + b),
+    "Add": _elementwise(add),
     "Cast": _cast,
     "Concat": _concat,
     "ConstantOfShape": _filled,
@@ -198,7 +202,7 @@ _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | N
     "Max": _extreme(max),
     "Min": _extreme(min),
     "Mod": _mod,
-    "Mul": _elementwise(lambda a, b: a * b),
+    "Mul": _elementwise(mul),
     "Neg": lambda node, operands, size: _array(-operands[0]),
     "ReduceProd": _product,
     "Reshape": _reshaped,
@@ -206,7 +210,8 @@ _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | N
     "Size": _size,
     "Slice": _slice,
     "Squeeze": _reshaped,
-    "Sub": _elementwise(lambda a, b: a - b),
+    "Sub": _elementwise(sub),
+    "Transpose": lambda node, operands, size: operands[0].transpose(node.attributes.get("perm")),
     "Unsqueeze": _reshaped,
     "Where": _where,
 }

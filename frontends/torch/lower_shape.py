@@ -150,6 +150,8 @@ def slice_scatter(
     step: int = 1,
 ) -> Value:
     """The tensor with a slice of it replaced: what is left on both sides, joined to the source."""
+    if source.shape == x.shape:
+        return source
     size = x.shape[axis]
     if step != 1 or isinstance(size, str) or isinstance(start, str) or isinstance(end, str):
         raise ModelError(f"{op.location}: writing into a slice with a step or of a symbolic size has no counterpart")

@@ -141,18 +141,18 @@ class _Size:
     Attributes:
         op: what inserts them.
         value: an int64 vector of one element.
-        is_negative: whether it is the negative of a size.
+        is_signed: whether it may be negative; what a size is reduced by is taken to be smaller than the size.
     """
 
-    def __init__(self, op: Lowering, value: Value, *, is_negative: bool = False) -> None:
+    def __init__(self, op: Lowering, value: Value, *, is_signed: bool = False) -> None:
         self.op = op
         self.value = value
-        self.is_negative = is_negative
+        self.is_signed = is_signed
 
-    def binary(self, operator: str, other: "_Size | int", *, swapped: bool = False) -> "_Size":
-        operand = other.value if isinstance(other, _Size) else self.op.constant([other])
-        pair = (operand, self.value) if swapped else (self.value, operand)
-        return _Size(self.op, self.op(operator, *pair))
+    def binary(self, operator: str, other: "_Size | int") -> "_Size":
+        other = other if isinstance(other, _Size) else _Size(self.op, self.op.constant([other]), is_signed=other < 0)
+        is_signed = self.is_signed or (other.is_signed and operator != "Mod")
+        return _Size(self.op, self.op(operator, self.value, other.value), is_signed=is_signed)
 
     def __add__(self, other: "_Size | int") -> "_Size":
         return self.binary("Add", other)
@@ -161,19 +161,17 @@ class _Size:
         return self.binary("Sub", other)
 
     def __rsub__(self, other: int) -> "_Size":
-        return self.binary("Sub", other, swapped=True)
+        return -self + other
 
     def __mul__(self, other: "_Size | int") -> "_Size":
-        product = self.binary("Mul", other)
-        product.is_negative = self.is_negative ^ (isinstance(other, int) and other < 0)
-        return product
+        return self.binary("Mul", other)
 
     def __floordiv__(self, other: "_Size | int") -> "_Size":
-        whole = self - self % other if self.is_negative else self  # ONNX divides towards zero
+        whole = self - self % other if self.is_signed else self  # ONNX divides towards zero
         return whole.binary("Div", other)
 
     def __rfloordiv__(self, other: int) -> "_Size":
-        return self.binary("Div", other, swapped=True)
+        return _Size(self.op, self.op.constant([other])) // self
 
     def __pow__(self, exponent: int) -> "_Size":
         return reduce(mul, [self] * exponent)
@@ -182,7 +180,7 @@ class _Size:
         return self.binary("Mod", other)
 
     def __neg__(self) -> "_Size":
-        return _Size(self.op, self.op.Neg(self.value), is_negative=not self.is_negative)
+        return _Size(self.op, self.op.Neg(self.value), is_signed=True)
 
     __radd__ = __add__
     __rmul__ = __mul__

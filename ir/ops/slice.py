@@ -8,7 +8,7 @@ from .registry import Ints, operator
 from .sizes import larger, smaller
 from .window import pad_last
 
-_BEYOND = 2**31 - 1
+_BEYOND = 10**9  # exporters have many a large number for the end
 _SURE = 32
 """A symbolic size is taken to be at least this: a bound up to here lies inside the tensor, a greater one may not."""
 

@@ -187,6 +187,21 @@ def test_a_pass_within_what_it_declares_is_not_stopped(run) -> None:
     assert [record.drift for record in records] == pytest.approx([0, 1e-4, 0.5], abs=1e-3)
 
 
+def test_an_exact_pass_is_not_blamed_for_a_layout_in_memory(graph_of, context) -> None:
+    """A concatenation copies what a transpose only looks at differently, and sums over the two round differently."""
+    graph = graph_of(
+        """(%x: float32[64, 300]) {
+          const %axes: int64[1] = [1]
+          %a: float32[300, 64] = Transpose(%x) {perm = [1, 0]}
+          %b: float32[300, 64] = Concat(%a) {axis = 0}
+          %y: float32[300] = ReduceSum(%b, %axes) {keepdims = 0}
+          return y = %y
+        }"""
+    )
+    (record,) = PassManager(parse_pipeline("remove-identities")).run(graph.clone(), context(graph))
+    assert record.result.counts == {"Concat": 1}
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [

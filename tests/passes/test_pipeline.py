@@ -67,7 +67,7 @@ def passes_with_options() -> st.SearchStrategy[Pass]:
     return st.one_of([instances(kind) for kind in (*pass_classes().values(), Everything)])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(passes_with_options(), max_size=3).map(tuple))
 def test_any_pipeline_reads_back(passes: tuple[Pass, ...]) -> None:
     text = format_pipeline(passes)

@@ -1,0 +1,88 @@
+"""Lowerings are tested by families: one module returns the results of many functions, since a trace costs more than a run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from planish.frontends.torch import trace
+from planish.ir.equal import differences
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+from planish.ir.text import parse_graph, print_graph, weights
+from planish.ir.verify import verify
+
+Functions: TypeAlias = Mapping[str, Callable[..., Any]]
+Inputs: TypeAlias = Callable[[int], tuple[Tensor, ...]]
+
+
+class Every(nn.Module):
+    """The results of some functions of the same inputs, by name; modules among them have random parameters."""
+
+    def __init__(self, functions: Functions) -> None:
+        super().__init__()
+        self.functions = functions
+        self.parts = nn.ModuleList([function for function in functions.values() if isinstance(function, nn.Module)])
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+        for name, buffer in self.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                nn.init.uniform_(buffer, 0.5, 2)
+
+    def forward(self, *inputs: Tensor) -> dict[str, Any]:
+        return {name: function(*inputs) for name, function in self.functions.items()}
+
+
+def check_outputs(graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Hold a graph's outputs to the module's: their number, types, shapes and values."""
+    with torch.no_grad():
+        expected = pytree.tree_leaves_with_path(module(*inputs))
+    fed = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, inputs, strict=True)}
+    found = Interpreter(graph).run(fed)
+    assert len(found) == len(expected)
+    for (path, tensor), (name, array) in zip(expected, found.items(), strict=True):
+        where = pytree.keystr(path)
+        assert array.dtype == tensor.numpy().dtype, where
+        assert array.shape == tuple(tensor.shape), where
+        assert graph.outputs[name].type.rank == array.ndim, where
+        np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=1e-5, err_msg=where)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Threads that wait for each other would take longer than these little tensors."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def holds() -> Callable[[Functions, Inputs, bool], Graph]:
+    """A check of functions: traced with a batch of fixed or symbolic size, they compute what they compute in torch.
+
+    The graph must also be well formed, and read back from its text as it is.
+    """
+
+    def check(functions: Functions, inputs: Inputs, is_symbolic: bool) -> Graph:
+        torch.manual_seed(0)
+        module = Every(functions).eval()
+        example = inputs(4)
+        dynamic = (tuple({0: Dim.AUTO} for _ in example),) if is_symbolic else None
+        graph = trace(module, example, dynamic_shapes=dynamic)
+        assert all(isinstance(value.shape[0], str) == is_symbolic for value in graph.inputs)
+        verify(graph)
+        assert differences(graph, parse_graph(print_graph(graph), weights(graph))) == []
+        for batch in (4, 1, 7) if is_symbolic else (4,):
+            check_outputs(graph, module, inputs(batch))
+        return graph
+
+    return check
+
+
+@pytest.fixture
+def agrees() -> Callable[[Graph, nn.Module, tuple[Tensor, ...]], None]:
+    """A check that a graph computes what a module computes."""
+    return check_outputs

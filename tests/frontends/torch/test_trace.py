@@ -1,0 +1,353 @@
+"""From a module to a graph: names, places and weights as the user knows them, and a clear word where it can't be done."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+
+from planish.frontends.torch import read_pt2, trace
+from planish.ir.equal import differences
+from planish.ir.errors import ModelError
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+from planish.ir.verify import verify
+
+Agrees = Callable[[Graph, nn.Module, tuple[Tensor, ...]], None]
+BATCH = Dim("batch")
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.dropout = nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(torch.sin(self.fc(x)))
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x) * 2
+
+
+# -- inputs and outputs
+
+
+def test_inputs_keep_their_names_and_outputs_are_numbered() -> None:
+    class Two(nn.Module):
+        def forward(self, image: Tensor, mask: Tensor, *, extra: dict[str, Tensor]) -> tuple[Any, ...]:
+            return image + extra["bias"], None, {"masked": image * mask}
+
+    inputs = torch.ones(2, 3), torch.zeros(2, 3)
+    graph = trace(Two(), inputs, {"extra": {"bias": torch.ones(3)}})
+    assert graph.name == "Two"
+    assert [str(value) for value in map(repr, graph.inputs)] == [
+        "%image: float32[2, 3]",
+        "%mask: float32[2, 3]",
+        "%extra_bias: float32[3]",
+    ]
+    assert list(graph.outputs) == ["output", "output_1"]
+    fed = {
+        "image": np.ones((2, 3), np.float32),
+        "mask": np.zeros((2, 3), np.float32),
+        "extra_bias": np.full(3, 2, np.float32),
+    }
+    outputs = Interpreter(graph).run(fed)
+    assert (outputs["output"] == 3).all()
+    assert (outputs["output_1"] == 0).all()
+
+
+def test_an_input_or_a_weight_may_be_returned_as_it_is(agrees: Agrees) -> None:
+    weight = torch.randn(3)
+    module = Apply(lambda x: (x, x, weight))
+    module.register_buffer("weight", weight)
+    graph = trace(module, (torch.randn(2),))
+    assert len(graph) == 0
+    agrees(graph, module, (torch.randn(2),))
+
+
+def test_one_tensor_as_two_examples_stands_for_two_inputs(agrees: Agrees) -> None:
+    module = Apply(lambda a, b: a - b)
+    x = torch.randn(4, 3)
+    graph = trace(module, (x, x), dynamic_shapes=(({0: BATCH}, {0: BATCH}),))
+    agrees(graph, module, (torch.randn(5, 3), torch.randn(5, 3)))
+
+
+def test_an_input_that_nothing_reads_stays_an_input() -> None:
+    graph = trace(Apply(lambda a, b: a + 1), (torch.ones(2), torch.ones(3)))
+    assert len(graph.inputs) == 2
+
+
+# -- symbolic sizes
+
+
+@pytest.mark.parametrize(
+    ("specification", "names"),
+    [
+        (({0: BATCH}, {0: BATCH, 1: Dim("width")}), ("batch", "width")),
+        (((BATCH, None), (BATCH, Dim("width"))), ("batch", "width")),
+        ({"second": {0: BATCH, 1: Dim("width")}, "first": {0: BATCH}}, ("batch", "width")),
+        (({0: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.DYNAMIC}), ("first_0", "second_1")),
+    ],
+)
+def test_symbols_have_the_users_names(specification: Any, names: tuple[str, str]) -> None:
+    class Scale(nn.Module):
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return (first.sum(1, keepdim=True) * second).flatten()
+
+    graph = trace(Scale(), (torch.ones(4, 3), torch.ones(4, 5)), dynamic_shapes=specification)
+    batch, width = names
+    assert [value.shape for value in graph.inputs] == [(batch, 3), (batch, width)]
+    assert graph.outputs["output"].shape == (f"{batch} * {width}",)
+
+
+@pytest.mark.parametrize("first", [{}, None, (None, None)])
+def test_a_specification_of_nothing_is_not_taken_for_the_next_inputs(first: Any) -> None:
+    class Two(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            return a + 1, b + 1
+
+    graph = trace(Two(), (torch.ones(4, 3), torch.ones(7, 2)), dynamic_shapes=(first, {0: BATCH}))
+    assert [value.shape for value in graph.inputs] == [(4, 3), ("batch", 2)]
+
+
+def test_specifications_are_nested_as_the_inputs_are() -> None:
+    class Nested(nn.Module):
+        def forward(self, x: Tensor, state: dict[str, Tensor], rest: list[Tensor], *, last: Tensor) -> Tensor:
+            return x + state["a"] + rest[0] + last + state["b"].sum()
+
+    x = torch.ones(4, 3)
+    graph = trace(
+        Nested(),
+        (x, {"b": torch.ones(6), "a": x}, [x]),
+        {"last": x},
+        {
+            "last": {0: BATCH},
+            "rest": [{0: BATCH}],
+            "state": {"a": {0: BATCH}, "b": {0: Dim("length")}},
+            "x": {0: BATCH},
+        },
+    )
+    shapes = {value.name: value.shape for value in graph.inputs}
+    assert shapes == {
+        "x": ("batch", 3),
+        "state_b": ("length",),
+        "state_a": ("batch", 3),
+        "rest_0": ("batch", 3),
+        "last": ("batch", 3),
+    }
+
+
+def test_one_graph_serves_every_batch_and_sequence(agrees: Agrees) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.randn(64, 8))
+            self.qkv = nn.Linear(8, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, length, width = x.shape
+            x = x + self.positions[:length] + torch.arange(length)[:, None]
+            q, k, v = self.qkv(x).reshape(batch, length, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind()
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return y.transpose(1, 2).reshape(batch, length, width).mean(1) / length
+
+    module = Attention()
+    graph = trace(module, (torch.randn(2, 5, 8),), dynamic_shapes=({0: BATCH, 1: Dim("length", max=64)},))
+    for shape in ((2, 5, 8), (1, 1, 8), (3, 40, 8), (1, 64, 8)):
+        agrees(graph, module, (torch.randn(shape),))
+
+
+# -- weights
+
+
+def test_weights_keep_their_names_and_share_the_modules_memory() -> None:
+    module = Network()
+    graph = trace(module, (torch.ones(2, 4),))
+    weight = graph.constants["blocks.0.fc.weight"]
+    assert {f"blocks.{index}.fc.{part}" for index in (0, 1) for part in ("weight", "bias")} < set(graph.constants)
+    assert np.shares_memory(weight.data, module.blocks[0].fc.weight.detach().numpy())
+
+
+def test_tied_weights_are_one_constant() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(9, 4)
+            self.head = nn.Linear(4, 9, bias=False)
+            self.head.weight = self.embed.weight
+            self.other = nn.Linear(4, 9, bias=False)
+
+        def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.embed(ids)
+            return self.head(x), self.other(x)
+
+    graph = trace(Tied(), (torch.zeros(2, 3, dtype=torch.int64),))
+    matrices = [constant for constant in graph.constants.values() if constant.shape == (9, 4)]
+    assert [len(matrix.uses) for matrix in matrices] == [2, 1]
+
+
+def test_parts_of_one_tensor_are_constants_of_their_own() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            whole = torch.arange(6.0)
+            self.register_buffer("front", whole[:3])
+            self.register_buffer("back", whole[3:])
+            self.register_buffer("even", whole[::2])
+            self.register_buffer("none", torch.zeros(0))
+            self.register_buffer("nothing", torch.zeros(0))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return x + self.front, x + self.back, x + self.even, self.none + 1, self.nothing + 2
+
+    outputs = Interpreter(trace(Parts(), (torch.zeros(3),))).run({"x": np.zeros(3, np.float32)})
+    assert [array.tolist() for array in outputs.values()] == [[0, 1, 2], [3, 4, 5], [0, 2, 4], [], []]
+
+
+def test_nan_in_a_weight_is_refused() -> None:
+    module = Network()
+    nn.init.constant_(module.blocks[1].fc.bias, float("nan"))
+    with pytest.raises(ModelError, match=r"weight 'blocks.1.fc.bias' of blocks.1.fc at .* holds NaN"):
+        trace(module, (torch.ones(2, 4),))
+
+
+# -- training
+
+
+def test_a_module_is_traced_in_evaluation_and_left_as_it_was(agrees: Agrees) -> None:
+    module = Network().train()
+    module.blocks[1].eval()
+    before = [part.training for part in module.modules()]
+    graph = trace(module, (torch.ones(2, 4),))
+    assert [part.training for part in module.modules()] == before
+    agrees(graph, module.eval(), (torch.randn(2, 4),))
+
+
+def test_a_module_that_can_not_be_traced_is_left_as_it_was() -> None:
+    module = nn.Sequential(nn.Dropout(), Apply(lambda x: x if x.sum() > 0 else -x))
+    module[0].eval()
+    with pytest.raises(ModelError):
+        trace(module, (torch.ones(2),))
+    assert [part.training for part in module.modules()] == [True, False, True]
+
+
+# -- places
+
+
+def test_nodes_know_the_module_and_the_line_that_they_came_from() -> None:
+    graph = trace(Network(), (torch.ones(2, 4),))
+    places = {node.operator: node.location for node in graph.nodes}
+    lines, first = inspect.getsourcelines(Block.forward)
+    line = first + next(index for index, text in enumerate(lines) if "torch.sin" in text)
+    assert places["Sin"].module == "blocks.1"
+    assert places["Sin"].source == f"test_trace.py:{line}"
+    assert places["Gemm"].module == "blocks.1.fc"
+    assert places["Mul"].module == ""
+    assert [node.location.module for node in graph.nodes if node.operator == "Gemm"] == ["blocks.0.fc", "blocks.1.fc"]
+
+
+# -- refusals
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x).abs()
+
+
+def test_an_operator_without_counterpart_is_named_with_its_module() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), Spectrum())
+    with pytest.raises(
+        ModelError, match=r"^1 at test_trace.py:\d+: aten._fft_r2c.default has no counterpart among the op"
+    ):
+        trace(module, (torch.ones(2, 4),))
+
+
+class Counter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        self.steps += 1
+        return inputs[0] + self.steps
+
+
+REFUSED: dict[str, tuple[nn.Module, str]] = {
+    "a branch on data": (Apply(lambda x: x if x.sum() > 0 else -x), "refuses Apply: .*data-dependent"),
+    "a size from data": (Apply(lambda x: x[:, : int(x.argmax())]), "refuses Apply: .*data-dependent"),
+    "a size of a result": (Apply(lambda x: x.nonzero()), "aten.nonzero.default has no counterpart"),
+    "a condition": (Apply(lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))), "has no counterpart"),
+    "a broken module": (Apply(lambda x: x @ torch.ones(7, 7)), "refuses Apply: .*must have same reduction dim"),
+    "a state": (Counter(), "the model changes 'steps' while it runs"),
+    "a changed input": (Apply(lambda x: x.add_(1)), "the model changes 'inputs_0' while it runs"),
+    "a number": (Apply(lambda x: (x, 5)), "the model returns 5, which is not a tensor"),
+    "a size": (Apply(lambda x: (x, x.shape[0])), "the model returns .*, which is not a tensor"),
+    "a root of a size": (Apply(lambda x: x * x.shape[0] ** -0.5), "arithmetic on a symbolic size beyond whole numbers"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_graph_can_not_express_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    module, reason = REFUSED[name]
+    with pytest.raises(ModelError, match=f"(?s){reason}"):
+        trace(module, (torch.randn(4, 4),), dynamic_shapes=(({0: BATCH},),))
+    assert capfd.readouterr() == ("", ""), "torch dumps what it made so far"
+
+
+def test_a_refusal_says_what_range_a_size_may_have() -> None:
+    module = Apply(lambda x: x + torch.ones(64, 1)[: x.shape[0]])
+    with pytest.raises(ModelError, match=r"(?s)Suggested fixes:.*batch = Dim\('batch', max=64\)"):
+        trace(module, (torch.ones(4, 4),), dynamic_shapes=(({0: BATCH},),))
+
+
+# -- archives
+
+
+def test_an_archive_gives_the_graph_that_its_module_gives(tmp_path: Path) -> None:
+    module = Network().eval()
+    dynamic = ({0: BATCH},)
+    path = tmp_path / "network.pt2"
+    torch.export.save(torch.export.export(module, (torch.ones(2, 4),), dynamic_shapes=dynamic), path)
+    graph = read_pt2(path)
+    verify(graph)
+    assert (graph.name, graph.inputs[0].shape) == ("network", ("x_0", 4))
+    traced = trace(module, (torch.ones(2, 4),), dynamic_shapes=({0: Dim("x_0")},))
+    assert differences(graph, traced) == ["graph: network against Network"]
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(
+        Interpreter(graph).run({"x": x})["output"], Interpreter(traced).run({"x": x})["output"]
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an archive", "truncated"])
+def test_a_broken_archive_is_refused_by_name(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "broken.pt2"
+    if content == "truncated":
+        torch.export.save(torch.export.export(Network().eval(), (torch.ones(2, 4),)), path)
+        path.write_bytes(path.read_bytes()[:-500])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"broken.pt2 is not a torch.export archive that can be read: "):
+        read_pt2(path)

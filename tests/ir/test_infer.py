@@ -1,0 +1,281 @@
+"""Types without data: what holds for every size is given, what holds for some is refused or taken as documented."""
+
+import re
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+from planish.ir.builder import Builder
+from planish.ir.dims import Dim, evaluate
+from planish.ir.errors import ModelError
+from planish.ir.graph import Constant, Graph, Location, Node, Value
+from planish.ir.infer import contents, infer, refresh, scope
+from planish.ir.types import DType, TensorType
+
+Case: TypeAlias = tuple[str, list[Value | None], dict[str, Any]]
+FAR = 2**63 - 1
+
+
+def tensor(*shape: Dim, dtype: DType = DType.float32) -> Value:
+    return Value("x", TensorType(dtype, shape))
+
+
+def ints(*values: int) -> Constant:
+    return Constant("ints", np.array(values, np.int64))
+
+
+def floats(*values: float) -> Constant:
+    return Constant("floats", np.array(values, np.float32))
+
+
+def shape_of(operator: str, *inputs: Value | None, **attributes: Any) -> tuple[Dim, ...]:
+    return infer(operator, inputs, attributes)[0].shape
+
+
+# -- static shapes
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes", "shape"),
+    [
+        ("Conv", [tensor(2, 3, 8, 9), tensor(4, 3, 3, 3), tensor(4)], {"strides": (2, 1)}, (2, 4, 3, 7)),
+        ("MaxPool", [tensor(2, 3, 8, 8)], {"kernel_shape": (3, 3), "strides": (2, 2), "ceil_mode": 1}, (2, 3, 4, 4)),
+        ("Add", [tensor(2, 1, 4), tensor(3, 1)], {}, (2, 3, 4)),
+        ("Reshape", [tensor(2, 3, 4), ints(0, -1)], {}, (2, 12)),
+        ("Concat", [tensor(2, 3), tensor(2, 4), tensor(2, 1)], {"axis": -1}, (2, 8)),
+        ("Resize", [tensor(1, 3, 10, 10), None, floats(1, 1, 0.7, 2.5)], {}, (1, 3, 7, 25)),
+        ("Resize", [tensor(1, 3, 8, 8), None, None, ints(1, 3, 5, 20)], {"mode": "linear"}, (1, 3, 5, 20)),
+    ],
+)
+def test_static_shapes(operator: str, inputs: list[Value | None], attributes: dict[str, Any], shape: Any) -> None:
+    assert shape_of(operator, *inputs, **attributes) == shape
+
+
+def test_several_outputs_have_types_of_their_own() -> None:
+    values, indices = infer("TopK", [tensor("n", 9), ints(2)], {}, 2)
+    assert (values, indices) == (TensorType(DType.float32, ("n", 2)), TensorType(DType.int64, ("n", 2)))
+    assert infer("Cast", [tensor("n")], {"to": DType.bfloat16.value}) == [TensorType(DType.bfloat16, ("n",))]
+
+
+def test_no_memory_is_asked_for() -> None:
+    huge = 2**28  # a petabyte of products
+    assert shape_of("MatMul", tensor(huge, 8), tensor(8, huge)) == (huge, huge)
+
+
+# -- symbolic shapes hold for every size
+
+IMAGE = tensor("n", 8, "h", "w")
+ROWS = tensor("n", "s")
+SYMBOLIC: dict[str, Case] = {
+    "conv": ("Conv", [IMAGE, tensor(4, 8, 5, 5)], {"strides": (3, 2), "dilations": (2, 1), "pads": (1, 0, 2, 0)}),
+    "conv same": ("Conv", [IMAGE, tensor(4, 8, 5, 5)], {"strides": (3, 2), "auto_pad": "SAME_LOWER"}),
+    "conv transposed": ("ConvTranspose", [IMAGE, tensor(8, 4, 5, 5)], {"strides": (3, 2), "output_padding": (1, 1)}),
+    "max pool": ("MaxPool", [IMAGE], {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    "ceiling pool": ("MaxPool", [IMAGE], {"kernel_shape": (3, 2), "strides": (2, 3), "ceil_mode": 1}),
+    "double": ("Resize", [IMAGE, None, floats(1, 1, 2, 2)], {}),
+    "one and a half": ("Resize", [IMAGE, None, floats(1, 1, 1.5, 0.6)], {"mode": "linear"}),
+    "seven tenths": ("Resize", [IMAGE, None, floats(1, 1, 0.7, 1.1)], {"mode": "cubic"}),
+    "to a size": ("Resize", [IMAGE, None, None, ints(1, 8, 7, 9)], {}),
+    "flatten": ("Flatten", [IMAGE], {"axis": 2}),
+    "keep and infer": ("Reshape", [IMAGE, ints(0, 0, -1)], {}),
+    "merge": ("Reshape", [tensor("n", "s", 12), ints(-1, 12)], {}),
+    "split heads": ("Reshape", [tensor("n", "s", 12), ints(0, 0, 3, 4)], {}),
+    "concat": ("Concat", [ROWS, tensor("n", "h"), tensor("n", 3)], {"axis": 1}),
+    "broadcast": ("Add", [ROWS, tensor("n", 1)], {}),
+    "broadcast ranks": ("Mul", [tensor("n", 1, "s"), tensor(4, 1)], {}),
+    "choose": ("Where", [tensor("n", 1, dtype=DType.bool), ROWS, tensor(1)], {}),
+    "pad": ("Pad", [ROWS, ints(0, 3, 0, -2)], {}),
+    "reflect": ("Pad", [ROWS, ints(0, 2, 0, 1)], {"mode": "reflect"}),
+    "every third": ("Slice", [ROWS, ints(0), ints(FAR), ints(1), ints(3)], {}),
+    "backwards": ("Slice", [ROWS, ints(-1), ints(-FAR), ints(1), ints(-2)], {}),
+    "up to four hundred": ("Slice", [ROWS, ints(0), ints(400), ints(1)], {}),
+    "the last four hundred": ("Slice", [ROWS, ints(-400), ints(FAR), ints(1)], {}),
+    "but the last four hundred": ("Slice", [ROWS, ints(0), ints(-400), ints(1)], {}),
+    "from forty to fifty": ("Slice", [ROWS, ints(40), ints(50), ints(1), ints(3)], {}),
+    "look up": ("Gather", [tensor(100, 16), tensor("n", "s", dtype=DType.int64)], {}),
+    "reduce": ("ReduceMean", [IMAGE, ints(2)], {"keepdims": 0}),
+    "global pool": ("GlobalAveragePool", [IMAGE], {}),
+    "attend": ("MatMul", [tensor("n", 2, "s", 4), tensor("n", 2, 4, "h")], {}),
+    "normalize": ("LayerNormalization", [tensor("n", "s", 8), tensor(8), tensor(8)], {}),
+    "local response": ("LRN", [IMAGE], {"size": 3}),
+    "einsum": ("Einsum", [tensor("n", "s", 4), tensor("n", "h", 4)], {"equation": "bik,bjk->bij"}),
+    "lower triangle": ("Trilu", [tensor("s", "s")], {"upper": 0}),
+    "crop": ("CenterCropPad", [ROWS, ints(10, 20)], {}),
+}
+
+
+def bound(value: Value | None, sizes: dict[str, int]) -> Value | None:
+    if value is None or isinstance(value, Constant):
+        return value
+    return Value("x", TensorType(value.dtype, tuple(evaluate(dim, sizes) for dim in value.shape)))
+
+
+@pytest.mark.parametrize("name", SYMBOLIC)
+def test_a_symbolic_type_is_right_at_every_size(name: str) -> None:
+    operator, inputs, attributes = SYMBOLIC[name]
+    symbolic = shape_of(operator, *inputs, **attributes)
+    for size in (3, 7, 8, 10, 31, 49, 352, 399, 401, 1000):
+        sizes = {"n": 2, "s": size, "h": size, "w": size + 1}
+        try:
+            static = shape_of(operator, *(bound(value, sizes) for value in inputs), **attributes)
+        except ModelError:
+            continue  # smaller than the kernel
+        assert tuple(evaluate(dim, sizes) for dim in symbolic) == static, f"at {size}"
+
+
+def test_a_size_that_is_asked_for_stays_the_number_it_is() -> None:
+    assert shape_of("Reshape", ROWS, ints(0, -1, 16)) == ("n", "s // 16", 16)
+    assert shape_of("SpaceToDepth", IMAGE, blocksize=2) == ("n", 32, "h // 2", "w // 2")
+
+
+def test_a_bound_up_to_thirty_two_is_taken_to_lie_inside() -> None:
+    assert shape_of("Slice", ROWS, ints(0), ints(32), ints(1)) == ("n", 32)
+    assert shape_of("Slice", ROWS, ints(-3), ints(FAR), ints(1)) == ("n", 3)
+    assert shape_of("Slice", ROWS, ints(0), ints(33), ints(1)) == ("n", "Min(33, s)")
+    assert shape_of("Slice", ROWS, ints(0), ints(10**9), ints(1)) == ("n", "s")
+
+
+# -- what is computed from shapes
+
+
+@pytest.fixture
+def op() -> Builder:
+    graph = Graph()
+    graph.add_input("x", TensorType(DType.float32, ("batch", "length", 64)))
+    return Builder(graph)
+
+
+def test_a_reshape_follows_the_chain_that_made_its_shape(op: Builder) -> None:
+    (x,) = op.graph.inputs
+    batch, length = (op.Shape(x, start=axis, end=axis + 1) for axis in (0, 1))
+    heads = op.Reshape(x, op.Concat(batch, length, [4], [-1], axis=0))
+    assert heads.shape == ("batch", "length", 4, 16)
+    assert op.Reshape(heads, op.Concat(op.Mul(batch, length), [64], axis=0)).shape == ("batch * length", 64)
+    assert op.Expand(op.constant(np.ones((1, 1), np.float32)), op.Concat(length, length, axis=0)).shape == (
+        "length",
+        "length",
+    )
+    assert op.Range(0, op.Squeeze(length), 1).shape == ("length",)
+    assert op.ConstantOfShape(op.Concat(batch, [7], axis=0)).shape == ("batch", 7)
+
+
+@pytest.mark.parametrize("rows", [16, 40, 64, 512, 5000])
+def test_a_position_table_is_cut_at_a_symbolic_end(op: Builder, rows: int) -> None:
+    """However long the table is: that inputs are no longer than it, the model's author has seen to."""
+    (x,) = op.graph.inputs
+    table = op.constant(np.zeros((rows, 64), np.float32))
+    length = op.Shape(x, start=1, end=2)
+    positions = op.Slice(table, [0], length, [0])
+    assert positions.shape == ("length", 64)
+    assert op.Add(x, op.Unsqueeze(positions, [0])).shape == ("batch", "length", 64)
+    assert op.Slice(table, op.Neg(length), [FAR], [0]).shape == ("length", 64)
+
+
+def test_a_shape_that_is_computed_from_data_gets_symbols_of_its_own() -> None:
+    wanted = tensor(2, dtype=DType.int64)
+    wanted.name = "/decoder/shape.0"
+    assert shape_of("Reshape", tensor("n", 4), wanted) == ("d_decoder_shape_0_0", "d_decoder_shape_0_1")
+    assert contents(wanted) is None
+
+
+def test_bounds_that_are_computed_from_data_are_refused() -> None:
+    with pytest.raises(ModelError, match="Slice needs %x at compile time, but it is computed from data"):
+        infer("Slice", [ROWS, ints(0), tensor(1, dtype=DType.int64)], {})
+
+
+def test_a_result_whose_size_depends_on_data_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"NonZero\(float32\[n, s\]\) can't be applied: a size .* depends on data"):
+        infer("NonZero", [ROWS], {})
+
+
+# -- what would hold for one size alone
+
+
+@pytest.mark.parametrize("width", [352, 416, 19392, 48, 34, 5, 1000])
+def test_a_symbolic_size_is_never_taken_for_a_number(width: int) -> None:
+    """Not even for one of the sizes with which torch's questions are answered."""
+    for inputs in ([ROWS, tensor("n", width)], [tensor("n", width), ROWS]):
+        with pytest.raises(
+            ModelError, match=r"^Add\(float32\[n, (s|\d+)\], float32\[n, (s|\d+)\]\) can't be applied: "
+        ):
+            infer("Add", inputs, {})
+    with pytest.raises(ModelError, match="can't be applied"):
+        infer("MatMul", [ROWS, tensor(width, 3)], {})
+
+
+def test_two_symbols_are_never_taken_for_one() -> None:
+    sizes = scope(("a", "b")).sizes
+    gap = sizes["b"].node.hint - sizes["a"].node.hint
+    with pytest.raises(ModelError, match=r"Add\(.*\) can't be applied"):
+        infer("Add", [tensor("b"), tensor(f"a + {gap}")], {})
+
+
+def test_a_refusal_leaves_no_trace() -> None:
+    names = ("n", "s")
+    n, s = (scope(names).sizes[name].node.hint for name in names)
+    for other in (tensor("n", s), tensor("n", f"n + {s - n}")):
+        with pytest.raises(ModelError):
+            infer("Add", [ROWS, other], {})
+        assert shape_of("Relu", ROWS) == ("n", "s")
+
+
+def test_types_do_not_depend_on_what_was_inferred_before() -> None:
+    """A reshape that needs `s` to be a multiple of 16 doesn't make it one."""
+    before = shape_of("Resize", ROWS, None, floats(1, 0.0625))
+    shape_of("Reshape", ROWS, ints(0, -1, 16))
+    assert shape_of("Resize", ROWS, None, floats(1, 0.0625)) == before == ("n", "s // 16")
+    again = scope(("n", "s"))
+    assert again.dim(again.size("16*(s//16)")) == "16 * (s // 16)"
+
+
+# -- errors
+
+
+def test_an_unknown_operator_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ModelError, match=r"^unknown operator com.microsoft::FusedMatMull; did you mean com.micro"):
+        infer("com.microsoft::FusedMatMull", [], {})
+    with pytest.raises(ModelError, match="^unknown operator zzz$"):
+        infer("zzz", [], {})
+
+
+def test_an_error_names_the_operator_the_types_and_torchs_reason() -> None:
+    with pytest.raises(ModelError, match=re.escape("Gemm(float32[2, 3], float32[4, 5], none) can't be applied: ")):
+        infer("Gemm", [tensor(2, 3), tensor(4, 5), None], {})
+    with pytest.raises(ModelError, match=r"Relu\(.*\) can't be applied: .*unexpected keyword argument 'alpha'"):
+        infer("Relu", [tensor(2)], {"alpha": 1.0})
+
+
+def test_torch_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ModelError):
+        infer("MatMul", [ROWS, tensor("k", "n")], {})
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+# -- refresh
+
+
+def chain() -> tuple[Graph, Node, Node]:
+    graph = Graph()
+    op = Builder(graph, location=Location("head.fc"))
+    hidden = op.MatMul(graph.add_input("x", TensorType(DType.float32, ("batch", 4))), np.ones((4, 8), np.float32))
+    out = op.Softmax(op.MatMul(hidden, np.ones((8, 2), np.float32)))
+    graph.outputs["y"] = out
+    first, second, _ = graph.nodes
+    return graph, first, second
+
+
+def test_refreshing_carries_a_changed_weight_through() -> None:
+    graph, first, second = chain()
+    graph.set_input(first, 1, graph.add_constant(np.ones((4, 6), np.float32)))
+    graph.set_input(second, 1, graph.add_constant(np.ones((6, 3), np.float32)))
+    refresh(graph)
+    assert [node.output.shape for node in graph.nodes] == [("batch", 6), ("batch", 3), ("batch", 3)]
+
+
+def test_refreshing_names_the_layer_that_no_longer_fits() -> None:
+    graph, first, _ = chain()
+    graph.set_input(first, 1, graph.add_constant(np.ones((4, 6), np.float32)))
+    with pytest.raises(ModelError, match=r"^head.fc: MatMul\(float32\[batch, 6\], float32\[8, 2\]\) can't be applied"):
+        refresh(graph)

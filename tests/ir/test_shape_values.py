@@ -1,0 +1,179 @@
+"""What is known of small integer tensors that are computed from shapes."""
+
+import numpy as np
+import pytest
+
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph, Value
+from planish.ir.infer import contents, scope
+from planish.ir.shape_values import elements, symbols
+from planish.ir.text import parse_graph
+from planish.ir.types import DType, TensorType
+
+IMAGE = TensorType(DType.float32, ("n", 3, "h", "w"))
+
+
+def value_of(lines: str) -> Value:
+    """The value %y of some lines, in a graph with an image %x and data %d that nobody knows."""
+    graph = parse_graph(f'graph "g"(%x: float32[n, 3, h, w], %d: int64[2]) {{\n{lines}\nreturn y = %y\n}}')
+    return graph.outputs["y"]
+
+
+SHAPE = "%s: int64[4] = Shape(%x)\n"
+MATRIX = SHAPE + "const %r: int64[2] = [2, 2]\n%m: int64[2, 2] = Reshape(%s, %r)\n"
+AXIS = "const %a: int64[1] = [0]\n"
+BOUNDS = "const %c: int64[] = 100\nconst %o: int64[] = 7\n"
+CASES = {
+    "constant": ("const %c: int64[3] = [1, 2, 3]\n%y: int64[3] = Identity(%c)", (1, 2, 3)),
+    "shape": ("%y: int64[4] = Shape(%x)", ("n", 3, "h", "w")),
+    "part": ("%y: int64[2] = Shape(%x) {start = 1, end = 3}", (3, "h")),
+    "from behind": ("%y: int64[1] = Shape(%x) {start = -1}", ("w",)),
+    "size": ("%y: int64[] = Size(%x)", ("3 * h * n * w",)),
+    "gather": (SHAPE + "const %i: int64[2] = [-1, 0]\n%y: int64[2] = Gather(%s, %i)", ("w", "n")),
+    "one": (SHAPE + "const %i: int64[] = 2\n%y: int64[] = Gather(%s, %i)", ("h",)),
+    "slice": (
+        SHAPE + "const %b: int64[1] = [1]\nconst %e: int64[1] = [9223372036854775807]\nconst %a: int64[1] = [0]\n"
+        "const %t: int64[1] = [2]\n%y: int64[2] = Slice(%s, %b, %e, %a, %t)",
+        (3, "w"),
+    ),
+    "slice without steps": (
+        SHAPE + "const %b: int64[1] = [-2]\nconst %e: int64[1] = [4]\n%y: int64[2] = Slice(%s, %b, %e)",
+        ("h", "w"),
+    ),
+    "rows reversed and turned": (
+        MATRIX
+        + "const %b: int64[1] = [-1]\nconst %e: int64[1] = [-9223372036854775807]\nconst %a: int64[1] = [0]\n"
+        + "const %t: int64[1] = [-1]\n%v: int64[2, 2] = Slice(%m, %b, %e, %a, %t)\n"
+        + "%y: int64[2, 2] = Transpose(%v) {perm = [1, 0]}",
+        ("h", "n", "w", 3),
+    ),
+    "row of a matrix": (
+        MATRIX + "const %i: int64[] = 1\n%y: int64[2] = Gather(%m, %i) {axis = 1}",
+        (3, "w"),
+    ),
+    "concat": (
+        SHAPE + "const %c: int64[1] = [-1]\n%y: int64[5] = Concat(%s, %c) {axis = 0}",
+        ("n", 3, "h", "w", -1),
+    ),
+    "columns joined": (
+        MATRIX + "%y: int64[2, 4] = Concat(%m, %m) {axis = 1}",
+        ("n", 3, "n", 3, "h", "w", "h", "w"),
+    ),
+    "cast": (SHAPE + "%y: int32[4] = Cast(%s) {to = 6}", ("n", 3, "h", "w")),
+    "cast of floats": (
+        "const %f: float32[3] = [1.7, -1.7, 2.0]\n%y: int64[3] = Cast(%f) {to = 7}",
+        (1, -1, 2),
+    ),
+    "squeeze": (
+        "%s: int64[1] = Shape(%x) {start = 2, end = 3}\n%z: int64[] = Squeeze(%s)\n"
+        + AXIS
+        + "%y: int64[1] = Unsqueeze(%z, %a)",
+        ("h",),
+    ),
+    "arithmetic": (
+        SHAPE + "const %two: int64[] = 2\nconst %three: int64[4] = [3, 3, 3, 3]\n%p: int64[4] = Add(%s, %three)\n"
+        "%m: int64[4] = Mul(%p, %two)\n%b: int64[4] = Sub(%m, %three)\n%y: int64[4] = Div(%b, %two)",
+        ("n + 1", 4, "h + 1", "w + 1"),
+    ),
+    "remainder": (
+        SHAPE + "const %c: int64[1] = [2]\n%m: int64[4] = Mod(%s, %c)\n%y: int64[4] = Neg(%m)",
+        ("-Mod(n, 2)", -1, "-Mod(h, 2)", "-Mod(w, 2)"),
+    ),
+    "extremes": (
+        BOUNDS
+        + "%s: int64[2] = Shape(%x) {start = 1, end = 3}\n%m: int64[2] = Min(%s, %c)\n%y: int64[2] = Max(%o, %m)",
+        (7, "Max(7, Min(100, h))"),
+    ),
+    "product": (
+        "%s: int64[2] = Shape(%x) {start = 1, end = 3}\n%y: int64[1] = ReduceProd(%s) {keepdims = 1}",
+        ("3 * h",),
+    ),
+    "filled": (
+        "const %n: int64[1] = [2]\n%y: int64[2] = ConstantOfShape(%n) {value = int64[1] [5]}",
+        (5, 5),
+    ),
+    "where": (
+        SHAPE + "const %c: int64[4] = [-1, 3, -1, 8]\nconst %m: int64[] = -1\n%e: bool[4] = Equal(%c, %m)\n"
+        "%y: int64[4] = Where(%e, %s, %c)",
+        ("n", 3, "h", 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_elements_are_followed_to_where_they_were_made(name: str) -> None:
+    lines, expected = CASES[name]
+    assert contents(value_of(lines)) == expected
+
+
+UNKNOWN = {
+    "data": "%y: int64[2] = Identity(%d)",
+    "partly data": "%s: int64[4] = Shape(%x)\n%y: int64[6] = Concat(%s, %d) {axis = 0}",
+    "gathered by data": SHAPE + "%y: int64[2] = Gather(%s, %d)",
+    "gathered by sizes": SHAPE + "%y: int64[4] = Gather(%s, %s)",
+    "cut at a size": (
+        SHAPE + "const %b: int64[1] = [0]\n%e: int64[1] = Shape(%x) {start = 2, end = 3}\n"
+        "%y: int64[4] = Slice(%s, %b, %e)"
+    ),
+    "a place that isn't there": SHAPE + "const %i: int64[] = 7\n%y: int64[] = Gather(%s, %i)",
+    "divided by zero": SHAPE + "const %c: int64[] = 0\n%y: int64[4] = Div(%s, %c)",
+    "product of columns": (MATRIX + "const %a: int64[1] = [0]\n%y: int64[2] = ReduceProd(%m, %a) {keepdims = 0}"),
+    "floats": "%y: float32[n, 3, h, w] = Relu(%x)",
+    "through floats": (
+        SHAPE + "const %c: float32[] = 0.5\n%f: float32[4] = Cast(%s) {to = 1}\n%m: float32[4] = Mul(%f, %c)\n"
+        "%y: int64[4] = Cast(%m) {to = 7}"
+    ),
+    "too many": "const %n: int64[1] = [65]\n%y: int64[65] = ConstantOfShape(%n) {value = int64[1] [5]}",
+    "of no known rank of its own": "%y: int64[k] = Identity(%d)",
+    "truncated remainder": SHAPE + "const %c: int64[1] = [2]\n%y: int64[4] = Mod(%s, %c) {fmod = 1}",
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_depends_on_data_is_not_guessed(name: str) -> None:
+    assert contents(value_of(UNKNOWN[name])) is None
+
+
+@pytest.mark.parametrize(("a", "b"), [(7, 2), (-7, 2), (7, -2), (-7, -2), (-8, 2)])
+def test_integers_are_divided_towards_zero(a: int, b: int) -> None:
+    lines = f"const %a: int64[] = {a}\nconst %b: int64[] = {b}\n%y: int64[] = Div(%a, %b)"
+    assert contents(value_of(lines)) == (int(a / b),)
+
+
+def test_elements_keep_the_tensors_shape() -> None:
+    lines = (
+        "const %c: int64[2] = [2, 1]\n%s: int64[2] = Shape(%x) {start = 2, end = 4}\n%y: int64[2, 1] = Reshape(%s, %c)"
+    )
+    found = elements(value_of(lines), {"h": 10, "w": 20}.__getitem__)
+    assert found is not None
+    assert found.tolist() == [[10], [20]]
+
+
+def test_the_caller_brings_the_arithmetic() -> None:
+    value = value_of(SHAPE + "const %c: int64[] = 2\n%y: int64[4] = Mul(%s, %c)")
+    assert symbols(value) == {"n", "h", "w"}
+    found = elements(value, lambda dim: np.float64(0.5) if isinstance(dim, str) else dim)
+    assert found is not None
+    assert found.tolist() == [1.0, 6, 1.0, 1.0]
+
+
+def test_a_shape_that_is_read_along_many_paths_is_followed_once() -> None:
+    """Sixty doublings have 2**60 paths to their beginning."""
+    graph = Graph()
+    op = Builder(graph)
+    value = op.Shape(graph.add_input("x", IMAGE), start=2, end=3)
+    for _ in range(60):
+        value = op.Add(value, value)
+    assert symbols(value) == {"n", "h", "w"}
+    assert contents(value) == (f"{2**60} * h",)
+
+
+def test_a_question_that_equates_two_sizes_leaves_no_trace() -> None:
+    """`Where(h == w + 48, ...)` has an answer for the sizes tried, and no inference after it may think them equal."""
+    names = ("h", "n", "w")
+    sizes = [scope(names).sizes[name].node.hint for name in names]
+    lines = f"{SHAPE}const %i: int64[] = 2\nconst %j: int64[] = 3\n%h: int64[] = Gather(%s, %i)\n%w: int64[] = Gather(%s, %j)\n"
+    lines += f"const %c: int64[] = {sizes[0] - sizes[2]}\n%k: int64[] = Add(%w, %c)\n%y: bool[] = Equal(%h, %k)"
+    with pytest.raises(Exception, match="equates two"):
+        contents(value_of(lines))
+    assert contents(value_of(SHAPE.replace("%s", "%y"))) == ("n", 3, "h", "w")
