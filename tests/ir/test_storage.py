@@ -1,7 +1,8 @@
 """A graph in a file: whole or not at all, memory-mapped, the same bytes each time; broken files are refused by name."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,18 @@ def file(graph: Graph, tmp_path: Path) -> Path:
     return tmp_path / "g.planish"
 
 
-@pytest.fixture
-def no_large_files() -> Iterator[None]:
-    """The kernel refuses to write more than 4 kB into a file, as a full disk does."""
+@contextmanager
+def no_large_files() -> Generator[None]:
+    """The kernel refuses to write more than 4 kB into a file, as a full disk does.
+
+    Not a fixture: pytest writes its own progress before a fixture ends, into a file perhaps.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @given(st.data())
@@ -116,9 +122,9 @@ def test_the_file_is_a_safetensors_file_that_others_may_read(file: Path, graph: 
     assert file.stat().st_mode == plain.stat().st_mode
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(file: Path, graph: Graph, no_large_files: None) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(file: Path, graph: Graph) -> None:
     before = file.read_bytes()
-    with pytest.raises(OSError, match=r"g\.planish can't be written"):
+    with no_large_files(), pytest.raises(OSError, match=r"g\.planish can't be written"):
         save(graph, file)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
