@@ -2,6 +2,7 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The TVM backend."""
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -53,6 +54,7 @@ class Tvm(Backend):
         return [path]
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
+        os.environ.setdefault("TVM_BIND_THREADS", "0")  # or its pool ties the caller's thread to one core, for good
         import tvm
         from tvm import relax
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -208,3 +211,25 @@ def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.so").write_bytes(b"not a library")
     with pytest.raises(ModelError, match=r"model\.so: TVM can't load it"):
         find_backend("tvm").load(tmp_path, [], [], None)
+
+
+PINNED = """
+import os
+import sys
+
+import planish
+
+cores = os.sched_getaffinity(0)
+planish.load(sys.argv[1])
+print(os.sched_getaffinity(0) == cores)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system ties no thread to a core")
+def test_loading_leaves_the_caller_free_to_run_on_every_core(make_graph, target, tmp_path) -> None:
+    graph = make_graph(lambda op, x: op.Relu(x), "batch", 3)
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    environment = {name: value for name, value in os.environ.items() if name != "TVM_BIND_THREADS"}
+    program = [sys.executable, "-c", PINNED, str(tmp_path / "dist")]
+    run = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True"
