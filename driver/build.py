@@ -120,7 +120,7 @@ def _run(job: _Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     before = job.score(untouched.executable.run)
     graph, rows = _run_passes(job, before)
     probes = make_probes(job.source, job.calibration, job.recipe.seed)
-    candidates = lower_all(graph, job.source, job.recipe.backend, job.target, probes, scratch, job.reporter)
+    candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter)
     job.reporter.stage("measuring latency")
     reference, latencies = _measure(job, untouched, candidates, probes)
     if len(candidates) > 1:

@@ -71,7 +71,6 @@ def open_subject(reference: str, target: Target, scratch: Path, threads: int | N
 
 def lower_all(
     graph: Graph,
-    source: Graph,
     choice: str,
     target: Target,
     probes: Sequence[Feeds],
@@ -86,7 +85,7 @@ def lower_all(
     """
     if choice != "auto":
         reporter.stage(f"lowering to {choice}")
-        return [_lower_checked(graph, source, find_backend(choice), target, probes, scratch)]
+        return [_lower_checked(graph, find_backend(choice), target, probes, scratch)]
     candidates: list[Candidate] = []
     faults: list[PlanishError] = []
     for backend in map(find_backend, backend_names()):
@@ -95,7 +94,7 @@ def lower_all(
             continue
         reporter.stage(f"lowering to {backend.name}")
         try:
-            candidates.append(_lower_checked(graph, source, backend, target, probes, scratch))
+            candidates.append(_lower_checked(graph, backend, target, probes, scratch))
         except (TargetError, CheckError) as error:
             faults.append(error)
             reporter.warn(f"{backend.name} is left out: {error}")
@@ -113,33 +112,30 @@ def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tu
     return best
 
 
-def _lower_checked(
-    graph: Graph, source: Graph, backend: Backend, target: Target, probes: Sequence[Feeds], scratch: Path
-) -> Candidate:
+def _lower_checked(graph: Graph, backend: Backend, target: Target, probes: Sequence[Feeds], scratch: Path) -> Candidate:
     candidate = lower(graph, backend, target, scratch / backend.name)
-    check_lowering(candidate, graph, source, probes)
+    check_lowering(candidate, graph, probes)
     return candidate
 
 
-def check_lowering(candidate: Candidate, graph: Graph, source: Graph, probes: Sequence[Feeds]) -> None:
+def check_lowering(candidate: Candidate, graph: Graph, probes: Sequence[Feeds]) -> None:
     """Hold a compiled model to the interpreter: within float tolerance, or quantization's rounding.
 
     Args:
         candidate: that was compiled from the graph.
         graph: what it should compute.
-        source: the graph before any pass.
         probes: that they are compared on.
 
     Raises:
         CheckError: an output differs further; it is named.
     """
     outputs = run_graph(graph, probes)
-    rounding = rounding_of(graph, run_graph(source, probes), outputs)
+    rounding = rounding_of(graph, probes, outputs)
     for number, (probe, expected) in enumerate(zip(probes, outputs, strict=True)):
         for (name, wanted), got in zip(expected.items(), candidate.executable.run(probe), strict=True):
             if got.shape != wanted.shape:
                 fault = f"has shape {list(got.shape)} instead of {list(wanted.shape)}"
-            elif is_close(wanted, got, rounding):
+            elif is_close(wanted, got, rounding.get(name, 0.0)):
                 continue
             else:
                 fault = f"is off by {drift([{name: wanted}], [{name: got}]):.3g} (relative error)"

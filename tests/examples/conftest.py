@@ -19,6 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 class Example:
     """An example's graph, the same before any lossy pass, and what the model itself gives for some inputs."""
 
+    folder: Path
     graph: Graph
     optimized: Graph
     feeds: dict[str, np.ndarray]
@@ -38,7 +39,7 @@ def example(request: pytest.FixtureRequest) -> Example:
         module, inputs, dynamic_shapes = made
         graph, expected = planish.trace(module, inputs, dynamic_shapes=dynamic_shapes), run_torch(module, feeds)
     optimized = planish.optimize(graph, "cleanup,fuse", verify=Verify.STRUCTURE).graph  # the tests check the numbers
-    return Example(graph, optimized, feeds, expected)
+    return Example(folder, graph, optimized, feeds, expected)
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,67 @@
+"""The quantized examples in each backend: every node does what it means, and what they differ by is rounding."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import planish
+from planish import Graph
+from planish.backends import Backend, find_backend
+from planish.driver.lowering import check_lowering, lower
+from planish.driver.recipe import read_recipe
+from planish.ir.graph import Constant, Value
+from planish.ir.infer import contents, find_operator
+from planish.ir.interpreter import evaluate
+from planish.ir.ops.dtypes import to_numpy, to_torch
+from planish.passes.legalize import legalized
+from planish.passes.manager import Verify
+from planish.passes.pipeline import format_pipeline
+from planish.targets.load import native
+
+
+@pytest.fixture(scope="module")
+def quantized(example) -> Graph:
+    """Its optimized graph after the recipe's own way to quantize it, ranges from two samples."""
+    quantize = read_recipe(example.folder / "recipe.yaml").pipeline()[-1]
+    assert quantize.name == "quantize"
+    return planish.optimize(
+        example.optimized, format_pipeline([quantize]), data=[example.feeds], verify=Verify.STRUCTURE
+    ).graph
+
+
+@pytest.fixture(params=["onnxruntime", "tvm"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    backend = find_backend(request.param)
+    if missing := backend.available():
+        pytest.skip(missing)
+    return backend
+
+
+def test_a_backend_differs_by_no_more_than_rounding(example, quantized, backend, tmp_path: Path) -> None:
+    candidate = lower(quantized, backend, native(), tmp_path / "dist")
+    check_lowering(candidate, quantized, [example.feeds])
+
+
+def test_every_node_means_in_a_backend_what_it_means(example, quantized, backend, tmp_path: Path) -> None:
+    """Held to the interpreter on the very operands that the backend had, where no rounding can hide a wrong kernel."""
+    graph = legalized(quantized, native(), backend.name)
+    seen = [value for node in graph.nodes for value in node.outputs if contents(value) is None]
+    graph.outputs = {f"value_{index}": value for index, value in enumerate(seen)}
+    executable = lower(graph, backend, native(), tmp_path / "dist").executable
+    values: dict[Value, np.ndarray] = dict(zip(seen, executable.run(example.feeds), strict=True))
+    values |= {value: example.feeds[value.name] for value in graph.inputs}
+    compared = 0
+    for node in graph.nodes:
+        operands = {value: _tensor(value, values) for value in node.inputs if value is not None}
+        for output, tensor in zip(node.outputs, evaluate(node, find_operator(node.operator), operands), strict=False):
+            wanted = to_numpy(tensor)
+            if output in values:
+                np.testing.assert_allclose(values[output], wanted, rtol=1e-3, atol=1e-4, err_msg=repr(node))
+                compared += 1
+            values.setdefault(output, wanted)
+    assert compared == len(seen)
+
+
+def _tensor(value: Value, values: dict[Value, np.ndarray]):
+    return to_torch(value.data if isinstance(value, Constant) else values[value])
