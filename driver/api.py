@@ -17,6 +17,7 @@ from ..targets import Target
 from ..targets.load import load_target
 from .data import make_batches, ports_of
 from .model import read_model
+from .reporter import SILENT, PassReporter, Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def optimize(
     seed: int = 0,
     verify: Verify = Verify.NUMERIC,
     instruments: Sequence[Instrument] = (),
+    reporter: Reporter = SILENT,
 ) -> Optimized:
     """Run a pipeline over a copy of a graph, checking it after every pass.
 
@@ -63,6 +65,7 @@ def optimize(
         seed: for whatever is random.
         verify: what is checked after each pass.
         instruments: that watch.
+        reporter: hears of progress.
 
     Raises:
         UsageError: the pipeline or the target makes no sense, or a pass lacks data.
@@ -73,8 +76,8 @@ def optimize(
     passes = parse_pipeline(pipeline)
     feeds = [batch.inputs for batch in make_batches(data, ports_of(graph), "data")]
     result = graph.clone()
-    context = PassContext(target=machine, source=graph, calibration=feeds, seed=seed)
-    records = PassManager(passes, instruments, verify).run(result, context)
+    context = PassContext(target=machine, source=graph, calibration=feeds, seed=seed, progress=reporter.progress)
+    records = PassManager(passes, [PassReporter(reporter), *instruments], verify).run(result, context)
     return Optimized(result, records)
 
 

@@ -17,7 +17,6 @@ from ..passes.base import Effect, Feeds, Pass, PassContext
 from ..passes.check import make_probes
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
-from ..passes.pipeline import PRESETS, parse_pipeline
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, held_out, ports_of, read_data, single_sample
@@ -27,7 +26,7 @@ from .measurement import Latency, interleaved
 from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reference import isolated_imports
-from .reporter import SILENT, Reporter
+from .reporter import SILENT, PassReporter, Reporter
 from .results import Artifact, Measured, PassRow, plain
 from .units import show_bytes, show_seconds
 
@@ -152,7 +151,7 @@ def _run_passes(job: _Job, before: Score | None) -> tuple[Graph, Sequence[PassRo
         progress=job.reporter.progress,
     )
     try:
-        PassManager(job.passes, [watch]).run(graph, context)
+        PassManager(job.passes, [PassReporter(job.reporter), watch]).run(graph, context)
     finally:
         job.reporter.passes(watch.rows)
     return graph, watch.rows
@@ -165,14 +164,10 @@ class _Watch(Instrument):
         self.rows: list[PassRow] = []
         self._job = job
         self._before = before
-        self._quiet = {step.name for preset in PRESETS.values() for step in parse_pipeline(preset)}
 
     def start(self, graph: Graph) -> None:
         metric = None if self._before is None else self._before.value
         self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph), None, metric))
-
-    def before(self, step: Pass, graph: Graph) -> None:
-        self._job.reporter.stage(f"running {step.name}")
 
     def after(self, record: PassRecord, graph: Graph) -> None:
         score = self._job.score(interpreted(graph)) if record.effect is Effect.LOSSY and record.result.changed else None
@@ -188,9 +183,6 @@ class _Watch(Instrument):
                 metric=None if score is None else score.value,
             )
         )
-        if not record.result.changed and record.name not in self._quiet:
-            reasons = "; ".join(record.result.misses[:3])
-            self._job.reporter.warn(f"{record.text} changed nothing{f': {reasons}' if reasons else ''}")
 
 
 def _measure(

@@ -111,19 +111,22 @@ def opt(
     from ..passes.instrument import PrintIR
     from ..passes.manager import Verify
     from .optimize import optimize_file
-    from .report import records_table
+    from .report import ConsoleReporter, records_table
     from .results import plain
 
-    printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed, stream=sys.stderr)
-    result = optimize_file(
-        model,
-        pipeline,
-        output,
-        target=target,
-        data=data,
-        verify=Verify(verify),
-        instruments=[printer],
-    )
+    reporter = ConsoleReporter(_console())
+    with reporter.live():
+        printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed, stream=sys.stderr)
+        result = optimize_file(
+            model,
+            pipeline,
+            output,
+            target=target,
+            data=data,
+            verify=Verify(verify),
+            instruments=[printer],
+            reporter=reporter,
+        )
     if time_passes:
         _show([records_table(result.records)], None)
     if as_json:

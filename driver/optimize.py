@@ -12,6 +12,7 @@ from .api import Optimized, optimize
 from .data import ports_of, read_data
 from .model import read_model
 from .reference import isolated_imports
+from .reporter import SILENT, Reporter
 
 FORMS = (".onnx", ".planish")
 
@@ -25,6 +26,7 @@ def optimize_file(
     data: str | None = None,
     verify: Verify = Verify.NUMERIC,
     instruments: Sequence[Instrument] = (),
+    reporter: Reporter = SILENT,
 ) -> Optimized:
     """Run a pipeline over a model and write the graph.
 
@@ -36,6 +38,7 @@ def optimize_file(
         data: that they calibrate on.
         verify: what is checked after each pass.
         instruments: that watch.
+        reporter: hears of progress.
 
     Raises:
         UsageError: the output's form is unknown, or the pipeline makes no sense.
@@ -44,10 +47,19 @@ def optimize_file(
         raise UsageError(f"{output} must end in {' or '.join(FORMS)}")
     with isolated_imports(Path()):
         parse_pipeline(pipeline)  # a typing error is told before a large model is read
+        reporter.stage(f"reading {model}")
         source = read_model(model)
         batches = [] if data is None else read_data(data, Path(), ports_of(source))
         feeds = [batch.inputs for batch in batches]
-        result = optimize(source, pipeline, data=feeds, target=target, verify=verify, instruments=instruments)
+        result = optimize(
+            source,
+            pipeline,
+            data=feeds,
+            target=target,
+            verify=verify,
+            instruments=instruments,
+            reporter=reporter,
+        )
     if output is not None:
         _write(result.graph, output)
     return result

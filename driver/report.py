@@ -108,7 +108,7 @@ def summary_table(artifact: Artifact) -> Table:
     ):
         worse, better = artifact.flips or (0, 0)
         pairs = f" ({worse} samples worse, {better} better)" if artifact.flips else ""
-        change = f"{-artifact.drop if not artifact.metric.lower_is_better else artifact.drop:+.4f}{pairs}"
+        change = f"{after.score.value - before.score.value:+z.4f}{pairs}"
         table.add_row(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
     table.add_row("size", show_bytes(before.size), show_bytes(after.size), f"{artifact.shrinkage:.2f}x smaller")
     speedup = f"{artifact.speedup} faster"
@@ -150,7 +150,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     costs.add_row("", a.name, b.name, "")
     costs.add_row("backend", a.backend, b.backend, "")
     if a.metric is not None and b.metric is not None:
-        costs.add_row(str(comparison.metric), f"{a.metric:.4f}", f"{b.metric:.4f}", f"{b.metric - a.metric:+.4f}")
+        costs.add_row(str(comparison.metric), f"{a.metric:.4f}", f"{b.metric:.4f}", f"{b.metric - a.metric:+z.4f}")
     costs.add_row("size", show_bytes(a.size), show_bytes(b.size), f"{comparison.shrinkage:.2f}x smaller")
     latencies = (show_seconds(side.latency.median) for side in (a, b))
     costs.add_row("latency", *latencies, f"{comparison.speedup} faster")

@@ -1,7 +1,11 @@
-"""What a build tells while it runs; this one keeps silent, `report.Console` speaks."""
+"""What long work tells while it runs; this reporter keeps silent, `report.ConsoleReporter` speaks."""
 
 from collections.abc import Sequence
 
+from ..ir.graph import Graph
+from ..passes.base import Pass
+from ..passes.instrument import Instrument, PassRecord
+from ..passes.pipeline import PRESETS, parse_pipeline
 from .results import Artifact, PassRow
 
 
@@ -28,3 +32,19 @@ class Reporter:
 
 
 SILENT = Reporter()
+
+
+class PassReporter(Instrument):
+    """Tells a reporter which pass runs, and which one that the user asked for by name found nothing to do."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._of_presets = {step.name for preset in PRESETS.values() for step in parse_pipeline(preset)}
+
+    def before(self, step: Pass, graph: Graph) -> None:
+        self._reporter.stage(f"running {step.name}")
+
+    def after(self, record: PassRecord, graph: Graph) -> None:
+        if not record.result.changed and record.name not in self._of_presets:
+            reasons = "; ".join(record.result.misses[:3])
+            self._reporter.warn(f"{record.text} changed nothing{f': {reasons}' if reasons else ''}")

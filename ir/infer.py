@@ -191,7 +191,7 @@ class _Inference:
 
     def run(self, attributes: Mapping[str, Attribute], outputs: int, attempt: int) -> list[TensorType]:
         within = scope(tuple(sorted(self.symbols)), attempt)
-        keywords = call_attributes(self.definition, attributes, outputs)
+        keywords = call_attributes(self.definition, self.inputs, attributes, outputs)
         with _unspoilt(within), within.mode if self.symbols else torch.device("meta"), torch.no_grad():
             arguments = [self._argument(within, index, value) for index, value in enumerate(self.inputs)]
             results = self.definition.function(*arguments, **keywords)
@@ -230,9 +230,13 @@ class _Inference:
         return [f"{name if name[0].isalpha() else f'd{name}'}_{index}" for index in range(count)]
 
 
-def call_attributes(definition: Operator, attributes: Mapping[str, Attribute], outputs: int) -> dict[str, Any]:
+def call_attributes(
+    definition: Operator, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute], outputs: int
+) -> dict[str, Any]:
     """The keyword arguments with which an operator's function is called for a node."""
     keywords: dict[str, Any] = dict(attributes)
     if definition.takes_outputs:
         keywords["outputs"] = outputs
+    if definition.takes_dtype and inputs[0] is not None:
+        keywords["input_dtype"] = torch_dtype(inputs[0].dtype)
     return keywords

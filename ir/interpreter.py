@@ -69,7 +69,8 @@ def evaluate(node: Node, definition: Any, values: Mapping[Value, torch.Tensor]) 
         else:
             arguments.append(values[value])
     try:
-        results = definition.function(*arguments, **call_attributes(definition, node.attributes, len(node.outputs)))
+        keywords = call_attributes(definition, node.inputs, node.attributes, len(node.outputs))
+        results = definition.function(*arguments, **keywords)
     except Exception as error:  # whatever torch raises is a property of the model and its input
         raise ModelError(f"{node.location}: {node!r} failed: {error}") from error
     results = results if isinstance(results, tuple) else (results,)

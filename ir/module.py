@@ -42,7 +42,7 @@ def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
         )
         keywords = {
             name: attribute if _is_code(attribute) else _held(root, target, attribute)
-            for name, attribute in call_attributes(definition, node.attributes, len(node.outputs)).items()
+            for name, attribute in call_attributes(definition, node.inputs, node.attributes, len(node.outputs)).items()
         }
         result = target.call_function(function, arguments, keywords)
         for index, output in enumerate(node.outputs):
@@ -69,7 +69,7 @@ def update_constants(graph: Graph, module: fx.GraphModule) -> int:
 
 def _is_code(attribute: Attribute) -> bool:
     """Whether an attribute can be written into the module's code; arrays and graphs can't."""
-    return isinstance(attribute, int | float | str | tuple)
+    return isinstance(attribute, int | float | str | tuple | torch.dtype)
 
 
 def _held(root: nn.Module, target: fx.Graph, attribute: Attribute) -> fx.Node:

@@ -34,6 +34,8 @@ def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> 
 
 
 @operator("Range")
-def range_(start: Ints, limit: Ints, delta: Ints) -> Tensor:
+def range_(start: Ints, limit: Ints, delta: Ints, *, input_dtype: torch.dtype) -> Tensor:
     first, beyond, step = start[0], limit[0], delta[0]
-    return torch.arange(first, beyond, step) if (beyond > first) == (step > 0) else torch.arange(0)
+    if (beyond > first) != (step > 0):
+        return torch.empty(0, dtype=input_dtype)
+    return torch.arange(first, beyond, step, dtype=input_dtype)

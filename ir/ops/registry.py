@@ -3,7 +3,8 @@
 The parameters before `*` are the operator's inputs in the order of its schema, `None` by default where optional; those
 after it are its attributes, with the schema's defaults. An input annotated `Ints` is read on the host (a shape, axes,
 the bounds of a slice): the function gets a sequence of ints, symbolic ones during type inference, instead of a tensor.
-A function with a keyword parameter `outputs` is told how many outputs its node has.
+A function with a keyword parameter `outputs` is told how many outputs its node has, one with `input_dtype` torch's element
+type of its first input.
 """
 
 import inspect
@@ -28,6 +29,7 @@ class Operator:
         inputs: parameter names of the inputs; a variadic one comes last.
         host: positions of the inputs that are read on the host.
         takes_outputs: whether the function is told the number of outputs.
+        takes_dtype: whether it is told the element type of its first input.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
     """
 
@@ -36,6 +38,7 @@ class Operator:
     inputs: tuple[str, ...]
     host: frozenset[int]
     takes_outputs: bool
+    takes_dtype: bool
     trainable: Callable[..., Any] | None = field(default=None)
 
 
@@ -47,6 +50,7 @@ def operator(name: str, *, trainable: Callable[..., Any] | None = None) -> Calla
 
     def register(function: Meaning) -> Meaning:
         parameters = inspect.signature(function).parameters.values()
+        names = {parameter.name for parameter in parameters}
         positional = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
         host = frozenset(
             index for index, parameter in enumerate(positional) if parameter.annotation in (Ints, Ints | None)
@@ -56,7 +60,8 @@ def operator(name: str, *, trainable: Callable[..., Any] | None = None) -> Calla
             function=function,
             inputs=tuple(parameter.name for parameter in positional),
             host=host,
-            takes_outputs=any(parameter.name == "outputs" for parameter in parameters),
+            takes_outputs="outputs" in names,
+            takes_dtype="input_dtype" in names,
             trainable=trainable,
         )
         return function

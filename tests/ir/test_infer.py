@@ -156,7 +156,9 @@ def test_a_reshape_follows_the_chain_that_made_its_shape(op: Builder) -> None:
         "length",
         "length",
     )
-    assert op.Range(0, op.Squeeze(length), 1).shape == ("length",)
+    assert op.Range(0, op.Squeeze(length), 1).type == TensorType(DType.int64, ("length",))
+    end = op.Cast(op.Squeeze(length), to=DType.int32)
+    assert op.Range(np.int32(0), end, np.int32(1)).type == TensorType(DType.int32, ("length",))
     assert op.ConstantOfShape(op.Concat(batch, [7], axis=0)).shape == ("batch", 7)
 
 

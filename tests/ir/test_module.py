@@ -20,14 +20,19 @@ graph "g"(%x: float32[batch, 4], %mask: bool[batch, 4]) {
   const %k: int64[1] = [2]
   const %end: float32[] = 0.5
   const %slice: int64[1] = [1]
+  const %zero: int32[] = 0
+  const %one: int32[] = 1
   %s: int64[2] = Shape(%x)
+  %size: int64[] = Size(%x)
+  %until: int32[] = Cast(%size) {to = 6}
+  %range: int32[4 * batch] = Range(%zero, %until, %one)
   %fill: float32[batch, 4] = ConstantOfShape(%s) {value = float32[1] [2.5]}
   %m: float32[batch, 4] = Where(%mask, %x, %fill)
   %c: float32[batch, 4] = Clip(%m, none, %end)
   %h: float32[batch, 3] = MatMul(%c, %w)
   %e: float32[batch, 3] = Elu(%h) {alpha = inf}
   %top: float32[batch, 2], %at: int64[batch, 2] = TopK(%h, %k)
-  return top = %top, at = %at, e = %e, again = %top, w = %w, x = %x
+  return top = %top, at = %at, e = %e, range = %range, again = %top, w = %w, x = %x
 }
 """
 
@@ -68,7 +73,7 @@ def test_floats_are_parameters_and_share_the_graphs_memory(graph: Graph) -> None
     module = to_module(graph)
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     assert [tuple(parameter.shape) for parameter in parameters.values()] == [(4, 3), ()]
-    assert {buffer.dtype for buffer in buffers.values()} == {torch.int64}
+    assert {buffer.dtype for buffer in buffers.values()} == {torch.int64, torch.int32}
     assert not any(parameter.requires_grad for parameter in parameters.values())
     weight = next(iter(parameters.values()))
     assert np.shares_memory(weight.detach().numpy(), graph.constants["w"].data)

@@ -31,9 +31,6 @@ EXCLUDED = {
     "test_training_dropout_default": "random",
     "test_training_dropout_default_mask": "random",
     "test_training_dropout_mask": "random",
-    "test_range_bfloat16_type_positive_delta": "Range reads on the host, where only int64 and float32 are told apart",
-    "test_range_float16_type_positive_delta": "the same",
-    "test_range_int32_type_negative_delta": "the same",
 }
 SIZES_FROM_DATA = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
 
@@ -164,6 +161,8 @@ def _compute(graph: onnx.GraphProto, feeds: Mapping[str, torch.Tensor], run: Run
         ]
         if operator.takes_outputs:
             attributes["outputs"] = len(node.output)
+        if operator.takes_dtype:
+            attributes["input_dtype"] = values[node.input[0]].dtype
         results = (run or _run)(operator, arguments, attributes)
         values.update(zip(node.output, results if isinstance(results, tuple) else (results,), strict=True))
     return [values[output.name] for output in graph.output]
