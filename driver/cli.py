@@ -249,7 +249,7 @@ def _recipe(reference: str, flags: dict[str, Any]) -> "Recipe":
 def _console() -> "Console":
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False)  # shapes in brackets are no markup
     if not console.is_terminal:
         console.width = LOG_WIDTH
     return console

@@ -27,6 +27,11 @@ class Ratio:
     lower: float
     upper: float
 
+    @property
+    def inverse(self) -> "Ratio":
+        """How many times slower."""
+        return Ratio(1 / self.median, 1 / self.upper, 1 / self.lower)
+
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.lower:.2f}-{self.upper:.2f})"
 

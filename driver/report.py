@@ -11,6 +11,7 @@ from ..passes.instrument import PassRecord
 from .bench import BenchRow
 from .comparison import Comparison
 from .inspection import Inspection
+from .measurement import Ratio
 from .reporter import Reporter
 from .results import Artifact, PassRow
 from .units import show_bytes, show_count, show_seconds
@@ -32,7 +33,7 @@ class ConsoleReporter(Reporter):
             return
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -43,7 +44,7 @@ class ConsoleReporter(Reporter):
 
     def stage(self, text: str) -> None:
         if self._progress is None or self._task is None:
-            self._console.print(text, style="dim", markup=False, highlight=False)
+            self._console.print(text, style="dim")
         else:
             self._progress.reset(self._task, description=text, total=None)
 
@@ -52,10 +53,10 @@ class ConsoleReporter(Reporter):
             self._progress.update(self._task, description=description, completed=done, total=total)
 
     def note(self, text: str) -> None:
-        self._console.print(f"note: {text}", markup=False, highlight=False)
+        self._console.print(f"note: {text}")
 
     def warn(self, text: str) -> None:
-        self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+        self._console.print(f"warning: {text}", style="yellow")
 
     def passes(self, rows: Sequence[PassRow]) -> None:
         if rows:
@@ -75,6 +76,14 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 def _maybe(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def _faster(ratio: Ratio) -> str:
+    return f"{ratio} faster" if ratio.median >= 1 else f"{ratio.inverse} slower"
+
+
+def _smaller(ratio: float) -> str:
+    return f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
 
 
 def passes_table(rows: Sequence[PassRow]) -> Table:
@@ -110,8 +119,8 @@ def summary_table(artifact: Artifact) -> Table:
         pairs = f" ({worse} samples worse, {better} better)" if artifact.flips else ""
         change = f"{after.score.value - before.score.value:+z.4f}{pairs}"
         table.add_row(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
-    table.add_row("size", show_bytes(before.size), show_bytes(after.size), f"{artifact.shrinkage:.2f}x smaller")
-    speedup = f"{artifact.speedup} faster"
+    table.add_row("size", show_bytes(before.size), show_bytes(after.size), _smaller(artifact.shrinkage))
+    speedup = _faster(artifact.speedup)
     table.add_row(
         f"latency, {threads}", show_seconds(before.latency.median), show_seconds(after.latency.median), speedup
     )
@@ -130,7 +139,7 @@ def records_table(records: Sequence[PassRecord]) -> Table:
 
 def bench_table(rows: Sequence[BenchRow]) -> Table:
     """Latency with quartiles of the ratio to the first row, memory, size."""
-    table = _table("model", "backend", "latency", "faster than the first (quartiles)", "memory", "size")
+    table = _table("model", "backend", "latency", "speed against the first (quartiles)", "memory", "size")
     for row in rows:
         memory = "" if row.memory is None else show_bytes(row.memory)
         latency = show_seconds(row.latency.median)
@@ -151,9 +160,9 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     costs.add_row("backend", a.backend, b.backend, "")
     if a.metric is not None and b.metric is not None:
         costs.add_row(str(comparison.metric), f"{a.metric:.4f}", f"{b.metric:.4f}", f"{b.metric - a.metric:+z.4f}")
-    costs.add_row("size", show_bytes(a.size), show_bytes(b.size), f"{comparison.shrinkage:.2f}x smaller")
+    costs.add_row("size", show_bytes(a.size), show_bytes(b.size), _smaller(comparison.shrinkage))
     latencies = (show_seconds(side.latency.median) for side in (a, b))
-    costs.add_row("latency", *latencies, f"{comparison.speedup} faster")
+    costs.add_row("latency", *latencies, _faster(comparison.speedup))
     yield costs
 
 

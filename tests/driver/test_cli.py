@@ -176,7 +176,7 @@ def test_opt_prints_writes_and_times(folder: Path) -> None:
     assert [record["name"] for record in json.loads(result.stdout)] == ["dce"]
     again = planish("opt", "copy.planish", "-p", "dce", "-o", "net.onnx")
     assert again.exit_code == 0, again.stderr
-    assert planish("inspect", "net.onnx").exit_code == 0
+    assert "float32[batch, 8]" in planish("inspect", "net.onnx").stderr
 
 
 def test_opt_can_leave_out_the_checks(folder: Path) -> None:
@@ -206,7 +206,7 @@ def test_bench(folder: Path, artifact: Path) -> None:
     assert all(len(row["latency"]["rounds"]) > 5 and row["size"] > 0 for row in rows)
     if sys.platform == "linux":
         assert all(row["memory"] > 1_000_000 for row in rows)
-    assert "faster" in planish("bench", str(artifact), "-d", "data.py:test").stderr
+    assert "speed against the first" in planish("bench", str(artifact), "-d", "data.py:test").stderr
 
 
 def test_compare(folder: Path, artifact: Path) -> None:

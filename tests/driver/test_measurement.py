@@ -11,6 +11,7 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert (ratio.median, ratio.lower) == (2.0, 2.0)  # the medians' ratio would be 2, the means' 3.1
     assert ratio.upper == 2.5
     assert str(ratio) == "2.00x (2.00-2.50)"
+    assert str(ratio.inverse) == "0.50x (0.40-0.50)"
 
 
 def test_models_run_in_turn() -> None:
