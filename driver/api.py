@@ -15,7 +15,7 @@ from ..passes.manager import PassManager, Verify
 from ..passes.pipeline import parse_pipeline
 from ..targets import Target
 from ..targets.load import load_target
-from .data import make_batches, ports_of
+from .data import make_batches, ports_of, single_sample, sizes_in
 from .model import read_model
 from .reporter import SILENT, PassReporter, Reporter
 
@@ -75,8 +75,9 @@ def optimize(
     machine = target if isinstance(target, Target) else load_target(target)
     passes = parse_pipeline(pipeline)
     feeds = [batch.inputs for batch in make_batches(data, ports_of(graph), "data")]
+    sizes = sizes_in(single_sample(feeds[0], ports_of(graph)), ports_of(graph)) if feeds else {}
     result = graph.clone()
-    context = PassContext(target=machine, source=graph, calibration=feeds, seed=seed, progress=reporter.progress)
+    context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress)
     records = PassManager(passes, [PassReporter(reporter), *instruments], verify).run(result, context)
     return Optimized(result, records)
 

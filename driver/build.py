@@ -1,7 +1,7 @@
 """The build: a recipe goes in; a checked, measured artifact comes out, or nothing at all."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..targets import Target
 from ..targets.load import load_target
-from .data import Batch, held_out, ports_of, read_data, single_sample
+from .data import Batch, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
-from .lowering import Candidate, fastest, lower, lower_all
-from .measurement import Latency, interleaved
+from .lowering import fastest, lower, lower_all
+from .measurement import interleaved
 from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reference import isolated_imports
@@ -121,11 +121,13 @@ def _run(job: _Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     job.reporter.stage("evaluating the untouched model in ONNX Runtime")
     untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
     before = job.score(untouched.executable.run)
-    graph, rows = _run_passes(job, before)
     probes = make_probes(job.source, job.calibration, job.recipe.seed)
+    sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
+    graph, rows = _run_passes(job, before, sizes_in(sample, untouched.executable.inputs))
     candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter)
     job.reporter.stage("measuring latency")
-    reference, latencies = _measure(job, untouched, candidates, probes)
+    models = [candidate.executable for candidate in (untouched, *candidates)]
+    reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
     if len(candidates) > 1:
         taken = (
             f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
@@ -144,14 +146,15 @@ def _run(job: _Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     return artifact, best.directory, graph
 
 
-def _run_passes(job: _Job, before: Score | None) -> tuple[Graph, Sequence[PassRow]]:
+def _run_passes(job: _Job, before: Score | None, sizes: Mapping[str, int]) -> tuple[Graph, Sequence[PassRow]]:
     graph = job.source.clone()
-    watch = _Watch(job, before)
+    watch = _Watch(job, before, sizes)
     context = PassContext(
         target=job.target,
         source=job.source,
         calibration=job.calibration,
         seed=job.recipe.seed,
+        sizes=sizes,
         progress=job.reporter.progress,
     )
     try:
@@ -164,14 +167,15 @@ def _run_passes(job: _Job, before: Score | None) -> tuple[Graph, Sequence[PassRo
 class _Watch(Instrument):
     """Keeps a row for each pass, and evaluates the metric after those that may lose some of it."""
 
-    def __init__(self, job: _Job, before: Score | None) -> None:
+    def __init__(self, job: _Job, before: Score | None, sizes: Mapping[str, int]) -> None:
         self.rows: list[PassRow] = []
         self._job = job
         self._before = before
+        self._sizes = sizes
 
     def start(self, graph: Graph) -> None:
         metric = None if self._before is None else self._before.value
-        self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph), None, metric))
+        self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph, self._sizes), None, metric))
 
     def after(self, record: PassRecord, graph: Graph) -> None:
         score = self._job.score(interpreted(graph)) if record.effect is Effect.LOSSY and record.result.changed else None
@@ -187,17 +191,6 @@ class _Watch(Instrument):
                 metric=None if score is None else score.value,
             )
         )
-
-
-def _measure(
-    job: _Job, untouched: Candidate, candidates: Sequence[Candidate], probes: Sequence[Feeds]
-) -> tuple[Latency, list[Latency]]:
-    """Latencies of one inference of one sample, of the untouched model and of the candidates, all in one run."""
-    feeds = job.evaluation[0].inputs if job.evaluation else probes[0]
-    sample = single_sample(feeds, untouched.executable.inputs)
-    models = [candidate.executable for candidate in (untouched, *candidates)]
-    first, *others = interleaved([lambda model=model: model.run(sample) for model in models])
-    return first, others
 
 
 def _check_budget(budget: Budget, artifact: Artifact) -> None:

@@ -142,6 +142,9 @@ def inspect(
     model: Model,
     target: TargetName = "native",
     depth: Annotated[int, typer.Option(min=0, help="of the module path that costs are summed up to")] = 2,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension, to count costs with; else 1")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model consists of and costs.
@@ -152,7 +155,7 @@ def inspect(
     from .report import inspection_tables
     from .results import plain
 
-    inspection = look(model, target, depth)
+    inspection = look(model, target, depth, _sizes(size or []))
     _show(inspection_tables(inspection), plain(inspection) if as_json else None)
 
 
@@ -222,6 +225,17 @@ def main() -> None:
 def _terminate(number: int, frame: FrameType | None) -> None:
     """End like an interrupt, so that half-written folders are removed."""
     raise SystemExit(128 + number)
+
+
+def _sizes(texts: list[str]) -> dict[str, int]:
+    """Sizes of dimensions from texts such as `batch=8`."""
+    from ..ir.errors import UsageError
+
+    sizes = {name: text for name, _, text in (entry.partition("=") for entry in texts)}
+    for name, text in sizes.items():
+        if not text.isdecimal() or not int(text):
+            raise UsageError(f"--size {name}={text} must be a name and a positive number, such as batch=8")
+    return {name: int(text) for name, text in sizes.items()}
 
 
 def _given(**flags: str | None) -> dict[str, str]:

@@ -24,7 +24,7 @@ class OutputDifference:
     Attributes:
         name: A's.
         largest: absolute difference.
-        largest_relative: difference over the magnitude of A's element, where that isn't zero.
+        relative: error, as the ratio of L2 norms, like the drift of a pass.
         cosine: between the two, flattened.
         sqnr: signal to noise, in decibels; infinite where they are equal.
         agreement: share of rows along the last axis whose largest element is at the same place; None for scalars.
@@ -32,7 +32,7 @@ class OutputDifference:
 
     name: str
     largest: float
-    largest_relative: float
+    relative: float
     cosine: float
     sqnr: float
     agreement: float | None
@@ -127,7 +127,7 @@ def _difference(name: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> 
     return OutputDifference(
         name=name,
         largest=float(error.max(initial=0.0)),
-        largest_relative=float((error[wanted != 0] / np.abs(wanted[wanted != 0])).max(initial=0.0)),
+        relative=float(np.sqrt(noise / signal)) if signal else float(noise and np.inf),
         cosine=float(wanted @ got / norms) if norms else float(noise == 0),
         sqnr=sqnr,
         agreement=float(np.concatenate([np.ravel(rows) for rows in same]).mean()) if same else None,

@@ -87,6 +87,12 @@ def single_sample(feeds: Feeds, ports: Sequence[Port]) -> Feeds:
     return {name: array[:1] if name in open_ports else array for name, array in feeds.items()}
 
 
+def sizes_in(feeds: Feeds, ports: Sequence[Port]) -> dict[str, int]:
+    """The sizes that inputs give to the model's symbolic dimensions."""
+    dims = ((dim, size) for port in ports for dim, size in zip(port.shape, feeds[port.name].shape, strict=True))
+    return {dim: size for dim, size in dims if isinstance(dim, str)}
+
+
 def random_sample(ports: Sequence[Port], size: int = 32) -> Feeds:
     """Random inputs: floats of a normal distribution, integers of 0 and 1; one sample, other open dimensions of a size."""
     generator = np.random.default_rng(0)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ..ir.analysis.cost import Cost, by_module, by_operator, flops, summarize
 from ..ir.analysis.liveness import peak_activation_bytes
+from ..ir.errors import UsageError
+from ..ir.graph import Graph
 from ..targets import Int8
 from ..targets.load import load_target
 from .model import read_model
-from .reference import isolated_imports
+from .reference import isolated_imports, suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,48 +35,68 @@ class OperatorRow:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What `inspect` shows; open dimensions count as 1."""
+    """What `inspect` shows.
+
+    Attributes:
+        sizes: of the symbolic dimensions, that costs are counted with.
+        activations: bytes of those alive at once, at their peak.
+    """
 
     name: str
     target: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    sizes: Mapping[str, int]
     cost: Cost
     activations: int
     operators: Sequence[OperatorRow]
     modules: Mapping[str, Cost]
 
 
-def inspect(model: str, target: str, depth: int) -> Inspection:
+def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int]) -> Inspection:
     """Look into a model.
 
     Args:
         model: a reference.
         target: whose kernels are asked for.
         depth: of the module path that costs are summed up to.
+        sizes: of symbolic dimensions; 1 where not given.
+
+    Raises:
+        UsageError: the model has no such dimension.
     """
     machine = load_target(target)
     with isolated_imports(Path()):
         graph = read_model(model)
+    sizes = _complete(sizes, graph)
     work: dict[str, int] = {}
     for node in graph.nodes:
-        work[node.operator] = work.get(node.operator, 0) + flops(node)
+        work[node.operator] = work.get(node.operator, 0) + flops(node, sizes)
     int8 = machine.int8 or Int8()
     return Inspection(
         name=graph.name,
         target=machine.name,
         inputs={value.name: str(value.type) for value in graph.inputs},
         outputs={name: str(value.type) for name, value in graph.outputs.items()},
-        cost=summarize(graph),
-        activations=peak_activation_bytes(graph),
+        sizes=sizes,
+        cost=summarize(graph, sizes),
+        activations=peak_activation_bytes(graph, sizes),
         operators=[
             OperatorRow(
                 name, count, work[name], _backends(int8.operators, name), _backends(int8.dynamic_operators, name)
             )
             for name, count in by_operator(graph).items()
         ],
-        modules=by_module(graph, depth),
+        modules=by_module(graph, depth, sizes),
     )
+
+
+def _complete(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:
+    """A size for every symbolic dimension of the inputs."""
+    known = sorted(set().union(*(value.type.symbols for value in graph.inputs)))
+    for name in sizes.keys() - set(known):
+        raise UsageError(f"the model has no dimension {name!r}{suggestion(name, known)}")
+    return {name: sizes.get(name, 1) for name in known}
 
 
 def _backends(kernels: Mapping[str, frozenset[str]], operator: str) -> list[str]:

@@ -151,7 +151,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """The outputs' differences, then the costs."""
     outputs = _table("output", "largest difference", "relative", "cosine", "SQNR", "same argmax", title="B against A")
     for row in comparison.outputs:
-        numbers = (f"{row.largest:.3g}", f"{row.largest_relative:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f} dB")
+        numbers = (f"{row.largest:.3g}", f"{row.relative:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f} dB")
         outputs.add_row(row.name, *numbers, _maybe(row.agreement, ".2%"))
     yield outputs
     costs = _table("", "A", "B", "B against A")
@@ -176,7 +176,9 @@ def inspection_tables(inspection: Inspection) -> Iterator[Table]:
     ports.add_row("nodes", str(cost.nodes))
     ports.add_row("parameters", show_count(cost.parameters))
     ports.add_row("weights", show_bytes(cost.bytes))
-    ports.add_row("FLOPs of one sample", show_count(cost.flops))
+    if inspection.sizes:
+        ports.add_row("counted with", ", ".join(f"{name} = {size}" for name, size in inspection.sizes.items()))
+    ports.add_row("FLOPs", show_count(cost.flops))
     ports.add_row("activations at their peak", show_bytes(inspection.activations))
     yield ports
     operators = _table("operator", "count", "FLOPs", "int8", "dynamic int8", title=f"operators, on {inspection.target}")

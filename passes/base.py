@@ -49,6 +49,7 @@ class PassContext:
         source: the graph as it was read, before any pass: the teacher of `distill`. Nobody edits it.
         calibration: batches of real inputs, without labels; empty where the user gave none.
         seed: for whatever is random.
+        sizes: of the symbolic dimensions, when costs are counted; those not given count as 1.
         progress: called with a description, the steps done and the steps in all, for long work.
     """
 
@@ -56,6 +57,7 @@ class PassContext:
     source: Graph
     calibration: Sequence[Feeds] = ()
     seed: int = 0
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     progress: Callable[[str, int, int], None] = lambda description, done, total: None
 
 

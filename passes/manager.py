@@ -64,7 +64,8 @@ class PassManager:
         if self.verify is not Verify.NONE:
             _verify_after(step, graph)
         drift = None if check is None else check.check(graph, step)
-        record = PassRecord(format_pass(step), step.name, step.effect, result, seconds, summarize(graph), drift)
+        cost = summarize(graph, context.sizes)
+        record = PassRecord(format_pass(step), step.name, step.effect, result, seconds, cost, drift)
         for instrument in self.instruments:
             instrument.after(record, graph)
         return record

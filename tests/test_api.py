@@ -169,3 +169,10 @@ def test_what_is_written_is_read(graph, tmp_path) -> None:
     assert print_graph(planish.read(tmp_path / "net.planish")) == print_graph(graph)
     with pytest.raises(planish.PlanishError, match=r"nothing.planish"):
         planish.read(tmp_path / "nothing.planish")
+
+
+def test_costs_are_those_of_one_sample_of_the_data() -> None:
+    x = torch.zeros(2, 5)
+    graph = planish.trace(nn.ReLU(), (x,), dynamic_shapes=({0: torch.export.Dim("n"), 1: torch.export.Dim("width")},))
+    [record] = planish.optimize(graph, "dce", data=[np.zeros((3, 70), np.float32)]).records
+    assert record.cost.flops == 70

@@ -65,6 +65,12 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], blocke
         (["inspect", "net.planish", "-t", "x86_64"], 2, "unknown target 'x86_64'; did you mean 'x86-64'?"),
         (["opt", "net.planish", "-p", "dce{hard=true}"], 2, "pass dce has no option 'hard'"),
         (["opt", "net.planish", "-p", "dce", "-o", "out.txt"], 2, "out.txt must end in .onnx or .planish"),
+        (
+            ["inspect", "net.planish", "--size", "bacth=2"],
+            2,
+            "the model has no dimension 'bacth'; did you mean 'batch'?",
+        ),
+        (["inspect", "net.planish", "--size", "batch"], 2, "--size batch= must be a name and a positive number"),
         (["passes", "quantise"], 2, "unknown pass 'quantise'; did you mean 'quantize'?"),
         (["targets", "nativ"], 2, "unknown target 'nativ'; did you mean 'native'?"),
     ],
@@ -191,6 +197,9 @@ def test_inspect(folder: Path) -> None:
     assert inspection["inputs"] == {"features": "float32[batch, 8]"}
     assert inspection["cost"]["parameters"] == 8 * 16 + 16 + 16 * 4 + 4
     assert inspection["cost"]["flops"] >= 2 * (8 * 16 + 16 * 4)
+    assert inspection["sizes"] == {"batch": 1}
+    batch = planish("inspect", "net.planish", "--size", "batch=7", "--json")
+    assert json.loads(batch.stdout)["cost"]["flops"] == 7 * inspection["cost"]["flops"]
     operators = {row["name"]: row for row in inspection["operators"]}
     assert sum(row["count"] for row in operators.values()) == inspection["cost"]["nodes"]
     assert operators["Relu"]["int8"] == []
@@ -221,7 +230,7 @@ def test_compare(folder: Path, artifact: Path) -> None:
     result = planish("compare", "net.planish", "negated.onnx", "-d", "data.py:test", "--json")
     [output] = json.loads(result.stdout)["outputs"]
     assert output["cosine"] == pytest.approx(-1)
-    assert output["largest_relative"] == pytest.approx(2)
+    assert output["relative"] == pytest.approx(2)
     assert output["sqnr"] == pytest.approx(-20 * np.log10(2))
     assert output["agreement"] < 0.5
     assert "cosine" in planish("compare", "net.planish", "negated.onnx").stderr
