@@ -16,6 +16,7 @@ from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import quantize_embeddings
 from .grid import Grid
+from .image_means import pool_image_means
 from .layers import Layer, select_layers
 from .observers import OBSERVERS
 from .plan import make_plan
@@ -63,8 +64,9 @@ class Quantize(Pass):
             )
         static = self.scheme == "int8"
         profitable = _union(int8.operators if static else int8.dynamic_operators)
+        counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
         selection = select_layers(graph, profitable, self.only, self.skip)
-        counts = {"layers": len(selection.layers)}
+        counts["layers"] = len(selection.layers)
         if static:
             counts |= self._run_static(graph, context, int8, selection.layers, profitable)
         else:
