@@ -27,6 +27,7 @@ from ...ir.graph import Graph, Location, Value
 from ...ir.infer import expression_dim
 from ...ir.ops.dtypes import dtype_of, to_numpy
 from ...ir.types import TensorType
+from .archive import load_program
 from .lowering import Lowering
 from .table import LOWERINGS
 
@@ -106,13 +107,9 @@ def read_pt2(path: Path) -> Graph:
     """Read a `torch.export` archive.
 
     Raises:
-        ModelError: the file is missing or broken.
+        ModelError: the file is missing or broken, or holds what would be run to read it.
     """
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # a broken archive raises from zip, json, or torch alike
-        raise ModelError(f"{path} is not a torch.export archive that can be read: {error}") from error
-    return convert(program, path.stem, ())
+    return convert(load_program(path), path.stem, ())
 
 
 def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) -> Graph:
