@@ -74,8 +74,9 @@ def optimize(
     """
     machine = target if isinstance(target, Target) else load_target(target)
     passes = parse_pipeline(pipeline)
-    feeds = [batch.inputs for batch in make_batches(data, ports_of(graph), "data")]
-    sizes = sizes_in(single_sample(feeds[0], ports_of(graph)), ports_of(graph)) if feeds else {}
+    ports = ports_of(graph)
+    feeds = [batch.inputs for batch in make_batches(data, ports, "data")]
+    sizes = sizes_in(single_sample(feeds[0], ports), ports) if feeds else {}
     result = graph.clone()
     context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress)
     records = PassManager(passes, [PassReporter(reporter), *instruments], verify).run(result, context)

@@ -15,7 +15,7 @@ RTOL, ATOL = 1e-3, 1e-4
 """The float tolerance that ROUNDING passes and backends are held to."""
 
 ROUNDING_FLOOR = 0.01
-"""The relative error that a graph which rounds coarsely is allowed at the least."""
+"""The relative error that the floats of a graph which rounds coarsely are allowed at the least."""
 
 _NUDGES = (1 - 1e-6, 1 + 1e-6)
 
@@ -165,7 +165,10 @@ def rounding_of(graph: Graph, probes: Sequence[Feeds], outputs: Sequence[Outputs
     if not any("Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in graph.nodes):
         return {}
     nudged = [run_graph(_nudged(graph, factor), probes) for factor in _NUDGES]
-    return {name: max(2 * _largest_move(name, outputs, nudged), ROUNDING_FLOOR) for name in graph.outputs}
+    return {
+        name: max(2 * _largest_move(name, outputs, nudged), ROUNDING_FLOOR if value.dtype.is_float else 0.0)
+        for name, value in graph.outputs.items()
+    }
 
 
 def _largest_move(name: str, outputs: Sequence[Outputs], runs: Sequence[Sequence[Outputs]]) -> float:

@@ -30,7 +30,8 @@ _CORRECTED_ON = 32  # samples: means settle sooner than ranges
 class Quantize(Pass):
     """Compute Conv, Gemm and MatMul layers in 8-bit integers, where the target has a profitable kernel for them.
 
-    Large embedding tables are stored in int8 as well.
+    Large embedding tables are stored in int8 as well, and the mean over an image becomes GlobalAveragePool where that has
+    an integer kernel.
 
     Attributes:
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it

@@ -107,6 +107,13 @@ def test_what_quantization_rounds_is_measured_on_the_probes(graph_of) -> None:
     assert rounding_of(graph_of(IDENTITY), [], []) == {}
 
 
+def test_what_no_rounding_moves_is_held_exactly_unless_it_is_a_float(graph_of) -> None:
+    graph = graph_of(QUANTIZED)
+    graph.outputs["size"] = Builder(graph).Shape(graph.inputs[0])
+    probes = [{"x": np.float32([1.0, 0.25, 1.0, 1.0])}]
+    assert rounding_of(graph, probes, run_graph(graph, probes))["size"] == 0.0
+
+
 def test_a_rounding_pass_over_a_quantized_graph_may_turn_a_rounding(graph_of) -> None:
     graph = graph_of(QUANTIZED)
     check = NumericCheck(graph, [{"x": np.float32([1.0, 0.25, 1.0, 1.0])}])
