@@ -54,10 +54,6 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT) -> Artifact:
         job = _prepare(recipe, reporter)
         artifact, directory, graph = _run(job, scratch)
         reporter.built(artifact)
-        if artifact.speedup.upper < 1:
-            reporter.warn(
-                "the artifact is slower than the untouched model; leave out what made it so, or try its skip="
-            )
         _check_budget(recipe.budget, artifact)
         shutil.copytree(directory, draft, dirs_exist_ok=True)
         amend_manifest(draft, _provenance(job, graph, artifact))

@@ -64,6 +64,8 @@ class ConsoleReporter(Reporter):
 
     def built(self, artifact: Artifact) -> None:
         self._console.print(summary_table(artifact))
+        if artifact.is_slower:
+            self.warn("the artifact is slower than the untouched model; leave out what made it so, or try its skip=")
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

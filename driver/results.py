@@ -84,6 +84,11 @@ class Artifact:
         return self.built.latency.speedup_over(self.untouched.latency)
 
     @property
+    def is_slower(self) -> bool:
+        """Whether it is slower than the untouched model beyond noise: by a twentieth in three rounds of four."""
+        return self.speedup.upper < 0.95
+
+    @property
     def shrinkage(self) -> float:
         """How many times smaller."""
         return self.untouched.size / self.built.size

@@ -106,8 +106,6 @@ import signal
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from planish.ir.builder import Builder
 from planish.passes.base import Effect, Pass, PassResult
 
@@ -137,21 +135,6 @@ class Idle(Pass):
 
     def run(self, graph, context):
         return PassResult({}, ["first: nothing to do here"])
-
-
-@dataclass(frozen=True)
-class Dawdle(Idle):
-    '''Multiplies by a large matrix that changes nothing.'''
-
-    name: ClassVar[str] = "dawdle"
-
-    def run(self, graph, context):
-        op = Builder(graph)
-        for name, value in graph.outputs.items():
-            wide = op.MatMul(value, np.eye(4, 2000, dtype=np.float32))
-            wide = op.MatMul(wide, np.eye(2000, dtype=np.float32))
-            graph.outputs[name] = op.MatMul(wide, np.eye(2000, 4, dtype=np.float32))
-        return PassResult({"dawdle": 1})
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,6 @@ def test_an_artifact_is_built_and_measured(folder: Path) -> None:
     assert artifact.load()(features)[0].shape == (5, 4)
 
 
-def test_an_artifact_that_came_out_slower_is_told(folder: Path) -> None:
-    listener = Listener()
-    assert build(recipe(folder, passes=["passes_of_mine:Dawdle"]), listener).speedup.upper < 1
-    assert any("the artifact is slower than the untouched model" in text for text in listener.warnings)
-
-
 def test_a_second_build_gives_the_same_bytes_and_replaces_the_first(folder: Path) -> None:
     first = build(folder / "recipe.yaml")
     model = (first.directory / "model.onnx").read_bytes()

@@ -8,23 +8,27 @@ import pytest
 from rich.console import Console
 
 from planish.driver.measurement import Latency
-from planish.driver.report import summary_table
+from planish.driver.report import ConsoleReporter
 from planish.driver.results import Artifact, Measured
 
 
+SLOWER = "warning: the artifact is slower than the untouched model"
+
+
 @pytest.mark.parametrize(
-    ("seconds", "size", "words"),
+    ("seconds", "size", "words", "warned"),
     [
-        (0.5, 500, ["2.00x smaller", "2.00x (2.00-2.00) faster"]),
-        (4.0, 4000, ["4.00x larger", "4.00x (4.00-4.00) slower"]),
+        (0.5, 500, ["2.00x smaller", "2.00x (2.00-2.00) faster"], False),
+        (1.01, 1010, ["1.01x larger", "1.01x (1.01-1.01) slower"], False),  # noise
+        (4.0, 4000, ["4.00x larger", "4.00x (4.00-4.00) slower"], True),
     ],
 )
-def test_the_summary_says_faster_or_slower(seconds: float, size: int, words: list[str]) -> None:
+def test_the_summary_says_faster_or_slower(seconds: float, size: int, words: list[str], warned: bool) -> None:
     before, after = (
         Measured("onnxruntime", Latency(np.full(3, time)), count, None)
         for time, count in ((1.0, 1000), (seconds, size))
     )
-    console = Console(file=io.StringIO(), width=120)
-    console.print(summary_table(Artifact(Path("dist"), None, before, after, (), threads=2)))
-    printed = console.file.getvalue()
-    assert [word for word in words if word not in printed] == []
+    file = io.StringIO()
+    ConsoleReporter(Console(file=file, width=160)).built(Artifact(Path("dist"), None, before, after, (), threads=2))
+    assert [word for word in words if word not in file.getvalue()] == []
+    assert (SLOWER in file.getvalue()) == warned
