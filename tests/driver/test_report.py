@@ -11,7 +11,6 @@ from planish.driver.measurement import Latency
 from planish.driver.report import ConsoleReporter
 from planish.driver.results import Artifact, Measured
 
-
 SLOWER = "warning: the artifact is slower than the untouched model"
 
 
