@@ -1,0 +1,298 @@
+"""How much of ONNX planish speaks: the standard's own node cases, each through every stage.
+
+    python benchmarks/coverage_onnx.py [--json RESULTS.json] [--only 'test_conv*'] [--skip tvm]
+
+Each case is imported, verified, printed and parsed back; then it runs in the interpreter, in ONNX Runtime and in TVM, and
+each result is held to the standard's own with the standard's tolerance. Beside them runs ONNX Runtime by itself, on the
+case as it is. A case is on each path
+
+    equal     the outputs are the standard's (of what is random, the types and shapes)
+    refused   a stage said that it can't, naming the operator
+    wrong     other outputs, a graph that doesn't verify or doesn't read back, or a refusal that names no operator
+    crash     anything else: another exception, a dead process, no answer in time
+"""
+
+import json
+import multiprocessing
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import typer
+from onnx.backend.test.case.test_case import TestCase as Case
+from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+RUNTIME_ALONE = "onnxruntime alone"
+PATHS = ("interpreter", "onnxruntime", "tvm", RUNTIME_ALONE)
+CLASSES = ("equal", "refused", "wrong", "crash")
+SECONDS = 120.0
+"""After which a case counts as hung."""
+
+RANDOM = ("test_bernoulli*", "test_training_dropout*")
+
+Outcome = tuple[str, str]
+"""A class and what is to be said about it."""
+
+
+class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of the benchmark
+    """Something other than what the standard or planish itself promises."""
+
+
+# -- one case, in a process of its own
+
+
+def check_case(case: Case, paths: Sequence[str], folder: Path) -> dict[str, Outcome]:
+    """The outcome of a case on each path."""
+    from planish.ir.errors import PlanishError
+
+    outcomes: dict[str, Outcome] = {}
+    file = folder / "case.onnx"
+    onnx.save(case.model, file)
+    if RUNTIME_ALONE in paths:
+        outcomes[RUNTIME_ALONE] = _alone(case, file)
+    ours = [path for path in paths if path != RUNTIME_ALONE]
+    try:
+        graph = _imported(file)
+    except Exception as error:  # noqa: BLE001 -- all of them are findings
+        return outcomes | dict.fromkeys(ours, _classed(case, error, PlanishError))
+    for path in ours:
+        try:
+            _compare(case, _run(graph, path, _feeds(case), folder / path))
+            outcomes[path] = ("equal", "")
+        except Exception as error:  # noqa: BLE001
+            outcomes[path] = _classed(case, error, PlanishError)
+    return outcomes
+
+
+def _imported(file: Path) -> Any:
+    from planish.frontends.onnx import read_onnx
+    from planish.ir.equal import differences
+    from planish.ir.text import parse_graph, print_graph, weights
+    from planish.ir.verify import verify
+
+    graph = read_onnx(file)
+    verify(graph)
+    if changed := differences(graph, parse_graph(print_graph(graph), weights(graph))):
+        raise Unequal(f"it reads back as another graph: {changed[0]}")
+    return graph
+
+
+def _run(graph: Any, path: str, feeds: dict[str, Any], folder: Path) -> list[Any]:
+    from planish.backends import find_backend
+    from planish.backends.artifact import load, write_artifact
+    from planish.ir.interpreter import Interpreter
+    from planish.targets.load import load_target
+
+    if path == "interpreter":
+        return list(Interpreter(graph).run(feeds).values())
+    write_artifact(folder, graph, find_backend(path), load_target("native"))
+    return load(folder).run(feeds)
+
+
+def _alone(case: Case, file: Path) -> Outcome:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        results = session.run(None, _feeds(case))
+    except Exception as error:  # noqa: BLE001 -- the runtime's exceptions have no base class of their own
+        return "refused", _line(error)
+    try:
+        _compare(case, results)
+    except AssertionError as error:
+        return "wrong", _line(error)
+    return "equal", ""
+
+
+def _feeds(case: Case) -> dict[str, Any]:
+    return {value.name: _plain(data) for value, data in zip(case.model.graph.input, case.data_sets[0][0], strict=True)}
+
+
+def _plain(data: Any) -> Any:
+    match data:
+        case onnx.TensorProto():
+            return onnx.numpy_helper.to_array(data)
+        case onnx.SequenceProto():
+            return onnx.numpy_helper.to_list(data)
+        case onnx.OptionalProto():
+            return onnx.numpy_helper.to_optional(data)
+        case list() | tuple():
+            return [_plain(item) for item in data]
+        case None:
+            return None
+        case _:
+            return np.asarray(data)
+
+
+def _compare(case: Case, results: Sequence[Any]) -> None:
+    expected = [_plain(data) for data in case.data_sets[0][1]]
+    if any(fnmatchcase(case.name, pattern) for pattern in RANDOM):
+        found, wanted = ([(array.dtype, array.shape) for array in row] for row in (results, expected))
+        assert found == wanted, f"{found} instead of {wanted}"
+        return
+    Runner.assert_similar_outputs(expected, _comparable(expected, results), case.rtol, case.atol)
+
+
+def _comparable(expected: Sequence[Any], results: Sequence[Any]) -> list[Any]:
+    """The results as the standard's runner takes them: strings as objects, like its own."""
+    return [
+        result.astype(object) if isinstance(wanted, np.ndarray) and wanted.dtype == object else result
+        for wanted, result in zip(expected, results, strict=True)
+    ]
+
+
+def _classed(case: Case, error: Exception, refusal: type[Exception]) -> Outcome:
+    if isinstance(error, AssertionError | Unequal):
+        return "wrong", _line(error)
+    if not isinstance(error, refusal):
+        return "crash", f"{type(error).__name__}: {_line(error)}"
+    names = {node.op_type for node in _nodes(case.model.graph)} | {node.op_type for node in _function_nodes(case.model)}
+    return ("refused" if any(name in str(error) for name in names) else "wrong"), _line(error)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
+
+
+def _function_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    for function in model.functions:
+        yield from function.node
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+# -- all cases, by processes that may die
+
+
+def _work(connection: Connection, paths: Sequence[str]) -> None:
+    """Answer names with outcomes until there are no more."""
+    import os
+
+    os.environ.setdefault("TVM_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(1)
+    cases = {case.name: case for case in _cases()}
+    while (name := connection.recv()) is not None:
+        with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+            connection.send(check_case(cases[name], paths, Path(folder)))
+
+
+@cache
+def _cases() -> list[Case]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the standard's own generators overflow on purpose
+        return load_model_tests(kind="node")
+
+
+class _Worker:
+    """A process that checks cases; a new one takes its place when it dies or hangs."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._process: SpawnProcess | None = None
+
+    def check(self, name: str) -> dict[str, Outcome]:
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(theirs, self._paths), daemon=True)
+            self._process.start()
+            theirs.close()
+        try:
+            self._connection.send(name)
+            if self._connection.poll(SECONDS):
+                return self._connection.recv()
+            fault = f"no answer in {SECONDS:.0f} s"
+        except (EOFError, OSError):
+            self._process.join()
+            fault = f"the process died with exit code {self._process.exitcode}"
+        self._process.kill()
+        self._process = None
+        return {"": ("crash", fault)}
+
+    def check_each(self, name: str) -> dict[str, Outcome]:
+        """As `check`; after a death the paths are tried one by one, to see which one it was."""
+        outcomes = self.check(name)
+        if "" not in outcomes:
+            return outcomes
+        return {path: alone.get(path) or alone[""] for path in self._paths for alone in [_Worker([path]).check(name)]}
+
+
+def main(
+    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    only: Annotated[str, typer.Option(help="A glob of the names of cases.")] = "*",
+    skip: Annotated[list[str] | None, typer.Option(help="A path to leave out; may be repeated.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
+) -> None:
+    """Count the standard's node cases that planish gets right, on every path."""
+    from multiprocessing.pool import ThreadPool
+    from queue import SimpleQueue
+
+    paths = [path for path in PATHS if path not in (skip or ())]
+    names = [case.name for case in _cases() if fnmatchcase(case.name, only)]
+    workers: SimpleQueue[_Worker] = SimpleQueue()
+    for _ in range(jobs):
+        workers.put(_Worker(paths))
+
+    def check(name: str) -> tuple[str, dict[str, Outcome]]:
+        worker = workers.get()
+        try:
+            return name, worker.check_each(name)
+        finally:
+            workers.put(worker)
+
+    outcomes: dict[str, dict[str, Outcome]] = {}
+    console = Console(stderr=True)
+    with ThreadPool(jobs) as pool, Progress(console=console) as progress:
+        task = progress.add_task("cases", total=len(names))
+        for name, outcome in pool.imap_unordered(check, names):
+            outcomes[name] = outcome
+            progress.advance(task)
+    _report(outcomes, paths)
+    if results is not None:
+        results.write_text(json.dumps({name: outcomes[name] for name in sorted(outcomes)}, indent=1) + "\n")
+
+
+def _report(outcomes: dict[str, dict[str, Outcome]], paths: Sequence[str]) -> None:
+    console = Console()
+    table = Table("path", *CLASSES, title=f"{len(outcomes)} node cases of onnx {onnx.__version__}")
+    for path in paths:
+        counts = Counter(outcome[path][0] for outcome in outcomes.values())
+        table.add_row(path, *(str(counts[kind]) for kind in CLASSES))
+    console.print(table)
+    if RUNTIME_ALONE in paths and "onnxruntime" in paths:
+        alone = [name for name, outcome in outcomes.items() if outcome[RUNTIME_ALONE][0] == "equal"]
+        both = sum(outcomes[name]["onnxruntime"][0] == "equal" for name in alone)
+        console.print(
+            f"Of the {len(alone)} cases that ONNX Runtime passes by itself, it passes {both} through planish."
+        )
+    for name, outcome in sorted(outcomes.items()):
+        for path, (kind, detail) in outcome.items():
+            if kind in ("wrong", "crash") and path != RUNTIME_ALONE:
+                console.print(f"{kind} {path} {name}: {detail}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
