@@ -15,13 +15,14 @@ from ..ir.errors import ModelError, TargetError
 from ..ir.graph import Attribute, Constant, Graph, Location, Node, Value
 from ..ir.opset import MODULE_KEY, OPSET, SOURCE_KEY
 from ..ir.types import DType, TensorType
+from ..ir.verify import lowest_opset
 
 IR_VERSION = 10
 """Of the file format: the lowest that holds everything a graph can, so that the most runtimes read it."""
 
 
 def to_onnx(graph: Graph) -> onnx_ir.Model:
-    """The graph as a model at the pinned opset; the tensors share the memory of the graph's constants.
+    """The graph as a model, at the lowest opset that expresses it; the tensors share the memory of the graph's constants.
 
     Inputs and outputs keep their promised names. A value that is returned under two names, or that is an input of the
     graph, reaches its output through an Identity.
@@ -51,7 +52,7 @@ def to_onnx(graph: Graph) -> onnx_ir.Model:
         outputs,
         nodes=nodes,
         initializers=[value for value in values.values() if value.const_value is not None],
-        opset_imports={"": OPSET, **dict.fromkeys(domains, 1)},
+        opset_imports={"": lowest_opset(graph), **dict.fromkeys(domains, 1)},
         name=graph.name,
     )
     return onnx_ir.Model(body, ir_version=IR_VERSION, producer_name="planish")

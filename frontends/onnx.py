@@ -15,7 +15,7 @@ from ..ir.errors import ModelError
 from ..ir.finite import check_finite
 from ..ir.graph import Attribute, Graph, Location, Value
 from ..ir.infer import find_operator, infer
-from ..ir.opset import MODULE_KEY, OPSET, SOURCE_KEY
+from ..ir.opset import LOWEST_OPSET, MODULE_KEY, OPSET, SOURCE_KEY
 from ..ir.types import DType, TensorType
 from .dim_names import DimNames
 
@@ -67,15 +67,22 @@ def _check_operators(proto: onnx.ModelProto, file: Path) -> None:
 
 
 def _normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
-    """The model at the pinned opset, without functions of its own."""
+    """The model without functions of its own, at an opset whose nodes mean the same at the pinned one.
+
+    From `LOWEST_OPSET` on, operators only gained types and attributes.
+    """
     version = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if version > OPSET:
+        raise ModelError(
+            f"{file}: it is of opset {version}, and planish knows operators up to {OPSET}: export it at that"
+        )
     try:
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
-        return proto if version == OPSET else version_converter.convert_version(proto, OPSET)
+        return proto if version >= LOWEST_OPSET else version_converter.convert_version(proto, LOWEST_OPSET)
     except Exception as error:  # both are C++ and raise whatever pybind makes of it
         reason = " ".join(str(error).split())
-        raise ModelError(f"{file}: it can't be converted from opset {version} to {OPSET}: {reason}") from error
+        raise ModelError(f"{file}: it can't be converted from opset {version} to {LOWEST_OPSET}: {reason}") from error
 
 
 def _take_weights(proto: onnx.ModelProto, file: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,9 @@
 """The version of ONNX's operator set that the whole project speaks; models of other versions are converted on import."""
 
-OPSET = 24
+OPSET = 28
+
+LOWEST_OPSET = 24
+"""Graphs are written in the lowest opset from this one on that expresses them, so that the most runtimes read them."""
 
 MODULE_KEY = "planish.module"
 SOURCE_KEY = "planish.source"

@@ -15,7 +15,7 @@ import numpy as np
 from .dims import is_dim, symbols
 from .errors import CheckError
 from .graph import Attribute, Graph, Node, Use, Value
-from .opset import OPSET
+from .opset import LOWEST_OPSET, OPSET
 from .types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -137,7 +137,23 @@ class _Schema:
     required: frozenset[str]
 
 
-def _faults(node: Node) -> Iterator[str]:
+def lowest_opset(graph: Graph) -> int:
+    """The lowest opset, from `LOWEST_OPSET` on, that has every node of a graph with the meaning that it has here."""
+    return max((_lowest_opset(node) for node in graph.nodes), default=LOWEST_OPSET)
+
+
+def _lowest_opset(node: Node) -> int:
+    inner = (lowest_opset(attribute) for attribute in node.attributes.values() if isinstance(attribute, Graph))
+    own = LOWEST_OPSET
+    if node.operator == "Mod" and not node.attributes.get("fmod") and node.outputs[0].dtype.is_float:
+        own = 28  # defined for integers alone before
+    elif not node.domain:
+        opsets = range(LOWEST_OPSET, OPSET)
+        own = next((opset for opset in opsets if next(_faults(node, opset), None) is None), OPSET)
+    return max(own, *inner, LOWEST_OPSET)
+
+
+def _faults(node: Node, opset: int = OPSET) -> Iterator[str]:
     if not node.outputs:
         yield "it has no outputs"
     for name, attribute in node.attributes.items():
@@ -145,9 +161,9 @@ def _faults(node: Node) -> Iterator[str]:
             yield f"its attribute {name} is {attribute!r}: no int, float, string, list of these, tensor or graph"
     if node.domain:
         return
-    schema = _schema(node.operator)
+    schema = _schema(node.operator, opset)
     if schema is None:
-        yield f"ONNX's opset {OPSET} has no operator {node.operator}{_hint(node.operator, _operators())}"
+        yield f"ONNX's opset {opset} has no operator {node.operator}{_hint(node.operator, _operators())}"
         return
     counts = schema.inputs.fault("input", len(node.inputs)), schema.outputs.fault("output", len(node.outputs))
     yield from filter(None, counts)
@@ -215,11 +231,11 @@ def _dtype_fault(schema: _Schema, inputs: tuple[DType | None, ...], outputs: tup
 
 
 @cache
-def _schema(operator: str) -> _Schema | None:
+def _schema(operator: str, opset: int) -> _Schema | None:
     from onnx import defs  # a quarter of a second to import: loading and printing graphs do without
 
     try:
-        schema = defs.get_schema(operator, OPSET, "")
+        schema = defs.get_schema(operator, opset, "")
     except defs.SchemaError:
         return None
     if schema.deprecated:
@@ -253,7 +269,9 @@ def _onnx_name(dtype: DType) -> str:
 def _operators() -> frozenset[str]:
     from onnx import defs
 
-    return frozenset(schema.name for schema in defs.get_all_schemas() if not schema.domain and _schema(schema.name))
+    return frozenset(
+        schema.name for schema in defs.get_all_schemas() if not schema.domain and _schema(schema.name, OPSET)
+    )
 
 
 def _hint(name: str, known: Mapping[str, object] | frozenset[str]) -> str:

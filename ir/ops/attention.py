@@ -23,8 +23,10 @@ def attention(
     *,
     is_causal: int = 0,
     kv_num_heads: int | None = None,
+    left_window_size: int = -1,
     q_num_heads: int | None = None,
     qk_matmul_output_mode: int = 0,
+    right_window_size: int = -1,
     scale: float | None = None,
     softcap: float = 0.0,
     softmax_precision: int | None = None,
@@ -37,7 +39,8 @@ def attention(
     if past_key is not None and past_value is not None:
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     present = (k, v)
-    bias = _bias(q, k, mask, past_key, lengths, causal=bool(is_causal))
+    right = 0 if is_causal else right_window_size
+    bias = _bias(q, k, mask, past_key, lengths, window=(left_window_size, right))
     repeats = q.shape[1] // k.shape[1]  # grouped queries share a head of keys and values
     if repeats != 1:
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
@@ -61,21 +64,33 @@ def _split(x: Tensor, heads: int | None) -> Tensor:
 
 
 def _bias(
-    q: Tensor, k: Tensor, mask: Tensor | None, past_key: Tensor | None, lengths: Tensor | None, *, causal: bool
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    past_key: Tensor | None,
+    lengths: Tensor | None,
+    *,
+    window: tuple[int, int],
 ) -> Tensor | None:
-    """What is added to the scores: the mask, and minus infinity where a query may not look."""
+    """What is added to the scores: the mask, and minus infinity where a query may not look.
+
+    The window is how many keys before and behind its own place a query may look at; -1 for any number.
+    """
     columns = torch.arange(k.shape[2], device=q.device)
     bias = None
     if mask is not None:
         bias = q.new_zeros(()).masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else mask
         bias = pad_last(bias, [0], [k.shape[2] - mask.shape[-1]], -torch.inf)
-    if causal:
-        rows = torch.arange(q.shape[2], device=q.device).unsqueeze(1)
-        if past_key is not None:
-            rows = rows + past_key.shape[2]
-        elif lengths is not None:
-            rows = rows + (lengths.long() - q.shape[2]).reshape(-1, 1, 1, 1)
-        bias = _forbid(bias, columns > rows, q)
+    rows = torch.arange(q.shape[2], device=q.device).unsqueeze(1)
+    if past_key is not None:
+        rows = rows + past_key.shape[2]
+    elif lengths is not None:
+        rows = rows + (lengths.long() - q.shape[2]).reshape(-1, 1, 1, 1)
+    before, behind = window
+    if behind >= 0:
+        bias = _forbid(bias, columns > rows + behind, q)
+    if before >= 0:
+        bias = _forbid(bias, columns < rows - before, q)
     if lengths is not None:
         bias = _forbid(bias, columns >= lengths.reshape(-1, 1, 1, 1), q)
     return bias

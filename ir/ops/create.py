@@ -34,7 +34,8 @@ def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> 
 
 
 @operator("Range")
-def range_(start: Ints, limit: Ints, delta: Ints, *, input_dtype: torch.dtype) -> Tensor:
+def range_(start: Ints, limit: Ints, delta: Ints, *, stash_type: int = 1, input_dtype: torch.dtype) -> Tensor:
+    """Half precision is counted up in more, by torch as by `stash_type`."""
     first, beyond, step = start[0], limit[0], delta[0]
     if (beyond > first) != (step > 0):
         return torch.empty(0, dtype=input_dtype)

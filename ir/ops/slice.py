@@ -152,13 +152,17 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 
 
 @operator("SpaceToDepth")
-def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = x.shape
     sizes = (n, c * blocksize**2, h // blocksize, w // blocksize)
     if not all(isinstance(size, int) for size in (h, w)):
         return x.new_empty(sizes)  # only inference gets here; the sizes are taken to be whole blocks
-    blocks = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize).permute(0, 3, 5, 1, 2, 4)
-    return blocks.reshape(sizes)
+    blocks = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)
+    return (
+        blocks.permute(0, 3, 5, 1, 2, 4).reshape(sizes)
+        if mode == "DCR"
+        else blocks.permute(0, 1, 3, 5, 2, 4).reshape(sizes)
+    )
 
 
 @operator("ReverseSequence")

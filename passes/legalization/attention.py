@@ -76,19 +76,24 @@ def _scores(op: Builder, node: Node, q: Value, k: Value) -> Value:
 
 
 def _bias(op: Builder, node: Node, q: Value, k: Value) -> Value | None:
-    """What is added to the scores: the mask, and minus infinity where a query would look ahead."""
+    """What is added to the scores: the mask, and minus infinity where a query would look beyond its window."""
     nothing, never = (op.constant(np.full((), number, q.dtype.numpy)) for number in (0, -np.inf))
     mask, past = node.input(3), node.input(4)
     if mask is not None and mask.shape[-1] != k.shape[2]:
         raise RefusedError(f"its mask {mask.type} is shorter than the keys {k.type}")
     bias = op.Where(mask, nothing, never) if mask is not None and mask.dtype is DType.bool else mask
-    if not attribute(node, "is_causal", 0):
+    before, behind = attribute(node, "left_window_size", -1), attribute(node, "right_window_size", -1)
+    behind = 0 if attribute(node, "is_causal", 0) else behind
+    if before < 0 and behind < 0:
         return bias
     rows, columns = (op.Range(0, size_of(op, value, 2), 1) for value in (q, k))
     if past is not None:
         rows = op.Add(rows, size_of(op, past, 2))
-    ahead = op.Greater(columns, op.Unsqueeze(rows, [1]))
-    return op.Where(ahead, never, nothing if bias is None else bias)
+    distance = op.Sub(columns, op.Unsqueeze(rows, [1]))
+    for size, outside in ((behind, op.Greater(distance, behind)), (before, op.Less(distance, -before))):
+        if size >= 0:
+            bias = op.Where(outside, never, nothing if bias is None else bias)
+    return bias
 
 
 def _rotary_embedding(op: Builder, node: Node) -> Value:

@@ -59,8 +59,8 @@ def test_well_formed_nodes_pass(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("%y: float32[4] = Rellu(%f)", "ONNX's opset 24 has no operator Rellu; did you mean Relu?"),
-        ("%y: float32[4] = Upsample(%f)", "ONNX's opset 24 has no operator Upsample"),
+        ("%y: float32[4] = Rellu(%f)", "ONNX's opset 28 has no operator Rellu; did you mean Relu?"),
+        ("%y: float32[4] = Upsample(%f)", "ONNX's opset 28 has no operator Upsample"),
         ("%y: float32[4] = Relu()", "it has 0 inputs, and should have 1"),
         ("%y: float32[4] = Relu(%f, %f)", "it has 2 inputs, and should have 1"),
         ("%y: float32[4] = Concat() {axis = 0}", "it has 0 inputs, and should have at least 1"),
