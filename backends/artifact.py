@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,8 @@ def write_artifact(
                 "features": sorted(target.features),
                 "threads": target.threads,
             },
-            "inputs": [_port(value.name, value) for value in graph.inputs],
-            "outputs": [_port(name, value) for name, value in graph.outputs.items()],
+            "inputs": [asdict(port_of(value.name, value)) for value in graph.inputs],
+            "outputs": [asdict(port_of(name, value)) for name, value in graph.outputs.items()],
             "files": {path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(files)},
             **(extra or {}),
         }
@@ -93,10 +94,7 @@ def load(directory: str | Path, threads: int | None = None) -> Executable:
     manifest = read_manifest(folder)
     try:
         _check_files(folder, manifest["files"])
-        inputs, outputs = (
-            [Port(port["name"], port["dtype"], tuple(port["shape"])) for port in manifest[key]]
-            for key in ("inputs", "outputs")
-        )
+        inputs, outputs = ([_read_port(port) for port in manifest[key]] for key in ("inputs", "outputs"))
         backend, target = find_backend(manifest["backend"]), manifest["target"]
         if missing := backend.available():
             raise TargetError(f"{folder} needs the runtime {backend.name}: {missing}")
@@ -137,8 +135,14 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
             raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's")
 
 
-def _port(name: str, value: "Value") -> dict[str, Any]:
-    return {"name": name, "dtype": str(value.dtype), "shape": list(value.shape)}
+def port_of(name: str, value: "Value") -> Port:
+    """What a user sees of an input or output."""
+    return Port(name, str(value.dtype), value.type.dims, value.type.container.value)
+
+
+def _read_port(entry: Mapping[str, Any]) -> Port:
+    shape = entry["shape"]
+    return Port(entry["name"], entry["dtype"], None if shape is None else tuple(shape), entry.get("container", ""))
 
 
 def _digest(path: Path) -> str:

@@ -19,11 +19,23 @@ if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime al
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of an executable: its name, numpy dtype name, and shape of ints and symbolic dimensions."""
+    """An input or output of an executable.
+
+    Attributes:
+        name: of the input or output.
+        dtype: numpy's name of it.
+        shape: ints and symbolic dimensions; None where not even the rank is known.
+        container: `sequence` for a list of arrays, `optional` for one that may be None; empty for an array.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str, ...] | None
+    container: str = ""
+
+    def __str__(self) -> str:
+        shape = "..." if self.shape is None else ", ".join(map(str, self.shape))
+        return f"{f'{self.container} of ' if self.container else ''}{self.dtype}[{shape}]"
 
 
 class Executable(ABC):
@@ -101,16 +113,14 @@ def bind(
     sizes: dict[str, int] = {}
     for port in ports:
         if port.name not in given:
-            raise ModelError(f"input {port.name!r} ({_describe(port)}) is missing")
-        given[port.name] = np.asarray(given[port.name])
-        _check(port, given[port.name], sizes)
+            raise ModelError(f"input {port.name!r} ({port}) is missing")
+        if not port.container:
+            given[port.name] = np.asarray(given[port.name])
+            _check(port, given[port.name], sizes)
     for port in ports:
-        _check_expressions(port, given[port.name], sizes)
+        if not port.container:
+            _check_expressions(port, given[port.name], sizes)
     return {port.name: given[port.name] for port in ports}
-
-
-def _describe(port: Port) -> str:
-    return f"{port.dtype}[{', '.join(map(str, port.shape))}]"
 
 
 def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
@@ -118,23 +128,21 @@ def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
     got = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
     strings = port.dtype == "string" and array.dtype.kind in "OUS"
     if not strings and array.dtype.name != port.dtype:
-        raise ModelError(
-            f"input {port.name!r} must be {_describe(port)}, got {got}: convert it with .astype({port.dtype!r})"
-        )
+        raise ModelError(f"input {port.name!r} must be {port}, got {got}: convert it with .astype({port.dtype!r})")
+    if port.shape is None:
+        return
     if array.ndim != len(port.shape):
-        raise ModelError(f"input {port.name!r} must be {_describe(port)}, got {got}: the rank differs")
+        raise ModelError(f"input {port.name!r} must be {port}, got {got}: the rank differs")
     for axis, (dim, size) in enumerate(zip(port.shape, array.shape, strict=True)):
         expected = sizes.setdefault(dim, size) if isinstance(dim, str) and dim.isidentifier() else dim
         if isinstance(expected, int) and expected != size:
             meaning = f"{dim} = {expected} by another dimension" if isinstance(dim, str) else str(dim)
-            raise ModelError(
-                f"input {port.name!r} must be {_describe(port)}, got {got}: dimension {axis} must be {meaning}"
-            )
+            raise ModelError(f"input {port.name!r} must be {port}, got {got}: dimension {axis} must be {meaning}")
 
 
 def _check_expressions(port: Port, array: np.ndarray, sizes: Mapping[str, int]) -> None:
     """Hold dimensions such as `2*length` to the sizes that other dimensions gave their symbols."""
-    for axis, (dim, size) in enumerate(zip(port.shape, array.shape, strict=True)):
+    for axis, (dim, size) in enumerate(zip(port.shape or (), array.shape, strict=False)):
         if not isinstance(dim, str) or not is_dim(dim) or not symbols(dim) <= sizes.keys():
             continue
         if (expected := evaluate(dim, sizes)) != size:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import onnx_ir
 from onnx_ir import AttributeType
 
 from ..ir.errors import ModelError, TargetError
-from ..ir.graph import Attribute, Constant, Graph, Location, Node, Value
+from ..ir.graph import Attribute, Constant, Graph, Location, Node, Value, nested
 from ..ir.opset import MODULE_KEY, OPSET, SOURCE_KEY
 from ..ir.types import DType, TensorType
 from ..ir.verify import lowest_opset
@@ -31,30 +31,8 @@ def to_onnx(graph: Graph) -> onnx_ir.Model:
         TargetError: an operator that ONNX can't express, by name and layer.
         ModelError: an output has the name of an input but is another value.
     """
-    names = _value_names(graph)
-    values = {value: _value(names[value], value.type) for value in graph.inputs}
-    for constant in graph.constants.values():
-        if constant.uses or graph.is_output(constant):
-            values[constant] = _initializer(names[constant], constant)
-    node_names = _Names()
-    nodes = [_node(node, names, values, node_names) for node in graph.nodes]
-    outputs: list[onnx_ir.Value] = []
-    for name, value in graph.outputs.items():
-        output = values[value]
-        if names[value] != name:
-            output = _value(name, value.type)
-            nodes.append(onnx_ir.Node("", "Identity", [values[value]], outputs=[output], name=node_names.claim(name)))
-        output.type, output.shape = _type(value.type)
-        outputs.append(output)
-    domains = sorted({node.domain for node in graph.nodes} - {""})
-    body = onnx_ir.Graph(
-        [values[value] for value in graph.inputs],
-        outputs,
-        nodes=nodes,
-        initializers=[value for value in values.values() if value.const_value is not None],
-        opset_imports={"": lowest_opset(graph), **dict.fromkeys(domains, 1)},
-        name=graph.name,
-    )
+    body = _Writer(graph).graph(graph, list(graph.outputs))
+    body.opset_imports.update({"": lowest_opset(graph), **_versions(graph)})
     return onnx_ir.Model(body, ir_version=IR_VERSION, producer_name="planish")
 
 
@@ -104,40 +82,89 @@ class _Names:
         return name
 
 
-def _value_names(graph: Graph) -> dict[Value, str]:
-    """What each value is called in the file: inputs and outputs as promised, the others as in the graph if free."""
-    names = {value: value.name for value in graph.inputs}
-    supply = _Names()
-    supply.taken.update(names.values(), graph.outputs)
-    for name, value in graph.outputs.items():
-        if name in names.values() and names.get(value) != name:
-            raise ModelError(f"output {name!r} has the name of an input but is another value: rename one of them")
-        names.setdefault(value, name)
-    for value in graph.values():
-        if value not in names:
-            names[value] = supply.claim(value.name)
-    return names
+class _Writer:
+    """Writes a graph and those inside it; each value has one name in all of them."""
 
+    def __init__(self, graph: Graph) -> None:
+        self._names = {value: value.name for value in graph.inputs}
+        self._supply = _Names()
+        self._supply.taken.update(self._names.values(), graph.outputs)
+        self._values: dict[Value, onnx_ir.Value] = {}
+        self._node_names = _Names()
+        for name, value in graph.outputs.items():
+            if name in self._names.values() and self._names.get(value) != name:
+                raise ModelError(f"output {name!r} has the name of an input but is another value: rename one of them")
+            self._names.setdefault(value, name)
 
-def _node(node: Node, names: dict[Value, str], values: dict[Value, onnx_ir.Value], node_names: _Names) -> onnx_ir.Node:
-    domain, _, operator = node.operator.rpartition("::")
-    if domain == "aten":
-        raise TargetError(
-            f"{node.location}: {node.operator} has no counterpart in ONNX, and no runtime here can run it"
+    def graph(self, graph: Graph, promised: Sequence[str] = ()) -> onnx_ir.Graph:
+        """A graph; where names of its outputs are promised it returns them under these."""
+        inputs = [self._define(value) for value in graph.inputs]
+        initializers = [
+            self._define(constant)
+            for constant in graph.constants.values()
+            if constant.uses or graph.is_output(constant)
+        ]
+        nodes = [self._node(node) for node in graph.nodes]
+        names = promised or [self._name(value) for value in graph.outputs.values()]
+        outputs: list[onnx_ir.Value] = []
+        for name, value in zip(names, graph.outputs.values(), strict=True):
+            output = self._values[value]
+            if output.name != name or output in outputs or (not promised and value.producer is None):
+                output = _value(name if promised else self._supply.claim(name), value.type)
+                node_name = self._node_names.claim(output.name or "")
+                nodes.append(onnx_ir.Node("", "Identity", [self._values[value]], outputs=[output], name=node_name))
+            output.type, output.shape = _type(value.type)
+            outputs.append(output)
+        return onnx_ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, name=graph.name)
+
+    def _name(self, value: Value) -> str:
+        """What a value is called in the file: as promised, or as in the graph if that is free."""
+        if value not in self._names:
+            self._names[value] = self._supply.claim(value.name)
+        return self._names[value]
+
+    def _define(self, value: Value) -> onnx_ir.Value:
+        made = _value(self._name(value), value.type)
+        if isinstance(value, Constant):
+            made.const_value = _tensor(value.data, self._name(value))
+        self._values[value] = made
+        return made
+
+    def _node(self, node: Node) -> onnx_ir.Node:
+        domain, _, operator = node.operator.rpartition("::")
+        if domain == "aten":
+            raise TargetError(
+                f"{node.location}: {node.operator} has no counterpart in ONNX, and no runtime here can run it"
+            )
+        attributes = [self._attribute(node, name, value) for name, value in sorted(node.attributes.items())]
+        outputs = [onnx_ir.Value(name=self._name(output)) for output in node.outputs]
+        self._values.update(zip(node.outputs, outputs, strict=True))
+        places = ((MODULE_KEY, node.location.module), (SOURCE_KEY, node.location.source))
+        return onnx_ir.Node(
+            domain,
+            operator,
+            [None if value is None else self._values[value] for value in node.inputs],
+            attributes,
+            outputs=outputs,
+            name=self._node_names.claim(_node_name(operator, node.location)),
+            metadata_props={key: text for key, text in places if text},
         )
-    outputs = [onnx_ir.Value(name=names[output]) for output in node.outputs]
-    values.update(zip(node.outputs, outputs, strict=True))
-    return onnx_ir.Node(
-        domain,
-        operator,
-        [None if value is None else values[value] for value in node.inputs],
-        [_attribute(node, name, value) for name, value in sorted(node.attributes.items())],
-        outputs=outputs,
-        name=node_names.claim(_node_name(operator, node.location)),
-        metadata_props={
-            key: text for key, text in ((MODULE_KEY, node.location.module), (SOURCE_KEY, node.location.source)) if text
-        },
-    )
+
+    def _attribute(self, node: Node, name: str, value: Attribute) -> onnx_ir.Attr:
+        if isinstance(value, Graph):
+            return onnx_ir.AttrGraph(name, self.graph(value))
+        return _attribute(node, name, value)
+
+
+def _versions(graph: Graph) -> dict[str, int]:
+    """The versions of the domains beside the standard's own: the newest that an operator of the graph has changed in."""
+    versions: dict[str, int] = {}
+    for node in (node for part in nested(graph) for node in part.nodes if node.domain):
+        operator = node.operator.rpartition("::")[2]
+        known = onnx.defs.has(operator, node.domain)
+        since = onnx.defs.get_schema(operator, node.domain).since_version if known else 1
+        versions[node.domain] = max(since, versions.get(node.domain, 1))
+    return dict(sorted(versions.items()))
 
 
 def _node_name(operator: str, location: Location) -> str:
@@ -149,7 +176,9 @@ def _node_name(operator: str, location: Location) -> str:
 
 def _attribute(node: Node, name: str, value: Attribute) -> onnx_ir.Attr:
     kind = _schema_kind(node.operator, name) or _kind(value)
-    if isinstance(value, Graph) or kind is None:
+    if isinstance(value, TensorType):
+        return onnx_ir.AttrTypeProto(name, onnx_ir.TypeAndShape(*_type(value)))
+    if kind is None:
         raise TargetError(f"{node.location}: attribute {name!r} of {node.operator} can't be written to ONNX")
     if kind is AttributeType.TENSOR:
         return onnx_ir.AttrTensor(name, _tensor(np.asarray(value), name))
@@ -184,19 +213,16 @@ def _kind(value: Attribute) -> AttributeType | None:
             return None
 
 
-def _type(type: TensorType) -> tuple[onnx_ir.TensorType, onnx_ir.Shape]:
-    return onnx_ir.TensorType(onnx_ir.DataType(type.dtype.value)), onnx_ir.Shape(type.shape)
+def _type(type: TensorType) -> tuple[onnx_ir.TypeProtocol, onnx_ir.Shape | None]:
+    held: onnx_ir.TypeProtocol = onnx_ir.TensorType(onnx_ir.DataType(type.dtype.value))
+    for word in reversed(type.container.value.split()):
+        held = onnx_ir.SequenceType(held) if word == "sequence" else onnx_ir.OptionalType(held)
+    return held, None if type.dims is None else onnx_ir.Shape(type.dims)
 
 
 def _value(name: str, type: TensorType) -> onnx_ir.Value:
     tensor_type, shape = _type(type)
     return onnx_ir.Value(name=name, type=tensor_type, shape=shape)
-
-
-def _initializer(name: str, constant: Constant) -> onnx_ir.Value:
-    value = _value(name, constant.type)
-    value.const_value = _tensor(constant.data, name)
-    return value
 
 
 def _tensor(data: np.ndarray, name: str) -> onnx_ir.TensorProtocol:

@@ -272,9 +272,9 @@ def main(
         for name, outcome in pool.imap_unordered(check, names):
             outcomes[name] = outcome
             progress.advance(task)
-    _report(outcomes, paths)
     if results is not None:
         results.write_text(json.dumps({name: outcomes[name] for name in sorted(outcomes)}, indent=1) + "\n")
+    _report(outcomes, paths)
 
 
 def _report(outcomes: dict[str, dict[str, Outcome]], paths: Sequence[str]) -> None:

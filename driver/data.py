@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from ..backends.artifact import port_of
 from ..backends.base import Port, bind
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
@@ -37,7 +38,7 @@ class Batch:
 
 def ports_of(graph: Graph) -> list[Port]:
     """The inputs of a graph, as those of an executable."""
-    return [Port(value.name, str(value.dtype), value.shape) for value in graph.inputs]
+    return [port_of(value.name, value) for value in graph.inputs]
 
 
 def read_data(reference: str, folder: Path, ports: Sequence[Port]) -> list[Batch]:
@@ -89,16 +90,24 @@ def single_sample(feeds: Feeds, ports: Sequence[Port]) -> Feeds:
 
 def sizes_in(feeds: Feeds, ports: Sequence[Port]) -> dict[str, int]:
     """The sizes that inputs give to the model's symbolic dimensions."""
-    dims = ((dim, size) for port in ports for dim, size in zip(port.shape, feeds[port.name].shape, strict=True))
+    dims = (
+        (dim, size) for port in ports for dim, size in zip(port.shape or (), np.shape(feeds[port.name]), strict=False)
+    )
     return {dim: size for dim, size in dims if isinstance(dim, str)}
 
 
 def random_sample(ports: Sequence[Port], size: int = 32) -> Feeds:
-    """Random inputs: floats of a normal distribution, integers of 0 and 1; one sample, other open dimensions of a size."""
+    """Random inputs: floats of a normal distribution, integers of 0 and 1; one sample, other open dimensions of a size.
+
+    Raises:
+        UsageError: an input is no array of a known rank.
+    """
     generator = np.random.default_rng(0)
     first = ports[0].shape[0] if ports and ports[0].shape else None
     feeds: dict[str, np.ndarray] = {}
     for port in ports:
+        if port.container or port.shape is None:
+            raise UsageError(f"nothing can be made up for the input {port.name!r}, {port}: give data (-d)")
         shape = [dim if isinstance(dim, int) else 1 if dim == first else size for dim in port.shape]
         if port.dtype.startswith("float"):
             feeds[port.name] = generator.standard_normal(shape).astype(port.dtype)
@@ -153,7 +162,7 @@ def _read_npz(path: Path, ports: Sequence[Port]) -> list[Any]:
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ModelError(f"{path}: the arrays differ in their number of samples: {listed}")
-    fixed = next((dim for port in ports for dim in port.shape[:1] if isinstance(dim, int)), None)
+    fixed = next((dim for port in ports for dim in (port.shape or ())[:1] if isinstance(dim, int)), None)
     size = fixed or min(BATCH_SIZE, max(1, samples // HELD_OUT))
     if fixed and samples % fixed:
         raise ModelError(

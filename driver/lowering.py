@@ -9,7 +9,7 @@ from ..backends.artifact import MANIFEST, load, read_manifest, write_artifact
 from ..ir.errors import CheckError, PlanishError, TargetError
 from ..ir.graph import Graph
 from ..passes.base import Feeds
-from ..passes.check import drift, is_close, rounding_of, run_graph
+from ..passes.check import drift, flattened, is_close, rounding_of, run_graph
 from ..targets import Target
 from .measurement import Latency
 from .model import read_model
@@ -132,8 +132,12 @@ def check_lowering(candidate: Candidate, graph: Graph, probes: Sequence[Feeds]) 
     outputs = run_graph(graph, probes)
     rounding = rounding_of(graph, probes, outputs)
     for number, (probe, expected) in enumerate(zip(probes, outputs, strict=True)):
-        for (name, wanted), got in zip(expected.items(), candidate.executable.run(probe), strict=True):
-            if got.shape != wanted.shape:
+        found = flattened(dict(zip(graph.outputs, candidate.executable.run(probe), strict=True)))
+        for name, wanted in expected.items():
+            got = found.get(name)
+            if got is None:
+                fault = "is missing"
+            elif got.shape != wanted.shape:
                 fault = f"has shape {list(got.shape)} instead of {list(wanted.shape)}"
             elif is_close(wanted, got, rounding.get(name, 0.0)):
                 continue

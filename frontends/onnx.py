@@ -1,7 +1,9 @@
 """Reads ONNX files: any opset that the standard's converter knows, weights in the file or memory-mapped beside it."""
 
 import re
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ from google.protobuf.message import DecodeError
 from onnx import inliner, version_converter
 from onnx_ir import AttributeType
 
+from ..ir.builder import Builder
+from ..ir.containers import body_inputs, widened_inputs
 from ..ir.errors import ModelError
 from ..ir.finite import check_finite
 from ..ir.graph import Attribute, Graph, Location, Value
-from ..ir.infer import find_operator, infer
+from ..ir.infer import contents, find_operator, infer
 from ..ir.opset import LOWEST_OPSET, MODULE_KEY, OPSET, SOURCE_KEY
-from ..ir.types import DType, TensorType
+from ..ir.types import Container, DType, TensorType
 from .dim_names import DimNames
 
 _SMALL_BYTES = 1024  # constants up to this size may steer a version conversion: axes, shapes, scales of a resize
@@ -34,12 +38,15 @@ def read_onnx(path: str | Path) -> Graph:
     weights = _take_weights(proto, file)
     metadata = {  # version conversion drops it
         name: {entry.key: entry.value for entry in node.metadata_props}
-        for node in proto.graph.node
+        for node in _nodes(proto.graph)
         for name in node.output[:1]
     }
     _check_operators(proto, file)
     model = onnx_ir.serde.deserialize_model(_normalized(proto, file))
-    graph = _Reader(file, model.graph, weights, metadata).read()
+    inputs = [value for value in model.graph.inputs if value.name not in weights]
+    dims = DimNames(dim for value in inputs for dim in _declared(value))
+    graph = Graph(model.graph.name or file.stem)
+    _Reader(_Context(file, metadata, dims), graph, ChainMap()).read(model.graph, inputs, weights)
     check_finite(graph)
     return graph
 
@@ -51,14 +58,23 @@ def _parse(file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file} can't be read: {error.strerror}") from error
     except DecodeError as error:
         raise ModelError(f"{file} is not an ONNX file, or is truncated") from error
-    if not proto.graph.output or not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
+    if not proto.graph.output or not proto.opset_import:
         raise ModelError(f"{file} is not an ONNX model: it has no outputs or no operator set")
     return proto
 
 
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of those inside them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
+
+
 def _check_operators(proto: onnx.ModelProto, file: Path) -> None:
     """Refuse operators that are in no version of the standard: the converter would, without a word of help."""
-    for node in proto.graph.node:
+    for node in _nodes(proto.graph):
         if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type):
             try:
                 find_operator(node.op_type)
@@ -71,11 +87,17 @@ def _normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
 
     From `LOWEST_OPSET` on, operators only gained types and attributes.
     """
-    version = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
     if version > OPSET:
         raise ModelError(
             f"{file}: it is of opset {version}, and planish knows operators up to {OPSET}: export it at that"
         )
+    for node in _nodes(proto.graph):
+        if version < 9 and node.op_type == "Scan":
+            raise ModelError(
+                f"{file}: node {node.name or node.output[0]!r} (Scan): that of opset {version} has a batch axis, which the "
+                "operator lost since: export the model at opset 9 or later"
+            )
     try:
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
@@ -146,57 +168,91 @@ class _ExternalData:
         return raw
 
 
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What all readers of one file share: the file, the metadata of nodes by their first output, symbols of dimensions."""
+
+    file: Path
+    metadata: Mapping[str, Mapping[str, str]]
+    dims: DimNames
+
+
 class _Reader:
-    """One walk over an ONNX graph, building ours."""
+    """One walk over an ONNX graph, building ours; graphs inside its nodes have readers of their own."""
 
-    def __init__(
-        self,
-        file: Path,
-        source: onnx_ir.Graph,
-        weights: Mapping[str, np.ndarray],
-        metadata: Mapping[str, Mapping[str, str]],
-    ) -> None:
-        self._file = file
-        self._source = source
-        self._weights = weights
-        self._metadata = metadata
-        self._graph = Graph(source.name or file.stem)
-        self._values: dict[str, Value] = {}
-        self._inputs = [value for value in source.inputs if value.name not in weights]
-        self._dims = DimNames(dim for value in self._inputs for dim in _declared(value))
+    def __init__(self, context: _Context, graph: Graph, values: ChainMap[str, Value]) -> None:
+        self._context = context
+        self._file = context.file
+        self._graph = graph
+        self._values = values
 
-    def read(self) -> Graph:
-        for value in self._inputs:
+    def read(self, source: onnx_ir.Graph, inputs: Sequence[onnx_ir.Value], weights: Mapping[str, np.ndarray]) -> None:
+        """Read the graph of a model."""
+        for value in inputs:
             name = value.name or "input"
             self._values[name] = self._graph.add_input(name, self._input_type(value))
-        for name, data in self._weights.items():
+        for name, data in weights.items():
             self._values[name] = self._graph.add_constant(data, name)
-        self._add_new_constants()
+        self._read_nodes(source)
+        for output in source.outputs:
+            self._graph.outputs[output.name or ""] = self._find(output, "the graph's outputs")
+        self._drop_unread()
+
+    def read_inner(self, source: onnx_ir.Graph, types: Sequence[TensorType]) -> None:
+        """Read a graph inside a node, which is given inputs of these types."""
+        if len(source.inputs) != len(types):
+            raise ModelError(f"its graph {source.name!r} takes {len(source.inputs)} inputs, and is given {len(types)}")
+        for value, type in zip(source.inputs, types, strict=True):
+            name = value.name or "input"
+            self._values[name] = self._graph.add_input(self._graph.unique_name(name), type)
+        self._read_nodes(source)
+        own = set(self._graph.values())
+        for index, output in enumerate(source.outputs):
+            value = self._find(output, f"the outputs of {source.name!r}")
+            value = value if value in own else Builder(self._graph).Identity(value)
+            name = output.name or f"output_{index}"
+            self._graph.outputs[name if name not in self._graph.outputs else f"{name}_{index}"] = value
+        self._drop_unread()
+
+    def read_branch(self, source: onnx_ir.Graph) -> list[Value]:
+        """Read the branch that is known to be taken as a part of the graph around it; returns its outputs."""
+        self._read_nodes(source)
+        return [self._find(output, f"the outputs of {source.name!r}") for output in source.outputs]
+
+    def _read_nodes(self, source: onnx_ir.Graph) -> None:
+        for name, value in source.initializers.items():
+            if name not in self._values.maps[0] and value.const_value is not None:
+                self._values[name] = self._graph.add_constant(value.const_value.numpy(), name)
         try:
-            self._source.sort()
+            source.sort()
         except ValueError as error:
             raise ModelError(f"{self._file}: the graph has a cycle") from error
-        for node in self._source:
+        for node in source:
             self._read_node(node)
-        for output in self._source.outputs:
-            self._graph.outputs[output.name or ""] = self._find(output, "the graph's outputs")
+
+    def _drop_unread(self) -> None:
         for constant in list(self._graph.constants.values()):
             if not constant.uses and not self._graph.is_output(constant):
                 self._graph.erase_constant(constant)
-        return self._graph
-
-    def _add_new_constants(self) -> None:
-        """Those that the version conversion made."""
-        for name, value in self._source.initializers.items():
-            if name not in self._values and value.const_value is not None:
-                self._values[name] = self._graph.add_constant(value.const_value.numpy(), name)
 
     def _input_type(self, value: onnx_ir.Value) -> TensorType:
         where = f"{self._file}: input {value.name!r}"
-        if value.shape is None or value.dtype is None:
-            raise ModelError(f"{where} has no tensor type with a known rank")
-        shape = tuple(self._dims.dim(dim, f"{value.name}_{axis}") for axis, dim in enumerate(_declared(value)))
-        return TensorType(_dtype(value.dtype.value, where), shape)
+        if value.type is None:
+            raise ModelError(f"{where} has no type")
+        return self._type(value.type, value.shape, value.name or "input", where)
+
+    def _type(self, type: onnx_ir.TypeProtocol, shape: onnx_ir.Shape | None, name: str, where: str) -> TensorType:
+        words: list[str] = []
+        while isinstance(type, onnx_ir.SequenceType | onnx_ir.OptionalType):
+            words.append("sequence" if isinstance(type, onnx_ir.SequenceType) else "optional")
+            type = type.elem_type
+        if not isinstance(type, onnx_ir.TensorType) or " ".join(words) not in {kind.value for kind in Container}:
+            raise ModelError(f"{where} has type {type}, which is beyond tensors, sequences and optionals of them")
+        dims = None
+        if shape is not None:
+            declared = enumerate(dim if isinstance(dim, int) else dim.value for dim in shape)
+            dims = tuple(self._context.dims.dim(dim, f"{name}_{axis}") for axis, dim in declared)
+        return TensorType(_dtype(type.dtype.value, where), dims, Container(" ".join(words)))
 
     def _read_node(self, node: onnx_ir.Node) -> None:
         location = self._location(node)
@@ -204,7 +260,6 @@ class _Reader:
             self._read_constant(node, location)
             return
         operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        attributes = {name: self._attribute(node, attribute) for name, attribute in node.attributes.items()}
         outputs = list(node.outputs)
         while outputs and not outputs[-1].name:
             outputs.pop()
@@ -213,12 +268,53 @@ class _Reader:
             inputs = [value and self._find(value, f"node {location}") for value in node.inputs]
             while inputs and inputs[-1] is None:
                 inputs.pop()
+            taken = self._taken_branch(node, inputs)
+            if taken is not None:
+                self._values.update(zip((output.name or "" for output in outputs), taken, strict=False))
+                return
+            attributes = self._attributes(node, operator, inputs)
             types = infer(operator, inputs, attributes, len(outputs))
         except ModelError as error:
             raise self._refusal(node, str(error).removeprefix(f"{self._file}: ")) from error
         names = [output.name or node.op_type.lower() for output in outputs]
         made = self._graph.add_node(operator, inputs, types, attributes, names=names, location=location)
         self._values.update(zip(names, made.outputs, strict=True))
+
+    def _taken_branch(self, node: onnx_ir.Node, inputs: Sequence[Value | None]) -> list[Value] | None:
+        """The outputs of an If whose condition is known already, read as a part of this graph; None for others."""
+        if node.op_type != "If" or node.domain or inputs[0] is None:
+            return None
+        condition = contents(inputs[0])
+        if condition is None or not isinstance(condition[0], int | bool):
+            return None
+        branch = node.attributes["then_branch" if condition[0] else "else_branch"].as_graph()
+        return _Reader(self._context, self._graph, self._values.new_child()).read_branch(branch)
+
+    def _attributes(self, node: onnx_ir.Node, operator: str, inputs: Sequence[Value | None]) -> dict[str, Attribute]:
+        graphs = {name: value for name, value in node.attributes.items() if value.type is AttributeType.GRAPH}
+        attributes = {
+            name: self._attribute(node, attribute) for name, attribute in node.attributes.items() if name not in graphs
+        }
+        if not graphs:
+            return attributes
+        types = body_inputs(operator, inputs, attributes)
+        for name, attribute in graphs.items():
+            attributes[name] = self._read_graph(attribute.as_graph(), operator, types, attributes)
+        return attributes
+
+    def _read_graph(
+        self, source: onnx_ir.Graph, operator: str, types: Sequence[TensorType], attributes: Mapping[str, Attribute]
+    ) -> Graph:
+        """A graph inside a node, read until what it is given has a type that holds in every step of a loop."""
+        names = [value.name or "input" for value in source.inputs]
+        while True:
+            graph = Graph(source.name or "body", self._graph)
+            _Reader(self._context, graph, self._values.new_child()).read_inner(source, types)
+            wider = widened_inputs(operator, graph, attributes, names)
+            if wider == types:
+                return graph
+            graph.discard()
+            types = wider
 
     def _read_constant(self, node: onnx_ir.Node, location: Location) -> None:
         name = node.outputs[0].name or "constant"
@@ -231,9 +327,10 @@ class _Reader:
         self._values[name] = self._graph.add_constant(array, name)
 
     def _find(self, value: onnx_ir.Value, reader: str) -> Value:
-        if value.name not in self._values:
-            raise ModelError(f"{self._file}: {value.name!r} is read by {reader}, but nothing defines it")
-        return self._values[value.name]
+        name = value.name or ""
+        if name not in self._values:
+            raise ModelError(f"{self._file}: {name!r} is read by {reader}, but nothing defines it")
+        return self._values[name]
 
     def _attribute(self, node: onnx_ir.Node, attribute: onnx_ir.Attr) -> Attribute:
         match attribute.type:
@@ -243,15 +340,16 @@ class _Reader:
                 return tuple(attribute.value)
             case AttributeType.TENSOR:
                 return attribute.as_tensor().numpy()
-            case AttributeType.GRAPH | AttributeType.GRAPHS:
-                raise self._refusal(node, "operators with sub-graphs can't be read yet")
+            case AttributeType.TYPE_PROTO:
+                type = attribute.value
+                return self._type(type.type, type.shape, attribute.name, f"attribute {attribute.name!r}")
             case kind:
                 raise self._refusal(node, f"attribute {attribute.name!r} is a {kind.name.lower()}")
 
     def _location(self, node: onnx_ir.Node) -> Location:
         """The layer: as planish or torch's exporter noted it, or the node's name, or that of its first output."""
         first = node.outputs[0].name or ""
-        noted = self._metadata.get(first, {})
+        noted = self._context.metadata.get(first, {})
         if MODULE_KEY in noted or SOURCE_KEY in noted:
             return Location(noted.get(MODULE_KEY, ""), noted.get(SOURCE_KEY, ""))
         scopes = re.findall(r"'([^']*)'", noted.get("pkg.torch.onnx.name_scopes", ""))

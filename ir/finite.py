@@ -3,7 +3,7 @@
 import numpy as np
 
 from .errors import ModelError
-from .graph import Graph
+from .graph import Graph, nested
 
 
 def check_finite(graph: Graph) -> None:
@@ -12,7 +12,7 @@ def check_finite(graph: Graph) -> None:
     Raises:
         ModelError: naming the first such weight and a layer that reads it.
     """
-    for constant in graph.constants.values():
+    for constant in (constant for part in nested(graph) for constant in part.constants.values()):
         if constant.dtype.is_float and _has_nan(constant.data):
             layer = constant.uses[0].node.location if constant.uses else "no layer"
             raise ModelError(f"weight {constant.name!r} of {layer} holds NaN: the model is broken or was never trained")

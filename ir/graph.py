@@ -14,7 +14,7 @@ from .dims import Dim
 from .types import DType, TensorType
 
 Attribute: TypeAlias = Any
-"""An int, a float, a str, a tuple of these, an array, or a `Graph`: the operator's schema says which, not Python."""
+"""An int, a float, a str, a tuple of these, an array, a `TensorType` or a `Graph`: the operator's schema says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,21 @@ class Node:
         value = self.input(index)
         return value.data if isinstance(value, Constant) else None
 
+    @property
+    def graphs(self) -> "tuple[Graph, ...]":
+        """The graphs inside this node: branches, the body of a loop."""
+        return tuple(value for value in self.attributes.values() if isinstance(value, Graph))
+
+    @property
+    def captured(self) -> tuple[Value, ...]:
+        """What the graphs inside this node read of those around it, each value once."""
+        read: dict[Value, None] = {}
+        for graph in self.graphs:
+            own = set(graph.values())
+            found = (value for node in graph.nodes for value in (*node.inputs, *node.captured))
+            read.update(dict.fromkeys(value for value in found if value is not None and value not in own))
+        return tuple(read)
+
     def __repr__(self) -> str:
         names = ", ".join("none" if value is None else f"%{value.name}" for value in self._inputs)
         return f"{self.operator}({names})"
@@ -149,6 +164,9 @@ class Node:
 class Graph:
     """A function from tensors to tensors.
 
+    A graph inside a node (a branch, the body of a loop) may read the values of the graphs around it, as in ONNX; what it
+    returns is its own. Names are unique in a graph with all that is inside it.
+
     Attributes:
         name: of the model.
         inputs: in calling order.
@@ -156,13 +174,14 @@ class Graph:
         constants: by name.
     """
 
-    def __init__(self, name: str = "main") -> None:
+    def __init__(self, name: str = "main", outer: "Graph | None" = None) -> None:
         self.name = name
         self.inputs: list[Value] = []
         self.outputs: dict[str, Value] = {}
         self.constants: dict[str, Constant] = {}
-        self._names: set[str] = set()
-        self._numbers: dict[str, int] = {}  # the last number given to a hint, so that finding the next is O(1)
+        self._names: set[str] = set() if outer is None else outer._names
+        # the last number given to a hint, so that finding the next is O(1)
+        self._numbers: dict[str, int] = {} if outer is None else outer._numbers
         self._first: Node | None = None
         self._last: Node | None = None
         self._count = 0
@@ -290,9 +309,7 @@ class Graph:
         for output in node.outputs:
             if output._uses or self.is_output(output):
                 raise ValueError(f"%{output.name} of {node!r} is still used")
-        for index, value in enumerate(node._inputs):
-            if value is not None:
-                del value._uses[Use(node, index)]
+        _release(node)
         self._unlink(node)
         self._names.difference_update(output.name for output in node.outputs)
 
@@ -316,8 +333,11 @@ class Graph:
 
     def clone(self) -> "Graph":
         """An equal graph that can be edited apart; the constants' arrays are shared."""
-        copy = Graph(self.name)
-        values: dict[Value, Value] = {value: copy.add_input(value.name, value.type) for value in self.inputs}
+        return self._copy_into(Graph(self.name), {})
+
+    def _copy_into(self, copy: "Graph", values: dict[Value, Value]) -> "Graph":
+        """Copy everything into an empty graph; `values` maps those of the graphs around it to their copies."""
+        values |= {value: copy.add_input(value.name, value.type) for value in self.inputs}
         for constant in self.constants.values():
             values[constant] = copy.add_constant(constant.data, constant.name)
         for node in self.nodes:
@@ -326,7 +346,9 @@ class Graph:
                 [None if value is None else values[value] for value in node._inputs],
                 [output.type for output in node.outputs],
                 {
-                    name: attribute.clone() if isinstance(attribute, Graph) else attribute
+                    name: attribute._copy_into(Graph(attribute.name, copy), values)
+                    if isinstance(attribute, Graph)
+                    else attribute
                     for name, attribute in node.attributes.items()
                 },
                 names=[output.name for output in node.outputs],
@@ -335,6 +357,13 @@ class Graph:
             values.update(zip(node.outputs, twin.outputs, strict=True))
         copy.outputs = {name: values[value] for name, value in self.outputs.items()}
         return copy
+
+    def discard(self) -> None:
+        """Give up a graph that is in no node: it reads nothing any more of the graphs around it, and its names are free."""
+        for node in self.nodes:
+            _release(node)
+        for part in nested(self):
+            self._names.difference_update(value.name for value in part.values())
 
     # -- links and names
 
@@ -369,3 +398,21 @@ class Graph:
             node._next._previous = node._previous
         node._alive = False
         self._count -= 1
+
+
+def nested(graph: Graph) -> Iterator[Graph]:
+    """A graph and all graphs inside its nodes, outer ones first."""
+    yield graph
+    for node in graph.nodes:
+        for inner in node.graphs:
+            yield from nested(inner)
+
+
+def _release(node: Node) -> None:
+    """Forget the uses of a node, and of the nodes inside it."""
+    for index, value in enumerate(node._inputs):
+        if value is not None:
+            del value._uses[Use(node, index)]
+    for graph in node.graphs:
+        for inner in graph.nodes:
+            _release(inner)

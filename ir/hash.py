@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,15 +26,15 @@ def structural_hash(graph: Graph) -> str:
 class _Hash:
     """Values are numbered as they are met; a constant's bytes are taken in when it is first read."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, around: Mapping[Value, int] | None = None) -> None:
         self.digest = hashlib.sha256()
-        self._numbers: dict[Value, int] = {}
+        self._numbers: dict[Value, int] = dict(around or {})
         for value in graph.inputs:
             self._note("input", value.name, str(value.type))
             self._number(value)
         for node in graph.nodes:
-            inputs = [self._reference(value) for value in node.inputs]
-            attributes = [(name, _attribute(value)) for name, value in sorted(node.attributes.items())]
+            inputs = [self._reference(value) for value in (*node.inputs, *node.captured)]
+            attributes = [(name, self._attribute(value)) for name, value in sorted(node.attributes.items())]
             self._note("node", node.operator, inputs, attributes, [str(output.type) for output in node.outputs])
             for output in node.outputs:
                 self._number(output)
@@ -61,6 +62,7 @@ class _Hash:
             for part in array:
                 self._data(part)
 
-
-def _attribute(attribute: Attribute) -> str:
-    return structural_hash(attribute) if isinstance(attribute, Graph) else format_attribute(attribute)
+    def _attribute(self, attribute: Attribute) -> str:
+        if not isinstance(attribute, Graph):
+            return format_attribute(attribute)
+        return _Hash(attribute, self._numbers).digest.hexdigest()

@@ -21,12 +21,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from . import shape_values
+from .containers import body_inputs, infer_container, join
 from .dims import Dim, evaluate, is_dim
 from .errors import ModelError
-from .graph import Attribute, Constant, Graph, Value
+from .graph import Attribute, Constant, Graph, Node, Value
 from .ops import Operator, operators
 from .ops.dtypes import dtype_of, torch_dtype
 from .types import TensorType
+from .unranked import infer_unranked
 
 # What torch asks about a symbolic size (is it 1? even? larger than that table?) is answered as if it had one of these
 # sizes. They are divisible by 16 and unlike the usual widths; should an operator come out fixed to one, or fail, the next
@@ -117,7 +119,13 @@ def infer(
     Raises:
         ModelError: the operator is unknown, or its inputs don't fit together.
     """
-    inference = _Inference(find_operator(operator), inputs)
+    definition = find_operator(operator)
+    types = infer_container(operator, inputs, attributes, outputs)
+    if types is not None:
+        return types
+    if not all(value is None or value.type.is_ranked for value in inputs):
+        return infer_unranked(operator, inputs, attributes, outputs)
+    inference = _Inference(definition, inputs)
     reason: Exception | None = None
     for attempt in range(len(_SIZES) if inference.symbols else 1):
         try:
@@ -145,12 +153,21 @@ def refresh(graph: Graph) -> None:
         ModelError: naming the layer whose inputs no longer fit.
     """
     for node in graph.nodes:
+        for inner in node.graphs:
+            _refresh_inner(node, inner)
         try:
             types = infer(node.operator, node.inputs, node.attributes, len(node.outputs))
         except ModelError as error:
             raise ModelError(f"{node.location}: {error}") from error
         for output, type in zip(node.outputs, types, strict=True):
             output.type = type
+
+
+def _refresh_inner(node: Node, inner: Graph) -> None:
+    """Infer anew what is in a graph inside a node, whose inputs may have other types by now."""
+    for value, type in zip(inner.inputs, body_inputs(node.operator, node.inputs, node.attributes), strict=True):
+        value.type = join(value.type, type, value.name)
+    refresh(inner)
 
 
 @contextmanager

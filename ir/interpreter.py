@@ -1,7 +1,7 @@
 """The interpreter: runs a graph with torch, node by node; the meaning that every backend is held to."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -10,9 +10,14 @@ from .analysis.liveness import last_uses
 from .errors import ModelError
 from .graph import Constant, Graph, Node, Value
 from .infer import call_attributes, find_operator
+from .ops import Body, Operator
 from .ops.dtypes import to_numpy, to_torch
 
 Observer = Callable[[Value, torch.Tensor], None]
+
+
+Held: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | None
+"""A tensor, a sequence, or an optional that holds nothing."""
 
 
 class Interpreter:
@@ -20,41 +25,98 @@ class Interpreter:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._nodes = [(node, find_operator(node.operator)) for node in graph.nodes]
-        self._constants: dict[Value, torch.Tensor] = {
-            constant: to_torch(constant.data) for constant in graph.constants.values()
-        }
+        self._constants: dict[Value, Held] = {value: to_torch(value.data) for value in graph.constants.values()}
         self._last_uses = last_uses(graph)
+        self._nodes = [
+            (node, find_operator(node.operator), {name: Interpreter(inner) for name, inner in _graphs(node)})
+            for node in graph.nodes
+        ]
 
-    def run(self, feeds: Mapping[str, np.ndarray], observe: Observer | None = None) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, Any], observe: Observer | None = None) -> dict[str, Any]:
         """The outputs by name.
 
         Args:
-            feeds: an array for each input of the graph, by name.
+            feeds: an array for each input of the graph, by name; for a sequence a list of them, for an optional perhaps
+                None.
             observe: called with every input's and node output's value and tensor, as soon as it is known.
 
         Raises:
             ModelError: an input is missing, or a node fails; the layer is named.
         """
-        values = dict(self._constants)
+        given: list[Held] = []
         for value in self.graph.inputs:
             if value.name not in feeds:
                 raise ModelError(f"input {value.name!r} ({value.type}) is missing")
-            values[value] = to_torch(np.asarray(feeds[value.name])).contiguous()
-            if observe is not None:
-                observe(value, values[value])
+            given.append(_fed(feeds[value.name]))
         with torch.no_grad():
-            for node, definition in self._nodes:
-                for output, tensor in zip(node.outputs, evaluate(node, definition, values), strict=False):
-                    values[output] = tensor
-                    if observe is not None:
-                        observe(output, tensor)
-                for dead in self._last_uses.get(node, ()):
-                    values.pop(dead, None)
-        return {name: to_numpy(values[value]) for name, value in self.graph.outputs.items()}
+            results = self.call(given, {}, observe)
+        return {name: _returned(result) for name, result in zip(self.graph.outputs, results, strict=True)}
+
+    def call(
+        self, arguments: Sequence[Held], around: Mapping[Value, Held], observe: Observer | None = None
+    ) -> tuple[Held, ...]:
+        """The outputs for inputs in order; `around` holds the values of the graphs around this one that it reads."""
+        values: dict[Value, Held] = {
+            **around,
+            **self._constants,
+            **dict(zip(self.graph.inputs, arguments, strict=True)),
+        }
+        self._observe(self.graph.inputs, values, observe)
+        for node, definition, inner in self._nodes:
+            bodies = {
+                name: _Body(body, {value: values[value] for value in node.captured}, observe)
+                for name, body in inner.items()
+            }
+            values.update(zip(node.outputs, evaluate(node, definition, values, bodies), strict=False))
+            self._observe(node.outputs, values, observe)
+            for dead in self._last_uses.get(node, ()):
+                values.pop(dead, None)
+        return tuple(values[value] for value in self.graph.outputs.values())
+
+    def _observe(self, found: Sequence[Value], values: Mapping[Value, Held], observe: Observer | None) -> None:
+        if observe is None:
+            return
+        for value in found:
+            held = values[value]
+            if isinstance(held, torch.Tensor):
+                observe(value, held)
 
 
-def evaluate(node: Node, definition: Any, values: Mapping[Value, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+class _Body:
+    """A graph inside a node, ready to be called by the node's operator."""
+
+    def __init__(self, interpreter: Interpreter, around: Mapping[Value, Held], observe: Observer | None) -> None:
+        self.types = tuple(value.type for value in interpreter.graph.outputs.values())
+        self._interpreter = interpreter
+        self._around = around
+        self._observe = observe
+
+    def __call__(self, *arguments: Held) -> tuple[Held, ...]:
+        return self._interpreter.call(arguments, self._around, self._observe)
+
+
+def _graphs(node: Node) -> Iterator[tuple[str, Graph]]:
+    return ((name, value) for name, value in node.attributes.items() if isinstance(value, Graph))
+
+
+def _fed(given: Any) -> Held:
+    """What is computed with: of arrays in the layout that their shape has."""
+    if given is None:
+        return None
+    if isinstance(given, list | tuple):
+        return [to_torch(np.asarray(array)).contiguous() for array in cast("Sequence[Any]", given)]
+    return to_torch(np.asarray(given)).contiguous()
+
+
+def _returned(held: Held) -> Any:
+    if held is None or isinstance(held, torch.Tensor):
+        return None if held is None else to_numpy(held)
+    return [to_numpy(tensor) for tensor in held]
+
+
+def evaluate(
+    node: Node, definition: Operator, values: Mapping[Value, Held], bodies: Mapping[str, Body] | None = None
+) -> tuple[Held, ...]:
     """The outputs of one node.
 
     Raises:
@@ -62,25 +124,25 @@ def evaluate(node: Node, definition: Any, values: Mapping[Value, torch.Tensor]) 
     """
     arguments: list[Any] = []
     for index, value in enumerate(node.inputs):
-        if value is None:
-            arguments.append(None)
-        elif index in definition.host:
-            arguments.append(values[value].reshape(-1).tolist())
+        held = None if value is None else values[value]
+        if index in definition.host and isinstance(held, torch.Tensor):
+            arguments.append(held.reshape(-1).tolist())
         else:
-            arguments.append(values[value])
+            arguments.append(held)
     try:
-        keywords = call_attributes(definition, node.inputs, node.attributes, len(node.outputs))
+        keywords = call_attributes(definition, node.inputs, node.attributes, len(node.outputs)) | dict(bodies or {})
         results = definition.function(*arguments, **keywords)
+    except ModelError:  # from a graph inside the node, which knows better where
+        raise
     except Exception as error:  # whatever torch raises is a property of the model and its input
         raise ModelError(f"{node.location}: {node!r} failed: {error}") from error
     results = results if isinstance(results, tuple) else (results,)
-    return tuple(result.contiguous() for result in results)  # sums round differently over another layout in memory
+    # sums round differently over another layout in memory
+    return tuple(result.contiguous() if isinstance(result, torch.Tensor) else result for result in results)
 
 
 def evaluate_constant(node: Node) -> tuple[np.ndarray, ...]:
     """The outputs of a node all of whose inputs are constants."""
-    values: dict[Value, torch.Tensor] = {
-        value: to_torch(value.data) for value in node.inputs if isinstance(value, Constant)
-    }
+    values: dict[Value, Held] = {value: to_torch(value.data) for value in node.inputs if isinstance(value, Constant)}
     with torch.no_grad():
-        return tuple(to_numpy(tensor) for tensor in evaluate(node, find_operator(node.operator), values))
+        return tuple(map(_returned, evaluate(node, find_operator(node.operator), values)))

@@ -1,5 +1,8 @@
 """A graph as a torch module, and its weights back: what training and distillation work on."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import fx, nn
@@ -7,6 +10,7 @@ from torch import fx, nn
 from .graph import Attribute, Constant, Graph, Value
 from .infer import call_attributes, find_operator
 from .ops.dtypes import to_numpy, to_torch
+from .types import TensorType
 
 
 def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
@@ -20,10 +24,15 @@ def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
         training: gives the module parameters of its own, since an optimizer writes into them, and gives the operators
             that have one their meaning for training (rounding, which passes gradients straight through).
     """
+    return _module(graph, (), training=training)
+
+
+def _module(graph: Graph, around: Sequence[Value], *, training: bool) -> fx.GraphModule:
+    """As `to_module`; what the graph reads of those around it becomes further inputs."""
     root = nn.Module()
     target = fx.Graph()
     values: dict[Value, fx.Node] = {
-        value: target.placeholder(f"input_{index}") for index, value in enumerate(graph.inputs)
+        value: target.placeholder(f"input_{index}") for index, value in enumerate((*graph.inputs, *around))
     }
     for index, constant in enumerate(graph.constants.values()):
         name = f"constant_{index}"
@@ -40,10 +49,12 @@ def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
             _host_argument(target, value, values) if index in definition.host else value and values[value]
             for index, value in enumerate(node.inputs)
         )
-        keywords = {
-            name: attribute if _is_code(attribute) else _held(root, target, attribute)
-            for name, attribute in call_attributes(definition, node.inputs, node.attributes, len(node.outputs)).items()
-        }
+        keywords = call_attributes(definition, node.inputs, node.attributes, len(node.outputs))
+        for name, attribute in keywords.items():
+            if isinstance(attribute, Graph):
+                keywords[name] = _body(root, target, attribute, node.captured, values)
+            elif not _is_code(attribute):
+                keywords[name] = _held(root, target, attribute)
         result = target.call_function(function, arguments, keywords)
         for index, output in enumerate(node.outputs):
             single = len(node.outputs) == 1
@@ -77,6 +88,27 @@ def _held(root: nn.Module, target: fx.Graph, attribute: Attribute) -> fx.Node:
     name = f"attribute_{len(target.nodes)}"
     setattr(root, name, attribute)
     return target.get_attr(name)
+
+
+def _body(
+    root: nn.Module, target: fx.Graph, graph: Graph, around: Sequence[Value], values: dict[Value, fx.Node]
+) -> fx.Node:
+    """A graph inside a node, as what the node's operator can call; its weights are not trained."""
+    module = _held(root, target, _module(graph, around, training=False))
+    types = _held(root, target, tuple(value.type for value in graph.outputs.values()))
+    return target.call_function(_Body, (module, types, *(values[value] for value in around)))
+
+
+class _Body:
+    """A module of a graph inside a node, with the values that it reads of those around it."""
+
+    def __init__(self, module: fx.GraphModule, types: tuple[TensorType, ...], *around: torch.Tensor) -> None:
+        self.types = types
+        self._module = module
+        self._around = around
+
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
+        return self._module(*arguments, *self._around)
 
 
 def _item(values: tuple[torch.Tensor, ...], index: int) -> torch.Tensor:

@@ -10,11 +10,13 @@
 
 A constant of more than 16 elements has no `=`: its data lies beside the text, under its name. Names with unusual
 characters are JSON strings, as in `%"a name"`; so are operators, attributes and outputs that need it. `//` starts a
-comment. A graph inside a node (a branch, a loop's body) is an attribute like any other.
+comment. A graph inside a node (a branch, a loop's body) is an attribute like any other, and may read the values around it.
+A tensor whose rank isn't known is `float32[...]`; `sequence(float32[n])` and `optional(float32[n])` hold tensors.
 """
 
 import json
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import TypeAlias, cast
@@ -86,6 +88,8 @@ def format_attribute(attribute: Attribute, indent: str = "") -> str:
             return f"[{', '.join(map(format_attribute, attribute))}]"
         case np.ndarray():
             return f"{TensorType.of(attribute)} {_format_elements(attribute)}"
+        case TensorType():
+            return str(attribute)
         case Graph():
             return _format_graph(attribute, indent)
         case _:
@@ -143,21 +147,21 @@ def parse_graph(text: str, weights: Mapping[str, np.ndarray] | None = None) -> G
 def read_graph(text: str, fetch: Fetch) -> Graph:
     """As `parse_graph`, with a function that gives the data of a constant by name and type, or raises KeyError."""
     tokens = Tokens(text)
-    graph = _Parser(tokens, fetch, "").parse()
+    graph = _Parser(tokens, fetch).parse()
     tokens.take("end")
     return graph
 
 
 class _Parser:
-    """Reads one graph; graphs inside its nodes have parsers of their own."""
+    """Reads one graph; graphs inside its nodes have parsers of their own, which know the values around them."""
 
-    def __init__(self, tokens: Tokens, fetch: Fetch, prefix: str) -> None:
+    def __init__(self, tokens: Tokens, fetch: Fetch, prefix: str = "", around: "_Parser | None" = None) -> None:
         self._tokens = tokens
         self._fetch = fetch
         self._prefix = prefix
-        self._graph = Graph()
-        self._values: dict[str, Value] = {}
-        self._declared: set[str] = set()
+        self._graph = Graph(outer=None if around is None else around._graph)
+        self._values: ChainMap[str, Value] = ChainMap() if around is None else around._values.new_child()
+        self._declared: set[str] = set() if around is None else around._declared
 
     def parse(self) -> Graph:
         tokens = self._tokens
@@ -241,9 +245,10 @@ class _Parser:
     def _attribute_value(self, prefix: str) -> Attribute:
         tokens = self._tokens
         if tokens.next.text == "graph":
-            return _Parser(tokens, self._fetch, prefix).parse()
+            return _Parser(tokens, self._fetch, prefix, self).parse()
         if tokens.next.kind == "type":
-            return tokens.tensor(tokens.type())
+            type = tokens.type()
+            return type if tokens.next.text in (",", "}") else tokens.tensor(type)
         if tokens.accept("["):
             return self._tuple()
         return self._scalar()
@@ -271,4 +276,9 @@ class _Parser:
         if name in self._graph.outputs:
             self._tokens.fail(f"{token.text} is returned twice", token.offset)
         self._tokens.expect("=")
-        self._graph.outputs[name] = self._known()
+        token, returned = self._tokens.next, self._known()
+        if returned.name not in self._values.maps[0]:
+            self._tokens.fail(
+                f"{token.text} belongs to a graph around this one; return it through an Identity", token.offset
+            )
+        self._graph.outputs[name] = returned

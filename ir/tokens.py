@@ -12,16 +12,17 @@ import numpy as np
 from .dims import Dim, is_dim, symbols
 from .elements import parse_elements
 from .errors import ModelError
-from .types import DType, TensorType
+from .types import Container, DType, TensorType
 
 _NAME = r"/?[\w.$-]+(?:/[\w.$-]+)*"
 _WORD = r"[A-Za-z_][\w.]*(?:::[\w.]+)*"
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
+_TENSOR = r"[a-z]\w*\[[^\]\n]*\]"
 _TOKEN = re.compile(
     rf"""(?P<blank>\s+|//[^\n]*)
        | (?P<name>%(?:{_STRING}|{_NAME}))
        | (?P<string>{_STRING})
-       | (?P<type>[a-z]\w*\[[^\]\n]*\])
+       | (?P<type>optional\(sequence\({_TENSOR}\)\)|(?:optional|sequence)\({_TENSOR}\)|{_TENSOR})
        | (?P<number>[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d*)?(?:e[-+]?\d+)?)|-inf)
        | (?P<word>{_WORD})
        | (?P<mark>[(){{}}\[\],:=@])
@@ -139,11 +140,15 @@ class Tokens:
 
 @cache
 def _parse_type(text: str) -> TensorType:
-    name, _, rest = text.partition("[")
+    match = re.fullmatch(r"((?:\w+\()*)(\w+)\[(.*)\]\)*", text)
+    assert match is not None  # as the token's pattern has it
+    holders, name, dims = match.groups()
     if name not in DType.__members__:
         near = get_close_matches(name, DType.__members__, 1)
         raise ValueError(f"{name} is no element type" + (f"; did you mean {near[0]}?" if near else ""))
-    return TensorType(DType[name], tuple(map(_parse_dim, _split(rest.removesuffix("]")))))
+    container = Container(" ".join(re.findall(r"\w+", holders)))
+    shape = None if dims.strip() == "..." else tuple(map(_parse_dim, _split(dims)))
+    return TensorType(DType[name], shape, container)
 
 
 def _split(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from .dims import Dim, symbols
+from .errors import ModelError
 
 
 class DType(Enum):
@@ -80,25 +81,57 @@ def _numpy_dtype(dtype: DType) -> np.dtype:
     return np.dtype(dtype.name)
 
 
+class Container(Enum):
+    """What a value keeps tensors in; `NONE` for a tensor itself."""
+
+    NONE = ""
+    SEQUENCE = "sequence"
+    OPTIONAL = "optional"
+    OPTIONAL_SEQUENCE = "optional sequence"
+
+
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """An element type and a shape; a dimension is an int or a symbolic expression such as `batch` or `sequence + 1`."""
+    """The type of a tensor, or of what keeps tensors: a sequence, an optional one.
+
+    Attributes:
+        dtype: of the elements.
+        dims: ints and symbolic expressions such as `batch` or `sequence + 1`; None where not even the rank is known.
+        container: what keeps tensors of this element type and these dimensions.
+    """
 
     dtype: DType
-    shape: tuple[Dim, ...]
+    dims: tuple[Dim, ...] | None
+    container: Container = Container.NONE
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """The dimensions of a tensor whose rank is known.
+
+        Raises:
+            ModelError: it isn't, or this is no tensor.
+        """
+        if self.dims is None or self.container is not Container.NONE:
+            raise ModelError(f"a value of type {self} has no shape that is known before it runs")
+        return self.dims
 
     @property
     def rank(self) -> int:
         return len(self.shape)
 
     @property
+    def is_ranked(self) -> bool:
+        """Whether this is a tensor of a known rank."""
+        return self.dims is not None and self.container is Container.NONE
+
+    @property
     def is_static(self) -> bool:
-        return all(isinstance(dim, int) for dim in self.shape)
+        return self.is_ranked and all(isinstance(dim, int) for dim in self.shape)
 
     @property
     def symbols(self) -> frozenset[str]:
-        """The symbols that occur in the shape."""
-        return frozenset().union(*(symbols(dim) for dim in self.shape))
+        """The symbols that occur in the dimensions."""
+        return frozenset().union(*(symbols(dim) for dim in self.dims or ()))
 
     @property
     def static_shape(self) -> tuple[int, ...]:
@@ -116,5 +149,13 @@ class TensorType:
     def of(cls, array: np.ndarray) -> Self:
         return cls(DType.of(array.dtype), array.shape)
 
+    def within(self, container: Container) -> "TensorType":
+        """The type of a container of such tensors, or with `NONE` of a tensor in this one."""
+        return TensorType(self.dtype, self.dims, container)
+
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+        dims = "..." if self.dims is None else ", ".join(map(str, self.dims))
+        text = f"{self.dtype}[{dims}]"
+        for word in reversed(self.container.value.split()):
+            text = f"{word}({text})"
+        return text

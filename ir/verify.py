@@ -14,9 +14,9 @@ import numpy as np
 
 from .dims import is_dim, symbols
 from .errors import CheckError
-from .graph import Attribute, Graph, Node, Use, Value
+from .graph import Attribute, Graph, Node, Use, Value, nested
 from .opset import LOWEST_OPSET, OPSET
-from .types import DType, TensorType
+from .types import Container, DType, TensorType
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
@@ -29,14 +29,13 @@ def verify(graph: Graph) -> None:
         CheckError: the first fault: the node, its location, and what is wrong with it.
     """
     _check_values(graph)
-    _check_order(graph)
-    for node in graph.nodes:
+    uses: dict[Value, set[Use]] = {}
+    _check_order(graph, uses, set())
+    _check_uses(uses)
+    for node in (node for part in nested(graph) for node in part.nodes):
         fault = next(_faults(node), None)
         if fault is not None:
             _fail(node, fault)
-        for attribute in node.attributes.values():
-            if isinstance(attribute, Graph):
-                verify(attribute)
 
 
 def _fail(node: Node, fault: str) -> NoReturn:
@@ -49,14 +48,14 @@ def _fail(node: Node, fault: str) -> NoReturn:
 def _check_values(graph: Graph) -> None:
     """Names are unique, types make sense, and constants are what they say."""
     names: set[str] = set()
-    for value in graph.values():
+    for value in (value for part in nested(graph) for value in part.values()):
         if value.name in names:
             raise CheckError(f"two values are named %{value.name}")
         names.add(value.name)
         fault = _type_fault(value.type)
         if fault:
             raise CheckError(f"{value!r} has {fault} as a dimension")
-    for name, constant in graph.constants.items():
+    for name, constant in ((name, constant) for part in nested(graph) for name, constant in part.constants.items()):
         if name != constant.name:
             raise CheckError(f"the constant %{constant.name} is held under the name {name}")
         if TensorType.of(constant.data) != constant.type:
@@ -66,30 +65,44 @@ def _check_values(graph: Graph) -> None:
 @cache
 def _type_fault(type: TensorType) -> str:
     """The first wrong dimension; nothing if there is none."""
-    for dim in type.shape:
+    for dim in type.dims or ():
         valid = is_dim(dim) and symbols(dim) if isinstance(dim, str) else dim >= 0
         if not valid:
             return repr(dim)
     return ""
 
 
-def _check_order(graph: Graph) -> None:
-    """Values are defined before they are read, and know who reads them."""
-    uses: dict[Value, set[Use]] = {value: set() for value in (*graph.inputs, *graph.constants.values())}
+def _check_order(graph: Graph, uses: dict[Value, set[Use]], visible: set[Value]) -> None:
+    """Values are defined before they are read, here or in a graph around this one; who reads them is noted in `uses`."""
+    own: set[Value] = set()
+
+    def define(*values: Value) -> None:
+        uses.update((value, set()) for value in values)
+        own.update(values)
+        visible.update(values)
+
+    define(*graph.inputs, *graph.constants.values())
     for node in graph.nodes:
         for index, value in enumerate(node.inputs):
             if value is None:
                 continue
-            if value not in uses:
+            if value not in visible:
                 _fail(node, f"it reads %{value.name}, which nothing before it in the graph defines")
             uses[value].add(Use(node, index))
+        for inner in node.graphs:
+            _check_order(inner, uses, visible)
         for index, output in enumerate(node.outputs):
             if output.producer is not node or output.index != index:
                 _fail(node, f"its output %{output.name} names another producer")
-            uses[output] = set()
+        define(*node.outputs)
     for name, value in graph.outputs.items():
-        if value not in uses:
+        if value not in own:
             raise CheckError(f"the graph returns %{value.name} as {name}, but nothing in it defines that value")
+    visible -= own
+
+
+def _check_uses(uses: Mapping[Value, set[Use]]) -> None:
+    """Values know who reads them."""
     for value, expected in uses.items():
         for node, index in expected.symmetric_difference(value.uses):
             _fail(node, f"its input {index} and the uses of %{value.name} contradict each other")
@@ -100,13 +113,16 @@ def _check_order(graph: Graph) -> None:
 _EMPTY = "an empty list"
 
 
+_Kind = tuple[DType, Container]
+
+
 @dataclass(frozen=True, slots=True)
 class _Parameter:
     """An input or output of a schema; `variable` is the type variable that it shares with others, empty for none."""
 
     name: str
     required: bool
-    dtypes: frozenset[DType]
+    kinds: frozenset["_Kind"]
     variable: str
 
 
@@ -158,7 +174,7 @@ def _faults(node: Node, opset: int = OPSET) -> Iterator[str]:
         yield "it has no outputs"
     for name, attribute in node.attributes.items():
         if not _kind(attribute):
-            yield f"its attribute {name} is {attribute!r}: no int, float, string, list of these, tensor or graph"
+            yield f"its attribute {name} is {attribute!r}: no int, float, string, list of these, tensor, type or graph"
     if node.domain:
         return
     schema = _schema(node.operator, opset)
@@ -171,8 +187,8 @@ def _faults(node: Node, opset: int = OPSET) -> Iterator[str]:
         if value is None and schema.inputs[index].required:
             yield f"its input {index} ({schema.inputs[index].name}) is missing"
     yield from _attribute_faults(node, schema)
-    inputs = tuple(None if value is None else value.dtype for value in node.inputs)
-    fault = _dtype_fault(schema, inputs, tuple(output.dtype for output in node.outputs))
+    inputs = tuple(None if value is None else _kind_of(value) for value in node.inputs)
+    fault = _type_variable_fault(schema, inputs, tuple(map(_kind_of, node.outputs)))
     if fault:
         yield fault
 
@@ -201,6 +217,8 @@ def _kind(attribute: Attribute) -> str:
             return "TENSOR"
         case Graph():
             return "GRAPH"
+        case TensorType():
+            return "TYPE_PROTO"
         case ():
             return _EMPTY
         case tuple():
@@ -210,23 +228,33 @@ def _kind(attribute: Attribute) -> str:
             return ""
 
 
+def _kind_of(value: Value) -> _Kind:
+    return value.type.dtype, value.type.container
+
+
+def _describe(kind: _Kind) -> str:
+    dtype, container = kind
+    return f"{container.value} of {dtype}" if container.value else str(dtype)
+
+
 @cache
-def _dtype_fault(schema: _Schema, inputs: tuple[DType | None, ...], outputs: tuple[DType, ...]) -> str:
+def _type_variable_fault(schema: _Schema, inputs: tuple[_Kind | None, ...], outputs: tuple[_Kind, ...]) -> str:
     """What is wrong with the element types, nothing if they suit; cached, for nodes repeat a few combinations."""
-    bound: dict[str, tuple[DType, str]] = {}
-    for what, side, dtypes in (("input", schema.inputs, inputs), ("output", schema.outputs, outputs)):
-        for index, dtype in enumerate(dtypes):
+    bound: dict[str, tuple[_Kind, str]] = {}
+    for what, side, kinds in (("input", schema.inputs, inputs), ("output", schema.outputs, outputs)):
+        for index, kind in enumerate(kinds):
             parameter = side[index]
-            if dtype is None:
+            if kind is None:
                 continue
-            if dtype not in parameter.dtypes:
-                allowed = ", ".join(sorted(map(str, parameter.dtypes))) or "no tensor"
-                return f"its {what} {index} ({parameter.name}) is {dtype}, and may be {allowed}"
+            if kind not in parameter.kinds:
+                allowed = ", ".join(sorted(map(_describe, parameter.kinds))) or "no tensor"
+                return f"its {what} {index} ({parameter.name}) is {_describe(kind)}, and may be {allowed}"
             if not parameter.variable:
                 continue
-            other, name = bound.setdefault(parameter.variable, (dtype, parameter.name))
-            if other is not dtype:
-                return f"its {what} {index} ({parameter.name}) is {dtype}, and should be {other} as {name} is"
+            other, name = bound.setdefault(parameter.variable, (kind, parameter.name))
+            if other != kind:
+                mine, others = _describe(kind), _describe(other)
+                return f"its {what} {index} ({parameter.name}) is {mine}, and should be {others} as {name} is"
     return ""
 
 
@@ -249,20 +277,24 @@ def _schema(operator: str, opset: int) -> _Schema | None:
 
 
 def _parameters(parameters: "Sequence[OpSchema.FormalParameter]") -> tuple[_Parameter, ...]:
-    codes = {f"tensor({_onnx_name(dtype)})": dtype for dtype in DType}
+    codes = {_onnx_name(dtype, container): (dtype, container) for dtype in DType for container in Container}
     return tuple(
         _Parameter(
             name=parameter.name,
             required=not str(parameter.option).endswith("Optional"),
-            dtypes=frozenset(codes[name] for name in parameter.types if name in codes),
+            kinds=frozenset(codes[name] for name in parameter.types if name in codes),
             variable=parameter.type_str if parameter.is_homogeneous else "",
         )
         for parameter in parameters
     )
 
 
-def _onnx_name(dtype: DType) -> str:
-    return {DType.float32: "float", DType.float64: "double"}.get(dtype, dtype.name.replace("_", ""))
+def _onnx_name(dtype: DType, container: Container) -> str:
+    name = {DType.float32: "float", DType.float64: "double"}.get(dtype, dtype.name.replace("_", ""))
+    name = f"tensor({name})"
+    for word in reversed(container.value.replace("sequence", "seq").split()):
+        name = f"{word}({name})"
+    return name
 
 
 @cache

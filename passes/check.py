@@ -1,6 +1,7 @@
 """The numeric check: does a graph, after a pass, still mean what its source meant?"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,18 @@ def run_graph(graph: Graph, probes: Sequence[Feeds]) -> list[Outputs]:
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
     interpreter = Interpreter(graph)
-    return [interpreter.run(probe) for probe in probes]
+    return [flattened(interpreter.run(probe)) for probe in probes]
+
+
+def flattened(outputs: Mapping[str, Any]) -> Outputs:
+    """Outputs as arrays alone: those of a sequence one by one, an optional that holds nothing not at all."""
+    flat: dict[str, np.ndarray] = {}
+    for name, held in outputs.items():
+        if isinstance(held, list):
+            flat.update((f"{name}[{index}]", array) for index, array in enumerate(held))
+        elif held is not None:
+            flat[name] = held
+    return flat
 
 
 def drift(reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
@@ -70,6 +82,7 @@ class NumericCheck:
     def __init__(self, source: Graph, probes: Sequence[Feeds]) -> None:
         self.probes = probes
         self._inputs = _inputs(source)
+        self._outputs = list(source.outputs)
         self._source = run_graph(source, probes)
         self._reference = self._source
         self._previous = self._source
@@ -101,9 +114,8 @@ class NumericCheck:
         """The outputs after a pass; the graph must take what the source takes and return what it returns."""
         if _inputs(graph) != self._inputs:
             raise CheckError(f"pass {step.name} changed the model's inputs from {self._inputs} to {_inputs(graph)}")
-        wanted = list(self._source[0]) if self._source else list(graph.outputs)
-        if list(graph.outputs) != wanted:
-            raise CheckError(f"pass {step.name} changed the model's outputs from {wanted} to {list(graph.outputs)}")
+        if list(graph.outputs) != self._outputs:
+            raise CheckError(f"pass {step.name} changed the model's outputs from {self._outputs} to {list(graph.outputs)}")
         try:
             return run_graph(graph, self.probes)
         except ModelError as error:
@@ -213,7 +225,11 @@ def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count
 
 
 def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks."""
+    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks.
+
+    Raises:
+        ModelError: the input is no tensor of a known rank.
+    """
     shape = [evaluate(dim, dict.fromkeys(symbols(dim), size)) for dim in value.shape]
     if value.dtype.is_float:
         return generator.standard_normal(shape).astype(value.dtype.numpy)

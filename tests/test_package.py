@@ -141,7 +141,7 @@ ALWAYS = {
 INSIDE_FUNCTIONS = {
     "torch": {"passes/"},
     "onnxruntime": {"backends/onnxruntime/"},
-    "onnx": {"ir/verify.py"},
+    "onnx": {"ir/unranked.py", "ir/verify.py"},
     "scipy": {"driver/evaluation.py"},
 }
 """Where it may be imported besides, by a function that needs it, or for type checkers alone."""

@@ -68,7 +68,7 @@ def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
     """
     coupling: nx.MultiGraph[Axis] = nx.MultiGraph()
     for value in graph.values():
-        for axis, dim in enumerate(value.shape):
+        for axis, dim in enumerate(value.shape if value.type.is_ranked else ()):
             if isinstance(dim, int) and dim > 0:
                 coupling.add_node(Axis(value, axis), frozen=None)
     for value in graph.inputs:
@@ -79,14 +79,14 @@ def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
         told = ties(node)
         coupling.add_edges_from((tie.left, tie.right, {"tie": tie, "node": node}) for tie in told)
         spared = {axis for tie in told for axis in (tie.left, tie.right)}
-        for value in filter(None, (*node.inputs, *node.outputs)):
+        for value in filter(None, (*node.inputs, *node.captured, *node.outputs)):
             _freeze(coupling, value, f"{node.operator} in {node.location} doesn't keep them apart", spared)
     return coupling
 
 
 def _freeze(coupling: "nx.MultiGraph[Axis]", value: Value, reason: str, spared: Iterable[Axis] = ()) -> None:
     """Freeze the axes of a value that aren't spared; the first reason stays."""
-    for axis in (Axis(value, index) for index in range(value.type.rank)):
+    for axis in (Axis(value, index) for index in range(value.type.rank if value.type.is_ranked else 0)):
         if axis in coupling and axis not in spared and coupling.nodes[axis]["frozen"] is None:
             coupling.nodes[axis]["frozen"] = reason
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..dims import Dim, evaluate
-from ..graph import Constant, Graph, Node
+from ..graph import Constant, Graph, Node, nested
 from ..types import DType, TensorType
 
 Shape = tuple[int, ...]
@@ -36,8 +36,8 @@ class Cost:
 
 
 def elements(type: TensorType, symbols: Sizes = None) -> int:
-    """How many elements a tensor has."""
-    return prod(_sizes(type.shape, symbols))
+    """How many elements a tensor has; one of unknown rank counts as a single element."""
+    return prod(_sizes(type.dims or (), symbols))
 
 
 def nbytes(type: TensorType, symbols: Sizes = None) -> int:
@@ -48,7 +48,8 @@ def nbytes(type: TensorType, symbols: Sizes = None) -> int:
 def flops(node: Node, symbols: Sizes = None) -> int:
     """The operations of one run of a node: two per multiply-add, and for other operators one per element of output."""
     rule = _RULES.get(node.operator.rpartition("::")[2])
-    multiply_adds = rule(node, symbols) if rule else None
+    is_ranked = all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs))
+    multiply_adds = rule(node, symbols) if rule and is_ranked else None
     if multiply_adds is not None:
         return 2 * multiply_adds
     return sum(elements(output.type, symbols) for output in node.outputs)
@@ -56,12 +57,14 @@ def flops(node: Node, symbols: Sizes = None) -> int:
 
 def summarize(graph: Graph, symbols: Sizes = None) -> Cost:
     """The cost of a graph."""
-    return _cost(list(graph.nodes), graph.constants.values(), symbols)
+    parts = list(nested(graph))
+    nodes = [node for part in parts for node in part.nodes]
+    return _cost(nodes, [constant for part in parts for constant in part.constants.values()], symbols)
 
 
 def by_operator(graph: Graph) -> dict[str, int]:
     """How many nodes of each operator there are, most frequent first."""
-    return dict(Counter(node.operator for node in graph.nodes).most_common())
+    return dict(Counter(node.operator for part in nested(graph) for node in part.nodes).most_common())
 
 
 def by_module(graph: Graph, depth: int, symbols: Sizes = None) -> dict[str, Cost]:
@@ -72,7 +75,7 @@ def by_module(graph: Graph, depth: int, symbols: Sizes = None) -> dict[str, Cost
     nodes: defaultdict[str, list[Node]] = defaultdict(list)
     constants: defaultdict[str, list[Constant]] = defaultdict(list)
     seen: set[Constant] = set()
-    for node in graph.nodes:
+    for node in (node for part in nested(graph) for node in part.nodes):
         module = _truncate(node.location.module, depth)
         nodes[module].append(node)
         new = dict.fromkeys(value for value in node.inputs if isinstance(value, Constant) and value not in seen)

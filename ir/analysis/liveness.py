@@ -14,7 +14,7 @@ def last_uses(graph: Graph) -> dict[Node, list[Value]]:
     alive = set(graph.outputs.values())
     dying: dict[Node, list[Value]] = {}
     for node in reversed(list(graph.nodes)):
-        touched = dict.fromkeys(value for value in (*node.inputs, *node.outputs) if value is not None)
+        touched = dict.fromkeys(filter(None, (*node.inputs, *node.captured, *node.outputs)))
         dying[node] = [value for value in touched if value not in alive and not isinstance(value, Constant)]
         alive.update(dying[node])
     return dying

@@ -55,7 +55,8 @@ _RULES: dict[str, Rule] = {}
 def ties(node: Node) -> list[Tie]:
     """What a node ties; empty where its operator isn't understood."""
     rule = _RULES.get(node.operator)
-    return [] if rule is None else [tie for tie in rule(node) if tie.holds]
+    is_ranked = all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs))
+    return [tie for tie in rule(node) if tie.holds] if rule is not None and is_ranked else []
 
 
 def _rule(*operators: str) -> Callable[[Rule], Rule]:

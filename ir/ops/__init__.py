@@ -1,5 +1,5 @@
 """What each operator means, one small file per family."""
 
-from .registry import Operator, operator, operators
+from .registry import Body, Operator, operator, operators
 
-__all__ = ["Operator", "operator", "operators"]
+__all__ = ["Body", "Operator", "operator", "operators"]

@@ -4,7 +4,7 @@ The parameters before `*` are the operator's inputs in the order of its schema, 
 after it are its attributes, with the schema's defaults. An input annotated `Ints` is read on the host (a shape, axes,
 the bounds of a slice): the function gets a sequence of ints, symbolic ones during type inference, instead of a tensor.
 A function with a keyword parameter `outputs` is told how many outputs its node has, one with `input_dtype` torch's element
-type of its first input.
+type of its first input. A sequence is a list of tensors, an empty optional None, and a graph inside the node a `Body`.
 """
 
 import inspect
@@ -13,10 +13,24 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from ..types import TensorType
 
 Ints: TypeAlias = Sequence[int]
 Meaning = TypeVar("Meaning", bound=Callable[..., Any])
+
+
+class Body(Protocol):
+    """A graph inside a node, as its operator's function gets it.
+
+    Attributes:
+        types: of what it returns.
+    """
+
+    types: tuple[TensorType, ...]
+
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +90,8 @@ def operators() -> dict[str, Operator]:
     for module in iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
     return _OPERATORS
+
+
+def unpacked(results: tuple[Any, ...]) -> Any:
+    """Results of a number that differs, as a function returns them: the only one by itself."""
+    return results[0] if len(results) == 1 else results

@@ -1,5 +1,6 @@
 """Dead code elimination."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,14 +16,22 @@ class DeadCodeElimination(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        returned = set(graph.outputs.values())
-        nodes = constants = 0
-        for node in graph.nodes_backwards:
-            if not any(output.uses or output in returned for output in node.outputs):
-                graph.erase(node)
-                nodes += 1
-        for constant in tuple(graph.constants.values()):
-            if not constant.uses and constant not in returned:
-                graph.erase_constant(constant)
-                constants += 1
-        return PassResult({"nodes": nodes, "constants": constants})
+        counts: Counter[str] = Counter(nodes=0, constants=0)
+        _sweep(graph, counts)
+        return PassResult(counts)
+
+
+def _sweep(graph: Graph, counts: Counter[str]) -> None:
+    """Remove from the last node to the first, and what is inside a node before what that reads around it."""
+    returned = set(graph.outputs.values())
+    for node in graph.nodes_backwards:
+        if not any(output.uses or output in returned for output in node.outputs):
+            graph.erase(node)
+            counts["nodes"] += 1
+            continue
+        for inner in node.graphs:
+            _sweep(inner, counts)
+    for constant in tuple(graph.constants.values()):
+        if not constant.uses and constant not in returned:
+            graph.erase_constant(constant)
+            counts["constants"] += 1

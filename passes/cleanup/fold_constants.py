@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir.graph import Constant, Graph, Node
+from ...ir.types import Container
 from ..base import Effect, Pass, PassContext, PassResult
 from .randomness import is_random
 
@@ -48,6 +49,8 @@ def _constants(node: Node) -> list[Constant]:
 
 def _is_foldable(node: Node) -> bool:
     if is_random(node) or node.operator == "DequantizeLinear" or node.domain == "aten":
+        return False
+    if node.graphs or any(output.type.container is not Container.NONE for output in node.outputs):
         return False
     return all(value is None or isinstance(value, Constant) for value in node.inputs)
 

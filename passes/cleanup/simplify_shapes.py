@@ -30,7 +30,7 @@ class ShapeSimplification(Pass):
         for node in graph.nodes:
             value = node.outputs[0]
             is_read = bool(value.uses) or graph.is_output(value)
-            if value.dtype is DType.int64 and value.type.rank <= 1 and is_read:
+            if value.dtype is DType.int64 and value.type.is_ranked and value.type.rank <= 1 and is_read:
                 elements = contents(value)
                 if elements is not None and all(isinstance(element, int) for element in elements):
                     array = np.asarray(elements, dtype=np.int64).reshape(value.type.static_shape)
@@ -44,7 +44,7 @@ class ShapeSimplification(Pass):
 def _write_copies(graph: Graph, node: Node) -> bool:
     """Give a Reshape a constant target if one can say what the output's type says."""
     source, shape = node.inputs[0], node.inputs[1]
-    if source is None or shape is None or isinstance(shape, Constant):
+    if source is None or shape is None or isinstance(shape, Constant) or not source.type.is_ranked:
         return False
     target = reshape_target(source, node.output.shape)
     if target is None:

@@ -24,7 +24,7 @@ def shrink(graph: Graph, kept: Kept) -> None:
     for (value, axis), mask in kept.items():
         shape = list(value.shape)
         shape[axis] = int(mask.sum())
-        value.type = replace(value.type, shape=tuple(shape))
+        value.type = replace(value.type, dims=tuple(shape))
         if isinstance(value, Constant):
             value.data = np.compress(mask, value.data, axis=axis)
     for node in graph.nodes:

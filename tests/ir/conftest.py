@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from planish.ir.graph import Attribute, Graph, Location
-from planish.ir.types import DType, TensorType
+from planish.ir.types import Container, DType, TensorType
 
 settings.register_profile("ir", deadline=None)  # no test fails for the machine being busy
 settings.load_profile("ir")
@@ -17,7 +17,8 @@ settings.load_profile("ir")
 TEXT = st.text(max_size=6)
 NAMES = st.sampled_from(["conv1.weight", "/layer.0/Conv_output_0", "12", "none", "a//b", "x y", ""]) | TEXT
 DIMS = st.integers(0, 9) | st.sampled_from(["batch", "(height - 1)//2 + 1", "Max(1, Min(a, b))", "s0*12", "größe"])
-TYPES = st.builds(TensorType, st.sampled_from(DType), st.lists(DIMS, max_size=3).map(tuple))
+SIZES = st.none() | st.lists(DIMS, max_size=3).map(tuple)
+TYPES = st.builds(TensorType, st.sampled_from(DType), SIZES, st.sampled_from(Container))
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 LOCATIONS = st.builds(Location, TEXT, TEXT)
 OPERATORS = st.sampled_from(["test::Conv", "com.test::Add.Tensor", "odd-domain::Op with spaces"])
@@ -51,24 +52,26 @@ def _arrays(draw: DrawFn) -> np.ndarray:
 def _attributes(nested: SearchStrategy[Graph] | None) -> SearchStrategy[dict[str, Attribute]]:
     scalars: list[SearchStrategy[Any]] = [st.integers(-(2**63), 2**63 - 1), st.floats(), TEXT]
     tuples = [st.lists(scalar, max_size=3).map(tuple) for scalar in scalars]
-    kinds = [*scalars, *tuples, _arrays()]
+    kinds = [*scalars, *tuples, _arrays(), TYPES]
     return st.dictionaries(TEXT, st.one_of(kinds if nested is None else [*kinds, nested]), max_size=3)
 
 
 @st.composite
-def _graphs(draw: DrawFn, depth: int = 1) -> Graph:
-    graph = Graph(draw(NAMES))
+def _graphs(draw: DrawFn, outer: Graph | None = None) -> Graph:
+    """A graph; nodes of the outermost may hold graphs, which read values of their own and of the outermost."""
+    graph = Graph(draw(NAMES), outer)
+    around = [] if outer is None else list(outer.values())
     for name in draw(st.lists(NAMES, max_size=3, unique=True)):
-        graph.add_input(name, draw(TYPES))
+        graph.add_input(graph.unique_name(name), draw(TYPES))
     for name in draw(st.lists(NAMES, max_size=3)):
         graph.add_constant(draw(_arrays()), name)
     for _ in range(draw(st.integers(0, 4))):
-        known = list(graph.values())
+        known = [*graph.values(), *around]
         graph.add_node(
             draw(OPERATORS),
             draw(st.lists(st.none() | st.sampled_from(known), max_size=3) if known else st.just([])),
             draw(st.lists(TYPES, min_size=1, max_size=3)),
-            draw(_attributes(_graphs(depth - 1) if depth else None)),
+            draw(_attributes(_graphs(graph) if outer is None else None)),
             names=draw(st.lists(NAMES, max_size=3)),
             location=draw(LOCATIONS),
         )

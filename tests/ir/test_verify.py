@@ -43,9 +43,9 @@ def _insert(line: str) -> Graph:
         "%y: float32[4] = DequantizeLinear(%q, %f)".replace("%q", "%i8"),
         "%y: float32[] = ReduceSum(%f) {keepdims = 0}",
         "%y: float32[4], %m: float32[2], %v: float32[2] = LayerNormalization(%f, %f) {axis = -1}",
-        "%y: float32[1, 4], %k: int64[4] = If(%c) {else_branch = %g, then_branch = %g}".replace(
-            "%g", 'graph "b"() { const %a: int8[1] = [1] return a = %a }'
-        ),
+        """%y: float32[1, 4], %k: int64[4] = If(%c) {
+            else_branch = graph "b"() { const %a: int8[1] = [1] return a = %a },
+            then_branch = graph "b"() { %b: float32[4] = Relu(%f) return b = %b }}""",
         "%y: float32[4] = com.microsoft::Anything(%f, none, %h) {whatever = [1]}",
         "%y: float32[4] = Conv(%x, %w) {pads = []}",
     ],
@@ -94,9 +94,9 @@ def test_a_node_against_its_schema_is_named_with_its_layer(line: str, fault: str
 
 
 def test_a_fault_inside_a_branch_is_found() -> None:
-    branch = 'graph "b"() { %r: int8[1] = Rellu() @ "inner" return r = %r }'
+    one, other = (f'graph "b"() {{ %{name}: int8[1] = Rellu() @ "inner" return r = %{name} }}' for name in "rs")
     with pytest.raises(CheckError, match=r"Rellu\(\) of inner"):
-        verify(_insert(f"%y: float32[4] = If(%c) {{else_branch = {branch}, then_branch = {branch}}}"))
+        verify(_insert(f"%y: float32[4] = If(%c) {{else_branch = {one}, then_branch = {other}}}"))
 
 
 def _nodes(graph: Graph) -> tuple[Node, Node]:

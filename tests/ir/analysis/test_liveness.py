@@ -31,10 +31,10 @@ def test_nothing_is_read_after_its_death(graphs: SearchStrategy[Graph], data: Da
     dying = last_uses(graph)
     dead = set()
     for node in graph.nodes:
-        assert dead.isdisjoint(node.inputs)
+        assert dead.isdisjoint((*node.inputs, *node.captured))
         assert dead.isdisjoint(dying[node])
         dead.update(dying[node])
-    read = {value for node in graph.nodes for value in (*node.inputs, *node.outputs)} - {None}
+    read = {value for node in graph.nodes for value in (*node.inputs, *node.captured, *node.outputs)} - {None}
     assert dead == {value for value in read if not isinstance(value, Constant)} - set(graph.outputs.values())
 
 

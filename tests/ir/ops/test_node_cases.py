@@ -100,7 +100,7 @@ def _check_types(cases: Iterable[Case], run: Run) -> None:
 def _is_known(case: Case) -> bool:
     """Whether a case has only tensors of our types and operators that we have, as they are at the pinned opset."""
     inputs, outputs = case.data_sets[0]
-    return all(map(_is_tensor, (*inputs, *outputs))) and all(map(_is_pinned, case.model.graph.node))
+    return all(map(_is_tensor, (*inputs, *outputs))) and all(map(_is_plain, case.model.graph.node))
 
 
 def _is_typed(case: Case) -> bool:
@@ -118,9 +118,12 @@ def _is_tensor(data: Any) -> bool:
         return False
 
 
-def _is_pinned(node: onnx.NodeProto) -> bool:
+def _is_plain(node: onnx.NodeProto) -> bool:
+    """Whether a node is one of our operators as it is at the pinned opset, of tensors alone."""
     if node.op_type == "Constant":
         return True
+    if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
+        return False
     if node.domain or node.op_type not in operators():
         return False
     schema = onnx.defs.get_schema(node.op_type, OPSET)
