@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 from ..ir.dims import Dim, is_dim, symbols
-from ..ir.infer import scope
+from ..ir.scope import scope
 
 
 class DimNames:

@@ -5,7 +5,6 @@ of the node. Two types that a value may have are joined: a dimension that they d
 rank that they don't share is unknown.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
@@ -13,6 +12,7 @@ from .dims import Dim
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Value
 from .types import Container, DType, TensorType
+from .unknown import size_called
 
 Inputs = Sequence[Value | None]
 Attributes = Mapping[str, Attribute]
@@ -20,12 +20,6 @@ Rule = Callable[[Inputs, Attributes, int], list[TensorType]]
 
 _COUNT = TensorType(DType.int64, ())
 _FLAG = TensorType(DType.bool, ())
-
-
-def symbol(name: str, suffix: int | str) -> str:
-    """A symbol for a size that is only known when the model runs, called after a value."""
-    stem = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return f"{stem if stem[:1].isalpha() else f'd{stem}'}_{suffix}"
 
 
 def join(a: TensorType, b: TensorType, name: str) -> TensorType:
@@ -39,7 +33,7 @@ def join(a: TensorType, b: TensorType, name: str) -> TensorType:
     if a.dims is None or b.dims is None or len(a.dims) != len(b.dims):
         return TensorType(a.dtype, None, a.container)
     pairs = enumerate(zip(a.dims, b.dims, strict=True))
-    dims = tuple(one if one == other else symbol(name, axis) for axis, (one, other) in pairs)
+    dims = tuple(one if one == other else size_called(name, axis) for axis, (one, other) in pairs)
     return TensorType(a.dtype, dims, a.container)
 
 
@@ -118,7 +112,7 @@ def _loop(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorTy
     states = [join(given.type, result.type, given.name) for given, result in zip(body.inputs[2:], values, strict=False)]
     limit = inputs[0] if inputs else None
     ends = len(inputs) > 1 and inputs[1] is not None
-    steps: Dim = symbol(next(iter(body.outputs.values())).name, "steps")
+    steps: Dim = size_called(next(iter(body.outputs.values())).name, "steps")
     if isinstance(limit, Constant) and not ends:
         steps = max(int(limit.data.reshape(-1)[0]), 0)
     return states + [_with(value.type, steps, 0) for value in values[count:]]
@@ -131,7 +125,7 @@ def _scan(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorTy
     first = inputs[count]
     assert first is not None
     axes = attributes.get("scan_input_axes") or (0,)
-    steps = first.shape[axes[0]] if first.type.is_ranked else symbol(first.name, "steps")
+    steps = first.shape[axes[0]] if first.type.is_ranked else size_called(first.name, "steps")
     states = [
         join(given.type, result.type, given.name) for given, result in zip(body.inputs[:count], values, strict=False)
     ]
@@ -196,7 +190,7 @@ def _split(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorT
     axis = attributes.get("axis", 0)
     part = _without(x.type, axis)
     if sizes is not None or attributes.get("keepdims", 1):
-        part = _with(part, 1 if sizes is None else symbol(sizes.name, "part"), axis % x.type.rank)
+        part = _with(part, 1 if sizes is None else size_called(sizes.name, "part"), axis % x.type.rank)
     return [part.within(Container.SEQUENCE)]
 
 
@@ -206,7 +200,7 @@ def _concatenate(inputs: Inputs, attributes: Attributes, outputs: int) -> list[T
     assert sequence is not None
     if element.dims is None:
         return [element]
-    size = symbol(sequence.name, "whole")
+    size = size_called(sequence.name, "whole")
     if attributes.get("new_axis", 0):
         return [_with(element, size, axis)]
     return [_with(_without(element, axis), size, axis % len(element.dims))]

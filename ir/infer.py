@@ -2,100 +2,34 @@
 
 Static shapes run on meta tensors. Symbolic ones run on fake tensors whose sizes are torch's symbolic ints, and come back
 as expressions. What an operator reads on the host (a shape, the bounds of a slice) is followed to where it was made, so
-that a `Reshape` by `Concat(Shape(x)[0:1], [-1, 64])` has the type that one expects.
+that a `Reshape` by `Concat(Shape(x)[0:1], [-1, 64])` has the type that one expects. Where it was made from data, the
+operator's declaration says which sizes are unknown (see `ops.from_data`), and these get symbols of their own.
+
+The symbols of inputs are sizes that the model's author had in mind: they are taken not to be 1, to agree where they meet,
+and to be long enough. A size that only data tells may be anything, so what is found for one is tried at many sizes, and
+given up for a new symbol where it doesn't hold (see `trials`).
 """
 
-import ast
 import difflib
-import logging
-import re
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import sympy
 import torch
-from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from . import shape_values
 from .containers import body_inputs, infer_container, join
-from .dims import Dim, evaluate, is_dim
+from .dims import Dim, evaluate
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Node, Value
 from .ops import Operator, operators
 from .ops.dtypes import dtype_of, torch_dtype
-from .types import TensorType
+from .ops.from_data import RankFromData, numbered
+from .scope import SIZES, scope, unspoilt
+from .trials import Run, are_telling, holds, trials
+from .types import DType, TensorType
+from .unknown import UNKNOWN, is_from_data, is_unknown, size_of_element, size_of_result
 from .unranked import infer_unranked
-
-# What torch asks about a symbolic size (is it 1? even? larger than that table?) is answered as if it had one of these
-# sizes. They are divisible by 16 and unlike the usual widths; should an operator come out fixed to one, or fail, the next
-# row is tried: larger sizes for deep pyramids, smaller ones for short tables.
-_SIZES = ((352, 416, 304, 464, 272, 368, 496), (19392, 19776, 20544, 20928, 21696, 24384), (48, 34, 38, 46, 58, 62))
-
-
-class Scope:
-    """Symbolic ints for a set of symbols, and the way back from torch's expressions to dimensions."""
-
-    def __init__(self, symbols: Sequence[str], sizes: Sequence[int]) -> None:
-        self.environment = environment = ShapeEnv(duck_shape=False, specialize_zero_one=False)
-        self.mode = FakeTensorMode(shape_env=environment)
-        self.sizes: dict[str, Any] = {}
-        self._names: dict[sympy.Expr, sympy.Symbol] = {}
-        for index, name in enumerate(symbols):
-            hint = sizes[index % len(sizes)] * (1 + index // len(sizes))
-            source = ConstantSource(name)
-            symbol = environment.create_symbol(hint, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
-            self.sizes[name] = environment.create_symintnode(symbol, hint=hint, source=source)
-            self._names[symbol] = sympy.Symbol(name, integer=True, positive=True)
-
-    def size(self, dim: Dim) -> Any:
-        """A dimension as torch takes it: an int or a symbolic int."""
-        return evaluate(dim, self.sizes, _CALLS)
-
-    def dim(self, size: Any) -> Dim:
-        """A size that torch gave, as a dimension.
-
-        Raises:
-            ModelError: it speaks of a symbol of torch's own, which stands for what only the data tells.
-        """
-        if isinstance(size, int):
-            return size
-        if not size.node.expr.free_symbols <= self._names.keys():
-            raise ModelError("a size of its result depends on data")
-        return expression_dim(size.node.expr, self._names)
-
-
-_CALLS = {
-    "FloorDiv": lambda a, b: a // b,
-    "CleanDiv": lambda a, b: a // b,
-    "Mod": lambda a, b: a % b,
-    "PythonMod": lambda a, b: a % b,
-    "Max": torch.sym_max,
-    "Min": torch.sym_min,
-}
-
-
-def expression_dim(expression: sympy.Expr, names: Mapping[sympy.Expr, sympy.Symbol]) -> Dim:
-    """A sympy expression of torch's symbols as a dimension, with the symbols renamed.
-
-    Raises:
-        ModelError: it is no dimension, such as a size times a fraction.
-    """
-    if expression.is_number:
-        return int(expression)
-    text = ast.unparse(ast.parse(str(expression.xreplace(dict(names))), mode="eval"))  # torch prints brackets in threes
-    if not is_dim(text):
-        raise ModelError(f"the size {text} is beyond whole-number arithmetic")
-    return text
-
-
-@lru_cache(maxsize=64)
-def scope(symbols: tuple[str, ...], attempt: int = 0) -> Scope:
-    """The scope of some symbols, shared by everything that has just these."""
-    return Scope(symbols, _SIZES[attempt])
 
 
 def find_operator(name: str) -> Operator:
@@ -125,25 +59,42 @@ def infer(
         return types
     if not all(value is None or value.type.is_ranked for value in inputs):
         return infer_unranked(operator, inputs, attributes, outputs)
-    inference = _Inference(definition, inputs)
-    reason: Exception | None = None
-    for attempt in range(len(_SIZES) if inference.symbols else 1):
-        try:
-            return inference.run(attributes, outputs, attempt)
-        except Exception as error:
-            reason = reason or error
-    types = ", ".join("none" if value is None else str(value.type) for value in inputs)
-    raise ModelError(f"{operator}({types}) can't be applied: {str(reason).strip().splitlines()[0]}") from reason
+    inference = _Inference(definition, inputs, attributes, outputs)
+    try:
+        return inference.types()
+    except RankFromData:
+        return infer_unranked(operator, inputs, attributes, outputs)
+    except Exception as error:
+        given = ", ".join("none" if value is None else str(value.type) for value in inputs)
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ModelError(f"{operator}({given}) can't be applied: {reason[0]}") from error
 
 
 def contents(value: Value) -> tuple[Dim, ...] | None:
     """The elements of a small integer tensor, where they are known: ints and symbolic dimensions, in one row."""
     if value.dtype.is_float:
         return None
-    within = scope(tuple(sorted(shape_values.symbols(value))))
-    with _unspoilt(within):
+    names = shape_values.symbols(value)
+    within = scope(tuple(sorted(names)))
+    with unspoilt(within):
         elements = shape_values.elements(value, within.size)
-    return None if elements is None else tuple(within.dim(element) for element in elements.reshape(-1))
+    if elements is None or is_unknown(list(elements.reshape(-1))):
+        return None
+    dims = tuple(within.dim(element) for element in elements.reshape(-1))
+    return dims if _holds_at_any_size(value, dims, names) else None
+
+
+def _holds_at_any_size(value: Value, dims: tuple[Dim, ...], names: frozenset[str]) -> bool:
+    """Whether elements are right at sizes that only data tells, where they speak of such."""
+    if not any(map(is_from_data, names)):
+        return True
+    for sizes in trials(names, [dim for dim in dims if isinstance(dim, int)]):
+        elements = shape_values.elements(value, lambda dim, sizes=sizes: evaluate(dim, sizes))
+        if elements is None or not all(
+            holds(dim, axis, [(sizes, list(elements.reshape(-1)))]) for axis, dim in enumerate(dims)
+        ):
+            return False
+    return True
 
 
 def refresh(graph: Graph) -> None:
@@ -170,81 +121,183 @@ def _refresh_inner(node: Node, inner: Graph) -> None:
     refresh(inner)
 
 
-@contextmanager
-def _unspoilt(within: Scope) -> Generator[None]:
-    """See that what runs inside leaves the symbols of a scope free.
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """An output of an application: the sizes that came out, and the symbols of those that its declaration calls unknown."""
 
-    Fake tensors log every shape that doesn't fit, with a trace; it comes back as our own error instead.
+    dtype: DType
+    shape: tuple[Any, ...]
+    unknown: Mapping[int, Dim]
 
-    Raises:
-        ModelError: a symbol became a number or another symbol, which it would be in every later inference too.
-    """
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
-        is_spoilt = bool(within.environment.replacements)
-        if is_spoilt:
-            scope.cache_clear()
-    if is_spoilt:
-        raise ModelError("it fixes a symbolic size, or equates two")
+    @property
+    def type(self) -> TensorType:
+        return TensorType(self.dtype, tuple(self.unknown.get(axis, size) for axis, size in enumerate(self.shape)))
 
 
 class _Inference:
     """One application of an operator to values of which only types are known."""
 
-    def __init__(self, definition: Operator, inputs: Sequence[Value | None]) -> None:
-        self.definition = definition
-        self.inputs = inputs
-        self.symbols: set[str] = set()
+    def __init__(
+        self,
+        definition: Operator,
+        inputs: Sequence[Value | None],
+        attributes: Mapping[str, Attribute],
+        outputs: int,
+    ) -> None:
+        self._definition = definition
+        self._inputs = inputs
+        self._attributes = attributes
+        self._outputs = outputs
+        self._symbols: set[str] = set()
         for index, value in enumerate(inputs):
             if value is not None:
-                self.symbols |= value.type.symbols
+                self._symbols |= value.type.symbols
             if value is not None and index in definition.host:
-                self.symbols |= shape_values.symbols(value)
-                self.symbols |= self._unknown(value)
+                self._symbols |= shape_values.symbols(value)
 
-    def run(self, attributes: Mapping[str, Attribute], outputs: int, attempt: int) -> list[TensorType]:
-        within = scope(tuple(sorted(self.symbols)), attempt)
-        keywords = call_attributes(self.definition, self.inputs, attributes, outputs)
-        with _unspoilt(within), within.mode if self.symbols else torch.device("meta"), torch.no_grad():
-            arguments = [self._argument(within, index, value) for index, value in enumerate(self.inputs)]
-            results = self.definition.function(*arguments, **keywords)
-        results = results if isinstance(results, tuple) else (results,)
+    def types(self) -> list[TensorType]:
+        """The types of the outputs.
+
+        Raises:
+            RankFromData: an output's number of axes depends on data.
+            Exception: whatever torch raises where the inputs don't fit together.
+        """
+        if not any(map(is_from_data, self._symbols)):
+            return [result.type for result in self._symbolic()]
+        found: list[_Result] | None = None
+        reason: Exception | None = None
+        try:
+            found = self._symbolic()
+        except RankFromData:
+            raise
+        except Exception as error:
+            reason = error
+        runs = self._runs(together=found is None)
+        if not runs:
+            raise reason or ModelError("it fits at none of many sizes that were tried")
         return [
-            TensorType(dtype_of(result.dtype), tuple(within.dim(size) for size in result.shape))
-            for result in results[:outputs]
+            self._settled(found[index] if found else None, [(sizes, results[index]) for sizes, results in runs], index)
+            for index in range(len(runs[0][1]))
         ]
 
-    def _argument(self, within: Scope, index: int, value: Value | None) -> Any:
+    def _symbolic(self) -> list[_Result]:
+        """The outputs in terms of the symbols; torch's questions are answered with one row of sizes, or the next."""
+        reason: Exception | None = None
+        for attempt in range(len(SIZES) if self._symbols else 1):
+            within = scope(tuple(sorted(self._symbols)), attempt)
+            try:
+                with unspoilt(within), within.mode if self._symbols else torch.device("meta"):
+                    results = self._apply(within.size)
+                return [replace(result, shape=tuple(map(within.dim, result.shape))) for result in results]
+            except Exception as error:
+                reason = reason or error
+        assert reason is not None
+        raise reason
+
+    def _runs(self, *, together: bool) -> list[tuple[Mapping[str, int], list[_Result]]]:
+        """What comes out at the sizes that are tried, those left out that don't fit."""
+        rows = [
+            self._argument(lambda dim: UNKNOWN, index, value)
+            for index, value in enumerate(self._inputs)
+            if index in self._definition.host
+        ]
+        elements = [element for row in rows if isinstance(row, list) for element in row]
+        dims = [dim for value in self._inputs if value is not None for dim in value.shape]
+        runs: list[tuple[Mapping[str, int], list[_Result]]] = []
+        numbers = [number for number in (*dims, *elements) if isinstance(number, int)]
+        for sizes in trials(self._symbols, numbers, together=together):
+            try:
+                with torch.device("meta"):
+                    runs.append((sizes, self._apply(lambda dim, sizes=sizes: evaluate(dim, sizes))))
+            except RankFromData:
+                raise
+            except Exception:  # noqa: S112 -- these sizes don't fit together; others will
+                continue
+        return runs
+
+    def _settled(
+        self, found: _Result | None, runs: Sequence[tuple[Mapping[str, int], _Result]], output: int
+    ) -> TensorType:
+        """The type of an output: sizes that hold in every run, and new symbols for those that don't."""
+        first = found or runs[0][1]
+        if any(len(run.shape) != len(first.shape) for _, run in runs):
+            raise RankFromData
+        shapes: list[Run] = [(sizes, run.shape) for sizes, run in runs]
+        telling = are_telling(shapes)
+        given = dict.fromkeys(dim for value in self._inputs if value is not None for dim in value.shape)
+        dims: list[Dim] = []
+        for axis, size in enumerate(first.shape):
+            guesses = [size] if found else [*(dim for dim in given if isinstance(dim, str)), size] if telling else []
+            symbol = next(
+                (run.unknown[axis] for run in (first, *(run for _, run in runs)) if axis in run.unknown), None
+            )
+            known = next((dim for dim in guesses if holds(dim, axis, shapes)), None) if symbol is None else symbol
+            dims.append(self._unnamed(output, axis) if known is None else known)
+        return TensorType(first.dtype, tuple(dims))
+
+    def _apply(self, size: Callable[[Dim], Any]) -> list[_Result]:
+        """Run the function without data, on tensors of sizes that the caller knows."""
+        definition = self._definition
+        arguments = [self._argument(size, index, value) for index, value in enumerate(self._inputs)]
+        keywords = call_attributes(definition, self._inputs, self._attributes, self._outputs)
+        named = {
+            **dict.fromkeys(definition.inputs),
+            **dict(zip(definition.inputs, arguments, strict=False)),
+            **definition.defaults,
+            **keywords,
+        }
+        rules = {index: rule for index, rule in definition.from_data.items() if self._is_from_data(index, arguments)}
+        axes = {index: rule.axes(definition.inputs[index], named) for index, rule in rules.items()}
+        for index in definition.host.intersection(rules):
+            arguments[index] = rules[index].row(definition.inputs[index], named)
+        self._check_known(arguments)
+        function = definition.types if rules and definition.types else definition.function
+        with torch.no_grad():
+            results = function(*arguments, **keywords)
+        results = (results if isinstance(results, tuple) else (results,))[: self._outputs]
+        unknown: list[dict[int, Dim]] = [{} for _ in results]
+        for index, found in axes.items():
+            for symbols, numbers in zip(unknown, numbered(found, [result.ndim for result in results]), strict=False):
+                symbols.update({axis: self._symbol(index, number) for axis, number in numbers.items()})
+        return [
+            _Result(dtype_of(result.dtype), tuple(result.shape), symbols)
+            for result, symbols in zip(results, unknown, strict=True)
+        ]
+
+    def _argument(self, size: Callable[[Dim], Any], index: int, value: Value | None) -> Any:
         if value is None:
             return None
-        if index not in self.definition.host:
-            return torch.empty([within.size(dim) for dim in value.shape], dtype=torch_dtype(value.dtype))
+        if index not in self._definition.host:
+            return torch.empty([size(dim) for dim in value.shape], dtype=torch_dtype(value.dtype))
         if isinstance(value, Constant):
             return value.data.reshape(-1).tolist()
-        elements = shape_values.elements(value, within.size)
-        if elements is not None:
-            return list(elements.reshape(-1))
-        return [within.sizes[name] for name in self._names(value)]
+        elements = shape_values.elements(value, size)
+        return UNKNOWN if elements is None else list(elements.reshape(-1))
 
-    def _unknown(self, value: Value) -> set[str]:
-        """Fresh symbols for the elements of a shape that is computed from data."""
-        if isinstance(value, Constant):
-            return set()
-        known = shape_values.elements(value, scope(tuple(sorted(shape_values.symbols(value)))).size)
-        return set(self._names(value)) if known is None else set()
+    def _is_from_data(self, index: int, arguments: Sequence[Any]) -> bool:
+        """Whether an input is there, and known no sooner than the operator runs."""
+        if index >= len(arguments) or arguments[index] is None:
+            return False
+        return index not in self._definition.host or is_unknown(arguments[index])
 
-    def _names(self, value: Value) -> list[str]:
-        if self.definition.name not in ("Reshape", "Expand", "ConstantOfShape"):
-            raise ModelError(
-                f"{self.definition.name} needs %{value.name} at compile time, but it is computed from data"
-            )
-        name = re.sub(r"\W", "_", value.name)
-        count = value.type.static_shape[0] if value.type.rank else 1
-        return [f"{name if name[0].isalpha() else f'd{name}'}_{index}" for index in range(count)]
+    def _check_known(self, arguments: Sequence[Any]) -> None:
+        for value, argument in zip(self._inputs, arguments, strict=True):
+            if value is not None and is_unknown(argument):
+                raise ModelError(
+                    f"{self._definition.name} needs %{value.name} at compile time, but it is computed from data"
+                )
+
+    def _symbol(self, index: int, number: int) -> Dim:
+        """The symbol of a size that an input decides."""
+        value = self._inputs[index]
+        assert value is not None
+        if self._definition.from_data[index].is_size:
+            return size_of_element(value, number)
+        return size_of_result(self._definition.name, self._inputs, self._attributes, value.name, number)
+
+    def _unnamed(self, output: int, axis: int) -> Dim:
+        """The symbol of a size that follows in no known way from those of the inputs."""
+        return size_of_result(self._definition.name, self._inputs, self._attributes, f"output {output}", axis)
 
 
 def call_attributes(

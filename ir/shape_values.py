@@ -1,9 +1,10 @@
-"""The elements of small integer tensors that are computed from shapes: `Shape`, `Gather`, `Concat` and their kin.
+"""The elements of small tensors that are computed from shapes: `Shape`, `Gather`, `Concat` and their kin.
 
-Elements are whatever arithmetic the caller brings: `size` turns a dimension into an int, a symbolic int, or a node.
+Elements are whatever arithmetic the caller brings: `size` turns a dimension into an int, a symbolic int, or a node. Those
+that depend on data are `UNKNOWN`, each by itself: the others in the same row are still known.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from math import prod
 from operator import add, mod, mul, sub
@@ -14,9 +15,10 @@ import numpy as np
 from .dims import Dim
 from .graph import Constant, Node, Value
 from .types import DType
+from .unknown import UNKNOWN
 
 Elements = np.ndarray
-"""An array of dtype object: ints and symbolic ints."""
+"""An array of dtype object: ints, symbolic ints, and `UNKNOWN`."""
 
 _MAX_ELEMENTS = 64
 _SOURCES = ("Shape", "Size")
@@ -29,17 +31,24 @@ def symbols(value: Value) -> frozenset[str]:
 
 
 def elements(value: Value, size: Callable[[Dim], Any]) -> Elements | None:
-    """The elements in the tensor's own shape, or None where they depend on data."""
-    known: dict[Value | None, Elements | None] = {None: None}
+    """The elements in the tensor's own shape, or None where even their number isn't known, or is large."""
+    known: dict[Value, Elements | None] = {}
     for node in _chain(value):
         operands = () if node.operator in _SOURCES else node.inputs
-        found = [_constant(operand) if isinstance(operand, Constant) else known.get(operand) for operand in operands]
+        found = [None if operand is None else _found(operand, known) for operand in operands]
         missing = any(row is None and operand is not None for row, operand in zip(found, operands, strict=True))
         try:
             known[node.output] = None if missing else _RULES[node.operator](node, found, size)
         except (ArithmeticError, IndexError):  # a place that isn't there, a division by zero: it fails where it runs
             known[node.output] = None
-    return _constant(value) if isinstance(value, Constant) else known.get(value)
+    return _found(value, known)
+
+
+def _found(value: Value, known: Mapping[Value, Elements | None]) -> Elements | None:
+    if not _is_small(value):
+        return None
+    row = _constant(value) if isinstance(value, Constant) else known.get(value)
+    return np.full(value.type.static_shape, UNKNOWN, dtype=object) if row is None else row
 
 
 def _chain(value: Value) -> list[Node]:
@@ -63,7 +72,7 @@ def _is_small(value: Value) -> bool:
 
 
 def _constant(constant: Constant) -> Elements | None:
-    return _objects(constant.data) if _is_small(constant) and constant.data.dtype.kind in "iubf" else None
+    return _objects(constant.data) if constant.data.dtype.kind in "iubf" else None
 
 
 def _objects(values: Any) -> Elements:
@@ -175,7 +184,12 @@ def _mod(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Element
 def _where(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     condition, chosen, other = np.broadcast_arrays(*operands)
     flat = zip(condition.reshape(-1), chosen.reshape(-1), other.reshape(-1), strict=True)
-    return _row([a if test else b for test, a, b in flat]).reshape(condition.shape)
+    chosen = [UNKNOWN if test is UNKNOWN else a if test else b for test, a, b in flat]
+    return _row(chosen).reshape(condition.shape)
+
+
+def _is_equal(a: Any, b: Any) -> Any:
+    return UNKNOWN if a is UNKNOWN or b is UNKNOWN else bool(a == b)
 
 
 def _product(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -196,7 +210,7 @@ _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | N
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "Div": _elementwise(_quotient),
-    "Equal": _elementwise(lambda a, b: bool(a == b)),
+    "Equal": _elementwise(_is_equal),
     "Gather": _gather,
     "Identity": lambda node, operands, size: operands[0],
     "Max": _extreme(max),

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .containers import symbol
 from .dims import Dim
 from .errors import ModelError
 from .graph import Attribute, Constant, Value
 from .opset import OPSET
 from .types import DType, TensorType
+from .unknown import size_called
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
@@ -73,7 +73,7 @@ def _dtype(
 def _row(inputs: Inputs) -> tuple[Dim, ...]:
     source = inputs[0]
     assert source is not None
-    return (symbol(source.name, "rank"),)
+    return (size_called(source.name, "rank"),)
 
 
 def _reshaped(inputs: Inputs) -> tuple[Dim, ...] | None:
@@ -83,11 +83,13 @@ def _reshaped(inputs: Inputs) -> tuple[Dim, ...] | None:
     assert shape is not None
     if isinstance(shape, Constant):
         sizes = [int(size) for size in shape.data]
-        return tuple(size if size > 0 else symbol(source.name, f"reshaped_{axis}") for axis, size in enumerate(sizes))
+        return tuple(
+            size if size > 0 else size_called(source.name, f"reshaped_{axis}") for axis, size in enumerate(sizes)
+        )
     rank = shape.shape[0] if shape.type.is_ranked else None
     if not isinstance(rank, int):
         return None
-    return tuple(symbol(shape.name, axis) for axis in range(rank))
+    return tuple(size_called(shape.name, axis) for axis in range(rank))
 
 
 _DIMS: dict[str, Callable[[Inputs], tuple[Dim, ...] | None]] = {

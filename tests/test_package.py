@@ -128,7 +128,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(
 # -- who imports what
 
 ALWAYS = {
-    "torch": {"ir/ops/", "ir/infer.py", "ir/interpreter.py", "ir/module.py", "frontends/torch/"},
+    "torch": {"ir/ops/", "ir/infer.py", "ir/scope.py", "ir/interpreter.py", "ir/module.py", "frontends/torch/"},
     "onnxruntime": set(),
     "tvm": {"backends/tvm/"},
     "onnx": {"frontends/onnx.py", "backends/"},

@@ -24,8 +24,8 @@ from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.finite import check_finite
 from ...ir.graph import Graph, Location, Value
-from ...ir.infer import expression_dim
 from ...ir.ops.dtypes import dtype_of, to_numpy
+from ...ir.scope import expression_dim
 from ...ir.types import TensorType
 from .archive import load_program
 from .lowering import Lowering

@@ -6,10 +6,11 @@ from torch import Tensor
 
 from ..types import DType
 from .dtypes import torch_dtype
+from .from_data import FromData, places
 from .registry import Ints, operator
 
 
-@operator("ConstantOfShape")
+@operator("ConstantOfShape", from_data={"shape": FromData(lambda row: [{i: i for i in places(row)}], is_size=True)})
 def constant_of_shape(shape: Ints, *, value: np.ndarray | None = None) -> Tensor:
     if value is None:
         return torch.zeros(tuple(shape))
@@ -23,7 +24,7 @@ def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
     return (columns - rows == k).to(x.dtype if dtype is None else torch_dtype(DType(dtype)))
 
 
-@operator("OneHot")
+@operator("OneHot", from_data={"depth": FromData(lambda axis: [{axis: 0}], 1, is_size=True)})
 def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> Tensor:
     indices = indices.long()
     indices = torch.where(indices < 0, indices + depth[0], indices)
@@ -33,7 +34,10 @@ def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> 
     return torch.where(hot, values[1], values[0])
 
 
-@operator("Range")
+@operator(
+    "Range",
+    from_data={name: FromData(lambda: [0], row) for name, row in {"start": 0, "limit": 1, "delta": 1}.items()},
+)
 def range_(start: Ints, limit: Ints, delta: Ints, *, stash_type: int = 1, input_dtype: torch.dtype) -> Tensor:
     """Half precision is counted up in more, by torch as by `stash_type`."""
     first, beyond, step = start[0], limit[0], delta[0]

@@ -6,6 +6,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from .from_data import NOTHING
 from .registry import Ints, operator
 from .unsigned import widened
 
@@ -103,7 +104,7 @@ def clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Ten
     return x if min is None and max is None else torch.clamp(x, min, max)
 
 
-@operator("CumSum")
+@operator("CumSum", from_data={"axis": NOTHING})
 def cumulative_sum(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     along = axis[0]
     y = x.flip(along) if reverse else x
@@ -114,7 +115,7 @@ def cumulative_sum(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 
     return y.flip(along) if reverse else y
 
 
-@operator("Dropout")
+@operator("Dropout", from_data={"training_mode": NOTHING})
 def dropout(
     x: Tensor,
     ratio: Tensor | None = None,

@@ -5,11 +5,23 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .from_data import FromData, places
 from .registry import Ints, operator
 from .window import pad_last, window
 
 
-@operator("Col2Im")
+def _image_type(x: Tensor, image_shape: Ints, block_shape: Ints, **attributes: object) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1] // prod(block_shape), *image_shape))
+
+
+@operator(
+    "Col2Im",
+    from_data={
+        "image_shape": FromData(lambda row: [{2 + i: i for i in places(row)}], 1, is_size=True),
+        "block_shape": FromData(lambda: [1], 1),
+    },
+    types=_image_type,
+)
 def columns_to_image(
     x: Tensor,
     image_shape: Ints,
@@ -36,7 +48,12 @@ def columns_to_image(
     return pad_last(image, [-pad for pad in over.begin], [-pad for pad in over.end])
 
 
-@operator("MaxUnpool")
+@operator(
+    "MaxUnpool",
+    from_data={
+        "output_shape": FromData(lambda x: [{axis: axis for axis in range(x.ndim)}], lambda: None, is_size=True)
+    },
+)
 def max_unpool(
     x: Tensor,
     indices: Tensor,

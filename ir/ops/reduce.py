@@ -6,6 +6,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..unknown import UNKNOWN
+from .from_data import Axes, FromData, changeable, places
 from .registry import Ints, operator
 from .unsigned import widened
 
@@ -22,7 +24,19 @@ def _register(name: str, function: Reduction) -> None:
         y = function(x, along) if along else function(x.unsqueeze(0), [0]).squeeze(0)
         return y if keepdims or not along else y.squeeze(along)
 
-    operator(name)(widened(meaning))
+    operator(name, from_data={"axes": FromData(_reduced, _some_axes)})(widened(meaning))
+
+
+def _reduced(x: Tensor, row: Ints, keepdims: int) -> Axes:
+    """Which axes are reduced is unknown, and so are the sizes that are left."""
+    if keepdims:
+        return changeable(x, range(x.ndim))
+    places(row)
+    return range(x.ndim - len(row))
+
+
+def _some_axes(x: Tensor, row: Ints) -> list[int]:
+    return list(range(min(x.ndim, 1 if row is UNKNOWN else len(row))))
 
 
 def _sum(x: Tensor, axes: list[int]) -> Tensor:
@@ -101,7 +115,7 @@ _register_argument("ArgMax", torch.argmax)
 _register_argument("ArgMin", torch.argmin)
 
 
-@operator("TopK")
+@operator("TopK", from_data={"k": FromData(lambda axis: [{axis: 0}] * 2, is_size=True)})
 def top_k(x: Tensor, k: Ints, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     # a stable sort takes equal elements in the order of their index, which torch.topk doesn't promise
     values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)

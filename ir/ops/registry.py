@@ -5,17 +5,19 @@ after it are its attributes, with the schema's defaults. An input annotated `Int
 the bounds of a slice): the function gets a sequence of ints, symbolic ones during type inference, instead of a tensor.
 A function with a keyword parameter `outputs` is told how many outputs its node has, one with `input_dtype` torch's element
 type of its first input. A sequence is a list of tensors, an empty optional None, and a graph inside the node a `Body`.
+What of the outputs' types depends on data is declared beside it (see `from_data`).
 """
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ..types import TensorType
+from .from_data import FromData
 
 Ints: TypeAlias = Sequence[int]
 Meaning = TypeVar("Meaning", bound=Callable[..., Any])
@@ -41,25 +43,37 @@ class Operator:
         name: ONNX's, with the domain where it isn't the standard's.
         function: the meaning, from torch tensors to a torch tensor or a tuple of them.
         inputs: parameter names of the inputs; a variadic one comes last.
+        defaults: of the attributes that have one, by name.
         host: positions of the inputs that are read on the host.
         takes_outputs: whether the function is told the number of outputs.
         takes_dtype: whether it is told the element type of its first input.
+        from_data: which sizes of the outputs depend on data, by the position of the input that decides them.
+        types: run on tensors without data, instead of the function, where anything depends on data.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
     """
 
     name: str
     function: Callable[..., Any]
     inputs: tuple[str, ...]
+    defaults: Mapping[str, Any]
     host: frozenset[int]
     takes_outputs: bool
     takes_dtype: bool
-    trainable: Callable[..., Any] | None = field(default=None)
+    from_data: Mapping[int, FromData]
+    types: Callable[..., Any] | None
+    trainable: Callable[..., Any] | None
 
 
 _OPERATORS: dict[str, Operator] = {}
 
 
-def operator(name: str, *, trainable: Callable[..., Any] | None = None) -> Callable[[Meaning], Meaning]:
+def operator(
+    name: str,
+    *,
+    from_data: Mapping[str, FromData] | None = None,
+    types: Callable[..., Any] | None = None,
+    trainable: Callable[..., Any] | None = None,
+) -> Callable[[Meaning], Meaning]:
     """Register the decorated torch function as the meaning of an operator."""
 
     def register(function: Meaning) -> Meaning:
@@ -69,13 +83,21 @@ def operator(name: str, *, trainable: Callable[..., Any] | None = None) -> Calla
         host = frozenset(
             index for index, parameter in enumerate(positional) if parameter.annotation in (Ints, Ints | None)
         )
+        inputs = tuple(parameter.name for parameter in positional)
         _OPERATORS[name] = Operator(
             name=name,
             function=function,
-            inputs=tuple(parameter.name for parameter in positional),
+            inputs=inputs,
+            defaults={
+                parameter.name: parameter.default
+                for parameter in parameters
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            },
             host=host,
             takes_outputs="outputs" in names,
             takes_dtype="input_dtype" in names,
+            from_data={inputs.index(decider): rule for decider, rule in (from_data or {}).items()},
+            types=types,
             trainable=trainable,
         )
         return function

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..unknown import UNKNOWN
+from .from_data import Axes, FromData, along, for_each_axis, nothing
 from .registry import Ints, operator
 
 
@@ -41,7 +43,18 @@ class _Axis:
     end: float
 
 
-@operator("Resize")
+def _resized(x: Tensor, row: Ints, axes: tuple[int, ...] | None, keep_aspect_ratio_policy: str) -> Axes:
+    return along(x, row if keep_aspect_ratio_policy == "stretch" else UNKNOWN, axes)
+
+
+@operator(
+    "Resize",
+    from_data={
+        "roi": FromData(nothing, lambda: None),
+        "scales": FromData(along, for_each_axis(1)),
+        "sizes": FromData(_resized, for_each_axis(1)),
+    },
+)
 def resize(
     x: Tensor,
     roi: Ints | None = None,

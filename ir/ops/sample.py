@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .from_data import FromData
 from .registry import Ints, operator
 from .window import window
 
@@ -19,7 +20,14 @@ def grid_sample(
     return F.grid_sample(x, grid, _MODES[mode], padding_mode, bool(align_corners))
 
 
-@operator("AffineGrid")
+@operator(
+    "AffineGrid",
+    from_data={
+        "size": FromData(
+            lambda theta: range(1, theta.shape[1] + 1), lambda theta: [theta.shape[0], 1, 1, 1, 1][: theta.shape[1] + 2]
+        )
+    },
+)
 def affine_grid(theta: Tensor, size: Ints, *, align_corners: int = 0) -> Tensor:
     return F.affine_grid(theta, list(size), bool(align_corners))
 

@@ -3,21 +3,40 @@
 import torch
 from torch import Tensor
 
+from .from_data import NOTHING, FromData
 from .registry import Ints, operator
 
 
-@operator("NonZero")
+def _compressed_type(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+    return x.reshape(-1) if axis is None else x
+
+
+def _chosen_type(boxes: Tensor, scores: Tensor, *limits: object, center_point_box: int = 0) -> Tensor:
+    return boxes.new_empty((1, 3), dtype=torch.int64)
+
+
+def _unique_types(
+    x: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int = 1
+) -> Tensor | tuple[Tensor, ...]:
+    flat = x.reshape(-1) if axis is None else x
+    places = flat.new_empty((flat.shape[axis or 0],), dtype=torch.int64)
+    return (flat, places, places, places)[:outputs]
+
+
+@operator(
+    "NonZero", from_data={"x": FromData(lambda: [1])}, types=lambda x: x.new_empty((x.ndim, 1), dtype=torch.int64)
+)
 def non_zero(x: Tensor) -> Tensor:
     return x.nonzero().T
 
 
-@operator("Compress")
+@operator("Compress", from_data={"condition": FromData(lambda axis: [axis or 0])}, types=_compressed_type)
 def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
     places = condition.nonzero().reshape(-1)
     return x.reshape(-1)[places] if axis is None else x.index_select(axis, places)
 
 
-@operator("Unique")
+@operator("Unique", from_data={"x": FromData(lambda axis: [{axis or 0: 0}, {0: 0}, {}, {0: 0}])}, types=_unique_types)
 def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int = 1) -> Tensor | tuple[Tensor, ...]:
     """The distinct elements or slices, sorted or by first appearance; then where each first was, inverse and counts."""
     flat = x.reshape(-1) if axis is None else x
@@ -32,7 +51,11 @@ def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int 
     return values if outputs == 1 else (values, first, inverse, counts)[:outputs]
 
 
-@operator("NonMaxSuppression")
+@operator(
+    "NonMaxSuppression",
+    from_data={"scores": FromData(lambda: [0]), "max_output_boxes_per_class": NOTHING},
+    types=_chosen_type,
+)
 def non_max_suppression(
     boxes: Tensor,
     scores: Tensor,

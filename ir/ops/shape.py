@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .from_data import Axes, FromData, along, for_each_axis, places
 from .registry import Ints, operator
 from .sizes import is_known
 
@@ -26,7 +27,21 @@ def size(x: Tensor) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=x.device)
 
 
-@operator("Reshape")
+def _reshaped_freely(row: Ints) -> Axes:
+    """A single size that isn't known follows from the others."""
+    unknown = places(row)
+    free = [*unknown, *(axis for axis, size in enumerate(row) if is_known(size, -1))]
+    return [] if len(free) == 1 else free
+
+
+def _freely(row: Ints) -> list[int]:
+    """One size that makes the counts agree, and 1 for the others."""
+    unknown = places(row)
+    rest = [] if any(is_known(size, -1) for size in row) else unknown[:1]
+    return [-1 if axis in rest else 1 if axis in unknown else size for axis, size in enumerate(row)]
+
+
+@operator("Reshape", from_data={"shape": FromData(_reshaped_freely, _freely)})
 def reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
     keeps = not allowzero
     sizes = [x.shape[axis] if keeps and is_known(size, 0) else size for axis, size in enumerate(shape)]
@@ -44,12 +59,40 @@ def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
-@operator("Squeeze")
+def _left(x: Tensor, row: Ints) -> Axes:
+    """If there are no more axes of one element than are squeezed, it is known which these are."""
+    places(row)
+    return range(x.ndim - len(row)) if len(_single(x)) > len(row) else []
+
+
+def _single(x: Tensor) -> list[int]:
+    """The axes that may have a single element."""
+    return [axis for axis, size in enumerate(x.shape) if not isinstance(size, int) or size == 1]
+
+
+def _squeezable(x: Tensor, row: Ints) -> list[int]:
+    if len(_single(x)) < len(row):
+        raise ValueError(f"there are no {len(row)} axes that could be squeezed")
+    return _single(x)[: len(row)]
+
+
+@operator("Squeeze", from_data={"axes": FromData(_left, _squeezable)})
 def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
-    return x.squeeze() if axes is None else x.squeeze(tuple(axes))
+    if axes is None:
+        return x.squeeze()
+    for axis in sorted((axis % x.ndim for axis in axes), reverse=True):
+        if isinstance(x.shape[axis], int) and x.shape[axis] != 1:
+            raise ValueError(f"axis {axis} has {x.shape[axis]} elements and can't be squeezed")
+        x = x.select(axis, 0)
+    return x
 
 
-@operator("Unsqueeze")
+def _spread(x: Tensor, row: Ints) -> Axes:
+    places(row)
+    return range(x.ndim + len(row))
+
+
+@operator("Unsqueeze", from_data={"axes": FromData(_spread, lambda row: list(range(len(row))))})
 def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     rank = x.ndim + len(axes)
     for axis in sorted(axis % rank for axis in axes):
@@ -62,7 +105,16 @@ def transpose(x: Tensor, *, perm: tuple[int, ...] | None = None) -> Tensor:
     return x.permute(tuple(reversed(range(x.ndim))) if perm is None else perm)
 
 
-@operator("Expand")
+def _expanded(x: Tensor, row: Ints) -> Axes:
+    """A size other than 1 stays."""
+    unknown = places(row)
+    missing = len(row) - x.ndim
+    sizes = [1] * missing + list(x.shape)
+    outer = max(0, -missing)
+    return [outer + axis for axis in unknown if not isinstance(sizes[outer + axis], int) or sizes[outer + axis] == 1]
+
+
+@operator("Expand", from_data={"shape": FromData(_expanded, 1)})
 def expand(x: Tensor, shape: Ints) -> Tensor:
     """Broadcast both ways: a 1 in the wanted shape keeps the input's size."""
     missing = len(shape) - x.ndim
@@ -71,6 +123,6 @@ def expand(x: Tensor, shape: Ints) -> Tensor:
     return x.expand([have if is_known(want, 1) else want for have, want in zip(sizes, wanted, strict=True)])
 
 
-@operator("Tile")
+@operator("Tile", from_data={"repeats": FromData(along, for_each_axis(1))})
 def tile(x: Tensor, repeats: Ints) -> Tensor:
     return x.repeat(tuple(repeats))

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from ..types import DType
+from ..unknown import is_unknown
 from .dtypes import torch_dtype
+from .from_data import Axes, FromData, nothing
 from .registry import Ints, operator
 
 _COSINES = {"BlackmanWindow": (0.42, 0.5, 0.08), "HammingWindow": (25 / 46, 21 / 46), "HannWindow": (0.5, 0.5)}
@@ -20,7 +22,7 @@ def _register_window(name: str, terms: tuple[float, ...]) -> None:
         y = sum((-1) ** order * term * torch.cos(order * angle) for order, term in enumerate(terms))
         return torch.as_tensor(y).to(torch_dtype(DType(output_datatype)))
 
-    operator(name)(meaning)
+    operator(name, from_data={"size": FromData(lambda: [{0: 0}], 2, is_size=True)})(meaning)
 
 
 for _name, _terms in _COSINES.items():
@@ -32,7 +34,21 @@ def _complex(x: Tensor) -> Tensor:
     return x[..., 0] if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
 
 
-@operator("DFT")
+def _spectrum(x: Tensor, axis: Ints | None) -> Axes:
+    """The axis that is transformed; if it isn't known any but the last, which holds the parts."""
+    return range(x.ndim - 1) if is_unknown(axis) else [(axis[0] if axis else -2) % x.ndim]
+
+
+@operator(
+    "DFT",
+    from_data={
+        "dft_length": FromData(_spectrum, 1),
+        "axis": FromData(
+            lambda x, dft_length, onesided: range(x.ndim - 1) if onesided or dft_length else [],
+            lambda x: [x.shape.index(max(x.shape[:-1]))],  # a transform back from one frequency has no elements
+        ),
+    },
+)
 def discrete_fourier_transform(
     x: Tensor, dft_length: Ints | None = None, axis: Ints | None = None, *, inverse: int = 0, onesided: int = 0
 ) -> Tensor:
@@ -46,7 +62,23 @@ def discrete_fourier_transform(
     return torch.view_as_real((torch.fft.ifft if inverse else torch.fft.fft)(values, length, along))
 
 
-@operator("STFT")
+def _length(signal: Tensor, window: Tensor | None) -> int:
+    """Of a frame, if it isn't given."""
+    return signal.shape[1] if window is None else window.shape[0]
+
+
+def _transformed(window: Tensor | None) -> Axes:
+    """The number of frames and their length, which is a window's if there is one."""
+    return [1, 2] if window is None else []
+
+
+@operator(
+    "STFT",
+    from_data={
+        "frame_step": FromData(lambda: [1], 2),
+        "frame_length": FromData(_transformed, lambda signal, window: [_length(signal, window)]),
+    },
+)
 def short_time_fourier_transform(
     signal: Tensor,
     frame_step: Ints,
@@ -55,7 +87,7 @@ def short_time_fourier_transform(
     *,
     onesided: int = 1,
 ) -> Tensor:
-    length = frame_length[0] if frame_length else signal.shape[1] if window is None else window.shape[0]
+    length = frame_length[0] if frame_length else _length(signal, window)
     frames = _complex(signal).unfold(1, length, frame_step[0])
     frames = frames if window is None else frames * window
     rows = frames.reshape(-1, length)  # two axes, since torch can't infer a transform of more symbolic ones
@@ -63,7 +95,14 @@ def short_time_fourier_transform(
     return spectrum.reshape(frames.shape[0], frames.shape[1], spectrum.shape[1], 2)
 
 
-@operator("MelWeightMatrix")
+@operator(
+    "MelWeightMatrix",
+    from_data={
+        "num_mel_bins": FromData(lambda: [{1: 0}], 1, is_size=True),
+        "dft_length": FromData(lambda: [0], 2),
+        **dict.fromkeys(("sample_rate", "lower_edge_hertz", "upper_edge_hertz"), FromData(nothing, 1)),
+    },
+)
 def mel_weight_matrix(
     num_mel_bins: Ints,
     dft_length: Ints,

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..unknown import UNKNOWN
+from .from_data import NOTHING, FromData, along, filled, for_each_axis, places
 from .registry import Ints, operator
 from .sizes import larger, smaller
 from .window import pad_last
@@ -24,7 +26,20 @@ def concat(*inputs: Tensor, axis: int) -> Tensor:
     return inputs[0].new_empty(sizes)
 
 
-@operator("Split")
+def _pieces(row: Ints, axis: int, outputs: int) -> list[dict[int, int]]:
+    """A single size that isn't known follows from the others."""
+    unknown = places(filled(row, UNKNOWN, outputs))
+    return [{axis: index} if index in unknown and len(unknown) > 1 else {} for index in range(outputs)]
+
+
+def _pieces_that_fit(x: Tensor, row: Ints, axis: int, outputs: int) -> list[int]:
+    sizes = filled(row, 0, outputs)
+    first = 0 if row is UNKNOWN else places(row)[0]
+    sizes[first] = x.shape[axis] - sum(sizes)
+    return sizes
+
+
+@operator("Split", from_data={"split": FromData(_pieces, _pieces_that_fit, is_size=True)})
 def split(
     x: Tensor, split: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
 ) -> Tensor | tuple[Tensor, ...]:
@@ -36,7 +51,20 @@ def split(
     return pieces[0] if outputs == 1 else pieces
 
 
-@operator("Slice")
+def _first_axes(x: Tensor, row: Ints, starts: Ints) -> list[int]:
+    count = len(row) if row is not UNKNOWN else x.ndim if starts is UNKNOWN else len(starts)
+    return list(range(count))
+
+
+@operator(
+    "Slice",
+    from_data={
+        "starts": FromData(along, for_each_axis(0)),
+        "ends": FromData(along, for_each_axis(_BEYOND)),
+        "axes": FromData(lambda x: range(x.ndim), _first_axes),
+        "steps": FromData(along, for_each_axis(1)),
+    },
+)
 def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
     for index, (start, end) in enumerate(zip(map(_clamped, starts), map(_clamped, ends), strict=True)):
         axis = axes[index] % x.ndim if axes else index
@@ -87,7 +115,18 @@ def _is_beyond(bound: int) -> bool:
     return isinstance(bound, int) and bound == _BEYOND
 
 
-@operator("Pad")
+def _first_padded(x: Tensor, row: Ints, pads: Ints) -> list[int]:
+    count = len(row) if row is not UNKNOWN else x.ndim if pads is UNKNOWN else len(pads) // 2
+    return list(range(count))
+
+
+@operator(
+    "Pad",
+    from_data={
+        "pads": FromData(along, for_each_axis(0, times=2)),
+        "axes": FromData(lambda x: range(x.ndim), _first_padded),
+    },
+)
 def pad(
     x: Tensor,
     pads: Ints,
@@ -125,7 +164,7 @@ def _sources(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
     return torch.minimum(places, period - places) if period != 1 else places
 
 
-@operator("CenterCropPad")
+@operator("CenterCropPad", from_data={"shape": FromData(along, for_each_axis(1))})
 def center_crop_pad(x: Tensor, shape: Ints, *, axes: tuple[int, ...] | None = None) -> Tensor:
     along = [axis % x.ndim for axis in axes] if axes is not None else list(range(x.ndim))
     wanted = dict(zip(along, shape, strict=True))
@@ -135,7 +174,7 @@ def center_crop_pad(x: Tensor, shape: Ints, *, axes: tuple[int, ...] | None = No
     return pad_last(x, begin, [more - half for more, half in zip(missing, begin, strict=True)])
 
 
-@operator("Trilu")
+@operator("Trilu", from_data={"k": NOTHING})
 def triangle(x: Tensor, k: Ints | None = None, *, upper: int = 1) -> Tensor:
     diagonal = k[0] if k else 0
     return torch.triu(x, diagonal) if upper else torch.tril(x, diagonal)

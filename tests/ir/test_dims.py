@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from planish.ir.dims import evaluate, is_dim, symbols
-from planish.ir.infer import scope
+from planish.ir.scope import scope
 
 SIZES = {"batch": 3, "s0": 14}
 

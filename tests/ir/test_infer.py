@@ -10,7 +10,8 @@ from planish.ir.builder import Builder
 from planish.ir.dims import Dim, evaluate
 from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Location, Node, Value
-from planish.ir.infer import contents, infer, refresh, scope
+from planish.ir.infer import infer, refresh
+from planish.ir.scope import scope
 from planish.ir.types import DType, TensorType
 
 Case: TypeAlias = tuple[str, list[Value | None], dict[str, Any]]
@@ -172,23 +173,6 @@ def test_a_position_table_is_cut_at_a_symbolic_end(op: Builder, rows: int) -> No
     assert positions.shape == ("length", 64)
     assert op.Add(x, op.Unsqueeze(positions, [0])).shape == ("batch", "length", 64)
     assert op.Slice(table, op.Neg(length), [FAR], [0]).shape == ("length", 64)
-
-
-def test_a_shape_that_is_computed_from_data_gets_symbols_of_its_own() -> None:
-    wanted = tensor(2, dtype=DType.int64)
-    wanted.name = "/decoder/shape.0"
-    assert shape_of("Reshape", tensor("n", 4), wanted) == ("d_decoder_shape_0_0", "d_decoder_shape_0_1")
-    assert contents(wanted) is None
-
-
-def test_bounds_that_are_computed_from_data_are_refused() -> None:
-    with pytest.raises(ModelError, match="Slice needs %x at compile time, but it is computed from data"):
-        infer("Slice", [ROWS, ints(0), tensor(1, dtype=DType.int64)], {})
-
-
-def test_a_result_whose_size_depends_on_data_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"NonZero\(float32\[n, s\]\) can't be applied: a size .* depends on data"):
-        infer("NonZero", [ROWS], {})
 
 
 # -- what would hold for one size alone

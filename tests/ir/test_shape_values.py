@@ -5,7 +5,8 @@ import pytest
 
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
-from planish.ir.infer import contents, scope
+from planish.ir.infer import contents
+from planish.ir.scope import scope
 from planish.ir.shape_values import elements, symbols
 from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType

@@ -1,0 +1,69 @@
+"""Trials: whether what was found for the sizes of a result holds whatever the sizes are that only data tells.
+
+A symbolic run answers each question about a size (is it 1? less than 10?) for one size and forgets that it asked. So the
+operator is run at many sizes as well: at 0, 1 and 2, at sizes that agree with others, and at those that divide well.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import TypeAlias
+
+from .dims import Dim, evaluate
+from .unknown import is_from_data
+
+Run: TypeAlias = tuple[Mapping[str, int], Sequence[Dim]]
+"""The size of each symbol, and the shape that came out."""
+
+_BASES = ((352, 416, 304, 464, 272, 368, 496), (48, 34, 38, 46, 58, 62), (1,))
+"""Sizes of the symbols that are not in question, in turns; the last are all alike."""
+_SMALL = (0, 1, 2)
+_MOST = 300
+_LARGEST = 2**31
+
+
+def trials(symbols: Iterable[str], numbers: Iterable[int], *, together: bool = False) -> Iterator[dict[str, int]]:
+    """Sizes to try, for every symbol.
+
+    Args:
+        symbols: those of the inputs.
+        numbers: sizes, and elements that are read on the host, which sizes may have to agree with or to divide by.
+        together: whether several sizes may have to fit at once, so that all combinations are tried if they are few.
+    """
+    names, numbers = sorted(symbols), sorted({number for number in numbers if number > 0})
+    asked = [name for name in names if is_from_data(name)]
+    multiples = (prod(numbers), 2 * prod(numbers)) if prod(numbers) < _LARGEST else ()
+    for base in _BASES:
+        usual = {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)}
+        values = tuple(dict.fromkeys((*_SMALL, *numbers, *multiples, *usual.values())))
+        rows = _combined(asked, values) if together else _one_by_one(asked, values)
+        yield usual
+        yield from (usual | row for row in rows)
+
+
+def _one_by_one(names: Sequence[str], values: Sequence[int]) -> Iterator[dict[str, int]]:
+    """The same for all, and each by itself."""
+    for value in values:
+        yield dict.fromkeys(names, value)
+        if len(names) > 1:
+            yield from ({name: value} for name in names)
+
+
+def _combined(names: Sequence[str], values: Sequence[int]) -> Iterator[dict[str, int]]:
+    if len(values) ** len(names) > _MOST:
+        return _one_by_one(names, values)
+    return (dict(zip(names, row, strict=True)) for row in product(values, repeat=len(names)))
+
+
+def holds(dim: Dim, axis: int, runs: Iterable[Run]) -> bool:
+    """Whether a dimension is that of an axis in every run."""
+    try:
+        return all(evaluate(dim, sizes) == shape[axis] for sizes, shape in runs)
+    except (ArithmeticError, ValueError):
+        return False
+
+
+def are_telling(runs: Sequence[Run]) -> bool:
+    """Whether runs show what a size depends on: all symbols but one, which is bound to a number, had several sizes."""
+    seen = {name: {sizes[name] for sizes, _ in runs} for name in runs[0][0]}
+    return sum(len(sizes) == 1 for sizes in seen.values()) <= 1
