@@ -249,7 +249,9 @@ def _schema(operator: str, opset: int) -> _Schema | None:
 
 
 def _parameters(parameters: "Sequence[OpSchema.FormalParameter]") -> tuple[_Parameter, ...]:
-    codes = {f"tensor({_onnx_name(dtype)})": dtype for dtype in DType}
+    from onnx import TensorProto
+
+    codes = {f"tensor({TensorProto.DataType.Name(dtype.value).lower()})": dtype for dtype in DType}
     return tuple(
         _Parameter(
             name=parameter.name,
@@ -259,10 +261,6 @@ def _parameters(parameters: "Sequence[OpSchema.FormalParameter]") -> tuple[_Para
         )
         for parameter in parameters
     )
-
-
-def _onnx_name(dtype: DType) -> str:
-    return {DType.float32: "float", DType.float64: "double"}.get(dtype, dtype.name.replace("_", ""))
 
 
 @cache

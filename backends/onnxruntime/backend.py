@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...ir.errors import ModelError, TargetError
+from ...ir.types import DType
 from ..base import Backend, Executable, Port
+from . import values
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
@@ -55,12 +57,22 @@ class OnnxRuntimeExecutable(Executable):
         self.outputs = tuple(outputs)
         self._session = session
         self._names = [port.name for port in outputs]
+        self._foreign = {port.name for port in inputs if DType[port.dtype].is_foreign}
+        self._dtypes = [DType[port.dtype] for port in outputs]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         try:
-            return self._session.run(self._names, feeds)
+            return self._run(feeds)
         except Exception as error:  # as above
             raise ModelError(f"ONNX Runtime failed: {_explain(error)}") from error
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if any(dtype.is_foreign for dtype in self._dtypes):
+            held = {name: values.from_array(array) for name, array in feeds.items()}
+            results = self._session.run_with_ort_values(self._names, held)
+            return [values.to_array(result, dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
+        foreign = {name: values.from_array(feeds[name]) for name in self._foreign}
+        return self._session.run(self._names, {**feeds, **foreign})
 
 
 def _session(path: Path, threads: int | None) -> Any:

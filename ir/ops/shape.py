@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .narrow import bytewise
 from .registry import Ints, operator
 from .sizes import is_known
 
@@ -58,6 +59,7 @@ def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
 
 
 @operator("Transpose")
+@bytewise
 def transpose(x: Tensor, *, perm: tuple[int, ...] | None = None) -> Tensor:
     return x.permute(tuple(reversed(range(x.ndim))) if perm is None else perm)
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .narrow import bytewise
 from .registry import Ints, operator
 from .sizes import larger, smaller
 from .window import pad_last
@@ -88,6 +89,7 @@ def _is_beyond(bound: int) -> bool:
 
 
 @operator("Pad")
+@bytewise
 def pad(
     x: Tensor,
     pads: Ints,
