@@ -22,7 +22,8 @@ def from_array(array: np.ndarray) -> Any:
         return OrtValue.ortvalue_from_numpy(array)
     held = array.view(f"uint{8 * array.itemsize}")
     if dtype.bits < 8:  # the runtime takes the shape from the array and reads as many bytes as it needs
-        packed = np.packbits(np.unpackbits(held.reshape(-1, 1), 1, dtype.bits, "little"), bitorder="little")
+        bits = np.unpackbits(held.reshape(-1, 1), 1, dtype.bits, "little")
+        packed = np.packbits(bits, bitorder="little")
         held = np.resize(packed, held.shape)
     return OrtValue.ortvalue_from_numpy_with_onnx_type(held, dtype.value)
 
@@ -35,5 +36,6 @@ def to_array(value: Any, dtype: DType) -> np.ndarray:
     count = int(np.prod(shape, dtype=int))
     held = np.frombuffer(bytearray(ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())), np.uint8)
     if dtype.bits < 8:
-        held = np.packbits(np.unpackbits(held, None, count * dtype.bits, "little").reshape(count, -1), 1, "little")
+        bits = np.unpackbits(held, count=count * dtype.bits, bitorder="little")
+        held = np.packbits(bits.reshape(count, dtype.bits), 1, "little")
     return held.view(dtype.numpy).reshape(shape)
