@@ -18,7 +18,17 @@ from ..ir.types import DType, TensorType
 from ..ir.verify import lowest_opset
 
 IR_VERSION = 10
-"""Of the file format: the lowest that holds everything a graph can, so that the most runtimes read it."""
+"""Of the file format: the lowest that is written, so that the most runtimes read it."""
+
+_IR_VERSIONS = {
+    DType.float4_e2m1fn: 11,
+    DType.float8_e8m0fnu: 12,
+    DType.uint2: 13,
+    DType.int2: 13,
+    DType.float6_e2m3fn: 14,
+    DType.float6_e3m2fn: 14,
+}
+"""What brought the element types that came later."""
 
 
 def to_onnx(graph: Graph) -> onnx_ir.Model:
@@ -33,7 +43,7 @@ def to_onnx(graph: Graph) -> onnx_ir.Model:
     """
     body = _Writer(graph).graph(graph, list(graph.outputs))
     body.opset_imports.update({"": lowest_opset(graph), **_versions(graph)})
-    return onnx_ir.Model(body, ir_version=IR_VERSION, producer_name="planish")
+    return onnx_ir.Model(body, ir_version=_ir_version(graph), producer_name="planish")
 
 
 def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> None:
@@ -54,6 +64,13 @@ def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> N
         onnx_ir.save(model, folder / path.name, external_data=f"{path.name}.data" if large else None)
         for file in sorted(folder.iterdir(), reverse=True):  # the data first: a model never lacks its weights
             file.replace(path.parent / file.name)
+
+
+def _ir_version(graph: Graph) -> int:
+    """The lowest version of the format that has every element type of a graph."""
+    inner = (value for node in graph.nodes for value in node.attributes.values() if isinstance(value, Graph))
+    own = (_IR_VERSIONS.get(value.dtype, IR_VERSION) for value in graph.values())
+    return max(IR_VERSION, *own, *map(_ir_version, inner))
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class _ExternalData:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return self._decoded(tensor)
         raw = self._bytes(tensor, dtype)
-        if dtype.bits == 4:
+        if dtype.bits < 8:
             packed = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             packed.raw_data = raw.tobytes()
             return self._decoded(packed)

@@ -86,9 +86,7 @@ def _parse_bool(text: str) -> bool:
 
 
 def _parse_integers(texts: list[str], dtype: DType) -> np.ndarray:
-    low, high = (
-        (0, 2**dtype.bits - 1) if dtype.name.startswith("u") else (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1)
-    )
+    low, high = dtype.limits
     integers = [int(text) for text in texts]
     wrong = next((integer for integer in integers if not low <= integer <= high), None)
     if wrong is not None:
@@ -103,4 +101,4 @@ def _parse_float(text: str, dtype: DType) -> np.ndarray:
     bits = int(text, 16)
     if bits.bit_length() > dtype.bits:
         raise ValueError(f"{text} is no {dtype}")
-    return np.frombuffer(bits.to_bytes(dtype.bits // 8, "little"), dtype.numpy)
+    return np.frombuffer(bits.to_bytes(dtype.numpy.itemsize, "little"), dtype.numpy)

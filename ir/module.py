@@ -16,8 +16,8 @@ from .types import TensorType
 def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
     """The graph as a module that computes it.
 
-    `forward` takes the inputs in order and returns a tuple of the outputs in order. Constants of a floating type are
-    parameters, the others buffers; all share memory with the graph's arrays.
+    `forward` takes the inputs in order and returns a tuple of the outputs in order. Constants of a floating type of 16 bits
+    or more are parameters, the others buffers; all share memory with the graph's arrays.
 
     Args:
         graph: to run or train.
@@ -37,7 +37,7 @@ def _module(graph: Graph, around: Sequence[Value], *, training: bool) -> fx.Grap
     for index, constant in enumerate(graph.constants.values()):
         name = f"constant_{index}"
         tensor = to_torch(constant.data)
-        if tensor.is_floating_point():
+        if _is_parameter(constant):
             root.register_parameter(name, nn.Parameter(tensor.clone() if training else tensor, requires_grad=training))
         else:
             root.register_buffer(name, tensor)
@@ -71,11 +71,16 @@ def update_constants(graph: Graph, module: fx.GraphModule) -> int:
     """
     changed = 0
     for index, constant in enumerate(graph.constants.values()):
-        trained = to_numpy(module.get_parameter(f"constant_{index}").detach()) if constant.dtype.is_float else None
+        trained = to_numpy(module.get_parameter(f"constant_{index}").detach()) if _is_parameter(constant) else None
         if trained is not None and not np.array_equal(trained, constant.data, equal_nan=True):
             constant.data = trained.copy()
             changed += 1
     return changed
+
+
+def _is_parameter(constant: Constant) -> bool:
+    """Whether a constant is what is trained; floats of 8 bits or fewer are quantized, as integers are."""
+    return constant.dtype.is_float and constant.dtype.bits > 8
 
 
 def _is_code(attribute: Attribute) -> bool:

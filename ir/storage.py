@@ -16,7 +16,6 @@ from .tokens import ParseError
 from .types import DType, TensorType
 
 _KEY = "planish"
-_AS_BYTES = (DType.int4, DType.uint4, DType.complex128)  # safetensors has no such types
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -71,5 +70,7 @@ def load(path: str | os.PathLike[str]) -> Graph:
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
+    """An array as safetensors takes it: a type that it lacks as bytes."""
     array = np.ascontiguousarray(array)
-    return array.view(np.uint8) if DType.of(array.dtype) in _AS_BYTES else array
+    dtype = DType.of(array.dtype)
+    return array.view(np.uint8) if dtype.bits < 8 or dtype is DType.complex128 else array

@@ -1,6 +1,7 @@
 """Types of values: element types, dimensions that may be symbolic, tensor types."""
 
 import builtins
+import re
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -32,14 +33,30 @@ class DType(Enum):
     complex128 = 15
     bfloat16 = 16
     float8_e4m3fn = 17
+    float8_e4m3fnuz = 18
     float8_e5m2 = 19
+    float8_e5m2fnuz = 20
     uint4 = 21
     int4 = 22
+    float4_e2m1fn = 23
+    float8_e8m0fnu = 24
+    uint2 = 25
+    int2 = 26
+    float6_e2m3fn = 27
+    float6_e3m2fn = 28
 
     @property
     def numpy(self) -> np.dtype:
-        """The numpy dtype; bfloat16, float8 and 4-bit integers are those of ml_dtypes."""
+        """The numpy dtype; that of ml_dtypes for what numpy lacks.
+
+        An element of fewer than 8 bits has a byte of its own there, with its code in the low bits.
+        """
         return _numpy_dtype(self)
+
+    @property
+    def is_foreign(self) -> builtins.bool:
+        """Whether numpy lacks it, and has it from ml_dtypes."""
+        return self.numpy.isbuiltin != 1
 
     @property
     def is_float(self) -> builtins.bool:
@@ -51,8 +68,16 @@ class DType(Enum):
 
     @property
     def bits(self) -> int:
-        """The width of one element in storage, in bits."""
-        return 4 if self in (DType.int4, DType.uint4) else self.numpy.itemsize * 8
+        """The width of one element where it is packed as ONNX files pack it, in bits."""
+        width = re.search(r"\d+", self.name)
+        return int(width[0]) if width else self.numpy.itemsize * 8
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The least and the greatest number of an integer type."""
+        return (
+            (0, 2**self.bits - 1) if self.name.startswith("u") else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        )
 
     @classmethod
     def of(cls, dtype: np.dtype) -> Self:
@@ -74,11 +99,12 @@ class DType(Enum):
 def _numpy_dtype(dtype: DType) -> np.dtype:
     if dtype is DType.string:
         return np.dtype(object)
-    if dtype.name.startswith(("bfloat", "float8")) or dtype in (DType.int4, DType.uint4):
+    try:
+        return np.dtype(dtype.name)
+    except TypeError:
         import ml_dtypes  # only models that hold such tensors pay for the import
 
         return np.dtype(getattr(ml_dtypes, dtype.name))
-    return np.dtype(dtype.name)
 
 
 class Container(Enum):

@@ -290,8 +290,9 @@ def _parameters(parameters: "Sequence[OpSchema.FormalParameter]") -> tuple[_Para
 
 
 def _onnx_name(dtype: DType, container: Container) -> str:
-    name = {DType.float32: "float", DType.float64: "double"}.get(dtype, dtype.name.replace("_", ""))
-    name = f"tensor({name})"
+    from onnx import TensorProto
+
+    name = f"tensor({TensorProto.DataType.Name(dtype.value).lower()})"
     for word in reversed(container.value.replace("sequence", "seq").split()):
         name = f"{word}({name})"
     return name

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...ir.errors import ModelError, TargetError
+from ...ir.types import DType
 from ..base import Backend, Executable, Port
+from . import values
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
@@ -30,13 +32,13 @@ class OnnxRuntime(Backend):
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         from ...passes.legalize import legalized
         from ..onnx_model import write_onnx
+        from .diagnosis import diagnosis
 
         path = directory / _MODEL
-        write_onnx(legalized(graph, target, self.name), path)
-        try:
-            _session(path, threads=1)
-        except Exception as error:  # whatever the runtime raises, it says that it can't run this graph
-            raise TargetError(f"ONNX Runtime can't run the model: {_explain(error)}") from error
+        legal = legalized(graph, target, self.name)
+        write_onnx(legal, path)
+        if fault := _fault(path):
+            raise TargetError(diagnosis(legal, _fault_of) or f"ONNX Runtime can't run the model: {fault}")
         return sorted(directory.glob(f"{_MODEL}*"))
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
@@ -55,21 +57,48 @@ class OnnxRuntimeExecutable(Executable):
         self.outputs = tuple(outputs)
         self._session = session
         self._names = [port.name for port in outputs]
+        self._foreign = {port.name for port in inputs if DType[port.dtype].is_foreign}
+        self._dtypes = [DType[port.dtype] for port in outputs]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         try:
-            return self._session.run(self._names, feeds)
+            return self._run(feeds)
         except Exception as error:  # as above
             raise ModelError(f"ONNX Runtime failed: {_explain(error)}") from error
 
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if any(dtype.is_foreign for dtype in self._dtypes):
+            held = {name: values.from_array(array) for name, array in feeds.items()}
+            results = self._session.run_with_ort_values(self._names, held)
+            return [values.to_array(result, dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
+        foreign = {name: values.from_array(feeds[name]) for name in self._foreign}
+        return self._session.run(self._names, {**feeds, **foreign})
 
-def _session(path: Path, threads: int | None) -> Any:
+
+def _fault_of(graph: "Graph") -> str:
+    import onnx_ir
+
+    from ..onnx_model import to_onnx
+
+    return _fault(onnx_ir.to_proto(to_onnx(graph)).SerializeToString())
+
+
+def _fault(model: Path | bytes) -> str:
+    """Why the runtime can't run a model; nothing if it can."""
+    try:
+        _session(model, threads=1)
+    except Exception as error:  # as above
+        return _explain(error)
+    return ""
+
+
+def _session(model: Path | bytes, threads: int | None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _ERRORS_ONLY
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _explain(error: Exception) -> str:

@@ -1,45 +1,77 @@
-"""Conversions between element types."""
+"""Conversions between element types.
+
+Every conversion rounds once, to the nearest, of two to the even one; only float8_e8m0fnu rounds as it is told.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
 from ..types import DType
-from .dtypes import INT4, UINT4, torch_dtype
+from .dtypes import torch_dtype
+from .narrow import is_narrow, narrow, plain
 from .registry import operator
 
-_LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
+_POWERS = torch.float8_e8m0fnu
+_NEXT = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
+"""For each way of rounding to powers of two, the least number between 0.5 and 1 that becomes 1."""
 
 
 @operator("Cast")
 def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    return convert(x, torch_dtype(DType(to)), saturate=bool(saturate))
+    return convert(x, torch_dtype(DType(to)), saturate=bool(saturate), round_mode=round_mode)
 
 
 @operator("CastLike")
 def cast_like(x: Tensor, target: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    return convert(x, target.dtype, saturate=bool(saturate))
+    return convert(x, target.dtype, saturate=bool(saturate), round_mode=round_mode)
 
 
-def convert(x: Tensor, to: torch.dtype, *, saturate: bool) -> Tensor:
-    """The tensor in another element type; what float8 can't hold becomes its largest value if it saturates."""
+def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up") -> Tensor:
+    """The tensor in another element type.
+
+    Args:
+        x: of any type.
+        to: the other type.
+        saturate: whether what a float8 can't hold becomes its largest number, and otherwise infinity or NaN.
+        round_mode: to float8_e8m0fnu, which has powers of two alone: "up", "down" or "nearest".
+    """
+    if x.dtype is to:
+        return x
     x = plain(x)
-    if to is INT4:
-        return (((x.to(torch.int8) + 8) & 15) - 8).view(to)
-    if to is UINT4:
-        return (x.to(torch.uint8) & 15).view(to)
-    if to in _LARGEST:
-        x = x.float()
-        return x.clamp(-_LARGEST[to], _LARGEST[to]).to(to) if saturate else _unsaturated(x, to)
+    if is_narrow(to):
+        return narrow(x, to)
+    if to is _POWERS:
+        return _power(x, saturate, round_mode)
+    if to.is_floating_point and to.itemsize < 4:
+        x = _single(x)
+    if not to.is_floating_point or to.itemsize > 1:
+        return x.to(to)
+    largest = torch.finfo(to).max
+    if saturate:
+        return x.clamp(-largest, largest).to(to)
+    if to is torch.float8_e4m3fn:  # what rounds to more than the largest number, where torch would saturate
+        return torch.where(x.abs() > 464, torch.full_like(x, torch.nan).copysign(x), x).to(to)
     return x.to(to)
 
 
-def _unsaturated(x: Tensor, to: torch.dtype) -> Tensor:
-    """float8 with infinity, or without one NaN, for what rounds to more than its largest value."""
-    return torch.where(x.abs() > 464, torch.nan, x).to(to) if to is torch.float8_e4m3fn else x.to(to)
+def _single(x: Tensor) -> Tensor:
+    """In float32, so that rounding it to fewer bits is rounding the original: what isn't exact gets an odd last bit."""
+    y = x.float()
+    if x.dtype is not torch.float64:
+        return y
+    bits = y.view(torch.int32)
+    odd = (torch.where(y.double().abs() > x.abs(), bits - 1, bits) | 1).view(torch.float32)
+    is_exact = (y.double() == x) | ~y.isfinite()
+    return torch.where(is_exact, y, y + (odd - y).detach())
 
 
-def plain(x: Tensor) -> Tensor:
-    """4-bit integers as the bytes that hold them, which torch can compute with; others as they are."""
-    if x.dtype is INT4:
-        return x.view(torch.int8)
-    return x.view(torch.uint8) if x.dtype is UINT4 else x
+def _power(x: Tensor, saturate: bool, round_mode: str) -> Tensor:
+    """Powers of two from 2**-127 to 2**127; anything beyond these, negative or 0 becomes the nearer end, or NaN."""
+    x = x.double()
+    fraction, exponent = torch.frexp(x)
+    codes = exponent + 126 + (fraction >= _NEXT[round_mode])
+    codes = torch.where(x < 2.0**-127, 0 if saturate else 255, codes)
+    codes = torch.where(x > 2.0**127, 254 if saturate else 255, codes)
+    return torch.where(x.isnan(), 255, codes).to(torch.uint8).view(_POWERS)

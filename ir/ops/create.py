@@ -14,7 +14,10 @@ from .registry import Ints, operator
 def constant_of_shape(shape: Ints, *, value: np.ndarray | None = None) -> Tensor:
     if value is None:
         return torch.zeros(tuple(shape))
-    return torch.full(tuple(shape), value.item(), dtype=torch_dtype(DType.of(value.dtype)))
+    dtype = DType.of(value.dtype)
+    if dtype.is_foreign and dtype.bits <= 8:  # torch can't fill with most of them
+        return torch.full(tuple(shape), value.view(np.uint8).item(), dtype=torch.uint8).view(torch_dtype(dtype))
+    return torch.full(tuple(shape), value.item(), dtype=torch_dtype(dtype))
 
 
 @operator("EyeLike")

@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .narrow import bytewise
 from .registry import operator
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -55,6 +56,7 @@ def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = 
 
 
 @operator("TensorScatter")
+@bytewise
 def tensor_scatter(
     past: Tensor, update: Tensor, starts: Tensor | None = None, *, axis: int = -2, mode: str = "linear"
 ) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..types import DType
-from .cast import convert, plain
+from .cast import convert
 from .conv import conv
-from .dtypes import INT4, UINT4, torch_dtype
+from .dtypes import dtype_of, torch_dtype
+from .narrow import plain
 from .registry import operator
 
 
@@ -22,17 +23,28 @@ def _spread(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
     return parameter.reshape(-1, *(1,) * (x.ndim - 1 - axis % x.ndim))
 
 
-def _integer_range(dtype: torch.dtype) -> tuple[int, int]:
-    if dtype in (INT4, UINT4):
-        return (-8, 7) if dtype is INT4 else (0, 15)
-    limits = torch.iinfo(dtype)
-    return limits.min, limits.max
-
-
 def _quantized_type(zero_point: Tensor | None, output_dtype: int) -> torch.dtype:
     if zero_point is not None:
         return zero_point.dtype
     return torch_dtype(DType(output_dtype)) if output_dtype else torch.uint8
+
+
+def _precision(scale: Tensor) -> torch.dtype:
+    """The type that is computed in by a scale: its own, where torch can."""
+    if not scale.is_floating_point():
+        return torch.float64
+    return scale.dtype if scale.dtype.itemsize > 1 else torch.float32
+
+
+def _ratio(x: Tensor, scale: Tensor, axis: int, block_size: int, precision: int) -> Tensor:
+    working = torch_dtype(DType(precision)) if precision else _precision(scale)
+    return x.to(working) / _spread(scale, x, axis, block_size).to(working)
+
+
+def _plus(y: Tensor, zero_point: Tensor | None, axis: int, block_size: int) -> Tensor:
+    """The sum in at least float32: half precision doesn't hold every integer of 16 bits."""
+    y = y.to(torch.promote_types(y.dtype, torch.float32))
+    return y if zero_point is None else y + _spread(plain(zero_point), y, axis, block_size).to(y.dtype)
 
 
 def _quantize(
@@ -46,16 +58,17 @@ def _quantize(
     precision: int = 0,
     saturate: int = 1,
 ) -> Tensor:
-    """Floats on the grid of the integers, with a gradient that passes rounding straight through and stops outside."""
+    """Floats on the grid of the quantized type, with a gradient that passes rounding straight through.
+
+    It stops beyond the ends of an integer type.
+    """
     to = _quantized_type(zero_point, output_dtype)
-    working = torch_dtype(DType(precision)) if precision else scale.dtype
-    ratio = x.to(working) / _spread(scale, x, axis, block_size).to(working)
-    if to.is_floating_point:
-        return ratio + (convert(ratio, to, saturate=bool(saturate)).to(working) - ratio).detach()
+    ratio = _ratio(x, scale, axis, block_size, precision)
+    if dtype_of(to).is_float:
+        y = _plus(ratio, zero_point, axis, block_size)
+        return y + (plain(convert(y, to, saturate=bool(saturate))).to(y.dtype) - y).detach()
     rounded = ratio + (torch.round(ratio) - ratio).detach()
-    if zero_point is not None:
-        rounded = rounded + _spread(plain(zero_point), x, axis, block_size).to(working)
-    return rounded.clamp(*_integer_range(to))
+    return _plus(rounded, zero_point, axis, block_size).clamp(*dtype_of(to).limits)
 
 
 @operator("QuantizeLinear", trainable=_quantize)
@@ -70,17 +83,11 @@ def quantize_linear(
     precision: int = 0,
     saturate: int = 1,
 ) -> Tensor:
-    y = _quantize(
-        x,
-        scale,
-        zero_point,
-        axis=axis,
-        block_size=block_size,
-        output_dtype=output_dtype,
-        precision=precision,
-        saturate=saturate,
-    )
-    return convert(y, _quantized_type(zero_point, output_dtype), saturate=bool(saturate))
+    to = _quantized_type(zero_point, output_dtype)
+    y = _ratio(x, scale, axis, block_size, precision)
+    if dtype_of(to).is_float:
+        return convert(_plus(y, zero_point, axis, block_size), to, saturate=bool(saturate))
+    return convert(_plus(torch.round(y), zero_point, axis, block_size).clamp(*dtype_of(to).limits), to, saturate=True)
 
 
 @operator("DequantizeLinear")
@@ -93,10 +100,11 @@ def dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Tensor:
-    y = plain(x).to(torch.promote_types(scale.dtype, torch.float32))
+    working = torch.promote_types(_precision(scale), torch.float32)
+    y = plain(x).to(working)
     if zero_point is not None:
-        y = y - _spread(plain(zero_point), x, axis, block_size).to(y.dtype)
-    y = y * _spread(scale, x, axis, block_size)
+        y = y - _spread(plain(zero_point), x, axis, block_size).to(working)
+    y = y * _spread(scale, x, axis, block_size).to(working)
     return y.to(torch_dtype(DType(output_dtype)) if output_dtype else scale.dtype)
 
 
@@ -127,7 +135,7 @@ def _filters(parameter: Tensor | None, w: Tensor) -> Tensor | None:
 def requantize(total: Tensor, factor: Tensor, zero_point: Tensor) -> Tensor:
     """Sums of products as quantized numbers: scaled, rounded, shifted and cut to the zero point's type."""
     y = torch.round(total * factor) + zero_point.double()
-    return y.clamp(*_integer_range(zero_point.dtype)).to(zero_point.dtype)
+    return y.clamp(*dtype_of(zero_point.dtype).limits).to(zero_point.dtype)
 
 
 @operator("MatMulInteger")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .from_data import Axes, FromData, along, for_each_axis, places
+from .narrow import bytewise
 from .registry import Ints, operator
 from .sizes import is_known
 
@@ -101,6 +102,7 @@ def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
 
 
 @operator("Transpose")
+@bytewise
 def transpose(x: Tensor, *, perm: tuple[int, ...] | None = None) -> Tensor:
     return x.permute(tuple(reversed(range(x.ndim))) if perm is None else perm)
 

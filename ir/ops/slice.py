@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..unknown import UNKNOWN
 from .from_data import NOTHING, FromData, along, filled, for_each_axis, places
+from .narrow import bytewise
 from .registry import Ints, operator
 from .sizes import larger, smaller
 from .window import pad_last
@@ -127,6 +128,7 @@ def _first_padded(x: Tensor, row: Ints, pads: Ints) -> list[int]:
         "axes": FromData(lambda x: range(x.ndim), _first_padded),
     },
 )
+@bytewise
 def pad(
     x: Tensor,
     pads: Ints,

@@ -47,6 +47,23 @@ def test_a_weight_that_is_also_an_input_is_a_constant(save) -> None:
     assert list(graph.constants) == ["w"]
 
 
+@pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype.is_foreign], ids=str)
+@pytest.mark.parametrize("raw", [False, True], ids=["numbers", "bytes"])
+@pytest.mark.parametrize("count", [5, 5000])
+def test_weights_of_types_that_numpy_lacks(dtype: DType, raw: bool, count: int, tmp_path) -> None:
+    wanted = np.resize(np.array([1, 0.5, 2, 1, 0.5]).astype(dtype.numpy), count)
+    weight = numpy_helper.from_array(wanted, "w")
+    if not raw:
+        weight = helper.make_tensor("w", dtype.value, [count], wanted.astype(np.float32).tolist())
+    x = helper.make_tensor_value_info("x", dtype.value, [count])
+    y = helper.make_tensor_value_info("y", dtype.value, [count])
+    body = helper.make_graph([helper.make_node("CastLike", ["w", "x"], ["y"])], "net", [x], [y], [weight])
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 28)]), tmp_path / "model.onnx")
+    got = read_onnx(tmp_path / "model.onnx").constants["w"].data
+    assert got.dtype == wanted.dtype
+    assert got.tobytes() == wanted.tobytes()
+
+
 def test_constant_nodes_become_constants(save) -> None:
     graph = read_onnx(
         save(

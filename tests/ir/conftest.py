@@ -40,10 +40,9 @@ def _arrays(draw: DrawFn) -> np.ndarray:
     count = int(np.prod(shape, dtype=int))
     if dtype is DType.string:
         flat = np.array(draw(st.lists(TEXT, min_size=count, max_size=count)), dtype=object)
-    elif dtype is DType.bool or dtype.bits == 4:
-        low, high = {DType.int4: (-8, 7), DType.uint4: (0, 15), DType.bool: (0, 1)}[dtype]
-        items = st.lists(st.integers(low, high), min_size=count, max_size=count)
-        flat = np.array(draw(items), np.int64).astype(dtype.numpy)
+    elif dtype is DType.bool or dtype.bits < 8:  # not every byte is an element
+        codes = st.integers(0, 1 if dtype is DType.bool else 2**dtype.bits - 1)
+        flat = np.array(draw(st.lists(codes, min_size=count, max_size=count)), np.uint8).view(dtype.numpy)
     else:
         flat = _finite_or_bits(draw, dtype.numpy, count)
     return flat.reshape(shape)

@@ -142,22 +142,36 @@ def test_half_precision_weights_come_back_as_they_were() -> None:
     assert constant.data.astype(np.float32).tolist() == [2, 2, 2]
 
 
-def quantized() -> Graph:
-    return parse_graph("""\
-graph "g"(%x: float32[4]) {
+def test_quantized_floats_are_not_trained() -> None:
+    graph = Graph()
+    op = Builder(graph)
+    weight = op.constant(np.ones(3, DType.float4_e2m1fn.numpy))
+    scale = op.constant(np.ones((), DType.float8_e8m0fnu.numpy))
+    y = op.DequantizeLinear(weight, scale, output_dtype=DType.float32)
+    graph.outputs["y"] = op.Mul(graph.add_input("x", TensorType(DType.float32, (3,))), y)
+    module = to_module(graph, training=True)
+    assert not list(module.parameters())
+    assert update_constants(graph, module) == 0
+    assert module(torch.ones(3))[0].tolist() == [1, 1, 1]
+
+
+def quantized(dtype: DType) -> Graph:
+    return parse_graph(f"""\
+graph "g"(%x: float32[4]) {{
   const %w: float32[4] = [1.0, 2.0, 3.0, 4.0]
-  const %scale: float32[] = 0.1
-  const %zero: int8[] = 0
+  const %scale: float32[] = 0.5
+  const %zero: {dtype}[] = {"0" if dtype.is_integer else "0.0"}
   %p: float32[4] = Mul(%x, %w)
-  %q: int8[4] = QuantizeLinear(%p, %scale, %zero)
+  %q: {dtype}[4] = QuantizeLinear(%p, %scale, %zero)
   %y: float32[4] = DequantizeLinear(%q, %scale, %zero)
   return y = %y
-}
+}}
 """)
 
 
-def test_rounding_passes_gradients_straight_through_while_training() -> None:
-    graph = quantized()
+@pytest.mark.parametrize("dtype", [DType.int8, DType.int4, DType.float8_e5m2, DType.float4_e2m1fn], ids=str)
+def test_rounding_passes_gradients_straight_through_while_training(dtype: DType) -> None:
+    graph = quantized(dtype)
     x = torch.tensor([0.13, 0.27, -0.41, 0.55])
     module = to_module(graph, training=True)
     module(x)[0].sum().backward()

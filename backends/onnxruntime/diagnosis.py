@@ -1,0 +1,83 @@
+"""Which layer it is that ONNX Runtime can't run.
+
+Its errors may name nodes that nobody wrote, or none: functions of the standard (Attention, CastLike) are taken apart before
+kernels are looked for, and what a part lacks is reported for the part. So each kind of node is tried by itself.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.text import format_attribute
+
+_READ_BYTES = 1 << 16
+"""Constants up to this size are given as such, since they may be shapes, axes or tables; no kernel is chosen by larger ones."""
+
+
+def diagnosis(graph: Graph, fault: Callable[[Graph], str]) -> str:
+    """What to say of a graph that can't be run: the layer, its operator and element types, the reason, and what to do.
+
+    Args:
+        graph: that failed as a whole.
+        fault: the runtime's reason why a graph can't be run; nothing if it can.
+
+    Returns:
+        Nothing if every node can be run by itself.
+    """
+    tried: set[str] = set()
+    for node in _nodes(graph):
+        kind = _kind(node)
+        if kind in tried:
+            continue
+        tried.add(kind)
+        if reason := fault(_alone(node)):
+            return _refusal(node, reason)
+    return ""
+
+
+def _refusal(node: Node, reason: str) -> str:
+    values = (value for value in (*node.inputs, *node.outputs) if value is not None)
+    dtypes = ", ".join(dict.fromkeys(str(value.dtype) for value in values))
+    absent = re.search(r"(?:Could not find an implementation|Failed to find kernel) for (\w+)", reason)
+    if absent is not None:
+        reason = "there is no kernel for it"
+        reason += "" if absent[1] == node.operator else f", or for {absent[1]}, which is a part of it"
+    return (
+        f"{node.location}: onnxruntime can't run {node.operator} of {dtypes}: {reason}; "
+        "give the layer another element type, or build for another backend"
+    )
+
+
+def _nodes(graph: Graph) -> Iterator[Node]:
+    """The nodes, and instead of those with sub-graphs the nodes of these."""
+    for node in graph.nodes:
+        inner = [attribute for attribute in node.attributes.values() if isinstance(attribute, Graph)]
+        for body in inner:
+            yield from _nodes(body)
+        if not inner:
+            yield node
+
+
+def _kind(node: Node) -> str:
+    """What is the same for nodes that run with the same kernels."""
+    types = [str(value and value.type) for value in (*node.inputs, *node.outputs)]
+    attributes = [f"{name}={format_attribute(value)}" for name, value in sorted(node.attributes.items())]
+    return " ".join([node.operator, *types, *attributes])
+
+
+def _alone(node: Node) -> Graph:
+    """A graph of one node."""
+    graph = Graph(node.operator)
+    values: dict[Value, Value] = {}
+    for index, value in enumerate(node.inputs):
+        if value is None or value in values:
+            continue
+        if isinstance(value, Constant) and value.data.nbytes <= _READ_BYTES:
+            values[value] = graph.add_constant(value.data)
+        else:
+            values[value] = graph.add_input(f"input_{index}", value.type)
+    inputs = [value and values[value] for value in node.inputs]
+    types = [output.type for output in node.outputs]
+    twin = graph.add_node(node.operator, inputs, types, node.attributes, location=node.location)
+    graph.outputs = {output.name: output for output in twin.outputs}
+    return graph
