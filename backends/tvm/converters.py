@@ -12,6 +12,8 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
+from . import reductions
+from .casts import cast
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -161,6 +163,8 @@ def _clipped(begin: Any, size: Any) -> Any:
 
 
 CONVERTERS: dict[str, Converter] = {
+    **reductions.CONVERTERS,
+    "Cast": cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
