@@ -23,7 +23,7 @@ FILE = "guards.json"
 _RIGHT = frozenset(
     {
         *("Concat", "ConstantOfShape", "Expand", "Flatten", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
-        *("ReduceSum", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"),
+        *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
     }
 )
 """Operators that are right about empty tensors whatever becomes of the size."""

@@ -105,11 +105,29 @@ class Lowering:
 
     def size(self, dim: Dim) -> Any:
         """A dimension as TVM takes it: an int or an expression over its variables."""
-        return evaluate(dim, self._sizes, _CALLS)
+        try:
+            return evaluate(dim, self._sizes, _CALLS)
+        except KeyError as error:
+            raise NotImplementedError(f"the size {dim} depends on data in a way that isn't followed") from error
 
     def shape(self, dims: Sequence[Dim]) -> Any:
         """A row of dimensions as a Relax shape."""
         return relax.ShapeExpr([self.size(dim) for dim in dims])
+
+    def computed(self, sizes: Any, dims: Sequence[Dim]) -> Any:
+        """Dimensions whose sizes are computed while the model runs, as a Relax shape; new symbols are bound to theirs.
+
+        Args:
+            sizes: a row of int64 with a size for each dimension, and perhaps further ones behind them that must be 0.
+            dims: that have these sizes; where they are known already, this is checked when the model runs.
+        """
+        for dim in dims:
+            self._bind(dim)
+        shape = self.shape(dims)
+        found = self.block.emit(relax.op.tensor_to_shape(self.block.emit(sizes)))
+        zeros = [tirx.const(0, "int64")] * (int(sizes.ty.shape[0]) - len(dims))
+        self.block.match_cast(found, relax.ShapeType([*shape.values, *zeros]))
+        return shape
 
     def tensor(self, value: Value) -> Any:
         """A value as a Relax tensor; shapes that were followed symbolically are made into one here."""

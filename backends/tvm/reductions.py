@@ -50,7 +50,7 @@ def _reduce(lowering: "Lowering", node: Node) -> Any:
     assert value is not None
     x = lowering.tensor(value)
     axes = _axes(node, value.type.rank)
-    if axes is None:
+    if not axes:
         return x
     if value.dtype is DType.bool:
         x, dtype = relax.op.astype(x, "uint8"), DType.uint8
@@ -62,21 +62,19 @@ def _reduce(lowering: "Lowering", node: Node) -> Any:
     return relax.op.astype(y, "bool") if value.dtype is DType.bool else y
 
 
-def _axes(node: Node, rank: int) -> list[int] | None:
-    """The axes to reduce; None where none are."""
+def _axes(node: Node, rank: int) -> list[int]:
+    """The axes to reduce."""
     value = node.input(1)
     axes = () if value is None or value.shape == (0,) else contents(value)
     if axes is None:
         raise NotImplementedError("its axes are computed from data")
     if axes:
         return sorted(int(axis) % rank for axis in axes)
-    return None if node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
+    return [] if node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
 
 
 def reduction(x: te.Tensor, *, combiner: Combiner, nothing: float, axes: Sequence[int], keeps: bool) -> Any:
     """A reduction as a kernel; `nothing` is what combining no elements gives."""
-    if not axes:
-        return te.compute(x.shape, lambda *place: x(*place), name="scalar")
     identity = tirx.const(nothing, x.dtype)
     combine = te.comm_reducer(combiner, lambda dtype: tirx.const(nothing, dtype))
     steps = [te.reduce_axis((0, x.shape[axis]), f"r{axis}") for axis in axes]
