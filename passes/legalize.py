@@ -11,7 +11,7 @@ from ..ir.errors import TargetError, UsageError
 from ..ir.graph import Graph, Node
 from ..targets import Target
 from .base import Effect, Pass, PassContext, PassResult
-from .legalization import arithmetic, attention, integers, losses, reductions
+from .legalization import arithmetic, attention, integers, losses, moving, reductions
 from .legalization.expansion import Expansion, RefusedError, widened
 from .legalization.origins import Origins
 from .legalization.support import Support
@@ -25,6 +25,7 @@ EXPANSIONS: dict[str, Expansion] = {
     **attention.EXPANSIONS,
     **integers.EXPANSIONS,
     **losses.EXPANSIONS,
+    **moving.EXPANSIONS,
     **reductions.EXPANSIONS,
 }
 """How an operator is spelled out in simpler ones, by its name."""
@@ -95,6 +96,8 @@ def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> No
     results = results if isinstance(results, tuple) else (results,)
     for output, result in zip(node.outputs, results, strict=False):
         graph.replace_uses(output, result)
+        if result.producer is not None and result not in node.inputs:
+            result.type = output.type  # whose symbols, of sizes that depend on data, later nodes speak of
     graph.erase(node)
 
 

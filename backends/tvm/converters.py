@@ -15,6 +15,8 @@ from ...ir.types import TensorType
 from . import reductions, sizes
 from .carriers import carried, carrier
 from .casts import cast
+from .padding import pad
+from .resize import resize
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -100,20 +102,6 @@ def _range(lowering: "Lowering", node: Node) -> Any:
     return relax.op.arange(*bounds, dtype=str(node.output.dtype))
 
 
-def _resize(lowering: "Lowering", node: Node) -> Any:
-    """The output's size is known, symbolic or not; legalization left the cases in which TVM means what ONNX does."""
-    mode = node.attributes.get("mode", "nearest")
-    return relax.op.image.resize2d(
-        _data(lowering, node),
-        size=lowering.shape(node.output.shape[2:]),
-        layout="NCHW",
-        method="nearest_neighbor" if mode == "nearest" else mode,
-        coordinate_transformation_mode=node.attributes.get("coordinate_transformation_mode", "half_pixel"),
-        rounding_method=node.attributes.get("nearest_mode", "round_prefer_floor"),
-        cubic_alpha=node.attributes.get("cubic_coeff_a", -0.75),
-    )
-
-
 def _tile(lowering: "Lowering", node: Node) -> Any:
     """By reading along each axis at places that are computed once.
 
@@ -186,6 +174,23 @@ def _clipped(begin: Any, size: Any) -> Any:
     return tirx.max(tirx.min(begin, size), 0)
 
 
+def _topk(lowering: "Lowering", node: Node) -> Any:
+    """Of elements that are equal the first ones, so that all are sorted where only data tells how many are wanted."""
+    data, wanted = node.inputs
+    assert data is not None
+    assert wanted is not None
+    axis = node.attributes.get("axis", -1) % data.type.rank
+    elements = _elements(node, 1)
+    count = elements[0] if elements is not None and isinstance(elements[0], int) else -1
+    largest = bool(node.attributes.get("largest", 1))
+    found = relax.op.topk(lowering.tensor(data), count, axis, "both", largest, "int64")
+    if count >= 0:
+        return found
+    pair = lowering.block.emit(found)
+    results = [lowering.block.emit(relax.TupleGetItem(pair, index)) for index in range(2)]
+    return relax.Tuple([sizes.first(lowering, result, wanted, axis, node.outputs[0].shape[axis]) for result in results])
+
+
 CONVERTERS: dict[str, Converter] = {
     **reductions.CONVERTERS,
     "Cast": cast,
@@ -195,12 +200,14 @@ CONVERTERS: dict[str, Converter] = {
     "Flatten": _reshape,
     "Gather": _gather,
     "Identity": _identity,
+    "Pad": pad,
     "Range": _range,
     "Reshape": _reshape,
-    "Resize": _resize,
+    "Resize": resize,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _reshape,
     "Tile": _tile,
+    "TopK": _topk,
     "Unsqueeze": _reshape,
 }

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 
 FILE = "guards.json"
 
-_RIGHT = frozenset(
+ELEMENTWISE = frozenset(
     {
-        *("Concat", "ConstantOfShape", "Expand", "Flatten", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
-        *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
+        *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
+        *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
     }
 )
+"""Operators that broadcast all their operands."""
+
+_RIGHT = ELEMENTWISE | {
+    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
+    *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
+}
 """Operators that are right about empty tensors whatever becomes of the size."""
 
 
@@ -73,10 +79,17 @@ class Guards:
 
 def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
     """The sizes that a node needs not to be 0: where they are, its outputs should be something nonetheless."""
-    if node.operator in _RIGHT:
+    if node.operator in _RIGHT or _has_computed_bounds(node):
         return []
     dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
     return [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
+
+
+def _has_computed_bounds(node: "Node") -> bool:
+    """Whether it is a slice whose bounds are held to the sizes when the model runs."""
+    from ...ir.infer import contents  # brings torch, which an artifact runs without
+
+    return node.operator == "Slice" and any(value is not None and contents(value) is None for value in node.inputs[1:])
 
 
 def _vanishes(shape: Sequence[Dim], dim: str) -> bool:

@@ -9,6 +9,7 @@ not lowered at all, and every result is held to the type that the graph gives it
 
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from ...ir.infer import contents, find_operator
 from ...ir.opset import OPSET
 from ...ir.types import DType, TensorType
 from ...passes.legalization.origins import Origins
-from . import converters
+from . import broadcasting, converters
 from .carriers import carried, carrier
-from .guards import Guards, guarded
+from .guards import ELEMENTWISE, Guards, guarded
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -36,14 +37,6 @@ _CALLS = {
     "Max": tirx.max,
     "Min": tirx.min,
 }
-
-
-_BROADCASTING = frozenset(
-    {
-        *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
-        *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
-    }
-)
 
 
 def to_relax(graph: Graph, source: Graph) -> tuple[IRModule, Guards]:
@@ -68,14 +61,17 @@ class Lowering:
 
     Attributes:
         block: TVM's builder, which converters emit into.
+        given: the symbols of the inputs' shapes.
     """
 
     def __init__(self, graph: Graph, origins: Origins) -> None:
         self.block = relax.BlockBuilder()
+        self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
         self._origins = origins
         self._needed = _needed_nodes(graph)
         self._sizes: dict[str, Any] = {}
+        self._new = count()
         self._values: dict[Value, Any] = {}
         self._guards: dict[str, str] = {}
         self._analyzer = Analyzer()
@@ -99,8 +95,7 @@ class Lowering:
 
     def guards(self) -> Guards:
         """What the nodes lowered so far need not to be 0."""
-        known = frozenset().union(*(value.type.symbols for value in self._graph.inputs))
-        early = {dim: user for dim, user in self._guards.items() if symbols(dim) <= known}
+        early = {dim: user for dim, user in self._guards.items() if symbols(dim) <= self.given}
         return Guards(early, {dim: user for dim, user in self._guards.items() if dim not in early})
 
     def size(self, dim: Dim) -> Any:
@@ -113,6 +108,14 @@ class Lowering:
     def shape(self, dims: Sequence[Dim]) -> Any:
         """A row of dimensions as a Relax shape."""
         return relax.ShapeExpr([self.size(dim) for dim in dims])
+
+    def symbol(self, label: str) -> str:
+        """A new symbol, for a size that only the lowering knows of."""
+        return f"{label}__{next(self._new)}"
+
+    def is_bound(self, dim: Dim) -> bool:
+        """Whether a dimension's symbols have their values at this point."""
+        return symbols(dim) <= self._sizes.keys()
 
     def computed(self, sizes: Any, dims: Sequence[Dim]) -> Any:
         """Dimensions whose sizes are computed while the model runs, as a Relax shape; new symbols are bound to theirs.
@@ -217,6 +220,8 @@ class Lowering:
         if node.operator not in importers:
             raise NotImplementedError("its importer doesn't know the operator")
         attributes = {name: _attribute(value) for name, value in node.attributes.items()}
+        if node.operator in ELEMENTWISE:
+            broadcasting.bind_result(self, node)
         attributes["tvm_custom"] = {"name": "", "num_outputs": len(node.outputs)}
         inputs = onnx_frontend.onnx_input(self._operand(node, index) for index in range(len(node.inputs)))
         convert = importers[node.operator].get_converter(OPSET)
@@ -226,20 +231,14 @@ class Lowering:
         value = node.inputs[index]
         if value is None:
             return None
-        if node.operator in _BROADCASTING:
-            return self._broadcastable(value, node.output.shape)
+        if node.operator in ELEMENTWISE:
+            return broadcasting.operand(self, value, node.output.shape)
         elements = contents(value) if index in find_operator(node.operator).host else None
         if elements is None or isinstance(value, Constant):
             return self.tensor(value)
         if all(isinstance(element, int) for element in elements):
             return relax.const(np.array(elements).reshape(value.type.static_shape), str(value.dtype))
         return self.shape(elements) if value.type.rank else self.size(elements[0])
-
-    def _broadcastable(self, value: Value, shape: Sequence[Dim]) -> Any:
-        """An operand whose sizes are 1 or the result's; for symbolic ones TVM may not see that they are."""
-        wanted = shape[len(shape) - value.type.rank :]
-        dims = tuple(want if isinstance(dim, str) else dim for dim, want in zip(value.shape, wanted, strict=True))
-        return self.held(self.tensor(value), TensorType(value.dtype, dims))
 
 
 def _needed_nodes(graph: Graph) -> set[Node]:

@@ -12,6 +12,8 @@ from tvm import relax, te, tirx
 from ...ir.graph import Node
 from ...ir.infer import contents
 from ...ir.types import DType
+from .expressions import choose, counted, integer, only_if, row, same
+from .sizes import squeezed
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -48,26 +50,73 @@ def _end(dtype: DType, sign: int) -> float:
 def _reduce(lowering: "Lowering", node: Node) -> Any:
     value = node.inputs[0]
     assert value is not None
+    is_bool = value.dtype is DType.bool
     x = lowering.tensor(value)
-    axes = _axes(node, value.type.rank)
-    if not axes:
-        return x
-    if value.dtype is DType.bool:
-        x, dtype = relax.op.astype(x, "uint8"), DType.uint8
-    else:
-        dtype = value.dtype
+    if is_bool:
+        x = lowering.block.emit(relax.op.astype(x, "uint8"))
     combiner, nothing = _REDUCTIONS[node.operator]
-    keeps = bool(node.attributes.get("keepdims", 1))
-    y = lowering.kernel(partial(reduction, combiner=combiner, nothing=nothing(dtype), axes=axes, keeps=keeps), x)
-    return relax.op.astype(y, "bool") if value.dtype is DType.bool else y
+    step = partial(reduction, combiner=combiner, nothing=nothing(DType.uint8 if is_bool else value.dtype))
+    axes = _axes(node, value.type.rank)
+    if axes is None:
+        y = _reduce_computed(lowering, node, x, step)
+    else:
+        keeps = bool(node.attributes.get("keepdims", 1))
+        y = lowering.kernel(partial(step, axes=axes, keeps=keeps), x) if axes else x
+    return relax.op.astype(y, "bool") if is_bool else y
 
 
-def _axes(node: Node, rank: int) -> list[int]:
-    """The axes to reduce."""
+def _reduce_computed(lowering: "Lowering", node: Node, x: Any, step: Callable[..., Any]) -> Any:
+    """Over axes that only data tells: one after the other is reduced to a size of 1 if it is among them."""
+    rank, keeps = len(x.ty.shape), bool(node.attributes.get("keepdims", 1))
+    stays_without = bool(node.attributes.get("noop_with_empty_axes", 0))
+    axes = lowering.tensor(node.inputs[1])
+
+    def plan(x: te.Tensor, axes: te.Tensor) -> Any:
+        named = _named(axes, rank, stays_without)
+        sizes = [choose(same(named(axis), 1), integer(1), size) for axis, size in enumerate(x.shape)]
+        return row([*sizes, *map(named, range(rank))])
+
+    found = lowering.block.emit(lowering.kernel(plan, x, axes))
+    dims = node.output.shape if keeps else [lowering.symbol("size") for _ in range(rank)]
+    wanted = lowering.computed(relax.op.strided_slice(found, [0], [0], [rank]), dims).values
+    for axis in range(rank):
+        x = lowering.block.emit(
+            lowering.kernel(partial(_reduce_if_named, step=step, axis=axis, wanted=wanted[axis]), x, found)
+        )
+    return x if keeps else squeezed(lowering, x, axes, node.output.shape)
+
+
+def _named(axes: te.Tensor, rank: int, stays_without: bool) -> te.Tensor:
+    """A row with 1 for each axis that is reduced: those in a row of axes, or all if that is empty."""
+    (length,) = axes.shape
+
+    def flag(axis: Any, place: Any) -> Any:
+        return choose(same(counted(axes(place).astype("int64"), integer(rank)), axis), integer(1), integer(0))
+
+    flags = te.compute((rank, length), flag, name="flags")
+    found = reduction(flags, combiner=_larger, nothing=0, axes=[1], keeps=False)
+    if stays_without:
+        return found
+    return te.compute((rank,), lambda axis: choose(same(length, 0), integer(1), found(axis)), name="named")
+
+
+def _reduce_if_named(x: te.Tensor, plan: te.Tensor, *, step: Callable[..., Any], axis: int, wanted: Any) -> Any:
+    whole = step(x, axes=[axis], keeps=True)
+    shape = [*x.shape[:axis], wanted, *x.shape[axis + 1 :]]
+
+    def element(*place: Any) -> Any:
+        first = whole(*place[:axis], 0, *place[axis + 1 :])
+        return only_if(same(plan(len(x.shape) + axis), 1), first, x(*place))
+
+    return te.compute(shape, element, name="reduce_if_named")
+
+
+def _axes(node: Node, rank: int) -> list[int] | None:
+    """The axes to reduce; None where only data tells."""
     value = node.input(1)
     axes = () if value is None or value.shape == (0,) else contents(value)
     if axes is None:
-        raise NotImplementedError("its axes are computed from data")
+        return None
     if axes:
         return sorted(int(axis) % rank for axis in axes)
     return [] if node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))

@@ -7,15 +7,16 @@ doesn't fit together, such as a shape with another number of elements, counts as
 must be none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tvm import relax, te, tirx
 
+from ...ir.dims import Dim
 from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expressions import choose, counted, elements, integer, only_if, product, row, same, total
+from .broadcasting import spread
+from .expressions import choose, counted, elements, integer, product, row, same, total
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -51,19 +52,7 @@ def expand(lowering: "Lowering", node: Node) -> Any:
         return row([*(choose(same(new, 1), old, new) for old, new in pairs), faults])
 
     dims = lowering.computed(lowering.kernel(shape, x, wanted), node.output.shape)
-    return lowering.kernel(partial(_broadcast, shape=dims.values), x)
-
-
-def _broadcast(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
-    """TVM's own takes two symbols for different sizes, of which one is then not looked at."""
-    outer = len(shape) - len(x.shape)
-
-    def element(*place: Any) -> Any:
-        return x(
-            *(choose(same(size, 1), integer(0), index) for size, index in zip(x.shape, place[outer:], strict=True))
-        )
-
-    return te.compute(shape, element, name="expand")
+    return lowering.kernel(partial(spread, shape=dims.values), x)
 
 
 def constant_of_shape(lowering: "Lowering", node: Node, value: Any) -> Any:
@@ -90,7 +79,12 @@ def unsqueeze(lowering: "Lowering", node: Node) -> Any:
 
 def squeeze(lowering: "Lowering", node: Node) -> Any:
     x, axes = tensors(lowering, node)
-    rank, left = len(x.ty.shape), node.output.type.rank
+    return squeezed(lowering, x, axes, node.output.shape)
+
+
+def squeezed(lowering: "Lowering", x: Any, axes: Any, dims: Sequence[Dim]) -> Any:
+    """A tensor without axes that only data tells, with the dimensions that are left."""
+    rank, left = len(x.ty.shape), len(dims)
 
     def shape(x: te.Tensor, axes: te.Tensor) -> Any:
         gone = [_contains(axes, axis, rank) for axis in range(rank)]
@@ -104,7 +98,7 @@ def squeeze(lowering: "Lowering", node: Node) -> Any:
             sizes.append(size)
         return row([*sizes, product(sizes) - product(x.shape)])
 
-    return relax.op.reshape(x, lowering.computed(lowering.kernel(shape, x, axes), node.output.shape))
+    return relax.op.reshape(x, lowering.computed(lowering.kernel(shape, x, axes), dims))
 
 
 def _contains(axes: te.Tensor, axis: int, rank: int) -> Any:
@@ -243,6 +237,19 @@ def split(lowering: "Lowering", node: Node) -> Any:
         )
 
     return relax.Tuple([lowering.kernel(partial(piece, number=number), x, sizes) for number in range(len(dims))])
+
+
+def first(lowering: "Lowering", x: Any, count: Value, axis: int, dim: Dim) -> Any:
+    """As many elements along an axis as a tensor says."""
+
+    def size(x: te.Tensor, count: te.Tensor) -> Any:
+        wanted = elements(count)[0]
+        return row([wanted, tirx.max(wanted - x.shape[axis], integer(0))])
+
+    (wanted,) = lowering.computed(lowering.kernel(size, x, lowering.tensor(count)), [dim]).values
+    shape = list(x.ty.shape.values)
+    shape[axis] = wanted
+    return lowering.kernel(lambda x: te.compute(shape, x, name="first"), x)
 
 
 def tensors(lowering: "Lowering", node: Node) -> list[Any]:

@@ -63,14 +63,12 @@ def _dropout(op: Builder, node: Node) -> Value | tuple[Value, ...]:
 
 
 def _one_hot(op: Builder, node: Node) -> Value:
-    indices, depth = op.Cast(operand(node, 0), to=DType.int64), node.constant(1)
-    if depth is None:
-        raise RefusedError("its depth is computed from data")
-    count = int(depth.reshape(-1)[0])
+    indices, depth = (cast(op, operand(node, index), DType.int64) for index in (0, 1))
+    count = op.Reshape(depth, np.zeros(0, np.int64))
     rank = indices.type.rank + 1
     axis = attribute(node, "axis", -1) % rank
     indices = op.Where(op.Less(indices, 0), op.Add(indices, count), indices)
-    classes = np.arange(count).reshape(-1, *(1,) * (rank - 1 - axis))
+    classes = op.Reshape(op.Range(0, count, 1), [-1, *[1] * (rank - 1 - axis)])
     hot = op.Equal(op.Unsqueeze(indices, [axis]), classes)
     off, on = (op.Gather(operand(node, 2), op.constant(index)) for index in (0, 1))
     return op.Where(hot, on, off)

@@ -53,10 +53,18 @@ def _log_sum_exp(op: Builder, node: Node) -> Value:
 def _mean(op: Builder, node: Node) -> Value:
     x = _exact(op, operand(node, 0))
     total = _reduced(op, node, "ReduceSum", x)
-    sizes = op.Shape(x)
+    return cast(op, op.Div(total, op.Cast(_count(op, node, x), to=x.dtype)), operand(node, 0).dtype)
+
+
+def _count(op: Builder, node: Node, x: Value) -> Value:
+    """How many elements are reduced to one."""
     axes = node.input(1)
-    count = op.ReduceProd(sizes if axes is None or axes.shape == (0,) else op.Gather(sizes, axes), keepdims=0)
-    return cast(op, op.Div(total, op.Cast(count, to=x.dtype)), operand(node, 0).dtype)
+    if axes is None or axes.shape == (0,):
+        return op.Size(x)
+    count = op.ReduceProd(op.Gather(op.Shape(x), axes), keepdims=0)
+    if isinstance(axes.shape[0], int) or attribute(node, "noop_with_empty_axes", 0):
+        return count
+    return op.Where(op.Equal(op.Size(axes), 0), op.Size(x), count)
 
 
 def _sum_of_squares(op: Builder, node: Node) -> Value:
