@@ -209,7 +209,7 @@ class _Plan:
 
     def keeps(self, index: int) -> bool:
         """Whether an axis certainly stays as it is."""
-        factors, roi = self._row
+        factors, _ = self._row
         if not self._is_same[index] or factors is None or self._roi is not None:
             return False
         return self._by_size or float(factors[index].value) == 1
