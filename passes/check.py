@@ -115,7 +115,9 @@ class NumericCheck:
         if _inputs(graph) != self._inputs:
             raise CheckError(f"pass {step.name} changed the model's inputs from {self._inputs} to {_inputs(graph)}")
         if list(graph.outputs) != self._outputs:
-            raise CheckError(f"pass {step.name} changed the model's outputs from {self._outputs} to {list(graph.outputs)}")
+            raise CheckError(
+                f"pass {step.name} changed the model's outputs from {self._outputs} to {list(graph.outputs)}"
+            )
         try:
             return run_graph(graph, self.probes)
         except ModelError as error:

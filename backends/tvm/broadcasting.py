@@ -7,7 +7,6 @@ everywhere in planish; one that depends on data may be, and is looked at when th
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tvm import te, tirx
@@ -48,7 +47,7 @@ def operand(lowering: "Lowering", value: Value, shape: Sequence[Dim]) -> Any:
     wanted = shape[len(shape) - value.type.rank :]
     pairs = list(zip(value.shape, wanted, strict=True))
     if any(dim != want and _may_be_one(lowering, dim) for dim, want in pairs):
-        return lowering.kernel(partial(spread, shape=lowering.shape(wanted).values), lowering.tensor(value))
+        return lowering.kernel(spread, lowering.tensor(value), shape=lowering.shape(wanted))
     dims = tuple(want if isinstance(dim, str) else dim for dim, want in pairs)
     return lowering.held(lowering.tensor(value), TensorType(value.dtype, dims))
 

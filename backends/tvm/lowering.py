@@ -141,11 +141,15 @@ class Lowering:
                 self._values[value] = self._materialized(value)
         return self._values[value]
 
-    def kernel(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A call of a kernel: a function from TVM's tensors, for which Relax's are given, to a tensor."""
+    def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
+        """A call of a kernel: a function from TVM's tensors, for which Relax's are given, to a tensor.
+
+        TVM gives a kernel symbols of its own, so that what is computed with sizes must be passed by name: as an
+        expression, or a row of them.
+        """
         name = getattr(function, "func", function).__name__.strip("_")
         tensors = [self.block.normalize(argument) for argument in arguments]
-        return self.block.call_te(function, *tensors, primfunc_name_hint=name)
+        return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
 
     def typed(self, expression: Any, type: TensorType) -> Any:
         """An expression bound to a variable of the given type."""

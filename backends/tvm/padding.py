@@ -2,10 +2,12 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Pad, by amounts that are known or computed while the model runs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm import relax, te, tirx
+from tvm.sym import Analyzer
 
 from ...ir.graph import Node
 from ...ir.infer import contents
@@ -26,10 +28,9 @@ def pad(lowering: "Lowering", node: Node) -> Any:
     if begins is None:
         given = [lowering.block.emit(_computed_begins(lowering, node, data))]
     fill = relax.const(np.zeros((), carrier(x.dtype).numpy)) if value is None else lowering.tensor(value)
-    shape = lowering.shape(node.output.shape).values
 
-    def padded(x: te.Tensor, fill: te.Tensor, *given: te.Tensor) -> Any:
-        first = begins or [given[0](axis) for axis in range(len(x.shape))]
+    def padded(x: te.Tensor, fill: te.Tensor, *given: te.Tensor, shape: Sequence[Any], begins: Any) -> Any:
+        first = [given[0](axis) for axis in range(len(x.shape))] if given else begins
         moved = [axis for axis, begin in enumerate(first) if not _stays(begin, x.shape[axis], shape[axis])]
         tables = {axis: _sources(x.shape[axis], shape[axis], first[axis], mode) for axis in moved}
 
@@ -42,11 +43,12 @@ def pad(lowering: "Lowering", node: Node) -> Any:
 
         return te.compute(shape, element, name="pad")
 
-    return lowering.kernel(padded, data, fill, *given)
+    return lowering.kernel(padded, data, fill, *given, shape=lowering.shape(node.output.shape), begins=begins)
 
 
 def _stays(begin: Any, size: Any, wanted: Any) -> bool:
-    return isinstance(begin, int) and begin == 0 and size is wanted
+    is_begun = isinstance(begin, int | tirx.IntImm) and int(begin) == 0
+    return is_begun and Analyzer().can_prove_equal(size, wanted)
 
 
 def _known_begins(lowering: "Lowering", node: Node, rank: int) -> list[Any] | None:

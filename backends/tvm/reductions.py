@@ -81,7 +81,7 @@ def _reduce_computed(lowering: "Lowering", node: Node, x: Any, step: Callable[..
     wanted = lowering.computed(relax.op.strided_slice(found, [0], [0], [rank]), dims).values
     for axis in range(rank):
         x = lowering.block.emit(
-            lowering.kernel(partial(_reduce_if_named, step=step, axis=axis, wanted=wanted[axis]), x, found)
+            lowering.kernel(partial(_reduce_if_named, step=step, axis=axis), x, found, wanted=wanted[axis])
         )
     return x if keeps else squeezed(lowering, x, axes, node.output.shape)
 

@@ -99,13 +99,14 @@ def resize(lowering: "Lowering", node: Node) -> Any:
 
 def _along(lowering: "Lowering", x: Any, plan: "_Plan", index: int, axis: int, sampling: _Sampling) -> Any:
     """A tensor resized along one axis."""
-    placing = {"plan": plan, "index": index, "axis": axis, "sampling": sampling}
-    at = lowering.block.emit(lowering.kernel(partial(_places, **placing), x, *plan.given))
+    numbers, wanted, taps = plan.numbers(index)
+    placing = {"sampling": sampling, "index": index}
+    at = lowering.block.emit(lowering.kernel(partial(_places, **placing), *plan.given, numbers=numbers, wanted=wanted))
     if sampling.mode == "nearest":
         y = lowering.kernel(partial(_nearest, axis=axis, mode=sampling.nearest), x, at)
     else:
-        taps = plan.counts(index)[1]
-        tables = lowering.block.emit(lowering.kernel(partial(_taps, **placing, taps=taps), x, at, *plan.given))
+        kernel = partial(_taps, **placing, dtype=str(x.ty.dtype))
+        tables = lowering.block.emit(lowering.kernel(kernel, at, *plan.given, numbers=numbers, taps=taps))
         sources, shares = (relax.TupleGetItem(tables, number) for number in range(2))
         y = lowering.kernel(partial(_weighted, axis=axis), x, sources, shares)
     y = lowering.block.emit(y)
@@ -214,19 +215,24 @@ class _Plan:
             return False
         return self._by_size or float(factors[index].value) == 1
 
-    def counts(self, index: int) -> tuple[Any, Any]:
-        """How many elements an axis gets, and of how many each is made."""
+    def numbers(self, index: int) -> tuple[list[Any], Any, Any]:
+        """What is passed to kernels for an axis: its numbers, how many elements it gets, and of how many each is made.
+
+        The numbers are those of `_Axis`, or the size alone where the others are in the row.
+        """
         if self.given:
             taps = self._wanted[len(self._along) + index] if self._sampling.antialias else 2 * self._sampling.radius
-            return self._wanted[index], taps
-        axes = self._axes([row for row in self._row if row is not None], self._have)
-        return self._wanted[index], self._sampling.taps(axes[index].scale)
+            return [self._have[index]], self._wanted[index], taps
+        along = self._axes([row for row in self._row if row is not None], self._have)[index]
+        numbers = [along.size, along.scale, along.extent, along.start, along.end]
+        return numbers, self._wanted[index], self._sampling.taps(along.scale)
 
-    def axis(self, index: int, size: Any, given: Sequence[te.Tensor]) -> _Axis:
-        """An axis inside a kernel."""
-        if given:
-            return _Axis(size, *(given[0](4 * index + place) for place in range(4)))
-        return self._axes([row for row in self._row if row is not None], self._have)[index]
+
+def _axis(numbers: Sequence[Any], given: Sequence[te.Tensor], index: int) -> _Axis:
+    """An axis inside a kernel."""
+    size, *rest = numbers
+    size = integer(size) if isinstance(size, int) else size
+    return _Axis(size, *(rest or [given[0](4 * index + place) for place in range(4)]))
 
 
 def _double(value: float) -> Any:
@@ -237,9 +243,9 @@ def _as_double(value: Any) -> Any:
     return _double(value) if isinstance(value, int) else value.astype("float64")
 
 
-def _places(x: te.Tensor, *given: te.Tensor, plan: _Plan, index: int, axis: int, sampling: _Sampling) -> Any:
+def _places(*given: te.Tensor, sampling: _Sampling, index: int, numbers: Sequence[Any], wanted: Any) -> Any:
     """Where each place of the result lies along the input's axis."""
-    along, wanted = plan.axis(index, x.shape[axis], given), plan.counts(index)[0]
+    along = _axis(numbers, given, index)
     return te.compute((wanted,), lambda place: _coordinate(along, place, wanted, sampling.transformation), name="at")
 
 
@@ -296,10 +302,16 @@ def _rounded(at: Any, mode: str) -> Any:
 
 
 def _taps(
-    x: te.Tensor, at: te.Tensor, *given: te.Tensor, plan: _Plan, index: int, axis: int, taps: Any, sampling: _Sampling
+    at: te.Tensor,
+    *given: te.Tensor,
+    sampling: _Sampling,
+    index: int,
+    dtype: str,
+    numbers: Sequence[Any],
+    taps: Any,
 ) -> Any:
     """Tables `[place, tap]` of the elements around each coordinate, and of what they weigh."""
-    along, wanted = plan.axis(index, x.shape[axis], given), at.shape[0]
+    along, wanted = _axis(numbers, given, index), at.shape[0]
     shrink = tirx.min(along.scale, _double(1)) if sampling.antialias else _double(1)
     half = tirx.floordiv(integer(taps) if isinstance(taps, int) else taps, integer(2))
 
@@ -319,7 +331,7 @@ def _taps(
     every = te.reduce_axis((0, taps), "every")
     whole = te.compute((wanted,), lambda place: te.sum(weights(place, every), axis=[every]), name="whole")
     shares = te.compute(
-        (wanted, taps), lambda place, tap: (weights(place, tap) / whole(place)).astype(x.dtype), name="shares"
+        (wanted, taps), lambda place, tap: (weights(place, tap) / whole(place)).astype(dtype), name="shares"
     )
     sources = te.compute((wanted, taps), lambda place, tap: within(source(place, tap), along.size), name="sources")
     return [sources, shares]

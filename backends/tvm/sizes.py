@@ -8,7 +8,6 @@ must be none.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tvm import relax, te, tirx
@@ -52,7 +51,7 @@ def expand(lowering: "Lowering", node: Node) -> Any:
         return row([*(choose(same(new, 1), old, new) for old, new in pairs), faults])
 
     dims = lowering.computed(lowering.kernel(shape, x, wanted), node.output.shape)
-    return lowering.kernel(partial(spread, shape=dims.values), x)
+    return lowering.kernel(spread, x, shape=dims)
 
 
 def constant_of_shape(lowering: "Lowering", node: Node, value: Any) -> Any:
@@ -142,13 +141,13 @@ def slice_(lowering: "Lowering", node: Node) -> Any:
     sizes = relax.op.strided_slice(found, [0], [0], [rank])
     shape = lowering.computed(sizes, node.output.shape)
 
-    def cut(x: te.Tensor, found: te.Tensor) -> Any:
+    def cut(x: te.Tensor, found: te.Tensor, *, shape: Sequence[Any]) -> Any:
         def element(*place: Any) -> Any:
             return x(*(found[rank + 2 * axis] + index * found[rank + 2 * axis + 1] for axis, index in enumerate(place)))
 
-        return te.compute(shape.values, element, name="cut")
+        return te.compute(shape, element, name="cut")
 
-    return lowering.kernel(cut, x, found)
+    return lowering.kernel(cut, x, found, shape=shape)
 
 
 def _bound(start: Any, end: Any, step: Any, size: Any) -> tuple[Any, Any, Any]:
@@ -181,13 +180,11 @@ def range_(lowering: "Lowering", node: Node) -> Any:
 
     shape = lowering.computed(lowering.kernel(length, *bounds), node.output.shape)
 
-    def count(start: te.Tensor, delta: te.Tensor) -> Any:
+    def count(start: te.Tensor, delta: te.Tensor, *, shape: Sequence[Any]) -> Any:
         first, step = (bound(*[0] * len(bound.shape)).astype(wide) for bound in (start, delta))
-        return te.compute(
-            shape.values, lambda index: (first + index.astype(wide) * step).astype(str(dtype)), name="range"
-        )
+        return te.compute(shape, lambda index: (first + index.astype(wide) * step).astype(str(dtype)), name="range")
 
-    return lowering.kernel(count, bounds[0], bounds[2])
+    return lowering.kernel(count, bounds[0], bounds[2], shape=shape)
 
 
 def _stepped(first: Any, beyond: Any, step: Any) -> tuple[Any, Any, Any]:
@@ -207,7 +204,7 @@ def tile(lowering: "Lowering", node: Node) -> Any:
     dims = lowering.computed(lowering.kernel(shape, x, repeats), node.output.shape)
     for axis, (wanted, size) in enumerate(zip(dims.values, x.ty.shape, strict=True)):
         places = relax.op.arange(0, relax.prim_value(wanted), 1, "int64")
-        x = relax.op.take(x, lowering.kernel(partial(_modulo, size=size), places), axis, mode="clip")
+        x = relax.op.take(x, lowering.kernel(_modulo, places, size=size), axis, mode="clip")
         x = lowering.block.emit(x)
     return x
 
@@ -229,14 +226,15 @@ def split(lowering: "Lowering", node: Node) -> Any:
     dims = [output.shape[axis] for output in node.outputs]
     shape = lowering.computed(lowering.kernel(bounds, x, sizes), dims)
 
-    def piece(x: te.Tensor, sizes: te.Tensor, *, number: int) -> Any:
+    def piece(x: te.Tensor, sizes: te.Tensor, *, number: int, size: Any) -> Any:
         begin = total(elements(sizes)[:number])
-        wanted = [*x.shape[:axis], shape.values[number], *x.shape[axis + 1 :]]
+        wanted = [*x.shape[:axis], size, *x.shape[axis + 1 :]]
         return te.compute(
             wanted, lambda *place: x(*place[:axis], begin + place[axis], *place[axis + 1 :]), name="piece"
         )
 
-    return relax.Tuple([lowering.kernel(partial(piece, number=number), x, sizes) for number in range(len(dims))])
+    pieces = enumerate(shape.values)
+    return relax.Tuple([lowering.kernel(piece, x, sizes, number=number, size=size) for number, size in pieces])
 
 
 def first(lowering: "Lowering", x: Any, count: Value, axis: int, dim: Dim) -> Any:
@@ -249,7 +247,11 @@ def first(lowering: "Lowering", x: Any, count: Value, axis: int, dim: Dim) -> An
     (wanted,) = lowering.computed(lowering.kernel(size, x, lowering.tensor(count)), [dim]).values
     shape = list(x.ty.shape.values)
     shape[axis] = wanted
-    return lowering.kernel(lambda x: te.compute(shape, x, name="first"), x)
+    return lowering.kernel(_cut_to, x, shape=shape)
+
+
+def _cut_to(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
+    return te.compute(shape, x, name="cut_to")
 
 
 def tensors(lowering: "Lowering", node: Node) -> list[Any]:
