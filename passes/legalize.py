@@ -1,6 +1,7 @@
 """Legalization: after it, every node is one that the backend runs."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar
@@ -10,11 +11,23 @@ from ..ir.errors import TargetError, UsageError
 from ..ir.graph import Graph, Node
 from ..targets import Target
 from .base import Effect, Pass, PassContext, PassResult
-from .legalization import arithmetic, attention, integers
-from .legalization.expansion import Expansion, RefusedError
-from .legalization.support import SUPPORT, Support
+from .legalization import arithmetic, attention, integers, losses, moving, reductions
+from .legalization.expansion import Expansion, RefusedError, widened
+from .legalization.origins import Origins
+from .legalization.support import Support
+from .legalization.tvm import TVM
 
-EXPANSIONS: dict[str, Expansion] = {**arithmetic.EXPANSIONS, **attention.EXPANSIONS, **integers.EXPANSIONS}
+SUPPORT: dict[str, Support] = {"onnxruntime": Support(domains=frozenset({"com.microsoft"})), "tvm": TVM}
+"""By the backend's name."""
+
+EXPANSIONS: dict[str, Expansion] = {
+    **arithmetic.EXPANSIONS,
+    **attention.EXPANSIONS,
+    **integers.EXPANSIONS,
+    **losses.EXPANSIONS,
+    **moving.EXPANSIONS,
+    **reductions.EXPANSIONS,
+}
 """How an operator is spelled out in simpler ones, by its name."""
 
 
@@ -33,15 +46,19 @@ class Legalization(Pass):
             UsageError: there is no such backend.
             TargetError: an operator that the backend can't run, with the layer and the reason.
         """
-        support = self._support()
+        support, origins = self._support(), Origins(graph)
         counts: Counter[str] = Counter()
-        while expandable := [node for node in graph.nodes if _is_expandable(node, support)]:
-            for node in expandable:
-                counts[f"expand {node.operator}"] += 1
-                _expand(graph, node, self.backend)
+        while steps := list(_steps(graph, support)):
+            for node, word, expansion in steps:
+                counts[f"{word} {node.operator}"] += 1
+                _replace(graph, node, expansion, self._refusal(origins, node))
         for node in graph.nodes:
-            _check(node, support, self.backend)
+            if reason := _objection(node, support):
+                raise TargetError(self._refusal(origins, node) + reason)
         return PassResult(dict(counts))
+
+    def _refusal(self, origins: Origins, node: Node) -> str:
+        return f"{node.location}: {self.backend} can't run {origins.name(node)}: "
 
     def _support(self) -> Support:
         if self.backend not in SUPPORT:
@@ -62,23 +79,28 @@ def legalized(graph: Graph, target: Target, backend: str) -> Graph:
     return copy
 
 
-def _is_expandable(node: Node, support: Support) -> bool:
-    return node.operator in support.expanded and support.expanded[node.operator](node)
+def _steps(graph: Graph, support: Support) -> Iterator[tuple[Node, str, Expansion]]:
+    """The nodes that need something done to them now, what that is called, and what does it."""
+    for node in graph.nodes:
+        if support.widened(node):
+            yield node, "widen", widened
+        elif node.operator in support.expanded and support.expanded[node.operator](node):
+            yield node, "expand", EXPANSIONS[node.operator]
 
 
-def _expand(graph: Graph, node: Node, backend: str) -> None:
+def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> None:
     try:
-        results = EXPANSIONS[node.operator](Builder(graph, node, node.location), node)
-    except RefusedError as refusal:
-        raise TargetError(f"{node.location}: {backend} can't run {node.operator}: {refusal}") from refusal
+        results = expansion(Builder(graph, node, node.location), node)
+    except RefusedError as error:
+        raise TargetError(f"{refusal}{error}") from error
     results = results if isinstance(results, tuple) else (results,)
     for output, result in zip(node.outputs, results, strict=False):
         graph.replace_uses(output, result)
+        if result.producer is not None and result not in node.inputs:
+            result.type = output.type  # whose symbols, of sizes that depend on data, later nodes speak of
     graph.erase(node)
 
 
-def _check(node: Node, support: Support, backend: str) -> None:
+def _objection(node: Node, support: Support) -> str:
     known = not node.domain or node.domain in support.domains
-    reason = support.refused.get(node.operator, lambda _: "")(node) if known else "it is of another domain"
-    if reason:
-        raise TargetError(f"{node.location}: {backend} can't run {node.operator}: {reason}")
+    return support.refused.get(node.operator, lambda _: "")(node) if known else "it is of another domain"

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...ir.errors import ModelError, TargetError
+from ...ir.types import DType
 from ..base import Backend, Executable, Port
+from .carriers import carried, restored
+from .guards import Guards
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
@@ -36,14 +39,20 @@ class Tvm(Backend):
         import tvm
         from tvm.support.cc import get_cc
 
+        from ...passes.base import PassContext
+        from ...passes.cleanup.fold_constants import ConstantFolding
         from ...passes.legalize import legalized
         from .lowering import to_relax
         from .reproducible import ordered_symbols, pipeline
 
         if get_cc() is None:
             raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
+        folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding()
+        fold.run(folded, context)  # TVM's importer would compute with constants by rules of its own
+        legal = legalized(folded, target, self.name)
+        fold.run(legal, context)
         with ordered_symbols():
-            module = to_relax(legalized(graph, target, self.name))
+            module, guards = to_relax(legal, graph)
         machine = tvm.target.Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": target.threads})
         path = directory / _LIBRARY
         try:
@@ -51,7 +60,7 @@ class Tvm(Backend):
                 tvm.compile(module, target=machine, relax_pipeline=pipeline()).export_library(path)
         except Exception as error:  # TVM's passes, LLVM and the linker raise what they like
             raise TargetError(f"TVM can't compile the model for {target.name}: {_line(error)}") from error
-        return [path]
+        return [path, guards.write(directory)]
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         os.environ.setdefault("TVM_BIND_THREADS", "0")  # or its pool ties the caller's thread to one core, for good
@@ -65,29 +74,35 @@ class Tvm(Backend):
             raise ModelError(f"{directory / _LIBRARY}: TVM can't load it: {_line(error)}") from error
         if threads is not None:
             tvm.get_global_func("runtime.config_threadpool")(0, threads)
-        return TvmExecutable(machine["main"], inputs, outputs)
+        return TvmExecutable(machine["main"], inputs, outputs, Guards.read(directory))
 
 
 class TvmExecutable(Executable):
     """A compiled function, called with arrays."""
 
-    def __init__(self, function: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(self, function: Any, inputs: Sequence[Port], outputs: Sequence[Port], guards: Guards) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self._names = [port.name for port in inputs]
+        self._dtypes = [DType[port.dtype] for port in outputs]
         self._function = function
+        self._guards = guards
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         from tvm.runtime import tensor
 
-        for name, array in feeds.items():
-            if array.size == 0:
-                raise ModelError(f"input {name!r} is empty, {array.shape}, which TVM's kernels don't allow for")
-        arrays = [np.ascontiguousarray(feeds[port.name]).reshape(np.shape(feeds[port.name])) for port in self.inputs]
+        self._guards.check_inputs(
+            {dim: size for port in self.inputs for dim, size in zip(port.shape, feeds[port.name].shape, strict=True)}
+        )
+        arrays = [carried(np.ascontiguousarray(feeds[name]).reshape(feeds[name].shape)) for name in self._names]
         try:
             results = self._function(*map(tensor, arrays))
         except Exception as error:  # whatever its C++ throws
             raise ModelError(f"TVM failed: {_line(error)}") from error
-        return [result.numpy() for result in results]
+        if self._guards.late:
+            *results, sizes = results
+            self._guards.check_results(sizes.numpy())
+        return [restored(result.numpy(), dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
 
 
 def _load_library(path: Path) -> Any:

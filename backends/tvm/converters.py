@@ -12,6 +12,11 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
+from . import reductions, sizes
+from .carriers import carried, carrier
+from .casts import cast
+from .padding import pad
+from .resize import resize
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -30,22 +35,28 @@ def _elements(node: Node, index: int) -> tuple[Dim, ...] | None:
     return None if value is None else contents(value)
 
 
+_RESHAPES = {"Reshape": sizes.reshape, "Squeeze": sizes.squeeze, "Unsqueeze": sizes.unsqueeze}
+
+
 def _reshape(lowering: "Lowering", node: Node) -> Any:
-    if node.operator == "Reshape" and _elements(node, 1) is None:
-        raise NotImplementedError("the shape is computed from data")
+    if node.operator in _RESHAPES and node.input(1) is not None and _elements(node, 1) is None:
+        return _RESHAPES[node.operator](lowering, node)
     return relax.op.reshape(_data(lowering, node), lowering.shape(node.output.shape))
 
 
 def _expand(lowering: "Lowering", node: Node) -> Any:
     if _elements(node, 1) is None:
-        raise NotImplementedError("the shape is computed from data")
+        return sizes.expand(lowering, node)
     return relax.op.broadcast_to(_data(lowering, node), lowering.shape(node.output.shape))
 
 
 def _constant_of_shape(lowering: "Lowering", node: Node) -> Any:
     value = node.attributes.get("value", np.zeros(1, np.float32))
     assert isinstance(value, np.ndarray)
-    return relax.op.full(lowering.shape(node.output.shape), relax.const(value.reshape(())), str(node.output.dtype))
+    fill = relax.const(carried(value.reshape(())))
+    if _elements(node, 0) is None:
+        return sizes.constant_of_shape(lowering, node, fill)
+    return relax.op.full(lowering.shape(node.output.shape), fill, str(carrier(node.output.dtype)))
 
 
 def _identity(lowering: "Lowering", node: Node) -> Any:
@@ -86,23 +97,9 @@ def _gather(lowering: "Lowering", node: Node) -> Any:
 def _range(lowering: "Lowering", node: Node) -> Any:
     elements = [_elements(node, index) for index in range(3)]
     if any(element is None for element in elements):
-        return lowering.imported(node)
+        return sizes.range_(lowering, node)
     bounds = (relax.prim_value(lowering.size(row[0])) for row in elements if row is not None)
     return relax.op.arange(*bounds, dtype=str(node.output.dtype))
-
-
-def _resize(lowering: "Lowering", node: Node) -> Any:
-    """The output's size is known, symbolic or not; legalization left the cases in which TVM means what ONNX does."""
-    mode = node.attributes.get("mode", "nearest")
-    return relax.op.image.resize2d(
-        _data(lowering, node),
-        size=lowering.shape(node.output.shape[2:]),
-        layout="NCHW",
-        method="nearest_neighbor" if mode == "nearest" else mode,
-        coordinate_transformation_mode=node.attributes.get("coordinate_transformation_mode", "half_pixel"),
-        rounding_method=node.attributes.get("nearest_mode", "round_prefer_floor"),
-        cubic_alpha=node.attributes.get("cubic_coeff_a", -0.75),
-    )
 
 
 def _tile(lowering: "Lowering", node: Node) -> Any:
@@ -114,7 +111,7 @@ def _tile(lowering: "Lowering", node: Node) -> Any:
     data, repeats = node.inputs[0], _elements(node, 1)
     assert data is not None
     if repeats is None:
-        raise NotImplementedError("the repeats are computed from data")
+        return sizes.tile(lowering, node)
     y, shape = lowering.tensor(data), list(data.shape)
     for axis, (dim, count) in enumerate(zip(data.shape, repeats, strict=True)):
         shape[axis] = node.output.shape[axis]
@@ -132,10 +129,11 @@ def _tile(lowering: "Lowering", node: Node) -> Any:
 def _slice(lowering: "Lowering", node: Node) -> Any:
     """Where sizes are symbolic, the importer would take ONNX's open-ended bounds for exact ones."""
     data: Value | None = node.inputs[0]
+    if any(value is not None and contents(value) is None for value in node.inputs[1:]):
+        return sizes.slice_(lowering, node)
     starts, steps = _elements(node, 1), _elements(node, 4)
     assert data is not None
-    if starts is None:
-        raise NotImplementedError("the bounds are computed from data")
+    assert starts is not None
     places = [int(axis) % data.type.rank for axis in _elements(node, 3) or range(len(starts))]
     strides = [int(step) for step in steps] if steps else [1] * len(places)
     if data.type.is_static or min(strides) < 0:
@@ -151,6 +149,22 @@ def _slice(lowering: "Lowering", node: Node) -> Any:
     return relax.op.strided_slice(lowering.tensor(data), places, *bounds, assume_inbound=True)
 
 
+def _split(lowering: "Lowering", node: Node) -> Any:
+    data = node.inputs[0]
+    assert data is not None
+    if node.input(1) is not None and _elements(node, 1) is None:
+        return sizes.split(lowering, node)
+    axis = node.attributes.get("axis", 0) % data.type.rank
+    begin: Any = 0
+    pieces: list[Any] = []
+    for output in node.outputs:
+        end = begin + lowering.size(output.shape[axis])
+        bounds = ([relax.prim_value(bound)] for bound in (begin, end, 1))
+        pieces.append(relax.op.strided_slice(lowering.tensor(data), [axis], *bounds, assume_inbound=True))
+        begin = end
+    return relax.Tuple([lowering.block.normalize(piece) for piece in pieces])
+
+
 def _clipped(begin: Any, size: Any) -> Any:
     """A begin within 0 and the size."""
     if isinstance(begin, int) and isinstance(size, int):
@@ -160,18 +174,40 @@ def _clipped(begin: Any, size: Any) -> Any:
     return tirx.max(tirx.min(begin, size), 0)
 
 
+def _topk(lowering: "Lowering", node: Node) -> Any:
+    """Of elements that are equal the first ones, so that all are sorted where only data tells how many are wanted."""
+    data, wanted = node.inputs
+    assert data is not None
+    assert wanted is not None
+    axis = node.attributes.get("axis", -1) % data.type.rank
+    elements = _elements(node, 1)
+    count = elements[0] if elements is not None and isinstance(elements[0], int) else -1
+    largest = bool(node.attributes.get("largest", 1))
+    found = relax.op.topk(lowering.tensor(data), count, axis, "both", largest, "int64")
+    if count >= 0:
+        return found
+    pair = lowering.block.emit(found)
+    results = [lowering.block.emit(relax.TupleGetItem(pair, index)) for index in range(2)]
+    return relax.Tuple([sizes.first(lowering, result, wanted, axis, node.outputs[0].shape[axis]) for result in results])
+
+
 CONVERTERS: dict[str, Converter] = {
+    **reductions.CONVERTERS,
+    "Cast": cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
     "Flatten": _reshape,
     "Gather": _gather,
     "Identity": _identity,
+    "Pad": pad,
     "Range": _range,
     "Reshape": _reshape,
-    "Resize": _resize,
+    "Resize": resize,
     "Slice": _slice,
+    "Split": _split,
     "Squeeze": _reshape,
     "Tile": _tile,
+    "TopK": _topk,
     "Unsqueeze": _reshape,
 }

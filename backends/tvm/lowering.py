@@ -8,7 +8,8 @@ not lowered at all, and every result is held to the type that the graph gives it
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from tvm import IRModule, relax, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 from tvm.sym import Analyzer
 
-from ...ir.dims import Dim, evaluate
+from ...ir.dims import Dim, evaluate, symbols
 from ...ir.errors import TargetError
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 from ...ir.infer import contents, find_operator
 from ...ir.opset import OPSET
 from ...ir.types import DType, TensorType
-from . import converters
+from ...passes.legalization.origins import Origins
+from . import broadcasting, converters
+from .carriers import carried, carrier
+from .guards import ELEMENTWISE, Guards, guarded
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -35,21 +39,21 @@ _CALLS = {
 }
 
 
-_BROADCASTING = frozenset(
-    {
-        *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
-        *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
-    }
-)
+def to_relax(graph: Graph, source: Graph) -> tuple[IRModule, Guards]:
+    """The graph as a Relax module, and the sizes that must not be 0 when it runs.
 
+    Its `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the late guards'
+    sizes behind them if there are any.
 
-def to_relax(graph: Graph) -> IRModule:
-    """The graph as a Relax module whose `main` takes the inputs in order and returns a tuple of the outputs in order.
+    Args:
+        graph: legal and with its constants folded.
+        source: what it was before, whose operators refusals name.
 
     Raises:
         TargetError: an operator that TVM can't run, with the layer and TVM's reason.
     """
-    return Lowering(graph).module()
+    lowering = Lowering(graph, Origins(source))
+    return lowering.module(), lowering.guards()
 
 
 class Lowering:
@@ -57,14 +61,19 @@ class Lowering:
 
     Attributes:
         block: TVM's builder, which converters emit into.
+        given: the symbols of the inputs' shapes.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, origins: Origins) -> None:
         self.block = relax.BlockBuilder()
+        self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
+        self._origins = origins
         self._needed = _needed_nodes(graph)
         self._sizes: dict[str, Any] = {}
+        self._new = count()
         self._values: dict[Value, Any] = {}
+        self._guards: dict[str, str] = {}
         self._analyzer = Analyzer()
 
     def module(self) -> IRModule:
@@ -77,27 +86,70 @@ class Lowering:
                 for node in self._graph.nodes:
                     if node in self._needed:
                         self._lower(node)
-                outputs = relax.Tuple([self.tensor(value) for value in self._graph.outputs.values()])
-                result = self.block.emit_output(outputs)
+                results = [self.tensor(value) for value in self._graph.outputs.values()]
+                if late := self.guards().late:
+                    results.append(self.block.emit(relax.op.shape_to_tensor(self.shape(list(late)))))
+                result = self.block.emit_output(relax.Tuple(results))
             self.block.emit_func_output(result)
         return self.block.get()
 
+    def guards(self) -> Guards:
+        """What the nodes lowered so far need not to be 0."""
+        early = {dim: user for dim, user in self._guards.items() if symbols(dim) <= self.given}
+        return Guards(early, {dim: user for dim, user in self._guards.items() if dim not in early})
+
     def size(self, dim: Dim) -> Any:
         """A dimension as TVM takes it: an int or an expression over its variables."""
-        return evaluate(dim, self._sizes, _CALLS)
+        try:
+            return evaluate(dim, self._sizes, _CALLS)
+        except KeyError as error:
+            raise NotImplementedError(f"the size {dim} depends on data in a way that isn't followed") from error
 
     def shape(self, dims: Sequence[Dim]) -> Any:
         """A row of dimensions as a Relax shape."""
         return relax.ShapeExpr([self.size(dim) for dim in dims])
 
+    def symbol(self, label: str) -> str:
+        """A new symbol, for a size that only the lowering knows of."""
+        return f"{label}__{next(self._new)}"
+
+    def is_bound(self, dim: Dim) -> bool:
+        """Whether a dimension's symbols have their values at this point."""
+        return symbols(dim) <= self._sizes.keys()
+
+    def computed(self, sizes: Any, dims: Sequence[Dim]) -> Any:
+        """Dimensions whose sizes are computed while the model runs, as a Relax shape; new symbols are bound to theirs.
+
+        Args:
+            sizes: a row of int64 with a size for each dimension, and perhaps further ones behind them that must be 0.
+            dims: that have these sizes; where they are known already, this is checked when the model runs.
+        """
+        for dim in dims:
+            self._bind(dim)
+        shape = self.shape(dims)
+        found = self.block.emit(relax.op.tensor_to_shape(self.block.emit(sizes)))
+        zeros = [tirx.const(0, "int64")] * (int(sizes.ty.shape[0]) - len(dims))
+        self.block.match_cast(found, relax.ShapeType([*shape.values, *zeros]))
+        return shape
+
     def tensor(self, value: Value) -> Any:
         """A value as a Relax tensor; shapes that were followed symbolically are made into one here."""
         if value not in self._values:
             if isinstance(value, Constant):
-                self._values[value] = relax.const(value.data, str(value.dtype))
+                self._values[value] = relax.const(carried(value.data), str(carrier(value.dtype)))
             else:
                 self._values[value] = self._materialized(value)
         return self._values[value]
+
+    def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
+        """A call of a kernel: a function from TVM's tensors, for which Relax's are given, to a tensor.
+
+        TVM gives a kernel symbols of its own, so that what is computed with sizes must be passed by name: as an
+        expression, or a row of them.
+        """
+        name = getattr(function, "func", function).__name__.strip("_")
+        tensors = [self.block.normalize(argument) for argument in arguments]
+        return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
 
     def typed(self, expression: Any, type: TensorType) -> Any:
         """An expression bound to a variable of the given type."""
@@ -105,7 +157,7 @@ class Lowering:
             raise NotImplementedError(f"it gives an empty tensor, {type}")
         expression = self.block.emit(expression)
         found = expression.ty
-        if not isinstance(found, relax.TensorType) or str(found.dtype) != str(type.dtype):
+        if not isinstance(found, relax.TensorType) or str(found.dtype) != str(carrier(type.dtype)):
             raise TypeError(f"it gives {found} where {type} is expected")
         for dim in type.shape:
             self._bind(dim)  # a size that depends on data gets its value from the cast below
@@ -116,7 +168,7 @@ class Lowering:
         shape = self.shape(type.shape)
         if self._same(expression.ty.shape, shape):
             return expression
-        return self.block.match_cast(expression, relax.TensorType(shape, str(type.dtype)))
+        return self.block.match_cast(expression, relax.TensorType(shape, str(carrier(type.dtype))))
 
     def _bind(self, dim: Dim) -> None:
         if isinstance(dim, str) and dim.isidentifier():
@@ -130,7 +182,8 @@ class Lowering:
     def _parameter(self, index: int, value: Value) -> Any:
         if unbound := value.type.symbols - self._sizes.keys():
             raise TargetError(f"input {value.name!r}: TVM needs {', '.join(unbound)} as a dimension of its own")
-        self._values[value] = relax.Var(f"input_{index}", relax.TensorType(self.shape(value.shape), str(value.dtype)))
+        held = relax.TensorType(self.shape(value.shape), str(carrier(value.dtype)))
+        self._values[value] = relax.Var(f"input_{index}", held)
         return self._values[value]
 
     def _materialized(self, value: Value) -> Any:
@@ -148,7 +201,9 @@ class Lowering:
                 self._values[output] = self.typed(result, output.type)
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise TargetError(f"{node.location}: TVM can't run {node.operator}: {reason}") from error
+            raise TargetError(f"{node.location}: TVM can't run {self._origins.name(node)}: {reason}") from error
+        for dim in guarded(node, (value for value in node.inputs if value in self._values)):
+            self._guards.setdefault(dim, f"{node.location}: {self._origins.name(node)}")
 
     def _convert(self, node: Node) -> Sequence[Any]:
         own = converters.CONVERTERS.get(node.operator)
@@ -169,6 +224,8 @@ class Lowering:
         if node.operator not in importers:
             raise NotImplementedError("its importer doesn't know the operator")
         attributes = {name: _attribute(value) for name, value in node.attributes.items()}
+        if node.operator in ELEMENTWISE:
+            broadcasting.bind_result(self, node)
         attributes["tvm_custom"] = {"name": "", "num_outputs": len(node.outputs)}
         inputs = onnx_frontend.onnx_input(self._operand(node, index) for index in range(len(node.inputs)))
         convert = importers[node.operator].get_converter(OPSET)
@@ -178,20 +235,14 @@ class Lowering:
         value = node.inputs[index]
         if value is None:
             return None
-        if node.operator in _BROADCASTING:
-            return self._broadcastable(value, node.output.shape)
+        if node.operator in ELEMENTWISE:
+            return broadcasting.operand(self, value, node.output.shape)
         elements = contents(value) if index in find_operator(node.operator).host else None
         if elements is None or isinstance(value, Constant):
             return self.tensor(value)
         if all(isinstance(element, int) for element in elements):
             return relax.const(np.array(elements).reshape(value.type.static_shape), str(value.dtype))
         return self.shape(elements) if value.type.rank else self.size(elements[0])
-
-    def _broadcastable(self, value: Value, shape: Sequence[Dim]) -> Any:
-        """An operand whose sizes are 1 or the result's; for symbolic ones TVM may not see that they are."""
-        wanted = shape[len(shape) - value.type.rank :]
-        dims = tuple(want if isinstance(dim, str) else dim for dim, want in zip(value.shape, wanted, strict=True))
-        return self.held(self.tensor(value), TensorType(value.dtype, dims))
 
 
 def _needed_nodes(graph: Graph) -> set[Node]:

@@ -5,12 +5,32 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, axes_from, operand, size_of
+from .expansion import Expansion, RefusedError, attribute, axes_from, cast, operand, size_of
 
 
 def _swish(op: Builder, node: Node) -> Value:
     x, alpha = operand(node, 0), attribute(node, "alpha", 1.0)
     return op.Mul(x, op.Sigmoid(x if alpha == 1 else op.Mul(x, float(alpha))))
+
+
+def _softplus(op: Builder, node: Node) -> Value:
+    return _logarithm_of_one_and_exponential(op, operand(node, 0))
+
+
+def _mish(op: Builder, node: Node) -> Value:
+    x = operand(node, 0)
+    return op.Mul(x, op.Tanh(_logarithm_of_one_and_exponential(op, x)))
+
+
+def _logarithm_of_one_and_exponential(op: Builder, x: Value) -> Value:
+    """`log(1 + exp(x))` that neither overflows nor loses the digits of small exponentials.
+
+    What rounding adds to 1 is taken out again by a ratio (W. Kahan's `log1p`).
+    """
+    small = op.Exp(op.Neg(op.Abs(x)))
+    one = op.Add(small, 1.0)
+    ratio = op.Div(op.Mul(op.Log(one), small), op.Sub(one, 1.0))
+    return op.Add(op.Relu(x), op.Where(op.Equal(one, 1.0), small, ratio))
 
 
 def _celu(op: Builder, node: Node) -> Value:
@@ -43,14 +63,12 @@ def _dropout(op: Builder, node: Node) -> Value | tuple[Value, ...]:
 
 
 def _one_hot(op: Builder, node: Node) -> Value:
-    indices, depth = op.Cast(operand(node, 0), to=DType.int64), node.constant(1)
-    if depth is None:
-        raise RefusedError("its depth is computed from data")
-    count = int(depth.reshape(-1)[0])
+    indices, depth = (cast(op, operand(node, index), DType.int64) for index in (0, 1))
+    count = op.Reshape(depth, np.zeros(0, np.int64))
     rank = indices.type.rank + 1
     axis = attribute(node, "axis", -1) % rank
     indices = op.Where(op.Less(indices, 0), op.Add(indices, count), indices)
-    classes = np.arange(count).reshape(-1, *(1,) * (rank - 1 - axis))
+    classes = op.Reshape(op.Range(0, count, 1), [-1, *[1] * (rank - 1 - axis)])
     hot = op.Equal(op.Unsqueeze(indices, [axis]), classes)
     off, on = (op.Gather(operand(node, 2), op.constant(index)) for index in (0, 1))
     return op.Where(hot, on, off)
@@ -62,7 +80,7 @@ def _layer_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
     mean = op.ReduceMean(stash, axes)
     centred = op.Sub(stash, mean)
     inverse = _inverse_root(op, node, op.ReduceMean(op.Mul(centred, centred), axes))
-    y = op.Mul(_cast(op, op.Mul(centred, inverse), x.dtype), operand(node, 1))
+    y = op.Mul(cast(op, op.Mul(centred, inverse), x.dtype), operand(node, 1))
     return y if bias is None else op.Add(y, bias), mean, inverse
 
 
@@ -70,7 +88,7 @@ def _rms_normalization(op: Builder, node: Node) -> Value:
     x, scale = operand(node, 0), operand(node, 1)
     stash = _stash(op, node, x)
     inverse = _inverse_root(op, node, op.ReduceMean(op.Mul(stash, stash), axes_from(node, x)))
-    return op.Mul(_cast(op, op.Mul(stash, inverse), scale.dtype), scale)
+    return op.Mul(cast(op, op.Mul(stash, inverse), scale.dtype), scale)
 
 
 def _lp_normalization(op: Builder, node: Node) -> Value:
@@ -87,28 +105,31 @@ def _eye_like(op: Builder, node: Node) -> Value:
     return op.Cast(diagonal, to=attribute(node, "dtype", x.dtype))
 
 
+def _cast_like(op: Builder, node: Node) -> Value:
+    return op.Cast(operand(node, 0), to=operand(node, 1).dtype, **node.attributes)
+
+
 def _stash(op: Builder, node: Node, x: Value) -> Value:
     """The input in the type that sums are kept in."""
-    return _cast(op, x, DType(attribute(node, "stash_type", 1)))
+    return cast(op, x, DType(attribute(node, "stash_type", 1)))
 
 
 def _inverse_root(op: Builder, node: Node, variance: Value) -> Value:
     return op.Reciprocal(op.Sqrt(op.Add(variance, float(attribute(node, "epsilon", 1e-5)))))
 
 
-def _cast(op: Builder, value: Value, to: DType) -> Value:
-    return value if value.dtype is to else op.Cast(value, to=to)
-
-
 EXPANSIONS: dict[str, Expansion] = {
+    "CastLike": _cast_like,
     "Celu": _celu,
     "Dropout": _dropout,
     "EyeLike": _eye_like,
     "IsInf": _is_infinite,
     "LayerNormalization": _layer_normalization,
     "LpNormalization": _lp_normalization,
+    "Mish": _mish,
     "OneHot": _one_hot,
     "Pow": _power,
     "RMSNormalization": _rms_normalization,
+    "Softplus": _softplus,
     "Swish": _swish,
 }

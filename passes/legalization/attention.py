@@ -7,18 +7,11 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, operand, size_of
+from .expansion import Expansion, RefusedError, attribute, cast, operand, size_of
 
 
-def _attention(op: Builder, node: Node) -> Value | tuple[Value, ...]:
+def _attention(op: Builder, node: Node) -> tuple[Value, ...]:
     """Scaled dot products, with the rows that may look nowhere at zero, as the standard has it."""
-    for used, what in (
-        (node.input(6), "the lengths of padded keys"),
-        (len(node.outputs) > 3, "the scores among its outputs"),
-        (attribute(node, "softmax_precision", None), "a softmax precision of its own"),
-    ):
-        if used:
-            raise RefusedError(f"{what} can't be spelled out")
     q, k, v = (operand(node, index) for index in range(3))
     flat = q.type.rank == 3
     if flat:
@@ -30,16 +23,15 @@ def _attention(op: Builder, node: Node) -> Value | tuple[Value, ...]:
     present = (k, v)
     k, v = (_repeat_heads(op, value, _heads(q) // _heads(value)) for value in (k, v))
     scores = _scores(op, node, q, k)
+    cap = float(attribute(node, "softcap", 0.0))
+    capped = op.Mul(op.Tanh(op.Div(scores, cap)), cap) if cap else scores
     bias = _bias(op, node, q, k)
-    weights = op.Softmax(scores if bias is None else op.Add(scores, bias), axis=-1)
-    if bias is not None:
-        seen = op.Cast(op.Greater(bias, -np.inf), to=q.dtype)  # TVM's ReduceMax never falls to minus infinity itself
-        nowhere = op.Equal(op.ReduceMax(seen, [-1]), 0.0)
-        weights = op.Where(nowhere, op.constant(np.zeros((), q.dtype.numpy)), weights)
+    biased = capped if bias is None else op.Add(capped, bias)
+    weights = _softmax(op, node, biased, bias)
     y = op.MatMul(weights, v)
     if flat:
         y = op.Reshape(op.Transpose(y, perm=(0, 2, 1, 3)), [0, 0, -1])
-    return y, *present
+    return y, *present, (scores, capped, biased, weights)[attribute(node, "qk_matmul_output_mode", 0)]
 
 
 def split_heads(op: Builder, x: Value, heads: int) -> Value:
@@ -70,30 +62,59 @@ def _scores(op: Builder, node: Node, q: Value, k: Value) -> Value:
     """A root of the scale on both sides keeps half precision in its range."""
     scale = attribute(node, "scale", None)
     half = math.sqrt(1 / math.sqrt(_static(q, 3)) if scale is None else scale)
-    scores = op.MatMul(op.Mul(q, half), op.Transpose(op.Mul(k, half), perm=(0, 1, 3, 2)))
-    cap = float(attribute(node, "softcap", 0.0))
-    return op.Mul(op.Tanh(op.Div(scores, cap)), cap) if cap else scores
+    return op.MatMul(op.Mul(q, half), op.Transpose(op.Mul(k, half), perm=(0, 1, 3, 2)))
 
 
 def _bias(op: Builder, node: Node, q: Value, k: Value) -> Value | None:
-    """What is added to the scores: the mask, and minus infinity where a query would look beyond its window."""
+    """What is added to the scores: the mask, and minus infinity where a query may not look."""
     nothing, never = (op.constant(np.full((), number, q.dtype.numpy)) for number in (0, -np.inf))
-    mask, past = node.input(3), node.input(4)
-    if mask is not None and mask.shape[-1] != k.shape[2]:
-        raise RefusedError(f"its mask {mask.type} is shorter than the keys {k.type}")
-    bias = op.Where(mask, nothing, never) if mask is not None and mask.dtype is DType.bool else mask
-    before, behind = attribute(node, "left_window_size", -1), attribute(node, "right_window_size", -1)
-    behind = 0 if attribute(node, "is_causal", 0) else behind
-    if before < 0 and behind < 0:
-        return bias
-    rows, columns = (op.Range(0, size_of(op, value, 2), 1) for value in (q, k))
-    if past is not None:
-        rows = op.Add(rows, size_of(op, past, 2))
-    distance = op.Sub(columns, op.Unsqueeze(rows, [1]))
-    for size, outside in ((behind, op.Greater(distance, behind)), (before, op.Less(distance, -before))):
-        if size >= 0:
-            bias = op.Where(outside, never, nothing if bias is None else bias)
+    mask, lengths = node.input(3), node.input(6)
+    bias = None
+    if mask is not None:
+        bias = _lengthened(op, op.Where(mask, nothing, never) if mask.dtype is DType.bool else mask, k)
+    columns, rows = op.Range(0, size_of(op, k, 2), 1), _places(op, node, q)
+    before = attribute(node, "left_window_size", -1)
+    behind = 0 if attribute(node, "is_causal", 0) else attribute(node, "right_window_size", -1)
+    forbidden: list[Value] = []
+    if behind >= 0:
+        forbidden.append(op.Greater(columns, op.Add(rows, behind)))
+    if before >= 0:
+        forbidden.append(op.Less(columns, op.Sub(rows, before)))
+    if lengths is not None:
+        forbidden.append(op.GreaterOrEqual(columns, op.Reshape(lengths, [-1, 1, 1, 1])))
+    for where in forbidden:
+        bias = op.Where(where, never, nothing if bias is None else bias)
     return bias
+
+
+def _lengthened(op: Builder, bias: Value, k: Value) -> Value:
+    """A mask that is shorter than the keys forbids the others."""
+    if bias.shape[-1] == k.shape[2]:
+        return bias
+    missing = op.Sub(op.Unsqueeze(size_of(op, k, 2), [0]), op.Unsqueeze(size_of(op, bias, -1), [0]))
+    pads = op.Concat(op.constant([0] * (2 * bias.type.rank - 1)), missing, axis=0)
+    return op.Pad(bias, pads, op.constant(np.full((), -np.inf, bias.dtype.numpy)))
+
+
+def _places(op: Builder, node: Node, q: Value) -> Value:
+    """The place of each query among the keys, `[..., queries, 1]`."""
+    past, lengths = node.input(4), node.input(6)
+    rows = op.Unsqueeze(op.Range(0, size_of(op, q, 2), 1), [1])
+    if past is not None:
+        return op.Add(rows, size_of(op, past, 2))
+    if lengths is None:
+        return rows
+    return op.Add(rows, op.Reshape(op.Sub(lengths, size_of(op, q, 2)), [-1, 1, 1, 1]))
+
+
+def _softmax(op: Builder, node: Node, scores: Value, bias: Value | None) -> Value:
+    """The softmax of each row; a row that may look nowhere is zero."""
+    to = DType(attribute(node, "softmax_precision", None) or scores.dtype.value)
+    weights = cast(op, op.Softmax(cast(op, scores, to), axis=-1), scores.dtype)
+    if bias is None:
+        return weights
+    seen = op.Cast(op.Greater(bias, -np.inf), to=DType.int32)
+    return op.Where(op.Equal(op.ReduceMax(seen, [-1]), 0), op.constant(np.zeros((), scores.dtype.numpy)), weights)
 
 
 def _rotary_embedding(op: Builder, node: Node) -> Value:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 from ...ir.builder import Builder
 from ...ir.errors import TargetError
 from ...ir.graph import Node, Value
+from ...ir.types import DType
 
 Expansion: TypeAlias = Callable[[Builder, Node], Value | tuple[Value, ...]]
 """Writes the replacement of a node in front of it; returns what stands for its outputs, or for the first ones of them."""
@@ -27,6 +28,11 @@ def attribute(node: Node, name: str, default: Any) -> Any:
     return node.attributes.get(name, default)
 
 
+def cast(op: Builder, value: Value, to: DType) -> Value:
+    """A value in another element type, or itself where it has that."""
+    return value if value.dtype is to else op.Cast(value, to=to)
+
+
 def size_of(op: Builder, value: Value, axis: int) -> Value:
     """The size along an axis, as a scalar of int64."""
     return op.Gather(op.Shape(value), op.constant(axis % value.type.rank))
@@ -36,3 +42,15 @@ def axes_from(node: Node, value: Value, default: int = -1) -> tuple[int, ...]:
     """The axes from the node's `axis` to the last, which are what normalizations normalize over."""
     rank = value.type.rank
     return tuple(range(attribute(node, "axis", default) % rank, rank))
+
+
+def widened(op: Builder, node: Node) -> tuple[Value, ...]:
+    """A node on half-precision floats computed in float32, which they are rounded from once, at the end."""
+    halves = (DType.float16, DType.bfloat16)
+    inputs = [
+        op.Cast(value, to=DType.float32) if value is not None and value.dtype in halves else value
+        for value in node.inputs
+    ]
+    made = op(node.operator, *inputs, outputs=len(node.outputs), **node.attributes)
+    results = made if isinstance(made, tuple) else (made,)
+    return tuple(cast(op, value, output.dtype) for value, output in zip(results, node.outputs, strict=True))

@@ -164,7 +164,7 @@ def test_the_same_graph_gives_the_same_library(make_graph, target, tmp_path) -> 
     libraries = set()
     for attempt in range(3):
         (tmp_path / str(attempt)).mkdir()
-        (library,) = find_backend("tvm").compile(graph, target, tmp_path / str(attempt))
+        library, _ = find_backend("tvm").compile(graph, target, tmp_path / str(attempt))
         libraries.add(library.read_bytes())
     assert len(libraries) == 1
 
@@ -196,7 +196,7 @@ def test_linking_needs_a_compiler(make_graph, lower, monkeypatch, tmp_path) -> N
 def test_an_empty_input_is_refused(make_graph, lower) -> None:
     executable = lower(make_graph(lambda op, x: op.ReduceMax(x, [0]), "n"))
     assert np.array_equal(executable(np.array([1, 3, 2], np.float32))[0], [3])
-    with pytest.raises(ModelError, match="input 'x' is empty"):
+    with pytest.raises(ModelError, match="layer: ReduceMax gets an empty tensor, of size n = 0"):
         executable(np.zeros(0, np.float32))
 
 

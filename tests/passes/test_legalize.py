@@ -10,8 +10,7 @@ from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 from planish.passes.base import PassContext
-from planish.passes.legalization.support import SUPPORT
-from planish.passes.legalize import EXPANSIONS, Legalization, legalized
+from planish.passes.legalize import EXPANSIONS, SUPPORT, Legalization, legalized
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,67 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""Operands of elementwise operators, spread to the result's shape where TVM doesn't see how.
+
+TVM takes an operand's size for the result's unless it is the number 1. A symbol of the inputs is taken not to be 1, as
+everywhere in planish; one that depends on data may be, and is looked at when the model runs.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tvm import te, tirx
+
+from ...ir.dims import Dim, symbols
+from ...ir.graph import Node, Value
+from ...ir.types import TensorType
+from .expressions import choose, integer, row, same, total
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def bind_result(lowering: "Lowering", node: Node) -> None:
+    """Give the sizes of a result their values where they are new symbols: along each axis the size that isn't 1."""
+    shape = node.output.shape
+    if all(lowering.is_bound(dim) for dim in shape):
+        return
+    operands = [lowering.tensor(value) for value in node.inputs if value is not None]
+
+    def sizes(*operands: te.Tensor) -> Any:
+        found: list[Any] = []
+        faults: list[Any] = []
+        for axis in range(len(shape)):
+            dims = [x.shape[place] for x in operands if (place := axis - len(shape) + len(x.shape)) >= 0]
+            size: Any = integer(1)
+            for dim in dims:
+                size = choose(same(size, 1), dim, size)
+            found.append(size)
+            faults += [choose(tirx.any(same(dim, 1), same(dim, size)), integer(0), integer(1)) for dim in dims]
+        return row([*found, total(faults)])
+
+    lowering.computed(lowering.kernel(sizes, *operands), shape)
+
+
+def operand(lowering: "Lowering", value: Value, shape: Sequence[Dim]) -> Any:
+    """An operand in a form that TVM takes beside others for a result of some shape."""
+    wanted = shape[len(shape) - value.type.rank :]
+    pairs = list(zip(value.shape, wanted, strict=True))
+    if any(dim != want and _may_be_one(lowering, dim) for dim, want in pairs):
+        return lowering.kernel(spread, lowering.tensor(value), shape=lowering.shape(wanted))
+    dims = tuple(want if isinstance(dim, str) else dim for dim, want in pairs)
+    return lowering.held(lowering.tensor(value), TensorType(value.dtype, dims))
+
+
+def _may_be_one(lowering: "Lowering", dim: Dim) -> bool:
+    return isinstance(dim, str) and not symbols(dim) <= lowering.given
+
+
+def spread(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
+    """A kernel that repeats what has one element along an axis."""
+    outer = len(shape) - len(x.shape)
+
+    def element(*place: Any) -> Any:
+        pairs = zip(x.shape, place[outer:], strict=True)
+        return x(*(tirx.min(index.astype("int64"), size - 1) for size, index in pairs))
+
+    return te.compute(shape, element, name="spread")

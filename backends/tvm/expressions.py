@@ -1,0 +1,66 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Small pieces of TVM's arithmetic that kernels are written in; expressions are of int64 where nothing else is said."""
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Any
+
+from tvm import te, tirx
+
+
+def integer(value: int) -> Any:
+    return tirx.const(value, "int64")
+
+
+def same(a: Any, b: Any) -> Any:
+    """Whether two integers are equal, of whatever width they are."""
+    return tirx.EQ(*(integer(value) if isinstance(value, int) else value.astype("int64") for value in (a, b)))
+
+
+def choose(condition: Any, chosen: Any, other: Any) -> Any:
+    """One of two values, both of which may be computed; see `only_if` for one that may not."""
+    return tirx.Select(condition, chosen, other)
+
+
+def only_if(condition: Any, chosen: Any, other: Any) -> Any:
+    """One of two values, of which the other isn't computed: it may read what isn't there."""
+    return tirx.if_then_else(condition, chosen, other)
+
+
+def pick(place: Any, values: Sequence[Any]) -> Any:
+    """The value at a computed place, or the last one beyond the end."""
+    *front, last = values
+    numbered = list(enumerate(front))
+    return reduce(lambda rest, item: choose(same(place, item[0]), item[1], rest), reversed(numbered), last)
+
+
+def row(values: Sequence[Any]) -> Any:
+    """A kernel's result from its elements."""
+    return te.compute((len(values),), lambda index: pick(index.astype("int64"), values), name="row")
+
+
+def product(values: Iterable[Any]) -> Any:
+    return reduce(lambda a, b: a * b, values, integer(1))
+
+
+def total(values: Iterable[Any]) -> Any:
+    return reduce(lambda a, b: a + b, values, integer(0))
+
+
+def within(place: Any, size: Any) -> Any:
+    """A place moved to the nearest of those from 0 to below the size."""
+    return tirx.max(tirx.min(place, size - 1), integer(0))
+
+
+def counted(place: Any, size: Any) -> Any:
+    """A place of which a negative one counts from the end, moved to the nearest that there is."""
+    return within(choose(place < 0, place + size, place), size)
+
+
+def elements(tensor: te.Tensor) -> list[Any]:
+    """The elements of a small tensor of integers with static shape."""
+    places: list[tuple[int, ...]] = [()]
+    for size in tensor.shape:
+        places = [(*place, index) for place in places for index in range(int(size))]
+    return [tensor(*place).astype("int64") for place in places]

@@ -1,0 +1,109 @@
+"""Sizes that must not be 0: TVM's kernels leave garbage where they should reduce, multiply or slide over nothing.
+
+Some are known before the model runs, from the sizes of its inputs; of the others, which depend on data, the model returns
+a row beside its outputs.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...ir.dims import Dim, evaluate, symbols
+from ...ir.errors import ModelError
+
+if TYPE_CHECKING:
+    from ...ir.graph import Node, Value
+
+FILE = "guards.json"
+
+ELEMENTWISE = frozenset(
+    {
+        *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
+        *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
+    }
+)
+"""Operators that broadcast all their operands."""
+
+_RIGHT = ELEMENTWISE | {
+    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
+    *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
+}
+"""Operators that are right about empty tensors whatever becomes of the size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """Sizes by what needs them, as `layer: Operator`.
+
+    Attributes:
+        early: over symbols of the inputs' shapes.
+        late: over symbols that depend on data, in the order in which the model returns them.
+    """
+
+    early: Mapping[str, str]
+    late: Mapping[str, str]
+
+    @classmethod
+    def read(cls, directory: Path) -> "Guards":
+        return cls(**json.loads((directory / FILE).read_text(encoding="utf-8")))
+
+    def write(self, directory: Path) -> Path:
+        path = directory / FILE
+        path.write_text(json.dumps({"early": self.early, "late": self.late}, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    def check_inputs(self, sizes: Mapping[str, int]) -> None:
+        """Hold the sizes of the inputs' symbols to the early guards.
+
+        Raises:
+            ModelError: a tensor would be empty that must not be, naming the layer.
+        """
+        for dim, user in self.early.items():
+            if evaluate(dim, sizes) == 0:
+                raise _refusal(dim, user)
+
+    def check_results(self, sizes: np.ndarray) -> None:
+        """Hold the sizes that the model returned to the late guards.
+
+        Raises:
+            ModelError: a tensor was empty that must not be, naming the layer.
+        """
+        for size, (dim, user) in zip(sizes, self.late.items(), strict=True):
+            if size == 0:
+                raise _refusal(dim, user)
+
+
+def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
+    """The sizes that a node needs not to be 0: where they are, its outputs should be something nonetheless."""
+    if node.operator in _RIGHT or _has_computed_bounds(node):
+        return []
+    dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
+    return [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
+
+
+def _has_computed_bounds(node: "Node") -> bool:
+    """Whether it is a slice whose bounds are held to the sizes when the model runs."""
+    from ...ir.infer import contents  # brings torch, which an artifact runs without
+
+    return node.operator == "Slice" and any(value is not None and contents(value) is None for value in node.inputs[1:])
+
+
+def _vanishes(shape: Sequence[Dim], dim: str) -> bool:
+    """Whether a shape has nothing in it when a dimension is 0."""
+    if dim in shape:
+        return True
+    if not dim.isidentifier():
+        return False
+    sizes = dict.fromkeys(frozenset().union(*map(symbols, shape)), 7) | {dim: 0}
+    try:
+        return any(evaluate(other, sizes) == 0 for other in shape)
+    except ArithmeticError:
+        return False
+
+
+def _refusal(dim: str, user: str) -> ModelError:
+    return ModelError(f"{user} gets an empty tensor, of size {dim} = 0, which TVM's kernels don't allow for")

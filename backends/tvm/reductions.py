@@ -1,0 +1,155 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Reductions over axes. TVM's own leave garbage for an axis without elements, and lose infinities and NaN."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from tvm import relax, te, tirx
+
+from ...ir.graph import Node
+from ...ir.infer import contents
+from ...ir.types import DType
+from .expressions import choose, counted, integer, only_if, row, same
+from .sizes import squeezed
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+Combiner = Callable[[Any, Any], Any]
+
+
+def _larger(a: Any, b: Any) -> Any:
+    return tirx.Select(tirx.any(a > b, tirx.NE(a, a)), a, b)  # NaN stays
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    return tirx.Select(tirx.any(a < b, tirx.NE(a, a)), a, b)
+
+
+_REDUCTIONS: dict[str, tuple[Combiner, Callable[[DType], float]]] = {
+    "ReduceMax": (_larger, lambda dtype: _end(dtype, -1)),
+    "ReduceMin": (_smaller, lambda dtype: _end(dtype, 1)),
+    "ReduceProd": (lambda a, b: a * b, lambda dtype: 1),
+    "ReduceSum": (lambda a, b: a + b, lambda dtype: 0),
+}
+"""How two elements are combined, and what a reduction of nothing is."""
+
+
+def _end(dtype: DType, sign: int) -> float:
+    if dtype.is_float:
+        return sign * inf
+    bits = dtype.bits - (not dtype.name.startswith("u"))
+    if sign > 0:
+        return (1 << bits) - 1
+    return 0 if dtype.name.startswith("u") else -(1 << bits)
+
+
+def _reduce(lowering: "Lowering", node: Node) -> Any:
+    value = node.inputs[0]
+    assert value is not None
+    is_bool = value.dtype is DType.bool
+    x = lowering.tensor(value)
+    if is_bool:
+        x = lowering.block.emit(relax.op.astype(x, "uint8"))
+    combiner, nothing = _REDUCTIONS[node.operator]
+    step = partial(reduction, combiner=combiner, nothing=nothing(DType.uint8 if is_bool else value.dtype))
+    axes = _axes(node, value.type.rank)
+    if axes is None:
+        y = _reduce_computed(lowering, node, x, step)
+    else:
+        keeps = bool(node.attributes.get("keepdims", 1))
+        y = lowering.kernel(partial(step, axes=axes, keeps=keeps), x) if axes else x
+    return relax.op.astype(y, "bool") if is_bool else y
+
+
+def _reduce_computed(lowering: "Lowering", node: Node, x: Any, step: Callable[..., Any]) -> Any:
+    """Over axes that only data tells: one after the other is reduced to a size of 1 if it is among them."""
+    rank, keeps = len(x.ty.shape), bool(node.attributes.get("keepdims", 1))
+    stays_without = bool(node.attributes.get("noop_with_empty_axes", 0))
+    axes = lowering.tensor(node.inputs[1])
+
+    def plan(x: te.Tensor, axes: te.Tensor) -> Any:
+        named = _named(axes, rank, stays_without)
+        sizes = [choose(same(named(axis), 1), integer(1), size) for axis, size in enumerate(x.shape)]
+        return row([*sizes, *map(named, range(rank))])
+
+    found = lowering.block.emit(lowering.kernel(plan, x, axes))
+    dims = node.output.shape if keeps else [lowering.symbol("size") for _ in range(rank)]
+    wanted = lowering.computed(relax.op.strided_slice(found, [0], [0], [rank]), dims).values
+    for axis in range(rank):
+        x = lowering.block.emit(
+            lowering.kernel(partial(_reduce_if_named, step=step, axis=axis), x, found, wanted=wanted[axis])
+        )
+    return x if keeps else squeezed(lowering, x, axes, node.output.shape)
+
+
+def _named(axes: te.Tensor, rank: int, stays_without: bool) -> te.Tensor:
+    """A row with 1 for each axis that is reduced: those in a row of axes, or all if that is empty."""
+    (length,) = axes.shape
+
+    def flag(axis: Any, place: Any) -> Any:
+        return choose(same(counted(axes(place).astype("int64"), integer(rank)), axis), integer(1), integer(0))
+
+    flags = te.compute((rank, length), flag, name="flags")
+    found = reduction(flags, combiner=_larger, nothing=0, axes=[1], keeps=False)
+    if stays_without:
+        return found
+    return te.compute((rank,), lambda axis: choose(same(length, 0), integer(1), found(axis)), name="named")
+
+
+def _reduce_if_named(x: te.Tensor, plan: te.Tensor, *, step: Callable[..., Any], axis: int, wanted: Any) -> Any:
+    whole = step(x, axes=[axis], keeps=True)
+    shape = [*x.shape[:axis], wanted, *x.shape[axis + 1 :]]
+
+    def element(*place: Any) -> Any:
+        first = whole(*place[:axis], 0, *place[axis + 1 :])
+        return only_if(same(plan(len(x.shape) + axis), 1), first, x(*place))
+
+    return te.compute(shape, element, name="reduce_if_named")
+
+
+def _axes(node: Node, rank: int) -> list[int] | None:
+    """The axes to reduce; None where only data tells."""
+    value = node.input(1)
+    axes = () if value is None or value.shape == (0,) else contents(value)
+    if axes is None:
+        return None
+    if axes:
+        return sorted(int(axis) % rank for axis in axes)
+    return [] if node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
+
+
+def reduction(x: te.Tensor, *, combiner: Combiner, nothing: float, axes: Sequence[int], keeps: bool) -> Any:
+    """A reduction as a kernel; `nothing` is what combining no elements gives."""
+    identity = tirx.const(nothing, x.dtype)
+    combine = te.comm_reducer(combiner, lambda dtype: tirx.const(nothing, dtype))
+    steps = [te.reduce_axis((0, x.shape[axis]), f"r{axis}") for axis in axes]
+    shape = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keeps or axis not in axes]
+    sizes = [x.shape[axis] for axis in axes]
+    if any(_is_zero(size) for size in sizes):
+        return te.compute(shape, lambda *place: identity, name="nothing")
+
+    def element(*place: Any) -> Any:
+        rest = iter(place)
+        full: list[Any] = []
+        for axis in range(len(x.shape)):
+            kept = next(rest) if keeps or axis not in axes else None
+            full.append(steps[axes.index(axis)] if axis in axes else kept)
+        return combine(x(*full), axis=steps)
+
+    y = te.compute(shape, element, name="reduce")
+    unsure = [size for size in sizes if not isinstance(size, int | tirx.IntImm)]
+    if not unsure:
+        return y
+    is_empty = tirx.any(*(tirx.EQ(size, tirx.const(0, "int64")) for size in unsure))
+    return te.compute(shape, lambda *place: tirx.Select(is_empty, identity, y(*place)), name="guarded")
+
+
+def _is_zero(size: Any) -> bool:
+    return isinstance(size, int | tirx.IntImm) and int(size) == 0
+
+
+CONVERTERS = dict.fromkeys(_REDUCTIONS, _reduce)

@@ -1,0 +1,84 @@
+"""Operators that move elements about, spelled out."""
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Node, Value
+from ...ir.types import DType
+from .expansion import Expansion, attribute, cast, operand, size_of
+
+
+def _center_crop_pad(op: Builder, node: Node) -> Value:
+    """Padding by what is missing, which is negative where something is cropped; a half is cut towards zero."""
+    x, shape = operand(node, 0), cast(op, operand(node, 1), DType.int64)
+    rank = x.type.rank
+    axes = [axis % rank for axis in attribute(node, "axes", range(rank))]
+    missing = op.Sub(shape, op.Gather(op.Shape(x), np.array(axes)))
+    begin = op.Div(missing, 2)
+    return op.Pad(x, op.Concat(begin, op.Sub(missing, begin), axis=0), None, axes)
+
+
+def _reverse_sequence(op: Builder, node: Node) -> Value:
+    x, lengths = operand(node, 0), op.Unsqueeze(operand(node, 1), [1])
+    batch, time = (attribute(node, name, default) for name, default in (("batch_axis", 1), ("time_axis", 0)))
+    steps = op.Range(0, size_of(op, x, time), 1)
+    sources = op.Where(op.Less(steps, lengths), op.Sub(op.Sub(lengths, 1), steps), steps)  # [batch, time]
+    return op.GatherElements(x, _spread(op, sources, x, batch, time), axis=time)
+
+
+def _tensor_scatter(op: Builder, node: Node) -> Value:
+    past, update, starts = operand(node, 0), operand(node, 1), node.input(2)
+    axis = attribute(node, "axis", -2) % past.type.rank
+    rows = op.Unsqueeze(op.Range(0, size_of(op, update, axis), 1), [0])
+    if starts is not None:
+        rows = op.Add(rows, op.Unsqueeze(starts, [1]))  # [batch, update]
+    if attribute(node, "mode", "linear") == "circular":
+        rows = op.Mod(rows, size_of(op, past, axis))
+    return op.ScatterElements(past, _spread(op, rows, update, 0, axis), update, axis=axis)
+
+
+def _spread(op: Builder, table: Value, like: Value, batch: int, time: int) -> Value:
+    """A table `[batch, time]` along these axes of another tensor, and the same along its others."""
+    rank = like.type.rank
+    if batch % rank > time % rank:
+        table = op.Transpose(table, perm=(1, 0))
+    others = [axis for axis in range(rank) if axis not in (batch % rank, time % rank)]
+    return op.Expand(op.Unsqueeze(table, others) if others else table, op.Shape(like))
+
+
+def _triangle(op: Builder, node: Node) -> Value:
+    """For a diagonal that only data tells."""
+    x, diagonal = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
+    rows, columns = (op.Range(0, size_of(op, x, axis), 1) for axis in (-2, -1))
+    rows = op.Unsqueeze(op.Add(rows, diagonal), [1])
+    upper = attribute(node, "upper", 1)
+    kept = op.GreaterOrEqual(columns, rows) if upper else op.LessOrEqual(columns, rows)
+    return op.Where(kept, x, op.constant(np.zeros((), x.dtype.numpy)))
+
+
+def _cumulative_sum(op: Builder, node: Node) -> Value:
+    """For an axis that only data tells: the sums along each, of which one is taken."""
+    x, axis = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
+    rank = x.type.rank
+    y = op.CumSum(x, op.constant(0), **node.attributes)
+    for other in range(1, rank):
+        is_meant = op.Or(op.Equal(axis, other), op.Equal(axis, other - rank))
+        y = op.Where(is_meant, op.CumSum(x, op.constant(other), **node.attributes), y)
+    return y
+
+
+def _top(op: Builder, node: Node) -> tuple[Value, ...]:
+    """Of uint64, as int64 with the sign bit turned, which keeps the order."""
+    turned = op.BitwiseXor(op.Cast(operand(node, 0), to=DType.int64), np.iinfo(np.int64).min)
+    values, indices = op.TopK(turned, operand(node, 1), outputs=2, **node.attributes)
+    return op.Cast(op.BitwiseXor(values, np.iinfo(np.int64).min), to=DType.uint64), indices
+
+
+EXPANSIONS: dict[str, Expansion] = {
+    "CenterCropPad": _center_crop_pad,
+    "CumSum": _cumulative_sum,
+    "ReverseSequence": _reverse_sequence,
+    "TensorScatter": _tensor_scatter,
+    "TopK": _top,
+    "Trilu": _triangle,
+}
