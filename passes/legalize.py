@@ -78,7 +78,14 @@ def _expand(graph: Graph, node: Node, backend: str) -> None:
 
 
 def _check(node: Node, support: Support, backend: str) -> None:
-    known = not node.domain or node.domain in support.domains
-    reason = support.refused.get(node.operator, lambda _: "")(node) if known else "it is of another domain"
+    reason = _foreign(node, support) or support.refused.get(node.operator, lambda _: "")(node)
     if reason:
         raise TargetError(f"{node.location}: {backend} can't run {node.operator}: {reason}")
+
+
+def _foreign(node: Node, support: Support) -> str:
+    if not node.domain or node.domain in support.domains:
+        return ""
+    if node.domain != "aten":
+        return "it is of another domain"
+    return "ONNX has no counterpart of it; write it in other operators, or compute it outside of the model"

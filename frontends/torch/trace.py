@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx, nn
+from torch._ops import OpOverload
 from torch.export import ExportedProgram, default_decompositions
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.utils import _pytree as pytree
@@ -28,6 +29,7 @@ from ...ir.ops.dtypes import dtype_of, to_numpy
 from ...ir.scope import expression_dim
 from ...ir.types import TensorType
 from .archive import load_program
+from .keep import keep
 from .lowering import Lowering
 from .table import LOWERINGS
 
@@ -37,8 +39,10 @@ _IGNORED = frozenset(
         "aten._assert_scalar.default",
         "aten.sym_constrain_range_for_size.default",
         "aten.sym_constrain_range.default",
+        "aten._linalg_check_errors.default",
     }
 )
+"""Checks of what the example inputs, or any, may be."""
 _TORCH = str(Path(torch.__file__).parent)
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -170,7 +174,7 @@ class _Conversion:
             meta = node.meta.get("val")
             is_tensor = isinstance(meta, torch.Tensor)
             self.values[node] = self.graph.add_input(node.name, self._type(meta)) if is_tensor else meta
-        else:
+        elif spec.kind is not InputKind.TOKEN:  # which orders what has effects, and so nothing here
             raise ModelError(f"input {node.name!r} of kind {spec.kind.name} is not supported")
 
     def _weight(self, target: str) -> Value:
@@ -189,21 +193,21 @@ class _Conversion:
         value = node.meta.get("val")
         if name in _IGNORED or node.target is torch.ops.aten.sym_size.int:
             return
+        if node.target is torch.ops.higher_order.with_effects and str(node.args[1]) in _IGNORED:
+            self.values[node] = (None,)
+            return
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool):
             return  # sizes are read off the types where they are used
         if node.target is python.getitem:
             source, index = node.args
             self.values[node] = self.values[source][index]  # pyright: ignore[reportArgumentType] -- fx's own invariant
             return
-        if name not in LOWERINGS:
-            raise ModelError(
-                f"{_location(node)}: {name} has no counterpart among the operators; "
-                "replace it in the model, or give the model as ONNX"
-            )
+        if not isinstance(node.target, OpOverload):
+            raise ModelError(f"{_location(node)}: {name} has no counterpart; replace it in the model")
         arguments = pytree.tree_map(self._argument, node.args)
         keywords = pytree.tree_map(self._argument, dict(node.kwargs))
         op = Lowering(self.graph, node, _location(node), self._dim)
-        self.values[node] = LOWERINGS[name](op, *arguments, **keywords)
+        self.values[node] = LOWERINGS.get(name, keep)(op, *arguments, **keywords)
 
     def _argument(self, argument: Any) -> Any:
         if not isinstance(argument, fx.Node):
@@ -229,6 +233,8 @@ class _Conversion:
         results, _ = pytree.tree_flatten(node.args[0])
         specs = self.program.graph_signature.output_specs
         for result, spec in zip(results, specs, strict=True):
+            if spec.kind is OutputKind.TOKEN:
+                continue
             if spec.kind is not OutputKind.USER_OUTPUT:
                 raise ModelError(
                     f"the model changes {spec.target or result!r} while it runs, which a graph can't express"
