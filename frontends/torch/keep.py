@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from torch.utils import _pytree as pytree
+
 from ...ir.errors import ModelError
-from ...ir.graph import Value
 from ...ir.ops.aten import inputs_and_attributes, is_runnable
+from .complexes import join, split
 from .lowering import Lowering
 
 
@@ -20,6 +22,7 @@ def keep(op: Lowering, *arguments: Any, **keywords: Any) -> Any:
             f"{op.location}: {overload} has no counterpart among the operators; "
             "replace it in the model, or give the model as ONNX"
         )
+    arguments, keywords = pytree.tree_map(lambda leaf: join(op, leaf), (arguments, keywords))
     try:
         inputs, attributes = inputs_and_attributes(overload, arguments, keywords)
     except TypeError as error:
@@ -27,4 +30,5 @@ def keep(op: Lowering, *arguments: Any, **keywords: Any) -> Any:
     results = op.node.meta["val"]
     count = len(results) if isinstance(results, tuple | list) else 1
     made = op(overload.name(), *inputs, outputs=count, **attributes)
-    return (made,) if isinstance(made, Value) and isinstance(results, tuple | list) else made
+    values = tuple(split(op, value) for value in (made if isinstance(made, tuple) else (made,)))
+    return values if isinstance(results, tuple | list) else values[0]

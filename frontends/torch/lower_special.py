@@ -132,8 +132,18 @@ def copysign(op: Lowering, a: Value, b: Operand) -> Value:
 
 @lowers("aten.atan2.default")
 def atan2(op: Lowering, y: Value, x: Value) -> Value:
-    """From the first octant, where the quotient is at most 1, to the angle's own."""
-    y, x = op.cast(y, op.result_type), op.cast(x, op.result_type)
+    return angle_of(op, op.cast(y, op.result_type), op.cast(x, op.result_type))
+
+
+@lowers("aten.angle.default")
+def angle_of_reals(op: Lowering, x: Value) -> Value:
+    x = op.cast(x, op.result_type)
+    flat = op.Where(op.Less(x, 0.0), op.cast(math.pi, x.dtype), op.cast(0.0, x.dtype))
+    return op.Where(op.IsNaN(x), x, flat)
+
+
+def angle_of(op: Lowering, y: Value, x: Value) -> Value:
+    """The angle of a point, from the first octant, where the quotient is at most 1, to its own."""
     height, width = op.Abs(y), op.Abs(x)
     is_steep = op.Greater(height, width)
     less, more = op.Where(is_steep, width, height), op.Where(is_steep, height, width)

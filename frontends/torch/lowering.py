@@ -62,8 +62,9 @@ class Lowering(Builder):
 
     @property
     def result_type(self) -> DType:
-        """The element type of the (first) result."""
-        return dtype_of(self.result.dtype)
+        """The element type of the (first) result; of its parts if it is complex."""
+        dtype = self.result.dtype
+        return dtype_of(dtype.to_real() if dtype.is_complex else dtype)
 
     def is_read(self, index: int) -> bool:
         """Whether anybody reads one of several results."""
