@@ -151,7 +151,8 @@ class _Writer:
         domain, _, operator = node.operator.rpartition("::")
         if domain == "aten":
             raise TargetError(
-                f"{node.location}: {node.operator} has no counterpart in ONNX, and no runtime here can run it"
+                f"{node.location}: {node.operator} has no counterpart in ONNX, and no runtime here can run it; "
+                "write it in other operators, or compute it outside of the model"
             )
         attributes = [self._attribute(node, name, value) for name, value in sorted(node.attributes.items())]
         outputs = [onnx_ir.Value(name=self._name(output)) for output in node.outputs]

@@ -9,11 +9,13 @@ from .graph import Graph, nested
 def check_finite(graph: Graph) -> None:
     """Refuse a graph with NaN among its weights; infinities are legal, since masks are made of them.
 
+    A number without axes may be NaN, as a model's own code may write one.
+
     Raises:
         ModelError: naming the first such weight and a layer that reads it.
     """
     for constant in (constant for part in nested(graph) for constant in part.constants.values()):
-        if constant.dtype.is_float and _has_nan(constant.data):
+        if constant.dtype.is_float and constant.type.rank and _has_nan(constant.data):
             layer = constant.uses[0].node.location if constant.uses else "no layer"
             raise ModelError(f"weight {constant.name!r} of {layer} holds NaN: the model is broken or was never trained")
 

@@ -23,6 +23,7 @@ from .dims import Dim, evaluate
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Node, Value
 from .ops import Operator, operators
+from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
 from .scope import SIZES, scope, unspoilt
@@ -39,6 +40,8 @@ def find_operator(name: str) -> Operator:
         ModelError: nobody knows it; the nearest name is suggested.
     """
     known = operators()
+    if name.startswith("aten::") and (kept := aten_operator(name)):
+        return kept
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise ModelError(f"unknown operator {name}" + (f"; did you mean {near[0]}?" if near else ""))

@@ -102,5 +102,12 @@ def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> No
 
 
 def _objection(node: Node, support: Support) -> str:
-    known = not node.domain or node.domain in support.domains
-    return support.refused.get(node.operator, lambda _: "")(node) if known else "it is of another domain"
+    return _foreign(node, support) or support.refused.get(node.operator, lambda _: "")(node)
+
+
+def _foreign(node: Node, support: Support) -> str:
+    if not node.domain or node.domain in support.domains:
+        return ""
+    if node.domain != "aten":
+        return "it is of another domain"
+    return "ONNX has no counterpart of it; write it in other operators, or compute it outside of the model"

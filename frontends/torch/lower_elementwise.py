@@ -1,10 +1,11 @@
 """Lowerings of elementwise ATen operators: arithmetic, comparison, activation, casts."""
 
-import math
 from typing import Any
 
+import numpy as np
+
 from ...ir.builder import Operand
-from ...ir.graph import Value
+from ...ir.graph import Constant, Value
 from ...ir.types import DType
 from .lowering import Lowering, lowers
 
@@ -30,13 +31,7 @@ _UNARY_FLOAT = {
     "tan": "Tan",
     "tanh": "Tanh",
 }
-_UNARY_SAME = {
-    "abs": "Abs",
-    "hardswish": "HardSwish",
-    "neg": "Neg",
-    "relu": "Relu",
-    "sign": "Sign",
-}
+_UNARY_SAME = {"abs": "Abs", "hardswish": "HardSwish", "relu": "Relu", "sgn": "Sign", "sign": "Sign"}
 _ROUNDING = {"ceil": "Ceil", "floor": "Floor", "round": "Round"}
 _COMPARISON = {"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less"}
 _LOGICAL = {"and": "And", "or": "Or", "xor": "Xor"}
@@ -45,7 +40,11 @@ _LOGICAL = {"and": "And", "or": "Or", "xor": "Xor"}
 def _unary(name: str, onnx: str, *, to_float: bool) -> None:
     @lowers(f"aten.{name}.default")
     def lower(op: Lowering, x: Value) -> Value:
-        return op(onnx, op.cast(x, op.result_type) if to_float else x)
+        if to_float:
+            return op(onnx, op.cast(x, op.result_type))
+        if onnx == "Relu" and x.dtype.is_integer:  # which runtimes have no kernel for
+            return op.Max(x, 0)
+        return x if x.dtype is DType.bool or (x.dtype.name.startswith("uint") and onnx == "Abs") else op(onnx, x)
 
 
 def _rounding(name: str, onnx: str) -> None:
@@ -57,7 +56,10 @@ def _rounding(name: str, onnx: str) -> None:
 def _comparison(name: str, onnx: str) -> None:
     @lowers(f"aten.{name}.Tensor", f"aten.{name}.Scalar")
     def lower(op: Lowering, a: Value, b: Operand) -> Value:
-        return op(onnx, *op.promoted(a, b))
+        a, b = op.promoted(a, b)
+        if a.dtype is DType.bool and onnx != "Equal":  # ONNX has no order of truth values
+            a, b = op.cast(a, DType.uint8), op.cast(b, DType.uint8)
+        return op(onnx, a, b)
 
 
 def _logical(name: str, onnx: str) -> None:
@@ -65,8 +67,8 @@ def _logical(name: str, onnx: str) -> None:
     def logical(op: Lowering, a: Value, b: Value) -> Value:
         return op(onnx, op.cast(a, DType.bool), op.cast(b, DType.bool))
 
-    @lowers(f"aten.bitwise_{name}.Tensor", f"aten.bitwise_{name}.Scalar")
-    def bitwise(op: Lowering, a: Value, b: Operand) -> Value:
+    @lowers(f"aten.bitwise_{name}.Tensor", f"aten.bitwise_{name}.Scalar", f"aten.bitwise_{name}.Scalar_Tensor")
+    def bitwise(op: Lowering, a: Operand, b: Operand) -> Value:
         a, b = op.promoted(a, b)
         return op(onnx if a.dtype is DType.bool else f"Bitwise{onnx}", a, b)
 
@@ -123,21 +125,39 @@ def div(op: Lowering, a: Value, b: Operand) -> Value:
 @lowers("aten.div.Tensor_mode", "aten.div.Scalar_mode")
 def div_mode(op: Lowering, a: Value, b: Operand, *, rounding_mode: str | None = None) -> Value:
     a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
-    if rounding_mode is None:
-        return op.Div(a, b)
-    if op.result_type.is_integer:
-        quotient = op.Div(a, b)
-        return quotient if rounding_mode == "trunc" else op.Div(op.Sub(a, op.Mod(a, b)), b)
+    if rounding_mode == "floor":
+        return floor_quotient(op, a, b)
     quotient = op.Div(a, b)
-    return op.Floor(quotient) if rounding_mode == "floor" else truncate(op, quotient)
+    return quotient if rounding_mode is None else truncate(op, quotient)
 
 
-@lowers("aten.floor_divide.default")
+@lowers("aten.floor_divide.default", "aten.floor_divide.Scalar")
 def floor_divide(op: Lowering, a: Value, b: Operand) -> Value:
     return div_mode(op, a, b, rounding_mode="floor")
 
 
-@lowers("aten.trunc.default")
+def floor_quotient(op: Lowering, a: Value, b: Value) -> Value:
+    """The quotient of values of one type, rounded down; of floats by the exact remainder, as torch has it."""
+    if op.result_type.is_integer:
+        return op.Div(op.Sub(a, op.Mod(a, b)), b)
+    rest, is_opposite = _rest(op, a, b)
+    whole = op.Round(op.Div(op.Sub(a, rest), b))
+    whole = op.Where(is_opposite, op.Sub(whole, 1.0), whole)
+    return whole if _is_finite_constant(b) else op.Where(op.Equal(b, 0.0), op.Div(a, b), whole)
+
+
+def _rest(op: Lowering, a: Value, b: Value) -> tuple[Value, Value]:
+    """The remainder of a division of floats towards zero, and whether it is on the other side of zero than the divisor."""
+    rest = op.Mod(a, b, fmod=1)
+    is_opposite = op.Xor(op.Less(rest, 0.0), op.Less(b, 0.0))
+    return rest, op.And(is_opposite, op.Not(op.Equal(rest, 0.0)))
+
+
+def _is_finite_constant(value: Value) -> bool:
+    return isinstance(value, Constant) and bool(np.isfinite(value.data).all() and value.data.all())
+
+
+@lowers("aten.trunc.default", "aten.fix.default")
 def truncate(op: Lowering, x: Value) -> Value:
     return op.Mul(op.Sign(x), op.Floor(op.Abs(x))) if x.dtype.is_float else x
 
@@ -152,7 +172,8 @@ def remainder(op: Lowering, a: Operand, b: Operand) -> Value:
     a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
     if op.result_type.is_integer:
         return op.Mod(a, b)
-    return op.Sub(a, op.Mul(op.Floor(op.Div(a, b)), b))
+    rest, is_opposite = _rest(op, a, b)
+    return op.Where(is_opposite, op.Add(rest, b), rest)
 
 
 @lowers("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
@@ -160,9 +181,20 @@ def power(op: Lowering, a: Operand, b: Operand) -> Value:
     a = op.cast(a, op.result_type)
     if _is_number(b, 2):
         return op.Mul(a, a)
-    if _is_number(b, 0.5):
-        return op.Sqrt(a)
-    return op.Pow(a, op.cast(b, op.result_type))
+    if op.result_type.is_float:
+        return op.Sqrt(a) if _is_number(b, 0.5) else op.Pow(a, op.cast(b, op.result_type))
+    return _integer_power(op, a, b)
+
+
+def _integer_power(op: Lowering, a: Value, b: Operand) -> Value:
+    """Of a constant exponent by products, which are exact; a negative exponent leaves of ones alone anything."""
+    if isinstance(b, int) and 0 < b < 64:
+        half = a if b == 1 else _integer_power(op, op.Mul(a, a), b // 2)
+        return half if b == 1 or b % 2 == 0 else op.Mul(half, a)
+    wide = DType.int64 if a.dtype is DType.int64 else DType.int32
+    a, b = op.cast(a, wide), op.cast(b, wide)
+    is_lost = op.And(op.Less(b, 0), op.Not(op.Equal(op.Abs(a), 1)))
+    return op.cast(op.Where(is_lost, op.cast(0, wide), op.Pow(a, op.Abs(b))), op.result_type)
 
 
 @lowers("aten.rsqrt.default")
@@ -170,53 +202,35 @@ def rsqrt(op: Lowering, x: Value) -> Value:
     return op.Reciprocal(op.Sqrt(op.cast(x, op.result_type)))
 
 
+@lowers("aten.neg.default")
+def negative(op: Lowering, x: Value) -> Value:
+    return op.Sub(0, x) if x.dtype.name.startswith("uint") else op.Neg(x)
+
+
 @lowers("aten.square.default")
 def square(op: Lowering, x: Value) -> Value:
+    x = op.cast(x, op.result_type)
     return op.Mul(x, x)
 
 
-@lowers("aten.log1p.default")
-def log1p(op: Lowering, x: Value) -> Value:
-    return op.Log(op.Add(op.cast(x, op.result_type), 1.0))
-
-
-@lowers("aten.expm1.default")
-def expm1(op: Lowering, x: Value) -> Value:
-    return op.Sub(op.Exp(op.cast(x, op.result_type)), 1.0)
-
-
-@lowers("aten.log2.default", "aten.log10.default")
-def log_to_base(op: Lowering, x: Value) -> Value:
-    base = 2 if "log2" in str(op.node.target) else 10
-    return op.Mul(op.Log(op.cast(x, op.result_type)), 1 / math.log(base))
-
-
-@lowers("aten.exp2.default")
-def exp2(op: Lowering, x: Value) -> Value:
-    return op.Exp(op.Mul(op.cast(x, op.result_type), math.log(2)))
-
-
-@lowers("aten.softplus.default")
-def softplus(op: Lowering, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
-    if (beta, threshold) == (1, 20):  # from there on the result and x are the same in float32
-        return op.Softplus(x)
-    scaled = op.Mul(x, float(beta))
-    return op.Where(op.Greater(scaled, float(threshold)), x, op.Div(op.Softplus(scaled), float(beta)))
-
-
-@lowers("aten.hardsigmoid.default")
-def hardsigmoid(op: Lowering, x: Value) -> Value:
-    return op.HardSigmoid(x, alpha=1 / 6)
+@lowers("aten.round.decimals")
+def round_to(op: Lowering, x: Value, *, decimals: int = 0) -> Value:
+    if decimals == 0 or not x.dtype.is_float:
+        return op.Round(x) if x.dtype.is_float else x
+    scale = 10.0 ** abs(decimals)
+    if decimals > 0:
+        return op.Div(op.Round(op.Mul(x, scale)), scale)
+    return op.Mul(op.Round(op.Div(x, scale)), scale)
 
 
 @lowers("aten.maximum.default", "aten.max.other")
 def maximum(op: Lowering, a: Value, b: Value) -> Value:
-    return op.Max(*op.promoted(a, b))
+    return op("Or" if op.result_type is DType.bool else "Max", *op.promoted(a, b))
 
 
 @lowers("aten.minimum.default", "aten.min.other")
 def minimum(op: Lowering, a: Value, b: Value) -> Value:
-    return op.Min(*op.promoted(a, b))
+    return op("And" if op.result_type is DType.bool else "Min", *op.promoted(a, b))
 
 
 @lowers("aten.ne.Tensor", "aten.ne.Scalar")
@@ -234,24 +248,25 @@ def logical_not(op: Lowering, x: Value) -> Value:
     return op.Not(op.cast(x, DType.bool))
 
 
-@lowers("aten.isnan.default")
-def isnan(op: Lowering, x: Value) -> Value:
-    return op.IsNaN(x)
-
-
-@lowers("aten.isinf.default")
-def isinf(op: Lowering, x: Value) -> Value:
-    return op.IsInf(x)
+@lowers("aten.isnan.default", "aten.isinf.default", "aten.isposinf.default", "aten.isneginf.default")
+def is_special(op: Lowering, x: Value) -> Value:
+    name = str(op.node.target)
+    if not x.dtype.is_float:
+        return op.expand(op.cast(False, DType.bool), op.result_shape)
+    if "nan" in name:
+        return op.IsNaN(x)
+    left_out = {"aten.isposinf.default": "detect_negative", "aten.isneginf.default": "detect_positive"}.get(name)
+    return op.IsInf(x, **({left_out: 0} if left_out else {}))
 
 
 @lowers("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
 def where(op: Lowering, condition: Value, a: Operand, b: Operand) -> Value:
-    return op.Where(condition, op.cast(a, op.result_type), op.cast(b, op.result_type))
+    return op.choose(op.cast(condition, DType.bool), op.cast(a, op.result_type), op.cast(b, op.result_type))
 
 
 @lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def masked_fill(op: Lowering, x: Value, mask: Value, value: Operand) -> Value:
-    return op.Where(mask, op.cast(value, op.result_type), x)
+    return op.choose(op.cast(mask, DType.bool), op.cast(value, op.result_type), x)
 
 
 @lowers("aten.clamp.default", "aten.clamp.Tensor")
@@ -274,43 +289,6 @@ def clamp_max(op: Lowering, x: Value, high: Operand) -> Value:
     return clamp(op, x, None, high)
 
 
-@lowers("aten.hardtanh.default")
-def hardtanh(op: Lowering, x: Value, low: float = -1.0, high: float = 1.0) -> Value:
-    return clamp(op, x, low, high)
-
-
-@lowers("aten.relu6.default")
-def relu6(op: Lowering, x: Value) -> Value:
-    return clamp(op, x, 0.0, 6.0)
-
-
-@lowers("aten.gelu.default")
-def gelu(op: Lowering, x: Value, *, approximate: str = "none") -> Value:
-    return op.Gelu(x, approximate=None if approximate == "none" else approximate)
-
-
-@lowers("aten.elu.default")
-def elu(op: Lowering, x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Value:
-    if (scale, input_scale) == (1.0, 1.0):
-        return op.Elu(x, alpha=float(alpha))
-    return op.Selu(x, alpha=float(alpha), gamma=float(scale))
-
-
-@lowers("aten.leaky_relu.default")
-def leaky_relu(op: Lowering, x: Value, slope: float = 0.01) -> Value:
-    return op.LeakyRelu(x, alpha=float(slope))
-
-
-@lowers("aten._prelu_kernel.default")
-def prelu(op: Lowering, x: Value, weight: Value) -> Value:
-    return op.PRelu(x, weight)
-
-
-@lowers("aten._softmax.default", "aten.softmax.int", "aten._log_softmax.default", "aten.log_softmax.int")
-def softmax(op: Lowering, x: Value, axis: int, _dtype: Any = None) -> Value:
-    return op("LogSoftmax" if "log" in str(op.node.target) else "Softmax", op.cast(x, op.result_type), axis=axis)
-
-
 @lowers("aten._to_copy.default", "aten.to.dtype", "aten.type_as.default")
 def to_copy(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
     return op.cast(x, op.result_type)
@@ -326,11 +304,6 @@ def to_copy(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
 )
 def identity(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
     return x
-
-
-@lowers("aten.scalar_tensor.default")
-def scalar_tensor(op: Lowering, value: float, **_keywords: Any) -> Value:
-    return op.cast(value, op.result_type)
 
 
 def _is_number(value: Operand, number: float) -> bool:

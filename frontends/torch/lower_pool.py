@@ -1,5 +1,6 @@
-"""Lowerings of the ATen operators that change the size of an image: pooling and resampling."""
+"""Lowerings of pooling."""
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...ir.dims import Dim
-from ...ir.errors import ModelError
 from ...ir.graph import Value
+from .keep import keep
+from .lower_shape import permute
 from .lowering import Lowering, lowers, spread
 
 
@@ -23,10 +25,7 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Value:
     spatial = _spatial(op)
-    attributes = {
-        "kernel_shape": spread(kernel, spatial),
-        "strides": spread(stride or kernel, spatial),
-        "pads": spread(padding, spatial) * 2,
+    attributes = _window(kernel, stride, padding, spatial) | {
         "dilations": spread(dilation, spatial),
         "ceil_mode": int(ceil_mode),
     }
@@ -34,8 +33,36 @@ def max_pool(
 
 
 @lowers("aten.max_pool2d_with_indices.default", "aten.max_pool3d_with_indices.default")
-def max_pool_with_indices(op: Lowering, x: Value, *arguments: Any) -> tuple[Value, None]:
-    return max_pool(op, x, *arguments), None
+def max_pool_with_indices(
+    op: Lowering,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[Value, Value | None]:
+    """The maxima and their places, which ONNX counts through the whole batch and torch through one plane."""
+    if not op.is_read(1):
+        return max_pool(op, x, kernel, stride, padding, dilation, ceil_mode), None
+    spatial = _spatial(op)
+    attributes = _window(kernel, stride, padding, spatial) | {
+        "dilations": spread(dilation, spatial),
+        "ceil_mode": int(ceil_mode),
+    }
+    is_single = x.type.rank == spatial + 1
+    batch = op.Unsqueeze(x, [0]) if is_single else x
+    results = op.MaxPool(batch, outputs=2, **attributes)
+    y, places = (op.Squeeze(value, [0]) for value in results) if is_single else results
+    return y, op.Mod(places, reduce(op.Mul, (op.size(dim) for dim in x.shape[-spatial:])))
+
+
+def _window(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], spatial: int) -> dict[str, Any]:
+    return {
+        "kernel_shape": spread(kernel, spatial),
+        "strides": spread(stride or kernel, spatial),
+        "pads": spread(padding, spatial) * 2,
+    }
 
 
 @lowers("aten.avg_pool2d.default", "aten.avg_pool1d.default", "aten.avg_pool3d.default")
@@ -49,17 +76,17 @@ def average_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    if divisor_override is not None:
-        raise ModelError(f"{op.location}: average pooling with a divisor of its own has no counterpart")
     spatial = _spatial(op)
-    attributes = {
-        "kernel_shape": spread(kernel, spatial),
-        "strides": spread(stride or kernel, spatial),
-        "pads": spread(padding, spatial) * 2,
+    attributes = _window(kernel, stride, padding, spatial) | {
         "ceil_mode": int(ceil_mode),
-        "count_include_pad": int(count_include_pad),
+        "count_include_pad": int(count_include_pad or divisor_override is not None),
     }
-    return op.batched(x, spatial, lambda batch: op.AveragePool(batch, **attributes))
+    if divisor_override is None:
+        return op.batched(x, spatial, lambda batch: op.AveragePool(batch, **attributes))
+    if ceil_mode:
+        return keep(op, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    factor = math.prod(spread(kernel, spatial)) / divisor_override
+    return op.batched(x, spatial, lambda batch: op.Mul(op.AveragePool(batch, **attributes), factor))
 
 
 @lowers(
@@ -88,26 +115,85 @@ def _average_along(op: Lowering, x: Value, axis: int, wanted: Dim) -> Value:
         return x
     if wanted == 1:
         return op.ReduceMean(x, [axis], keepdims=1)
-    if isinstance(have, str) or isinstance(wanted, str) or axis < -2:
-        raise ModelError(f"{op.location}: adaptive pooling from {have} to {wanted} has no counterpart")
-    weights = np.zeros((have, wanted), x.dtype.numpy)
-    for place in range(wanted):
-        window = slice(place * have // wanted, -(-(place + 1) * have // wanted))
-        weights[window, place] = 1 / (window.stop - window.start)
-    return op.MatMul(x, weights) if axis == -1 else op.MatMul(weights.T.copy(), x)
+    weights = _weights(op, have, wanted, x)  # [wanted, have]
+    if axis == -2:
+        return op.MatMul(weights, x)
+    order = list(range(x.type.rank))
+    order[axis], order[-1] = order[-1], order[axis]
+    return permute(op, op.MatMul(permute(op, x, order), op.Transpose(weights, perm=(1, 0))), order)
+
+
+def _weights(op: Lowering, have: Dim, wanted: Dim, x: Value) -> Value:
+    """For each window, what each element weighs in its mean."""
+    if isinstance(have, int) and isinstance(wanted, int):
+        rows = np.zeros((wanted, have), x.dtype.numpy)
+        for place, (begin, end) in enumerate(_bounds(have, wanted)):
+            rows[place, begin:end] = 1 / (end - begin)
+        return op.constant(rows)
+    size, count = op.size(have), op.size(wanted)
+    window = op.Unsqueeze(op.places(wanted), [1])
+    begin = op.Div(op.Mul(window, size), count)
+    end = op.Div(op.Sub(op.Add(op.Mul(op.Add(window, 1), size), count), 1), count)
+    place = op.Unsqueeze(op.places(have), [0])
+    is_inside = op.And(op.GreaterOrEqual(place, begin), op.Less(place, end))
+    return op.Div(op.cast(is_inside, x.dtype), op.cast(op.Sub(end, begin), x.dtype))
+
+
+def _bounds(have: int, wanted: int) -> list[tuple[int, int]]:
+    """Where each window of an adaptive pool begins and ends."""
+    return [(place * have // wanted, -(-(place + 1) * have // wanted)) for place in range(wanted)]
 
 
 @lowers("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool3d.default")
-def adaptive_max_pool(op: Lowering, x: Value, size: Sequence[int]) -> tuple[Value, None]:
+def adaptive_max_pool(op: Lowering, x: Value, size: Sequence[int]) -> tuple[Value, Value | None]:
+    if op.is_read(1):
+        return _adaptive_maxima_with_places(op, x, size)
+
     def pool(batch: Value) -> Value:
         if all(wanted == 1 for wanted in size):
             return op.GlobalMaxPool(batch)
         kernel = _uniform_kernel(batch, size)
-        if kernel is None:
-            raise ModelError(f"{op.location}: adaptive max pooling of {x.type} to {list(size)} isn't uniform")
-        return op.MaxPool(batch, kernel_shape=kernel, strides=kernel)
+        if kernel is not None:
+            return op.MaxPool(batch, kernel_shape=kernel, strides=kernel)
+        return reduce(lambda y, axis: _maxima_along(op, y, -1 - axis, size[-1 - axis]), range(len(size)), batch)
 
     return op.batched(x, len(size), pool), None
+
+
+def _maxima_along(op: Lowering, x: Value, axis: int, wanted: int) -> Value:
+    """Windows of one length, the shorter ones with their last element again."""
+    axis %= x.type.rank
+    return op.ReduceMax(op.Gather(x, _members(op, x.shape[axis], wanted), axis=axis), [axis + 1], keepdims=0)
+
+
+def _members(op: Lowering, have: Dim, wanted: int) -> np.ndarray:
+    """The places `[window, element]` that each window of an adaptive pool looks at."""
+    if not isinstance(have, int):
+        op.refuse(f"the size {have} of what it pools is symbolic")
+    bounds = _bounds(have, wanted)
+    longest = max((end - begin for begin, end in bounds), default=0)
+    return np.asarray([np.minimum(np.arange(begin, begin + longest), end - 1) for begin, end in bounds])
+
+
+def _adaptive_maxima_with_places(op: Lowering, x: Value, size: Sequence[int]) -> tuple[Value, Value]:
+    spatial = len(size)
+    first = x.type.rank - spatial
+    plane = x.type.shape[first:]
+    windows = [_members(op, have, wanted) for have, wanted in zip(plane, size, strict=True)]
+    for axis, members in enumerate(windows):
+        x = op.Gather(x, members, axis=first + 2 * axis)
+    order = [*range(first), *range(first, x.type.rank, 2), *range(first + 1, x.type.rank, 2)]
+    flat = op.reshape(permute(op, x, order), [*x.shape[:first], *size, math.prod(part.shape[1] for part in windows)])
+    places = np.zeros((1,) * spatial * 2, np.int64)  # [*window, *element]
+    for axis, (have, members) in enumerate(zip(plane, windows, strict=True)):
+        assert isinstance(have, int)  # or it would have no such windows
+        shape = [1] * 2 * spatial
+        shape[axis], shape[spatial + axis] = members.shape
+        places = places * have + members.reshape(shape)
+    best = op.ArgMax(flat, axis=-1, keepdims=1)
+    table = op.expand(op.constant(places.reshape(*size, -1)), flat.shape)
+    at = op.Squeeze(op.GatherElements(table, best, axis=-1), [-1])
+    return op.ReduceMax(flat, [-1], keepdims=0), at
 
 
 def _uniform_kernel(x: Value, size: Sequence[Dim]) -> tuple[int, ...] | None:
@@ -118,43 +204,6 @@ def _uniform_kernel(x: Value, size: Sequence[Dim]) -> tuple[int, ...] | None:
             return None
         kernel.append(have // wanted)
     return tuple(kernel)
-
-
-@lowers(
-    *(f"aten.{name}.vec" for name in ("upsample_linear1d", "upsample_trilinear3d")),
-    *(f"aten.{name}.vec" for name in ("upsample_bilinear2d", "upsample_bicubic2d")),
-    *(f"aten._{name}_aa.vec" for name in ("upsample_bilinear2d", "upsample_bicubic2d")),
-)
-def upsample(op: Lowering, x: Value, size: Sequence[Dim] | None, align: bool, factors: Sequence[float] | None) -> Value:
-    name = str(op.node.target)
-    antialias = "_aa" in name
-    cubic = {"mode": "cubic", "cubic_coeff_a": -0.5 if antialias else -0.75}
-    return _resize(
-        op,
-        x,
-        size,
-        factors,
-        antialias=int(antialias) or None,
-        exclude_outside=int(antialias) or None,
-        coordinate_transformation_mode="align_corners" if align else "half_pixel",
-        **(cubic if "cubic" in name else {"mode": "linear"}),
-    )
-
-
-@lowers(
-    *(f"aten.upsample_nearest{rank}d.vec" for rank in (1, 2, 3)),
-    *(f"aten._upsample_nearest_exact{rank}d.vec" for rank in (1, 2, 3)),
-)
-def upsample_nearest(op: Lowering, x: Value, size: Sequence[Dim] | None, factors: Sequence[float] | None) -> Value:
-    exact = {"coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"}
-    floor = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return _resize(op, x, size, factors, mode="nearest", **(exact if "exact" in str(op.node.target) else floor))
-
-
-def _resize(op: Lowering, x: Value, size: Sequence[Dim] | None, factors: Sequence[float] | None, **how: Any) -> Value:
-    if size is None and factors is not None:
-        return op.Resize(x, None, np.asarray([1, 1, *factors], np.float32), **how)
-    return op.Resize(x, None, None, op.row([*x.shape[:2], *(size or ())]), **how)
 
 
 def _spatial(op: Lowering) -> int:

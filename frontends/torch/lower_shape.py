@@ -1,16 +1,12 @@
-"""Lowerings of ATen operators that move elements: views, slices, concatenation, indexing, creation."""
+"""Lowerings of ATen operators that move elements without looking at them: views, slices, joins, padding."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ...ir.builder import Operand
 from ...ir.dims import Dim
-from ...ir.errors import ModelError
 from ...ir.graph import Value
-from ...ir.ops.dtypes import dtype_of
-from ...ir.types import DType
 from .lowering import Lowering, lowers, normal_axes
 
 _END = np.iinfo(np.int64).max
@@ -23,41 +19,47 @@ _END = np.iinfo(np.int64).max
     "aten.flatten.using_ints",
     "aten.unflatten.int",
     "aten.squeeze.default",
+    "aten.squeeze_copy.default",
+    "aten.view_copy.default",
+    "aten._reshape_copy.default",
 )
 def view(op: Lowering, x: Value, *_ignored: Any) -> Value:
     return op.reshape(x, op.result_shape)
 
 
-@lowers("aten.permute.default")
+@lowers("aten.permute.default", "aten.permute_copy.default")
 def permute(op: Lowering, x: Value, axes: Sequence[int]) -> Value:
     axes = normal_axes(list(axes), x.type.rank)
     return x if axes == list(range(x.type.rank)) else op.Transpose(x, perm=axes)
 
 
-@lowers("aten.transpose.int")
+@lowers("aten.transpose.int", "aten.transpose_copy.int")
 def transpose(op: Lowering, x: Value, first: int, second: int) -> Value:
     axes = list(range(x.type.rank))
-    axes[first], axes[second] = axes[second], axes[first]
+    if axes:
+        axes[first], axes[second] = axes[second], axes[first]
     return permute(op, x, axes)
 
 
-@lowers("aten.t.default")
+@lowers("aten.t.default", "aten.t_copy.default")
 def matrix_transpose(op: Lowering, x: Value) -> Value:
     return op.Transpose(x, perm=(1, 0)) if x.type.rank == 2 else x
 
 
-@lowers("aten.unsqueeze.default")
+@lowers("aten.unsqueeze.default", "aten.unsqueeze_copy.default")
 def unsqueeze(op: Lowering, x: Value, axis: int) -> Value:
     return op.Unsqueeze(x, [axis % (x.type.rank + 1)])
 
 
-@lowers("aten.squeeze.dim", "aten.squeeze.dims")
+@lowers(*(f"aten.{name}.{kind}" for name in ("squeeze", "squeeze_copy") for kind in ("dim", "dims")))
 def squeeze(op: Lowering, x: Value, axes: Sequence[int] | int) -> Value:
+    if not x.type.rank or axes == []:
+        return x
     ones = [axis for axis in normal_axes(axes, x.type.rank) if x.shape[axis] == 1]
     return op.Squeeze(x, ones) if ones else x
 
 
-@lowers("aten.expand.default")
+@lowers("aten.expand.default", "aten.expand_copy.default")
 def expand(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
     return op.expand(x, op.result_shape)
 
@@ -68,7 +70,7 @@ def repeat(op: Lowering, x: Value, repeats: Sequence[Dim]) -> Value:
     return padded if all(count == 1 for count in repeats) else op.Tile(padded, op.row(repeats))
 
 
-@lowers("aten.slice.Tensor")
+@lowers("aten.slice.Tensor", "aten.slice_copy.Tensor")
 def slice_tensor(
     op: Lowering, x: Value, axis: int = 0, start: Dim | None = None, end: Dim | None = None, step: int = 1
 ) -> Value:
@@ -79,7 +81,15 @@ def slice_tensor(
     return op.Slice(x, op.row([begin]), op.row([until]), [axis], None if step == 1 else [step])
 
 
-@lowers("aten.select.int")
+@lowers("aten.narrow.default", "aten.narrow_copy.default")
+def narrow(op: Lowering, x: Value, axis: int, start: Dim, length: Dim) -> Value:
+    if not isinstance(start, int) or start < 0:
+        op.refuse("it starts at a symbolic place or counts from the end")
+    until = start + length if isinstance(length, int) else None
+    return op.Slice(x, [start], op.row([until]) if until is not None else op.Add(op.size(length), start), [axis])
+
+
+@lowers("aten.select.int", "aten.select_copy.int")
 def select(op: Lowering, x: Value, axis: int, index: Dim) -> Value:
     if isinstance(index, int):
         return op.Gather(x, op.constant(np.asarray(index, dtype=np.int64)), axis=axis)
@@ -89,6 +99,8 @@ def select(op: Lowering, x: Value, axis: int, index: Dim) -> Value:
 @lowers("aten.cat.default")
 def concat(op: Lowering, values: Sequence[Value], axis: int = 0) -> Value:
     parts = [op.cast(value, op.result_type) for value in values if value.shape != (0,)]
+    if not parts:
+        return op.filled(0)
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
 
 
@@ -104,6 +116,8 @@ def stack(op: Lowering, values: Sequence[Value], axis: int = 0) -> Value:
     "aten.chunk.default",
     "aten.split_with_sizes_copy.default",
     "aten.split_copy.Tensor",
+    "aten.unsafe_split.Tensor",
+    "aten.unsafe_split_with_sizes.default",
 )
 def split(op: Lowering, x: Value, _sizes: Any, axis: int = 0) -> tuple[Value, ...]:
     sizes = [op.dim(part.shape[axis]) for part in op.node.meta["val"]]
@@ -112,123 +126,10 @@ def split(op: Lowering, x: Value, _sizes: Any, axis: int = 0) -> tuple[Value, ..
     return op.Split(x, op.row(sizes), axis=axis, outputs=len(sizes))
 
 
-@lowers("aten.unbind.int")
+@lowers("aten.unbind.int", "aten.unbind_copy.int")
 def unbind(op: Lowering, x: Value, axis: int = 0) -> tuple[Value, ...]:
     count = len(op.node.meta["val"])
     return tuple(op.Gather(x, op.constant(np.asarray(index, dtype=np.int64)), axis=axis) for index in range(count))
-
-
-@lowers("aten.gather.default")
-def gather(op: Lowering, x: Value, axis: int, index: Value, **_keywords: Any) -> Value:
-    return op.GatherElements(x, index, axis=axis)
-
-
-@lowers("aten.index_select.default")
-def index_select(op: Lowering, x: Value, axis: int, index: Value) -> Value:
-    return op.Gather(x, index, axis=axis)
-
-
-@lowers("aten.scatter.src", "aten.scatter.value")
-def scatter(op: Lowering, x: Value, axis: int, index: Value, source: Operand) -> Value:
-    updates = source if isinstance(source, Value) else op.expand(op.cast(source, x.dtype), index.shape)
-    return op.ScatterElements(x, index, updates, axis=axis)
-
-
-@lowers("aten.scatter_add.default")
-def scatter_add(op: Lowering, x: Value, axis: int, index: Value, source: Value) -> Value:
-    return op.ScatterElements(x, index, source, axis=axis, reduction="add")
-
-
-@lowers("aten.slice_scatter.default")
-def slice_scatter(
-    op: Lowering,
-    x: Value,
-    source: Value,
-    axis: int = 0,
-    start: Dim | None = None,
-    end: Dim | None = None,
-    step: int = 1,
-) -> Value:
-    """The tensor with a slice of it replaced: what is left on both sides, joined to the source."""
-    if source.shape == x.shape:
-        return source
-    size = x.shape[axis]
-    if step != 1 or isinstance(size, str) or isinstance(start, str) or isinstance(end, str):
-        raise ModelError(f"{op.location}: writing into a slice with a step or of a symbolic size has no counterpart")
-    first, beyond, _ = slice(start, end).indices(size)
-    parts = [source]
-    if first > 0:
-        parts.insert(0, op.Slice(x, [0], [first], [axis]))
-    if beyond < size:
-        parts.append(op.Slice(x, [beyond], [_END], [axis]))
-    return source if len(parts) == 1 else op.Concat(*parts, axis=axis)
-
-
-@lowers("aten.index_put.default")
-def index_put(
-    op: Lowering, x: Value, indices: Sequence[Value | None], source: Value, accumulate: bool = False
-) -> Value:
-    """Writing one number where a mask of the whole tensor is set."""
-    mask = indices[0]
-    if len(indices) != 1 or mask is None or mask.dtype is not DType.bool or source.type.rank or accumulate:
-        raise ModelError(f"{op.location}: writing to places given by {len(indices)} tensors has no counterpart")
-    trailing = x.type.rank - mask.type.rank
-    mask = op.Unsqueeze(mask, list(range(mask.type.rank, x.type.rank))) if trailing else mask
-    return op.Where(mask, op.cast(source, x.dtype), x)
-
-
-@lowers("aten.index.Tensor")
-def index_tensor(op: Lowering, x: Value, indices: Sequence[Value | None]) -> Value:
-    """Advanced indexing by integer tensors; what they select comes first unless their axes are neighbours."""
-    axes = [axis for axis, index in enumerate(indices) if index is not None]
-    chosen = [index for index in indices if index is not None]
-    if any(index.dtype is DType.bool for index in chosen):
-        raise ModelError(f"{op.location}: indexing by a boolean mask has a size that depends on data")
-    if len(axes) == 1:
-        return op.Gather(x, chosen[0], axis=axes[0])
-    rank = x.type.rank
-    front = [*axes, *(axis for axis in range(rank) if axis not in axes)]
-    before = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
-    common = op.result_shape[before : before + op.result.ndim - (rank - len(axes))]
-    columns = [op.Unsqueeze(op.expand(op.cast(index, DType.int64), common), [-1]) for index in chosen]
-    gathered = op.GatherND(permute(op, x, front), op.Concat(*columns, axis=-1))
-    count = len(common)
-    order = [*range(count, count + before), *range(count), *range(count + before, gathered.type.rank)]
-    return permute(op, gathered, order)
-
-
-@lowers("aten.arange.start_step", "aten.arange.start", "aten.arange.default")
-def arange(op: Lowering, *bounds: Any, **_keywords: Any) -> Value:
-    start, end, step = {1: (0, *bounds, 1), 2: (*bounds, 1), 3: bounds}[len(bounds)]
-    dtype = op.result_type
-    if not any(isinstance(bound, str) for bound in (start, end, step)):
-        return op.constant(np.arange(start, end, step, dtype=dtype.numpy))
-    scalars = [op.cast(bound, DType.int64) for bound in (start, end, step)]
-    return op.cast(op.Range(*scalars), dtype)
-
-
-@lowers(
-    "aten.full.default",
-    "aten.full_like.default",
-    "aten.zeros.default",
-    "aten.zeros_like.default",
-    "aten.ones.default",
-    "aten.ones_like.default",
-    "aten.new_zeros.default",
-    "aten.new_ones.default",
-    "aten.new_full.default",
-    "aten.empty.memory_format",
-    "aten.empty_like.default",
-)
-def full(op: Lowering, *arguments: Any, **_keywords: Any) -> Value:
-    name = str(op.node.target)
-    fill = arguments[-1] if "full" in name else int("ones" in name)
-    return op.expand(op.cast(fill, op.result_type), op.result_shape)
-
-
-@lowers("aten.fill.Scalar", "aten.fill.Tensor")
-def fill(op: Lowering, x: Value, value: Operand) -> Value:
-    return op.expand(op.cast(value, x.dtype), x.shape)
 
 
 @lowers("aten.copy.default")
@@ -248,20 +149,36 @@ def pad(op: Lowering, x: Value, widths: Sequence[Dim], mode: Any = "constant", v
         mode, value = "constant", mode
     pairs: list[tuple[Dim, Dim]] = [(0, 0)] * (x.type.rank - len(widths) // 2)
     pairs += zip(widths[-2::-2], widths[::-2], strict=True)
-    pads = [low for low, _ in pairs] + [high for _, high in pairs]
-    onnx_mode = {"constant": None, "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
-    return op.Pad(x, op.row(pads), op.cast(value or 0.0, x.dtype) if onnx_mode is None else None, mode=onnx_mode)
+    if mode == "constant":
+        pads = [low for low, _ in pairs] + [high for _, high in pairs]
+        return op.Pad(x, op.row(pads), op.cast(value or 0.0, x.dtype)) if any(pads) else x
+    x, pads = _cropped(op, x, pairs)
+    onnx = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
+    return op.Pad(x, op.row(pads), mode=onnx) if any(pads) else x
+
+
+def _cropped(op: Lowering, x: Value, pairs: Sequence[tuple[Dim, Dim]]) -> tuple[Value, list[Dim]]:
+    """A value without what negative padding takes away, and the padding that is left, in front and behind."""
+    cuts = [tuple(-size if isinstance(size, int) and size < 0 else 0 for size in pair) for pair in pairs]
+    axes = [axis for axis, pair in enumerate(cuts) if any(pair)]
+    if axes:
+        ends = [-cuts[axis][1] or _END for axis in axes]
+        x = op.Slice(x, [cuts[axis][0] for axis in axes], ends, axes)
+    sides = zip(*pairs, strict=True)
+    return x, [max(size, 0) if isinstance(size, int) else size for side in sides for size in side]
 
 
 @lowers("aten.flip.default")
 def flip(op: Lowering, x: Value, axes: Sequence[int]) -> Value:
+    if not axes or not x.type.rank:
+        return x
     return op.Slice(x, [-1] * len(axes), [-_END] * len(axes), list(axes), [-1] * len(axes))
 
 
 @lowers("aten.roll.default")
 def roll(op: Lowering, x: Value, shifts: Sequence[int], axes: Sequence[int] = ()) -> Value:
     if not axes:
-        return op.reshape(roll(op, op.Reshape(x, [-1]), shifts, (0,)), x.shape)
+        return op.reshape(roll(op, op.flat(x), shifts, (0,)), x.shape) if x.type.rank else x
     for shift, axis in zip(shifts, axes, strict=True):
         size = x.shape[axis]
         cut = -shift % size if isinstance(size, int) and size else -shift
@@ -272,7 +189,14 @@ def roll(op: Lowering, x: Value, shifts: Sequence[int], axes: Sequence[int] = ()
 
 @lowers("aten.pixel_shuffle.default")
 def pixel_shuffle(op: Lowering, x: Value, factor: int) -> Value:
-    return op.DepthToSpace(x, blocksize=factor, mode="CRD")
+    *batch, channels, height, width = x.shape
+    if len(batch) == 1 and x.dtype.is_float:
+        return op.DepthToSpace(x, blocksize=factor, mode="CRD")
+    assert isinstance(channels, int)  # channels come from weights
+    first = len(batch)
+    parts = op.reshape(x, [*batch, channels // factor**2, factor, factor, height, width])
+    order = [*range(first + 1), first + 3, first + 1, first + 4, first + 2]
+    return op.reshape(op.Transpose(parts, perm=order), op.result_shape)
 
 
 @lowers("aten.channel_shuffle.default")
@@ -281,9 +205,3 @@ def channel_shuffle(op: Lowering, x: Value, groups: int) -> Value:
     assert isinstance(channels, int)  # channels come from weights
     parts = op.reshape(x, [batch, groups, channels // groups, *spatial])
     return op.reshape(op.Transpose(parts, perm=(0, 2, 1, *range(3, parts.type.rank))), x.shape)
-
-
-@lowers("aten.one_hot.default")
-def one_hot(op: Lowering, x: Value, classes: int) -> Value:
-    depth = op.constant(np.asarray(classes, dtype=np.int64))
-    return op.OneHot(x, depth, op.constant(np.asarray([0, 1], dtype=dtype_of(op.result.dtype).numpy)))

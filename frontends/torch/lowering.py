@@ -7,7 +7,7 @@ symbolic sizes as dimensions, everything else as it is.
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import floordiv, mod, mul
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -62,8 +62,13 @@ class Lowering(Builder):
 
     @property
     def result_type(self) -> DType:
-        """The element type of the (first) result."""
-        return dtype_of(self.result.dtype)
+        """The element type of the (first) result; of its parts if it is complex."""
+        dtype = self.result.dtype
+        return dtype_of(dtype.to_real() if dtype.is_complex else dtype)
+
+    def is_read(self, index: int) -> bool:
+        """Whether anybody reads one of several results."""
+        return any(user.args[1:] == (index,) for user in self.node.users)
 
     def cast(self, value: Operand | Dim, dtype: DType) -> Value:
         """A value, number or symbolic size as another element type; what has it already is left alone."""
@@ -77,6 +82,12 @@ class Lowering(Builder):
         """Two operands in the element type to which torch promotes them together."""
         common = torch.result_type(_proxy(a), _proxy(b))
         return [self.cast(value, dtype_of(common)) for value in (a, b)]
+
+    def choose(self, condition: Value, a: Value, b: Value) -> Value:
+        """One of two values at each place; of truth values by logic, since runtimes have no kernel for that choice."""
+        if a.dtype is not DType.bool:
+            return self.Where(condition, a, b)
+        return self.Or(self.And(condition, a), self.And(self.Not(condition), b))
 
     def reshape(self, value: Value, shape: Sequence[Dim]) -> Value:
         """A value in another shape."""
@@ -93,6 +104,24 @@ class Lowering(Builder):
         if len(shape) == value.type.rank and all(dim == 1 for dim in wanted):
             return value
         return self.Expand(value, self.row(wanted))
+
+    def filled(self, number: float, shape: Sequence[Dim] | None = None) -> Value:
+        """One number everywhere, in the shape and the element type of the (first) result unless another shape is given."""
+        return self.expand(self.cast(number, self.result_type), self.result_shape if shape is None else shape)
+
+    def flat(self, value: Value) -> Value:
+        """The elements in one row."""
+        return value if value.type.rank == 1 else self.Reshape(value, [-1])
+
+    def places(self, count: Dim) -> Value:
+        """The whole numbers from 0 up to a size."""
+        if isinstance(count, int):
+            return self.constant(np.arange(count))
+        return self.Range(0, self.Squeeze(self.size(count), [0]), 1)
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Say why this operator can't be lowered as it is used here."""
+        raise ModelError(f"{self.location}: {self.node.target} has no counterpart where {reason}")
 
     def batched(self, x: Value, spatial: int, function: Callable[[Value], Value]) -> Value:
         """A function of `[batch, channel, *spatial]`, applied to that or to one image without the batch."""

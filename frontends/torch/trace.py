@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx, nn
+from torch._ops import OpOverload
 from torch.export import ExportedProgram, default_decompositions
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.utils import _pytree as pytree
@@ -23,11 +24,13 @@ from torch.utils import _pytree as pytree
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.finite import check_finite
-from ...ir.graph import Graph, Location, Value
+from ...ir.graph import Graph, Location
 from ...ir.ops.dtypes import dtype_of, to_numpy
 from ...ir.scope import expression_dim
 from ...ir.types import TensorType
 from .archive import load_program
+from .complexes import Complex, complex_lowering, is_complex, join, split
+from .keep import keep
 from .lowering import Lowering
 from .table import LOWERINGS
 
@@ -37,8 +40,10 @@ _IGNORED = frozenset(
         "aten._assert_scalar.default",
         "aten.sym_constrain_range_for_size.default",
         "aten.sym_constrain_range.default",
+        "aten._linalg_check_errors.default",
     }
 )
+"""Checks of what the example inputs, or any, may be."""
 _TORCH = str(Path(torch.__file__).parent)
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -147,7 +152,7 @@ class _Conversion:
             sympy.Symbol(symbol, integer=True, positive=True): sympy.Symbol(wanted, integer=True, positive=True)
             for symbol, wanted in symbol_names.items()
         }
-        self._constants: dict[tuple[Any, ...], Value] = {}
+        self._constants: dict[tuple[Any, ...], Any] = {}
 
     def run(self) -> Graph:
         specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs if hasattr(spec.arg, "name")}
@@ -169,11 +174,15 @@ class _Conversion:
         elif spec.kind is InputKind.USER_INPUT:
             meta = node.meta.get("val")
             is_tensor = isinstance(meta, torch.Tensor)
-            self.values[node] = self.graph.add_input(node.name, self._type(meta)) if is_tensor else meta
-        else:
+            self.values[node] = self._input(node, meta) if is_tensor else meta
+        elif spec.kind is not InputKind.TOKEN:  # which orders what has effects, and so nothing here
             raise ModelError(f"input {node.name!r} of kind {spec.kind.name} is not supported")
 
-    def _weight(self, target: str) -> Value:
+    def _input(self, node: fx.Node, tensor: torch.Tensor) -> Any:
+        value = self.graph.add_input(node.name, self._type(tensor))
+        return split(Lowering(self.graph, node, _location(node), self._dim), value)
+
+    def _weight(self, target: str) -> Any:
         """The constant of a parameter or buffer; tensors that share storage and layout are one constant."""
         state = self.program.state_dict
         tensor = state[target] if target in state else self.program.constants[target]
@@ -181,13 +190,23 @@ class _Conversion:
             raise ModelError(f"constant {target!r} is a {type(tensor).__name__}, not a tensor")
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if key not in self._constants or tensor.numel() == 0:
-            self._constants[key] = self.graph.add_constant(to_numpy(tensor.detach().contiguous()), target)
+            self._constants[key] = self._constant(tensor.detach().contiguous(), target)
         return self._constants[key]
+
+    def _constant(self, tensor: torch.Tensor, name: str) -> Any:
+        if not tensor.is_complex():
+            return self.graph.add_constant(to_numpy(tensor), name)
+        parts = torch.view_as_real(tensor.resolve_conj()).unbind(-1)
+        names = (f"{name}.real", f"{name}.imag")
+        return Complex(*map(self._constant, (part.contiguous() for part in parts), names))
 
     def _call(self, node: fx.Node) -> None:
         name = str(node.target)
         value = node.meta.get("val")
         if name in _IGNORED or node.target is torch.ops.aten.sym_size.int:
+            return
+        if node.target is torch.ops.higher_order.with_effects and str(node.args[1]) in _IGNORED:
+            self.values[node] = (None,)
             return
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool):
             return  # sizes are read off the types where they are used
@@ -195,15 +214,15 @@ class _Conversion:
             source, index = node.args
             self.values[node] = self.values[source][index]  # pyright: ignore[reportArgumentType] -- fx's own invariant
             return
-        if name not in LOWERINGS:
-            raise ModelError(
-                f"{_location(node)}: {name} has no counterpart among the operators; "
-                "replace it in the model, or give the model as ONNX"
-            )
+        if not isinstance(node.target, OpOverload):
+            raise ModelError(f"{_location(node)}: {name} has no counterpart; replace it in the model")
         arguments = pytree.tree_map(self._argument, node.args)
         keywords = pytree.tree_map(self._argument, dict(node.kwargs))
         op = Lowering(self.graph, node, _location(node), self._dim)
-        self.values[node] = LOWERINGS[name](op, *arguments, **keywords)
+        if is_complex(op, (arguments, keywords)):
+            self.values[node] = (complex_lowering(name) or keep)(op, *arguments, **keywords)
+        else:
+            self.values[node] = LOWERINGS.get(name, keep)(op, *arguments, **keywords)
 
     def _argument(self, argument: Any) -> Any:
         if not isinstance(argument, fx.Node):
@@ -229,6 +248,8 @@ class _Conversion:
         results, _ = pytree.tree_flatten(node.args[0])
         specs = self.program.graph_signature.output_specs
         for result, spec in zip(results, specs, strict=True):
+            if spec.kind is OutputKind.TOKEN:
+                continue
             if spec.kind is not OutputKind.USER_OUTPUT:
                 raise ModelError(
                     f"the model changes {spec.target or result!r} while it runs, which a graph can't express"
@@ -238,7 +259,8 @@ class _Conversion:
             if not isinstance(result, fx.Node) or result not in self.values:
                 raise ModelError(f"the model returns {result!r}, which is not a tensor")
             count = len(self.graph.outputs)
-            self.graph.outputs["output" if count == 0 else f"output_{count}"] = self._known(result)
+            op = Lowering(self.graph, result, _location(result), self._dim)
+            self.graph.outputs["output" if count == 0 else f"output_{count}"] = join(op, self._known(result))
 
     def _type(self, tensor: torch.Tensor) -> TensorType:
         return TensorType(dtype_of(tensor.dtype), tuple(self._dim(size) for size in tensor.shape))

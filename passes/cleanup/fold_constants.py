@@ -48,7 +48,7 @@ def _constants(node: Node) -> list[Constant]:
 
 
 def _is_foldable(node: Node) -> bool:
-    if is_random(node) or node.operator == "DequantizeLinear" or node.domain == "aten":
+    if is_random(node) or node.operator == "DequantizeLinear":
         return False
     if node.graphs or any(output.type.container is not Container.NONE for output in node.outputs):
         return False

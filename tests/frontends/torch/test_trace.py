@@ -271,16 +271,14 @@ def test_nodes_know_the_module_and_the_line_that_they_came_from() -> None:
 # -- refusals
 
 
-class Spectrum(nn.Module):
+class Noise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x).abs()
+        return x + torch.empty_like(x).exponential_()
 
 
 def test_an_operator_without_counterpart_is_named_with_its_module() -> None:
-    module = nn.Sequential(nn.Linear(4, 4), Spectrum())
-    with pytest.raises(
-        ModelError, match=r"^1 at test_trace.py:\d+: aten._fft_r2c.default has no counterpart among the op"
-    ):
+    module = nn.Sequential(nn.Linear(4, 4), Noise())
+    with pytest.raises(ModelError, match=r"^1 at test_trace.py:\d+: aten.exponential.default has no counterpart among"):
         trace(module, (torch.ones(2, 4),))
 
 
@@ -297,7 +295,7 @@ class Counter(nn.Module):
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "a branch on data": (Apply(lambda x: x if x.sum() > 0 else -x), "refuses Apply: .*data-dependent"),
     "a size from data": (Apply(lambda x: x[:, : int(x.argmax())]), "refuses Apply: .*data-dependent"),
-    "a size of a result": (Apply(lambda x: x.nonzero()), "aten.nonzero.default has no counterpart"),
+    "a size of a result": (Apply(lambda x: x.nonzero()), "aten::nonzero.*depends on data"),
     "a condition": (Apply(lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))), "has no counterpart"),
     "a broken module": (Apply(lambda x: x @ torch.ones(7, 7)), "refuses Apply: .*must have same reduction dim"),
     "a state": (Counter(), "the model changes 'steps' while it runs"),
