@@ -9,7 +9,7 @@ from .subject import Inputs, Subject, tensors
 
 __all__ = ["Inputs", "Subject", "build", "names", "tensors"]
 
-_LIBRARIES = {"torchvision": ".vision", "timm": ".image"}
+_LIBRARIES = ("torchvision", "timm", "transformers")
 
 
 def names(dynamic: bool) -> list[str]:
@@ -25,4 +25,4 @@ def build(name: str) -> Subject:
 
 
 def _module(library: str):
-    return import_module(_LIBRARIES[library], __name__)
+    return import_module(f".from_{library}", __name__)

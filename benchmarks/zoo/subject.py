@@ -35,8 +35,16 @@ class Subject:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """The tensors in nested results, in order; what is not a tensor is left out."""
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    """The tensors in nested results and in the attributes of objects among them, such as caches, in order."""
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, nn.Module | type) or not hasattr(leaf, "__dict__"):
+            continue
+        else:
+            found += tensors(vars(leaf))
+    return found
 
 
 def images(*shape: int) -> Callable[[int, int], Inputs]:
