@@ -11,6 +11,7 @@ and in ONNX Runtime. What comes out is held to what the module itself gives: flo
     refused   planish said that it can't, and why
     wrong     other outputs
     crash     anything else: another exception, a dead process, no answer in time
+    unbuilt   there is no model: no small configuration of the architecture runs, or it needs what isn't installed
 
 Random initialisations make dull networks, whose outputs hardly depend on the inputs, so that nothing would be proved:
 batch norms that don't know their inputs, branches scaled by 1e-6, heads of zeros, embeddings of 0.02. `zoo/settle.py`
@@ -43,6 +44,8 @@ PATHS = ("interpreter", "onnxruntime")
 SECONDS = 120.0
 """After which a model counts as hung."""
 
+UNBUILT = "unbuilt"
+
 TOLERANCE = 1e-3
 """The relative error (L2) that a float output may have."""
 
@@ -59,26 +62,28 @@ class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of the 
 
 def check_static(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
     """The outcome of a model on each path, at the sizes it was traced with."""
-    subject = zoo.build(name)
-    return _check(subject, subject.sizes[:1], None, paths)
+    return _check(name, paths, dynamic=False)
 
 
 def check_dynamic(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
     """The outcome of a model with symbolic sizes on each path."""
-    subject = zoo.build(name)
-    return _check(subject, subject.sizes, subject.dynamic_shapes, paths)
+    return _check(name, paths, dynamic=True)
 
 
-def _check(subject: zoo.Subject, sizes: Sequence[int], dynamic_shapes: Any, paths: Sequence[str]) -> dict[str, Outcome]:
-    """The outcome on each path of one graph that is run at each of the sizes."""
+def _check(name: str, paths: Sequence[str], *, dynamic: bool) -> dict[str, Outcome]:
     import planish
 
+    try:
+        subject = zoo.build(name)
+    except zoo.Unbuilt as error:
+        return dict.fromkeys(paths, (UNBUILT, _line(error)))
+    sizes, shapes = (subject.sizes, subject.dynamic_shapes) if dynamic else (subject.sizes[:1], None)
     example = subject.inputs(0, sizes[0])
     feeds = [subject.inputs(1, size) for size in sizes]
     expected = [[tensor.numpy() for tensor in subject.run(inputs)] for inputs in feeds]
     signal = _signal([tensor.numpy() for tensor in subject.run(example)], expected[0])
     try:
-        graph = planish.trace(subject.module, *example, dynamic_shapes=dynamic_shapes)
+        graph = planish.trace(subject.module, *example, dynamic_shapes=shapes)
     except Exception as error:
         return dict.fromkeys(paths, _classed(error))
     del subject
@@ -154,10 +159,15 @@ def _signal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
 def _classed(error: Exception) -> Outcome:
     from planish.ir.errors import PlanishError
 
-    text = " ".join(str(error).split())[:600]
     if isinstance(error, Unequal):
-        return "wrong", text
-    return ("refused", text) if isinstance(error, PlanishError) else ("crash", f"{type(error).__name__}: {text}")
+        return "wrong", _line(error)
+    if isinstance(error, PlanishError):
+        return "refused", _line(error)
+    return "crash", f"{type(error).__name__}: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:600]
 
 
 # -- all models
@@ -180,14 +190,16 @@ def main(
 
 def _report(outcomes: dict[str, dict[str, Outcome]]) -> None:
     console = Console()
-    table = Table(Column("part", no_wrap=True), "path", *CLASSES, "dull", "equal %", title=f"{len(outcomes)} models")
+    table = Table(
+        Column("part", no_wrap=True), "path", *CLASSES, UNBUILT, "dull", "equal %", title=f"{len(outcomes)} models"
+    )
     for part in sorted({_part(name) for name in outcomes}):
         for path in PATHS:
             found = [outcome[path] for name, outcome in outcomes.items() if _part(name) == part]
             counts = Counter(kind for kind, _ in found)
             dull = sum(kind == "equal" and float(detail.split()[-1]) < DULL for kind, detail in found)
-            share = f"{100 * counts['equal'] / len(found):.1f}"
-            table.add_row(part, path, *(str(counts[kind]) for kind in CLASSES), str(dull), share)
+            share = f"{100 * counts['equal'] / max(sum(counts[kind] for kind in CLASSES), 1):.1f}"
+            table.add_row(part, path, *(str(counts[kind]) for kind in (*CLASSES, UNBUILT)), str(dull), share)
     console.print(table)
     for name, outcome in sorted(outcomes.items()):
         for path, (kind, detail) in outcome.items():

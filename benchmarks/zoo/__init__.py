@@ -5,9 +5,9 @@ from importlib import import_module
 import torch
 
 from .settle import settle
-from .subject import Inputs, Subject, tensors
+from .subject import Inputs, Subject, Unbuilt, tensors
 
-__all__ = ["Inputs", "Subject", "build", "names", "tensors"]
+__all__ = ["Inputs", "Subject", "Unbuilt", "build", "names", "tensors"]
 
 _LIBRARIES = ("torchvision", "timm", "transformers")
 

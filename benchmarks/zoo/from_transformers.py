@@ -8,7 +8,7 @@ from transformers.models.auto import configuration_auto, modeling_auto
 
 from .sample_inputs import sample_inputs
 from .small_config import small_configs
-from .subject import Subject
+from .subject import Subject, Unbuilt
 
 MOST_PARAMETERS = 60_000_000
 
@@ -21,7 +21,7 @@ def build(name: str) -> Subject:
     """The first of the small configurations whose model can be made and run.
 
     Raises:
-        LookupError: there is none.
+        Unbuilt: there is none.
     """
     kind = name.rpartition("/")[2]
     reasons: list[str] = []
@@ -30,7 +30,7 @@ def build(name: str) -> Subject:
             return _subject(config)
         except Exception as error:  # whatever a model says to a configuration that contradicts itself
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    raise LookupError(f"no small configuration of {kind} runs: {' | '.join(reasons)}")
+    raise Unbuilt(f"no small configuration of {kind} runs: {' | '.join(reasons)}")
 
 
 def _subject(config: PreTrainedConfig) -> Subject:

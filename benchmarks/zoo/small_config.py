@@ -55,17 +55,12 @@ _WIDTHS: tuple[_Rule, ...] = (
     (r"(.+_)?(num_)?(key_value|kv)(_attention)?_heads|kv_n_heads|linear_num_key_heads", _most(2)),
     (r"(.+_)?(num_)?((self_|cross_)?att(entio)?n_)?heads?|(.+_)?n_heads?|linear_num_value_heads", _most(4)),
     (r"(.+_)?lora_rank|(.+_)?d_state|(.+_)?state_size|time_step_rank", _most(16)),
-    (
-        r"(.+_)?(intermediate_(size|dim)|ffn_(hidden_)?(dim|size)|mlp_(dim|ratio_dim)|d_?ff|n_inner|dim_ff)"
-        r"|(.+_)?dim_feedforward|(.+_)?feed_?forward_(hidden_)?(dim|size)|(.+_)?linear_units|intermediate_size_mlp",
-        _most(64),
-    ),
-    (
-        r"(.+_)?(hidden_size|d_model|n_embd|emb(ed)?_dim|hidden_dim|projection_(dim|size)|embedding_(size|dim)|width)(_.+)?"
-        r"|dim|d_inner|lru_width|codevector_dim|proj_codevector_dim|out_hidden_size|(.+_)?output_size|d_latents"
-        r"|word_embed_proj_dim|fusion_hidden_size|mask_feature_size|fpn_feature_size|project_dim|conv_dim",
-        _most(32),
-    ),
+    (r"(.+_)?(intermediate_(size|dim)|ffn_(hidden_)?(dim|size)|mlp_dim|d_?ff|n_inner|dim_ff)", _most(64)),
+    (r"(.+_)?(dim_feedforward|feed_?forward_(hidden_)?(dim|size)|linear_units)|intermediate_size_mlp", _most(64)),
+    (r"(.+_)?(hidden_size|d_model|n_embd|emb(ed)?_dim|hidden_dim|width)(_.+)?", _most(32)),
+    (r"(.+_)?(projection_(dim|size)|embedding_(size|dim))(_.+)?|(.+_)?output_size", _most(32)),
+    (r"dim|d_inner|d_latents|lru_width|(proj_)?codevector_dim|out_hidden_size|(word_embed_)?proj(ect)?_dim", _most(32)),
+    (r"fusion_hidden_size|mask_feature_size|fpn_feature_size|conv_dim", _most(32)),
 )
 _LISTS: tuple[_Rule, ...] = (
     (r"(.+_)?depths?|num_blocks|num_conv_blocks|block_repeats", lambda row: [1] * len(row)),

@@ -12,6 +12,10 @@ Inputs: TypeAlias = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of a forward pass."""
 
 
+class Unbuilt(Exception):  # noqa: N818 -- it is a finding, not an error
+    """There is no model to hold planish to: it can't be built here, or not run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A model of the zoo.

@@ -188,6 +188,8 @@ class _Conversion:
         results, _ = pytree.tree_flatten(node.args[0])
         specs = self.program.graph_signature.output_specs
         for result, spec in zip(results, specs, strict=True):
+            if spec.kind is OutputKind.BUFFER_MUTATION and self.values[result] is self._weight(str(spec.target)):
+                continue  # it is set to what it was
             if spec.kind is not OutputKind.USER_OUTPUT:
                 raise ModelError(
                     f"the model changes {spec.target or result!r} while it runs, which a graph can't express"

@@ -337,6 +337,20 @@ class Counter(nn.Module):
         return inputs[0] + self.steps
 
 
+def test_a_buffer_that_is_set_to_itself_is_no_state(agrees: Agrees) -> None:
+    class Moved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.randn(3))
+
+        def forward(self, *inputs: Tensor) -> Tensor:
+            self.table = self.table.to(inputs[0].device)
+            return inputs[0] + self.table
+
+    module = Moved()
+    agrees(trace(module, (torch.ones(3),)), module, (torch.randn(3),))
+
+
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "a branch on data": (Apply(lambda x: x if x.sum() > 0 else -x), "refuses Apply: .*data-dependent"),
     "a size from data": (Apply(lambda x: x[:, : int(x.argmax())]), "refuses Apply: .*data-dependent"),
