@@ -1,6 +1,6 @@
 """The whole table of lowerings, gathered from the files of its families."""
 
-from . import lower_elementwise, lower_nn, lower_pool, lower_reduce, lower_shape
+from . import lower_elementwise, lower_grouped, lower_nn, lower_pool, lower_reduce, lower_shape
 from .lowering import LOWERINGS
 
-__all__ = ["LOWERINGS", "lower_elementwise", "lower_nn", "lower_pool", "lower_reduce", "lower_shape"]
+__all__ = ["LOWERINGS", "lower_elementwise", "lower_grouped", "lower_nn", "lower_pool", "lower_reduce", "lower_shape"]
