@@ -13,15 +13,13 @@ case as it is. A case is on each path
 """
 
 import json
-import multiprocessing
+import os
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,19 +30,15 @@ from onnx.backend.test.case.test_case import TestCase as Case
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
+from workers import CLASSES, Outcome, check_all
 
 RUNTIME_ALONE = "onnxruntime alone"
 PATHS = ("interpreter", "onnxruntime", "tvm", RUNTIME_ALONE)
-CLASSES = ("equal", "refused", "wrong", "crash")
 SECONDS = 120.0
 """After which a case counts as hung."""
 
 RANDOM = ("test_bernoulli*", "test_training_dropout*")
-
-Outcome = tuple[str, str]
-"""A class and what is to be said about it."""
 
 
 class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of the benchmark
@@ -187,59 +181,18 @@ def _line(error: Exception) -> str:
 # -- all cases, by processes that may die
 
 
-def _work(connection: Connection, paths: Sequence[str]) -> None:
-    """Answer names with outcomes until there are no more."""
-    import os
-
+def check_named(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
+    """The outcome of the case of a name on each path."""
     os.environ.setdefault("TVM_NUM_THREADS", "1")
-    import torch
-
-    torch.set_num_threads(1)
-    cases = {case.name: case for case in _cases()}
-    while (name := connection.recv()) is not None:
-        with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-            connection.send(check_case(cases[name], paths, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        return check_case(_cases()[name], paths, Path(folder))
 
 
 @cache
-def _cases() -> list[Case]:
+def _cases() -> dict[str, Case]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the standard's own generators overflow on purpose
-        return load_model_tests(kind="node")
-
-
-class _Worker:
-    """A process that checks cases; a new one takes its place when it dies or hangs."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self._process: SpawnProcess | None = None
-
-    def check(self, name: str) -> dict[str, Outcome]:
-        if self._process is None:
-            context = multiprocessing.get_context("spawn")
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, self._paths), daemon=True)
-            self._process.start()
-            theirs.close()
-        try:
-            self._connection.send(name)
-            if self._connection.poll(SECONDS):
-                return self._connection.recv()
-            fault = f"no answer in {SECONDS:.0f} s"
-        except (EOFError, OSError):
-            self._process.join()
-            fault = f"the process died with exit code {self._process.exitcode}"
-        self._process.kill()
-        self._process = None
-        return {"": ("crash", fault)}
-
-    def check_each(self, name: str) -> dict[str, Outcome]:
-        """As `check`; after a death the paths are tried one by one, to see which one it was."""
-        outcomes = self.check(name)
-        if "" not in outcomes:
-            return outcomes
-        return {path: alone.get(path) or alone[""] for path in self._paths for alone in [_Worker([path]).check(name)]}
+        return {case.name: case for case in load_model_tests(kind="node")}
 
 
 def main(
@@ -249,29 +202,9 @@ def main(
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
 ) -> None:
     """Count the standard's node cases that planish gets right, on every path."""
-    from multiprocessing.pool import ThreadPool
-    from queue import SimpleQueue
-
-    paths = [path for path in PATHS if path not in (skip or ())]
-    names = [case.name for case in _cases() if fnmatchcase(case.name, only)]
-    workers: SimpleQueue[_Worker] = SimpleQueue()
-    for _ in range(jobs):
-        workers.put(_Worker(paths))
-
-    def check(name: str) -> tuple[str, dict[str, Outcome]]:
-        worker = workers.get()
-        try:
-            return name, worker.check_each(name)
-        finally:
-            workers.put(worker)
-
-    outcomes: dict[str, dict[str, Outcome]] = {}
-    console = Console(stderr=True)
-    with ThreadPool(jobs) as pool, Progress(console=console) as progress:
-        task = progress.add_task("cases", total=len(names))
-        for name, outcome in pool.imap_unordered(check, names):
-            outcomes[name] = outcome
-            progress.advance(task)
+    paths = tuple(path for path in PATHS if path not in (skip or ()))
+    names = [name for name in _cases() if fnmatchcase(name, only)]
+    outcomes = check_all(check_named, names, paths, jobs, SECONDS)
     if results is not None:
         results.write_text(json.dumps({name: outcomes[name] for name in sorted(outcomes)}, indent=1) + "\n")
     _report(outcomes, paths)

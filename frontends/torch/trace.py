@@ -1,14 +1,10 @@
 """From a module to a graph: export, decompose what the table lacks, then lower node by node."""
 
 import inspect
-import logging
 import operator as python
 import re
-import warnings
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping, Sequence
 from functools import cache
-from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,12 +20,13 @@ from torch.utils import _pytree as pytree
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.finite import check_finite
-from ...ir.graph import Graph, Location
+from ...ir.graph import Graph, Location, Value
 from ...ir.ops.dtypes import dtype_of, to_numpy
 from ...ir.scope import expression_dim
-from ...ir.types import TensorType
+from ...ir.types import DType, TensorType
 from .archive import load_program
 from .complexes import Complex, complex_lowering, is_complex, join, split
+from .export import distinct, export, silent
 from .keep import keep
 from .lowering import Lowering
 from .table import LOWERINGS
@@ -65,47 +62,9 @@ def trace(
     Raises:
         ModelError: `torch.export` refuses the module, or it uses an operator that has no counterpart.
     """
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    examples, named = _distinct((tuple(arguments), dict(keywords or {})))
-    try:
-        with _silent():
-            program = torch.export.export(module, examples, named, dynamic_shapes=dynamic_shapes, strict=False)
-    except Exception as error:  # export raises whatever the module's own code raises on symbolic inputs
-        reason = str(error).strip().split("\n\n")[0] or type(error).__name__
-        raise ModelError(
-            f"torch.export refuses {type(module).__name__}: {reason}\n"
-            "Make its forward free of data-dependent Python control flow, or export it to ONNX and give that"
-        ) from error
-    finally:
-        for part, training in modes.items():
-            part.training = training
+    examples, named = distinct((tuple(arguments), dict(keywords or {})))
+    program = export(module, examples, named, dynamic_shapes)
     return convert(program, type(module).__name__, _specifications(module, examples, named, dynamic_shapes))
-
-
-def _distinct(arguments: Any) -> Any:
-    """The arguments with no tensor in them twice: export would take such inputs for one and the same."""
-    seen: set[int] = set()
-
-    def own(argument: Any) -> Any:
-        if not isinstance(argument, torch.Tensor) or id(argument) not in seen:
-            seen.add(id(argument))
-            return argument
-        return argument.clone()
-
-    return pytree.tree_map(own, arguments)
-
-
-@contextmanager
-def _silent() -> Generator[None]:
-    """While torch exports: its warnings, logs and dumps of half-made graphs say nothing that its error doesn't say."""
-    with warnings.catch_warnings(), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
 
 
 def read_pt2(path: Path) -> Graph:
@@ -129,7 +88,7 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) 
         ModelError: an operator has no counterpart, naming it and its module.
     """
     symbol_names = _symbol_names(program, specifications)
-    with _silent():
+    with silent():
         program = program.run_decompositions(_decompositions())
     return _Conversion(program, name, symbol_names).run()
 
@@ -250,17 +209,28 @@ class _Conversion:
         for result, spec in zip(results, specs, strict=True):
             if spec.kind is OutputKind.TOKEN:
                 continue
+            if spec.kind is OutputKind.BUFFER_MUTATION and self.values[result] is self._weight(str(spec.target)):
+                continue  # it is set to what it was
             if spec.kind is not OutputKind.USER_OUTPUT:
                 raise ModelError(
                     f"the model changes {spec.target or result!r} while it runs, which a graph can't express"
                 )
             if result is None:
                 continue
-            if not isinstance(result, fx.Node) or result not in self.values:
-                raise ModelError(f"the model returns {result!r}, which is not a tensor")
             count = len(self.graph.outputs)
+            self.graph.outputs["output" if count == 0 else f"output_{count}"] = self._result(result)
+
+    def _result(self, result: Any) -> Value:
+        """What the model returns, as a value; numbers and sizes become tensors of rank 0."""
+        if isinstance(result, fx.Node) and result in self.values:
             op = Lowering(self.graph, result, _location(result), self._dim)
-            self.graph.outputs["output" if count == 0 else f"output_{count}"] = join(op, self._known(result))
+            return join(op, self._known(result))
+        number = self._argument(result) if isinstance(result, fx.Node) else result
+        if isinstance(result, str) or not isinstance(number, int | float | str):
+            raise ModelError(f"the model returns {result!r}, which is neither a tensor nor a number")
+        kinds: dict[type, DType] = {bool: DType.bool, float: DType.float32}
+        dtype = kinds.get(type(number), DType.int64)
+        return Lowering(self.graph, result, Location(), self._dim).cast(number, dtype)
 
     def _type(self, tensor: torch.Tensor) -> TensorType:
         return TensorType(dtype_of(tensor.dtype), tuple(self._dim(size) for size in tensor.shape))

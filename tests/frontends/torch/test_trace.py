@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,48 @@ def test_an_input_or_a_weight_may_be_returned_as_it_is(agrees: Agrees) -> None:
     graph = trace(module, (torch.randn(2),))
     assert len(graph) == 0
     agrees(graph, module, (torch.randn(2),))
+
+
+def test_numbers_and_sizes_are_returned_as_tensors() -> None:
+    module = Apply(lambda x: {"sum": x.sum(), "numbers": (5, 0.5, True), "area": x.shape[0] * x.shape[1], "none": None})
+    graph = trace(module, (torch.ones(2, 3),), dynamic_shapes=(({0: BATCH},),))
+    outputs = Interpreter(graph).run({"inputs_0": np.ones((4, 3), np.float32)})
+    assert [(array.dtype.name, array.tolist()) for array in outputs.values()] == [
+        ("float32", 12.0),
+        ("int64", 5),
+        ("float32", 0.5),
+        ("bool", True),
+        ("int64", 12),
+    ]
+
+
+class Cache:
+    """What a model may return that torch knows nothing of."""
+
+    def __init__(self) -> None:
+        self.owner = self
+        self.layers: list[Any] = []
+        self.length = 3
+
+
+@dataclass(slots=True)
+class Layer:
+    keys: Tensor
+    dtype: torch.dtype
+    values: Tensor | None
+
+
+def test_tensors_in_objects_of_the_models_own_are_returned_in_order() -> None:
+    def remember(x: Tensor) -> tuple[Any, ...]:
+        cache = Cache()
+        cache.layers = [Layer(x + 1, x.dtype, x + 2), Layer(x + 3, x.dtype, None)]
+        return x, cache, {"last": x + 4}
+
+    module = Apply(remember)
+    graph = trace(module, (torch.zeros(2),))
+    assert "forward" not in vars(module)
+    outputs = Interpreter(graph).run({"inputs_0": np.zeros(2, np.float32)})
+    assert [array.tolist() for array in outputs.values()] == [[n, n] for n in range(5)]
 
 
 def test_one_tensor_as_two_examples_stands_for_two_inputs(agrees: Agrees) -> None:
@@ -292,6 +335,20 @@ class Counter(nn.Module):
         return inputs[0] + self.steps
 
 
+def test_a_buffer_that_is_set_to_itself_is_no_state(agrees: Agrees) -> None:
+    class Moved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.randn(3))
+
+        def forward(self, *inputs: Tensor) -> Tensor:
+            self.table = self.table.to(inputs[0].device)
+            return inputs[0] + self.table
+
+    module = Moved()
+    agrees(trace(module, (torch.ones(3),)), module, (torch.randn(3),))
+
+
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "a branch on data": (Apply(lambda x: x if x.sum() > 0 else -x), "refuses Apply: .*data-dependent"),
     "a size from data": (Apply(lambda x: x[:, : int(x.argmax())]), "refuses Apply: .*data-dependent"),
@@ -300,8 +357,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "a broken module": (Apply(lambda x: x @ torch.ones(7, 7)), "refuses Apply: .*must have same reduction dim"),
     "a state": (Counter(), "the model changes 'steps' while it runs"),
     "a changed input": (Apply(lambda x: x.add_(1)), "the model changes 'inputs_0' while it runs"),
-    "a number": (Apply(lambda x: (x, 5)), "the model returns 5, which is not a tensor"),
-    "a size": (Apply(lambda x: (x, x.shape[0])), "the model returns .*, which is not a tensor"),
+    "a text": (Apply(lambda x: (x, "cat")), "the model returns 'cat', which is neither a tensor nor a number"),
     "a root of a size": (Apply(lambda x: x * x.shape[0] ** -0.5), "arithmetic on a symbolic size beyond whole numbers"),
 }
 

@@ -1,0 +1,215 @@
+"""How much of the field's zoo planish takes: models with random weights, held to eager PyTorch.
+
+    pip install -e ".[dev,benchmarks]"
+    python benchmarks/coverage_zoo.py [--only 'torchvision/*'] [--dynamic] [--json RESULTS.json]
+
+Each model is built without downloading anything, traced with one set of inputs and run with another, in the interpreter
+and in ONNX Runtime. What comes out is held to what the module itself gives: float outputs within a relative error (L2) of
+1e-3, others to the element. A model is on each path
+
+    equal     every output is that of the module
+    refused   planish said that it can't, and why
+    wrong     other outputs
+    crash     anything else: another exception, a dead process, no answer in time
+    unbuilt   there is no model: no small configuration of the architecture runs, or it needs what isn't installed
+
+Random initialisations make dull networks, whose outputs hardly depend on the inputs, so that nothing would be proved:
+batch norms that don't know their inputs, branches scaled by 1e-6, heads of zeros, embeddings of 0.02. `zoo/settle.py`
+brings them into a state like that of a trained network before anything is compared, and the table counts those that
+stay dull all the same.
+
+With --dynamic, one graph with a symbolic batch (and sequence, for texts) is held to the module at several sizes.
+"""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import typer
+import zoo
+from rich.console import Console
+from rich.table import Column, Table
+from workers import CLASSES, Outcome, check_all
+
+PATHS = ("interpreter", "onnxruntime")
+SECONDS = 120.0
+"""After which a model counts as hung."""
+
+UNBUILT = "unbuilt"
+
+TOLERANCE = 1e-3
+"""The relative error (L2) that a float output may have."""
+
+DULL = 1e-2
+"""By less than this, relatively, the outputs of a dull model differ when the inputs do."""
+
+
+class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of the benchmark
+    """Outputs other than the module's."""
+
+
+# -- one model, in a process of its own
+
+
+def check_static(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
+    """The outcome of a model on each path, at the sizes it was traced with."""
+    return _check(name, paths, dynamic=False)
+
+
+def check_dynamic(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
+    """The outcome of a model with symbolic sizes on each path."""
+    return _check(name, paths, dynamic=True)
+
+
+def _check(name: str, paths: Sequence[str], *, dynamic: bool) -> dict[str, Outcome]:
+    import planish
+
+    try:
+        subject = zoo.build(name)
+    except zoo.Unbuilt as error:
+        return dict.fromkeys(paths, (UNBUILT, _line(error)))
+    sizes, shapes = (subject.sizes, subject.dynamic_shapes) if dynamic else (subject.sizes[:1], None)
+    example = subject.inputs(0, sizes[0])
+    feeds = [subject.inputs(1, size) for size in sizes]
+    expected = [[tensor.numpy() for tensor in subject.run(inputs)] for inputs in feeds]
+    signal = _signal([tensor.numpy() for tensor in subject.run(example)], expected[0])
+    try:
+        graph = planish.trace(subject.module, *example, dynamic_shapes=shapes)
+    except Exception as error:
+        return dict.fromkeys(paths, _classed(error))
+    del subject
+    outcomes: dict[str, Outcome] = {}
+    for path in paths:
+        try:
+            run = _prepared(graph, path)
+            error = max(
+                _compare(run(zoo.tensors(inputs)), wanted) for inputs, wanted in zip(feeds, expected, strict=True)
+            )
+            outcomes[path] = ("equal", f"error {error:.1e}, signal {signal:.1e}")
+        except Exception as error:
+            outcomes[path] = _classed(error)
+    return outcomes
+
+
+def _prepared(graph: Any, path: str) -> Callable[[Sequence[Any]], list[np.ndarray]]:
+    from planish.backends import find_backend
+    from planish.backends.artifact import load, write_artifact
+    from planish.ir.interpreter import Interpreter
+    from planish.targets.load import load_target
+
+    names = [value.name for value in graph.inputs]
+    if path == "interpreter":
+        interpreter = Interpreter(graph)
+        run = lambda feeds: list(interpreter.run(feeds).values())  # noqa: E731 -- the other is a method
+    else:
+        with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+            write_artifact(Path(folder), graph, find_backend(path), load_target("native"))
+            run = load(folder, threads=1).run
+    return lambda inputs: run({name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
+
+
+def _compare(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest relative error.
+
+    Raises:
+        Unequal: naming the output.
+    """
+    if len(found) != len(expected):
+        raise Unequal(f"{len(found)} outputs instead of {len(expected)}")
+    worst = 0.0
+    for number, (got, wanted) in enumerate(zip(found, expected, strict=True)):
+        if (got.dtype, got.shape) != (wanted.dtype, wanted.shape):
+            raise Unequal(f"output {number} is {got.dtype}{got.shape} instead of {wanted.dtype}{wanted.shape}")
+        error = _distance(got, wanted)
+        if error > (TOLERANCE if wanted.dtype.kind == "f" else 0):
+            raise Unequal(f"output {number} {wanted.dtype}{wanted.shape} is off by {error:.1e}")
+        worst = max(worst, error)
+    return worst
+
+
+def _distance(found: np.ndarray, expected: np.ndarray) -> float:
+    """The relative error (L2) of floats, infinite where others are; the share of other elements that differ."""
+    if expected.size == 0:
+        return 0.0
+    if expected.dtype.kind != "f":
+        return float((found != expected).mean())
+    finite = np.isfinite(expected)
+    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
+        return np.inf
+    a, b = found[finite].astype(np.float64), expected[finite].astype(np.float64)
+    scale = np.linalg.norm(b)
+    return float(np.linalg.norm(a - b) / (scale or 1.0))
+
+
+def _signal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    """By how much float outputs differ, relatively: the one that differs least of those that differ."""
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.dtype.kind == "f" and a.shape == b.shape]
+    return min((move for a, b in pairs if (move := _distance(a, b)) > 0), default=0.0 if pairs else 1.0)
+
+
+def _classed(error: Exception) -> Outcome:
+    from planish.ir.errors import PlanishError
+
+    if isinstance(error, Unequal):
+        return "wrong", _line(error)
+    if isinstance(error, PlanishError):
+        return "refused", _line(error)
+    return "crash", f"{type(error).__name__}: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:600]
+
+
+# -- all models
+
+
+def main(
+    results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="With symbolic sizes, where a model has some.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
+    seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
+) -> None:
+    """Count the models of the zoo that planish gets right, on every path."""
+    names = [name for name in zoo.names(dynamic) if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
+    outcomes = check_all(check_dynamic if dynamic else check_static, names, PATHS, jobs, seconds)
+    _report(outcomes)
+    if results is not None:
+        results.write_text(json.dumps({name: outcomes[name] for name in sorted(outcomes)}, indent=1) + "\n")
+
+
+def _report(outcomes: dict[str, dict[str, Outcome]]) -> None:
+    console = Console()
+    table = Table(
+        Column("part", no_wrap=True), "path", *CLASSES, UNBUILT, "dull", "equal %", title=f"{len(outcomes)} models"
+    )
+    for part in sorted({_part(name) for name in outcomes}):
+        for path in PATHS:
+            found = [outcome[path] for name, outcome in outcomes.items() if _part(name) == part]
+            counts = Counter(kind for kind, _ in found)
+            dull = sum(kind == "equal" and float(detail.split()[-1]) < DULL for kind, detail in found)
+            share = f"{100 * counts['equal'] / max(sum(counts[kind] for kind in CLASSES), 1):.1f}"
+            table.add_row(part, path, *(str(counts[kind]) for kind in (*CLASSES, UNBUILT)), str(dull), share)
+    console.print(table)
+    for name, outcome in sorted(outcomes.items()):
+        for path, (kind, detail) in outcome.items():
+            if kind != "equal":
+                console.print(f"{kind} {path} {name}: {detail}", markup=False, soft_wrap=True)
+
+
+def _part(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,114 @@
+"""Cases checked by processes that may die or hang over one of them without ending the benchmark."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.pool import ThreadPool
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from rich.console import Console
+from rich.progress import Progress
+
+CLASSES = ("equal", "refused", "wrong", "crash")
+
+Outcome: TypeAlias = tuple[str, str]
+"""A class and what is to be said about it."""
+
+Check: TypeAlias = Callable[[str, tuple[str, ...]], dict[str, Outcome]]
+"""From the name of a case and some paths to its outcome on each; a function of a module's top level."""
+
+_Task: TypeAlias = tuple[str, tuple[str, ...]]
+
+
+def check_all(
+    check: Check, names: Sequence[str], paths: tuple[str, ...], jobs: int, seconds: float
+) -> dict[str, dict[str, Outcome]]:
+    """The outcomes of cases by name and path; progress goes to stderr.
+
+    After a death the paths of a case are tried one by one, to see which one it was.
+
+    Args:
+        check: what is run in other processes, each with one thread for torch; what it raises ends its process.
+        names: of the cases.
+        paths: to check each on.
+        jobs: how many processes work side by side.
+        seconds: after which a case counts as hung.
+    """
+    outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in names}
+    tasks = [(name, paths) for name in names]
+    while tasks:
+        again: list[_Task] = []
+        for (name, tried), answer in _answers(check, tasks, jobs, seconds):
+            if not isinstance(answer, str):
+                outcomes[name] |= answer
+            elif len(tried) == 1:
+                outcomes[name][tried[0]] = ("crash", answer)
+            else:
+                again += [(name, (path,)) for path in tried]
+        tasks = again
+    return outcomes
+
+
+def _answers(
+    check: Check, tasks: Sequence[_Task], jobs: int, seconds: float
+) -> Iterator[tuple[_Task, dict[str, Outcome] | str]]:
+    """Each task with its outcomes, or with what happened to the process, in the order in which they are done."""
+    workers = [_Worker(check, seconds) for _ in range(jobs)]
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def ask(task: _Task) -> tuple[_Task, dict[str, Outcome] | str]:
+        worker = idle.get()
+        try:
+            return task, worker.ask(task)
+        finally:
+            idle.put(worker)
+
+    with ThreadPool(jobs) as pool, Progress(console=Console(stderr=True)) as progress:
+        yield from progress.track(pool.imap_unordered(ask, tasks), total=len(tasks), description="cases")
+    for worker in workers:
+        worker.end()
+
+
+class _Worker:
+    """A process that checks cases; a new one takes its place when it dies or hangs."""
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        self._check = check
+        self._seconds = seconds
+        self._process: SpawnProcess | None = None
+
+    def ask(self, task: _Task) -> dict[str, Outcome] | str:
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, self._check), daemon=True)
+            self._process.start()
+            theirs.close()
+        try:
+            self._connection.send(task)
+            if self._connection.poll(self._seconds):
+                return self._connection.recv()
+            fault = f"no answer in {self._seconds:.0f} s"
+        except (EOFError, OSError):
+            self._process.join(5)
+            fault = f"the process died with exit code {self._process.exitcode}"
+        self.end()
+        return fault
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+
+def _serve(connection: Connection, check: Check) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        connection.send(check(*connection.recv()))

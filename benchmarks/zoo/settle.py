@@ -1,0 +1,67 @@
+"""Random weights as a trained network might have them, so that every part of it shows in the outputs."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .subject import Subject
+
+LEAST = 0.5
+"""Of the deviation that keeps a signal's scale: weights that deviate less get noise."""
+
+NOISE = 0.1
+"""On what scales and shifts single channels, and on statistics."""
+
+
+def settle(subject: Subject) -> Subject:
+    """The subject with livelier weights, in place.
+
+    - Matrices, kernels and embeddings that deviate by less than half of 1/sqrt(inputs) get noise of that deviation: heads
+      of zeros, tables of 0.02, scales of 1e-6.
+    - Vectors, such as biases and the weights of norms, get noise of 0.1.
+    - Batch norms take their statistics from a batch of inputs that is used for nothing else; those that are frozen, or
+      that can't be computed at these sizes, get noise.
+    """
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for part in subject.module.modules():
+            _enliven(part)
+    _calibrate(subject)
+    return subject
+
+
+def _enliven(part: nn.Module) -> None:
+    for parameter in part.parameters(recurse=False):
+        if not parameter.is_floating_point():
+            continue
+        if parameter.ndim < 2:
+            parameter.add_(torch.randn_like(parameter), alpha=NOISE)
+            continue
+        is_kernel = isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        inputs = parameter[0].numel() if is_kernel else parameter.shape[-1]
+        wanted = max(inputs, 1) ** -0.5
+        if parameter.std(correction=0) < LEAST * wanted:
+            parameter.add_(torch.randn_like(parameter), alpha=wanted)
+    buffers = dict(part.named_buffers(recurse=False))
+    if "running_var" in buffers:
+        for name, buffer in buffers.items():
+            if buffer.is_floating_point():
+                noise = torch.rand_like(buffer) * 2 - 1
+                buffer.mul_(1 + noise / 2) if name == "running_var" else buffer.add_(noise, alpha=NOISE)
+
+
+def _calibrate(subject: Subject) -> None:
+    norms = [part for part in subject.module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    before = [(part.momentum, part.running_mean.clone(), part.running_var.clone()) for part in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        subject.run(subject.inputs(99, 4))
+    except ValueError:  # a batch norm that sees one value a channel
+        for norm, (_, mean, variance) in zip(norms, before, strict=True):
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+    for norm, (momentum, _, _) in zip(norms, before, strict=True):
+        norm.eval()
+        norm.momentum = momentum
