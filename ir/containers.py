@@ -20,6 +20,7 @@ Rule = Callable[[Inputs, Attributes, int], list[TensorType]]
 
 _COUNT = TensorType(DType.int64, ())
 _FLAG = TensorType(DType.bool, ())
+_OPTIONAL = {Container.NONE: Container.OPTIONAL, Container.SEQUENCE: Container.OPTIONAL_SEQUENCE}
 
 
 def join(a: TensorType, b: TensorType, name: str) -> TensorType:
@@ -28,6 +29,8 @@ def join(a: TensorType, b: TensorType, name: str) -> TensorType:
     Raises:
         ModelError: they are of different element types or containers.
     """
+    if a.container is not b.container:
+        a, b = (type.within(_OPTIONAL.get(type.container, type.container)) for type in (a, b))
     if (a.dtype, a.container) != (b.dtype, b.container):
         raise ModelError(f"%{name} would be {a} or {b}, which are of different kinds")
     if a.dims is None or b.dims is None or len(a.dims) != len(b.dims):
@@ -208,12 +211,12 @@ def _concatenate(inputs: Inputs, attributes: Attributes, outputs: int) -> list[T
 
 def _optional(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:
     held = inputs[0].type if inputs and inputs[0] is not None else attributes["type"]
-    return [held.within(Container.OPTIONAL_SEQUENCE if held.container is Container.SEQUENCE else Container.OPTIONAL)]
+    return [held.within(_OPTIONAL[held.container])]
 
 
 def _held(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:
     type = _first(inputs)
-    inner = {Container.OPTIONAL: Container.NONE, Container.OPTIONAL_SEQUENCE: Container.SEQUENCE}
+    inner = {optional: plain for plain, optional in _OPTIONAL.items()}
     return [type.within(inner.get(type.container, type.container))]
 
 

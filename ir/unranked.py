@@ -60,6 +60,8 @@ def _dtype(
 ) -> DType:
     if formal.type_str in bound:
         return bound[formal.type_str]
+    if operator == "ConstantOfShape":
+        return DType.of(attributes["value"].dtype) if "value" in attributes else DType.float32
     for name in ("to", "dtype", "output_dtype"):
         if attributes.get(name):
             return DType(attributes[name])
