@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..types import DType
-from .dtypes import torch_dtype
+from .dtypes import dtype_of, torch_dtype
 from .narrow import is_narrow, narrow, plain
 from .registry import operator
 
@@ -26,6 +26,14 @@ def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Te
 @operator("CastLike")
 def cast_like(x: Tensor, target: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
     return convert(x, target.dtype, saturate=bool(saturate), round_mode=round_mode)
+
+
+@operator("BitCast")
+def bit_cast(x: Tensor, *, to: int) -> Tensor:
+    """The same bits, read as another type of the same width."""
+    if DType(to).bits != dtype_of(x.dtype).bits:
+        raise ValueError(f"{dtype_of(x.dtype)} and {DType(to)} differ in width")
+    return x.view(torch_dtype(DType(to)))
 
 
 def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up") -> Tensor:

@@ -48,7 +48,7 @@ class Operator:
         takes_outputs: whether the function is told the number of outputs.
         takes_dtype: whether it is told the element type of its first input.
         from_data: which sizes of the outputs depend on data, by the position of the input that decides them.
-        types: run on tensors without data, instead of the function, where anything depends on data.
+        types: run instead of the function on tensors without data, where the function can't.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
     """
 
