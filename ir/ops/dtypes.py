@@ -20,9 +20,7 @@ _STAND_INS = {
     DType.float6_e3m2fn: torch.bits1x8,
 }
 """For types that torch lacks (its own float4 is a pair in a byte): opaque bytes that nothing else here uses."""
-_TORCH: dict[DType, torch.dtype] = {
-    dtype: _STAND_INS.get(dtype) or getattr(torch, dtype.name) for dtype in DType
-}
+_TORCH: dict[DType, torch.dtype] = {dtype: _STAND_INS.get(dtype) or getattr(torch, dtype.name) for dtype in DType}
 _DTYPES: dict[torch.dtype, DType] = {there: dtype for dtype, there in _TORCH.items()}
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..types import DType
 from .dtypes import to_torch, torch_dtype
+from .narrow import bytewise
 from .registry import operator
-from .texts import STRING, from_texts, numbered, to_texts
+from .texts import STRING, from_texts, to_texts
 
 Floats = tuple[float, ...] | None
 Whole = tuple[int, ...] | None
@@ -77,7 +78,7 @@ def one_hot_encoder(x: Tensor, *, cats_int64s: Whole = None, cats_strings: Texts
     return y
 
 
-_is_equal = numbered(torch.eq)
+_is_equal = bytewise(torch.eq)
 
 
 def _encoded(x: Tensor, table: dict[Hashable, Any], default: Any, dtype: DType) -> Tensor:

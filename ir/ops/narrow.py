@@ -81,7 +81,9 @@ def bytewise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if opaque is None:
             return function(*inputs, **attributes)
         held = torch.int32 if opaque is STRING else torch.uint8
-        y = function(*(x.view(held) if isinstance(x, Tensor) and x.dtype is opaque else x for x in inputs), **attributes)
+        y = function(
+            *(x.view(held) if isinstance(x, Tensor) and x.dtype is opaque else x for x in inputs), **attributes
+        )
         return y.contiguous().view(opaque) if y.dtype is held else y
 
     return run
