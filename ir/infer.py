@@ -254,9 +254,8 @@ class _Inference:
         for index in definition.host.intersection(rules):
             arguments[index] = rules[index].row(definition.inputs[index], named)
         self._check_known(arguments)
-        function = definition.types if rules and definition.types else definition.function
         with torch.no_grad():
-            results = function(*arguments, **keywords)
+            results = (definition.types or definition.function)(*arguments, **keywords)
         results = (results if isinstance(results, tuple) else (results,))[: self._outputs]
         unknown: list[dict[int, Dim]] = [{} for _ in results]
         for index, found in axes.items():

@@ -57,6 +57,13 @@ def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.silu(x) if alpha == 1 else x * torch.sigmoid(alpha * x)
 
 
+@operator("SwiGLU")
+def swiglu(a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
+    if a.shape != b.shape:
+        raise ValueError("the gate and what it gates differ in shape")
+    return swish(a, alpha=alpha) * b
+
+
 @operator("HardSigmoid")
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
     return (alpha * x + beta).clamp(0, 1)

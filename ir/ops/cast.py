@@ -9,23 +9,32 @@ import torch
 from torch import Tensor
 
 from ..types import DType
-from .dtypes import torch_dtype
+from .dtypes import dtype_of, to_numpy, torch_dtype
 from .narrow import is_narrow, narrow, plain
 from .registry import operator
+from .texts import STRING, from_texts, to_texts
 
 _POWERS = torch.float8_e8m0fnu
 _NEXT = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
 """For each way of rounding to powers of two, the least number between 0.5 and 1 that becomes 1."""
 
 
-@operator("Cast")
+@operator("Cast", types=lambda x, to, **attributes: torch.empty_like(x, dtype=torch_dtype(DType(to))))
 def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
     return convert(x, torch_dtype(DType(to)), saturate=bool(saturate), round_mode=round_mode)
 
 
-@operator("CastLike")
+@operator("CastLike", types=lambda x, target, **attributes: torch.empty_like(x, dtype=target.dtype))
 def cast_like(x: Tensor, target: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
     return convert(x, target.dtype, saturate=bool(saturate), round_mode=round_mode)
+
+
+@operator("BitCast")
+def bit_cast(x: Tensor, *, to: int) -> Tensor:
+    """The same bits, read as another type of the same width."""
+    if DType(to).bits != dtype_of(x.dtype).bits:
+        raise ValueError(f"{dtype_of(x.dtype)} and {DType(to)} differ in width")
+    return x.view(torch_dtype(DType(to)))
 
 
 def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up") -> Tensor:
@@ -39,6 +48,8 @@ def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up
     """
     if x.dtype is to:
         return x
+    if STRING in (x.dtype, to):
+        return _between_strings(x, to)
     x = plain(x)
     if is_narrow(to):
         return narrow(x, to)
@@ -54,6 +65,20 @@ def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up
     if to is torch.float8_e4m3fn:  # what rounds to more than the largest number, where torch would saturate
         return torch.where(x.abs() > 464, torch.full_like(x, torch.nan).copysign(x), x).to(to)
     return x.to(to)
+
+
+def _between_strings(x: Tensor, to: torch.dtype) -> Tensor:
+    """Numbers as numpy prints them, the shortest decimals that read back to the same bits; and numbers out of strings."""
+    if x.dtype is to:
+        return x
+    if to is STRING:
+        return from_texts(map(str, to_numpy(x).reshape(-1)), x.shape)
+    numbers = [float(text) if to.is_floating_point else _whole(text) for text in to_texts(x)]
+    return torch.tensor(numbers, dtype=torch.float64 if to.is_floating_point else torch.int64).reshape(x.shape).to(to)
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.strip().lstrip("+-").isdecimal() else int(float(text))
 
 
 def _single(x: Tensor) -> Tensor:

@@ -11,27 +11,21 @@ import torch
 from torch import Tensor
 
 from ..types import DType
+from .texts import STRING, to_array, to_tensor
 
 _STAND_INS = {
+    DType.string: STRING,
     DType.float4_e2m1fn: torch.bits4x2,
     DType.float6_e2m3fn: torch.bits8,
     DType.float6_e3m2fn: torch.bits1x8,
 }
 """For types that torch lacks (its own float4 is a pair in a byte): opaque bytes that nothing else here uses."""
-_TORCH: dict[DType, torch.dtype] = {
-    dtype: _STAND_INS.get(dtype) or getattr(torch, dtype.name) for dtype in DType if dtype is not DType.string
-}
+_TORCH: dict[DType, torch.dtype] = {dtype: _STAND_INS.get(dtype) or getattr(torch, dtype.name) for dtype in DType}
 _DTYPES: dict[torch.dtype, DType] = {there: dtype for dtype, there in _TORCH.items()}
 
 
 def torch_dtype(dtype: DType) -> torch.dtype:
-    """Torch's element type for ours.
-
-    Raises:
-        TypeError: it is `string`, which torch has no tensors of.
-    """
-    if dtype not in _TORCH:
-        raise TypeError(f"torch has no tensors of {dtype}")
+    """Torch's element type for ours."""
     return _TORCH[dtype]
 
 
@@ -52,6 +46,8 @@ def to_torch(array: np.ndarray) -> Tensor:
     The array may be read-only, as a memory-mapped weight is: then nobody may write into the tensor either.
     """
     dtype = DType.of(array.dtype)
+    if dtype is DType.string:
+        return to_tensor(array)
     if any(stride < 0 for stride in array.strides):
         array = array.copy()  # torch has no negative strides
     if dtype.is_foreign:
@@ -63,6 +59,8 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     """An array that shares the memory of a tensor on the CPU, cut off from any gradient."""
     dtype = dtype_of(tensor.dtype)
     tensor = tensor.detach().cpu()
+    if dtype is DType.string:
+        return to_array(tensor)
     if dtype.is_foreign:
         return tensor.view(torch_dtype(DType.of(_carrier(dtype)))).numpy().view(dtype.numpy)
     return tensor.resolve_conj().resolve_neg().numpy()

@@ -104,15 +104,21 @@ def clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Ten
     return x if min is None and max is None else torch.clamp(x, min, max)
 
 
-@operator("CumSum", from_data={"axis": NOTHING})
-def cumulative_sum(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
-    along = axis[0]
-    y = x.flip(along) if reverse else x
-    if exclusive:
-        first = torch.zeros_like(y.narrow(along, 0, 1))
-        y = torch.cat([first, y.narrow(along, 0, y.shape[along] - 1)], along)
-    y = torch.cumsum(y, along, dtype=x.dtype)
-    return y.flip(along) if reverse else y
+def _register_cumulative(name: str, function: Callable[..., Tensor], neutral: int) -> None:
+    def meaning(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+        along = axis[0]
+        y = x.flip(along) if reverse else x
+        if exclusive:
+            first = torch.full_like(y.narrow(along, 0, 1), neutral)
+            y = torch.cat([first, y.narrow(along, 0, y.shape[along] - 1)], along)
+        y = function(y, along, dtype=x.dtype)
+        return y.flip(along) if reverse else y
+
+    operator(name, from_data={"axis": NOTHING})(meaning)
+
+
+_register_cumulative("CumSum", torch.cumsum, 0)
+_register_cumulative("CumProd", torch.cumprod, 1)
 
 
 @operator("Dropout", from_data={"training_mode": NOTHING})

@@ -19,6 +19,7 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
 
 
 @operator("GatherElements")
+@bytewise
 def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     return x.gather(axis, _counted(indices, x.shape[axis]))
 
@@ -33,6 +34,7 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
 
 
 @operator("ScatterElements")
+@bytewise
 def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
     places = _counted(indices, x.shape[axis])
     if reduction == "none":

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .narrow import bytewise
 from .registry import operator
 from .unsigned import widened
 
@@ -13,7 +14,7 @@ def _register_binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) ->
     def meaning(a: Tensor, b: Tensor) -> Tensor:
         return function(a, b)
 
-    operator(name)(widened(meaning))
+    operator(name)(bytewise(widened(meaning)))
 
 
 for _name, _function in {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..types import DType
 from .dtypes import dtype_of
+from .texts import STRING
 
 
 def is_narrow(dtype: torch.dtype) -> bool:
@@ -69,18 +70,24 @@ def _values(dtype: DType) -> tuple[float, ...]:
 
 
 def bytewise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that only moves elements, for those too that torch can't move: it gets their bytes instead."""
+    """A function that only moves or compares elements, for those too that torch can't.
+
+    It gets their bytes instead, or the numbers of strings.
+    """
 
     @wraps(function)
     def run(*inputs: Any, **attributes: Any) -> Tensor:
         opaque = next((x.dtype for x in inputs if isinstance(x, Tensor) and _is_opaque(x.dtype)), None)
         if opaque is None:
             return function(*inputs, **attributes)
-        held = (x.view(torch.uint8) if isinstance(x, Tensor) and x.dtype is opaque else x for x in inputs)
-        return function(*held, **attributes).contiguous().view(opaque)
+        held = torch.int32 if opaque is STRING else torch.uint8
+        y = function(
+            *(x.view(held) if isinstance(x, Tensor) and x.dtype is opaque else x for x in inputs), **attributes
+        )
+        return y.contiguous().view(opaque) if y.dtype is held else y
 
     return run
 
 
 def _is_opaque(dtype: torch.dtype) -> bool:
-    return dtype is torch.float8_e8m0fnu or is_narrow(dtype)
+    return dtype in (torch.float8_e8m0fnu, STRING) or is_narrow(dtype)

@@ -58,3 +58,11 @@ def random_uniform_like(
 def bernoulli(x: Tensor, *, dtype: int | None = None, seed: float | None = None) -> Tensor:
     y = _uniform(torch.empty_like(x), 0.0, 1.0, seed) < x
     return y.to(x.dtype if dtype is None else torch_dtype(DType(dtype)))
+
+
+@operator("Multinomial")
+def multinomial(x: Tensor, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None) -> Tensor:
+    """Classes drawn for each row of logarithms of weights."""
+    weights = torch.softmax(x.float(), 1)
+    drawn = torch.multinomial(weights, sample_size, replacement=True, generator=_generator(x, seed))
+    return drawn.to(torch_dtype(DType(dtype)))

@@ -10,7 +10,7 @@ What of the outputs' types depends on data is declared beside it (see `from_data
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -43,25 +43,25 @@ class Operator:
         name: ONNX's, with the domain where it isn't the standard's.
         function: the meaning, from torch tensors to a torch tensor or a tuple of them.
         inputs: parameter names of the inputs; a variadic one comes last.
-        defaults: of the attributes that have one, by name.
         host: positions of the inputs that are read on the host.
         takes_outputs: whether the function is told the number of outputs.
         takes_dtype: whether it is told the element type of its first input.
+        defaults: of the attributes that have one, by name.
         from_data: which sizes of the outputs depend on data, by the position of the input that decides them.
-        types: run on tensors without data, instead of the function, where anything depends on data.
+        types: run instead of the function on tensors without data, where the function can't.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
     """
 
     name: str
     function: Callable[..., Any]
     inputs: tuple[str, ...]
-    defaults: Mapping[str, Any]
     host: frozenset[int]
     takes_outputs: bool
     takes_dtype: bool
-    from_data: Mapping[int, FromData]
-    types: Callable[..., Any] | None
-    trainable: Callable[..., Any] | None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    from_data: Mapping[int, FromData] = field(default_factory=dict)
+    types: Callable[..., Any] | None = None
+    trainable: Callable[..., Any] | None = None
 
 
 _OPERATORS: dict[str, Operator] = {}

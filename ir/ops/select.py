@@ -1,10 +1,12 @@
 """Selections whose sizes depend on data: these run on real tensors only."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .from_data import NOTHING, FromData
 from .registry import Ints, operator
+from .texts import STRING, to_array, to_tensor
 
 
 def _compressed_type(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
@@ -39,6 +41,8 @@ def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor
 @operator("Unique", from_data={"x": FromData(lambda axis: [{axis or 0: 0}, {0: 0}, {}, {0: 0}])}, types=_unique_types)
 def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int = 1) -> Tensor | tuple[Tensor, ...]:
     """The distinct elements or slices, sorted or by first appearance; then where each first was, inverse and counts."""
+    if x.dtype is STRING:
+        return _unique_strings(x, axis=axis, sorted=sorted, outputs=outputs)
     flat = x.reshape(-1) if axis is None else x
     along = 0 if axis is None else axis
     values, inverse, counts = torch.unique(flat, return_inverse=True, return_counts=True, dim=along)
@@ -49,6 +53,16 @@ def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int 
         values, first, counts = values.index_select(along, order), first[order], counts[order]
         inverse = order.argsort()[inverse]
     return values if outputs == 1 else (values, first, inverse, counts)[:outputs]
+
+
+def _unique_strings(x: Tensor, *, axis: int | None, sorted: int, outputs: int) -> Tensor | tuple[Tensor, ...]:
+    """By the places that the strings have in their order."""
+    order, ranks = np.unique(to_array(x), return_inverse=True)
+    places = torch.from_numpy(ranks.reshape(x.shape))
+    found = unique(places, axis=axis, sorted=sorted, outputs=outputs)
+    values, *rest = (found,) if isinstance(found, Tensor) else found
+    strings = to_tensor(order[values.numpy()])
+    return strings if outputs == 1 else (strings, *rest)
 
 
 @operator(

@@ -207,6 +207,7 @@ def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 
 
 @operator("ReverseSequence")
+@bytewise
 def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
     steps = torch.arange(x.shape[time_axis], device=x.device)
     limits = lengths.unsqueeze(1)

@@ -1,0 +1,273 @@
+"""Recurrent layers, step by step: any activations, directions, peepholes and lengths of the standard's.
+
+Inside, a sequence is `[time, batch, size]`. A sequence that is shorter than the others keeps its state once it has ended,
+and its outputs are zero from there on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .registry import operator
+
+Activation = Callable[[Tensor], Tensor]
+Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""From what the input adds to the gates, and the state, to the next state; its first tensor is the output."""
+Floats = tuple[float, ...] | None
+
+_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float | None, float | None]]] = {
+    "affine": (lambda x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
+    "elu": (F.elu, (1.0, None)),
+    "hardsigmoid": (lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1), (0.2, 0.5)),
+    "leakyrelu": (F.leaky_relu, (0.01, None)),
+    "relu": (torch.relu, (None, None)),
+    "scaledtanh": (lambda x, alpha, beta: alpha * torch.tanh(beta * x), (1.0, 1.0)),
+    "sigmoid": (torch.sigmoid, (None, None)),
+    "softplus": (F.softplus, (None, None)),
+    "softsign": (F.softsign, (None, None)),
+    "tanh": (torch.tanh, (None, None)),
+    "thresholdedrelu": (lambda x, alpha: torch.where(x >= alpha, x, 0), (1.0, None)),
+}
+"""By name in small letters: the function and the defaults of alpha and beta, None where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What the three operators share.
+
+    Attributes:
+        x: `[time, batch, size]`.
+        lengths: of the sequences, None where all are full.
+        directions: for each whether it runs backwards.
+        activations: of each direction.
+        batch_first: whether states and outputs have the batch as their first axis.
+    """
+
+    x: Tensor
+    lengths: Tensor | None
+    directions: tuple[bool, ...]
+    activations: list[list[Activation]]
+    batch_first: bool
+
+    def state(self, given: Tensor | None, r: Tensor) -> Tensor:
+        """The state to start from, `[direction, batch, hidden]`."""
+        if given is None:
+            return self.x.new_zeros((len(self.directions), self.x.shape[1], r.shape[2]))
+        return given.transpose(0, 1) if self.batch_first else given
+
+    def results(self, runs: Sequence[tuple[Tensor, tuple[Tensor, ...]]], outputs: int) -> Tensor | tuple[Tensor, ...]:
+        """The operator's outputs from each direction's outputs and last state."""
+        y = torch.stack([run for run, _ in runs], 1)  # [time, direction, batch, hidden]
+        last = [torch.stack(row) for row in zip(*(state for _, state in runs), strict=True)]
+        if self.batch_first:
+            y, last = y.permute(2, 0, 1, 3), [state.transpose(0, 1) for state in last]
+        return y if outputs == 1 else (y, *last)[:outputs]
+
+    def run(
+        self, index: int, gates: Tensor, state: tuple[Tensor, ...], step: Step
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One direction over all steps, from what the inputs add to the gates, `[time, batch, gates]`."""
+        order = self._order() if self.directions[index] else None
+        if order is not None:
+            gates = gates.gather(0, order.expand(gates.shape))
+        rows: list[Tensor] = []
+        for time, row in enumerate(gates.unbind(0)):
+            new = step(row, state)
+            if self.lengths is None:
+                state = new
+                rows.append(new[0])
+                continue
+            alive = (time < self.lengths).unsqueeze(1)
+            state = tuple(torch.where(alive, after, before) for after, before in zip(new, state, strict=True))
+            rows.append(torch.where(alive, new[0], 0))
+        y = torch.stack(rows) if rows else state[0].new_zeros((0, *state[0].shape))
+        return (y if order is None else y.gather(0, order.expand(y.shape))), state
+
+    def _order(self) -> Tensor:
+        """For each step and sequence the step that takes its place backwards, `[time, batch, 1]`; its own inverse."""
+        steps = torch.arange(self.x.shape[0], device=self.x.device).unsqueeze(1)
+        lengths = steps.new_full((1,), self.x.shape[0]) if self.lengths is None else self.lengths.long()
+        places = torch.where(steps < lengths, lengths - 1 - steps, steps)
+        return places.expand(self.x.shape[0], self.x.shape[1]).unsqueeze(2)
+
+
+def _layer(
+    x: Tensor,
+    lengths: Tensor | None,
+    direction: str,
+    activations: Sequence[str],
+    alphas: Floats,
+    betas: Floats,
+    clip: float | None,
+    layout: int,
+) -> _Layer:
+    directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+    functions = _functions(activations, list(alphas or ()), list(betas or ()), clip)
+    each = len(functions) // len(directions)
+    rows = [functions[index * each : (index + 1) * each] for index in range(len(directions))]
+    return _Layer(x.transpose(0, 1) if layout else x, lengths, directions, rows, bool(layout))
+
+
+def _functions(names: Sequence[str], alphas: list[float], betas: list[float], clip: float | None) -> list[Activation]:
+    """The activations; those that take an alpha or beta use up the given ones in turn."""
+    made: list[Activation] = []
+    for name in names:
+        function, defaults = _ACTIVATIONS[name.lower()]
+        given = [
+            values.pop(0) if values else default
+            for values, default in zip((alphas, betas), defaults, strict=True)
+            if default is not None
+        ]
+        made.append(_clipped(function, given, clip))
+    return made
+
+
+def _clipped(function: Callable[..., Tensor], arguments: list[float], clip: float | None) -> Activation:
+    if clip is None:
+        return lambda x: function(x, *arguments)
+    return lambda x: function(x.clamp(-clip, clip), *arguments)
+
+
+def _gates(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """What the input adds to the gates of a direction."""
+    return x @ w.T if b is None else x @ w.T + b.chunk(2)[0]
+
+
+def _recurrent_bias(b: Tensor | None, r: Tensor) -> Tensor:
+    return r.new_zeros(r.shape[0]) if b is None else b.chunk(2)[1]
+
+
+def _types(
+    x: Tensor, w: Tensor, r: Tensor, *inputs: Tensor | None, layout: int = 0, outputs: int = 1, **attributes: object
+) -> Tensor | tuple[Tensor, ...]:
+    time, batch, directions, hidden = *(x.shape[1], x.shape[0])[:: 1 if layout else -1], w.shape[0], r.shape[2]
+    y = x.new_empty((batch, time, directions, hidden) if layout else (time, directions, batch, hidden))
+    state = x.new_empty((batch, directions, hidden) if layout else (directions, batch, hidden))
+    return y if outputs == 1 else (y, state, state)[:outputs]
+
+
+@operator("RNN", types=_types)
+def rnn(
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    sequence_lens: Tensor | None = None,
+    initial_h: Tensor | None = None,
+    *,
+    activation_alpha: Floats = None,
+    activation_beta: Floats = None,
+    activations: tuple[str, ...] = ("Tanh", "Tanh"),
+    clip: float | None = None,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
+    outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    names = activations[: 1 + (direction == "bidirectional")]
+    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
+    start = layer.state(initial_h, r)
+
+    def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        bias = None if b is None else b[index]
+        (f,), recurrent = layer.activations[index], _recurrent_bias(bias, r[index])
+
+        def step(gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (f(gates + state[0] @ r[index].T + recurrent),)
+
+        return layer.run(index, _gates(layer.x, w[index], bias), (start[index],), step)
+
+    return layer.results([run(index) for index in range(len(layer.directions))], outputs)
+
+
+@operator("GRU", types=_types)
+def gru(
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    sequence_lens: Tensor | None = None,
+    initial_h: Tensor | None = None,
+    *,
+    activation_alpha: Floats = None,
+    activation_beta: Floats = None,
+    activations: tuple[str, ...] | None = None,
+    clip: float | None = None,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
+    linear_before_reset: int = 0,
+    outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    """Gates are in the order update, reset, hidden."""
+    names = activations or ("Sigmoid", "Tanh") * 2
+    names = names[: 2 + 2 * (direction == "bidirectional")]
+    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
+    start = layer.state(initial_h, r)
+
+    def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        bias = None if b is None else b[index]
+        (f, g), weights = layer.activations[index], r[index].chunk(3)
+        recurrent = _recurrent_bias(bias, r[index]).chunk(3)
+
+        def step(gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            (h,), (z, reset, hidden) = state, gates.chunk(3, -1)
+            z = f(z + h @ weights[0].T + recurrent[0])
+            reset = f(reset + h @ weights[1].T + recurrent[1])
+            if linear_before_reset:
+                new = g(hidden + reset * (h @ weights[2].T + recurrent[2]))
+            else:
+                new = g(hidden + (reset * h) @ weights[2].T + recurrent[2])
+            return ((1 - z) * new + z * h,)
+
+        return layer.run(index, _gates(layer.x, w[index], bias), (start[index],), step)
+
+    return layer.results([run(index) for index in range(len(layer.directions))], outputs)
+
+
+@operator("LSTM", types=_types)
+def lstm(
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    sequence_lens: Tensor | None = None,
+    initial_h: Tensor | None = None,
+    initial_c: Tensor | None = None,
+    p: Tensor | None = None,
+    *,
+    activation_alpha: Floats = None,
+    activation_beta: Floats = None,
+    activations: tuple[str, ...] | None = None,
+    clip: float | None = None,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    input_forget: int = 0,
+    layout: int = 0,
+    outputs: int = 1,
+) -> Tensor | tuple[Tensor, ...]:
+    """Gates are in the order input, output, forget, cell; peepholes in the order input, output, forget."""
+    names = activations or ("Sigmoid", "Tanh", "Tanh") * 2
+    names = names[: 3 + 3 * (direction == "bidirectional")]
+    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
+    start, cells = layer.state(initial_h, r), layer.state(initial_c, r)
+
+    def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        bias = None if b is None else b[index]
+        (f, g, h), recurrent = layer.activations[index], _recurrent_bias(bias, r[index])
+        peepholes = r.new_zeros((3, r.shape[2])) if p is None else p[index].reshape(3, -1)
+
+        def step(gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            cell = state[1]
+            i, o, forget, new = (gates + state[0] @ r[index].T + recurrent).chunk(4, -1)
+            i = f(i + peepholes[0] * cell)
+            forget = 1 - i if input_forget else f(forget + peepholes[2] * cell)
+            cell = forget * cell + i * g(new)
+            return f(o + peepholes[1] * cell) * h(cell), cell
+
+        return layer.run(index, _gates(layer.x, w[index], bias), (start[index], cells[index]), step)
+
+    return layer.results([run(index) for index in range(len(layer.directions))], outputs)
