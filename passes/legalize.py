@@ -1,34 +1,24 @@
 """Legalization: after it, every node is one that the backend runs."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar
 
 from ..ir.builder import Builder
-from ..ir.errors import TargetError, UsageError
+from ..ir.errors import ModelError, TargetError, UsageError
 from ..ir.graph import Graph, Node
 from ..targets import Target
 from .base import Effect, Pass, PassContext, PassResult
-from .legalization import arithmetic, attention, integers, losses, moving, reductions
 from .legalization.expansion import Expansion, RefusedError, widened
+from .legalization.expansions import EXPANSIONS
 from .legalization.origins import Origins
 from .legalization.support import Support
 from .legalization.tvm import TVM
 
 SUPPORT: dict[str, Support] = {"onnxruntime": Support(domains=frozenset({"com.microsoft"})), "tvm": TVM}
 """By the backend's name."""
-
-EXPANSIONS: dict[str, Expansion] = {
-    **arithmetic.EXPANSIONS,
-    **attention.EXPANSIONS,
-    **integers.EXPANSIONS,
-    **losses.EXPANSIONS,
-    **moving.EXPANSIONS,
-    **reductions.EXPANSIONS,
-}
-"""How an operator is spelled out in simpler ones, by its name."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +37,22 @@ class Legalization(Pass):
             TargetError: an operator that the backend can't run, with the layer and the reason.
         """
         support, origins = self._support(), Origins(graph)
+        self._check(graph, _unheld, support, origins)
         counts: Counter[str] = Counter()
         while steps := list(_steps(graph, support)):
             for node, word, expansion in steps:
                 counts[f"{word} {node.operator}"] += 1
                 _replace(graph, node, expansion, self._refusal(origins, node))
-        for node in graph.nodes:
-            if reason := _objection(node, support):
-                raise TargetError(self._refusal(origins, node) + reason)
+        self._check(graph, _unheld, support, origins)
+        self._check(graph, _objection, support, origins)
         return PassResult(dict(counts))
+
+    def _check(
+        self, graph: Graph, objection: Callable[[Node, Support], str], support: Support, origins: Origins
+    ) -> None:
+        for node in graph.nodes:
+            if reason := objection(node, support):
+                raise TargetError(self._refusal(origins, node) + reason)
 
     def _refusal(self, origins: Origins, node: Node) -> str:
         return f"{node.location}: {self.backend} can't run {origins.name(node)}: "
@@ -91,7 +88,7 @@ def _steps(graph: Graph, support: Support) -> Iterator[tuple[Node, str, Expansio
 def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> None:
     try:
         results = expansion(Builder(graph, node, node.location), node)
-    except RefusedError as error:
+    except (RefusedError, ModelError) as error:  # the latter where the types of what it is spelled out in can't be told
         raise TargetError(f"{refusal}{error}") from error
     results = results if isinstance(results, tuple) else (results,)
     for output, result in zip(node.outputs, results, strict=False):
@@ -99,6 +96,11 @@ def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> No
         if result.producer is not None and result not in node.inputs:
             result.type = output.type  # whose symbols, of sizes that depend on data, later nodes speak of
     graph.erase(node)
+
+
+def _unheld(node: Node, support: Support) -> str:
+    reasons = (support.unheld(value.type) for value in (*node.inputs, *node.outputs) if value is not None)
+    return next(filter(None, reasons), "")
 
 
 def _objection(node: Node, support: Support) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ...ir.graph import Node
+from ...ir.types import TensorType
 
 Condition: TypeAlias = Callable[[Node], bool]
 Objection: TypeAlias = Callable[[Node], str]
@@ -18,6 +19,7 @@ class Support:
         expanded: operators to spell out, and for which of their nodes.
         refused: operators that can't be run, and why a node can't, as a phrase; empty where it can.
         domains: that the backend has operators of, beside the standard's own.
+        unheld: why values of a type can't be held, as a phrase; empty where they can.
         widened: the nodes on floats of half precision that are computed in float32, since the backend would round more
             often.
     """
@@ -25,4 +27,5 @@ class Support:
     expanded: Mapping[str, Condition] = field(default_factory=dict[str, Condition])
     refused: Mapping[str, Objection] = field(default_factory=dict[str, Objection])
     domains: frozenset[str] = frozenset()
+    unheld: Callable[[TensorType], str] = field(default=lambda type: "")
     widened: Condition = field(default=lambda node: False)

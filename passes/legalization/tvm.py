@@ -1,7 +1,8 @@
 """What TVM runs as it is, what has to be spelled out for it, and what it can't run."""
 
 from ...ir.graph import Node
-from ...ir.types import DType
+from ...ir.types import DType, TensorType
+from .expansions import EXPANSIONS
 from .support import Support
 
 
@@ -42,6 +43,14 @@ def _is_computed(node: Node) -> bool:
     return node.input(1) is not None and node.constant(1) is None
 
 
+def _unheld(type: TensorType) -> str:
+    if not type.is_ranked:
+        return f"it computes with {type}, and only with tensors of known rank can TVM"
+    if type.dtype is DType.string or type.dtype.name.startswith("complex"):
+        return f"TVM has no tensors of {type.dtype}"
+    return ""
+
+
 def _is_half(node: Node) -> bool:
     return node.operator not in _HALF and any(
         value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs
@@ -76,45 +85,21 @@ _ABSENT = [
 
 TVM = Support(
     expanded={
-        **dict.fromkeys(
-            [
-                *(
-                    "Attention",
-                    "CastLike",
-                    "Celu",
-                    "CenterCropPad",
-                    "ConvInteger",
-                    "Dropout",
-                    "EyeLike",
-                    "LpNormalization",
-                    "Mish",
-                ),
-                *("NegativeLogLikelihoodLoss", "OneHot", "QLinearConv", "QLinearMatMul", "RMSNormalization"),
-                *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceSumSquare"),
-                *(
-                    "ReverseSequence",
-                    "TensorScatter",
-                    "RotaryEmbedding",
-                    "SoftmaxCrossEntropyLoss",
-                    "Softplus",
-                    "Swish",
-                ),
-            ],
-            _always,
-        ),
+        **dict.fromkeys(EXPANSIONS, _always),
+        "CumSum": _is_computed,
         "DequantizeLinear": _is_unusual_quantization,
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
-        "CumSum": _is_computed,
-        "TopK": _is_uint64,
-        "Trilu": _is_computed,
         "Pow": _is_integer_power,
         "QuantizeLinear": _is_unusual_quantization,
+        "TopK": _is_uint64,
+        "Trilu": _is_computed,
     },
     refused={
         **dict.fromkeys(_ABSENT, _absent),
         "BatchNormalization": _training,
         "ConvTranspose": _transposed,
     },
+    unheld=_unheld,
     widened=_is_half,
 )

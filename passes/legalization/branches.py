@@ -1,0 +1,106 @@
+"""Graphs inside nodes, written out where it is known how often they run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Graph, Node, Value
+from .expansion import Expansion, RefusedError, attribute, operand
+
+_MOST_STEPS = 256
+"""A loop that runs more often is not written out: its code would grow beyond use."""
+
+
+def _if(op: Builder, node: Node) -> tuple[Value, ...]:
+    """The branch that is known to be taken; otherwise both, of which the results are chosen from."""
+    condition = node.constant(0)
+    if condition is not None:
+        return tuple(_written_out(op, attribute(node, "then_branch" if condition else "else_branch", None), []))
+    taken, other = (_written_out(op, attribute(node, name, None), []) for name in ("then_branch", "else_branch"))
+    for one, two in zip(taken, other, strict=True):
+        if one.type != two.type or not one.type.is_ranked:
+            raise RefusedError(f"its branches give {one.type} and {two.type}, and only data tells which")
+    where = op.Reshape(operand(node, 0), np.zeros(0, np.int64))
+    return tuple(op.Where(where, one, two) for one, two in zip(taken, other, strict=True))
+
+
+def _loop(op: Builder, node: Node) -> tuple[Value, ...]:
+    limit, body = node.constant(0), attribute(node, "body", None)
+    if limit is None or not _goes_on(node, body):
+        raise RefusedError("how often it runs is known at run time alone")
+    carried: list[Value] = [value for value in node.inputs[2:] if value is not None]
+    rows: list[list[Value]] = []
+    for step in range(_steps(int(limit.reshape(-1)[0]))):
+        _, *results = _written_out(op, body, [op.constant(step), op.constant(np.array(True)), *carried])
+        carried, row = results[: len(carried)], results[len(carried) :]
+        rows.append(row)
+    return (*carried, *_stacked(op, rows, [0] * (len(node.outputs) - len(carried))))
+
+
+def _goes_on(node: Node, body: Graph) -> bool:
+    """Whether nothing but its limit ends a loop."""
+    start, end = node.input(1), next(iter(body.outputs.values()))
+    while end.producer is not None and end.producer.operator == "Identity":
+        end = operand(end.producer, 0)
+    begins = start is None or bool(np.all(node.constant(1)) if node.constant(1) is not None else False)
+    return begins and (end is body.inputs[1] or (end in body.constants.values() and bool(np.all(end.data))))
+
+
+def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
+    body, count = attribute(node, "body", None), attribute(node, "num_scan_inputs", 0)
+    inputs = [value for value in node.inputs if value is not None]
+    states, scanned = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
+    axes = attribute(node, "scan_input_axes", (0,) * count)
+    backwards = attribute(node, "scan_input_directions", (0,) * count)
+    length = scanned[0].shape[axes[0]]
+    if not isinstance(length, int):
+        raise RefusedError(f"how often it runs, {length}, is known at run time alone")
+    rows: list[list[Value]] = []
+    for step in range(_steps(length)):
+        places = [length - 1 - step if turned else step for turned in backwards]
+        slices = [op.Gather(x, op.constant(at), axis=axis) for x, at, axis in zip(scanned, places, axes, strict=True)]
+        results = _written_out(op, body, [*states, *slices])
+        states, row = results[: len(states)], results[len(states) :]
+        rows.append(row)
+    more = len(node.outputs) - len(states)
+    turned = attribute(node, "scan_output_directions", (0,) * more)
+    stacked = _stacked(op, rows, attribute(node, "scan_output_axes", (0,) * more), turned)
+    return (*states, *stacked)
+
+
+def _steps(count: int) -> int:
+    if not 0 < count <= _MOST_STEPS:
+        raise RefusedError(f"it runs {count} times, and is written out for 1 to {_MOST_STEPS}")
+    return count
+
+
+def _stacked(
+    op: Builder, rows: list[list[Value]], axes: Sequence[int], turned: Sequence[int] | None = None
+) -> list[Value]:
+    """Every step's results on a new axis, perhaps the last step's first."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    for column, is_turned in zip(columns, turned or [], strict=False):
+        if is_turned:
+            column.reverse()
+    return [
+        op.Concat(*(op.Unsqueeze(value, [axis]) for value in column), axis=axis)
+        for column, axis in zip(columns, axes, strict=True)
+    ]
+
+
+def _written_out(op: Builder, body: Graph, arguments: Sequence[Value]) -> list[Value]:
+    """A copy of a body's nodes in the graph around it; what it returns."""
+    values: dict[Value, Value] = dict(zip(body.inputs, arguments, strict=True))
+    values |= {constant: op.constant(constant.data, constant.name) for constant in body.constants.values()}
+    for node in body.nodes:
+        if node.graphs:
+            raise RefusedError(f"it holds {node.operator}, which holds graphs of its own")
+        inner = Builder(op.graph, op.before, node.location)
+        inputs = [None if value is None else values.get(value, value) for value in node.inputs]
+        made = inner(node.operator, *inputs, outputs=len(node.outputs), **node.attributes)
+        values.update(zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=True))
+    return [values.get(value, value) for value in body.outputs.values()]
+
+
+EXPANSIONS: dict[str, Expansion] = {"If": _if, "Loop": _loop, "Scan": _scan}

@@ -1,0 +1,14 @@
+"""How an operator is spelled out in simpler ones, by its name."""
+
+from . import arithmetic, attention, branches, integers, losses, moving, reductions
+from .expansion import Expansion
+
+EXPANSIONS: dict[str, Expansion] = {
+    **arithmetic.EXPANSIONS,
+    **attention.EXPANSIONS,
+    **branches.EXPANSIONS,
+    **integers.EXPANSIONS,
+    **losses.EXPANSIONS,
+    **moving.EXPANSIONS,
+    **reductions.EXPANSIONS,
+}
