@@ -189,7 +189,13 @@ def _where(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
 
 
 def _is_equal(a: Any, b: Any) -> Any:
-    return UNKNOWN if a is UNKNOWN or b is UNKNOWN else bool(a == b)
+    """Whether elements are equal whatever the sizes are that they speak of; unknown where it depends on these."""
+    if a is UNKNOWN or b is UNKNOWN or (isinstance(a, int | float) and isinstance(b, int | float)):
+        return UNKNOWN if a is UNKNOWN or b is UNKNOWN else a == b
+    difference = (a - b).node.expr  # torch would answer for the one size that it has in mind
+    if difference.is_zero:
+        return True
+    return False if difference.is_positive or difference.is_negative else UNKNOWN
 
 
 def _product(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:

