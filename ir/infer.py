@@ -44,7 +44,8 @@ def find_operator(name: str) -> Operator:
         return kept
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise ModelError(f"unknown operator {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        hint = f"did you mean {near[0]}?" if near else "write what it does in operators of the standard"
+        raise ModelError(f"unknown operator {name}; {hint}")
     return known[name]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...targets import Target
 
 _LIBRARY = "model.so"
+_ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
 _LOADED: set[Path] = set()
 
 
@@ -39,20 +40,14 @@ class Tvm(Backend):
         import tvm
         from tvm.support.cc import get_cc
 
-        from ...passes.base import PassContext
-        from ...passes.cleanup.fold_constants import ConstantFolding
-        from ...passes.legalize import legalized
-        from .lowering import to_relax
         from .reproducible import ordered_symbols, pipeline
 
         if get_cc() is None:
             raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
-        folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding()
-        fold.run(folded, context)  # TVM's importer would compute with constants by rules of its own
-        legal = legalized(folded, target, self.name)
-        fold.run(legal, context)
-        with ordered_symbols():
-            module, guards = to_relax(legal, graph)
+        try:
+            module, guards = _lowered(graph, target)
+        except TargetError as error:
+            raise TargetError(f"{error}; {_ADVICE}") from error
         machine = tvm.target.Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": target.threads})
         path = directory / _LIBRARY
         try:
@@ -103,6 +98,22 @@ class TvmExecutable(Executable):
             *results, sizes = results
             self._guards.check_results(sizes.numpy())
         return [restored(result.numpy(), dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
+
+
+def _lowered(graph: "Graph", target: "Target") -> Any:
+    """The graph in Relax, and what guards its inputs."""
+    from ...passes.base import PassContext
+    from ...passes.cleanup.fold_constants import ConstantFolding
+    from ...passes.legalize import legalized
+    from .lowering import to_relax
+    from .reproducible import ordered_symbols
+
+    folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding()
+    fold.run(folded, context)  # TVM's importer would compute with constants by rules of its own
+    legal = legalized(folded, target, Tvm.name)
+    fold.run(legal, context)
+    with ordered_symbols():
+        return to_relax(legal, graph)
 
 
 def _load_library(path: Path) -> Any:
