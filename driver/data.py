@@ -16,6 +16,8 @@ from ..backends.artifact import port_of
 from ..backends.base import Port, bind
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
+from ..ir.types import DType
+from ..passes.check import random_array
 from .reference import call, resolve, suggestion
 
 LABELS = "labels"
@@ -109,10 +111,7 @@ def random_sample(ports: Sequence[Port], size: int = 32) -> Feeds:
         if port.container or port.shape is None:
             raise UsageError(f"nothing can be made up for the input {port.name!r}, {port}: give data (-d)")
         shape = [dim if isinstance(dim, int) else 1 if dim == first else size for dim in port.shape]
-        if port.dtype.startswith("float"):
-            feeds[port.name] = generator.standard_normal(shape).astype(port.dtype)
-        else:
-            feeds[port.name] = generator.integers(0, 2, shape).astype(port.dtype)
+        feeds[port.name] = random_array(DType[port.dtype], shape, generator)
     return feeds
 
 
@@ -131,10 +130,22 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
         given = dict(zip(names, row, strict=True))
     if LABELS not in names:
         labels = given.pop(LABELS, labels)
+    dtypes = {port.name: DType[port.dtype] for port in ports}
     try:
-        return Batch(bind(ports, (), {name: np.asarray(array) for name, array in given.items()}), labels)
+        return Batch(
+            bind(ports, (), {name: _restored(array, dtypes.get(name)) for name, array in given.items()}), labels
+        )
     except ModelError as error:
         raise ModelError(f"{place}: {error}") from error
+
+
+def _restored(array: Any, dtype: DType | None) -> np.ndarray:
+    """An array of a type that numpy lacks as such: saved in a file, it becomes one of nameless bytes."""
+    array = np.asarray(array)
+    is_nameless = array.dtype.type is np.void and not array.dtype.names
+    if dtype is not None and dtype.is_foreign and is_nameless and array.itemsize == dtype.numpy.itemsize:
+        return array.view(dtype.numpy)
+    return array
 
 
 def _call_factory(reference: str, folder: Path) -> list[Any]:

@@ -104,8 +104,8 @@ def _fed(given: Any) -> Held:
     if given is None:
         return None
     if isinstance(given, list | tuple):
-        return [to_torch(np.asarray(array)).contiguous() for array in cast("Sequence[Any]", given)]
-    return to_torch(np.asarray(given)).contiguous()
+        return [to_torch(np.asarray(array, order="C")) for array in cast("Sequence[Any]", given)]
+    return to_torch(np.asarray(given, order="C"))
 
 
 def _returned(held: Held) -> Any:

@@ -37,7 +37,7 @@ def _module(graph: Graph, around: Sequence[Value], *, training: bool) -> fx.Grap
     for index, constant in enumerate(graph.constants.values()):
         name = f"constant_{index}"
         tensor = to_torch(constant.data)
-        if _is_parameter(constant):
+        if constant.dtype.is_trainable:
             root.register_parameter(name, nn.Parameter(tensor.clone() if training else tensor, requires_grad=training))
         else:
             root.register_buffer(name, tensor)
@@ -71,16 +71,11 @@ def update_constants(graph: Graph, module: fx.GraphModule) -> int:
     """
     changed = 0
     for index, constant in enumerate(graph.constants.values()):
-        trained = to_numpy(module.get_parameter(f"constant_{index}").detach()) if _is_parameter(constant) else None
+        trained = to_numpy(module.get_parameter(f"constant_{index}").detach()) if constant.dtype.is_trainable else None
         if trained is not None and not np.array_equal(trained, constant.data, equal_nan=True):
             constant.data = trained.copy()
             changed += 1
     return changed
-
-
-def _is_parameter(constant: Constant) -> bool:
-    """Whether a constant is what is trained; floats of 8 bits or fewer are quantized, as integers are."""
-    return constant.dtype.is_float and constant.dtype.bits > 8
 
 
 def _is_code(attribute: Attribute) -> bool:

@@ -67,6 +67,11 @@ class DType(Enum):
         return self.name.startswith(("int", "uint"))
 
     @property
+    def is_trainable(self) -> builtins.bool:
+        """Whether it is a float that is computed with, of 16 bits or more; narrower ones are quantized, as integers are."""
+        return self.is_float and self.bits > 8
+
+    @property
     def bits(self) -> int:
         """The width of one element where it is packed as ONNX files pack it, in bits."""
         width = re.search(r"\d+", self.name)

@@ -227,12 +227,18 @@ def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count
 
 
 def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks.
+    """A random array for an input.
 
     Raises:
         ModelError: the input is no tensor of a known rank.
     """
     shape = [evaluate(dim, dict.fromkeys(symbols(dim), size)) for dim in value.shape]
-    if value.dtype.is_float:
-        return generator.standard_normal(shape).astype(value.dtype.numpy)
-    return generator.integers(0, 2, shape).astype(value.dtype.numpy)
+    return random_array(value.dtype, shape, generator)
+
+
+def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks."""
+    if not dtype.is_float:
+        return generator.integers(0, 2, shape).astype(dtype.numpy)
+    numbers = generator.standard_normal(shape)
+    return (np.abs(numbers) if dtype is DType.float8_e8m0fnu else numbers).astype(dtype.numpy)  # powers have no sign

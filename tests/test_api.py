@@ -12,7 +12,10 @@ from torch import nn
 import planish
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
+from planish.ir.graph import Location
+from planish.ir.interpreter import Interpreter
 from planish.ir.text import print_graph
+from planish.ir.types import DType, TensorType
 from planish.passes.manager import Verify
 from planish.targets.load import load_target
 
@@ -176,3 +179,37 @@ def test_costs_are_those_of_one_sample_of_the_data() -> None:
     graph = planish.trace(nn.ReLU(), (x,), dynamic_shapes=({0: torch.export.Dim("n"), 1: torch.export.Dim("width")},))
     [record] = planish.optimize(graph, "dce", data=[np.zeros((3, 70), np.float32)]).records
     assert record.cost.flops == 70
+
+
+LACKED = (DType.float4_e2m1fn, DType.float6_e2m3fn, DType.float6_e3m2fn)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype.is_foreign], ids=str)
+def test_every_element_type_goes_all_the_way(dtype: DType) -> None:
+    """As inputs, outputs, weights and between nodes: through passes and their checks, and the runtime where it has it."""
+    graph = planish.Graph()
+    op = planish.Builder(graph, location=Location("layer"))
+    x = graph.add_input("x", TensorType(DType.float32, ("n", 4)))
+    small = graph.add_input("small", TensorType(dtype, ("n", 4)))
+    numbers = np.resize(np.array([0.5, 1, 2, 1] if dtype.is_float else [0, 1, 1, 0]), (4, 4)).astype(dtype.numpy)
+    weight = op.constant(numbers, "weight")
+    y = op.MatMul(x, op.Mul(op.Cast(weight, to=DType.float32), 1.0))
+    if dtype not in (DType.bfloat16, DType.float8_e8m0fnu):  # which aren't quantized to
+        quantized = op.QuantizeLinear(
+            op.MatMul(y, op.DequantizeLinear(weight, np.float32(0.5))), np.float32(0.5), output_dtype=dtype
+        )
+        y = op.DequantizeLinear(quantized, np.float32(0.5))
+    y = op.Add(y, op.Cast(op.Cast(small, to=dtype), to=DType.float32))
+    graph.outputs = {"y": y, "cast": op.Cast(y, to=dtype)}
+    feeds = {"x": np.float32([[1, 2, 0, 0.5]]), "small": numbers[:1]}
+    result = planish.optimize(graph, "cleanup,fuse").graph
+    wanted = list(Interpreter(graph).run(feeds).values())
+    assert [array.dtype for array in wanted] == [np.float32, dtype.numpy]
+    if dtype in LACKED:
+        with pytest.raises(planish.PlanishError, match=f"^layer: onnxruntime can't run .* of .*{dtype}"):
+            planish.compile(result, backend="onnxruntime", target="native")
+        return
+    for array, got in zip(
+        wanted, planish.compile(result, backend="onnxruntime", target="native")(**feeds), strict=True
+    ):
+        assert got.tobytes() == array.tobytes()

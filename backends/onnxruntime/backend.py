@@ -57,7 +57,7 @@ class OnnxRuntimeExecutable(Executable):
         self.outputs = tuple(outputs)
         self._session = session
         self._names = [port.name for port in outputs]
-        self._foreign = {port.name for port in inputs if DType[port.dtype].is_foreign}
+        self._foreign = {port.name for port in inputs if DType[port.dtype].is_foreign and not port.container}
         self._dtypes = [DType[port.dtype] for port in outputs]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -105,5 +105,5 @@ def _explain(error: Exception) -> str:
     """The runtime's message in one line, led by the name of the node that it is about."""
     text = " ".join(str(error).split())
     named = re.search(r"(?:[Nn]ame:\s?|node with name |Node:? ?\()'?([^')]+)['),]", text)
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ?", "", text) or "it gives no reason"
     return f"{named[1]}: {text}" if named else text

@@ -5,9 +5,9 @@ kernels are looked for, and what a part lacks is reported for the part. So each 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.graph import Constant, Graph, Node, Value, nested
 from ...ir.text import format_attribute
 
 _READ_BYTES = 1 << 16
@@ -25,9 +25,9 @@ def diagnosis(graph: Graph, fault: Callable[[Graph], str]) -> str:
         Nothing if every node can be run by itself.
     """
     tried: set[str] = set()
-    for node in _nodes(graph):
+    for node in (node for part in nested(graph) for node in part.nodes):
         kind = _kind(node)
-        if kind in tried:
+        if node.graphs or kind in tried:  # of If, Loop and Scan it is the nodes inside that may fail
             continue
         tried.add(kind)
         if reason := fault(_alone(node)):
@@ -37,7 +37,7 @@ def diagnosis(graph: Graph, fault: Callable[[Graph], str]) -> str:
 
 def _refusal(node: Node, reason: str) -> str:
     values = (value for value in (*node.inputs, *node.outputs) if value is not None)
-    dtypes = ", ".join(dict.fromkeys(str(value.dtype) for value in values))
+    dtypes = ", ".join(dict.fromkeys(str(value.type.dtype) for value in values))
     absent = re.search(r"(?:Could not find an implementation|Failed to find kernel) for (\w+)", reason)
     if absent is not None:
         reason = "there is no kernel for it"
@@ -46,16 +46,6 @@ def _refusal(node: Node, reason: str) -> str:
         f"{node.location}: onnxruntime can't run {node.operator} of {dtypes}: {reason}; "
         "give the layer another element type, or build for another backend"
     )
-
-
-def _nodes(graph: Graph) -> Iterator[Node]:
-    """The nodes, and instead of those with sub-graphs the nodes of these."""
-    for node in graph.nodes:
-        inner = [attribute for attribute in node.attributes.values() if isinstance(attribute, Graph)]
-        for body in inner:
-            yield from _nodes(body)
-        if not inner:
-            yield node
 
 
 def _kind(node: Node) -> str:

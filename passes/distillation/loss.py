@@ -26,7 +26,7 @@ def choose_measures(teacher: Graph, loss: str) -> dict[str, Measure]:
         loss: `kl`, `mse`, or `auto`, which takes `kl` for what softmax gives and for what a linear layer gives in two
             dimensions.
     """
-    return {name: _measure(value, loss) for name, value in teacher.outputs.items() if value.dtype.is_float}
+    return {name: _measure(value, loss) for name, value in teacher.outputs.items() if value.dtype.is_trainable}
 
 
 def _measure(output: Value, loss: str) -> Measure:

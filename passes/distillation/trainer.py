@@ -113,6 +113,6 @@ class Trainer:
 
 def is_weight(constant: Constant) -> bool:
     """Whether a constant is something to learn: floats, more than one, and no mask or setting of an operator."""
-    if not constant.dtype.is_float or constant.data.size < 2 or not np.isfinite(constant.data).all():
+    if not constant.dtype.is_trainable or constant.data.size < 2 or not np.isfinite(constant.data).all():
         return False
     return not any(use.index in _SETTINGS.get(use.node.operator, ()) for use in constant.uses)

@@ -64,11 +64,12 @@ def test_the_learning_rate_falls_to_zero() -> None:
     assert trainer.score([LESSON]) == pytest.approx(last, abs=1e-6)
 
 
-def test_masks_numbers_and_integers_are_no_weights() -> None:
+def test_masks_numbers_and_what_is_quantized_are_no_weights() -> None:
     graph = student()
     mask = graph.add_constant(np.array([0, -np.inf], np.float32))
     number = graph.add_constant(np.array([3.0], np.float32))
     integers = graph.add_constant(np.arange(3))
+    floats = graph.add_constant(np.ones(3, DType.float8_e4m3fn.numpy))
 
     assert is_weight(graph.constants["weight"])
-    assert not any(is_weight(constant) for constant in (mask, number, integers))
+    assert not any(is_weight(constant) for constant in (mask, number, integers, floats))
