@@ -40,6 +40,8 @@ def bit_cast(x: Tensor, *, to: int) -> Tensor:
 def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up") -> Tensor:
     """The tensor in another element type.
 
+    Numbers become strings as numpy prints them: the shortest decimals that read back to the same bits.
+
     Args:
         x: of any type.
         to: the other type.
@@ -48,9 +50,9 @@ def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up
     """
     if x.dtype is to:
         return x
-    if STRING in (x.dtype, to):
-        return _between_strings(x, to)
-    x = plain(x)
+    if to is STRING:
+        return from_texts(map(str, to_numpy(x).reshape(-1)), x.shape)
+    x = _numbers(x, dtype_of(to)) if x.dtype is STRING else plain(x)
     if is_narrow(to):
         return narrow(x, to)
     if to is _POWERS:
@@ -67,14 +69,11 @@ def convert(x: Tensor, to: torch.dtype, *, saturate: bool, round_mode: str = "up
     return x.to(to)
 
 
-def _between_strings(x: Tensor, to: torch.dtype) -> Tensor:
-    """Numbers as numpy prints them, the shortest decimals that read back to the same bits; and numbers out of strings."""
-    if x.dtype is to:
-        return x
-    if to is STRING:
-        return from_texts(map(str, to_numpy(x).reshape(-1)), x.shape)
-    numbers = [float(text) if to.is_floating_point else _whole(text) for text in to_texts(x)]
-    return torch.tensor(numbers, dtype=torch.float64 if to.is_floating_point else torch.int64).reshape(x.shape).to(to)
+def _numbers(x: Tensor, to: DType) -> Tensor:
+    """The numbers that strings say, in a type that is wide enough for them."""
+    if to.is_integer:
+        return torch.tensor([_whole(text) for text in to_texts(x)], dtype=torch.int64).reshape(x.shape)
+    return torch.tensor([float(text) for text in to_texts(x)], dtype=torch.float64).reshape(x.shape)
 
 
 def _whole(text: str) -> int:

@@ -42,8 +42,6 @@ def test_gradients_are_cut_off() -> None:
     assert to_numpy(torch.ones(2, requires_grad=True)).tolist() == [1, 1]
 
 
-def test_strings_are_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="string"):
-        torch_dtype(DType.string)
+def test_foreign_types_are_refused_by_name() -> None:
     with pytest.raises(TypeError, match="qint8"):
         dtype_of(torch.qint8)
