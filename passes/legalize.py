@@ -13,11 +13,12 @@ from ..targets import Target
 from .base import Effect, Pass, PassContext, PassResult
 from .legalization.expansion import Expansion, RefusedError, widened
 from .legalization.expansions import EXPANSIONS
+from .legalization.onnxruntime import ONNXRUNTIME
 from .legalization.origins import Origins
 from .legalization.support import Support
 from .legalization.tvm import TVM
 
-SUPPORT: dict[str, Support] = {"onnxruntime": Support(domains=frozenset({"com.microsoft"})), "tvm": TVM}
+SUPPORT: dict[str, Support] = {"onnxruntime": ONNXRUNTIME, "tvm": TVM}
 """By the backend's name."""
 
 
@@ -40,9 +41,9 @@ class Legalization(Pass):
         self._check(graph, _unheld, support, origins)
         counts: Counter[str] = Counter()
         while steps := list(_steps(graph, support)):
-            for node, word, expansion in steps:
+            for part, node, word, expansion in steps:
                 counts[f"{word} {node.operator}"] += 1
-                _replace(graph, node, expansion, self._refusal(origins, node))
+                _replace(part, node, expansion, self._refusal(origins, node))
         self._check(graph, _unheld, support, origins)
         self._check(graph, _objection, support, origins)
         return PassResult(dict(counts))
@@ -76,13 +77,16 @@ def legalized(graph: Graph, target: Target, backend: str) -> Graph:
     return copy
 
 
-def _steps(graph: Graph, support: Support) -> Iterator[tuple[Node, str, Expansion]]:
-    """The nodes that need something done to them now, what that is called, and what does it."""
+def _steps(graph: Graph, support: Support) -> Iterator[tuple[Graph, Node, str, Expansion]]:
+    """The nodes that need something done to them now, with their graphs, what that is called, and what does it."""
     for node in graph.nodes:
         if support.widened(node):
-            yield node, "widen", widened
+            yield graph, node, "widen", widened
         elif node.operator in support.expanded and support.expanded[node.operator](node):
-            yield node, "expand", EXPANSIONS[node.operator]
+            yield graph, node, "expand", EXPANSIONS[node.operator]
+        else:
+            for inner in node.graphs:
+                yield from _steps(inner, support)
 
 
 def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> None:

@@ -30,6 +30,7 @@ class OnnxRuntime(Backend):
         return None if find_spec("onnxruntime") else "pip install onnxruntime"
 
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+        from ...passes.legalization.origins import Origins
         from ...passes.legalize import legalized
         from ..onnx_model import write_onnx
         from .diagnosis import diagnosis
@@ -38,7 +39,8 @@ class OnnxRuntime(Backend):
         legal = legalized(graph, target, self.name)
         write_onnx(legal, path)
         if fault := _fault(path):
-            raise TargetError(diagnosis(legal, _fault_of) or f"ONNX Runtime can't run the model: {fault}")
+            found = diagnosis(legal, Origins(graph).name, _fault_of)
+            raise TargetError(found or f"ONNX Runtime can't run the model: {fault}")
         return sorted(directory.glob(f"{_MODEL}*"))
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:

@@ -14,11 +14,12 @@ _READ_BYTES = 1 << 16
 """Constants up to this size are given as such, since they may be shapes, axes or tables; no kernel is chosen by larger ones."""
 
 
-def diagnosis(graph: Graph, fault: Callable[[Graph], str]) -> str:
+def diagnosis(graph: Graph, name: Callable[[Node], str], fault: Callable[[Graph], str]) -> str:
     """What to say of a graph that can't be run: the layer, its operator and element types, the reason, and what to do.
 
     Args:
         graph: that failed as a whole.
+        name: what the user calls a node's operator.
         fault: the runtime's reason why a graph can't be run; nothing if it can.
 
     Returns:
@@ -31,11 +32,11 @@ def diagnosis(graph: Graph, fault: Callable[[Graph], str]) -> str:
             continue
         tried.add(kind)
         if reason := fault(_alone(node)):
-            return _refusal(node, reason)
+            return _refusal(node, name(node), reason)
     return ""
 
 
-def _refusal(node: Node, reason: str) -> str:
+def _refusal(node: Node, name: str, reason: str) -> str:
     values = (value for value in (*node.inputs, *node.outputs) if value is not None)
     dtypes = ", ".join(dict.fromkeys(str(value.type.dtype) for value in values))
     absent = re.search(r"(?:Could not find an implementation|Failed to find kernel) for (\w+)", reason)
@@ -43,7 +44,7 @@ def _refusal(node: Node, reason: str) -> str:
         reason = "there is no kernel for it"
         reason += "" if absent[1] == node.operator else f", or for {absent[1]}, which is a part of it"
     return (
-        f"{node.location}: onnxruntime can't run {node.operator} of {dtypes}: {reason}; "
+        f"{node.location}: onnxruntime can't run {name} of {dtypes}: {reason}; "
         "give the layer another element type, or build for another backend"
     )
 

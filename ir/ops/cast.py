@@ -1,6 +1,6 @@
 """Conversions between element types.
 
-Every conversion rounds once, to the nearest, of two to the even one; only float8_e8m0fnu rounds as it is told.
+Every conversion of floats rounds once, to the nearest, of two to the even one; only float8_e8m0fnu is another matter.
 """
 
 import math
@@ -92,8 +92,11 @@ def _single(x: Tensor) -> Tensor:
 
 
 def _power(x: Tensor, saturate: bool, round_mode: str) -> Tensor:
-    """Powers of two from 2**-127 to 2**127; anything beyond these, negative or 0 becomes the nearer end, or NaN."""
-    x = x.double()
+    """Powers of two from 2**-127 to 2**127; anything beyond these, negative or 0 becomes the nearer end, or NaN.
+
+    What is not float32 is converted to that first, as in the standard's reference and in ONNX Runtime.
+    """
+    x = x.float().double()  # whose exponent reaches all of these
     fraction, exponent = torch.frexp(x)
     codes = exponent + 126 + (fraction >= _NEXT[round_mode])
     codes = torch.where(x < 2.0**-127, 0 if saturate else 255, codes)

@@ -1,6 +1,6 @@
 """What the user's model calls the nodes that an operator was spelled out in."""
 
-from ...ir.graph import Graph, Location, Node
+from ...ir.graph import Graph, Location, Node, nested
 
 
 class Origins:
@@ -8,7 +8,7 @@ class Origins:
 
     def __init__(self, graph: Graph) -> None:
         self._operators: dict[Location, dict[str, None]] = {}
-        for node in graph.nodes:
+        for node in (node for part in nested(graph) for node in part.nodes):
             self._operators.setdefault(node.location, {})[node.operator] = None
 
     def name(self, node: Node) -> str:

@@ -85,7 +85,7 @@ _ABSENT = [
 
 TVM = Support(
     expanded={
-        **dict.fromkeys(EXPANSIONS, _always),
+        **dict.fromkeys(EXPANSIONS.keys() - {"Cast"}, _always),  # it has its own way with conversions
         "CumSum": _is_computed,
         "DequantizeLinear": _is_unusual_quantization,
         "IsInf": lambda node: 0 in node.attributes.values(),

@@ -9,7 +9,7 @@ from planish.backends.artifact import load, write_artifact
 from planish.frontends.onnx import read_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import ModelError, TargetError
-from planish.ir.graph import Graph
+from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 
@@ -99,6 +99,54 @@ def test_arrays_of_types_that_numpy_lacks_go_in_and_out(dtype: DType, target, tm
         assert again.tobytes() == array.tobytes()
     with pytest.raises(ModelError, match=f"must be {dtype}"):
         executable(np.zeros((1, 3), np.float32), np.ones((), dtype.numpy))
+
+
+MISCAST = [
+    *((to, {}) for to in (DType.int4, DType.uint4, DType.int2, DType.uint2, DType.bool)),
+    *((to, {"saturate": 0}) for to in (DType.float8_e4m3fn, DType.float8_e5m2)),
+]
+
+
+@pytest.mark.parametrize(("to", "attributes"), MISCAST, ids=lambda value: str(value) if value else "")
+@pytest.mark.parametrize("source", [DType.float32, DType.bfloat16, DType.float8_e5m2, DType.float8_e4m3fn], ids=str)
+def test_conversions_are_those_of_the_standard(source: DType, to: DType, attributes, target, tmp_path) -> None:
+    """Where the runtime's own are not: at fractions, at minus zero, and at what is too large."""
+    graph = Graph()
+    x = graph.add_input("x", TensorType(source, ("n",)))
+    graph.outputs["y"] = Builder(graph).Cast(x, to=to, **attributes)
+    numbers = [0.5, -0.5, 0.75, 1.5, 2.5, -1.75, 0, -0.0]
+    large = [464, 465, 479, 480, 57344, 61439, 61440, 65535, -61440, np.inf, -np.inf, np.nan]
+    array = np.array(numbers if to.is_integer else numbers + large).astype(source.numpy)
+    wanted = Interpreter(graph).run({"x": array})["y"]
+    (got,) = lowered(graph, target, tmp_path / "dist")(array)
+    assert got.dtype == wanted.dtype
+    np.testing.assert_array_equal(got.astype(np.float32), wanted.astype(np.float32))
+
+
+def test_what_has_to_be_spelled_out_is_in_graphs_inside_nodes_too(target, tmp_path) -> None:
+    graph, branches = Graph(), {}
+    x, yes = graph.add_input("x", TensorType(DType.float32, ("n",))), graph.add_input("yes", TensorType(DType.bool, ()))
+    for name, to in (("then_branch", DType.int4), ("else_branch", DType.uint2)):
+        branches[name] = Graph(name)
+        op = Builder(branches[name])
+        branches[name].outputs["y"] = op.Cast(op.Cast(x, to=to), to=DType.float32)
+    graph.outputs["y"] = graph.add_node("If", [yes], [x.type], branches).output
+    executable = lowered(graph, target, tmp_path / "dist")
+    for condition in (True, False):
+        assert executable(np.array([1.75, 0.5], np.float32), np.array(condition))[0].tolist() == [1, 0]
+
+
+def test_a_part_inside_of_a_branch_is_refused_by_its_layer(target, tmp_path) -> None:
+    graph, branches = Graph(), {}
+    x, yes = graph.add_input("x", TensorType(DType.float64, ("n",))), graph.add_input("yes", TensorType(DType.bool, ()))
+    for name in ("then_branch", "else_branch"):
+        branches[name] = Graph(name)
+        branches[name].outputs["y"] = Builder(branches[name], location=Location(f"net.{name}")).Erf(x)
+    graph.outputs["y"] = graph.add_node("If", [yes], [x.type], branches, location=Location("net")).output
+    with pytest.raises(
+        TargetError, match=r"^net\.then_branch: onnxruntime can't run Erf of float64: there is no kernel"
+    ):
+        lowered(graph, target, tmp_path / "dist")
 
 
 def test_narrow_inputs_alone_need_no_narrow_outputs(make_graph, target, tmp_path) -> None:

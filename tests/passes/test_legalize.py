@@ -129,8 +129,9 @@ def test_an_expansion_means_the_same(case: Case) -> None:
 
 
 def test_every_expansion_is_tried() -> None:
-    assert {case.operator for case in CASES.values()} == set(EXPANSIONS)
-    assert set(SUPPORT["tvm"].expanded) == set(EXPANSIONS)
+    """Conversions are spelled out for ONNX Runtime alone, whose tests try them."""
+    assert {case.operator for case in CASES.values()} == EXPANSIONS.keys() - {"Cast"}
+    assert set().union(*(support.expanded for support in SUPPORT.values())) == set(EXPANSIONS)
 
 
 def test_stored_4_bit_integers_become_8_bit_ones() -> None:
