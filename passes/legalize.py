@@ -17,7 +17,10 @@ from .legalization.origins import Origins
 from .legalization.support import Support
 from .legalization.tvm import TVM
 
-SUPPORT: dict[str, Support] = {"onnxruntime": Support(domains=frozenset({"com.microsoft"})), "tvm": TVM}
+SUPPORT: dict[str, Support] = {
+    "onnxruntime": Support(domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"})),
+    "tvm": TVM,
+}
 """By the backend's name."""
 
 
