@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .dims import Dim
 from .errors import ModelError
 from .graph import Attribute, Constant, Value
