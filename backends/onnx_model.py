@@ -207,9 +207,10 @@ def _attribute(node: Node, name: str, value: Attribute) -> onnx_ir.Attr:
 
 def _schema_kind(operator: str, attribute: str) -> AttributeType | None:
     """The type that the standard's schema gives an attribute: the value alone doesn't tell for `()` or `alpha=1`."""
-    if "::" in operator or not onnx.defs.has(operator):
+    domain, _, name = operator.rpartition("::")
+    if not onnx.defs.has(name, domain):
         return None
-    known = onnx.defs.get_schema(operator, OPSET).attributes
+    known = (onnx.defs.get_schema(name, domain) if domain else onnx.defs.get_schema(name, OPSET)).attributes
     return AttributeType(known[attribute].type.value) if attribute in known else None  # pyright: ignore[reportAttributeAccessIssue] -- its stub forgets the enum
 
 
@@ -244,4 +245,8 @@ def _value(name: str, type: TensorType) -> onnx_ir.Value:
 
 
 def _tensor(data: np.ndarray, name: str) -> onnx_ir.TensorProtocol:
+    if DType.of(data.dtype) is DType.string:
+        return onnx_ir.StringTensor(
+            [str(text).encode() for text in data.reshape(-1)], shape=onnx_ir.Shape(data.shape), name=name
+        )
     return onnx_ir.Tensor(data, onnx_ir.DataType(DType.of(data.dtype).value), name=name)

@@ -145,7 +145,7 @@ class _ExternalData:
 
     def _decoded(self, tensor: onnx.TensorProto) -> np.ndarray:
         try:
-            return onnx_ir.serde.deserialize_tensor(tensor).numpy()
+            return _array(onnx_ir.serde.deserialize_tensor(tensor))
         except (ValueError, TypeError) as error:
             raise ModelError(f"{self._file}: weight {tensor.name!r} is damaged: {error}") from error
 
@@ -222,7 +222,7 @@ class _Reader:
     def _read_nodes(self, source: onnx_ir.Graph) -> None:
         for name, value in source.initializers.items():
             if name not in self._values.maps[0] and value.const_value is not None:
-                self._values[name] = self._graph.add_constant(value.const_value.numpy(), name)
+                self._values[name] = self._graph.add_constant(_array(value.const_value), name)
         try:
             source.sort()
         except ValueError as error:
@@ -339,7 +339,7 @@ class _Reader:
             case AttributeType.INTS | AttributeType.FLOATS | AttributeType.STRINGS:
                 return tuple(attribute.value)
             case AttributeType.TENSOR:
-                return attribute.as_tensor().numpy()
+                return _array(attribute.as_tensor())
             case AttributeType.TYPE_PROTO:
                 type = attribute.value
                 return self._type(type.type, type.shape, attribute.name, f"attribute {attribute.name!r}")
@@ -371,3 +371,13 @@ def _dtype(code: int, where: str) -> DType:
         raise ModelError(
             f"{where} has element type {onnx_ir.DataType(code).name}, which planish doesn't know"
         ) from error
+
+
+def _array(tensor: onnx_ir.TensorProtocol) -> np.ndarray:
+    """A tensor's data; strings, which come as bytes, decoded."""
+    array = tensor.numpy()
+    if array.dtype.kind not in "OS":
+        return array
+    texts = np.empty(array.size, dtype=object)
+    texts[:] = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1)]
+    return texts.reshape(array.shape)

@@ -69,8 +69,20 @@ def body_inputs(operator: str, inputs: Inputs, attributes: Attributes) -> list[T
             return given[:count] + [_without(type, axis) for type, axis in zip(given[count:], axes, strict=False)]
         case "SequenceMap":
             return [_element(type) for type in given]
+        case "ai.onnx.preview::FlexAttention":
+            return [_scores(given, attributes)]
         case _:
             raise ModelError(f"{operator} holds a graph, and planish doesn't know what it does with it")
+
+
+def _scores(types: Sequence[TensorType], attributes: Attributes) -> TensorType:
+    """The products of queries and keys `[batch, head, query, key]`, in the type in which they are made into weights."""
+    query, key = types[0], types[1]
+    half = DType.float32 if query.dtype in (DType.float16, DType.bfloat16) else query.dtype
+    dtype = DType(attributes.get("softmax_precision") or half.value)
+    if query.dims is None or key.dims is None:
+        return TensorType(dtype, None)
+    return TensorType(dtype, (*query.dims[:3], key.dims[2]))
 
 
 def widened_inputs(operator: str, body: Graph, attributes: Attributes, names: Sequence[str]) -> list[TensorType]:

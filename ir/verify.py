@@ -1,6 +1,6 @@
 """What makes a graph well formed: values defined before use, and nodes that conform to the schemas of ONNX.
 
-Operators of the standard domain are held to `onnx.defs` at the pinned opset; those of other domains have no schema here
+Operators of the standard's domains are held to `onnx.defs` at the pinned opset; those of others have no schema here
 and are checked for structure alone.
 """
 
@@ -175,9 +175,9 @@ def _faults(node: Node, opset: int = OPSET) -> Iterator[str]:
     for name, attribute in node.attributes.items():
         if not _kind(attribute):
             yield f"its attribute {name} is {attribute!r}: no int, float, string, list of these, tensor, type or graph"
-    if node.domain:
-        return
     schema = _schema(node.operator, opset)
+    if schema is None and node.domain:
+        return
     if schema is None:
         yield f"ONNX's opset {opset} has no operator {node.operator}{_hint(node.operator, _operators())}"
         return
@@ -262,8 +262,9 @@ def _type_variable_fault(schema: _Schema, inputs: tuple[_Kind | None, ...], outp
 def _schema(operator: str, opset: int) -> _Schema | None:
     from onnx import defs  # a quarter of a second to import: loading and printing graphs do without
 
+    domain, _, name = operator.rpartition("::")
     try:
-        schema = defs.get_schema(operator, opset, "")
+        schema = defs.get_schema(name, domain) if domain else defs.get_schema(name, opset)
     except defs.SchemaError:
         return None
     if schema.deprecated:

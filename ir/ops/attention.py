@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..types import DType
 from .dtypes import torch_dtype
-from .registry import operator
+from .registry import Body, operator
 from .window import pad_last
 
 
@@ -133,3 +133,34 @@ def rotary_embedding(
     turned = torch.stack([real, imaginary], -1).flatten(-2) if interleaved else torch.cat([real, imaginary], -1)
     y = torch.cat([turned, kept], -1)
     return y if x.ndim == 4 else y.transpose(1, 2).reshape(x.shape)
+
+
+def _flexible_type(q: Tensor, k: Tensor, v: Tensor, **attributes: object) -> Tensor:
+    return v.new_empty((*q.shape[:3], v.shape[3]))
+
+
+@operator("ai.onnx.preview::FlexAttention", types=_flexible_type)
+def flex_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    prob_mod: Body | None = None,
+    scale: float | None = None,
+    score_mod: Body | None = None,
+    softmax_precision: int | None = None,
+) -> Tensor:
+    """Scaled dot products of heads, with graphs that change the scores before the softmax and the weights after it."""
+    repeats = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    half = q.new_full((), math.sqrt(1 / math.sqrt(q.shape[3]) if scale is None else scale))
+    working = (
+        torch_dtype(DType(softmax_precision)) if softmax_precision else torch.promote_types(q.dtype, torch.float32)
+    )
+    scores = ((q * half) @ (k * half).mT).to(working)
+    if score_mod is not None:
+        (scores,) = score_mod(scores)
+    weights = torch.softmax(scores, -1)
+    if prob_mod is not None:
+        (weights,) = prob_mod(weights)
+    return (weights @ v.to(working)).to(v.dtype)

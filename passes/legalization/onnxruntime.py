@@ -15,5 +15,5 @@ ONNXRUNTIME = Support(
         "CastLike": lambda node: True,
         "QuantizeLinear": _is_unsaturated,
     },
-    domains=frozenset({"com.microsoft"}),
+    domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
 )
