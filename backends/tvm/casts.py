@@ -39,10 +39,10 @@ def cast(lowering: "Lowering", node: Node) -> Any:
     x = lowering.block.emit(relax.op.astype(x, "float64"))
     if to is _POWERS:
         bounds = [2.0**power * _LEAST[node.attributes.get("round_mode", "up")] for power in range(-126, 128)]
-        return lowering.kernel(partial(_power, saturate=saturate), x, relax.const(np.array(bounds)))
+        return lowering.kernel(partial(_power, saturate=saturate), x, relax.const(np.array(bounds), "float64"))
     finite = _numbers(to)
     numbers = np.append(finite, 2 * finite[-1] - finite[-2])  # what would come next
-    bounds = relax.const((numbers[1:] + numbers[:-1]) / 2)
+    bounds = relax.const((numbers[1:] + numbers[:-1]) / 2, "float64")
     return lowering.kernel(partial(_coded, to=to, largest=len(finite) - 1, saturate=saturate), x, bounds)
 
 
@@ -89,12 +89,12 @@ def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate
 
     def element(*place: Any) -> Any:
         number, low, high = x(*place), below(*place), up_to(*place)
-        is_nan, is_negative = tirx.NE(number, number), tirx.reinterpret("int64", number) < 0
+        is_nan, is_negative = tirx.isnan(number), tirx.reinterpret("int64", number) < 0
         code = choose(tirx.EQ(low & 1, 1), high, low)  # they differ half way between two numbers alone
         beyond = largest if saturate or is_narrow else infinity & (0xFF if infinity == nan == sign else sign - 1)
         code = choose(code > largest, tirx.const(beyond, "int32"), code)
         if is_narrow:  # as ml_dtypes has it
-            is_negative = tirx.NE(is_negative, is_nan)
+            is_negative = choose(is_nan, tirx.Not(is_negative), is_negative)
             code = choose(is_nan, tirx.const(0, "int32"), code)
         signed = is_negative if has_zeros else tirx.all(is_negative, code > 0)
         code = choose(signed, code | sign, code)
@@ -113,7 +113,7 @@ def _power(x: te.Tensor, bounds: te.Tensor, *, saturate: bool) -> Any:
         number, code = x(*place), counts(*place)
         code = choose(number < tirx.const(2.0**-127, "float64"), ends[0], code)
         code = choose(number > tirx.const(2.0**127, "float64"), ends[1], code)
-        return choose(tirx.NE(number, number), nan, code).astype("uint8")
+        return choose(tirx.isnan(number), nan, code).astype("uint8")
 
     return te.compute(x.shape, element, name="code")
 
