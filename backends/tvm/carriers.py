@@ -1,26 +1,26 @@
-"""How TVM holds elements that it has no kernels for: those of less than 16 bits in whole bytes."""
+"""How TVM holds elements that it has no kernels for: those of at most 8 bits in whole bytes."""
 
 import numpy as np
 
 from ...ir.types import DType
 
-_CARRIERS = {
-    DType.float8_e4m3fn: DType.uint8,
-    DType.float8_e5m2: DType.uint8,
-    DType.int4: DType.int8,
-    DType.uint4: DType.uint8,
-}
+
+def is_carried(dtype: DType) -> bool:
+    """Whether elements are held as something else: floats of up to 8 bits, integers of less."""
+    return dtype.bits < 8 + dtype.is_float and (dtype.is_float or dtype.is_integer)
 
 
 def carrier(dtype: DType) -> DType:
-    """The element type that TVM holds one in: floats of 8 bits as their codes, integers of 4 bits as their values."""
-    return _CARRIERS.get(dtype, dtype)
+    """The element type that TVM holds one in: small floats as their codes, small integers as their values."""
+    if not is_carried(dtype):
+        return dtype
+    return DType.uint8 if dtype.is_float or dtype.name.startswith("u") else DType.int8
 
 
 def carried(array: np.ndarray) -> np.ndarray:
     """An array as TVM is given it."""
     dtype = DType.of(array.dtype)
-    if dtype not in _CARRIERS:
+    if not is_carried(dtype):
         return array
     to = carrier(dtype).numpy
     return array.view(to) if dtype.is_float else array.astype(to)
@@ -28,6 +28,6 @@ def carried(array: np.ndarray) -> np.ndarray:
 
 def restored(array: np.ndarray, dtype: DType) -> np.ndarray:
     """An array that TVM gave, in its own element type."""
-    if dtype not in _CARRIERS:
+    if not is_carried(dtype):
         return array
     return array.view(dtype.numpy) if dtype.is_float else array.astype(dtype.numpy)

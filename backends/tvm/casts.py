@@ -1,39 +1,56 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Conversions between element types."""
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""Conversions between element types.
 
+A small float is its code, which is found by counting: how many of the numbers half way between two neighbours are less.
+"""
+
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 from tvm import relax, te, tirx
 
 from ...ir.graph import Node
 from ...ir.types import DType
-from .carriers import carrier
+from .carriers import carrier, is_carried
+from .expressions import choose
 
 if TYPE_CHECKING:
     from .lowering import Lowering
+
+_POWERS = DType.float8_e8m0fnu
+_LEAST = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
+"""For each way of rounding to powers of two, the least number between 0.5 and 1 that becomes 1."""
 
 
 def cast(lowering: "Lowering", node: Node) -> Any:
     value = node.inputs[0]
     assert value is not None
-    x, to = lowering.tensor(value), node.output.dtype
-    if value.dtype is to:
+    x, source, to = lowering.tensor(value), value.dtype, node.output.dtype
+    if source is to:
         return x
-    if _is_coded(value.dtype):
-        x = _decoded(lowering, x, value.dtype)
-    source = DType.float32 if _is_coded(value.dtype) else value.dtype
-    if _is_coded(to):
-        x = x if source is DType.float32 else relax.op.astype(x, "float32")
-        return lowering.kernel(partial(_encode, to=to, saturate=bool(node.attributes.get("saturate", 1))), x)
-    return _converted(lowering, x, source, to)
+    if is_carried(source) and source.is_float:
+        x, source = _decoded(lowering, x, source), DType.float32
+    if not is_carried(to) or not to.is_float:
+        return _converted(lowering, x, source, to)
+    saturate = bool(node.attributes.get("saturate", 1))
+    x = lowering.block.emit(relax.op.astype(x, "float64"))
+    if to is _POWERS:
+        bounds = [2.0**power * _LEAST[node.attributes.get("round_mode", "up")] for power in range(-126, 128)]
+        return lowering.kernel(partial(_power, saturate=saturate), x, relax.const(np.array(bounds), "float64"))
+    finite = _numbers(to)
+    numbers = np.append(finite, 2 * finite[-1] - finite[-2])  # what would come next
+    bounds = relax.const((numbers[1:] + numbers[:-1]) / 2, "float64")
+    return lowering.kernel(partial(_coded, to=to, largest=len(finite) - 1, saturate=saturate), x, bounds)
 
 
-def _is_coded(dtype: DType) -> bool:
-    return dtype.is_float and carrier(dtype) is not dtype
+def _numbers(dtype: DType) -> np.ndarray:
+    """The numbers of a small float type from 0 on, in ascending order and float64."""
+    codes = np.arange(1 << (dtype.bits - 1), dtype=np.uint8)
+    numbers = codes.view(dtype.numpy).astype(np.float64)
+    return numbers[np.isfinite(numbers)]
 
 
 def _decoded(lowering: "Lowering", codes: Any, dtype: DType) -> Any:
@@ -45,42 +62,67 @@ def _converted(lowering: "Lowering", x: Any, source: DType, to: DType) -> Any:
     """Numbers are cut towards zero, and wrap around where an integer can't hold them."""
     if to is DType.bool:
         return relax.op.not_equal(x, relax.const(0, str(carrier(source))))
-    if to in (DType.int4, DType.uint4):
-        return lowering.kernel(partial(_cut_to_4_bits, to=to), x)
+    if to.is_integer and to.bits < 8:
+        return lowering.kernel(partial(_cut, to=to), x)
     if source.is_float and to.is_integer and to.bits < 64:
         x = lowering.block.emit(relax.op.astype(x, "int64" if to.bits == 32 else "int32"))
     return relax.op.astype(x, str(to))
 
 
-def _cut_to_4_bits(x: te.Tensor, to: DType) -> te.Tensor:
-    offset = 8 if to is DType.int4 else 0
+def _cut(x: te.Tensor, *, to: DType) -> Any:
+    """The lower bits of integers."""
+    low, high = to.limits
 
     def element(*place: Any) -> Any:
-        return ((x(*place).astype("int32") + offset) & 15) - offset
+        return (((x(*place).astype("int32") - low) & (high - low)) + low).astype(str(carrier(to)))
 
-    return te.compute(x.shape, lambda *place: element(*place).astype(str(carrier(to))), name="cut")
+    return te.compute(x.shape, element, name="cut")
 
 
-def _encode(x: te.Tensor, to: DType, saturate: bool) -> te.Tensor:
-    """The codes of float32 numbers, rounded to the nearest, and of two as near to the one with an even code."""
-    form = ml_dtypes.finfo(to.numpy)
-    code = np.array([form.max, np.nan, np.inf], np.float32).astype(to.numpy).view(np.uint8)
-    largest, nan, infinity = (tirx.const(int(number) & 0x7F, "int32") for number in code)
-    lowest, digits = int(form.minexp), int(form.nmant)
+def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate: bool) -> Any:
+    """The codes of the nearest numbers, of two as near the even code; narrow floats have neither infinity nor NaN."""
+    sign = 1 << (to.bits - 1)
+    below, up_to = _counts(x, bounds, lambda number, bound: number > bound), _counts(x, bounds, lambda a, b: a >= b)
+    nan, infinity = (int(code) for code in np.array([np.nan, np.inf], to.numpy).view(np.uint8))
+    is_narrow = to.bits < 8
+    has_zeros = is_narrow or nan != sign  # where it is NaN's code, there is no negative zero
 
     def element(*place: Any) -> Any:
-        bits = tirx.reinterpret("int32", x(*place))
-        size = bits & 0x7FFFFFFF
-        exponent = (size >> 23) - 127
-        scale = tirx.max(exponent, lowest)
-        dropped = tirx.min(23 - digits + scale - exponent, 25)  # bits of the significand that are rounded away
-        significand = tirx.if_then_else(size < 1 << 23, 0, (size & 0x7FFFFF) | 0x800000)
-        odd = (significand >> dropped) & 1
-        rounded = (significand + (1 << (dropped - 1)) - 1 + odd) >> dropped
-        found = ((scale - lowest) << digits) + rounded
-        beyond = largest if saturate else infinity
-        found = tirx.if_then_else(found > largest, beyond, found)
-        found = tirx.if_then_else(size > 0x7F800000, nan, found)
-        return (found | ((bits >> 24) & 0x80)).astype("uint8")
+        number, low, high = x(*place), below(*place), up_to(*place)
+        is_nan, is_negative = tirx.isnan(number), tirx.reinterpret("int64", number) < 0
+        code = choose(tirx.EQ(low & 1, 1), high, low)  # they differ half way between two numbers alone
+        beyond = largest if saturate or is_narrow else infinity & (0xFF if infinity == nan == sign else sign - 1)
+        code = choose(code > largest, tirx.const(beyond, "int32"), code)
+        if is_narrow:  # as ml_dtypes has it
+            is_negative = choose(is_nan, tirx.Not(is_negative), is_negative)
+            code = choose(is_nan, tirx.const(0, "int32"), code)
+        signed = is_negative if has_zeros else tirx.all(is_negative, code > 0)
+        code = choose(signed, code | sign, code)
+        return (code if is_narrow else choose(is_nan, tirx.const(nan, "int32"), code)).astype("uint8")
 
-    return te.compute(x.shape, element, name="encode")
+    return te.compute(x.shape, element, name="code")
+
+
+def _power(x: te.Tensor, bounds: te.Tensor, *, saturate: bool) -> Any:
+    """Powers of two; what lies beyond them, is negative or 0 becomes the nearer end, or NaN."""
+    counts = _counts(x, bounds, lambda number, bound: number >= bound)
+    nan = tirx.const(255, "int32")
+    ends = [tirx.const(end, "int32") for end in (0, 254)] if saturate else [nan, nan]
+
+    def element(*place: Any) -> Any:
+        number, code = x(*place), counts(*place)
+        code = choose(number < tirx.const(2.0**-127, "float64"), ends[0], code)
+        code = choose(number > tirx.const(2.0**127, "float64"), ends[1], code)
+        return choose(tirx.isnan(number), nan, code).astype("uint8")
+
+    return te.compute(x.shape, element, name="code")
+
+
+def _counts(x: te.Tensor, bounds: te.Tensor, exceeds: Any) -> te.Tensor:
+    """How many bounds each number's size exceeds."""
+    each = te.reduce_axis((0, bounds.shape[0]), "bound")
+
+    def element(*place: Any) -> Any:
+        return te.sum(exceeds(tirx.abs(x(*place)), bounds(each)).astype("int32"), axis=[each])
+
+    return te.compute(x.shape, element, name="count")

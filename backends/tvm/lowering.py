@@ -135,7 +135,10 @@ class Lowering:
     def tensor(self, value: Value) -> Any:
         """A value as a Relax tensor; shapes that were followed symbolically are made into one here."""
         if value not in self._values:
-            if isinstance(value, Constant):
+            if _is_empty(value):  # as a constant it couldn't be read back from a file
+                zeros = relax.op.zeros(value.type.static_shape, str(carrier(value.dtype)))
+                self._values[value] = self.block.emit(zeros)
+            elif isinstance(value, Constant):
                 self._values[value] = relax.const(carried(value.data), str(carrier(value.dtype)))
             else:
                 self._values[value] = self._materialized(value)
@@ -153,8 +156,6 @@ class Lowering:
 
     def typed(self, expression: Any, type: TensorType) -> Any:
         """An expression bound to a variable of the given type."""
-        if 0 in type.shape:
-            raise NotImplementedError(f"it gives an empty tensor, {type}")
         expression = self.block.emit(expression)
         found = expression.ty
         if not isinstance(found, relax.TensorType) or str(found.dtype) != str(carrier(type.dtype)):
@@ -198,7 +199,8 @@ class Lowering:
     def _lower(self, node: Node) -> None:
         try:
             for output, result in zip(node.outputs, self._convert(node), strict=True):
-                self._values[output] = self.typed(result, output.type)
+                if not _is_empty(output):
+                    self._values[output] = self.typed(result, output.type)
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TargetError(f"{node.location}: TVM can't run {self._origins.name(node)}: {reason}") from error
@@ -257,8 +259,14 @@ def _needed_nodes(graph: Graph) -> set[Node]:
 
 
 def _is_known(value: Value) -> bool:
-    """Whether a value is made from its symbolic elements instead of by its node."""
-    return value.producer is not None and value.dtype in (DType.int32, DType.int64) and contents(value) is not None
+    """Whether a value is made from its symbolic elements, or is certain to have none, instead of by its node."""
+    if value.producer is None:
+        return False
+    return _is_empty(value) or (value.dtype in (DType.int32, DType.int64) and contents(value) is not None)
+
+
+def _is_empty(value: Value) -> bool:
+    return value.type.is_static and 0 in value.shape
 
 
 def _attribute(value: Attribute) -> Any:

@@ -22,11 +22,16 @@ Combiner = Callable[[Any, Any], Any]
 
 
 def _larger(a: Any, b: Any) -> Any:
-    return tirx.Select(tirx.any(a > b, tirx.NE(a, a)), a, b)  # NaN stays
+    return tirx.Select(_stays(a, a > b), a, b)
 
 
 def _smaller(a: Any, b: Any) -> Any:
-    return tirx.Select(tirx.any(a < b, tirx.NE(a, a)), a, b)
+    return tirx.Select(_stays(a, a < b), a, b)
+
+
+def _stays(a: Any, wins: Any) -> Any:
+    """NaN does, whatever it is compared with."""
+    return tirx.any(wins, tirx.isnan(a)) if str(a.ty.dtype).startswith("float") else wins
 
 
 _REDUCTIONS: dict[str, tuple[Combiner, Callable[[DType], float]]] = {

@@ -1,98 +1,134 @@
-"""Integer arithmetic and unusual quantizations, spelled out."""
+"""Quantization, and arithmetic on quantized numbers, spelled out.
+
+Sums of products of 8-bit integers are kept in float64, which holds all of them exactly, or in float32 where that does.
+"""
+
+from math import prod
 
 import numpy as np
 
 from ...ir.builder import Builder
-from ...ir.graph import Constant, Node, Value
+from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, operand
+from .expansion import Expansion, attribute, cast, operand, size_of
 
 _CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+_MOST_EXACT = 2**24 // 255**2
+"""How many products of 8-bit integers float32 sums exactly."""
 
 
 def _conv_integer(op: Builder, node: Node) -> Value:
-    """In float64, which holds every sum of 8-bit products exactly."""
-    x, w = (op.Cast(operand(node, index), to=DType.float64) for index in (0, 1))
-    for index, value in ((2, x), (3, w)):
-        zero_point = node.input(index)
-        if zero_point is None:
-            continue
-        if zero_point.type.rank == 1 and zero_point.shape != (1,):
-            zero_point = op.Reshape(zero_point, [-1, *[1] * (w.type.rank - 1)])
-        shifted = op.Sub(value, op.Cast(zero_point, to=DType.float64))
-        x, w = (shifted, w) if index == 2 else (x, shifted)
+    to = _exact(operand(node, 1).shape[1:])
+    x = _shifted(op, operand(node, 0), node.input(2), to)
+    w = _shifted(op, operand(node, 1), _along(op, node.input(3), operand(node, 1), 0), to)
     return op.Cast(op.Conv(x, w, **_convolution(node)), to=DType.int32)
 
 
+def _matmul_integer(op: Builder, node: Node) -> Value:
+    a, b = operand(node, 0), operand(node, 1)
+    to = _exact(a.shape[-1:])
+    a = _shifted(op, a, _row_parameter(op, node.input(2)), to)
+    return op.Cast(op.MatMul(a, _shifted(op, b, node.input(3), to)), to=DType.int32)
+
+
 def _quantized_conv(op: Builder, node: Node) -> Value:
-    x = op.DequantizeLinear(*_quantized(node, 0))
-    w_scale, bias = operand(node, 4), node.input(8)
-    w = op.DequantizeLinear(*_quantized(node, 3), axis=0)
-    if bias is not None:
-        bias = op.Mul(op.Cast(bias, to=DType.float32), op.Mul(operand(node, 1), w_scale))
-    y = op.Conv(x, w, bias, **_convolution(node))
-    return op.QuantizeLinear(y, operand(node, 6), operand(node, 7))
+    x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, zero_point = (operand(node, i) for i in range(8))
+    to = _exact(w.shape[1:])
+    bias = node.input(8)
+    total = op.Conv(
+        _shifted(op, x, x_zero_point, to),
+        _shifted(op, w, _along(op, w_zero_point, w, 0), to),
+        None if bias is None else op.Cast(bias, to=to),
+        **_convolution(node),
+    )
+    factor = op.Div(op.Mul(x_scale, w_scale), y_scale)
+    return _requantized(op, total, op.Reshape(factor, [-1, *[1] * (x.type.rank - 2)]), zero_point)
 
 
 def _quantized_matmul(op: Builder, node: Node) -> Value:
-    factors = [_quantized(node, start) for start in (0, 3)]
-    if any(parameters[1].type.rank > 1 for parameters in factors):
-        raise RefusedError("a scale of more than one axis can't be spelled out")
-    a, b = (op.DequantizeLinear(*parameters, axis=axis) for parameters, axis in zip(factors, (-2, -1), strict=True))
-    return op.QuantizeLinear(op.MatMul(a, b), operand(node, 6), operand(node, 7))
+    a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, zero_point = (operand(node, i) for i in range(8))
+    to = _exact(a.shape[-1:])
+    left, right = _shifted(op, a, _row_parameter(op, a_zero_point), to), _shifted(op, b, b_zero_point, to)
+    factor = op.Div(op.Mul(_row_parameter(op, a_scale), b_scale), y_scale)
+    return _requantized(op, op.MatMul(left, right), factor, zero_point)
+
+
+def _exact(sizes: tuple[int | str, ...]) -> DType:
+    """The type that holds a sum of as many products as these sizes have places."""
+    counts = [size for size in sizes if isinstance(size, int)]
+    return DType.float32 if len(counts) == len(sizes) and prod(counts) <= _MOST_EXACT else DType.float64
+
+
+def _shifted(op: Builder, x: Value, zero_point: Value | None, to: DType) -> Value:
+    x = op.Cast(x, to=to)
+    return x if zero_point is None else op.Sub(x, op.Cast(zero_point, to=to))
+
+
+def _row_parameter(op: Builder, parameter: Value | None) -> Value | None:
+    """A parameter of a left factor's rows, as a column."""
+    return parameter if parameter is None or parameter.type.rank != 1 else op.Unsqueeze(parameter, [-1])
+
+
+def _requantized(op: Builder, total: Value, factor: Value, zero_point: Value) -> Value:
+    """Sums of products as quantized numbers: scaled, rounded, shifted and cut to the zero point's type."""
+    scaled = op.Mul(op.Cast(total, to=DType.float64), op.Cast(factor, to=DType.float64))
+    return _cut(op, op.Add(op.Round(scaled), op.Cast(zero_point, to=DType.float64)), zero_point.dtype)
+
+
+def _cut(op: Builder, y: Value, to: DType) -> Value:
+    limits = (np.asarray(limit, y.dtype.numpy) for limit in to.limits)
+    return op.Cast(op.Clip(y, *limits), to=to)
 
 
 def _dequantize(op: Builder, node: Node) -> Value:
-    """Stored 4-bit integers become 8-bit ones, and blocks an axis of their own."""
     x, scale, zero_point = operand(node, 0), operand(node, 1), node.input(2)
-    x, zero_point = _widened(op, x), None if zero_point is None else _widened(op, zero_point)
-    axis = attribute(node, "axis", 1) % max(x.type.rank, 1)
-    size = attribute(node, "block_size", 0)
-    to = attribute(node, "output_dtype", None)
-    if not size:
-        return op.DequantizeLinear(x, scale, zero_point, axis=axis, output_dtype=to)
-    y = op.Cast(_blocks(op, x, axis, size), to=scale.dtype)
+    precision = _precision(scale)
+    to = DType.float32 if precision in (DType.float16, DType.bfloat16) else precision
+    y = cast(op, x, to)
     if zero_point is not None:
-        y = op.Sub(y, op.Cast(op.Unsqueeze(zero_point, [axis + 1]), to=scale.dtype))
-    y = op.Reshape(op.Mul(y, op.Unsqueeze(scale, [axis + 1])), list(x.type.static_shape))
-    return op.Cast(y, to=to) if to else y
+        y = op.Sub(y, cast(op, _spread(op, node, zero_point, x), to))
+    y = op.Mul(y, cast(op, _spread(op, node, scale, x), to))
+    return cast(op, y, DType(attribute(node, "output_dtype", 0) or scale.dtype.value))
 
 
 def _quantize(op: Builder, node: Node) -> Value:
-    """Blocks get an axis of their own."""
     x, scale, zero_point = operand(node, 0), operand(node, 1), node.input(2)
-    to = node.output.dtype
-    if to.bits < 8 or to.is_float:
-        raise RefusedError(f"it quantizes to {to} at run time")
-    if attribute(node, "precision", 0) not in (0, scale.dtype.value):
-        raise RefusedError("it divides in a precision of its own")
-    axis, size = attribute(node, "axis", 1) % x.type.rank, attribute(node, "block_size", 0)
-    y = op.Round(op.Div(_blocks(op, x, axis, size), op.Unsqueeze(scale, [axis + 1])))
+    to, precision = node.output.dtype, DType(attribute(node, "precision", 0) or _precision(scale).value)
+    y = op.Div(cast(op, x, precision), cast(op, _spread(op, node, scale, x), precision))
+    if not to.is_float:
+        y = op.Round(y)
+    if precision in (DType.float16, DType.bfloat16):  # which don't hold every integer of 16 bits
+        y = op.Cast(y, to=DType.float32)
     if zero_point is not None:
-        y = op.Add(y, op.Cast(op.Unsqueeze(zero_point, [axis + 1]), to=y.dtype))
-    limits = np.iinfo(to.numpy)
-    y = op.Cast(op.Clip(y, float(limits.min), float(limits.max)), to=to)
-    return op.Reshape(y, list(x.type.static_shape))
+        y = op.Add(y, cast(op, _spread(op, node, zero_point, x), y.dtype))
+    return op.Cast(y, to=to, saturate=attribute(node, "saturate", 1)) if to.is_float else _cut(op, y, to)
 
 
-def _blocks(op: Builder, x: Value, axis: int, size: int) -> Value:
-    """The tensor with an axis cut into blocks."""
-    if not x.type.is_static or x.type.static_shape[axis] % size:
-        raise RefusedError(f"blocks of {size} don't fit into {x.type}")
-    shape = x.type.static_shape
-    return op.Reshape(x, [*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :]])
+def _precision(scale: Value) -> DType:
+    """The type that is computed in by a scale: its own, unless that is only stored."""
+    if not scale.dtype.is_float:
+        return DType.float64
+    return scale.dtype if scale.dtype.bits > 8 else DType.float32
 
 
-def _widened(op: Builder, value: Value) -> Value:
-    if value.dtype not in (DType.int4, DType.uint4):
-        return value
-    if not isinstance(value, Constant):
-        raise RefusedError(f"it reads {value.dtype} that is computed at run time")
-    return op.constant(value.data.astype(np.int8 if value.dtype is DType.int4 else np.uint8), value.name)
+def _spread(op: Builder, node: Node, parameter: Value, x: Value) -> Value:
+    """A scale or zero point so that it broadcasts against the tensor: one for all, by channel, or by block."""
+    size, rank = attribute(node, "block_size", 0), x.type.rank
+    axis = attribute(node, "axis", 1) % max(rank, 1)
+    if size:
+        return op.Gather(parameter, op.Div(op.Range(0, size_of(op, x, axis), 1), size), axis=axis)
+    if parameter.type.rank == 0 or rank == 0:
+        return op.Reshape(parameter, np.zeros(0, np.int64)) if parameter.type.rank else parameter
+    along = _along(op, parameter, x, axis)
+    assert along is not None
+    return along
 
 
-def _quantized(node: Node, start: int) -> tuple[Value, Value, Value]:
-    return operand(node, start), operand(node, start + 1), operand(node, start + 2)
+def _along(op: Builder, parameter: Value | None, x: Value, axis: int) -> Value | None:
+    """A row of parameters so that it broadcasts against an axis of a tensor."""
+    if parameter is None or parameter.type.rank == 0:
+        return parameter
+    return op.Reshape(parameter, [-1, *[1] * (x.type.rank - 1 - axis)])
 
 
 def _convolution(node: Node) -> dict[str, object]:
@@ -102,6 +138,7 @@ def _convolution(node: Node) -> dict[str, object]:
 EXPANSIONS: dict[str, Expansion] = {
     "ConvInteger": _conv_integer,
     "DequantizeLinear": _dequantize,
+    "MatMulInteger": _matmul_integer,
     "QLinearConv": _quantized_conv,
     "QLinearMatMul": _quantized_matmul,
     "QuantizeLinear": _quantize,

@@ -20,6 +20,7 @@ class Support:
         refused: operators that can't be run, and why a node can't, as a phrase; empty where it can.
         domains: that the backend has operators of, beside the standard's own.
         unheld: why values of a type can't be held, as a phrase; empty where they can.
+        uncomputed: why a node of whatever operator can't be run, as a phrase; empty where it can.
         widened: the nodes on floats of half precision that are computed in float32, since the backend would round more
             often.
     """
@@ -28,4 +29,5 @@ class Support:
     refused: Mapping[str, Objection] = field(default_factory=dict[str, Objection])
     domains: frozenset[str] = frozenset()
     unheld: Callable[[TensorType], str] = field(default=lambda type: "")
+    uncomputed: Objection = field(default=lambda node: "")
     widened: Condition = field(default=lambda node: False)

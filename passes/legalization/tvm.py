@@ -14,12 +14,6 @@ def _absent(node: Node) -> str:
     return "there is no kernel for it"
 
 
-def _is_unusual_quantization(node: Node) -> bool:
-    """Blocks, and stored integers of 4 bits."""
-    four_bits = any(value is not None and value.dtype in (DType.int4, DType.uint4) for value in node.inputs)
-    return bool(node.attributes.get("block_size", 0)) or four_bits
-
-
 def _is_integer_power(node: Node) -> bool:
     base, exponent = node.inputs
     return base is not None and exponent is not None and (not base.dtype.is_float or exponent.dtype is not base.dtype)
@@ -52,19 +46,29 @@ def _unheld(type: TensorType) -> str:
 
 
 def _is_half(node: Node) -> bool:
-    return node.operator not in _HALF and any(
+    return node.operator not in _MOVING | _ROUNDING and any(
         value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs
     )
 
 
-_HALF = frozenset(
+def _coded(node: Node) -> str:
+    """Elements of up to 8 bits are held as codes, which nothing can be computed with."""
+    values = (value for value in (*node.inputs, *node.outputs) if value is not None)
+    small = next((value.dtype for value in values if value.dtype.bits < 8 + value.dtype.is_float), None)
+    return "" if small is None or node.operator in _MOVING else f"it computes with {small}: cast it to float32 before"
+
+
+_MOVING = frozenset(
     {
-        *("Attention", "Cast", "CastLike", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather"),
-        *("GatherElements", "GatherND", "Identity", "NonZero", "Pad", "QuantizeLinear", "Range", "Reshape", "Shape"),
-        *("Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"),
+        *("Cast", "CastLike", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements"),
+        *("GatherND", "Identity", "Pad", "Range", "Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split"),
+        *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
     }
 )
-"""Operators that stay in half precision: they compute nothing with it, or round at each of the standard's own steps."""
+"""Operators that compute nothing with elements."""
+
+_ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
+"""Operators that stay in half precision beside these, and those that are spelled out in steps that round."""
 
 _ABSENT = [
     "Bernoulli",
@@ -87,11 +91,9 @@ TVM = Support(
     expanded={
         **dict.fromkeys(EXPANSIONS.keys() - {"Cast"}, _always),  # it has its own way with conversions
         "CumSum": _is_computed,
-        "DequantizeLinear": _is_unusual_quantization,
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
         "Pow": _is_integer_power,
-        "QuantizeLinear": _is_unusual_quantization,
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
@@ -101,5 +103,6 @@ TVM = Support(
         "ConvTranspose": _transposed,
     },
     unheld=_unheld,
+    uncomputed=_coded,
     widened=_is_half,
 )
