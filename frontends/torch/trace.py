@@ -23,7 +23,7 @@ from ...ir.finite import check_finite
 from ...ir.graph import Graph, Location, Value
 from ...ir.ops.dtypes import dtype_of, to_numpy
 from ...ir.scope import expression_dim
-from ...ir.types import DType, TensorType
+from ...ir.types import TensorType
 from .archive import load_program
 from .complexes import Complex, complex_lowering, is_complex, join, split
 from .export import distinct, export, silent
@@ -52,6 +52,9 @@ def trace(
     dynamic_shapes: Any = None,
 ) -> Graph:
     """Trace a module into a graph.
+
+    The graph returns the tensors that the module returns, in order, also those that nested containers and objects such as
+    caches hold; numbers and texts among them are left out.
 
     Args:
         module: in evaluation mode; what is in training mode is switched for the duration of the trace.
@@ -215,22 +218,13 @@ class _Conversion:
                 raise ModelError(
                     f"the model changes {spec.target or result!r} while it runs, which a graph can't express"
                 )
-            if result is None:
-                continue
+            if not isinstance(result, fx.Node) or not isinstance(result.meta.get("val"), torch.Tensor):
+                continue  # a number or a size: what a graph returns is the tensors
             count = len(self.graph.outputs)
-            self.graph.outputs["output" if count == 0 else f"output_{count}"] = self._result(result)
-
-    def _result(self, result: Any) -> Value:
-        """What the model returns, as a value; numbers and sizes become tensors of rank 0."""
-        if isinstance(result, fx.Node) and result in self.values:
             op = Lowering(self.graph, result, _location(result), self._dim)
-            return join(op, self._known(result))
-        number = self._argument(result) if isinstance(result, fx.Node) else result
-        if isinstance(result, str) or not isinstance(number, int | float | str):
-            raise ModelError(f"the model returns {result!r}, which is neither a tensor nor a number")
-        kinds: dict[type, DType] = {bool: DType.bool, float: DType.float32}
-        dtype = kinds.get(type(number), DType.int64)
-        return Lowering(self.graph, result, Location(), self._dim).cast(number, dtype)
+            self.graph.outputs["output" if count == 0 else f"output_{count}"] = join(op, self._known(result))
+        if not self.graph.outputs:
+            raise ModelError("the model returns no tensor")
 
     def _type(self, tensor: torch.Tensor) -> TensorType:
         return TensorType(dtype_of(tensor.dtype), tuple(self._dim(size) for size in tensor.shape))
