@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 
 import torch
+import transformers
 from torch import nn
 from torch.export import Dim
 from transformers import AutoModel, GPT2Config, GPT2LMHeadModel, PreTrainedConfig
@@ -13,7 +14,7 @@ from .sample_inputs import BATCH, sample_inputs
 from .small_config import LAYERS, ORDINARY, VOCABULARY, small_configs
 from .subject import Inputs, Subject, Unbuilt
 
-MOST_PARAMETERS = 60_000_000
+MOST_PARAMETERS = 100_000_000
 
 
 def names(dynamic: bool) -> list[str]:
@@ -34,18 +35,20 @@ def build(name: str) -> Subject:
     reasons: list[str] = []
     for config in small_configs(configuration_auto.CONFIG_MAPPING[kind]):
         try:
-            return _subject(config)
+            return _subject(kind, config)
         except Exception as error:  # whatever a model says to a configuration that contradicts itself
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     raise Unbuilt(f"no small configuration of {kind} runs: {' | '.join(reasons)}")
 
 
-def _subject(config: PreTrainedConfig) -> Subject:
+def _subject(kind: str, config: PreTrainedConfig) -> Subject:
+    names = modeling_auto.MODEL_MAPPING_NAMES[kind]
+    make = getattr(transformers, names if isinstance(names, str) else names[0])
     with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+        size = sum(parameter.numel() for parameter in make(config).parameters())
     if size > MOST_PARAMETERS:
         raise ValueError(f"{size} parameters")
-    module = AutoModel.from_config(config).eval()
+    module = make(config).eval()
     return Subject(module, sample_inputs(module))
 
 

@@ -55,6 +55,7 @@ def _choices(module: PreTrainedModel) -> list[list[str]]:
     sets = [
         [*needed, *others],
         [*needed, *(name for name in others if not name.endswith("mask"))],
+        [*needed, *(name for name in others if name != "decoder_input_ids")],
         *([*needed, name] for name in others),
         needed,
     ]
@@ -119,6 +120,8 @@ def _pixels(context: _Context) -> Tensor:
     channels = context.find("num_channels", "in_channels", "in_chans", default=3)
     if {"image_grid_thw", "grid_thw"} & set(context.names):
         return _patches(context, channels)
+    if "spatial_shapes" in context.names:
+        return _patches(context, channels).reshape(BATCH, GRID * GRID, -1)
     sides = context.find("image_size", "img_size", "crop_size", default=64)
     height, width = (sides, sides) if isinstance(sides, int) else sides[-2:]
     frames = (context.find("num_frames", "frames_per_clip", default=8),) if context.layout else ()
@@ -155,7 +158,9 @@ def _mask(context: _Context) -> Tensor:
 
 
 def _features(context: _Context) -> Tensor:
-    bands = context.find("num_mel_bins", "feature_size", "input_feat_per_channel", default=80)
+    bands = context.find(
+        "feature_projection_input_dim", "num_mel_bins", "feature_size", "input_feat_per_channel", default=80
+    )
     frames = 2 * context.find("max_source_positions", default=64)
     return context.normal(BATCH, *((bands, frames), (frames, bands), (1, frames, bands))[context.layout])
 
@@ -202,13 +207,19 @@ _MAKERS: Mapping[str, Callable[[_Context], Any]] = {
     "inputs": _real(BATCH, LENGTH, "d_model"),
     "inputs_embeds": _real(BATCH, LENGTH, "hidden_size"),
     "latents": _real(BATCH, "hidden_size", LENGTH),
+    "past_observed_mask": lambda context: torch.ones_like(_series(context)),
+    "past_time_features": lambda context: context.normal(
+        *_series(context).shape, context.find("num_time_features", default=0)
+    ),
     "past_values": _series,
+    "pixel_attention_mask": lambda context: torch.ones(BATCH, GRID * GRID, dtype=torch.int64),
     "pixel_values": _pixels,
     "pixel_values_videos": _pixels,
     "qformer_input_ids": _whole(BATCH, LENGTH),
     "query_embeds": _real(BATCH, LENGTH, "hidden_size"),
     "returns_to_go": _real(BATCH, LENGTH, 1),
     "rewards": _real(BATCH, LENGTH, 1),
+    "spatial_shapes": lambda context: torch.tensor([[GRID, GRID]] * BATCH),
     "states": _real(BATCH, LENGTH, "state_dim"),
     "task_inputs": _whole(BATCH, LENGTH),
     "timesteps": _whole(BATCH, LENGTH),
@@ -220,6 +231,8 @@ _WANTED = (
     "attention_mask",
     "input_ids",
     "pixel_values",
+    "pixel_attention_mask",
+    "spatial_shapes",
     "image_grid_thw",
     "input_features",
     "decoder_input_ids",

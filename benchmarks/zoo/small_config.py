@@ -12,6 +12,7 @@ from inspect import signature
 from typing import Any
 
 from transformers import PreTrainedConfig, ResNetConfig
+from transformers.models.dbrx.configuration_dbrx import DbrxAttentionConfig
 
 VOCABULARY = 128
 LAYERS = 2
@@ -43,7 +44,7 @@ _DEPTHS: tuple[_Rule, ...] = (
     (r"(.+_)?(num|n)(_local|_routed|_unique)?_experts|moe_num_experts", _most(4)),
     (r"(.+_)?(experts_per_tok|top_?k|moe_k)", _most(2)),
     (r"num_queries|num_query_tokens|num_detection_tokens|two_stage_num_proposals", _most(10)),
-    (r"num_denoising", _most(0)),
+    (r"num_denoising|num_kv_shared_layers", _most(0)),
     (r"(.+_)?(num_)?latents?|num_frames|frames_per_clip", _most(8)),
     (r"max_source_positions", _most(64)),
     (r"max_window_layers", _most(1)),
@@ -103,27 +104,35 @@ def _shrunk(config: PreTrainedConfig, rules: tuple[_Rule, ...], ids: dict[str, i
     return type(config)(**changed)
 
 
-def _residual_network() -> PreTrainedConfig:
-    return ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, out_features=["stage4"])
+def _residual_network(*stages: str) -> PreTrainedConfig:
+    return ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, out_features=list(stages))
 
 
 _OWN: dict[str, Callable[[], dict[str, Any]]] = {
+    "align_vision_model": lambda: {"width_coefficient": 0.25, "depth_coefficient": 0.25},
     "bamba": lambda: {"attn_layer_indices": [1]},
-    "deformable_detr": lambda: {
-        "backbone_config": ResNetConfig(
-            embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, out_features=["stage2", "stage3", "stage4"]
-        )
-    },
+    "blip-2": lambda: {"image_token_index": ORDINARY},
+    "blt": lambda: {"encoder_hash_byte_group_vocab": VOCABULARY},
+    "chameleon": lambda: {"vocabulary_map": {"<image>": ORDINARY, "IMGIMGA": ORDINARY + 1}},
+    "dbrx": lambda: {"attn_config": DbrxAttentionConfig(kv_n_heads=2, rope_theta=10000.0)},
+    "deformable_detr": lambda: {"backbone_config": _residual_network("stage2", "stage3", "stage4")},
+    "efficientnet": lambda: {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320},
     "esm": lambda: {"pad_token_id": 1},
     "falcon_h1": lambda: {"mamba_d_ssm": 64},
     "gemma3n_text": lambda: {"intermediate_size": 64, "activation_sparsity_pattern": [0.0] * LAYERS},
     "gpt_neo": lambda: {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": lambda: {"layer_types": ["mamba", "attention"]},
+    "instructblip": lambda: {"image_token_index": ORDINARY},
     "lfm2_moe": lambda: {"layer_types": ["conv", "full_attention"]},
     "mamba2": lambda: {"num_heads": 8},
-    **dict.fromkeys(("autoformer", "informer"), lambda: {"prediction_length": 4, "context_length": 8}),
+    "recurrent_gemma": lambda: {"num_hidden_layers": 3},
+    "timm_backbone": lambda: {"backbone": "resnet10t"},
+    "xmod": lambda: {"default_language": "en_XX"},
+    "zamba": lambda: {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4},
+    **dict.fromkeys(("bridgetower", "bridgetower_text_model", "bridgetower_vision_model"), lambda: {"hidden_size": 64}),
+    **dict.fromkeys(("conditional_detr", "dab-detr", "detr"), lambda: {"backbone_config": _residual_network("stage4")}),
     **dict.fromkeys(
-        ("conditional_detr", "dab-detr", "detr", "table-transformer"), lambda: {"backbone_config": _residual_network()}
+        ("autoformer", "informer", "time_series_transformer"), lambda: {"prediction_length": 4, "context_length": 8}
     ),
 }
 """What some architectures need beyond the rules, by `model_type`."""
@@ -145,7 +154,11 @@ def _agree(config: PreTrainedConfig, changed: dict[str, Any]) -> None:
     patch, image = changed.get("patch_size"), changed.get("image_size")
     if isinstance(image, int) and not isinstance(image, bool):
         step = patch if isinstance(patch, int) else 16
-        changed["image_size"] = min(image, step * max(4, -(-64 // step)))
+        changed["image_size"] = min(image, step * max(4, -(-64 // (2 * step)) * 2))
+    if isinstance(heads := changed.get("num_heads"), list | tuple) and isinstance(changed.get("embed_dim"), int):
+        changed["embed_dim"] = 8 * heads[0]
+    if depth and "out_indices" in changed:
+        changed["out_indices"] = [min(index, changed[depth]) for index in changed["out_indices"] or ()] or None
     if "mrope_section" in type(config).ignore_keys_at_rope_validation:  # of half a head
         changed["rope_parameters"] = {**(changed.get("rope_parameters") or {}), "mrope_section": [2, 1, 1]}
     if "kv_lora_rank" in changed:  # latent attention has no groups of heads
