@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.finite import check_finite
-from ...ir.graph import Graph, Location, Value
+from ...ir.graph import Graph, Location
 from ...ir.ops.dtypes import dtype_of, to_numpy
 from ...ir.scope import expression_dim
 from ...ir.types import TensorType
