@@ -150,10 +150,15 @@ def _ids(context: _Context) -> Tensor:
 
 
 def _mask(context: _Context) -> Tensor:
-    """All tokens but one."""
-    shape = context.given["input_ids"].shape if "input_ids" in context.given else (BATCH, LENGTH)
-    mask = torch.ones(shape, dtype=torch.int64)
-    mask[0, -1] = 0
+    """All tokens, samples or frames but the last ones of the first row."""
+    if (ids := context.given.get("input_ids")) is not None:
+        length = ids.shape[1]
+    elif (sound := context.given.get("input_values", context.given.get("input_features"))) is not None:
+        length = sound.shape[-2 if sound.ndim > 2 and context.layout else -1]
+    else:
+        length = LENGTH
+    mask = torch.ones(BATCH, length, dtype=torch.int64)
+    mask[0, -max(length // 8, 1) :] = 0
     return mask
 
 

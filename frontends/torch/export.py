@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ...ir.errors import ModelError
+from .libraries import exportable
 
 
 def export(
@@ -26,7 +27,7 @@ def export(
         ModelError: `torch.export` refuses it.
     """
     try:
-        with _in_evaluation(module), _plain_results(module), silent():
+        with _in_evaluation(module), _plain_results(module), exportable(), silent():
             return torch.export.export(module, arguments, dict(keywords), dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # export raises whatever the module's own code raises on symbolic inputs
         reason = str(error).strip().split("\n\n")[0] or type(error).__name__
