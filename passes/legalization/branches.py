@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...ir.builder import Builder
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Constant, Graph, Node, Value
 from .expansion import Expansion, RefusedError, attribute, operand
 
 _MOST_STEPS = 256
@@ -44,7 +44,7 @@ def _goes_on(node: Node, body: Graph) -> bool:
     while end.producer is not None and end.producer.operator == "Identity":
         end = operand(end.producer, 0)
     begins = start is None or bool(np.all(node.constant(1)) if node.constant(1) is not None else False)
-    return begins and (end is body.inputs[1] or (end in body.constants.values() and bool(np.all(end.data))))
+    return begins and (end is body.inputs[1] or (isinstance(end, Constant) and bool(np.all(end.data))))
 
 
 def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
