@@ -287,6 +287,9 @@ def put(op: Lowering, x: Value, index: Value, source: Value, accumulate: bool = 
 @lowers("aten.nonzero.default")
 def nonzero(op: Lowering, x: Value) -> Value:
     x = op.cast(x, DType.bool)
+    if not x.type.rank:  # one place, without coordinates
+        count = op.cast(op.reshape(x, [1]), DType.int64)
+        return op.ConstantOfShape(op.Concat(count, [0], axis=0), value=np.zeros(1, np.int64))
     return op.Transpose(op.NonZero(x), perm=(1, 0))
 
 
