@@ -5,6 +5,13 @@ OPSET = 28
 LOWEST_OPSET = 24
 """Graphs are written in the lowest opset from this one on that expresses them, so that the most runtimes read them."""
 
+LAST_OF_OLD_KERNELS = 21
+"""The opset for graphs with operators that the next one gave more element types alone: runtimes still have them as before."""
+
+OLD_KERNELS = frozenset(
+    {"MaxRoiPool", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "RoiAlign"}
+)
+
 MODULE_KEY = "planish.module"
 SOURCE_KEY = "planish.source"
 """Under these keys a node's metadata in an ONNX file holds its location."""

@@ -64,15 +64,16 @@ _CALLS = {
 }
 
 
-def expression_dim(expression: sympy.Expr, names: Mapping[sympy.Expr, sympy.Symbol]) -> Dim:
-    """A sympy expression of torch's symbols as a dimension, with the symbols renamed.
+def expression_dim(expression: sympy.Expr, names: Mapping[sympy.Expr, sympy.Expr]) -> Dim:
+    """A sympy expression of torch's symbols as a dimension, with the symbols renamed or replaced.
 
     Raises:
         ModelError: it is no dimension, such as a size times a fraction.
     """
-    if expression.is_number:
-        return int(expression)
-    text = ast.unparse(ast.parse(str(expression.xreplace(dict(names))), mode="eval"))  # torch prints brackets in threes
+    renamed = expression.xreplace(dict(names))
+    if renamed.is_number:
+        return int(str(renamed))
+    text = ast.unparse(ast.parse(str(renamed), mode="eval"))  # torch prints brackets in threes
     if not is_dim(text):
         raise ModelError(f"the size {text} is beyond whole-number arithmetic")
     return text

@@ -15,7 +15,7 @@ import numpy as np
 from .dims import is_dim, symbols
 from .errors import CheckError
 from .graph import Attribute, Graph, Node, Use, Value, nested
-from .opset import LOWEST_OPSET, OPSET
+from .opset import LAST_OF_OLD_KERNELS, LOWEST_OPSET, OLD_KERNELS, OPSET
 from .types import Container, DType, TensorType
 
 if TYPE_CHECKING:
@@ -154,19 +154,26 @@ class _Schema:
 
 
 def lowest_opset(graph: Graph) -> int:
-    """The lowest opset, from `LOWEST_OPSET` on, that has every node of a graph with the meaning that it has here."""
-    return max((_lowest_opset(node) for node in graph.nodes), default=LOWEST_OPSET)
+    """The lowest opset, from `LOWEST_OPSET` on, that has every node of a graph with the meaning that it has here.
+
+    For operators that runtimes know in an older version only, it is that version's if the other nodes are expressed in it.
+    """
+    nodes = [node for part in nested(graph) for node in part.nodes]
+    if any(node.operator in OLD_KERNELS for node in nodes):
+        old = max(_lowest_opset(node, LAST_OF_OLD_KERNELS) for node in nodes)
+        if old == LAST_OF_OLD_KERNELS:
+            return old
+    return max((_lowest_opset(node, LOWEST_OPSET) for node in nodes), default=LOWEST_OPSET)
 
 
-def _lowest_opset(node: Node) -> int:
-    inner = (lowest_opset(attribute) for attribute in node.attributes.values() if isinstance(attribute, Graph))
-    own = LOWEST_OPSET
+def _lowest_opset(node: Node, floor: int) -> int:
+    if node.domain:
+        return floor
     if node.operator == "Mod" and not node.attributes.get("fmod") and node.outputs[0].dtype.is_float:
-        own = 28  # defined for integers alone before
-    elif not node.domain:
-        opsets = range(LOWEST_OPSET, OPSET)
-        own = next((opset for opset in opsets if next(_faults(node, opset), None) is None), OPSET)
-    return max(own, *inner, LOWEST_OPSET)
+        return 28  # defined for integers alone before
+    if node.operator in ("AveragePool", "MaxPool") and node.attributes.get("ceil_mode"):
+        floor = max(floor, 22)  # which says what becomes of windows that begin in the padding
+    return next((opset for opset in range(floor, OPSET) if next(_faults(node, opset), None) is None), OPSET)
 
 
 def _faults(node: Node, opset: int = OPSET) -> Iterator[str]:

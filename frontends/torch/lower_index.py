@@ -287,6 +287,9 @@ def put(op: Lowering, x: Value, index: Value, source: Value, accumulate: bool = 
 @lowers("aten.nonzero.default")
 def nonzero(op: Lowering, x: Value) -> Value:
     x = op.cast(x, DType.bool)
+    if not x.type.rank:  # one place, without coordinates
+        count = op.cast(op.reshape(x, [1]), DType.int64)
+        return op.ConstantOfShape(op.Concat(count, [0], axis=0), value=np.zeros(1, np.int64))
     return op.Transpose(op.NonZero(x), perm=(1, 0))
 
 
@@ -299,10 +302,19 @@ def masked_select(op: Lowering, x: Value, mask: Value) -> Value:
 @lowers("aten.masked_scatter.default")
 def masked_scatter(op: Lowering, x: Value, mask: Value, source: Value) -> Value:
     """Where the mask is set the next of the source's elements."""
-    mask = op.expand(mask, x.shape)
+    shape = op.result_shape
+    mask, x = op.expand(mask, shape), op.expand(x, shape)
     if 0 in source.shape:
         return x
     last = op.constant(np.asarray(0))
     seen = op.CumSum(op.cast(op.flat(op.reshape(mask, mask.shape or [1])), DType.int64), last)
     next_one = op.Gather(op.flat(op.reshape(source, source.shape or [1])), op.Max(op.Sub(seen, 1), 0), axis=0)
     return op.choose(mask, op.reshape(next_one, x.shape), x)
+
+
+@lowers("aten.nonzero_static.default")
+def nonzero_of_size(op: Lowering, x: Value, *, size: int, fill_value: int = -1) -> Value:
+    """The first places of what isn't zero, and rows of one number where there are fewer."""
+    found = nonzero(op, x)
+    missing = op.expand(op.cast(fill_value, DType.int64), [size, x.type.rank])
+    return op.Slice(op.Concat(found, missing, axis=0), [0], [size], [0])

@@ -58,3 +58,25 @@ def convolution(
         attributes["output_padding"] = spread(output_padding, spatial)
     operator = "ConvTranspose" if transposed else "Conv"
     return op.batched(x, spatial, lambda batch: op(operator, batch, weight, bias, **attributes))
+
+
+@lowers("aten.addmv.default")
+def addmv(op: Lowering, bias: Value, a: Value, b: Value, *, beta: float = 1, alpha: float = 1) -> Value:
+    return baddbmm(op, bias, a, b, beta=beta, alpha=alpha)
+
+
+@lowers("aten.addbmm.default")
+def addbmm(op: Lowering, bias: Value, a: Value, b: Value, *, beta: float = 1, alpha: float = 1) -> Value:
+    total = op.ReduceSum(op.MatMul(a, b), [0], keepdims=0)
+    total = total if alpha == 1 else op.Mul(total, alpha)
+    return op.Add(total, bias if beta == 1 else op.Mul(bias, beta))
+
+
+@lowers("aten.bilinear.default")
+def bilinear(op: Lowering, a: Value, b: Value, weight: Value, bias: Value | None = None) -> Value:
+    """For each output a product of both inputs with a matrix `weight[output]`."""
+    outputs, left, right = weight.type.static_shape
+    rows = op.Reshape(op.Transpose(weight, perm=(1, 0, 2)), [left, outputs * right])
+    halfway = op.reshape(op.MatMul(a, rows), [*a.shape[:-1], outputs, right])
+    y = op.Squeeze(op.MatMul(halfway, op.Unsqueeze(b, [-1])), [-1])
+    return y if bias is None else op.Add(y, bias)

@@ -22,7 +22,7 @@ def _reduce(op: Lowering, onnx: str, x: Value, axes: Axes, keepdim: bool) -> Val
 
 
 def _is_of_nothing(x: Value, axes: Axes) -> bool:
-    return any(x.shape[axis] == 0 for axis in normal_axes(axes, x.type.rank))
+    return 0 in x.shape and any(x.shape[axis] == 0 for axis in normal_axes(axes, x.type.rank))
 
 
 @lowers("aten.mean.dim", "aten.mean.default")

@@ -8,6 +8,7 @@ import numpy as np
 from ...ir.dims import Dim
 from ...ir.graph import Value
 from ...ir.types import DType
+from .keep import keep
 from .lowering import Lowering, lowers
 
 _SMOOTH = ("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
@@ -19,16 +20,19 @@ _NEAREST = tuple(f"{name}{rank}d" for name in ("upsample_nearest", "_upsample_ne
 def upsample(op: Lowering, x: Value, size: Sequence[Dim] | None, align: bool, *factors: Any) -> Value:
     name = str(op.node.target)
     antialias = "_aa" in name
+    if align and antialias:  # where torch's filter doesn't align the corners that it takes its scale from
+        return keep(op, x, size, align, *factors)
     cubic = {"mode": "cubic", "cubic_coeff_a": -0.5 if antialias else -0.75}
-    return _resize(
-        op,
-        x,
-        None if align else _factors(size, factors),  # corners that are aligned tell the scale by themselves
-        antialias=int(antialias) or None,
-        exclude_outside=int(antialias) or None,
-        coordinate_transformation_mode="align_corners" if align else "half_pixel",
+    how = {
+        "antialias": int(antialias) or None,
+        "exclude_outside": int(antialias) or None,
+        "coordinate_transformation_mode": "align_corners" if align else "half_pixel",
         **(cubic if "cubic" in name else {"mode": "linear"}),
-    )
+    }
+    if align:  # corners tell the scale by themselves
+        return _resize(op, x, None, **how)
+    scales = _scales(op, x, size, factors)
+    return keep(op, x, size, align, *factors) if scales == () else _resize(op, x, scales, **how)
 
 
 @lowers(*(f"aten.{name}.{form}" for name in _NEAREST for form in ("vec", "default")))
@@ -36,19 +40,24 @@ def upsample_nearest(op: Lowering, x: Value, size: Sequence[Dim] | None, *factor
     exact = {"coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"}
     floor = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     how = exact if "exact" in str(op.node.target) else floor
-    return _resize(op, x, _factors(size, factors), mode="nearest", **how)
+    scales = _scales(op, x, size, factors)
+    return keep(op, x, size, *factors) if scales == () else _resize(op, x, scales, mode="nearest", **how)
 
 
-def _factors(size: Sequence[Dim] | None, factors: Sequence[Any]) -> Sequence[float] | None:
-    """The factors by axis: given as a list in place of a size, or one by one beside it."""
-    if factors and isinstance(factors[0], list | tuple):
-        return factors[0]
-    return [float(factor) for factor in factors] if factors and None not in factors else None
+def _scales(op: Lowering, x: Value, size: Sequence[Dim] | None, factors: Sequence[Any]) -> Sequence[float] | None:
+    """The scales by axis, given as a list or one by one; none where a size is asked for that doesn't belong to them."""
+    given = factors[0] if factors and isinstance(factors[0], list | tuple) else factors
+    if not given or None in given:
+        return None
+    scales = [float(factor) for factor in given]
+    pairs = zip(x.shape[2:], op.result_shape[2:], scales, strict=True)
+    belongs = all(not isinstance(have, int) or have * scale // 1 == want for have, want, scale in pairs)
+    return scales if belongs else ()
 
 
-def _resize(op: Lowering, x: Value, factors: Sequence[float] | None, **how: Any) -> Value:
-    if factors is not None:
-        return op.Resize(x, None, np.asarray([1, 1, *factors], np.float32), **how)
+def _resize(op: Lowering, x: Value, scales: Sequence[float] | None, **how: Any) -> Value:
+    if scales:
+        return op.Resize(x, None, np.asarray([1, 1, *scales], np.float32), **how)
     return op.Resize(x, None, None, op.row(op.result_shape), **how)
 
 

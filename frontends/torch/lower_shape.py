@@ -149,12 +149,14 @@ def pad(op: Lowering, x: Value, widths: Sequence[Dim], mode: Any = "constant", v
         mode, value = "constant", mode
     pairs: list[tuple[Dim, Dim]] = [(0, 0)] * (x.type.rank - len(widths) // 2)
     pairs += zip(widths[-2::-2], widths[::-2], strict=True)
+    pads = [low for low, _ in pairs] + [high for _, high in pairs]
+    if not any(pads):
+        return x
     if mode == "constant":
-        pads = [low for low, _ in pairs] + [high for _, high in pairs]
-        return op.Pad(x, op.row(pads), op.cast(value or 0.0, x.dtype)) if any(pads) else x
-    x, pads = _cropped(op, x, pairs)
-    onnx = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
-    return op.Pad(x, op.row(pads), mode=onnx) if any(pads) else x
+        return op.Pad(x, op.row(pads), op.cast(value or 0.0, x.dtype))
+    if mode == "circular":  # what is cropped comes round no more
+        x, pads = _cropped(op, x, pairs)
+    return op.Pad(x, op.row(pads), mode={"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode])
 
 
 def _cropped(op: Lowering, x: Value, pairs: Sequence[tuple[Dim, Dim]]) -> tuple[Value, list[Dim]]:

@@ -210,3 +210,75 @@ def histogram(op: Lowering, x: Value, bins: int = 100, low: float = 0, high: flo
     hits = op.expand(op.cast(1, x.dtype), x.shape)
     counts = op.ScatterElements(op.expand(op.cast(0, x.dtype), [bins + 1]), place, hits, axis=0, reduction="add")
     return op.Slice(counts, [0], [bins], [0])
+
+
+# -- different elements
+
+
+@lowers("aten._unique2.default", "aten._unique.default")
+def unique(
+    op: Lowering, x: Value, ordered: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> tuple[Value, ...]:
+    values, _, inverse, counts = op.Unique(op.flat(x), outputs=4, sorted=1)
+    return values, op.reshape(inverse, x.shape), counts
+
+
+@lowers("aten.unique_dim.default")
+def unique_slices(
+    op: Lowering,
+    x: Value,
+    axis: int,
+    ordered: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+) -> tuple[Value, ...]:
+    values, _, inverse, counts = op.Unique(x, outputs=4, axis=axis, sorted=1)
+    return values, inverse, counts
+
+
+@lowers("aten.unique_consecutive.default")
+def runs(
+    op: Lowering, x: Value, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> tuple[Value, ...]:
+    """The first element or slice of each run of equal ones, the run that each belongs to, and how long they are."""
+    whole = op.flat(x) if dim is None else x
+    axis = 0 if dim is None else dim % x.type.rank
+    before, after = op.Slice(whole, [0], [-1], [axis]), op.Slice(whole, [1], [_END], [axis])
+    is_new = op.Not(op.Equal(after, before))
+    others = [place for place in range(whole.type.rank) if place != axis]
+    if others:
+        is_new = op.Cast(op.ReduceMax(op.Cast(is_new, to=DType.int32), others, keepdims=0), to=DType.bool)
+    size = whole.shape[axis]
+    first = op.constant(np.ones(min(size, 1) if isinstance(size, int) else 1, bool))
+    starts = op.Concat(first, is_new, axis=0)
+    values = op.Compress(whole, starts, axis=axis)
+    run = op.Sub(op.CumSum(op.Cast(starts, to=DType.int64), op.constant(np.asarray(0))), 1)
+    places = op.Squeeze(op.NonZero(starts), [0])
+    ends = op.Concat(op.Slice(places, [1], [_END], [0]), op.size(size), axis=0)
+    inverse = op.reshape(run, x.shape) if dim is None else run
+    return values, inverse, op.Sub(ends, places)
+
+
+@lowers("aten.bincount.default")
+def bin_counts(op: Lowering, x: Value, weights: Value | None = None, fewest: int = 0) -> Value:
+    if x.shape == (0,):
+        return op.filled(0)
+    x = op.cast(x, DType.int64)
+    size = op.Max(op.Add(op.ReduceMax(x, [0], keepdims=1), 1), fewest)
+    hits = op.expand(op.cast(1, op.result_type), x.shape) if weights is None else op.cast(weights, op.result_type)
+    empty = op.ConstantOfShape(size, value=np.zeros(1, op.result_type.numpy))
+    return op.ScatterElements(empty, x, hits, axis=0, reduction="add")
+
+
+@lowers("aten.repeat_interleave.Tensor")
+def repeated_places(op: Lowering, repeats: Value, *, output_size: Dim | None = None) -> Value:
+    """Each place as often as it is to be repeated: how many places end before, or at, each place of the result."""
+    repeats = op.cast(repeats, DType.int64)
+    ends = op.CumSum(repeats, op.constant(np.asarray(0)))
+    if output_size is None:
+        count = op.ReduceSum(repeats, [0], keepdims=0)
+        places = op.Range(0, count, 1)
+    else:
+        places = op.places(output_size)
+    is_over = op.GreaterOrEqual(op.Unsqueeze(places, [1]), op.Unsqueeze(ends, [0]))
+    return op.cast(op.ReduceSum(op.cast(is_over, DType.int64), [1], keepdims=0), op.result_type)

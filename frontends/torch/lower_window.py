@@ -97,3 +97,19 @@ def _addresses(size: Sequence[Any], stride: Sequence[int], offset: int) -> np.nd
     for axis, (count, step) in enumerate(zip(size, stride, strict=True)):
         addresses += (np.arange(count) * step).reshape(-1, *(1,) * (len(size) - 1 - axis))
     return addresses
+
+
+@lowers("aten.unfold_backward.default")
+def fold(op: Lowering, x: Value, size: Sequence[Dim], axis: int, width: int, step: int) -> Value:
+    """What `unfold` took apart, with windows that overlap added up."""
+    rank = len(size)
+    if not rank:
+        return op.reshape(x, [])
+    axis %= rank
+    starts = op.Mul(op.places(x.shape[axis]), step)
+    places = op.Add(op.Unsqueeze(starts, [1]), np.arange(width))  # [window, element]
+    others = [place for place in range(rank) if place != axis]
+    rows = permute(op, x, [axis, rank, *others])
+    target = op.filled(0.0, [size[axis], *(size[place] for place in others)])
+    added = op.ScatterND(target, op.Unsqueeze(places, [-1]), rows, reduction="add")
+    return permute(op, added, [[axis, *others].index(place) for place in range(rank)])

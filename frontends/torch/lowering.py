@@ -19,6 +19,7 @@ from ...ir.errors import ModelError
 from ...ir.graph import Graph, Location, Value
 from ...ir.ops.dtypes import dtype_of, torch_dtype
 from ...ir.types import DType
+from .sizes import Sizes
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,13 +42,17 @@ class Lowering(Builder):
 
     Attributes:
         node: the fx node.
-        dim: turns a size of torch's into a dimension of the graph.
+        sizes: torch's symbolic sizes in terms of the graph's.
     """
 
-    def __init__(self, graph: Graph, node: fx.Node, location: Location, dim: Callable[[Any], Dim]) -> None:
+    def __init__(self, graph: Graph, node: fx.Node, location: Location, sizes: Sizes) -> None:
         super().__init__(graph, location=location)
         self.node = node
-        self.dim = dim
+        self.sizes = sizes
+
+    def dim(self, size: Any) -> Dim:
+        """A size of torch's as a dimension of the graph."""
+        return self.sizes.dim(size)
 
     @property
     def result(self) -> torch.Tensor:
@@ -146,11 +151,12 @@ class Lowering(Builder):
         return size.value
 
     def _source(self, symbol: str) -> Value:
-        for value in self.graph.inputs:
-            if symbol in value.shape:
-                axis = value.shape.index(symbol)
-                return self.Shape(value, start=axis, end=axis + 1)
-        raise ModelError(f"{self.location}: the size {symbol} is not a dimension of any input")
+        if (number := self.sizes.number(symbol)) is not None:
+            return self.cast(self.reshape(number, [1]), DType.int64)
+        if (found := self.sizes.axis(symbol)) is None:
+            raise ModelError(f"{self.location}: the size {symbol} is not a dimension of anything before it")
+        value, axis = found
+        return self.Shape(value, start=axis, end=axis + 1)
 
     def _reshape_target(self, value: Value, shape: Sequence[Dim]) -> Operand:
         """A constant shape where 0 (copy) and one -1 (the rest) can say it, a computed one otherwise."""

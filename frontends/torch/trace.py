@@ -9,7 +9,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import sympy
 import torch
 from torch import fx, nn
 from torch._ops import OpOverload
@@ -17,18 +16,18 @@ from torch.export import ExportedProgram, default_decompositions
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.utils import _pytree as pytree
 
-from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.finite import check_finite
 from ...ir.graph import Graph, Location
 from ...ir.ops.dtypes import dtype_of, to_numpy
-from ...ir.scope import expression_dim
 from ...ir.types import TensorType
 from .archive import load_program
-from .complexes import Complex, complex_lowering, is_complex, join, split
+from .complexes import Complex, join, split
+from .dispatch import lower
 from .export import distinct, export, silent
-from .keep import keep
+from .higher_order import lower_higher_order
 from .lowering import Lowering
+from .sizes import Sizes
 from .table import LOWERINGS
 
 _IGNORED = frozenset(
@@ -41,6 +40,7 @@ _IGNORED = frozenset(
     }
 )
 """Checks of what the example inputs, or any, may be."""
+_ITEMS = ("aten._local_scalar_dense.default", "aten.item.default")
 _TORCH = str(Path(torch.__file__).parent)
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -93,7 +93,8 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) 
     symbol_names = _symbol_names(program, specifications)
     with silent():
         program = program.run_decompositions(_decompositions())
-    return _Conversion(program, name, symbol_names).run()
+    graph = Graph(name)
+    return _Conversion(program, graph, Sizes(graph, symbol_names)).run()
 
 
 @cache
@@ -106,14 +107,11 @@ def _decompositions() -> dict[Any, Any]:
 class _Conversion:
     """One exported program on its way to a graph."""
 
-    def __init__(self, program: ExportedProgram, name: str, symbol_names: Mapping[str, str]) -> None:
+    def __init__(self, program: ExportedProgram, graph: Graph, sizes: Sizes) -> None:
         self.program = program
-        self.graph = Graph(name)
+        self.graph = graph
         self.values: dict[fx.Node, Any] = {}
-        self._symbols: dict[sympy.Expr, sympy.Symbol] = {
-            sympy.Symbol(symbol, integer=True, positive=True): sympy.Symbol(wanted, integer=True, positive=True)
-            for symbol, wanted in symbol_names.items()
-        }
+        self.sizes = sizes
         self._constants: dict[tuple[Any, ...], Any] = {}
 
     def run(self) -> Graph:
@@ -121,14 +119,34 @@ class _Conversion:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node, specs[node.name])
-            elif node.op == "call_function":
-                self._call(node)
             elif node.op == "output":
                 self._return(node)
             else:
-                raise ModelError(f"{_location(node)}: fx node {node.op} has no counterpart")
+                self._node(node)
         check_finite(self.graph)
         return self.graph
+
+    def _inline(self, module: fx.GraphModule, graph: Graph, arguments: Sequence[Any]) -> list[Any]:
+        """Lower the nodes of a function that an operator takes; gives what it returns."""
+        sizes = self.sizes if graph is self.graph else Sizes(graph, {}, self.sizes)
+        part = _Conversion(self.program, graph, sizes)
+        given = iter(arguments)
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                part.values[node] = next(given)
+            elif node.op == "output":
+                return list(pytree.tree_leaves(pytree.tree_map(part._argument, node.args[0])))
+            else:
+                part._node(node)
+        raise ModelError("a function in the program returns nothing")
+
+    def _node(self, node: fx.Node) -> None:
+        if node.op == "call_function":
+            self._call(node)
+        elif node.op == "get_attr":  # a function that an operator takes
+            self.values[node] = getattr(node.graph.owning_module, str(node.target))
+        else:
+            raise ModelError(f"{_location(node)}: fx node {node.op} has no counterpart")
 
     def _placeholder(self, node: fx.Node, spec: InputSpec) -> None:
         if spec.kind in _WEIGHTS and spec.target is not None:
@@ -142,7 +160,8 @@ class _Conversion:
 
     def _input(self, node: fx.Node, tensor: torch.Tensor) -> Any:
         value = self.graph.add_input(node.name, self._type(tensor))
-        return split(Lowering(self.graph, node, _location(node), self._dim), value)
+        self.sizes.see(tensor, value)
+        return split(Lowering(self.graph, node, _location(node), self.sizes), value)
 
     def _weight(self, target: str) -> Any:
         """The constant of a parameter or buffer; tensors that share storage and layout are one constant."""
@@ -170,21 +189,31 @@ class _Conversion:
         if node.target is torch.ops.higher_order.with_effects and str(node.args[1]) in _IGNORED:
             self.values[node] = (None,)
             return
+        if name in _ITEMS:
+            self._item(node)
+            return
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool):
             return  # sizes are read off the types where they are used
         if node.target is python.getitem:
             source, index = node.args
             self.values[node] = self.values[source][index]  # pyright: ignore[reportArgumentType] -- fx's own invariant
             return
-        if not isinstance(node.target, OpOverload):
-            raise ModelError(f"{_location(node)}: {name} has no counterpart; replace it in the model")
         arguments = pytree.tree_map(self._argument, node.args)
         keywords = pytree.tree_map(self._argument, dict(node.kwargs))
-        op = Lowering(self.graph, node, _location(node), self._dim)
-        if is_complex(op, (arguments, keywords)):
-            self.values[node] = (complex_lowering(name) or keep)(op, *arguments, **keywords)
+        op = Lowering(self.graph, node, _location(node), self.sizes)
+        if isinstance(node.target, OpOverload):
+            self.values[node] = lower(op, name, arguments, keywords)
         else:
-            self.values[node] = LOWERINGS.get(name, keep)(op, *arguments, **keywords)
+            self.values[node] = lower_higher_order(op, name, arguments, self._inline)
+            self.sizes.see(value, self.values[node])
+
+    def _item(self, node: fx.Node) -> None:
+        """A number in a tensor: it may be an operand, and a whole one a size too."""
+        number, tensor = node.meta["val"], self._argument(node.args[0])
+        if isinstance(number, torch.SymInt):
+            self.sizes.see_number(number, tensor)
+        else:
+            self.values[node] = tensor
 
     def _argument(self, argument: Any) -> Any:
         if not isinstance(argument, fx.Node):
@@ -196,7 +225,7 @@ class _Conversion:
             raise ModelError(
                 f"{_location(argument)}: arithmetic on a symbolic size beyond whole numbers is not supported"
             )
-        return self._dim(value) if isinstance(value, torch.SymInt) else value
+        return self.sizes.dim(value) if isinstance(value, torch.SymInt) else value
 
     def _known(self, node: fx.Node) -> Any:
         value = self.values[node]
@@ -221,16 +250,13 @@ class _Conversion:
             if not isinstance(result, fx.Node) or not isinstance(result.meta.get("val"), torch.Tensor):
                 continue  # a number or a size: what a graph returns is the tensors
             count = len(self.graph.outputs)
-            op = Lowering(self.graph, result, _location(result), self._dim)
+            op = Lowering(self.graph, result, _location(result), self.sizes)
             self.graph.outputs["output" if count == 0 else f"output_{count}"] = join(op, self._known(result))
         if not self.graph.outputs:
             raise ModelError("the model returns no tensor")
 
     def _type(self, tensor: torch.Tensor) -> TensorType:
-        return TensorType(dtype_of(tensor.dtype), tuple(self._dim(size) for size in tensor.shape))
-
-    def _dim(self, size: int | torch.SymInt) -> Dim:
-        return size if isinstance(size, int) else expression_dim(size.node.expr, self._symbols)
+        return TensorType(dtype_of(tensor.dtype), tuple(map(self.sizes.dim, tensor.shape)))
 
 
 def _location(node: fx.Node) -> Location:

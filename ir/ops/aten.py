@@ -42,7 +42,18 @@ def aten_operator(name: str) -> Operator | None:
         return None
     schema = overload._schema
     inputs = tuple(argument.name for argument in schema.arguments if _is_tensor(argument))
-    return Operator(name, partial(_run, overload), inputs, frozenset(), takes_outputs=False, takes_dtype=False)
+    return Operator(
+        name=name,
+        function=partial(_run, overload),
+        inputs=inputs,
+        defaults={},
+        host=frozenset(),
+        takes_outputs=False,
+        takes_dtype=False,
+        from_data={},
+        types=None,
+        trainable=None,
+    )
 
 
 @cache
