@@ -26,9 +26,10 @@ def diagnosis(graph: Graph, name: Callable[[Node], str], fault: Callable[[Graph]
         Nothing if every node can be run by itself.
     """
     tried: set[str] = set()
-    for node in (node for part in nested(graph) for node in part.nodes):
+    nodes = (node for part in nested(graph) for node in part.nodes)
+    for node in sorted(nodes, key=lambda node: bool(node.graphs)):  # what is at fault inside of a loop is named first
         kind = _kind(node)
-        if node.graphs or kind in tried:  # of If, Loop and Scan it is the nodes inside that may fail
+        if kind in tried:
             continue
         tried.add(kind)
         if reason := fault(_alone(node)):
@@ -44,7 +45,7 @@ def _refusal(node: Node, name: str, reason: str) -> str:
         reason = "there is no kernel for it"
         reason += "" if absent[1] == node.operator else f", or for {absent[1]}, which is a part of it"
     return (
-        f"{node.location}: onnxruntime can't run {name} of {dtypes}: {reason}; "
+        f"{node.location}: onnxruntime can't run {name} of {dtypes}: {reason.rstrip('.')}; "
         "give the layer another element type, or build for another backend"
     )
 
@@ -60,7 +61,7 @@ def _alone(node: Node) -> Graph:
     """A graph of one node."""
     graph = Graph(node.operator)
     values: dict[Value, Value] = {}
-    for index, value in enumerate(node.inputs):
+    for index, value in enumerate((*node.inputs, *node.captured)):
         if value is None or value in values:
             continue
         if isinstance(value, Constant) and value.data.nbytes <= _READ_BYTES:
@@ -69,6 +70,12 @@ def _alone(node: Node) -> Graph:
             values[value] = graph.add_input(f"input_{index}", value.type)
     inputs = [value and values[value] for value in node.inputs]
     types = [output.type for output in node.outputs]
-    twin = graph.add_node(node.operator, inputs, types, node.attributes, location=node.location)
+    attributes = {
+        name: attribute._copy_into(Graph(attribute.name, graph), dict(values))
+        if isinstance(attribute, Graph)
+        else attribute
+        for name, attribute in node.attributes.items()
+    }
+    twin = graph.add_node(node.operator, inputs, types, attributes, location=node.location)
     graph.outputs = {output.name: output for output in twin.outputs}
     return graph

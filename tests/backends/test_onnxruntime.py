@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from planish.backends.artifact import load, write_artifact
 from planish.frontends.onnx import read_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import ModelError, TargetError
-from planish.ir.graph import Graph, Location
+from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 
@@ -123,30 +124,35 @@ def test_conversions_are_those_of_the_standard(source: DType, to: DType, attribu
     np.testing.assert_array_equal(got.astype(np.float32), wanted.astype(np.float32))
 
 
-def test_what_has_to_be_spelled_out_is_in_graphs_inside_nodes_too(target, tmp_path) -> None:
+def branching(build: Callable[[Builder, Value], Value], dtype: DType) -> Graph:
+    """A graph whose branches compute the same."""
     graph, branches = Graph(), {}
-    x, yes = graph.add_input("x", TensorType(DType.float32, ("n",))), graph.add_input("yes", TensorType(DType.bool, ()))
-    for name, to in (("then_branch", DType.int4), ("else_branch", DType.uint2)):
-        branches[name] = Graph(name)
-        op = Builder(branches[name])
-        branches[name].outputs["y"] = op.Cast(op.Cast(x, to=to), to=DType.float32)
-    graph.outputs["y"] = graph.add_node("If", [yes], [x.type], branches).output
-    executable = lowered(graph, target, tmp_path / "dist")
-    for condition in (True, False):
-        assert executable(np.array([1.75, 0.5], np.float32), np.array(condition))[0].tolist() == [1, 0]
-
-
-def test_a_part_inside_of_a_branch_is_refused_by_its_layer(target, tmp_path) -> None:
-    graph, branches = Graph(), {}
-    x, yes = graph.add_input("x", TensorType(DType.float64, ("n",))), graph.add_input("yes", TensorType(DType.bool, ()))
+    x, yes = graph.add_input("x", TensorType(dtype, ("n",))), graph.add_input("yes", TensorType(DType.bool, ()))
     for name in ("then_branch", "else_branch"):
-        branches[name] = Graph(name)
-        branches[name].outputs["y"] = Builder(branches[name], location=Location(f"net.{name}")).Erf(x)
-    graph.outputs["y"] = graph.add_node("If", [yes], [x.type], branches, location=Location("net")).output
-    with pytest.raises(
-        TargetError, match=r"^net\.then_branch: onnxruntime can't run Erf of float64: there is no kernel"
-    ):
-        lowered(graph, target, tmp_path / "dist")
+        branches[name] = Graph(name, graph)
+        branches[name].outputs["y"] = build(Builder(branches[name], location=Location(f"net.{name}")), x)
+    type = branches["then_branch"].outputs["y"].type
+    graph.outputs["y"] = graph.add_node("If", [yes], [type], branches, location=Location("net")).output
+    return graph
+
+
+def test_what_has_to_be_spelled_out_is_in_graphs_inside_nodes_too(target, tmp_path) -> None:
+    graph = branching(lambda op, x: op.Cast(op.Cast(x, to=DType.int4), to=DType.float32), DType.float32)
+    executable = lowered(graph, target, tmp_path / "dist")
+    assert executable(np.array([1.75, 0.5], np.float32), np.array(True))[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda op, x: op.Erf(x), r"^net\.then_branch: onnxruntime can't run Erf of float64: there is no kernel"),
+        (lambda op, x: op.Cast(x, to=DType.int2), r"^net: onnxruntime can't run If of bool, int2: "),
+    ],
+    ids=["inside", "around"],
+)
+def test_of_control_flow_the_part_at_fault_is_named(build, message: str, target, tmp_path) -> None:
+    with pytest.raises(TargetError, match=message):
+        lowered(branching(build, DType.float64), target, tmp_path / "dist")
 
 
 def test_narrow_inputs_alone_need_no_narrow_outputs(make_graph, target, tmp_path) -> None:
