@@ -58,3 +58,17 @@ def convolution(
         attributes["output_padding"] = spread(output_padding, spatial)
     operator = "ConvTranspose" if transposed else "Conv"
     return op.batched(x, spatial, lambda batch: op(operator, batch, weight, bias, **attributes))
+
+
+@lowers("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
+def conv(
+    op: Lowering,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Value:
+    return convolution(op, x, weight, bias, stride, padding, dilation, False, (0,), groups)

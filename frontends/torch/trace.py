@@ -27,6 +27,7 @@ from ...ir.types import TensorType
 from .archive import load_program
 from .complexes import Complex, complex_lowering, is_complex, join, split
 from .export import distinct, export, silent
+from .inplace import functional_name, is_training, names_of, show_dropout, writes, writes_unseen
 from .keep import keep
 from .lowering import Lowering
 from .table import LOWERINGS
@@ -42,6 +43,8 @@ _IGNORED = frozenset(
 )
 """Checks of what the example inputs, or any, may be."""
 _TORCH = str(Path(torch.__file__).parent)
+_SIZES = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+"""What fx nodes may stand for beside tensors."""
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -91,9 +94,35 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) 
         ModelError: an operator has no counterpart, naming it and its module.
     """
     symbol_names = _symbol_names(program, specifications)
-    with silent():
-        program = program.run_decompositions(_decompositions())
+    show_dropout(program.graph)
+    if not _is_lowerable(program.graph):
+        with silent():
+            program = program.run_decompositions(_decompositions())
+    _erase_idle(program.graph)
     return _Conversion(program, name, symbol_names).run()
+
+
+def _erase_idle(graph: fx.Graph) -> None:
+    """Take out what only asserts, and what nobody reads."""
+    for node in reversed(graph.nodes):
+        is_idle = str(node.target) in _IGNORED or not (node.users or writes(node))
+        if node.op == "call_function" and is_idle:
+            graph.erase_node(node)
+
+
+def _is_lowerable(graph: fx.Graph) -> bool:
+    """Whether every node has a lowering as it is, so that the program need not be taken apart."""
+    return all(map(_has_lowering, graph.nodes)) and writes_unseen(graph)
+
+
+def _has_lowering(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and value.is_complex():
+        return False
+    if node.op != "call_function" or isinstance(value, _SIZES) or node.target is python.getitem:
+        return node.op != "get_attr"  # of a graph inside the node, which is not taken apart yet
+    name = functional_name(node)
+    return name in _IGNORED or (name in LOWERINGS and not is_training(node))
 
 
 @cache
@@ -163,15 +192,12 @@ class _Conversion:
         return Complex(*map(self._constant, (part.contiguous() for part in parts), names))
 
     def _call(self, node: fx.Node) -> None:
-        name = str(node.target)
-        value = node.meta.get("val")
-        if name in _IGNORED or node.target is torch.ops.aten.sym_size.int:
-            return
+        name = functional_name(node)
+        if name in _IGNORED or isinstance(node.meta.get("val"), _SIZES):
+            return  # sizes are read off the types where they are used
         if node.target is torch.ops.higher_order.with_effects and str(node.args[1]) in _IGNORED:
             self.values[node] = (None,)
             return
-        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool):
-            return  # sizes are read off the types where they are used
         if node.target is python.getitem:
             source, index = node.args
             self.values[node] = self.values[source][index]  # pyright: ignore[reportArgumentType] -- fx's own invariant
@@ -181,10 +207,12 @@ class _Conversion:
         arguments = pytree.tree_map(self._argument, node.args)
         keywords = pytree.tree_map(self._argument, dict(node.kwargs))
         op = Lowering(self.graph, node, _location(node), self._dim)
-        if is_complex(op, (arguments, keywords)):
-            self.values[node] = (complex_lowering(name) or keep)(op, *arguments, **keywords)
-        else:
-            self.values[node] = LOWERINGS.get(name, keep)(op, *arguments, **keywords)
+        is_real = not is_complex(op, (arguments, keywords))
+        lowering = LOWERINGS.get(name) if is_real else complex_lowering(name)
+        result = (lowering or keep)(op, *arguments, **keywords)
+        if writes(node):
+            result = op.cast(result, op.result_type)
+        self.values.update(dict.fromkeys(names_of(node), result))
 
     def _argument(self, argument: Any) -> Any:
         if not isinstance(argument, fx.Node):
