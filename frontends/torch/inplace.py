@@ -6,6 +6,7 @@ an operand stands for its new value from the write on, which is right where no o
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -77,7 +78,7 @@ def _memory(nodes: Sequence[fx.Node]) -> dict[fx.Node, set[int]]:
     memory: dict[fx.Node, set[int]] = {}
     for node in nodes:
         tensors = [leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, torch.Tensor)]
-        storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+        storages: set[Any] = {tensor.untyped_storage()._cdata for tensor in tensors}
         if node.target is _ALIAS:
             (source,) = memory[_operand(node)]
             owner.update(dict.fromkeys(storages, source))
