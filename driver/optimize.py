@@ -71,6 +71,6 @@ def _write(graph: Graph, output: Path) -> None:
 
         save(graph, output)
     else:
-        from ..backends.onnx_model import write_onnx
+        from ..backends.onnx_file import write_onnx
 
         write_onnx(graph, output)
