@@ -47,8 +47,7 @@ def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> N
 
 
 def _is_large(tensor: onnx_ir.TensorProtocol | None) -> TypeGuard[Tensor]:
-    is_text = tensor is not None and tensor.dtype is onnx_ir.DataType.STRING  # it has no size
-    return isinstance(tensor, onnx_ir.Tensor) and not is_text and tensor.nbytes > _SMALL
+    return isinstance(tensor, onnx_ir.Tensor) and tensor.nbytes > _SMALL
 
 
 @contextmanager

@@ -181,7 +181,7 @@ class _Conversion:
             raise ModelError(f"constant {target!r} is a {type(tensor).__name__}, not a tensor")
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if key not in self._constants or tensor.numel() == 0:
-            self._constants[key] = self._constant(tensor.detach().contiguous(), target)
+            self._constants[key] = self._constant(tensor.detach(), target)
         return self._constants[key]
 
     def _constant(self, tensor: torch.Tensor, name: str) -> Any:

@@ -1,13 +1,19 @@
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from planish.backends.onnx_file import write_onnx
 from planish.frontends.onnx import read_onnx
 from planish.ir.builder import Builder
 from planish.ir.equal import differences
 from planish.ir.graph import Graph, Location
+from planish.ir.storage import load
+from planish.ir.storage import save as save_graph
 from planish.ir.types import DType
 
 
@@ -73,3 +79,17 @@ def test_the_file_is_of_the_lowest_version_that_has_its_types(make_graph, tmp_pa
         model = onnx.load(tmp_path / "model.onnx")
         assert model.ir_version == version
         onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize("inline_bytes", [1 << 30, 0])
+def test_weights_of_every_type_and_layout_come_back(inline_bytes: int, tmp_path) -> None:
+    data = np.arange(900).reshape(30, 30) % 8
+    graph = Graph()
+    for dtype in DType:
+        array = (data.astype(str) if dtype is DType.string else data).astype(dtype.numpy)
+        graph.outputs[f"{dtype}"] = graph.add_constant(array, f"{dtype}")
+        graph.outputs[f"{dtype}_turned"] = graph.add_constant(array.T, f"{dtype}_turned")
+    write_onnx(graph, tmp_path / "model.onnx", inline_bytes)
+    onnx.checker.check_model(tmp_path / "model.onnx")
+    again = read_onnx(tmp_path / "model.onnx")
+    assert differences(graph, again) == []

@@ -1,19 +1,12 @@
-from pathlib import Path
-
 import numpy as np
-import onnx
 import onnx_ir
 import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from planish.backends.onnx_model import to_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import ModelError, TargetError
 from planish.ir.graph import Graph, Location
-from planish.ir.storage import load
-from planish.ir.storage import save as save_graph
 from planish.ir.types import DType, TensorType
 
 VECTOR = TensorType(DType.float32, ("n",))
