@@ -58,7 +58,7 @@ def writes_unseen(graph: fx.Graph) -> bool:
     place = {node: index for index, node in enumerate(nodes)}
     last = {node: max((place[user] for user in node.users), default=-1) for node in nodes}
     memory = _memory(nodes)
-    sharing: dict[int, list[fx.Node]] = defaultdict(list)
+    sharing: dict[Any, list[fx.Node]] = defaultdict(list)
     for node in nodes:
         for storage in memory[node]:
             sharing[storage].append(node)
@@ -72,13 +72,13 @@ def writes_unseen(graph: fx.Graph) -> bool:
     return True
 
 
-def _memory(nodes: Sequence[fx.Node]) -> dict[fx.Node, set[int]]:
+def _memory(nodes: Sequence[fx.Node]) -> dict[fx.Node, set[Any]]:
     """The storages that each node's tensors lie in."""
-    owner: dict[int, int] = {}
-    memory: dict[fx.Node, set[int]] = {}
+    owner: dict[Any, Any] = {}
+    memory: dict[fx.Node, set[Any]] = {}
     for node in nodes:
         tensors = [leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, torch.Tensor)]
-        storages: set[Any] = {tensor.untyped_storage()._cdata for tensor in tensors}
+        storages = {tensor.untyped_storage()._cdata for tensor in tensors}
         if node.target is _ALIAS:
             (source,) = memory[_operand(node)]
             owner.update(dict.fromkeys(storages, source))
