@@ -2,10 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -36,18 +36,22 @@ def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> N
         TargetError: an operator that ONNX can't express, by name and layer.
     """
     model = to_onnx(graph)
-    weights = [tensor for value in model.graph.initializers.values() if _is_large(tensor := value.const_value)]
+    size = sum(weight.nbytes for part in model.graphs() for weight in _large(part).values())
+    write = _write_apart if size > inline_bytes else _write_inline
     with _folder_beside(path) as folder:
-        if sum(weight.nbytes for weight in weights) > inline_bytes:
-            _write_apart(model, weights, folder / path.name)
-        else:
-            _write_inline(model, weights, folder / path.name)
+        write(model, folder / path.name)
         for file in sorted(folder.iterdir(), reverse=True):  # the data first: a model never lacks its weights
             file.replace(path.parent / file.name)
 
 
-def _is_large(tensor: onnx_ir.TensorProtocol | None) -> TypeGuard[Tensor]:
-    return isinstance(tensor, onnx_ir.Tensor) and tensor.nbytes > _SMALL
+def _large(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, Tensor]:
+    """The weights of a graph that are worth a place of their own."""
+    weights = {value: value.const_value for value in graph.initializers.values()}
+    return {
+        value: tensor
+        for value, tensor in weights.items()
+        if isinstance(tensor, onnx_ir.Tensor) and tensor.nbytes > _SMALL
+    }
 
 
 @contextmanager
@@ -60,28 +64,29 @@ def _folder_beside(path: Path) -> Generator[Path]:
         shutil.rmtree(folder)
 
 
-def _write_apart(model: onnx_ir.Model, weights: Iterable[Tensor], path: Path) -> None:
+def _write_apart(model: onnx_ir.Model, path: Path) -> None:
     """The model, and its weights in a file beside it."""
     data = path.with_name(f"{path.name}.data")
+    weights = [item for part in model.graphs() for item in _large(part).items()]
     with data.open("wb") as file:
-        for weight in weights:
+        for value, weight in weights:
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            model.graph.initializers[weight.name or ""].const_value = onnx_ir.ExternalTensor(
+            value.const_value = onnx_ir.ExternalTensor(
                 data.name, file.tell(), weight.nbytes, weight.dtype, shape=weight.shape, name=weight.name or ""
             )
             file.writelines(_raw(weight))
     path.write_bytes(onnx_ir.to_proto(model).SerializeToString())
 
 
-def _write_inline(model: onnx_ir.Model, weights: Iterable[Tensor], path: Path) -> None:
+def _write_inline(model: onnx_ir.Model, path: Path) -> None:
     """One file: what precedes the weights, then each weight as protobuf has it.
 
     Protobuf would hold all of them in memory, twice. But a message is its fields in a row, in any order, each behind its
     number and length, so the last field can be the graph, and the last fields of the graph its weights.
     """
     heads: dict[Tensor, bytes] = {}
-    for weight in weights:
-        del model.graph.initializers[weight.name or ""]
+    for value, weight in _large(model.graph).items():
+        del model.graph.initializers[value.name or ""]
         head = onnx.TensorProto(name=weight.name, data_type=weight.dtype.value, dims=weight.shape.numpy())
         fields = head.SerializeToString() + _prefix(head.RAW_DATA_FIELD_NUMBER, weight.nbytes)
         heads[weight] = _prefix(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(fields) + weight.nbytes) + fields
