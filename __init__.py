@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends.artifact import load
-    from .driver.api import compile, optimize, read
+    from .driver.api import compile, optimize, read, write
     from .driver.build import build
     from .driver.recipe import Recipe
     from .frontends.torch import trace
@@ -39,6 +39,7 @@ __all__ = [
     "optimize",
     "read",
     "trace",
+    "write",
 ]
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "optimize": ".driver.api",
     "read": ".driver.api",
     "trace": ".frontends.torch",
+    "write": ".driver.api",
 }
 
 

@@ -1,10 +1,6 @@
 """A graph as an ONNX model: what ONNX Runtime reads, and what TVM's importer reads."""
 
-import os
-import shutil
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -46,41 +42,11 @@ def to_onnx(graph: Graph) -> onnx_ir.Model:
     return onnx_ir.Model(body, ir_version=_ir_version(graph), producer_name="planish")
 
 
-def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> None:
-    """Write the graph as an ONNX file, whole or not at all; equal graphs give equal bytes.
-
-    Args:
-        graph: what to write.
-        path: of the file.
-        inline_bytes: weights that are larger in all go into a file beside the model, named like it with `.data` appended;
-            by default what a protobuf, which ends at 2 GiB, can't hold.
-
-    Raises:
-        TargetError: an operator that ONNX can't express, by name and layer.
-    """
-    model = to_onnx(graph)
-    large = sum(constant.data.nbytes for constant in graph.constants.values()) > inline_bytes
-    with _folder_beside(path) as folder:
-        onnx_ir.save(model, folder / path.name, external_data=f"{path.name}.data" if large else None)
-        for file in sorted(folder.iterdir(), reverse=True):  # the data first: a model never lacks its weights
-            file.replace(path.parent / file.name)
-
-
 def _ir_version(graph: Graph) -> int:
     """The lowest version of the format that has every element type of a graph."""
     inner = (value for node in graph.nodes for value in node.attributes.values() if isinstance(value, Graph))
     own = (_IR_VERSIONS.get(value.dtype, IR_VERSION) for value in graph.values())
     return max(IR_VERSION, *own, *map(_ir_version, inner))
-
-
-@contextmanager
-def _folder_beside(path: Path) -> Generator[Path]:
-    folder = path.with_name(f".{path.name}.{os.getpid()}")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 class _Names:

@@ -16,7 +16,7 @@ from ..passes.pipeline import parse_pipeline
 from ..targets import Target
 from ..targets.load import load_target
 from .data import make_batches, ports_of, single_sample, sizes_in
-from .model import read_model
+from .model import read_model, write_model
 from .reporter import SILENT, PassReporter, Reporter
 
 
@@ -41,6 +41,18 @@ def read(path: str | Path) -> Graph:
         ModelError: it is broken or holds an operator that nobody knows.
     """
     return read_model(str(path))
+
+
+def write(graph: Graph, path: str | Path) -> None:
+    """Write a graph as a `.onnx` or `.planish` file, whole or not at all, as `planish opt -o` does.
+
+    Weights of an ONNX model that are too many for one file (1.8 GB) go into a second one, `.data` appended to its name.
+
+    Raises:
+        UsageError: the name ends otherwise.
+        TargetError: ONNX can't express an operator; it is named with its layer.
+    """
+    write_model(graph, Path(path))
 
 
 def optimize(

@@ -28,6 +28,27 @@ def read_model(reference: str, folder: Path = Path()) -> Graph:
     return graph
 
 
+def write_model(graph: Graph, path: Path) -> None:
+    """Write a graph as a `.onnx` or `.planish` file, whole or not at all.
+
+    Raises:
+        UsageError: the name ends otherwise.
+        TargetError: ONNX can't express an operator.
+    """
+    check_form(path)
+    _WRITERS[path.suffix](graph, path)
+
+
+def check_form(path: Path) -> None:
+    """Hold the name of a file to the forms that a graph can be written in.
+
+    Raises:
+        UsageError: it ends otherwise.
+    """
+    if path.suffix not in _WRITERS:
+        raise UsageError(f"{path} must end in {' or '.join(_WRITERS)}")
+
+
 def _read(reference: str, folder: Path) -> Graph:
     path = folder / reference
     reader = _READERS.get(path.suffix)
@@ -81,4 +102,17 @@ def _read_planish(path: Path) -> Graph:
     return load(path)
 
 
+def _write_onnx(graph: Graph, path: Path) -> None:
+    from ..backends.onnx_file import write_onnx
+
+    write_onnx(graph, path)
+
+
+def _write_planish(graph: Graph, path: Path) -> None:
+    from ..ir.storage import save
+
+    save(graph, path)
+
+
 _READERS: dict[str, Callable[[Path], Graph]] = {".onnx": _read_onnx, ".pt2": _read_pt2, ".planish": _read_planish}
+_WRITERS: dict[str, Callable[[Graph, Path], None]] = {".onnx": _write_onnx, ".planish": _write_planish}

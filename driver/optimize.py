@@ -3,18 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..ir.errors import UsageError
-from ..ir.graph import Graph
 from ..passes.instrument import Instrument
 from ..passes.manager import Verify
 from ..passes.pipeline import parse_pipeline
 from .api import Optimized, optimize
 from .data import ports_of, read_data
-from .model import read_model
+from .model import check_form, read_model, write_model
 from .reference import isolated_imports
 from .reporter import SILENT, Reporter
-
-FORMS = (".onnx", ".planish")
 
 
 def optimize_file(
@@ -43,8 +39,8 @@ def optimize_file(
     Raises:
         UsageError: the output's form is unknown, or the pipeline makes no sense.
     """
-    if output is not None and output.suffix not in FORMS:
-        raise UsageError(f"{output} must end in {' or '.join(FORMS)}")
+    if output is not None:
+        check_form(output)
     with isolated_imports(Path()):
         parse_pipeline(pipeline)  # a typing error is told before a large model is read
         reporter.stage(f"reading {model}")
@@ -61,16 +57,5 @@ def optimize_file(
             reporter=reporter,
         )
     if output is not None:
-        _write(result.graph, output)
+        write_model(result.graph, output)
     return result
-
-
-def _write(graph: Graph, output: Path) -> None:
-    if output.suffix == ".planish":
-        from ..ir.storage import save
-
-        save(graph, output)
-    else:
-        from ..backends.onnx_model import write_onnx
-
-        write_onnx(graph, output)

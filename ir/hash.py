@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from .blocks import blocks
 from .elements import format_elements
 from .graph import Attribute, Constant, Graph, Value
 from .text import format_attribute
 from .types import DType
-
-_BLOCK = 1 << 24
 
 
 def structural_hash(graph: Graph) -> str:
@@ -56,11 +55,9 @@ class _Hash:
     def _data(self, array: np.ndarray) -> None:
         if DType.of(array.dtype) is DType.string:
             self._note(format_elements(array))
-        elif array.flags.c_contiguous or array.nbytes <= _BLOCK:
-            self.digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        else:  # a transposed view: copied a part at a time
-            for part in array:
-                self._data(part)
+        else:
+            for block in blocks(array):
+                self.digest.update(block)
 
     def _attribute(self, attribute: Attribute) -> str:
         if not isinstance(attribute, Graph):

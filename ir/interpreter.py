@@ -67,7 +67,8 @@ class Interpreter:
                 name: _Body(body, {value: values[value] for value in node.captured}, observe)
                 for name, body in inner.items()
             }
-            values.update(zip(node.outputs, evaluate(node, definition, values, bodies), strict=False))
+            results = map(_dense, evaluate(node, definition, values, bodies))
+            values.update(zip(node.outputs, results, strict=False))
             self._observe(node.outputs, values, observe)
             for dead in self._last_uses.get(node, ()):
                 values.pop(dead, None)
@@ -99,6 +100,11 @@ def _graphs(node: Node) -> Iterator[tuple[str, Graph]]:
     return ((name, value) for name, value in node.attributes.items() if isinstance(value, Graph))
 
 
+def _dense(held: Held) -> Held:
+    """A tensor in the layout that its shape has: sums round differently over another."""
+    return held.contiguous() if isinstance(held, torch.Tensor) else held
+
+
 def _fed(given: Any) -> Held:
     """What is computed with: of arrays in the layout that their shape has."""
     if given is None:
@@ -128,7 +134,7 @@ def evaluate(
         if index in definition.host and isinstance(held, torch.Tensor):
             arguments.append(held.reshape(-1).tolist())
         else:
-            arguments.append(held)
+            arguments.append(_dense(held))
     try:
         keywords = call_attributes(definition, node.inputs, node.attributes, len(node.outputs)) | dict(bodies or {})
         results = definition.function(*arguments, **keywords)
@@ -136,13 +142,11 @@ def evaluate(
         raise
     except Exception as error:  # whatever torch raises is a property of the model and its input
         raise ModelError(f"{node.location}: {node!r} failed: {error}") from error
-    results = results if isinstance(results, tuple) else (results,)
-    # sums round differently over another layout in memory
-    return tuple(result.contiguous() if isinstance(result, torch.Tensor) else result for result in results)
+    return results if isinstance(results, tuple) else (results,)
 
 
 def evaluate_constant(node: Node) -> tuple[np.ndarray, ...]:
-    """The outputs of a node all of whose inputs are constants."""
+    """The outputs of a node all of whose inputs are constants: views of these where torch makes a view."""
     values: dict[Value, Held] = {value: to_torch(value.data) for value in node.inputs if isinstance(value, Constant)}
     with torch.no_grad():
         return tuple(map(_returned, evaluate(node, find_operator(node.operator), values)))

@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from .blocks import blocks
 from .errors import ModelError
 from .graph import Graph
 from .text import print_graph, read_graph, weights
@@ -25,19 +27,45 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         OSError: the folder can't be written, or the disk is full.
     """
     path = Path(path)
-    tensors = {name: _storable(data) for name, data in weights(graph).items()}
+    tensors = dict(sorted(weights(graph).items(), key=lambda item: (-item[1].itemsize, item[0])))
     with TemporaryDirectory(prefix=".planish-", dir=path.parent) as folder:
         file = Path(folder, path.name)
-        file.touch()
-        mode = file.stat().st_mode
         try:
-            save_file(tensors, file, {_KEY: print_graph(graph)})
-        except SafetensorError as error:
-            raise OSError(f"{path} can't be written: {error}") from error
-        file.chmod(mode)  # safetensors makes files that only their owner can read
-        with file.open("r+b") as written:
-            os.fsync(written.fileno())
+            with file.open("wb") as written:
+                written.write(_header(tensors, {_KEY: print_graph(graph)}))
+                for data in tensors.values():
+                    written.writelines(blocks(data))
+                written.flush()
+                os.fsync(written.fileno())
+        except OSError as error:
+            raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from error
         file.replace(path)
+
+
+def _header(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file begins with; it is padded so that the tensors, the widest first, are aligned."""
+    entries: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, data in tensors.items():
+        start, end = end, end + data.nbytes
+        code = _code(DType.of(data.dtype))
+        shape = data.shape if code else (data.nbytes,)
+        entries[name] = {"dtype": code or "U8", "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _code(dtype: DType) -> str:
+    """The element type's name in safetensors; nothing for what it lacks, which is kept as bytes."""
+    if dtype is DType.bool:
+        return "BOOL"
+    named = re.fullmatch(r"([a-z]+)(\d+)_?(\w*?)(fnu?)?", dtype.name)
+    if named is None or dtype.bits < 8 or dtype is DType.complex128:
+        return ""
+    family, width, form, _ = named.groups()
+    letter = "BF" if family == "bfloat" else family[0].upper()
+    return "_".join(filter(None, (f"{letter}{width}", form.upper())))
 
 
 def load(path: str | os.PathLike[str]) -> Graph:
@@ -67,10 +95,3 @@ def load(path: str | os.PathLike[str]) -> Graph:
         return read_graph(text, fetch)
     except ParseError as error:
         raise ModelError(f"{path}: {error}") from error
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    """An array as safetensors takes it: a type that it lacks as bytes."""
-    array = np.ascontiguousarray(array)
-    dtype = DType.of(array.dtype)
-    return array.view(np.uint8) if dtype.bits < 8 or dtype is DType.complex128 else array

@@ -12,6 +12,7 @@ from torch import nn
 import planish
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
+from planish.ir.errors import UsageError
 from planish.ir.graph import Location
 from planish.ir.interpreter import Interpreter
 from planish.ir.text import print_graph
@@ -213,3 +214,11 @@ def test_every_element_type_goes_all_the_way(dtype: DType) -> None:
         wanted, planish.compile(result, backend="onnxruntime", target="native")(**feeds), strict=True
     ):
         assert got.tobytes() == array.tobytes()
+
+
+def test_a_graph_is_written_in_the_form_that_its_name_says(graph: planish.Graph, tmp_path) -> None:
+    for name in ("net.onnx", "net.planish"):
+        planish.write(graph, tmp_path / name)
+        assert planish.read(tmp_path / name).inputs[0].shape == graph.inputs[0].shape
+    with pytest.raises(UsageError, match=r"net\.pb must end in \.onnx or \.planish"):
+        planish.write(graph, tmp_path / "net.pb")

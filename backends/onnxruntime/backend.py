@@ -32,7 +32,7 @@ class OnnxRuntime(Backend):
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         from ...passes.legalization.origins import Origins
         from ...passes.legalize import legalized
-        from ..onnx_model import write_onnx
+        from ..onnx_file import write_onnx
         from .diagnosis import diagnosis
 
         path = directory / _MODEL

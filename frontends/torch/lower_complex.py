@@ -13,7 +13,7 @@ from .lower_elementwise import identity
 from .lower_nn import matmul
 from .lower_reduce import mean, total
 from .lower_shape import concat, pad, stack
-from .lower_sort import cumsum
+from .lower_sort import cumsum, diff
 from .lower_special import angle_of, length
 from .lowering import LOWERINGS, Lowering
 
@@ -84,7 +84,7 @@ def angle(op: Lowering, z: Complex) -> Value:
     return angle_of(op, z.imag, z.real)
 
 
-@lowers_complex("aten._to_copy.default", "aten.to.dtype")
+@lowers_complex("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.to.other")
 def convert(op: Lowering, x: Operand, *_ignored: Any, **_keywords: Any) -> Any:
     if op.result.is_complex():
         return _complex(op, x)
@@ -207,6 +207,11 @@ def mean_of_parts(op: Lowering, z: Operand, *arguments: Any, **keywords: Any) ->
 @lowers_complex("aten.cumsum.default")
 def running_sum(op: Lowering, z: Operand, *arguments: Any, **keywords: Any) -> Complex:
     return by_parts(op, cumsum, _complex(op, z), *arguments, **keywords)
+
+
+@lowers_complex("aten.diff.default")
+def difference(op: Lowering, z: Operand, *arguments: Any, **keywords: Any) -> Complex:
+    return by_parts(op, diff, _complex(op, z), *arguments, **keywords)
 
 
 @lowers_complex("aten.cat.default")

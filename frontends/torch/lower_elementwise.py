@@ -67,7 +67,10 @@ def _logical(name: str, onnx: str) -> None:
     def logical(op: Lowering, a: Value, b: Value) -> Value:
         return op(onnx, op.cast(a, DType.bool), op.cast(b, DType.bool))
 
-    @lowers(f"aten.bitwise_{name}.Tensor", f"aten.bitwise_{name}.Scalar", f"aten.bitwise_{name}.Scalar_Tensor")
+    @lowers(
+        *(f"aten.bitwise_{name}.{overload}" for overload in ("Tensor", "Scalar", "Scalar_Tensor")),
+        *(f"aten.__{name}__.{overload}" for overload in ("Tensor", "Scalar")),
+    )
     def bitwise(op: Lowering, a: Operand, b: Operand) -> Value:
         a, b = op.promoted(a, b)
         return op(onnx if a.dtype is DType.bool else f"Bitwise{onnx}", a, b)
@@ -289,7 +292,11 @@ def clamp_max(op: Lowering, x: Value, high: Operand) -> Value:
     return clamp(op, x, None, high)
 
 
-@lowers("aten._to_copy.default", "aten.to.dtype", "aten.type_as.default")
+@lowers(
+    "aten._to_copy.default",
+    *(f"aten.to.{overload}" for overload in ("dtype", "dtype_layout", "device", "other")),
+    "aten.type_as.default",
+)
 def to_copy(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
     return op.cast(x, op.result_type)
 
@@ -299,7 +306,6 @@ def to_copy(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:
     "aten.alias.default",
     "aten.detach.default",
     "aten.contiguous.default",
-    "aten.dropout.default",
     "aten.lift_fresh_copy.default",
 )
 def identity(op: Lowering, x: Value, *_ignored: Any, **_keywords: Any) -> Value:

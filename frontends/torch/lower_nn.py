@@ -80,3 +80,17 @@ def bilinear(op: Lowering, a: Value, b: Value, weight: Value, bias: Value | None
     halfway = op.reshape(op.MatMul(a, rows), [*a.shape[:-1], outputs, right])
     y = op.Squeeze(op.MatMul(halfway, op.Unsqueeze(b, [-1])), [-1])
     return y if bias is None else op.Add(y, bias)
+
+
+@lowers("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
+def conv(
+    op: Lowering,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Value:
+    return convolution(op, x, weight, bias, stride, padding, dilation, False, (0,), groups)

@@ -101,6 +101,18 @@ def cumsum(op: Lowering, x: Value, axis: int, **_keywords: Any) -> Value:
     return op.CumSum(x, op.constant(np.asarray(axis, dtype=np.int64))) if x.type.rank else x
 
 
+@lowers("aten.diff.default")
+def diff(
+    op: Lowering, x: Value, count: int = 1, axis: int = -1, before: Value | None = None, after: Value | None = None
+) -> Value:
+    parts = [op.cast(part, op.result_type) for part in (before, x, after) if part is not None]
+    x = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+    operator = "Xor" if x.dtype is DType.bool else "Sub"
+    for _ in range(count):
+        x = op(operator, op.Slice(x, [1], [np.iinfo(np.int64).max], [axis]), op.Slice(x, [0], [-1], [axis]))
+    return x
+
+
 @lowers("aten.cumprod.default")
 def cumprod(op: Lowering, x: Value, axis: int, **_keywords: Any) -> Value:
     return _running(op, [op.cast(x, op.result_type)], axis, lambda a, b: [op.Mul(a[0], b[0])])[0]

@@ -26,6 +26,7 @@ from .complexes import Complex, join, split
 from .dispatch import lower
 from .export import distinct, export, silent
 from .higher_order import lower_higher_order
+from .inplace import functional_name, is_training, names_of, show_dropout, writes, writes_unseen
 from .lowering import Lowering
 from .sizes import Sizes
 from .table import LOWERINGS
@@ -42,6 +43,8 @@ _IGNORED = frozenset(
 """Checks of what the example inputs, or any, may be."""
 _ITEMS = ("aten._local_scalar_dense.default", "aten.item.default")
 _TORCH = str(Path(torch.__file__).parent)
+_SIZES = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+"""What fx nodes may stand for beside tensors."""
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -91,10 +94,36 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) 
         ModelError: an operator has no counterpart, naming it and its module.
     """
     symbol_names = _symbol_names(program, specifications)
-    with silent():
-        program = program.run_decompositions(_decompositions())
+    show_dropout(program.graph)
+    if not _is_lowerable(program.graph):
+        with silent():
+            program = program.run_decompositions(_decompositions())
+    _erase_idle(program.graph)
     graph = Graph(name)
     return _Conversion(program, graph, Sizes(graph, symbol_names)).run()
+
+
+def _erase_idle(graph: fx.Graph) -> None:
+    """Take out what only asserts, and what nobody reads."""
+    for node in reversed(graph.nodes):
+        is_idle = str(node.target) in _IGNORED or not (node.users or writes(node))
+        if node.op == "call_function" and is_idle:
+            graph.erase_node(node)
+
+
+def _is_lowerable(graph: fx.Graph) -> bool:
+    """Whether every node has a lowering as it is, so that the program need not be taken apart."""
+    return all(map(_has_lowering, graph.nodes)) and writes_unseen(graph)
+
+
+def _has_lowering(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and value.is_complex():
+        return False
+    if node.op != "call_function" or isinstance(value, _SIZES) or node.target is python.getitem:
+        return node.op != "get_attr"  # of a graph inside the node, which is not taken apart yet
+    name = functional_name(node)
+    return name in _IGNORED or (name in LOWERINGS and not is_training(node))
 
 
 @cache
@@ -171,7 +200,7 @@ class _Conversion:
             raise ModelError(f"constant {target!r} is a {type(tensor).__name__}, not a tensor")
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if key not in self._constants or tensor.numel() == 0:
-            self._constants[key] = self._constant(tensor.detach().contiguous(), target)
+            self._constants[key] = self._constant(tensor.detach(), target)
         return self._constants[key]
 
     def _constant(self, tensor: torch.Tensor, name: str) -> Any:
@@ -182,9 +211,9 @@ class _Conversion:
         return Complex(*map(self._constant, (part.contiguous() for part in parts), names))
 
     def _call(self, node: fx.Node) -> None:
-        name = str(node.target)
+        name = functional_name(node)
         value = node.meta.get("val")
-        if name in _IGNORED or node.target is torch.ops.aten.sym_size.int:
+        if name in _IGNORED:
             return
         if node.target is torch.ops.higher_order.with_effects and str(node.args[1]) in _IGNORED:
             self.values[node] = (None,)
@@ -192,7 +221,7 @@ class _Conversion:
         if name in _ITEMS:
             self._item(node)
             return
-        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool):
+        if isinstance(value, _SIZES):
             return  # sizes are read off the types where they are used
         if node.target is python.getitem:
             source, index = node.args
@@ -201,11 +230,14 @@ class _Conversion:
         arguments = pytree.tree_map(self._argument, node.args)
         keywords = pytree.tree_map(self._argument, dict(node.kwargs))
         op = Lowering(self.graph, node, _location(node), self.sizes)
-        if isinstance(node.target, OpOverload):
-            self.values[node] = lower(op, name, arguments, keywords)
-        else:
+        if not isinstance(node.target, OpOverload):
             self.values[node] = lower_higher_order(op, name, arguments, self._inline)
             self.sizes.see(value, self.values[node])
+            return
+        result = lower(op, name, arguments, keywords)
+        if writes(node):
+            result = op.cast(result, op.result_type)
+        self.values.update(dict.fromkeys(names_of(node), result))
 
     def _item(self, node: fx.Node) -> None:
         """A number in a tensor: it may be an operand, and a whole one a size too."""

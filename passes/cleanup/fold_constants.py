@@ -14,8 +14,9 @@ from .randomness import is_random
 class ConstantFolding(Pass):
     """Run nodes of which every input is constant, and keep their results.
 
-    A result that is larger than all its inputs together and than `limit` bytes stays computed: a broadcast mask would
-    swell the model. What a quantized weight is dequantized from stays as well, since that is how it is stored.
+    A result that is larger than `limit` bytes and than all the constants together that it makes superfluous stays
+    computed: a broadcast mask would swell the model, and so would the transposition of an embedding that is looked up as
+    well. What a quantized weight is dequantized from stays too, since that is how it is stored.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -28,23 +29,28 @@ class ConstantFolding(Pass):
         for node in graph.nodes:
             if not _is_foldable(node):
                 continue
-            if self._grows(node):
-                misses.append(f"{node.location}: {node.operator} would grow its constant beyond {self.limit} bytes")
+            if self._grows(graph, node):
+                misses.append(f"{node.location}: folding {node.operator} would add more than {self.limit} bytes")
                 continue
             _fold(graph, node)
             count += 1
         return PassResult({"fold": count}, misses)
 
-    def _grows(self, node: Node) -> bool:
+    def _grows(self, graph: Graph, node: Node) -> bool:
         if not all(output.type.is_static for output in node.outputs):
             return False
-        before = sum(value.data.nbytes for value in _constants(node))
+        before = sum(value.data.nbytes for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
         after = sum(_size(output.type.static_shape) * output.dtype.bits // 8 for output in node.outputs)
         return after > max(before, self.limit)
 
 
 def _constants(node: Node) -> list[Constant]:
     return [value for value in node.inputs if isinstance(value, Constant)]
+
+
+def _stays(graph: Graph, constant: Constant) -> bool:
+    """Whether a constant is needed whatever is folded."""
+    return graph.is_output(constant) or not all(_is_foldable(use.node) for use in constant.uses)
 
 
 def _is_foldable(node: Node) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from planish.backends.onnx_model import write_onnx
+from planish.backends.onnx_file import write_onnx
 from planish.frontends.onnx import read_onnx
 from planish.ir.equal import differences
 from planish.ir.errors import ModelError

@@ -72,7 +72,7 @@ GROWING = """(%x: float32[8, 8]) {
 
 def test_a_result_that_outgrows_the_limit_stays_computed_and_is_reported(stays) -> None:
     result = stays("fold-constants{limit=255}", GROWING)
-    assert result.misses == ["encoder.mask: Expand would grow its constant beyond 255 bytes"]
+    assert result.misses == ["encoder.mask: folding Expand would add more than 255 bytes"]
 
 
 def test_a_result_at_the_limit_is_folded(graph_of, context) -> None:
@@ -134,3 +134,34 @@ def test_a_random_draw_is_made_anew_in_every_run(graph_of, context, call: str) -
     graph = graph_of(f"(%x: float32[2]) {{ {constants} %a: float32[2] = {call} return a = %a, x = %x }}")
     assert not ConstantFolding().run(graph, context(graph)).changed
     assert len(graph) == 1
+
+
+def test_a_table_that_is_also_read_as_it_is_stays_tied(stays) -> None:
+    tied = """(%x: int64[4]) {
+      const %table: float32[200, 100]
+      %rows: float32[4, 100] = Gather(%table, %x)
+      %turned: float32[100, 200] = Transpose(%table) @ "head"
+      %y: float32[4, 200] = MatMul(%rows, %turned)
+      return y = %y
+    }"""
+    result = stays("fold-constants", tied, {"table": np.ones((200, 100), np.float32)})
+    assert result.misses == ["head: folding Transpose would add more than 65536 bytes"]
+
+
+def test_a_transposed_weight_is_a_view_and_computes_the_same(becomes, graph_of, context) -> None:
+    weight = np.random.default_rng(0).standard_normal((300, 200), dtype=np.float32)
+    before = """(%x: float32[7, 200]) {
+      const %w: float32[300, 200]
+      %t: float32[200, 300] = Transpose(%w)
+      %y: float32[7, 300] = MatMul(%x, %t)
+      return y = %y
+    }"""
+    after = """(%x: float32[7, 200]) {
+      const %w_1: float32[200, 300]
+      %y: float32[7, 300] = MatMul(%x, %w_1)
+      return y = %y
+    }"""
+    becomes("fold-constants", before, after, {"w": weight, "w_1": weight.T})
+    graph = graph_of(before, {"w": weight})
+    ConstantFolding().run(graph, context(graph))
+    assert np.shares_memory(graph.constants["w_1"].data, weight)

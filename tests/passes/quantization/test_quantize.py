@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from planish.backends.onnx_model import write_onnx
+from planish.backends.onnx_file import write_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph, Location
