@@ -50,7 +50,7 @@ def attention(
     capped = softcap * torch.tanh(scores / softcap) if softcap else scores
     biased = capped if bias is None else capped + bias
     weights = _softmax(biased, bias, softmax_precision).to(q.dtype)
-    y = weights @ v
+    y = weights @ v.to(q.dtype)
     y = y.transpose(1, 2).flatten(2) if flat else y
     if outputs == 1:
         return y
@@ -79,7 +79,7 @@ def _bias(
     columns = torch.arange(k.shape[2], device=q.device)
     bias = None
     if mask is not None:
-        bias = q.new_zeros(()).masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else mask
+        bias = q.new_zeros(()).masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else mask.to(q.dtype)
         bias = pad_last(bias, [0], [k.shape[2] - mask.shape[-1]], -torch.inf)
     rows = torch.arange(q.shape[2], device=q.device).unsqueeze(1)
     if past_key is not None:

@@ -114,7 +114,7 @@ def _register_cumulative(name: str, function: Callable[..., Tensor], neutral: in
         y = function(y, along, dtype=x.dtype)
         return y.flip(along) if reverse else y
 
-    operator(name, from_data={"axis": NOTHING})(meaning)
+    operator(name, from_data={"axis": NOTHING})(widened(meaning))
 
 
 _register_cumulative("CumSum", torch.cumsum, 0)
