@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ...ir.errors import ModelError
 from .libraries import exportable
+from .recurrences import WholeRecurrences
 
 
 def export(
@@ -27,7 +28,7 @@ def export(
         ModelError: `torch.export` refuses it.
     """
     try:
-        with _in_evaluation(module), _plain_results(module), exportable(), silent():
+        with _in_evaluation(module), _plain_results(module), exportable(), WholeRecurrences(), silent():
             return torch.export.export(module, arguments, dict(keywords), dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # export raises whatever the module's own code raises on symbolic inputs
         reason = str(error).strip().split("\n\n")[0] or type(error).__name__

@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...ir.graph import Value
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Graph, Value
+from ...ir.types import TensorType
 from .lowering import Lowering, lowers
 
 _LSTM = (0, 3, 1, 2)
@@ -11,7 +15,7 @@ _GRU = (1, 0, 2)
 _RNN = (0,)
 
 
-@lowers("aten.lstm.input")
+@lowers("aten.lstm.input", "planish.lstm.default")
 def lstm(
     op: Lowering,
     x: Value,
@@ -25,14 +29,15 @@ def lstm(
     batch_first: bool,
 ) -> tuple[Value, Value, Value]:
     hidden, cell = state
-    if hidden.shape[-1] != cell.shape[-1]:
-        op.refuse("its hidden state is projected")
-    stack = _Stack(op, weights, has_biases, layers, bidirectional, batch_first, _LSTM)
+    is_projected = hidden.shape[-1] != cell.shape[-1]
+    stack = (_ProjectedStack if is_projected else _Stack)(
+        op, weights, has_biases, layers, bidirectional, batch_first, _LSTM
+    )
     y, *last = stack.run("LSTM", x, [hidden, cell], dropout if training else 0.0)
     return y, last[0], last[1]
 
 
-@lowers("aten.gru.input")
+@lowers("aten.gru.input", "planish.gru.default")
 def gru(
     op: Lowering,
     x: Value,
@@ -50,7 +55,7 @@ def gru(
     return y, last
 
 
-@lowers("aten.rnn_tanh.input", "aten.rnn_relu.input")
+@lowers("aten.rnn_tanh.input", "aten.rnn_relu.input", "planish.rnn_tanh.default", "planish.rnn_relu.default")
 def rnn(
     op: Lowering,
     x: Value,
@@ -74,6 +79,7 @@ class _Stack:
     """Layers one on the other, each in one or both directions.
 
     Attributes:
+        cells: the weights of each layer and direction: from the input, from the hidden state, and their biases if any.
         gates: for each of ONNX's gates, which of torch's it is.
     """
 
@@ -92,7 +98,8 @@ class _Stack:
         self.layers = layers
         self.batch_first = batch_first
         self.gates = gates
-        each = 4 if has_biases else 2  # from the input, from the hidden state, and their biases
+        self.has_biases = has_biases
+        each = len(weights) // (layers * self.directions)
         self.cells = [weights[start : start + each] for start in range(0, len(weights), each)]
 
     def run(
@@ -109,7 +116,11 @@ class _Stack:
             x = op.Transpose(x, perm=(1, 0, 2))
         ends: list[list[Value]] = [[] for _ in states]
         for layer in range(self.layers):
-            x, *last = self._layer(operator, x, states, layer, attributes)
+            first = layer * self.directions
+            own = states
+            if self.layers > 1:
+                own = [op.Slice(state, [first], [first + self.directions], [0]) for state in states]
+            x, *last = self._layer(operator, x, own, self.cells[first : first + self.directions], attributes)
             for end, value in zip(ends, last, strict=True):
                 end.append(value)
         joined = [end[0] if self.layers == 1 else op.Concat(*end, axis=0) for end in ends]
@@ -118,18 +129,20 @@ class _Stack:
         return op.Transpose(x, perm=(1, 0, 2)) if self.batch_first else x, *joined
 
     def _layer(
-        self, operator: str, x: Value, states: Sequence[Value], layer: int, attributes: Mapping[str, Any]
+        self,
+        operator: str,
+        x: Value,
+        states: Sequence[Value],
+        cells: Sequence[Sequence[Value]],
+        attributes: Mapping[str, Any],
     ) -> tuple[Value, ...]:
-        op, first = self.op, layer * self.directions
-        cells = self.cells[first : first + self.directions]
+        op = self.op
         weights = [self._joined([self._arranged(cell[part]) for cell in cells]) for part in (0, 1)]
         biases = None
-        if len(cells[0]) == 4:
+        if self.has_biases:
             biases = self._joined(
                 [op.Concat(self._arranged(cell[2]), self._arranged(cell[3]), axis=0) for cell in cells]
             )
-        whole = self.layers == 1
-        starts = [state if whole else op.Slice(state, [first], [first + self.directions], [0]) for state in states]
         hidden_size = cells[0][1].shape[1]
         y, *last = op(
             operator,
@@ -137,7 +150,7 @@ class _Stack:
             *weights,
             biases,
             None,
-            *starts,
+            *states,
             outputs=1 + len(states),
             hidden_size=hidden_size,
             direction="bidirectional" if self.directions == 2 else None,
@@ -161,3 +174,51 @@ class _Stack:
         op = self.op
         rows = [op.Unsqueeze(value, [0]) for value in values]
         return rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0)
+
+
+class _ProjectedStack(_Stack):
+    """LSTM layers whose hidden state is projected, which ONNX's has no place for: a Scan for each direction.
+
+    The projection is the last of a cell's weights.
+    """
+
+    def _layer(
+        self,
+        operator: str,
+        x: Value,
+        states: Sequence[Value],
+        cells: Sequence[Sequence[Value]],
+        attributes: Mapping[str, Any],
+    ) -> tuple[Value, ...]:
+        op = self.op
+        ends: list[list[Value]] = [[], [], []]
+        for direction, cell in enumerate(cells):
+            start = [op.Gather(state, op.constant(np.asarray(direction)), axis=0) for state in states]
+            hidden, memory, y = self._scan(x, start, cell, direction)
+            for end, value in zip(ends, (y, op.Unsqueeze(hidden, [0]), op.Unsqueeze(memory, [0])), strict=True):
+                end.append(value)
+        axes = (-1, 0, 0)
+        return tuple(
+            end[0] if len(end) == 1 else op.Concat(*end, axis=axis) for end, axis in zip(ends, axes, strict=True)
+        )
+
+    def _scan(
+        self, x: Value, start: Sequence[Value], cell: Sequence[Value], direction: int
+    ) -> tuple[Value, Value, Value]:
+        op = self.op
+        from_input, from_hidden, projection = (op.Transpose(cell[part], perm=(1, 0)) for part in (0, 1, -1))
+        gates = op.MatMul(x, from_input)
+        if self.has_biases:
+            gates = op.Add(gates, op.Add(cell[2], cell[3]))
+        body = Graph("body", op.graph)
+        hidden, memory = (body.add_input(body.unique_name(value.name), value.type) for value in start)
+        step = body.add_input(body.unique_name("gates"), TensorType(gates.dtype, gates.shape[1:]))
+        inner = Builder(body, location=op.location)
+        rows = inner.Add(step, inner.MatMul(hidden, from_hidden))
+        enter, forget, new, leave = inner.Split(rows, axis=-1, num_outputs=4, outputs=4)
+        kept = inner.Mul(inner.Sigmoid(forget), memory)
+        memory = inner.Add(kept, inner.Mul(inner.Sigmoid(enter), inner.Tanh(new)))
+        hidden = inner.MatMul(inner.Mul(inner.Sigmoid(leave), inner.Tanh(memory)), projection)
+        body.outputs = {"hidden": hidden, "memory": memory, "y": inner.Identity(hidden)}
+        way = {"scan_input_directions": (direction,), "scan_output_directions": (direction,)} if direction else {}
+        return op.Scan(*start, gates, outputs=3, body=body, num_scan_inputs=1, **way)
