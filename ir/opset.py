@@ -2,7 +2,7 @@
 
 OPSET = 28
 
-LOWEST_OPSET = 24
+LOWEST_OPSET = 21
 """Graphs are written in the lowest opset from this one on that expresses them, so that the most runtimes read them."""
 
 LAST_OF_OLD_KERNELS = 21

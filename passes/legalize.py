@@ -8,7 +8,9 @@ from typing import ClassVar
 
 from ..ir.builder import Builder
 from ..ir.errors import ModelError, TargetError, UsageError
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, Value
+from ..ir.types import TensorType
+from ..ir.unknown import is_from_data
 from ..targets import Target
 from .base import Effect, Pass, PassContext, PassResult
 from .legalization.expansion import Expansion, RefusedError, widened
@@ -90,16 +92,24 @@ def _steps(graph: Graph, support: Support) -> Iterator[tuple[Graph, Node, str, E
 
 
 def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> None:
+    op = Builder(graph, node, node.location)
     try:
-        results = expansion(Builder(graph, node, node.location), node)
+        results = expansion(op, node)
     except (RefusedError, ModelError) as error:  # the latter where the types of what it is spelled out in can't be told
         raise TargetError(f"{refusal}{error}") from error
     results = results if isinstance(results, tuple) else (results,)
     for output, result in zip(node.outputs, results, strict=False):
-        graph.replace_uses(output, result)
-        if result.producer is not None and result not in node.inputs:
-            result.type = output.type  # whose symbols, of sizes that depend on data, later nodes speak of
+        graph.replace_uses(output, result if result.type == output.type else _renamed(op, result, output.type))
     graph.erase(node)
+
+
+def _renamed(op: Builder, value: Value, type: TensorType) -> Value:
+    """The same value with other symbols for sizes that depend on data: those of which later nodes speak."""
+    if not any(map(is_from_data, type.symbols | value.type.symbols)):
+        return value
+    renamed = op.Identity(value)
+    renamed.type = type
+    return renamed
 
 
 def _unheld(node: Node, support: Support) -> str:

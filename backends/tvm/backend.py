@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _LIBRARY = "model.so"
 _ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
+_LARGEST_CONSTANT = 1 << 20  # bytes that a folded constant may have grown to: masks and waves needn't be made anew
 _LOADED: set[Path] = set()
 
 
@@ -108,7 +109,7 @@ def _lowered(graph: "Graph", target: "Target") -> Any:
     from .lowering import to_relax
     from .reproducible import ordered_symbols
 
-    folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding()
+    folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding(limit=_LARGEST_CONSTANT)
     fold.run(folded, context)  # TVM's importer would compute with constants by rules of its own
     legal = legalized(folded, target, Tvm.name)
     fold.run(legal, context)

@@ -1,6 +1,6 @@
 """How an operator is spelled out in simpler ones, by its name."""
 
-from . import arithmetic, attention, branches, casts, integers, losses, moving, reductions
+from . import arithmetic, attention, branches, casts, integers, layers, losses, moving, reductions, signal
 from .expansion import Expansion
 
 EXPANSIONS: dict[str, Expansion] = {
@@ -9,7 +9,9 @@ EXPANSIONS: dict[str, Expansion] = {
     **branches.EXPANSIONS,
     **casts.EXPANSIONS,
     **integers.EXPANSIONS,
+    **layers.EXPANSIONS,
     **losses.EXPANSIONS,
     **moving.EXPANSIONS,
     **reductions.EXPANSIONS,
+    **signal.EXPANSIONS,
 }

@@ -3,6 +3,7 @@
 from ...ir.graph import Node
 from ...ir.types import DType, TensorType
 from .expansions import EXPANSIONS
+from .layers import is_padded
 from .support import Support
 
 
@@ -19,12 +20,8 @@ def _is_integer_power(node: Node) -> bool:
     return base is not None and exponent is not None and (not base.dtype.is_float or exponent.dtype is not base.dtype)
 
 
-def _training(node: Node) -> str:
-    return "it is in training mode" if node.attributes.get("training_mode", 0) else ""
-
-
-def _transposed(node: Node) -> str:
-    return "its output's size is given apart" if node.attributes.get("output_shape") else ""
+def _is_training(node: Node) -> bool:
+    return bool(node.attributes.get("training_mode", 0))
 
 
 def _is_uint64(node: Node) -> bool:
@@ -72,24 +69,19 @@ _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 
 _ABSENT = [
     "Bernoulli",
-    "BlackmanWindow",
     "Col2Im",
-    "DFT",
     "DeformConv",
-    "Det",
-    "HammingWindow",
-    "HannWindow",
-    "MelWeightMatrix",
     "RandomNormal",
     "RandomNormalLike",
     "RandomUniform",
     "RandomUniformLike",
-    "STFT",
 ]
 
 TVM = Support(
     expanded={
         **dict.fromkeys(EXPANSIONS.keys() - {"Cast"}, _always),  # it has its own way with conversions
+        "BatchNormalization": _is_training,
+        "ConvTranspose": is_padded,
         "CumSum": _is_computed,
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
@@ -99,8 +91,6 @@ TVM = Support(
     },
     refused={
         **dict.fromkeys(_ABSENT, _absent),
-        "BatchNormalization": _training,
-        "ConvTranspose": _transposed,
     },
     unheld=_unheld,
     uncomputed=_coded,

@@ -312,6 +312,14 @@ def test_sizes_that_meet_get_a_new_one() -> None:
     assert op.MatMul(a, op.graph.add_input("w", TensorType(DType.float32, (4, 2)))).shape == (2,)
 
 
+def test_of_many_sizes_that_meet_each_gets_one() -> None:
+    op = Builder(Graph())
+    x = op.graph.add_input("x", TensorType(DType.float32, (3, 2, 2)))
+    axes = op.graph.add_input("axes", TensorType(DType.int64, (1,)))
+    low, high = op.ReduceMin(x, axes), op.ReduceMax(x, axes)
+    assert len({*low.shape, *high.shape, *op.Sub(high, low).shape}) == 9
+
+
 def test_a_rank_that_depends_on_data_is_unknown() -> None:
     some = given_as("some", "k", dtype=DType.int64)
     for operator, inputs in (("Reshape", [IMAGE, some]), ("Squeeze", [IMAGE, some]), ("Unsqueeze", [IMAGE, some])):

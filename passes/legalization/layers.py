@@ -1,0 +1,106 @@
+"""Normalizations over a batch, transposed convolutions and determinants, spelled out."""
+
+from functools import cache
+
+from ...ir.builder import Builder
+from ...ir.graph import Node, Value
+from .expansion import Expansion, RefusedError, attribute, cast, operand
+
+_LARGEST_MATRIX = 6
+
+
+def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
+    """In training mode: by the mean and variance of the batch, which are also mixed into the running ones."""
+    x, scale, bias, mean, variance = (operand(node, index) for index in range(5))
+    axes = [axis for axis in range(x.type.rank) if axis != 1]
+    values = cast(op, x, mean.dtype)
+    seen_mean = op.ReduceMean(values, axes)
+    centred = op.Sub(values, seen_mean)
+    seen_variance = op.ReduceMean(op.Mul(centred, centred), axes)
+    inverse = op.Reciprocal(op.Sqrt(op.Add(seen_variance, float(attribute(node, "epsilon", 1e-5)))))
+    channels = [-1, *[1] * (x.type.rank - 2)]
+    scaled = op.Mul(op.Mul(centred, inverse), cast(op, op.Reshape(scale, channels), mean.dtype))
+    y = cast(op, op.Add(scaled, cast(op, op.Reshape(bias, channels), mean.dtype)), x.dtype)
+    kept = float(attribute(node, "momentum", 0.9))
+    pairs = ((mean, seen_mean), (variance, seen_variance))
+    running = (op.Add(op.Mul(old, kept), op.Mul(op.Reshape(new, [-1]), 1 - kept)) for old, new in pairs)
+    return y, *running
+
+
+def _conv_transpose(op: Builder, node: Node) -> Value:
+    """Without padding, of which the result is then cropped, or extended by zeros, to what it should be."""
+    x, w, bias = operand(node, 0), operand(node, 1), node.input(2)
+    rank = x.type.rank - 2
+    begin, end = _cropping(node, x, w, rank)
+    kept = {name: node.attributes[name] for name in _KEPT if name in node.attributes}
+    y = op.ConvTranspose(x, w, **kept)
+    if any((*begin, *end)):
+        y = op.Pad(y, [0, 0, *(-pad for pad in begin), 0, 0, *(-pad for pad in end)])
+    return y if bias is None else op.Add(y, op.Reshape(bias, [-1, *[1] * rank]))
+
+
+_KEPT = ("dilations", "group", "kernel_shape", "output_padding", "strides")
+
+
+def _cropping(node: Node, x: Value, w: Value, rank: int) -> tuple[list[int], list[int]]:
+    """What is cut off at both ends of each spatial axis; negative where zeros are added."""
+    mode, wanted = attribute(node, "auto_pad", "NOTSET"), attribute(node, "output_shape", None)
+    if wanted is None and not mode.startswith("SAME"):
+        pads = list(attribute(node, "pads", (0,) * 2 * rank)) if mode == "NOTSET" else [0] * 2 * rank
+        return pads[:rank], pads[rank:]
+    strides, gaps, more = (attribute(node, name, (one,) * rank) for name, one in _DEFAULTS)
+    kernel = attribute(node, "kernel_shape", w.shape[2:])
+    totals: list[int] = []
+    for axis, (stride, gap, extra) in enumerate(zip(strides, gaps, more, strict=True)):
+        reach = (kernel[axis] - 1) * gap + 1 + extra
+        size = x.shape[2 + axis]
+        if wanted is None:  # as many elements as the input times the stride
+            totals.append(reach - stride)
+        elif isinstance(size, int):
+            totals.append((size - 1) * stride + reach - wanted[-rank:][axis])
+        else:
+            raise RefusedError(f"its output's size is given, but its input's, {size}, isn't known")
+    small = [total // 2 for total in totals]
+    large = [total - half for total, half in zip(totals, small, strict=True)]
+    return (small, large) if mode == "SAME_UPPER" else (large, small)
+
+
+_DEFAULTS = (("strides", 1), ("dilations", 1), ("output_padding", 0))
+
+
+def _determinant(op: Builder, node: Node) -> Value:
+    """By expansion along rows, of which every minor is computed once."""
+    x = operand(node, 0)
+    size = x.shape[-1]
+    if not isinstance(size, int) or size > _LARGEST_MATRIX:
+        raise RefusedError(f"its matrices are of {size} rows, and it is spelled out for {_LARGEST_MATRIX} at most")
+
+    @cache
+    def element(row: int, column: int) -> Value:
+        line = op.Gather(x, op.constant(row), axis=x.type.rank - 2)
+        return op.Gather(line, op.constant(column), axis=x.type.rank - 2)
+
+    @cache
+    def minor(row: int, columns: tuple[int, ...]) -> Value:
+        """The determinant of the rows from one on, in these columns."""
+        terms: list[Value] = []
+        for place, column in enumerate(columns):
+            rest = columns[:place] + columns[place + 1 :]
+            term = op.Mul(element(row, column), minor(row + 1, rest)) if rest else element(row, column)
+            terms.append(op.Neg(term) if place % 2 else term)
+        return op.Sum(*terms) if len(terms) > 1 else terms[0]
+
+    return minor(0, tuple(range(size)))
+
+
+def is_padded(node: Node) -> bool:
+    """Whether a transposed convolution's result is cropped or extended."""
+    pads = node.attributes.get("pads", ())
+    return node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes or any(pads)
+
+
+EXPANSIONS: dict[str, Expansion] = {
+    "BatchNormalization": _batch_normalization,
+    "ConvTranspose": _conv_transpose,
+    "Det": _determinant,
+}
