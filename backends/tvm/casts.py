@@ -1,5 +1,5 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Conversions between element types.
 
 A small float is its code, which is found by counting: how many of the numbers half way between two neighbours are less.

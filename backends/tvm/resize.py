@@ -1,5 +1,5 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
 """Resize, along one axis after the other, as the operator's meaning has it (`ir/ops/resize.py`).
 
 Where each place of the result lies in the input, and what the taps around that weigh, is put into tables first. Sizes may

@@ -1,5 +1,5 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportOptionalMemberAccess=none
 """Operators whose results have sizes that are computed while the model runs.
 
 Each has a kernel for a row of sizes, from which the result's dimensions get their values, and one for the result. What
