@@ -15,8 +15,8 @@ from .unknown import is_from_data
 Run: TypeAlias = tuple[Mapping[str, int], Sequence[Dim]]
 """The size of each symbol, and the shape that came out."""
 
-_BASES = ((352, 416, 304, 464, 272, 368, 496), (48, 34, 38, 46, 58, 62), (1,))
-"""Sizes of the symbols that are not in question, in turns; the last are all alike."""
+_BASES = ((352, 416, 304, 464, 272, 368, 496), (48, 34, 38, 46, 58, 62))
+"""Sizes of the symbols that are not in question, in turns."""
 _SMALL = (0, 1, 2)
 _MOST = 300
 _LARGEST = 2**31
@@ -33,8 +33,11 @@ def trials(symbols: Iterable[str], numbers: Iterable[int], *, together: bool = F
     names, numbers = sorted(symbols), sorted({number for number in numbers if number > 0})
     asked = [name for name in names if is_from_data(name)]
     multiples = (prod(numbers), 2 * prod(numbers)) if prod(numbers) < _LARGEST else ()
-    for base in _BASES:
-        usual = {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)}
+    bases = [
+        {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)}
+        for base in _BASES
+    ]
+    for usual in (*bases, dict.fromkeys(names, 1)):
         values = tuple(dict.fromkeys((*_SMALL, *numbers, *multiples, *usual.values())))
         rows = _combined(asked, values) if together else _one_by_one(asked, values)
         yield usual
