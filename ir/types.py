@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from .dims import Dim, symbols
-from .errors import ModelError
+from .errors import ModelError, TargetError
 
 
 class DType(Enum):
@@ -50,6 +50,9 @@ class DType(Enum):
         """The numpy dtype; that of ml_dtypes for what numpy lacks.
 
         An element of fewer than 8 bits has a byte of its own there, with its code in the low bits.
+
+        Raises:
+            TargetError: ml_dtypes is not installed, which an artifact whose inputs and outputs are numpy's can do without.
         """
         return _numpy_dtype(self)
 
@@ -107,9 +110,14 @@ def _numpy_dtype(dtype: DType) -> np.dtype:
     try:
         return np.dtype(dtype.name)
     except TypeError:
+        pass
+    try:
         import ml_dtypes  # only models that hold such tensors pay for the import
-
-        return np.dtype(getattr(ml_dtypes, dtype.name))
+    except ImportError as error:
+        raise TargetError(
+            f"numpy has no {dtype}, and ml_dtypes, which has, is not installed: pip install ml-dtypes"
+        ) from error
+    return np.dtype(getattr(ml_dtypes, dtype.name))
 
 
 class Container(Enum):

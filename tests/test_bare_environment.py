@@ -47,9 +47,20 @@ def bare_python(tmp_path_factory) -> Path:
     return folder / "bin" / "python"
 
 
+def run(python: Path, graph: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    write_artifact(folder / "dist", parse_graph(graph), find_backend("onnxruntime"), load_target("native"))
+    command = [python, "-c", PROGRAM, folder / "dist"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
 def test_load_needs_numpy_and_the_runtime_alone(bare_python, tmp_path):
-    write_artifact(tmp_path / "dist", parse_graph(GRAPH), find_backend("onnxruntime"), load_target("native"))
-    run = subprocess.run(
-        [bare_python, "-c", PROGRAM, tmp_path / "dist"], capture_output=True, text=True, check=False, cwd=tmp_path
+    ran = run(bare_python, GRAPH, tmp_path)
+    assert ran.stdout.strip() == f"{(np.array([[4, 6]], np.float32)).tolist()} []", ran.stderr
+
+
+def test_what_types_that_numpy_lacks_need_is_said(bare_python, tmp_path):
+    graph = GRAPH.replace("%y: float32", "%z: float32").replace(
+        "return", "%y: bfloat16[batch, 2] = Cast(%z) {to = 16}\n  return"
     )
-    assert run.stdout.strip() == f"{(np.array([[4, 6]], np.float32)).tolist()} []", run.stderr
+    ran = run(bare_python, graph, tmp_path)
+    assert "TargetError: numpy has no bfloat16, and ml_dtypes, which has, is not installed: pip install" in ran.stderr
