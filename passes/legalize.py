@@ -118,6 +118,12 @@ def _unheld(node: Node, support: Support) -> str:
 
 
 def _objection(node: Node, support: Support) -> str:
-    if node.domain and node.domain not in support.domains:
+    return _foreign(node, support) or support.uncomputed(node) or support.refused.get(node.operator, lambda _: "")(node)
+
+
+def _foreign(node: Node, support: Support) -> str:
+    if not node.domain or node.domain in support.domains:
+        return ""
+    if node.domain != "aten":
         return "it is of another domain"
-    return support.uncomputed(node) or support.refused.get(node.operator, lambda _: "")(node)
+    return "ONNX has no counterpart of it; write it in other operators, or compute it outside of the model"
