@@ -172,11 +172,8 @@ def test_the_same_graph_gives_the_same_library(make_graph, target, tmp_path) -> 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda op, x: op.Det(x), "layer: tvm can't run Det: there is no kernel"),
         (lambda op, x: op.MaxPool(op.Unsqueeze(x, [0]), kernel_shape=(2,), outputs=2)[1],
          "layer: TVM can't run MaxPool: its further outputs are not computed"),
-        (lambda op, x: op.Reshape(x, op.Cast(op.ReduceSum(x, [0], keepdims=0), to=DType.int64)),
-         "layer: TVM can't run Reshape: the shape is computed from data"),
     ],
 )  # fmt: skip
 def test_what_it_can_t_run_is_refused_with_the_layer(make_graph, lower, build, message: str) -> None:
@@ -193,11 +190,10 @@ def test_linking_needs_a_compiler(make_graph, lower, monkeypatch, tmp_path) -> N
         lower(graph)
 
 
-def test_an_empty_input_is_refused(make_graph, lower) -> None:
+def test_a_size_may_differ_from_run_to_run(make_graph, lower) -> None:
     executable = lower(make_graph(lambda op, x: op.ReduceMax(x, [0]), "n"))
     assert np.array_equal(executable(np.array([1, 3, 2], np.float32))[0], [3])
-    with pytest.raises(ModelError, match="layer: ReduceMax gets an empty tensor, of size n = 0"):
-        executable(np.zeros(0, np.float32))
+    assert np.array_equal(executable(np.array([1, 2], np.float32))[0], [2])
 
 
 def test_a_rebuilt_artifact_is_the_new_one(make_graph, lower) -> None:

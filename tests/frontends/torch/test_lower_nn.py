@@ -9,9 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planish.frontends.torch import trace
-from planish.ir.errors import ModelError
-
 Function = Callable[..., Any]
 attention = F.scaled_dot_product_attention
 
@@ -127,14 +124,3 @@ def test_a_linear_of_rows_is_one_gemm_with_the_weight_as_it_is(holds: Function) 
     graph = holds({"fc": nn.Sequential(nn.Flatten(), layer)}, rows, True)
     assert [node.operator for node in graph.nodes] == ["Reshape", "Gemm"]
     assert [constant.type.static_shape for constant in graph.constants.values()][:2] == [(3, 20), (3,)]
-
-
-class OwnStatistics(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, torch.zeros(4), torch.ones(4), training=True)
-
-
-@pytest.mark.parametrize("module", [nn.BatchNorm2d(4, track_running_stats=False), OwnStatistics()])
-def test_normalisation_by_the_whole_batch_is_refused(module: nn.Module) -> None:
-    with pytest.raises(ModelError, match="batch_norm"):
-        trace(module, images(2))

@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planish.frontends.torch import trace
-from planish.ir.errors import ModelError
-
 Function = Callable[..., Any]
 MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
 SIZES: dict[str, dict[str, Any]] = {
@@ -99,26 +96,3 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_results_are_torchs(holds: Function, family: str, is_symbolic: bool) -> None:
     holds(*FAMILIES[family], is_symbolic)
-
-
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        (nn.MaxPool2d(2, return_indices=True), "result 1 of max_pool2d_with_indices has no counterpart"),
-        (nn.AvgPool2d(2, divisor_override=3), "a divisor of its own has no counterpart"),
-        (nn.AdaptiveMaxPool2d((3, 5)), r"adaptive max pooling of float32\[2, 4, 8, 9\] to \[3, 5\] isn't uniform"),
-    ],
-)
-def test_what_has_no_counterpart_is_refused(module: nn.Module, reason: str) -> None:
-    with pytest.raises(ModelError, match=reason):
-        trace(module, images(2))
-
-
-class Between(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, (3, 3))
-
-
-def test_windows_that_depend_on_a_symbolic_size_are_refused() -> None:
-    with pytest.raises(ModelError, match="has no counterpart|refuses"):
-        trace(Between(), images(2), dynamic_shapes=({2: torch.export.Dim("height", min=4)},))

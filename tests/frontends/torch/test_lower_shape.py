@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planish.frontends.torch import trace
-from planish.ir.errors import ModelError
-
 Function = Callable[..., Any]
 PLACES = torch.tensor([[0, 2], [-1, 1]])
 
@@ -177,25 +174,3 @@ def test_results_are_torchs(holds: Function, family: str, is_symbolic: bool) -> 
 def test_a_reshape_to_one_unknown_size_needs_no_computed_shape(holds: Function) -> None:
     graph = holds({"heads": lambda x, i: x.view(x.shape[0], 2, 2, 5)}, rows, True)
     assert [node.operator for node in graph.nodes] == ["Reshape"]
-
-
-class Function1(nn.Module):
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
-
-
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (lambda x: x[x > 0], "indexing by a boolean mask has a size that depends on data"),
-        (lambda x: written(x, (slice(None), [0, 2]), 1.0), "writing to places given by 2 tensors has no counterpart"),
-        (lambda x: written(x, (slice(None), slice(0, 4, 2)), 1.0), "writing into a slice with a step"),
-    ],
-)
-def test_what_has_no_counterpart_is_refused(function: Function, reason: str) -> None:
-    with pytest.raises(ModelError, match=reason):
-        trace(Function1(function), (torch.randn(2, 4),))
