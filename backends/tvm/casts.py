@@ -36,6 +36,8 @@ def cast(lowering: "Lowering", node: Node) -> Any:
     if not is_carried(to) or not to.is_float:
         return _converted(lowering, x, source, to)
     saturate = bool(node.attributes.get("saturate", 1))
+    if to is _POWERS and source is not DType.float32:
+        x = lowering.block.emit(relax.op.astype(x, "float32"))  # as the standard's reference does first
     x = lowering.block.emit(relax.op.astype(x, "float64"))
     if to is _POWERS:
         bounds = [2.0**power * _LEAST[node.attributes.get("round_mode", "up")] for power in range(-126, 128)]
@@ -60,8 +62,14 @@ def _decoded(lowering: "Lowering", codes: Any, dtype: DType) -> Any:
 
 def _converted(lowering: "Lowering", x: Any, source: DType, to: DType) -> Any:
     """Numbers are cut towards zero, and wrap around where an integer can't hold them."""
+    if source is DType.bfloat16:
+        x, source = lowering.block.emit(relax.op.astype(x, "float32")), DType.float32
     if to is DType.bool:
-        return relax.op.not_equal(x, relax.const(0, str(carrier(source))))
+        differs = relax.op.not_equal(x, relax.const(0, str(carrier(source))))  # which holds for no NaN
+        return relax.op.logical_or(differs, relax.op.isnan(x)) if source.is_float else differs
+    if to is DType.bfloat16 and source.is_float:  # whose rounding carries the bits of some NaN over into its sign
+        nan = relax.const(np.array(np.nan, to.numpy), str(to))
+        return relax.op.where(relax.op.isnan(x), nan, lowering.block.emit(relax.op.astype(x, str(to))))
     if to.is_integer and to.bits < 8:
         return lowering.kernel(partial(_cut, to=to), x)
     if source.is_float and to.is_integer and to.bits < 64:

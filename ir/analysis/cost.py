@@ -41,7 +41,7 @@ def elements(type: TensorType, symbols: Sizes = None) -> int:
 
 
 def nbytes(type: TensorType, symbols: Sizes = None) -> int:
-    """How many bytes a tensor takes, 4-bit integers packed in pairs."""
+    """How many bytes a tensor takes, with elements of less than 8 bits packed."""
     return (elements(type, symbols) * type.dtype.bits + 7) // 8
 
 

@@ -1,9 +1,9 @@
 """Constant folding: nodes whose inputs are all constants are run once, now."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...ir.analysis.cost import nbytes
 from ...ir.graph import Constant, Graph, Node
 from ...ir.types import Container
 from ..base import Effect, Pass, PassContext, PassResult
@@ -39,8 +39,8 @@ class ConstantFolding(Pass):
     def _grows(self, graph: Graph, node: Node) -> bool:
         if not all(output.type.is_static for output in node.outputs):
             return False
-        before = sum(value.data.nbytes for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
-        after = sum(_size(output.type.static_shape) * output.dtype.bits // 8 for output in node.outputs)
+        before = sum(nbytes(value.type) for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
+        after = sum(nbytes(output.type) for output in node.outputs)
         return after > max(before, self.limit)
 
 
@@ -59,13 +59,6 @@ def _is_foldable(node: Node) -> bool:
     if node.graphs or any(output.type.container is not Container.NONE for output in node.outputs):
         return False
     return all(value is None or isinstance(value, Constant) for value in node.inputs)
-
-
-def _size(shape: Iterable[int]) -> int:
-    size = 1
-    for dim in shape:
-        size *= dim
-    return size
 
 
 def _fold(graph: Graph, node: Node) -> None:

@@ -102,28 +102,6 @@ def test_arrays_of_types_that_numpy_lacks_go_in_and_out(dtype: DType, target, tm
         executable(np.zeros((1, 3), np.float32), np.ones((), dtype.numpy))
 
 
-MISCAST = [
-    *((to, {}) for to in (DType.int4, DType.uint4, DType.int2, DType.uint2, DType.bool)),
-    *((to, {"saturate": 0}) for to in (DType.float8_e4m3fn, DType.float8_e5m2)),
-]
-
-
-@pytest.mark.parametrize(("to", "attributes"), MISCAST, ids=lambda value: str(value) if value else "")
-@pytest.mark.parametrize("source", [DType.float32, DType.bfloat16, DType.float8_e5m2, DType.float8_e4m3fn], ids=str)
-def test_conversions_are_those_of_the_standard(source: DType, to: DType, attributes, target, tmp_path) -> None:
-    """Where the runtime's own are not: at fractions, at minus zero, and at what is too large."""
-    graph = Graph()
-    x = graph.add_input("x", TensorType(source, ("n",)))
-    graph.outputs["y"] = Builder(graph).Cast(x, to=to, **attributes)
-    numbers = [0.5, -0.5, 0.75, 1.5, 2.5, -1.75, 0, -0.0]
-    large = [464, 465, 479, 480, 57344, 61439, 61440, 65535, -61440, np.inf, -np.inf, np.nan]
-    array = np.array(numbers if to.is_integer else numbers + large).astype(source.numpy)
-    wanted = Interpreter(graph).run({"x": array})["y"]
-    (got,) = lowered(graph, target, tmp_path / "dist")(array)
-    assert got.dtype == wanted.dtype
-    np.testing.assert_array_equal(got.astype(np.float32), wanted.astype(np.float32))
-
-
 def branching(build: Callable[[Builder, Value], Value], dtype: DType) -> Graph:
     """A graph whose branches compute the same."""
     graph, branches = Graph(), {}

@@ -97,6 +97,16 @@ def test_a_result_no_larger_than_its_operands_is_folded_at_any_limit(becomes) ->
     becomes("fold-constants{limit=1}", before, after)
 
 
+def test_elements_are_as_large_as_they_are_packed(stays) -> None:
+    packed = """(%x: int8[4]) {
+      const %w: int4[4] = [1, 2, 3, 4]
+      %wide: int8[4] = Cast(%w) {to = 3}
+      %y: int8[4] = Add(%x, %wide)
+      return y = %y
+    }"""
+    stays("fold-constants{limit=1}", packed)
+
+
 def test_a_quantized_weight_stays_as_it_is_stored(becomes) -> None:
     before = """(%x: float32[2, 2]) {
       const %w: float32[2, 2] = [1.0, 0.5, -0.5, 2.0]
