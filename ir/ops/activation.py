@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import operator
+from .unsigned import bounded
 
 
 @operator("Relu")
@@ -23,6 +24,7 @@ def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
 
 
 @operator("PRelu")
+@bounded
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope, x)
 

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from .from_data import NOTHING
 from .registry import Ints, operator
-from .unsigned import widened
+from .unsigned import bounded, compared, widened
 
 
 def _register_unary(name: str, function: Callable[[Tensor], Tensor]) -> None:
     def meaning(x: Tensor) -> Tensor:
         return function(x)
 
-    operator(name)(widened(meaning))
+    operator(name)(bounded(meaning))
 
 
 def _register_binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -29,7 +29,7 @@ def _register_variadic(name: str, function: Callable[[Tensor, Tensor], Tensor]) 
     def meaning(*inputs: Tensor) -> Tensor:
         return reduce(function, inputs)
 
-    operator(name)(widened(meaning))
+    operator(name)(compared(meaning))
 
 
 for _name, _unary in {
@@ -46,7 +46,6 @@ for _name, _unary in {
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Floor": torch.floor,
-    "Identity": lambda x: x,
     "Log": torch.log,
     "Neg": torch.neg,
     "Reciprocal": torch.reciprocal,
@@ -59,6 +58,12 @@ for _name, _unary in {
     "Tanh": torch.tanh,
 }.items():
     _register_unary(_name, _unary)
+
+
+@operator("Identity")
+def identity(x: Tensor) -> Tensor:
+    return x
+
 
 for _name, _binary in {
     "Add": torch.add,
@@ -81,25 +86,25 @@ def mean(*inputs: Tensor) -> Tensor:
 
 
 @operator("Div")
-@widened
+@bounded
 def div(a: Tensor, b: Tensor) -> Tensor:
     return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
 
 
 @operator("Mod")
-@widened
+@bounded
 def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
 @operator("Pow")
-@widened
+@bounded
 def power(x: Tensor, y: Tensor) -> Tensor:
     return torch.pow(x, y).to(x.dtype)
 
 
 @operator("Clip")
-@widened
+@compared
 def clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
     return x if min is None and max is None else torch.clamp(x, min, max)
 

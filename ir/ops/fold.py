@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .from_data import FromData, places
 from .registry import Ints, operator
+from .unsigned import widened
 from .window import pad_last, window
 
 
@@ -22,6 +23,7 @@ def _image_type(x: Tensor, image_shape: Ints, block_shape: Ints, **attributes: o
     },
     types=_image_type,
 )
+@widened
 def columns_to_image(
     x: Tensor,
     image_shape: Ints,

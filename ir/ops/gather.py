@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .narrow import bytewise
 from .registry import operator
+from .unsigned import compared, widened
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
@@ -20,6 +21,7 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
 
 @operator("GatherElements")
 @bytewise
+@widened
 def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     return x.gather(axis, _counted(indices, x.shape[axis]))
 
@@ -36,6 +38,11 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
 @operator("ScatterElements")
 @bytewise
 def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
+    adapted = compared if reduction in ("max", "min") else widened
+    return adapted(_scatter_elements)(x, indices, updates, axis=axis, reduction=reduction)
+
+
+def _scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int, reduction: str) -> Tensor:
     places = _counted(indices, x.shape[axis])
     if reduction == "none":
         return x.scatter(axis, places, updates)
@@ -43,7 +50,13 @@ def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int =
 
 
 @operator("ScatterND")
+@bytewise
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+    adapted = compared if reduction in ("max", "min") else widened
+    return adapted(_scatter_blocks)(x, indices, updates, reduction=reduction)
+
+
+def _scatter_blocks(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str) -> Tensor:
     places = indices.long().unbind(-1)
     if reduction in ("none", "add"):
         return x.index_put(places, updates, accumulate=reduction == "add")
@@ -59,6 +72,7 @@ def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = 
 
 @operator("TensorScatter")
 @bytewise
+@widened
 def tensor_scatter(
     past: Tensor, update: Tensor, starts: Tensor | None = None, *, axis: int = -2, mode: str = "linear"
 ) -> Tensor:

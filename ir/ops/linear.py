@@ -4,14 +4,17 @@ import torch
 from torch import Tensor
 
 from .registry import operator
+from .unsigned import widened
 
 
 @operator("MatMul")
+@widened
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
 
 
 @operator("Gemm")
+@widened
 def gemm(
     a: Tensor,
     b: Tensor,
@@ -37,4 +40,4 @@ def einsum(*inputs: Tensor, equation: str) -> Tensor:
 
 @operator("Det")
 def det(x: Tensor) -> Tensor:
-    return torch.linalg.det(x)
+    return torch.linalg.det(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)

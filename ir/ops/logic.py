@@ -7,14 +7,18 @@ from torch import Tensor
 
 from .narrow import bytewise
 from .registry import operator
-from .unsigned import widened
+from .unsigned import Function, compared, widened
+
+_HIGHEST = 2**63 - 1
 
 
-def _register_binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+def _register_binary(
+    name: str, function: Callable[[Tensor, Tensor], Tensor], adapted: Callable[[Function], Function]
+) -> None:
     def meaning(a: Tensor, b: Tensor) -> Tensor:
         return function(a, b)
 
-    operator(name)(bytewise(widened(meaning)))
+    operator(name)(bytewise(adapted(meaning)))
 
 
 for _name, _function in {
@@ -23,14 +27,18 @@ for _name, _function in {
     "BitwiseOr": torch.bitwise_or,
     "BitwiseXor": torch.bitwise_xor,
     "Equal": torch.eq,
+    "Or": torch.logical_or,
+    "Xor": torch.logical_xor,
+}.items():
+    _register_binary(_name, _function, widened)
+
+for _name, _function in {
     "Greater": torch.gt,
     "GreaterOrEqual": torch.ge,
     "Less": torch.lt,
     "LessOrEqual": torch.le,
-    "Or": torch.logical_or,
-    "Xor": torch.logical_xor,
 }.items():
-    _register_binary(_name, _function)
+    _register_binary(_name, _function, compared)
 
 
 @operator("Not")
@@ -45,9 +53,14 @@ def bitwise_not(x: Tensor) -> Tensor:
 
 
 @operator("BitShift")
-@widened
 def bit_shift(x: Tensor, y: Tensor, *, direction: str) -> Tensor:
-    return x << y if direction == "LEFT" else x >> y
+    if direction == "LEFT":
+        return widened(torch.bitwise_left_shift)(x, y)
+    shifted = widened(torch.bitwise_right_shift)(x, y)
+    if x.dtype is not torch.uint64:
+        return shifted
+    kept = torch.bitwise_right_shift(_HIGHEST, y.long().clamp(min=1) - 1)  # int64 brings its sign down
+    return torch.where(y.long() == 0, x, widened(torch.bitwise_and)(shifted, kept))
 
 
 @operator("Where")
@@ -62,6 +75,7 @@ def is_nan(x: Tensor) -> Tensor:
 
 @operator("IsInf")
 def is_inf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+    x = x if x.dtype.itemsize > 1 else x.float()
     found = torch.isinf(x)
     if not detect_negative:
         found = found & (x > 0)

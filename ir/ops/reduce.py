@@ -9,12 +9,12 @@ from torch import Tensor
 from ..unknown import UNKNOWN
 from .from_data import Axes, FromData, changeable, places
 from .registry import Ints, operator
-from .unsigned import widened
+from .unsigned import Function, bounded, compared, located, widened
 
 Reduction = Callable[[Tensor, list[int]], Tensor]
 
 
-def _register(name: str, function: Reduction) -> None:
+def _register(name: str, function: Reduction, adapted: Callable[[Function], Function]) -> None:
     """Register a reduction that is given at least one axis and keeps the axes it reduces."""
 
     def meaning(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
@@ -24,7 +24,7 @@ def _register(name: str, function: Reduction) -> None:
         y = function(x, along) if along else function(x.unsqueeze(0), [0]).squeeze(0)
         return y if keepdims or not along else y.squeeze(along)
 
-    operator(name, from_data={"axes": FromData(_reduced, _some_axes)})(widened(meaning))
+    operator(name, from_data={"axes": FromData(_reduced, _some_axes)})(adapted(meaning))
 
 
 def _reduced(x: Tensor, row: Ints, keepdims: int) -> Axes:
@@ -87,19 +87,19 @@ def _end(dtype: torch.dtype, sign: int) -> float:
     return torch.iinfo(dtype).max if sign > 0 else torch.iinfo(dtype).min
 
 
-for _name, _function in {
-    "ReduceL1": lambda x, axes: _sum(x.abs(), axes),
-    "ReduceL2": _norm,
-    "ReduceLogSum": _log_sum,
-    "ReduceLogSumExp": _log_sum_exp,
-    "ReduceMax": _extreme(torch.amax, -1),
-    "ReduceMean": _mean,
-    "ReduceMin": _extreme(torch.amin, 1),
-    "ReduceProd": _product,
-    "ReduceSum": _sum,
-    "ReduceSumSquare": lambda x, axes: _sum(x * x, axes),
-}.items():
-    _register(_name, _function)
+for _name, _function, _adapted in (
+    ("ReduceL1", lambda x, axes: _sum(x.abs(), axes), bounded),
+    ("ReduceL2", _norm, bounded),
+    ("ReduceLogSum", _log_sum, bounded),
+    ("ReduceLogSumExp", _log_sum_exp, bounded),
+    ("ReduceMax", _extreme(torch.amax, -1), compared),
+    ("ReduceMean", _mean, bounded),
+    ("ReduceMin", _extreme(torch.amin, 1), compared),
+    ("ReduceProd", _product, widened),
+    ("ReduceSum", _sum, widened),
+    ("ReduceSumSquare", lambda x, axes: _sum(x * x, axes), widened),
+):
+    _register(_name, _function, _adapted)
 
 
 def _register_argument(name: str, function: Callable[..., Tensor]) -> None:
@@ -108,7 +108,7 @@ def _register_argument(name: str, function: Callable[..., Tensor]) -> None:
             return function(x, axis, keepdim=bool(keepdims))
         return x.shape[axis] - 1 - function(x.flip(axis), axis, keepdim=bool(keepdims))
 
-    operator(name)(meaning)
+    operator(name)(located(meaning))
 
 
 _register_argument("ArgMax", torch.argmax)

@@ -29,14 +29,15 @@ def roi_align(
 ) -> Tensor:
     """Each cell of a region's grid is the mean of samples in it, or the greatest of the weighted pixels around them."""
     half = coordinate_transformation_mode == "half_pixel"
-    corners = rois.float() * spatial_scale - (0.5 if half else 0)
+    corners = rois.to(torch.promote_types(rois.dtype, torch.float32)) * spatial_scale - (0.5 if half else 0)
     regions: list[Tensor] = []
     for corner, index in zip(corners, batch.tolist(), strict=True):
         rows = _taps(corner[1], corner[3], x.shape[2], output_height, sampling_ratio, half=half)
         columns = _taps(corner[0], corner[2], x.shape[3], output_width, sampling_ratio, half=half)
         taps = x[index].index_select(1, rows[0].reshape(-1)).index_select(2, columns[0].reshape(-1))
         taps = taps * rows[1].reshape(-1, 1).to(x.dtype) * columns[1].reshape(-1).to(x.dtype)
-        cells = taps.reshape(x.shape[1], output_height, -1, output_width, rows[0].shape[1] and columns[0].shape[1])
+        counts = (output_height, rows[0].shape[1], output_width, columns[0].shape[1])
+        cells = taps.reshape(x.shape[1], *counts)
         regions.append(_pooled(cells, mode))
     return torch.stack(regions) if regions else x.new_zeros((0, x.shape[1], output_height, output_width))
 

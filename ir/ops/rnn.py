@@ -103,15 +103,19 @@ def _layer(
     betas: Floats,
     clip: float | None,
     layout: int,
+    of_sums: int = 3,
 ) -> _Layer:
+    """The layer of an operator, the first of whose activations take sums that are clipped."""
     directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
-    functions = _functions(activations, list(alphas or ()), list(betas or ()), clip)
+    functions = _functions(activations, list(alphas or ()), list(betas or ()))
     each = len(functions) // len(directions)
     rows = [functions[index * each : (index + 1) * each] for index in range(len(directions))]
+    if clip is not None:
+        rows = [[_clipped(function, clip) for function in row[:of_sums]] + row[of_sums:] for row in rows]
     return _Layer(x.transpose(0, 1) if layout else x, lengths, directions, rows, bool(layout))
 
 
-def _functions(names: Sequence[str], alphas: list[float], betas: list[float], clip: float | None) -> list[Activation]:
+def _functions(names: Sequence[str], alphas: list[float], betas: list[float]) -> list[Activation]:
     """The activations; those that take an alpha or beta use up the given ones in turn."""
     made: list[Activation] = []
     for name in names:
@@ -121,14 +125,16 @@ def _functions(names: Sequence[str], alphas: list[float], betas: list[float], cl
             for values, default in zip((alphas, betas), defaults, strict=True)
             if default is not None
         ]
-        made.append(_clipped(function, given, clip))
+        made.append(_filled(function, given))
     return made
 
 
-def _clipped(function: Callable[..., Tensor], arguments: list[float], clip: float | None) -> Activation:
-    if clip is None:
-        return lambda x: function(x, *arguments)
-    return lambda x: function(x.clamp(-clip, clip), *arguments)
+def _filled(function: Callable[..., Tensor], arguments: list[float]) -> Activation:
+    return lambda x: function(x, *arguments)
+
+
+def _clipped(function: Activation, limit: float) -> Activation:
+    return lambda x: function(x.clamp(-limit, limit))
 
 
 def _gates(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -249,10 +255,13 @@ def lstm(
     layout: int = 0,
     outputs: int = 1,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Gates are in the order input, output, forget, cell; peepholes in the order input, output, forget."""
+    """Gates are in the order input, output, forget, cell; peepholes in the order input, output, forget.
+
+    What is clipped is the sums that go into the gates; the cell itself is not, as ONNX Runtime has it too.
+    """
     names = activations or ("Sigmoid", "Tanh", "Tanh") * 2
     names = names[: 3 + 3 * (direction == "bidirectional")]
-    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
+    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout, of_sums=2)
     start, cells = layer.state(initial_h, r), layer.state(initial_c, r)
 
     def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:

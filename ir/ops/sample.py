@@ -17,7 +17,10 @@ _MODES = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
 def grid_sample(
     x: Tensor, grid: Tensor, *, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros"
 ) -> Tensor:
-    return F.grid_sample(x, grid, _MODES[mode], padding_mode, bool(align_corners))
+    if not x.is_floating_point() and mode != "nearest":
+        raise ValueError(f"what lies between elements of type {x.dtype} is undefined")
+    working = torch.promote_types(x.dtype if x.is_floating_point() else torch.float64, grid.dtype)
+    return F.grid_sample(x.to(working), grid.to(working), _MODES[mode], padding_mode, bool(align_corners)).to(x.dtype)
 
 
 @operator(

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from .from_data import NOTHING, FromData
+from .narrow import bytewise
 from .registry import Ints, operator
 from .texts import STRING, to_array, to_tensor
 
@@ -28,8 +29,9 @@ def _unique_types(
 @operator(
     "NonZero", from_data={"x": FromData(lambda: [1])}, types=lambda x: x.new_empty((x.ndim, 1), dtype=torch.int64)
 )
+@bytewise
 def non_zero(x: Tensor) -> Tensor:
-    return x.nonzero().T
+    return x.to(torch.bool).nonzero().T
 
 
 @operator("Compress", from_data={"condition": FromData(lambda axis: [axis or 0])}, types=_compressed_type)

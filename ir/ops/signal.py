@@ -29,6 +29,11 @@ for _name, _terms in _COSINES.items():
     _register_window(_name, _terms)
 
 
+def _single(x: Tensor) -> Tensor:
+    """At least in float32: torch has no transforms of less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _complex(x: Tensor) -> Tensor:
     """A tensor of real numbers, or of complex ones, without the axis of parts."""
     return x[..., 0] if x.shape[-1] == 1 else torch.view_as_complex(x.contiguous())
@@ -54,12 +59,12 @@ def discrete_fourier_transform(
 ) -> Tensor:
     along = (axis[0] if axis else -2) % x.ndim
     length = dft_length[0] if dft_length else None
-    values = _complex(x)
+    values = _complex(_single(x))
     if inverse and onesided:
-        return torch.fft.irfft(values, length, along).unsqueeze(-1)
+        return torch.fft.irfft(values, length, along).unsqueeze(-1).to(x.dtype)
     if onesided:
-        return torch.view_as_real(torch.fft.rfft(values.real, length, along))
-    return torch.view_as_real((torch.fft.ifft if inverse else torch.fft.fft)(values, length, along))
+        return torch.view_as_real(torch.fft.rfft(values.real, length, along)).to(x.dtype)
+    return torch.view_as_real((torch.fft.ifft if inverse else torch.fft.fft)(values, length, along)).to(x.dtype)
 
 
 def _length(signal: Tensor, window: Tensor | None) -> int:
@@ -88,11 +93,11 @@ def short_time_fourier_transform(
     onesided: int = 1,
 ) -> Tensor:
     length = frame_length[0] if frame_length else _length(signal, window)
-    frames = _complex(signal).unfold(1, length, frame_step[0])
-    frames = frames if window is None else frames * window
+    frames = _complex(_single(signal)).unfold(1, length, frame_step[0])
+    frames = frames if window is None else frames * _single(window)
     rows = frames.reshape(-1, length)  # two axes, since torch can't infer a transform of more symbolic ones
     spectrum = torch.view_as_real(torch.fft.rfft(rows) if onesided else torch.fft.fft(rows))
-    return spectrum.reshape(frames.shape[0], frames.shape[1], spectrum.shape[1], 2)
+    return spectrum.reshape(frames.shape[0], frames.shape[1], spectrum.shape[1], 2).to(signal.dtype)
 
 
 @operator(

@@ -9,6 +9,7 @@ from .from_data import NOTHING, FromData, along, filled, for_each_axis, places
 from .narrow import bytewise
 from .registry import Ints, operator
 from .sizes import larger, smaller
+from .unsigned import widened
 from .window import pad_last
 
 _BEYOND = 10**9  # exporters have many a large number for the end
@@ -208,6 +209,7 @@ def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
 
 @operator("ReverseSequence")
 @bytewise
+@widened
 def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
     steps = torch.arange(x.shape[time_axis], device=x.device)
     limits = lengths.unsqueeze(1)

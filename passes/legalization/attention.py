@@ -21,7 +21,7 @@ def _attention(op: Builder, node: Node) -> tuple[Value, ...]:
     if past_key is not None and past_value is not None:
         k, v = op.Concat(past_key, k, axis=2), op.Concat(past_value, v, axis=2)
     present = (k, v)
-    k, v = (_repeat_heads(op, value, _heads(q) // _heads(value)) for value in (k, v))
+    k, v = (repeat_heads(op, value, _heads(q) // _heads(value)) for value in (k, v))
     scores = _scores(op, node, q, k)
     cap = float(attribute(node, "softcap", 0.0))
     capped = op.Mul(op.Tanh(op.Div(scores, cap)), cap) if cap else scores
@@ -50,7 +50,7 @@ def _static(x: Value, axis: int) -> int:
     return size
 
 
-def _repeat_heads(op: Builder, x: Value, repeats: int) -> Value:
+def repeat_heads(op: Builder, x: Value, repeats: int) -> Value:
     """Grouped queries share a head of keys and values: each is repeated for its group."""
     if repeats == 1:
         return x

@@ -16,8 +16,8 @@ def _if(op: Builder, node: Node) -> tuple[Value, ...]:
     """The branch that is known to be taken; otherwise both, of which the results are chosen from."""
     condition = node.constant(0)
     if condition is not None:
-        return tuple(_written_out(op, attribute(node, "then_branch" if condition else "else_branch", None), []))
-    taken, other = (_written_out(op, attribute(node, name, None), []) for name in ("then_branch", "else_branch"))
+        return tuple(written_out(op, attribute(node, "then_branch" if condition else "else_branch", None), []))
+    taken, other = (written_out(op, attribute(node, name, None), []) for name in ("then_branch", "else_branch"))
     for one, two in zip(taken, other, strict=True):
         if one.type != two.type or not one.type.is_ranked:
             raise RefusedError(f"its branches give {one.type} and {two.type}, and only data tells which")
@@ -32,7 +32,7 @@ def _loop(op: Builder, node: Node) -> tuple[Value, ...]:
     carried: list[Value] = [value for value in node.inputs[2:] if value is not None]
     rows: list[list[Value]] = []
     for step in range(_steps(int(limit.reshape(-1)[0]))):
-        _, *results = _written_out(op, body, [op.constant(step), op.constant(np.array(True)), *carried])
+        _, *results = written_out(op, body, [op.constant(step), op.constant(np.array(True)), *carried])
         carried, row = results[: len(carried)], results[len(carried) :]
         rows.append(row)
     return (*carried, *_stacked(op, rows, [0] * (len(node.outputs) - len(carried))))
@@ -60,7 +60,7 @@ def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
     for step in range(_steps(length)):
         places = [length - 1 - step if turned else step for turned in backwards]
         slices = [op.Gather(x, op.constant(at), axis=axis) for x, at, axis in zip(scanned, places, axes, strict=True)]
-        results = _written_out(op, body, [*states, *slices])
+        results = written_out(op, body, [*states, *slices])
         states, row = results[: len(states)], results[len(states) :]
         rows.append(row)
     more = len(node.outputs) - len(states)
@@ -89,7 +89,7 @@ def _stacked(
     ]
 
 
-def _written_out(op: Builder, body: Graph, arguments: Sequence[Value]) -> list[Value]:
+def written_out(op: Builder, body: Graph, arguments: Sequence[Value]) -> list[Value]:
     """A copy of a body's nodes in the graph around it; what it returns."""
     values: dict[Value, Value] = dict(zip(body.inputs, arguments, strict=True))
     values |= {constant: op.constant(constant.data, constant.name) for constant in body.constants.values()}

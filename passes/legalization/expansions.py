@@ -1,6 +1,6 @@
 """How an operator is spelled out in simpler ones, by its name."""
 
-from . import arithmetic, attention, branches, casts, integers, layers, losses, moving, reductions, signal
+from . import arithmetic, attention, branches, casts, integers, layers, losses, moving, reductions, runtime, signal
 from .expansion import Expansion
 
 EXPANSIONS: dict[str, Expansion] = {
@@ -13,5 +13,6 @@ EXPANSIONS: dict[str, Expansion] = {
     **losses.EXPANSIONS,
     **moving.EXPANSIONS,
     **reductions.EXPANSIONS,
+    **runtime.EXPANSIONS,
     **signal.EXPANSIONS,
 }

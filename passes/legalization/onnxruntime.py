@@ -2,6 +2,7 @@
 
 from ...ir.graph import Node
 from .casts import is_miscast
+from .runtime import is_transformed, is_unaligned
 from .support import Support
 
 
@@ -9,11 +10,27 @@ def _is_unsaturated(node: Node) -> bool:
     return node.output.dtype.is_float and not node.attributes.get("saturate", 1)
 
 
+def _is_batch_first(node: Node) -> bool:
+    return bool(node.attributes.get("layout", 0))
+
+
 ONNXRUNTIME = Support(
     expanded={
+        "Attention": lambda node: len(node.outputs) > 3,  # its products lack what the mask adds
+        "Bernoulli": lambda node: True,
         "Cast": is_miscast,
         "CastLike": lambda node: True,
+        "GRU": _is_batch_first,
+        "LSTM": _is_batch_first,
+        "MaxUnpool": lambda node: node.input(2) is not None,
         "QuantizeLinear": _is_unsaturated,
+        "RNN": _is_batch_first,
+        "Range": lambda node: any(value is not None and value.type.rank for value in node.inputs),
+        "Resize": is_unaligned,
+        "SwiGLU": lambda node: True,
+        "Swish": lambda node: True,
+        "ai.onnx.ml::TreeEnsemble": is_transformed,
+        "ai.onnx.preview::FlexAttention": lambda node: True,
     },
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
 )

@@ -1,0 +1,136 @@
+"""What ONNX Runtime has no kernel for, or computes otherwise than the standard says, spelled out."""
+
+import math
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Node, Value
+from ...ir.types import DType
+from .attention import repeat_heads
+from .branches import written_out
+from .expansion import Expansion, attribute, cast, operand
+
+_SWAPPED = (1, 0, 2)
+
+
+def _batch_first(op: Builder, node: Node) -> tuple[Value, ...]:
+    """A recurrent layer on sequences with the time as their first axis."""
+    inputs = [
+        op.Transpose(value, perm=_SWAPPED) if value is not None and index in (0, 5, 6) else value
+        for index, value in enumerate(node.inputs)
+    ]
+    kept = {name: value for name, value in node.attributes.items() if name != "layout"}
+    made = op(node.operator, *inputs, outputs=len(node.outputs), **kept)
+    y, *states = made if isinstance(made, tuple) else (made,)
+    return op.Transpose(y, perm=(2, 0, 1, 3)), *(op.Transpose(state, perm=_SWAPPED) for state in states)
+
+
+def _bernoulli(op: Builder, node: Node) -> Value:
+    x = operand(node, 0)
+    drawn = op.RandomUniformLike(x, seed=attribute(node, "seed", None))
+    return cast(op, op.Less(drawn, x), node.output.dtype)
+
+
+def _flex_attention(op: Builder, node: Node) -> Value:
+    """Scaled dot products, with the graphs inside the node written out."""
+    q, k, v = (operand(node, index) for index in range(3))
+    scale = attribute(node, "scale", None)
+    half = math.sqrt(1 / math.sqrt(_size(q, 3)) if scale is None else scale)
+    repeats = _size(q, 1) // _size(k, 1)
+    k, v = (repeat_heads(op, value, repeats) for value in (k, v))
+    scores = op.MatMul(op.Mul(q, half), op.Transpose(op.Mul(k, half), perm=(0, 1, 3, 2)))
+    working = DType(attribute(node, "softmax_precision", None) or _at_least_single(q.dtype).value)
+    scores = _changed(op, node, "score_mod", cast(op, scores, working))
+    weights = _changed(op, node, "prob_mod", op.Softmax(scores))
+    return cast(op, op.MatMul(weights, cast(op, v, working)), v.dtype)
+
+
+def _size(value: Value, axis: int) -> int:
+    return value.type.static_shape[axis] if value.type.is_static else int(value.shape[axis])
+
+
+def _at_least_single(dtype: DType) -> DType:
+    return DType.float32 if dtype in (DType.float16, DType.bfloat16) else dtype
+
+
+def _changed(op: Builder, node: Node, name: str, value: Value) -> Value:
+    body = attribute(node, name, None)
+    return value if body is None else written_out(op, body, [value])[0]
+
+
+def _max_unpool(op: Builder, node: Node) -> Value:
+    """The wanted shape is reached by padding: places count in the one that the pool had."""
+    y = op.MaxUnpool(operand(node, 0), operand(node, 1), **node.attributes)
+    more = op.Sub(operand(node, 2), op.Shape(y))
+    return op.Pad(y, op.Concat([0] * y.type.rank, more, axis=0))
+
+
+def _range(op: Builder, node: Node) -> Value:
+    scalar = np.zeros(0, np.int64)
+    return op.Range(*(op.Reshape(operand(node, index), scalar) for index in range(3)), **node.attributes)
+
+
+def is_unaligned(node: Node) -> bool:
+    """Whether corners are to be aligned by scales that make no whole number of elements.
+
+    The standard measures by the scale, ONNX Runtime by the elements that there are.
+    """
+    return any(length != size for length, size in _lengths(node))
+
+
+def _lengths(node: Node) -> list[tuple[float, int]]:
+    """The exact and the whole length of each axis that a Resize changes by known scales; nothing where it doesn't."""
+    x, scales = operand(node, 0), node.constant(2)
+    if attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners" or scales is None:
+        return []
+    axes = attribute(node, "axes", None) or range(x.type.rank)
+    sizes = [(x.shape[axis], node.output.shape[axis], float(scale)) for axis, scale in zip(axes, scales, strict=False)]
+    return [(have * scale, made) for have, made, scale in sizes if isinstance(have, int) and isinstance(made, int)]
+
+
+def _resize(op: Builder, node: Node) -> Value:
+    """The part of the input that the elements there are reach, with their corners aligned to its."""
+    lengths = _lengths(node)
+    ends = [(size - 1) / (length - 1) if size > 1 else 0.0 for length, size in lengths]
+    changed = {name: value for name, value in node.attributes.items() if name != "coordinate_transformation_mode"}
+    return op.Resize(
+        operand(node, 0),
+        np.array([0.0] * len(ends) + ends, np.float32),
+        None,
+        [size for _, size in lengths],
+        coordinate_transformation_mode="tf_crop_and_resize",
+        **changed,
+    )
+
+
+def _swiglu(op: Builder, node: Node) -> Value:
+    return op.Mul(op.Swish(operand(node, 0), **node.attributes), operand(node, 1))
+
+
+_SOFTMAX, _LOGISTIC = 1, 2
+
+
+def is_transformed(node: Node) -> bool:
+    """Whether an ensemble's scores go through one of the functions whose numbers ONNX Runtime has mixed up."""
+    return attribute(node, "post_transform", 0) in (_SOFTMAX, _LOGISTIC)
+
+
+def _tree_ensemble(op: Builder, node: Node) -> Value:
+    kept = {name: value for name, value in node.attributes.items() if name != "post_transform"}
+    scores = op(node.operator, operand(node, 0), **kept)
+    return op.Softmax(scores) if attribute(node, "post_transform", 0) == _SOFTMAX else op.Sigmoid(scores)
+
+
+EXPANSIONS: dict[str, Expansion] = {
+    "Bernoulli": _bernoulli,
+    "GRU": _batch_first,
+    "LSTM": _batch_first,
+    "MaxUnpool": _max_unpool,
+    "RNN": _batch_first,
+    "Range": _range,
+    "Resize": _resize,
+    "SwiGLU": _swiglu,
+    "ai.onnx.ml::TreeEnsemble": _tree_ensemble,
+    "ai.onnx.preview::FlexAttention": _flex_attention,
+}

@@ -1,0 +1,109 @@
+"""What is spelled out for ONNX Runtime means the same, there and in the interpreter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.ir.builder import Builder
+from planish.ir.dims import Dim
+from planish.ir.graph import Graph, Location
+from planish.ir.interpreter import Interpreter
+from planish.ir.types import DType, TensorType
+from planish.passes.legalize import legalized
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(5)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+TREES: dict[str, Any] = {
+    "nodes_splits": np.array([0.1], np.float32),
+    "nodes_featureids": (0,),
+    "nodes_modes": np.array([0], np.uint8),
+    "nodes_truenodeids": (0,),
+    "nodes_trueleafs": (1,),
+    "nodes_falsenodeids": (1,),
+    "nodes_falseleafs": (1,),
+    "leaf_targetids": (0, 1),
+    "leaf_weights": np.array([1.0, 2.5], np.float32),
+    "tree_roots": (0,),
+    "n_targets": 2,
+}
+STATES = (None, floats(3, 1, 4), floats(3, 1, 4))
+POOLED = (np.array([[[[5.0, 6], [7, 8]]]], np.float32), np.array([[[[5, 7], [13, 15]]]]))
+CASES: dict[str, tuple[str, Sequence[np.ndarray | None], dict[str, Any], int]] = {
+    "rnn": ("RNN", (floats(3, 5, 2), floats(1, 4, 2), floats(1, 4, 4)), {"layout": 1, "hidden_size": 4}, 2),
+    "gru": ("GRU", (floats(3, 5, 2), floats(2, 12, 2), floats(2, 12, 4)), {"layout": 1, "hidden_size": 4, "direction": "bidirectional"}, 2),
+    "lstm": ("LSTM", (floats(3, 5, 2), floats(1, 16, 2), floats(1, 16, 4), floats(1, 32), *STATES), {"layout": 1, "hidden_size": 4}, 3),
+    "unpool": ("MaxUnpool", (*POOLED, np.array([1, 1, 5, 5])), {"kernel_shape": (2, 2), "strides": (2, 2)}, 1),
+    "corners": ("Resize", (floats(1, 1, 4, 5), None, np.array([1, 1, 0.6, 0.7], np.float32)), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, 1),
+    "cubic corners": ("Resize", (floats(1, 1, 4, 4), None, np.array([0.8, 0.3], np.float32)), {"mode": "cubic", "coordinate_transformation_mode": "align_corners", "axes": (2, 3)}, 1),
+    "gate": ("SwiGLU", (floats(2, 3), floats(2, 3)), {"alpha": 1.5}, 1),
+    "softmax of trees": ("ai.onnx.ml::TreeEnsemble", (floats(4, 2),), {**TREES, "post_transform": 1}, 1),
+    "sigmoid of trees": ("ai.onnx.ml::TreeEnsemble", (floats(4, 2),), {**TREES, "post_transform": 2}, 1),
+    "range of rows": ("Range", (np.array([1]), np.array(9), np.array([3])), {}, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_means_the_same(case: str, tmp_path: Path) -> None:
+    operator, arrays, attributes, outputs = CASES[case]
+    graph, feeds = Graph(), {}
+    op = Builder(graph, location=Location("layer"))
+    inputs: list[Any] = []
+    for index, array in enumerate(arrays):
+        if array is None or (operator == "Resize" and index):
+            inputs.append(array)
+            continue
+        inputs.append(graph.add_input(f"x{index}", TensorType(DType.of(array.dtype), array.shape)))
+        feeds[f"x{index}"] = array
+    made = op(operator, *inputs, outputs=outputs, **attributes)
+    graph.outputs = {f"y{index}": value for index, value in enumerate(made if outputs > 1 else (made,))}
+    check(graph, feeds, tmp_path)
+
+
+@pytest.mark.parametrize("rows", [5, "rows"])
+def test_flexible_attention_writes_out_the_graphs_inside(rows: Dim, tmp_path: Path) -> None:
+    graph = Graph()
+    op = Builder(graph, location=Location("attention"))
+    q = graph.add_input("q", TensorType(DType.float32, (2, 4, rows, 8)))
+    k, v = (graph.add_input(name, TensorType(DType.float32, (2, 2, 7, 8))) for name in "kv")
+    cap = op.constant(np.array(3, np.float32))
+    body = Graph("capped", graph)
+    inner = Builder(body)
+    scores = body.add_input("scores", TensorType(DType.float32, (2, 4, rows, 7)))
+    body.outputs["changed"] = inner.Mul(inner.Tanh(inner.Div(scores, cap)), cap)
+    graph.outputs["y"] = op("ai.onnx.preview::FlexAttention", q, k, v, score_mod=body)
+    check(graph, {"q": floats(2, 4, 5, 8), "k": floats(2, 2, 7, 8), "v": floats(2, 2, 7, 8)}, tmp_path)
+
+
+def test_draws_are_zeros_and_ones(tmp_path: Path) -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, ("n",)))
+    graph.outputs["y"] = Builder(graph).Bernoulli(x, dtype=DType.int32)
+    (drawn,) = run(graph, {"x": np.array([0, 1] * 50 + [0.5] * 100, np.float32)}, tmp_path)
+    assert drawn.dtype == np.int32
+    assert drawn[:100].tolist() == [0, 1] * 50
+    assert 0 < drawn[100:].sum() < 100
+
+
+def check(graph: Graph, feeds: dict[str, np.ndarray], folder: Path) -> None:
+    expected = Interpreter(graph).run(feeds)
+    spelled_out = legalized(graph, load_target("native"), "onnxruntime")
+    same = Interpreter(spelled_out).run(feeds)
+    for (name, want), ours, theirs in zip(expected.items(), same.values(), run(graph, feeds, folder), strict=True):
+        np.testing.assert_allclose(ours, want, 1e-5, 1e-6, err_msg=name)
+        np.testing.assert_allclose(theirs, want, 1e-5, 1e-5, err_msg=name)
+
+
+def run(graph: Graph, feeds: dict[str, np.ndarray], folder: Path) -> list[np.ndarray]:
+    write_artifact(folder / "artifact", graph, find_backend("onnxruntime"), load_target("native"))
+    return load(folder / "artifact").run(feeds)
