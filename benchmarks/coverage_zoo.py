@@ -91,12 +91,18 @@ def _check(name: str, paths: Sequence[str], *, dynamic: bool) -> dict[str, Outco
     for path in paths:
         try:
             run = _prepared(graph, path)
-            error = max(
-                _compare(run(zoo.tensors(inputs)), wanted) for inputs, wanted in zip(feeds, expected, strict=True)
-            )
-            outcomes[path] = ("equal", f"error {error:.1e}, signal {signal:.1e}")
         except Exception as error:
             outcomes[path] = _classed(error)
+            continue
+        try:
+            errors = [
+                _compare(run(zoo.tensors(inputs)), wanted) for inputs, wanted in zip(feeds, expected, strict=True)
+            ]
+            outcomes[path] = ("equal", f"error {max(errors):.1e}, signal {signal:.1e}")
+        except Unequal as error:
+            outcomes[path] = ("wrong", _line(error))
+        except Exception as error:  # what was compiled has to run
+            outcomes[path] = ("crash", _line(error))
     return outcomes
 
 
@@ -159,8 +165,6 @@ def _signal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
 def _classed(error: Exception) -> Outcome:
     from planish.ir.errors import PlanishError
 
-    if isinstance(error, Unequal):
-        return "wrong", _line(error)
     if isinstance(error, PlanishError):
         return "refused", _line(error)
     return "crash", f"{type(error).__name__}: {_line(error)}"

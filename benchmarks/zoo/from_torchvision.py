@@ -21,6 +21,9 @@ PIXELS = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
 CLASSES = 5
 """A few: with many, the scores of random detectors would all be below their thresholds."""
 
+DETECTIONS = 20
+"""In an image: of hundreds with random scores, some are so close that rounding decides on their order."""
+
 
 def names(dynamic: bool) -> list[str]:
     parts = {"classification": models} if dynamic else PARTS
@@ -56,11 +59,13 @@ def _segmentation(name: str) -> Subject:
 
 def _detection(name: str) -> Subject:
     """A detector, called with a list of two images of different sizes."""
-    options = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}
-    if name.startswith("keypoint"):
-        options["num_classes"] = 2
+    options: dict[str, Any] = {"num_classes": 2 if name.startswith("keypoint") else CLASSES}
+    if not name.startswith("ssd"):
+        options |= {"min_size": 96, "max_size": 128}
+    if "rcnn" in name:
+        options |= {"box_detections_per_img": DETECTIONS, "rpn_post_nms_top_n_test": 100}
     else:
-        options["num_classes"] = CLASSES
+        options |= {"detections_per_img": DETECTIONS}
     module = models.get_model(name, weights=None, weights_backbone=None, **options).eval()
 
     def inputs(seed: int, size: int) -> Inputs:

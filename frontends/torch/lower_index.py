@@ -308,7 +308,10 @@ def masked_scatter(op: Lowering, x: Value, mask: Value, source: Value) -> Value:
         return x
     last = op.constant(np.asarray(0))
     seen = op.CumSum(op.cast(op.flat(op.reshape(mask, mask.shape or [1])), DType.int64), last)
-    next_one = op.Gather(op.flat(op.reshape(source, source.shape or [1])), op.Max(op.Sub(seen, 1), 0), axis=0)
+    elements = op.flat(op.reshape(source, source.shape or [1]))
+    if not source.type.is_static:  # there may be none, but what the mask leaves out asks for the first
+        elements = op.Concat(elements, op.cast(np.zeros(1), source.dtype), axis=0)
+    next_one = op.Gather(elements, op.Max(op.Sub(seen, 1), 0), axis=0)
     return op.choose(mask, op.reshape(next_one, x.shape), x)
 
 

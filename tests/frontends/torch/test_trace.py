@@ -217,6 +217,17 @@ def test_one_graph_serves_every_batch_and_sequence(agrees: Agrees) -> None:
         agrees(graph, module, (torch.randn(shape),))
 
 
+def test_what_a_mask_selects_may_be_nothing(agrees: Agrees) -> None:
+    def scale(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return x.masked_scatter(mask[:, None], x[mask] * 2), x[mask].sum(0)
+
+    module = Apply(scale)
+    x = torch.randn(3, 2)
+    graph = trace(module, (x, torch.tensor([True, False, True])))
+    for mask in ([True, False, True], [False] * 3, [True] * 3):
+        agrees(graph, module, (x, torch.tensor(mask)))
+
+
 # -- weights
 
 
