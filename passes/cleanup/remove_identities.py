@@ -42,7 +42,17 @@ def _same(graph: Graph, node: Node) -> Value | None:
 def _same_type(graph: Graph, node: Node) -> Value | None:
     """For operators that only change the type: the input, if it has the output's type already."""
     source = node.inputs[0]
-    return source if source is not None and source.type == node.outputs[0].type else None
+    return source if source is not None and _are_alike(source, node.outputs[0]) else None
+
+
+def _cast(graph: Graph, node: Node) -> Value | None:
+    source = node.inputs[0]
+    return source if source is not None and source.dtype is node.output.dtype else None
+
+
+def _are_alike(one: Value, other: Value) -> bool:
+    """Whether two values have the same type and shape: of two of unknown rank, nobody knows."""
+    return one.type == other.type and one.type.is_ranked
 
 
 def _neutral(number: float, *, both_sides: bool) -> _Rule:
@@ -52,7 +62,9 @@ def _neutral(number: float, *, both_sides: bool) -> _Rule:
         for index in (0, 1) if both_sides else (1,):
             data, other = node.constant(index), node.inputs[1 - index]
             is_neutral = data is not None and data.size <= 1 << 16 and bool(np.all(data == number))
-            if is_neutral and other is not None and other.type == node.output.type:
+            if not is_neutral or other is None or other.dtype is not node.output.dtype:
+                continue
+            if _are_alike(other, node.output) or not np.ndim(data):
                 return other
         return None
 
@@ -62,7 +74,7 @@ def _neutral(number: float, *, both_sides: bool) -> _Rule:
 def _transpose(graph: Graph, node: Node) -> Value | None:
     """A transpose that keeps the order is its input; one of a transpose is a single transpose."""
     source = node.inputs[0]
-    if source is None:
+    if source is None or not source.type.is_ranked:
         return None
     order = _order(node)
     if order == tuple(range(len(order))):
@@ -102,7 +114,7 @@ def _slice(graph: Graph, node: Node) -> Value | None:
 
 _RULES: dict[str, _Rule] = {
     "Add": _neutral(0, both_sides=True),
-    "Cast": _same_type,
+    "Cast": _cast,
     "Concat": _single,
     "Div": _neutral(1, both_sides=False),
     "Dropout": _dropout,

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...ir.dims import Dim
+from ...ir.dims import Dim, symbols
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
+from ...ir.unknown import is_from_data
 from ..base import Effect, Pass, PassContext, PassResult
 
 
@@ -44,7 +45,9 @@ class ShapeSimplification(Pass):
 def _write_copies(graph: Graph, node: Node) -> bool:
     """Give a Reshape a constant target if one can say what the output's type says."""
     source, shape = node.inputs[0], node.inputs[1]
-    if source is None or shape is None or isinstance(shape, Constant) or not source.type.is_ranked:
+    if source is None or shape is None or isinstance(shape, Constant):
+        return False
+    if not source.type.is_ranked or not node.output.type.is_ranked:
         return False
     target = reshape_target(source, node.output.shape)
     if target is None:
@@ -54,10 +57,18 @@ def _write_copies(graph: Graph, node: Node) -> bool:
 
 
 def reshape_target(source: Value, shape: Sequence[Dim]) -> list[int] | None:
-    """A constant operand of `Reshape` that gives a shape: ints, 0 to copy a dimension, at most one -1 for the rest."""
+    """A constant operand of `Reshape` that gives a shape: ints, 0 to copy a dimension, at most one -1 for the rest.
+
+    The rest is undefined beside a size of 0, which one that depends on data may be.
+    """
     copied = [
         0 if isinstance(dim, str) and index < source.type.rank and source.shape[index] == dim else dim
         for index, dim in enumerate(shape)
     ]
     target = [dim if isinstance(dim, int) else -1 for dim in copied]
-    return target if target.count(-1) <= 1 and (0 not in shape) else None
+    if target.count(-1) > 1 or 0 in shape:
+        return None
+    is_sure = not any(
+        is_from_data(symbol) for dim, place in zip(shape, target, strict=True) for symbol in symbols(dim) if place == 0
+    )
+    return target if is_sure or -1 not in target else None

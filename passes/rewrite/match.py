@@ -77,6 +77,8 @@ def _match_node(pattern: Application, node: Node, bindings: _Bindings, nodes: tu
     fewest = most if pattern.operator in _COMMUTATIVE else 0  # whose operands aren't optional
     if node.operator != pattern.operator or not fewest <= len(node.inputs) <= most:
         return ()
+    if not all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs)):
+        return ()  # checks ask for shapes
     if any(not _equal(node.attributes.get(key), value) for key, value in pattern.attributes.items()):
         return ()
     rank = max((value.type.rank for value in node.inputs if value and not isinstance(value, Constant)), default=0)

@@ -2,6 +2,10 @@
 
 import pytest
 
+from planish.passes.base import PassContext
+from planish.passes.cleanup.remove_identities import IdentityRemoval
+from planish.targets.load import load_target
+
 BARE = """(%x: float32[2, 3]) {
   %y: float32[2, 3] = Relu(%x)
   return y = %y
@@ -177,3 +181,20 @@ def test_dropout_stays_where_it_drops(graph_of, context) -> None:
 @pytest.mark.parametrize("rest", ["return y = %a, m = %mask", "%n: bool[2] = Not(%mask) return y = %a, m = %n"])
 def test_dropout_stays_where_its_mask_is_read(stays, rest: str) -> None:
     stays("remove-identities", f"(%x: float32[2]) {{ %a: float32[2], %mask: bool[2] = Dropout(%x) {rest} }}")
+
+
+def test_what_may_change_the_shape_of_an_unknown_rank_stays(graph_of) -> None:
+    graph = graph_of("""(%x: float32[...], %axes: int64[1]) {
+      const %zeros: float32[2, 1] = [0.0, 0.0]
+      const %zero: float32[] = 0.0
+      %a: float32[...] = Unsqueeze(%x, %axes)
+      %b: float32[...] = Squeeze(%a, %axes)
+      %c: float32[...] = Add(%b, %zeros)
+      %d: float32[...] = Add(%c, %zero)
+      %e: float32[...] = Transpose(%d)
+      %f: float32[...] = Transpose(%e)
+      %g: float32[...] = Cast(%f) {to = 1}
+      return y = %g
+    }""")
+    result = IdentityRemoval().run(graph, PassContext(load_target("x86-64"), source=graph))
+    assert result.counts == {"Add": 1, "Cast": 1}

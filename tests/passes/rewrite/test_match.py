@@ -159,3 +159,9 @@ def test_a_match_gives_its_nodes_by_operator_and_its_constants(graph_of) -> None
     (match, _) = matches(graph_of(text), lambda op, a, c: op.Exp(op.Mul(a, c)))
     assert match.constant("c") == match.data("c") == 2.0
     assert match.constant("a") is None
+
+
+def test_tensors_of_an_unknown_rank_match_nothing(graph_of) -> None:
+    """Checks of rules ask for shapes."""
+    graph = graph_of("(%x: float32[...]) { %e: float32[...] = Exp(%x) %y: float32[...] = Neg(%e) return y = %y }")
+    assert bound(graph, lambda op, a: op.Neg(a)) == []
