@@ -63,7 +63,7 @@ def both_extremes(op: Lowering, x: Value, *, dim: int | None = None, keepdim: bo
     return amin(op, x, dim, keepdim), amax(op, x, dim, keepdim)
 
 
-@lowers("aten.any.dim", "aten.any.dims", "aten.any.default")
+@lowers("aten.any.dim", "aten.any.dims", "aten.any.default", "aten._is_any_true.default")
 def any_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> Value:
     if _is_of_nothing(x, axes):
         return op.filled(False)
@@ -71,7 +71,7 @@ def any_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> 
     return op.cast(_reduce(op, "ReduceMax", flags, axes, keepdim), op.result_type)
 
 
-@lowers("aten.all.dim", "aten.all.dims", "aten.all.default")
+@lowers("aten.all.dim", "aten.all.dims", "aten.all.default", "aten._is_all_true.default")
 def all_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> Value:
     if _is_of_nothing(x, axes):
         return op.filled(True)

@@ -34,7 +34,9 @@ UNEVEN: dict[str, Function] = {
         for mode in MODES
     },
     "weighed": lambda i, o, w: F.embedding_bag(i, TABLE, o, mode="sum", per_sample_weights=w),
-    "with the last end": lambda i, o, w: F.embedding_bag(i, TABLE, F.pad(o, (0, 1), value=10), include_last_offset=True),
+    "with the last end": lambda i, o, w: F.embedding_bag(
+        i, TABLE, F.pad(o, (0, 1), value=10), include_last_offset=True
+    ),
 }
 
 
