@@ -50,6 +50,8 @@ def is_complex(op: Lowering, arguments: Any) -> bool:
     """Whether an operator takes a complex tensor or number, or makes such a tensor."""
     results = op.node.meta["val"]
     tensors = results if isinstance(results, tuple | list) else (results,)
+    if any(isinstance(tensor, torch.Tensor) and tensor.dtype is torch.complex32 for tensor in tensors):
+        op.refuse("complex numbers are of half precision: use complex64")
     if any(isinstance(tensor, torch.Tensor) and tensor.is_complex() for tensor in tensors):
         return True
     return any(isinstance(leaf, Complex | complex) for leaf in pytree.tree_leaves(arguments))

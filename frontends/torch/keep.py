@@ -26,7 +26,7 @@ def keep(op: Lowering, *arguments: Any, **keywords: Any) -> Any:
     try:
         inputs, attributes = inputs_and_attributes(overload, arguments, keywords)
     except TypeError as error:
-        raise ModelError(f"{op.location}: {overload} has no counterpart, and {error}; fix the size") from error
+        raise ModelError(f"{op.location}: {overload} has no counterpart, and {error}") from error
     results = op.node.meta["val"]
     count = len(results) if isinstance(results, tuple | list) else 1
     made = op(overload.name(), *inputs, outputs=count, **attributes)

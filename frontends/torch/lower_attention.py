@@ -140,4 +140,6 @@ def plain_attention(
 ) -> tuple[Value, None]:
     if dropout_mask is not None:
         op.refuse("it drops out by a mask")
+    if mask is not None:  # it is added, whatever it is
+        mask = op.cast(mask, query.dtype)
     return attention(op, query, key, value, mask, dropout, is_causal, scale=scale, enable_gqa=enable_gqa), None

@@ -292,6 +292,13 @@ def clamp_max(op: Lowering, x: Value, high: Operand) -> Value:
     return clamp(op, x, None, high)
 
 
+@lowers("aten.view.dtype", "aten.view_copy.dtype")
+def reinterpret(op: Lowering, x: Value, dtype: Any) -> Value:
+    if x.dtype.bits != op.result_type.bits:
+        op.refuse(f"{x.dtype} is read as {op.result_type}, which is of another width")
+    return x if x.dtype is op.result_type else op.BitCast(x, to=op.result_type)
+
+
 @lowers(
     "aten._to_copy.default",
     *(f"aten.to.{overload}" for overload in ("dtype", "dtype_layout", "device", "other")),

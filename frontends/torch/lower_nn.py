@@ -1,4 +1,4 @@
-"""Lowerings of the ATen operators that hold a network's weights: linear, convolution, normalisation, attention."""
+"""Lowerings of the ATen operators that hold a network's weights: linear, convolution, and products."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from .lowering import Lowering, lowers, spread
 
 @lowers("aten.linear.default")
 def linear(op: Lowering, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    if x.type.rank == 2:
+    if x.type.rank == 2 and x.dtype.is_float:
         return op.Gemm(x, weight, bias, transB=1)
     product = op.MatMul(x, op.Transpose(weight, perm=(1, 0)))
     return product if bias is None else op.Add(product, bias)
@@ -17,6 +17,8 @@ def linear(op: Lowering, x: Value, weight: Value, bias: Value | None = None) -> 
 
 @lowers("aten.addmm.default")
 def addmm(op: Lowering, bias: Value, a: Value, b: Value, *, beta: float = 1, alpha: float = 1) -> Value:
+    if not a.dtype.is_float:  # which runtimes have no kernel for
+        return baddbmm(op, bias, a, b, beta=beta, alpha=alpha)
     return op.Gemm(a, b, bias, alpha=None if alpha == 1 else float(alpha), beta=None if beta == 1 else float(beta))
 
 

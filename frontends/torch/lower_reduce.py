@@ -63,7 +63,7 @@ def both_extremes(op: Lowering, x: Value, *, dim: int | None = None, keepdim: bo
     return amin(op, x, dim, keepdim), amax(op, x, dim, keepdim)
 
 
-@lowers("aten.any.dim", "aten.any.dims", "aten.any.default")
+@lowers("aten.any.dim", "aten.any.dims", "aten.any.default", "aten._is_any_true.default")
 def any_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> Value:
     if _is_of_nothing(x, axes):
         return op.filled(False)
@@ -71,7 +71,7 @@ def any_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> 
     return op.cast(_reduce(op, "ReduceMax", flags, axes, keepdim), op.result_type)
 
 
-@lowers("aten.all.dim", "aten.all.dims", "aten.all.default")
+@lowers("aten.all.dim", "aten.all.dims", "aten.all.default", "aten._is_all_true.default")
 def all_of(op: Lowering, x: Value, axes: Axes = None, keepdim: bool = False) -> Value:
     if _is_of_nothing(x, axes):
         return op.filled(True)
@@ -171,12 +171,17 @@ def distance(op: Lowering, a: Value, b: Value, order: float = 2) -> Value:
     return vector_norm(op, op.Sub(op.cast(a, op.result_type), op.cast(b, op.result_type)), order)
 
 
+_MANY = 1 << 24
+"""Differences between all pairs of rows that are too many to hold."""
+
+
 @lowers("aten._cdist_forward.default")
 def distances(op: Lowering, a: Value, b: Value, order: float, mode: int | None) -> Value:
-    """The distances `[..., n, m]` of rows; between many, Euclid's are made of products as torch makes them."""
-    counts = (a.shape[-2], b.shape[-2])
-    are_many = any(not isinstance(size, int) or size > 25 for size in counts)
-    if order == 2 and (mode == 1 or (not mode and are_many)):
+    """The distances `[..., n, m]` of rows; between many, Euclid's are made of products, which are less exact."""
+    counts = (*op.result_shape, a.shape[-1])
+    known = [size for size in counts if isinstance(size, int)]
+    are_many = len(known) < len(counts) or math.prod(known) > _MANY
+    if order == 2 and are_many and mode != 2:
         return _distances_by_products(op, a, b)
     if a.shape[-1] == 0:
         return op.filled(0.0)

@@ -231,7 +231,7 @@ def histogram(op: Lowering, x: Value, bins: int = 100, low: float = 0, high: flo
 def unique(
     op: Lowering, x: Value, ordered: bool = True, return_inverse: bool = False, return_counts: bool = False
 ) -> tuple[Value, ...]:
-    values, _, inverse, counts = op.Unique(op.flat(x), outputs=4, sorted=1)
+    values, inverse, counts = _different(op, op.flat(x), None)
     return values, op.reshape(inverse, x.shape), counts
 
 
@@ -244,8 +244,14 @@ def unique_slices(
     return_inverse: bool = False,
     return_counts: bool = False,
 ) -> tuple[Value, ...]:
-    values, _, inverse, counts = op.Unique(x, outputs=4, axis=axis, sorted=1)
-    return values, inverse, counts
+    return _different(op, x, axis)
+
+
+def _different(op: Lowering, x: Value, axis: int | None) -> tuple[Value, Value, Value]:
+    """Unique elements or slices, the one that each is, and how many there are of each; integers all in one type."""
+    wide = x if x.dtype.is_float else op.cast(x, DType.int64)
+    values, _, inverse, counts = op.Unique(wide, outputs=4, axis=axis, sorted=1)
+    return op.cast(values, x.dtype), inverse, counts
 
 
 @lowers("aten.unique_consecutive.default")

@@ -20,7 +20,7 @@ def log1p(op: Lowering, x: Value) -> Value:
     """Kahan's correction of log(1 + x), which is x where the sum rounds to 1."""
     x = op.cast(x, op.result_type)
     total = op.Add(x, 1.0)
-    is_plain = op.Or(op.Equal(total, 1.0), op.IsInf(total))
+    is_plain = op.Or(op.Equal(total, 1.0), op.Equal(total, math.inf))
     step = op.Where(is_plain, op.cast(1.0, x.dtype), op.Sub(total, 1.0))
     return op.Where(is_plain, x, op.Mul(op.Log(total), op.Div(x, step)))
 
@@ -148,7 +148,7 @@ def angle_of(op: Lowering, y: Value, x: Value) -> Value:
     is_steep = op.Greater(height, width)
     less, more = op.Where(is_steep, width, height), op.Where(is_steep, height, width)
     quotient = op.Where(op.Equal(less, more), op.cast(1.0, x.dtype), op.Div(less, more))
-    angle = op.Atan(op.Where(op.Equal(more, 0.0), more, quotient))
+    angle = op.Atan(op.Where(op.Equal(more, 0.0), less, quotient))
     angle = op.Where(is_steep, op.Sub(math.pi / 2, angle), angle)
     angle = op.Where(is_negative(op, x), op.Sub(math.pi, angle), angle)
     return op.Where(is_negative(op, y), op.Neg(angle), angle)

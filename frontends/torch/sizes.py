@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from ...ir.dims import Dim
 from ...ir.graph import Graph, Value
 from ...ir.scope import expression_dim
+from .rounding import in_whole_numbers
 
 
 class Sizes:
@@ -37,7 +38,7 @@ class Sizes:
         Raises:
             ModelError: it is more than whole-number arithmetic.
         """
-        return size if isinstance(size, int) else expression_dim(size.node.expr, self._names)
+        return size if isinstance(size, int) else expression_dim(in_whole_numbers(size.node.expr), self._names)
 
     def see(self, results: Any, made: Any) -> None:
         """Learn from an operator's results: a size that only data tells is called as in the graph from here on.

@@ -19,8 +19,8 @@ from torch.utils import _pytree as pytree
 from ...ir.errors import ModelError
 from ...ir.finite import check_finite
 from ...ir.graph import Graph, Location
-from ...ir.ops.dtypes import dtype_of, to_numpy
-from ...ir.types import TensorType
+from ...ir.ops.dtypes import dtype_of, to_numpy, torch_dtype
+from ...ir.types import DType, TensorType
 from .archive import load_program
 from .complexes import Complex, join, split
 from .dispatch import lower
@@ -45,6 +45,7 @@ _ITEMS = ("aten._local_scalar_dense.default", "aten.item.default")
 _TORCH = str(Path(torch.__file__).parent)
 _SIZES = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 """What fx nodes may stand for beside tensors."""
+_ELEMENTS = {torch_dtype(dtype) for dtype in DType if dtype is not DType.string}
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -288,6 +289,10 @@ class _Conversion:
             raise ModelError("the model returns no tensor")
 
     def _type(self, tensor: torch.Tensor) -> TensorType:
+        if tensor.dtype not in _ELEMENTS:
+            raise ModelError(
+                f"the model takes a tensor of {tensor.dtype}, which has no counterpart among element types"
+            )
         return TensorType(dtype_of(tensor.dtype), tuple(map(self.sizes.dim, tensor.shape)))
 
 

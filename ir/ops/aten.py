@@ -145,7 +145,9 @@ def _attribute(argument: Any, value: Any) -> Any:
         case list() | tuple():
             return tuple(_attribute(argument, item) for item in value)
         case _:
-            raise TypeError(f"its argument {argument.name} is {value!r}, which can't be kept in a graph")
+            raise TypeError(
+                f"its argument {argument.name} is {value!r}, which a graph can't keep: give it another, or a fixed size"
+            )
 
 
 def _run(overload: Any, /, *inputs: Tensor | None, **attributes: Any) -> Any:

@@ -1,6 +1,5 @@
-"""Layers: products, convolutions, normalisations, attention, embeddings."""
+"""Layers: products and convolutions."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Function = Callable[..., Any]
-attention = F.scaled_dot_product_attention
 
 
 def rows(batch: int) -> tuple[Tensor, ...]:
@@ -23,17 +21,6 @@ def images(batch: int) -> tuple[Tensor, ...]:
 
 def volumes(batch: int) -> tuple[Tensor, ...]:
     return (torch.randn(batch, 2, 4, 5, 6),)
-
-
-def ids(batch: int) -> tuple[Tensor, ...]:
-    return (torch.randint(0, 9, (batch, 5)),)
-
-
-def heads(batch: int) -> tuple[Tensor, ...]:
-    """Queries of 4 heads, keys and values of 2, and a mask with a query that may look at nothing."""
-    mask = torch.randn(batch, 1, 5, 7) > 0
-    mask[0, 0, 1] = False
-    return torch.randn(batch, 4, 5, 8), torch.randn(batch, 2, 7, 8), torch.randn(batch, 2, 7, 8), mask
 
 
 def encoded(batch: int) -> tuple[Tensor, ...]:
@@ -51,6 +38,9 @@ PRODUCTS: dict[str, Function] = {
     "addmm": lambda x: torch.addmm(x[0, 0, :4], x[:, 0], x[0].t(), beta=0.5, alpha=2),
     "baddbmm": lambda x: torch.baddbmm(x[:, :, :4], x, x.mT, beta=0.5, alpha=2),
     "einsum": lambda x: torch.einsum("bij,bkj->bik", x, x),
+    "matrix by vector": lambda x: torch.addmv(x[0, :, 0], x[0], x[0, 0], beta=2, alpha=0.5),
+    "sum of products": lambda x: torch.addbmm(x[0], x, x.new_ones(x.shape[0], 5, 5), beta=0.5, alpha=2),
+    "bilinear": lambda x: F.bilinear(x, x[..., :3], torch.ones(2, 5, 3) / 3, torch.ones(2)),
     "of integers": lambda x: torch.matmul(x.int(), x.int().mT),
 }
 CONVOLUTIONS: dict[str, Function] = {
@@ -69,40 +59,10 @@ CONVOLUTIONS: dict[str, Function] = {
     "transposed groups": nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, dilation=2),
     "transposed in one dimension": lambda x: F.conv_transpose1d(x[:, :, 0], torch.ones(4, 3, 3), stride=2),
 }
-NORMS: dict[str, Function] = {
-    "batch": nn.BatchNorm2d(4),
-    "batch without parameters": nn.BatchNorm2d(4, affine=False),
-    "batch of rows": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4)),
-    "instance": nn.InstanceNorm2d(4, affine=True),
-    "instance without parameters": nn.InstanceNorm2d(4),
-    "instance with running statistics": nn.InstanceNorm2d(4, track_running_stats=True),
-    "layer": nn.LayerNorm(9),
-    "layer over two axes": nn.LayerNorm((8, 9), eps=0.1),
-    "layer without bias": nn.LayerNorm(9, bias=False),
-    "layer without parameters": nn.LayerNorm(9, elementwise_affine=False),
-    "root mean square": nn.RMSNorm(9),
-    "root mean square with epsilon": nn.RMSNorm((8, 9), eps=0.1, elementwise_affine=False),
-    "group": nn.GroupNorm(2, 4),
-    "group without parameters": nn.GroupNorm(2, 4, affine=False),
-    "local response": nn.LocalResponseNorm(3),
-    "unit length": lambda x: F.normalize(x, dim=1),
-}
-ATTENTIONS: dict[str, Function] = {
-    "plain": lambda q, k, v, m: attention(q[:, :2], k, v),
-    "causal": lambda q, k, v, m: attention(q[:, :2], k, v, is_causal=True),
-    "scaled": lambda q, k, v, m: attention(q[:, :2], k, v, scale=0.3),
-    "masked": lambda q, k, v, m: attention(q[:, :2], k, v, m),
-    "biased": lambda q, k, v, m: attention(q[:, :2], k, v, torch.where(m, 0.5, -math.inf)),
-    "grouped": lambda q, k, v, m: attention(q, k, v, enable_gqa=True),
-    "of three axes": lambda q, k, v, m: attention(q[:, 0], k[:, 0], v[:, 0]),
-}
 FAMILIES: dict[str, tuple[dict[str, Function], Function]] = {
     "products": (PRODUCTS, rows),
     "convolutions": (CONVOLUTIONS, images),
     "convolution in three dimensions": ({"plain": nn.Conv3d(2, 4, (1, 2, 3), padding=(0, 1, 1))}, volumes),
-    "norms": (NORMS, images),
-    "attentions": (ATTENTIONS, heads),
-    "embeddings": ({"plain": nn.Embedding(9, 4), "padded": nn.Embedding(9, 4, padding_idx=0)}, ids),
     "encoder": (
         {
             "trained": nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),

@@ -1,4 +1,4 @@
-"""Views, slices, joins, indexing and creation, of fixed and of symbolic sizes."""
+"""Views, slices, joins and padding, of fixed and of symbolic sizes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Function = Callable[..., Any]
-PLACES = torch.tensor([[0, 2], [-1, 1]])
 
 
 def rows(batch: int) -> tuple[Tensor, ...]:
@@ -24,17 +23,6 @@ def images(batch: int) -> tuple[Tensor, ...]:
     return (torch.randn(batch, 4, 8, 9),)
 
 
-def chosen(batch: int) -> tuple[Tensor, ...]:
-    """Rows, and for each some of its places."""
-    return torch.randn(batch, 4, 5), torch.randint(0, 4, (batch, 2, 5)), torch.randn(batch, 2, 5)
-
-
-def written(x: Tensor, where: Any, value: Any) -> Tensor:
-    y = x.clone()
-    y[where] = value
-    return y
-
-
 VIEWS: dict[str, Function] = {
     "view": lambda x, i: x.view(x.shape[0], 20),
     "view of the rest": lambda x, i: x.view(-1, 5),
@@ -45,6 +33,13 @@ VIEWS: dict[str, Function] = {
     "flatten all": lambda x, i: x.flatten(),
     "unflatten": lambda x, i: x.unflatten(1, (2, 2)),
     "nothing": lambda x, i: x[:, :0].reshape(x.shape[0], 0, 3),
+    "of a scalar": lambda x, i: (
+        x[0, 0, 0].squeeze(0),
+        x[0, 0, 0].transpose(0, 0),
+        x[0, 0, 0].flip(()),
+        x[0, 0, 0].roll(1),
+    ),
+    "copies": lambda x, i: (torch.view_copy(x, (-1, 5)), torch.permute_copy(x, (2, 0, 1)), torch.unbind_copy(x, 1)[0]),
     "unsqueeze": lambda x, i: (x.unsqueeze(-1), x.unsqueeze(0), x.unsqueeze(-2)),
     "squeeze what isn't one": lambda x, i: x.squeeze(1),
     "permute": lambda x, i: x.permute(2, 0, -2),
@@ -96,71 +91,25 @@ SQUEEZED: dict[str, Function] = {
     "an axis": lambda x: x.squeeze(1),
     "two axes": lambda x: x.squeeze((1, -1)),
     "one axis": lambda x: x[:1].squeeze(0),
-}
-INDEXED: dict[str, Function] = {
-    "by one tensor": lambda x, i: x[:, PLACES],
-    "of the batch": lambda x, i: x[PLACES % 1],
-    "by two tensors": lambda x, i: x[:, PLACES, PLACES],
-    "by two that broadcast": lambda x, i: x[:, PLACES[:, :1], PLACES[:1]],
-    "by two apart": lambda x, i: x[PLACES % 1, :, PLACES],
-    "by all": lambda x, i: x[PLACES % 1, PLACES, PLACES],
-    "by int32": lambda x, i: x[:, PLACES.int()],
-    "with a slice": lambda x, i: x[:, 1:3, PLACES],
-    "by a list": lambda x, i: x[:, [2, 0]],
-    "one of each row": lambda x, i: x[torch.arange(x.shape[0]), i[:, 0, 0] % 4],
-    "select": lambda x, i: x.index_select(1, torch.tensor([2, 0])),
-    "one hot": lambda x, i: F.one_hot(i % 6, 6),
-}
-CHOSEN: dict[str, Function] = {
-    "gather": lambda x, p, s: x.gather(1, p),
-    "scatter": lambda x, p, s: x.scatter(1, p[:, :1], s[:, :1]),
-    "scatter a number": lambda x, p, s: x.scatter(1, p, 2.0),
-    "scatter sums": lambda x, p, s: x.scatter_add(1, p, s),
-    "write a slice": lambda x, p, s: written(x, (slice(None), slice(1, 3)), s),
-    "write the first": lambda x, p, s: written(x, (slice(None), slice(2)), 7.0),
-    "write the last": lambda x, p, s: written(x, (slice(None), slice(-2, None)), 7.0),
-    "write all": lambda x, p, s: written(x, slice(None), 7.0),
-    "write one": lambda x, p, s: written(x, (slice(None), 0), s[:, 0]),
-    "write where": lambda x, p, s: written(x, x > 0, 1.0),
-    "write rows where": lambda x, p, s: written(x, x[:, :, 0] > 0, 1.0),
-}
-MADE: dict[str, Function] = {
-    "range": lambda x, i: x + torch.arange(5),
-    "range of fractions": lambda x, i: x + torch.arange(0, 1, 0.2),
-    "range downwards": lambda x, i: x + torch.arange(10, 0, -2.0),
-    "range of the batch": lambda x, i: x + torch.arange(x.shape[0])[:, None, None],
-    "range from one": lambda x, i: x + torch.arange(1, x.shape[0] + 1, dtype=torch.float32)[:, None, None],
-    "range by twos": lambda x, i: x + torch.arange(0, 2 * x.shape[0], 2)[:, None, None],
-    "zeros and ones": lambda x, i: x + torch.zeros(4, 5) + torch.ones(4, 5, dtype=torch.int64),
-    "alike": lambda x, i: torch.zeros_like(x) + torch.ones_like(i) + torch.full_like(x, 2, dtype=torch.int64),
-    "new": lambda x, i: x.new_zeros((4, 5)) + x.new_ones(x.shape) + x.new_full((5,), 3),
-    "full": lambda x, i: x + torch.full((x.shape[0], 1, 5), 2.5),
-    "full of truth": lambda x, i: torch.full((5,), True) & (x > 0),
-    "empty but written": lambda x, i: torch.empty_like(x).copy_(x[0, 0]) + torch.empty(x.shape).fill_(2),
-    "filled": lambda x, i: x.clone().fill_(3.0) + x.clone().fill_(x[0, 0, 0]) + x.clone().zero_(),
-    "eye": lambda x, i: x @ torch.eye(5),
-    "linspace": lambda x, i: x + torch.linspace(0, 1, 5),
+    "no axis": lambda x: x.squeeze(()),
 }
 PADDED: dict[str, Function] = {
     "zeros": lambda x: F.pad(x, (1, 2)),
     "a number": lambda x: F.pad(x, (1, 2, 0, 3), value=2.0),
     "less than nothing": lambda x: F.pad(x, (-1, 2)),
+    "round, less than nothing": lambda x: F.pad(x, (-1, 1, -2, 1), mode="circular"),
+    "edges, less than nothing": lambda x: F.pad(x, (-1, 2, 1, -3), mode="replicate"),
     "integers": lambda x: F.pad(x.int(), (1, 2), value=1),
     "up to a length": lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 0, 9 - x.shape[0])),
     **{mode: lambda x, mode=mode: F.pad(x, (1, 2, 2, 1), mode=mode) for mode in ("reflect", "replicate", "circular")},
     "pixel shuffle": nn.PixelShuffle(2),
-    "pixel unshuffle": lambda x: F.pixel_unshuffle(x[..., :8], 2),
     "channel shuffle": nn.ChannelShuffle(2),
-    "unfold": nn.Unfold(2),
 }
 FAMILIES: dict[str, tuple[dict[str, Function], Function]] = {
     "views": (VIEWS, rows),
     "squeezed": (SQUEEZED, ones),
     "copies": (COPIES, rows),
     "parts": (PARTS, rows),
-    "indexed": (INDEXED, rows),
-    "chosen": (CHOSEN, chosen),
-    "made": (MADE, rows),
     "padded": (PADDED, images),
 }
 
