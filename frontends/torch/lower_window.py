@@ -101,7 +101,7 @@ def _addresses(size: Sequence[Any], stride: Sequence[int], offset: int) -> np.nd
 
 @lowers("aten.unfold_backward.default")
 def fold(op: Lowering, x: Value, size: Sequence[Dim], axis: int, width: int, step: int) -> Value:
-    """What `unfold` took apart, with windows that overlap added up."""
+    """What `unfold` took apart, with windows that overlap added up; it may be the same along axes of the result."""
     rank = len(size)
     if not rank:
         return op.reshape(x, [])
@@ -110,6 +110,7 @@ def fold(op: Lowering, x: Value, size: Sequence[Dim], axis: int, width: int, ste
     places = op.Add(op.Unsqueeze(starts, [1]), np.arange(width))  # [window, element]
     others = [place for place in range(rank) if place != axis]
     rows = permute(op, x, [axis, rank, *others])
+    rows = op.expand(rows, [*rows.shape[:2], *(size[place] for place in others)])
     target = op.filled(0.0, [size[axis], *(size[place] for place in others)])
     added = op.ScatterND(target, op.Unsqueeze(places, [-1]), rows, reduction="add")
     return permute(op, added, [[axis, *others].index(place) for place in range(rank)])

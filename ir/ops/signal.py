@@ -54,6 +54,12 @@ def discrete_fourier_transform(
 ) -> Tensor:
     along = (axis[0] if axis else -2) % x.ndim
     length = dft_length[0] if dft_length else None
+    if not all(size is None or isinstance(size, int) for size in (*x.shape, length)):  # only inference gets here
+        size = x.shape[along] if length is None else length
+        if onesided:
+            half = size // 2 + 1
+            size = half if not inverse else size if length is not None else 2 * (size - 1)
+        return x.new_empty((*x.shape[:along], size, *x.shape[along + 1 : -1], 1 if inverse and onesided else 2))
     values = _complex(x)
     if inverse and onesided:
         return torch.fft.irfft(values, length, along).unsqueeze(-1)

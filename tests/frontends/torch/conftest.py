@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+import planish
+from planish.backends.base import Executable
 from planish.frontends.torch import trace
 from planish.ir.equal import differences
 from planish.ir.graph import Graph
@@ -38,18 +40,25 @@ class Every(nn.Module):
         return {name: function(*inputs) for name, function in self.functions.items()}
 
 
-def check_outputs(graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Hold a graph's outputs to the module's: their number, types, shapes and values."""
+def check_outputs(
+    graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...], executable: Executable | None = None
+) -> None:
+    """Hold a graph's outputs to the module's: their number, types, shapes and values, and those of what was made of it."""
     with torch.no_grad():
         expected = pytree.tree_leaves_with_path(module(*inputs))
     fed = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, inputs, strict=True)}
-    found = Interpreter(graph).run(fed)
+    check_arrays(graph, expected, list(Interpreter(graph).run(fed).values()), "interpreter")
+    if executable is not None:
+        check_arrays(graph, expected, executable(**fed), "runtime")
+
+
+def check_arrays(graph: Graph, expected: list[Any], found: list[np.ndarray], by: str) -> None:
     assert len(found) == len(expected)
-    for (path, tensor), (name, array) in zip(expected, found.items(), strict=True):
-        where = pytree.keystr(path)
+    for (path, tensor), (name, output), array in zip(expected, graph.outputs.items(), found, strict=True):
+        where = f"{name}, {pytree.keystr(path)} by the {by}"
         assert array.dtype == tensor.numpy().dtype, where
         assert array.shape == tuple(tensor.shape), where
-        assert graph.outputs[name].type.rank == array.ndim, where
+        assert output.type.rank == array.ndim, where
         np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=1e-5, err_msg=where)
 
 
@@ -60,23 +69,24 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def holds() -> Callable[[Functions, Inputs, bool], Graph]:
+def holds() -> Callable[..., Graph]:
     """A check of functions: traced with a batch of fixed or symbolic size, they compute what they compute in torch.
 
-    The graph must also be well formed, and read back from its text as it is.
+    The graph must also be well formed, read back from its text as it is, and run in ONNX Runtime unless `runs` is false.
     """
 
-    def check(functions: Functions, inputs: Inputs, is_symbolic: bool) -> Graph:
+    def check(functions: Functions, inputs: Inputs, is_symbolic: bool, *, runs: bool = True) -> Graph:
         torch.manual_seed(0)
         module = Every(functions).eval()
         example = inputs(4)
         dynamic = (tuple({0: Dim.AUTO} for _ in example),) if is_symbolic else None
         graph = trace(module, example, dynamic_shapes=dynamic)
-        assert all(isinstance(value.shape[0], str) == is_symbolic for value in graph.inputs)
+        assert all(isinstance(value.shape[0], str) == is_symbolic for value in graph.inputs if value.type.rank)
         verify(graph)
         assert differences(graph, parse_graph(print_graph(graph), weights(graph))) == []
+        executable = planish.compile(graph, backend="onnxruntime") if runs else None
         for batch in (4, 1, 7) if is_symbolic else (4,):
-            check_outputs(graph, module, inputs(batch))
+            check_outputs(graph, module, inputs(batch), executable)
         return graph
 
     return check
