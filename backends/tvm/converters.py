@@ -12,7 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import reductions, sizes
+from . import elementwise, reductions, sizes
 from .carriers import carried, carrier
 from .casts import cast
 from .padding import pad
@@ -192,6 +192,7 @@ def _topk(lowering: "Lowering", node: Node) -> Any:
 
 
 CONVERTERS: dict[str, Converter] = {
+    **elementwise.CONVERTERS,
     **reductions.CONVERTERS,
     "Cast": cast,
     "Concat": _concat,

@@ -43,8 +43,10 @@ def _unheld(type: TensorType) -> str:
 
 
 def _is_half(node: Node) -> bool:
-    return node.operator not in _MOVING | _ROUNDING and any(
-        value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs
+    return (
+        not node.graphs
+        and node.operator not in _MOVING | _ROUNDING
+        and any(value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs)
     )
 
 
