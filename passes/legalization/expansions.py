@@ -1,6 +1,19 @@
 """How an operator is spelled out in simpler ones, by its name."""
 
-from . import arithmetic, attention, branches, casts, integers, layers, losses, moving, reductions, signal
+from . import (
+    arithmetic,
+    attention,
+    branches,
+    casts,
+    integers,
+    layers,
+    losses,
+    moving,
+    recurrent,
+    reductions,
+    signal,
+    states,
+)
 from .expansion import Expansion
 
 EXPANSIONS: dict[str, Expansion] = {
@@ -12,6 +25,8 @@ EXPANSIONS: dict[str, Expansion] = {
     **layers.EXPANSIONS,
     **losses.EXPANSIONS,
     **moving.EXPANSIONS,
+    **recurrent.EXPANSIONS,
     **reductions.EXPANSIONS,
     **signal.EXPANSIONS,
+    **states.EXPANSIONS,
 }

@@ -56,14 +56,14 @@ def _triangle(op: Builder, node: Node) -> Value:
     return op.Where(kept, x, op.constant(np.zeros((), x.dtype.numpy)))
 
 
-def _cumulative_sum(op: Builder, node: Node) -> Value:
-    """For an axis that only data tells: the sums along each, of which one is taken."""
+def _cumulative(op: Builder, node: Node) -> Value:
+    """For an axis that only data tells: the sums or products along each, of which one is taken."""
     x, axis = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
     rank = x.type.rank
-    y = op.CumSum(x, op.constant(0), **node.attributes)
+    y = op(node.operator, x, op.constant(0), **node.attributes)
     for other in range(1, rank):
         is_meant = op.Or(op.Equal(axis, other), op.Equal(axis, other - rank))
-        y = op.Where(is_meant, op.CumSum(x, op.constant(other), **node.attributes), y)
+        y = op.Where(is_meant, op(node.operator, x, op.constant(other), **node.attributes), y)
     return y
 
 
@@ -74,10 +74,22 @@ def _top(op: Builder, node: Node) -> tuple[Value, ...]:
     return op.Cast(op.BitwiseXor(values, np.iinfo(np.int64).min), to=DType.uint64), indices
 
 
+def _space_to_depth(op: Builder, node: Node) -> Value:
+    """In the order in which the channels come first."""
+    x, size = operand(node, 0), attribute(node, "blocksize", 1)
+    batch, channels, height, width = (op.Unsqueeze(size_of(op, x, axis), [0]) for axis in range(4))
+    rows, columns = op.Div(height, size), op.Div(width, size)
+    cut = op.Reshape(x, op.Concat(batch, channels, rows, [size], columns, [size], axis=0))
+    deep = op.Transpose(cut, perm=(0, 1, 3, 5, 2, 4))
+    return op.Reshape(deep, op.Concat(batch, op.Mul(channels, size * size), rows, columns, axis=0))
+
+
 EXPANSIONS: dict[str, Expansion] = {
     "CenterCropPad": _center_crop_pad,
-    "CumSum": _cumulative_sum,
+    "CumProd": _cumulative,
+    "CumSum": _cumulative,
     "ReverseSequence": _reverse_sequence,
+    "SpaceToDepth": _space_to_depth,
     "TensorScatter": _tensor_scatter,
     "TopK": _top,
     "Trilu": _triangle,

@@ -84,10 +84,12 @@ TVM = Support(
         **dict.fromkeys(EXPANSIONS.keys() - {"Cast"}, _always),  # it has its own way with conversions
         "BatchNormalization": _is_training,
         "ConvTranspose": is_padded,
+        "CumProd": _is_computed,
         "CumSum": _is_computed,
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
         "Pow": _is_integer_power,
+        "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
