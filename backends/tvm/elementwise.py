@@ -10,11 +10,13 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from tvm import relax, te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from ...ir.graph import Node
 from ...ir.types import DType
 from . import broadcasting
-from .expressions import choose
+from .expressions import choose, integer, product, unraveled
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -155,12 +157,11 @@ def _safe(node: Node, b: Any) -> Any:
 def _shifted(node: Node, a: Any, b: Any) -> Any:
     """By as many bits as there are or more, nothing is left but the sign of what is shifted right."""
     bits, unsigned = node.output.dtype.bits, node.output.dtype.name.startswith("u")
-    is_within = b < _constant(bits, b)
-    if not unsigned:
-        is_within = tirx.all(is_within, b >= _constant(0, b))
+    count = b.astype("int64")  # TVM stumbles over comparisons of unsigned numbers; the largest come out as negative
+    is_within = tirx.all(count >= 0, count < bits)
     if node.attributes["direction"] == "LEFT":
-        return choose(is_within, a << choose(is_within, b, _constant(0, b)), _constant(0, a))
-    y = a >> choose(is_within, b, _constant(bits - 1, b))
+        return choose(is_within, a << choose(is_within, count, integer(0)).astype(b.ty.dtype), _constant(0, a))
+    y = a >> choose(is_within, count, integer(bits - 1)).astype(b.ty.dtype)
     return choose(is_within, y, _constant(0, a)) if unsigned else y
 
 
@@ -201,6 +202,57 @@ def clip(lowering: "Lowering", node: Node) -> Any:
     return lowering.kernel(clip, x, *given)
 
 
+def power(lowering: "Lowering", node: Node) -> Any:
+    """Integers are multiplied exactly, and wrap around; of floats TVM's own is right."""
+    if _is_float(node):
+        return lowering.imported(node)
+    broadcasting.bind_result(lowering, node)
+    shape = lowering.shape(node.output.shape)
+    values = [value for value in node.inputs if value is not None]
+    operands = [broadcasting.operand(lowering, value, node.output.shape) for value in values]
+    x, exponent = (lowering.block.emit(lowering.kernel(broadcasting.spread, x, shape=shape)) for x in operands)
+    found = lowering.block.emit(lowering.kernel(partial(_powers, bits=values[1].dtype.bits), x, exponent))
+    return relax.TupleGetItem(found, 0)
+
+
+def _powers(x: te.Tensor, exponent: te.Tensor, *, bits: int) -> Any:
+    """By squaring, bit by bit; a negative power of anything but 1 and -1 is 0."""
+    base_type, type = str(x.dtype), str(exponent.dtype)
+
+    def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+        base, power, y, square = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
+        with IRBuilder() as builder:
+            with T.serial(0, product(x.shape)) as step, T.seq_scope():
+                place = tuple(unraveled(step, x.shape))
+                number, last = base[place], power[place]
+                y[place], square[0] = tirx.const(1, base_type), number
+                with T.serial(0, bits) as bit, T.seq_scope():
+                    y[place] = choose(_is_odd(last >> bit.astype(type), type), y[place] * square[0], y[place])
+                    square[0] = square[0] * square[0]
+                if not type.startswith("u"):
+                    left = _inverse(number, _is_odd(last, type), base_type)
+                    y[place] = choose(last < tirx.const(0, type), left, y[place])
+            return builder.get()
+
+    outs = [tirx.decl_buffer(shape, base_type, "power", layout=None) for shape in (x.shape, [1])]
+    types = [base_type, base_type]
+    return te.extern([x.shape, [1]], [x, exponent], body, dtype=types, out_buffers=outs, name="power")
+
+
+def _is_odd(number: Any, type: str) -> Any:
+    return tirx.EQ(number & tirx.const(1, type), tirx.const(1, type))
+
+
+def _inverse(number: Any, is_odd: Any, type: str) -> Any:
+    """A negative power, cut towards zero."""
+    one, nought = (tirx.const(value, type) for value in (1, 0))
+    left = choose(tirx.EQ(number, one), one, nought)
+    if type.startswith("u"):
+        return left
+    minus = tirx.const(-1, type)
+    return choose(tirx.EQ(number, minus), choose(is_odd, minus, one), left)
+
+
 CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "BitShift": _converter(_shifted),
     "Clip": clip,
@@ -212,6 +264,7 @@ CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "Min": _converter(_smaller),
     "Mod": _converter(_modulo),
     "PRelu": _converter(_sloped),
+    "Pow": power,
     "Relu": _converter(_relu),
     "Selu": _converter(_selu),
     "Shrink": _converter(_shrunk),

@@ -15,9 +15,12 @@ def _absent(node: Node) -> str:
     return "there is no kernel for it"
 
 
-def _is_integer_power(node: Node) -> bool:
+def _is_mixed_power(node: Node) -> bool:
+    """Whether it has neither two integers, nor two floats of one type."""
     base, exponent = node.inputs
-    return base is not None and exponent is not None and (not base.dtype.is_float or exponent.dtype is not base.dtype)
+    assert base is not None
+    assert exponent is not None
+    return exponent.dtype is not base.dtype if base.dtype.is_float else exponent.dtype.is_float
 
 
 def _is_training(node: Node) -> bool:
@@ -88,7 +91,7 @@ TVM = Support(
         "CumSum": _is_computed,
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
-        "Pow": _is_integer_power,
+        "Pow": _is_mixed_power,
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
         "TopK": _is_uint64,
         "Trilu": _is_computed,
