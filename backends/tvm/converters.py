@@ -12,7 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import elementwise, indexing, reductions, sizes
+from . import elementwise, indexing, reductions, sizes, windows
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
@@ -196,6 +196,7 @@ CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **reductions.CONVERTERS,
+    **windows.CONVERTERS,
     "Cast": cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,

@@ -74,8 +74,6 @@ _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 
 _ABSENT = [
     "Bernoulli",
-    "Col2Im",
-    "DeformConv",
     "RandomNormal",
     "RandomNormalLike",
     "RandomUniform",
@@ -98,6 +96,7 @@ TVM = Support(
     },
     refused={
         **dict.fromkeys(_ABSENT, _absent),
+        "RoiAlign": lambda node: "it takes maxima" if node.attributes.get("mode", "avg") == "max" else "",
     },
     unheld=_unheld,
     uncomputed=_coded,
