@@ -12,9 +12,10 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import reductions, sizes
+from . import elementwise, indexing, reductions, sizes, windows
 from .carriers import carried, carrier
 from .casts import cast
+from .detection import non_max_suppression
 from .padding import pad
 from .resize import resize
 
@@ -192,7 +193,10 @@ def _topk(lowering: "Lowering", node: Node) -> Any:
 
 
 CONVERTERS: dict[str, Converter] = {
+    **elementwise.CONVERTERS,
+    **indexing.CONVERTERS,
     **reductions.CONVERTERS,
+    **windows.CONVERTERS,
     "Cast": cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
@@ -200,6 +204,7 @@ CONVERTERS: dict[str, Converter] = {
     "Flatten": _reshape,
     "Gather": _gather,
     "Identity": _identity,
+    "NonMaxSuppression": non_max_suppression,
     "Pad": pad,
     "Range": _range,
     "Reshape": _reshape,

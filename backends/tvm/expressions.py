@@ -64,3 +64,13 @@ def elements(tensor: te.Tensor) -> list[Any]:
     for size in tensor.shape:
         places = [(*place, index) for place in places for index in range(int(size))]
     return [tensor(*place).astype("int64") for place in places]
+
+
+def unraveled(step: Any, shape: Sequence[Any]) -> list[Any]:
+    """The place of a number in row-major order."""
+    place: list[Any] = []
+    rest = step.astype("int64")
+    for size in reversed(shape[1:]):
+        place.insert(0, tirx.floormod(rest, size))
+        rest = tirx.floordiv(rest, size)
+    return [rest, *place] if shape else []

@@ -29,7 +29,7 @@ ELEMENTWISE = frozenset(
 """Operators that broadcast all their operands."""
 
 _RIGHT = ELEMENTWISE | {
-    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
+    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
     *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
 }
 """Operators that are right about empty tensors whatever becomes of the size."""

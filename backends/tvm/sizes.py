@@ -247,10 +247,11 @@ def first(lowering: "Lowering", x: Any, count: Value, axis: int, dim: Dim) -> An
     (wanted,) = lowering.computed(lowering.kernel(size, x, lowering.tensor(count)), [dim]).values
     shape = list(x.ty.shape.values)
     shape[axis] = wanted
-    return lowering.kernel(_cut_to, x, shape=shape)
+    return lowering.kernel(cut_to, x, shape=shape)
 
 
-def _cut_to(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
+def cut_to(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
+    """A kernel for the first elements along each axis."""
     return te.compute(shape, x, name="cut_to")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...ir.builder import Builder
+from ...ir.dims import Dim
 from ...ir.graph import Constant, Graph, Node, Value
 from .expansion import Expansion, RefusedError, attribute, operand
 
@@ -31,7 +32,7 @@ def _loop(op: Builder, node: Node) -> tuple[Value, ...]:
         raise RefusedError("how often it runs is known at run time alone")
     carried: list[Value] = [value for value in node.inputs[2:] if value is not None]
     rows: list[list[Value]] = []
-    for step in range(_steps(int(limit.reshape(-1)[0]))):
+    for step in range(steps(int(limit.reshape(-1)[0]))):
         _, *results = written_out(op, body, [op.constant(step), op.constant(np.array(True)), *carried])
         carried, row = results[: len(carried)], results[len(carried) :]
         rows.append(row)
@@ -54,10 +55,9 @@ def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
     axes = attribute(node, "scan_input_axes", (0,) * count)
     backwards = attribute(node, "scan_input_directions", (0,) * count)
     length = scanned[0].shape[axes[0]]
-    if not isinstance(length, int):
-        raise RefusedError(f"how often it runs, {length}, is known at run time alone")
     rows: list[list[Value]] = []
-    for step in range(_steps(length)):
+    length = steps(length)
+    for step in range(length):
         places = [length - 1 - step if turned else step for turned in backwards]
         slices = [op.Gather(x, op.constant(at), axis=axis) for x, at, axis in zip(scanned, places, axes, strict=True)]
         results = written_out(op, body, [*states, *slices])
@@ -69,7 +69,14 @@ def _scan(op: Builder, node: Node) -> tuple[Value, ...]:
     return (*states, *stacked)
 
 
-def _steps(count: int) -> int:
+def steps(count: Dim) -> int:
+    """How often something is written out.
+
+    Raises:
+        RefusedError: it isn't known, or too often.
+    """
+    if not isinstance(count, int):
+        raise RefusedError(f"how often it runs, {count}, is known at run time alone")
     if not 0 < count <= _MOST_STEPS:
         raise RefusedError(f"it runs {count} times, and is written out for 1 to {_MOST_STEPS}")
     return count

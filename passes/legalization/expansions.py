@@ -1,6 +1,20 @@
 """How an operator is spelled out in simpler ones, by its name."""
 
-from . import arithmetic, attention, branches, casts, integers, layers, losses, moving, reductions, runtime, signal
+from . import (
+    arithmetic,
+    attention,
+    branches,
+    casts,
+    integers,
+    layers,
+    losses,
+    moving,
+    recurrent,
+    reductions,
+    runtime,
+    signal,
+    states,
+)
 from .expansion import Expansion
 
 EXPANSIONS: dict[str, Expansion] = {
@@ -12,7 +26,9 @@ EXPANSIONS: dict[str, Expansion] = {
     **layers.EXPANSIONS,
     **losses.EXPANSIONS,
     **moving.EXPANSIONS,
+    **recurrent.EXPANSIONS,
     **reductions.EXPANSIONS,
     **runtime.EXPANSIONS,
     **signal.EXPANSIONS,
+    **states.EXPANSIONS,
 }

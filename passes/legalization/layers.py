@@ -2,6 +2,8 @@
 
 from functools import cache
 
+import numpy as np
+
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from .expansion import Expansion, RefusedError, attribute, cast, operand
@@ -93,6 +95,25 @@ def _determinant(op: Builder, node: Node) -> Value:
     return minor(0, tuple(range(size)))
 
 
+def _max_unpool(op: Builder, node: Node) -> Value:
+    """Each maximum back at its position in the whole flat input of the pool, and zeros elsewhere."""
+    x, indices, wanted = operand(node, 0), operand(node, 1), node.input(2)
+    rank = x.type.rank - 2
+    kernel = attribute(node, "kernel_shape", ())
+    strides, pads = attribute(node, "strides", (1,) * rank), attribute(node, "pads", (0,) * 2 * rank)
+    inner = op.Slice(op.Shape(x), [2], [2 + rank])
+    fixed = [taps - begin - end for taps, begin, end in zip(kernel, pads[:rank], pads[rank:], strict=True)]
+    sizes = op.Add(op.Mul(op.Sub(inner, 1), np.array(strides)), np.array(fixed))
+    shape = op.Concat(op.Slice(op.Shape(x), [0], [2]), sizes, axis=0)
+    count = op.ReduceProd(shape, keepdims=1)
+    flat = op.ConstantOfShape(count, value=np.zeros(1, x.dtype.numpy))
+    flat = op.ScatterElements(flat, op.Reshape(indices, [-1]), op.Reshape(x, [-1]), axis=0)
+    y = op.Reshape(flat, shape)
+    if wanted is None:
+        return y
+    return op.Pad(y, op.Concat([0] * (2 + rank), op.Sub(wanted, shape), axis=0))
+
+
 def is_padded(node: Node) -> bool:
     """Whether a transposed convolution's result is cropped or extended."""
     pads = node.attributes.get("pads", ())
@@ -103,4 +124,5 @@ EXPANSIONS: dict[str, Expansion] = {
     "BatchNormalization": _batch_normalization,
     "ConvTranspose": _conv_transpose,
     "Det": _determinant,
+    "MaxUnpool": _max_unpool,
 }

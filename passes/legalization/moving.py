@@ -5,7 +5,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, attribute, cast, operand, size_of
+from .expansion import Expansion, RefusedError, attribute, cast, operand, size_of
 
 
 def _center_crop_pad(op: Builder, node: Node) -> Value:
@@ -56,14 +56,14 @@ def _triangle(op: Builder, node: Node) -> Value:
     return op.Where(kept, x, op.constant(np.zeros((), x.dtype.numpy)))
 
 
-def _cumulative_sum(op: Builder, node: Node) -> Value:
-    """For an axis that only data tells: the sums along each, of which one is taken."""
+def _cumulative(op: Builder, node: Node) -> Value:
+    """For an axis that only data tells: the sums or products along each, of which one is taken."""
     x, axis = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
     rank = x.type.rank
-    y = op.CumSum(x, op.constant(0), **node.attributes)
+    y = op(node.operator, x, op.constant(0), **node.attributes)
     for other in range(1, rank):
         is_meant = op.Or(op.Equal(axis, other), op.Equal(axis, other - rank))
-        y = op.Where(is_meant, op.CumSum(x, op.constant(other), **node.attributes), y)
+        y = op.Where(is_meant, op(node.operator, x, op.constant(other), **node.attributes), y)
     return y
 
 
@@ -74,10 +74,48 @@ def _top(op: Builder, node: Node) -> tuple[Value, ...]:
     return op.Cast(op.BitwiseXor(values, np.iinfo(np.int64).min), to=DType.uint64), indices
 
 
+def _affine_grid(op: Builder, node: Node) -> Value:
+    """The places of an image's pixels, from -1 to 1 and x before y, under a matrix `[batch, rank, rank + 1]`."""
+    theta, size = operand(node, 0), cast(op, operand(node, 1), DType.int64)
+    rank = theta.shape[1]
+    if rank not in (2, 3):
+        raise RefusedError(f"its matrices are of {rank} rows, not of 2 or 3")
+    lines = [_places(op, op.Gather(size, op.constant(2 + axis)), node, theta.dtype) for axis in range(int(rank))]
+    spread = [
+        op.Unsqueeze(line, [other for other in range(int(rank)) if other != axis]) for axis, line in enumerate(lines)
+    ]
+    nothing = op.Mul(op.Sum(*spread), 0.0)
+    axes = [op.Unsqueeze(op.Add(line, nothing), [-1]) for line in reversed(spread)]
+    grid = op.Concat(*axes, op.Unsqueeze(op.Add(nothing, 1.0), [-1]), axis=-1)  # [..., rank + 1]
+    turned = op.Unsqueeze(op.Transpose(theta, perm=(0, 2, 1)), list(range(1, int(rank))))
+    return op.MatMul(op.Unsqueeze(grid, [0]), turned)
+
+
+def _places(op: Builder, size: Value, node: Node, dtype: DType) -> Value:
+    """The middles of pixels between -1 and 1, or places from the one to the other."""
+    at, count = (op.Cast(value, to=dtype) for value in (op.Range(0, size, 1), size))
+    if not attribute(node, "align_corners", 0):
+        return op.Sub(op.Div(op.Add(op.Mul(at, 2.0), 1.0), count), 1.0)
+    return op.Where(op.Equal(size, 1), op.Mul(at, 0.0), op.Sub(op.Div(op.Mul(at, 2.0), op.Sub(count, 1.0)), 1.0))
+
+
+def _space_to_depth(op: Builder, node: Node) -> Value:
+    """In the order in which the channels come first."""
+    x, size = operand(node, 0), attribute(node, "blocksize", 1)
+    batch, channels, height, width = (op.Unsqueeze(size_of(op, x, axis), [0]) for axis in range(4))
+    rows, columns = op.Div(height, size), op.Div(width, size)
+    cut = op.Reshape(x, op.Concat(batch, channels, rows, [size], columns, [size], axis=0))
+    deep = op.Transpose(cut, perm=(0, 1, 3, 5, 2, 4))
+    return op.Reshape(deep, op.Concat(batch, op.Mul(channels, size * size), rows, columns, axis=0))
+
+
 EXPANSIONS: dict[str, Expansion] = {
+    "AffineGrid": _affine_grid,
     "CenterCropPad": _center_crop_pad,
-    "CumSum": _cumulative_sum,
+    "CumProd": _cumulative,
+    "CumSum": _cumulative,
     "ReverseSequence": _reverse_sequence,
+    "SpaceToDepth": _space_to_depth,
     "TensorScatter": _tensor_scatter,
     "TopK": _top,
     "Trilu": _triangle,

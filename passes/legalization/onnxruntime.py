@@ -2,16 +2,13 @@
 
 from ...ir.graph import Node
 from .casts import is_miscast
-from .runtime import is_transformed, is_unaligned
+from .recurrent import is_batch_first
+from .runtime import is_of_vectors, is_transformed, is_unaligned
 from .support import Support
 
 
 def _is_unsaturated(node: Node) -> bool:
     return node.output.dtype.is_float and not node.attributes.get("saturate", 1)
-
-
-def _is_batch_first(node: Node) -> bool:
-    return bool(node.attributes.get("layout", 0))
 
 
 ONNXRUNTIME = Support(
@@ -20,12 +17,12 @@ ONNXRUNTIME = Support(
         "Bernoulli": lambda node: True,
         "Cast": is_miscast,
         "CastLike": lambda node: True,
-        "GRU": _is_batch_first,
-        "LSTM": _is_batch_first,
+        "GRU": is_batch_first,
+        "LSTM": is_batch_first,
         "MaxUnpool": lambda node: node.input(2) is not None,
         "QuantizeLinear": _is_unsaturated,
-        "RNN": _is_batch_first,
-        "Range": lambda node: any(value is not None and value.type.rank for value in node.inputs),
+        "RNN": is_batch_first,
+        "Range": is_of_vectors,
         "Resize": is_unaligned,
         "SwiGLU": lambda node: True,
         "Swish": lambda node: True,

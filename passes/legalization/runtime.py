@@ -11,20 +11,6 @@ from .attention import repeat_heads
 from .branches import written_out
 from .expansion import Expansion, attribute, cast, operand
 
-_SWAPPED = (1, 0, 2)
-
-
-def _batch_first(op: Builder, node: Node) -> tuple[Value, ...]:
-    """A recurrent layer on sequences with the time as their first axis."""
-    inputs = [
-        op.Transpose(value, perm=_SWAPPED) if value is not None and index in (0, 5, 6) else value
-        for index, value in enumerate(node.inputs)
-    ]
-    kept = {name: value for name, value in node.attributes.items() if name != "layout"}
-    made = op(node.operator, *inputs, outputs=len(node.outputs), **kept)
-    y, *states = made if isinstance(made, tuple) else (made,)
-    return op.Transpose(y, perm=(2, 0, 1, 3)), *(op.Transpose(state, perm=_SWAPPED) for state in states)
-
 
 def _bernoulli(op: Builder, node: Node) -> Value:
     x = operand(node, 0)
@@ -59,11 +45,9 @@ def _changed(op: Builder, node: Node, name: str, value: Value) -> Value:
     return value if body is None else written_out(op, body, [value])[0]
 
 
-def _max_unpool(op: Builder, node: Node) -> Value:
-    """The wanted shape is reached by padding: places count in the one that the pool had."""
-    y = op.MaxUnpool(operand(node, 0), operand(node, 1), **node.attributes)
-    more = op.Sub(operand(node, 2), op.Shape(y))
-    return op.Pad(y, op.Concat([0] * y.type.rank, more, axis=0))
+def is_of_vectors(node: Node) -> bool:
+    """Whether a Range is told its bounds by tensors that are no scalars."""
+    return any(value is not None and value.type.rank for value in node.inputs)
 
 
 def _range(op: Builder, node: Node) -> Value:
@@ -124,10 +108,6 @@ def _tree_ensemble(op: Builder, node: Node) -> Value:
 
 EXPANSIONS: dict[str, Expansion] = {
     "Bernoulli": _bernoulli,
-    "GRU": _batch_first,
-    "LSTM": _batch_first,
-    "MaxUnpool": _max_unpool,
-    "RNN": _batch_first,
     "Range": _range,
     "Resize": _resize,
     "SwiGLU": _swiglu,

@@ -4,6 +4,7 @@ from ...ir.graph import Node
 from ...ir.types import DType, TensorType
 from .expansions import EXPANSIONS
 from .layers import is_padded
+from .runtime import is_of_vectors
 from .support import Support
 
 
@@ -15,9 +16,12 @@ def _absent(node: Node) -> str:
     return "there is no kernel for it"
 
 
-def _is_integer_power(node: Node) -> bool:
+def _is_mixed_power(node: Node) -> bool:
+    """Whether it has neither two integers, nor two floats of one type."""
     base, exponent = node.inputs
-    return base is not None and exponent is not None and (not base.dtype.is_float or exponent.dtype is not base.dtype)
+    assert base is not None
+    assert exponent is not None
+    return exponent.dtype is not base.dtype if base.dtype.is_float else exponent.dtype.is_float
 
 
 def _is_training(node: Node) -> bool:
@@ -43,8 +47,10 @@ def _unheld(type: TensorType) -> str:
 
 
 def _is_half(node: Node) -> bool:
-    return node.operator not in _MOVING | _ROUNDING and any(
-        value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs
+    return (
+        not node.graphs
+        and node.operator not in _MOVING | _ROUNDING
+        and any(value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs)
     )
 
 
@@ -67,10 +73,11 @@ _MOVING = frozenset(
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 """Operators that stay in half precision beside these, and those that are spelled out in steps that round."""
 
+_OWN = {"Cast", "Resize", "ai.onnx.ml::TreeEnsemble"}
+"""Operators that are spelled out for the other backend alone."""
+
 _ABSENT = [
     "Bernoulli",
-    "Col2Im",
-    "DeformConv",
     "RandomNormal",
     "RandomNormalLike",
     "RandomUniform",
@@ -79,18 +86,22 @@ _ABSENT = [
 
 TVM = Support(
     expanded={
-        **dict.fromkeys(EXPANSIONS.keys() - {"Cast"}, _always),  # it has its own way with conversions
+        **dict.fromkeys(EXPANSIONS.keys() - _OWN, _always),
         "BatchNormalization": _is_training,
         "ConvTranspose": is_padded,
+        "CumProd": _is_computed,
         "CumSum": _is_computed,
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
-        "Pow": _is_integer_power,
+        "Range": is_of_vectors,
+        "Pow": _is_mixed_power,
+        "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
     refused={
         **dict.fromkeys(_ABSENT, _absent),
+        "RoiAlign": lambda node: "it takes maxima" if node.attributes.get("mode", "avg") == "max" else "",
     },
     unheld=_unheld,
     uncomputed=_coded,

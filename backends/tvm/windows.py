@@ -1,0 +1,217 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""Sliding windows: the positions of maxima, windows put back where they came from, and taps at computed offsets."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from tvm import relax, te, tirx
+
+from ...ir.graph import Node
+from ...ir.infer import contents
+from .expressions import choose, elements, integer, only_if, product, row, unraveled
+from .sizes import tensors
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def max_pool(lowering: "Lowering", node: Node) -> Any:
+    """With the positions of the maxima, the first of equal ones; padding is never one."""
+    if len(node.outputs) == 1:
+        return lowering.imported(node)
+    value = node.inputs[0]
+    assert value is not None
+    get = node.attributes.get
+    kernel = get("kernel_shape")
+    rank = len(kernel)
+    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
+    shape = lowering.shape(node.outputs[0].shape)
+    begins = _begins(lowering, node, value.shape[2:], kernel, strides, gaps)
+
+    def max_pool(x: te.Tensor, *, shape: Sequence[Any], begins: Sequence[Any]) -> Any:
+        taps = [te.reduce_axis((0, size), f"tap{axis}") for axis, size in enumerate(kernel)]
+        lowest = tirx.min_value(x.dtype) if "float" not in str(x.dtype) else tirx.const(float("-inf"), x.dtype)
+
+        def element(*place: Any) -> Any:
+            at = [place[2 + axis] * strides[axis] + taps[axis].var * gaps[axis] - begins[axis] for axis in range(rank)]
+            is_inside = tirx.all(*(tirx.all(a >= 0, a < size) for a, size in zip(at, x.shape[2:], strict=True)))
+            order = range(rank) if not get("storage_order", 0) else reversed(range(rank))
+            flat = place[0].astype("int64") * x.shape[1] + place[1]
+            for axis in order:
+                flat = flat * x.shape[2 + axis] + at[axis]
+            position = choose(is_inside, flat.astype("int64"), integer(-1))
+            return _FIRST_GREATEST((position, only_if(is_inside, x(*place[:2], *at), lowest)), axis=taps)
+
+        positions, maxima = te.compute(shape, element, name="max_pool")
+        return [maxima, positions]
+
+    found = lowering.block.emit(lowering.kernel(max_pool, lowering.tensor(value), shape=shape, begins=begins))
+    return relax.Tuple([lowering.block.emit(relax.TupleGetItem(found, index)) for index in range(2)])
+
+
+def _combine(a: Any, b: Any) -> tuple[Any, Any]:
+    """Of two pairs of position and value the greater one, or the one that comes first; padding comes last."""
+    (one, left), (other, right) = a, b
+    is_float = str(left.ty.dtype).startswith("float")
+    is_nan, is_other_nan = (tirx.isnan(x) if is_float else tirx.const(False, "bool") for x in (left, right))
+    comes_first = tirx.all(tirx.EQ(left, right), one < other)
+    wins = tirx.any(is_nan, tirx.all(tirx.Not(is_other_nan), tirx.any(left > right, comes_first)))
+    keeps = tirx.any(other < 0, tirx.all(one >= 0, wins))
+    return choose(keeps, one, other), choose(keeps, left, right)
+
+
+def _nothing(position: str, value: str) -> tuple[Any, Any]:
+    lowest = tirx.const(float("-inf"), value) if "float" in str(value) else tirx.min_value(value)
+    return tirx.const(-1, position), lowest
+
+
+_FIRST_GREATEST = te.comm_reducer(_combine, _nothing)
+
+
+def _begins(
+    lowering: "Lowering", node: Node, sizes: Sequence[Any], kernel: Sequence[int], strides: Any, gaps: Any
+) -> list[Any]:
+    """The padding in front of each spatial axis."""
+    mode, rank = node.attributes.get("auto_pad", "NOTSET"), len(kernel)
+    if not mode.startswith("SAME"):
+        pads = node.attributes.get("pads", (0,) * rank) if mode == "NOTSET" else (0,) * rank
+        return [integer(pad) for pad in pads[:rank]]
+    begins: list[Any] = []
+    for size, taps, stride, gap in zip(sizes, kernel, strides, gaps, strict=True):
+        have = lowering.size(size)
+        have = integer(have) if isinstance(have, int) else have
+        reach = tirx.floordiv(have - 1, integer(stride)) * stride + (taps - 1) * gap + 1
+        missing = tirx.max(reach - have, integer(0))
+        begins.append(tirx.floordiv(missing + (mode == "SAME_LOWER"), integer(2)))
+    return begins
+
+
+def columns_to_image(lowering: "Lowering", node: Node) -> Any:
+    """Every pixel is the sum of the taps that it was in; the sizes of image and window may be computed."""
+    x, image, block = tensors(lowering, node)
+    rank = node.output.type.rank - 2
+    get = node.attributes.get
+    strides, gaps, pads = get("strides", (1,) * rank), get("dilations", (1,) * rank), get("pads", (0,) * 2 * rank)
+
+    def sizes(x: te.Tensor, image: te.Tensor, block: te.Tensor) -> Any:
+        taps = elements(block)
+        return row([tirx.floordiv(x.shape[1], product(taps)), *elements(image), *taps])
+
+    known = [None if value is None else contents(value) for value in node.inputs[1:3]]
+    taps = known[1] or [lowering.symbol("taps") for _ in range(rank)]
+    found = lowering.computed(lowering.kernel(sizes, x, image, block), [*node.output.shape[1:], *taps]).values
+
+    def fold(x: te.Tensor, *, shape: Sequence[Any], kernel: Sequence[Any]) -> Any:
+        each = [te.reduce_axis((0, size), f"tap{axis}") for axis, size in enumerate(kernel)]
+        counts = [
+            tirx.floordiv(
+                shape[2 + axis] + pads[axis] + pads[rank + axis] - (kernel[axis] - 1) * gaps[axis] - 1,
+                integer(strides[axis]),
+            )
+            + 1
+            for axis in range(rank)
+        ]
+
+        def element(*place: Any) -> Any:
+            tap = place[1].astype("int64")
+            window: Any = integer(0)
+            fits: list[Any] = []
+            for axis in range(rank):
+                reach = place[2 + axis].astype("int64") + pads[axis] - each[axis].var * gaps[axis]
+                start = tirx.floordiv(reach, integer(strides[axis]))
+                fits += [
+                    tirx.EQ(tirx.floormod(reach, integer(strides[axis])), integer(0)),
+                    start >= 0,
+                    start < counts[axis],
+                ]
+                tap, window = tap * kernel[axis] + each[axis].var, window * counts[axis] + start
+            return te.sum(only_if(tirx.all(*fits), x(place[0], tap, window), tirx.const(0, x.dtype)), axis=each)
+
+        return te.compute(shape, element, name="fold")
+
+    return lowering.kernel(fold, x, shape=[x.ty.shape.values[0], *found[: 1 + rank]], kernel=list(found[1 + rank :]))
+
+
+def deformable_conv(lowering: "Lowering", node: Node) -> Any:
+    """Images whose taps are sampled at offsets and weighted by a mask, then multiplied with the weights."""
+    x, w, offset, b, mask = (
+        None if value is None else lowering.tensor(value) for value in (node.input(index) for index in range(5))
+    )
+    weight = node.inputs[1]
+    assert weight is not None
+    taps = [int(size) for size in node.attributes.get("kernel_shape", weight.shape[2:])]
+    if len(taps) != 2:
+        raise NotImplementedError(f"it has {len(taps)} spatial axes, and there is a kernel for 2")
+    given = [tensor for tensor in (offset, mask) if tensor is not None]
+    samples = lowering.block.emit(lowering.kernel(partial(_sampled, node=node, taps=taps), x, *given))
+    y = lowering.kernel(partial(_grouped_product, group=node.attributes.get("group", 1)), samples, w)
+    if b is None:
+        return y
+    return relax.op.add(lowering.block.emit(y), lowering.block.emit(relax.op.reshape(b, (-1, 1, 1))))
+
+
+def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, taps: Sequence[int]) -> Any:
+    """`[batch, channel, tap, row, column]`: bilinear, and zero outside of the image."""
+    get = node.attributes.get
+    groups, (strides, gaps) = get("offset_group", 1), (get(name, (1, 1)) for name in ("strides", "dilations"))
+    pads = get("pads", (0, 0, 0, 0))
+    batch, channels, *sizes = x.shape
+    share = tirx.floordiv(channels, integer(groups))
+
+    def element(image: Any, channel: Any, tap: Any, *place: Any) -> Any:
+        cell = unraveled(tap, taps)
+        group = tirx.floordiv(channel.astype("int64"), share)
+        first = (group * prod(taps) + tap) * 2
+        at = [
+            offset(image, first + axis, *place)
+            + (place[axis] * strides[axis] + cell[axis] * gaps[axis] - pads[axis]).astype(x.dtype)
+            for axis in range(2)
+        ]
+        y = _total(_corner(x, (image, channel), at, sizes, corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1)))
+        return y * masks[0](image, group * prod(taps) + tap, *place) if masks else y
+
+    return te.compute([batch, channels, prod(taps), *offset.shape[2:]], element, name="sample")
+
+
+def _total(values: Any) -> Any:
+    first, *rest = values
+    for value in rest:
+        first = first + value
+    return first
+
+
+def _corner(x: te.Tensor, lead: Sequence[Any], at: Sequence[Any], sizes: Sequence[Any], corner: Sequence[int]) -> Any:
+    """What one of the four pixels around a place adds to it."""
+    one = tirx.const(1, x.dtype)
+    low = [tirx.floor(place) for place in at]
+    share = [place - floor for place, floor in zip(at, low, strict=True)]
+    weight = one
+    for axis, is_upper in enumerate(corner):
+        weight = weight * (share[axis] if is_upper else one - share[axis])
+    pixel = [floor.astype("int64") + step for floor, step in zip(low, corner, strict=True)]
+    is_inside = tirx.all(*(tirx.all(place >= 0, place < size) for place, size in zip(pixel, sizes, strict=True)))
+    return only_if(is_inside, x(*lead, *pixel) * weight, tirx.const(0, x.dtype))
+
+
+def _grouped_product(samples: te.Tensor, w: te.Tensor, *, group: int) -> Any:
+    batch, _, taps, height, width = samples.shape
+    filters, depth, *kernel = w.shape
+    channel, tap = te.reduce_axis((0, depth), "channel"), te.reduce_axis((0, taps), "tap")
+    share = tirx.floordiv(filters, integer(group))
+
+    def element(image: Any, number: Any, *place: Any) -> Any:
+        first = tirx.floordiv(number.astype("int64"), share) * depth
+        weight = w(number, channel, *unraveled(tap.var, kernel))
+        return te.sum(samples(image, first + channel, tap, *place) * weight, axis=[channel, tap])
+
+    return te.compute([batch, filters, height, width], element, name="product")
+
+
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
+    "Col2Im": columns_to_image,
+    "DeformConv": deformable_conv,
+    "MaxPool": max_pool,
+}
