@@ -6,7 +6,9 @@
 Both start from the same module in evaluation mode, with random weights, and end with a file and its weights on disk:
 `planish.trace` and `planish.write` on one side, `torch.onnx.export(dynamo=True)` with its defaults on the other. They take
 turns in one process, after one run each that isn't counted; a ratio is planish's time over torch's in the same round. CPU
-time tells the same on a machine that is busy with other things. What planish wrote must compute what the module does.
+time tells the same on a machine that is busy with other things. Each round has a batch of another size, and other names of
+symbols, so that neither side is served from what it remembers of the last. What planish wrote must compute what the module
+does.
 """
 
 import gc
@@ -46,42 +48,33 @@ class Subject:
     dynamic: Mapping[str, Mapping[int, Any]] | None = None
 
 
-def image_model(name: str) -> Subject:
+def image_model(name: str) -> nn.Module:
     module = torchvision.models.get_model(name)
     for parameter in module.parameters():
         if not parameter.any():  # a head of zeros gives zeros whatever comes before it
             nn.init.normal_(parameter, std=0.02)
-    return Subject(module, {"x": torch.randn(1, 3, 224, 224)})
+    return module
 
 
-def bert() -> Subject:
-    module = transformers.BertModel(transformers.BertConfig())
-    return Subject(module, tokens() | {"attention_mask": torch.ones(2, 32, dtype=torch.long)})
-
-
-def gpt2() -> Subject:
-    config = transformers.GPT2Config(use_cache=False)
-    return Subject(transformers.GPT2LMHeadModel(config), tokens())
-
-
-def tokens() -> dict[str, Tensor]:
-    return {"input_ids": torch.randint(0, 1000, (2, 32))}
-
-
-def dynamic(subject: Subject) -> Subject:
-    """The same with any batch and sequence length."""
-    sizes = {0: Dim("batch"), 1: Dim("sequence", max=512)}
-    return Subject(subject.module, subject.inputs, dict.fromkeys(subject.inputs, sizes))
-
-
-SUBJECTS: dict[str, Callable[[], Subject]] = {
+MODULES: dict[str, Callable[[], nn.Module]] = {
     "resnet50": lambda: image_model("resnet50"),
     "vit_b_16": lambda: image_model("vit_b_16"),
-    "bert-base": bert,
-    "bert-base, dynamic": lambda: dynamic(bert()),
-    "gpt2": gpt2,
-    "gpt2, dynamic": lambda: dynamic(gpt2()),
+    "bert-base": lambda: transformers.BertModel(transformers.BertConfig()),
+    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)),
 }
+MODELS = ("resnet50", "vit_b_16", "bert-base", "bert-base, dynamic", "gpt2", "gpt2, dynamic")
+
+
+def subject_of(model: str, module: nn.Module, batch: int) -> Subject:
+    """A module with a batch of inputs; of a dynamic model batch and sequence are symbolic."""
+    if isinstance(module, transformers.PreTrainedModel):
+        inputs = {"input_ids": torch.randint(0, 1000, (batch, 32))}
+    else:
+        inputs = {"x": torch.randn(batch, 3, 224, 224)}
+    if model.startswith("bert"):
+        inputs["attention_mask"] = torch.ones(batch, 32, dtype=torch.long)
+    sizes = {0: Dim(f"batch{batch}"), 1: Dim(f"sequence{batch}", max=512)}
+    return Subject(module, inputs, dict.fromkeys(inputs, sizes) if model.endswith("dynamic") else None)
 
 
 def planish_exports(subject: Subject, file: Path) -> None:
@@ -130,20 +123,21 @@ def check(subject: Subject, file: Path) -> None:
         raise SystemExit(f"{file} is wrong: relative error {error:.2g}")
 
 
-def measure(name: str, rounds: int) -> dict[str, Any]:
+def measure(model: str, rounds: int) -> dict[str, Any]:
     """Times of both exporters round by round, and their ratios."""
     torch.manual_seed(0)
-    subject = SUBJECTS[name]()
-    subject.module.eval()
+    module = MODULES[model.partition(",")[0]]().eval()
+    times: list[list[Times]] = []
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        files = [Path(folder, f"{index}.onnx") for index in range(len(EXPORTERS))]
-        pairs = list(zip(EXPORTERS, files, strict=True))
-        times = [[timed(export, subject, file) for export, file in pairs] for _ in range(rounds + 1)]
-        check(subject, files[0])
+        files = [Path(folder, f"{export.__name__}.onnx") for export in EXPORTERS]
+        for batch in range(2, rounds + 3):
+            subject = subject_of(model, module, batch)
+            times.append([timed(export, subject, file) for export, file in zip(EXPORTERS, files, strict=True)])
+            check(subject, files[0])
     counted = np.array(times[1:])  # rounds, exporters, clock and processor
     ratios = counted[:, 0] / counted[:, 1]
     return {
-        "model": name,
+        "model": model,
         "planish seconds": counted[:, 0, 0].tolist(),
         "torch seconds": counted[:, 1, 0].tolist(),
         "ratio": np.quantile(ratios[:, 0], (0.25, 0.5, 0.75)).tolist(),
@@ -161,7 +155,7 @@ def main(
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    results = [measure(name, rounds) for name in SUBJECTS if fnmatchcase(name, only)]
+    results = [measure(name, rounds) for name in MODELS if fnmatchcase(name, only)]
     table = Table(
         "model", "planish", "torch", "ratio", "processor time", title="Seconds to an ONNX file: median [quartiles]"
     )
