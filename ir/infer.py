@@ -11,7 +11,7 @@ given up for a new symbol where it doesn't hold (see `trials`).
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,6 +125,14 @@ def _refresh_inner(node: Node, inner: Graph) -> None:
     refresh(inner)
 
 
+_FOUND: dict[Hashable, tuple[TensorType, ...]] = {}
+"""Types by what they depend on: the layers of a network repeat one another."""
+_MOST = 10_000
+"""Of these; then it begins anew."""
+_SMALL = 1024
+"""Bytes of a row of sizes that is compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Result:
     """An output of an application: the sizes that came out, and the symbols of those that its declaration calls unknown."""
@@ -166,8 +174,33 @@ class _Inference:
             RankFromData: an output's number of axes depends on data.
             Exception: whatever torch raises where the inputs don't fit together.
         """
-        if not any(map(is_from_data, self._symbols)):
-            return [result.type for result in self._symbolic()]
+        if any(map(is_from_data, self._symbols)):
+            return self._tried()
+        key = self._key()
+        if key in _FOUND:
+            return list(_FOUND[key])
+        types = [result.type for result in self._symbolic()]
+        if key is not None:
+            if len(_FOUND) >= _MOST:
+                _FOUND.clear()
+            _FOUND[key] = tuple(types)
+        return types
+
+    def _key(self) -> Hashable | None:
+        """What the types depend on where no size depends on data; None where that is more than a few bytes."""
+        definition = self._definition
+        rows = [value for index, value in enumerate(self._inputs) if index in definition.host and value is not None]
+        is_plain = all(isinstance(value, int | float | str | tuple) for value in self._attributes.values())
+        if not is_plain or definition.from_data.keys() - definition.host:
+            return None
+        if not all(isinstance(row, Constant) and row.data.nbytes <= _SMALL for row in rows):
+            return None
+        types = tuple(None if value is None else value.type for value in self._inputs)
+        elements = tuple(row.data.tobytes() for row in rows if isinstance(row, Constant))
+        return definition.name, types, elements, tuple(sorted(self._attributes.items())), self._outputs
+
+    def _tried(self) -> list[TensorType]:
+        """The types where sizes depend on data."""
         found: list[_Result] | None = None
         reason: Exception | None = None
         try:
