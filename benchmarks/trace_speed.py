@@ -5,10 +5,10 @@
 
 Both start from the same module in evaluation mode, with random weights, and end with a file and its weights on disk:
 `planish.trace` and `planish.write` on one side, `torch.onnx.export(dynamo=True)` with its defaults on the other. They take
-turns in one process, after one run each that isn't counted; a ratio is planish's time over torch's in the same round. CPU
-time tells the same on a machine that is busy with other things. Each round has a batch of another size, and other names of
-symbols, so that neither side is served from what it remembers of the last. What planish wrote must compute what the module
-does.
+turns in one process, after one run each that isn't counted, and turns at being the first, which is the one to find memory
+cold; a ratio is planish's time over torch's in the same round. CPU time tells the same on a machine that is busy with other
+things. Each round has a batch of another size, and other names of symbols, so that neither side is served from what it
+remembers of the last. What is written must compute what the module does.
 """
 
 import gc
@@ -107,6 +107,14 @@ def timed(export: Callable[[Subject, Path], None], subject: Subject, file: Path)
     return time.perf_counter() - clock, time.process_time() - processor
 
 
+def timed_and_checked(export: Callable[[Subject, Path], None], subject: Subject) -> Times:
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        file = Path(folder, "model.onnx")
+        times = timed(export, subject, file)
+        check(subject, file)
+    return times
+
+
 def check(subject: Subject, file: Path) -> None:
     """Hold a file to the module's first output.
 
@@ -128,12 +136,11 @@ def measure(model: str, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     module = MODULES[model.partition(",")[0]]().eval()
     times: list[list[Times]] = []
-    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        files = [Path(folder, f"{export.__name__}.onnx") for export in EXPORTERS]
-        for batch in range(2, rounds + 3):
-            subject = subject_of(model, module, batch)
-            times.append([timed(export, subject, file) for export, file in zip(EXPORTERS, files, strict=True)])
-            check(subject, files[0])
+    for turn in range(rounds + 1):
+        subject = subject_of(model, module, batch=turn + 2)
+        exporters = EXPORTERS if turn % 2 else EXPORTERS[::-1]
+        taken = {export: timed_and_checked(export, subject) for export in exporters}
+        times.append([taken[export] for export in EXPORTERS])
     counted = np.array(times[1:])  # rounds, exporters, clock and processor
     ratios = counted[:, 0] / counted[:, 1]
     return {
