@@ -33,7 +33,7 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 from rich.console import Console
 from rich.table import Table
-from workers import CLASSES, Outcome, check_all
+from workers import CLASSES, Outcome, Unequal, check_all
 
 RUNTIME_ALONE = "onnxruntime alone"
 PATHS = ("interpreter", "onnxruntime", "tvm", RUNTIME_ALONE)
@@ -41,10 +41,6 @@ SECONDS = 120.0
 """After which a case counts as hung."""
 
 RANDOM = ("test_bernoulli*", "test_training_dropout*")
-
-
-class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of the benchmark
-    """Something other than what the standard or planish itself promises."""
 
 
 # -- one case, in a process of its own

@@ -38,7 +38,7 @@ import typer
 import zoo
 from rich.console import Console
 from rich.table import Column, Table
-from workers import CLASSES, Outcome, check_all
+from workers import CLASSES, Outcome, Unequal, check_all
 
 PATHS = ("interpreter", "onnxruntime")
 SECONDS = 120.0
@@ -51,10 +51,6 @@ TOLERANCE = 1e-3
 
 DULL = 1e-2
 """By less than this, relatively, the outputs of a dull model differ when the inputs do."""
-
-
-class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of the benchmark
-    """Outputs other than the module's."""
 
 
 # -- one model, in a process of its own

@@ -22,6 +22,10 @@ Check: TypeAlias = Callable[[str, tuple[str, ...]], dict[str, Outcome]]
 _Task: TypeAlias = tuple[str, tuple[str, ...]]
 
 
+class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of a benchmark
+    """Something other than what a reference gives, or than what planish itself promises."""
+
+
 def check_all(
     check: Check, names: Sequence[str], paths: tuple[str, ...], jobs: int, seconds: float
 ) -> dict[str, dict[str, Outcome]]:

@@ -1,6 +1,7 @@
 """Lowerings of recurrent layers: one ONNX operator for each layer, with the gates in ONNX's order."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,118 +16,90 @@ _GRU = (1, 0, 2)
 _RNN = (0,)
 
 
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """What torch's operators say of a stack of layers, in the order of their arguments."""
+
+    weights: Sequence[Value]
+    have_biases: bool
+    count: int
+    dropout: float
+    training: bool
+    bidirectional: bool
+    batch_first: bool
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def is_random(self) -> bool:
+        return bool(self.dropout) and self.training
+
+    def cells(self, layer: int) -> list[Sequence[Value]]:
+        """The weights of a layer by direction: from the input, from the hidden state, and their biases if any."""
+        each = len(self.weights) // (self.count * self.directions)
+        firsts = range(layer * self.directions * each, (layer + 1) * self.directions * each, each)
+        return [self.weights[first : first + each] for first in firsts]
+
+
 @lowers("aten.lstm.input", "planish.lstm.default")
-def lstm(
-    op: Lowering,
-    x: Value,
-    state: Sequence[Value],
-    weights: Sequence[Value],
-    has_biases: bool,
-    layers: int,
-    dropout: float,
-    training: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Value, Value, Value]:
+def lstm(op: Lowering, x: Value, state: Sequence[Value], *layers: Any) -> tuple[Value, Value, Value]:
     hidden, cell = state
-    is_projected = hidden.shape[-1] != cell.shape[-1]
-    stack = (_ProjectedStack if is_projected else _Stack)(
-        op, weights, has_biases, layers, bidirectional, batch_first, _LSTM
-    )
-    y, *last = stack.run("LSTM", x, [hidden, cell], dropout if training else 0.0)
+    stack = _Stack if hidden.shape[-1] == cell.shape[-1] else _ProjectedStack
+    y, *last = stack(op, _Layers(*layers), _LSTM).run("LSTM", x, [hidden, cell])
     return y, last[0], last[1]
 
 
 @lowers("aten.gru.input", "planish.gru.default")
-def gru(
-    op: Lowering,
-    x: Value,
-    hidden: Value,
-    weights: Sequence[Value],
-    has_biases: bool,
-    layers: int,
-    dropout: float,
-    training: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Value, Value]:
-    stack = _Stack(op, weights, has_biases, layers, bidirectional, batch_first, _GRU)
-    y, last = stack.run("GRU", x, [hidden], dropout if training else 0.0, linear_before_reset=1)
+def gru(op: Lowering, x: Value, hidden: Value, *layers: Any) -> tuple[Value, Value]:
+    y, last = _Stack(op, _Layers(*layers), _GRU).run("GRU", x, [hidden], linear_before_reset=1)
     return y, last
 
 
 @lowers("aten.rnn_tanh.input", "aten.rnn_relu.input", "planish.rnn_tanh.default", "planish.rnn_relu.default")
-def rnn(
-    op: Lowering,
-    x: Value,
-    hidden: Value,
-    weights: Sequence[Value],
-    has_biases: bool,
-    layers: int,
-    dropout: float,
-    training: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Value, Value]:
-    stack = _Stack(op, weights, has_biases, layers, bidirectional, batch_first, _RNN)
+def rnn(op: Lowering, x: Value, hidden: Value, *layers: Any) -> tuple[Value, Value]:
     activation = "Relu" if "relu" in str(op.node.target) else "Tanh"
-    directions = 2 if bidirectional else 1
-    y, last = stack.run("RNN", x, [hidden], dropout if training else 0.0, activations=(activation,) * directions)
+    stack = _Stack(op, _Layers(*layers), _RNN)
+    y, last = stack.run("RNN", x, [hidden], activations=(activation,) * stack.layers.directions)
     return y, last
 
 
+@dataclass(frozen=True, slots=True)
 class _Stack:
     """Layers one on the other, each in one or both directions.
 
     Attributes:
-        cells: the weights of each layer and direction: from the input, from the hidden state, and their biases if any.
         gates: for each of ONNX's gates, which of torch's it is.
     """
 
-    def __init__(
-        self,
-        op: Lowering,
-        weights: Sequence[Value],
-        has_biases: bool,
-        layers: int,
-        bidirectional: bool,
-        batch_first: bool,
-        gates: Sequence[int],
-    ) -> None:
-        self.op = op
-        self.directions = 2 if bidirectional else 1
-        self.layers = layers
-        self.batch_first = batch_first
-        self.gates = gates
-        self.has_biases = has_biases
-        each = len(weights) // (layers * self.directions)
-        self.cells = [weights[start : start + each] for start in range(0, len(weights), each)]
+    op: Lowering
+    layers: _Layers
+    gates: Sequence[int]
 
-    def run(
-        self, operator: str, x: Value, states: Sequence[Value], dropout: float, **attributes: Any
-    ) -> tuple[Value, ...]:
+    def run(self, operator: str, x: Value, states: Sequence[Value], **attributes: Any) -> tuple[Value, ...]:
         """The output sequence, and each state of every layer and direction after the last step."""
-        op = self.op
-        if dropout:
+        op, layers = self.op, self.layers
+        if layers.is_random:
             op.refuse("it drops out at random: export the model after eval()")
         is_single = x.type.rank == 2
         if is_single:  # a sequence without a batch
             x, states = op.Unsqueeze(x, [1]), [op.Unsqueeze(state, [1]) for state in states]
-        elif self.batch_first:
+        elif layers.batch_first:
             x = op.Transpose(x, perm=(1, 0, 2))
         ends: list[list[Value]] = [[] for _ in states]
-        for layer in range(self.layers):
-            first = layer * self.directions
+        for layer in range(layers.count):
+            first = layer * layers.directions
             own = states
-            if self.layers > 1:
-                own = [op.Slice(state, [first], [first + self.directions], [0]) for state in states]
-            x, *last = self._layer(operator, x, own, self.cells[first : first + self.directions], attributes)
+            if layers.count > 1:
+                own = [op.Slice(state, [first], [first + layers.directions], [0]) for state in states]
+            x, *last = self._layer(operator, x, own, layers.cells(layer), attributes)
             for end, value in zip(ends, last, strict=True):
                 end.append(value)
-        joined = [end[0] if self.layers == 1 else op.Concat(*end, axis=0) for end in ends]
+        joined = [end[0] if layers.count == 1 else op.Concat(*end, axis=0) for end in ends]
         if is_single:
             return op.Squeeze(x, [1]), *(op.Squeeze(end, [1]) for end in joined)
-        return op.Transpose(x, perm=(1, 0, 2)) if self.batch_first else x, *joined
+        return op.Transpose(x, perm=(1, 0, 2)) if layers.batch_first else x, *joined
 
     def _layer(
         self,
@@ -139,7 +112,7 @@ class _Stack:
         op = self.op
         weights = [self._joined([self._arranged(cell[part]) for cell in cells]) for part in (0, 1)]
         biases = None
-        if self.has_biases:
+        if self.layers.have_biases:
             biases = self._joined(
                 [op.Concat(self._arranged(cell[2]), self._arranged(cell[3]), axis=0) for cell in cells]
             )
@@ -153,14 +126,14 @@ class _Stack:
             *states,
             outputs=1 + len(states),
             hidden_size=hidden_size,
-            direction="bidirectional" if self.directions == 2 else None,
+            direction="bidirectional" if self.layers.bidirectional else None,
             **attributes,
         )
-        if self.directions == 1:
+        if not self.layers.bidirectional:
             return op.Squeeze(y, [1]), *last
         # [sequence, direction, batch, hidden] to both directions side by side
         turned = op.Transpose(y, perm=(0, 2, 1, 3))
-        return op.Reshape(turned, [0, 0, self.directions * cells[0][1].shape[1]]), *last
+        return op.Reshape(turned, [0, 0, 2 * hidden_size]), *last
 
     def _arranged(self, weight: Value) -> Value:
         """A weight or bias with the gates in ONNX's order."""
@@ -208,7 +181,7 @@ class _ProjectedStack(_Stack):
         op = self.op
         from_input, from_hidden, projection = (op.Transpose(cell[part], perm=(1, 0)) for part in (0, 1, -1))
         gates = op.MatMul(x, from_input)
-        if self.has_biases:
+        if self.layers.have_biases:
             gates = op.Add(gates, op.Add(cell[2], cell[3]))
         body = Graph("body", op.graph)
         hidden, memory = (body.add_input(body.unique_name(value.name), value.type) for value in start)
