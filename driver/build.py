@@ -17,6 +17,7 @@ from ..passes.base import Effect, Feeds, Pass, PassContext
 from ..passes.check import make_probes
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
+from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, held_out, ports_of, read_data, single_sample, sizes_in
@@ -28,7 +29,6 @@ from .recipe import Budget, Recipe, Sources, read_recipe
 from .reference import isolated_imports
 from .reporter import SILENT, PassReporter, Reporter
 from .results import Artifact, Measured, PassRow, plain
-from .units import show_bytes, show_seconds
 
 
 def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT) -> Artifact:

@@ -1,11 +1,13 @@
 """What there is: passes and targets, as `planish passes` and `planish targets` print them."""
 
-import dataclasses
 import inspect
-from typing import Any, cast
+from typing import Any
 
 from ..passes.base import Pass
-from ..passes.pipeline import PRESETS, find_pass, options_of, pass_classes
+from ..passes.options import Option, format_value, options_of
+from ..passes.pipeline import PRESETS, find_pass, pass_classes
+
+_CONTRACT = ("needs", "establishes", "destroys")
 
 
 def passes() -> dict[str, str]:
@@ -22,13 +24,13 @@ def describe_pass(name: str) -> dict[str, Any]:
     """
     if name in PRESETS:
         return {"name": name, "passes": PRESETS[name].split(",")}
-    found = find_pass(name)
-    kind = type(found) if isinstance(found, Pass) else found
+    kind = find_pass(name)
     return {
         "name": kind.name,
         "effect": kind.effect.value,
         "after": list(kind.after),
-        "options": {option.name: _default(option) for option in options_of(kind)},
+        **{word: sorted(words) for word in _CONTRACT if (words := getattr(kind, word))},
+        "options": {option.name: _describe(option) for option in options_of(kind).values()},
         "documentation": inspect.getdoc(kind) or "",
     }
 
@@ -71,8 +73,8 @@ def _summary(kind: type[Pass]) -> str:
     return (inspect.getdoc(kind) or "").partition("\n")[0]
 
 
-def _default(option: "dataclasses.Field[Any]") -> Any:
-    if option.default_factory is not dataclasses.MISSING:
-        return option.default_factory()
-    default: Any = option.default
-    return list(cast("tuple[Any, ...]", default)) if isinstance(default, tuple) else default
+def _describe(option: Option) -> str:
+    """The default, and what else there may be: `0.5 (above 0 and below 1)`."""
+    default = format_value(option.default) or "none"
+    limits = "|".join(option.choices) or option.range
+    return f"{default} ({limits})" if limits else default

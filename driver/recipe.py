@@ -9,9 +9,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..ir.errors import UsageError
+from ..passes import units
 from ..passes.base import Pass
 from ..passes.pipeline import make_passes, parse_pipeline
-from . import units
 from .reference import suggestion
 
 

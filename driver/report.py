@@ -8,13 +8,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from ..passes.instrument import PassRecord
+from ..passes.units import show_bytes, show_count, show_seconds
 from .bench import BenchRow
 from .comparison import Comparison
 from .inspection import Inspection
 from .measurement import Ratio
 from .reporter import Reporter
 from .results import Artifact, PassRow
-from .units import show_bytes, show_count, show_seconds
 
 
 class ConsoleReporter(Reporter):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ..ir.graph import Graph
 from ..passes.base import Pass
 from ..passes.instrument import Instrument, PassRecord
+from ..passes.order import flattened
 from ..passes.pipeline import PRESETS, parse_pipeline
 from .results import Artifact, PassRow
 
@@ -39,7 +40,7 @@ class PassReporter(Instrument):
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._of_presets = {step.name for preset in PRESETS.values() for step in parse_pipeline(preset)}
+        self._of_presets = {step.name for preset in PRESETS.values() for step in flattened(parse_pipeline(preset))}
 
     def before(self, step: Pass, graph: Graph) -> None:
         self._reporter.stage(f"running {step.name}")

@@ -2,14 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, final
 
 import numpy as np
 
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node
 from ..targets import Target
+from .applications import Applications
+from .options import check_options
+from .selection import Selection
 
 Feeds = Mapping[str, np.ndarray]
 """One batch: an array for each input of the graph, by name."""
@@ -51,6 +54,8 @@ class PassContext:
         seed: for whatever is random.
         sizes: of the symbolic dimensions, when costs are counted; those not given count as 1.
         progress: called with a description, the steps done and the steps in all, for long work.
+        selection: the nodes that may be touched.
+        applications: the rewrites so far; it may end them at a number, to find the one at fault.
     """
 
     target: Target
@@ -59,13 +64,34 @@ class PassContext:
     seed: int = 0
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     progress: Callable[[str, int, int], None] = lambda description, done, total: None
+    selection: Selection = field(default_factory=Selection)
+    applications: Applications = field(default_factory=Applications)
+
+    def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
+        """The same surroundings for a step that is only to touch part of the graph."""
+        return replace(self, selection=self.selection.narrowed(only, skip)) if only or skip else self
+
+    def selects(self, node: Node) -> bool:
+        """Whether a pass may touch a node."""
+        return node in self.selection
+
+    def applies(self, rewrite: str, *nodes: Node) -> bool:
+        """Whether a pass may rewrite some nodes, asked right before it does; what is granted is counted, by the first."""
+        return all(node in self.selection for node in nodes) and self.applications.take(rewrite, nodes[0])
 
 
+@dataclass(frozen=True, kw_only=True)
 class Pass(ABC):
     """A transformation of a graph, in place.
 
-    Subclasses are frozen dataclasses. Their fields are options with defaults, typed int, float, bool, str or a tuple of
-    str, so that a pass round-trips through pipeline text.
+    Subclasses are frozen dataclasses. Their fields are options with defaults: int, float, bool, str, a `Literal` of texts or
+    a tuple of str, so that a pass round-trips through pipeline text. Ranges and units are annotations in the sense of
+    `annotated_types`, as in `ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.5`, and hold from the start.
+
+    Attributes:
+        only: globs on layers' module paths, operators or names of values; the pass touches nothing else. All where empty.
+        skip: globs on what it leaves as it is.
+        required: it is an error if nothing changes.
     """
 
     name: ClassVar[str]
@@ -74,13 +100,31 @@ class Pass(ABC):
     """How far it may move the outputs."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes that must not come later in the same pipeline."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Properties that the graph must have before it; see `order`."""
+    establishes: ClassVar[frozenset[str]] = frozenset()
+    """Properties that the graph has after it."""
+    destroys: ClassVar[frozenset[str]] = frozenset()
+    """Properties that the graph no longer has after it."""
     max_drift: ClassVar[float] = 1.0
     """For a LOSSY pass: the relative error of the outputs (L2, before against after) beyond which it went wrong."""
 
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @final
+    def apply(self, graph: Graph, context: PassContext) -> PassResult:
+        """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""
+        return self.run(graph, context.narrowed(self.only, self.skip))
+
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        """Rewrite the graph in place.
+        """What a pass does, as far as `context` lets it: `context.applies(rewrite, node)` is asked before each rewrite.
 
         Raises:
-            UsageError: an option's value makes no sense, or needed calibration data is missing.
+            UsageError: options make no sense together, or needed calibration data is missing.
         """

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from enum import Enum
 
 from ..ir.analysis.cost import summarize
-from ..ir.errors import CheckError, ModelError, PlanishError, UsageError
+from ..ir.errors import CheckError, ModelError, PlanishError
 from ..ir.graph import Graph
 from ..ir.verify import verify
 from .base import Pass, PassContext, PassResult
 from .check import NumericCheck, make_probes
+from .group import Group
 from .instrument import Instrument, PassRecord
-from .pipeline import format_pass
+from .order import check_order
+from .pipeline import format_pass, pass_classes
+
+_MOST_MISSES = 5
 
 
 class Verify(Enum):
@@ -43,9 +47,9 @@ class PassManager:
 
         Raises:
             UsageError: the order of the passes contradicts what they declare.
-            CheckError: after some pass the graph is malformed or means something else.
+            CheckError: after some pass the graph is malformed or means something else, or a required pass changed nothing.
         """
-        _check_order(self.passes)
+        check_order(self.passes, tuple(pass_classes().values()))
         check = None
         if self.verify is not Verify.NONE:
             verify(graph)
@@ -53,13 +57,32 @@ class PassManager:
             check = NumericCheck(context.source, make_probes(context.source, context.calibration, context.seed))
         for instrument in self.instruments:
             instrument.start(graph)
-        return tuple(self._step(step, graph, context, check) for step in self.passes)
+        records: list[PassRecord] = []
+        for step in self.passes:
+            self._run(step, graph, context, check, records)
+        return tuple(records)
+
+    def _run(
+        self, step: Pass, graph: Graph, context: PassContext, check: NumericCheck | None, records: list[PassRecord]
+    ) -> bool:
+        """Run a pass, or those of a group one by one, and add what happened; returns whether anything changed."""
+        before = len(records)
+        if isinstance(step, Group):
+            narrowed = context.narrowed(step.only, step.skip)
+            step.schedule(lambda inner: self._run(inner, graph, narrowed, check, records))
+        else:
+            records.append(self._step(step, graph, context, check))
+        results = [record.result for record in records[before:]]
+        changed = any(result.changed for result in results)
+        if step.required and not changed:
+            raise CheckError(_unchanged(step, [miss for result in results for miss in result.misses]))
+        return changed
 
     def _step(self, step: Pass, graph: Graph, context: PassContext, check: NumericCheck | None) -> PassRecord:
         for instrument in self.instruments:
             instrument.before(step, graph)
         start = time.perf_counter()
-        result = _run(step, graph, context)
+        result = _result(step, graph, context)
         seconds = time.perf_counter() - start
         if self.verify is not Verify.NONE:
             _verify_after(step, graph)
@@ -71,9 +94,14 @@ class PassManager:
         return record
 
 
-def _run(step: Pass, graph: Graph, context: PassContext) -> PassResult:
+def _unchanged(step: Pass, misses: Sequence[str]) -> str:
+    reasons = "".join(f"\n  {miss}" for miss in misses[:_MOST_MISSES])
+    return f"pass {format_pass(step)} is required, but changed nothing" + (f":{reasons}" if reasons else "")
+
+
+def _result(step: Pass, graph: Graph, context: PassContext) -> PassResult:
     try:
-        return step.run(graph, context)
+        return step.apply(graph, context)
     except (CheckError, ModelError) as error:  # those of usage are about the pass's options, and name it
         raise type(error)(f"pass {step.name}: {str(error).removeprefix(f'{step.name}: ')}") from error
     except Exception as error:
@@ -86,12 +114,3 @@ def _verify_after(step: Pass, graph: Graph) -> None:
         verify(graph)
     except PlanishError as error:
         raise type(error)(f"pass {step.name} left a malformed graph: {error}") from error
-
-
-def _check_order(passes: Sequence[Pass]) -> None:
-    """A pass must not come before another that it declares to come after."""
-    names = [step.name for step in passes]
-    for index, step in enumerate(passes):
-        late = [needed for needed in step.after if needed in names and needed not in names[:index]]
-        if late:
-            raise UsageError(f"{step.name} must come after {', '.join(late)}, but the pipeline has it before")

@@ -1,34 +1,35 @@
-"""Pipelines as text: `fold-constants,fuse,prune-channels{ratio=0.3},quantize{scheme=int8}`.
+"""Pipelines as text: `fold-constants,fixpoint(cse,dce),prune-channels{ratio=0.3,skip=head*},quantize{scheme=int8}`.
 
-A step is a pass's name, a preset's, or `module:Name` for a pass class or a rewrite rule of the user's own; options in
-braces are the fields of the pass. A tuple's items are separated by `|`. Values with unusual characters are quoted.
+A step is a pass's name, a preset's, or `module:Name` for a pass class or a rewrite rule of the user's own. Options in braces
+are the fields of the pass; a tuple's items are separated by `|`, and values with unusual characters are quoted. Passes that
+are made of others, `group` and `fixpoint`, have these in parentheses; a preset with options is a group.
 """
 
-import dataclasses
-import difflib
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import walk_packages
-from typing import Any, get_type_hints
+from typing import Any, NoReturn
 
 from ..ir.errors import UsageError
+from ..ir.suggestion import nearest
 from .base import Pass
-from .rewrite import RewriteRule, RulePass
+from .group import Group
+from .options import format_options, read_options
+from .rewrite import RewriteRule, rule_pass
 
 PRESETS: dict[str, str] = {
     "cleanup": "fold-constants,simplify-shapes,remove-identities,cse,dce",
     "fuse": "fuse-batch-norm,fuse-bias,fuse-activations,fuse-gelu,fuse-layer-norm,fold-constants,dce",
+    "int8": "cleanup,fuse,quantize",
+    "int8-dynamic": "cleanup,fuse,quantize{scheme=int8-dynamic}",
 }
 """Pipelines that have a name of their own."""
 
-_TOKEN = re.compile(r'\s*(?:([{}=,|])|("(?:[^"\\]|\\.)*")|([^\s{}=,|"]+))')
-_ITEM = re.compile(r'"(?:[^"\\]|\\.)*"|[^|]+')
-_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple[str, ...]: "texts"}
-Options = Mapping[str, Any]
+_TOKEN = re.compile(r'\s*(?:([(){}=,|])|("(?:[^"\\]|\\.)*")|([^\s(){}=,|"]+))')
+_MARKS = frozenset("(){}=,|")
 
 
 @cache
@@ -39,7 +40,8 @@ def pass_classes() -> dict[str, type[Pass]]:
         import_module(module.name)
     found = {kind.name: kind for kind in _concrete(Pass) if kind.__module__.startswith(f"{package}.")}
     for entry in entry_points(group="planish.passes"):
-        kind = entry.load()
+        made = entry.load()
+        kind = rule_pass(made, entry.value) if isinstance(made, RewriteRule) else made
         found[kind.name] = kind
     return dict(sorted(found.items()))
 
@@ -50,49 +52,49 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
     Raises:
         UsageError: the text is malformed, or a pass or option is unknown; the nearest name is suggested.
     """
-    return tuple(step for name, options in _steps(text) for step in make_passes(name, options))
+    return _Parser(text).pipeline()
 
 
-def format_pipeline(passes: tuple[Pass, ...]) -> str:
+def format_pipeline(passes: Sequence[Pass]) -> str:
     """The text of some passes; options at their defaults are left out. `parse_pipeline` reads it back."""
-    return ",".join(format_pass(step) for step in passes)
+    return ",".join(map(format_pass, passes))
 
 
 def format_pass(step: Pass) -> str:
     """The text of one pass, such as `quantize{scheme=int8}`."""
-    options = [
-        f"{option.name}={_format(getattr(step, option.name))}"
-        for option in options_of(type(step))
-        if getattr(step, option.name) != option.default
-    ]
-    name = step.name if _is_ours(type(step)) else f"{type(step).__module__}:{type(step).__qualname__}"
-    name = step.reference if isinstance(step, RulePass) else name
-    return name + ("{" + ",".join(options) + "}" if options else "")
+    kind = type(step)
+    name = step.name if pass_classes().get(step.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
+    steps = f"({format_pipeline(step.steps)})" if isinstance(step, Group) else ""
+    return name + steps + format_options(step)
 
 
-def make_passes(name: str, options: Options) -> tuple[Pass, ...]:
+def make_passes(name: str, options: Mapping[str, Any], steps: tuple[Pass, ...] | None = None) -> tuple[Pass, ...]:
     """The passes of one step; option values are texts, or values already of the right type.
+
+    Args:
+        name: of a pass or preset.
+        options: by name.
+        steps: that a group is made of; None for any other pass.
 
     Raises:
         UsageError: the name or an option is unknown, or a value doesn't fit.
     """
     if name in PRESETS:
-        if options:
-            raise UsageError(f"the preset {name} takes no options; write out its passes instead: {PRESETS[name]}")
-        return parse_pipeline(PRESETS[name])
-    found = find_pass(name)
-    kind = type(found) if isinstance(found, Pass) else found
-    types = get_type_hints(kind)
-    known = {option.name for option in options_of(kind)}
-    for key in options:
-        if key not in known:
-            raise UsageError(f"pass {name} has no option {key!r}" + _nearest(key, known))
-    values = {key: _value(name, key, value, types[key]) for key, value in options.items()}
-    return (found if isinstance(found, Pass) else found(**values),)
+        passes = parse_pipeline(PRESETS[name])
+        return (Group(steps=passes, **read_options(Group, name, dict(options))),) if options else passes
+    kind = find_pass(name)
+    values = read_options(kind, name, dict(options))
+    if not issubclass(kind, Group):
+        if steps is not None:
+            raise UsageError(f"pass {name} is not made of others, which stand in parentheses behind it")
+        return (kind(**values),)
+    if not steps:
+        raise UsageError(f"{name} is made of other passes: write them behind it, as in {name}(cse,dce)")
+    return (kind(steps=steps, **values),)
 
 
-def find_pass(name: str) -> type[Pass] | Pass:
-    """The pass class of a name or of `module:Class`; a rewrite rule comes back as a pass that applies it.
+def find_pass(name: str) -> type[Pass]:
+    """The pass class of a name or of `module:Class`; of a rewrite rule, a class that applies it.
 
     Raises:
         UsageError: there is none.
@@ -100,7 +102,7 @@ def find_pass(name: str) -> type[Pass] | Pass:
     if ":" not in name:
         classes = pass_classes()
         if name not in classes:
-            raise UsageError(f"unknown pass {name!r}" + _nearest(name, {*classes, *PRESETS}))
+            raise UsageError(f"unknown pass {name!r}{nearest(name, (*classes, *PRESETS))}; see `planish passes`")
         return classes[name]
     module_name, _, attribute = name.partition(":")
     try:
@@ -111,113 +113,86 @@ def find_pass(name: str) -> type[Pass] | Pass:
         raise UsageError(f"pass {name!r}: importing its module failed: {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if isinstance(found, RewriteRule):
-        return RulePass(found, name)
+        return rule_pass(found, name)
     if isinstance(found, type) and issubclass(found, Pass):
         missing = [*found.__abstractmethods__, *({"name", "effect"} - set(dir(found)))]
         if missing:
             raise UsageError(f"pass {name!r} is unfinished: it lacks {', '.join(sorted(missing))}")
         return found
-    near = _nearest(attribute, {key for key, value in vars(module).items() if isinstance(value, RewriteRule | type)})
-    raise UsageError(f"pass {name!r}: {module_name} has no pass class or rewrite rule {attribute!r}{near}")
+    known = [key for key, value in vars(module).items() if isinstance(value, RewriteRule | type)]
+    raise UsageError(
+        f"pass {name!r}: {module_name} has no pass class or rewrite rule {attribute!r}{nearest(attribute, known)}"
+    )
 
 
-def options_of(kind: type[Pass]) -> "tuple[dataclasses.Field[Any], ...]":
-    """The options of a pass: its dataclass fields."""
-    return dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+class _Parser:
+    """Reads a pipeline's text from left to right."""
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = list(_tokens(text))
+        self._at = 0
 
-def _steps(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    tokens = _tokens(text)
-    position = 0
-    while position < len(tokens):
-        name = tokens[position]
-        if name in "{}=,|":
-            raise UsageError(f"a pass's name is missing before {name!r} in the pipeline {text!r}")
-        position += 1
+    def pipeline(self) -> tuple[Pass, ...]:
+        passes = self._steps() if self._tokens else ()
+        if self._at < len(self._tokens):
+            self._fail(f"a comma is missing before {self._next()!r}")
+        return passes
+
+    def _steps(self) -> tuple[Pass, ...]:
+        passes = self._step()
+        while self._accept(",") and self._at < len(self._tokens):
+            passes += self._step()
+        return passes
+
+    def _step(self) -> tuple[Pass, ...]:
+        name = self._next()
+        if name in _MARKS or self._at >= len(self._tokens):
+            self._fail(f"a pass's name is missing before {name!r}")
+        self._at += 1
+        steps = None
+        if self._accept("("):
+            steps = self._steps()
+            if not self._accept(")"):
+                self._fail(f"the passes of {name!r} have no closing parenthesis")
+        return make_passes(name, self._options(name) if self._accept("{") else {}, steps)
+
+    def _options(self, name: str) -> dict[str, str]:
+        if "}" not in self._tokens[self._at :]:
+            self._fail(f"the options of {name!r} have no closing brace")
+        end = self._tokens.index("}", self._at)
+        tokens, self._at = self._tokens[self._at : end], end + 1
         options: dict[str, str] = {}
-        if position < len(tokens) and tokens[position] == "{":
-            end = tokens.index("}", position) if "}" in tokens[position:] else -1
-            if end < 0:
-                raise UsageError(f"the options of {name!r} have no closing brace in the pipeline {text!r}")
-            options = _options(name, tokens[position + 1 : end])
-            position = end + 1
-        yield name, options
-        if position < len(tokens) and tokens[position] != ",":
-            raise UsageError(f"a comma is missing before {tokens[position]!r} in the pipeline {text!r}")
-        position += 1
+        while tokens:
+            comma = tokens.index(",") if "," in tokens else len(tokens)
+            key, value = tokens[0], tokens[2:comma]
+            has_bars_between = set(value[1::2]) <= {"|"} and not {"|", "="} & set(value[::2])
+            if comma < 2 or tokens[1] != "=" or not has_bars_between:
+                raise UsageError(f"the options of {name!r} are not of the form key=value: {' '.join(tokens)}")
+            options[key] = "".join(value)
+            tokens = tokens[comma + 1 :]
+        return options
+
+    def _next(self) -> str:
+        return self._tokens[self._at] if self._at < len(self._tokens) else "the end"
+
+    def _accept(self, mark: str) -> bool:
+        is_next = self._at < len(self._tokens) and self._tokens[self._at] == mark
+        self._at += is_next
+        return is_next
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise UsageError(f"{reason} in the pipeline {self._text!r}")
 
 
-def _tokens(text: str) -> list[str]:
-    tokens: list[str] = []
+def _tokens(text: str) -> Iterator[str]:
     position = 0
     while position < len(text.rstrip()):
         match = _TOKEN.match(text, position)
         if match is None:
             raise UsageError(f"{text[position:]!r} makes no sense in the pipeline {text!r}")
-        tokens.append(match.group().strip())
+        yield match.group().strip()
         position = match.end()
-    return tokens
-
-
-def _options(name: str, tokens: list[str]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    while tokens:
-        end = tokens.index(",") if "," in tokens else len(tokens)
-        key, value = tokens[0], tokens[2:end]
-        has_bars_between = set(value[1::2]) <= {"|"} and not {"|", "="} & set(value[::2])
-        if end < 2 or tokens[1] != "=" or not has_bars_between:
-            raise UsageError(f"the options of {name!r} are not of the form key=value: {' '.join(tokens)}")
-        options[key] = "".join(value)
-        tokens = tokens[end + 1 :]
-    return options
-
-
-def _value(name: str, key: str, value: Any, type: Any) -> Any:
-    """An option's value: text is read as the field's type, anything else must be of it."""
-    if type == tuple[str, ...] and isinstance(value, str):
-        return tuple(_unquote(item) for item in _ITEM.findall(value))
-    if type == tuple[str, ...] and isinstance(value, list | tuple):
-        return tuple(map(str, value))
-    if type is str and isinstance(value, str):
-        return _unquote(value)
-    if type is bool and str(value).lower() in ("true", "false"):
-        return str(value).lower() == "true"
-    try:
-        if type is int and not isinstance(value, bool):
-            return int(str(value))
-        if type is float and not isinstance(value, bool):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise UsageError(f"option {key} of pass {name} takes {_TYPES.get(type, type)}, not {value!r}")
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "|".join(_format(item) for item in value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and (not value or re.search(r'[\s{}=,|"]', value)):
-        return json.dumps(value)
-    return str(value)
-
-
-def _unquote(text: str) -> str:
-    try:
-        return json.loads(text) if text.startswith('"') else text
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{text} is no quoted text: {error.msg}") from error
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    if not known:
-        return "; it takes none"
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
-
-
-def _is_ours(kind: type[Pass]) -> bool:
-    return pass_classes().get(getattr(kind, "name", "")) is kind
 
 
 def _concrete(kind: type[Pass]) -> Iterator[type[Pass]]:

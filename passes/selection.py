@@ -1,15 +1,34 @@
-"""Which layers a pass may touch: the globs of its options `only` and `skip`."""
+"""Which nodes a pass may touch: the globs of its options `only` and `skip`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Self
 
-from ..ir.graph import Location
+from ..ir.graph import Node
 
 
-def is_selected(location: Location, only: Sequence[str], skip: Sequence[str], operator: str = "") -> bool:
-    """Whether a layer's module path, or its operator, matches one of `only` (or that is empty) and none of `skip`."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Nodes by globs on the module path of their layer, their operator, or the names of their outputs.
 
-    def matches(patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for name in (location.module, operator) for pattern in patterns)
+    Attributes:
+        rows: pairs of `only` and `skip`. Every pair must let a node pass: one of `only` matches it, unless there is none, and
+            none of `skip` does.
+    """
 
-    return (not only or matches(only)) and not matches(skip)
+    rows: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+
+    def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> Self:
+        """What these globs leave of the selection."""
+        return type(self)((*self.rows, (tuple(only), tuple(skip))))
+
+    def __contains__(self, node: Node) -> bool:
+        if not self.rows:
+            return True
+        names = (node.location.module, node.operator, *(output.name for output in node.outputs))
+
+        def matches(globs: Sequence[str]) -> bool:
+            return any(fnmatchcase(name, glob) for name in names for glob in globs)
+
+        return all((not only or matches(only)) and not matches(skip) for only, skip in self.rows)

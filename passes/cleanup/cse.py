@@ -21,14 +21,14 @@ class CommonSubexpressionElimination(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        constants = _merge_constants(graph)
+        constants = _merge_constants(graph, context)
         seen: dict[Hashable, Node] = {}
         nodes = 0
         for node in graph.nodes:
             if is_random(node) or any(isinstance(value, Graph) for value in node.attributes.values()):
                 continue
             first = seen.setdefault(_key(node), node)
-            if first is not node:
+            if first is not node and context.applies("nodes", node, first):
                 for old, new in zip(node.outputs, first.outputs, strict=True):
                     graph.replace_uses(old, new)
                 graph.erase(node)
@@ -36,12 +36,13 @@ class CommonSubexpressionElimination(Pass):
         return PassResult({"nodes": nodes, "constants": constants})
 
 
-def _merge_constants(graph: Graph) -> int:
+def _merge_constants(graph: Graph, context: PassContext) -> int:
     seen: dict[Hashable, Constant] = {}
     count = 0
     for constant in tuple(graph.constants.values()):
         first = seen.setdefault(_constant_key(constant), constant)
-        if first is not constant:
+        readers = dict.fromkeys(use.node for use in constant.uses)
+        if first is not constant and (not readers or context.applies("constants", *readers)):
             graph.replace_uses(constant, first)
             graph.erase_constant(constant)
             count += 1

@@ -17,20 +17,21 @@ class DeadCodeElimination(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         counts: Counter[str] = Counter(nodes=0, constants=0)
-        _sweep(graph, counts)
+        _sweep(graph, counts, context)
         return PassResult(counts)
 
 
-def _sweep(graph: Graph, counts: Counter[str]) -> None:
+def _sweep(graph: Graph, counts: Counter[str], context: PassContext) -> None:
     """Remove from the last node to the first, and what is inside a node before what that reads around it."""
     returned = set(graph.outputs.values())
     for node in graph.nodes_backwards:
-        if not any(output.uses or output in returned for output in node.outputs):
+        is_dead = not any(output.uses or output in returned for output in node.outputs)
+        if is_dead and context.applies("nodes", node):
             graph.erase(node)
             counts["nodes"] += 1
             continue
         for inner in node.graphs:
-            _sweep(inner, counts)
+            _sweep(inner, counts, context)
     for constant in tuple(graph.constants.values()):
         if not constant.uses and constant not in returned:
             graph.erase_constant(constant)

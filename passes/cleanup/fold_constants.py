@@ -1,7 +1,9 @@
 """Constant folding: nodes whose inputs are all constants are run once, now."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Unit
 
 from ...ir.analysis.cost import nbytes
 from ...ir.graph import Constant, Graph, Node
@@ -21,7 +23,7 @@ class ConstantFolding(Pass):
 
     name: ClassVar[str] = "fold-constants"
     effect: ClassVar[Effect] = Effect.EXACT
-    limit: int = 1 << 16
+    limit: Annotated[int, Ge(0), Unit("B")] = 1 << 16
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         count = 0
@@ -31,6 +33,8 @@ class ConstantFolding(Pass):
                 continue
             if self._grows(graph, node):
                 misses.append(f"{node.location}: folding {node.operator} would add more than {self.limit} bytes")
+                continue
+            if not context.applies("fold", node):
                 continue
             _fold(graph, node)
             count += 1

@@ -11,6 +11,9 @@ from ...ir.graph import Graph, Node, Value
 from ..base import Effect, Pass, PassContext, PassResult
 from .randomness import is_random
 
+_FEW = 1 << 16
+"""Elements of a constant that is looked at."""
+
 
 @dataclass(frozen=True)
 class IdentityRemoval(Pass):
@@ -25,6 +28,8 @@ class IdentityRemoval(Pass):
             simplify = _RULES.get(node.operator)
             same = simplify(graph, node) if simplify is not None else None
             if same is None or any(output.uses or graph.is_output(output) for output in node.outputs[1:]):
+                continue
+            if not context.applies(node.operator, node):
                 continue
             graph.replace_uses(node.outputs[0], same)
             graph.erase(node)
@@ -61,10 +66,11 @@ def _neutral(number: float, *, both_sides: bool) -> _Rule:
     def rule(graph: Graph, node: Node) -> Value | None:
         for index in (0, 1) if both_sides else (1,):
             data, other = node.constant(index), node.inputs[1 - index]
-            is_neutral = data is not None and data.size <= 1 << 16 and bool(np.all(data == number))
-            if not is_neutral or other is None or other.dtype is not node.output.dtype:
+            if data is None or data.size > _FEW or other is None or other.dtype is not node.output.dtype:
                 continue
-            if _are_alike(other, node.output) or not np.ndim(data):
+            if not np.all(data == number):
+                continue
+            if _are_alike(other, node.output) or data.ndim == 0:
                 return other
         return None
 

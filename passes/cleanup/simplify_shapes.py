@@ -33,27 +33,27 @@ class ShapeSimplification(Pass):
             is_read = bool(value.uses) or graph.is_output(value)
             if value.dtype is DType.int64 and value.type.is_ranked and value.type.rank <= 1 and is_read:
                 elements = contents(value)
-                if elements is not None and all(isinstance(element, int) for element in elements):
+                is_known = elements is not None and all(isinstance(element, int) for element in elements)
+                if is_known and context.applies("constant", node):
                     array = np.asarray(elements, dtype=np.int64).reshape(value.type.static_shape)
                     graph.replace_uses(value, graph.add_constant(array, value.name))
                     counts["constant"] += 1
-            if node.operator == "Reshape" and not node.attributes.get("allowzero") and _write_copies(graph, node):
+            shape = node.input(1) if node.operator == "Reshape" else None
+            target = None if shape is None else _copying_target(node, shape)
+            if shape is not None and target is not None and context.applies("reshape", node):
+                graph.set_input(node, 1, graph.add_constant(np.array(target, dtype=np.int64), shape.name))
                 counts["reshape"] += 1
         return PassResult(counts)
 
 
-def _write_copies(graph: Graph, node: Node) -> bool:
-    """Give a Reshape a constant target if one can say what the output's type says."""
-    source, shape = node.inputs[0], node.inputs[1]
-    if source is None or shape is None or isinstance(shape, Constant):
-        return False
+def _copying_target(node: Node, shape: Value) -> list[int] | None:
+    """A constant target for a Reshape whose own is computed, if one can say what the output's type says."""
+    source = node.inputs[0]
+    if source is None or isinstance(shape, Constant) or node.attributes.get("allowzero"):
+        return None
     if not source.type.is_ranked or not node.output.type.is_ranked:
-        return False
-    target = reshape_target(source, node.output.shape)
-    if target is None:
-        return False
-    graph.set_input(node, 1, graph.add_constant(np.asarray(target, dtype=np.int64), shape.name))
-    return True
+        return None
+    return reshape_target(source, node.output.shape)
 
 
 def reshape_target(source: Value, shape: Sequence[Dim]) -> list[int] | None:

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt
 
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Graph
@@ -42,13 +43,13 @@ class Distillation(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
     max_drift: ClassVar[float] = math.inf  # it may have to undo any damage; held-out data is its judge
 
-    epochs: int = 5
-    lr: float = 1e-3
-    loss: str = "auto"
-    temperature: float = 4.0
+    epochs: Annotated[int, Ge(1)] = 5
+    lr: Annotated[float, Gt(0)] = 1e-3
+    loss: Literal["auto", "kl", "mse"] = "auto"
+    temperature: Annotated[float, Gt(0)] = 4.0
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        self._check_options(context)
+        self._check_data(context)
         measures = choose_measures(context.source, self.loss)
         if not measures:
             raise UsageError(f"{self.name}: the model has no float output to match")
@@ -70,12 +71,7 @@ class Distillation(Pass):
         arrays |= {rounding.constant: rounding.integers() for rounding in roundings}
         return PassResult({"weights": _copy_arrays(arrays, graph)})
 
-    def _check_options(self, context: PassContext) -> None:
-        if self.loss not in ("auto", "kl", "mse"):
-            raise UsageError(f"{self.name}: loss must be auto, kl or mse, not {self.loss!r}")
-        for option in ("epochs", "lr", "temperature"):
-            if not getattr(self, option) > 0:
-                raise UsageError(f"{self.name}: {option} must be above 0, not {getattr(self, option)}")
+    def _check_data(self, context: PassContext) -> None:
         if not context.calibration:
             raise UsageError(
                 f"{self.name} learns from inputs and got none; give calibration data "

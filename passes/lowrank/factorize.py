@@ -3,14 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Interval, Unit
 
-from ...ir.errors import UsageError
 from ...ir.graph import Graph, Node, Value
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
-from ..selection import is_selected
 from .matrix import channel_axis, read_matrix, split_node
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -31,27 +30,22 @@ class Factorization(Pass):
         energy: of the squared singular values that is kept; it sets the rank of each layer.
         rank: the same rank for every layer instead; 0 leaves it to the others.
         ratio: of each layer's multiply-adds that is removed instead; 0 leaves it to the energy.
-        only: globs on layers or operators to split; all where empty.
-        skip: globs on what to leave whole.
     """
 
     name: ClassVar[str] = "factorize"
     effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"float"})
     after: ClassVar[tuple[str, ...]] = ("fold-constants",)
 
-    energy: float = 0.95
-    rank: int = 0
-    ratio: float = 0.0
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
+    energy: Annotated[float, Interval(gt=0, le=1), Unit("1")] = 0.95
+    rank: Annotated[int, Ge(0)] = 0
+    ratio: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        self._check_options()
         layers = [
             (node, matrix)
             for node in graph.nodes
-            if is_selected(node.location, self.only, self.skip, node.operator)
-            and (matrix := read_matrix(node)) is not None
+            if context.selects(node) and (matrix := read_matrix(node)) is not None
         ]
         moments = _input_moments(graph, [node for node, _ in layers], context.calibration)
         misses: list[str] = []
@@ -67,14 +61,6 @@ class Factorization(Pass):
                     f"for that it takes less than {rows * columns / (rows + columns):.0f}"
                 )
         return PassResult({self.name: len(layers) - len(misses)}, misses)
-
-    def _check_options(self) -> None:
-        if not 0 < self.energy <= 1:
-            raise UsageError(f"{self.name}: energy must be above 0 and at most 1, not {self.energy}")
-        if not 0 <= self.ratio < 1:
-            raise UsageError(f"{self.name}: ratio must be at least 0 and less than 1, not {self.ratio}")
-        if self.rank < 0:
-            raise UsageError(f"{self.name}: rank must not be negative, but is {self.rank}")
 
     def _factors(self, matrix: np.ndarray, moment: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Two matrices whose product is near to one of shape [inputs, outputs], of the rank that the options ask for."""

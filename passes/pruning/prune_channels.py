@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge, Interval, Unit
 
-from ...ir.errors import UsageError
 from ...ir.graph import Constant, Graph, Value
 from ..base import Effect, Pass, PassContext, PassResult
-from ..selection import is_selected
 from .shrink import shrink
 
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
@@ -28,32 +27,28 @@ class ChannelPruning(Pass):
         ratio: of the channels of each group that is removed.
         importance: `l1` or `l2`, the norm.
         round_to: the number of channels left is a multiple of it, as vector units like.
-        only: globs on layers or operators; a group is pruned if all that compute it match.
-        skip: globs on what keeps its channels, along with all that is coupled to it.
     """
 
     name: ClassVar[str] = "prune-channels"
     effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"float"})
     after: ClassVar[tuple[str, ...]] = ("fold-constants",)
     max_drift: ClassVar[float] = (
         10.0  # half of the channels of an untuned network may well be more than all of its output
     )
 
-    ratio: float = 0.5
-    importance: str = "l1"
-    round_to: int = 8
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
+    ratio: Annotated[float, Interval(gt=0, lt=1), Unit("1")] = 0.5
+    importance: Literal["l1", "l2"] = "l1"
+    round_to: Annotated[int, Ge(1)] = 8
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         from ...ir.analysis.channels import channel_groups
 
-        self._check_options()
         kept: dict[tuple[Value, int], np.ndarray] = {}
         misses: list[str] = []
         pruned = channels = 0
         for group in channel_groups(graph):
-            if group.size == 1 or not self._is_chosen(group):
+            if group.size == 1 or not _is_chosen(group, context):
                 continue
             reason = group.frozen or self._no_room(group)
             if reason:
@@ -67,18 +62,6 @@ class ChannelPruning(Pass):
                 kept.setdefault((value, axis), np.ones(size, dtype=bool))[indices[removed]] = False
         shrink(graph, kept)
         return PassResult({"groups": pruned, "channels": channels}, misses)
-
-    def _check_options(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise UsageError(f"{self.name}: ratio must be between 0 and 1, not {self.ratio}")
-        if self.importance not in ("l1", "l2"):
-            raise UsageError(f"{self.name}: importance must be l1 or l2, not {self.importance!r}")
-        if self.round_to < 1:
-            raise UsageError(f"{self.name}: round_to must be at least 1, not {self.round_to}")
-
-    def _is_chosen(self, group: "ChannelGroup") -> bool:
-        layers = [node for node, _ in group.producers]
-        return bool(layers) and all(is_selected(node.location, self.only, self.skip, node.operator) for node in layers)
 
     def _kept_count(self, group: "ChannelGroup") -> int:
         """How many channels stay; each may be several rows of a weight, and it is the rows that are rounded."""
@@ -103,6 +86,12 @@ class ChannelPruning(Pass):
         """A norm for each index along an axis; of l2 the square, which adds up."""
         rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
         return np.abs(rows).sum(axis=1) if self.importance == "l1" else np.square(rows).sum(axis=1)
+
+
+def _is_chosen(group: "ChannelGroup", context: PassContext) -> bool:
+    """What is coupled is pruned if all that compute it are selected."""
+    layers = [node for node, _ in group.producers]
+    return bool(layers) and all(map(context.selects, layers))
 
 
 def _layers(group: "ChannelGroup") -> str:

@@ -1,25 +1,23 @@
 """Embedding tables in int8: rows are looked up as integers and dequantized after that, each column by its own scale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
-from ..selection import is_selected
 from .grid import quantize_weight
 from .layers import drop_unused
 
 _LEAST = 1 << 16  # elements; a smaller table isn't worth its rounding
 
 
-def quantize_embeddings(graph: Graph, only: Sequence[str], skip: Sequence[str]) -> int:
+def quantize_embeddings(graph: Graph, selects: Callable[[Node], bool]) -> int:
     """Rewrite the Gathers that read rows of large float tables, in place; returns how many.
 
     Args:
         graph: that is rewritten.
-        only: globs on layers or operators; all where empty.
-        skip: globs on what to leave out.
+        selects: whether a Gather is asked for.
     """
     held: dict[Constant, tuple[Constant, Constant]] = {}
     count = 0
@@ -27,7 +25,7 @@ def quantize_embeddings(graph: Graph, only: Sequence[str], skip: Sequence[str]) 
         table, rows = node.inputs[:2] if node.operator == "Gather" else (None, None)
         if not isinstance(table, Constant) or rows is None or not _is_embedding(node, table):
             continue
-        if not is_selected(node.location, only, skip, node.operator):
+        if not selects(node):
             continue
         op = Builder(graph, node, node.location)
         if table not in held:

@@ -1,13 +1,12 @@
 """Which layers can be computed in 8-bit integers, and why the others can't."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
-from ..selection import is_selected
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 
@@ -43,19 +42,18 @@ class Selection:
     misses: Sequence[str]
 
 
-def select_layers(graph: Graph, operators: frozenset[str], only: Sequence[str], skip: Sequence[str]) -> Selection:
+def select_layers(graph: Graph, operators: frozenset[str], selects: Callable[[Node], bool]) -> Selection:
     """Sort a graph's layers by whether they can be quantized.
 
     Args:
         graph: of any kind.
         operators: that have a profitable integer kernel.
-        only: globs on layers or operators; all where empty.
-        skip: globs on what to leave out.
+        selects: whether a layer is asked for.
     """
     layers: list[Layer] = []
     misses: list[str] = []
     for node in graph.nodes:
-        if node.operator not in _WEIGHTED or not is_selected(node.location, only, skip, node.operator):
+        if node.operator not in _WEIGHTED or not selects(node):
             continue
         reason = _obstacle(node, operators)
         if reason:

@@ -1,11 +1,11 @@
 """Quantization to 8-bit integers."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from ...ir.errors import UsageError
+from annotated_types import Ge
+
 from ...ir.graph import Graph
 from ...ir.types import DType
 from ...targets import Int8
@@ -22,7 +22,6 @@ from .observers import OBSERVERS
 from .plan import make_plan
 from .static import StaticQuantizer
 
-_SCHEMES = ("int8", "int8-dynamic")
 _CORRECTED_ON = 32  # samples: means settle sooner than ranges
 
 
@@ -39,25 +38,20 @@ class Quantize(Pass):
         observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
-        only: globs on layers or operators; all where empty.
-        skip: globs on what stays in float.
         samples: of the calibration data that are used.
     """
 
     name: ClassVar[str] = "quantize"
     effect: ClassVar[Effect] = Effect.LOSSY
-    after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm", "prune-channels", "factorize")
-    scheme: str = "int8"
-    observer: str = "percentile"
+    destroys: ClassVar[frozenset[str]] = frozenset({"float"})
+    after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
+    scheme: Literal["int8", "int8-dynamic"] = "int8"
+    observer: Literal["minmax", "percentile", "mse"] = "percentile"
     per_channel: bool = True
     correct_biases: bool = True
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    samples: int = 128
+    samples: Annotated[int, Ge(1)] = 128
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        _check_option("scheme", self.scheme, _SCHEMES)
-        _check_option("observer", self.observer, tuple(OBSERVERS))
         int8 = context.target.int8
         if int8 is None:
             return PassResult(
@@ -66,13 +60,13 @@ class Quantize(Pass):
         static = self.scheme == "int8"
         profitable = _union(int8.operators if static else int8.dynamic_operators)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
-        selection = select_layers(graph, profitable, self.only, self.skip)
+        selection = select_layers(graph, profitable, context.selects)
         counts["layers"] = len(selection.layers)
         if static:
             counts |= self._run_static(graph, context, int8, selection.layers, profitable)
         else:
             quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel)
-        counts["embeddings"] = quantize_embeddings(graph, self.only, self.skip)
+        counts["embeddings"] = quantize_embeddings(graph, context.selects)
         return PassResult(counts, selection.misses)
 
     def _run_static(
@@ -98,11 +92,3 @@ class Quantize(Pass):
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:
     """What pays off on some backend: which one the graph is lowered to is chosen later."""
     return frozenset[str]().union(*by_backend.values())
-
-
-def _check_option(name: str, value: str, choices: Iterable[str]) -> None:
-    if value in choices:
-        return
-    near = difflib.get_close_matches(value, choices, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(choices)}"
-    raise UsageError(f"pass quantize has no {name} {value!r}; {hint}")

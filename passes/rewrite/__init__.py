@@ -1,7 +1,7 @@
 """Rewrites as pairs of functions: a pattern and what replaces it."""
 
-from .apply import RewritePass, RulePass, apply_rules
+from .apply import RewritePass, apply_rules, rule_pass
 from .match import Match
 from .rule import RewriteRule
 
-__all__ = ["Match", "RewritePass", "RewriteRule", "RulePass", "apply_rules"]
+__all__ = ["Match", "RewritePass", "RewriteRule", "apply_rules", "rule_pass"]

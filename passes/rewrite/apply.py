@@ -1,13 +1,15 @@
 """The driver: finds matches by the operator of their root and replaces them, in sweeps along the graph."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, TypeAlias
 
 from ...ir.builder import Builder, Operand
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Constant, Graph, Location, Node, Value
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Pass, PassContext, PassResult
 from .match import Match, find_matches
 from .rule import RewriteRule
 
@@ -15,11 +17,23 @@ _MOST = 100
 """Replacements for each node of the graph, beyond which rules are taken to undo each other."""
 
 
-def apply_rules(graph: Graph, rules: Iterable[RewriteRule]) -> PassResult:
+Applies: TypeAlias = Callable[..., bool]
+
+
+def _always(rewrite: str, *nodes: Node) -> bool:
+    return True
+
+
+def apply_rules(graph: Graph, rules: Iterable[RewriteRule], applies: Applies = _always) -> PassResult:
     """Apply rules wherever they match, until none does.
 
     A sweep tries each node once, and what replaces it next; as nodes read what is before them, little is left to a
     second sweep but to see that nothing is: the work is linear in the graph.
+
+    Args:
+        graph: that is rewritten.
+        rules: in the order in which they are tried.
+        applies: asked before each replacement, as `PassContext.applies`.
 
     Raises:
         CheckError: a replacement has another type than what it replaces.
@@ -28,7 +42,7 @@ def apply_rules(graph: Graph, rules: Iterable[RewriteRule]) -> PassResult:
     index: defaultdict[str, list[RewriteRule]] = defaultdict(list)
     for rule in rules:
         index[rule.root.operator].append(rule)
-    sweep = _Sweep(graph, index, most=_MOST * (len(graph) + 1))
+    sweep = _Sweep(graph, index, applies, most=_MOST * (len(graph) + 1))
     while sweep.run():
         pass
     return PassResult(dict(sweep.counts), tuple(sweep.misses))
@@ -37,9 +51,10 @@ def apply_rules(graph: Graph, rules: Iterable[RewriteRule]) -> PassResult:
 class _Sweep:
     """Sweeps over a graph, the counts of all of them, and the misses of the last."""
 
-    def __init__(self, graph: Graph, rules: Mapping[str, Sequence[RewriteRule]], most: int) -> None:
+    def __init__(self, graph: Graph, rules: Mapping[str, Sequence[RewriteRule]], applies: Applies, most: int) -> None:
         self.graph = graph
         self.rules = rules
+        self.applies = applies
         self.most = most
         self.counts: Counter[str] = Counter()
         self.misses: dict[str, None] = {}
@@ -68,7 +83,7 @@ class _Sweep:
             reason = ""
             for match in find_matches(self.graph, rule, node):
                 refusal = rule.check(match)
-                if not refusal:
+                if not refusal and self.applies(rule.name, *match.nodes):
                     return rule, match
                 reason = reason or refusal
             if reason:
@@ -120,6 +135,7 @@ def _erase_unread(graph: Graph, node: Node) -> None:
             graph.erase_constant(value)
 
 
+@dataclass(frozen=True)
 class RewritePass(Pass):
     """A pass that is nothing but rules: subclasses name them."""
 
@@ -127,29 +143,17 @@ class RewritePass(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Apply the rules until none matches."""
-        return apply_rules(graph, self.rules)
+        return apply_rules(graph, self.rules, context.applies)
 
 
-class RulePass(Pass):
-    """A rewrite rule of the user's own, as a step of a pipeline.
+@cache
+def rule_pass(rule: RewriteRule, reference: str) -> type[RewritePass]:
+    """A pass that applies one rule, such as one of the user's own in a pipeline.
 
-    Attributes:
+    Args:
         rule: that is applied.
         reference: `module:NAME`, by which a pipeline names it.
     """
-
-    def __init__(self, rule: RewriteRule, reference: str) -> None:
-        self.rule = rule
-        self.reference = reference
-
-    @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] -- one class serves every rule
-        return self.rule.name
-
-    @property
-    def effect(self) -> Effect:  # pyright: ignore[reportIncompatibleVariableOverride] -- likewise
-        return self.rule.effect
-
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
-        """Apply the rule until it matches nowhere."""
-        return apply_rules(graph, (self.rule,))
+    module, _, attribute = reference.partition(":")
+    contract = {"name": rule.name, "effect": rule.effect, "rules": (rule,), "__doc__": rule.description}
+    return type(attribute, (RewritePass,), {**contract, "__module__": module, "__qualname__": attribute})

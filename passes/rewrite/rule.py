@@ -80,6 +80,7 @@ class RewriteRule:
         replacement: builds what replaces it, and returns the value that stands for the pattern's.
         check: why a match may not be replaced, as a phrase, or an empty text where it may.
         effect: how far it may move the outputs.
+        description: for the list of passes.
     """
 
     name: str
@@ -87,6 +88,7 @@ class RewriteRule:
     replacement: Callable[..., Value]
     check: Callable[["Match"], str] = field(default=_always)
     effect: Effect = Effect.ROUNDING
+    description: str = "A rewrite rule."
 
     @cached_property
     def root(self) -> Application:

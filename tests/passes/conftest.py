@@ -63,12 +63,12 @@ def becomes(pipeline: str, before: str, after: str, weights: Weights | None = No
     (step,) = parse_pipeline(pipeline)
     graph = read(before, weights or {})
     source = graph.clone()
-    result = step.run(graph, context_of(source))
+    result = step.apply(graph, context_of(source))
     verify(graph)
     assert print_graph(graph) == print_graph(read(after, weights or {}))
     assert result.changed == bool(differences(source, graph)), result.counts
 
-    again = step.run(graph, context_of(source))
+    again = step.apply(graph, context_of(source))
     assert not again.changed, f"run again, it does more: {again.counts}"
     assert print_graph(graph) == print_graph(read(after, weights or {}))
 

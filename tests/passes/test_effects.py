@@ -238,7 +238,7 @@ def hold(graph: Graph, step: Pass, context, feeds) -> None:
     """Run a pass twice and hold it to its word."""
     wanted, largest = outputs_of(graph, feeds)
     before = graph.clone()
-    result = step.run(graph, context(before))
+    result = step.apply(graph, context(before))
     verify(graph)
     assert result.changed == bool(differences(before, graph)), (result.counts, differences(before, graph))
     got, _ = outputs_of(graph, feeds)
@@ -247,7 +247,7 @@ def hold(graph: Graph, step: Pass, context, feeds) -> None:
             np.testing.assert_array_equal(got[name], array)
         else:
             np.testing.assert_allclose(got[name], array, rtol=1e-3, atol=1e-5 * largest)
-    again = step.run(graph, context(before))
+    again = step.apply(graph, context(before))
     assert not again.changed, again.counts
 
 

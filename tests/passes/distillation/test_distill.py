@@ -243,5 +243,5 @@ def test_a_model_without_float_outputs_is_refused() -> None:
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"lr": -1.0}, {"temperature": 0.0}, {"loss": "l1"}])
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"distill: {next(iter(options))}"):
+    with pytest.raises(UsageError, match=f"option {next(iter(options))} of pass distill"):
         Distillation(**options).run(teacher(), context(teacher()))

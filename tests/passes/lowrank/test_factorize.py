@@ -34,7 +34,7 @@ def graph_of(shape: tuple[int | str, ...], build: Any) -> Graph:
 
 
 def factorize(graph: Graph, calibration: tuple[Feeds, ...] = (), **options: Any) -> PassResult:
-    result = Factorization(**options).run(graph, PassContext(load_target("x86-64"), graph, calibration))
+    result = Factorization(**options).apply(graph, PassContext(load_target("x86-64"), graph, calibration))
     verify(graph)
     return result
 
@@ -209,5 +209,5 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
 
 @pytest.mark.parametrize("options", [{"energy": 0.0}, {"energy": 1.5}, {"rank": -1}, {"ratio": 1.0}])
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"factorize: {next(iter(options))}"):
+    with pytest.raises(UsageError, match=f"option {next(iter(options))} of pass factorize"):
         factorize(graph_of((5, 24), linear), **options)

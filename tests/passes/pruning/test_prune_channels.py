@@ -14,7 +14,7 @@ from planish.targets.load import load_target
 
 
 def prune(graph: Graph, **options: Any) -> PassResult:
-    result = ChannelPruning(**options).run(graph, PassContext(load_target("x86-64"), graph))
+    result = ChannelPruning(**options).apply(graph, PassContext(load_target("x86-64"), graph))
     verify(graph)
     return result
 
@@ -150,7 +150,7 @@ def test_a_group_with_one_skipped_layer_stays_whole(new_net: Any) -> None:
 
 @pytest.mark.parametrize("options", [{"ratio": 1.0}, {"ratio": 0.0}, {"importance": "l3"}, {"round_to": 0}])
 def test_senseless_options_are_refused(options: dict[str, Any], new_net: Any) -> None:
-    with pytest.raises(UsageError, match=f"prune-channels: {next(iter(options))}"):
+    with pytest.raises(UsageError, match=f"option {next(iter(options))} of pass prune-channels"):
         prune(two_layers(new_net()), **options)
 
 

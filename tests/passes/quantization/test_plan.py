@@ -25,7 +25,7 @@ def plan(body: str, output: str) -> tuple[Graph, Plan]:
         }}""",
         WEIGHTS,
     )
-    return graph, make_plan(graph, select_layers(graph, OPERATORS, (), ()).layers, OPERATORS)
+    return graph, make_plan(graph, select_layers(graph, OPERATORS, lambda node: True).layers, OPERATORS)
 
 
 def names(found: Plan) -> list[str]:

@@ -56,7 +56,7 @@ def quantized(name: str, target=TARGET, **options):
     source = make()
     feeds = [{"x": GENERATOR.standard_normal(shape).astype(np.float32)} for _ in range(4)]
     graph = source.clone()
-    result = Quantize(**options).run(graph, PassContext(target, source, feeds))
+    result = Quantize(**options).apply(graph, PassContext(target, source, feeds))
     verify(graph)
     return source, graph, feeds, result
 
@@ -147,13 +147,13 @@ def test_skipped_layers_stay_in_float():
 def test_static_quantization_asks_for_calibration_data():
     graph = convolutions()
     with pytest.raises(UsageError, match="calibration"):
-        Quantize().run(graph, PassContext(TARGET, graph))
+        Quantize().apply(graph, PassContext(TARGET, graph))
 
 
 def test_an_unknown_scheme_is_refused_with_the_nearest():
     graph = convolutions()
     with pytest.raises(UsageError, match=r"int8-dynamic"):
-        Quantize(scheme="int8-dynamik").run(graph, PassContext(TARGET, graph))
+        Quantize(scheme="int8-dynamik").apply(graph, PassContext(TARGET, graph))
 
 
 def test_a_target_without_integer_kernels_keeps_the_graph():

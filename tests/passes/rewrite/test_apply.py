@@ -7,7 +7,7 @@ from planish.ir.graph import Graph
 from planish.ir.text import print_graph
 from planish.ir.verify import verify
 from planish.passes.base import Effect, PassResult
-from planish.passes.rewrite import RewritePass, RewriteRule, RulePass, apply_rules
+from planish.passes.rewrite import RewritePass, RewriteRule, apply_rules, rule_pass
 
 
 def chain(graph_of, *operators: str) -> Graph:
@@ -241,6 +241,6 @@ def test_a_pass_of_rules_and_a_rule_as_a_pass(graph_of, context) -> None:
 
     graph = chain(graph_of, "Relu", "Relu")
     assert Mine().run(graph.clone(), context(graph)).counts == {"relu-twice": 1}
-    step = RulePass(twice, "module:twice")
+    step = rule_pass(twice, "module:twice")()
     assert (step.name, step.effect, step.after) == ("relu-twice", Effect.ROUNDING, ())
-    assert step.run(graph, context(graph)).counts == {"relu-twice": 1}
+    assert step.apply(graph, context(graph)).counts == {"relu-twice": 1}

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planish.driver import units
+from planish.passes import units
 
 
 @pytest.mark.parametrize(
