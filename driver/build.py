@@ -17,6 +17,7 @@ from ..passes.base import Effect, Feeds, Pass, PassContext
 from ..passes.check import make_probes
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
+from ..passes.pipeline import format_pipeline
 from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
@@ -28,6 +29,7 @@ from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reference import isolated_imports
 from .reporter import SILENT, PassReporter, Reporter
+from .reproducer import Reproducer, reproducing
 from .results import Artifact, Measured, PassRow, plain
 
 
@@ -51,7 +53,7 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT) -> Artifact:
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="planish-")))
-        job = _prepare(recipe, reporter)
+        job = prepare(recipe, reporter)
         artifact, directory, graph = _run(job, scratch)
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
@@ -61,7 +63,7 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT) -> Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
     """A recipe with everything that it names read and checked."""
 
     recipe: Recipe
@@ -73,11 +75,29 @@ class _Job:
     evaluation: Sequence[Batch]
     metric: Metric | None
 
+    def context(self, sizes: Mapping[str, int]) -> PassContext:
+        """What the passes run in."""
+        return PassContext(
+            target=self.target,
+            source=self.source,
+            calibration=self.calibration,
+            seed=self.recipe.seed,
+            sizes=sizes,
+            progress=self.reporter.progress,
+        )
+
+    @property
+    def case(self) -> Reproducer:
+        """What a failing pass would be reproduced by."""
+        pipeline = format_pipeline(self.passes)
+        return Reproducer(self.source, pipeline, self.recipe.target, self.recipe.seed, self.calibration)
+
     def score(self, run: Run) -> Score | None:
         return None if self.metric is None else evaluate(self.metric, run, self.evaluation)
 
 
-def _prepare(recipe: Recipe, reporter: Reporter) -> _Job:
+def prepare(recipe: Recipe, reporter: Reporter) -> Job:
+    """Read and check everything that a recipe names."""
     passes = recipe.pipeline()
     target_file = recipe.folder / recipe.target
     target = load_target(str(target_file) if target_file.is_file() else recipe.target)
@@ -88,7 +108,7 @@ def _prepare(recipe: Recipe, reporter: Reporter) -> _Job:
     if not evaluation and recipe.budget.metric_drop is not None:
         raise UsageError("a budget on the metric needs evaluation data with labels")
     feeds = [batch.inputs for batch in calibration]
-    return _Job(recipe, reporter, passes, target, source, feeds, evaluation, metric if evaluation else None)
+    return Job(recipe, reporter, passes, target, source, feeds, evaluation, metric if evaluation else None)
 
 
 def _read_sources(
@@ -112,7 +132,7 @@ def _read_sources(
     return held_out(calibration)
 
 
-def _run(job: _Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
+def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     """The artifact as it will be, the folder it is in for now, and the graph that it holds."""
     job.reporter.stage("evaluating the untouched model in ONNX Runtime")
     untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
@@ -142,19 +162,13 @@ def _run(job: _Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     return artifact, best.directory, graph
 
 
-def _run_passes(job: _Job, before: Score | None, sizes: Mapping[str, int]) -> tuple[Graph, Sequence[PassRow]]:
+def _run_passes(job: Job, before: Score | None, sizes: Mapping[str, int]) -> tuple[Graph, Sequence[PassRow]]:
     graph = job.source.clone()
     watch = _Watch(job, before, sizes)
-    context = PassContext(
-        target=job.target,
-        source=job.source,
-        calibration=job.calibration,
-        seed=job.recipe.seed,
-        sizes=sizes,
-        progress=job.reporter.progress,
-    )
+    context = job.context(sizes)
     try:
-        PassManager(job.passes, [PassReporter(job.reporter), watch]).run(graph, context)
+        with reproducing(job.case):
+            PassManager(job.passes, [PassReporter(job.reporter), watch]).run(graph, context)
     finally:
         job.reporter.passes(watch.rows)
     return graph, watch.rows
@@ -163,7 +177,7 @@ def _run_passes(job: _Job, before: Score | None, sizes: Mapping[str, int]) -> tu
 class _Watch(Instrument):
     """Keeps a row for each pass, and evaluates the metric after those that may lose some of it."""
 
-    def __init__(self, job: _Job, before: Score | None, sizes: Mapping[str, int]) -> None:
+    def __init__(self, job: Job, before: Score | None, sizes: Mapping[str, int]) -> None:
         self.rows: list[PassRow] = []
         self._job = job
         self._before = before
@@ -201,7 +215,7 @@ def _check_budget(budget: Budget, artifact: Artifact) -> None:
         raise BudgetError(f"the budget is missed, so nothing is written: {'; '.join(missed)}")
 
 
-def _provenance(job: _Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
+def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
     """What the manifest says beyond how to run the model: from what and by which passes it was built, and how it did."""
     return {
         "recipe": job.recipe.model_dump(mode="json"),

@@ -30,7 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Argument(help=".onnx, .pt2, .planish, file.py:factory or package.module:factory")]
+MODEL_HELP = ".onnx, .pt2, .planish, file.py:factory or package.module:factory"
+Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse,quantize'")]
 Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
 TargetName = Annotated[str, typer.Option("-t", "--target", help="see `planish targets`; or a TOML file")]
@@ -87,8 +88,8 @@ def build(
 
 @app.command(cls=GuardedCommand)
 def opt(
-    model: Model,
-    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse'")],
+    model: Annotated[str, typer.Argument(metavar="MODEL|REPRODUCER", help=f"{MODEL_HELP}; or what a failure left")],
+    pipeline: Pipeline = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help=".onnx or .planish; without it the graph's text is printed")
     ] = None,
@@ -135,6 +136,51 @@ def opt(
         from ..ir.text import print_graph
 
         typer.echo(print_graph(result.graph))
+
+
+@app.command(cls=GuardedCommand)
+def bisect(
+    subject: Annotated[
+        str, typer.Argument(metavar="RECIPE|REPRODUCER|MODEL", help="a recipe (.yaml), what a failure left, or a model")
+    ],
+    pipeline: Pipeline = None,
+    data: Data = None,
+    target: TargetName = "native",
+    as_json: Json = False,
+) -> None:
+    """Find the pass, and the rewrite in it, after which a check fails.
+
+    A binary search over all that the pipeline does: it takes about as many checks as the number of rewrites has bits.
+    """
+    from .debugging import find_fault
+    from .report import ConsoleReporter
+    from .results import plain
+
+    reporter = ConsoleReporter(_console())
+    with reporter.live():
+        fault = find_fault(subject, pipeline, data, target, reporter)
+    if as_json:
+        _print_json(None if fault is None else plain(fault))
+    else:
+        typer.echo("every check holds" if fault is None else str(fault))
+
+
+@app.command(cls=GuardedCommand)
+def reduce(
+    reproducer: Annotated[str, typer.Argument(metavar="REPRODUCER", help="the folder that a failed opt or build left")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder of the smaller reproducer")],
+) -> None:
+    """Shrink a failing graph to the few nodes that it takes to fail, and print it."""
+    from ..ir.text import print_graph
+    from .debugging import shrink
+    from .report import ConsoleReporter
+
+    reporter = ConsoleReporter(_console())
+    with reporter.live():
+        smaller = shrink(reproducer, reporter)
+    smaller.write(output)
+    typer.echo(print_graph(smaller.graph))
+    typer.echo(f"{len(smaller.graph)} nodes left; see it fail: planish opt {output}", err=True)
 
 
 @app.command(cls=GuardedCommand)

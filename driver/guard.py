@@ -53,8 +53,9 @@ def _bug(error: Exception) -> typer.Exit:
     with tempfile.NamedTemporaryFile("w", prefix="planish-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(f"planish {version('planish')}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
         file.write("".join(traceback.format_exception(error)))
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     return _ended(
-        f"{type(error).__name__}: {error}\nThis is a bug in planish. Please report it with the file {file.name}, "
+        f"{type(error).__name__}: {error}{notes}\nThis is a bug in planish. Please report it with the file {file.name}, "
         "which holds the command and the traceback.",
         PlanishError.exit_code,
     )

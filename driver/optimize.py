@@ -1,8 +1,10 @@
 """`planish opt`: graph to graph, as mlir-opt."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ..ir.errors import UsageError
 from ..passes.instrument import Instrument
 from ..passes.manager import Verify
 from ..passes.pipeline import parse_pipeline
@@ -11,11 +13,12 @@ from .data import ports_of, read_data
 from .model import check_form, read_model, write_model
 from .reference import isolated_imports
 from .reporter import SILENT, Reporter
+from .reproducer import Reproducer, is_reproducer, read_reproducer, reproducing
 
 
 def optimize_file(
     model: str,
-    pipeline: str,
+    pipeline: str | None,
     output: Path | None,
     *,
     target: str = "native",
@@ -27,8 +30,8 @@ def optimize_file(
     """Run a pipeline over a model and write the graph.
 
     Args:
-        model: a reference.
-        pipeline: as text.
+        model: a reference, or the folder of a reproducer, which brings what else it takes.
+        pipeline: as text; None for a reproducer's own.
         output: a `.onnx` or `.planish` file; None writes nothing.
         target: that passes build for.
         data: that they calibrate on.
@@ -42,20 +45,36 @@ def optimize_file(
     if output is not None:
         check_form(output)
     with isolated_imports(Path()):
-        parse_pipeline(pipeline)  # a typing error is told before a large model is read
-        reporter.stage(f"reading {model}")
-        source = read_model(model)
-        batches = [] if data is None else read_data(data, Path(), ports_of(source))
-        feeds = [batch.inputs for batch in batches]
-        result = optimize(
-            source,
-            pipeline,
-            data=feeds,
-            target=target,
-            verify=verify,
-            instruments=instruments,
-            reporter=reporter,
-        )
+        case = read_case(model, pipeline, data, target, reporter)
+        with reproducing(case):
+            result = optimize(
+                case.graph,
+                case.pipeline,
+                data=case.calibration,
+                target=case.target,
+                seed=case.seed,
+                verify=verify,
+                instruments=instruments,
+                reporter=reporter,
+            )
     if output is not None:
         write_model(result.graph, output)
     return result
+
+
+def read_case(model: str, pipeline: str | None, data: str | None, target: str, reporter: Reporter) -> Reproducer:
+    """A model with what is to be done to it, or what a reproducer holds.
+
+    Raises:
+        UsageError: a model without a pipeline.
+    """
+    if is_reproducer(model):
+        held = read_reproducer(Path(model))
+        return held if pipeline is None else replace(held, pipeline=pipeline)
+    if pipeline is None:
+        raise UsageError("a model needs a pipeline: -p cleanup,fuse")
+    parse_pipeline(pipeline)  # a typing error is told before a large model is read
+    reporter.stage(f"reading {model}")
+    source = read_model(model)
+    batches = [] if data is None else read_data(data, Path(), ports_of(source))
+    return Reproducer(source, pipeline, target, calibration=[batch.inputs for batch in batches])

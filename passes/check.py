@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.builder import Builder
-from ..ir.dims import evaluate, symbols
+from ..ir.dims import Dim, evaluate, symbols
 from ..ir.errors import CheckError, ModelError
 from ..ir.graph import Constant, Graph, Value
 from ..ir.types import DType
@@ -25,12 +25,49 @@ _PROBE_SIZES = (2, 16, 64, 224)
 Outputs = Mapping[str, np.ndarray]
 
 
-def run_graph(graph: Graph, probes: Sequence[Feeds]) -> list[Outputs]:
-    """The graph's outputs on each probe, from the interpreter."""
+def run_graph(graph: Graph, probes: Sequence[Feeds], *, held_to_types: bool = False) -> list[Outputs]:
+    """The graph's outputs on each probe, from the interpreter.
+
+    Args:
+        graph: to run.
+        probes: its inputs.
+        held_to_types: whether every tensor must have the shape that its type declares.
+
+    Raises:
+        ModelError: a node fails; the layer is named.
+        CheckError: a tensor has another shape.
+    """
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
     interpreter = Interpreter(graph)
-    return [flattened(interpreter.run(probe)) for probe in probes]
+    return [flattened(interpreter.run(probe, _Shapes(graph) if held_to_types else None)) for probe in probes]
+
+
+class _Shapes:
+    """Holds the tensors of one run to the shapes of their types, with each symbol standing for one size."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._own = {
+            *graph.inputs,
+            *(value for node in graph.nodes for value in node.outputs),
+        }  # not those inside nodes
+        self._sizes: dict[str, int] = {}
+
+    def __call__(self, value: Value, tensor: Any) -> None:
+        if value not in self._own or value.type.dims is None:
+            return
+        shape = tuple(tensor.shape)
+        if len(shape) != len(value.type.dims) or not all(map(self._fits, value.type.dims, shape)):
+            where = "" if value.producer is None else f" of {value.producer.location}"
+            raise CheckError(f"{value!r}{where} came out with the shape {list(shape)}: its type is wrong")
+
+    def _fits(self, dim: Dim, size: int) -> bool:
+        """Whether a dimension may be of a size; a symbol that is met for the first time may."""
+        if isinstance(dim, str) and symbols(dim) == frozenset((dim,)):
+            return self._sizes.setdefault(dim, size) == size
+        if not self._sizes.keys() >= symbols(dim):
+            return True
+        return evaluate(dim, self._sizes) == size
 
 
 def flattened(outputs: Mapping[str, Any]) -> Outputs:
@@ -76,16 +113,19 @@ class NumericCheck:
     neither add up nor hide behind the loss; a LOSSY pass is held to its own `max_drift`.
 
     Attributes:
+        source: the graph before any pass.
         probes: the inputs on which the graphs are compared.
+        outputs: of the source on them.
     """
 
     def __init__(self, source: Graph, probes: Sequence[Feeds]) -> None:
+        self.source = source
         self.probes = probes
         self._inputs = _inputs(source)
         self._outputs = list(source.outputs)
-        self._source = run_graph(source, probes)
-        self._reference = self._source
-        self._previous = self._source
+        self.outputs = run_graph(source, probes)
+        self._reference = self.outputs
+        self._previous = self.outputs
 
     def check(self, graph: Graph, step: Pass) -> float:
         """The drift from the source after a pass.
@@ -93,8 +133,26 @@ class NumericCheck:
         Raises:
             CheckError: the outputs moved further than the pass declares; it names the pass and the output.
         """
-        outputs = self._run(graph, step)
+        outputs = self.run(graph, step)
         reference = self._previous if step.effect is Effect.EXACT else self._reference
+        self.compare(reference, outputs, graph, step)
+        if step.effect is Effect.LOSSY:
+            self._reference = outputs
+        self._previous = outputs
+        return drift(self.outputs, outputs)
+
+    def compare(self, reference: Sequence[Outputs], outputs: Sequence[Outputs], graph: Graph, step: Pass) -> None:
+        """Hold outputs to others, as far as a pass may move them.
+
+        Args:
+            reference: those that are right.
+            outputs: of the graph.
+            graph: as the pass left it.
+            step: the pass.
+
+        Raises:
+            CheckError: naming the pass and the output.
+        """
         rounding = rounding_of(graph, self.probes, outputs) if step.effect is Effect.ROUNDING else {}
         for number, (expected, got) in enumerate(zip(reference, outputs, strict=True)):
             for name in expected:
@@ -104,13 +162,14 @@ class NumericCheck:
                         f"pass {step.name} declares itself {step.effect.value}, but output {name!r} {fault} "
                         f"on probe {number}; the pass is wrong for this model: leave it out, or report it"
                     )
-        if step.effect is Effect.LOSSY:
-            self._check_loss(outputs, step)
-            self._reference = outputs
-        self._previous = outputs
-        return drift(self._source, outputs)
+        moved = drift(reference, outputs) if step.effect is Effect.LOSSY else 0.0
+        if not moved <= step.max_drift:
+            raise CheckError(
+                f"pass {step.name} moved the outputs by {moved:.3g} (relative error), more than the {step.max_drift:g} "
+                "that is plausible for it; ask less of it or exclude the sensitive layers (skip=)"
+            )
 
-    def _run(self, graph: Graph, step: Pass) -> list[Outputs]:
+    def run(self, graph: Graph, step: Pass) -> list[Outputs]:
         """The outputs after a pass; the graph must take what the source takes and return what it returns."""
         if _inputs(graph) != self._inputs:
             raise CheckError(f"pass {step.name} changed the model's inputs from {self._inputs} to {_inputs(graph)}")
@@ -119,17 +178,11 @@ class NumericCheck:
                 f"pass {step.name} changed the model's outputs from {self._outputs} to {list(graph.outputs)}"
             )
         try:
-            return run_graph(graph, self.probes)
+            return run_graph(graph, self.probes, held_to_types=True)
+        except CheckError as error:
+            raise CheckError(f"pass {step.name} left a graph whose types are wrong: {error}") from error
         except ModelError as error:
             raise CheckError(f"pass {step.name} left a graph that doesn't run: {error}") from error
-
-    def _check_loss(self, outputs: Sequence[Outputs], step: Pass) -> None:
-        moved = drift(self._reference, outputs)
-        if not moved <= step.max_drift:
-            raise CheckError(
-                f"pass {step.name} moved the outputs by {moved:.3g} (relative error), more than the {step.max_drift:g} "
-                "that is plausible for it; ask less of it or exclude the sensitive layers (skip=)"
-            )
 
 
 def _inputs(graph: Graph) -> str:

@@ -1,6 +1,6 @@
 """Passes as one step, to give them something in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,15 +29,33 @@ class Group(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Run the passes without a check between them; the manager doesn't use this."""
+        results: list[PassResult] = []
+
+        def run(step: Pass, context: PassContext) -> bool:
+            results.append(step.apply(graph, context))
+            return results[-1].changed
+
+        run_each((self,), context, run)
         counts: dict[str, int] = {}
-        misses: list[str] = []
+        for name, count in (item for result in results for item in result.counts.items()):
+            counts[name] = counts.get(name, 0) + count
+        return PassResult(counts, [miss for result in results for miss in result.misses])
 
-        def run(step: Pass) -> bool:
-            result = step.apply(graph, context)
-            misses.extend(result.misses)
-            for name, count in result.counts.items():
-                counts[name] = counts.get(name, 0) + count
-            return result.changed
 
-        self.schedule(run)
-        return PassResult(counts, misses)
+def run_each(steps: Sequence[Pass], context: PassContext, run: Callable[[Pass, PassContext], bool]) -> bool:
+    """Hand passes to `run` one by one, those of groups with what these narrow; returns whether any changed something."""
+    changed = False
+
+    def inner(step: Pass, narrowed: PassContext) -> bool:
+        nonlocal changed
+        found = run_each((step,), narrowed, run)
+        changed |= found
+        return found
+
+    for step in steps:
+        if isinstance(step, Group):
+            narrowed = context.narrowed(step.only, step.skip)
+            step.schedule(lambda one, narrowed=narrowed: inner(one, narrowed))
+        else:
+            changed |= run(step, context)
+    return changed

@@ -49,18 +49,21 @@ class Factorization(Pass):
         ]
         moments = _input_moments(graph, [node for node, _ in layers], context.calibration)
         misses: list[str] = []
+        count = 0
         for done, (node, matrix) in enumerate(layers):
             context.progress("factorize", done, len(layers))
             first, second = self._factors(matrix, moments.get(node))
             rank, (rows, columns) = first.shape[1], matrix.shape
             if rank * (rows + columns) < rows * columns:
-                split_node(graph, node, first, second)
+                if context.applies("split", node):
+                    split_node(graph, node, first, second)
+                    count += 1
             else:
                 misses.append(
                     f"{node.location}: rank {rank} of its {rows} x {columns} weight saves no multiply-adds, "
                     f"for that it takes less than {rows * columns / (rows + columns):.0f}"
                 )
-        return PassResult({self.name: len(layers) - len(misses)}, misses)
+        return PassResult({self.name: count}, misses)
 
     def _factors(self, matrix: np.ndarray, moment: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Two matrices whose product is near to one of shape [inputs, outputs], of the rank that the options ask for."""

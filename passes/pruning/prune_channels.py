@@ -54,6 +54,8 @@ class ChannelPruning(Pass):
             if reason:
                 misses.append(f"{_layers(group)}: the {group.size} channels stay, because {reason}")
                 continue
+            if not context.applies("prune", *(node for node, _ in group.producers)):
+                continue
             removed = self._least_important(group)
             pruned, channels = pruned + 1, channels + len(removed)
             for value, axis, indices in group.members:

@@ -1,23 +1,22 @@
 """Embedding tables in int8: rows are looked up as integers and dequantized after that, each column by its own scale."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
+from ..base import PassContext
 from .grid import quantize_weight
 from .layers import drop_unused
 
 _LEAST = 1 << 16  # elements; a smaller table isn't worth its rounding
 
 
-def quantize_embeddings(graph: Graph, selects: Callable[[Node], bool]) -> int:
+def quantize_embeddings(graph: Graph, context: PassContext) -> int:
     """Rewrite the Gathers that read rows of large float tables, in place; returns how many.
 
     Args:
         graph: that is rewritten.
-        selects: whether a Gather is asked for.
+        context: which says whether a Gather is asked for.
     """
     held: dict[Constant, tuple[Constant, Constant]] = {}
     count = 0
@@ -25,7 +24,7 @@ def quantize_embeddings(graph: Graph, selects: Callable[[Node], bool]) -> int:
         table, rows = node.inputs[:2] if node.operator == "Gather" else (None, None)
         if not isinstance(table, Constant) or rows is None or not _is_embedding(node, table):
             continue
-        if not selects(node):
+        if not context.applies("embedding", node):
             continue
         op = Builder(graph, node, node.location)
         if table not in held:

@@ -1,12 +1,13 @@
 """Which layers can be computed in 8-bit integers, and why the others can't."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
+from ..base import PassContext
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 
@@ -42,23 +43,23 @@ class Selection:
     misses: Sequence[str]
 
 
-def select_layers(graph: Graph, operators: frozenset[str], selects: Callable[[Node], bool]) -> Selection:
+def select_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
     """Sort a graph's layers by whether they can be quantized.
 
     Args:
         graph: of any kind.
         operators: that have a profitable integer kernel.
-        selects: whether a layer is asked for.
+        context: which says whether a layer is asked for.
     """
     layers: list[Layer] = []
     misses: list[str] = []
     for node in graph.nodes:
-        if node.operator not in _WEIGHTED or not selects(node):
+        if node.operator not in _WEIGHTED or not context.selects(node):
             continue
         reason = _obstacle(node, operators)
         if reason:
             misses.append(f"{node.location}: {node.operator} stays in float: {reason}")
-        else:
+        elif context.applies("quantize", node):
             layers.append(_layer(node))
     return Selection(layers, misses)
 

@@ -60,13 +60,13 @@ class Quantize(Pass):
         static = self.scheme == "int8"
         profitable = _union(int8.operators if static else int8.dynamic_operators)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
-        selection = select_layers(graph, profitable, context.selects)
+        selection = select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
         if static:
             counts |= self._run_static(graph, context, int8, selection.layers, profitable)
         else:
             quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel)
-        counts["embeddings"] = quantize_embeddings(graph, context.selects)
+        counts["embeddings"] = quantize_embeddings(graph, context)
         return PassResult(counts, selection.misses)
 
     def _run_static(

@@ -119,8 +119,9 @@ def test_a_bug_of_ours_leaves_a_report(folder: Path, monkeypatch: pytest.MonkeyP
     result = planish("build", "net.planish", "-o", "x", "-p", "passes_of_mine:Explode")
     assert result.exit_code == 1
     assert "RuntimeError: out of luck" in result.stderr
-    [report] = (folder / "tmp").iterdir()  # and the temporary folders are gone
+    report, reproducer = sorted((folder / "tmp").iterdir())  # and the temporary folders are gone
     assert str(report) in result.stderr
+    assert f"planish opt {reproducer}" in result.stderr
     assert "raise RuntimeError" in report.read_text()
     assert [path.name for path in folder.iterdir() if path.name.startswith(".x")] == []
 

@@ -5,8 +5,10 @@ import pytest
 
 from planish.ir.graph import Graph, Node
 from planish.ir.text import parse_graph
+from planish.passes.base import PassContext
 from planish.passes.quantization.layers import select_layers
 from planish.passes.quantization.plan import Plan, make_plan
+from planish.targets.load import load_target
 
 OPERATORS = frozenset({"Add", "Conv", "Gemm", "MatMul", "MaxPool"})
 WEIGHTS = {name: np.ones((4, 4, 1, 1), np.float32) for name in ("w", "v")}
@@ -25,7 +27,9 @@ def plan(body: str, output: str) -> tuple[Graph, Plan]:
         }}""",
         WEIGHTS,
     )
-    return graph, make_plan(graph, select_layers(graph, OPERATORS, lambda node: True).layers, OPERATORS)
+    return graph, make_plan(
+        graph, select_layers(graph, OPERATORS, PassContext(load_target("x86-64"), graph)).layers, OPERATORS
+    )
 
 
 def names(found: Plan) -> list[str]:

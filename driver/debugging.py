@@ -1,0 +1,119 @@
+"""Where a pipeline goes wrong: `planish bisect` and `planish reduce`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..ir.errors import UsageError
+from ..ir.graph import Graph
+from ..passes.base import Pass, PassContext
+from ..passes.bisect import Fault, bisect
+from ..passes.check import NumericCheck, make_probes
+from ..passes.instrument import Instrument
+from ..passes.manager import PassManager, Verify
+from ..passes.order import flattened
+from ..passes.pipeline import format_pipeline, parse_pipeline
+from ..passes.reduce import reduce
+from ..targets.load import load_target
+from .build import prepare
+from .optimize import read_case
+from .recipe import read_recipe
+from .reference import isolated_imports
+from .reporter import SILENT, Reporter
+from .reproducer import Reproducer, is_reproducer, read_reproducer
+
+
+def find_fault(
+    subject: str, pipeline: str | None, data: str | None, target: str, reporter: Reporter = SILENT
+) -> Fault | None:
+    """The first pass, and the rewrite in it, after which a check fails; None where none fails.
+
+    Args:
+        subject: a recipe, the folder of a reproducer, or a model.
+        pipeline: for a model.
+        data: calibration data for a model.
+        target: for a model.
+        reporter: hears of progress.
+
+    Raises:
+        UsageError: a model without a pipeline, or something else with one.
+    """
+    is_recipe = Path(subject).suffix in (".yaml", ".yml")
+    if is_recipe and pipeline is not None:
+        raise UsageError("a recipe says itself what its passes are")
+    with isolated_imports(Path(subject).parent if is_recipe else Path()):
+        if is_recipe:
+            case = prepare(read_recipe(Path(subject)), reporter).case
+        else:
+            case = read_case(subject, pipeline, data, target, reporter)
+        reporter.stage("running the whole pipeline")
+        check = NumericCheck(case.graph, make_probes(case.graph, case.calibration, case.seed))
+        return bisect(parse_pipeline(case.pipeline), check, _context(case, reporter), reporter.stage)
+
+
+def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
+    """A reproducer that fails in the same pass and way as another, with as few nodes and passes as possible.
+
+    Raises:
+        UsageError: it is no reproducer, or doesn't fail here.
+    """
+    if not is_reproducer(subject):
+        raise UsageError(f"{subject} is not the folder of a reproducer, which a failed `opt` or `build` leaves")
+    with isolated_imports(Path()):
+        case = read_reproducer(Path(subject))
+        reporter.stage("running it as it is")
+        steps = tuple(flattened(parse_pipeline(case.pipeline)))
+        failure = _failure(case, steps)
+        if failure is None:
+            raise UsageError(f"{subject} doesn't fail here: {case.pipeline} passes every check")
+        alone = _narrowed(case, steps, failure)
+        if alone is not None and _failure(alone, parse_pipeline(alone.pipeline)) == replace(failure, position=0):
+            case, failure = alone, replace(failure, position=0)
+        passes = parse_pipeline(case.pipeline)
+
+        def fails(graph: Graph) -> bool:
+            return _failure(replace(case, graph=graph, calibration=()), passes) == failure
+
+        return replace(case, graph=reduce(case.graph, fails, reporter.progress), calibration=())
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """How a pipeline failed: by which error, in which pass."""
+
+    error: str
+    step: str
+    position: int
+
+
+class _Last(Instrument):
+    """Knows the pass that was started last."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def before(self, step: Pass, graph: Graph) -> None:
+        self.started.append(step.name)
+
+
+def _failure(case: Reproducer, passes: Sequence[Pass]) -> _Failure | None:
+    last = _Last()
+    try:
+        PassManager(passes, [last], Verify.NUMERIC).run(case.graph.clone(), _context(case, SILENT))
+    except Exception as error:  # crashes are reduced as well
+        step = last.started[-1] if last.started else ""
+        return _Failure(type(error).__name__, step, len(last.started) - 1)
+    return None
+
+
+def _narrowed(case: Reproducer, steps: Sequence[Pass], failure: _Failure) -> Reproducer | None:
+    """The failing pass alone, on the graph that it was given; None where the passes are not simply in a row."""
+    if not 0 < failure.position < len(steps) or steps[failure.position].name != failure.step:
+        return None
+    graph = case.graph.clone()
+    PassManager(steps[: failure.position], verify=Verify.NONE).run(graph, _context(case, SILENT))
+    return replace(case, graph=graph, pipeline=format_pipeline(steps[failure.position : failure.position + 1]))
+
+
+def _context(case: Reproducer, reporter: Reporter) -> PassContext:
+    return PassContext(load_target(case.target), case.graph, case.calibration, case.seed, progress=reporter.progress)

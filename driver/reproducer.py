@@ -1,0 +1,143 @@
+"""Reproducers: what is needed to let a pipeline fail again, as a folder.
+
+`graph.planish` is the model as it was read, `calibration.npz` the data that passes were given, if any, and `reproducer.json`
+the rest: pipeline, target, seed, versions, and the error.
+"""
+
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import CheckError, ModelError, PlanishError
+from ..ir.graph import Graph
+from ..ir.storage import load, save
+from ..passes.base import Feeds
+
+_DESCRIPTION, _GRAPH, _DATA = "reproducer.json", "graph.planish", "calibration.npz"
+_PACKAGES = ("planish", "torch", "onnx", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Reproducer:
+    """A pipeline that fails, with what it fails on.
+
+    Attributes:
+        graph: that it starts from.
+        pipeline: as text.
+        target: name or file of the target.
+        seed: of the passes.
+        calibration: batches that they are given.
+        error: how it failed.
+    """
+
+    graph: Graph
+    pipeline: str
+    target: str = "native"
+    seed: int = 0
+    calibration: Sequence[Feeds] = ()
+    error: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write the folder, whole or not at all; one that is there is replaced."""
+        description = {
+            "pipeline": self.pipeline,
+            "target": self.target,
+            "seed": self.seed,
+            "error": self.error,
+            "versions": {"python": platform.python_version(), **dict(filter(all, map(_version, _PACKAGES)))},
+        }
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".planish-", dir=folder.parent) as scratch:
+            draft = Path(scratch, folder.name)
+            draft.mkdir()
+            save(self.graph, draft / _GRAPH)
+            if self.calibration:
+                _save_arrays(self.calibration, draft / _DATA)
+            (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            draft.rename(folder)
+
+
+def _save_arrays(batches: Sequence[Feeds], path: Path) -> None:
+    arrays: Mapping[str, Any] = {
+        f"{number}/{name}": array for number, feeds in enumerate(batches) for name, array in feeds.items()
+    }
+    np.savez(path, **arrays)
+
+
+def is_reproducer(reference: str) -> bool:
+    """Whether a path is the folder of a reproducer."""
+    return Path(reference, _DESCRIPTION).is_file()
+
+
+def read_reproducer(folder: Path) -> Reproducer:
+    """Read the folder.
+
+    Raises:
+        ModelError: something in it is missing or broken.
+    """
+    try:
+        held: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} is no reproducer, or a broken one: {error}") from error
+    batches: dict[str, dict[str, np.ndarray]] = {}
+    if (folder / _DATA).is_file():
+        with np.load(folder / _DATA, allow_pickle=False) as file:
+            for key in file.files:
+                number, _, name = key.partition("/")
+                batches.setdefault(number, {})[name] = file[key]
+    return Reproducer(load(folder / _GRAPH), calibration=list(batches.values()), **fields)
+
+
+@contextmanager
+def reproducing(case: Reproducer) -> Generator[None]:
+    """Leave a reproducer where passes crash or fail a check, and say so in the error.
+
+    Args:
+        case: what is run.
+
+    Raises:
+        CheckError: a pass failed a check.
+    """
+    try:
+        yield
+    except CheckError as error:
+        raise CheckError(f"{error}{_left(case, error)}") from error
+    except PlanishError:
+        raise
+    except Exception as error:
+        error.add_note(_left(case, error).strip())
+        raise
+
+
+def _left(case: Reproducer, error: Exception) -> str:
+    """Write a reproducer; returns what to do with it."""
+    folder = Path(tempfile.mkdtemp(prefix="planish-reproducer-"))
+    try:
+        replace(case, error=f"{type(error).__name__}: {error}").write(folder)
+    except OSError as failure:
+        shutil.rmtree(folder, ignore_errors=True)
+        return f"\nno reproducer could be written: {failure}"
+    return (
+        f"\nsee it again:                planish opt {folder}"
+        f"\nfind the rewrite at fault:   planish bisect {folder}"
+        f"\nshrink it to a few nodes:    planish reduce {folder} -o DIR"
+    )
+
+
+def _version(package: str) -> tuple[str, str]:
+    try:
+        return package, version(package)
+    except PackageNotFoundError:
+        return package, ""

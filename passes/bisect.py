@@ -1,0 +1,221 @@
+"""Finding the rewrite at fault, in as few checks as a binary search takes.
+
+The pipeline runs once, without checks, and the graph is kept as each pass was given it. A search over these graphs finds the
+pass after which the outputs are wrong first. Then that pass alone runs again, each time ended at another number of rewrites.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from ..ir.errors import CheckError, PlanishError
+from ..ir.graph import Graph
+from ..ir.verify import verify
+from .applications import Applications
+from .base import Effect, Pass, PassContext
+from .check import NumericCheck, Outputs
+from .group import run_each
+from .pipeline import format_pass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What went wrong first.
+
+    Attributes:
+        step: the pass with its options, as in a pipeline.
+        position: of the pass among those of the pipeline, from 1.
+        rewrite: the name of the rewrite in it; empty where it is the pass as a whole, or it counts no rewrites.
+        node: what was rewritten: operator, name and layer; empty likewise.
+        number: of the application, from 1.
+        applications: of the whole pipeline, as far as it came.
+        reason: why it is wrong.
+        checks: how many it took.
+    """
+
+    step: str
+    position: int
+    rewrite: str
+    node: str
+    number: int
+    applications: int
+    reason: str
+    checks: int
+
+    def __str__(self) -> str:
+        where = f"rewrite {self.rewrite} of {self.node}" if self.rewrite else "the pass as a whole"
+        return (
+            f"pass {self.position}, {self.step}: {where} (application {self.number} of {self.applications})\n"
+            f"{self.reason}\nfound in {self.checks} checks"
+        )
+
+
+def bisect(
+    passes: Sequence[Pass],
+    check: NumericCheck,
+    context: PassContext,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Fault | None:
+    """The first application of a pipeline after which the graph is malformed or means something else; None if none is.
+
+    Args:
+        passes: in order; each must do the same every time.
+        check: of the source, a copy of which the pipeline starts from.
+        context: of the passes.
+        progress: told how far the search has come.
+    """
+    run = _Run(check, context)
+    run.all(passes)
+    position = run.first_fault(progress)
+    return None if position is None else run.rewrite_at_fault(position, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A pass that ran: what it was given, and whether it changed that."""
+
+    step: Pass
+    context: PassContext
+    graph: Graph
+    changed: bool
+    applications: int
+
+    @property
+    def effect(self) -> Effect | None:
+        """What it may have done to the outputs; None where it did nothing."""
+        return self.step.effect if self.changed else None
+
+
+class _Run:
+    """A pipeline that has run, and the search in it.
+
+    Boundary 0 is the source, boundary n the graph after n passes.
+    """
+
+    def __init__(self, check: NumericCheck, context: PassContext) -> None:
+        self._check = check
+        self._context = context
+        self._steps: list[_Step] = []
+        self._graph = check.source.clone()
+        self._crash: Exception | None = None
+        self._outputs: dict[int, Sequence[Outputs]] = {0: check.outputs}
+        self._checks = 0
+
+    def all(self, passes: Sequence[Pass]) -> None:
+        """Run the passes, as far as they get."""
+        try:
+            run_each(passes, self._context, self._step)
+        except Exception as error:  # it may be what is looked for, or follow from that
+            self._crash = error
+
+    def _step(self, step: Pass, context: PassContext) -> bool:
+        before, applications = self._graph.clone(), Applications()
+        context = replace(context, applications=applications)
+        changed = True
+        try:
+            changed = step.apply(self._graph, context).changed
+        finally:
+            self._steps.append(_Step(step, context, before, changed, len(applications.made)))
+        return changed
+
+    # -- which pass
+
+    def first_fault(self, progress: Callable[[str], None]) -> int | None:
+        """The position of the first pass after which something is wrong, from 0."""
+        ends = len(self._steps) - (self._crash is not None)
+        for tolerant in (True, False):  # a small error of an exact pass hides in what others may round
+            for start, end in self._stretches(ends, tolerant):
+                if self._reason(start, end):
+                    progress(f"the fault is in one of {end - start} passes")
+                    return self._search(start, end)
+        return None if self._crash is None else ends
+
+    def _stretches(self, ends: int, tolerant: bool) -> list[tuple[int, int]]:
+        """From boundary to boundary: passes by themselves that may lose something, or also round, and those between."""
+        apart = {Effect.LOSSY} if tolerant else {Effect.LOSSY, Effect.ROUNDING}
+        cuts = {0, ends}
+        for index, step in enumerate(self._steps[:ends]):
+            if step.effect in apart:
+                cuts |= {index, index + 1}
+        rows = sorted(cuts)
+        return [row for row in pairwise(rows) if any(step.changed for step in self._steps[slice(*row)])]
+
+    def _search(self, start: int, end: int) -> int:
+        good, bad = start, end
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (good, middle) if self._reason(start, middle) else (middle, bad)
+        return bad - 1
+
+    def _reason(self, start: int, end: int) -> str:
+        """What is wrong between two boundaries, by the weakest effect of the passes between; empty if nothing is."""
+        changing = [step.step for step in self._steps[start:end] if step.changed]
+        if not changing:
+            return ""
+        weakest = max(changing, key=lambda step: _ORDER.index(step.effect))
+        return self._fault(self._boundary(end), weakest, self._known(start), end)
+
+    def _fault(self, graph: Graph, step: Pass, reference: Sequence[Outputs], boundary: int | None = None) -> str:
+        self._checks += 1
+        try:
+            verify(graph)
+            outputs = self._check.run(graph, step)
+            if boundary is not None:
+                self._outputs[boundary] = outputs
+            self._check.compare(reference, outputs, graph, step)
+        except PlanishError as error:
+            return str(error)
+        return ""
+
+    def _boundary(self, index: int) -> Graph:
+        return self._steps[index].graph if index < len(self._steps) else self._graph
+
+    def _known(self, boundary: int) -> Sequence[Outputs]:
+        if boundary not in self._outputs:
+            self._checks += 1
+            self._outputs[boundary] = self._check.run(self._boundary(boundary), self._steps[boundary - 1].step)
+        return self._outputs[boundary]
+
+    # -- which rewrite in it
+
+    def rewrite_at_fault(self, position: int, progress: Callable[[str], None]) -> Fault:
+        """The first application in a pass that makes it go wrong."""
+        faulty = self._steps[position]
+        good, bad = 0, faulty.applications
+        reason = self._again(position, None)
+        while bad - good > 1:
+            progress(f"the fault is among {bad - good} rewrites of {faulty.step.name}")
+            middle = (good + bad) // 2
+            found = self._again(position, middle)
+            good, bad, reason = (good, middle, found) if found else (middle, bad, reason)
+        last = self._last
+        return Fault(
+            step=format_pass(faulty.step),
+            position=position + 1,
+            rewrite=last.rewrite,
+            node=last.node,
+            number=bad,
+            applications=sum(step.applications for step in self._steps),
+            reason=reason,
+            checks=self._checks,
+        )
+
+    def _again(self, position: int, limit: int | None) -> str:
+        """Run a pass again with a limit; returns what is wrong after it."""
+        faulty = self._steps[position]
+        applications = Applications(limit)
+        graph = faulty.graph.clone()
+        try:
+            faulty.step.apply(graph, replace(faulty.context, applications=applications))
+        except Exception as error:  # a crash is a fault as well
+            self._checks += 1
+            reason = str(error) if isinstance(error, CheckError) else f"{type(error).__name__}: {error}"
+        else:
+            reason = self._fault(graph, faulty.step, self._known(position))
+        if reason:
+            self._last = applications.made[-1]
+        return reason
+
+
+_ORDER = (Effect.EXACT, Effect.ROUNDING, Effect.LOSSY)
+"""From the strongest promise to the weakest."""
