@@ -38,6 +38,8 @@ def extract(graph: Graph, kept: Collection[int]) -> Graph:
     for value, name in taken.items():  # which the nodes that are gone had
         copy.rename(value, name)
     copy.inputs = [*(value for value in copy.inputs if value.uses and value not in taken), *reversed(taken)]
+    for index, value in enumerate(copy.inputs):
+        value.index = index
     for constant in list(copy.constants.values()):
         if not constant.uses:
             copy.erase_constant(constant)
