@@ -12,7 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import elementwise, indexing, reductions, sizes, windows
+from . import elementwise, indexing, pools, reductions, sizes, windows
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
@@ -195,6 +195,7 @@ def _topk(lowering: "Lowering", node: Node) -> Any:
 CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
+    **pools.CONVERTERS,
     **reductions.CONVERTERS,
     **windows.CONVERTERS,
     "Cast": cast,
