@@ -17,6 +17,7 @@ from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
 from .padding import pad
+from .regions import roi_align
 from .resize import resize
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _expand(lowering: "Lowering", node: Node) -> Any:
 def _constant_of_shape(lowering: "Lowering", node: Node) -> Any:
     value = node.attributes.get("value", np.zeros(1, np.float32))
     assert isinstance(value, np.ndarray)
-    fill = relax.const(carried(value.reshape(())))
+    fill = relax.const(carried(value.reshape(())), str(carrier(node.output.dtype)))
     if _elements(node, 0) is None:
         return sizes.constant_of_shape(lowering, node, fill)
     return relax.op.full(lowering.shape(node.output.shape), fill, str(carrier(node.output.dtype)))
@@ -210,6 +211,7 @@ CONVERTERS: dict[str, Converter] = {
     "Range": _range,
     "Reshape": _reshape,
     "Resize": resize,
+    "RoiAlign": roi_align,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _reshape,

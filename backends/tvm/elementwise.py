@@ -107,7 +107,7 @@ def _sloped(node: Node, x: Any, slope: Any) -> Any:
 
 
 def _sign(node: Node, x: Any) -> Any:
-    positive = choose(x > _constant(0, x), _constant(1, x), x)
+    positive = choose(x > _constant(0, x), _constant(1, x), _constant(0, x))  # also of NaN, as torch has it
     unsigned = str(x.ty.dtype).startswith("uint")
     return positive if unsigned else choose(x < _constant(0, x), _constant(-1, x), positive)
 

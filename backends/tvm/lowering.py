@@ -240,7 +240,7 @@ class Lowering:
         """What TVM's importer makes of a node."""
         importers = onnx_frontend._get_convert_map()  # the table has no public name
         if node.operator not in importers:
-            raise NotImplementedError("its importer doesn't know the operator")
+            raise NotImplementedError("there is no kernel for it")
         attributes = {name: _attribute(value) for name, value in node.attributes.items()}
         if node.operator in ELEMENTWISE:
             broadcasting.bind_result(self, node)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
-from .expansion import Expansion, RefusedError, attribute, cast, operand
+from .expansion import Expansion, RefusedError, attribute, cast, known_size, operand
 
 _LARGEST_MATRIX = 6
 
@@ -75,7 +75,7 @@ def _cropping(node: Node, x: Value, w: Value, rank: int) -> tuple[list[int], lis
         pads = list(attribute(node, "pads", (0,) * 2 * rank)) if mode == "NOTSET" else [0] * 2 * rank
         return pads[:rank], pads[rank:]
     strides, gaps, more = (attribute(node, name, (one,) * rank) for name, one in _DEFAULTS)
-    kernel = attribute(node, "kernel_shape", w.shape[2:])
+    kernel = attribute(node, "kernel_shape", None) or [known_size(w, 2 + axis) for axis in range(rank)]
     totals: list[int] = []
     for axis, (stride, gap, extra) in enumerate(zip(strides, gaps, more, strict=True)):
         reach = (kernel[axis] - 1) * gap + 1 + extra

@@ -100,10 +100,7 @@ TVM = Support(
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
-    refused={
-        **dict.fromkeys(_ABSENT, _absent),
-        "RoiAlign": lambda node: "it takes maxima" if node.attributes.get("mode", "avg") == "max" else "",
-    },
+    refused=dict.fromkeys(_ABSENT, _absent),
     unheld=_unheld,
     uncomputed=_coded,
     widened=_is_half,
