@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 from ...ir.graph import Node
 from ...ir.types import DType
 from . import broadcasting
-from .expressions import choose, integer, product, unraveled
+from .expressions import choose, product, unraveled
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -155,14 +155,11 @@ def _safe(node: Node, b: Any) -> Any:
 
 
 def _shifted(node: Node, a: Any, b: Any) -> Any:
-    """By as many bits as there are or more, nothing is left but the sign of what is shifted right."""
-    bits, unsigned = node.output.dtype.bits, node.output.dtype.name.startswith("u")
-    count = b.astype("int64")  # TVM stumbles over comparisons of unsigned numbers; the largest come out as negative
-    is_within = tirx.all(count >= 0, count < bits)
-    if node.attributes["direction"] == "LEFT":
-        return choose(is_within, a << choose(is_within, count, integer(0)).astype(b.ty.dtype), _constant(0, a))
-    y = a >> choose(is_within, count, integer(bits - 1)).astype(b.ty.dtype)
-    return choose(is_within, y, _constant(0, a)) if unsigned else y
+    """By as many bits as there are or more, nothing is left; a machine would take the count modulo that number."""
+    bits = node.output.dtype.bits
+    is_within = tirx.EQ(b >> _constant(bits.bit_length() - 1, b), _constant(0, b))  # TVM misjudges "less" of uint64
+    count = b & _constant(bits - 1, b)
+    return choose(is_within, a << count if node.attributes["direction"] == "LEFT" else a >> count, _constant(0, a))
 
 
 def equal(lowering: "Lowering", node: Node) -> Any:

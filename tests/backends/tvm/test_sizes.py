@@ -35,6 +35,11 @@ def test_the_first_of_sorted_elements(agree) -> None:
     agree(build, np.array([[3, 1, 3, 2], [0, 3, 3, 9], [3, 3, 1, 9]], np.float32), large, np.array([3]), dims=dims)
 
 
+def test_a_size_times_itself(agree) -> None:
+    x = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    agree(lambda op, x: [op.Reshape(x, [-1]), op.ReduceMean(x), op.Hardmax(x)], x, dims=[("n", "side", "side")])
+
+
 @pytest.mark.parametrize("mode", ["wrap", "edge", "reflect", "constant"])
 def test_padding_in_each_way(agree, mode: str) -> None:
     """Also by more than there is where it wraps around, and by less than nothing, which cuts off."""
