@@ -91,6 +91,8 @@ def _gather(lowering: "Lowering", node: Node) -> Any:
     else:
         places = lowering.tensor(indices)
         size = relax.op.astype(relax.op.shape_to_tensor(lowering.shape([dim])), str(indices.dtype))
+        if not indices.type.rank:
+            size = relax.op.reshape(lowering.block.emit(size), ())
         negative = relax.op.less(places, relax.const(0, str(indices.dtype)))
         places = relax.op.where(negative, relax.op.add(places, size), places)
     return relax.op.take(lowering.tensor(data), places, axis, mode="clip")

@@ -16,6 +16,24 @@ def test_elements_are_read_at_computed_places(agree) -> None:
     agree(build, X, places, rows, nested, dims=dims)
 
 
+def test_rows_of_a_symbolic_axis(agree) -> None:
+    """One by its number, from the front or the end, or several; the number may be computed."""
+
+    def build(op, x, place, places):
+        known = [op.Gather(x, number, axis=1) for number in (op.constant(0), op.constant(-1), np.array([[-2, 1]]))]
+        return [*known, op.Gather(x, place, axis=-1), op.Gather(x, places)]
+
+    dims = [("n", "length", "width"), (), ("places",)]
+    agree(
+        build,
+        X,
+        np.array(-2, np.int32),
+        np.array([0, -1, 0]),
+        dims=dims,
+        again=[[X[:1, :2], np.array(1, np.int32), np.array([0])]],
+    )
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_elements_are_written_at_computed_places(agree, dtype: type) -> None:
     """Some twice, counted from the end, and with NaN among them; updates are fewer than the elements."""
