@@ -155,11 +155,12 @@ def _safe(node: Node, b: Any) -> Any:
 
 
 def _shifted(node: Node, a: Any, b: Any) -> Any:
-    """By as many bits as there are or more, nothing is left; a machine would take the count modulo that number."""
-    bits = node.output.dtype.bits
+    """By as many bits as there are or more, nothing is left but the sign of what is shifted right."""
+    bits, is_left = node.output.dtype.bits, node.attributes["direction"] == "LEFT"
     is_within = tirx.EQ(b >> _constant(bits.bit_length() - 1, b), _constant(0, b))  # TVM misjudges "less" of uint64
     count = b & _constant(bits - 1, b)
-    return choose(is_within, a << count if node.attributes["direction"] == "LEFT" else a >> count, _constant(0, a))
+    rest = _constant(0, a) if is_left or node.output.dtype.name.startswith("u") else a >> _constant(bits - 1, a)
+    return choose(is_within, a << count if is_left else a >> count, rest)
 
 
 def equal(lowering: "Lowering", node: Node) -> Any:
