@@ -9,6 +9,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import prod
 from typing import Any, TypeAlias, TypeVar
 
 Dim: TypeAlias = int | str
@@ -20,7 +21,7 @@ _MAX_EXPONENT = 8
 def _power(base: Any, exponent: int) -> Any:
     if not 0 <= exponent <= _MAX_EXPONENT:  # a few digits of a file could ask for more than fits into memory
         raise ValueError(f"{base}**{exponent} is not a dimension")
-    return base**exponent
+    return prod([base] * exponent)  # not every type that counts has powers
 
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

@@ -12,11 +12,12 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import elementwise, indexing, reductions, sizes, windows
+from . import elementwise, indexing, pools, reductions, sizes, windows
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
 from .padding import pad
+from .regions import roi_align
 from .resize import resize
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _expand(lowering: "Lowering", node: Node) -> Any:
 def _constant_of_shape(lowering: "Lowering", node: Node) -> Any:
     value = node.attributes.get("value", np.zeros(1, np.float32))
     assert isinstance(value, np.ndarray)
-    fill = relax.const(carried(value.reshape(())))
+    fill = relax.const(carried(value.reshape(())), str(carrier(node.output.dtype)))
     if _elements(node, 0) is None:
         return sizes.constant_of_shape(lowering, node, fill)
     return relax.op.full(lowering.shape(node.output.shape), fill, str(carrier(node.output.dtype)))
@@ -90,6 +91,8 @@ def _gather(lowering: "Lowering", node: Node) -> Any:
     else:
         places = lowering.tensor(indices)
         size = relax.op.astype(relax.op.shape_to_tensor(lowering.shape([dim])), str(indices.dtype))
+        if not indices.type.rank:
+            size = relax.op.reshape(lowering.block.emit(size), ())
         negative = relax.op.less(places, relax.const(0, str(indices.dtype)))
         places = relax.op.where(negative, relax.op.add(places, size), places)
     return relax.op.take(lowering.tensor(data), places, axis, mode="clip")
@@ -195,6 +198,7 @@ def _topk(lowering: "Lowering", node: Node) -> Any:
 CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
+    **pools.CONVERTERS,
     **reductions.CONVERTERS,
     **windows.CONVERTERS,
     "Cast": cast,
@@ -209,6 +213,7 @@ CONVERTERS: dict[str, Converter] = {
     "Range": _range,
     "Reshape": _reshape,
     "Resize": resize,
+    "RoiAlign": roi_align,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _reshape,

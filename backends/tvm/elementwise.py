@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 from ...ir.graph import Node
 from ...ir.types import DType
 from . import broadcasting
-from .expressions import choose, integer, product, unraveled
+from .expressions import choose, product, unraveled
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -107,7 +107,7 @@ def _sloped(node: Node, x: Any, slope: Any) -> Any:
 
 
 def _sign(node: Node, x: Any) -> Any:
-    positive = choose(x > _constant(0, x), _constant(1, x), x)
+    positive = choose(x > _constant(0, x), _constant(1, x), _constant(0, x))  # also of NaN, as torch has it
     unsigned = str(x.ty.dtype).startswith("uint")
     return positive if unsigned else choose(x < _constant(0, x), _constant(-1, x), positive)
 
@@ -156,13 +156,11 @@ def _safe(node: Node, b: Any) -> Any:
 
 def _shifted(node: Node, a: Any, b: Any) -> Any:
     """By as many bits as there are or more, nothing is left but the sign of what is shifted right."""
-    bits, unsigned = node.output.dtype.bits, node.output.dtype.name.startswith("u")
-    count = b.astype("int64")  # TVM stumbles over comparisons of unsigned numbers; the largest come out as negative
-    is_within = tirx.all(count >= 0, count < bits)
-    if node.attributes["direction"] == "LEFT":
-        return choose(is_within, a << choose(is_within, count, integer(0)).astype(b.ty.dtype), _constant(0, a))
-    y = a >> choose(is_within, count, integer(bits - 1)).astype(b.ty.dtype)
-    return choose(is_within, y, _constant(0, a)) if unsigned else y
+    bits, is_left = node.output.dtype.bits, node.attributes["direction"] == "LEFT"
+    is_within = tirx.EQ(b >> _constant(bits.bit_length() - 1, b), _constant(0, b))  # TVM misjudges "less" of uint64
+    count = b & _constant(bits - 1, b)
+    rest = _constant(0, a) if is_left or node.output.dtype.name.startswith("u") else a >> _constant(bits - 1, a)
+    return choose(is_within, a << count if is_left else a >> count, rest)
 
 
 def equal(lowering: "Lowering", node: Node) -> Any:

@@ -59,7 +59,13 @@ def counted(place: Any, size: Any) -> Any:
 
 
 def elements(tensor: te.Tensor) -> list[Any]:
-    """The elements of a small tensor of integers with static shape."""
+    """The elements of a small tensor of integers with static shape.
+
+    Raises:
+        NotImplementedError: it has another.
+    """
+    if not all(isinstance(size, int | tirx.IntImm) for size in tensor.shape):
+        raise NotImplementedError("how many numbers it takes from a tensor is known at run time alone")
     places: list[tuple[int, ...]] = [()]
     for size in tensor.shape:
         places = [(*place, index) for place in places for index in range(int(size))]

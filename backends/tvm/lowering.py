@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from tvm import IRModule, relax, tirx
+from tvm.ir import Op
 from tvm.relax.frontend.onnx import onnx_frontend
 from tvm.sym import Analyzer
 
@@ -91,7 +92,9 @@ class Lowering:
                     results.append(self.block.emit(relax.op.shape_to_tensor(self.shape(list(late)))))
                 result = self.block.emit_output(relax.Tuple(results))
             self.block.emit_func_output(result)
-        return self.block.get()
+        module = self.block.get()
+        self._check(module["main"])
+        return module
 
     def guards(self) -> Guards:
         """What the nodes lowered so far need not to be 0."""
@@ -171,6 +174,16 @@ class Lowering:
             return expression
         return self.block.match_cast(expression, relax.TensorType(shape, str(carrier(type.dtype))))
 
+    def _check(self, function: Any) -> None:
+        """Refuse what TVM would stumble over while it compiles: results whose shape it can't tell, which have no kernels."""
+        made_by = {value: output.producer for output, value in self._values.items()}
+        stuck = ""
+        for binding in (binding for block in function.body.blocks for binding in block.bindings):
+            stuck = stuck or _unshaped(binding)
+            node = made_by.get(binding.var)
+            if stuck and node is not None:
+                raise TargetError(f"{self._refusal(node)}: it can't tell the shape that {stuck} gives")
+
     def _bind(self, dim: Dim) -> None:
         if isinstance(dim, str) and dim.isidentifier():
             self._sizes.setdefault(dim, tirx.Var(dim, "int64"))
@@ -203,9 +216,12 @@ class Lowering:
                     self._values[output] = self.typed(result, output.type)
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise TargetError(f"{node.location}: TVM can't run {self._origins.name(node)}: {reason}") from error
+            raise TargetError(f"{self._refusal(node)}: {reason}") from error
         for dim in guarded(node, (value for value in node.inputs if value in self._values)):
             self._guards.setdefault(dim, f"{node.location}: {self._origins.name(node)}")
+
+    def _refusal(self, node: Node) -> str:
+        return f"{node.location}: TVM can't run {self._origins.name(node)}"
 
     def _convert(self, node: Node) -> Sequence[Any]:
         own = converters.CONVERTERS.get(node.operator)
@@ -224,7 +240,7 @@ class Lowering:
         """What TVM's importer makes of a node."""
         importers = onnx_frontend._get_convert_map()  # the table has no public name
         if node.operator not in importers:
-            raise NotImplementedError("its importer doesn't know the operator")
+            raise NotImplementedError("there is no kernel for it")
         attributes = {name: _attribute(value) for name, value in node.attributes.items()}
         if node.operator in ELEMENTWISE:
             broadcasting.bind_result(self, node)
@@ -245,6 +261,16 @@ class Lowering:
         if all(isinstance(element, int) for element in elements):
             return relax.const(np.array(elements).reshape(value.type.static_shape), str(value.dtype))
         return self.shape(elements) if value.type.rank else self.size(elements[0])
+
+
+def _unshaped(binding: Any) -> str:
+    """The operator of TVM's that a binding calls, if TVM makes kernels for it by a shape that isn't known."""
+    call = binding.value
+    if not isinstance(call, relax.Call) or not isinstance(call.op, Op) or call.op.get_attr("FDataDependent"):
+        return ""
+    types = call.ty.fields if isinstance(call.ty, relax.TupleType) else [call.ty]
+    is_known = all(not isinstance(held, relax.TensorType) or held.shape is not None for held in types)
+    return "" if is_known or call.op.get_attr("FLegalize") is None else call.op.name
 
 
 def _needed_nodes(graph: Graph) -> set[Node]:

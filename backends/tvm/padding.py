@@ -27,7 +27,11 @@ def pad(lowering: "Lowering", node: Node) -> Any:
     given: list[Any] = []
     if begins is None:
         given = [lowering.block.emit(_computed_begins(lowering, node, data))]
-    fill = relax.const(np.zeros((), carrier(x.dtype).numpy)) if value is None else lowering.tensor(value)
+    fill = (
+        relax.const(np.zeros((), carrier(x.dtype).numpy), str(carrier(x.dtype)))
+        if value is None
+        else lowering.tensor(value)
+    )
 
     def padded(x: te.Tensor, fill: te.Tensor, *given: te.Tensor, shape: Sequence[Any], begins: Any) -> Any:
         first = [given[0](axis) for axis in range(len(x.shape))] if given else begins

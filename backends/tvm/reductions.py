@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Combiner = Callable[[Any, Any], Any]
 
 
-def _larger(a: Any, b: Any) -> Any:
+def larger(a: Any, b: Any) -> Any:
     return tirx.Select(_stays(a, a > b), a, b)
 
 
@@ -35,7 +35,7 @@ def _stays(a: Any, wins: Any) -> Any:
 
 
 _REDUCTIONS: dict[str, tuple[Combiner, Callable[[DType], float]]] = {
-    "ReduceMax": (_larger, lambda dtype: _end(dtype, -1)),
+    "ReduceMax": (larger, lambda dtype: _end(dtype, -1)),
     "ReduceMin": (_smaller, lambda dtype: _end(dtype, 1)),
     "ReduceProd": (lambda a, b: a * b, lambda dtype: 1),
     "ReduceSum": (lambda a, b: a + b, lambda dtype: 0),
@@ -99,7 +99,7 @@ def _named(axes: te.Tensor, rank: int, stays_without: bool) -> te.Tensor:
         return choose(same(counted(axes(place).astype("int64"), integer(rank)), axis), integer(1), integer(0))
 
     flags = te.compute((rank, length), flag, name="flags")
-    found = reduction(flags, combiner=_larger, nothing=0, axes=[1], keeps=False)
+    found = reduction(flags, combiner=larger, nothing=0, axes=[1], keeps=False)
     if stays_without:
         return found
     return te.compute((rank,), lambda axis: choose(same(length, 0), integer(1), found(axis)), name="named")

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Sliding windows: the positions of maxima, windows put back where they came from, and taps at computed offsets."""
+"""Sliding windows that are put back where they came from, or whose taps lie at computed offsets; pools are apart."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,82 +11,11 @@ from tvm import relax, te, tirx
 
 from ...ir.graph import Node
 from ...ir.infer import contents
-from .expressions import choose, elements, integer, only_if, product, row, unraveled
+from .expressions import elements, integer, only_if, product, row, unraveled
 from .sizes import tensors
 
 if TYPE_CHECKING:
     from .lowering import Lowering
-
-
-def max_pool(lowering: "Lowering", node: Node) -> Any:
-    """With the positions of the maxima, the first of equal ones; padding is never one."""
-    if len(node.outputs) == 1:
-        return lowering.imported(node)
-    value = node.inputs[0]
-    assert value is not None
-    get = node.attributes.get
-    kernel = get("kernel_shape")
-    rank = len(kernel)
-    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
-    shape = lowering.shape(node.outputs[0].shape)
-    begins = _begins(lowering, node, value.shape[2:], kernel, strides, gaps)
-
-    def max_pool(x: te.Tensor, *, shape: Sequence[Any], begins: Sequence[Any]) -> Any:
-        taps = [te.reduce_axis((0, size), f"tap{axis}") for axis, size in enumerate(kernel)]
-        lowest = tirx.min_value(x.dtype) if "float" not in str(x.dtype) else tirx.const(float("-inf"), x.dtype)
-
-        def element(*place: Any) -> Any:
-            at = [place[2 + axis] * strides[axis] + taps[axis].var * gaps[axis] - begins[axis] for axis in range(rank)]
-            is_inside = tirx.all(*(tirx.all(a >= 0, a < size) for a, size in zip(at, x.shape[2:], strict=True)))
-            order = range(rank) if not get("storage_order", 0) else reversed(range(rank))
-            flat = place[0].astype("int64") * x.shape[1] + place[1]
-            for axis in order:
-                flat = flat * x.shape[2 + axis] + at[axis]
-            position = choose(is_inside, flat.astype("int64"), integer(-1))
-            return _FIRST_GREATEST((position, only_if(is_inside, x(*place[:2], *at), lowest)), axis=taps)
-
-        positions, maxima = te.compute(shape, element, name="max_pool")
-        return [maxima, positions]
-
-    found = lowering.block.emit(lowering.kernel(max_pool, lowering.tensor(value), shape=shape, begins=begins))
-    return relax.Tuple([lowering.block.emit(relax.TupleGetItem(found, index)) for index in range(2)])
-
-
-def _combine(a: Any, b: Any) -> tuple[Any, Any]:
-    """Of two pairs of position and value the greater one, or the one that comes first; padding comes last."""
-    (one, left), (other, right) = a, b
-    is_float = str(left.ty.dtype).startswith("float")
-    is_nan, is_other_nan = (tirx.isnan(x) if is_float else tirx.const(False, "bool") for x in (left, right))
-    comes_first = tirx.all(tirx.EQ(left, right), one < other)
-    wins = tirx.any(is_nan, tirx.all(tirx.Not(is_other_nan), tirx.any(left > right, comes_first)))
-    keeps = tirx.any(other < 0, tirx.all(one >= 0, wins))
-    return choose(keeps, one, other), choose(keeps, left, right)
-
-
-def _nothing(position: str, value: str) -> tuple[Any, Any]:
-    lowest = tirx.const(float("-inf"), value) if "float" in str(value) else tirx.min_value(value)
-    return tirx.const(-1, position), lowest
-
-
-_FIRST_GREATEST = te.comm_reducer(_combine, _nothing)
-
-
-def _begins(
-    lowering: "Lowering", node: Node, sizes: Sequence[Any], kernel: Sequence[int], strides: Any, gaps: Any
-) -> list[Any]:
-    """The padding in front of each spatial axis."""
-    mode, rank = node.attributes.get("auto_pad", "NOTSET"), len(kernel)
-    if not mode.startswith("SAME"):
-        pads = node.attributes.get("pads", (0,) * rank) if mode == "NOTSET" else (0,) * rank
-        return [integer(pad) for pad in pads[:rank]]
-    begins: list[Any] = []
-    for size, taps, stride, gap in zip(sizes, kernel, strides, gaps, strict=True):
-        have = lowering.size(size)
-        have = integer(have) if isinstance(have, int) else have
-        reach = tirx.floordiv(have - 1, integer(stride)) * stride + (taps - 1) * gap + 1
-        missing = tirx.max(reach - have, integer(0))
-        begins.append(tirx.floordiv(missing + (mode == "SAME_LOWER"), integer(2)))
-    return begins
 
 
 def columns_to_image(lowering: "Lowering", node: Node) -> Any:
@@ -213,5 +142,4 @@ def _grouped_product(samples: te.Tensor, w: te.Tensor, *, group: int) -> Any:
 CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "Col2Im": columns_to_image,
     "DeformConv": deformable_conv,
-    "MaxPool": max_pool,
 }

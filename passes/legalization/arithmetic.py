@@ -98,6 +98,12 @@ def _lp_normalization(op: Builder, node: Node) -> Value:
     return op.Div(x, op.Where(op.Equal(norm, 0.0), op.Add(op.Mul(norm, 0.0), 1.0), norm))
 
 
+def _hardmax(op: Builder, node: Node) -> Value:
+    x, axis = operand(node, 0), attribute(node, "axis", -1) % operand(node, 0).type.rank
+    places = op.Reshape(op.Range(0, size_of(op, x, axis), 1), [-1, *[1] * (x.type.rank - 1 - axis)])
+    return op.Cast(op.Equal(op.ArgMax(x, axis=axis), places), to=x.dtype)
+
+
 def _eye_like(op: Builder, node: Node) -> Value:
     x = operand(node, 0)
     rows, columns = (op.Range(0, size_of(op, x, axis), 1) for axis in (0, 1))
@@ -123,6 +129,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "Celu": _celu,
     "Dropout": _dropout,
     "EyeLike": _eye_like,
+    "Hardmax": _hardmax,
     "IsInf": _is_infinite,
     "LayerNormalization": _layer_normalization,
     "LpNormalization": _lp_normalization,

@@ -38,6 +38,18 @@ def size_of(op: Builder, value: Value, axis: int) -> Value:
     return op.Gather(op.Shape(value), op.constant(axis % value.type.rank))
 
 
+def known_size(value: Value, axis: int) -> int:
+    """The size along an axis.
+
+    Raises:
+        RefusedError: it isn't known before the model runs.
+    """
+    size = value.shape[axis]
+    if not isinstance(size, int):
+        raise RefusedError(f"a size that it is spelled out by, {size}, is known at run time alone")
+    return size
+
+
 def axes_from(node: Node, value: Value, default: int = -1) -> tuple[int, ...]:
     """The axes from the node's `axis` to the last, which are what normalizations normalize over."""
     rank = value.type.rank

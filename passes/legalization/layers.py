@@ -1,4 +1,4 @@
-"""Normalizations over a batch, transposed convolutions and determinants, spelled out."""
+"""Normalizations over a batch, convolutions with padding of their own, global pools and determinants, spelled out."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
-from .expansion import Expansion, RefusedError, attribute, cast, operand
+from .expansion import Expansion, RefusedError, attribute, cast, known_size, operand
 
 _LARGEST_MATRIX = 6
 
@@ -27,6 +27,30 @@ def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
     pairs = ((mean, seen_mean), (variance, seen_variance))
     running = (op.Add(op.Mul(old, kept), op.Mul(op.Reshape(new, [-1]), 1 - kept)) for old, new in pairs)
     return y, *running
+
+
+def _conv(op: Builder, node: Node) -> Value:
+    """With the padding that leaves a result for every stride, put there beforehand."""
+    x, w, rank = operand(node, 0), operand(node, 1), operand(node, 0).type.rank - 2
+    strides, gaps = (np.array(attribute(node, name, (one,) * rank)) for name, one in _DEFAULTS[:2])
+    kernel = attribute(node, "kernel_shape", None)
+    taps = op.Slice(op.Shape(w), [2], [2 + rank]) if kernel is None else op.constant(np.array(kernel))
+    sizes = op.Slice(op.Shape(x), [2], [2 + rank])
+    steps = op.Mul(op.Div(op.Sub(sizes, 1), strides), strides)
+    reach = op.Add(op.Add(steps, op.Mul(op.Sub(taps, 1), gaps)), 1)
+    missing = op.Max(op.Sub(reach, sizes), np.zeros(rank, np.int64))
+    small = op.Div(missing, 2)
+    large = op.Sub(missing, small)
+    begin, end = (small, large) if attribute(node, "auto_pad", "") == "SAME_UPPER" else (large, small)
+    padded = op.Pad(x, op.Concat([0, 0], begin, [0, 0], end, axis=0))
+    kept = {name: value for name, value in node.attributes.items() if name not in ("auto_pad", "pads")}
+    return op.Conv(padded, w, node.input(2), **kept)
+
+
+def is_padded_to_size(node: Node) -> bool:
+    """Whether the padding depends on sizes that are known at run time alone."""
+    x = operand(node, 0)
+    return attribute(node, "auto_pad", "NOTSET").startswith("SAME") and any(isinstance(n, str) for n in x.shape[2:])
 
 
 def _conv_transpose(op: Builder, node: Node) -> Value:
@@ -51,7 +75,7 @@ def _cropping(node: Node, x: Value, w: Value, rank: int) -> tuple[list[int], lis
         pads = list(attribute(node, "pads", (0,) * 2 * rank)) if mode == "NOTSET" else [0] * 2 * rank
         return pads[:rank], pads[rank:]
     strides, gaps, more = (attribute(node, name, (one,) * rank) for name, one in _DEFAULTS)
-    kernel = attribute(node, "kernel_shape", w.shape[2:])
+    kernel = attribute(node, "kernel_shape", None) or [known_size(w, 2 + axis) for axis in range(rank)]
     totals: list[int] = []
     for axis, (stride, gap, extra) in enumerate(zip(strides, gaps, more, strict=True)):
         reach = (kernel[axis] - 1) * gap + 1 + extra
@@ -114,6 +138,11 @@ def _max_unpool(op: Builder, node: Node) -> Value:
     return op.Pad(y, op.Concat([0] * (2 + rank), op.Sub(wanted, shape), axis=0))
 
 
+def _global_max_pool(op: Builder, node: Node) -> Value:
+    x = operand(node, 0)
+    return op.ReduceMax(x, list(range(2, x.type.rank)), noop_with_empty_axes=1)
+
+
 def is_padded(node: Node) -> bool:
     """Whether a transposed convolution's result is cropped or extended."""
     pads = node.attributes.get("pads", ())
@@ -122,7 +151,9 @@ def is_padded(node: Node) -> bool:
 
 EXPANSIONS: dict[str, Expansion] = {
     "BatchNormalization": _batch_normalization,
+    "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Det": _determinant,
+    "GlobalMaxPool": _global_max_pool,
     "MaxUnpool": _max_unpool,
 }

@@ -75,7 +75,7 @@ class _Layer:
         """
         op, directions = self.op, _DIRECTIONS[attribute(self.node, "direction", "forward")]
         names, each = attribute(self.node, "activations", tuple(defaults) * 2), len(defaults)
-        functions = _activations(op, self.node, names[: each * len(directions)])
+        functions = _activations(op, self.node, names[: each * len(directions)], each)
         runs: list[tuple[Value, tuple[Value, ...]]] = []
         for index, backwards in enumerate(directions):
             direction = _Direction(self, index, functions[index * each : (index + 1) * each])
@@ -163,19 +163,22 @@ class _Direction:
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
-def _activations(op: Builder, node: Node, names: Sequence[str]) -> list[Activation]:
-    """Those that take an alpha or beta use up the given ones in turn."""
+def _activations(op: Builder, node: Node, names: Sequence[str], each: int) -> list[Activation]:
+    """Those of all directions, `each` for one; those that take an alpha or beta use up the given ones in turn.
+
+    What is clipped is the sums that go into the gates, of which the third activation, an LSTM cell's, takes none.
+    """
     given = [list(attribute(node, f"activation_{name}", ())) for name in ("alpha", "beta")]
     clip = attribute(node, "clip", None)
     made: list[Activation] = []
-    for name in (name.lower() for name in names):
+    for index, name in enumerate(name.lower() for name in names):
         defaults = _DEFAULTS.get(name, (None, None))
         numbers = [
             values.pop(0) if values else default
             for values, default in zip(given, defaults, strict=True)
             if default is not None
         ]
-        made.append(_activation(op, name, numbers, clip))
+        made.append(_activation(op, name, numbers, clip if index % each < 2 else None))
     return made
 
 

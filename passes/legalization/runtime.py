@@ -9,7 +9,7 @@ from ...ir.graph import Node, Value
 from ...ir.types import DType
 from .attention import repeat_heads
 from .branches import written_out
-from .expansion import Expansion, attribute, cast, operand
+from .expansion import Expansion, attribute, cast, known_size, operand
 
 
 def _bernoulli(op: Builder, node: Node) -> Value:
@@ -22,18 +22,14 @@ def _flex_attention(op: Builder, node: Node) -> Value:
     """Scaled dot products, with the graphs inside the node written out."""
     q, k, v = (operand(node, index) for index in range(3))
     scale = attribute(node, "scale", None)
-    half = math.sqrt(1 / math.sqrt(_size(q, 3)) if scale is None else scale)
-    repeats = _size(q, 1) // _size(k, 1)
+    half = math.sqrt(1 / math.sqrt(known_size(q, 3)) if scale is None else scale)
+    repeats = known_size(q, 1) // known_size(k, 1)
     k, v = (repeat_heads(op, value, repeats) for value in (k, v))
     scores = op.MatMul(op.Mul(q, half), op.Transpose(op.Mul(k, half), perm=(0, 1, 3, 2)))
     working = DType(attribute(node, "softmax_precision", None) or _at_least_single(q.dtype).value)
     scores = _changed(op, node, "score_mod", cast(op, scores, working))
     weights = _changed(op, node, "prob_mod", op.Softmax(scores))
     return cast(op, op.MatMul(weights, cast(op, v, working)), v.dtype)
-
-
-def _size(value: Value, axis: int) -> int:
-    return value.type.static_shape[axis] if value.type.is_static else int(value.shape[axis])
 
 
 def _at_least_single(dtype: DType) -> DType:

@@ -10,7 +10,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, operand, size_of
+from .expansion import Expansion, RefusedError, attribute, cast, known_size, operand, size_of
 
 _COSINES = {"BlackmanWindow": (0.42, 0.5, 0.08), "HammingWindow": (25 / 46, 21 / 46), "HannWindow": (0.5, 0.5)}
 """Each window as an alternating sum of cosines: `a - b cos x + c cos 2x`."""
@@ -82,7 +82,7 @@ def _parts(op: Builder, x: Value) -> list[Value]:
     """The real part of complex numbers, and the imaginary one where it isn't zero throughout."""
     if x.shape[-1] not in (1, 2):
         raise RefusedError(f"whether {x.type} is complex isn't known")
-    return [op.Gather(x, op.constant(index), axis=x.type.rank - 1) for index in range(int(x.shape[-1]))]
+    return [op.Gather(x, op.constant(index), axis=x.type.rank - 1) for index in range(known_size(x, -1))]
 
 
 def _transformed(

@@ -17,7 +17,7 @@ def _linear_attention(op: Builder, node: Node) -> tuple[Value, ...]:
     rule = attribute(node, "update_rule", "gated_delta")
     q, k, v = (_heads(op, x, count) for x, count in ((query, queries), (key, heads), (value, heads)))
     rate = None if decay is None or "gated" not in rule else op.Exp(_heads(op, decay, heads))
-    gain = None if beta is None or "delta" not in rule else _heads(op, beta, int(beta.shape[2]))
+    gain = None if beta is None or "delta" not in rule else op.Unsqueeze(_time_last(op, beta), [3])
     state = None if past is None else cast(op, past, DType.float32)
     rows: list[Value] = []
     for step in range(steps(query.shape[1])):
@@ -47,6 +47,11 @@ def _linear_attention(op: Builder, node: Node) -> tuple[Value, ...]:
 def _heads(op: Builder, x: Value, count: int) -> Value:
     """Heads out of the last axis: `[batch, head, time, size]` in float32."""
     return op.Transpose(op.Reshape(cast(op, x, DType.float32), [0, 0, count, -1]), perm=(0, 2, 1, 3))
+
+
+def _time_last(op: Builder, x: Value) -> Value:
+    """One number for each head: `[batch, head, time]` in float32."""
+    return op.Transpose(cast(op, x, DType.float32), perm=(0, 2, 1))
 
 
 def _causal_convolution(op: Builder, node: Node) -> tuple[Value, ...]:

@@ -3,7 +3,7 @@
 from ...ir.graph import Node
 from ...ir.types import DType, TensorType
 from .expansions import EXPANSIONS
-from .layers import is_padded
+from .layers import is_padded, is_padded_to_size
 from .runtime import is_of_vectors
 from .support import Support
 
@@ -88,6 +88,7 @@ TVM = Support(
     expanded={
         **dict.fromkeys(EXPANSIONS.keys() - _OWN, _always),
         "BatchNormalization": _is_training,
+        "Conv": is_padded_to_size,
         "ConvTranspose": is_padded,
         "CumProd": _is_computed,
         "CumSum": _is_computed,
@@ -99,10 +100,7 @@ TVM = Support(
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
-    refused={
-        **dict.fromkeys(_ABSENT, _absent),
-        "RoiAlign": lambda node: "it takes maxima" if node.attributes.get("mode", "avg") == "max" else "",
-    },
+    refused=dict.fromkeys(_ABSENT, _absent),
     unheld=_unheld,
     uncomputed=_coded,
     widened=_is_half,

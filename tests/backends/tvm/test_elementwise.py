@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.ir.types import DType
+
+FLOATS = np.array([0.0, -0.0, 1, -1, 2.5, -2.5, 7, -7, 0.3, 100, -100, 1e-5, np.inf, -np.inf, np.nan], np.float32)
+
+
+def integers(dtype: type) -> np.ndarray:
+    limits = np.iinfo(dtype)
+    edges = [0, 1, 2, 3, 7, 8, 9, 63, 64, 100, limits.max - 1, limits.max, limits.min, limits.min + 1, -1, -2, -3, -7]
+    return np.array([value for value in dict.fromkeys(edges) if limits.min <= value <= limits.max], dtype)
+
+
+def pairs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All of them beside all of them, as a column and a row."""
+    return values[:, None], values[None]
+
+
+def test_floats_to_the_edges(agree) -> None:
+    def unary(op, x):
+        names = ("Relu", "Elu", "Selu", "HardSigmoid", "Sign", "Shrink", "ThresholdedRelu", "Softplus", "Mish", "Celu")
+        clipped = [
+            op.Clip(x, np.float32(-2), np.float32(3)),
+            op.Clip(x, None, np.float32(1)),
+            op.Clip(x, np.float32(0)),
+        ]
+        return [*(op(name, x) for name in names), *clipped]
+
+    def binary(op, a, b):
+        return [*(op(name, a, b) for name in ("Max", "Min", "Div", "PRelu", "Mod")), op.Mod(a, b, fmod=1)]
+
+    agree(unary, FLOATS, dims=[("n",)])
+    agree(binary, *pairs(FLOATS), dims=[("rows", 1), (1, "columns")])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64, np.uint64])
+def test_integers_to_the_edges(agree, dtype: type) -> None:
+    """Remainders by -1 and of either sign; shifts by more bits than there are; powers that wrap around."""
+    values = integers(dtype)
+
+    def build(op, a, b, dividend, divisor):
+        y = [op(name, a, b) for name in ("Max", "Min")]
+        y += [op.Div(dividend, divisor), op.Mod(dividend, divisor), op.Mod(dividend, divisor, fmod=1)]
+        if dtype is not np.uint64:
+            y.append(op.Pow(a, b))
+        if dtype not in (np.uint8, np.uint64):
+            y += [op.Relu(a), op.Sign(a)]
+        return y + [op.BitShift(a, divisor, direction=direction) for direction in ("LEFT", "RIGHT")]
+
+    most = values[(values == 0) | (values != np.iinfo(dtype).min) & (values < 2**63)]
+    arrays = [*pairs(values), most[:, None], most[most != 0][None]]
+    agree(build, *arrays, dims=[("rows", 1), (1, "columns"), ("dividends", 1), (1, "divisors")])
+
+
+def test_divisions_that_no_machine_does(make_graph, target, tmp_path) -> None:
+    """They end no process: the least integer by -1 wraps around, and a division by zero gives 0."""
+    pytest.importorskip("tvm")
+    divisors = np.array([-1, 0])
+    write_artifact(
+        tmp_path, make_graph(lambda op, x: op.Div(x, divisors), 2, dtype=DType.int64), find_backend("tvm"), target
+    )
+    least = np.iinfo(np.int64).min
+    assert load(tmp_path)(np.array([least, 7]))[0].tolist() == [least, 0]
+
+
+def test_truth_values_are_compared(agree) -> None:
+    truth = np.array([True, False])
+    agree(lambda op, a, b: [op.Equal(a, b), op.Equal(op.Not(a), b)], *pairs(truth), dims=[("rows", 1), (1, "columns")])

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.ir.errors import ModelError
+from planish.ir.types import DType
+
+X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+def test_shapes_that_are_computed(agree) -> None:
+    def build(op, x, sizes, shape, axes):
+        padded = op.Pad(x, sizes, np.float32(7), [1])
+        tiled, filled = op.Tile(x, op.Add(shape, 3)), op.ConstantOfShape(sizes, value=np.array([2], np.int64))
+        cut = op.Slice(x, op.Neg(sizes), [99, 99], axes, [1, 2])
+        return [op.Reshape(x, shape), op.Expand(x, op.Concat(sizes, [1, 1, 1], axis=0)), padded, tiled, filled, cut]
+
+    shape, axes = np.array([4, -1, 2]), np.array([2, 1])
+    agree(build, X, np.array([2, 1]), shape, axes, dims=[("n", 3, "width"), (2,), (3,), (2,)])
+
+
+def test_the_first_of_sorted_elements(agree) -> None:
+    """As many as data says, and of equal elements in their order; unsigned numbers beyond the signed ones."""
+    large = np.array([1, 2**63 + 1, 5, 2**64 - 1, 2**63], np.uint64)
+
+    def build(op, x, large, count):
+        ways = [{"axis": 0}, {"axis": -1, "largest": 0}]
+        return [
+            *(y for way in ways for wanted in (count, np.array([2])) for y in op.TopK(x, wanted, outputs=2, **way)),
+            *op.TopK(large, np.array([3]), outputs=2),
+        ]
+
+    dims = [("n", "m"), ("large",), (1,)]
+    agree(build, np.array([[3, 1, 3, 2], [0, 3, 3, 9], [3, 3, 1, 9]], np.float32), large, np.array([3]), dims=dims)
+
+
+def test_a_size_times_itself(agree) -> None:
+    x = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    agree(lambda op, x: [op.Reshape(x, [-1]), op.ReduceMean(x), op.Hardmax(x)], x, dims=[("n", "side", "side")])
+
+
+@pytest.mark.parametrize("mode", ["wrap", "edge", "reflect", "constant"])
+def test_padding_in_each_way(agree, mode: str) -> None:
+    """Also by more than there is where it wraps around, and by less than nothing, which cuts off."""
+    amount = 6 if mode == "wrap" else 1
+
+    def build(op, x, pads):
+        return [op.Pad(x, [amount, -1, 1, 2], None, [2, 1], mode=mode), op.Pad(x, pads, mode=mode)]
+
+    agree(build, X, np.array([0, 1, 2, 1, 0, 1]), dims=[("n", "rows", "columns"), (6,)])
+
+
+@pytest.mark.parametrize(
+    ("scales", "attributes"),
+    [
+        ((0.6, 0.6), {}),
+        ((0.5, 0.4), {"mode": "linear", "antialias": 1}),
+        ((2.0, 2.5), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+        ((1.5, 0.7), {"mode": "cubic", "exclude_outside": 1}),
+    ],
+)
+def test_images_are_resized_by_any_factor(agree, scales: tuple[float, float], attributes: dict[str, object]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 1, 5, 8)).astype(np.float32)
+    scale = np.array([1, 1, *scales], np.float32)
+    agree(lambda op, x: op.Resize(x, None, scale, **attributes), x, dims=[("n", 1, 5, 8)], again=[[x[:1]]])
+
+
+def test_a_shape_of_another_number_of_elements_is_refused(make_graph, target, tmp_path) -> None:
+    pytest.importorskip("tvm")
+
+    def build(op, x):
+        return op.Reshape(x, op.Cast(op.Concat(op.ReduceMax(x, [0]), [2.0], axis=0), to=DType.int64))
+
+    write_artifact(tmp_path / "dist", make_graph(build, "n"), find_backend("tvm"), target)
+    executable = load(tmp_path / "dist")
+    assert executable(np.array([1, 2, 3, 0, 0, 1], np.float32))[0].tolist() == [[1, 2], [3, 0], [0, 1]]
+    with pytest.raises(ModelError, match="TVM failed"):
+        executable(np.array([1, 4], np.float32))

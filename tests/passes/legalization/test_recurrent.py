@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from planish.ir.errors import TargetError
+
+RNG = np.random.default_rng(0)
+TIME, BATCH, SIZE, HIDDEN = 4, 3, 2, 5
+LENGTHS = np.array([4, 1, 3], np.int32)
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def weights(operator: str, directions: int) -> list[np.ndarray]:
+    """Those of the input and of the state, and the biases."""
+    rows = GATES[operator] * HIDDEN
+    return [floats(directions, rows, SIZE), floats(directions, rows, HIDDEN), floats(directions, 2 * rows)]
+
+
+def test_a_layer_of_nothing_but_weights(spelled_out) -> None:
+    for operator in GATES:
+        for attributes in ({}, {"direction": "reverse"}, {"linear_before_reset": 1} if operator == "GRU" else {}):
+            w, r, _ = weights(operator, 1)
+            dims = [(TIME, "batch", SIZE), w.shape, r.shape]
+            spelled_out(
+                operator, floats(TIME, BATCH, SIZE), w, r, dims=dims, hidden_size=HIDDEN, outputs=2, **attributes
+            )
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [
+        (
+            "RNN",
+            {"activations": ("Affine", "ScaledTanh"), "activation_alpha": (0.5, 0.7), "activation_beta": (0.1, 0.9)},
+        ),
+        ("RNN", {"activations": ("ThresholdedRelu", "HardSigmoid"), "activation_alpha": (0.1,)}),
+        ("GRU", {"clip": 0.4}),
+        ("GRU", {"linear_before_reset": 1, "activations": ("Sigmoid", "Softsign", "HardSigmoid", "LeakyRelu")}),
+        ("LSTM", {"input_forget": 1}),
+        ("LSTM", {"clip": 0.4, "activations": ("Sigmoid", "Elu", "Softplus", "Relu", "Tanh", "Affine")}),
+    ],
+)
+def test_both_directions_over_sequences_of_their_own_length(spelled_out, operator: str, attributes) -> None:
+    """With states to begin with and, of an LSTM, with peepholes; the time first, or the batch."""
+    x, states = floats(TIME, BATCH, SIZE), [floats(2, BATCH, HIDDEN) for _ in range(1 + (operator == "LSTM"))]
+    holes = [floats(2, 3 * HIDDEN)] if operator == "LSTM" else []
+    shared = {"hidden_size": HIDDEN, "direction": "bidirectional", "outputs": 2 + len(holes), **attributes}
+    inner = weights(operator, 2)
+    spelled_out(operator, x, *inner, LENGTHS, *states, *holes, **shared)
+    turned = [array.swapaxes(0, 1).copy() for array in (x, *states)]
+    spelled_out(operator, turned[0], *inner, LENGTHS, *turned[1:], *holes, layout=1, **shared)
+
+
+def test_a_length_that_isn_t_known_is_refused(spelled_out) -> None:
+    w, r, _ = weights("LSTM", 1)
+    with pytest.raises(
+        TargetError, match="layer: tvm can't run LSTM: how often it runs, time, is known at run time alone"
+    ):
+        spelled_out(
+            "LSTM",
+            floats(TIME, 1, SIZE),
+            w,
+            r,
+            dims=[("time", 1, SIZE), w.shape, r.shape],
+            hidden_size=HIDDEN,
+            outputs=3,
+        )
