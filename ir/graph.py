@@ -6,6 +6,8 @@ erased node keeps its link forward, and iteration goes on from there.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,6 +35,15 @@ class Location:
         return " at ".join(filter(None, (self.module, self.source))) or "an unnamed place"
 
 
+_moments = count(1)
+_COMPUTED = frozenset({"_inputs", "attributes", "operator", "outputs"})
+
+
+def now() -> int:
+    """The present moment: all that is edited later is edited at a greater one."""
+    return next(_moments)
+
+
 class Use(NamedTuple):
     """One place where a value is read: input `index` of `node`."""
 
@@ -47,21 +58,34 @@ class Value:
         name: unique in its graph.
         producer: the node that computes it; None for graph inputs and constants.
         index: its position among the outputs of its producer, or among the graph's inputs.
+        edited: the moment of the last change of its type or data.
     """
 
-    __slots__ = ("_uses", "index", "name", "producer", "type")
+    __slots__ = ("_uses", "edited", "index", "name", "producer", "type")
 
     def __init__(self, name: str, type: TensorType, producer: "Node | None" = None, index: int = 0) -> None:
+        self._uses: dict[Use, None] = {}  # a set that keeps its order, so that passes are deterministic
         self.name = name
-        self.type = type
         self.producer = producer
         self.index = index
-        self._uses: dict[Use, None] = {}  # a set that keeps its order, so that passes are deterministic
+        self.type = type
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Note when the type or the data change, for those who compute and read the value as well."""
+        object.__setattr__(self, name, value)
+        if name in ("type", "data"):
+            self.edited = next(_moments)
+            for node in (self.producer, *(use.node for use in self._uses)):
+                if node is not None:
+                    node.edited = self.edited
 
     @property
     def uses(self) -> tuple[Use, ...]:
         """Where nodes read this value; what the graph returns is not among them (see `Graph.is_output`)."""
         return tuple(self._uses)
+
+    def is_read_by(self, use: Use) -> bool:
+        return use in self._uses
 
     @property
     def shape(self) -> tuple[Dim, ...]:
@@ -95,13 +119,21 @@ class Node:
     Attributes:
         operator: ONNX's name, such as `Conv`; other domains are spelled out, as in `com.microsoft::FusedMatMul`.
         inputs: values in the schema's order; None where an optional input is left out.
-        attributes: only those that are set; the schema's defaults hold for the rest.
+        attributes: only those that are set; the schema's defaults hold for the rest. They are changed by assigning others.
+        graphs: those among the attributes: branches, the body of a loop.
+        edited: the moment of the last change of anything that the node computes, or of the types of what it reads.
     """
 
-    __slots__ = ("_alive", "_inputs", "_next", "_previous", "attributes", "location", "operator", "outputs")
+    __slots__ = (
+        *("_alive", "_inputs", "_next", "_previous"),
+        *("attributes", "edited", "graphs", "location", "operator", "outputs"),
+    )
+    attributes: Mapping[str, Attribute]
+    edited: int
+    graphs: "tuple[Graph, ...]"
 
     def __init__(
-        self, operator: str, inputs: tuple[Value | None, ...], attributes: dict[str, Attribute], location: Location
+        self, operator: str, inputs: tuple[Value | None, ...], attributes: Mapping[str, Attribute], location: Location
     ) -> None:
         self.operator = operator
         self._inputs = inputs
@@ -111,6 +143,15 @@ class Node:
         self._previous: Node | None = None
         self._next: Node | None = None
         self._alive = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Note when what the node computes changes."""
+        if name == "attributes":
+            value = MappingProxyType(dict(value))
+            self.graphs = tuple(held for held in value.values() if isinstance(held, Graph))
+        object.__setattr__(self, name, value)
+        if name in _COMPUTED:
+            object.__setattr__(self, "edited", next(_moments))
 
     @property
     def inputs(self) -> tuple[Value | None, ...]:
@@ -142,11 +183,6 @@ class Node:
         return value.data if isinstance(value, Constant) else None
 
     @property
-    def graphs(self) -> "tuple[Graph, ...]":
-        """The graphs inside this node: branches, the body of a loop."""
-        return tuple(value for value in self.attributes.values() if isinstance(value, Graph))
-
-    @property
     def captured(self) -> tuple[Value, ...]:
         """What the graphs inside this node read of those around it, each value once."""
         read: dict[Value, None] = {}
@@ -172,6 +208,7 @@ class Graph:
         inputs: in calling order.
         outputs: what the graph returns, by the name under which a user gets it; a value may be returned more than once.
         constants: by name.
+        verified: the moment of the last check by `verify`; 0 if there was none.
     """
 
     def __init__(self, name: str = "main", outer: "Graph | None" = None) -> None:
@@ -185,6 +222,8 @@ class Graph:
         self._first: Node | None = None
         self._last: Node | None = None
         self._count = 0
+        self._edited = 0
+        self.verified = 0
 
     # -- what is there
 
@@ -209,6 +248,14 @@ class Graph:
     def __len__(self) -> int:
         """The number of nodes."""
         return self._count
+
+    def is_edited_since(self, moment: int) -> bool:
+        """Whether nodes or constants came, went or changed after a moment; not, whether something else is returned."""
+        if self._edited > moment or any(constant.edited > moment for constant in self.constants.values()):
+            return True
+        return any(
+            node.edited > moment or any(inner.is_edited_since(moment) for inner in node.graphs) for node in self.nodes
+        )
 
     def is_output(self, value: Value) -> bool:
         return any(value is output for output in self.outputs.values())
@@ -240,6 +287,7 @@ class Graph:
         """A new constant; the array is shared, not copied."""
         constant = Constant(self._claim(self.unique_name(name)), data)
         self.constants[constant.name] = constant
+        self._edited = next(_moments)
         return constant
 
     def add_node(
@@ -264,7 +312,7 @@ class Graph:
             location: the user's layer that this node belongs to.
             before: the node to insert in front of; None for the end.
         """
-        node = Node(operator, tuple(inputs), dict(attributes or {}), location)
+        node = Node(operator, tuple(inputs), attributes or {}, location)
         hints = list(names)
         outputs: list[Value] = []
         for index, type in enumerate(types):
@@ -311,6 +359,7 @@ class Graph:
                 raise ValueError(f"%{output.name} of {node!r} is still used")
         _release(node)
         self._unlink(node)
+        self._edited = next(_moments)
         self._names.difference_update(output.name for output in node.outputs)
 
     def erase_constant(self, constant: Constant) -> None:
@@ -322,6 +371,7 @@ class Graph:
         if constant._uses or self.is_output(constant):
             raise ValueError(f"%{constant.name} is still used")
         del self.constants[constant.name]
+        self._edited = next(_moments)
         self._names.discard(constant.name)
 
     def rename(self, value: Value, name: str) -> None:
@@ -333,7 +383,10 @@ class Graph:
 
     def clone(self) -> "Graph":
         """An equal graph that can be edited apart; the constants' arrays are shared."""
-        return self._copy_into(Graph(self.name), {})
+        copy = self._copy_into(Graph(self.name), {})
+        if self.verified and not self.is_edited_since(self.verified):
+            copy.verified = now()
+        return copy
 
     def _copy_into(self, copy: "Graph", values: dict[Value, Value]) -> "Graph":
         """Copy everything into an empty graph; `values` maps those of the graphs around it to their copies."""

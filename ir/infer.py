@@ -115,7 +115,8 @@ def refresh(graph: Graph) -> None:
         except ModelError as error:
             raise ModelError(f"{node.location}: {error}") from error
         for output, type in zip(node.outputs, types, strict=True):
-            output.type = type
+            if output.type != type:
+                output.type = type
 
 
 def _refresh_inner(node: Node, inner: Graph) -> None:

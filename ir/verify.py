@@ -14,7 +14,7 @@ import numpy as np
 
 from .dims import is_dim, symbols
 from .errors import CheckError
-from .graph import Attribute, Graph, Node, Use, Value, nested
+from .graph import Attribute, Constant, Graph, Node, Use, Value, nested, now
 from .opset import LAST_OF_OLD_KERNELS, LOWEST_OPSET, OLD_KERNELS, OPSET
 from .types import Container, DType, TensorType
 
@@ -23,19 +23,61 @@ if TYPE_CHECKING:
 
 
 def verify(graph: Graph) -> None:
-    """Check a graph.
+    """Check a graph: all of it, or what was edited since it was last checked, unless there are graphs inside its nodes.
 
     Raises:
         CheckError: the first fault: the node, its location, and what is wrong with it.
     """
+    if graph.verified and not any(node.graphs for node in graph.nodes):
+        _verify_edited(graph)
+    else:
+        _verify_all(graph)
+    graph.verified = now()
+
+
+def _verify_all(graph: Graph) -> None:
     _check_values(graph)
     uses: dict[Value, set[Use]] = {}
     _check_order(graph, uses, set())
     _check_uses(uses)
     for node in (node for part in nested(graph) for node in part.nodes):
-        fault = next(_faults(node), None)
-        if fault is not None:
-            _fail(node, fault)
+        _check_schema(node)
+
+
+def _verify_edited(graph: Graph) -> None:
+    """Check what was edited, and what is returned; nobody but the graph itself has changed names, links and uses."""
+    since = graph.verified
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    sources = {*graph.inputs, *graph.constants.values()}
+
+    def is_defined(value: Value, before: int) -> bool:
+        producer = value.producer
+        return value in sources if producer is None else position.get(producer, before) < before
+
+    for value in sources:
+        if value.edited > since:
+            _check_value(value)
+    for node, index in position.items():
+        if node.edited <= since:
+            continue
+        for number, value in enumerate(node.inputs):
+            if value is not None and not is_defined(value, index):
+                _fail(node, f"it reads %{value.name}, which nothing before it in the graph defines")
+            if value is not None and not value.is_read_by(Use(node, number)):
+                _fail(node, f"its input {number} and the uses of %{value.name} contradict each other")
+        _check_outputs(node)
+        for value in node.outputs:
+            _check_value(value)
+        _check_schema(node)
+    for name, value in graph.outputs.items():
+        if not is_defined(value, len(position)):
+            raise CheckError(f"the graph returns %{value.name} as {name}, but nothing in it defines that value")
+
+
+def _check_schema(node: Node) -> None:
+    fault = next(_faults(node), None)
+    if fault is not None:
+        _fail(node, fault)
 
 
 def _fail(node: Node, fault: str) -> NoReturn:
@@ -52,14 +94,18 @@ def _check_values(graph: Graph) -> None:
         if value.name in names:
             raise CheckError(f"two values are named %{value.name}")
         names.add(value.name)
-        fault = _type_fault(value.type)
-        if fault:
-            raise CheckError(f"{value!r} has {fault} as a dimension")
+        _check_value(value)
     for name, constant in ((name, constant) for part in nested(graph) for name, constant in part.constants.items()):
         if name != constant.name:
             raise CheckError(f"the constant %{constant.name} is held under the name {name}")
-        if TensorType.of(constant.data) != constant.type:
-            raise CheckError(f"the data of {constant!r} is {TensorType.of(constant.data)}")
+
+
+def _check_value(value: Value) -> None:
+    fault = _type_fault(value.type)
+    if fault:
+        raise CheckError(f"{value!r} has {fault} as a dimension")
+    if isinstance(value, Constant) and TensorType.of(value.data) != value.type:
+        raise CheckError(f"the data of {value!r} is {TensorType.of(value.data)}")
 
 
 @cache
@@ -91,14 +137,18 @@ def _check_order(graph: Graph, uses: dict[Value, set[Use]], visible: set[Value])
             uses[value].add(Use(node, index))
         for inner in node.graphs:
             _check_order(inner, uses, visible)
-        for index, output in enumerate(node.outputs):
-            if output.producer is not node or output.index != index:
-                _fail(node, f"its output %{output.name} names another producer")
+        _check_outputs(node)
         define(*node.outputs)
     for name, value in graph.outputs.items():
         if value not in own:
             raise CheckError(f"the graph returns %{value.name} as {name}, but nothing in it defines that value")
     visible -= own
+
+
+def _check_outputs(node: Node) -> None:
+    for index, output in enumerate(node.outputs):
+        if output.producer is not node or output.index != index:
+            _fail(node, f"its output %{output.name} names another producer")
 
 
 def _check_uses(uses: Mapping[Value, set[Use]]) -> None:

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Sequence
 from enum import Enum
+from functools import cached_property
 
-from ..ir.analysis.cost import summarize
+from ..ir.analysis.cost import Meter
 from ..ir.errors import CheckError, ModelError, PlanishError
-from ..ir.graph import Graph
+from ..ir.graph import Graph, now
 from ..ir.verify import verify
 from .base import Pass, PassContext, PassResult
 from .check import NumericCheck, make_probes
@@ -50,48 +51,77 @@ class PassManager:
             CheckError: after some pass the graph is malformed or means something else, or a required pass changed nothing.
         """
         check_order(self.passes, tuple(pass_classes().values()))
-        check = None
         if self.verify is not Verify.NONE:
             verify(graph)
-        if self.verify is Verify.NUMERIC and self.passes:
-            check = NumericCheck(context.source, make_probes(context.source, context.calibration, context.seed))
         for instrument in self.instruments:
             instrument.start(graph)
+        judge = _Judge(graph, context, self.verify)
         records: list[PassRecord] = []
         for step in self.passes:
-            self._run(step, graph, context, check, records)
+            self._run(step, graph, context, judge, records)
         return tuple(records)
 
-    def _run(
-        self, step: Pass, graph: Graph, context: PassContext, check: NumericCheck | None, records: list[PassRecord]
-    ) -> bool:
+    def _run(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge", records: list[PassRecord]) -> bool:
         """Run a pass, or those of a group one by one, and add what happened; returns whether anything changed."""
         before = len(records)
         if isinstance(step, Group):
             narrowed = context.narrowed(step.only, step.skip)
-            step.schedule(lambda inner: self._run(inner, graph, narrowed, check, records))
+            step.schedule(lambda inner: self._run(inner, graph, narrowed, judge, records))
         else:
-            records.append(self._step(step, graph, context, check))
+            records.append(self._step(step, graph, context, judge))
         results = [record.result for record in records[before:]]
         changed = any(result.changed for result in results)
         if step.required and not changed:
             raise CheckError(_unchanged(step, [miss for result in results for miss in result.misses]))
         return changed
 
-    def _step(self, step: Pass, graph: Graph, context: PassContext, check: NumericCheck | None) -> PassRecord:
+    def _step(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge") -> PassRecord:
         for instrument in self.instruments:
             instrument.before(step, graph)
         start = time.perf_counter()
         result = _result(step, graph, context)
         seconds = time.perf_counter() - start
-        if self.verify is not Verify.NONE:
-            _verify_after(step, graph)
-        drift = None if check is None else check.check(graph, step)
-        cost = summarize(graph, context.sizes)
-        record = PassRecord(format_pass(step), step.name, step.effect, result, seconds, cost, drift)
+        judge.hold(step)
+        record = PassRecord(format_pass(step), step.name, step.effect, result, seconds, judge.cost, judge.drift)
         for instrument in self.instruments:
             instrument.after(record, graph)
         return record
+
+
+class _Judge:
+    """Checks and measures a graph after each pass that edited it, whatever that says of itself.
+
+    Attributes:
+        cost: of the graph.
+        drift: of its outputs from the source's; None if they aren't checked.
+    """
+
+    def __init__(self, graph: Graph, context: PassContext, level: Verify) -> None:
+        self._graph = graph
+        self._context = context
+        self._level = level
+        self._meter = Meter(context.sizes)
+        self._moment = now()
+        self._returned = dict(graph.outputs)
+        self.cost = self._meter.summarize(graph)
+        self.drift = 0.0 if level is Verify.NUMERIC else None
+
+    def hold(self, step: Pass) -> None:
+        """Check the graph after a pass."""
+        if not self._graph.is_edited_since(self._moment) and self._graph.outputs == self._returned:
+            return
+        if self._level is not Verify.NONE:
+            _verify_after(step, self._graph)
+        if self._level is Verify.NUMERIC:
+            self.drift = self._check.check(self._graph, step)
+        self.cost = self._meter.summarize(self._graph)
+        self._moment, self._returned = now(), dict(self._graph.outputs)
+
+    @cached_property
+    def _check(self) -> NumericCheck:
+        """Made once, when it is first needed: it runs the source."""
+        source, context = self._context.source, self._context
+        return NumericCheck(source, make_probes(source, context.calibration, context.seed))
 
 
 def _unchanged(step: Pass, misses: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from ..dims import Dim, evaluate
@@ -37,7 +38,12 @@ class Cost:
 
 def elements(type: TensorType, symbols: Sizes = None) -> int:
     """How many elements a tensor has; one of unknown rank counts as a single element."""
-    return prod(_sizes(type.dims or (), symbols))
+    return _elements(type, tuple(sorted(symbols.items())) if symbols else ())
+
+
+@lru_cache(maxsize=1 << 16)
+def _elements(type: TensorType, symbols: tuple[tuple[str, int], ...]) -> int:
+    return prod(_sizes(type.dims or (), dict(symbols)))
 
 
 def nbytes(type: TensorType, symbols: Sizes = None) -> int:
@@ -48,18 +54,48 @@ def nbytes(type: TensorType, symbols: Sizes = None) -> int:
 def flops(node: Node, symbols: Sizes = None) -> int:
     """The operations of one run of a node: two per multiply-add, and for other operators one per element of output."""
     rule = _RULES.get(node.operator.rpartition("::")[2])
-    is_ranked = all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs))
-    multiply_adds = rule(node, symbols) if rule and is_ranked else None
-    if multiply_adds is not None:
-        return 2 * multiply_adds
+    if rule and all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs)):
+        multiply_adds = rule(node, symbols)
+        if multiply_adds is not None:
+            return 2 * multiply_adds
     return sum(elements(output.type, symbols) for output in node.outputs)
 
 
 def summarize(graph: Graph, symbols: Sizes = None) -> Cost:
     """The cost of a graph."""
-    parts = list(nested(graph))
-    nodes = [node for part in parts for node in part.nodes]
-    return _cost(nodes, [constant for part in parts for constant in part.constants.values()], symbols)
+    return Meter(symbols).summarize(graph)
+
+
+class Meter:
+    """Counts what a graph costs time and again, and anew only what was edited meanwhile.
+
+    Args:
+        symbols: the sizes of symbolic dimensions.
+    """
+
+    def __init__(self, symbols: Sizes = None) -> None:
+        self._symbols = symbols
+        self._nodes: dict[Node, tuple[int, int]] = {}
+        self._constants: dict[Constant, tuple[int, int, int]] = {}
+
+    def summarize(self, graph: Graph) -> Cost:
+        """The cost of a graph."""
+        parts = list(nested(graph))
+        flops = [self._flops(node) for part in parts for node in part.nodes]
+        sizes = [self._sizes(constant) for part in parts for constant in part.constants.values()]
+        return Cost(len(flops), sum(size[1] for size in sizes), sum(size[2] for size in sizes), sum(flops))
+
+    def _flops(self, node: Node) -> int:
+        known = self._nodes.get(node)
+        if known is None or known[0] != node.edited:
+            known = self._nodes[node] = node.edited, flops(node, self._symbols)
+        return known[1]
+
+    def _sizes(self, constant: Constant) -> tuple[int, int, int]:
+        known = self._constants.get(constant)
+        if known is None or known[0] != constant.edited:
+            known = self._constants[constant] = constant.edited, _parameters(constant.type), nbytes(constant.type)
+        return known
 
 
 def by_operator(graph: Graph) -> dict[str, int]:
@@ -88,10 +124,14 @@ def _cost(nodes: list[Node], constants: Iterable[Constant], symbols: Sizes) -> C
     types = [constant.type for constant in constants]
     return Cost(
         nodes=len(nodes),
-        parameters=sum(elements(type) for type in types if type.dtype not in (DType.int64, DType.bool, DType.string)),
+        parameters=sum(map(_parameters, types)),
         bytes=sum(nbytes(type) for type in types),
         flops=sum(flops(node, symbols) for node in nodes),
     )
+
+
+def _parameters(type: TensorType) -> int:
+    return 0 if type.dtype in (DType.int64, DType.bool, DType.string) else elements(type)
 
 
 def _truncate(module: str, depth: int) -> str:

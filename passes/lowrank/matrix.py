@@ -44,7 +44,8 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
     assert isinstance(old, Constant)
     op = Builder(graph, before=node, location=node.location)
     if node.operator == "Conv":
-        window = {name: node.attributes.pop(name) for name in _WINDOW if name in node.attributes}
+        window = {name: value for name, value in node.attributes.items() if name in _WINDOW}
+        node.attributes = {name: value for name, value in node.attributes.items() if name not in _WINDOW}
         narrow = op.Conv(x, op.constant(_as_stored(first, node, old), f"{old.name}_in"), **window)
     elif node.operator == "Gemm":
         turned = node.attributes.get("transB")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...ir.dims import Dim
-from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.graph import Attribute, Constant, Graph, Node, Value
 
 Kept = Mapping[tuple[Value, int], np.ndarray]
 """For an axis of a value a boolean for each of its indices: whether it stays."""
@@ -39,16 +39,20 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
             _regroup(node, kept)
         case "Reshape" if _touched(node, kept):
             _replace_ints(graph, node, 1, _reshape_target(node))
-            node.attributes.pop("allowzero", None)
+            node.attributes = _without(node, "allowzero")
         case "Resize" if _touched(node, kept) and node.constant(3) is not None:
             _replace_ints(graph, node, 3, _updated_sizes(node, kept))
         case "Split" if _touched(node, kept):
             axis = node.attributes.get("axis", 0)
             assert isinstance(axis, int)
             _replace_ints(graph, node, 1, [output.shape[axis] for output in node.outputs])
-            node.attributes.pop("num_outputs", None)
+            node.attributes = _without(node, "num_outputs")
         case _:
             pass
+
+
+def _without(node: Node, name: str) -> dict[str, Attribute]:
+    return {key: value for key, value in node.attributes.items() if key != name}
 
 
 def _touched(node: Node, kept: Kept) -> bool:
@@ -62,7 +66,7 @@ def _regroup(node: Node, kept: Kept) -> None:
     assert weight is not None
     if (x, 1) in kept:
         width = 1 if node.operator == "ConvTranspose" else weight.type.static_shape[1]
-        node.attributes["group"] = int(kept[x, 1].sum()) // width
+        node.attributes = {**node.attributes, "group": int(kept[x, 1].sum()) // width}
 
 
 def _reshape_target(node: Node) -> list[Dim]:

@@ -254,7 +254,7 @@ def test_a_clone_shares_arrays_and_nothing_else() -> None:
     assert branch.location == Location("head", "a.py:1")
     assert branch.attributes["then_branch"] is not inner
     before = names(graph)
-    branch.attributes["axis"] = 2
+    branch.attributes = {**branch.attributes, "axis": 2}
     bypass(twin, next(twin.nodes))
     assert branch.captured == (twin.inputs[0],)
     twin.erase(branch)

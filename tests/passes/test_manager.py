@@ -81,7 +81,7 @@ class Break(Early):
         node, _ = last(graph)
         match self.how:
             case "attribute":
-                node.attributes["axis"] = 1
+                node.attributes = {"axis": 1}
             case "operator":
                 node.operator = "Rleu"
             case "order":
