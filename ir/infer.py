@@ -11,7 +11,7 @@ given up for a new symbol where it doesn't hold (see `trials`).
 """
 
 import difflib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 
 from . import shape_values
 from .containers import body_inputs, infer_container, join
-from .dims import Dim, evaluate
+from .dims import Dim, evaluate, symbols
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Node, Value
 from .ops import Operator, operators
@@ -29,7 +29,7 @@ from .ops.from_data import RankFromData, numbered
 from .scope import SIZES, scope, unspoilt
 from .trials import Run, are_telling, holds, trials
 from .types import DType, TensorType
-from .unknown import UNKNOWN, is_from_data, is_unknown, size_of_element, size_of_result
+from .unknown import UNKNOWN, is_from_data, is_unknown, size_called, size_of_element, size_of_result
 from .unranked import infer_unranked
 
 
@@ -233,7 +233,11 @@ class _Inference:
         raise reason
 
     def _runs(self, *, together: bool) -> list[tuple[Mapping[str, int], list[_Result]]]:
-        """What comes out at the sizes that are tried, those left out that don't fit."""
+        """What comes out at the sizes that are tried, those left out that don't fit.
+
+        A sum or product of sizes is hardly ever the number that it must agree with. Where no sizes fit, such expressions
+        are taken for any number, and elements of which data tells for unknown ones.
+        """
         rows = [
             self._argument(lambda dim: UNKNOWN, index, value)
             for index, value in enumerate(self._inputs)
@@ -241,17 +245,34 @@ class _Inference:
         ]
         elements = [element for row in rows if isinstance(row, list) for element in row]
         dims = [dim for value in self._inputs if value is not None for dim in value.shape]
-        runs: list[tuple[Mapping[str, int], list[_Result]]] = []
         numbers = [number for number in (*dims, *elements) if isinstance(number, int)]
-        for sizes in trials(self._symbols, numbers, together=together):
+        for is_loose in (False, True) if together else (False,):
+            loose = {dim: size_called("any", dim) for dim in dims if is_loose and _is_expression_of_data(dim)}
+            tried = trials(self._symbols.union(loose.values()), numbers, together=together)
+            if runs := list(self._runs_at(tried, loose, is_loose=is_loose)):
+                return runs
+        return []
+
+    def _runs_at(
+        self, rows: Iterable[Mapping[str, int]], loose: Mapping[Dim, str], *, is_loose: bool
+    ) -> Iterator[tuple[Mapping[str, int], list[_Result]]]:
+        """What comes out at rows of sizes.
+
+        Args:
+            rows: the size of each symbol.
+            loose: symbols for dimensions that are expressions.
+            is_loose: whether elements that are read on the host are unknown if data tells them.
+        """
+        for sizes in rows:
+            size = lambda dim, sizes=sizes: evaluate(loose.get(dim, dim), sizes)  # noqa: E731 -- with this row of sizes
+            element = lambda dim, size=size: UNKNOWN if is_loose and _is_of_data(dim) else size(dim)  # noqa: E731
             try:
                 with torch.device("meta"):
-                    runs.append((sizes, self._apply(lambda dim, sizes=sizes: evaluate(dim, sizes))))
+                    yield sizes, self._apply(size, element)
             except RankFromData:
                 raise
             except Exception:  # noqa: S112 -- these sizes don't fit together; others will
                 continue
-        return runs
 
     def _settled(
         self, found: _Result | None, runs: Sequence[tuple[Mapping[str, int], _Result]], output: int
@@ -273,10 +294,18 @@ class _Inference:
             dims.append(self._unnamed(output, axis) if known is None else known)
         return TensorType(first.dtype, tuple(dims))
 
-    def _apply(self, size: Callable[[Dim], Any]) -> list[_Result]:
-        """Run the function without data, on tensors of sizes that the caller knows."""
+    def _apply(self, size: Callable[[Dim], Any], element: Callable[[Dim], Any] | None = None) -> list[_Result]:
+        """Run the function without data, on tensors of sizes that the caller knows.
+
+        Args:
+            size: of a dimension.
+            element: of what is read on the host, where that is another.
+        """
         definition = self._definition
-        arguments = [self._argument(size, index, value) for index, value in enumerate(self._inputs)]
+        arguments = [
+            self._argument(element if element and index in definition.host else size, index, value)
+            for index, value in enumerate(self._inputs)
+        ]
         keywords = call_attributes(definition, self._inputs, self._attributes, self._outputs)
         named = {
             **dict.fromkeys(definition.inputs),
@@ -294,11 +323,11 @@ class _Inference:
         results = (results if isinstance(results, tuple) else (results,))[: self._outputs]
         unknown: list[dict[int, Dim]] = [{} for _ in results]
         for index, found in axes.items():
-            for symbols, numbers in zip(unknown, numbered(found, [result.ndim for result in results]), strict=False):
-                symbols.update({axis: self._symbol(index, number) for axis, number in numbers.items()})
+            for sizes, numbers in zip(unknown, numbered(found, [result.ndim for result in results]), strict=False):
+                sizes.update({axis: self._symbol(index, number) for axis, number in numbers.items()})
         return [
-            _Result(dtype_of(result.dtype), tuple(result.shape), symbols)
-            for result, symbols in zip(results, unknown, strict=True)
+            _Result(dtype_of(result.dtype), tuple(result.shape), sizes)
+            for result, sizes in zip(results, unknown, strict=True)
         ]
 
     def _argument(self, size: Callable[[Dim], Any], index: int, value: Value | None) -> Any:
@@ -335,6 +364,14 @@ class _Inference:
     def _unnamed(self, output: int, axis: int) -> Dim:
         """The symbol of a size that follows in no known way from those of the inputs."""
         return size_of_result(self._definition.name, self._inputs, self._attributes, f"output {output}", axis)
+
+
+def _is_of_data(dim: Dim) -> bool:
+    return any(map(is_from_data, symbols(dim)))
+
+
+def _is_expression_of_data(dim: Dim) -> bool:
+    return isinstance(dim, str) and not dim.isidentifier() and all(map(is_from_data, symbols(dim)))
 
 
 def call_attributes(

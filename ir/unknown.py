@@ -48,7 +48,7 @@ def size_of_element(value: Value, index: int) -> Dim:
     return _symbol(value.name, [_identity(value)], index)
 
 
-def size_called(name: str, what: int | str) -> Dim:
+def size_called(name: str, what: int | str) -> str:
     """The symbol for a size that a value has by the way that it came about: an axis on which two branches don't agree."""
     return _symbol(name, [name, what], what if isinstance(what, int) else 0)
 

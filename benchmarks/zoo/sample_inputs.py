@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.exporters.utils import precompute_export_inputs
 
 from .small_config import ORDINARY
 from .subject import Inputs
@@ -80,7 +81,11 @@ class _Inputs:
         last = ("input_ids", "attention_mask")  # which depend on images, and on ids
         for name in sorted(self.names, key=lambda name: last.index(name) if name in last else -1):
             context.given[name] = _MAKERS[name](context)
-        return (), {name: context.given[name] for name in self.names}
+        given = {name: context.given[name] for name in self.names}
+        if "grid_thw" in given:  # what encoders ask it in Python, they take as tensors too
+            with torch.no_grad():
+                precompute_export_inputs(self.module, given)
+        return (), given
 
 
 class _Context:

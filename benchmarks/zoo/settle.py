@@ -12,6 +12,13 @@ LEAST = 0.5
 NOISE = 0.1
 """On what scales and shifts single channels, and on statistics."""
 
+SHIFT = 1.0
+"""Of what batch norms give, in deviations. Around zero, each activation magnifies differences a little, and a random network
+of fifty layers makes another output out of the rounding of its input."""
+
+SAMPLES = 8
+"""In the batch that statistics are taken from; where the last maps are of few pixels, fewer leave channels without variance."""
+
 
 def settle(subject: Subject) -> Subject:
     """The subject with livelier weights, in place.
@@ -19,6 +26,7 @@ def settle(subject: Subject) -> Subject:
     - Matrices, kernels and embeddings that deviate by less than half of 1/sqrt(inputs) get noise of that deviation: heads
       of zeros, tables of 0.02, scales of 1e-6.
     - Vectors, such as biases and the weights of norms, get noise of 0.1.
+    - Batch norms are shifted to where activations pass most of it on.
     - Batch norms take their statistics from a batch of inputs that is used for nothing else; those that are frozen, or
       that can't be computed at these sizes, get noise.
     """
@@ -42,6 +50,8 @@ def _enliven(part: nn.Module) -> None:
         wanted = max(inputs, 1) ** -0.5
         if parameter.std(correction=0) < LEAST * wanted:
             parameter.add_(torch.randn_like(parameter), alpha=wanted)
+    if isinstance(part, _BatchNorm) and part.bias is not None:
+        part.bias.add_(SHIFT)
     buffers = dict(part.named_buffers(recurse=False))
     if "running_var" in buffers:
         for name, buffer in buffers.items():
@@ -52,12 +62,14 @@ def _enliven(part: nn.Module) -> None:
 
 def _calibrate(subject: Subject) -> None:
     norms = [part for part in subject.module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    if not norms:
+        return
     before = [(part.momentum, part.running_mean.clone(), part.running_var.clone()) for part in norms]
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
     try:
-        subject.run(subject.inputs(99, 4))
+        subject.run(subject.inputs(99, SAMPLES))
     except ValueError:  # a batch norm that sees one value a channel
         for norm, (_, mean, variance) in zip(norms, before, strict=True):
             norm.running_mean.copy_(mean)

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ...ir.errors import ModelError
+from .guards import known_numbers, ordinary_sizes
 from .libraries import exportable
 from .recurrences import WholeRecurrences
 
@@ -27,13 +28,37 @@ def export(
     Raises:
         ModelError: `torch.export` refuses it.
     """
+    with (
+        _refusals(type(module).__name__),
+        silent(),
+        _in_evaluation(module),
+        _plain_results(module),
+        exportable(),
+        ordinary_sizes(),
+        known_numbers(module),
+        WholeRecurrences(),
+    ):
+        return torch.export.export(module, arguments, dict(keywords), dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def decompose(program: ExportedProgram, name: str, rules: Mapping[Any, Any]) -> ExportedProgram:
+    """A program whose operators are taken apart by rules, as far as there are some.
+
+    Raises:
+        ModelError: torch can't take one apart.
+    """
+    with _refusals(name), ordinary_sizes(), silent():
+        return program.run_decompositions(dict(rules))
+
+
+@contextmanager
+def _refusals(name: str) -> Generator[None]:
     try:
-        with _in_evaluation(module), _plain_results(module), exportable(), WholeRecurrences(), silent():
-            return torch.export.export(module, arguments, dict(keywords), dynamic_shapes=dynamic_shapes, strict=False)
+        yield
     except Exception as error:  # export raises whatever the module's own code raises on symbolic inputs
         reason = str(error).strip().split("\n\n")[0] or type(error).__name__
         raise ModelError(
-            f"torch.export refuses {type(module).__name__}: {reason}\n"
+            f"torch.export refuses {name}: {reason}\n"
             "Make its forward free of data-dependent Python control flow, or export it to ONNX and give that"
         ) from error
 

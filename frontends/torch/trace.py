@@ -24,7 +24,7 @@ from ...ir.types import DType, TensorType
 from .archive import load_program
 from .complexes import Complex, join, split
 from .dispatch import lower
-from .export import distinct, export, silent
+from .export import decompose, distinct, export
 from .higher_order import lower_higher_order
 from .inplace import functional_name, is_training, names_of, show_dropout, writes, writes_unseen
 from .lowering import Lowering
@@ -97,8 +97,7 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) 
     symbol_names = _symbol_names(program, specifications)
     show_dropout(program.graph)
     if not _is_lowerable(program.graph):
-        with silent():
-            program = program.run_decompositions(_decompositions())
+        program = decompose(program, name, _decompositions())
     _erase_idle(program.graph)
     graph = Graph(name)
     return _Conversion(program, graph, Sizes(graph, symbol_names)).run()

@@ -1,0 +1,75 @@
+"""What Python asks while torch exports, and torch won't answer.
+
+Numbers are kept in buffers, to be saved with the weights: a stride, a padding. A graph is made for one set of weights, and
+so they are known.
+
+Libraries ask such sizes whether they are 1, or more than 1, to choose among ways that give the same. Of symbolic sizes of
+inputs torch says that they are neither 0 nor 1, and it takes the way for all the others; of sizes from data it refuses to
+say anything. Here both are answered alike.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import sympy
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+
+
+@contextmanager
+def ordinary_sizes() -> Generator[None]:
+    """While it lasts, what holds for all sizes from 2 on holds for sizes that only the data tells."""
+    evaluate = ShapeEnv.evaluate_expr
+
+    def ask(self: ShapeEnv, orig_expr: sympy.Basic, *arguments: Any, **options: Any) -> sympy.Basic:
+        try:
+            return evaluate(self, orig_expr, *arguments, **options)
+        except GuardOnDataDependentSymNode:
+            answer = _answer(self, orig_expr)
+            if answer is None:
+                raise
+            return answer
+
+    ShapeEnv.evaluate_expr = ask
+    try:
+        yield
+    finally:
+        ShapeEnv.evaluate_expr = evaluate
+
+
+def _answer(environment: ShapeEnv, expression: sympy.Basic) -> sympy.Basic | None:
+    """True or false where all of the expression's symbols are sizes; None where it depends on more than that."""
+    symbols = [symbol for symbol in expression.atoms(sympy.Symbol) if symbol not in environment.backed_var_to_val]
+    ranges = [environment.var_to_range[symbol] for symbol in symbols]
+    if not all(span.lower >= 0 and span.upper > 2 for span in ranges):  # flags and numbers of other kinds
+        return None
+    known = set(environment.size_like)
+    environment.size_like.update(symbols)
+    try:
+        return environment._maybe_evaluate_static(expression, size_oblivious=True)
+    finally:
+        environment.size_like.intersection_update(known)
+
+
+@contextmanager
+def known_numbers(module: nn.Module) -> Generator[None]:
+    """While it lasts, a module's whole numbers are known, until the module writes to them."""
+    numbers = {
+        id(buffer): buffer for buffer in module.buffers() if buffer.numel() == 1 and not buffer.is_floating_point()
+    }
+    convert = FakeTensorMode.from_tensor
+
+    def remember(self: FakeTensorMode, tensor: Tensor, **options: Any) -> FakeTensor:
+        fake = convert(self, tensor, **options)
+        if numbers.get(id(tensor)) is tensor and options.get("source") is None:
+            fake.constant = tensor.detach().clone()
+            self.fake_tensor_converter.add_constant_storage_mapping(fake)
+        return fake
+
+    FakeTensorMode.from_tensor = remember
+    try:
+        yield
+    finally:
+        FakeTensorMode.from_tensor = convert
