@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+import planish
 from planish.frontends.torch import trace
 from planish.ir.interpreter import Interpreter
 from planish.ir.verify import verify
@@ -102,6 +103,9 @@ def test_a_convolutional_network_at_any_height_and_width() -> None:
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
+LONGEST = 128
+
+
 def bert() -> nn.Module:
     config = transformers.BertConfig(
         vocab_size=99,
@@ -109,14 +113,21 @@ def bert() -> nn.Module:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=37,
-        max_position_embeddings=64,
+        max_position_embeddings=LONGEST,
     )
     return transformers.BertModel(config)
 
 
 def gpt2() -> nn.Module:
     config = transformers.GPT2Config(
-        vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64, use_cache=False, bos_token_id=0, eos_token_id=0
+        vocab_size=99,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=LONGEST,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     return transformers.GPT2LMHeadModel(config)
 
@@ -128,18 +139,20 @@ def test_text_at_any_batch_and_sequence(make: Callable[[], nn.Module]) -> None:
 
     def inputs(batch: int, sequence: int) -> dict[str, Tensor]:
         mask = torch.ones(batch, sequence, dtype=torch.int64)
-        mask[0, -1] = 0
+        mask[0, -1] = int(sequence == 1)
         return {"input_ids": torch.randint(1, 90, (batch, sequence)), "attention_mask": mask}
 
-    sizes = {0: Dim("batch"), 1: Dim("sequence", max=64)}
+    sizes = {0: Dim("batch"), 1: Dim("sequence", max=LONGEST)}
     graph = trace(module, (), inputs(2, 7), dynamic_shapes={"input_ids": sizes, "attention_mask": sizes})
     verify(graph)
     assert [value.type.shape for value in graph.inputs] == [("batch", "sequence")] * 2
     assert next(iter(graph.outputs.values())).shape[:2] == ("batch", "sequence")
-    for batch, sequence in ((2, 7), (1, 3), (3, 40)):
+    executable = planish.compile(graph, backend="onnxruntime")
+    for batch, sequence in ((2, 7), (3, 1), (1, 17), (2, LONGEST)):
         fed = inputs(batch, sequence)
         with torch.no_grad():
             expected = module(**fed).to_tuple()
-        found = Interpreter(graph).run({name: tensor.numpy() for name, tensor in fed.items()})
-        for array, tensor in zip(found.values(), expected, strict=True):
-            np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=1e-5)
+        arrays = {name: tensor.numpy() for name, tensor in fed.items()}
+        for found in (list(Interpreter(graph).run(arrays).values()), executable(**arrays)):
+            for array, tensor in zip(found, expected, strict=True):
+                np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=1e-5)
