@@ -62,6 +62,8 @@ def _detection(name: str) -> Subject:
     options: dict[str, Any] = {"num_classes": 2 if name.startswith("keypoint") else CLASSES}
     if not name.startswith("ssd"):
         options |= {"min_size": 96, "max_size": 128}
+    if name == "ssd300_vgg16":  # whose own are for weights from elsewhere, and would make inputs of hundreds
+        options |= {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     if "rcnn" in name:
         options |= {"box_detections_per_img": DETECTIONS, "rpn_post_nms_top_n_test": 100}
     else:

@@ -1,7 +1,10 @@
 """Random weights as a trained network might have them, so that every part of it shows in the outputs."""
 
+import re
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .subject import Subject
@@ -12,12 +15,16 @@ LEAST = 0.5
 NOISE = 0.1
 """On what scales and shifts single channels, and on statistics."""
 
-SHIFT = 1.0
+SHIFT = 0.5
 """Of what batch norms give, in deviations. Around zero, each activation magnifies differences a little, and a random network
 of fifty layers makes another output out of the rounding of its input."""
 
 SAMPLES = 8
 """In the batch that statistics are taken from; where the last maps are of few pixels, fewer leave channels without variance."""
+
+
+HEADS = r".*(cls_logits|cls_score|bbox_pred|bbox_reg|bbox_ctrness|mask_fcn_logits|kps_score_lowres|module_list\.\d+)"
+"""Layers of detectors that give scores and shifts of boxes."""
 
 
 def settle(subject: Subject) -> Subject:
@@ -29,12 +36,15 @@ def settle(subject: Subject) -> Subject:
     - Batch norms are shifted to where activations pass most of it on.
     - Batch norms take their statistics from a batch of inputs that is used for nothing else; those that are frozen, or
       that can't be computed at these sizes, get noise.
+    - Scores and shifts of boxes get a deviation of one. Larger ones make scores that are all 1 and boxes that are all the
+      image, and then rounding decides on which of them are kept.
     """
     torch.manual_seed(0)
     with torch.no_grad():
         for part in subject.module.modules():
             _enliven(part)
     _calibrate(subject)
+    _moderate(subject)
     return subject
 
 
@@ -77,3 +87,24 @@ def _calibrate(subject: Subject) -> None:
     for norm, (momentum, _, _) in zip(norms, before, strict=True):
         norm.eval()
         norm.momentum = momentum
+
+
+def _moderate(subject: Subject) -> None:
+    """Scale the last layers of a detector by what each gives when it first runs."""
+    moderated: set[nn.Module] = set()
+
+    def scale(part: Any, _inputs: Any, output: Tensor) -> Tensor | None:
+        if part in moderated:
+            return None
+        moderated.add(part)
+        mean, deviation = output.mean(), output.std()
+        part.weight.div_(deviation)
+        part.bias.sub_(mean).div_(deviation)
+        return (output - mean) / deviation
+
+    parts = [part for name, part in subject.module.named_modules() if re.fullmatch(HEADS, name)]
+    hooks = [(part[-1] if isinstance(part, nn.Sequential) else part).register_forward_hook(scale) for part in parts]
+    if hooks:
+        subject.run(subject.inputs(98, SAMPLES))
+    for hook in hooks:
+        hook.remove()
