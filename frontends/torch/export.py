@@ -101,13 +101,16 @@ def _in_evaluation(module: nn.Module) -> Generator[None]:
 
 @contextmanager
 def _plain_results(module: nn.Module) -> Generator[None]:
-    """While it lasts, the module returns no objects that export doesn't know, such as caches, but the tensors in them."""
+    """While it lasts, the module returns a row of what is in its results, and of objects that export doesn't know their tensors.
+
+    A container of a library's own need not be put together again in the order in which it was taken apart.
+    """
     forward: Callable[..., Any] = module.forward
     own = vars(module).get("forward")
 
     @wraps(forward)
     def plain(*arguments: Any, **keywords: Any) -> Any:
-        return pytree.tree_map(_plain, forward(*arguments, **keywords))
+        return [_plain(leaf) for leaf in pytree.tree_leaves(forward(*arguments, **keywords))]
 
     module.forward = plain
     try:
