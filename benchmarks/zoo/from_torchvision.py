@@ -24,6 +24,9 @@ CLASSES = 5
 DETECTIONS = 20
 """In an image: of hundreds with random scores, some are so close that rounding decides on their order."""
 
+PEOPLE = 5
+"""In an image: each has seventeen points, the largest values of maps, which may be close to others."""
+
 
 def names(dynamic: bool) -> list[str]:
     parts = {"classification": models} if dynamic else PARTS
@@ -65,7 +68,8 @@ def _detection(name: str) -> Subject:
     if name == "ssd300_vgg16":  # whose own are for weights from elsewhere, and would make inputs of hundreds
         options |= {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     if "rcnn" in name:
-        options |= {"box_detections_per_img": DETECTIONS, "rpn_post_nms_top_n_test": 100}
+        found = PEOPLE if name.startswith("keypoint") else DETECTIONS
+        options |= {"box_detections_per_img": found, "rpn_post_nms_top_n_test": 100}
     else:
         options |= {"detections_per_img": DETECTIONS}
     module = models.get_model(name, weights=None, weights_backbone=None, **options).eval()

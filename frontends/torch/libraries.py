@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @contextmanager
@@ -71,9 +72,42 @@ def _interpolation(first: Tensor, last: Tensor, size: Any, samples: int) -> Tens
     return weights * is_inside[..., None]
 
 
+def _heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+    """Torchvision's, for all boxes at once: the place of each map's largest value when it is as large as its box.
+
+    Returns:
+        float[n, keypoints, 3], places with their visibility of 1, and float[n, keypoints], the values there.
+    """
+    sizes = (rois[:, 2:] - rois[:, :2]).clamp(min=1)
+    pixels = sizes.ceil()
+    width, height = (torch.cat([row, row.new_ones(1)]).max().to(torch.int64).item() for row in pixels.unbind(1))
+    across, down = (torch.arange(most) for most in (width, height))
+    columns = _cubic(across, pixels[:, :1], maps.shape[-1])
+    rows = _cubic(down, pixels[:, 1:], maps.shape[-2])
+    resized = rows[:, None] @ functional.pad(maps, (2, 2, 2, 2), mode="replicate") @ columns[:, None].transpose(-1, -2)
+    is_inside = (down < pixels[:, 1:])[:, :, None] & (across < pixels[:, :1])[:, None]
+    scores, places = resized.masked_fill(~is_inside[:, None], -torch.inf).flatten(2).max(-1)
+    found = torch.stack([places % width, torch.div(places, width, rounding_mode="floor")], -1)
+    found = (found + 0.5) * (sizes / pixels)[:, None] + rois[:, None, :2]
+    return torch.cat([found, torch.ones_like(found[..., :1])], -1), scores
+
+
+def _cubic(places: Tensor, pixels: Tensor, samples: int) -> Tensor:
+    """What the pixels at some places take from samples that are spread over `pixels` pixels, with two more at each end.
+
+    Bicubic without aligned corners, as `interpolate` has it. int64[p], float[n, 1] -> float[n, p, samples + 4].
+    """
+    source = (places + 0.5) * (samples / pixels) - 0.5
+    far = (source[..., None] - torch.arange(-2, samples + 2)).abs()
+    near = (1.25 * far - 2.25) * far * far + 1
+    outer = ((-0.75 * far + 3.75) * far - 6) * far + 3
+    return torch.where(far <= 1, near, torch.where(far < 2, outer, 0.0))
+
+
 _REPLACEMENTS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "torchvision.ops.boxes": {"batched_nms": _batched_nms},
     "torchvision.ops.poolers": {"len": _length},
+    "torchvision.models.detection.roi_heads": {"heatmaps_to_keypoints": _heatmaps_to_keypoints},
     "torchvision.models.detection.transform": {"paste_masks_in_image": _paste_masks},
 }
 """By module and name; a built-in function is shadowed."""

@@ -102,6 +102,19 @@ def test_masks_are_pasted_as_one_by_one() -> None:
     assert transform.paste_masks_in_image is roi_heads.paste_masks_in_image
 
 
+def test_keypoints_are_placed_as_one_by_one() -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(6, 3, 8, 8)
+    places = torch.tensor(
+        [[3, 4, 20, 30], [5, 3, 5.4, 3.2], [0, 0, 8, 8], [30, 20, 60.3, 50.7], [1, 2, 5, 4], [0, 0, 90, 3]]
+    )
+    expected = roi_heads.heatmaps_to_keypoints(maps, places)
+    with exportable():
+        torch.testing.assert_close(roi_heads.heatmaps_to_keypoints(maps, places), expected)
+        nothing = roi_heads.heatmaps_to_keypoints(maps[:0], places[:0])
+    assert [tensor.shape for tensor in nothing] == [(0, 3, 3), (0, 3)]
+
+
 def test_duplicates_are_suppressed_as_torchvision_does() -> None:
     torch.manual_seed(0)
     corners = torch.rand(40, 2) * 20
