@@ -358,7 +358,8 @@ class _Inference:
         value = self._inputs[index]
         assert value is not None
         if self._definition.from_data[index].is_size:
-            return size_of_element(value, number)
+            known = contents(value)
+            return known[number] if known else size_of_element(value, number)
         return size_of_result(self._definition.name, self._inputs, self._attributes, value.name, number)
 
     def _unnamed(self, output: int, axis: int) -> Dim:

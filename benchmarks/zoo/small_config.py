@@ -125,6 +125,7 @@ _OWN: dict[str, Callable[[], dict[str, Any]]] = {
     "instructblip": lambda: {"image_token_index": ORDINARY},
     "lfm2_moe": lambda: {"layer_types": ["conv", "full_attention"]},
     "mamba2": lambda: {"num_heads": 8},
+    "openai_privacy_filter": lambda: {"experts_implementation": "grouped_mm"},
     "recurrent_gemma": lambda: {"num_hidden_layers": 3},
     "timm_backbone": lambda: {"backbone": "resnet10t"},
     "xmod": lambda: {"default_language": "en_XX"},

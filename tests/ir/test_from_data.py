@@ -312,6 +312,17 @@ def test_sizes_that_meet_get_a_new_one() -> None:
     assert op.MatMul(a, op.graph.add_input("w", TensorType(DType.float32, (4, 2)))).shape == (2,)
 
 
+def test_what_is_made_of_such_sizes_may_be_any_number() -> None:
+    op = Builder(Graph())
+    x = op.graph.add_input("x", TensorType(DType.float32, (48,)))
+    counts = op.graph.add_input("counts", TensorType(DType.int64, (3,)))
+    pieces: tuple[Value, ...] = op.Split(x, counts, outputs=3)
+    whole = op.Concat(*(op.Concat(piece, piece, axis=0) for piece in pieces), axis=0)
+    assert op.Add(whole, op.Concat(x, x, axis=0)).shape == (96,)
+    again = op.Split(op.Relu(x), op.Concat(*(op.Shape(piece) for piece in pieces), axis=0), outputs=3)
+    assert [piece.shape for piece in again] == [piece.shape for piece in pieces]
+
+
 def test_of_many_sizes_that_meet_each_gets_one() -> None:
     op = Builder(Graph())
     x = op.graph.add_input("x", TensorType(DType.float32, (3, 2, 2)))

@@ -17,11 +17,16 @@ from planish.ir.interpreter import Interpreter
 Agrees = Callable[[Graph, nn.Module, tuple[Tensor, ...]], None]
 
 
+CHECK = compile("assert length <= 9", "check.py", "exec")
+"""An assertion that pytest doesn't see, and so leaves as it is."""
+
+
 class Segments(nn.Module):
     """Attention within segments of a row whose lengths are data, as encoders of packed images have it."""
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         lengths = (ends[1:] - ends[:-1]).tolist()
+        exec(CHECK, {"length": lengths[0]})
         return torch.cat([self._attend(part) for part in torch.split(x, lengths)])
 
     def _attend(self, x: Tensor) -> Tensor:
