@@ -22,9 +22,10 @@ of fifty layers makes another output out of the rounding of its input."""
 SAMPLES = 8
 """In the batch that statistics are taken from; where the last maps are of few pixels, fewer leave channels without variance."""
 
-
 HEADS = r".*(cls_logits|cls_score|bbox_pred|bbox_reg|bbox_ctrness|mask_fcn_logits|kps_score_lowres|module_list\.\d+)"
 """Layers of detectors that give scores and shifts of boxes."""
+
+_AFFINE = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 def settle(subject: Subject) -> Subject:
@@ -60,7 +61,7 @@ def _enliven(part: nn.Module) -> None:
         wanted = max(inputs, 1) ** -0.5
         if parameter.std(correction=0) < LEAST * wanted:
             parameter.add_(torch.randn_like(parameter), alpha=wanted)
-    if isinstance(part, _BatchNorm) and part.bias is not None:
+    if isinstance(part, _BatchNorm) and part.affine:
         part.bias.add_(SHIFT)
     buffers = dict(part.named_buffers(recurse=False))
     if "running_var" in buffers:
@@ -102,8 +103,9 @@ def _moderate(subject: Subject) -> None:
         part.bias.sub_(mean).div_(deviation)
         return (output - mean) / deviation
 
-    parts = [part for name, part in subject.module.named_modules() if re.fullmatch(HEADS, name)]
-    hooks = [(part[-1] if isinstance(part, nn.Sequential) else part).register_forward_hook(scale) for part in parts]
+    heads = [part for name, part in subject.module.named_modules() if re.fullmatch(HEADS, name)]
+    lasts = [list(head.children())[-1] if isinstance(head, nn.Sequential) else head for head in heads]
+    hooks = [last.register_forward_hook(scale) for last in lasts if isinstance(last, _AFFINE)]
     if hooks:
         subject.run(subject.inputs(98, SAMPLES))
     for hook in hooks:

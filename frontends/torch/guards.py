@@ -3,19 +3,23 @@
 Numbers are kept in buffers, to be saved with the weights: a stride, a padding. A graph is made for one set of weights, and
 so they are known.
 
-Libraries ask such sizes whether they are 1, or more than 1, to choose among ways that give the same. Of symbolic sizes of
-inputs torch says that they are neither 0 nor 1, and it takes the way for all the others; of sizes from data it refuses to
-say anything. Here both are answered alike.
+Libraries ask sizes whether they are 1, or more than 1, to choose among ways that give the same. Of symbolic sizes of inputs
+torch says that they are neither 0 nor 1, and it takes the way for all the others; of sizes that only the data tells it
+refuses to say anything. Here both are answered alike, unless a model asks whether there is anything: often there isn't.
 """
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sympy
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv, uninteresting_files
+
+_TORCH = str(Path(torch.__file__).parent)
 
 
 @contextmanager
@@ -49,9 +53,29 @@ def _answer(environment: ShapeEnv, expression: sympy.Basic) -> sympy.Basic | Non
     known = set(environment.size_like)
     environment.size_like.update(symbols)
     try:
-        return environment._maybe_evaluate_static(expression, size_oblivious=True)
+        answer = _ordinary(environment, expression)
+        is_about_nothing = any(
+            _ordinary(environment, expression.xreplace({symbol: sympy.Integer(0)}))
+            != answer
+            == _ordinary(environment, expression.xreplace({symbol: sympy.Integer(1)}))
+            for symbol in symbols
+        )
     finally:
         environment.size_like.intersection_update(known)
+    return None if is_about_nothing and not _is_asked_by_torch(environment) else answer
+
+
+def _ordinary(environment: ShapeEnv, expression: sympy.Basic) -> sympy.Basic | None:
+    """What an expression is for all sizes from 2 on."""
+    if expression in (sympy.true, sympy.false):
+        return expression
+    return environment._maybe_evaluate_static(expression, size_oblivious=True)
+
+
+def _is_asked_by_torch(environment: ShapeEnv) -> bool:
+    """Whether it is torch that asks, which has shorter ways to the same for nothing."""
+    frame = environment._get_user_frame()
+    return frame is not None and frame.f_code.co_filename.startswith(_TORCH)
 
 
 @contextmanager

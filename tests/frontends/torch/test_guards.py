@@ -88,6 +88,17 @@ class Choosing(nn.Module):
         return x + 1 if number.item() > 1 else x
 
 
+class Selecting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x[x > 0]
+        return x.sum() if kept.shape[0] == 0 else kept.mean()
+
+
+def test_whether_there_is_anything_is_left_open() -> None:
+    with pytest.raises(ModelError, match="data-dependent"):
+        trace(Selecting(), (torch.randn(8),))
+
+
 def test_a_number_that_changes_is_not_known() -> None:
     with pytest.raises(ModelError, match="changes 'calls' while it runs"):
         trace(Counting(), (torch.randn(2),))
