@@ -78,7 +78,7 @@ class _Inputs:
 
     def __call__(self, seed: int, size: int) -> Inputs:
         context = _Context(self.module, Generator().manual_seed(seed), self.layout, self.names)
-        last = ("input_ids", "attention_mask")  # which depend on images, and on ids
+        last = ("noise_sequence", "input_ids", "attention_mask")  # which depend on sounds, on images, and on ids
         for name in sorted(self.names, key=lambda name: last.index(name) if name in last else -1):
             context.given[name] = _MAKERS[name](context)
         given = {name: context.given[name] for name in self.names}
@@ -131,6 +131,10 @@ def _pixels(context: _Context) -> Tensor:
     height, width = (sides, sides) if isinstance(sides, int) else sides[-2:]
     frames = (context.find("num_frames", "frames_per_clip", default=8),) if context.layout else ()
     return context.normal(BATCH, *frames, channels, height, width)
+
+
+def _patch_count(context: _Context) -> int:
+    return (context.find("image_size") // context.find("patch_size")) ** 2
 
 
 def _patches(context: _Context, channels: int) -> Tensor:
@@ -217,6 +221,10 @@ _MAKERS: Mapping[str, Callable[[_Context], Any]] = {
     "inputs": _real(BATCH, LENGTH, "d_model"),
     "inputs_embeds": _real(BATCH, LENGTH, "hidden_size"),
     "latents": _real(BATCH, "hidden_size", LENGTH),
+    "noise": lambda context: torch.rand(BATCH, _patch_count(context), generator=context.generator),
+    "noise_sequence": lambda context: context.normal(
+        *context.given["input_features"].shape[:2], context.find("model_in_channels", default=64)
+    ),
     "past_observed_mask": lambda context: torch.ones_like(_series(context)),
     "past_time_features": lambda context: context.normal(
         *_series(context).shape, context.find("num_time_features", default=0)
@@ -257,5 +265,7 @@ _WANTED = (
     "visual_embeds",
     "qformer_input_ids",
     "input_points",
+    "noise",
+    "noise_sequence",
 )
 """What is given where a model takes it, though it may do without."""

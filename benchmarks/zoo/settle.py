@@ -33,7 +33,7 @@ def settle(subject: Subject) -> Subject:
 
     - Matrices, kernels and embeddings that deviate by less than half of 1/sqrt(inputs) get noise of that deviation: heads
       of zeros, tables of 0.02, scales of 1e-6.
-    - Vectors, such as biases and the weights of norms, get noise of 0.1.
+    - Vectors, such as biases, the weights of norms and gains of any shape, get noise of 0.1.
     - Batch norms are shifted to where activations pass most of it on.
     - Batch norms take their statistics from a batch of inputs that is used for nothing else; those that are frozen, or
       that can't be computed at these sizes, get noise.
@@ -53,7 +53,7 @@ def _enliven(part: nn.Module) -> None:
     for parameter in part.parameters(recurse=False):
         if not parameter.is_floating_point():
             continue
-        if parameter.ndim < 2:
+        if parameter.numel() == max(parameter.shape, default=1):
             parameter.add_(torch.randn_like(parameter), alpha=NOISE)
             continue
         is_kernel = isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)
