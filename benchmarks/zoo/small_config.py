@@ -128,10 +128,12 @@ _OWN: dict[str, Callable[[], dict[str, Any]]] = {
     "openai_privacy_filter": lambda: {"experts_implementation": "grouped_mm"},
     "recurrent_gemma": lambda: {"num_hidden_layers": 3},
     "timm_backbone": lambda: {"backbone": "resnet10t"},
+    "vits": lambda: {"noise_scale": 0.0, "noise_scale_duration": 0.0},
     "xmod": lambda: {"default_language": "en_XX"},
     "zamba": lambda: {"layers_block_type": ["mamba", "hybrid"] * 2, "num_hidden_layers": 4},
     **dict.fromkeys(("bridgetower", "bridgetower_text_model", "bridgetower_vision_model"), lambda: {"hidden_size": 64}),
     **dict.fromkeys(("conditional_detr", "dab-detr", "detr"), lambda: {"backbone_config": _residual_network("stage4")}),
+    **dict.fromkeys(("donut-swin", "swin"), lambda: {"window_size": 2}),
     **dict.fromkeys(
         ("autoformer", "informer", "time_series_transformer"), lambda: {"prediction_length": 4, "context_length": 8}
     ),
