@@ -44,6 +44,7 @@ def settle(subject: Subject) -> Subject:
     with torch.no_grad():
         for part in subject.module.modules():
             _enliven(part)
+    subject.module.train().eval()  # which makes modules forget what they had computed from the weights before
     _calibrate(subject)
     _moderate(subject)
     return subject
