@@ -88,7 +88,10 @@ def mean(*inputs: Tensor) -> Tensor:
 @operator("Div")
 @bounded
 def div(a: Tensor, b: Tensor) -> Tensor:
-    return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
+    if a.is_floating_point():
+        return torch.div(a, b)
+    is_minus_one = b == -1  # by which the processor can't divide the least integer: it wraps, as two's complement does
+    return torch.where(is_minus_one, -a, torch.div(a, b.masked_fill(is_minus_one, 1), rounding_mode="trunc"))
 
 
 @operator("Mod")

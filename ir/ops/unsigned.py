@@ -28,8 +28,9 @@ def _through(
         if narrow is None:
             return function(*inputs, **attributes)
         y = function(*(there(x) if isinstance(x, Tensor) and x.dtype in _WIDE else x for x in inputs), **attributes)
-        is_number = back is not None and y.dtype is torch.int64
-        return back(y).to(narrow) if is_number and narrow is torch.uint64 else y.to(narrow) if is_number else y
+        if back is None or y.dtype is not torch.int64:
+            return y
+        return (back(y) if narrow is torch.uint64 else y).to(narrow)
 
     return run
 

@@ -1,4 +1,4 @@
-"""Wide unsigned integers, numbers from 2**63 on included: as numpy has them, or refused."""
+"""Integers at the ends of their range, unsigned ones from 2**63 on included: as numpy has them, or refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -87,3 +87,11 @@ def test_a_quotient_is_right_or_refused(pair: list[np.ndarray]) -> None:
         return
     np.testing.assert_array_equal(run("Div", x, y), x // y, strict=True)
     np.testing.assert_array_equal(run("Mod", x, y), x % y, strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+def test_the_least_integer_divided_by_minus_one_wraps(dtype: type) -> None:
+    """It has no opposite, and the processor would stop the process."""
+    least = np.iinfo(dtype).min
+    found = run("Div", np.array([least, least, 7], dtype), np.array([-1, 2, -2], dtype))
+    np.testing.assert_array_equal(found, np.array([least, least // 2, -3], dtype), strict=True)
