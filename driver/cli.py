@@ -106,16 +106,21 @@ def opt(
     ] = None,
     print_ir_changed: Annotated[bool, typer.Option(help="print the graph after each pass that changed it")] = False,
     time_passes: Annotated[bool, typer.Option(help="print what each pass took")] = False,
+    explain: Annotated[
+        str | None, typer.Option(metavar="PASS|RULE", help="print where its rules nearly matched, and what differed")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run passes over a model and write the graph."""
     from ..passes.instrument import PrintIR
     from ..passes.manager import Verify
+    from .explanation import Explain
     from .optimize import optimize_file
     from .report import ConsoleReporter, records_table
     from .results import plain
 
     reporter = ConsoleReporter(_console())
+    explainer = None if explain is None else Explain(explain)
     with reporter.live():
         printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed, stream=sys.stderr)
         result = optimize_file(
@@ -126,11 +131,16 @@ def opt(
             data=data,
             verify=Verify(verify),
             instruments=[printer],
+            explainer=explainer,
             reporter=reporter,
         )
     if time_passes:
         _show([records_table(result.records)], None)
-    if as_json:
+    if explainer is not None and not as_json:
+        typer.echo("\n".join(explainer.lines()), err=True)
+    if as_json and explainer is not None:
+        _print_json({"before": explainer.before_pass, "rules": plain(explainer.explanations)})
+    elif as_json:
         _print_json([plain(record) for record in result.records])
     elif output is None:
         from ..ir.text import print_graph

@@ -10,6 +10,7 @@ from ..passes.manager import Verify
 from ..passes.pipeline import parse_pipeline
 from .api import Optimized, optimize
 from .data import ports_of, read_data
+from .explanation import Explain
 from .model import check_form, read_model, write_model
 from .reference import isolated_imports
 from .reporter import SILENT, Reporter
@@ -25,6 +26,7 @@ def optimize_file(
     data: str | None = None,
     verify: Verify = Verify.NUMERIC,
     instruments: Sequence[Instrument] = (),
+    explainer: Explain | None = None,
     reporter: Reporter = SILENT,
 ) -> Optimized:
     """Run a pipeline over a model and write the graph.
@@ -37,15 +39,19 @@ def optimize_file(
         data: that they calibrate on.
         verify: what is checked after each pass.
         instruments: that watch.
+        explainer: watches as well, and is told of the pipeline before.
         reporter: hears of progress.
 
     Raises:
-        UsageError: the output's form is unknown, or the pipeline makes no sense.
+        UsageError: the output's form is unknown, the pipeline makes no sense, or there are no rules to explain.
     """
     if output is not None:
         check_form(output)
     with isolated_imports(Path()):
         case = read_case(model, pipeline, data, target, reporter)
+        if explainer is not None:
+            explainer.prepare(parse_pipeline(case.pipeline))
+            instruments = (*instruments, explainer)
         with reproducing(case):
             result = optimize(
                 case.graph,

@@ -53,7 +53,7 @@ class Builder:
         values = [self._value(operand, like) for operand in inputs]
         while values and values[-1] is None:
             values.pop()
-        held = {key: _attribute(value) for key, value in attributes.items() if value is not None}
+        held = {key: attribute_value(value) for key, value in attributes.items() if value is not None}
         try:
             types = infer(operator, values, held, outputs)
         except ModelError as error:
@@ -94,7 +94,8 @@ class Builder:
         return self.constant(operand)
 
 
-def _attribute(value: Any) -> Attribute:
+def attribute_value(value: Any) -> Attribute:
+    """What an attribute is held as."""
     if isinstance(value, DType):
         return value.value
     if isinstance(value, bool):

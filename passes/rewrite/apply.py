@@ -1,16 +1,17 @@
-"""The driver: finds matches by the operator of their root and replaces them, in sweeps along the graph."""
+"""The driver: finds matches by the operator of their root and replaces them, node by node."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
 from ...ir.builder import Builder, Operand
 from ...ir.errors import CheckError, UsageError
-from ...ir.graph import Constant, Graph, Location, Node, Value
+from ...ir.graph import Constant, Graph, Location, Node, Value, nested
 from ..base import Pass, PassContext, PassResult
 from .match import Match, find_matches
+from .reach import Reach
 from .rule import RewriteRule
 
 _MOST = 100
@@ -25,10 +26,10 @@ def _always(rewrite: str, *nodes: Node) -> bool:
 
 
 def apply_rules(graph: Graph, rules: Iterable[RewriteRule], applies: Applies = _always) -> PassResult:
-    """Apply rules wherever they match, until none does.
+    """Apply rules wherever they match, in the graph and those inside its nodes, until none does.
 
-    A sweep tries each node once, and what replaces it next; as nodes read what is before them, little is left to a
-    second sweep but to see that nothing is: the work is linear in the graph.
+    Every node is tried once; after a replacement what is new is tried next, and at the end what may match because of it: the
+    work is linear in the graph.
 
     Args:
         graph: that is rewritten.
@@ -37,82 +38,119 @@ def apply_rules(graph: Graph, rules: Iterable[RewriteRule], applies: Applies = _
 
     Raises:
         CheckError: a replacement has another type than what it replaces.
-        UsageError: the rules never come to an end.
+        UsageError: the rules never come to an end, or one makes no sense.
     """
-    index: defaultdict[str, list[RewriteRule]] = defaultdict(list)
-    for rule in rules:
-        index[rule.root.operator].append(rule)
-    sweep = _Sweep(graph, index, applies, most=_MOST * (len(graph) + 1))
-    while sweep.run():
-        pass
-    return PassResult(dict(sweep.counts), tuple(sweep.misses))
+    driver = _Driver(graph, tuple(rules), applies)
+    driver.run()
+    return PassResult(dict(driver.counts), driver.misses())
 
 
-class _Sweep:
-    """Sweeps over a graph, the counts of all of them, and the misses of the last."""
+class _Driver:
+    """A queue of nodes to try, the counts of what was replaced, and why the rest wasn't."""
 
-    def __init__(self, graph: Graph, rules: Mapping[str, Sequence[RewriteRule]], applies: Applies, most: int) -> None:
-        self.graph = graph
-        self.rules = rules
-        self.applies = applies
-        self.most = most
+    def __init__(self, graph: Graph, rules: Sequence[RewriteRule], applies: Applies) -> None:
         self.counts: Counter[str] = Counter()
-        self.misses: dict[str, None] = {}
-        self._erased: set[Node] = set()
+        self._parts = tuple(nested(graph))
+        self._rules: defaultdict[str, list[RewriteRule]] = defaultdict(list)
+        for rule in rules:
+            self._rules[rule.root.operator].append(rule)
+        self._applies = applies
+        self._reach = Reach(rules)
+        self._queue = deque(node for part in self._parts for node in part.nodes)
+        self._waiting = set(self._queue)
+        self._misses: dict[Node, list[str]] = {}
 
-    def run(self) -> bool:
-        """Try every node; returns whether any was replaced."""
-        before = self.counts.total()
-        self.misses.clear()
-        queue = deque(self.graph.nodes)
-        while queue:
-            node = queue.popleft()
-            found = None if node in self._erased else self._find(node)
+    def run(self) -> None:
+        """Try nodes until none is left to try."""
+        most = _MOST * (len(self._queue) + 1)
+        while self._queue:
+            node = self._queue.popleft()
+            if node not in self._waiting:
+                continue  # erased meanwhile
+            self._waiting.remove(node)
+            found = self._find(node)
             if found is None:
                 continue
             rule, match = found
-            queue.extendleft(reversed(self._replace(rule, match)))
+            self._replace(rule, match)
             self.counts[rule.name] += 1
-            if self.counts.total() > self.most:
+            if self.counts.total() > most:
                 raise UsageError(f"rule {rule.name} at {node.location} never comes to an end: its result matches again")
-        return self.counts.total() > before
+
+    def misses(self) -> tuple[str, ...]:
+        """Why checks refused what is left, in the order of the graph."""
+        nodes = (node for part in nested(self._parts[0]) for node in part.nodes) if self._misses else ()
+        return tuple(dict.fromkeys(miss for node in nodes for miss in self._misses.get(node, ())))
 
     def _find(self, node: Node) -> tuple[RewriteRule, Match] | None:
         """The first match that its rule's check lets pass."""
-        for rule in self.rules.get(node.operator, ()):
+        self._misses.pop(node, None)
+        if node.operator not in self._rules or _carries(node):
+            return None
+        misses: list[str] = []
+        for rule in self._rules[node.operator]:
             reason = ""
-            for match in find_matches(self.graph, rule, node):
+            for match in find_matches(rule, node):
                 refusal = rule.check(match)
-                if not refusal and self.applies(rule.name, *match.nodes):
+                if not refusal and self._applies(rule.name, *match.nodes):
                     return rule, match
                 reason = reason or refusal
             if reason:
-                self.misses[f"{rule.name} at {node.location}: {reason}"] = None
+                misses.append(f"{rule.name} at {node.location}: {reason}")
+        if misses:
+            self._misses[node] = misses
         return None
 
-    def _replace(self, rule: RewriteRule, match: Match) -> list[Node]:
-        """Replace a match; returns the new nodes in order."""
-        old = match.root.outputs[0]
-        op = _Recorder(self.graph, before=match.root, location=match.root.location)
-        new = rule.build(op, match)
-        if new.dtype is not old.dtype or new.type.rank != old.type.rank:
-            raise CheckError(f"rule {rule.name} at {match.root.location} replaces {old.type} by {new.type}")
-        self.graph.replace_uses(old, new)
-        self._erase(match.nodes)
-        return op.nodes
+    def _replace(self, rule: RewriteRule, match: Match) -> None:
+        """Replace a match, and put into the queue what may match because of it."""
+        graph = match.root.owner
+        op = _Recorder(graph, before=match.place, location=match.root.location)
+        made = rule.build(op, match)
+        readers = [use.node for old in match.results for use in old.uses if use.node not in match.nodes]
+        for old, new in zip(match.results, made, strict=True):
+            if not _can_stand_for(new, old):
+                raise CheckError(f"rule {rule.name} at {match.root.location} replaces {old.type} by {new.type}")
+            is_returned = graph.is_output(old) and not _is_of(graph, new)
+            graph.replace_uses(old, Builder(graph, match.place, op.location).Identity(new) if is_returned else new)
+        left = self._erase(graph, match.nodes)
+        self._queue.extendleft(reversed(op.nodes))
+        self._waiting.update(op.nodes)
+        for node in self._reach.nodes((*op.nodes, *readers), left):
+            if node.operator in self._rules and node not in self._waiting:
+                self._queue.append(node)
+                self._waiting.add(node)
 
-    def _erase(self, nodes: Iterable[Node]) -> None:
-        """Remove what nobody reads any more, the readers before what they read."""
-        left = set(nodes)
-        while unread := {node for node in left if not any(map(self._is_read, node.outputs))}:
+    def _erase(self, graph: Graph, nodes: Iterable[Node]) -> Iterable[Value]:
+        """Remove what nobody reads any more, the readers before what they read; returns what else they had read."""
+        left = dict.fromkeys(nodes)
+        read: dict[Value, None] = {}
+        while unread := [
+            node for node in left if not any(value.uses or graph.is_output(value) for value in node.outputs)
+        ]:
             for node in unread:
-                self.graph.erase(node)
-                _erase_unread(self.graph, node)
-            left -= unread
-            self._erased |= unread
+                read |= dict.fromkeys(value for value in (*node.inputs, *node.captured) if value is not None)
+                graph.erase(node)
+                self._forget(node)
+                del left[node]
+            for value in [value for value in read if value.producer in unread]:
+                del read[value]
+        for value in read:
+            self._erase_unread(value)
+        return read
 
-    def _is_read(self, value: Value) -> bool:
-        return bool(value.uses) or self.graph.is_output(value)
+    def _forget(self, node: Node) -> None:
+        """An erased node isn't tried any more, nor are those inside of it."""
+        for each in (node, *(inner for body in node.graphs for part in nested(body) for inner in part.nodes)):
+            self._waiting.discard(each)
+            self._misses.pop(each, None)
+
+    def _erase_unread(self, value: Value) -> None:
+        """Remove a constant that only erased nodes had read: a folded weight would be counted twice."""
+        if not isinstance(value, Constant) or value.uses:
+            return
+        for part in self._parts:
+            if part.constants.get(value.name) is value and not part.is_output(value):
+                part.erase_constant(value)
 
 
 class _Recorder(Builder):
@@ -128,11 +166,27 @@ class _Recorder(Builder):
         return result
 
 
-def _erase_unread(graph: Graph, node: Node) -> None:
-    """Remove the constants that only an erased node had read: a folded weight would be counted twice."""
-    for value in dict.fromkeys(node.inputs):
-        if isinstance(value, Constant) and not value.uses and not graph.is_output(value):
-            graph.erase_constant(value)
+def _can_stand_for(new: Value, old: Value) -> bool:
+    """Whether a value has the type of another, as far as the dimensions of both are known."""
+    if new.dtype is not old.dtype or not new.type.is_ranked or new.type.rank != old.type.rank:
+        return False
+    pairs = zip(new.shape, old.shape, strict=True)
+    return all(one == other or isinstance(one, str) or isinstance(other, str) for one, other in pairs)
+
+
+def _is_of(graph: Graph, value: Value) -> bool:
+    """Whether a value is a graph's own, and not of one around it."""
+    if value.producer is not None:
+        return value.producer.owner is graph
+    return graph.constants.get(value.name) is value or any(value is own for own in graph.inputs)
+
+
+def _carries(node: Node) -> bool:
+    """Whether a graph inside a node returns a value from around it by this node: an Identity that has to stay."""
+    if node.operator != "Identity" or not node.owner.is_output(node.output):
+        return False
+    value = node.input(0)
+    return value is not None and not _is_of(node.owner, value)
 
 
 @dataclass(frozen=True)

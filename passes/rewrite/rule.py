@@ -1,4 +1,4 @@
-"""What a rewrite rule is, and how its pattern function becomes a tree.
+"""What a rewrite rule is.
 
     RewriteRule(
         "fuse-swish",
@@ -7,63 +7,28 @@
     )
 
 The pattern is an ordinary function: its parameters after `op` are variables, each of which binds one value; numbers match
-scalar constants; attributes that are given must be equal, others are free. The replacement's parameters are the names
-that it needs; `match` among them gives the whole `Match`.
+scalar constants; attributes that are given must be equal, others are free. What else may stand in a pattern is what
+`PatternBuilder` has methods for. The replacement's parameters are the names that it needs, of variables and attributes;
+`match` among them gives the whole `Match`. A pattern that returns several values is replaced by as many.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ...ir.builder import Builder
-from ...ir.graph import Attribute, Value
+from ...ir.errors import UsageError
+from ...ir.graph import Value
 from ..base import Effect
+from .pattern import Application, Pattern, PatternBuilder, Result, Variable, keys, parts
 
 if TYPE_CHECKING:
     from .match import Match
 
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """Matches any value; the same one wherever the name recurs."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """Matches a constant all of whose elements are this number."""
-
-    value: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Application:
-    """Matches an output of an operator applied to what its operands match."""
-
-    operator: str
-    operands: tuple["Pattern", ...]
-    attributes: Mapping[str, Attribute]
-
-
-Pattern: TypeAlias = Variable | Number | Application
-
-
-class PatternBuilder:
-    """Stands in for the builder while a pattern is read: records what the function writes."""
-
-    def __call__(self, operator: str, *operands: Pattern | float, **attributes: Any) -> Application:
-        recorded = tuple(Number(operand) if isinstance(operand, int | float) else operand for operand in operands)
-        held = {key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()}
-        return Application(operator, recorded, held)
-
-    def __getattr__(self, operator: str) -> Callable[..., Application]:
-        def record(*operands: Pattern | float, **attributes: Any) -> Application:
-            return self(operator, *operands, **attributes)
-
-        return record
+Way: TypeAlias = tuple[Pattern, tuple[Result, ...]]
+"""A part of a pattern, and what is below it, nearest first."""
 
 
 def _always(match: "Match") -> str:
@@ -77,30 +42,89 @@ class RewriteRule:
     Attributes:
         name: under which applications are counted.
         pattern: builds what is looked for, with `op` and one parameter for each variable.
-        replacement: builds what replaces it, and returns the value that stands for the pattern's.
-        check: why a match may not be replaced, as a phrase, or an empty text where it may.
+        replacement: builds what replaces it, and returns the value that stands for the pattern's, or a tuple of them.
+        check: why a match may not be replaced, as a phrase, or an empty text where it may. It looks at the match alone: when
+            something else changes, it isn't asked again.
         effect: how far it may move the outputs.
         description: for the list of passes.
     """
 
     name: str
     pattern: Callable[..., Any]
-    replacement: Callable[..., Value]
+    replacement: Callable[..., Any]
     check: Callable[["Match"], str] = field(default=_always)
     effect: Effect = Effect.ROUNDING
     description: str = "A rewrite rule."
 
     @cached_property
-    def root(self) -> Application:
-        """The pattern as a tree, from the value that is replaced down to the variables."""
-        variables = list(inspect.signature(self.pattern).parameters)[1:]
-        root = self.pattern(PatternBuilder(), *map(Variable, variables))
-        if not isinstance(root, Application):
-            raise TypeError(f"the pattern of rule {self.name} must return an operator's result")
-        return root
+    def results(self) -> tuple[Result, ...]:
+        """The values that are replaced, as patterns; the first one's node is where matching begins.
 
-    def build(self, op: Builder, match: "Match") -> Value:
-        """Write the replacement of a match into the graph."""
-        available = {**match.values, "match": match}
-        names = list(inspect.signature(self.replacement).parameters)[1:]
-        return self.replacement(op, *(available[name] for name in names))
+        Raises:
+            UsageError: the functions of the rule don't make sense.
+        """
+        made: Any = self.pattern(PatternBuilder(), *map(Variable, _parameters(self.pattern)))
+        results = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
+        if not made or not all(isinstance(result, Result) for result in results):
+            raise UsageError(f"the pattern of rule {self.name} must return an operator's result, or a tuple of them")
+        bound = dict.fromkeys(key for result in results for key in keys(result))
+        names = [key if isinstance(key, str) else key.name for key in bound]
+        if clash := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"the pattern of rule {self.name} calls an attribute and a variable {clash!r}")
+        if missing := [name for name in _parameters(self.replacement) if name not in {*names, "match"}]:
+            raise UsageError(
+                f"the replacement of rule {self.name} asks for {missing[0]!r}, which its pattern doesn't bind"
+            )
+        return results
+
+    @property
+    def root(self) -> Application:
+        """The node of the first result, from which matching goes up to the variables."""
+        return self.results[0].application
+
+    @cached_property
+    def ways(self) -> tuple[Way, ...]:
+        """For each result but the first, how to find it: from what those before it bind, down to it.
+
+        Raises:
+            UsageError: they have nothing in common.
+        """
+        return tuple(self._way(index) for index in range(1, len(self.results)))
+
+    def _way(self, index: int) -> Way:
+        known = {part for result in self.results[:index] for part, _ in parts(result)}
+        names = {part.name for part in known if isinstance(part, Variable)}
+        nodes = {part.application for part in known if isinstance(part, Result)}
+        ways = [
+            (part, below)
+            for part, below in parts(self.results[index])
+            if (isinstance(part, Variable) and part.name in names)
+            or (isinstance(part, Result) and part.application in nodes)
+        ]
+        if not ways:
+            raise UsageError(
+                f"result {index} of the pattern of rule {self.name} has nothing in common with those before it"
+            )
+        return min(ways, key=lambda way: (isinstance(way[0], Variable) and way[0].is_constant, len(way[1])))
+
+    @cached_property
+    def _wanted(self) -> tuple[str, ...]:
+        return _parameters(self.replacement)
+
+    def build(self, op: Builder, match: "Match") -> tuple[Value, ...]:
+        """Write the replacement of a match into the graph.
+
+        Raises:
+            UsageError: it returns more or fewer values than the pattern.
+        """
+        available = {**match.values, **match.rests, **match.attributes, "match": match}
+        made = self.replacement(op, *(available[name] for name in self._wanted))
+        values = cast("tuple[Value, ...]", made) if isinstance(made, tuple) else (made,)
+        if len(values) != len(self.results):
+            raise UsageError(f"rule {self.name} replaces {len(self.results)} values by {len(values)}")
+        return values
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's parameters after `op`."""
+    return tuple(inspect.signature(function).parameters)[1:]

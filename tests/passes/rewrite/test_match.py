@@ -10,7 +10,7 @@ from planish.passes.rewrite.match import find_matches
 def matches(graph: Graph, pattern) -> list[Match]:
     """The matches at the last node."""
     rule = RewriteRule("mine", pattern, lambda op: None)
-    return list(find_matches(graph, rule, list(graph.nodes)[-1]))
+    return list(find_matches(rule, list(graph.nodes)[-1]))
 
 
 def bound(graph: Graph, pattern) -> list[dict[str, str | None]]:

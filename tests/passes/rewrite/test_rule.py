@@ -2,9 +2,10 @@
 
 import pytest
 
+from planish.ir.errors import UsageError
 from planish.passes.base import Effect
 from planish.passes.rewrite import RewriteRule
-from planish.passes.rewrite.rule import Application, Number, Variable
+from planish.passes.rewrite.pattern import Number, Result, Variable
 
 
 def rule(pattern, replacement=lambda op, x: x) -> RewriteRule:
@@ -16,8 +17,8 @@ def test_variables_numbers_attributes_and_domains_are_recorded() -> None:
     assert (root.operator, root.attributes) == ("com.microsoft::FusedMatMul", {"alpha": 0.5, "axes": (1, 2)})
     add, weight = root.operands
     assert weight == Variable("w")
-    assert isinstance(add, Application)
-    assert (add.operator, add.operands) == ("Add", (Variable("x"), Number(1)))
+    assert isinstance(add, Result)
+    assert (add.application.operator, add.application.operands) == ("Add", (Variable("x"), Number(1)))
 
 
 def test_a_result_that_is_used_twice_is_one_node_of_the_pattern() -> None:
@@ -26,8 +27,8 @@ def test_a_result_that_is_used_twice_is_one_node_of_the_pattern() -> None:
         return op.Add(shared, op.Neg(shared))
 
     first, second = rule(pattern).root.operands
-    assert isinstance(second, Application)
-    assert second.operands[0] is first
+    assert isinstance(second, Result)
+    assert second.application.operands[0] is first
 
 
 def test_the_pattern_is_read_once() -> None:
@@ -38,7 +39,7 @@ def test_the_pattern_is_read_once() -> None:
 
 
 def test_a_pattern_must_be_an_operators_result() -> None:
-    with pytest.raises(TypeError, match="the pattern of rule mine must return an operator's result"):
+    with pytest.raises(UsageError, match="the pattern of rule mine must return an operator's result"):
         _ = rule(lambda op, x: x).root
 
 
