@@ -14,8 +14,7 @@ def _is_float(match: Match) -> str:
 
 
 def _is_standard(match: Match) -> str:
-    attributes = match.node("HardSigmoid").attributes
-    is_standard = abs(attributes.get("alpha", 0.2) - _SIXTH) < 1e-6 and attributes.get("beta", 0.5) == 0.5
+    is_standard = abs(match.attributes["alpha"] - _SIXTH) < 1e-6 and match.attributes["beta"] == 0.5
     return "" if is_standard else "its hard sigmoid has another slope"
 
 
@@ -56,7 +55,7 @@ class ActivationFusion(RewritePass):
         ),
         RewriteRule(
             "hard-swish",
-            pattern=lambda op, x: op.Mul(x, op.HardSigmoid(x)),
+            pattern=lambda op, x: op.Mul(x, op.HardSigmoid(x, alpha=op.attribute("alpha"), beta=op.attribute("beta"))),
             replacement=lambda op, x: op.HardSwish(x),
             check=_is_standard,
         ),

@@ -16,7 +16,7 @@ def _check(match: Match) -> str:
         return "its weights are not constant"
     if match.values["b"] is not None and match.constant("b") is None:
         return "its bias is not constant"
-    if match.root.attributes.get("training_mode", 0):
+    if match.attributes["training_mode"]:
         return "it is in training mode"
     if match.nodes[-1].operator == "ConvTranspose" and match.nodes[-1].attributes.get("group", 1) != 1:
         return "a transposed convolution has groups"
@@ -30,8 +30,7 @@ def _folded(op: Builder, match: Match) -> Value:
     node = match.nodes[-1]
     weight, bias = match.data("w"), match.constant("b")
     scale, shift, mean, variance = (match.data(name) for name in ("scale", "shift", "mean", "variance"))
-    epsilon = match.root.attributes.get("epsilon", 1e-5)
-    factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
+    factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + match.attributes["epsilon"])
     offset = shift + ((0.0 if bias is None else bias.astype(np.float64)) - mean) * factor
     channel = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if node.attributes.get("transB") else 1}[node.operator]
     shape = [-1 if axis == channel else 1 for axis in range(weight.ndim)]
@@ -49,7 +48,13 @@ def _rule(operator: str) -> RewriteRule:
     return RewriteRule(
         f"fold-into-{operator.lower()}",
         pattern=lambda op, x, w, b, scale, shift, mean, variance: op.BatchNormalization(
-            op(operator, x, w, b), scale, shift, mean, variance
+            op(operator, x, w, b),
+            scale,
+            shift,
+            mean,
+            variance,
+            epsilon=op.attribute("epsilon"),
+            training_mode=op.attribute("training_mode"),
         ),
         replacement=_folded,
         check=_check,

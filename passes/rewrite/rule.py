@@ -70,7 +70,7 @@ class RewriteRule:
         bound = dict.fromkeys(key for result in results for key in keys(result))
         names = [key if isinstance(key, str) else key.name for key in bound]
         if clash := next((name for name in names if names.count(name) > 1), None):
-            raise UsageError(f"the pattern of rule {self.name} calls an attribute and a variable {clash!r}")
+            raise UsageError(f"the pattern of rule {self.name} calls two things {clash!r}")
         if missing := [name for name in _parameters(self.replacement) if name not in {*names, "match"}]:
             raise UsageError(
                 f"the replacement of rule {self.name} asks for {missing[0]!r}, which its pattern doesn't bind"

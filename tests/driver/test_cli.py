@@ -71,6 +71,13 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], blocke
             "the model has no dimension 'bacth'; did you mean 'batch'?",
         ),
         (["inspect", "net.planish", "--size", "batch"], 2, "--size batch= must be a name and a positive number"),
+        (
+            ["opt", "net.planish", "-p", "dce", "--explain", "fuse-gleu"],
+            2,
+            "no pass or rule 'fuse-gleu' to explain; did you",
+        ),
+        (["opt", "net.planish", "-p", "dce", "--explain", "dce"], 2, "pass 'dce' isn't made of rewrite rules"),
+        (["opt", "net.planish", "-p", "dce", "--explain", "nowhere:rule"], 2, "there is no module 'nowhere' to import"),
         (["passes", "quantise"], 2, "unknown pass 'quantise'; did you mean 'quantize'?"),
         (["targets", "nativ"], 2, "unknown target 'nativ'; did you mean 'native'?"),
     ],
@@ -184,6 +191,40 @@ def test_opt_prints_writes_and_times(folder: Path) -> None:
     again = planish("opt", "copy.planish", "-p", "dce", "-o", "net.onnx")
     assert again.exit_code == 0, again.stderr
     assert "float32[batch, 8]" in planish("inspect", "net.onnx").stderr
+
+
+RULES = """
+from planish import RewriteRule
+
+double = RewriteRule("double", lambda op, x: op.Relu(op.Relu(x)), lambda op, x: op.Relu(x))
+wide = RewriteRule(
+    "wide", lambda op, x, w, b: op.Relu(op.Gemm(x, w, b, transB=0)), lambda op, x, w, b: op.Relu(op.Gemm(x, w, b))
+)
+"""
+
+
+def test_opt_explains_where_rules_nearly_match(folder: Path) -> None:
+    (folder / "my_rules.py").write_text(RULES)
+    result = planish("opt", "net.planish", "-p", "cleanup,my_rules:wide", "--explain", "my_rules:wide")
+    assert result.exit_code == 0, result.stderr
+    assert "my_rules:wide on the graph before wide" in result.stderr
+    assert "wide: 0 matches, 1 near misses" in result.stderr
+    assert "2 of 2 nodes: Relu %relu, Gemm %gemm" in result.stderr
+    assert "transB of Gemm at first" in result.stderr
+    assert "is 1, not 0" in result.stderr
+    assert "Relu" in result.stdout
+
+    result = planish("opt", "net.planish", "-p", "my_rules:wide,cse", "--explain", "my_rules:wide", "--json")
+    explained = json.loads(result.stdout)
+    assert explained["before"] == "wide"
+    (rule,) = explained["rules"]
+    assert (rule["rule"], rule["matches"], rule["more"]) == ("wide", 0, 0)
+    assert [miss["wanted"] for miss in rule["near"]] == [2]
+
+    as_read = json.loads(planish("opt", "net.planish", "-p", "cse", "--explain", "gelu", "--json").stdout)
+    assert as_read == {"before": "", "rules": [{"rule": "gelu", "matches": 0, "near": [], "more": 0}]}
+    whole = json.loads(planish("opt", "net.planish", "-p", "fuse", "--explain", "fuse-gelu", "--json").stdout)
+    assert (whole["before"], [rule["rule"] for rule in whole["rules"]]) == ("fuse-gelu", ["gelu", "gelu-tanh"])
 
 
 def test_opt_can_leave_out_the_checks(folder: Path) -> None:

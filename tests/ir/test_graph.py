@@ -122,6 +122,19 @@ def test_nodes_inserted_before_are_not_visited_and_those_after_are() -> None:
     verify(graph)
 
 
+def test_positions_ascend_however_many_nodes_are_inserted_at_one_place() -> None:
+    graph = chain(3)
+    _, second, third = graph.nodes
+    for count in range(200):
+        graph.add_node("test::F", [graph.inputs[0]], [TYPE], before=second if count % 2 else third)
+        if count % 50 == 0:
+            assert graph.position(second) < graph.position(third)
+    graph.add_node("test::F", [graph.inputs[0]], [TYPE], before=next(graph.nodes))
+    positions = [graph.position(node) for node in graph.nodes]
+    assert positions == sorted(set(positions))
+    assert all(node.owner is graph for node in graph.nodes)
+
+
 def test_a_replacement_in_place_of_the_visited_node() -> None:
     graph = chain(3)
     for node in graph.nodes:

@@ -273,12 +273,14 @@ def test_all_passes_are_found_and_only_passes() -> None:
     assert "everything" not in pass_classes()
 
 
-def test_another_package_registers_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_package_registers_passes_and_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an entry point, as its metadata says it."""
     package = tmp_path / "others.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1\n")
-    (package / "entry_points.txt").write_text("[planish.passes]\nanything = others_passes:Theirs\n")
+    (package / "entry_points.txt").write_text(
+        "[planish.passes]\nanything = others_passes:Theirs\nrule = others_passes:halve\n"
+    )
     (tmp_path / "others_passes.py").write_text(
         "from planish.passes.base import Effect, Pass, PassResult\n"
         "from dataclasses import dataclass\n"
@@ -287,11 +289,16 @@ def test_another_package_registers_passes(tmp_path: Path, monkeypatch: pytest.Mo
         "    name = 'theirs'\n"
         "    effect = Effect.EXACT\n"
         "    run = lambda self, graph, context: PassResult()\n"
+        "from planish import RewriteRule\n"
+        "halve = RewriteRule('halve', lambda op, x: op.Div(x, 2.0), lambda op, x: op.Mul(x, 0.5), effect=Effect.EXACT)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     pass_classes.cache_clear()
     try:
-        (step,) = parse_pipeline("theirs")
-        assert format_pass(step) == "theirs"
+        theirs, halve, again = parse_pipeline("theirs,halve{skip=head},others_passes:halve")
+        assert format_pipeline([theirs, halve, again]) == "theirs,halve{skip=head},halve"
+        assert type(halve) is type(again)
+        assert isinstance(halve, RewritePass)
+        assert ([rule.name for rule in halve.rules], halve.effect) == (["halve"], Effect.EXACT)
     finally:
         pass_classes.cache_clear()
