@@ -84,7 +84,7 @@ def find_rules(name: str) -> tuple[RewriteRule, ...]:
 
 def _lines(explanation: Explanation) -> Iterator[str]:
     count = len(explanation.near) + explanation.more
-    yield f"{explanation.rule}: {explanation.matches} matches, {count} near misses"
+    yield f"{explanation.rule}: {_count(explanation.matches, 'match')}, {_count(count, 'near miss')}"
     for miss in explanation.near:
         yield f"  {miss.location}: {len(miss.matched)} of {miss.wanted} nodes: {', '.join(miss.matched)}"
         yield from (f"    {difference}" for difference in miss.differences[:_SHOWN])
@@ -92,3 +92,7 @@ def _lines(explanation: Explanation) -> Iterator[str]:
             yield f"    and {len(miss.differences) - _SHOWN} more differences"
     if explanation.more:
         yield f"  and {explanation.more} more"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 'es'}"

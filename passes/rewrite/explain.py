@@ -167,10 +167,8 @@ def _try_rule(rule: RewriteRule, node: Node) -> _Attempt:
 
 def _try_result(result: Result, way: Way, root: Node, attempt: _Attempt) -> _Attempt:
     """Go on with another result of the pattern, at the place where most of it is."""
-    start = way[0]
-    key = start.name if isinstance(start, Variable) else start.application if isinstance(start, Result) else None
-    values = reached(way, attempt.found) if key in attempt.found else ()
-    tries = [_try_value(result, value, root, attempt) for value in values if value.producer not in attempt.nodes]
+    values = [value for value in reached(way, attempt.found) if value.producer not in attempt.nodes]
+    tries = [_try_value(result, value, root, attempt) for value in values]
     return max(tries, key=_Attempt.rank, default=attempt.but(f"no {result.application.operator} reads the same"))
 
 

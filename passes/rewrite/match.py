@@ -10,8 +10,20 @@ import numpy as np
 
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 from ...ir.types import DType
-from .pattern import COMMUTATIVE, Application, AttributeVariable, Key, Number, Optional, Pattern, Rest, Result, Variable
-from .pattern import keys as keys_of
+from .pattern import (
+    COMMUTATIVE,
+    Application,
+    AttributeVariable,
+    Key,
+    Number,
+    Optional,
+    Pattern,
+    Rest,
+    Result,
+    Variable,
+    key_of,
+    keys,
+)
 from .rule import RewriteRule, Way
 
 
@@ -140,12 +152,8 @@ def _place(graph: Graph, nodes: Sequence[Node], results: Sequence[Value], found:
 def reached(way: Way, found: Found) -> Iterable[Value]:
     """The values at the end of a way: from something found, down through the nodes that read it."""
     start, steps = way
-    if isinstance(start, Variable):
-        first: Value | None = found[start.name]
-    else:
-        assert isinstance(start, Result)
-        first = found[start.application].outputs[start.index]
-    values = [] if first is None else [first]
+    bound = found.get(key_of(start))  # nothing within an optional input that is left out
+    values: list[Value] = [] if bound is None else [bound.outputs[start.index] if isinstance(start, Result) else bound]
     for step in steps:
         operator, index = step.application.operator, step.index
         nodes = dict.fromkeys(use.node for value in values for use in value.uses if use.node.operator == operator)
@@ -221,7 +229,7 @@ def bind(found: Found, key: Key, value: Any) -> Sequence[Found]:
 
 def without(pattern: Optional, found: Found) -> Sequence[Found]:
     """What is found if an optional input is left out."""
-    missing = {key: () if isinstance(key, Rest) else None for key in keys_of(pattern)}
+    missing = {key: () if isinstance(key, Rest) else None for key in keys(pattern)}
     if not all(_are_same(found.get(key, nothing), nothing) for key, nothing in missing.items()):
         return ()
     return ({**found, **missing},)

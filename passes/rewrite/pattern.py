@@ -41,7 +41,7 @@ class Number:
 class Optional:
     """Matches what its pattern does, and an input that is left out."""
 
-    pattern: "Pattern"
+    pattern: "Present"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ class Result:
     index: int = 0
 
 
-Pattern: TypeAlias = Variable | Number | Optional | Result
+Present: TypeAlias = Variable | Number | Result
+Pattern: TypeAlias = Present | Optional
 Key: TypeAlias = str | Rest | AttributeVariable | Application
 """What a match binds: a variable's name to a value, a `Rest` to a tuple of them, an `Application` to a node."""
 
@@ -127,7 +128,8 @@ class PatternBuilder:
 
     def optional(self, pattern: Any) -> Optional:
         """An operand that may be left out; the variables in it then stand for None. Plain variables needn't be marked."""
-        return Optional(_operand(pattern))
+        operand = _operand(pattern)
+        return operand if isinstance(operand, Optional) else Optional(operand)
 
     def rest(self, variable: Variable) -> Rest:
         """All operands from here on, as a tuple of values."""
@@ -149,13 +151,18 @@ def _operand(operand: Any) -> Pattern:
     raise UsageError(f"{operand!r} is no operand of a pattern: these are variables, numbers and results of operators")
 
 
-def parts(pattern: Pattern, below: tuple[Result, ...] = ()) -> Iterator[tuple[Pattern, tuple[Result, ...]]]:
+def parts(pattern: Pattern, below: tuple[Result, ...] = ()) -> Iterator[tuple[Present, tuple[Result, ...]]]:
     """A pattern and all those in it, each with what is below it, nearest first; one that is used twice comes twice."""
     inner = pattern.pattern if isinstance(pattern, Optional) else pattern
     yield inner, below
     if isinstance(inner, Result):
         for operand in inner.application.operands:
             yield from parts(operand, (inner, *below))
+
+
+def key_of(part: Variable | Result) -> str | Application:
+    """What a variable or a result's node is bound under."""
+    return part.name if isinstance(part, Variable) else part.application
 
 
 def keys(pattern: Pattern) -> Iterator[str | Rest | AttributeVariable]:

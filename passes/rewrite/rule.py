@@ -22,13 +22,13 @@ from ...ir.builder import Builder
 from ...ir.errors import UsageError
 from ...ir.graph import Value
 from ..base import Effect
-from .pattern import Application, Pattern, PatternBuilder, Result, Variable, keys, parts
+from .pattern import Application, PatternBuilder, Result, Variable, key_of, keys, parts
 
 if TYPE_CHECKING:
     from .match import Match
 
-Way: TypeAlias = tuple[Pattern, tuple[Result, ...]]
-"""A part of a pattern, and what is below it, nearest first."""
+Way: TypeAlias = tuple[Variable | Result, tuple[Result, ...]]
+"""A part of a pattern that is bound, and what is below it, nearest first."""
 
 
 def _always(match: "Match") -> str:
@@ -92,14 +92,12 @@ class RewriteRule:
         return tuple(self._way(index) for index in range(1, len(self.results)))
 
     def _way(self, index: int) -> Way:
-        known = {part for result in self.results[:index] for part, _ in parts(result)}
-        names = {part.name for part in known if isinstance(part, Variable)}
-        nodes = {part.application for part in known if isinstance(part, Result)}
+        earlier = [part for result in self.results[:index] for part, _ in parts(result)]
+        bound = {key_of(part) for part in earlier if isinstance(part, Variable | Result)}
         ways = [
             (part, below)
             for part, below in parts(self.results[index])
-            if (isinstance(part, Variable) and part.name in names)
-            or (isinstance(part, Result) and part.application in nodes)
+            if isinstance(part, Variable | Result) and key_of(part) in bound
         ]
         if not ways:
             raise UsageError(

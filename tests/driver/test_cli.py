@@ -208,7 +208,7 @@ def test_opt_explains_where_rules_nearly_match(folder: Path) -> None:
     result = planish("opt", "net.planish", "-p", "cleanup,my_rules:wide", "--explain", "my_rules:wide")
     assert result.exit_code == 0, result.stderr
     assert "my_rules:wide on the graph before wide" in result.stderr
-    assert "wide: 0 matches, 1 near misses" in result.stderr
+    assert "wide: 0 matches, 1 near miss\n" in result.stderr
     assert "2 of 2 nodes: Relu %relu, Gemm %gemm" in result.stderr
     assert "transB of Gemm at first" in result.stderr
     assert "is 1, not 0" in result.stderr

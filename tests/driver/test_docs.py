@@ -9,6 +9,7 @@ import planish
 from planish.driver.recipe import make_recipe
 from planish.driver.reference import isolated_imports, resolve
 from planish.ir import errors
+from planish.ir.text import parse_graph
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -21,9 +22,19 @@ def test_the_passes_of_the_documentation_work(folder: Path) -> None:
     (folder / "my_passes.py").write_text("\n".join(blocks("passes.md", "python")))
     with isolated_imports(folder):
         graph = planish.read("net.planish")
-        result = planish.optimize(graph, "my_passes:ClampedRelu{limit=4},my_passes:swish")
+        result = planish.optimize(graph, "my_passes:ClampedRelu{limit=4},my_passes:swish,my_passes:join_products")
+        products = """graph "main"(%x: float32[3, 2], %v: float32[2, 2]) {
+          const %w: float32[2, 2] = [1.0, 2.0, 3.0, 4.0]
+          const %k: float32[2, 2] = [5.0, 6.0, 7.0, 8.0]
+          %a: float32[3, 2] = MatMul(%x, %w)
+          %b: float32[3, 2] = MatMul(%x, %v)
+          %c: float32[3, 2] = MatMul(%x, %k)
+          return a = %a, b = %b, c = %c
+        }"""
+        joined = planish.optimize(parse_graph(products, {}), "my_passes:join_products,fold-constants")
     assert [node.operator for node in result.graph.nodes] == ["Gemm", "Clip", "Gemm"]
-    assert [record.result.changed for record in result.records] == [True, False]
+    assert [record.result.changed for record in result.records] == [True, False, False]
+    assert [node.operator for node in joined.graph.nodes] == ["MatMul", "MatMul", "Split"]
 
 
 def test_the_recipe_of_the_documentation_reads() -> None:
