@@ -24,7 +24,7 @@ class Explain(Instrument):
 
     Attributes:
         explanations: of each rule.
-        before: the pass; empty for the graph as it was read.
+        before_pass: its name; empty for the graph as it was read.
     """
 
     def __init__(self, name: str) -> None:

@@ -278,7 +278,7 @@ class Graph:
         return node._position
 
     def is_output(self, value: Value) -> bool:
-        return any(value is output for output in self.outputs.values())
+        return value in self.outputs.values()
 
     def values(self) -> Iterator[Value]:
         """Every value: inputs, constants, and the nodes' outputs in order."""

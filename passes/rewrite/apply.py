@@ -140,9 +140,11 @@ class _Driver:
 
     def _forget(self, node: Node) -> None:
         """An erased node isn't tried any more, nor are those inside of it."""
-        for each in (node, *(inner for body in node.graphs for part in nested(body) for inner in part.nodes)):
-            self._waiting.discard(each)
-            self._misses.pop(each, None)
+        self._waiting.discard(node)
+        self._misses.pop(node, None)
+        for body in node.graphs:
+            for inner in body.nodes:
+                self._forget(inner)
 
     def _erase_unread(self, value: Value) -> None:
         """Remove a constant that only erased nodes had read: a folded weight would be counted twice."""
@@ -168,6 +170,8 @@ class _Recorder(Builder):
 
 def _can_stand_for(new: Value, old: Value) -> bool:
     """Whether a value has the type of another, as far as the dimensions of both are known."""
+    if new.type == old.type:
+        return True
     if new.dtype is not old.dtype or not new.type.is_ranked or new.type.rank != old.type.rank:
         return False
     pairs = zip(new.shape, old.shape, strict=True)

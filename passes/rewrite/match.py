@@ -181,24 +181,25 @@ def _match_node(pattern: Application, node: Node, found: Found) -> Sequence[Foun
     return every
 
 
-def pairings(pattern: Application, node: Node) -> Iterator[list[tuple[Pattern | Rest, Any]]]:
+def pairings(pattern: Application, node: Node) -> Iterable[Sequence[tuple[Pattern | Rest, Any]]]:
     """The ways in which a node's inputs can be handed to the operands of a pattern, none if there are too many or too few."""
-    inputs, count = node.inputs, len(pattern.operands)
-    if len(inputs) > count and pattern.rest is None:
-        return
+    inputs, operands, rest = node.inputs, pattern.operands, pattern.rest
+    excess = len(inputs) - len(operands)
+    if excess > 0 and rest is None:
+        return ()
     if pattern.operator not in COMMUTATIVE:
-        orders: Iterable[tuple[int, ...]] = (tuple(range(count)),)
-    elif len(inputs) < count:
-        return  # whose operands aren't optional
-    else:
-        orders = permutations(range(len(inputs)), count)
-    for order in orders:
-        pairs: list[tuple[Pattern | Rest, Any]] = [
-            (operand, node.input(index)) for operand, index in zip(pattern.operands, order, strict=True)
+        pairs = tuple(zip(operands, (*inputs, *(None,) * -excess), strict=False))
+        return (pairs if rest is None else (*pairs, (rest, inputs[len(operands) :])),)
+    orders = permutations(range(len(inputs)), len(operands))  # none if there are too few: these aren't optional
+    if rest is None:
+        return [[(operand, inputs[index]) for operand, index in zip(operands, order, strict=True)] for order in orders]
+    return (
+        [
+            *((operand, inputs[index]) for operand, index in zip(operands, order, strict=True)),
+            (rest, tuple(value for index, value in enumerate(inputs) if index not in order)),
         ]
-        if pattern.rest is not None:
-            pairs.append((pattern.rest, tuple(value for index, value in enumerate(inputs) if index not in order)))
-        yield pairs
+        for order in orders
+    )
 
 
 def _match_value(pattern: Pattern | Rest, value: Any, reader: Node, found: Found) -> Sequence[Found]:
