@@ -114,7 +114,7 @@ class Log(Instrument):
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log = name, log
 
-    def start(self, graph: Graph) -> None:
+    def start(self, graph: Graph, context) -> None:
         self.log.append(f"{self.name} start {len(graph)}")
 
     def before(self, step, graph: Graph) -> None:

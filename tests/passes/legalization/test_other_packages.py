@@ -95,11 +95,13 @@ def test_both_backends_run_it_by_its_expansion(others, backend: str, outputs: in
 
 def test_a_backend_that_has_the_domain_runs_it_itself(others) -> None:
     graph = graph_of("com.microsoft::CDist", (4, 3), (5, 3), metric="sqeuclidean")
-    a, b = (np.random.default_rng(0).standard_normal((count, 3)).astype(np.float32) for count in (4, 5))
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((count, 3)).astype(np.float32) for count in (4, 5))
     (expected,) = Interpreter(graph).run({"x0": a, "x1": b}).values()
-    for backend, operator in (("onnxruntime", "com.microsoft::CDist"), ("tvm", "ReduceSumSquare")):
+    for backend in ("onnxruntime", "tvm"):
         legal = planish.optimize(graph, f"legalize{{backend={backend}}}", target="x86-64").graph
-        assert operator in {node.operator for node in legal.nodes}
+        is_whole = "com.microsoft::CDist" in {node.operator for node in legal.nodes}
+        assert is_whole == (backend == "onnxruntime")
         np.testing.assert_allclose(run(graph, backend, a, b)[0], expected, rtol=1e-5)
 
 
