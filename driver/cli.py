@@ -270,7 +270,10 @@ def passes(name: Annotated[str | None, typer.Argument(help="of one pass")] = Non
     """List the passes, or describe one with its options."""
     from . import catalog
 
-    _list(catalog.passes() if name is None else catalog.describe_pass(name), as_json)
+    if name is None or as_json:
+        _list(catalog.passes() if name is None else catalog.describe_pass(name), as_json)
+    else:
+        typer.echo(catalog.explain_pass(name))
 
 
 @app.command(cls=GuardedCommand)
@@ -345,13 +348,13 @@ def _show(tables: "Iterable[Table]", as_json: Any) -> None:
 
 
 def _list(entries: dict[str, Any], as_json: bool) -> None:
-    """Names and what they stand for, aligned; longer text goes below."""
+    """Names and what they stand for, aligned."""
     if as_json:
         _print_json(entries)
         return
     width = max(map(len, entries))
     for name, value in entries.items():
-        typer.echo(f"{name:{width}}  {_spell(value)}" if name != "documentation" else f"\n{value}")
+        typer.echo(f"{name:{width}}  {_spell(value)}")
 
 
 def _spell(value: Any) -> str:

@@ -27,7 +27,11 @@ SUPPORT: dict[str, Support] = {"onnxruntime": ONNXRUNTIME, "tvm": TVM}
 
 @dataclass(frozen=True)
 class Legalization(Pass):
-    """Spell out what the backend doesn't run as it is, and refuse what it can't run at all."""
+    """Spell out what the backend doesn't run as it is, and refuse what it can't run at all.
+
+    Attributes:
+        backend: that is to run the graph.
+    """
 
     name: ClassVar[str] = "legalize"
     effect: ClassVar[Effect] = Effect.ROUNDING

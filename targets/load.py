@@ -100,10 +100,10 @@ def _mcpu(host: Microarchitecture, seen: Microarchitecture) -> str | None:
 
 def _plugged(plugin: Plugin) -> Target:
     found = plugin.load()
-    if isinstance(found, str | Path):
+    if isinstance(found, str | Path) and Path(found).is_file():
         found = _read(Path(found))
     if not isinstance(found, Target):
-        raise plugin.fault("is neither a Target nor the path of a TOML file")
+        raise plugin.fault("is neither a Target nor the path of a TOML file that is there")
     return replace(found, name=plugin.entry.name)
 
 
