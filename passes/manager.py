@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import cached_property
+from traceback import extract_tb
 
 from ..ir.analysis.cost import Meter
 from ..ir.errors import CheckError, ModelError, PlanishError
@@ -95,9 +96,19 @@ class PassManager:
         for instrument in self.instruments:
             try:
                 hook(instrument)
-            except Exception as error:
-                error.add_note(f"in the instrument {type(instrument).__module__}:{type(instrument).__qualname__}")
+            except PlanishError:
                 raise
+            except Exception as error:
+                if type(instrument).__module__.partition(".")[0] == __name__.partition(".")[0]:
+                    raise
+                raise ModelError(_failed(instrument, error)) from error
+
+
+def _failed(instrument: Instrument, error: Exception) -> str:
+    """What to say of a user's instrument that raised, as of other functions of theirs."""
+    kind, frame = type(instrument), extract_tb(error.__traceback__)[-1]
+    reason = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+    return f"the instrument {kind.__module__}:{kind.__qualname__} failed: {reason}"
 
 
 class _Judge:

@@ -77,5 +77,7 @@ def test_build_takes_them_as_well(folder: Path) -> None:
 def test_one_that_raises_is_named(folder: Path) -> None:
     (folder / "mine.py").write_text(MINE)
     result = CliRunner().invoke(cli.app, ["opt", "net.planish", "-p", "dce", "--instrument", "mine:Broken"])
-    assert result.exit_code == 1
-    assert "KeyError: 'dce'\nin the instrument mine:Broken" in result.stderr
+    assert result.exit_code == 3
+    assert "error: the instrument mine:Broken failed: KeyError: 'dce' (" in result.stderr
+    assert "mine.py:10)" in result.stderr
+    assert "reproducer" not in result.stderr
