@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from .ir.builder import Builder
     from .ir.errors import PlanishError
     from .ir.graph import Graph
+    from .ir.ops.registry import operator
     from .passes.base import Effect, Pass, PassContext, PassResult
+    from .passes.instrument import Instrument
     from .passes.rewrite import RewriteRule
 
 __all__ = [
     "Builder",
     "Effect",
     "Graph",
+    "Instrument",
     "Pass",
     "PassContext",
     "PassResult",
@@ -36,6 +39,7 @@ __all__ = [
     "build",
     "compile",
     "load",
+    "operator",
     "optimize",
     "read",
     "trace",
@@ -46,6 +50,7 @@ _HOMES = {
     "Builder": ".ir.builder",
     "Effect": ".passes.base",
     "Graph": ".ir.graph",
+    "Instrument": ".passes.instrument",
     "Pass": ".passes.base",
     "PassContext": ".passes.base",
     "PassResult": ".passes.base",
@@ -55,6 +60,7 @@ _HOMES = {
     "build": ".driver.build",
     "compile": ".driver.api",
     "load": ".backends.artifact",
+    "operator": ".ir.ops.registry",
     "optimize": ".driver.api",
     "read": ".driver.api",
     "trace": ".frontends.torch",

@@ -1,18 +1,20 @@
 """Runtimes that graphs are lowered to, one package each, imported when it is asked for."""
 
-from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
 from ..ir.errors import UsageError
+from ..ir.plugins import plugins
+from ..ir.suggestion import nearest
 from .base import Backend, Executable, Port
 
 __all__ = ["Backend", "Executable", "Port", "backend_names", "find_backend"]
 
 
 def backend_names() -> tuple[str, ...]:
-    """The backends there are: every package in this folder is one."""
-    return tuple(sorted(module.name for module in iter_modules(__path__) if module.ispkg))
+    """The backends there are: every package in this folder is one, and other packages bring more."""
+    return (*_own_names(), *(name for name in plugins("backends") if name not in _own_names()))
 
 
 def find_backend(name: str) -> Backend:
@@ -21,10 +23,17 @@ def find_backend(name: str) -> Backend:
     Raises:
         UsageError: there is none of that name.
     """
-    names = backend_names()
-    if name not in names:
-        near = get_close_matches(name, names, n=1)
-        raise UsageError(
-            f"unknown backend {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"use one of {names}")
-        )
-    return import_module(f"{__name__}.{name}").BACKEND
+    if name in _own_names():
+        return import_module(f"{__name__}.{name}").BACKEND
+    if name not in plugins("backends"):
+        raise UsageError(f"unknown backend {name!r}{nearest(name, backend_names())}")
+    plugin = plugins("backends")[name]
+    backend = plugin.load()
+    if not isinstance(backend, Backend) or backend.name != name:
+        raise plugin.fault(f"is no Backend object whose name is {name!r}")
+    return backend
+
+
+@cache
+def _own_names() -> tuple[str, ...]:
+    return tuple(sorted(module.name for module in iter_modules(__path__) if module.ispkg))

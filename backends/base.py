@@ -14,6 +14,7 @@ from ..ir.errors import ModelError
 
 if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime alone
     from ..ir.graph import Graph
+    from ..passes.legalization.support import Support
     from ..targets import Target
 
 
@@ -63,10 +64,12 @@ class Backend(ABC):
     Attributes:
         name: in recipes and manifests; that of its package.
         native: whether what it compiles is machine code of the target.
+        support: of a backend of another package, what `legalize` has to do for it; None where it runs all of the standard.
     """
 
     name: ClassVar[str]
     native: ClassVar[bool] = False
+    support: ClassVar["Support | None"] = None
 
     @abstractmethod
     def available(self) -> str | None:

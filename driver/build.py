@@ -33,12 +33,13 @@ from .reproducer import Reproducer, reproducing
 from .results import Artifact, Measured, PassRow, plain
 
 
-def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT) -> Artifact:
+def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT, instruments: Sequence[Instrument] = ()) -> Artifact:
     """Build an artifact; an older one in its place is replaced once the new one is whole and within its budget.
 
     Args:
         recipe: or the path of one.
         reporter: hears of progress.
+        instruments: that watch the passes.
 
     Raises:
         UsageError: the recipe makes no sense.
@@ -53,7 +54,7 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT) -> Artifact:
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="planish-")))
-        job = prepare(recipe, reporter)
+        job = prepare(recipe, reporter, instruments)
         artifact, directory, graph = _run(job, scratch)
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
@@ -68,6 +69,7 @@ class Job:
 
     recipe: Recipe
     reporter: Reporter
+    instruments: Sequence[Instrument]
     passes: Sequence[Pass]
     target: Target
     source: Graph
@@ -96,7 +98,7 @@ class Job:
         return None if self.metric is None else evaluate(self.metric, run, self.evaluation)
 
 
-def prepare(recipe: Recipe, reporter: Reporter) -> Job:
+def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
     """Read and check everything that a recipe names."""
     passes = recipe.pipeline()
     target_file = recipe.folder / recipe.target
@@ -108,7 +110,8 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Job:
     if not evaluation and recipe.budget.metric_drop is not None:
         raise UsageError("a budget on the metric needs evaluation data with labels")
     feeds = [batch.inputs for batch in calibration]
-    return Job(recipe, reporter, passes, target, source, feeds, evaluation, metric if evaluation else None)
+    metric = metric if evaluation else None
+    return Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric)
 
 
 def _read_sources(
@@ -167,8 +170,9 @@ def _run_passes(job: Job, before: Score | None, sizes: Mapping[str, int]) -> tup
     watch = _Watch(job, before, sizes)
     context = job.context(sizes)
     try:
+        watching = [PassReporter(job.reporter), watch, *job.instruments]
         with reproducing(job.case):
-            PassManager(job.passes, [PassReporter(job.reporter), watch]).run(graph, context)
+            PassManager(job.passes, watching).run(graph, context)
     finally:
         job.reporter.passes(watch.rows)
     return graph, watch.rows
@@ -183,7 +187,7 @@ class _Watch(Instrument):
         self._before = before
         self._sizes = sizes
 
-    def start(self, graph: Graph) -> None:
+    def start(self, graph: Graph, context: PassContext) -> None:
         metric = None if self._before is None else self._before.value
         self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph, self._sizes), None, metric))
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -37,6 +36,11 @@ Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a fa
 TargetName = Annotated[str, typer.Option("-t", "--target", help="see `planish targets`; or a TOML file")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
+DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]
+Instruments = Annotated[
+    list[str] | None,
+    typer.Option("--instrument", help="what watches the passes: stats, drift, memory, or module:Class"),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -60,6 +64,8 @@ def build(
     metric: Annotated[str | None, typer.Option(help="accuracy, spearman, module:function or file.py:function")] = None,
     max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
+    dump_dir: DumpDir = None,
+    instrument: Instruments = None,
     as_json: Json = False,
 ) -> None:
     """Build a checked and measured artifact.
@@ -75,12 +81,14 @@ def build(
         "budget": _given(metric_drop=max_drop),
     }
     from .build import build as build_artifact
+    from .instruments import make_instruments
+    from .reference import isolated_imports
     from .report import ConsoleReporter
 
     chosen = _recipe(recipe, {key: value for key, value in flags.items() if value})
     reporter = ConsoleReporter(_console())
-    with reporter.live():
-        artifact = build_artifact(chosen, reporter)
+    with reporter.live(), isolated_imports(Path()):
+        artifact = build_artifact(chosen, reporter, make_instruments(instrument or [], dump_dir))
     typer.echo(f"built {artifact.directory}", err=True)
     if as_json:
         _print_json({"artifact": str(artifact.directory), **artifact.summary()})
@@ -109,20 +117,31 @@ def opt(
     explain: Annotated[
         str | None, typer.Option(metavar="PASS|RULE", help="print where its rules nearly matched, and what differed")
     ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="print what was rewritten, and what the graph has lost")
+    ] = False,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="print which value each pass moves first, and how far")
+    ] = False,
+    dump_dir: DumpDir = None,
+    instrument: Instruments = None,
     as_json: Json = False,
 ) -> None:
     """Run passes over a model and write the graph."""
-    from ..passes.instrument import PrintIR
+    from ..passes.instruments.print_ir import PrintIR
     from ..passes.manager import Verify
     from .explanation import Explain
+    from .instruments import make_instruments
     from .optimize import optimize_file
+    from .reference import isolated_imports
     from .report import ConsoleReporter, records_table
     from .results import plain
 
     reporter = ConsoleReporter(_console())
     explainer = None if explain is None else Explain(explain)
-    with reporter.live():
-        printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed, stream=sys.stderr)
+    names = [*(["stats"] if stats else []), *(["drift"] if drift else []), *(instrument or [])]
+    with reporter.live(), isolated_imports(Path()):
+        printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed)
         result = optimize_file(
             model,
             pipeline,
@@ -130,7 +149,7 @@ def opt(
             target=target,
             data=data,
             verify=Verify(verify),
-            instruments=[printer],
+            instruments=[printer, *make_instruments(names, dump_dir)],
             explainer=explainer,
             reporter=reporter,
         )
@@ -261,7 +280,10 @@ def passes(name: Annotated[str | None, typer.Argument(help="of one pass")] = Non
     """List the passes, or describe one with its options."""
     from . import catalog
 
-    _list(catalog.passes() if name is None else catalog.describe_pass(name), as_json)
+    if name is None or as_json:
+        _list(catalog.passes() if name is None else catalog.describe_pass(name), as_json)
+    else:
+        typer.echo(catalog.explain_pass(name))
 
 
 @app.command(cls=GuardedCommand)
@@ -336,13 +358,13 @@ def _show(tables: "Iterable[Table]", as_json: Any) -> None:
 
 
 def _list(entries: dict[str, Any], as_json: bool) -> None:
-    """Names and what they stand for, aligned; longer text goes below."""
+    """Names and what they stand for, aligned."""
     if as_json:
         _print_json(entries)
         return
     width = max(map(len, entries))
     for name, value in entries.items():
-        typer.echo(f"{name:{width}}  {_spell(value)}" if name != "documentation" else f"\n{value}")
+        typer.echo(f"{name:{width}}  {_spell(value)}")
 
 
 def _spell(value: Any) -> str:

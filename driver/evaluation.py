@@ -14,6 +14,7 @@ import numpy as np
 
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
+from ..ir.plugins import plugins
 from .data import Batch, Feeds
 from .reference import call, resolve, suggestion
 
@@ -76,19 +77,21 @@ class Score:
 
 
 def find_metric(name: str, folder: Path) -> Metric:
-    """A built-in metric, or the user's function.
+    """A built-in metric, another package's, or the user's function.
 
     Raises:
         UsageError: there is none of that name; the nearest is suggested.
     """
     if name in BUILT_IN:
         return Metric(name, BUILT_IN[name])
-    if ":" not in name:
+    others = plugins("metrics") if ":" not in name else {}
+    if ":" not in name and name not in others:
+        known = (*BUILT_IN, *others)
         raise UsageError(
-            f"unknown metric {name!r}{suggestion(name, BUILT_IN)}; built in are {', '.join(BUILT_IN)}, "
+            f"unknown metric {name!r}{suggestion(name, known)}; there are {', '.join(known)}, "
             "and module:function or file.py:function names your own"
         )
-    function = resolve(name, folder)
+    function = others[name].load() if name in others else resolve(name, folder)
     if not callable(function):
         raise UsageError(f"the metric {name} is not a function")
     return Metric(name, function)

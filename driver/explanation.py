@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from ..ir.suggestion import nearest
-from ..passes.base import Pass
+from ..passes.base import Pass, PassContext
 from ..passes.instrument import Instrument
 from ..passes.order import flattened
 from ..passes.pipeline import find_pass, pass_classes
@@ -43,7 +43,7 @@ class Explain(Instrument):
         self._rules = find_rules(self._name)
         self._is_awaited = any(self._applies(step) for step in flattened(passes))
 
-    def start(self, graph: Graph) -> None:
+    def start(self, graph: Graph, context: PassContext) -> None:
         if not self._is_awaited:
             self.explanations = explain(graph, self._rules)
 

@@ -7,9 +7,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ..passes.instruments.memory import STATUS, resident
 from .data import Feeds
-
-_STATUS = Path("/proc/self/status")
 
 
 def peak_memory(artifact: Path, feeds: Feeds) -> int | None:
@@ -19,7 +18,7 @@ def peak_memory(artifact: Path, feeds: Feeds) -> int | None:
         artifact: its folder.
         feeds: inputs in the order of the model's.
     """
-    if not _STATUS.is_file():
+    if not STATUS.is_file():
         return None
     with TemporaryDirectory(prefix="planish-") as folder:
         file = Path(folder, "feeds.npz")
@@ -29,22 +28,16 @@ def peak_memory(artifact: Path, feeds: Feeds) -> int | None:
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def _resident(key: str) -> int:
-    """`VmRSS`, the resident bytes of this process now, or `VmHWM`, their peak."""
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
-
-
 def _main(artifact: str, feeds: str) -> None:
     from ..backends.artifact import load
 
     with np.load(feeds) as archive:
         arguments = list(archive.values())
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     executable = load(artifact)
     for _ in range(3):
         executable(*arguments)
-    print(_resident("VmHWM") - before)
+    print(resident("VmHWM") - before)
 
 
 if __name__ == "__main__":

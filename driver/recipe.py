@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ..backends import backend_names
 from ..ir.errors import UsageError
+from ..ir.suggestion import nearest
 from ..passes import units
 from ..passes.base import Pass
 from ..passes.pipeline import make_passes, parse_pipeline
@@ -37,6 +39,13 @@ def _steps(entries: Any) -> Any:
             continue
         raise ValueError(f"expected `name` or `name: {{option: value}}`, got {entry!r}")
     return cast("Any", entries)
+
+
+def _backend(name: str) -> str:
+    names = ("auto", *backend_names())
+    if name not in names:
+        raise ValueError(f"unknown backend {name!r}{nearest(name, names)}")
+    return name
 
 
 Step: TypeAlias = str | dict[str, dict[str, Any]]
@@ -94,7 +103,7 @@ class Recipe(_Section):
     model: str
     data: Sources = Sources()
     target: str = "native"
-    backend: Literal["auto", "onnxruntime", "tvm"] = "auto"
+    backend: Annotated[str, AfterValidator(_backend)] = "auto"
     passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
     budget: Budget = Budget()
     output: Path = Path("dist")

@@ -10,7 +10,6 @@ and to be long enough. A size that only data tells may be anything, so what is f
 given up for a new symbol where it doesn't hold (see `trials`).
 """
 
-import difflib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +21,7 @@ from .containers import body_inputs, infer_container, join
 from .dims import Dim, evaluate, symbols
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Node, Value
-from .ops import Operator, operators
+from .ops import Operator, named_operator
 from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
@@ -38,15 +37,11 @@ def find_operator(name: str) -> Operator:
 
     Raises:
         ModelError: nobody knows it; the nearest name is suggested.
+        UsageError: the package that has its domain can't be imported; it is named.
     """
-    known = operators()
     if name.startswith("aten::") and (kept := aten_operator(name)):
         return kept
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "write what it does in operators of the standard"
-        raise ModelError(f"unknown operator {name}; {hint}")
-    return known[name]
+    return named_operator(name)
 
 
 def infer(
@@ -198,7 +193,14 @@ class _Inference:
             return None
         types = tuple(None if value is None else value.type for value in self._inputs)
         elements = tuple(row.data.tobytes() for row in rows if isinstance(row, Constant))
-        return definition.name, types, elements, tuple(sorted(self._attributes.items())), self._outputs
+        return (
+            definition.name,
+            definition.function,
+            types,
+            elements,
+            tuple(sorted(self._attributes.items())),
+            self._outputs,
+        )
 
     def _tried(self) -> list[TensorType]:
         """The types where sizes depend on data."""

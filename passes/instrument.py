@@ -1,13 +1,11 @@
 """Instruments watch a pipeline run; the manager knows only this interface."""
 
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import ClassVar
 
 from ..ir.analysis.cost import Cost
 from ..ir.graph import Graph
-from .base import Effect, Pass, PassResult
+from .base import Effect, Pass, PassContext, PassResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +32,25 @@ class PassRecord:
 
 
 class Instrument:
-    """Something that watches; every hook does nothing by default."""
+    """Something that watches; every hook does nothing by default.
 
-    def start(self, graph: Graph) -> None:
-        """Called once, with the graph as it was read."""
+    Those that are made without arguments may have a name, by which `--instrument` knows them; one of another package has
+    the name of its entry point in the group `planish.instruments`.
+    """
+
+    name: ClassVar[str] = ""
+
+    def start(self, graph: Graph, context: PassContext) -> None:
+        """Called once, with the graph as it was read, and what the passes will be given."""
 
     def before(self, step: Pass, graph: Graph) -> None:
         """Called before each pass."""
 
+    def ran(self, step: Pass, graph: Graph) -> None:
+        """Called after each pass, when the graph is known to be well formed, and before its numbers are checked."""
+
     def after(self, record: PassRecord, graph: Graph) -> None:
         """Called after each pass that was checked and found right."""
 
-
-class PrintIR(Instrument):
-    """Prints the graph before or after passes.
-
-    Args:
-        before: names of the passes before which to print; `*` stands for all.
-        after: the same for after.
-        changed: print after every pass that changed something.
-        stream: where to.
-    """
-
-    def __init__(
-        self,
-        before: Iterable[str] = (),
-        after: Iterable[str] = (),
-        *,
-        changed: bool = False,
-        stream: TextIO = sys.stderr,
-    ) -> None:
-        self._before = frozenset(before)
-        self._after = frozenset(after)
-        self._changed = changed
-        self._stream = stream
-
-    def before(self, step: Pass, graph: Graph) -> None:
-        if self._before & {step.name, "*"}:
-            self._print(f"before {step.name}", graph)
-
-    def after(self, record: PassRecord, graph: Graph) -> None:
-        if self._after & {record.name, "*"} or (self._changed and record.result.changed):
-            self._print(f"after {record.text}", graph)
-
-    def _print(self, title: str, graph: Graph) -> None:
-        from ..ir.text import print_graph
-
-        self._stream.write(f"// {title}\n{print_graph(graph)}\n")
+    def finish(self) -> None:
+        """Called at the end, also where a pass failed or was found wrong."""

@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar
 
 from ..ir.builder import Builder
 from ..ir.errors import ModelError, TargetError, UsageError
 from ..ir.graph import Graph, Node, Value
+from ..ir.plugins import plugins
+from ..ir.suggestion import nearest
 from ..ir.types import TensorType
 from ..ir.unknown import is_from_data
 from ..targets import Target
@@ -21,12 +22,16 @@ from .legalization.support import Support
 from .legalization.tvm import TVM
 
 SUPPORT: dict[str, Support] = {"onnxruntime": ONNXRUNTIME, "tvm": TVM}
-"""By the backend's name."""
+"""By the name of the backend, for those of planish; another package's says it itself."""
 
 
 @dataclass(frozen=True)
 class Legalization(Pass):
-    """Spell out what the backend doesn't run as it is, and refuse what it can't run at all."""
+    """Spell out what the backend doesn't run as it is, and refuse what it can't run at all.
+
+    Attributes:
+        backend: that is to run the graph.
+    """
 
     name: ClassVar[str] = "legalize"
     effect: ClassVar[Effect] = Effect.ROUNDING
@@ -61,11 +66,12 @@ class Legalization(Pass):
         return f"{node.location}: {self.backend} can't run {origins.name(node)}: "
 
     def _support(self) -> Support:
-        if self.backend not in SUPPORT:
-            near = get_close_matches(self.backend, SUPPORT, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(SUPPORT)}"
-            raise UsageError(f"legalize: unknown backend {self.backend!r}{hint}")
-        return SUPPORT[self.backend]
+        if self.backend in SUPPORT:
+            return SUPPORT[self.backend]
+        others = plugins("backends")
+        if self.backend not in others:
+            raise UsageError(f"legalize: unknown backend {self.backend!r}{nearest(self.backend, (*SUPPORT, *others))}")
+        return others[self.backend].load().support or Support()
 
 
 def legalized(graph: Graph, target: Target, backend: str) -> Graph:
@@ -84,11 +90,22 @@ def _steps(graph: Graph, support: Support) -> Iterator[tuple[Graph, Node, str, E
     for node in graph.nodes:
         if support.widened(node):
             yield graph, node, "widen", widened
-        elif node.operator in support.expanded and support.expanded[node.operator](node):
-            yield graph, node, "expand", EXPANSIONS[node.operator]
+        elif expansion := _expansion(node, support):
+            yield graph, node, "expand", expansion
         else:
             for inner in node.graphs:
                 yield from _steps(inner, support)
+
+
+def _expansion(node: Node, support: Support) -> Expansion | None:
+    """What spells a node out for the backend: an expansion of ours, or the one that another package's operator brings."""
+    if node.operator in support.expanded:
+        return EXPANSIONS[node.operator] if support.expanded[node.operator](node) else None
+    if not node.domain or node.domain in support.domains:
+        return None
+    from ..ir.infer import find_operator  # brings torch, which listing the passes must not
+
+    return find_operator(node.operator).expansion
 
 
 def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> None:
@@ -125,5 +142,5 @@ def _foreign(node: Node, support: Support) -> str:
     if not node.domain or node.domain in support.domains:
         return ""
     if node.domain != "aten":
-        return "it is of another domain"
+        return "it is of another domain, and nothing says how it is spelled out"
     return "ONNX has no counterpart of it; write it in other operators, or compute it outside of the model"

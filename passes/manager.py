@@ -1,9 +1,11 @@
 """The pass manager: runs passes in order, and after each one verifies the graph and checks its numbers."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property
+from traceback import extract_tb
 
 from ..ir.analysis.cost import Meter
 from ..ir.errors import CheckError, ModelError, PlanishError
@@ -53,12 +55,17 @@ class PassManager:
         check_order(self.passes, tuple(pass_classes().values()))
         if self.verify is not Verify.NONE:
             verify(graph)
-        for instrument in self.instruments:
-            instrument.start(graph)
+        self._tell(lambda instrument: instrument.start(graph, context))
         judge = _Judge(graph, context, self.verify)
         records: list[PassRecord] = []
-        for step in self.passes:
-            self._run(step, graph, context, judge, records)
+        try:
+            for step in self.passes:
+                self._run(step, graph, context, judge, records)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what the user has to know
+                self._tell(lambda instrument: instrument.finish())
+            raise
+        self._tell(lambda instrument: instrument.finish())
         return tuple(records)
 
     def _run(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge", records: list[PassRecord]) -> bool:
@@ -76,16 +83,32 @@ class PassManager:
         return changed
 
     def _step(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge") -> PassRecord:
-        for instrument in self.instruments:
-            instrument.before(step, graph)
+        self._tell(lambda instrument: instrument.before(step, graph))
         start = time.perf_counter()
         result = _result(step, graph, context)
         seconds = time.perf_counter() - start
-        judge.hold(step)
+        judge.hold(step, lambda: self._tell(lambda instrument: instrument.ran(step, graph)))
         record = PassRecord(format_pass(step), step.name, step.effect, result, seconds, judge.cost, judge.drift)
-        for instrument in self.instruments:
-            instrument.after(record, graph)
+        self._tell(lambda instrument: instrument.after(record, graph))
         return record
+
+    def _tell(self, hook: Callable[[Instrument], None]) -> None:
+        for instrument in self.instruments:
+            try:
+                hook(instrument)
+            except PlanishError:
+                raise
+            except Exception as error:
+                if type(instrument).__module__.partition(".")[0] == __name__.partition(".")[0]:
+                    raise
+                raise ModelError(_failed(instrument, error)) from error
+
+
+def _failed(instrument: Instrument, error: Exception) -> str:
+    """What to say of a user's instrument that raised, as of other functions of theirs."""
+    kind, frame = type(instrument), extract_tb(error.__traceback__)[-1]
+    reason = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+    return f"the instrument {kind.__module__}:{kind.__qualname__} failed: {reason}"
 
 
 class _Judge:
@@ -106,12 +129,19 @@ class _Judge:
         self.cost = self._meter.summarize(graph)
         self.drift = 0.0 if level is Verify.NUMERIC else None
 
-    def hold(self, step: Pass) -> None:
-        """Check the graph after a pass."""
-        if not self._graph.is_edited_since(self._moment) and self._graph.outputs == self._returned:
-            return
-        if self._level is not Verify.NONE:
+    def hold(self, step: Pass, verified: Callable[[], None]) -> None:
+        """Check the graph after a pass.
+
+        Args:
+            step: the pass.
+            verified: called when the graph is known to be well formed, before its numbers are checked.
+        """
+        is_edited = self._graph.is_edited_since(self._moment) or self._graph.outputs != self._returned
+        if is_edited and self._level is not Verify.NONE:
             _verify_after(step, self._graph)
+        verified()
+        if not is_edited:
+            return
         if self._level is Verify.NUMERIC:
             self.drift = self._check.check(self._graph, step)
         self.cost = self._meter.summarize(self._graph)

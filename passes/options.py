@@ -99,6 +99,11 @@ class Option:
                 raise ValueError(f"must be {self.range}, not {value!r}")
 
     @property
+    def kind(self) -> str:
+        """The type in words."""
+        return _TYPES[self.type]
+
+    @property
     def range(self) -> str:
         """The bounds as a phrase, such as `above 0 and below 1`; empty where there are none."""
         return " and ".join(map(_phrase, self.bounds))

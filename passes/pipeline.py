@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pkgutil import walk_packages
 from typing import Any, NoReturn
 
 from ..ir.errors import UsageError
+from ..ir.plugins import Plugin, plugins
 from ..ir.suggestion import nearest
 from .base import Pass
 from .group import Group
@@ -34,15 +34,11 @@ _MARKS = frozenset("(){}=,|")
 
 @cache
 def pass_classes() -> dict[str, type[Pass]]:
-    """Every pass by name: ours, found by importing this package, and those that other packages register."""
+    """Every pass of planish's own by name, found by importing this package."""
     package = __package__ or ""
     for module in walk_packages(import_module(package).__path__, f"{package}."):
         import_module(module.name)
     found = {kind.name: kind for kind in _concrete(Pass) if kind.__module__.startswith(f"{package}.")}
-    for entry in entry_points(group="planish.passes"):
-        made = entry.load()
-        kind = rule_pass(made, entry.value) if isinstance(made, RewriteRule) else made
-        found[kind.name] = kind
     return dict(sorted(found.items()))
 
 
@@ -63,7 +59,7 @@ def format_pipeline(passes: Sequence[Pass]) -> str:
 def format_pass(step: Pass) -> str:
     """The text of one pass, such as `quantize{scheme=int8}`."""
     kind = type(step)
-    name = step.name if pass_classes().get(step.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
+    name = step.name if _class_named(step.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
     steps = f"({format_pipeline(step.steps)})" if isinstance(step, Group) else ""
     return name + steps + format_options(step)
 
@@ -100,10 +96,11 @@ def find_pass(name: str) -> type[Pass]:
         UsageError: there is none.
     """
     if ":" not in name:
-        classes = pass_classes()
-        if name not in classes:
-            raise UsageError(f"unknown pass {name!r}{nearest(name, (*classes, *PRESETS))}; see `planish passes`")
-        return classes[name]
+        kind = _class_named(name)
+        if kind is None:
+            known = (*pass_classes(), *plugins("passes"), *PRESETS)
+            raise UsageError(f"unknown pass {name!r}{nearest(name, known)}; see `planish passes`")
+        return kind
     module_name, _, attribute = name.partition(":")
     try:
         module = import_module(module_name)
@@ -111,18 +108,46 @@ def find_pass(name: str) -> type[Pass]:
         raise UsageError(f"pass {name!r}: there is no module {error.name!r} to import") from error
     except Exception as error:  # whatever the user's module raises
         raise UsageError(f"pass {name!r}: importing its module failed: {type(error).__name__}: {error}") from error
-    found = getattr(module, attribute, None)
-    if isinstance(found, RewriteRule):
-        return rule_pass(found, name)
-    if isinstance(found, type) and issubclass(found, Pass):
-        missing = [*found.__abstractmethods__, *({"name", "effect"} - set(dir(found)))]
-        if missing:
-            raise UsageError(f"pass {name!r} is unfinished: it lacks {', '.join(sorted(missing))}")
+    found = _pass_of(getattr(module, attribute, None), name)
+    if isinstance(found, type):
         return found
+    if found:
+        raise UsageError(f"pass {name!r} {found}")
     known = [key for key, value in vars(module).items() if isinstance(value, RewriteRule | type)]
     raise UsageError(
         f"pass {name!r}: {module_name} has no pass class or rewrite rule {attribute!r}{nearest(attribute, known)}"
     )
+
+
+def plugged_pass(plugin: Plugin) -> type[Pass]:
+    """The pass class that another package brings, or one that applies its rewrite rule.
+
+    Raises:
+        UsageError: it can't be loaded, is neither, or has another name than its entry point; the package is named.
+    """
+    found = _pass_of(plugin.load(), plugin.entry.value)
+    if isinstance(found, str):
+        raise plugin.fault(found or "is neither a pass class nor a rewrite rule")
+    if found.name != plugin.entry.name:
+        raise plugin.fault(f"is called {found.name!r}, which has to be the name of its entry point")
+    return found
+
+
+def _class_named(name: str) -> type[Pass] | None:
+    """The pass class of a name, planish's own or another package's; None where there is none."""
+    if name in pass_classes():
+        return pass_classes()[name]
+    return plugged_pass(plugins("passes")[name]) if name in plugins("passes") else None
+
+
+def _pass_of(found: Any, reference: str) -> type[Pass] | str:
+    """A pass class from what a reference names, or what is wrong with it; nothing if it's neither a pass nor a rule."""
+    if isinstance(found, RewriteRule):
+        return rule_pass(found, reference)
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        return ""
+    missing = [*found.__abstractmethods__, *({"name", "effect"} - set(dir(found)))]
+    return f"is unfinished: it lacks {', '.join(sorted(missing))}" if missing else found
 
 
 class _Parser:

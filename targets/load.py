@@ -13,6 +13,7 @@ import archspec.cpu
 from archspec.cpu import Microarchitecture, detect
 
 from ..ir.errors import UsageError
+from ..ir.plugins import Plugin, plugins
 from .target import Int8, Target
 
 T = TypeVar("T")
@@ -23,7 +24,10 @@ _HIDDEN = {"flush_l1d", "pku"}  # virtual machines hide them, compilers don't em
 
 
 def target_names() -> tuple[str, ...]:
-    """The names of the targets that come with planish, in alphabetical order; `native` is understood as well."""
+    """The names of the targets that come with planish, in alphabetical order; `native` is understood as well.
+
+    Those of other packages are in `plugins("targets")`. Each is a `Target`, or the path of its TOML file.
+    """
     return tuple(sorted(file.stem for file in _FOLDER.glob("*.toml")))
 
 
@@ -42,7 +46,9 @@ def load_target(name_or_path: str | Path) -> Target:
         return _read(Path(name))
     if name.endswith(".toml"):
         raise UsageError(f"{name}: there is no such target file")
-    raise UsageError(f"unknown target {name!r}{_nearest(name, ('native', *target_names()))}")
+    if name in plugins("targets"):
+        return _plugged(plugins("targets")[name])
+    raise UsageError(f"unknown target {name!r}{_nearest(name, ('native', *target_names(), *plugins('targets')))}")
 
 
 @cache
@@ -90,6 +96,15 @@ def _mcpu(host: Microarchitecture, seen: Microarchitecture) -> str | None:
     option = "-march=" if x86 else "-mcpu="
     names = [flag.removeprefix(option) for flag in flags.split() if flag.startswith(option)]
     return next((name for name in names if not name.startswith("x86-64")), None)
+
+
+def _plugged(plugin: Plugin) -> Target:
+    found = plugin.load()
+    if isinstance(found, str | Path) and Path(found).is_file():
+        found = _read(Path(found))
+    if not isinstance(found, Target):
+        raise plugin.fault("is neither a Target nor the path of a TOML file that is there")
+    return replace(found, name=plugin.entry.name)
 
 
 def _read(path: Path) -> Target:

@@ -6,16 +6,23 @@ the bounds of a slice): the function gets a sequence of ints, symbolic ones duri
 A function with a keyword parameter `outputs` is told how many outputs its node has, one with `input_dtype` torch's element
 type of its first input. A sequence is a list of tensors, an empty optional None, and a graph inside the node a `Body`.
 What of the outputs' types depends on data is declared beside it (see `from_data`).
+
+Operators of other packages have a domain of their own, and say how they are spelled out in known ones for backends that
+lack them. The package names the module that registers them by an entry point `DOMAIN = "module"` of the group
+`planish.operators`, so that it is imported when the first node of that domain is met.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from ..errors import ModelError, UsageError
+from ..plugins import plugins
 from ..types import TensorType
 from .from_data import FromData
 
@@ -50,6 +57,8 @@ class Operator:
         from_data: which sizes of the outputs depend on data, by the position of the input that decides them.
         types: run instead of the function on tensors without data, where the function can't.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
+        expansion: spells a node out in other operators, for backends that have none of its domain: a function of a `Builder`
+            and the node, which returns the values that stand for its outputs.
     """
 
     name: str
@@ -62,6 +71,7 @@ class Operator:
     from_data: Mapping[int, FromData] = field(default_factory=dict)
     types: Callable[..., Any] | None = None
     trainable: Callable[..., Any] | None = None
+    expansion: Callable[..., Any] | None = None
 
 
 _OPERATORS: dict[str, Operator] = {}
@@ -73,10 +83,16 @@ def operator(
     from_data: Mapping[str, FromData] | None = None,
     types: Callable[..., Any] | None = None,
     trainable: Callable[..., Any] | None = None,
+    expansion: Callable[..., Any] | None = None,
 ) -> Callable[[Meaning], Meaning]:
-    """Register the decorated torch function as the meaning of an operator."""
+    """Register the decorated torch function as the meaning of an operator.
+
+    Raises:
+        UsageError: another package gives a meaning to an operator that has one, or that would be of ONNX's own domain.
+    """
 
     def register(function: Meaning) -> Meaning:
+        _check_name(name, function)
         parameters = inspect.signature(function).parameters.values()
         names = {parameter.name for parameter in parameters}
         positional = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -99,6 +115,7 @@ def operator(
             from_data={inputs.index(decider): rule for decider, rule in (from_data or {}).items()},
             types=types,
             trainable=trainable,
+            expansion=expansion,
         )
         return function
 
@@ -107,11 +124,47 @@ def operator(
 
 @cache
 def operators() -> dict[str, Operator]:
-    """Every operator that planish knows the meaning of, by name; the families' files are imported on first use."""
+    """Every operator that is known, by name; the families' files are imported on first use, other packages' by domain."""
     package = __package__ or ""
     for module in iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
     return _OPERATORS
+
+
+def named_operator(name: str) -> Operator:
+    """The operator of a name; the package that has those of its domain is imported where there is one.
+
+    Raises:
+        ModelError: nobody knows it; the nearest name is suggested.
+        UsageError: the package can't be imported; it is named.
+    """
+    known = operators()
+    if name in known:
+        return known[name]
+    domain = name.rpartition("::")[0]
+    plugin = plugins("operators").get(domain)
+    if plugin is not None:
+        plugin.load()
+    if name in known:
+        return known[name]
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "write what it does in operators of the standard"
+    if domain and not any(other.startswith(f"{domain}::") for other in known):
+        hint = f"no package that is installed has operators of the domain {domain!r}"
+    raise ModelError(f"unknown operator {name}; {hint}")
+
+
+def _check_name(name: str, function: Callable[..., Any]) -> None:
+    """Hold operators of other packages to names that are theirs to give."""
+    package = (__package__ or "").partition(".")[0]
+    is_ours = function.__module__.partition(".")[0] == package
+    held = _OPERATORS.get(name)
+    if held is not None and is_ours != (held.function.__module__.partition(".")[0] == package):
+        raise UsageError(
+            f"{function.__module__}: the operator {name} has a meaning already, in {held.function.__module__}"
+        )
+    if not is_ours and "::" not in name:
+        raise UsageError(f"{function.__module__}: the operator {name!r} must have a domain, as in 'mine::{name}'")
 
 
 def unpacked(results: tuple[Any, ...]) -> Any:

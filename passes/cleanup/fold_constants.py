@@ -19,6 +19,9 @@ class ConstantFolding(Pass):
     A result that is larger than `limit` bytes and than all the constants together that it makes superfluous stays
     computed: a broadcast mask would swell the model, and so would the transposition of an embedding that is looked up as
     well. What a quantized weight is dequantized from stays too, since that is how it is stored.
+
+    Attributes:
+        limit: of a result that may add to the size of the model.
     """
 
     name: ClassVar[str] = "fold-constants"

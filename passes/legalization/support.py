@@ -13,7 +13,7 @@ Objection: TypeAlias = Callable[[Node], str]
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """A backend's abilities; it runs whatever is not mentioned.
+    """A backend's abilities; of the standard's operators it runs whatever is not mentioned.
 
     Attributes:
         expanded: operators to spell out, and for which of their nodes.

@@ -30,7 +30,9 @@ class Quantize(Pass):
     """Compute Conv, Gemm and MatMul layers in 8-bit integers, where the target has a profitable kernel for them.
 
     Large embedding tables are stored in int8 as well, and the mean over an image becomes GlobalAveragePool where that has
-    an integer kernel.
+    an integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference", CVPR 2018; for the biases, Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", ICCV 2019).
 
     Attributes:
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it

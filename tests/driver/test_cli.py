@@ -35,7 +35,7 @@ def message(result: Result) -> str:
         (["build", "--help"], f"{HEAVY},numpy", ["--max-drop", "--backend"]),
         (["--version"], HEAVY, ["0."]),
         (["passes"], HEAVY, ["fold-constants", "quantize", "preset: fold-constants"]),
-        (["passes", "quantize"], HEAVY, ["lossy", "scheme=int8", "observer: how calibration"]),
+        (["passes", "quantize"], HEAVY, ["lossy", "scheme=int8  int8|int8-dynamic", "how calibration"]),
         (["targets"], HEAVY, ["native", "x86-64-avx512-vnni"]),
         (["targets", "x86-64"], HEAVY, ["architecture", "x86_64"]),
     ],

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 import planish
+from planish.driver.instruments import make_instruments
 from planish.driver.recipe import make_recipe
 from planish.driver.reference import isolated_imports, resolve
 from planish.ir import errors
+from planish.ir.ops import operators
 from planish.ir.text import parse_graph
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,6 +37,22 @@ def test_the_passes_of_the_documentation_work(folder: Path) -> None:
     assert [node.operator for node in result.graph.nodes] == ["Gemm", "Clip", "Gemm"]
     assert [record.result.changed for record in result.records] == [True, False, False]
     assert [node.operator for node in joined.graph.nodes] == ["MatMul", "MatMul", "Split"]
+
+
+def test_what_the_documentation_adds_works(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meaning, instrument = blocks("extending.md", "python")
+    (folder / "meaning.py").write_text(meaning)
+    (folder / "largest.py").write_text(instrument)
+    graph = parse_graph("""graph "main"(%x: float32[n, 4]) {
+      %y: float32[n, 4] = acme::SquaredRelu(%x) {gain = 0.5}
+      return y = %y
+    }""")
+    with isolated_imports(folder):
+        resolve("meaning.py:squared_relu", folder)
+        legal = planish.optimize(graph, "legalize,fold-constants", instruments=make_instruments(["largest.py:Largest"]))
+    del operators()["acme::SquaredRelu"]  # or other tests would know it too
+    assert [node.operator for node in legal.graph.nodes] == ["Relu", "Mul", "Mul"]
+    assert "largest after legalize: %" in capsys.readouterr().err
 
 
 def test_the_recipe_of_the_documentation_reads() -> None:

@@ -54,6 +54,13 @@ def test_unknown_metrics(tmp_path: Path, name: str, message: str) -> None:
         find_metric(name, tmp_path)
 
 
+def test_a_metric_of_another_package(install, tmp_path: Path) -> None:
+    install("[planish.metrics]\nwrong = others:wrong\n", "def wrong(predictions, labels): return 0.25\n")
+    assert evaluate(find_metric("wrong", tmp_path), lambda feeds: [EYE], [Batch({}, [0])]).value == 0.25
+    with pytest.raises(UsageError, match="unknown metric 'wrongs'; did you mean 'wrong'"):
+        find_metric("wrongs", tmp_path)
+
+
 @pytest.mark.parametrize("value", [float("nan"), None, np.ones(2)])
 def test_a_metric_must_be_a_number(value: object) -> None:
     with pytest.raises(ModelError, match=r"the metric mine is .*, not a finite number"):

@@ -57,7 +57,7 @@ def test_passes_of_the_recipes_folder_are_found(folder: Path) -> None:
         ("model: m.onnx\nfolder: x", "unknown key 'folder'"),
         ("backend: auto", "the key 'model' is missing"),
         ("model: m.onnx\nbudget: {latency: 5}", "'budget.latency': '?5'? is not an amount such as '3 ns'"),
-        ("model: m.onnx\nbackend: cuda", "'backend': Input should be 'auto', 'onnxruntime' or 'tvm'"),
+        ("model: m.onnx\nbackend: cuda", "'backend': unknown backend 'cuda'; there are auto, onnxruntime, tvm"),
         ("model: m.onnx\npasses: cleanup", "'passes': expected a list of passes"),
         ("model: m.onnx\npasses: [{dce: 1}]", "'passes': expected `name` or `name: {option: value}`, got {'dce': 1}"),
         ("model: m.onnx\npasses: [", "recipe.yaml:2 is not YAML"),

@@ -114,11 +114,17 @@ class Log(Instrument):
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log = name, log
 
-    def start(self, graph: Graph) -> None:
+    def start(self, graph: Graph, context) -> None:
         self.log.append(f"{self.name} start {len(graph)}")
 
     def before(self, step, graph: Graph) -> None:
         self.log.append(f"{self.name} before {step.name} {len(graph)}")
+
+    def ran(self, step, graph: Graph) -> None:
+        self.log.append(f"{self.name} ran {step.name} {len(graph)}")
+
+    def finish(self) -> None:
+        self.log.append(f"{self.name} finish")
 
     def after(self, record, graph: Graph) -> None:
         self.log.append(f"{self.name} after {record.name} {len(graph)}")
@@ -314,12 +320,18 @@ def test_instruments_are_told_in_order(run) -> None:
         "b start 2",
         "a before early 2",
         "b before early 2",
+        "a ran early 2",
+        "b ran early 2",
         "a after early 2",
         "b after early 2",
         "a before scale 2",
         "b before scale 2",
+        "a ran scale 3",
+        "b ran scale 3",
         "a after scale 3",
         "b after scale 3",
+        "a finish",
+        "b finish",
     ]
 
 
@@ -327,4 +339,27 @@ def test_after_is_only_told_of_a_pass_that_was_right(run) -> None:
     log: list[str] = []
     with pytest.raises(CheckError):
         run(Early(), Scale(2.0), instruments=[Log("a", log)])
-    assert log == ["a start 2", "a before early 2", "a after early 2", "a before scale 2"]
+    first = ["a start 2", "a before early 2", "a ran early 2", "a after early 2"]
+    assert log == [*first, "a before scale 2", "a ran scale 3", "a finish"]
+
+    log.clear()
+    with pytest.raises(CheckError):  # nothing is shown of what is no graph
+        run(Early(), Break("attribute"), instruments=[Log("a", log)])
+    assert log == [*first, "a before break 2", "a finish"]
+
+
+@pytest.mark.parametrize("hook", ["start", "before", "ran", "after", "finish"])
+def test_an_instrument_that_raises_names_itself(run, hook: str) -> None:
+    def fail(*_) -> None:
+        raise RuntimeError("out of luck")
+
+    broken = type("Broken", (Instrument,), {hook: fail})()
+    message = rf"the instrument {__name__}:Broken failed: RuntimeError: out of luck \(.*test_manager.py:\d+\)"
+    with pytest.raises(ModelError, match=message):
+        run(Early(), instruments=[broken])
+
+
+def test_what_went_wrong_first_is_told(run) -> None:
+    broken = type("Broken", (Instrument,), {"finish": lambda self: 1 / 0})()
+    with pytest.raises(CheckError, match="pass scale declares itself exact"):
+        run(Scale(2.0), instruments=[broken])

@@ -273,32 +273,45 @@ def test_all_passes_are_found_and_only_passes() -> None:
     assert "everything" not in pass_classes()
 
 
-def test_another_package_registers_passes_and_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an entry point, as its metadata says it."""
-    package = tmp_path / "others.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1\n")
-    (package / "entry_points.txt").write_text(
-        "[planish.passes]\nanything = others_passes:Theirs\nrule = others_passes:halve\n"
-    )
-    (tmp_path / "others_passes.py").write_text(
-        "from planish.passes.base import Effect, Pass, PassResult\n"
-        "from dataclasses import dataclass\n"
-        "@dataclass(frozen=True)\n"
-        "class Theirs(Pass):\n"
-        "    name = 'theirs'\n"
-        "    effect = Effect.EXACT\n"
-        "    run = lambda self, graph, context: PassResult()\n"
-        "from planish import RewriteRule\n"
-        "halve = RewriteRule('halve', lambda op, x: op.Div(x, 2.0), lambda op, x: op.Mul(x, 0.5), effect=Effect.EXACT)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    pass_classes.cache_clear()
-    try:
-        theirs, halve, again = parse_pipeline("theirs,halve{skip=head},others_passes:halve")
-        assert format_pipeline([theirs, halve, again]) == "theirs,halve{skip=head},halve"
-        assert type(halve) is type(again)
-        assert isinstance(halve, RewritePass)
-        assert ([rule.name for rule in halve.rules], halve.effect) == (["halve"], Effect.EXACT)
-    finally:
-        pass_classes.cache_clear()
+THEIRS = """
+from dataclasses import dataclass
+from planish import Effect, Pass, PassResult, RewriteRule
+
+@dataclass(frozen=True)
+class Theirs(Pass):
+    name = "theirs"
+    effect = Effect.EXACT
+    run = lambda self, graph, context: PassResult()
+
+rule = RewriteRule("their-rule", lambda op, x: op.Mul(x, op.Sigmoid(x)), lambda op, x: op.Swish(x))
+"""
+
+
+def test_another_package_brings_passes_and_rules(install) -> None:
+    install("[planish.passes]\ntheirs = others:Theirs\ntheir-rule = others:rule\ncse = others:Theirs\n", THEIRS)
+    steps = parse_pipeline("theirs{only=a},their-rule,cse")
+    assert format_pipeline(steps) == "theirs{only=a},their-rule,cse"
+    assert isinstance(steps[1], RewritePass)
+    assert type(steps[2]).__module__ == "planish.passes.cleanup.cse"  # planish's own come first
+    with pytest.raises(UsageError, match="unknown pass 'thiers'; did you mean 'theirs'"):
+        parse_pipeline("thiers")
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("theirs = nowhere:Theirs", "can't be loaded: ModuleNotFoundError: No module named 'nowhere'"),
+        ("theirs = others:Thiers", "can't be loaded: AttributeError"),
+        ("theirs = others:Effect", "is neither a pass class nor a rewrite rule"),
+        ("theirs = others:Pass", "is unfinished: it lacks effect, name, run"),
+        ("other-name = others:Theirs", "is called 'theirs', which has to be the name of its entry point"),
+    ],
+)
+def test_a_package_at_fault_is_named_where_its_pass_is_used_and_nowhere_else(install, entry: str, reason: str) -> None:
+    install(f"[planish.passes]\n{entry}\n", THEIRS)
+    name, _, value = entry.partition(" = ")
+    assert [step.name for step in parse_pipeline("cleanup")]
+    with pytest.raises(
+        UsageError, match=rf"'{name}' in planish.passes, of the package others 1.0 \({value}\), {reason}"
+    ):
+        parse_pipeline(name)

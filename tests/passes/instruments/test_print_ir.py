@@ -5,7 +5,8 @@ import io
 import pytest
 
 from planish.ir.text import parse_graph, print_graph
-from planish.passes.instrument import Instrument, PrintIR
+from planish.passes.instrument import Instrument
+from planish.passes.instruments.print_ir import PrintIR
 from planish.passes.manager import PassManager
 from planish.passes.pipeline import parse_pipeline
 

@@ -1,0 +1,1 @@
+"""The instruments that come with planish, one file each."""
