@@ -88,8 +88,8 @@ def mean(*inputs: Tensor) -> Tensor:
 @operator("Div")
 @bounded
 def div(a: Tensor, b: Tensor) -> Tensor:
-    if a.is_floating_point():
-        return torch.div(a, b)
+    if a.is_floating_point() or not a.dtype.is_signed:
+        return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
     is_minus_one = b == -1  # by which the processor can't divide the least integer: it wraps, as two's complement does
     return torch.where(is_minus_one, -a, torch.div(a, b.masked_fill(is_minus_one, 1), rounding_mode="trunc"))
 

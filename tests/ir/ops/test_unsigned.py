@@ -89,6 +89,11 @@ def test_a_quotient_is_right_or_refused(pair: list[np.ndarray]) -> None:
     np.testing.assert_array_equal(run("Mod", x, y), x % y, strict=True)
 
 
+def test_the_greatest_unsigned_integer_is_not_minus_one() -> None:
+    found = run("Div", np.array([255, 7], np.uint8), np.array([255, 255], np.uint8))
+    np.testing.assert_array_equal(found, np.array([1, 0], np.uint8), strict=True)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
 def test_the_least_integer_divided_by_minus_one_wraps(dtype: type) -> None:
     """It has no opposite, and the processor would stop the process."""
