@@ -26,7 +26,7 @@ class Optimized:
 
     Attributes:
         graph: the result; the graph that was given is left as it was.
-        records: of the passes, in order: what each did, what it cost, how far the outputs drifted.
+        records: of the passes, in order: what each did, how many nodes it left, how far the outputs drifted.
     """
 
     graph: Graph

@@ -200,7 +200,7 @@ class _Watch(Instrument):
                 counts=record.result.counts,
                 misses=record.result.misses,
                 seconds=record.seconds,
-                cost=record.cost,
+                cost=summarize(graph, self._sizes),
                 drift=record.drift,
                 metric=None if score is None else score.value,
             )

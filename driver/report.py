@@ -135,7 +135,7 @@ def records_table(records: Sequence[PassRecord]) -> Table:
     for record in records:
         changes = str(sum(record.result.counts.values()))
         drift = _maybe(record.drift, ".2g")
-        table.add_row(record.text, show_seconds(record.seconds), changes, str(record.cost.nodes), drift)
+        table.add_row(record.text, show_seconds(record.seconds), changes, str(record.nodes), drift)
     return table
 
 

@@ -6,7 +6,6 @@ erased node keeps its link forward, and iteration goes on from there.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -35,13 +34,22 @@ class Location:
         return " at ".join(filter(None, (self.module, self.source))) or "an unnamed place"
 
 
-_moments = count(1)
 _COMPUTED = frozenset({"_inputs", "attributes", "operator", "outputs"})
+
+
+_moment = 0
+"""Of the last edit of any graph."""
 
 
 def now() -> int:
     """The present moment: all that is edited later is edited at a greater one."""
-    return next(_moments)
+    return _moment
+
+
+def _next_moment() -> int:
+    global _moment  # noqa: PLW0603 -- a clock, which all graphs share since values don't know theirs
+    _moment += 1
+    return _moment
 
 
 class Use(NamedTuple):
@@ -74,7 +82,7 @@ class Value:
         """Note when the type or the data change, for those who compute and read the value as well."""
         object.__setattr__(self, name, value)
         if name in ("type", "data"):
-            self.edited = next(_moments)
+            self.edited = _next_moment()
             for node in (self.producer, *(use.node for use in self._uses)):
                 if node is not None:
                     node.edited = self.edited
@@ -159,7 +167,7 @@ class Node:
             self.graphs = tuple(held for held in value.values() if isinstance(held, Graph))
         object.__setattr__(self, name, value)
         if name in _COMPUTED:
-            object.__setattr__(self, "edited", next(_moments))
+            object.__setattr__(self, "edited", _next_moment())
 
     @property
     def inputs(self) -> tuple[Value | None, ...]:
@@ -260,6 +268,8 @@ class Graph:
 
     def is_edited_since(self, moment: int) -> bool:
         """Whether nodes or constants came, went or changed after a moment; not, whether something else is returned."""
+        if _moment == moment:
+            return False
         if self._edited > moment or any(constant.edited > moment for constant in self.constants.values()):
             return True
         return any(
@@ -276,6 +286,10 @@ class Graph:
                 each._position = float(position)
             self._is_numbered = True
         return node._position
+
+    def holds(self, node: Node) -> bool:
+        """Whether a node is one of this graph, and has not been erased."""
+        return node.owner is self and node._alive
 
     def is_output(self, value: Value) -> bool:
         return value in self.outputs.values()
@@ -307,7 +321,7 @@ class Graph:
         """A new constant; the array is shared, not copied."""
         constant = Constant(self._claim(self.unique_name(name)), data)
         self.constants[constant.name] = constant
-        self._edited = next(_moments)
+        self._edited = _next_moment()
         return constant
 
     def add_node(
@@ -379,7 +393,7 @@ class Graph:
                 raise ValueError(f"%{output.name} of {node!r} is still used")
         _release(node)
         self._unlink(node)
-        self._edited = next(_moments)
+        self._edited = _next_moment()
         self._names.difference_update(output.name for output in node.outputs)
 
     def erase_constant(self, constant: Constant) -> None:
@@ -391,7 +405,7 @@ class Graph:
         if constant._uses or self.is_output(constant):
             raise ValueError(f"%{constant.name} is still used")
         del self.constants[constant.name]
-        self._edited = next(_moments)
+        self._edited = _next_moment()
         self._names.discard(constant.name)
 
     def rename(self, value: Value, name: str) -> None:

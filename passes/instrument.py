@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..ir.analysis.cost import Cost
 from ..ir.graph import Graph
 from .base import Effect, Pass, PassContext, PassResult
 
@@ -18,7 +17,7 @@ class PassRecord:
         effect: that it declares.
         result: its own account.
         seconds: spent in the pass itself.
-        cost: of the graph after it.
+        nodes: of the graph after it.
         drift: relative error of the outputs against the source's after it; None where it wasn't checked.
     """
 
@@ -27,7 +26,7 @@ class PassRecord:
     effect: Effect
     result: PassResult
     seconds: float
-    cost: Cost
+    nodes: int
     drift: float | None
 
 

@@ -7,7 +7,6 @@ from enum import Enum
 from functools import cached_property
 from traceback import extract_tb
 
-from ..ir.analysis.cost import Meter
 from ..ir.errors import CheckError, ModelError, PlanishError
 from ..ir.graph import Graph, now
 from ..ir.verify import verify
@@ -88,7 +87,7 @@ class PassManager:
         result = _result(step, graph, context)
         seconds = time.perf_counter() - start
         judge.hold(step, lambda: self._tell(lambda instrument: instrument.ran(step, graph)))
-        record = PassRecord(format_pass(step), step.name, step.effect, result, seconds, judge.cost, judge.drift)
+        record = PassRecord(format_pass(step), step.name, step.effect, result, seconds, len(graph), judge.drift)
         self._tell(lambda instrument: instrument.after(record, graph))
         return record
 
@@ -112,21 +111,18 @@ def _failed(instrument: Instrument, error: Exception) -> str:
 
 
 class _Judge:
-    """Checks and measures a graph after each pass that edited it, whatever that says of itself.
+    """Checks a graph after each pass that edited it, whatever that says of itself.
 
     Attributes:
-        cost: of the graph.
-        drift: of its outputs from the source's; None if they aren't checked.
+        drift: of the graph's outputs from the source's; None if they aren't checked.
     """
 
     def __init__(self, graph: Graph, context: PassContext, level: Verify) -> None:
         self._graph = graph
         self._context = context
         self._level = level
-        self._meter = Meter(context.sizes)
         self._moment = now()
         self._returned = dict(graph.outputs)
-        self.cost = self._meter.summarize(graph)
         self.drift = 0.0 if level is Verify.NUMERIC else None
 
     def hold(self, step: Pass, verified: Callable[[], None]) -> None:
@@ -144,7 +140,6 @@ class _Judge:
             return
         if self._level is Verify.NUMERIC:
             self.drift = self._check.check(self._graph, step)
-        self.cost = self._meter.summarize(self._graph)
         self._moment, self._returned = now(), dict(self._graph.outputs)
 
     @cached_property

@@ -63,39 +63,9 @@ def flops(node: Node, symbols: Sizes = None) -> int:
 
 def summarize(graph: Graph, symbols: Sizes = None) -> Cost:
     """The cost of a graph."""
-    return Meter(symbols).summarize(graph)
-
-
-class Meter:
-    """Counts what a graph costs time and again, and anew only what was edited meanwhile.
-
-    Args:
-        symbols: the sizes of symbolic dimensions.
-    """
-
-    def __init__(self, symbols: Sizes = None) -> None:
-        self._symbols = symbols
-        self._nodes: dict[Node, tuple[int, int]] = {}
-        self._constants: dict[Constant, tuple[int, int, int]] = {}
-
-    def summarize(self, graph: Graph) -> Cost:
-        """The cost of a graph."""
-        parts = list(nested(graph))
-        flops = [self._flops(node) for part in parts for node in part.nodes]
-        sizes = [self._sizes(constant) for part in parts for constant in part.constants.values()]
-        return Cost(len(flops), sum(size[1] for size in sizes), sum(size[2] for size in sizes), sum(flops))
-
-    def _flops(self, node: Node) -> int:
-        known = self._nodes.get(node)
-        if known is None or known[0] != node.edited:
-            known = self._nodes[node] = node.edited, flops(node, self._symbols)
-        return known[1]
-
-    def _sizes(self, constant: Constant) -> tuple[int, int, int]:
-        known = self._constants.get(constant)
-        if known is None or known[0] != constant.edited:
-            known = self._constants[constant] = constant.edited, _parameters(constant.type), nbytes(constant.type)
-        return known
+    parts = list(nested(graph))
+    nodes = [node for part in parts for node in part.nodes]
+    return _cost(nodes, [constant for part in parts for constant in part.constants.values()], symbols)
 
 
 def by_operator(graph: Graph) -> dict[str, int]:

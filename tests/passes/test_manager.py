@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from planish.ir.analysis.cost import summarize
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, ModelError, UsageError
 from planish.ir.graph import Graph
@@ -152,8 +151,7 @@ def test_each_pass_has_a_record(run) -> None:
     assert first.result == PassResult({"scale": 1})
     assert second.text.endswith(":ScaleLossy{factor=1.5}")
     assert second.drift == pytest.approx(0.5)
-    assert second.cost == summarize(graph)
-    assert (first.cost.nodes, second.cost.nodes) == (3, 4)
+    assert (first.nodes, second.nodes) == (3, len(graph)) == (3, 4)
     assert first.seconds >= 0
 
 
