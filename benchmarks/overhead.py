@@ -4,7 +4,7 @@
     python benchmarks/overhead.py [--nodes 10000] [--rounds 5] [--json RESULTS.json]
 
 The graph is a GPT-2 of narrow and many layers, as `planish.trace` gives it. `cleanup,fuse` runs over copies of it, without
-checks, with the verifier after every pass, and with instruments besides; the three take turns. What they cost is the time
+checks, with the verifier after every pass, and with instruments besides; they take turns. What they cost is the time
 of the whole run without that of the passes, over that of the passes. A pipeline of one pass that finds nothing to do is
 timed as well. Times are of the processor, which other work on the machine disturbs less.
 """
@@ -40,6 +40,7 @@ NODES_OF_A_LAYER = 44
 WAYS: dict[str, tuple[Verify, Callable[[], list[Instrument]]]] = {
     "no checks": (Verify.NONE, list),
     "the verifier": (Verify.STRUCTURE, list),
+    "the verifier, stats": (Verify.STRUCTURE, lambda: [Statistics()]),
     "the verifier, stats, memory": (Verify.STRUCTURE, lambda: [Statistics(), Memory()]),
 }
 

@@ -34,10 +34,10 @@ def join(a: TensorType, b: TensorType, name: str) -> TensorType:
     if (a.dtype, a.container) != (b.dtype, b.container):
         raise ModelError(f"%{name} would be {a} or {b}, which are of different kinds")
     if a.dims is None or b.dims is None or len(a.dims) != len(b.dims):
-        return TensorType(a.dtype, None, a.container)
+        return a.resized(None)
     pairs = enumerate(zip(a.dims, b.dims, strict=True))
     dims = tuple(one if one == other else size_called(name, axis) for axis, (one, other) in pairs)
-    return TensorType(a.dtype, dims, a.container)
+    return a.resized(dims)
 
 
 def infer_container(operator: str, inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType] | None:
@@ -152,7 +152,7 @@ def _with(type: TensorType, size: Dim, axis: int) -> TensorType:
     if type.dims is None:
         return type
     place = axis % (len(type.dims) + 1)
-    return TensorType(type.dtype, (*type.dims[:place], size, *type.dims[place:]), type.container)
+    return type.resized((*type.dims[:place], size, *type.dims[place:]))
 
 
 def _without(type: TensorType, axis: int) -> TensorType:

@@ -34,7 +34,7 @@ class Location:
         return " at ".join(filter(None, (self.module, self.source))) or "an unnamed place"
 
 
-_COMPUTED = frozenset({"_inputs", "attributes", "operator", "outputs"})
+_DECLARED = frozenset({"attributes", "operator", "outputs"})
 
 
 _moment = 0
@@ -85,15 +85,12 @@ class Value:
             self.edited = _next_moment()
             for node in (self.producer, *(use.node for use in self._uses)):
                 if node is not None:
-                    node.edited = self.edited
+                    node.edited, node.conforms = self.edited, False
 
     @property
     def uses(self) -> tuple[Use, ...]:
         """Where nodes read this value; what the graph returns is not among them (see `Graph.is_output`)."""
         return tuple(self._uses)
-
-    def is_read_by(self, use: Use) -> bool:
-        return use in self._uses
 
     @property
     def shape(self) -> tuple[Dim, ...]:
@@ -130,14 +127,16 @@ class Node:
         attributes: only those that are set; the schema's defaults hold for the rest. They are changed by assigning others.
         graphs: those among the attributes: branches, the body of a loop.
         edited: the moment of the last change of anything that the node computes, or of the types of what it reads.
+        conforms: whether `verify` found that operator, attributes and types suit each other; not known of changed ones.
         owner: the graph that the node is part of.
     """
 
     __slots__ = (
         *("_alive", "_inputs", "_next", "_position", "_previous"),
-        *("attributes", "edited", "graphs", "location", "operator", "outputs", "owner"),
+        *("attributes", "conforms", "edited", "graphs", "location", "operator", "outputs", "owner"),
     )
     attributes: Mapping[str, Attribute]
+    conforms: bool
     edited: int
     graphs: "tuple[Graph, ...]"
 
@@ -166,7 +165,10 @@ class Node:
             value = MappingProxyType(dict(value))
             self.graphs = tuple(held for held in value.values() if isinstance(held, Graph))
         object.__setattr__(self, name, value)
-        if name in _COMPUTED:
+        if name in _DECLARED:
+            object.__setattr__(self, "conforms", False)
+            object.__setattr__(self, "edited", _next_moment())
+        elif name == "_inputs":
             object.__setattr__(self, "edited", _next_moment())
 
     @property
@@ -287,9 +289,27 @@ class Graph:
             self._is_numbered = True
         return node._position
 
-    def holds(self, node: Node) -> bool:
-        """Whether a node is one of this graph, and has not been erased."""
+    def defines(self, value: Value) -> bool:
+        """Whether a value is an input or a constant of this graph, or an output of one of its nodes."""
+        node = value.producer
+        if node is None:
+            return self.constants.get(value.name) is value or value in self.inputs
         return node.owner is self and node._alive
+
+    def is_linked(self, node: Node) -> bool:
+        """Whether all that a node reads is defined before it and knows its reader, and what it computes knows it as well."""
+        position = self.position(node)
+        for index, value in enumerate(node._inputs):
+            if value is None:
+                continue
+            producer = value.producer
+            if producer is None:
+                is_before = self.defines(value)
+            else:
+                is_before = producer.owner is self and producer._alive and producer._position < position
+            if not is_before or (node, index) not in value._uses:
+                return False
+        return all(output.producer is node for output in node.outputs)
 
     def is_output(self, value: Value) -> bool:
         return value in self.outputs.values()
@@ -370,6 +390,8 @@ class Graph:
         inputs[index] = value
         if value is not None:
             value._uses[Use(node, index)] = None
+        if old is None or value is None or old.type is not value.type:
+            node.conforms = False
         while inputs and inputs[-1] is None:
             inputs.pop()
         node._inputs = tuple(inputs)
@@ -441,6 +463,7 @@ class Graph:
                 names=[output.name for output in node.outputs],
                 location=node.location,
             )
+            twin.conforms = node.conforms
             values.update(zip(node.outputs, twin.outputs, strict=True))
         copy.outputs = {name: values[value] for name, value in self.outputs.items()}
         return copy

@@ -2,10 +2,9 @@
 
 import builtins
 import re
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 
@@ -129,9 +128,10 @@ class Container(Enum):
     OPTIONAL_SEQUENCE = "optional sequence"
 
 
-@dataclass(frozen=True, slots=True)
 class TensorType:
     """The type of a tensor, or of what keeps tensors: a sequence, an optional one.
+
+    There is one object of each, as of MLIR's types, so that they are compared and hashed by identity.
 
     Attributes:
         dtype: of the elements.
@@ -139,9 +139,28 @@ class TensorType:
         container: what keeps tensors of this element type and these dimensions.
     """
 
+    __slots__ = ("container", "dims", "dtype")
+    _all: ClassVar[dict[tuple[DType, tuple[Dim, ...] | None, Container], Self]] = {}
     dtype: DType
     dims: tuple[Dim, ...] | None
-    container: Container = Container.NONE
+    container: Container
+
+    def __new__(cls, dtype: DType, dims: tuple[Dim, ...] | None, container: Container = Container.NONE) -> Self:
+        key = (dtype, dims, container)
+        type = cls._all.get(key)
+        if type is None:
+            type = cls._all[key] = super().__new__(cls)
+            set_ = object.__setattr__
+            set_(type, "dtype", dtype)
+            set_(type, "dims", dims)
+            set_(type, "container", container)
+        return type
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a type doesn't change: make one with another {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TensorType, (self.dtype, self.dims, self.container)
 
     @property
     def shape(self) -> tuple[Dim, ...]:
@@ -187,6 +206,10 @@ class TensorType:
     @classmethod
     def of(cls, array: np.ndarray) -> Self:
         return cls(DType.of(array.dtype), array.shape)
+
+    def resized(self, dims: tuple[Dim, ...] | None) -> "TensorType":
+        """The type with other dimensions, or none that are known."""
+        return TensorType(self.dtype, dims, self.container)
 
     def within(self, container: Container) -> "TensorType":
         """The type of a container of such tensors, or with `NONE` of a tensor in this one."""

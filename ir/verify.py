@@ -4,11 +4,10 @@ Operators of the standard's domains are held to `onnx.defs` at the pinned opset;
 and are checked for structure alone.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from operator import attrgetter
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -29,73 +28,42 @@ def verify(graph: Graph) -> None:
     Raises:
         CheckError: the first fault: the node, its location, and what is wrong with it.
     """
-    if graph.verified and not any(map(attrgetter("graphs"), graph.nodes)):
-        _verify_edited(graph)
-    else:
-        _verify_all(graph)
+    since = graph.verified
+    nodes = [node for node in graph.nodes if node.edited > since or node.graphs]
+    parts = [graph, *(part for node in nodes for inner in node.graphs for part in nested(inner))]
+    if len(parts) > 1:  # what is inside a node may be older than its place there
+        since, nodes = 0, [node for part in parts for node in part.nodes]
+    if not (since and all(map(graph.is_linked, nodes)) and all(map(graph.defines, graph.outputs.values()))):
+        _check_structure(graph, parts)
+    for part in parts:
+        for value in [value for value in (*part.inputs, *part.constants.values()) if value.edited > since]:
+            _check_value(value)
+    for node in nodes:
+        for value in node.outputs:
+            if value.edited > since:
+                _check_value(value)
+        if not node.conforms:
+            _check_schema(node)
     graph.verified = now()
 
 
-def _verify_all(graph: Graph) -> None:
-    _check_values(graph)
-    uses: dict[Value, set[Use]] = {}
-    _check_order(graph, uses, set())
-    _check_uses(uses)
-    for node in (node for part in nested(graph) for node in part.nodes):
-        _check_schema(node)
-
-
-def _verify_edited(graph: Graph) -> None:
-    """Check what was edited, and what is returned; nobody but the graph itself has changed names, links and uses."""
-    since = graph.verified
-    for value in (*graph.inputs, *graph.constants.values()):
-        if value.edited > since:
-            _check_value(value)
-    inputs = set(graph.inputs)
-
-    def is_defined(value: Value, reader: Node | None) -> bool:
-        node = value.producer
-        if node is None:
-            return value in inputs or graph.constants.get(value.name) is value
-        return graph.holds(node) and (reader is None or graph.position(node) < graph.position(reader))
-
-    for node in [node for node in graph.nodes if node.edited > since]:
-        for number, value in enumerate(node.inputs):
-            if value is None:
-                continue
-            if not is_defined(value, node):
-                _fail(node, f"it reads %{value.name}, which nothing before it in the graph defines")
-            if not value.is_read_by(Use(node, number)):
-                _fail(node, f"its input {number} and the uses of %{value.name} contradict each other")
-        _check_outputs(node)
-        for value in node.outputs:
-            _check_value(value)
-        _check_schema(node)
-    for name, value in graph.outputs.items():
-        if not is_defined(value, None):
-            raise CheckError(f"the graph returns %{value.name} as {name}, but nothing in it defines that value")
-
-
 def _check_schema(node: Node) -> None:
-    signature = _signature(node)
+    signature = (
+        node.operator,
+        tuple([value and value.type for value in node.inputs]),
+        tuple([value.type for value in node.outputs]),
+        tuple([(name, _kind(attribute)) for name, attribute in node.attributes.items()]),
+    )
     if signature not in _SOUND:
         fault = next(_faults(node), None)
         if fault is not None:
             _fail(node, fault)
         _SOUND.add(signature)
+    node.conforms = True
 
 
 _SOUND: set[Hashable] = set()
 """What makes nodes conform to their schemas, of those that did: nodes repeat a few combinations."""
-
-
-def _signature(node: Node) -> Hashable:
-    return (
-        node.operator,
-        tuple(None if value is None else _kind_of(value) for value in node.inputs),
-        tuple(map(_kind_of, node.outputs)),
-        tuple((name, _kind(attribute)) for name, attribute in node.attributes.items()),
-    )
 
 
 def _fail(node: Node, fault: str) -> NoReturn:
@@ -105,15 +73,20 @@ def _fail(node: Node, fault: str) -> NoReturn:
 # -- structure
 
 
-def _check_values(graph: Graph) -> None:
-    """Names are unique, types make sense, and constants are what they say."""
+def _check_structure(graph: Graph, parts: Sequence[Graph]) -> None:
+    _check_names(parts)
+    uses: dict[Value, set[Use]] = {}
+    _check_order(graph, uses, set())
+    _check_uses(uses)
+
+
+def _check_names(parts: Iterable[Graph]) -> None:
     names: set[str] = set()
-    for value in (value for part in nested(graph) for value in part.values()):
+    for value in (value for part in parts for value in part.values()):
         if value.name in names:
             raise CheckError(f"two values are named %{value.name}")
         names.add(value.name)
-        _check_value(value)
-    for name, constant in ((name, constant) for part in nested(graph) for name, constant in part.constants.items()):
+    for name, constant in ((name, constant) for part in parts for name, constant in part.constants.items()):
         if name != constant.name:
             raise CheckError(f"the constant %{constant.name} is held under the name {name}")
 

@@ -6,12 +6,14 @@ given count as 1, so that the cost of a batch is that of one sample.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import prod
 
 from ..dims import Dim, evaluate
+from ..errors import ModelError
 from ..graph import Constant, Graph, Node, nested
 from ..types import DType, TensorType
 
@@ -38,12 +40,7 @@ class Cost:
 
 def elements(type: TensorType, symbols: Sizes = None) -> int:
     """How many elements a tensor has; one of unknown rank counts as a single element."""
-    return _elements(type, tuple(sorted(symbols.items())) if symbols else ())
-
-
-@lru_cache(maxsize=1 << 16)
-def _elements(type: TensorType, symbols: tuple[tuple[str, int], ...]) -> int:
-    return prod(_sizes(type.dims or (), dict(symbols)))
+    return prod(_sizes(type.dims or (), symbols))
 
 
 def nbytes(type: TensorType, symbols: Sizes = None) -> int:
@@ -53,12 +50,7 @@ def nbytes(type: TensorType, symbols: Sizes = None) -> int:
 
 def flops(node: Node, symbols: Sizes = None) -> int:
     """The operations of one run of a node: two per multiply-add, and for other operators one per element of output."""
-    rule = _RULES.get(node.operator.rpartition("::")[2])
-    if rule and all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs)):
-        multiply_adds = rule(node, symbols)
-        if multiply_adds is not None:
-            return 2 * multiply_adds
-    return sum(elements(output.type, symbols) for output in node.outputs)
+    return _flops([node], symbols)
 
 
 def summarize(graph: Graph, symbols: Sizes = None) -> Cost:
@@ -90,14 +82,29 @@ def by_module(graph: Graph, depth: int, symbols: Sizes = None) -> dict[str, Cost
     return {module: _cost(nodes[module], constants[module], symbols) for module in nodes}
 
 
-def _cost(nodes: list[Node], constants: Iterable[Constant], symbols: Sizes) -> Cost:
-    types = [constant.type for constant in constants]
+def _cost(nodes: Sequence[Node], constants: Iterable[Constant], symbols: Sizes) -> Cost:
+    types = Counter(constant.type for constant in constants)
     return Cost(
         nodes=len(nodes),
-        parameters=sum(map(_parameters, types)),
-        bytes=sum(nbytes(type) for type in types),
-        flops=sum(flops(node, symbols) for node in nodes),
+        parameters=sum(count * _parameters(type) for type, count in types.items()),
+        bytes=sum(count * nbytes(type) for type, count in types.items()),
+        flops=_flops(nodes, symbols),
     )
+
+
+def _flops(nodes: Iterable[Node], symbols: Sizes) -> int:
+    operations, others = 0, list[Node]()
+    for node in nodes:
+        multiply_adds = None
+        if rule := _rule(node.operator):
+            with suppress(ModelError):  # a shape isn't known
+                multiply_adds = rule(node, symbols)
+        if multiply_adds is None:
+            others.append(node)
+        else:
+            operations += 2 * multiply_adds
+    types = Counter(output.type for node in others for output in node.outputs)
+    return operations + sum(count * elements(type, symbols) for type, count in types.items())
 
 
 def _parameters(type: TensorType) -> int:
@@ -111,11 +118,18 @@ def _truncate(module: str, depth: int) -> str:
 
 
 def _sizes(shape: tuple[Dim, ...], symbols: Sizes) -> Shape:
+    static = tuple([dim for dim in shape if isinstance(dim, int)])
+    if len(static) == len(shape):
+        return static
     known = defaultdict(lambda: 1, symbols or {})
     return tuple(max(0, evaluate(dim, known)) for dim in shape)
 
 
-# -- multiply-adds; a rule gives None where a shape it needs isn't there
+# -- multiply-adds; a rule gives None or raises ModelError where a shape it needs isn't there
+
+
+def _results(node: Node, symbols: Sizes) -> int:
+    return prod(_sizes(node.outputs[0].shape, symbols))
 
 
 def _shape(node: Node, index: int, symbols: Sizes) -> Shape:
@@ -125,7 +139,7 @@ def _shape(node: Node, index: int, symbols: Sizes) -> Shape:
 
 def _convolution(weight: int) -> Callable[[Node, Sizes], int | None]:
     """Each output element sums over a filter: the weight is [out, in / groups, *kernel]."""
-    return lambda node, symbols: elements(node.outputs[0].type, symbols) * prod(_shape(node, weight, symbols)[1:])
+    return lambda node, symbols: _results(node, symbols) * prod(_shape(node, weight, symbols)[1:])
 
 
 def _transposed_convolution(node: Node, symbols: Sizes) -> int:
@@ -136,13 +150,13 @@ def _transposed_convolution(node: Node, symbols: Sizes) -> int:
 def _product(node: Node, symbols: Sizes) -> int:
     """Each output element sums over the inner dimension: the left factor's last, or first if transposed."""
     transposed = node.attributes.get("transA", 0)
-    return elements(node.outputs[0].type, symbols) * _shape(node, 0, symbols)[-2 if transposed else -1]
+    return _results(node, symbols) * _shape(node, 0, symbols)[-2 if transposed else -1]
 
 
 def _attention(node: Node, symbols: Sizes) -> int | None:
     """Queries times keys, then probabilities times values; keys are [..., tokens, size]."""
     query, key = _shape(node, 0, symbols), _shape(node, 1, symbols)
-    return (prod(query) + elements(node.outputs[0].type, symbols)) * key[-2] if len(key) in (3, 4) else None
+    return (prod(query) + _results(node, symbols)) * key[-2] if len(key) in (3, 4) else None
 
 
 _RULES: dict[str, Callable[[Node, Sizes], int | None]] = {
@@ -155,3 +169,8 @@ _RULES: dict[str, Callable[[Node, Sizes], int | None]] = {
     **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"), _product),
     **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
 }
+
+
+@cache
+def _rule(operator: str) -> Callable[[Node, Sizes], int | None] | None:
+    return _RULES.get(operator.rpartition("::")[2])

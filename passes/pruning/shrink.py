@@ -1,7 +1,6 @@
 """Taking indices out of axes: constants are sliced, and what nodes say about sizes is written anew."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def shrink(graph: Graph, kept: Kept) -> None:
     for (value, axis), mask in kept.items():
         shape = list(value.shape)
         shape[axis] = int(mask.sum())
-        value.type = replace(value.type, dims=tuple(shape))
+        value.type = value.type.resized(tuple(shape))
         if isinstance(value, Constant):
             value.data = np.compress(mask, value.data, axis=axis)
     for node in graph.nodes:

@@ -38,7 +38,7 @@ def reordered(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
     return torch.cat([parts[place] for place in order])
 
 
-@pytest.mark.parametrize(("operator", "directions"), product(GATES, (1, 2)))
+@pytest.mark.parametrize(("operator", "directions"), [*product(GATES, (1, 2))])
 def test_layers_are_those_of_torch(operator: str, directions: int) -> None:
     x, w, r, b, _, *states = inputs(operator, directions)
     assert x is not None
