@@ -227,6 +227,16 @@ def test_opt_explains_where_rules_nearly_match(folder: Path) -> None:
     assert (whole["before"], [rule["rule"] for rule in whole["rules"]]) == ("fuse-gelu", ["gelu", "gelu-tanh"])
 
 
+def test_a_name_that_explains_nothing_is_told_before_the_model_is_read(folder: Path, install) -> None:
+    install("[planish.passes]\ndouble = others:double\n", RULES)
+    for name, reason in (("fuse-gleu", "'fuse-gleu' to explain; did you mean 'fuse-gelu'"), ("cse", "isn't made of")):
+        result = planish("opt", "model.py:build", "-p", "cse", "--explain", name)
+        assert result.exit_code == 2
+        assert reason in message(result)
+        assert "reading" not in result.stderr
+    assert "double: 0 matches" in planish("opt", "net.planish", "-p", "cse", "--explain", "double").stderr
+
+
 def test_opt_can_leave_out_the_checks(folder: Path) -> None:
     wrong = ["opt", "net.planish", "-p", "passes_of_mine:Wrong", "-o", "wrong.planish"]
     assert planish(*wrong).exit_code == 4
