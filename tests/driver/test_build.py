@@ -7,7 +7,7 @@ import pytest
 from planish.driver.build import build
 from planish.driver.recipe import make_recipe
 from planish.driver.reporter import Reporter
-from planish.ir.errors import BudgetError, CheckError, ModelError, UsageError
+from planish.ir.errors import BudgetError, CheckError, ModelError, PassError, UsageError
 
 
 def recipe(folder: Path, **changes: object) -> object:
@@ -83,7 +83,7 @@ def test_the_metric_is_evaluated_after_lossy_passes(folder: Path) -> None:
             BudgetError,
             "the latency is .*, more than 1 ns; the size is",
         ),
-        ({"passes": ["passes_of_mine:Explode"]}, RuntimeError, "out of luck"),
+        ({"passes": ["passes_of_mine:Explode"]}, PassError, "out of luck"),
         ({"passes": ["passes_of_mine:Signal{number=2}"]}, KeyboardInterrupt, None),
         ({"data": {"evaluation": "data.py:calibration"}}, ModelError, "data.py:calibration has no labels"),
         ({"budget": {"metric_drop": 0.1}, "data": {}}, UsageError, "needs evaluation data with labels"),
