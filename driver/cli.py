@@ -138,9 +138,11 @@ def opt(
     from .results import plain
 
     reporter = ConsoleReporter(_console())
-    explainer = None if explain is None else Explain(explain)
     names = [*(["stats"] if stats else []), *(["drift"] if drift else []), *(instrument or [])]
     with reporter.live(), isolated_imports(Path()):
+        explainer = (
+            None if explain is None else Explain(explain)
+        )  # a misspelt name is told before a large model is read
         printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed)
         result = optimize_file(
             model,

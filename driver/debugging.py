@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..ir.errors import UsageError
+from ..ir.errors import PassError, UsageError
 from ..ir.graph import Graph
 from ..passes.base import Pass, PassContext
 from ..passes.bisect import Fault, bisect
@@ -102,7 +102,8 @@ def _failure(case: Reproducer, passes: Sequence[Pass]) -> _Failure | None:
         PassManager(passes, [last], Verify.NUMERIC).run(case.graph.clone(), _context(case, SILENT))
     except Exception as error:  # crashes are reduced as well
         step = last.started[-1] if last.started else ""
-        return _Failure(type(error).__name__, step, len(last.started) - 1)
+        raised = error.__cause__ if isinstance(error, PassError) else error
+        return _Failure(type(raised).__name__, step, len(last.started) - 1)
     return None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
+from ..ir.plugins import plugins
 from ..ir.suggestion import nearest
 from ..passes.base import Pass, PassContext
 from ..passes.instrument import Instrument
@@ -22,6 +23,9 @@ class Explain(Instrument):
     Args:
         name: of a pass that is made of rules, of a rule of such a pass, or `module:Name` of either.
 
+    Raises:
+        UsageError: there are no rules of that name; the nearest is suggested.
+
     Attributes:
         explanations: of each rule.
         before_pass: its name; empty for the graph as it was read.
@@ -31,16 +35,11 @@ class Explain(Instrument):
         self.explanations: tuple[Explanation, ...] = ()
         self.before_pass = ""
         self._name = name
-        self._rules: tuple[RewriteRule, ...] = ()
+        self._rules = find_rules(name)
         self._is_awaited = False
 
     def prepare(self, passes: Sequence[Pass]) -> None:
-        """Look up the rules, and whether a pipeline has them.
-
-        Raises:
-            UsageError: there are none of that name; the nearest is suggested.
-        """
-        self._rules = find_rules(self._name)
+        """Look whether a pipeline has the rules."""
         self._is_awaited = any(self._applies(step) for step in flattened(passes))
 
     def start(self, graph: Graph, context: PassContext) -> None:
@@ -74,7 +73,7 @@ def find_rules(name: str) -> tuple[RewriteRule, ...]:
     if named and name not in pass_classes():
         return named
     known = {*(kind.name for kind in kinds), *(rule.name for kind in kinds for rule in kind.rules)}
-    if ":" not in name and name not in pass_classes():
+    if ":" not in name and name not in {*pass_classes(), *plugins("passes")}:
         raise UsageError(f"there is no pass or rule {name!r} to explain{nearest(name, known)}")
     kind = find_pass(name)
     if not issubclass(kind, RewritePass):

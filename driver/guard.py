@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from ..ir.errors import PlanishError
+from ..ir.errors import PassError, PlanishError
 
 INTERRUPTED = 130
 _OPTIONAL = ("--print-ir-before", "--print-ir-after")
@@ -29,6 +29,8 @@ class GuardedCommand(TyperCommand):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
+        except PassError as error:
+            raise _ended(f"{error}\nThe traceback is in {_written(error)}.", error.exit_code) from error
         except PlanishError as error:
             raise _ended(str(error), error.exit_code) from error
         except KeyboardInterrupt as error:
@@ -49,13 +51,20 @@ def _ended(message: str, code: int) -> typer.Exit:
 
 
 def _bug(error: Exception) -> typer.Exit:
-    """Write down what is needed to reproduce a bug of ours, and ask for it."""
-    with tempfile.NamedTemporaryFile("w", prefix="planish-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        file.write(f"planish {version('planish')}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
-        file.write("".join(traceback.format_exception(error)))
+    """Ask for what is needed to reproduce a bug of ours."""
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     return _ended(
-        f"{type(error).__name__}: {error}{notes}\nThis is a bug in planish. Please report it with the file {file.name}, "
-        "which holds the command and the traceback.",
+        f"{type(error).__name__}: {error}{notes}\nThis is a bug in planish. Please report it with the file "
+        f"{_written(error)}, which holds the command and the traceback.",
         PlanishError.exit_code,
     )
+
+
+def _written(error: Exception) -> str:
+    """The path of a file with the command and the traceback."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="planish-crash-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"planish {version('planish')}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
+        file.write("".join(traceback.format_exception(error)))
+    return file.name

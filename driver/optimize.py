@@ -43,7 +43,7 @@ def optimize_file(
         reporter: hears of progress.
 
     Raises:
-        UsageError: the output's form is unknown, the pipeline makes no sense, or there are no rules to explain.
+        UsageError: the output's form is unknown, or the pipeline makes no sense.
     """
     if output is not None:
         check_form(output)

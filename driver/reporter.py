@@ -6,7 +6,7 @@ from ..ir.graph import Graph
 from ..passes.base import Pass
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.order import flattened
-from ..passes.pipeline import PRESETS, parse_pipeline
+from ..passes.pipeline import PRESETS, preset_passes
 from .results import Artifact, PassRow
 
 
@@ -36,16 +36,26 @@ SILENT = Reporter()
 
 
 class PassReporter(Instrument):
-    """Tells a reporter which pass runs, and which one that the user asked for by name found nothing to do."""
+    """Tells a reporter which pass runs, and in the end which of those that the user asked for by name found nothing to do."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._of_presets = {step.name for preset in PRESETS.values() for step in flattened(parse_pipeline(preset))}
+        self._implied = {id(step) for preset in PRESETS for step in flattened(preset_passes(preset))}
+        self._running = 0  # the identity of a pass
+        self._warnings: dict[int, str] = {}  # by pass; none where it changed something, be it in one round of many
 
     def before(self, step: Pass, graph: Graph) -> None:
         self._reporter.stage(f"running {step.name}")
+        self._running = id(step)
 
     def after(self, record: PassRecord, graph: Graph) -> None:
-        if not record.result.changed and record.name not in self._of_presets:
-            reasons = "; ".join(record.result.misses[:3])
-            self._reporter.warn(f"{record.text} changed nothing{f': {reasons}' if reasons else ''}")
+        reasons = "; ".join(record.result.misses[:3])
+        warning = f"{record.text} changed nothing{f': {reasons}' if reasons else ''}"
+        if record.result.changed:
+            self._warnings[self._running] = ""
+        elif self._running not in self._implied:
+            self._warnings.setdefault(self._running, warning)
+
+    def finish(self) -> None:
+        for warning in filter(None, self._warnings.values()):
+            self._reporter.warn(warning)

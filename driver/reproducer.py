@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import CheckError, ModelError, PlanishError
+from ..ir.errors import CheckError, ModelError, PassError, PlanishError
 from ..ir.graph import Graph
 from ..ir.storage import load, save
 from ..passes.base import Feeds
@@ -109,11 +109,12 @@ def reproducing(case: Reproducer) -> Generator[None]:
 
     Raises:
         CheckError: a pass failed a check.
+        PassError: a pass that isn't planish's crashed.
     """
     try:
         yield
-    except CheckError as error:
-        raise CheckError(f"{error}{_left(case, error)}") from error
+    except (CheckError, PassError) as error:
+        raise type(error)(f"{error}{_left(case, error)}") from error
     except PlanishError:
         raise
     except Exception as error:

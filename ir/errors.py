@@ -7,6 +7,12 @@ class PlanishError(Exception):
     exit_code = 1
 
 
+class PassError(PlanishError):
+    """A pass or a rule that isn't planish's own, and crashed: a bug of its author's. The cause is what it raised."""
+
+    exit_code = 1
+
+
 class UsageError(PlanishError):
     """A wrong option, an unknown pass, target or key, a bad recipe."""
 

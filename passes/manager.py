@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import cached_property
-from traceback import extract_tb
+from traceback import extract_tb, walk_tb
 
-from ..ir.errors import CheckError, ModelError, PlanishError
+from ..ir.errors import CheckError, ModelError, PassError, PlanishError
 from ..ir.graph import Graph, now
 from ..ir.verify import verify
 from .base import Pass, PassContext, PassResult
@@ -16,6 +16,7 @@ from .group import Group
 from .instrument import Instrument, PassRecord
 from .order import check_order
 from .pipeline import format_pass, pass_classes
+from .rewrite import RewritePass
 
 _MOST_MISSES = 5
 
@@ -50,6 +51,7 @@ class PassManager:
         Raises:
             UsageError: the order of the passes contradicts what they declare.
             CheckError: after some pass the graph is malformed or means something else, or a required pass changed nothing.
+            PassError: a pass of the user's or of another package crashed.
         """
         check_order(self.passes, tuple(pass_classes().values()))
         if self.verify is not Verify.NONE:
@@ -98,7 +100,7 @@ class PassManager:
             except PlanishError:
                 raise
             except Exception as error:
-                if type(instrument).__module__.partition(".")[0] == __name__.partition(".")[0]:
+                if _package(type(instrument).__module__) == _package(__name__):
                     raise
                 raise ModelError(_failed(instrument, error)) from error
 
@@ -159,9 +161,30 @@ def _result(step: Pass, graph: Graph, context: PassContext) -> PassResult:
         return step.apply(graph, context)
     except (CheckError, ModelError) as error:  # those of usage are about the pass's options, and name it
         raise type(error)(f"pass {step.name}: {str(error).removeprefix(f'{step.name}: ')}") from error
+    except PlanishError:
+        raise
     except Exception as error:
+        if place := _place(step, error):
+            raise PassError(f"pass {format_pass(step)} failed: {type(error).__name__}: {error} ({place})") from error
         error.add_note(f"in the pass {format_pass(step)}")
         raise
+
+
+def _place(step: Pass, error: Exception) -> str:
+    """File and line of a pass or rule of somebody else's that raised, or called what did; nothing in one of planish's own."""
+    rules = step.rules if isinstance(step, RewritePass) else ()
+    functions = [function for rule in rules for function in (rule.pattern, rule.replacement, rule.check)]
+    authors = {_package(author.__module__) for author in (type(step), *functions)} - {_package(__name__)}
+    places = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in walk_tb(error.__traceback__)
+        if _package(frame.f_globals["__name__"]) in authors
+    ]
+    return places[-1] if places else ""
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _verify_after(step: Pass, graph: Graph) -> None:

@@ -76,7 +76,7 @@ def make_passes(name: str, options: Mapping[str, Any], steps: tuple[Pass, ...] |
         UsageError: the name or an option is unknown, or a value doesn't fit.
     """
     if name in PRESETS:
-        passes = parse_pipeline(PRESETS[name])
+        passes = preset_passes(name)
         return (Group(steps=passes, **read_options(Group, name, dict(options))),) if options else passes
     kind = find_pass(name)
     values = read_options(kind, name, dict(options))
@@ -87,6 +87,12 @@ def make_passes(name: str, options: Mapping[str, Any], steps: tuple[Pass, ...] |
     if not steps:
         raise UsageError(f"{name} is made of other passes: write them behind it, as in {name}(cse,dce)")
     return (kind(steps=steps, **values),)
+
+
+@cache
+def preset_passes(name: str) -> tuple[Pass, ...]:
+    """The passes of a preset: always the same objects, which tells them from those that somebody asks for by name."""
+    return parse_pipeline(PRESETS[name])
 
 
 def find_pass(name: str) -> type[Pass]:

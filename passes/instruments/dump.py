@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from difflib import unified_diff
 from pathlib import Path
 from zlib import crc32
 
@@ -13,6 +12,7 @@ from ...ir.text import print_graph, weights
 from ..base import Pass, PassContext
 from ..instrument import Instrument
 from ..pipeline import format_pass
+from .diff import unified_diff
 
 _UNUSUAL = re.compile(r"[^\w.-]+")
 """In names of files."""
@@ -55,7 +55,7 @@ class Dump(Instrument):
         (self._folder / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
         old, before = self._last
         if text and lines != before:
-            diff = unified_diff(before, lines, old, f"{stem}.txt", tofiledate=text)
+            diff = unified_diff(before, lines, (old, f"{stem}.txt\t{text}"))
             (self._folder / f"{stem}.diff").write_text("".join(diff), encoding="utf-8")
         self._last = f"{stem}.txt", lines
         self._count += 1

@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planish.driver.api import optimize
 from planish.driver.build import build
 from planish.driver.recipe import make_recipe
 from planish.driver.reporter import Reporter
-from planish.ir.errors import BudgetError, CheckError, ModelError, UsageError
+from planish.ir.errors import BudgetError, CheckError, ModelError, PassError, UsageError
+from planish.ir.text import parse_graph
 
 
 def recipe(folder: Path, **changes: object) -> object:
@@ -83,7 +85,7 @@ def test_the_metric_is_evaluated_after_lossy_passes(folder: Path) -> None:
             BudgetError,
             "the latency is .*, more than 1 ns; the size is",
         ),
-        ({"passes": ["passes_of_mine:Explode"]}, RuntimeError, "out of luck"),
+        ({"passes": ["passes_of_mine:Explode"]}, PassError, "out of luck"),
         ({"passes": ["passes_of_mine:Signal{number=2}"]}, KeyboardInterrupt, None),
         ({"data": {"evaluation": "data.py:calibration"}}, ModelError, "data.py:calibration has no labels"),
         ({"budget": {"metric_drop": 0.1}, "data": {}}, UsageError, "needs evaluation data with labels"),
@@ -135,3 +137,25 @@ def test_a_pass_that_changes_nothing_is_warned_about(folder: Path) -> None:
     listener = Listener()
     build(recipe(folder, passes=["cleanup", "passes_of_mine:Idle"], data={}), listener)
     assert listener.warnings == ["passes_of_mine:Idle changed nothing: first: nothing to do here"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "idle"),
+    [
+        ("fuse,cleanup{skip=first}", []),
+        ("fuse-gelu,fuse", ["fuse-gelu"]),
+        ("fixpoint(fuse-bias,fuse-gelu)", ["fuse-gelu"]),
+        ("group(cse,dce){only=x},dce{skip=y}", ["cse", "dce", "dce{skip=y}"]),
+    ],
+)
+def test_what_was_asked_for_by_name_and_never_changed_anything_is_warned_about(pipeline: str, idle: list[str]) -> None:
+    source = """graph "main"(%x: float32[2, 3]) {
+      const %w: float32[3, 4] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+      const %b: float32[4] = [1.0, 2.0, 3.0, 4.0]
+      %p: float32[2, 4] = MatMul(%x, %w)
+      %y: float32[2, 4] = Add(%p, %b)
+      return y = %y
+    }"""
+    listener = Listener()
+    optimize(parse_graph(source, {}), pipeline, reporter=listener)
+    assert listener.warnings == [f"{step} changed nothing" for step in idle]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from planish.driver import cli
 from planish.ir.opset import OPSET
+from planish.passes.cleanup.dce import DeadCodeElimination
 
 RUN = "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); from planish.driver.cli import main; main()"
 HEAVY = "torch,onnx,onnx_ir,onnxruntime,tvm,scipy,networkx,yaml,rich"
@@ -120,12 +121,22 @@ def test_a_missed_budget(folder: Path) -> None:
     assert not (folder / "dist").exists()
 
 
-def test_a_bug_of_ours_leaves_a_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("whose", ["passes_of_mine:Explode", "dce"])
+def test_a_crash_leaves_a_report(folder: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
     (folder / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
-    result = planish("build", "net.planish", "-o", "x", "-p", "passes_of_mine:Explode")
+
+    def crash(*given: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(DeadCodeElimination, "run", crash)
+    result = planish("build", "net.planish", "-o", "x", "-p", whose)
     assert result.exit_code == 1
     assert "RuntimeError: out of luck" in result.stderr
+    assert ("This is a bug in planish" in result.stderr) == (whose == "dce")
+    lines = (folder / "passes_of_mine.py").read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if "raise RuntimeError" in text)
+    assert (f"{folder / 'passes_of_mine.py'}:{line})" in result.stderr) == (whose != "dce")
     report, reproducer = sorted((folder / "tmp").iterdir())  # and the temporary folders are gone
     assert str(report) in result.stderr
     assert f"planish opt {reproducer}" in result.stderr
@@ -225,6 +236,16 @@ def test_opt_explains_where_rules_nearly_match(folder: Path) -> None:
     assert as_read == {"before": "", "rules": [{"rule": "gelu", "matches": 0, "near": [], "more": 0}]}
     whole = json.loads(planish("opt", "net.planish", "-p", "fuse", "--explain", "fuse-gelu", "--json").stdout)
     assert (whole["before"], [rule["rule"] for rule in whole["rules"]]) == ("fuse-gelu", ["gelu", "gelu-tanh"])
+
+
+def test_a_name_that_explains_nothing_is_told_before_the_model_is_read(folder: Path, install) -> None:
+    install("[planish.passes]\ndouble = others:double\n", RULES)
+    for name, reason in (("fuse-gleu", "'fuse-gleu' to explain; did you mean 'fuse-gelu'"), ("cse", "isn't made of")):
+        result = planish("opt", "model.py:build", "-p", "cse", "--explain", name)
+        assert result.exit_code == 2
+        assert reason in message(result)
+        assert "reading" not in result.stderr
+    assert "double: 0 matches" in planish("opt", "net.planish", "-p", "cse", "--explain", "double").stderr
 
 
 def test_opt_can_leave_out_the_checks(folder: Path) -> None:

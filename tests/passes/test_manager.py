@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from planish.ir.builder import Builder
-from planish.ir.errors import CheckError, ModelError, UsageError
+from planish.ir.errors import CheckError, ModelError, PassError, UsageError
 from planish.ir.graph import Graph
 from planish.ir.text import print_graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect, Pass, PassResult
+from planish.passes.cleanup.dce import DeadCodeElimination
 from planish.passes.instrument import Instrument
 from planish.passes.manager import PassManager, Verify
 from planish.passes.pipeline import parse_pipeline
+from planish.passes.rewrite import RewriteRule, rule_pass
 
 SOURCE = """(%x: float32[batch, 4]) {
   const %w: float32[4, 2] = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -236,10 +238,30 @@ def test_errors_inside_a_pass_carry_its_name(run) -> None:
         run(Fail("check"))
     with pytest.raises(UsageError, match="^fail: how"):
         run(Fail("usage"))
-    with pytest.raises(RuntimeError, match="out of luck") as caught:
+
+
+def test_a_crash_names_the_line_of_a_pass_and_the_pass_of_ours(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        PassError, match=r"^pass .*Fail{how=.*} failed: RuntimeError: out of luck \(.*test_manager.py:\d+\)"
+    ) as caught:
         run(Fail("?"))
-    assert caught.value.__notes__[0].startswith("in the pass ")
-    assert "Fail{how=" in caught.value.__notes__[0]
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+    def crash(self: Pass, *surroundings: object) -> PassResult:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(DeadCodeElimination, "run", crash)
+    with pytest.raises(RuntimeError, match="out of luck") as bug:
+        run(DeadCodeElimination(skip=("x",)))
+    assert bug.value.__notes__ == ["in the pass dce{skip=x}"]
+
+
+def test_a_crash_names_the_line_of_a_rule(run) -> None:
+    for broken in ("check", "replacement"):
+        parts = {"replacement": lambda op, x: op.Relu(x), broken: lambda *given: given[9]}
+        rule = RewriteRule("broken", lambda op, x: op.Relu(x), **parts)
+        with pytest.raises(PassError, match=r"failed: IndexError: .* \(.*test_manager.py:\d+\)"):
+            run(rule_pass(rule, "rules_of_mine:broken")())
 
 
 # -- how much is verified
