@@ -296,18 +296,17 @@ class Graph:
             return self.constants.get(value.name) is value or value in self.inputs
         return node.owner is self and node._alive
 
-    def is_linked(self, node: Node) -> bool:
-        """Whether all that a node reads is defined before it and knows its reader, and what it computes knows it as well."""
+    def is_ordered(self, node: Node) -> bool:
+        """Whether all that a node reads is defined before it, and all that it computes names it as its producer."""
         position = self.position(node)
-        for index, value in enumerate(node._inputs):
+        for value in node._inputs:
             if value is None:
                 continue
             producer = value.producer
             if producer is None:
-                is_before = self.defines(value)
-            else:
-                is_before = producer.owner is self and producer._alive and producer._position < position
-            if not is_before or (node, index) not in value._uses:
+                if not self.defines(value):
+                    return False
+            elif producer.owner is not self or not producer._alive or producer._position >= position:
                 return False
         return all(output.producer is node for output in node.outputs)
 

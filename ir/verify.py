@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def verify(graph: Graph) -> None:
     """Check a graph: all of it, or what was edited since it was last checked, unless there are graphs inside its nodes.
 
+    Names and uses are checked where all of it is: afterwards nobody but the graph itself changes them.
+
     Raises:
         CheckError: the first fault: the node, its location, and what is wrong with it.
     """
@@ -33,7 +35,7 @@ def verify(graph: Graph) -> None:
     parts = [graph, *(part for node in nodes for inner in node.graphs for part in nested(inner))]
     if len(parts) > 1:  # what is inside a node may be older than its place there
         since, nodes = 0, [node for part in parts for node in part.nodes]
-    if not (since and all(map(graph.is_linked, nodes)) and all(map(graph.defines, graph.outputs.values()))):
+    if not (since and all(map(graph.is_ordered, nodes)) and all(map(graph.defines, graph.outputs.values()))):
         _check_structure(graph, parts)
     for part in parts:
         for value in [value for value in (*part.inputs, *part.constants.values()) if value.edited > since]:

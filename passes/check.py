@@ -1,6 +1,7 @@
 """The numeric check: does a graph, after a pass, still mean what its source meant?"""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ ROUNDING_FLOOR = 0.01
 _NUDGES = (1 - 1e-6, 1 + 1e-6)
 
 _PROBE_SIZES = (2, 16, 64, 224)
+
+_EDGES = (0.0, -0.0, 1.0, -1.0)
+_FAR_EDGES = (1e-6, -1e-6, 32.0, -32.0)
+"""For elements of more than 16 bits: where functions are all but linear, and where they saturate."""
 
 Outputs = Mapping[str, np.ndarray]
 
@@ -110,20 +115,23 @@ class NumericCheck:
     """Compares a graph with its source, pass by pass.
 
     An EXACT pass is held to the outputs before it, a ROUNDING pass to those after the last LOSSY one, so that errors
-    neither add up nor hide behind the loss; a LOSSY pass is held to its own `max_drift`.
+    neither add up nor hide behind the loss; a LOSSY pass is held to its own `max_drift`. The edge values of the first probe
+    are compared as well, where a model takes them, but say nothing about what is lossy or quantized: no data looks like that.
 
     Attributes:
         source: the graph before any pass.
-        probes: the inputs on which the graphs are compared.
+        probes: the inputs on which the graphs are compared, edge values last.
         outputs: of the source on them.
     """
 
     def __init__(self, source: Graph, probes: Sequence[Feeds]) -> None:
         self.source = source
-        self.probes = probes
         self._inputs = _inputs(source)
         self._outputs = list(source.outputs)
-        self.outputs = run_graph(source, probes)
+        self._count = len(probes)
+        edges, outputs = run_edges(source, probes[0]) if probes else ([], [])
+        self.probes = [*probes, *edges]
+        self.outputs = [*run_graph(source, probes), *outputs]
         self._reference = self.outputs
         self._previous = self.outputs
 
@@ -139,7 +147,10 @@ class NumericCheck:
         if step.effect is Effect.LOSSY:
             self._reference = outputs
         self._previous = outputs
-        return drift(self.outputs, outputs)
+        return self._drift(self.outputs, outputs)
+
+    def _drift(self, reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> float:
+        return drift(reference[: self._count], outputs[: self._count])
 
     def compare(self, reference: Sequence[Outputs], outputs: Sequence[Outputs], graph: Graph, step: Pass) -> None:
         """Hold outputs to others, as far as a pass may move them.
@@ -153,16 +164,22 @@ class NumericCheck:
         Raises:
             CheckError: naming the pass and the output.
         """
-        rounding = rounding_of(graph, self.probes, outputs) if step.effect is Effect.ROUNDING else {}
+        probes, found = self.probes[: self._count], outputs[: self._count]
+        rounding = rounding_of(graph, probes, found) if step.effect is Effect.ROUNDING else {}
         for number, (expected, got) in enumerate(zip(reference, outputs, strict=True)):
+            is_edge = number >= self._count
+            if is_edge and (rounding or step.effect is Effect.LOSSY):
+                continue
             for name in expected:
-                fault = _fault(expected[name], got[name], step, rounding.get(name, 0.0))
+                scaled = RTOL if is_edge and _is_float(expected[name]) else 0.0
+                fault = _fault(expected[name], got[name], step, rounding.get(name, scaled))
                 if fault:
+                    where = "edge values" if is_edge else f"probe {number}"
                     raise CheckError(
                         f"pass {step.name} declares itself {step.effect.value}, but output {name!r} {fault} "
-                        f"on probe {number}; the pass is wrong for this model: leave it out, or report it"
+                        f"on {where}; the pass is wrong for this model: leave it out, or report it"
                     )
-        moved = drift(reference, outputs) if step.effect is Effect.LOSSY else 0.0
+        moved = self._drift(reference, outputs) if step.effect is Effect.LOSSY else 0.0
         if not moved <= step.max_drift:
             raise CheckError(
                 f"pass {step.name} moved the outputs by {moved:.3g} (relative error), more than the {step.max_drift:g} "
@@ -277,6 +294,29 @@ def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count
             continue
         return list(probes)
     raise ModelError(f"the model runs on no random input ({reason}); give calibration data to check it on")
+
+
+def run_edges(graph: Graph, probe: Feeds) -> tuple[list[Feeds], list[Outputs]]:
+    """A probe's shapes with edge values and what a graph gives for them; nothing if it doesn't run on them.
+
+    Half of the floats, and of few all, are zeros of both signs, ones, and numbers so small or large that functions are linear or saturate;
+    the rest is the probe's. Whole numbers are zeros, or, where the model doesn't take these, the probe's.
+    """
+    generator = np.random.default_rng(0)
+    floats = {name: _at_edges(array, generator) for name, array in probe.items() if _is_float(array)}
+    zeros = {name: np.zeros_like(array) for name, array in probe.items() if array.dtype.kind in "biu"}
+    for edges in ({**probe, **zeros, **floats}, {**probe, **floats}):
+        with suppress(ModelError):
+            return [edges], run_graph(graph, [edges])
+    return [], []
+
+
+def _at_edges(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    edges = _EDGES if DType.of(array.dtype).bits <= 16 else _EDGES + _FAR_EDGES
+    places = generator.permutation(array.size)[: max(len(edges), array.size // 2)]
+    flat = array.flatten()
+    flat[places] = np.resize(edges, len(places))
+    return flat.reshape(array.shape)
 
 
 def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarray:

@@ -8,9 +8,10 @@ import pytest
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, ModelError
 from planish.ir.graph import Graph
+from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect, Pass, PassResult
-from planish.passes.check import NumericCheck, drift, is_close, make_probes, rounding_of, run_graph
+from planish.passes.check import NumericCheck, drift, is_close, make_probes, rounding_of, run_edges, run_graph
 
 IDENTITY = "(%x: float32[2, 4]) { %y: float32[2, 4] = Identity(%x) return y = %y }"
 
@@ -249,6 +250,64 @@ def test_a_graph_that_does_not_run_is_the_pass_s_fault(source: Graph, check: Num
     changed.outputs["y"] = node.output
     with pytest.raises(CheckError, match="pass tested left a graph that doesn't run: "):
         check.check(changed, LOSSY)
+
+
+# -- edge values
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda op, y: op.Clip(y, -16.0, 16.0),  # no random number is that large
+        lambda op, y: op.Where(op.Equal(y, 0.0), 1.0, y),  # or is zero
+    ],
+)
+def test_what_is_wrong_at_edges_alone_is_found(source: Graph, check: NumericCheck, change) -> None:
+    wrong = after(source, change)
+    for step in (EXACT, ROUNDING):
+        with pytest.raises(CheckError, match="output 'y' differs by up to .* on edge values"):
+            check.check(wrong, step)
+
+
+def test_a_loss_at_edges_is_none(source: Graph, check: NumericCheck) -> None:
+    """Where quantization saturates, say; and what follows is held to that."""
+    lossy = after(source, lambda op, y: op.Clip(y, -16.0, 16.0))
+    assert check.check(lossy, LOSSY) == 0.0
+    check.check(lossy, EXACT)
+    with pytest.raises(CheckError, match="on edge values"):
+        check.check(source, EXACT)
+
+
+def test_all_of_a_mask_may_be_zero(graph_of) -> None:
+    source = graph_of(
+        """(%x: float32[2, 4], %mask: int64[4], %name: string[1]) {
+          %t: bool[4] = Cast(%mask) {to = 9}
+          %n: float32[2, 4] = Neg(%x)
+          %y: float32[2, 4] = Where(%t, %x, %n)
+          return y = %y
+        }"""
+    )
+    probe = {"x": np.full((2, 4), 3, np.float32), "mask": np.int64([1, 0, 1, 1]), "name": np.array(["a"], object)}
+    (edges,), _ = run_edges(source, probe)
+    assert not edges["mask"].any()
+    assert edges["name"] == "a"
+    assert {0, 1, -1, 32, -32} <= set(edges["x"].flat)
+
+
+def test_a_model_is_not_checked_on_edge_values_that_it_does_not_take(graph_of) -> None:
+    """Whole numbers that must not be zero stay those of the probe; floats that must not be edges have none."""
+    text = 'graph "shape"(%x: float32[4], %s: int64[2]) { %y: float32[a, b] = Reshape(%x, %s) return y = %y }'
+    shape = parse_graph(text)
+    (edges,), _ = run_edges(shape, {"x": np.zeros(4, np.float32), "s": np.int64([2, 2])})
+    assert list(edges["s"]) == [2, 2]
+    shaped = parse_graph(
+        """graph "own"(%x: float32[2]) {
+          %size: int64[2] = Cast(%x) {to = 7}
+          %y: float32[a, b] = Reshape(%x, %size)
+          return y = %y
+        }"""
+    )
+    assert run_edges(shaped, {"x": np.float32([2, 1])}) == ([], [])
 
 
 # -- probes
