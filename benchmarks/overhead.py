@@ -4,13 +4,14 @@
     python benchmarks/overhead.py [--nodes 10000] [--rounds 5] [--json RESULTS.json]
 
 The graph is a GPT-2 of narrow and many layers, as `planish.trace` gives it. `cleanup,fuse` runs over copies of it, without
-checks, with the verifier after every pass, and with instruments besides; they take turns. What they cost is the time
-of the whole run without that of the passes, over that of the passes. A pipeline of one pass that finds nothing to do is
-timed as well. Times are of the processor, which other work on the machine disturbs less.
+checks, with the verifier after every pass, and with instruments besides; they take turns, in another order each time. What
+they cost is the time of the whole run without that of the passes, over that of the passes. A pipeline of one pass that
+finds nothing to do is timed as well. Times are of the processor, which other work on the machine disturbs less.
 """
 
 import gc
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,8 +87,11 @@ def main(
     graph = make_graph(nodes)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     seconds: list[float] = []
+    order = list(WAYS)
     for _ in range(rounds):
-        for way, (level, instruments) in WAYS.items():
+        random.shuffle(order)
+        for way in order:
+            level, instruments = WAYS[way]
             found[way].append(overhead(graph, level, instruments()))
         seconds.append(idle(graph))
     table = Table("beside the passes", "median", "quartiles", title=f"{len(graph)} nodes, cleanup,fuse")
