@@ -10,6 +10,9 @@ from .window import pad_last
 
 
 def _by_channel(x: Tensor, parameter: Tensor) -> Tensor:
+    """A vector of one number for each channel, along the second axis of x."""
+    if parameter.ndim != 1 or parameter.shape[0] != x.shape[1]:
+        raise ValueError(f"{list(parameter.shape)} is not one number for each of {x.shape[1]} channels")
     return parameter.reshape(-1, *(1,) * (x.ndim - 2))
 
 

@@ -232,6 +232,15 @@ def test_an_error_names_the_operator_the_types_and_torchs_reason() -> None:
         infer("Relu", [tensor(2)], {"alpha": 1.0})
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (1,), (4,)])
+def test_normalisation_takes_a_number_for_each_channel(shape: tuple[int, ...]) -> None:
+    one = tensor(3)
+    with pytest.raises(ModelError, match=re.escape(f"{list(shape)} is not one number for each of 3 channels")):
+        infer("BatchNormalization", [tensor("n", 3, 4), one, tensor(*shape), one, one], {})
+    with pytest.raises(ModelError, match="is not one number for each"):
+        infer("InstanceNormalization", [tensor("n", 3, 4), one, tensor(*shape)], {})
+
+
 def test_torch_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ModelError):
         infer("MatMul", [ROWS, tensor("k", "n")], {})
