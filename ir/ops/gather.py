@@ -52,6 +52,8 @@ def _scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int,
 @operator("ScatterND")
 @bytewise
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+    if indices.shape[-1] > x.ndim:
+        raise ValueError(f"{indices.shape[-1]} indices for each element of a tensor of {x.ndim} axes")
     adapted = compared if reduction in ("max", "min") else widened
     return adapted(_scatter_blocks)(x, indices, updates, reduction=reduction)
 

@@ -241,6 +241,13 @@ def test_normalisation_takes_a_number_for_each_channel(shape: tuple[int, ...]) -
         infer("InstanceNormalization", [tensor("n", 3, 4), one, tensor(*shape)], {})
 
 
+def test_no_more_indices_than_axes_are_scattered_by() -> None:
+    with pytest.raises(ModelError, match="3 indices for each element of a tensor of 2 axes"):
+        infer("ScatterND", [tensor(4, 4), tensor(1, 3, dtype=DType.int64), tensor(1)], {})
+    with pytest.raises(ModelError, match="indices for each element of a tensor of 2 axes"):
+        infer("ScatterND", [tensor(4, 4), tensor("n", "n", dtype=DType.int64), tensor("n")], {})
+
+
 def test_torch_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ModelError):
         infer("MatMul", [ROWS, tensor("k", "n")], {})
