@@ -241,7 +241,7 @@ class _Inference:
         are taken for any number, and elements of which data tells for unknown ones.
         """
         rows = [
-            self._argument(lambda dim: UNKNOWN, index, value)
+            self._argument(lambda dim: dim if isinstance(dim, int) else UNKNOWN, index, value)
             for index, value in enumerate(self._inputs)
             if index in self._definition.host
         ]

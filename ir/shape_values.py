@@ -6,7 +6,7 @@ that depend on data are `UNKNOWN`, each by itself: the others in the same row ar
 
 from collections.abc import Callable, Mapping
 from functools import reduce
-from math import prod
+from math import isfinite, prod
 from operator import add, mod, mul, sub
 from typing import Any
 
@@ -38,7 +38,7 @@ def elements(value: Value, size: Callable[[Dim], Any]) -> Elements | None:
         found = [None if operand is None else _found(operand, known) for operand in operands]
         missing = any(row is None and operand is not None for row, operand in zip(found, operands, strict=True))
         try:
-            known[node.output] = None if missing else _RULES[node.operator](node, found, size)
+            known[node.output] = None if missing else _held(_RULES[node.operator](node, found, size), node.output.dtype)
         except (ArithmeticError, IndexError):  # a place that isn't there, a division by zero: it fails where it runs
             known[node.output] = None
     return _found(value, known)
@@ -49,6 +49,22 @@ def _found(value: Value, known: Mapping[Value, Elements | None]) -> Elements | N
         return None
     row = _constant(value) if isinstance(value, Constant) else known.get(value)
     return np.full(value.type.static_shape, UNKNOWN, dtype=object) if row is None else row
+
+
+def _held(row: Elements | None, dtype: DType) -> Elements | None:
+    """Elements as a type holds them: floats rounded to it, and integers that are beyond it unknown."""
+    if row is None or not (dtype.is_integer or dtype.is_float):
+        return row
+    return _row([_one_held(element, dtype) for element in row.reshape(-1)]).reshape(row.shape)
+
+
+def _one_held(element: Any, dtype: DType) -> Any:
+    if isinstance(element, float) and dtype.is_float:
+        return float(np.asarray(element).astype(dtype.numpy))
+    if isinstance(element, int) and dtype.is_integer:
+        least, greatest = dtype.limits
+        return element if least <= element <= greatest else UNKNOWN
+    return element
 
 
 def _chain(value: Value) -> list[Node]:
@@ -115,7 +131,8 @@ def _slice(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
     data, *bounds = operands
     if not all(bound is None or _is_concrete(bound) for bound in bounds):
         return None
-    starts, ends, *rest = bounds
+    rows: list[Any] = [None if bound is None else bound.reshape(-1) for bound in bounds]
+    starts, ends, *rest = rows
     axes = rest[0] if rest and rest[0] is not None else range(len(starts))
     steps = rest[1] if len(rest) == 2 else [1] * len(starts)
     places = [slice(None)] * data.ndim
@@ -127,7 +144,13 @@ def _slice(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
 def _cast(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     if node.attributes["to"] not in (DType.int64.value, DType.int32.value):
         return None
-    return _row([int(x) if isinstance(x, float) else x for x in operands[0].reshape(-1)]).reshape(operands[0].shape)
+    return _row(list(map(_integer, operands[0].reshape(-1)))).reshape(operands[0].shape)
+
+
+def _integer(element: Any) -> Any:
+    if not isinstance(element, float):
+        return element
+    return int(element) if isfinite(element) else UNKNOWN
 
 
 def _reshaped(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .narrow import bytewise
 from .registry import operator
+from .sizes import place_of
 from .unsigned import compared, widened
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -15,7 +16,7 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 @operator("Gather")
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    places = [None] * (axis % x.ndim) + [indices.long()]
+    places = [None] * place_of(axis, x.ndim) + [indices.long()]
     return torch.ops.aten.index(x, places)  # x[...] would ask a scalar index for its value
 
 
@@ -52,6 +53,8 @@ def _scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int,
 @operator("ScatterND")
 @bytewise
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none") -> Tensor:
+    if indices.shape[-1] > x.ndim:
+        raise ValueError(f"{indices.shape[-1]} indices for each element of a tensor of {x.ndim} axes")
     adapted = compared if reduction in ("max", "min") else widened
     return adapted(_scatter_blocks)(x, indices, updates, reduction=reduction)
 

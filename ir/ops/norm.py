@@ -6,10 +6,14 @@ from torch import Tensor
 from ..types import DType
 from .dtypes import torch_dtype
 from .registry import operator
+from .sizes import place_of
 from .window import pad_last
 
 
 def _by_channel(x: Tensor, parameter: Tensor) -> Tensor:
+    """A vector of one number for each channel, along the second axis of x."""
+    if parameter.ndim != 1 or parameter.shape[0] != x.shape[1]:
+        raise ValueError(f"{list(parameter.shape)} is not one number for each of {x.shape[1]} channels")
     return parameter.reshape(-1, *(1,) * (x.ndim - 2))
 
 
@@ -67,7 +71,7 @@ def layer_normalization(
     outputs: int = 1,
 ) -> Tensor | tuple[Tensor, ...]:
     stash = x.to(torch_dtype(DType(stash_type)))
-    y, mean, inverse = torch.native_layer_norm(stash, x.shape[axis % x.ndim :], None, None, epsilon)
+    y, mean, inverse = torch.native_layer_norm(stash, x.shape[place_of(axis, x.ndim) :], None, None, epsilon)
     y = y.to(x.dtype) * scale
     y = y if bias is None else y + bias
     return y if outputs == 1 else (y, mean, inverse)[:outputs]
@@ -78,7 +82,7 @@ def rms_normalization(
     x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
     stash = x.to(torch_dtype(DType(stash_type)))
-    axes = list(range(axis % x.ndim, x.ndim))
+    axes = list(range(place_of(axis, x.ndim), x.ndim))
     inverse = torch.rsqrt(stash.square().mean(axes, keepdim=True) + epsilon)
     return ((stash * inverse).to(x.dtype) * scale).to(scale.dtype)
 

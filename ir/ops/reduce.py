@@ -9,6 +9,7 @@ from torch import Tensor
 from ..unknown import UNKNOWN
 from .from_data import Axes, FromData, changeable, places
 from .registry import Ints, operator
+from .sizes import place_of
 from .unsigned import Function, bounded, compared, located, widened
 
 Reduction = Callable[[Tensor, list[int]], Tensor]
@@ -20,7 +21,7 @@ def _register(name: str, function: Reduction, adapted: Callable[[Function], Func
     def meaning(x: Tensor, axes: Ints | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
         if not axes and noop_with_empty_axes:
             return x
-        along = sorted(axis % x.ndim for axis in axes) if axes else list(range(x.ndim))
+        along = sorted(place_of(axis, x.ndim) for axis in axes) if axes else list(range(x.ndim))
         y = function(x, along) if along else function(x.unsqueeze(0), [0]).squeeze(0)
         return y if keepdims or not along else y.squeeze(along)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .from_data import Axes, FromData, along, for_each_axis, places
 from .narrow import bytewise
 from .registry import Ints, operator
-from .sizes import is_known
+from .sizes import is_known, place_of
 
 
 @operator("Shape")
@@ -81,7 +81,7 @@ def _squeezable(x: Tensor, row: Ints) -> list[int]:
 def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
     if axes is None:
         return x.squeeze()
-    for axis in sorted((axis % x.ndim for axis in axes), reverse=True):
+    for axis in sorted((place_of(axis, x.ndim) for axis in axes), reverse=True):
         if isinstance(x.shape[axis], int) and x.shape[axis] != 1:
             raise ValueError(f"axis {axis} has {x.shape[axis]} elements and can't be squeezed")
         x = x.select(axis, 0)
@@ -96,7 +96,7 @@ def _spread(x: Tensor, row: Ints) -> Axes:
 @operator("Unsqueeze", from_data={"axes": FromData(_spread, lambda row: list(range(len(row))))})
 def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     rank = x.ndim + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
+    for axis in sorted(place_of(axis, rank) for axis in axes):
         x = x.unsqueeze(axis)
     return x
 

@@ -14,3 +14,14 @@ def smaller(a: int, b: int) -> int:
 def is_known(size: int, value: int) -> bool:
     """Whether a size is a value for certain."""
     return isinstance(size, int) and size == value
+
+
+def place_of(axis: int, rank: int) -> int:
+    """An axis counted from the first, where it may be counted from the end.
+
+    Raises:
+        ValueError: there is no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(f"there is no axis {axis} among {rank}")
+    return axis % rank

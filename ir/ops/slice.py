@@ -8,7 +8,7 @@ from ..unknown import UNKNOWN
 from .from_data import NOTHING, FromData, along, filled, for_each_axis, places
 from .narrow import bytewise
 from .registry import Ints, operator
-from .sizes import larger, smaller
+from .sizes import larger, place_of, smaller
 from .unsigned import widened
 from .window import pad_last
 
@@ -69,7 +69,7 @@ def _first_axes(x: Tensor, row: Ints, starts: Ints) -> list[int]:
 )
 def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
     for index, (start, end) in enumerate(zip(map(_clamped, starts), map(_clamped, ends), strict=True)):
-        axis = axes[index] % x.ndim if axes else index
+        axis = place_of(axes[index], x.ndim) if axes else index
         step = steps[index] if steps else 1
         if step < 0:
             start, end = _mirrored(start, end, x.shape[axis])
@@ -138,7 +138,7 @@ def pad(
     *,
     mode: str = "constant",
 ) -> Tensor:
-    along = [axis % x.ndim for axis in axes] if axes is not None else list(range(x.ndim))
+    along = [place_of(axis, x.ndim) for axis in axes] if axes is not None else list(range(x.ndim))
     begins = dict(zip(along, pads[: len(along)], strict=True))
     ends = dict(zip(along, pads[len(along) :], strict=True))
     if mode != "constant":
@@ -169,7 +169,7 @@ def _sources(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
 
 @operator("CenterCropPad", from_data={"shape": FromData(along, for_each_axis(1))})
 def center_crop_pad(x: Tensor, shape: Ints, *, axes: tuple[int, ...] | None = None) -> Tensor:
-    along = [axis % x.ndim for axis in axes] if axes is not None else list(range(x.ndim))
+    along = [place_of(axis, x.ndim) for axis in axes] if axes is not None else list(range(x.ndim))
     wanted = dict(zip(along, shape, strict=True))
     missing = [wanted.get(axis, size) - size for axis, size in enumerate(x.shape)]
     # an odd element is padded behind, and cropped behind too

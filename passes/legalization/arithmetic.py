@@ -33,6 +33,16 @@ def _logarithm_of_one_and_exponential(op: Builder, x: Value) -> Value:
     return op.Add(op.Relu(x), op.Where(op.Equal(one, 1.0), small, ratio))
 
 
+def _hard_sigmoid(op: Builder, node: Node) -> Value:
+    x, alpha, beta = operand(node, 0), attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
+    return op.Clip(op.Add(op.Mul(x, float(alpha)), float(beta)), 0.0, 1.0)
+
+
+def _hard_swish(op: Builder, node: Node) -> Value:
+    x = operand(node, 0)
+    return op.Mul(x, op.Clip(op.Add(op.Mul(x, 1 / 6), 0.5), 0.0, 1.0))
+
+
 def _celu(op: Builder, node: Node) -> Value:
     alpha = float(attribute(node, "alpha", 1.0))
     return op.Mul(op.Elu(op.Div(operand(node, 0), alpha)), alpha)
@@ -129,6 +139,8 @@ EXPANSIONS: dict[str, Expansion] = {
     "Celu": _celu,
     "Dropout": _dropout,
     "EyeLike": _eye_like,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
     "Hardmax": _hardmax,
     "IsInf": _is_infinite,
     "LayerNormalization": _layer_normalization,

@@ -22,6 +22,8 @@ def _if(op: Builder, node: Node) -> tuple[Value, ...]:
     for one, two in zip(taken, other, strict=True):
         if one.type != two.type or not one.type.is_ranked:
             raise RefusedError(f"its branches give {one.type} and {two.type}, and only data tells which")
+        if one.dtype.bits < (16 if one.dtype.is_float else 8):
+            raise RefusedError(f"its branches give {one.dtype}, and no operator chooses from two tensors of that")
     where = op.Reshape(operand(node, 0), np.zeros(0, np.int64))
     return tuple(op.Where(where, one, two) for one, two in zip(taken, other, strict=True))
 

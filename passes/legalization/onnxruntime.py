@@ -1,6 +1,7 @@
 """What ONNX Runtime runs as it is, and what has to be spelled out for it."""
 
 from ...ir.graph import Node
+from ...ir.types import DType
 from .casts import is_miscast
 from .recurrent import is_batch_first
 from .runtime import is_of_vectors, is_transformed, is_unaligned
@@ -11,6 +12,10 @@ def _is_unsaturated(node: Node) -> bool:
     return node.output.dtype.is_float and not node.attributes.get("saturate", 1)
 
 
+def _is_double(node: Node) -> bool:
+    return node.output.dtype is DType.float64
+
+
 ONNXRUNTIME = Support(
     expanded={
         "Attention": lambda node: len(node.outputs) > 3,  # its products lack what the mask adds
@@ -18,6 +23,8 @@ ONNXRUNTIME = Support(
         "Cast": is_miscast,
         "CastLike": lambda node: True,
         "GRU": is_batch_first,
+        "HardSigmoid": _is_double,
+        "HardSwish": _is_double,
         "LSTM": is_batch_first,
         "MaxUnpool": lambda node: node.input(2) is not None,
         "QuantizeLinear": _is_unsaturated,

@@ -312,6 +312,17 @@ def test_sizes_that_meet_get_a_new_one() -> None:
     assert op.MatMul(a, op.graph.add_input("w", TensorType(DType.float32, (4, 2)))).shape == (2,)
 
 
+def test_the_rest_beside_a_size_that_a_type_tells_may_be_any_number() -> None:
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, (10, 27)))
+    shape = graph.add_input("shape", TensorType(DType.int64, (2,)))
+    ten = op.Shape(x, end=1)
+    first, rest = op.Reshape(op.Reshape(x, shape), op.Concat(ten, op.constant([-1]), axis=0)).shape
+    assert first == 10
+    assert is_from_data(rest)
+
+
 def test_what_is_made_of_such_sizes_may_be_any_number() -> None:
     op = Builder(Graph())
     x = op.graph.add_input("x", TensorType(DType.float32, (48,)))

@@ -232,6 +232,35 @@ def test_an_error_names_the_operator_the_types_and_torchs_reason() -> None:
         infer("Relu", [tensor(2)], {"alpha": 1.0})
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (1,), (4,)])
+def test_normalisation_takes_a_number_for_each_channel(shape: tuple[int, ...]) -> None:
+    one = tensor(3)
+    with pytest.raises(ModelError, match=re.escape(f"{list(shape)} is not one number for each of 3 channels")):
+        infer("BatchNormalization", [tensor("n", 3, 4), one, tensor(*shape), one, one], {})
+    with pytest.raises(ModelError, match="is not one number for each"):
+        infer("InstanceNormalization", [tensor("n", 3, 4), one, tensor(*shape)], {})
+
+
+@pytest.mark.parametrize("axis", [2, -3])
+@pytest.mark.parametrize("operator", ["ReduceMean", "Squeeze", "Gather", "Slice", "LayerNormalization"])
+def test_an_axis_beyond_the_last_is_refused(operator: str, axis: int) -> None:
+    x = tensor("n", 1)
+    inputs, attributes = {
+        "Gather": ([x, ints(0)], {"axis": axis}),
+        "LayerNormalization": ([x, tensor(1)], {"axis": axis}),
+        "Slice": ([x, ints(0), ints(1), ints(axis)], {}),
+    }.get(operator, ([x, ints(axis)], {}))
+    with pytest.raises(ModelError, match=f"can't be applied: there is no axis {axis} among 2"):
+        infer(operator, inputs, attributes)
+
+
+def test_no_more_indices_than_axes_are_scattered_by() -> None:
+    with pytest.raises(ModelError, match="3 indices for each element of a tensor of 2 axes"):
+        infer("ScatterND", [tensor(4, 4), tensor(1, 3, dtype=DType.int64), tensor(1)], {})
+    with pytest.raises(ModelError, match="indices for each element of a tensor of 2 axes"):
+        infer("ScatterND", [tensor(4, 4), tensor("n", "n", dtype=DType.int64), tensor("n")], {})
+
+
 def test_torch_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ModelError):
         infer("MatMul", [ROWS, tensor("k", "n")], {})

@@ -135,6 +135,32 @@ def test_what_depends_on_data_is_not_guessed(name: str) -> None:
     assert contents(value_of(UNKNOWN[name])) is None
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "const %c: int64[1] = [9223372036854775807]\n%y: int64[1] = Add(%c, %c)",
+        "const %c: uint8[1] = [200]\n%s: uint8[1] = Add(%c, %c)\n%y: int64[1] = Cast(%s) {to = 7}",
+        "const %c: uint8[1] = [1]\n%s: uint8[1] = Neg(%c)\n%y: int64[1] = Cast(%s) {to = 7}",
+        "const %c: int64[1] = [4294967296]\n%s: int32[1] = Cast(%c) {to = 6}\n%y: int64[1] = Cast(%s) {to = 7}",
+        "const %c: float32[1] = [nan]\n%y: int64[1] = Cast(%c) {to = 7}",
+        "const %c: float32[1] = [1e30]\n%y: int64[1] = Cast(%c) {to = 7}",
+    ],
+)
+def test_what_a_type_does_not_hold_is_not_guessed(lines: str) -> None:
+    assert contents(value_of(lines)) is None
+
+
+def test_floats_are_rounded_as_their_type_is() -> None:
+    ten, part = "const %c: float32[1] = [10.0]\n", "const %p: float32[1] = [0.7]\n"
+    value = value_of(ten + part + "%s: float32[1] = Mul(%c, %p)\n%y: int64[1] = Cast(%s) {to = 7}")
+    assert contents(value) == (7,)  # in double precision it would be 6
+
+
+def test_bounds_of_a_slice_are_taken_in_a_row() -> None:
+    bounds = "const %b: int64[1, 1] = [1]\nconst %e: int64[] = 3\n"
+    assert contents(value_of(SHAPE + bounds + "%y: int64[2] = Slice(%s, %b, %e)")) == (3, "h")
+
+
 @pytest.mark.parametrize(("a", "b"), [(7, 2), (-7, 2), (7, -2), (-7, -2), (-8, 2)])
 def test_integers_are_divided_towards_zero(a: int, b: int) -> None:
     lines = f"const %a: int64[] = {a}\nconst %b: int64[] = {b}\n%y: int64[] = Div(%a, %b)"

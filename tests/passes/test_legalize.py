@@ -8,7 +8,9 @@ from planish.ir.builder import Builder
 from planish.ir.errors import TargetError, UsageError
 from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
+from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
 from planish.passes.base import PassContext
 from planish.passes.legalize import EXPANSIONS, SUPPORT, Legalization, legalized
 from planish.targets.load import load_target
@@ -172,6 +174,26 @@ def test_a_copy_is_legalized_and_the_graph_is_not() -> None:
 def test_what_can_t_be_run_is_refused_with_the_layer(case: Case, reason: str) -> None:
     graph, _ = case.build()
     with pytest.raises(TargetError, match=reason):
+        Legalization("tvm").run(graph, context(graph))
+
+
+@pytest.mark.parametrize(("dtype", "is_chosen"), [("int8", True), ("float8_e4m3fn", False), ("int4", False)])
+def test_branches_are_chosen_from_where_an_operator_does_it(dtype: str, is_chosen: bool) -> None:
+    graph = parse_graph(f"""graph "main"(%c: bool[], %x: float32[2]) {{
+      %y: {dtype}[2] = If(%c) {{else_branch = graph "no"() {{
+        %no: {dtype}[2] = Cast(%x) {{to = {DType[dtype].value}}}
+        return no = %no
+      }}, then_branch = graph "yes"() {{
+        %yes: {dtype}[2] = Cast(%x) {{to = {DType[dtype].value}}}
+        return yes = %yes
+      }}}} @ "layer"
+      return y = %y
+    }}""")
+    if is_chosen:
+        Legalization("tvm").run(graph, context(graph))
+        verify(graph)
+        return
+    with pytest.raises(TargetError, match=f"layer: tvm can't run If: .* {dtype}"):
         Legalization("tvm").run(graph, context(graph))
 
 

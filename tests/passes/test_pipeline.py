@@ -89,12 +89,13 @@ def is_allowed(option: Option, value: Any) -> bool:
     return True
 
 
+def instances(kind: type[Pass], **steps: Any) -> st.SearchStrategy[Pass]:
+    """A pass with any options."""
+    return st.builds(kind, **{option.name: values_of(option) for option in options_of(kind).values()}, **steps)
+
+
 def passes_with_options() -> st.SearchStrategy[Pass]:
     """Every pass, with any options; groups of some, and groups of these."""
-
-    def instances(kind: type[Pass], **steps: Any) -> st.SearchStrategy[Pass]:
-        return st.builds(kind, **{option.name: values_of(option) for option in options_of(kind).values()}, **steps)
-
     plain = st.one_of([instances(kind) for kind in (*PLAIN, Everything)])
     groups = (Group, Fixpoint)
     return st.recursive(
@@ -110,6 +111,23 @@ def test_any_pipeline_reads_back(passes: tuple[Pass, ...]) -> None:
     text = format_pipeline(passes)
     assert parse_pipeline(text) == passes
     assert format_pipeline(parse_pipeline(text)) == text
+
+
+@pytest.mark.parametrize("kind", pass_classes().values(), ids=lambda kind: kind.name)
+def test_every_pass_reads_back_with_any_options(kind: type[Pass]) -> None:
+    assert {"only", "skip", "required"} <= options_of(kind).keys()
+    own = {field.name for field in dataclasses.fields(kind)} - {"steps"}
+    assert own == options_of(kind).keys()
+    steps = (
+        {"steps": st.lists(passes_with_options(), min_size=1, max_size=3).map(tuple)} if issubclass(kind, Group) else {}
+    )
+
+    @settings(deadline=None, max_examples=40)
+    @given(instances(kind, **steps))
+    def hold(step: Pass) -> None:
+        assert parse_pipeline(format_pass(step)) == (step,)
+
+    hold()
 
 
 @pytest.mark.parametrize("kind", PLAIN, ids=lambda kind: kind.name)

@@ -46,6 +46,8 @@ CASES: dict[str, tuple[str, Sequence[np.ndarray | None], dict[str, Any], int]] =
     "unpool": ("MaxUnpool", (*POOLED, np.array([1, 1, 5, 5])), {"kernel_shape": (2, 2), "strides": (2, 2)}, 1),
     "corners": ("Resize", (floats(1, 1, 4, 5), None, np.array([1, 1, 0.6, 0.7], np.float32)), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, 1),
     "cubic corners": ("Resize", (floats(1, 1, 4, 4), None, np.array([0.8, 0.3], np.float32)), {"mode": "cubic", "coordinate_transformation_mode": "align_corners", "axes": (2, 3)}, 1),
+    "hard sigmoid of doubles": ("HardSigmoid", (np.linspace(-4, 4, 9),), {"alpha": 0.25}, 1),
+    "hard swish of doubles": ("HardSwish", (np.linspace(-4, 4, 9),), {}, 1),
     "gate": ("SwiGLU", (floats(2, 3), floats(2, 3)), {"alpha": 1.5}, 1),
     "softmax of trees": ("ai.onnx.ml::TreeEnsemble", (floats(4, 2),), {**TREES, "post_transform": 1}, 1),
     "sigmoid of trees": ("ai.onnx.ml::TreeEnsemble", (floats(4, 2),), {**TREES, "post_transform": 2}, 1),

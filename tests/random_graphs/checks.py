@@ -1,0 +1,167 @@
+"""What a pass is held to on a graph."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from planish.ir.builder import Builder
+from planish.ir.equal import differences
+from planish.ir.errors import PlanishError, TargetError
+from planish.ir.graph import Graph, nested
+from planish.ir.text import parse_graph, print_graph, weights
+from planish.ir.types import Container, DType
+from planish.ir.verify import verify
+from planish.passes.base import Effect, Pass, PassContext
+from planish.passes.check import Outputs, run_graph
+from planish.targets.load import load_target
+
+from .graphs import Sample
+
+_TARGET = load_target("x86-64")
+
+
+class Broken(AssertionError):  # noqa: N818 -- a finding about a pass
+    """A pass didn't keep its word."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A graph between passes, and what it computes on the sample's probes."""
+
+    graph: Graph
+    outputs: Sequence[Outputs]
+
+
+def passed(step: Pass, sample: Sample, state: State) -> State | None:
+    """What a pass that is held to its word makes of a copy of a graph; None if it changed nothing, or refused by name.
+
+    Args:
+        step: the pass.
+        sample: what the graph was at first, and what it has to compute.
+        state: the sample's, or what other passes made of it.
+
+    Raises:
+        Broken: it did not keep it.
+    """
+    graph, context = state.graph.clone(), PassContext(_TARGET, sample.graph)
+    try:
+        result = step.apply(graph, context)
+    except TargetError:
+        return None
+    found = differences(state.graph, graph)
+    if result.changed != bool(found):
+        raise Broken(f"{step.name} says {dict(result.counts)}, and changed {found[:3]}")
+    if not result.changed:
+        return None
+    try:
+        graph.verified = 0
+        verify(graph)
+        outputs = run_graph(graph, sample.probes, held_to_types=True)
+    except PlanishError as error:
+        raise Broken(f"after {step.name}: {error}\n{print_graph(graph)}") from error
+    is_exact = step.effect is Effect.EXACT
+    wanted = state.outputs if is_exact else sample.outputs
+    if different := unequal(sample, wanted, outputs, is_exact=is_exact):
+        raise Broken(f"after {step.name}: {different}\n{print_graph(graph)}")
+    if found := differences(graph, parse_graph(print_graph(graph), weights(graph))):
+        raise Broken(f"what {step.name} leaves reads back as another graph: {found[:3]}")
+    if (more := step.apply(graph.clone(), context)).changed:
+        raise Broken(f"{step.name} run again does more: {dict(more.counts)}\n{print_graph(graph)}")
+    return State(graph, outputs)
+
+
+def unequal(sample: Sample, reference: Sequence[Outputs], outputs: Sequence[Outputs], *, is_exact: bool) -> str:
+    """How outputs differ from others; nothing if they don't or, unless they have to be equal, rounding may have done it."""
+    for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
+        if wanted.keys() != got.keys():
+            return f"{sorted(got)} is returned instead of {sorted(wanted)}"
+        for name, array in wanted.items():
+            if (array.dtype, array.shape) != (got[name].dtype, got[name].shape):
+                return f"{name} is {got[name].dtype}{got[name].shape} instead of {array.dtype}{array.shape}"
+            if is_exact and not same(array, got[name]):
+                return f"{name} of probe {number} is {got[name]} instead of {array}"
+    if is_exact:
+        return ""
+    return next(_beyond_rounding(sample, reference, outputs), "")
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are equal, NaN to NaN."""
+    return np.array_equal(a, b, equal_nan=a.dtype.kind != "O" and (DType.of(a.dtype).is_float or a.dtype.kind == "c"))
+
+
+_NOISE = (1 - 3e-6, 1 + 2e-6, 1 + 5e-6)
+_RTOL = 1e-4
+
+
+def _beyond_rounding(sample: Sample, reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> Iterator[str]:
+    """Outputs that differ by more than they do when all that the source computes is a few parts in a million off."""
+    noisy: list[Sequence[Outputs]] = []
+    nodes = [node for part in nested(sample.graph) for node in part.nodes]
+    is_quantized = any(word in node.operator for node in nodes for word in ("Quantize", "QLinear"))
+    for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
+        for name, array in wanted.items():
+            if same(array, got[name]):
+                continue
+            if not noisy:
+                noisy += _noisy_runs(sample)
+            others = [run[number].get(name) for run in noisy]
+            if is_quantized and _is_a_step_off(array, got[name]):
+                continue
+            if not _is_near(array, got[name], others):
+                yield f"{name} of probe {number} is {got[name]} instead of {array}"
+
+
+def _is_a_step_off(wanted: np.ndarray, got: np.ndarray) -> bool:
+    """Whether integers differ by one step of their grid at most, as halves do that are rounded inside of an operator."""
+    return wanted.dtype.kind in "iu" and bool(np.all(np.abs(wanted.astype(np.int64) - got.astype(np.int64)) <= 1))
+
+
+def _is_near(wanted: np.ndarray, got: np.ndarray, others: Sequence[np.ndarray | None]) -> bool:
+    if any(other is None or other.shape != wanted.shape for other in others):
+        return True  # its very shape is a matter of rounding
+    if not DType.of(wanted.dtype).is_float:
+        return not all(same(wanted, other) for other in others if other is not None)
+    exact, found = wanted.astype(np.float64), got.astype(np.float64)
+    moves = [np.abs(other.astype(np.float64) - exact) for other in others if other is not None]
+    if not np.all(np.isfinite(exact)):
+        return True  # what is infinite or NaN may spread by other ways
+    move = 50 * np.max(moves, 0, initial=0.0)
+    step = max(_RTOL, 8 * float(np.finfo(wanted.dtype).eps)) if wanted.dtype.kind == "f" else 2**-4
+    near = np.abs(found - exact) <= move + step * (np.abs(exact) + np.max(np.abs(exact), initial=0.0))
+    return bool(np.all(near | ~np.isfinite(move)))
+
+
+def _noisy_runs(sample: Sample) -> list[Sequence[Outputs]]:
+    runs: list[Sequence[Outputs]] = []
+    for factor in _NOISE:
+        try:
+            runs.append(run_graph(_noisy(sample.graph, factor), sample.probes))
+        except PlanishError:
+            runs.append([{} for _ in sample.probes])
+    return runs
+
+
+def _noisy(graph: Graph, factor: float) -> Graph:
+    """A copy in which every float that a node computes is multiplied by a factor, by more the fewer bits it has."""
+    copy = graph.clone()
+    for part in list(nested(copy)):
+        for number, node in enumerate(list(part.nodes)):
+            for value in node.outputs:
+                if value.type.container is Container.NONE and value.dtype.is_float and value.dtype.bits >= 16:
+                    grain = float(np.finfo(value.dtype.numpy).eps) if not value.dtype.is_foreign else 2**-7
+                    noise = 1 + (factor - 1) * max(1.0, grain / 1e-6) * (1 if number % 2 else -1)
+                    _scale(part, node, value, noise)
+    return copy
+
+
+def _scale(graph: Graph, node: Any, value: Any, factor: float) -> None:
+    following = node._next
+    scaled = Builder(graph, before=following).Mul(value, np.asarray(factor, value.dtype.numpy))
+    readers = [use for use in value.uses if use.node is not scaled.producer]
+    scaled.type = value.type
+    for use in readers:
+        use.node.owner.set_input(use.node, use.index, scaled)
+    graph.outputs = {name: scaled if held is value else held for name, held in graph.outputs.items()}
