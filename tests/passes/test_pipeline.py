@@ -281,6 +281,7 @@ def test_all_passes_are_found_and_only_passes() -> None:
         "fuse-activations",
         "fuse-gelu",
         "fuse-layer-norm",
+        "fuse-rms-norm",
         "quantize",
         "prune-channels",
         "factorize",
