@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from annotated_types import Ge, Interval, Unit
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planish.ir.errors import UsageError
@@ -94,6 +94,10 @@ def instances(kind: type[Pass], **steps: Any) -> st.SearchStrategy[Pass]:
     return st.builds(kind, **{option.name: values_of(option) for option in options_of(kind).values()}, **steps)
 
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For machines that have other work."""
+
+
 def passes_with_options() -> st.SearchStrategy[Pass]:
     """Every pass, with any options; groups of some, and groups of these."""
     plain = st.one_of([instances(kind) for kind in (*PLAIN, Everything)])
@@ -105,7 +109,7 @@ def passes_with_options() -> st.SearchStrategy[Pass]:
     )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(PATIENT, max_examples=100)
 @given(st.lists(passes_with_options(), max_size=3).map(tuple))
 def test_any_pipeline_reads_back(passes: tuple[Pass, ...]) -> None:
     text = format_pipeline(passes)
@@ -122,7 +126,7 @@ def test_every_pass_reads_back_with_any_options(kind: type[Pass]) -> None:
         {"steps": st.lists(passes_with_options(), min_size=1, max_size=3).map(tuple)} if issubclass(kind, Group) else {}
     )
 
-    @settings(deadline=None, max_examples=40)
+    @settings(PATIENT, max_examples=40)
     @given(instances(kind, **steps))
     def hold(step: Pass) -> None:
         assert parse_pipeline(format_pass(step)) == (step,)
