@@ -125,7 +125,7 @@ def _slice(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
 
 
 def _cast(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    if node.attributes["to"] not in (DType.int64.value, DType.int32.value):
+    if node.output.dtype not in (DType.int64, DType.int32):
         return None
     return _row([int(x) if isinstance(x, float) else x for x in operands[0].reshape(-1)]).reshape(operands[0].shape)
 
@@ -213,6 +213,7 @@ def _filled(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elem
 _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | None]] = {
     "Add": _elementwise(add),
     "Cast": _cast,
+    "CastLike": _cast,
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "Div": _elementwise(_quotient),
