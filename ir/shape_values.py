@@ -134,6 +134,10 @@ def _reshaped(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> El
     return operands[0].reshape(node.output.type.static_shape) if node.output.type.is_static else None
 
 
+def _expanded(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
+    return np.broadcast_to(operands[0], node.output.type.static_shape) if node.output.type.is_static else None
+
+
 def _concat(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     return np.concatenate(operands, axis=node.attributes["axis"])
 
@@ -218,6 +222,7 @@ _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | N
     "ConstantOfShape": _filled,
     "Div": _elementwise(_quotient),
     "Equal": _elementwise(_is_equal),
+    "Expand": _expanded,
     "Gather": _gather,
     "Identity": lambda node, operands, size: operands[0],
     "Max": _extreme(max),

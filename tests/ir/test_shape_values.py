@@ -60,6 +60,10 @@ CASES = {
         SHAPE + "const %c: int64[] = 0\n%y: int64[4] = CastLike(%s, %c)",
         ("n", 3, "h", "w"),
     ),
+    "expanded": (
+        SHAPE + "const %c: int64[2] = [2, 4]\n%y: int64[2, 4] = Expand(%s, %c)",
+        ("n", 3, "h", "w", "n", 3, "h", "w"),
+    ),
     "columns joined": (
         MATRIX + "%y: int64[2, 4] = Concat(%m, %m) {axis = 1}",
         ("n", 3, "n", 3, "h", "w", "h", "w"),
