@@ -120,7 +120,7 @@ FILES = {
     "basic-pitch": ("basic_pitch", "saved_models/icassp_2022/nmp.onnx"),
 }
 """By package."""
-FREE = {"ocr recognition": 48}
+FREE = {"ocr direction": 48, "ocr recognition": 48}
 """Sizes of images that a model leaves free, where 32 is not among those that it takes."""
 
 

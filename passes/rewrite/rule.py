@@ -85,9 +85,7 @@ class RewriteRule:
     @cached_property
     def read(self) -> frozenset[str]:
         """Operators whose results the root must read: what a node doesn't read needn't be matched, in any order of operands."""
-        return frozenset(
-            operand.application.operator for operand in self.root.operands if isinstance(operand, Result)
-        )
+        return frozenset(operand.application.operator for operand in self.root.operands if isinstance(operand, Result))
 
     @cached_property
     def ways(self) -> tuple[Way, ...]:
