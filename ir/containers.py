@@ -10,7 +10,7 @@ from functools import reduce
 
 from .dims import Dim
 from .errors import ModelError
-from .graph import Attribute, Constant, Graph, Value
+from .graph import Attribute, Constant, Graph, Node, Value
 from .types import Container, DType, TensorType
 from .unknown import size_called
 
@@ -209,6 +209,33 @@ def _split(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorT
     return [part.within(Container.SEQUENCE)]
 
 
+def _at(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:
+    """An element's type: exact where a tensor of a known size was split at constant places, and the position is constant."""
+    element, place = _element(_first(inputs)), inputs[1]
+    split = inputs[0].producer if inputs[0] is not None else None
+    if split is None or split.operator != "SplitToSequence" or not isinstance(place, Constant):
+        return [element]
+    sizes, axis = part_sizes(split), split.attributes.get("axis", 0)
+    position = int(place.data.reshape(-1)[0])
+    if sizes is None or element.dims is None or not -len(sizes) <= position < len(sizes):
+        return [element]
+    return [_with(_without(element, axis), sizes[position], axis % len(element.dims))]
+
+
+def part_sizes(split: Node) -> list[int] | None:
+    """The sizes of the parts that a SplitToSequence makes along its axis; None where they aren't known, or the axis goes."""
+    x, sizes = split.inputs[0], split.input(1)
+    if x is None or not x.type.is_ranked or (sizes is None and not split.attributes.get("keepdims", 1)):
+        return None
+    whole = x.shape[split.attributes.get("axis", 0)]
+    if isinstance(sizes, Constant) and sizes.data.ndim == 1:
+        return sizes.data.tolist()
+    if not isinstance(whole, int) or (sizes is not None and not isinstance(sizes, Constant)):
+        return None
+    step = 1 if sizes is None else int(sizes.data.reshape(-1)[0])
+    return [min(step, whole - start) for start in range(0, whole, step)] if step > 0 else None
+
+
 def _concatenate(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:
     element, axis = _element(_first(inputs)), attributes["axis"]
     sequence = inputs[0]
@@ -241,7 +268,7 @@ _RULES: dict[str, Rule] = {
     "OptionalGetElement": _held,
     "OptionalHasElement": lambda inputs, attributes, outputs: [_FLAG],
     "Scan": _scan,
-    "SequenceAt": lambda inputs, attributes, outputs: [_element(_first(inputs))],
+    "SequenceAt": _at,
     "SequenceConstruct": _construct,
     "SequenceEmpty": _empty,
     "SequenceErase": lambda inputs, attributes, outputs: [_first(inputs)],

@@ -142,7 +142,7 @@ def _slice(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
 
 
 def _cast(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
-    if node.attributes["to"] not in (DType.int64.value, DType.int32.value):
+    if node.output.dtype not in (DType.int64, DType.int32):
         return None
     return _row(list(map(_integer, operands[0].reshape(-1)))).reshape(operands[0].shape)
 
@@ -155,6 +155,10 @@ def _integer(element: Any) -> Any:
 
 def _reshaped(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     return operands[0].reshape(node.output.type.static_shape) if node.output.type.is_static else None
+
+
+def _expanded(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
+    return np.broadcast_to(operands[0], node.output.type.static_shape) if node.output.type.is_static else None
 
 
 def _concat(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
@@ -236,10 +240,12 @@ def _filled(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elem
 _RULES: dict[str, Callable[[Node, list[Any], Callable[[Dim], Any]], Elements | None]] = {
     "Add": _elementwise(add),
     "Cast": _cast,
+    "CastLike": _cast,
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "Div": _elementwise(_quotient),
     "Equal": _elementwise(_is_equal),
+    "Expand": _expanded,
     "Gather": _gather,
     "Identity": lambda node, operands, size: operands[0],
     "Max": _extreme(max),

@@ -21,8 +21,9 @@ from .options import format_options, read_options
 from .rewrite import RewriteRule, rule_pass
 
 PRESETS: dict[str, str] = {
-    "cleanup": "fold-constants,simplify-shapes,remove-identities,cse,dce",
-    "fuse": "fuse-batch-norm,fuse-bias,fuse-activations,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fold-constants,dce",
+    "cleanup": "split-sequences,fold-constants,simplify-shapes,remove-identities,fold-constants,cse,dce",
+    "fuse": "fuse-reshapes,fuse-batch-norm,fuse-bias,fuse-scales,fuse-activations,fuse-gelu,fuse-layer-norm,fuse-rms-norm,"
+    "fold-constants,dce",
     "int8": "cleanup,fuse,quantize",
     "int8-dynamic": "cleanup,fuse,quantize{scheme=int8-dynamic}",
 }

@@ -1,15 +1,17 @@
 """Identity removal: nodes that give back what they are given, and pairs that cancel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from ...ir.builder import Builder
+from ...ir.dims import Dim
 from ...ir.graph import Graph, Node, Value
 from ..base import Effect, Pass, PassContext, PassResult
 from .randomness import is_random
+from .simplify_shapes import reshape_target
 
 _FEW = 1 << 16
 """Elements of a constant that is looked at."""
@@ -37,6 +39,7 @@ class IdentityRemoval(Pass):
         return PassResult(counts)
 
 
+_RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _Rule = Callable[[Graph, Node], Value | None]
 
 
@@ -94,6 +97,72 @@ def _transpose(graph: Graph, node: Node) -> Value | None:
     return Builder(graph, before=node, location=node.location).Transpose(inner.inputs[0], perm=composed)
 
 
+def _reshape(graph: Graph, node: Node) -> Value | None:
+    """A reshape to the shape that is there is its input; one of a reshape is a single reshape, if that can be written."""
+    source, shape = node.inputs[0], node.output.type
+    if source is None or _are_alike(source, node.output):
+        return source
+    inner = source.producer
+    if inner is None or not shape.is_ranked:
+        return None
+    op = Builder(graph, before=node, location=node.location)
+    if inner.operator == "Transpose" and len(source.uses) == 1 and not graph.is_output(source):
+        start, order = _through_transpose(inner, shape.shape)
+        return None if start is None else op.Transpose(start, perm=order)
+    start = _before_reshape(inner)
+    if start is None or _are_alike(start, node.output):
+        return start
+    is_plain = shape.is_static and 0 not in shape.shape
+    target = shape.static_shape if is_plain else reshape_target(start, shape.shape)
+    made = None if target is None else op.Reshape(start, np.array(target, dtype=np.int64))
+    if made is not None and made.type is not shape:  # its size is another expression, of data perhaps
+        graph.erase(made.producer)
+        return None
+    return made
+
+
+def _before_reshape(node: Node) -> Value | None:
+    """What a reshape reads, whatever it is called, if its rank is known."""
+    start = node.inputs[0] if node.operator in _RESHAPES else None
+    return start if start is not None and start.type.is_ranked else None
+
+
+def _through_transpose(node: Node, shape: Sequence[Dim]) -> tuple[Value | None, tuple[int, ...]]:
+    """Axes merged, transposed, and taken apart again, are transposed: of what, and how; None where they aren't.
+
+    Args:
+        node: the transpose.
+        shape: of what is taken apart.
+    """
+    merged = node.inputs[0]
+    start = _before_reshape(merged.producer) if merged is not None and merged.producer is not None else None
+    groups = _merged_axes(start.shape, merged.shape) if merged is not None and start is not None else None
+    if start is None or groups is None:
+        return None, ()
+    order = tuple(axis for place in _order(node) for axis in groups[place])
+    return (start, order) if tuple(start.shape[axis] for axis in order) == shape else (None, ())
+
+
+def _merged_axes(shape: Sequence[Dim], merged: Sequence[Dim]) -> list[list[int]] | None:
+    """For each axis of a reshape's result the axes that are merged in it; None if it does anything but merging."""
+    groups: list[list[int]] = []
+    axis = 0
+    for size in merged:
+        group = [axis] if axis < len(shape) and shape[axis] == size else []
+        count: Dim = size if group else 1
+        while count != size and axis + len(group) < len(shape):
+            further = shape[axis + len(group)]
+            if isinstance(count, str) or isinstance(further, str):
+                return None
+            count *= further
+            group.append(axis + len(group))
+        if count != size:
+            return None
+        groups.append(group)
+        axis += len(group)
+    return groups if axis == len(shape) else None
+
+
 def _order(node: Node) -> tuple[int, ...]:
     order = node.attributes.get("perm")
     return order if isinstance(order, tuple) else tuple(reversed(range(node.output.type.rank)))  # pyright: ignore[reportReturnType] -- the schema says ints
@@ -121,10 +190,12 @@ def _slice(graph: Graph, node: Node) -> Value | None:
 _RULES: dict[str, _Rule] = {
     "Add": _neutral(0, both_sides=True),
     "Cast": _cast,
+    "CastLike": _cast,
     "Concat": _single,
     "Div": _neutral(1, both_sides=False),
     "Dropout": _dropout,
     "Expand": _same_type,
+    "Flatten": _reshape,
     "Identity": _same,
     "Max": _single,
     "Mean": _single,
@@ -132,12 +203,12 @@ _RULES: dict[str, _Rule] = {
     "Mul": _neutral(1, both_sides=True),
     "Pad": _pad,
     "Pow": _neutral(1, both_sides=False),
-    "Reshape": _same_type,
+    "Reshape": _reshape,
     "Slice": _slice,
-    "Squeeze": _same_type,
+    "Squeeze": _reshape,
     "Sub": _neutral(0, both_sides=False),
     "Sum": _single,
     "Tile": _same_type,
     "Transpose": _transpose,
-    "Unsqueeze": _same_type,
+    "Unsqueeze": _reshape,
 }

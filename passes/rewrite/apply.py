@@ -88,7 +88,10 @@ class _Driver:
         if node.operator not in self._rules or _carries(node):
             return None
         misses: list[str] = []
+        read = {value.producer.operator for value in node.inputs if value is not None and value.producer is not None}
         for rule in self._rules[node.operator]:
+            if not rule.read <= read:
+                continue
             reason = ""
             for match in find_matches(rule, node):
                 refusal = rule.check(match)

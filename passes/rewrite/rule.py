@@ -83,6 +83,11 @@ class RewriteRule:
         return self.results[0].application
 
     @cached_property
+    def read(self) -> frozenset[str]:
+        """Operators whose results the root must read: what a node doesn't read needn't be matched, in any order of operands."""
+        return frozenset(operand.application.operator for operand in self.root.operands if isinstance(operand, Result))
+
+    @cached_property
     def ways(self) -> tuple[Way, ...]:
         """For each result but the first, how to find it: from what those before it bind, down to it.
 

@@ -12,6 +12,7 @@ from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Location, Node, Value
 from planish.ir.infer import infer, refresh
 from planish.ir.scope import scope
+from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
 
 Case: TypeAlias = tuple[str, list[Value | None], dict[str, Any]]
@@ -294,3 +295,18 @@ def test_refreshing_names_the_layer_that_no_longer_fits() -> None:
     graph.set_input(first, 1, graph.add_constant(np.ones((4, 6), np.float32)))
     with pytest.raises(ModelError, match=r"^head.fc: MatMul\(float32\[batch, 6\], float32\[8, 2\]\) can't be applied"):
         refresh(graph)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "place", "size"), [("[2] = [1, 3]", 1, 3), ("[2] = [1, 3]", -2, 1), ("[] = 3", 0, 3), ("[] = 3", 1, 1)]
+)
+def test_a_part_of_a_split_at_constant_places_has_a_size(sizes: str, place: int, size: int) -> None:
+    graph = parse_graph(f"""graph "g"(%x: float32[n, 4]) {{
+      const %sizes: int64{sizes}
+      const %place: int64[] = {place}
+      %s: sequence(float32[n, 4]) = SplitToSequence(%x, %sizes) {{axis = 1}}
+      %y: float32[n, 4] = SequenceAt(%s, %place)
+      return y = %y
+    }}""")
+    refresh(graph)
+    assert str(graph.outputs["y"].type) == f"float32[n, {size}]"

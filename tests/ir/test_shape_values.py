@@ -56,6 +56,14 @@ CASES = {
         SHAPE + "const %c: int64[1] = [-1]\n%y: int64[5] = Concat(%s, %c) {axis = 0}",
         ("n", 3, "h", "w", -1),
     ),
+    "cast like another": (
+        SHAPE + "const %c: int64[] = 0\n%y: int64[4] = CastLike(%s, %c)",
+        ("n", 3, "h", "w"),
+    ),
+    "expanded": (
+        SHAPE + "const %c: int64[2] = [2, 4]\n%y: int64[2, 4] = Expand(%s, %c)",
+        ("n", 3, "h", "w", "n", 3, "h", "w"),
+    ),
     "columns joined": (
         MATRIX + "%y: int64[2, 4] = Concat(%m, %m) {axis = 1}",
         ("n", 3, "n", 3, "h", "w", "h", "w"),

@@ -198,3 +198,72 @@ def test_what_may_change_the_shape_of_an_unknown_rank_stays(graph_of) -> None:
     }""")
     result = IdentityRemoval().run(graph, PassContext(load_target("x86-64"), source=graph))
     assert result.counts == {"Add": 1, "Cast": 1}
+
+
+RESHAPED = """(%x: float32[2, 3, 4]) {{
+  const %a: int64[2] = [6, 4]
+  const %b: int64[{rank}] = [{sizes}]
+  %m: float32[6, 4] = Reshape(%x, %a)
+  %y: float32[{sizes}] = {call}
+  return y = %y
+}}"""
+
+
+def test_a_reshape_of_a_reshape_is_one(becomes) -> None:
+    before = RESHAPED.format(rank=2, sizes="3, 8", call="Reshape(%m, %b)")
+    after = """(%x: float32[2, 3, 4]) {
+      const %a: int64[2] = [6, 4]
+      const %b: int64[2] = [3, 8]
+      const %constant: int64[2] = [3, 8]
+      %m: float32[6, 4] = Reshape(%x, %a)
+      %reshape: float32[3, 8] = Reshape(%x, %constant)
+      return y = %reshape
+    }"""
+    becomes("remove-identities", before, after)
+
+
+def test_a_reshape_that_undoes_another_goes(becomes) -> None:
+    before = RESHAPED.format(rank=3, sizes="2, 3, 4", call="Reshape(%m, %b)").replace(
+        "return y = %y", "%z: float32[2, 3, 4] = Relu(%y) return z = %z"
+    )
+    after = """(%x: float32[2, 3, 4]) {
+      const %a: int64[2] = [6, 4]
+      const %b: int64[3] = [2, 3, 4]
+      %m: float32[6, 4] = Reshape(%x, %a)
+      %z: float32[2, 3, 4] = Relu(%x)
+      return z = %z
+    }"""
+    becomes("remove-identities", before, after)
+
+
+def test_axes_merged_transposed_and_taken_apart_are_transposed(becomes) -> None:
+    before = """(%x: float32[batch, 2, 3, 4]) {
+      const %a: int64[3] = [-1, 6, 4]
+      const %b: int64[4] = [-1, 4, 2, 3]
+      %m: float32[batch, 6, 4] = Reshape(%x, %a)
+      %t: float32[batch, 4, 6] = Transpose(%m) {perm = [0, 2, 1]}
+      %y: float32[batch, 4, 2, 3] = Reshape(%t, %b)
+      return y = %y
+    }"""
+    after = """(%x: float32[batch, 2, 3, 4]) {
+      const %a: int64[3] = [-1, 6, 4]
+      const %b: int64[4] = [-1, 4, 2, 3]
+      %m: float32[batch, 6, 4] = Reshape(%x, %a)
+      %t: float32[batch, 4, 6] = Transpose(%m) {perm = [0, 2, 1]}
+      %transpose: float32[batch, 4, 2, 3] = Transpose(%x) {perm = [0, 3, 1, 2]}
+      return y = %transpose
+    }"""
+    becomes("remove-identities", before, after)
+
+
+@pytest.mark.parametrize("sizes", ["4, 3, 2", "2, 4, 3", "24"])
+def test_axes_taken_apart_in_another_way_stay(stays, sizes: str) -> None:
+    text = RESHAPED.format(rank=sizes.count(",") + 1, sizes=sizes, call="Reshape(%t, %b)")
+    stays("remove-identities", text.replace("%y:", "%t: float32[4, 6] = Transpose(%m) {perm = [1, 0]} %y:"))
+
+
+def test_a_cast_to_the_type_that_is_there_goes(becomes) -> None:
+    before = "(%x: float32[2], %like: float32[]) { %c: float32[2] = CastLike(%x, %like) %y: float32[2] = Relu(%c) return y = %y }"
+    becomes(
+        "remove-identities", before, "(%x: float32[2], %like: float32[]) { %y: float32[2] = Relu(%x) return y = %y }"
+    )
