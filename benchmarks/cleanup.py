@@ -257,7 +257,7 @@ def random_inputs(session: onnxruntime.InferenceSession, size: int) -> dict[str,
 def error_of(source: Path, target: Path, size: int) -> float:
     """How far the outputs of a file that planish wrote are from the raw file's, relative to these.
 
-    Outputs of less than a thousandth are taken for one: the text detector finds nothing but rounding errors in noise.
+    Outputs that are below a thousandth are held to a thousandth: the text detector finds nothing but rounding errors in noise.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
