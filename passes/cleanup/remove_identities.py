@@ -114,11 +114,15 @@ def _reshape(graph: Graph, node: Node) -> Value | None:
         return start
     is_plain = shape.is_static and 0 not in shape.shape
     target = shape.static_shape if is_plain else reshape_target(start, shape.shape)
-    made = None if target is None else op.Reshape(start, np.array(target, dtype=np.int64))
-    if made is not None and made.type is not shape:  # its size is another expression, of data perhaps
-        graph.erase(made.producer)
+    if target is None:
         return None
-    return made
+    sizes = graph.add_constant(np.array(target, dtype=np.int64))
+    made = op.Reshape(start, sizes)
+    if made.type is shape:
+        return made
+    graph.erase(made.producer)  # its size is another expression, of data perhaps
+    graph.erase_constant(sizes)
+    return None
 
 
 def _before_reshape(node: Node) -> Value | None:

@@ -71,7 +71,7 @@ def test_build_takes_them_as_well(folder: Path) -> None:
     result = CliRunner().invoke(cli.app, ["build", "recipe.yaml", "--instrument", "stats", "--dump-dir", "dump"])
     assert result.exit_code == 0, result.stderr
     assert "rewrite" in result.stderr
-    assert len(list((folder / "dump").glob("*.txt"))) == 6
+    assert len(list((folder / "dump").glob("*.txt"))) == 8
 
 
 def test_one_that_raises_is_named(folder: Path) -> None:

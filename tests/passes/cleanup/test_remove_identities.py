@@ -2,6 +2,7 @@
 
 import pytest
 
+from planish.ir.equal import differences
 from planish.passes.base import PassContext
 from planish.passes.cleanup.remove_identities import IdentityRemoval
 from planish.targets.load import load_target
@@ -170,8 +171,6 @@ def test_an_identity_between_input_and_output_leaves_the_names_of_both(becomes) 
 
 def test_dropout_stays_where_it_drops(graph_of, context) -> None:
     """While training it is random, so `stays`, which compares numbers, is of no use."""
-    from planish.passes.cleanup.remove_identities import IdentityRemoval
-
     text = "(%x: float32[2]) { const %t: bool[] = true %a: float32[2] = Dropout(%x, none, %t) return y = %a }"
     graph = graph_of(text)
     assert not IdentityRemoval().run(graph, context(graph)).changed
@@ -267,3 +266,18 @@ def test_a_cast_to_the_type_that_is_there_goes(becomes) -> None:
     becomes(
         "remove-identities", before, "(%x: float32[2], %like: float32[]) { %y: float32[2] = Relu(%x) return y = %y }"
     )
+
+
+def test_a_reshape_that_is_not_rewritten_after_all_leaves_nothing_behind(graph_of, context) -> None:
+    """The size in the middle is told by data: what inference finds for one reshape instead of two is another expression."""
+    graph = graph_of(
+        """(%x: float32[2, 2], %to: int64[2]) {
+          const %flat: int64[1] = [-1]
+          %y: float32[reshape_to__5f582015ac_0, reshape_to__5f582015ac_1] = Reshape(%x, %to)
+          %z: float32[reshape_to__5f582015ac_0 * reshape_to__5f582015ac_1] = Reshape(%y, %flat)
+          return z = %z
+        }"""
+    )
+    source = graph.clone()
+    assert not IdentityRemoval().apply(graph, context(source)).changed
+    assert differences(source, graph) == []
