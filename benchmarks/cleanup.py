@@ -1,13 +1,13 @@
 """How few nodes clean-up leaves, and how fast: planish against the simplifiers of ONNX graphs.
 
-    pip install planish[benchmarks]
+    pip install planish[benchmarks] && pip install --no-deps "basic-pitch>=0.4,<0.5"  # its file alone is read
     python benchmarks/cleanup.py [--rounds 3] [--only 'gpt*'] [--folder FOLDER] [--json RESULTS.json]
 
 The models are files as torch's exporter writes them before its own optimizer runs, among them a GPT-2 of 48 narrow layers,
 and files that other packages come with. On each, all tools take turns in one process, after one run each that isn't
 counted. A tool's seconds are those of its passes, on a model that is in memory; with them stand those of the whole way
-from file to file. ONNX Runtime does both in one, so that its passes count as the whole. planish's passes run with the verifier
-between them, which isn't part of their time, but of the whole.
+from file to file. ONNX Runtime does both in one, so that its passes count as the whole. planish's passes run with the
+verifier between them, which isn't part of their time, but of the whole.
 
 Nodes are those of all graphs of a file, without `Constant`, which is a way to write a constant down. A result that holds
 operators beyond the standard's is marked with + and compared with nobody's: such are what ONNX Runtime's extended

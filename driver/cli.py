@@ -140,9 +140,8 @@ def opt(
     reporter = ConsoleReporter(_console())
     names = [*(["stats"] if stats else []), *(["drift"] if drift else []), *(instrument or [])]
     with reporter.live(), isolated_imports(Path()):
-        explainer = (
-            None if explain is None else Explain(explain)
-        )  # a misspelt name is told before a large model is read
+        # before a large model is read: the name may be misspelt
+        explainer = None if explain is None else Explain(explain)
         printer = PrintIR(print_ir_before or (), print_ir_after or (), changed=print_ir_changed)
         result = optimize_file(
             model,
