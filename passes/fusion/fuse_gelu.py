@@ -8,32 +8,28 @@ from typing import Any, ClassVar
 from ..base import Effect
 from ..rewrite import RewritePass, RewriteRule
 
-_ROOT = math.sqrt(2)
+_HALVED: tuple[Callable[..., Any], ...] = (
+    lambda op, x, one_plus: op.Mul(op.Mul(x, one_plus), 0.5),
+    lambda op, x, one_plus: op.Mul(op.Mul(x, 0.5), one_plus),
+    lambda op, x, one_plus: op.Mul(x, op.Mul(one_plus, 0.5)),
+    lambda op, x, one_plus: op.Div(op.Mul(x, one_plus), 2.0),
+)
+"""The places where exporters put the factor one half."""
 
 
-def _scaled_by_half(op: Any, x: Any, one_plus: Any) -> list[Any]:
-    """The places where exporters put the factor one half."""
-    return [
-        op.Mul(op.Mul(x, one_plus), 0.5),
-        op.Mul(op.Mul(x, 0.5), one_plus),
-        op.Mul(x, op.Mul(one_plus, 0.5)),
-        op.Div(op.Mul(x, one_plus), 2.0),
-    ]
-
-
-def _erf(variant: int, divides: bool) -> Callable[..., Any]:
+def _erf(halved: Callable[..., Any]) -> Callable[..., Any]:
     def pattern(op: Any, x: Any) -> Any:
-        inner = op.Div(x, _ROOT) if divides else op.Mul(x, 1 / _ROOT)
-        return _scaled_by_half(op, x, op.Add(op.Erf(inner), 1.0))[variant]
+        inner = op.either(op.Div(x, math.sqrt(2)), op.Mul(x, math.sqrt(1 / 2)))
+        return halved(op, x, op.Add(op.Erf(inner), 1.0))
 
     return pattern
 
 
-def _tanh(variant: int, cubes: bool) -> Callable[..., Any]:
+def _tanh(halved: Callable[..., Any]) -> Callable[..., Any]:
     def pattern(op: Any, x: Any) -> Any:
-        cube = op.Pow(x, 3.0) if cubes else op.Mul(op.Mul(x, x), x)
+        cube = op.either(op.Pow(x, 3.0), op.Mul(op.Mul(x, x), x))
         inner = op.Mul(op.Add(x, op.Mul(cube, 0.044715)), math.sqrt(2 / math.pi))
-        return _scaled_by_half(op, x, op.Add(op.Tanh(inner), 1.0))[variant]
+        return halved(op, x, op.Add(op.Tanh(inner), 1.0))
 
     return pattern
 
@@ -45,14 +41,6 @@ class GeluFusion(RewritePass):
     name: ClassVar[str] = "fuse-gelu"
     effect: ClassVar[Effect] = Effect.ROUNDING
     rules: ClassVar = (
-        *(
-            RewriteRule("gelu", _erf(variant, divides), lambda op, x: op.Gelu(x))
-            for variant in range(4)
-            for divides in (True, False)
-        ),
-        *(
-            RewriteRule("gelu-tanh", _tanh(variant, cubes), lambda op, x: op.Gelu(x, approximate="tanh"))
-            for variant in range(4)
-            for cubes in (True, False)
-        ),
+        *(RewriteRule("gelu", _erf(halved), lambda op, x: op.Gelu(x)) for halved in _HALVED),
+        *(RewriteRule("gelu-tanh", _tanh(halved), lambda op, x: op.Gelu(x, approximate="tanh")) for halved in _HALVED),
     )

@@ -11,18 +11,18 @@ from ...ir.graph import Value
 from ..base import Effect
 from ..rewrite import Match, RewritePass, RewriteRule
 
-_SQUARES: tuple[Callable[..., Any], ...] = (lambda op, x: op.Mul(x, x), lambda op, x: op.Pow(x, 2.0))
 _QUOTIENTS: tuple[Callable[..., Any], ...] = (
     lambda op, x, mean: op.Div(x, op.Sqrt(mean)),
-    lambda op, x, mean: op.Mul(x, op.Reciprocal(op.Sqrt(mean))),
-    lambda op, x, mean: op.Mul(x, op.Div(1.0, op.Sqrt(mean))),
-    lambda op, x, mean: op.Mul(x, op.Pow(mean, -0.5)),
+    lambda op, x, mean: op.Mul(
+        x, op.either(op.Reciprocal(op.Sqrt(mean)), op.Div(1.0, op.Sqrt(mean)), op.Pow(mean, -0.5))
+    ),
 )
 
 
-def _normalised(square: Callable[..., Any], quotient: Callable[..., Any]) -> Callable[..., Any]:
+def _normalised(quotient: Callable[..., Any]) -> Callable[..., Any]:
     def pattern(op: Any, x: Any, axes: Any, eps: Any) -> Any:
-        return quotient(op, x, op.Add(op.ReduceMean(square(op, x), axes), eps))
+        square = op.either(op.Mul(x, x), op.Pow(x, 2.0))
+        return quotient(op, x, op.Add(op.ReduceMean(square, axes), eps))
 
     return pattern
 
@@ -68,11 +68,7 @@ class RmsNormFusion(RewritePass):
     name: ClassVar[str] = "fuse-rms-norm"
     effect: ClassVar[Effect] = Effect.ROUNDING
     rules: ClassVar = (
-        *(
-            RewriteRule("rms-norm", _normalised(square, quotient), _rms_norm, _check)
-            for square in _SQUARES
-            for quotient in _QUOTIENTS
-        ),
+        *(RewriteRule("rms-norm", _normalised(quotient), _rms_norm, _check) for quotient in _QUOTIENTS),
         RewriteRule(
             "scale",
             lambda op, x, ones, scale: op.Mul(op.RMSNormalization(x, ones, **_kept(op)), scale),

@@ -25,7 +25,7 @@ from .match import (
     reached,
     without,
 )
-from .pattern import Application, AttributeVariable, Number, Optional, Pattern, Rest, Result, Variable, parts
+from .pattern import Application, AttributeVariable, Either, Number, Optional, Pattern, Rest, Result, Variable, choices
 from .rule import RewriteRule, Way
 
 MOST = 5
@@ -154,7 +154,7 @@ def _attempt(rules: Iterable[RewriteRule], node: Node) -> _Attempt | None:
 
 
 def _try_rule(rule: RewriteRule, node: Node) -> _Attempt:
-    wanted = {part.application for result in rule.results for part, _ in parts(result) if isinstance(part, Result)}
+    wanted = frozenset[Application]().union(*map(_largest, rule.results))
     attempt = _try_node(rule.root, node, _Attempt(len(wanted), {}))
     for result, way in zip(rule.results[1:], rule.ways, strict=True):
         attempt = _try_result(result, way, node, attempt)
@@ -163,6 +163,12 @@ def _try_rule(rule: RewriteRule, node: Node) -> _Attempt:
     match = complete(rule, attempt.found)
     reason = match if isinstance(match, str) else rule.check(match)
     return attempt.but(reason) if reason else attempt
+
+
+def _largest(pattern: Pattern) -> frozenset[Application]:
+    """The nodes of a pattern in its longest way of writing."""
+    ways = (choice.application for choice in choices(pattern) if isinstance(choice, Result))
+    return max((frozenset({way}).union(*map(_largest, way.operands)) for way in ways), key=len, default=frozenset())
 
 
 def _try_result(result: Result, way: Way, root: Node, attempt: _Attempt) -> _Attempt:
@@ -204,8 +210,8 @@ def _try_value(pattern: Pattern | Rest, value: Any, reader: Node, attempt: _Atte
         return attempt if is_it else attempt.but(f"{_show(value)}, where the number {pattern.value:.6g} is wanted")
     if isinstance(pattern, Variable) and pattern.is_constant and not isinstance(value, Constant):
         return attempt.but(f"{_show(value)}, where {pattern.name} is to be a constant")
-    if isinstance(pattern, Optional) and value is not None:
-        return _try_value(pattern.pattern, value, reader, attempt)
+    if isinstance(pattern, Either) or (isinstance(pattern, Optional) and value is not None):
+        return max((_try_value(choice, value, reader, attempt) for choice in choices(pattern)), key=_Attempt.rank)
     if isinstance(pattern, Optional):
         states = without(pattern, attempt.found)
         return replace(attempt, found=states[0]) if states else attempt.but(f"{_show(None)}, which is there elsewhere")

@@ -14,6 +14,7 @@ from .pattern import (
     COMMUTATIVE,
     Application,
     AttributeVariable,
+    Either,
     Key,
     Number,
     Optional,
@@ -106,6 +107,7 @@ def complete(rule: RewriteRule, found: Found) -> Match | str:
         for value in node.outputs:
             if value not in results and (reader := _outsider(value, nodes)):
                 return f"%{value.name} is also read by {reader}"
+    found = {key: () if isinstance(key, Rest) else None for key in rule.bound} | found
     place = _place(root.owner, nodes, results, found)
     if place is None:
         return "there is no place after all that it reads and before all that read its results"
@@ -216,6 +218,8 @@ def _match_value(pattern: Pattern | Rest, value: Any, reader: Node, found: Found
         return bind(found, pattern.name, value)
     if isinstance(pattern, Number):
         return (found,) if is_number(value, pattern.value, reader) else ()
+    if isinstance(pattern, Either):
+        return [new for choice in pattern.patterns for new in _match_value(choice, value, reader, found)]
     if isinstance(pattern, Rest):
         return bind(found, pattern, value)
     return _match_value(pattern.pattern, value, reader, found) if value is not None else without(pattern, found)

@@ -41,7 +41,14 @@ class Number:
 class Optional:
     """Matches what its pattern does, and an input that is left out."""
 
-    pattern: "Present"
+    pattern: "Present | Either"
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """Matches what one of its patterns does; names that only the others have stand for None."""
+
+    patterns: "tuple[Present, ...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +93,11 @@ class Result:
 
 
 Present: TypeAlias = Variable | Number | Result
-Pattern: TypeAlias = Present | Optional
-Key: TypeAlias = str | Rest | AttributeVariable | Application
-"""What a match binds: a variable's name to a value, a `Rest` to a tuple of them, an `Application` to a node."""
+Pattern: TypeAlias = Present | Optional | Either
+Name: TypeAlias = str | Rest | AttributeVariable
+"""What a match binds by name: a variable's to a value, a `Rest` to a tuple of them."""
+Key: TypeAlias = Name | Application
+"""All that a match binds: an `Application` to a node."""
 
 
 class PatternBuilder:
@@ -131,6 +140,11 @@ class PatternBuilder:
         operand = _operand(pattern)
         return operand if isinstance(operand, Optional) else Optional(operand)
 
+    def either(self, *patterns: Any) -> Either:
+        """An operand that may be written in several ways. What only the ways not taken bind is None, in any `rest` empty."""
+        operands = map(_operand, patterns)
+        return Either(tuple(choice for operand in operands for choice in choices(operand)))
+
     def rest(self, variable: Variable) -> Rest:
         """All operands from here on, as a tuple of values."""
         return Rest(variable.name)
@@ -146,18 +160,25 @@ class PatternBuilder:
 def _operand(operand: Any) -> Pattern:
     if isinstance(operand, int | float):
         return Number(operand)
-    if isinstance(operand, Variable | Number | Optional | Result):
+    if isinstance(operand, Variable | Number | Optional | Either | Result):
         return operand
     raise UsageError(f"{operand!r} is no operand of a pattern: these are variables, numbers and results of operators")
 
 
+def choices(pattern: Pattern) -> tuple[Present, ...]:
+    """What a pattern may match, if it is there."""
+    if isinstance(pattern, Either):
+        return pattern.patterns
+    return choices(pattern.pattern) if isinstance(pattern, Optional) else (pattern,)
+
+
 def parts(pattern: Pattern, below: tuple[Result, ...] = ()) -> Iterator[tuple[Present, tuple[Result, ...]]]:
     """A pattern and all those in it, each with what is below it, nearest first; one that is used twice comes twice."""
-    inner = pattern.pattern if isinstance(pattern, Optional) else pattern
-    yield inner, below
-    if isinstance(inner, Result):
-        for operand in inner.application.operands:
-            yield from parts(operand, (inner, *below))
+    for inner in choices(pattern):
+        yield inner, below
+        if isinstance(inner, Result):
+            for operand in inner.application.operands:
+                yield from parts(operand, (inner, *below))
 
 
 def key_of(part: Variable | Result) -> str | Application:
@@ -165,7 +186,7 @@ def key_of(part: Variable | Result) -> str | Application:
     return part.name if isinstance(part, Variable) else part.application
 
 
-def keys(pattern: Pattern) -> Iterator[str | Rest | AttributeVariable]:
+def keys(pattern: Pattern) -> Iterator[Name]:
     """What a pattern binds, but for nodes."""
     for part, _ in parts(pattern):
         if isinstance(part, Variable):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ...ir.graph import Node, Value
-from .pattern import Optional, Result, parts
+from .pattern import Result, choices, parts
 from .rule import RewriteRule
 
 
@@ -24,7 +24,7 @@ class Reach:
         self._depth = max((len(below) + 1 for _, below in found), default=0)
         self._inner = {application.operator for application, below in found if below}
         operands = [operand for application in {each: None for each, _ in found} for operand in application.operands]
-        inner = [operand.pattern if isinstance(operand, Optional) else operand for operand in operands]
+        inner = [choice for operand in operands for choice in choices(operand)]
         reads = Counter(operand.application for operand in inner if isinstance(operand, Result))
         self._most_reads = max(reads.values(), default=1)
         self._turns = max((len(rule.ways) for rule in rules), default=0)

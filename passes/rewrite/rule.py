@@ -13,7 +13,7 @@ scalar constants; attributes that are given must be equal, others are free. What
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -22,7 +22,7 @@ from ...ir.builder import Builder
 from ...ir.errors import UsageError
 from ...ir.graph import Value
 from ..base import Effect
-from .pattern import Application, PatternBuilder, Result, Variable, key_of, keys, parts
+from .pattern import Application, Name, PatternBuilder, Result, Variable, key_of, keys, parts
 
 if TYPE_CHECKING:
     from .match import Match
@@ -67,8 +67,7 @@ class RewriteRule:
         results = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
         if not made or not all(isinstance(result, Result) for result in results):
             raise UsageError(f"the pattern of rule {self.name} must return an operator's result, or a tuple of them")
-        bound = dict.fromkeys(key for result in results for key in keys(result))
-        names = [key if isinstance(key, str) else key.name for key in bound]
+        names = [key if isinstance(key, str) else key.name for key in _bound(results)]
         if clash := next((name for name in names if names.count(name) > 1), None):
             raise UsageError(f"the pattern of rule {self.name} calls two things {clash!r}")
         if missing := [name for name in _parameters(self.replacement) if name not in {*names, "match"}]:
@@ -76,6 +75,11 @@ class RewriteRule:
                 f"the replacement of rule {self.name} asks for {missing[0]!r}, which its pattern doesn't bind"
             )
         return results
+
+    @cached_property
+    def bound(self) -> tuple[Name, ...]:
+        """What a match binds, but for nodes."""
+        return _bound(self.results)
 
     @property
     def root(self) -> Application:
@@ -126,6 +130,10 @@ class RewriteRule:
         if len(values) != len(self.results):
             raise UsageError(f"rule {self.name} replaces {len(self.results)} values by {len(values)}")
         return values
+
+
+def _bound(results: Iterable[Result]) -> tuple[Name, ...]:
+    return tuple(dict.fromkeys(key for result in results for key in keys(result)))
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -156,6 +156,23 @@ def test_the_longest_come_first_and_parts_of_matches_not_at_all(graph_of) -> Non
     assert list(graph.nodes) == before
 
 
+def test_of_several_ways_the_one_that_gets_furthest_is_told(graph_of) -> None:
+    text = """(%x: float32[2]) {
+      const %c: float32[] = 3.0
+      %d: float32[2] = Div(%x, %c)
+      %y: float32[2] = Exp(%d)
+      return y = %y
+    }"""
+
+    def halved(op, x):
+        return op.Exp(op.either(op.Mul(op.Neg(x), 0.5), op.Div(x, 2.0), op.Relu(x)))
+
+    (told,) = explain(graph_of(text), [RewriteRule("halved", halved, lambda op, x: x)])
+    (miss,) = told.near
+    assert (miss.matched, miss.wanted) == (("Exp %y", "Div %d"), 3)
+    assert miss.differences == ("%c is the constant 3 of type float32[], where the number 2 is wanted",)
+
+
 def test_a_graph_without_the_root_has_nothing_to_tell(graph_of) -> None:
     graph = graph_of("(%x: float32[2]) { %y: float32[2] = Exp(%x) return y = %y }")
     assert explain(graph, GeluFusion.rules) == (Explanation("gelu", 0, (), 0), Explanation("gelu-tanh", 0, (), 0))

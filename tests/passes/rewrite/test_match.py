@@ -229,6 +229,27 @@ def test_an_optional_pattern_is_held_to_what_is_there(graph_of) -> None:
     assert bound(graph_of(text.format("%x, %n")), same) == []  # low would be %n, and left out
 
 
+def test_an_operand_may_be_written_in_several_ways(graph_of) -> None:
+    text = """(%x: float32[2], %c: float32[2]) {{
+      const %half: float32[] = 0.5
+      %m: float32[2] = {}
+      %y: float32[2] = Exp(%m)
+      return y = %y
+    }}"""
+
+    def halved(op, x, other):
+        return op.Exp(op.either(op.Mul(x, 0.5), op.Neg(op.Add(x, other)), op.Relu(x)))
+
+    assert bound(graph_of(text.format("Mul(%half, %x)")), halved) == [{"x": "x", "other": None}]
+    assert bound(graph_of(text.format("Relu(%x)")), halved) == [{"x": "x", "other": None}]
+    assert bound(graph_of(text.format("Mul(%x, %c)")), halved) == []
+    negated = "Add(%x, %c) %n: float32[2] = Neg(%m)"
+    summed = graph_of(text.format(negated).replace("Exp(%m)", "Exp(%n)"))
+    assert bound(summed, halved) == [{"x": "x", "other": "c"}, {"x": "c", "other": "x"}]
+    either = lambda op, x, y: op.Exp(op.either(x, op.Mul(x, y)))  # noqa: E731
+    assert bound(graph_of(text.format("Mul(%half, %x)")), either)[0] == {"x": "m", "y": None}
+
+
 def test_attributes_are_bound_by_name_with_the_schemas_defaults(graph_of) -> None:
     text = "(%x: float32[4, 2]) {{ %t: float32[2, 4] = Transpose(%x) {} %y: float32[2, 4] = HardSigmoid(%t) {{beta = 0.25}} return y = %y }}"
 
