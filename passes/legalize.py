@@ -116,7 +116,9 @@ def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> No
         raise TargetError(f"{refusal}{error}") from error
     results = results if isinstance(results, tuple) else (results,)
     for output, result in zip(node.outputs, results, strict=False):
-        graph.replace_uses(output, result if result.type == output.type else _renamed(op, result, output.type))
+        named = result if result.type == output.type else _renamed(op, result, output.type)
+        is_returned = graph.is_output(output) and not graph.defines(named)
+        graph.replace_uses(output, op.Identity(named) if is_returned else named)
     graph.erase(node)
 
 

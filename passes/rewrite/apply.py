@@ -113,7 +113,7 @@ class _Driver:
         for old, new in zip(match.results, made, strict=True):
             if not _can_stand_for(new, old):
                 raise CheckError(f"rule {rule.name} at {match.root.location} replaces {old.type} by {new.type}")
-            is_returned = graph.is_output(old) and not _is_of(graph, new)
+            is_returned = graph.is_output(old) and not graph.defines(new)
             graph.replace_uses(old, Builder(graph, match.place, op.location).Identity(new) if is_returned else new)
         left = self._erase(graph, match.nodes)
         self._queue.extendleft(reversed(op.nodes))
@@ -181,19 +181,12 @@ def _can_stand_for(new: Value, old: Value) -> bool:
     return all(one == other or isinstance(one, str) or isinstance(other, str) for one, other in pairs)
 
 
-def _is_of(graph: Graph, value: Value) -> bool:
-    """Whether a value is a graph's own, and not of one around it."""
-    if value.producer is not None:
-        return value.producer.owner is graph
-    return graph.constants.get(value.name) is value or any(value is own for own in graph.inputs)
-
-
 def _carries(node: Node) -> bool:
     """Whether a graph inside a node returns a value from around it by this node: an Identity that has to stay."""
     if node.operator != "Identity" or not node.owner.is_output(node.output):
         return False
     value = node.input(0)
-    return value is not None and not _is_of(node.owner, value)
+    return value is not None and not node.owner.defines(value)
 
 
 @dataclass(frozen=True)

@@ -213,3 +213,22 @@ def test_an_unknown_backend_comes_with_the_nearest_name() -> None:
 
 def test_every_backend_has_its_table() -> None:
     assert set(SUPPORT) == set(backend_names())
+
+
+def test_a_branch_returns_what_is_around_it_by_a_node_of_its_own() -> None:
+    head = "float32[1, 2, 2, 8]"
+    graph = parse_graph(f"""graph "main"(%c: bool[], %q: {head}, %k: {head}, %v: {head}) {{
+      %y: {head}, %key: {head} = If(%c) {{then_branch = graph "then"() {{
+        %a: {head}, %p: {head}, %w: {head}, %s: float32[1, 2, 2, 2] = Attention(%q, %k, %v)
+        return y = %a, key = %p
+      }}, else_branch = graph "else"() {{
+        %n: {head} = Neg(%q)
+        %m: {head} = Neg(%k)
+        return y = %n, key = %m
+      }}}}
+      return y = %y, key = %key
+    }}""")
+    legal = legalized(graph, load_target("x86-64"), "onnxruntime")
+    verify(legal)
+    feeds = {"c": np.array(True), **dict(zip("qkv", (floats(1, 2, 2, 8) for _ in range(3)), strict=True))}
+    np.testing.assert_array_equal(Interpreter(legal).run(feeds)["key"], feeds["k"])
