@@ -92,6 +92,8 @@ def _steps(graph: Graph, support: Support) -> Iterator[tuple[Graph, Node, str, E
             yield graph, node, "widen", widened
         elif expansion := _expansion(node, support):
             yield graph, node, "expand", expansion
+        elif adjustment := support.adjusted.get(node.operator, lambda _: None)(node):
+            yield graph, node, "adjust", adjustment
         else:
             for inner in node.graphs:
                 yield from _steps(inner, support)

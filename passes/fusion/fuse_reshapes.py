@@ -1,6 +1,7 @@
 """Reshapes that are only there because Gemm takes matrices, and nothing else."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 from ...ir.builder import Builder
@@ -16,16 +17,27 @@ def _check(match: Match) -> str:
     if bias is not None and bias.type.rank > 1:
         return "its bias is not one of columns"
     inner, columns = weight.shape[::-1] if match.attributes["transB"] else weight.shape
-    if x.type.rank < 3 or x.shape[-1] != inner or result.shape != (*x.shape[:-1], columns):
+    leading, merged = result.shape[:-1], x.shape[result.type.rank - 1 :]
+    width = (
+        prod(size for size in merged if isinstance(size, int)) if all(isinstance(size, int) for size in merged) else 0
+    )
+    if len(leading) < 2 or (*x.shape[: len(leading)], width) != (*leading, inner) or result.shape[-1] != columns:
         return "the reshapes do more than to merge the leading axes and to take them apart again"
     return ""
+
+
+def _rows(op: Builder, x: Value, result: Value) -> Value:
+    """What is multiplied, with the leading axes of the result and one more."""
+    if x.type.rank == result.type.rank:
+        return x
+    return op.Reshape(x, [*[0] * (result.type.rank - 1), -1])
 
 
 def _matmul(op: Builder, match: Match) -> Value:
     weight, bias = match["w"], match.values["c"]
     if match.attributes["transB"]:
         weight = op.constant(match.data("w").T, weight.name)
-    product = op.MatMul(match["x"], weight)
+    product = op.MatMul(_rows(op, match["x"], match.results[0]), weight)
     return product if bias is None else op.Add(product, bias)
 
 

@@ -2,6 +2,7 @@
 
 from ...ir.graph import Node
 from ...ir.types import DType
+from .attention import is_broadcast, is_shortened, with_whole_mask
 from .casts import is_miscast
 from .recurrent import is_batch_first
 from .runtime import is_of_vectors, is_transformed, is_unaligned
@@ -18,7 +19,7 @@ def _is_double(node: Node) -> bool:
 
 ONNXRUNTIME = Support(
     expanded={
-        "Attention": lambda node: len(node.outputs) > 3,  # its products lack what the mask adds
+        "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
         "Bernoulli": lambda node: True,
         "Cast": is_miscast,
         "CastLike": lambda node: True,
@@ -36,5 +37,6 @@ ONNXRUNTIME = Support(
         "ai.onnx.ml::TreeEnsemble": is_transformed,
         "ai.onnx.preview::FlexAttention": lambda node: True,
     },
+    adjusted={"Attention": lambda node: with_whole_mask if is_broadcast(node) else None},
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
 )

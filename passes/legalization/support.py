@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 from ...ir.graph import Node
 from ...ir.types import TensorType
+from .expansion import Expansion
 
 Condition: TypeAlias = Callable[[Node], bool]
+Adjustment: TypeAlias = Callable[[Node], Expansion | None]
 Objection: TypeAlias = Callable[[Node], str]
 
 
@@ -17,6 +19,7 @@ class Support:
 
     Attributes:
         expanded: operators to spell out, and for which of their nodes.
+        adjusted: operators that are run in some forms alone, and what brings a node into one of them; None where it has it.
         refused: operators that can't be run, and why a node can't, as a phrase; empty where it can.
         domains: that the backend has operators of, beside the standard's own.
         unheld: why values of a type can't be held, as a phrase; empty where they can.
@@ -26,6 +29,7 @@ class Support:
     """
 
     expanded: Mapping[str, Condition] = field(default_factory=dict[str, Condition])
+    adjusted: Mapping[str, Adjustment] = field(default_factory=dict[str, Adjustment])
     refused: Mapping[str, Objection] = field(default_factory=dict[str, Objection])
     domains: frozenset[str] = frozenset()
     unheld: Callable[[TensorType], str] = field(default=lambda type: "")

@@ -51,6 +51,21 @@ def test_a_batch_of_any_size_and_a_transposed_weight_without_bias(graph_of, cont
     np.testing.assert_allclose(Interpreter(graph).run(feeds)["y"], Interpreter(source).run(feeds)["y"], rtol=1e-6)
 
 
+def test_rows_that_are_taken_from_several_axes(becomes) -> None:
+    lines = BEFORE.replace("const %flat: int64[2] = [-1, 4]", "const %flat: int64[2] = [10, 4]")
+    before = text(lines).replace("%x: float32[2, 5, 4]", "%x: float32[2, 5, 2, 2]")
+    after = """(%x: float32[2, 5, 2, 2]) {
+      const %w: float32[4, 3]
+      const %c: float32[3] = [0.5, -1.0, 2.0]
+      const %constant: int64[3] = [0, 0, -1]
+      %reshape: float32[2, 5, 4] = Reshape(%x, %constant)
+      %matmul: float32[2, 5, 3] = MatMul(%reshape, %w)
+      %add: float32[2, 5, 3] = Add(%matmul, %c)
+      return y = %add
+    }"""
+    becomes("fuse-reshapes", before, after, {"w": WEIGHTS["w"]})
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

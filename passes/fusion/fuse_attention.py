@@ -1,0 +1,291 @@
+"""Recognising attention (Vaswani et al. 2017) in the arithmetic that exporters write for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isclose, prod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.dims import Dim
+from ...ir.graph import Constant, Value
+from ..base import Effect
+from ..rewrite import Match, RewritePass, RewriteRule
+
+_HEADS_FIRST = (0, 2, 1, 3)
+"""How `[batch, sequence, head, size]` becomes `[batch, head, sequence, size]`, and back."""
+_SCALES = ("q_factor", "k_factor", "factor", "divisor")
+_MASKS = ("bias", "seen", "closed", "mask")
+
+
+def _spelled_out(
+    op: Any,
+    q: Any,
+    k: Any,
+    turned: Any,
+    v: Any,
+    q_factor: Any,
+    k_factor: Any,
+    factor: Any,
+    divisor: Any,
+    bias: Any,
+    seen: Any,
+    closed: Any,
+    fill: Any,
+    mask: Any,
+) -> Any:
+    """Softmax(Q K^T * scale + mask) V; the keys are transposed, or come so."""
+    queries = op.either(op.Mul(q, op.constant(q_factor)), q)
+    keys = op.either(op.Transpose(k, perm=op.attribute("order")), turned)
+    scores = op.MatMul(queries, op.either(op.Mul(keys, op.constant(k_factor)), keys))
+    scaled = op.either(op.Mul(scores, op.constant(factor)), op.Div(scores, op.constant(divisor)), scores)
+    biased = op.either(op.Add(scaled, bias), scaled)
+    lowest = op.constant(fill)
+    chosen = op.either(op.Where(seen, biased, lowest), op.Where(closed, lowest, biased), biased)
+    masked = op.either(op.Add(chosen, mask), chosen)
+    widened = op.Softmax(op.Cast(masked, to=op.attribute("working")), axis=op.attribute("axis"))
+    weights = op.either(op.Softmax(masked, axis=op.attribute("axis")), op.Cast(widened))
+    guarded = op.either(
+        op.Where(op.IsNaN(weights), 0.0, weights), op.Where(seen, weights, 0.0), op.Where(closed, 0.0, weights)
+    )
+    return op.MatMul(op.either(weights, guarded), v)
+
+
+def _check(match: Match) -> str:
+    q, k, v = match["q"], _turned(match), match["v"]
+    if any(value.type.rank != 4 for value in (q, k, v)):
+        return "queries, keys and values aren't [batch, head, sequence, size]"
+    if not q.dtype.is_float or q.shape[:2] != k.shape[:2] or q.shape[:2] != v.shape[:2]:
+        return "queries, keys and values are no floats, or differ in batch or heads"
+    if any(isinstance(size, str) for size in (q.shape[1], q.shape[3], v.shape[3])):
+        return "the number of heads or their size isn't known"
+    if match.attributes["axis"] not in (-1, 3) or match.results[0].dtype is not q.dtype:
+        return "the softmax isn't along the keys, or its type is another"
+    if any(match.data(name).size != 1 for name in _SCALES if match.values[name] is not None) or _scale(match) <= 0:
+        return "a scale is no positive number"
+    return _mask_objection(match)
+
+
+def _turned(match: Match) -> Value:
+    """The keys as `[batch, head, size, sequence]`."""
+    return match["turned"] if match.values["k"] is None else match.node("Transpose").output
+
+
+def _mask_objection(match: Match) -> str:
+    """Why what is added to the scores, or chosen instead of them, is no mask that Attention takes."""
+    scores = (*match["q"].shape[:3], _turned(match).shape[3])
+    masks = [value for name in _MASKS if (value := match.values[name]) is not None]
+    if not all(_is_mask(value.shape, scores) for value in masks):
+        return "a mask has fewer than two axes, or isn't broadcast to the scores"
+    chosen_by = match.values["seen"] or match.values["closed"]
+    if match.values["fill"] is None:
+        return "" if chosen_by is None else "its weights are chosen, not its scores"
+    fill = match.data("fill")
+    if fill.size != 1 or float(fill.reshape(-1)[0]) > float(np.finfo(fill.dtype).min):
+        return "scores that aren't seen aren't the lowest number"
+    if np.isneginf(fill).all() and not _is_guarded(match) and not _opens_every_row(match):
+        return "a row may be masked altogether: its softmax is NaN, and in Attention zeros"
+    return ""
+
+
+def _is_mask(shape: Sequence[Dim], scores: Sequence[Dim]) -> bool:
+    if not 2 <= len(shape) <= len(scores) or shape[-1] != scores[-1]:
+        return False
+    return all(size in (1, wanted) for size, wanted in zip(shape, scores[-len(shape) :], strict=True))
+
+
+def _is_guarded(match: Match) -> bool:
+    """Whether zeros are chosen for weights that are NaN, or aren't seen."""
+    weights = match.root.input(0)
+    return weights is not None and weights.producer is not None and weights.producer.operator == "Where"
+
+
+def _opens_every_row(match: Match) -> bool:
+    seen, closed = match.values["seen"], match.values["closed"]
+    if isinstance(seen, Constant):
+        return bool(seen.data.any(-1).all())
+    return isinstance(closed, Constant) and not closed.data.all(-1).any()
+
+
+def _scale(match: Match) -> float:
+    numbers = [float(match.data(name).reshape(-1)[0]) if match.values[name] is not None else 1.0 for name in _SCALES]
+    return prod(numbers[:-1]) / numbers[-1]
+
+
+def _attention(op: Builder, match: Match) -> Value:
+    scale = _scale(match)
+    usual = match["q"].shape[3] ** -0.5  # pyright: ignore[reportOperatorIssue] -- the check wants it known
+    return op.Attention(
+        match["q"],
+        _keys(op, match),
+        match["v"],
+        _mask(op, match),
+        scale=None if isclose(scale, usual, rel_tol=1e-6) else scale,
+        softmax_precision=match.attributes["working"],
+    )
+
+
+def _keys(op: Builder, match: Match) -> Value:
+    """The keys as `[batch, head, sequence, size]`."""
+    k, order = match.values["k"], match.attributes["order"]
+    if k is None:
+        return op.Transpose(match["turned"], perm=(0, 1, 3, 2))
+    assert isinstance(order, tuple)
+    order = tuple(order[axis] for axis in (0, 1, 3, 2))
+    return k if order == (0, 1, 2, 3) else op.Transpose(k, perm=order)
+
+
+def _mask(op: Builder, match: Match) -> Value | None:
+    """All that is added to the scores in one; where nothing is, what is seen."""
+    bias, seen, closed, mask = (match.values[name] for name in _MASKS)
+    if closed is not None:
+        seen = op.Not(closed)
+    if seen is None:
+        return bias if mask is None else mask if bias is None else op.Add(bias, mask)
+    fill = match.data("fill").reshape(())
+    if bias is None and mask is None and np.isneginf(fill):
+        return seen
+    chosen = op.Where(seen, np.zeros_like(fill) if bias is None else bias, fill)
+    return chosen if mask is None else op.Add(chosen, mask)
+
+
+def _masked(op: Any, q: Any, k: Any, v: Any, mask: Any) -> Any:
+    return op.Attention(q, k, v, op.constant(mask), is_causal=0)
+
+
+def _forbidden(match: Match) -> np.ndarray | None:
+    """Which keys a query may not look at, if that is all that the mask says."""
+    mask = match.data("mask")
+    if mask.dtype == bool:
+        return ~mask
+    lowest = mask <= np.finfo(mask.dtype).min
+    return lowest if np.all(lowest | (mask == 0)) else None
+
+
+def _is_open(match: Match) -> str:
+    forbidden = _forbidden(match)
+    return "" if forbidden is not None and not forbidden.any() else "the mask forbids something"
+
+
+def _is_causal(match: Match) -> str:
+    forbidden = _forbidden(match)
+    if forbidden is None or forbidden.shape[-2] != forbidden.shape[-1]:
+        return "the mask is more than a square of what may be looked at"
+    causal = ~np.tri(forbidden.shape[-1], dtype=bool)
+    return "" if np.array_equal(forbidden, np.broadcast_to(causal, forbidden.shape)) else "the mask isn't causal"
+
+
+def _again(op: Builder, match: Match, *inputs: Value | None, **attributes: Dim) -> Value:
+    """The match's Attention with other inputs, and some other attributes."""
+    return op.Attention(*inputs, **{**match.node("Attention").attributes, **attributes})
+
+
+def _repeated(op: Any, x: Any, axes: Any, sizes: Any, shape: Any, indices: Any) -> Any:
+    """Heads of keys or values, each as often as queries share it."""
+    stacked = op.Reshape(op.Expand(op.Unsqueeze(x, axes), sizes), shape)
+    return op.either(stacked, op.Gather(x, op.constant(indices), axis=-3))
+
+
+def _grouped(
+    op: Any, q: Any, k: Any, v: Any, mask: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any
+) -> Any:
+    return op.Attention(q, _repeated(op, k, a, b, c, d), _repeated(op, v, e, f, g, h), mask)
+
+
+def _is_grouped(match: Match) -> str:
+    pairs = zip((match["k"], match["v"]), match.root.inputs[1:3], strict=True)
+    is_grouped = all(many is not None and _repeats(one, many) for one, many in pairs)
+    return "" if is_grouped else "keys or values aren't heads that are each repeated for a group of queries"
+
+
+def _repeats(one: Value, many: Value) -> bool:
+    node = many.producer
+    if node is None or one.type.rank != 4 or many.type.rank != 4:
+        return False
+    (batch, heads, *rest), wanted = one.shape, many.shape[1]
+    if isinstance(heads, str) or isinstance(wanted, str) or many.shape != (batch, wanted, *rest):
+        return False
+    times = wanted // heads
+    if node.operator == "Gather":
+        return np.array_equal(node.constant(1), np.repeat(np.arange(heads), times))  # pyright: ignore[reportArgumentType] -- the pattern wants it constant
+    stack = node.inputs[0]
+    single = stack.producer.inputs[0] if stack is not None and stack.producer is not None else None
+    stacked = (batch, heads, times, *rest)
+    return (
+        stack is not None and single is not None and stack.shape == stacked and single.shape == (batch, heads, 1, *rest)
+    )
+
+
+def _heads(op: Any, x: Any, shape: Any) -> Any:
+    return op.Transpose(op.Reshape(x, shape), perm=_HEADS_FIRST)
+
+
+def _between_heads(op: Any, q: Any, k: Any, v: Any, mask: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    attended = op.Attention(_heads(op, q, a), _heads(op, k, b), _heads(op, v, c), mask)
+    return op.Reshape(op.Transpose(attended, perm=_HEADS_FIRST), d)
+
+
+def _is_flat(match: Match) -> str:
+    q, k, v = match.node("Attention").inputs[:3]
+    if any(match[name].type.rank != 3 for name in "qkv") or match.results[0].type.rank != 3:
+        return "queries, keys, values or the result aren't [batch, sequence, hidden]"
+    pairs = ((match["q"], q), (match["k"], k), (match["v"], v), (match.results[0], match.node("Attention").output))
+    is_split = all(heads is not None and flat.shape[:2] == (heads.shape[0], heads.shape[2]) for flat, heads in pairs)
+    return "" if is_split else "the reshapes do more than to take heads apart and together"
+
+
+def _flat(op: Builder, match: Match) -> Value:
+    q, k = match.node("Attention").inputs[:2]
+    assert q is not None and k is not None
+    heads = {"q_num_heads": q.shape[1], "kv_num_heads": k.shape[1]}
+    return _again(op, match, match["q"], match["k"], match["v"], match.values["mask"], **heads)
+
+
+def _of_packed(op: Any, x: Any, shape: Any, mask: Any, hidden: Any) -> Any:
+    """Queries, keys and values are computed by one product, and told apart by an axis of three before their heads."""
+    packed = op.Transpose(op.Reshape(x, shape), perm=(2, 0, 3, 1, 4))
+    attended = op.Attention(*(op.Gather(packed, index, axis=0) for index in range(3)), mask)
+    return op.Reshape(op.Transpose(attended, perm=_HEADS_FIRST), hidden)
+
+
+def _is_packed(match: Match) -> str:
+    x, result, (batch, _, length, _) = match["x"], match.results[0], match.node("Attention").output.shape
+    if x.shape[:-1] == result.shape[:-1] == (batch, length):
+        return ""
+    return "the reshapes do more than to take heads apart and together"
+
+
+def _split(op: Builder, match: Match) -> Value:
+    heads = match.node("Attention").output.shape[1]
+    parts = op.Split(match["x"], axis=-1, num_outputs=3, outputs=3)
+    return _again(op, match, *parts, match.values["mask"], q_num_heads=heads, kv_num_heads=heads)
+
+
+@dataclass(frozen=True)
+class AttentionFusion(RewritePass):
+    """Write Attention for the products, the softmax and the masks that it is made of, in all of their usual forms.
+
+    Masks in place of scores become masks that are added, and those that forbid nothing, or what lies ahead, go; heads of keys
+    and values that are repeated for groups of queries aren't any more; the transposes that take heads apart become
+    Attention's own. What guards against the NaN of a row that is masked altogether goes too, since Attention gives zeros
+    for it. Where nothing guarded against it, masks that are added are taken to leave something open in each row.
+    """
+
+    name: ClassVar[str] = "fuse-attention"
+    effect: ClassVar[Effect] = Effect.ROUNDING
+    rules: ClassVar = (
+        RewriteRule("attention", _spelled_out, _attention, _check),
+        RewriteRule("open-mask", _masked, lambda op, q, k, v, match: _again(op, match, q, k, v), _is_open),
+        RewriteRule(
+            "causal-mask", _masked, lambda op, q, k, v, match: _again(op, match, q, k, v, is_causal=1), _is_causal
+        ),
+        RewriteRule(
+            "grouped-heads",
+            _grouped,
+            lambda op, q, k, v, mask, match: _again(op, match, q, k, v, mask),
+            _is_grouped,
+        ),
+        RewriteRule("heads", _between_heads, _flat, _is_flat),
+        RewriteRule("packed-heads", _of_packed, _split, _is_packed),
+    )
