@@ -52,9 +52,11 @@ class ConstantFolding(Pass):
         """The bytes by which folding a node adds to the model, if they are many."""
         if not all(output.type.is_static for output in node.outputs):
             return 0
-        before = sum(nbytes(value.type) for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
         after = sum(nbytes(output.type) for output in node.outputs)
-        return after - before if after > max(before, self.limit) else 0
+        if after <= self.limit:
+            return 0
+        before = sum(nbytes(value.type) for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
+        return max(after - before, 0)
 
 
 def _constants(node: Node) -> list[Constant]:
@@ -82,5 +84,5 @@ def _fold(graph: Graph, node: Node) -> None:
         graph.replace_uses(output, graph.add_constant(array, constants[0].name if constants else output.name))
     graph.erase(node)
     for constant in dict.fromkeys(constants):
-        if not constant.uses and not graph.is_output(constant):
+        if not constant.use_count and not graph.is_output(constant):
             graph.erase_constant(constant)

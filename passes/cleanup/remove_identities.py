@@ -32,7 +32,7 @@ class IdentityRemoval(Pass):
         for node in graph.nodes:
             simplify = _RULES.get(node.operator)
             same = simplify(graph, node) if simplify is not None else None
-            if same is None or any(output.uses or graph.is_output(output) for output in node.outputs[1:]):
+            if same is None or any(output.use_count or graph.is_output(output) for output in node.outputs[1:]):
                 continue
             if not context.applies(node.operator, node):
                 continue
@@ -115,7 +115,7 @@ def _reshape(graph: Graph, node: Node) -> Value | None:
     inner = source.producer
     if inner is None or not shape.is_ranked:
         return None
-    if inner.operator == "Transpose" and len(source.uses) == 1 and not graph.is_output(source):
+    if inner.operator == "Transpose" and source.use_count == 1 and not graph.is_output(source):
         start, order = _through_transpose(inner, shape.shape)
         if start is not None:
             return Builder(graph, before=node, location=node.location).Transpose(start, perm=order)
@@ -220,7 +220,7 @@ def _expand(graph: Graph, node: Node) -> Value | None:
     source = node.inputs[0]
     if source is None or _are_alike(source, node.output):
         return source
-    is_spared = source.type.is_ranked and not graph.is_output(node.output) and bool(node.output.uses)
+    is_spared = source.type.is_ranked and not graph.is_output(node.output) and node.output.use_count > 0
     return source if is_spared and all(_broadcasts(use.node, node.output) for use in node.output.uses) else None
 
 
@@ -259,7 +259,7 @@ def _parts(graph: Graph, last: Node) -> list[Value | None]:
 
 def _goes_into(graph: Graph, node: Node) -> Node | None:
     """The concatenation along the same axis that alone reads one."""
-    if len(node.output.uses) != 1 or graph.is_output(node.output) or not node.output.type.is_ranked:
+    if node.output.use_count != 1 or graph.is_output(node.output) or not node.output.type.is_ranked:
         return None
     reader = node.output.uses[0].node
     if reader.operator != "Concat" or reader.owner is not node.owner:
