@@ -85,7 +85,7 @@ class _Writer:
         initializers = [
             self._define(constant)
             for constant in graph.constants.values()
-            if constant.uses or graph.is_output(constant)
+            if constant.use_count or graph.is_output(constant)
         ]
         nodes = [self._node(node) for node in graph.nodes]
         names = promised or [self._name(value) for value in graph.outputs.values()]

@@ -232,7 +232,7 @@ class _Reader:
 
     def _drop_unread(self) -> None:
         for constant in list(self._graph.constants.values()):
-            if not constant.uses and not self._graph.is_output(constant):
+            if not constant.use_count and not self._graph.is_output(constant):
                 self._graph.erase_constant(constant)
 
     def _input_type(self, value: onnx_ir.Value) -> TensorType:

@@ -30,18 +30,18 @@ def extract(graph: Graph, kept: Collection[int]) -> Graph:
         if node in readers:
             continue
         for value in reversed(node.outputs):
-            if value.uses:
+            if value.use_count:
                 new = copy.add_input(copy.unique_name(value.name), value.type)
                 copy.replace_uses(value, new)
                 taken[new] = value.name
         copy.erase(node)
     for value, name in taken.items():  # which the nodes that are gone had
         copy.rename(value, name)
-    copy.inputs = [*(value for value in copy.inputs if value.uses and value not in taken), *reversed(taken)]
+    copy.inputs = [*(value for value in copy.inputs if value.use_count and value not in taken), *reversed(taken)]
     for index, value in enumerate(copy.inputs):
         value.index = index
     for constant in list(copy.constants.values()):
-        if not constant.uses:
+        if not constant.use_count:
             copy.erase_constant(constant)
     return copy
 

@@ -93,6 +93,11 @@ class Value:
         return tuple(self._uses)
 
     @property
+    def use_count(self) -> int:
+        """How many `uses` there are, in O(1): a constant may have as many as there are layers."""
+        return len(self._uses)
+
+    @property
     def shape(self) -> tuple[Dim, ...]:
         return self.type.shape
 

@@ -25,7 +25,7 @@ def _sweep(graph: Graph, counts: Counter[str], context: PassContext) -> None:
     """Remove from the last node to the first, and what is inside a node before what that reads around it."""
     returned = set(graph.outputs.values())
     for node in graph.nodes_backwards:
-        is_dead = not any(output.uses or output in returned for output in node.outputs)
+        is_dead = not any(output.use_count or output in returned for output in node.outputs)
         if is_dead and context.applies("nodes", node):
             graph.erase(node)
             counts["nodes"] += 1
@@ -33,6 +33,6 @@ def _sweep(graph: Graph, counts: Counter[str], context: PassContext) -> None:
         for inner in node.graphs:
             _sweep(inner, counts, context)
     for constant in tuple(graph.constants.values()):
-        if not constant.uses and constant not in returned:
+        if not constant.use_count and constant not in returned:
             graph.erase_constant(constant)
             counts["constants"] += 1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Unit
+from annotated_types import Ge, Interval, Unit
 
 from ...ir.analysis.cost import nbytes
 from ...ir.graph import Constant, Graph, Node
@@ -22,33 +22,41 @@ class ConstantFolding(Pass):
 
     Attributes:
         limit: of a result that may add to the size of the model.
+        share: of the model's size by which larger results may add to it in all.
     """
 
     name: ClassVar[str] = "fold-constants"
     effect: ClassVar[Effect] = Effect.EXACT
     limit: Annotated[int, Ge(0), Unit("B")] = 1 << 16
+    share: Annotated[float, Interval(ge=0, le=1)] = 0.05
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         count = 0
+        spare = self.share * sum(nbytes(constant.type) for constant in graph.constants.values())
         misses: list[str] = []
         for node in graph.nodes:
             if not _is_foldable(node):
                 continue
-            if self._grows(graph, node):
-                misses.append(f"{node.location}: folding {node.operator} would add more than {self.limit} bytes")
+            growth = self._growth(graph, node)
+            if growth > spare:
+                misses.append(f"{node.location}: folding {node.operator} would add {growth} bytes")
                 continue
             if not context.applies("fold", node):
                 continue
             _fold(graph, node)
+            spare -= growth
             count += 1
         return PassResult({"fold": count}, misses)
 
-    def _grows(self, graph: Graph, node: Node) -> bool:
+    def _growth(self, graph: Graph, node: Node) -> int:
+        """The bytes by which folding a node adds to the model, if they are many."""
         if not all(output.type.is_static for output in node.outputs):
-            return False
-        before = sum(nbytes(value.type) for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
+            return 0
         after = sum(nbytes(output.type) for output in node.outputs)
-        return after > max(before, self.limit)
+        if after <= self.limit:
+            return 0
+        before = sum(nbytes(value.type) for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
+        return max(after - before, 0)
 
 
 def _constants(node: Node) -> list[Constant]:
@@ -76,5 +84,5 @@ def _fold(graph: Graph, node: Node) -> None:
         graph.replace_uses(output, graph.add_constant(array, constants[0].name if constants else output.name))
     graph.erase(node)
     for constant in dict.fromkeys(constants):
-        if not constant.uses and not graph.is_output(constant):
+        if not constant.use_count and not graph.is_output(constant):
             graph.erase_constant(constant)

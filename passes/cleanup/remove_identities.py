@@ -19,7 +19,10 @@ _FEW = 1 << 16
 
 @dataclass(frozen=True)
 class IdentityRemoval(Pass):
-    """Remove nodes that change nothing: `x + 0`, `x * 1`, casts to the same type, transposes that cancel, and so on."""
+    """Remove nodes that change nothing: `x + 0`, `x * 1`, casts to the same type, transposes that cancel, and so on.
+
+    Of two that do as much as one, one is left: reshapes, transposes and concatenations in a row.
+    """
 
     name: ClassVar[str] = "remove-identities"
     effect: ClassVar[Effect] = Effect.EXACT
@@ -29,7 +32,7 @@ class IdentityRemoval(Pass):
         for node in graph.nodes:
             simplify = _RULES.get(node.operator)
             same = simplify(graph, node) if simplify is not None else None
-            if same is None or any(output.uses or graph.is_output(output) for output in node.outputs[1:]):
+            if same is None or any(output.use_count or graph.is_output(output) for output in node.outputs[1:]):
                 continue
             if not context.applies(node.operator, node):
                 continue
@@ -40,6 +43,11 @@ class IdentityRemoval(Pass):
 
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+_BROADCASTING = (
+    frozenset({"Add", "Div", "Max", "Mean", "Min", "Mod", "Mul", "Pow", "Sub", "Sum", "Where"})
+    | frozenset({"And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Or", "Xor"})
+    | frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+)
 _Rule = Callable[[Graph, Node], Value | None]
 
 
@@ -81,7 +89,7 @@ def _neutral(number: float, *, both_sides: bool) -> _Rule:
 
 
 def _transpose(graph: Graph, node: Node) -> Value | None:
-    """A transpose that keeps the order is its input; one of a transpose is a single transpose."""
+    """A transpose that keeps the order is its input; one of a transpose or a reshape is a single one, if that can be said."""
     source = node.inputs[0]
     if source is None or not source.type.is_ranked:
         return None
@@ -89,6 +97,8 @@ def _transpose(graph: Graph, node: Node) -> Value | None:
     if order == tuple(range(len(order))):
         return source
     inner = source.producer
+    if inner is not None and inner.operator in _RESHAPES and _moves_units(node):
+        return _reshaped(graph, node)
     if inner is None or inner.operator != "Transpose" or inner.inputs[0] is None:
         return None
     composed = tuple(_order(inner)[axis] for axis in order)
@@ -105,19 +115,32 @@ def _reshape(graph: Graph, node: Node) -> Value | None:
     inner = source.producer
     if inner is None or not shape.is_ranked:
         return None
-    op = Builder(graph, before=node, location=node.location)
-    if inner.operator == "Transpose" and len(source.uses) == 1 and not graph.is_output(source):
+    if inner.operator == "Transpose" and source.use_count == 1 and not graph.is_output(source):
         start, order = _through_transpose(inner, shape.shape)
-        return None if start is None else op.Transpose(start, perm=order)
-    start = _before_reshape(inner)
-    if start is None or _are_alike(start, node.output):
+        if start is not None:
+            return Builder(graph, before=node, location=node.location).Transpose(start, perm=order)
+    return _reshaped(graph, node) if _before_reshape(inner) is not None else None
+
+
+def _reshaped(graph: Graph, node: Node) -> Value | None:
+    """The result of a node that keeps the order of elements, as one reshape of what is before all such; None if it can't be.
+
+    Args:
+        graph: that the node is in.
+        node: its first input is what it takes the elements from.
+    """
+    start, shape = node.inputs[0], node.output.type
+    assert start is not None  # the rules that ask
+    while start.producer is not None and (before := _before_reshape(start.producer)) is not None:
+        start = before
+    if _are_alike(start, node.output):
         return start
     is_plain = shape.is_static and 0 not in shape.shape
     target = shape.static_shape if is_plain else reshape_target(start, shape.shape)
     if target is None:
         return None
     sizes = graph.add_constant(np.array(target, dtype=np.int64))
-    made = op.Reshape(start, sizes)
+    made = Builder(graph, before=node, location=node.location).Reshape(start, sizes)
     if made.type is shape:
         return made
     graph.erase(made.producer)  # its size is another expression, of data perhaps
@@ -127,8 +150,17 @@ def _reshape(graph: Graph, node: Node) -> Value | None:
 
 def _before_reshape(node: Node) -> Value | None:
     """What a reshape reads, whatever it is called, if its rank is known."""
-    start = node.inputs[0] if node.operator in _RESHAPES else None
+    start = node.inputs[0] if node.operator in _RESHAPES or _moves_units(node) else None
     return start if start is not None and start.type.is_ranked else None
+
+
+def _moves_units(node: Node) -> bool:
+    """Whether a node is a transpose under which only axes of size 1 change places with others: the elements keep theirs."""
+    source = node.inputs[0] if node.operator == "Transpose" else None
+    if source is None or not source.type.is_ranked:
+        return False
+    rest = [axis for axis in _order(node) if source.shape[axis] != 1]
+    return rest == sorted(rest)
 
 
 def _through_transpose(node: Node, shape: Sequence[Dim]) -> tuple[Value | None, tuple[int, ...]]:
@@ -172,6 +204,70 @@ def _order(node: Node) -> tuple[int, ...]:
     return order if isinstance(order, tuple) else tuple(reversed(range(node.output.type.rank)))  # pyright: ignore[reportReturnType] -- the schema says ints
 
 
+def _gather(graph: Graph, node: Node) -> Value | None:
+    """All places of an axis in their order, as torch's `as_strided` takes them: what is there, or a reshape of it."""
+    source, places = node.inputs[0], node.constant(1)
+    if source is None or places is None or places.size > _FEW or not source.type.is_ranked:
+        return None
+    is_whole = source.shape[node.attributes.get("axis", 0)] == places.size
+    if not is_whole or not np.array_equal(places.reshape(-1), np.arange(places.size)):
+        return None
+    return source if _are_alike(source, node.output) else _reshaped(graph, node)
+
+
+def _expand(graph: Graph, node: Node) -> Value | None:
+    """What is only expanded for operators that would do it themselves, since another operand has the size that comes out."""
+    source = node.inputs[0]
+    if source is None or _are_alike(source, node.output):
+        return source
+    is_spared = source.type.is_ranked and not graph.is_output(node.output) and node.output.use_count > 0
+    return source if is_spared and all(_broadcasts(use.node, node.output) for use in node.output.uses) else None
+
+
+def _broadcasts(node: Node, operand: Value) -> bool:
+    if node.operator not in _BROADCASTING or not node.output.type.is_ranked:
+        return False
+    others = [value for value in node.inputs if value is not None and value is not operand and value.type.is_ranked]
+    return any(value.shape == node.output.shape for value in others)
+
+
+def _concat(graph: Graph, node: Node) -> Value | None:
+    """One concatenation for those that are only there to be concatenated further along the same axis."""
+    if len(node.inputs) == 1:
+        return node.inputs[0]
+    if _goes_into(graph, node) is not None:
+        return None  # the last of a row takes all
+    parts = _parts(graph, node)
+    if len(parts) == len(node.inputs):
+        return None
+    return Builder(graph, before=node, location=node.location).Concat(*parts, axis=node.attributes["axis"])
+
+
+def _parts(graph: Graph, last: Node) -> list[Value | None]:
+    """What is concatenated in the end, in order."""
+    parts: list[Value | None] = []
+    pending = list(reversed(last.inputs))
+    while pending:
+        value = pending.pop()
+        inner = value.producer if value is not None else None
+        if inner is not None and inner.operator == "Concat" and _goes_into(graph, inner) is not None:
+            pending += reversed(inner.inputs)
+        else:
+            parts.append(value)
+    return parts
+
+
+def _goes_into(graph: Graph, node: Node) -> Node | None:
+    """The concatenation along the same axis that alone reads one."""
+    if node.output.use_count != 1 or graph.is_output(node.output) or not node.output.type.is_ranked:
+        return None
+    reader = node.output.uses[0].node
+    if reader.operator != "Concat" or reader.owner is not node.owner:
+        return None
+    axes = [each.attributes["axis"] % node.output.type.rank for each in (node, reader)]
+    return reader if axes[0] == axes[1] else None
+
+
 def _single(graph: Graph, node: Node) -> Value | None:
     return node.inputs[0] if len(node.inputs) == 1 else None
 
@@ -195,11 +291,12 @@ _RULES: dict[str, _Rule] = {
     "Add": _neutral(0, both_sides=True),
     "Cast": _cast,
     "CastLike": _cast,
-    "Concat": _single,
+    "Concat": _concat,
     "Div": _neutral(1, both_sides=False),
     "Dropout": _dropout,
-    "Expand": _same_type,
+    "Expand": _expand,
     "Flatten": _reshape,
+    "Gather": _gather,
     "Identity": _same,
     "Max": _single,
     "Mean": _single,

@@ -30,7 +30,7 @@ class ShapeSimplification(Pass):
         counts = {"constant": 0, "reshape": 0}
         for node in graph.nodes:
             value = node.outputs[0]
-            is_read = bool(value.uses) or graph.is_output(value)
+            is_read = value.use_count > 0 or graph.is_output(value)
             if value.dtype is DType.int64 and value.type.is_ranked and value.type.rank <= 1 and is_read:
                 elements = contents(value)
                 is_known = elements is not None and all(isinstance(element, int) for element in elements)

@@ -54,7 +54,7 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
         narrow = op.MatMul(x, op.constant(first.astype(old.data.dtype), f"{old.name}_in"))
     graph.set_input(node, 0, narrow)
     graph.set_input(node, 1, op.constant(_as_stored(second, node, old), f"{old.name}_out"))
-    if not old.uses and not graph.is_output(old):
+    if not old.use_count and not graph.is_output(old):
         graph.erase_constant(old)
 
 

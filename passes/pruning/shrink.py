@@ -89,5 +89,5 @@ def _replace_ints(graph: Graph, node: Node, index: int, numbers: list[Dim]) -> N
     old = node.input(index)
     name = old.name if isinstance(old, Constant) else "sizes"
     graph.set_input(node, index, graph.add_constant(np.asarray(numbers, dtype=np.int64), name))
-    if isinstance(old, Constant) and not old.uses and not graph.is_output(old):
+    if isinstance(old, Constant) and not old.use_count and not graph.is_output(old):
         graph.erase_constant(old)

@@ -104,5 +104,5 @@ def _gemm_obstacle(node: Node, weight: Constant) -> str:
 def drop_unused(graph: Graph, constants: Iterable[Constant]) -> None:
     """Erase those of some constants that nobody reads any more."""
     for constant in dict.fromkeys(constants):
-        if not constant.uses and not graph.is_output(constant):
+        if not constant.use_count and not graph.is_output(constant):
             graph.erase_constant(constant)

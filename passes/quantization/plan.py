@@ -60,7 +60,7 @@ def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) 
         return use.node in carriers or (use.node in weighted and use.index == 0)
 
     for value in (result(graph, node) for node in weighted):
-        if value.uses and all(map(is_integer, value.uses)) and not graph.is_output(value):
+        if value.use_count and all(map(is_integer, value.uses)) and not graph.is_output(value):
             integers.add(value)
     reads: dict[Value, tuple[Use, ...]] = {}
     for value in graph.values():
@@ -98,7 +98,7 @@ def _carriers(graph: Graph, weighted: set[Node], integers: set[Value], operators
 def result(graph: Graph, node: Node) -> Value:
     """What an integer kernel yields for a node: its output, after the Relu or Clip that alone reads it."""
     value = node.outputs[0]
-    if node.operator in _MOVES or len(value.uses) != 1 or graph.is_output(value):
+    if node.operator in _MOVES or value.use_count != 1 or graph.is_output(value):
         return value
     reader = value.uses[0].node
     return reader.output if _is_bound(reader) and reader.inputs[0] is value else value

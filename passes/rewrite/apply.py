@@ -128,7 +128,7 @@ class _Driver:
         left = dict.fromkeys(nodes)
         read: dict[Value, None] = {}
         while unread := [
-            node for node in left if not any(value.uses or graph.is_output(value) for value in node.outputs)
+            node for node in left if not any(value.use_count or graph.is_output(value) for value in node.outputs)
         ]:
             for node in unread:
                 read |= dict.fromkeys(value for value in (*node.inputs, *node.captured) if value is not None)
@@ -151,7 +151,7 @@ class _Driver:
 
     def _erase_unread(self, value: Value) -> None:
         """Remove a constant that only erased nodes had read: a folded weight would be counted twice."""
-        if not isinstance(value, Constant) or value.uses:
+        if not isinstance(value, Constant) or value.use_count:
             return
         for part in self._parts:
             if part.constants.get(value.name) is value and not part.is_output(value):

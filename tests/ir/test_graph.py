@@ -155,6 +155,7 @@ def test_a_value_read_twice_by_a_node_has_two_uses() -> None:
     x, z = graph.add_input("x", TYPE), graph.add_input("z", TYPE)
     node = graph.add_node("test::F", [x, x], [TYPE])
     assert x.uses == (Use(node, 0), Use(node, 1))
+    assert (x.use_count, z.use_count) == (2, 0)
     graph.replace_uses(x, z)
     assert (x.uses, z.uses) == ((), (Use(node, 0), Use(node, 1)))
     assert node.inputs == (z, z)

@@ -84,7 +84,7 @@ def test_what_is_required_must_change_something(run: Run) -> None:
 def test_required_passes_say_why_they_changed_nothing(run: Run) -> None:
     text = "(%x: float32[1]) { const %c: float32[1] = [1.0] %b: float32[30000] = Expand(%c, %s) return y = %b }"
     text = text.replace("const %c", "const %s: int64[1] = [30000] const %c")
-    with pytest.raises(CheckError, match=r"is required, but changed nothing:\n  .*folding Expand would add more than"):
+    with pytest.raises(CheckError, match=r"is required, but changed nothing:\n  .*folding Expand would add"):
         run("fold-constants{required=true,limit=1KiB}", text)
 
 

@@ -281,3 +281,68 @@ def test_a_reshape_that_is_not_rewritten_after_all_leaves_nothing_behind(graph_o
     source = graph.clone()
     assert not IdentityRemoval().apply(graph, context(source)).changed
     assert differences(source, graph) == []
+
+
+@pytest.mark.parametrize(
+    ("type", "before", "after"),
+    [
+        # a transpose under which the elements keep their places is one of the reshapes in the row
+        ("float32[2, 3]",
+         ("const %s: int64[4] = [2, 3, 1, 1] const %t: int64[2] = [3, 2] %a: float32[2, 3, 1, 1] = Reshape(%x, %s) "
+          "%b: float32[2, 1, 1, 3] = Transpose(%a) {perm = [0, 2, 3, 1]} %z: float32[3, 2] = Reshape(%b, %t) return z = %z"),
+         ("const %constant_1: int64[2] = [3, 2] "
+          "%reshape_1: float32[3, 2] = Reshape(%x, %constant_1) return z = %reshape_1")),
+        ("float32[2, 3]",
+         ("const %s: int64[3] = [2, 1, 3] %a: float32[2, 1, 3] = Reshape(%x, %s) "
+          "%z: float32[1, 2, 3] = Transpose(%a) {perm = [1, 0, 2]} return z = %z"),
+         "const %constant: int64[3] = [1, 2, 3] %reshape: float32[1, 2, 3] = Reshape(%x, %constant) return z = %reshape"),
+        # all places of an axis in their order: torch's as_strided
+        ("float32[6]",
+         "const %i: int64[2, 3] = [0, 1, 2, 3, 4, 5] %z: float32[2, 3] = Gather(%x, %i) return z = %z",
+         "const %constant: int64[2] = [2, 3] %reshape: float32[2, 3] = Reshape(%x, %constant) return z = %reshape"),
+        ("float32[1, 6]",
+         ("const %s: int64[1] = [-1] const %i: int64[1, 6] = [0, 1, 2, 3, 4, 5] %a: float32[6] = Reshape(%x, %s) "
+          "%b: float32[1, 6] = Gather(%a, %i) %z: float32[1, 6] = Relu(%b) return z = %z"),
+         "%z: float32[1, 6] = Relu(%x) return z = %z"),
+        # an operand is expanded by its reader as well
+        ("float32[2, 3]",
+         ("const %s: int64[2] = [2, 3] const %zero: int64[1] = [0] %a: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
+          "%b: float32[2, 3] = Expand(%a, %s) %z: float32[2, 3] = Div(%x, %b) return z = %z"),
+         ("const %zero: int64[1] = [0] %a: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
+          "%z: float32[2, 3] = Div(%x, %a) return z = %z")),
+        # what is concatenated twice along an axis
+        ("float32[2, 3]",
+         ("%a: float32[4, 3] = Concat(%x, %x) {axis = 0} %b: float32[6, 3] = Concat(%a, %x) {axis = -2} "
+          "%c: float32[4, 3] = Concat(%x, %x) {axis = 0} %z: float32[10, 3] = Concat(%b, %c) {axis = 0} return z = %z"),
+         "%concat: float32[10, 3] = Concat(%x, %x, %x, %x, %x) {axis = 0} return z = %concat"),
+    ],
+)  # fmt: skip
+def test_rows_that_do_as_much_as_one(becomes, type: str, before: str, after: str) -> None:
+    becomes("group(remove-identities,dce)", f"(%x: {type}) {{ {before} }}", f"(%x: {type}) {{ {after} }}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # axes of more than one element change places
+        (
+            "const %s: int64[3] = [2, 3, 1] %a: float32[2, 3, 1] = Reshape(%x, %s) "
+            "%z: float32[1, 3, 2] = Transpose(%a) {perm = [2, 1, 0]}"
+        ),
+        # not all places, or in another order
+        "const %i: int64[1, 1] = [0] %z: float32[1, 1, 3] = Gather(%x, %i)",
+        "const %i: int64[2] = [1, 0] %z: float32[2, 3] = Gather(%x, %i)",
+        # nothing else has the size that comes out
+        "const %s: int64[3] = [2, 1, 3] %a: float32[2, 2, 3] = Expand(%x, %s) %z: float32[2, 2, 3] = Add(%a, %x)",
+        "const %s: int64[3] = [2, 1, 3] %a: float32[2, 2, 3] = Expand(%x, %s) %z: float32[2, 2, 3] = Mul(%a, %a)",
+        (
+            "const %s: int64[2] = [2, 3] const %zero: int64[1] = [0] %m: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
+            "%a: float32[2, 3] = Expand(%m, %s) %b: float32[2, 3] = Add(%x, %a) %z: float32[2, 6] = Concat(%a, %b) {axis = 1}"
+        ),
+        # other axes, or something else reads it
+        "%a: float32[4, 3] = Concat(%x, %x) {axis = 0} %z: float32[4, 6] = Concat(%a, %a) {axis = 1}",
+        "%a: float32[4, 3] = Concat(%x, %x) {axis = 0} %z: float32[8, 3] = Concat(%a, %a) {axis = 0}",
+    ],
+)
+def test_rows_that_do_more_stay(stays, body: str) -> None:
+    stays("remove-identities", f"(%x: float32[2, 3]) {{ {body} return z = %z }}")
