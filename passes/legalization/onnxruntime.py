@@ -3,6 +3,7 @@
 from ...ir.graph import Node
 from ...ir.types import DType
 from .casts import is_miscast
+from .fused import SKIP_NORM, is_skip_norm
 from .recurrent import is_batch_first
 from .runtime import is_of_vectors, is_transformed, is_unaligned
 from .support import Support
@@ -37,4 +38,5 @@ ONNXRUNTIME = Support(
         "ai.onnx.preview::FlexAttention": lambda node: True,
     },
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
+    kernel=lambda node: SKIP_NORM if is_skip_norm(node) else node.operator,
 )
