@@ -62,7 +62,12 @@ def _group_normalization(op: Builder, node: Node) -> Value:
     whole = cast(op, op.Reshape(parts, [0, *x.shape[1:]] if is_known else op.Shape(x)), x.dtype)
     spatial = list(range(1, x.type.rank - 1))
     scale, bias = (op.Unsqueeze(operand(node, index), spatial) if spatial else operand(node, index) for index in (1, 2))
-    return op.Add(op.Mul(whole, scale), bias)
+    scaled = whole if _is_everywhere(node.constant(1), 1) else op.Mul(whole, scale)
+    return scaled if _is_everywhere(node.constant(2), 0) else op.Add(scaled, bias)
+
+
+def _is_everywhere(data: np.ndarray | None, number: int) -> bool:
+    return data is not None and bool(np.all(data == number))
 
 
 def _layer_normalization(op: Builder, node: Node) -> Value:
