@@ -140,6 +140,7 @@ def describe_target(name: str) -> dict[str, Any]:
         "mcpu": target.mcpu,
         "features": sorted(target.features),
         "threads": target.threads,
+        "fused": {backend: sorted(names) for backend, names in target.fused.items()},
         "int8": None
         if target.int8 is None
         else {

@@ -16,6 +16,7 @@ from ..targets import Target
 from .base import Effect, Pass, PassContext, PassResult
 from .legalization.expansion import Expansion, RefusedError, widened
 from .legalization.expansions import EXPANSIONS
+from .legalization.fused import FUSED
 from .legalization.onnxruntime import ONNXRUNTIME
 from .legalization.origins import Origins
 from .legalization.support import Support
@@ -28,6 +29,8 @@ SUPPORT: dict[str, Support] = {"onnxruntime": ONNXRUNTIME, "tvm": TVM}
 @dataclass(frozen=True)
 class Legalization(Pass):
     """Spell out what the backend doesn't run as it is, and refuse what it can't run at all.
+
+    Fused operators are spelled out as well where the target says which are worth having on the backend, and not these.
 
     Attributes:
         backend: that is to run the graph.
@@ -47,7 +50,8 @@ class Legalization(Pass):
         support, origins = self._support(), Origins(graph)
         self._check(graph, _unheld, support, origins)
         counts: Counter[str] = Counter()
-        while steps := list(_steps(graph, support)):
+        slow = frozenset(FUSED) - context.target.fused.get(self.backend, frozenset(FUSED))
+        while steps := list(_steps(graph, support, slow)):
             for part, node, word, expansion in steps:
                 counts[f"{word} {node.operator}"] += 1
                 _replace(part, node, expansion, self._refusal(origins, node))
@@ -85,18 +89,18 @@ def legalized(graph: Graph, target: Target, backend: str) -> Graph:
     return copy
 
 
-def _steps(graph: Graph, support: Support) -> Iterator[tuple[Graph, Node, str, Expansion]]:
+def _steps(graph: Graph, support: Support, slow: frozenset[str]) -> Iterator[tuple[Graph, Node, str, Expansion]]:
     """The nodes that need something done to them now, with their graphs, what that is called, and what does it."""
     for node in graph.nodes:
         if support.widened(node):
             yield graph, node, "widen", widened
-        elif expansion := _expansion(node, support):
+        elif expansion := _expansion(node, support) or _unfused(node, support, slow):
             yield graph, node, "expand", expansion
         elif adjustment := support.adjusted.get(node.operator, lambda _: None)(node):
             yield graph, node, "adjust", adjustment
         else:
             for inner in node.graphs:
-                yield from _steps(inner, support)
+                yield from _steps(inner, support, slow)
 
 
 def _expansion(node: Node, support: Support) -> Expansion | None:
@@ -108,6 +112,15 @@ def _expansion(node: Node, support: Support) -> Expansion | None:
     from ..ir.infer import find_operator  # brings torch, which listing the passes must not
 
     return find_operator(node.operator).expansion
+
+
+def _unfused(node: Node, support: Support, slow: frozenset[str]) -> Expansion | None:
+    """What spells out a node that would be run by a kernel that is slower than that."""
+    kernel = support.kernel(node)
+    if kernel not in slow:
+        return None
+    expansion, applies = FUSED[kernel]
+    return expansion if applies(node) else None
 
 
 def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> None:

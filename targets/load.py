@@ -112,7 +112,7 @@ def _read(path: Path) -> Target:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a TOML file: {error}") from error
-    table = _Table(path, "", content, ("description", "architecture", "mcpu", "features", "threads", "int8"))
+    table = _Table(path, "", content, ("description", "architecture", "mcpu", "features", "threads", "fused", "int8"))
     threads = table.take("threads", int)
     if threads < 1:
         raise UsageError(f"{path}: key 'threads' must be at least 1, not {threads}")
@@ -124,6 +124,7 @@ def _read(path: Path) -> Target:
         features=table.names("features"),
         threads=threads,
         int8=_read_int8(path, table.take("int8", dict)) if "int8" in content else None,
+        fused=table.sets("fused") if "fused" in content else {},
     )
 
 

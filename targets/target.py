@@ -32,6 +32,8 @@ class Target:
         mcpu: LLVM's name of the CPU, such as `znver4`.
         features: instruction sets, as LLVM and archspec call them, such as `avx512_vnni`.
         threads: that an executable should use.
+        fused: the fused operators that are faster than what they are made of, by backend; where a backend is missing, all
+            that it runs are taken to be.
         int8: what is legal and profitable in 8-bit integers; None where nothing is.
     """
 
@@ -42,3 +44,4 @@ class Target:
     features: frozenset[str]
     threads: int
     int8: Int8 | None
+    fused: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])

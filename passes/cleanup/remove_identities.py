@@ -287,8 +287,18 @@ def _slice(graph: Graph, node: Node) -> Value | None:
     return _same_type(graph, node) if forward else None
 
 
+def _where(graph: Graph, node: Node) -> Value | None:
+    """What is chosen everywhere."""
+    condition = node.constant(0)
+    if condition is None or condition.size > _FEW or not (np.all(condition) or not np.any(condition)):
+        return None
+    chosen = node.inputs[1] if np.all(condition) else node.inputs[2]
+    return chosen if chosen is not None and _are_alike(chosen, node.output) else None
+
+
 _RULES: dict[str, _Rule] = {
     "Add": _neutral(0, both_sides=True),
+    "And": _neutral(1, both_sides=True),
     "Cast": _cast,
     "CastLike": _cast,
     "Concat": _concat,
@@ -302,6 +312,7 @@ _RULES: dict[str, _Rule] = {
     "Mean": _single,
     "Min": _single,
     "Mul": _neutral(1, both_sides=True),
+    "Or": _neutral(0, both_sides=True),
     "Pad": _pad,
     "Pow": _neutral(1, both_sides=False),
     "Reshape": _reshape,
@@ -312,4 +323,5 @@ _RULES: dict[str, _Rule] = {
     "Tile": _same_type,
     "Transpose": _transpose,
     "Unsqueeze": _reshape,
+    "Where": _where,
 }

@@ -34,6 +34,13 @@ def _attention(op: Builder, node: Node) -> tuple[Value, ...]:
     return y, *present, (scores, capped, biased, weights)[attribute(node, "qk_matmul_output_mode", 0)]
 
 
+def is_sized(node: Node) -> bool:
+    """Whether the numbers of heads and their sizes are known, without which nothing here can be spelled out."""
+    values = (operand(node, index) for index in range(3 if node.operator == "Attention" else 1))
+    axes = {3: (2,), 4: (1, 3)}
+    return all(isinstance(value.shape[axis], int) for value in values for axis in axes[value.type.rank])
+
+
 def split_heads(op: Builder, x: Value, heads: int) -> Value:
     """`[batch, sequence, heads * size]` as `[batch, heads, sequence, size]`."""
     return op.Transpose(op.Reshape(x, [0, 0, heads, _static(x, 2) // heads]), perm=(0, 2, 1, 3))

@@ -4,6 +4,7 @@ from ...ir.graph import Node
 from ...ir.types import DType
 from .attention import is_broadcast, is_shortened, with_whole_mask
 from .casts import is_miscast
+from .fused import SKIP_NORM, is_skip_norm
 from .recurrent import is_batch_first
 from .runtime import is_of_vectors, is_transformed, is_unaligned
 from .support import Support
@@ -39,4 +40,5 @@ ONNXRUNTIME = Support(
     },
     adjusted={"Attention": lambda node: with_whole_mask if is_broadcast(node) else None},
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
+    kernel=lambda node: SKIP_NORM if is_skip_norm(node) else node.operator,
 )

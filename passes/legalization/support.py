@@ -24,6 +24,7 @@ class Support:
         domains: that the backend has operators of, beside the standard's own.
         unheld: why values of a type can't be held, as a phrase; empty where they can.
         uncomputed: why a node of whatever operator can't be run, as a phrase; empty where it can.
+        kernel: the operator whose kernel runs a node; another than the node's own where the backend fuses it with others.
         widened: the nodes on floats of half precision that are computed in float32, since the backend would round more
             often.
     """
@@ -34,4 +35,5 @@ class Support:
     domains: frozenset[str] = frozenset()
     unheld: Callable[[TensorType], str] = field(default=lambda type: "")
     uncomputed: Objection = field(default=lambda node: "")
+    kernel: Callable[[Node], str] = field(default=lambda node: node.operator)
     widened: Condition = field(default=lambda node: False)

@@ -29,6 +29,8 @@ BARE = """(%x: float32[2, 3]) {
         ("const %c: int64[2] = [1, 3]", "Expand(%x, %c)"),
         ("const %c: int64[2] = [1, 1]", "Tile(%x, %c)"),
         ("const %c: bool[] = false", "Dropout(%x, none, %c)"),
+        ("const %c: bool[2, 1] = [true, true]\nconst %d: float32[] = 2.0", "Where(%c, %x, %d)"),
+        ("const %c: bool[] = false\nconst %d: float32[3] = [1, 2, 3]", "Where(%c, %d, %x)"),
     ],
 )
 def test_operand_that_changes_nothing(becomes, constant: str, call: str) -> None:
@@ -41,6 +43,38 @@ def test_operand_that_changes_nothing(becomes, constant: str, call: str) -> None
     after = BARE.replace(") {", f") {{\n {constant}")
     result = becomes("remove-identities", before, after)
     assert result.counts == {call.partition("(")[0]: 1}
+
+
+@pytest.mark.parametrize("call", ["And(%x, %c)", "And(%c, %x)", "Or(%x, %d)"])
+def test_truth_that_changes_nothing(becomes, call: str) -> None:
+    before = f"""(%x: bool[2, 3]) {{
+      const %c: bool[3] = [true, true, true]
+      const %d: bool[] = false
+      %z: bool[2, 3] = {call}
+      %y: bool[2, 3] = Not(%z)
+      return y = %y
+    }}"""
+    after = before.replace(f"%z: bool[2, 3] = {call}", "").replace("Not(%z)", "Not(%x)")
+    assert becomes("remove-identities", before, after).counts == {call.partition("(")[0]: 1}
+
+
+@pytest.mark.parametrize(
+    "call", ["Where(%mixed, %x, %c)", "Where(%true, %c, %x)", "Where(%wide, %x, %c)"],
+    ids=["both are chosen", "what is chosen is broadcast", "the condition broadcasts"],
+)  # fmt: skip
+def test_choices_that_stay(stays, call: str) -> None:
+    shape = "2, 2, 3" if "wide" in call else "2, 3"
+    stays(
+        "remove-identities",
+        f"""(%x: float32[2, 3]) {{
+      const %c: float32[3] = [1, 2, 3]
+      const %mixed: bool[3] = [true, true, false]
+      const %true: bool[] = true
+      const %wide: bool[2, 1, 1] = [true, true]
+      %y: float32[{shape}] = {call}
+      return y = %y
+    }}""",
+    )
 
 
 @pytest.mark.parametrize(
