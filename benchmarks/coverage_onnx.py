@@ -1,10 +1,10 @@
 """How much of ONNX planish speaks: the standard's own node cases, each through every stage.
 
-    python benchmarks/coverage_onnx.py [--json RESULTS.json] [--only 'test_conv*'] [--skip tvm]
+    python benchmarks/coverage_onnx.py [--json RESULTS.json] [--only 'test_conv*'] [--skip tvm] [--passes cleanup,fuse]
 
 Each case is imported, verified, printed and parsed back; then it runs in the interpreter, in ONNX Runtime and in TVM, and
 each result is held to the standard's own with the standard's tolerance, but for four units in the last place of the
-largest number: the standard's own zeros are often rounding errors. Beside them runs ONNX Runtime by itself, on the case as
+largest number: the standard's own zeros are often rounding errors. With --passes, it goes through these first. Beside them runs ONNX Runtime by itself, on the case as
 it is. A case is on each path
 
     equal     the outputs are the standard's (of what is random, the types and shapes)
@@ -21,7 +21,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,9 +46,11 @@ RANDOM = ("test_bernoulli*", "test_training_dropout*")
 # -- one case, in a process of its own
 
 
-def check_case(case: Case, paths: Sequence[str], folder: Path) -> dict[str, Outcome]:
-    """The outcome of a case on each path."""
+def check_case(case: Case, paths: Sequence[str], passes: str, folder: Path) -> dict[str, Outcome]:
+    """The outcome of a case on each path, after some passes."""
+    import planish
     from planish.ir.errors import PlanishError
+    from planish.passes.manager import Verify
 
     outcomes: dict[str, Outcome] = {}
     file = folder / "case.onnx"
@@ -57,7 +59,7 @@ def check_case(case: Case, paths: Sequence[str], folder: Path) -> dict[str, Outc
         outcomes[RUNTIME_ALONE] = _alone(case, file)
     ours = [path for path in paths if path != RUNTIME_ALONE]
     try:
-        graph = _imported(file)
+        graph = planish.optimize(_imported(file), passes, verify=Verify.STRUCTURE).graph
     except Exception as error:  # all of them are findings
         return outcomes | dict.fromkeys(ours, _classed(case, error, PlanishError))
     for path in ours:
@@ -195,11 +197,11 @@ def _line(error: Exception) -> str:
 # -- all cases, by processes that may die
 
 
-def check_named(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
+def check_named(name: str, paths: tuple[str, ...], passes: str) -> dict[str, Outcome]:
     """The outcome of the case of a name on each path."""
     os.environ.setdefault("TVM_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        return check_case(_cases()[name], paths, Path(folder))
+        return check_case(_cases()[name], paths, passes, Path(folder))
 
 
 @cache
@@ -213,12 +215,13 @@ def main(
     results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
     only: Annotated[str, typer.Option(help="A glob of the names of cases.")] = "*",
     skip: Annotated[list[str] | None, typer.Option(help="A path to leave out; may be repeated.")] = None,
+    passes: Annotated[str, typer.Option(help="A pipeline that cases go through first.")] = "",
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
 ) -> None:
     """Count the standard's node cases that planish gets right, on every path."""
     paths = tuple(path for path in PATHS if path not in (skip or ()))
     names = [name for name in _cases() if fnmatchcase(name, only)]
-    outcomes = check_all(check_named, names, paths, jobs, SECONDS)
+    outcomes = check_all(partial(check_named, passes=passes), names, paths, jobs, SECONDS)
     if results is not None:
         results.write_text(json.dumps({name: outcomes[name] for name in sorted(outcomes)}, indent=1) + "\n")
     _report(outcomes, paths)

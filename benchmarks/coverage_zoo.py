@@ -1,10 +1,10 @@
 """How much of the field's zoo planish takes: models with random weights, held to eager PyTorch.
 
     pip install -e ".[dev,benchmarks]"
-    python benchmarks/coverage_zoo.py [--only 'torchvision/*'] [--dynamic] [--json RESULTS.json]
+    python benchmarks/coverage_zoo.py [--only 'torchvision/*'] [--dynamic] [--passes cleanup,fuse] [--path tvm] [--json RESULTS.json]
 
 Each model is built without downloading anything, traced with one set of inputs and run with another, in the interpreter
-and in ONNX Runtime. What comes out is held to what the module itself gives: float outputs within a relative error (L2) of
+and in ONNX Runtime, or on the paths that --path names. With --passes, it goes through these first. What comes out is held to what the module itself gives: float outputs within a relative error (L2) of
 1e-3, others to the element. A model is on each path
 
     equal     every output is that of the module
@@ -27,6 +27,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,18 +65,10 @@ DULL = 1e-2
 # -- one model, in a process of its own
 
 
-def check_static(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
-    """The outcome of a model on each path, at the sizes it was traced with."""
-    return _check(name, paths, dynamic=False)
-
-
-def check_dynamic(name: str, paths: tuple[str, ...]) -> dict[str, Outcome]:
-    """The outcome of a model with symbolic sizes on each path."""
-    return _check(name, paths, dynamic=True)
-
-
-def _check(name: str, paths: Sequence[str], *, dynamic: bool) -> dict[str, Outcome]:
+def check(name: str, paths: Sequence[str], *, dynamic: bool, passes: str) -> dict[str, Outcome]:
+    """The outcome of a model on each path, at the sizes it was traced with, or with symbolic ones at several."""
     import planish
+    from planish.passes.manager import Verify
 
     try:
         subject = zoo.build(name)
@@ -88,6 +81,7 @@ def _check(name: str, paths: Sequence[str], *, dynamic: bool) -> dict[str, Outco
     signal = _signal([tensor.numpy() for tensor in subject.run(example)], expected[0])
     try:
         graph = planish.trace(subject.module, *example, dynamic_shapes=shapes)
+        graph = planish.optimize(graph, passes, verify=Verify.STRUCTURE).graph
     except Exception as error:
         return dict.fromkeys(paths, _classed(error))
     del subject
@@ -198,24 +192,27 @@ def main(
     results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="With symbolic sizes, where a model has some.")] = False,
+    passes: Annotated[str, typer.Option(help="A pipeline that models go through first.")] = "",
+    path: Annotated[list[str] | None, typer.Option(help="Where to run them: interpreter, onnxruntime, tvm.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
     seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
 ) -> None:
     """Count the models of the zoo that planish gets right, on every path."""
     names = [name for name in zoo.names(dynamic) if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
-    outcomes = check_all(check_dynamic if dynamic else check_static, names, PATHS, jobs, seconds)
-    _report(outcomes)
+    paths = tuple(path or PATHS)
+    outcomes = check_all(partial(check, dynamic=dynamic, passes=passes), names, paths, jobs, seconds)
+    _report(outcomes, paths)
     if results is not None:
         results.write_text(json.dumps({name: outcomes[name] for name in sorted(outcomes)}, indent=1) + "\n")
 
 
-def _report(outcomes: dict[str, dict[str, Outcome]]) -> None:
+def _report(outcomes: dict[str, dict[str, Outcome]], paths: Sequence[str]) -> None:
     console = Console()
     table = Table(
         Column("part", no_wrap=True), "path", *CLASSES, UNBUILT, "dull", "equal %", title=f"{len(outcomes)} models"
     )
     for part in sorted({_part(name) for name in outcomes}):
-        for path in PATHS:
+        for path in paths:
             found = [outcome[path] for name, outcome in outcomes.items() if _part(name) == part]
             counts = Counter(kind for kind, _ in found)
             dull = sum(kind == "equal" and float(detail.split()[-1]) < DULL for kind, detail in found)
