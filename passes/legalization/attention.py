@@ -141,7 +141,7 @@ def with_whole_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
     q, mask = operand(node, 0), operand(node, 3)
     queries = q.shape[-2]
     rows = op.constant([queries]) if isinstance(queries, int) else op.Unsqueeze(size_of(op, q, -2), [0])
-    sizes = op.Concat(op.constant([1] * (mask.type.rank - 2)), rows, op.constant([1]), axis=0)
+    sizes = op.Concat(op.constant(np.ones(mask.type.rank - 2, np.int64)), rows, op.constant([1]), axis=0)
     inputs = (*node.inputs[:3], op.Expand(mask, sizes), *node.inputs[4:])
     return op.Attention(*inputs, outputs=len(node.outputs), **node.attributes)
 

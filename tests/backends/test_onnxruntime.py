@@ -144,3 +144,27 @@ def test_types_that_it_lacks_are_refused_by_layer(dtype: DType, make_graph, targ
     graph = make_graph(lambda op, x: op.Relu(op.Cast(op.Cast(x, to=dtype), to=DType.float32)), "n")
     with pytest.raises(TargetError, match=f"^layer: onnxruntime can't run Cast of float32, {dtype}: "):
         lowered(graph, target, tmp_path / "dist")
+
+
+@pytest.mark.parametrize(
+    ("queries", "shape"),
+    [
+        *((5, shape) for shape in ((7,), (1, 7), (2, 1, 1, 7), (3, 1, 7), (5, 7), (5, 3))),
+        *(("n", shape) for shape in ((7,), (1, 7), (2, 1, 1, 7))),
+    ],
+    ids=str,
+)
+def test_attention_with_masks_of_any_shape(target, tmp_path, queries: int | str, shape: tuple[int, ...]) -> None:
+    """ONNX Runtime itself takes masks that speak of each query and key alone."""
+    rng = np.random.default_rng(0)
+    graph = Graph()
+    op = Builder(graph)
+    q, k = (TensorType(DType.float32, (2, 3, length, 8)) for length in (queries, 7))
+    inputs = [graph.add_input(name, type) for name, type in (("q", q), ("k", k), ("v", k))]
+    graph.outputs["y"] = op.Attention(*inputs, op.constant(rng.standard_normal(shape).astype(np.float32)))
+    feeds = {
+        name: rng.standard_normal((2, 3, length, 8)).astype(np.float32)
+        for name, length in (("q", 5), ("k", 7), ("v", 7))
+    }
+    (found,) = lowered(graph, target, tmp_path / "dist")(**feeds)
+    np.testing.assert_allclose(found, Interpreter(graph).run(feeds)["y"], rtol=1e-4, atol=1e-5)
