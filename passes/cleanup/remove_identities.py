@@ -8,6 +8,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.dims import Dim
+from ...ir.errors import ModelError
 from ...ir.graph import Graph, Node, Value
 from ..base import Effect, Pass, PassContext, PassResult
 from .randomness import is_random
@@ -140,10 +141,14 @@ def _reshaped(graph: Graph, node: Node) -> Value | None:
     if target is None:
         return None
     sizes = graph.add_constant(np.array(target, dtype=np.int64))
-    made = Builder(graph, before=node, location=node.location).Reshape(start, sizes)
-    if made.type is shape:
+    try:
+        made = Builder(graph, before=node, location=node.location).Reshape(start, sizes)
+    except ModelError:  # what is between them holds it to the one size of data at which it fits
+        made = None
+    if made is not None and made.type is shape:
         return made
-    graph.erase(made.producer)  # its size is another expression, of data perhaps
+    if made is not None:
+        graph.erase(made.producer)  # its size is another expression, of data perhaps
     graph.erase_constant(sizes)
     return None
 

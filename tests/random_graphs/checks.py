@@ -145,19 +145,24 @@ def _noisy_runs(sample: Sample) -> list[Sequence[Outputs]]:
 
 
 def _noisy(graph: Graph, factor: float) -> Graph:
-    """A copy in which every float that a node computes is multiplied by a factor, by more the fewer bits it has."""
+    """A copy in which every float that a node computes is multiplied by a factor, by more the fewer bits it has.
+
+    Elements are by factors of their own where their number is known: of equal ones, sums that cancel would still do.
+    """
+    random = np.random.default_rng(round(1e6 * factor))
     copy = graph.clone()
     for part in list(nested(copy)):
         for number, node in enumerate(list(part.nodes)):
             for value in node.outputs:
                 if value.type.container is Container.NONE and value.dtype.is_float and value.dtype.bits >= 16:
                     grain = float(np.finfo(value.dtype.numpy).eps) if not value.dtype.is_foreign else 2**-7
-                    noise = 1 + (factor - 1) * max(1.0, grain / 1e-6) * (1 if number % 2 else -1)
-                    _scale(part, node, value, noise)
+                    noise = (factor - 1) * max(1.0, grain / 1e-6) * (1 if number % 2 else -1)
+                    shape = value.type.static_shape if value.type.is_static else ()
+                    _scale(part, node, value, 1 + noise * random.uniform(0.5, 1.0, shape))
     return copy
 
 
-def _scale(graph: Graph, node: Any, value: Any, factor: float) -> None:
+def _scale(graph: Graph, node: Any, value: Any, factor: np.ndarray) -> None:
     following = node._next
     scaled = Builder(graph, before=following).Mul(value, np.asarray(factor, value.dtype.numpy))
     readers = [use for use in value.uses if use.node is not scaled.producer]

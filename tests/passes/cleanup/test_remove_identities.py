@@ -1,5 +1,6 @@
 """What changes nothing goes; what looks like it, but broadcasts, converts or reorders, stays."""
 
+import numpy as np
 import pytest
 
 from planish.ir.equal import differences
@@ -380,3 +381,20 @@ def test_rows_that_do_as_much_as_one(becomes, type: str, before: str, after: str
 )
 def test_rows_that_do_more_stay(stays, body: str) -> None:
     stays("remove-identities", f"(%x: float32[2, 3]) {{ {body} return z = %z }}")
+
+
+def test_reshapes_that_hold_data_to_one_size_stay(context) -> None:
+    from planish.ir.builder import Builder
+    from planish.ir.graph import Graph
+    from planish.ir.text import print_graph
+    from planish.ir.types import DType, TensorType
+    from planish.passes.cleanup.remove_identities import IdentityRemoval
+
+    graph = Graph()
+    op = Builder(graph)
+    length = graph.add_input("n", TensorType(DType.float32, ()))
+    tiled = op.Tile(op.Range(op.constant(np.float32(0)), length, op.constant(np.float32(1))), [100])
+    graph.outputs["y"] = op.Reshape(op.Reshape(tiled, [20, 10, 5]), [1000])
+    before = print_graph(graph)
+    assert not IdentityRemoval().apply(graph, context(graph)).changed
+    assert print_graph(graph) == before
