@@ -21,7 +21,7 @@ from .options import format_options, read_options
 from .rewrite import RewriteRule, rule_pass
 
 PRESETS: dict[str, str] = {
-    "cleanup": "split-sequences,fold-constants,simplify-shapes,remove-identities,fold-constants,cse,dce",
+    "cleanup": "split-sequences,cse,fold-constants,simplify-shapes,remove-identities,fold-constants,cse,dce",
     "fuse": "fuse-reshapes,fuse-batch-norm,fuse-bias,fuse-scales,fuse-activations,fuse-gelu,fuse-layer-norm,fuse-rms-norm,"
     "fold-constants,dce",
     "int8": "cleanup,fuse,quantize",
