@@ -101,7 +101,9 @@ def convolutional_layer(op: Builder, x: Value, random: np.random.Generator) -> V
     inner = normalised(op, inner, WIDTH, random, kernel=3)
     mean = op.ReduceMean(inner, op.constant([-1, -2]), keepdims=1)
     excited = op.Relu(op.Conv(mean, weight(op, random, WIDTH, WIDTH, 1, 1), weight(op, random, WIDTH)))
-    gate = op.HardSigmoid(op.Conv(excited, weight(op, random, WIDTH, WIDTH, 1, 1), weight(op, random, WIDTH)), alpha=1 / 6)
+    gate = op.HardSigmoid(
+        op.Conv(excited, weight(op, random, WIDTH, WIDTH, 1, 1), weight(op, random, WIDTH)), alpha=1 / 6
+    )
     inner = swish(op, op.Mul(gate, inner))
     return op.Add(normalised(op, inner, 1, random), op.Identity(x))
 
@@ -234,7 +236,9 @@ def ratio(result: Result, first: Result) -> float:
 
 def report(console: Console, results: Sequence[Result]) -> None:
     firsts = {result.kind: result for result in reversed(results)}
-    table = Table("layers", "nodes", "left", "seconds", "with verifier", "us per node", "ratio", "peak MiB", "slowest passes")
+    table = Table(
+        "layers", "nodes", "left", "seconds", "with verifier", "us per node", "ratio", "peak MiB", "slowest passes"
+    )
     for result in results:
         slowest = sorted(result.passes.items(), key=lambda item: -item[1])[:3]
         table.add_row(

@@ -35,6 +35,7 @@ class Location:
 
 
 _DECLARED = frozenset({"attributes", "operator", "outputs"})
+_NO_ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType({})
 
 
 _moment = 0
@@ -167,8 +168,8 @@ class Node:
     def __setattr__(self, name: str, value: Any) -> None:
         """Note when what the node computes changes."""
         if name == "attributes":
-            value = MappingProxyType(dict(value))
-            self.graphs = tuple(held for held in value.values() if isinstance(held, Graph))
+            value = MappingProxyType(dict(value)) if value else _NO_ATTRIBUTES
+            self.graphs = tuple([held for held in value.values() if isinstance(held, Graph)])
         object.__setattr__(self, name, value)
         if name in _DECLARED:
             object.__setattr__(self, "conforms", False)

@@ -12,7 +12,7 @@ given up for a new symbol where it doesn't hold (see `trials`).
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -30,6 +30,8 @@ from .trials import Run, are_telling, holds, trials
 from .types import DType, TensorType
 from .unknown import UNKNOWN, is_from_data, is_unknown, size_called, size_of_element, size_of_result
 from .unranked import infer_unranked
+
+Kept = TypeVar("Kept")
 
 
 def find_operator(name: str) -> Operator:
@@ -73,6 +75,13 @@ def contents(value: Value) -> tuple[Dim, ...] | None:
     """The elements of a small integer tensor, where they are known: ints and symbolic dimensions, in one row."""
     if value.dtype.is_float:
         return None
+    key = shape_values.signature(value)
+    if key not in _CONTENTS:
+        _keep(_CONTENTS, key, _contents(value))
+    return _CONTENTS[key]
+
+
+def _contents(value: Value) -> tuple[Dim, ...] | None:
     names = shape_values.symbols(value)
     within = scope(tuple(sorted(names)))
     with unspoilt(within):
@@ -123,10 +132,18 @@ def _refresh_inner(node: Node, inner: Graph) -> None:
 
 _FOUND: dict[Hashable, tuple[TensorType, ...]] = {}
 """Types by what they depend on: the layers of a network repeat one another."""
+_CONTENTS: dict[Hashable, tuple[Dim, ...] | None] = {}
+"""Elements by what they follow from."""
 _MOST = 10_000
-"""Of these; then it begins anew."""
+"""Of each; then it begins anew."""
 _SMALL = 1024
 """Bytes of a row of sizes that is compared."""
+
+
+def _keep(found: dict[Hashable, Kept], key: Hashable, value: Kept) -> None:
+    if len(found) >= _MOST:
+        found.clear()
+    found[key] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +194,7 @@ class _Inference:
             return list(_FOUND[key])
         types = [result.type for result in self._symbolic()]
         if key is not None:
-            if len(_FOUND) >= _MOST:
-                _FOUND.clear()
-            _FOUND[key] = tuple(types)
+            _keep(_FOUND, key, tuple(types))
         return types
 
     def _key(self) -> Hashable | None:
@@ -189,10 +204,10 @@ class _Inference:
         is_plain = all(isinstance(value, int | float | str | tuple) for value in self._attributes.values())
         if not is_plain or definition.from_data.keys() - definition.host:
             return None
-        if not all(isinstance(row, Constant) and row.data.nbytes <= _SMALL for row in rows):
+        elements = tuple([_row(value) for value in rows])
+        if None in elements:
             return None
-        types = tuple(None if value is None else value.type for value in self._inputs)
-        elements = tuple(row.data.tobytes() for row in rows if isinstance(row, Constant))
+        types = tuple([None if value is None else value.type for value in self._inputs])
         return (
             definition.name,
             definition.function,
@@ -367,6 +382,13 @@ class _Inference:
     def _unnamed(self, output: int, axis: int) -> Dim:
         """The symbol of a size that follows in no known way from those of the inputs."""
         return size_of_result(self._definition.name, self._inputs, self._attributes, f"output {output}", axis)
+
+
+def _row(value: Value) -> Hashable | None:
+    """What is read on the host, as it is compared; None where it is unknown or large."""
+    if isinstance(value, Constant):
+        return value.data.tobytes() if value.data.nbytes <= _SMALL else None
+    return contents(value)
 
 
 def _is_of_data(dim: Dim) -> bool:

@@ -4,7 +4,7 @@ Elements are whatever arithmetic the caller brings: `size` turns a dimension int
 that depend on data are `UNKNOWN`, each by itself: the others in the same row are still known.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import reduce
 from math import isfinite, prod
 from operator import add, mod, mul, sub
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .dims import Dim
-from .graph import Constant, Node, Value
+from .graph import Attribute, Constant, Node, Value
 from .types import DType
 from .unknown import UNKNOWN
 
@@ -28,6 +28,35 @@ def symbols(value: Value) -> frozenset[str]:
     """The symbols that the elements may speak of."""
     sources = [node.inputs[0] for node in _chain(value) if node.operator in _SOURCES]
     return frozenset().union(*(source.type.symbols for source in sources if source is not None))
+
+
+def signature(value: Value) -> Hashable:
+    """What a value's symbols and elements follow from: those of the same signature are the same."""
+    places: dict[Node, int] = {}
+    rows: list[Hashable] = []
+    for node in _chain(value):
+        is_source = node.operator in _SOURCES
+        operands = [operand if is_source else _origin(operand, places) for operand in node.inputs]
+        attributes = tuple([(name, _hashable(node.attributes[name])) for name in sorted(node.attributes)])
+        read = tuple([operand.type if isinstance(operand, Value) else operand for operand in operands])
+        rows.append((node.operator, attributes, read, node.output.type))
+        places[node] = len(places)
+    return _origin(value, places), tuple(rows)
+
+
+def _origin(value: Value | None, places: Mapping[Node, int]) -> Hashable:
+    """Where an operand is from: the place of its producer, the bytes of a small constant; of others the type."""
+    if value is None:
+        return None
+    if value.producer is not None and value.producer in places:
+        return places[value.producer]
+    if isinstance(value, Constant) and _is_small(value) and value.data.dtype.kind in "iubf":
+        return value.type, value.data.tobytes()
+    return value.type
+
+
+def _hashable(attribute: Attribute) -> Hashable:
+    return (attribute.dtype, attribute.shape, attribute.tobytes()) if isinstance(attribute, np.ndarray) else attribute
 
 
 def elements(value: Value, size: Callable[[Dim], Any]) -> Elements | None:

@@ -76,8 +76,7 @@ class DType(Enum):
     @property
     def bits(self) -> int:
         """The width of one element where it is packed as ONNX files pack it, in bits."""
-        width = re.search(r"\d+", self.name)
-        return int(width[0]) if width else self.numpy.itemsize * 8
+        return _bits(self)
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -87,19 +86,35 @@ class DType(Enum):
         )
 
     @classmethod
-    def of(cls, dtype: np.dtype) -> Self:
+    def of(cls, dtype: np.dtype) -> "DType":
         """The element type of a numpy dtype.
 
         Raises:
             TypeError: ONNX has no such element type.
         """
-        name = "string" if dtype.kind in "OUS" else dtype.name
-        if name not in cls.__members__:
-            raise TypeError(f"no tensor element type corresponds to numpy's {dtype}")
-        return cls[name]
+        return _dtype_of(dtype)
 
     def __str__(self) -> str:
         return self.name
+
+
+@cache
+def _symbols(dims: tuple[Dim, ...]) -> frozenset[str]:
+    return frozenset().union(*map(symbols, dims))
+
+
+@cache
+def _bits(dtype: DType) -> int:
+    width = re.search(r"\d+", dtype.name)
+    return int(width[0]) if width else dtype.numpy.itemsize * 8
+
+
+@cache
+def _dtype_of(dtype: np.dtype) -> DType:
+    name = "string" if dtype.kind in "OUS" else dtype.name  # which numpy takes long to make
+    if name not in DType.__members__:
+        raise TypeError(f"no tensor element type corresponds to numpy's {dtype}")
+    return DType[name]
 
 
 @cache
@@ -189,7 +204,7 @@ class TensorType:
     @property
     def symbols(self) -> frozenset[str]:
         """The symbols that occur in the dimensions."""
-        return frozenset().union(*(symbols(dim) for dim in self.dims or ()))
+        return _symbols(self.dims or ())
 
     @property
     def static_shape(self) -> tuple[int, ...]:

@@ -1,29 +1,37 @@
-"""The rewrites that passes apply, one by one: they are counted, and can be ended at a number to find the one at fault."""
+"""The rewrites that passes apply: they are counted, and can be ended at a number to find the one at fault."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..ir.graph import Node
+from ..ir.graph import Location, Node
 
 if TYPE_CHECKING:
     from .base import Pass
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(NamedTuple):
     """The start of a pass, or a rewrite in it.
 
     Attributes:
         step: the pass.
         position: how many passes had been started, this one included.
         rewrite: its name; empty for the start of a pass.
-        node: that is rewritten, as it was before: operator, name of its first output, and layer.
+        operator: of the node that is rewritten, as it was before.
+        output: the name of its first output.
+        location: of the layer.
     """
 
     step: "Pass"
     position: int
     rewrite: str = ""
-    node: str = ""
+    operator: str = ""
+    output: str = ""
+    location: Location = Location()
+
+    @property
+    def node(self) -> str:
+        """The node that is rewritten, in words."""
+        return f"{self.operator} %{self.output} of {self.location}" if self.operator else ""
 
 
 @dataclass(slots=True)
@@ -32,29 +40,33 @@ class Applications:
 
     Attributes:
         limit: how many are granted; None for all.
-        made: those that were granted, in order.
+        count: how many were granted.
+        last: of those.
     """
 
     limit: int | None = None
-    made: list[Application] = field(default_factory=list[Application])
+    count: int = 0
+    last: Application | None = None
 
     def begin(self, step: "Pass") -> bool:
         """Let a pass start, unless the limit is reached."""
         if self.is_over:
             return False
-        self.made.append(Application(step, 1 + (self.made[-1].position if self.made else 0)))
+        self.last = Application(step, 1 if self.last is None else self.last.position + 1)
+        self.count += 1
         return True
 
     def take(self, rewrite: str, node: Node) -> bool:
         """Grant a rewrite of the pass that started last, unless the limit is reached."""
         if self.is_over:
             return False
-        if self.made:  # or somebody calls a pass's `run` by itself
+        last = self.last
+        if last is not None:  # or somebody calls a pass's `run` by itself
             name = node.outputs[0].name if node.outputs else ""
-            what = f"{node.operator} %{name} of {node.location}"
-            self.made.append(Application(self.made[-1].step, self.made[-1].position, rewrite, what))
+            self.last = Application(last.step, last.position, rewrite, node.operator, name, node.location)
+            self.count += 1
         return True
 
     @property
     def is_over(self) -> bool:
-        return self.limit is not None and len(self.made) >= self.limit
+        return self.limit is not None and self.count >= self.limit

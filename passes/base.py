@@ -77,7 +77,8 @@ class PassContext:
 
     def applies(self, rewrite: str, *nodes: Node) -> bool:
         """Whether a pass may rewrite some nodes, asked right before it does; what is granted is counted, by the first."""
-        return all(node in self.selection for node in nodes) and self.applications.take(rewrite, nodes[0])
+        is_selected = not self.selection.rows or all(node in self.selection for node in nodes)
+        return is_selected and self.applications.take(rewrite, nodes[0])
 
 
 @dataclass(frozen=True, kw_only=True)

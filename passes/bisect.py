@@ -115,7 +115,7 @@ class _Run:
         try:
             changed = step.apply(self._graph, context).changed
         finally:
-            self._steps.append(_Step(step, context, before, changed, len(applications.made)))
+            self._steps.append(_Step(step, context, before, changed, applications.count))
         return changed
 
     # -- which pass
@@ -189,6 +189,7 @@ class _Run:
             found = self._again(position, middle)
             good, bad, reason = (good, middle, found) if found else (middle, bad, reason)
         last = self._last
+        assert last is not None  # what goes wrong has begun
         return Fault(
             step=format_pass(faulty.step),
             position=position + 1,
@@ -213,7 +214,7 @@ class _Run:
         else:
             reason = self._fault(graph, faulty.step, self._known(position))
         if reason:
-            self._last = applications.made[-1]
+            self._last = applications.last
         return reason
 
 

@@ -1,5 +1,6 @@
 """Common subexpression elimination."""
 
+from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...ir.graph import Attribute, Constant, Graph, Node
+from ...ir.types import TensorType
 from ..base import Effect, Pass, PassContext, PassResult
 from .randomness import is_random
 
@@ -22,12 +24,12 @@ class CommonSubexpressionElimination(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         constants = _merge_constants(graph, context)
-        seen: dict[Hashable, Node] = {}
+        kinds: dict[Hashable, dict[Hashable, Node]] = {}
         nodes = 0
         for node in graph.nodes:
-            if is_random(node) or any(isinstance(value, Graph) for value in node.attributes.values()):
+            if node.graphs or is_random(node):
                 continue
-            first = seen.setdefault(_key(node), node)
+            first = kinds.setdefault(_kind(node), {}).setdefault(node.inputs, node)
             if first is not node and context.applies("nodes", node, first):
                 for old, new in zip(node.outputs, first.outputs, strict=True):
                     graph.replace_uses(old, new)
@@ -37,29 +39,29 @@ class CommonSubexpressionElimination(Pass):
 
 
 def _merge_constants(graph: Graph, context: PassContext) -> int:
-    seen: dict[Hashable, Constant] = {}
+    seen: defaultdict[TensorType, dict[Hashable, Constant]] = defaultdict(dict)
     count = 0
     for constant in tuple(graph.constants.values()):
-        first = seen.setdefault(_constant_key(constant), constant)
+        first = seen[constant.type].setdefault(_contents(constant.data), constant)
+        if first is constant:
+            continue
         readers = dict.fromkeys(use.node for use in constant.uses)
-        if first is not constant and (not readers or context.applies("constants", *readers)):
+        if not readers or context.applies("constants", *readers):
             graph.replace_uses(constant, first)
             graph.erase_constant(constant)
             count += 1
     return count
 
 
-def _constant_key(constant: Constant) -> Hashable:
-    """What equal constants share: bytes where they are few, the very same memory where they are many."""
-    data = constant.data
-    if data.nbytes <= _SMALL:
-        return constant.type, data.tobytes()
-    return constant.type, data.__array_interface__["data"][0], data.strides
+def _contents(data: np.ndarray) -> Hashable:
+    """What equal constants of a type share: bytes where they are few, the very same memory where they are many."""
+    return data.tobytes() if data.nbytes <= _SMALL else (data.__array_interface__["data"][0], data.strides)
 
 
-def _key(node: Node) -> Hashable:
-    attributes = tuple((name, _hashable(value)) for name, value in sorted(node.attributes.items()))
-    return node.operator, node.inputs, attributes, len(node.outputs)
+def _kind(node: Node) -> Hashable:
+    """What equal nodes share beside their inputs."""
+    attributes = tuple([(name, _hashable(value)) for name, value in sorted(node.attributes.items())])
+    return node.operator, attributes, len(node.outputs)
 
 
 def _hashable(attribute: Attribute) -> Hashable:

@@ -32,7 +32,7 @@ class ConstantFolding(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         count = 0
-        spare = self.share * sum(nbytes(constant.type) for constant in graph.constants.values())
+        spare = self.share * sum(constant.data.nbytes for constant in graph.constants.values())
         misses: list[str] = []
         for node in graph.nodes:
             if not _is_foldable(node):
@@ -69,11 +69,11 @@ def _stays(graph: Graph, constant: Constant) -> bool:
 
 
 def _is_foldable(node: Node) -> bool:
-    if is_random(node) or node.operator == "DequantizeLinear":
+    if not all(value is None or isinstance(value, Constant) for value in node.inputs):
         return False
-    if node.graphs or any(output.type.container is not Container.NONE for output in node.outputs):
+    if is_random(node) or node.operator == "DequantizeLinear" or node.graphs:
         return False
-    return all(value is None or isinstance(value, Constant) for value in node.inputs)
+    return all(output.type.container is Container.NONE for output in node.outputs)
 
 
 def _fold(graph: Graph, node: Node) -> None:

@@ -35,7 +35,7 @@ def message(result: Result) -> str:
         (["--help"], f"{HEAVY},pydantic,numpy", ["build", "opt", "inspect", "bench", "compare", "passes", "targets"]),
         (["build", "--help"], f"{HEAVY},numpy", ["--max-drop", "--backend"]),
         (["--version"], HEAVY, ["0."]),
-        (["passes"], HEAVY, ["fold-constants", "quantize", "preset: split-sequences,fold-constants"]),
+        (["passes"], HEAVY, ["fold-constants", "quantize", "preset: split-sequences,cse,fold-constants"]),
         (["passes", "quantize"], HEAVY, ["lossy", "scheme=int8  int8|int8-dynamic", "how calibration"]),
         (["targets"], HEAVY, ["native", "x86-64-avx512-vnni"]),
         (["targets", "x86-64"], HEAVY, ["architecture", "x86_64"]),

@@ -39,7 +39,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert (recipe.budget.metric_drop, recipe.budget.latency, recipe.budget.size) == (0.01, 0.005, 10e6)
     assert recipe.folder / recipe.output == tmp_path / "out"
     text = format_pipeline(recipe.pipeline())
-    assert text.startswith("split-sequences,fold-constants,")
+    assert text.startswith("split-sequences,cse,fold-constants,")
     assert text.endswith("quantize{scheme=int8-dynamic,skip=head|tail},dce")
 
 
