@@ -44,7 +44,7 @@ import torch
 import torchvision
 import transformers
 import typer
-from cleanup import EXPORTS, FREE, Export, image_model, model_file, nodes_of, random_inputs, text_model
+from cleanup import EXPORTS, FREE, Export, image_model, model_file, nodes_of, random_inputs
 from cleanup import FILES as PACKAGED
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
@@ -95,17 +95,12 @@ REAL: dict[str, Export] = {
     "BERT-base": lambda: (transformers.BertModel(transformers.BertConfig()).eval(), masked_tokens()),
     "GPT-2": gpt2,
     "ViT-B16": image_model(torchvision.models.vit_b_16),
-}
-GROUPED: dict[str, Export] = {
-    "resnet18, groups": image_model(
+    "resnet18 of groups": image_model(
         lambda: torchvision.models.resnet18(norm_layer=lambda width: torch.nn.GroupNorm(32, width))
     ),
-    "t5 encoder x4": text_model(
-        transformers.T5EncoderModel, transformers.T5Config(d_model=256, d_ff=1024, num_layers=4, num_heads=4)
-    ),
 }
-MODELS = {**REAL, **GROUPED, **EXPORTS}
-EXPORTS |= REAL | GROUPED
+MODELS = {**REAL, **EXPORTS}
+EXPORTS |= REAL
 
 
 def optimized_file(name: str, folder: Path) -> Path | None:

@@ -131,7 +131,7 @@ FUSED: dict[str, tuple[Expansion, Condition]] = {
     "LayerNormalization": (_layer_normalization, _is_plain),
     "Mish": (_mish, _is_wide),
     "RMSNormalization": (arithmetic.EXPANSIONS["RMSNormalization"], _always),
-    "RotaryEmbedding": (attention.EXPANSIONS["RotaryEmbedding"], attention.is_sized),
+    "RotaryEmbedding": (attention.EXPANSIONS["RotaryEmbedding"], attention.is_of_pairs),
     "com.microsoft::QuickGelu": (_quick_gelu, _always),
     SKIP_NORM: (_skip_layer_normalization, _always),
 }

@@ -75,6 +75,21 @@ def test_what_cannot_be_spelled_out_stays(graph_of) -> None:
     assert operators(legalized(graph, NOTHING, "onnxruntime")) == ["Attention"]
 
 
+@pytest.mark.parametrize(
+    ("attributes", "is_kept"),
+    [("", False), ("{rotary_embedding_dim = 2}", False), ("{rotary_embedding_dim = 3}", True)],
+)
+def test_pairs_are_turned(graph_of, feeds_of, attributes: str, is_kept: bool) -> None:
+    size = {"": 2, "{rotary_embedding_dim = 2}": 1, "{rotary_embedding_dim = 3}": 1}[attributes]
+    graph = graph_of(f"""(%x: float32[2, 2, 3, 4], %c: float32[2, 3, {size}], %s: float32[2, 3, {size}]) {{
+      %y: float32[2, 2, 3, {5 if is_kept else 4}] = RotaryEmbedding(%x, %c, %s) {attributes} @ "layer"
+      return y = %y
+    }}""")
+    spelled = legalized(graph, NOTHING, "onnxruntime")
+    assert ("RotaryEmbedding" in operators(spelled)) == is_kept
+    assert_equal(graph, spelled, feeds_of(graph))
+
+
 def test_groups_whose_sums_are_kept_in_double_precision_stay(graph_of) -> None:
     graph = graph_of(f"""{ROWS}
       %y: float32[2, 8, 3, 5] = GroupNormalization(%x, %s, %b) {{num_groups = 4, stash_type = 11}} @ "layer"
