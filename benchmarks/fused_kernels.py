@@ -6,6 +6,8 @@ Sessions of one operator in float32 run in turn, round after round: as it is; sp
 that doesn't list it, or as exporters do; and that with the runtime's own fusions switched off (all beyond its basic
 optimizations), which tells what the kernel is worth where the runtime would find it by itself. Ratios above 1 favour the
 fused kernel, in brackets the quartiles over the rounds. What the sessions give must be equal.
+
+Last come products of one input that could be one product: queries, keys and values, in float32 and dynamic int8.
 """
 
 import time
@@ -19,6 +21,7 @@ import onnx_ir
 import onnxruntime
 import typer
 
+import planish
 from planish.backends.onnx_model import to_onnx
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
@@ -48,6 +51,7 @@ class Case:
         build: writes it.
         spelled: writes the same otherwise, where that isn't how `legalize` does.
         note: what is special about it.
+        is_integer: whether its products are quantized dynamically.
     """
 
     operator: str
@@ -55,6 +59,7 @@ class Case:
     build: Callable[..., Value]
     spelled: Callable[..., Value] | None = None
     note: str = ""
+    is_integer: bool = False
 
     @property
     def label(self) -> str:
@@ -66,7 +71,7 @@ class Case:
         graph = Graph()
         inputs = [graph.add_input(f"x{i}", TensorType(DType.float32, shape)) for i, shape in enumerate(self.shapes)]
         graph.outputs = {"y": build(Builder(graph), *inputs)}
-        return graph
+        return planish.optimize(graph, "quantize{scheme=int8-dynamic}").graph if self.is_integer else graph
 
     def fused_and_spelled(self) -> tuple[Graph, Graph]:
         """Both as graphs that the runtime takes."""
@@ -98,6 +103,32 @@ def rotated(op: Builder, x: Value, cosines: Value, sines: Value) -> Value:
     cosines, sines = (op.Unsqueeze(op.Concat(value, value, axis=-1), [1]) for value in (cosines, sines))
     left, right = op.Slice(x, [0], [half], [3]), op.Slice(x, [half], [2 * half], [3])
     return op.Add(op.Mul(x, cosines), op.Mul(op.Concat(op.Neg(right), left, axis=-1), sines))
+
+
+def three_products(is_merged: bool) -> Callable[..., Value]:
+    """Attention of one input, with queries, keys and values by products of their own or one for all."""
+
+    def build(op: Builder, x: Value) -> Value:
+        width = x.type.static_shape[2]
+        matrices, biases = np.split(weights(width, 3 * width) * width**-0.5, 3, axis=1), np.split(weights(3 * width), 3)
+        if is_merged:
+            product = op.Add(op.MatMul(x, np.concatenate(matrices, axis=1)), np.concatenate(biases))
+            rows = op.Split(product, [width] * 3, axis=-1, outputs=3)
+        else:
+            rows = [op.Add(op.MatMul(x, matrix), bias) for matrix, bias in zip(matrices, biases, strict=True)]
+        return op.Attention(*rows, q_num_heads=12, kv_num_heads=12)
+
+    return build
+
+
+def merged_products() -> list[Case]:
+    return [
+        Case(
+            "Q/K/V merged", (shape,), three_products(is_merged=True), three_products(is_merged=False), note, is_integer
+        )
+        for shape in [(1, 1, 768), (1, 16, 768), (1, 128, 384), TOKENS, (1, 197, 768), (8, 128, 384)]
+        for note, is_integer in (("", False), ("int8", True))
+    ]
 
 
 def cases() -> list[Case]:
@@ -183,12 +214,12 @@ def main(
         f"onnxruntime {onnxruntime.__version__}, {threads} threads; speed of the fused kernel relative to the spelled form,"
     )
     print("and to it without fusions of the runtime's own")
-    for case in (case for case in cases() if fnmatchcase(case.label, only)):
+    for case in (case for case in (*cases(), *merged_products()) if fnmatchcase(case.label, only)):
         fused, spelled = case.fused_and_spelled()
         runs = [runner(fused, threads, LEVELS.ORT_ENABLE_ALL), runner(spelled, threads, LEVELS.ORT_ENABLE_ALL)]
         runs += [runner(spelled, threads, LEVELS.ORT_ENABLE_BASIC)]
         for run in runs[1:]:
-            np.testing.assert_allclose(run()[0], runs[0]()[0], rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(run()[0], runs[0]()[0], rtol=1e-3, atol=5e-3 if case.is_integer else 1e-4)
         one, other, unfused = times_in_turn(runs, seconds)
         print(
             f"{case.label:40} {np.median(one) * 1e6:9.1f} us   {ratio(other, one)}   {ratio(unfused, one)} unfused",

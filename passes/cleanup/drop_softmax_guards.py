@@ -29,7 +29,7 @@ class SoftmaxGuardRemoval(Pass):
         counts, misses = {"guard": 0}, list[str]()
         for part in nested(graph):
             guards = [(node, softmax) for node in part.nodes if (softmax := _guarded(node)) is not None]
-            known = open_places(part) if guards else {}
+            known = open_places(part, takes_numbers=part is graph) if guards else {}
             for node, softmax in guards:
                 if not _is_open(softmax, known):
                     misses.append(f"guard at {node.location}: a row may be masked altogether, as far as can be told")

@@ -41,6 +41,15 @@ def is_sized(node: Node) -> bool:
     return all(isinstance(value.shape[axis], int) for value in values for axis in axes[value.type.rank])
 
 
+def is_of_pairs(node: Node) -> bool:
+    """Whether a RotaryEmbedding turns a known and even number of features of each head."""
+    x = operand(node, 0)
+    if not is_sized(node):
+        return False
+    heads = 1 if x.type.rank == 4 else attribute(node, "num_heads", 1)
+    return (attribute(node, "rotary_embedding_dim", 0) or _static(x, -1) // heads) % 2 == 0
+
+
 def split_heads(op: Builder, x: Value, heads: int) -> Value:
     """`[batch, sequence, heads * size]` as `[batch, heads, sequence, size]`."""
     return op.Transpose(op.Reshape(x, [0, 0, heads, _static(x, 2) // heads]), perm=(0, 2, 1, 3))
@@ -150,6 +159,8 @@ def _rotary_embedding(op: Builder, node: Node) -> Value:
     x, cosines, sines, positions = operand(node, 0), operand(node, 1), operand(node, 2), node.input(3)
     heads = x if x.type.rank == 4 else split_heads(op, x, attribute(node, "num_heads", 1))
     size = attribute(node, "rotary_embedding_dim", 0) or _static(heads, 3)
+    if size % 2:
+        raise RefusedError(f"it turns {size} features, which are no pairs")
     if positions is not None:
         cosines, sines = op.Gather(cosines, positions), op.Gather(sines, positions)
     cosines, sines = op.Unsqueeze(cosines, [1]), op.Unsqueeze(sines, [1])  # [batch, 1, sequence, size / 2]

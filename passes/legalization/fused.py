@@ -47,8 +47,7 @@ def _is_wide(node: Node) -> bool:
 def _instance_normalization(op: Builder, node: Node) -> Value:
     x = operand(node, 0)
     axes = list(range(2, x.type.rank))
-    scale, bias = (op.Unsqueeze(operand(node, index), [axis - 1 for axis in axes]) for index in (1, 2))
-    return op.Add(op.Mul(_normalized(op, node, x, axes), scale), bias)
+    return op.Add(op.Mul(_normalized(op, node, x, axes), _by_channel(op, node, 1)), _by_channel(op, node, 2))
 
 
 def _group_normalization(op: Builder, node: Node) -> Value:
@@ -60,10 +59,19 @@ def _group_normalization(op: Builder, node: Node) -> Value:
     parts = op.InstanceNormalization(op.Reshape(stash, [0, groups, -1]), *nothing, epsilon=epsilon)
     is_known = all(isinstance(size, int) for size in x.shape[1:])
     whole = cast(op, op.Reshape(parts, [0, *x.shape[1:]] if is_known else op.Shape(x)), x.dtype)
-    spatial = list(range(1, x.type.rank - 1))
-    scale, bias = (op.Unsqueeze(operand(node, index), spatial) if spatial else operand(node, index) for index in (1, 2))
-    scaled = whole if _is_everywhere(node.constant(1), 1) else op.Mul(whole, scale)
-    return scaled if _is_everywhere(node.constant(2), 0) else op.Add(scaled, bias)
+    scaled = whole if _is_everywhere(node.constant(1), 1) else op.Mul(whole, _by_channel(op, node, 1))
+    return scaled if _is_everywhere(node.constant(2), 0) else op.Add(scaled, _by_channel(op, node, 2))
+
+
+def _by_channel(op: Builder, node: Node, index: int) -> Value:
+    """A vector with an element for each channel, ready to be broadcast over the rest of the first input."""
+    rank = operand(node, 0).type.rank
+    return op.Unsqueeze(operand(node, index), list(range(1, rank - 1))) if rank > 2 else operand(node, index)
+
+
+def _is_in_single_precision(node: Node) -> bool:
+    """Whether sums are kept in float32; there may be no other instance normalization."""
+    return operand(node, 0).type.is_ranked and attribute(node, "stash_type", 1) == DType.float32.value
 
 
 def _is_everywhere(data: np.ndarray | None, number: int) -> bool:
@@ -105,7 +113,8 @@ def is_skip_norm(node: Node) -> bool:
         return False
     ((reader, index),) = node.output.uses
     one, other = (operand(node, place).type for place in (0, 1))
-    return reader.operator == "LayerNormalization" and index == 0 and one == other and one.is_ranked and one.rank == 3
+    is_of_tokens = one == other and one.is_ranked and one.rank == 3 and one.dtype is DType.float32
+    return reader.operator == "LayerNormalization" and index == 0 and is_of_tokens
 
 
 def _always(node: Node) -> bool:
@@ -115,14 +124,14 @@ def _always(node: Node) -> bool:
 FUSED: dict[str, tuple[Expansion, Condition]] = {
     "Attention": (attention.EXPANSIONS["Attention"], attention.is_sized),
     "Gelu": (_gelu, _always),
-    "GroupNormalization": (_group_normalization, lambda node: operand(node, 0).type.is_ranked),
+    "GroupNormalization": (_group_normalization, _is_in_single_precision),
     "HardSigmoid": (arithmetic.EXPANSIONS["HardSigmoid"], _always),
     "HardSwish": (arithmetic.EXPANSIONS["HardSwish"], _always),
     "InstanceNormalization": (_instance_normalization, lambda node: operand(node, 0).type.is_ranked),
     "LayerNormalization": (_layer_normalization, _is_plain),
     "Mish": (_mish, _is_wide),
     "RMSNormalization": (arithmetic.EXPANSIONS["RMSNormalization"], _always),
-    "RotaryEmbedding": (attention.EXPANSIONS["RotaryEmbedding"], attention.is_sized),
+    "RotaryEmbedding": (attention.EXPANSIONS["RotaryEmbedding"], attention.is_of_pairs),
     "com.microsoft::QuickGelu": (_quick_gelu, _always),
     SKIP_NORM: (_skip_layer_normalization, _always),
 }

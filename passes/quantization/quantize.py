@@ -21,6 +21,7 @@ from .layers import Layer, select_layers
 from .observers import OBSERVERS
 from .plan import make_plan
 from .static import StaticQuantizer
+from .turned_weights import turn_weights
 
 _CORRECTED_ON = 32  # samples: means settle sooner than ranges
 
@@ -62,6 +63,8 @@ class Quantize(Pass):
         static = self.scheme == "int8"
         profitable = _union(int8.operators if static else int8.dynamic_operators)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
+        if "MatMul" in profitable:
+            counts["turned"] = turn_weights(graph, context)
         selection = select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
         if static:

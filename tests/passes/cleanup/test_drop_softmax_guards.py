@@ -2,7 +2,7 @@
 
 import pytest
 
-from planish.passes.pipeline import preset_passes
+from planish.passes.pipeline import parse_pipeline, preset_passes
 
 TRIANGLE = "const %triangle: bool[3, 3] = [true, false, false, true, true, false, true, true, true]"
 GUARDED = """(%q: float32[2, 3, 4], %k: float32[2, 4, 3]{inputs}) {{
@@ -96,6 +96,24 @@ def test_a_test_that_is_read_elsewhere_stays(becomes) -> None:
         "return y = %y", returned
     )
     becomes("drop-softmax-guards", GUARDED.format(guard=GUARD, **parts).replace("return y = %y", returned), after)
+
+
+def test_a_graph_inside_a_node_may_be_handed_infinities(graph_of, context) -> None:
+    inner = """graph "body"(%i: int64[], %c: bool[], %scores: float32[2, 3]) {
+        const %zero: float32[] = 0.0
+        %go: bool[] = Identity(%c)
+        %p: float32[2, 3] = Softmax(%scores) {axis = -1}
+        %nan: bool[2, 3] = IsNaN(%p)
+        %w: float32[2, 3] = Where(%nan, %zero, %p)
+        return go = %go, w = %w
+      }"""
+    graph = graph_of(f"""(%count: int64[], %keep: bool[], %start: float32[2, 3]) {{
+      %y: float32[2, 3] = Loop(%count, %keep, %start) {{body = {inner}}}
+      return y = %y
+    }}""")
+    result = parse_pipeline("drop-softmax-guards")[0].apply(graph, context(graph))
+    assert not result.changed
+    assert result.misses == [REASON]
 
 
 def test_fusion_drops_guards() -> None:

@@ -75,6 +75,42 @@ def test_what_cannot_be_spelled_out_stays(graph_of) -> None:
     assert operators(legalized(graph, NOTHING, "onnxruntime")) == ["Attention"]
 
 
+@pytest.mark.parametrize(
+    ("attributes", "is_kept"),
+    [("", False), ("{rotary_embedding_dim = 2}", False), ("{rotary_embedding_dim = 3}", True)],
+)
+def test_pairs_are_turned(graph_of, feeds_of, attributes: str, is_kept: bool) -> None:
+    size = {"": 2, "{rotary_embedding_dim = 2}": 1, "{rotary_embedding_dim = 3}": 1}[attributes]
+    graph = graph_of(f"""(%x: float32[2, 2, 3, 4], %c: float32[2, 3, {size}], %s: float32[2, 3, {size}]) {{
+      %y: float32[2, 2, 3, {5 if is_kept else 4}] = RotaryEmbedding(%x, %c, %s) {attributes} @ "layer"
+      return y = %y
+    }}""")
+    spelled = legalized(graph, NOTHING, "onnxruntime")
+    assert ("RotaryEmbedding" in operators(spelled)) == is_kept
+    assert_equal(graph, spelled, feeds_of(graph))
+
+
+def test_groups_whose_sums_are_kept_in_double_precision_stay(graph_of) -> None:
+    graph = graph_of(f"""{ROWS}
+      %y: float32[2, 8, 3, 5] = GroupNormalization(%x, %s, %b) {{num_groups = 4, stash_type = 11}} @ "layer"
+      return y = %y
+    }}""")
+    assert operators(legalized(graph, NOTHING, "onnxruntime")) == ["GroupNormalization"]
+
+
+def test_scales_and_biases_that_change_nothing_are_not_written(graph_of, feeds_of) -> None:
+    graph = graph_of("""(%x: float32[2, 4, 3, 5]) {
+      const %ones: float32[4] = [1, 1, 1, 1]
+      const %zeros: float32[4] = [0, 0, 0, 0]
+      %y: float32[2, 4, 3, 5] = GroupNormalization(%x, %ones, %zeros) {num_groups = 2} @ "layer"
+      return y = %y
+    }""")
+    target = replace(NOTHING, fused={"onnxruntime": frozenset({"InstanceNormalization"})})
+    spelled = legalized(graph, target, "onnxruntime")
+    assert operators(spelled) == ["Reshape", "InstanceNormalization", "Reshape"]
+    assert_equal(graph, spelled, feeds_of(graph))
+
+
 def test_groups_of_images_of_any_size(graph_of, feeds_of) -> None:
     graph = graph_of("""(%x: float32[batch, 8, 3, width], %s: float32[8]) {
       %y: float32[batch, 8, 3, width] = GroupNormalization(%x, %s, %s) {num_groups = 2} @ "layer"
