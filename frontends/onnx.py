@@ -20,10 +20,9 @@ from ..ir.finite import check_finite
 from ..ir.graph import Attribute, Graph, Location, Value
 from ..ir.infer import contents, find_operator, infer
 from ..ir.opset import LOWEST_OPSET, MODULE_KEY, OPSET, SOURCE_KEY
-from ..ir.types import Container, DType, TensorType
+from ..ir.types import Container, TensorType
 from .dim_names import DimNames
-
-_SMALL_BYTES = 1024  # constants up to this size may steer a version conversion: axes, shapes, scales of a resize
+from .onnx_weights import array_of, dtype_of, take_weights
 
 
 def read_onnx(path: str | Path) -> Graph:
@@ -35,7 +34,7 @@ def read_onnx(path: str | Path) -> Graph:
     """
     file = Path(path)
     proto = _parse(file)
-    weights = _take_weights(proto, file)
+    weights = take_weights(proto, file)
     metadata = {  # version conversion drops it
         name: {entry.key: entry.value for entry in node.metadata_props}
         for node in _nodes(proto.graph)
@@ -109,67 +108,6 @@ def _normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file}: it can't be converted from opset {version} to {LOWEST_OPSET}: {reason}") from error
 
 
-def _take_weights(proto: onnx.ModelProto, file: Path) -> dict[str, np.ndarray]:
-    """Move the large initializers out, leaving inputs of their types, so that conversions copy no weights."""
-    store = _ExternalData(file)
-    weights: dict[str, np.ndarray] = {}
-    kept: list[onnx.TensorProto] = []
-    inputs = {value.name for value in proto.graph.input}
-    for tensor in proto.graph.initializer:
-        array = store.array(tensor)
-        weights[tensor.name] = array
-        if array.nbytes <= _SMALL_BYTES:
-            kept.append(onnx.numpy_helper.from_array(array, tensor.name))
-        elif tensor.name not in inputs:
-            proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    return weights
-
-
-class _ExternalData:
-    """The arrays of initializers; those in files beside the model are memory-mapped, each file once."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._maps: dict[str, np.memmap] = {}
-
-    def array(self, tensor: onnx.TensorProto) -> np.ndarray:
-        dtype = _dtype(tensor.data_type, f"{self._file}: weight {tensor.name!r}")
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            return self._decoded(tensor)
-        raw = self._bytes(tensor, dtype)
-        if dtype.bits < 8:
-            packed = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            packed.raw_data = raw.tobytes()
-            return self._decoded(packed)
-        return np.frombuffer(raw, dtype.numpy).reshape(tensor.dims)
-
-    def _decoded(self, tensor: onnx.TensorProto) -> np.ndarray:
-        try:
-            return _array(onnx_ir.serde.deserialize_tensor(tensor))
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{self._file}: weight {tensor.name!r} is damaged: {error}") from error
-
-    def _bytes(self, tensor: onnx.TensorProto, dtype: DType) -> np.ndarray:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
-            raise ModelError(f"{self._file}: weight {tensor.name!r} lies outside the model's folder: {location!r}")
-        path = self._file.parent / location
-        if location not in self._maps:
-            try:
-                self._maps[location] = np.memmap(path, np.uint8, mode="r")
-            except (OSError, ValueError) as error:
-                raise ModelError(f"{self._file}: its weights in {path} can't be read: {error}") from error
-        offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", (int(np.prod(tensor.dims)) * dtype.bits + 7) // 8))
-        raw = self._maps[location][offset : offset + length]
-        if len(raw) != length:
-            raise ModelError(f"{self._file}: weight {tensor.name!r} ends beyond {path}, which is truncated")
-        return raw
-
-
 @dataclass(frozen=True, slots=True)
 class _Context:
     """What all readers of one file share: the file, the metadata of nodes by their first output, symbols of dimensions."""
@@ -224,7 +162,7 @@ class _Reader:
     def _read_nodes(self, source: onnx_ir.Graph) -> None:
         for name, value in source.initializers.items():
             if name not in self._values.maps[0] and value.const_value is not None:
-                self._values[name] = self._graph.add_constant(_array(value.const_value), name)
+                self._values[name] = self._graph.add_constant(array_of(value.const_value), name)
         if not _is_sorted(source):
             try:
                 source.sort()
@@ -255,7 +193,7 @@ class _Reader:
         if shape is not None:
             declared = enumerate(dim if isinstance(dim, int) else dim.value for dim in shape)
             dims = tuple(self._context.dims.dim(dim, f"{name}_{axis}") for axis, dim in declared)
-        return TensorType(_dtype(type.dtype.value, where), dims, Container(" ".join(words)))
+        return TensorType(dtype_of(type.dtype.value, where), dims, Container(" ".join(words)))
 
     def _read_node(self, node: onnx_ir.Node) -> None:
         location = self._location(node)
@@ -342,7 +280,7 @@ class _Reader:
             case AttributeType.INTS | AttributeType.FLOATS | AttributeType.STRINGS:
                 return tuple(attribute.value)
             case AttributeType.TENSOR:
-                return _array(attribute.as_tensor())
+                return array_of(attribute.as_tensor())
             case AttributeType.TYPE_PROTO:
                 type = attribute.value
                 return self._type(type.type, type.shape, attribute.name, f"attribute {attribute.name!r}")
@@ -385,22 +323,3 @@ def _read_in(attribute: onnx_ir.Attr) -> Iterator[onnx_ir.Value | None]:
 def _declared(value: onnx_ir.Value) -> list[int | str | None]:
     """The dimensions as the file states them."""
     return [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()]
-
-
-def _dtype(code: int, where: str) -> DType:
-    try:
-        return DType(code)
-    except ValueError as error:
-        raise ModelError(
-            f"{where} has element type {onnx_ir.DataType(code).name}, which planish doesn't know"
-        ) from error
-
-
-def _array(tensor: onnx_ir.TensorProtocol) -> np.ndarray:
-    """A tensor's data; strings, which come as bytes, decoded."""
-    array = tensor.numpy()
-    if array.dtype.kind not in "OS":
-        return array
-    texts = np.empty(array.size, dtype=object)
-    texts[:] = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1)]
-    return texts.reshape(array.shape)

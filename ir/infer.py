@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import torch
 
 from . import shape_values
-from .containers import body_inputs, infer_container, join
+from .containers import infer_container
 from .dims import Dim, evaluate, symbols
 from .errors import ModelError
-from .graph import Attribute, Constant, Graph, Node, Value
+from .graph import Attribute, Constant, Value
 from .ops import Operator, named_operator
 from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
@@ -103,31 +103,6 @@ def _holds_at_any_size(value: Value, dims: tuple[Dim, ...], names: frozenset[str
         ):
             return False
     return True
-
-
-def refresh(graph: Graph) -> None:
-    """Infer every node's output types anew, in order: what a pass calls after it changed a weight's shape.
-
-    Raises:
-        ModelError: naming the layer whose inputs no longer fit.
-    """
-    for node in graph.nodes:
-        for inner in node.graphs:
-            _refresh_inner(node, inner)
-        try:
-            types = infer(node.operator, node.inputs, node.attributes, len(node.outputs))
-        except ModelError as error:
-            raise ModelError(f"{node.location}: {error}") from error
-        for output, type in zip(node.outputs, types, strict=True):
-            if output.type != type:
-                output.type = type
-
-
-def _refresh_inner(node: Node, inner: Graph) -> None:
-    """Infer anew what is in a graph inside a node, whose inputs may have other types by now."""
-    for value, type in zip(inner.inputs, body_inputs(node.operator, node.inputs, node.attributes), strict=True):
-        value.type = join(value.type, type, value.name)
-    refresh(inner)
 
 
 _FOUND: dict[Hashable, tuple[TensorType, ...]] = {}

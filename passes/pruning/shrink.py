@@ -18,7 +18,7 @@ def shrink(graph: Graph, kept: Kept) -> None:
         graph: edited in place.
         kept: of every axis that loses indices; closed under coupling, as whole channels of a `ChannelGroup` are.
     """
-    from ...ir.infer import refresh  # brings torch, which listing the passes must not
+    from ...ir.refresh import refresh  # brings torch, which listing the passes must not
 
     for (value, axis), mask in kept.items():
         shape = list(value.shape)

@@ -234,7 +234,7 @@ def bind(found: Found, key: Key, value: Any) -> Sequence[Found]:
 
 def without(pattern: Optional, found: Found) -> Sequence[Found]:
     """What is found if an optional input is left out."""
-    missing = {key: () if isinstance(key, Rest) else None for key in keys(pattern)}
+    missing = {key: () if isinstance(key, Rest) else None for key in keys((pattern,))}
     if not all(_are_same(found.get(key, nothing), nothing) for key, nothing in missing.items()):
         return ()
     return ({**found, **missing},)

@@ -3,7 +3,7 @@
 The function is called once, with a `PatternBuilder` in place of the builder and a `Variable` for each other parameter.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -186,12 +186,24 @@ def key_of(part: Variable | Result) -> str | Application:
     return part.name if isinstance(part, Variable) else part.application
 
 
-def keys(pattern: Pattern) -> Iterator[Name]:
-    """What a pattern binds, but for nodes."""
-    for part, _ in parts(pattern):
-        if isinstance(part, Variable):
-            yield part.name
-        if isinstance(part, Result):
-            application = part.application
-            yield from (value for value in application.attributes.values() if isinstance(value, AttributeVariable))
-            yield from (application.rest,) if application.rest is not None else ()
+def applications(patterns: Iterable[Pattern]) -> Mapping[Application, int]:
+    """The nodes of patterns, each with how deep it lies at most: 1 for that of a pattern itself."""
+    depths: dict[Application, int] = {}
+    waiting = [(choice, 1) for pattern in patterns for choice in choices(pattern)]
+    while waiting:
+        part, depth = waiting.pop()
+        if isinstance(part, Result) and depths.get(part.application, 0) < depth:
+            depths[part.application] = depth
+            operands = part.application.operands
+            waiting += [(choice, depth + 1) for operand in operands for choice in choices(operand)]
+    return depths
+
+
+def keys(patterns: Sequence[Pattern]) -> Iterator[Name]:
+    """What patterns bind, but for nodes; one that is used twice may come twice."""
+    found = applications(patterns)
+    for operand in (*patterns, *(operand for application in found for operand in application.operands)):
+        yield from (choice.name for choice in choices(operand) if isinstance(choice, Variable))
+    for application in found:
+        yield from (value for value in application.attributes.values() if isinstance(value, AttributeVariable))
+        yield from (application.rest,) if application.rest is not None else ()

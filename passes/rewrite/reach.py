@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ...ir.graph import Node, Value
-from .pattern import Result, choices, parts
+from .pattern import Result, applications, choices
 from .rule import RewriteRule
 
 
@@ -17,14 +17,10 @@ class Reach:
     """
 
     def __init__(self, rules: Sequence[RewriteRule]) -> None:
-        results = [result for rule in rules for result in rule.results]
-        found = [
-            (part.application, below) for result in results for part, below in parts(result) if isinstance(part, Result)
-        ]
-        self._depth = max((len(below) + 1 for _, below in found), default=0)
-        self._inner = {application.operator for application, below in found if below}
-        operands = [operand for application in {each: None for each, _ in found} for operand in application.operands]
-        inner = [choice for operand in operands for choice in choices(operand)]
+        found = applications([result for rule in rules for result in rule.results])
+        self._depth = max(found.values(), default=0)
+        self._inner = {application.operator for application, depth in found.items() if depth > 1}
+        inner = [choice for application in found for operand in application.operands for choice in choices(operand)]
         reads = Counter(operand.application for operand in inner if isinstance(operand, Result))
         self._most_reads = max(reads.values(), default=1)
         self._turns = max((len(rule.ways) for rule in rules), default=0)

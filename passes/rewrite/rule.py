@@ -13,7 +13,7 @@ scalar constants; attributes that are given must be equal, others are free. What
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -132,8 +132,8 @@ class RewriteRule:
         return values
 
 
-def _bound(results: Iterable[Result]) -> tuple[Name, ...]:
-    return tuple(dict.fromkeys(key for result in results for key in keys(result)))
+def _bound(results: Sequence[Result]) -> tuple[Name, ...]:
+    return tuple(dict.fromkeys(keys(results)))
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:

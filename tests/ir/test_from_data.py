@@ -13,8 +13,9 @@ from planish.ir.builder import Builder
 from planish.ir.dims import Dim, evaluate
 from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Value
-from planish.ir.infer import contents, infer, refresh
+from planish.ir.infer import contents, infer
 from planish.ir.interpreter import Interpreter
+from planish.ir.refresh import refresh
 from planish.ir.types import DType, TensorType
 from planish.ir.unknown import is_from_data
 

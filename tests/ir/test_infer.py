@@ -10,7 +10,8 @@ from planish.ir.builder import Builder
 from planish.ir.dims import Dim, evaluate
 from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Location, Node, Value
-from planish.ir.infer import infer, refresh
+from planish.ir.infer import infer
+from planish.ir.refresh import refresh
 from planish.ir.scope import scope
 from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType

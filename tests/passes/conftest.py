@@ -9,8 +9,8 @@ import pytest
 from planish.ir.dims import evaluate
 from planish.ir.equal import differences
 from planish.ir.graph import Graph
-from planish.ir.infer import refresh
 from planish.ir.interpreter import Interpreter
+from planish.ir.refresh import refresh
 from planish.ir.text import parse_graph, print_graph
 from planish.ir.types import TensorType
 from planish.ir.verify import verify

@@ -10,9 +10,10 @@ from planish.ir.builder import Builder
 from planish.ir.dims import evaluate, symbols
 from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Node, Value
-from planish.ir.infer import find_operator, refresh
+from planish.ir.infer import find_operator
 from planish.ir.interpreter import Interpreter
 from planish.ir.ops.dtypes import to_numpy
+from planish.ir.refresh import refresh
 from planish.ir.types import Container, TensorType
 from planish.ir.verify import verify
 

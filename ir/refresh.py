@@ -1,0 +1,31 @@
+"""Infers the types of a whole graph anew, where some of its values have changed theirs."""
+
+from .containers import body_inputs, join
+from .errors import ModelError
+from .graph import Graph, Node
+from .infer import infer
+
+
+def refresh(graph: Graph) -> None:
+    """Infer every node's output types anew, in order: what a pass calls after it changed a weight's shape.
+
+    Raises:
+        ModelError: naming the layer whose inputs no longer fit.
+    """
+    for node in graph.nodes:
+        for inner in node.graphs:
+            _refresh_inner(node, inner)
+        try:
+            types = infer(node.operator, node.inputs, node.attributes, len(node.outputs))
+        except ModelError as error:
+            raise ModelError(f"{node.location}: {error}") from error
+        for output, type in zip(node.outputs, types, strict=True):
+            if output.type != type:
+                output.type = type
+
+
+def _refresh_inner(node: Node, inner: Graph) -> None:
+    """Infer anew what is in a graph inside a node, whose inputs may have other types by now."""
+    for value, type in zip(inner.inputs, body_inputs(node.operator, node.inputs, node.attributes), strict=True):
+        value.type = join(value.type, type, value.name)
+    refresh(inner)
