@@ -114,7 +114,7 @@ def _lowered(graph: "Graph", target: "Target") -> Any:
     legal = legalized(folded, target, Tvm.name)
     fold.run(legal, context)
     with ordered_symbols():
-        return to_relax(legal, graph)
+        return to_relax(legal, graph, target)
 
 
 def _load_library(path: Path) -> Any:

@@ -12,7 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import elementwise, indexing, pools, reductions, sizes, windows
+from . import elementwise, indexing, pools, products, reductions, sizes, windows
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
@@ -199,6 +199,7 @@ CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
+    **products.CONVERTERS,
     **reductions.CONVERTERS,
     **windows.CONVERTERS,
     "Cast": cast,

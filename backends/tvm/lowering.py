@@ -26,9 +26,11 @@ from ...ir.infer import contents, find_operator
 from ...ir.opset import OPSET
 from ...ir.types import DType, TensorType
 from ...passes.legalization.origins import Origins
+from ...targets import Target
 from . import broadcasting, converters
 from .carriers import carried, carrier
 from .guards import ELEMENTWISE, Guards, guarded
+from .kernels.machine import Machine
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -40,7 +42,7 @@ _CALLS = {
 }
 
 
-def to_relax(graph: Graph, source: Graph) -> tuple[IRModule, Guards]:
+def to_relax(graph: Graph, source: Graph, target: Target) -> tuple[IRModule, Guards]:
     """The graph as a Relax module, and the sizes that must not be 0 when it runs.
 
     Its `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the late guards'
@@ -49,11 +51,12 @@ def to_relax(graph: Graph, source: Graph) -> tuple[IRModule, Guards]:
     Args:
         graph: legal and with its constants folded.
         source: what it was before, whose operators refusals name.
+        target: that kernels are generated for.
 
     Raises:
         TargetError: an operator that TVM can't run, with the layer and TVM's reason.
     """
-    lowering = Lowering(graph, Origins(source))
+    lowering = Lowering(graph, Origins(source), Machine.of(target))
     return lowering.module(), lowering.guards()
 
 
@@ -63,10 +66,12 @@ class Lowering:
     Attributes:
         block: TVM's builder, which converters emit into.
         given: the symbols of the inputs' shapes.
+        machine: that kernels are generated for.
     """
 
-    def __init__(self, graph: Graph, origins: Origins) -> None:
+    def __init__(self, graph: Graph, origins: Origins, machine: Machine) -> None:
         self.block = relax.BlockBuilder()
+        self.machine = machine
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
         self._origins = origins
@@ -156,6 +161,16 @@ class Lowering:
         name = getattr(function, "func", function).__name__.strip("_")
         tensors = [self.block.normalize(argument) for argument in arguments]
         return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
+
+    def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], type: TensorType) -> Any:
+        """A call of a kernel in TIR, which takes the arguments and behind them the result, of the type that is given.
+
+        The sizes of its buffers may be variables of its own, which it reads from what it is called with. Of equal
+        functions the module gets one.
+        """
+        kernel = self.block.add_func(function, name)
+        result = relax.TensorType(self.shape(type.shape), str(carrier(type.dtype)))
+        return relax.call_tir(kernel, [self.block.normalize(argument) for argument in arguments], result)
 
     def typed(self, expression: Any, type: TensorType) -> Any:
         """An expression bound to a variable of the given type."""

@@ -10,7 +10,7 @@ from planish.backends.tvm.lowering import to_relax
 from planish.ir.errors import TargetError
 
 
-def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_graph, monkeypatch) -> None:
+def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_graph, target, monkeypatch) -> None:
     """Or its compiler would stumble over it later, when nobody knows the layer any more."""
 
     def negate(lowering, node):
@@ -20,4 +20,4 @@ def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_grap
     monkeypatch.setitem(converters.CONVERTERS, "Neg", negate)
     graph = make_graph(lambda op, x: op.Abs(op.Neg(op.Relu(x))), "n")
     with pytest.raises(TargetError, match=r"layer: TVM can't run Neg: it can't tell the shape that relax\.add gives"):
-        to_relax(graph, graph)
+        to_relax(graph, graph, target)

@@ -1,0 +1,174 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Products of a matrix with constant weights, in float32.
+
+A tile of the result is kept in vector registers while the depth is walked: for each step, a row of the packed weights is
+loaded, and each row's element is broadcast and multiplied with it (Goto and van de Geijn, "Anatomy of High-Performance
+Matrix Multiplication", 2008). Where rows or columns don't divide into tiles, the last tile overlaps the one before
+it and computes some elements twice: that costs less than masks, and nothing lies beyond the end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .machine import Machine
+from .vectors import lanes_at, spread
+
+_LATENCY = 8
+"""Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
+_MOST_ROWS = 8
+"""Rows of the left operand that are read side by side: where their distance is a power of two, they share a set of L1."""
+_SMALL = 1 << 16
+"""Multiply-adds below which waking other threads costs more than they save."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A part of the result that registers hold.
+
+    Attributes:
+        rows: of the result.
+        columns: of the result, in vectors; the last one may be narrower.
+        lanes: of a vector.
+    """
+
+    rows: int
+    columns: int
+    lanes: int
+
+    @property
+    def vectors(self) -> list[tuple[int, int]]:
+        """The first column of each vector, and how many it has."""
+        return [(start, min(self.lanes, self.columns - start)) for start in range(0, self.columns, self.lanes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """A product's sizes.
+
+    Attributes:
+        lead: the sizes of the axes before the last one, which are rows together; None where it isn't known.
+        depth: the length of the sums.
+        columns: of the weights.
+    """
+
+    lead: tuple[int | None, ...]
+    depth: int
+    columns: int
+
+    @property
+    def rows(self) -> int | None:
+        sizes = [size for size in self.lead if size is not None]
+        return prod(sizes) if len(sizes) == len(self.lead) else None
+
+
+def best_tile(gemm: Gemm, machine: Machine) -> Tile:
+    """The tile with the least estimated time: rounds of multiply-adds, and then loads for each of them."""
+    rows = gemm.rows
+
+    def cost(tile: Tile) -> tuple[float, float]:
+        vectors = len(tile.vectors)
+        tiles = _ceil(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else _ceil(rows, tile.rows))
+        loads = tile.rows + vectors
+        return tiles * max(tile.rows * vectors, loads, _LATENCY), loads / (tile.rows * vectors)
+
+    return min(_tiles(gemm, machine), key=cost)
+
+
+def _tiles(gemm: Gemm, machine: Machine) -> Iterator[Tile]:
+    """All that fit into the registers, beside a row of weights and a broadcast element."""
+    most = _MOST_ROWS if gemm.rows is None else min(_MOST_ROWS, gemm.rows)
+    for rows, vectors in product(range(1, most + 1), range(1, machine.registers)):
+        if rows * vectors + vectors + 1 <= machine.registers:
+            yield Tile(rows, min(vectors * machine.lanes, gemm.columns), machine.lanes)
+
+
+def packed(weights: np.ndarray, tile: Tile) -> np.ndarray:
+    """Weights `[depth, columns]` as `[panel, depth, column of the tile]`."""
+    columns = weights.shape[1]
+    starts = [min(start, columns - tile.columns) for start in range(0, columns, tile.columns)]
+    return np.stack([weights[:, start : start + tile.columns] for start in starts])
+
+
+@cache
+def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine) -> tirx.PrimFunc:
+    """A kernel of `[*lead, depth]` and packed weights to `[*lead, columns]`."""
+    lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
+    rows: Any = prod(lead)
+    panels = _ceil(gemm.columns, tile.columns)
+    work = (gemm.rows or 1) * gemm.depth * gemm.columns
+    chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            arguments = [
+                T.arg(name, T.buffer(shape, "float32"))
+                for name, shape in (
+                    ("x", (*lead, gemm.depth)),
+                    ("weights", (panels, gemm.depth, tile.columns)),
+                    ("y", (*lead, gemm.columns)),
+                )
+            ]
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            x = T.decl_buffer((rows, gemm.depth), "float32", data=arguments[0].data)
+            y = T.decl_buffer((rows, gemm.columns), "float32", data=arguments[2].data)
+            loop = T.parallel if gemm.rows is None or work > _SMALL else T.serial
+            with loop(0, panels * chunks) as task:
+                panel, chunk = task // chunks, task % chunks
+                first = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
+                for height, count in _heights(gemm, tile, rows):
+                    begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
+                    with T.serial(0, end - begin) as step:
+                        row = tirx.min((begin + step) * height, rows - height)
+                        _tile(x, arguments[1], y, panel, (row, first), Tile(height, tile.columns, tile.lanes))
+        return builder.get()
+
+
+OPAQUE = 8
+"""TVM's number for kernels that it fuses with nothing."""
+
+
+def _heights(gemm: Gemm, tile: Tile, rows: Any) -> list[tuple[int, Any]]:
+    """Heights of tiles, and how many there are of each; where rows aren't known, one of them is chosen at run time."""
+    if gemm.rows is not None:
+        return [(tile.rows, _ceil(gemm.rows, tile.rows))]
+    found: list[tuple[int, Any]] = []
+    height, beyond = tile.rows, None
+    while height:
+        is_fit = rows >= height if beyond is None else tirx.all(rows >= height, rows < beyond)
+        count = tirx.floordiv(rows + (height - 1), height)
+        found.append((height, tirx.Select(is_fit, count, tirx.const(0, "int64"))))
+        height, beyond = height // 2, height
+    return found
+
+
+def _tile(x: Any, weights: Any, y: Any, panel: Any, place: tuple[Any, Any], tile: Tile) -> None:
+    """Code for one tile of the result, whose first row and column are given."""
+    row, column = place
+    vectors = tile.vectors
+    sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
+    spots = [
+        (line, start, lanes, lanes_at(line * tile.columns + start, lanes))
+        for line in range(tile.rows)
+        for start, lanes in vectors
+    ]
+    for _, _, lanes, spot in spots:
+        T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+    with T.serial(0, weights.shape[1]) as k:
+        for line, start, lanes, spot in spots:
+            element = spread(x[row + line, k], lanes)
+            T.buffer_store(sums, sums[spot] + element * weights[panel, k, lanes_at(start, lanes)], [spot])
+    for line, start, lanes, spot in spots:
+        T.buffer_store(y, sums[spot], [row + line, lanes_at(column + start, lanes)])
+
+
+def _ceil(size: int, part: int) -> int:
+    return -(-size // part)

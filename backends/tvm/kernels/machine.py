@@ -1,0 +1,29 @@
+"""What a kernel needs to know of the machine that it is generated for."""
+
+from dataclasses import dataclass
+
+from ....targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A CPU, seen by a kernel.
+
+    Attributes:
+        lanes: float32 elements of a vector register.
+        registers: vector registers.
+        threads: that share a kernel's work.
+    """
+
+    lanes: int
+    registers: int
+    threads: int
+
+    @classmethod
+    def of(cls, target: Target) -> "Machine":
+        lanes, registers = next((sizes for feature, sizes in _VECTORS if feature in target.features), _LEAST)
+        return cls(lanes, registers, target.threads)
+
+
+_VECTORS = (("avx512f", (16, 32)), ("avx2", (8, 16)), ("asimd", (4, 32)))
+_LEAST = (4, 16)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, np.float32)
+
+
+@pytest.fixture(params=["native", "x86-64-avx2", "x86-64"])
+def target(request):
+    """Machines with vectors of 16, 8 and 4 lanes; these tests need one that runs the code for all of them."""
+    target = load_target(request.param)
+    if not target.features <= load_target("native").features:
+        pytest.skip(f"this machine is no {target.name}")
+    return target
+
+
+@pytest.mark.parametrize(("depth", "columns"), [(7, 1), (33, 5), (64, 16), (20, 50), (96, 100)])
+def test_weights_of_any_size(agree, depth: int, columns: int) -> None:
+    """Columns that fill no tile, and rows, given or symbolic, that fill none, one, or more of them."""
+    weights = normal(depth, columns)
+    rows = [[normal(1, count, depth)] for count in (1, 2, 7, 8, 9, 0)]
+    agree(lambda op, x: op.MatMul(x, weights), normal(3, 5, depth), dims=[("batch", "rows", depth)], again=rows)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (13,), (2, 3)])
+def test_rows_of_any_rank(agree, shape: tuple[int, ...]) -> None:
+    weights = normal(40, 30)
+    agree(lambda op, x: op.MatMul(x, weights), normal(*shape, 40))
+
+
+def test_gemm_with_turned_and_scaled_weights(agree) -> None:
+    weights, bias = normal(30, 40), normal(30)
+    agree(
+        lambda op, x: [
+            op.Gemm(x, weights, bias, transB=1, alpha=0.5),
+            op.Gemm(x, weights, transB=1),
+            op.Gemm(x, weights, bias, transB=1, beta=2.0),
+            op.Gemm(op.Transpose(x, perm=(1, 0)), weights, transA=1, transB=1),
+        ],
+        normal(9, 40),
+        dims=[("rows", 40)],
+    )
+
+
+def test_what_is_no_number_stays_in_its_row(agree) -> None:
+    weights, x = normal(16, 20), normal(9, 16)
+    x[2, 3], x[4, 5], x[8, 0] = np.nan, np.inf, -np.inf
+    agree(lambda op, x: op.MatMul(x, weights), x, dims=[("rows", 16)])
+
+
+def test_other_element_types(agree) -> None:
+    weights = RNG.standard_normal((16, 20))
+    agree(lambda op, x: op.MatMul(x, weights), RNG.standard_normal((9, 16)))
