@@ -16,6 +16,7 @@ from . import elementwise, indexing, pools, products, reductions, sizes, windows
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
+from .groups import Template
 from .padding import pad
 from .regions import roi_align
 from .resize import resize
@@ -199,7 +200,6 @@ CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
-    **products.CONVERTERS,
     **reductions.CONVERTERS,
     **windows.CONVERTERS,
     "Cast": cast,
@@ -222,3 +222,6 @@ CONVERTERS: dict[str, Converter] = {
     "TopK": _topk,
     "Unsqueeze": _reshape,
 }
+
+TEMPLATES: dict[str, Template] = {**products.TEMPLATES}
+"""Kernels that compute what follows an operator as well, for those of its nodes that they can."""

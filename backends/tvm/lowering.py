@@ -29,6 +29,7 @@ from ...passes.legalization.origins import Origins
 from ...targets import Target
 from . import broadcasting, converters
 from .carriers import carried, carrier
+from .groups import Group, find_groups
 from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.machine import Machine
 
@@ -89,9 +90,12 @@ class Lowering:
         with warnings.catch_warnings(), self.block.function("main", parameters):
             warnings.simplefilter("ignore")
             with self.block.dataflow():
-                for node in self._graph.nodes:
-                    if node in self._needed:
-                        self._lower(node)
+                nodes = [node for node in self._graph.nodes if node in self._needed]
+                groups = find_groups(self._graph, nodes, converters.TEMPLATES)
+                for node in nodes:
+                    group = groups.get(node)
+                    if group is None or node is group.last:
+                        self._lower(node, group)
                 results = [self.tensor(value) for value in self._graph.outputs.values()]
                 if late := self.guards().late:
                     results.append(self.block.emit(relax.op.shape_to_tensor(self.shape(list(late)))))
@@ -151,6 +155,15 @@ class Lowering:
             else:
                 self._values[value] = self._materialized(value)
         return self._values[value]
+
+    def shaped(self, value: Value, shape: Sequence[Dim]) -> Any:
+        """A value as a Relax tensor of another shape with as many elements."""
+        if tuple(shape) == value.shape:
+            return self.tensor(value)
+        sizes = [dim for dim in shape if isinstance(dim, int)]
+        if isinstance(value, Constant) and len(sizes) == len(shape):
+            return relax.const(value.data.reshape(sizes), str(value.dtype))
+        return self.block.emit(relax.op.reshape(self.tensor(value), self.shape(shape)))
 
     def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
         """A call of a kernel: a function from TVM's tensors, for which Relax's are given, to a tensor.
@@ -224,21 +237,26 @@ class Lowering:
         row = self.block.emit(relax.op.reshape(row, self.shape(value.shape)))
         return self.typed(row if value.dtype is DType.int64 else relax.op.astype(row, str(value.dtype)), value.type)
 
-    def _lower(self, node: Node) -> None:
+    def _lower(self, node: Node, group: Group | None) -> None:
+        """Lower a node, or the group that it is the last one of."""
+        members = [node] if group is None else [group.anchor, *group.chain]
         try:
-            for output, result in zip(node.outputs, self._convert(node), strict=True):
+            for output, result in zip(node.outputs, self._convert(node, group), strict=True):
                 if not _is_empty(output):
                     self._values[output] = self.typed(result, output.type)
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise TargetError(f"{self._refusal(node)}: {reason}") from error
-        for dim in guarded(node, (value for value in node.inputs if value in self._values)):
-            self._guards.setdefault(dim, f"{node.location}: {self._origins.name(node)}")
+            raise TargetError(f"{self._refusal(members[0])}: {reason}") from error
+        for member in members:
+            for dim in guarded(member, (value for value in member.inputs if value in self._values)):
+                self._guards.setdefault(dim, f"{member.location}: {self._origins.name(member)}")
 
     def _refusal(self, node: Node) -> str:
         return f"{node.location}: TVM can't run {self._origins.name(node)}"
 
-    def _convert(self, node: Node) -> Sequence[Any]:
+    def _convert(self, node: Node, group: Group | None) -> Sequence[Any]:
+        if group is not None:
+            return [self.block.normalize(converters.TEMPLATES[group.anchor.operator].lower(self, group))]
         own = converters.CONVERTERS.get(node.operator)
         result = self.imported(node) if own is None else self.block.normalize(own(self, node))
         if isinstance(result, relax.Tuple):
