@@ -13,6 +13,7 @@ from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
 from . import elementwise, indexing, pools, products, reductions, sizes, windows
+from .attention import attention
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
@@ -202,6 +203,7 @@ CONVERTERS: dict[str, Converter] = {
     **pools.CONVERTERS,
     **reductions.CONVERTERS,
     **windows.CONVERTERS,
+    "Attention": attention,
     "Cast": cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
