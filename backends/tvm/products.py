@@ -32,24 +32,39 @@ def _gemm_anchor(node: Node) -> Anchor | None:
 
 def _has_template(node: Node) -> bool:
     """Whether it multiplies float32 with constant weights, and nothing is certain to be empty."""
-    x, weights = node.inputs[:2]
+    x, weights = node.inputs[0], _weights(node)
     return (
         x is not None
         and x.dtype is DType.float32
-        and isinstance(weights, Constant)
-        and weights.type.rank == 2
+        and weights is not None
+        and weights.ndim == 2
         and 0 not in (*x.shape, *weights.shape)
     )
 
 
+def _weights(node: Node) -> np.ndarray | None:
+    """The right operand if it is constant, or read through a transpose, as a head is that shares the embeddings' table."""
+    value = node.inputs[1]
+    assert value is not None
+    if isinstance(value, Constant):
+        return value.data
+    turn = value.producer
+    if turn is None or turn.operator != "Transpose" or value.type.rank != 2:
+        return None
+    table = turn.constant(0)
+    return None if table is None else table.transpose(turn.attributes.get("perm", (1, 0)))
+
+
 def _product(lowering: "Lowering", group: Group) -> Any:
     """Transposes and scales of the weights are done at compile time."""
-    x, constant = group.anchor.inputs[:2]
+    x, weights = group.anchor.inputs[0], _weights(group.anchor)
     assert x is not None
-    assert isinstance(constant, Constant)
+    assert weights is not None
     get = group.anchor.attributes.get
-    weights = constant.data.T if get("transB", 0) else constant.data
-    weights = weights * np.float32(get("alpha", 1.0))
+    if get("transB", 0):
+        weights = weights.T
+    if get("alpha", 1.0) != 1:
+        weights = weights * np.float32(get("alpha", 1.0))
     depth, columns = weights.shape
     sizes = Gemm(tuple(size if isinstance(size, int) else None for size in x.shape[:-1]), depth, columns)
     tile = best_tile(sizes, lowering.machine)

@@ -47,6 +47,16 @@ def test_gemm_with_turned_and_scaled_weights(agree) -> None:
     )
 
 
+def test_a_head_that_shares_the_table_of_the_embeddings(agree) -> None:
+    table = normal(30, 40)
+
+    def build(op, x, places):
+        rows = op.Gather(table, places)
+        return op.MatMul(op.Add(x, rows), op.Transpose(op.constant(table), perm=(1, 0)))
+
+    agree(build, normal(9, 40), np.arange(9))
+
+
 def test_what_is_no_number_stays_in_its_row(agree) -> None:
     weights, x = normal(16, 20), normal(9, 16)
     x[2, 3], x[4, 5], x[8, 0] = np.nan, np.inf, -np.inf
