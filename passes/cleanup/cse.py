@@ -9,20 +9,20 @@ import numpy as np
 
 from ...ir.graph import Attribute, Constant, Graph, Node
 from ...ir.types import TensorType
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 
 _SMALL = 1024
 
 
 @dataclass(frozen=True)
-class CommonSubexpressionElimination(Pass):
+class CommonSubexpressionElimination(GraphwisePass):
     """Compute once what is computed several times: equal operators of equal inputs, and equal constants."""
 
     name: ClassVar[str] = "cse"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
+    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         constants = _merge_constants(graph, context)
         kinds: dict[Hashable, dict[Hashable, Node]] = {}
         nodes = 0

@@ -10,7 +10,7 @@ from ...ir.builder import Builder
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Graph, Node, Value
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 from .simplify_shapes import reshape_target
 
@@ -19,7 +19,7 @@ _FEW = 1 << 16
 
 
 @dataclass(frozen=True)
-class IdentityRemoval(Pass):
+class IdentityRemoval(GraphwisePass):
     """Remove nodes that change nothing: `x + 0`, `x * 1`, casts to the same type, transposes that cancel, and so on.
 
     Of two that do as much as one, one is left: reshapes, transposes and concatenations in a row.
@@ -28,13 +28,15 @@ class IdentityRemoval(Pass):
     name: ClassVar[str] = "remove-identities"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
+    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         counts: dict[str, int] = {}
         for node in graph.nodes:
             simplify = _RULES.get(node.operator)
             same = simplify(graph, node) if simplify is not None else None
             if same is None or any(output.use_count or graph.is_output(output) for output in node.outputs[1:]):
                 continue
+            if graph.is_output(node.outputs[0]) and not graph.defines(same):
+                continue  # a branch returns what is its own
             if not context.applies(node.operator, node):
                 continue
             graph.replace_uses(node.outputs[0], same)
