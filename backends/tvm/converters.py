@@ -12,7 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import elementwise, indexing, pools, products, reductions, rows, sizes, windows
+from . import elementwise, indexing, pools, products, quantized, reductions, rows, sizes, windows
 from .attention import attention
 from .carriers import carried, carrier
 from .casts import cast
@@ -201,6 +201,7 @@ CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
+    **quantized.CONVERTERS,
     **reductions.CONVERTERS,
     **rows.CONVERTERS,
     **windows.CONVERTERS,

@@ -14,19 +14,21 @@ from ...ir.types import DType
 from .groups import Anchor, Group, Template
 from .kernels.epilogue import Reach
 from .kernels.gemm import Gemm, best_tile, gemm_kernel, packed
+from .kernels.integer_gemm import integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
 from .kernels.machine import Machine
+from .quantized import quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
 
 
 def _matmul_anchor(node: Node, machine: Machine) -> Anchor | None:
-    return Anchor(node, channels=1) if _has_template(node) or _is_batched(node) else None
+    return Anchor(node, channels=1) if _has_template(node) or _is_batched(node) else None  # of integers as well
 
 
 def _gemm_anchor(node: Node, machine: Machine) -> Anchor | None:
     get = node.attributes.get
-    if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
+    if not (_has_template(node) or _is_integer(node, machine)) or get("transA", 0) or get("beta", 1.0) != 1:
         return None
     return Anchor(node, channels=1, addend=node.input(2))
 
@@ -68,7 +70,17 @@ def _is_batched(node: Node) -> bool:
     )
 
 
+def _is_integer(node: Node, machine: Machine) -> bool:
+    found = quantized(node)
+    if found is None or 0 in found.x.shape:
+        return False
+    depth, columns = found.weights.shape
+    return is_integer_gemm(depth, columns, machine)
+
+
 def _product(lowering: "Lowering", group: Group) -> Any:
+    if _is_integer(group.anchor, lowering.machine):
+        return _integer_product(lowering, group)
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.inputs[:2]
     assert x is not None
@@ -90,6 +102,17 @@ def _product(lowering: "Lowering", group: Group) -> Any:
     kernel = gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
     arguments = [lowering.tensor(x), operand, *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("gemm", kernel, arguments, group.output.type)
+
+
+def _integer_product(lowering: "Lowering", group: Group) -> Any:
+    found = quantized(group.anchor)
+    assert found is not None
+    sizes = Gemm(tuple(_known(size) for size in found.x.shape[:-1]), *found.weights.shape)
+    tile = integer_tile(sizes, lowering.machine)
+    kernel = integer_gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
+    constants = [packed_integers(found.weights, tile), found.scales, found.offsets]
+    arguments = [lowering.tensor(found.x), *map(relax.const, constants), *operands(lowering, group, sizes.columns)]
+    return lowering.prim_func("integer_gemm", kernel, arguments, group.output.type)
 
 
 def _known(dim: Dim) -> int | None:

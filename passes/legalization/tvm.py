@@ -34,6 +34,20 @@ def _is_uint64(node: Node) -> bool:
     return value is not None and value.dtype is DType.uint64
 
 
+def _is_multiplied(node: Node) -> bool:
+    """Whether it is an operand of products, which TVM's backend may multiply before it is dequantized."""
+    x, scale = node.inputs[:2]
+    assert x is not None
+    assert scale is not None
+    return (
+        all(use.node.operator in ("MatMul", "Gemm") for use in node.output.uses)
+        and x.dtype in (DType.uint8, DType.int8)
+        and node.output.dtype is scale.dtype is DType.float32
+        and scale.type.rank <= 1
+        and not node.attributes.get("block_size", 0)
+    )
+
+
 def _is_computed(node: Node) -> bool:
     """Whether only data tells the second input."""
     return node.input(1) is not None and node.constant(1) is None
@@ -94,6 +108,7 @@ TVM = Support(
         "ConvTranspose": is_padded,
         "CumProd": _is_computed,
         "CumSum": _is_computed,
+        "DequantizeLinear": lambda node: not _is_multiplied(node),
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
         "Range": is_of_vectors,

@@ -107,14 +107,14 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             ]
             y = T.arg("y", T.buffer((*lead, gemm.columns), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y = (_as_matrix(buffer, items * rows) for buffer in (x, y))
+            x, y = (as_matrix(buffer, items * rows) for buffer in (x, y))
             beside = [
-                buffer if reach is Reach.CHANNELS else _as_matrix(buffer, items * rows)
+                buffer if reach is Reach.CHANNELS else as_matrix(buffer, items * rows)
                 for buffer, reach in zip(beside, epilogue.operands, strict=True)
             ]
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
-            with _loop(gemm)(0, items * (panels * chunks)) as task:
+            with loop_over(gemm)(0, items * (panels * chunks)) as task:
                 item, panel, chunk = task // (panels * chunks), task // chunks % panels, task % chunks
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 origin = (panel, 0) if gemm.is_packed else (item, column)
@@ -123,20 +123,20 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
                     with T.serial(0, end - begin) as step:
                         row = item * rows + tirx.min((begin + step) * height, rows - height)
                         sums = _sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes))
-                        _store(sums, y, beside, (row, column), epilogue)
+                        stored(sums, y, beside, (row, column), epilogue)
         return builder.get()
 
 
-def _loop(gemm: Gemm) -> Any:
+def loop_over(gemm: Gemm) -> Any:
     """Parallel where that is worth it."""
     sizes = (*gemm.lead, gemm.depth, gemm.columns)
     known = [size for size in sizes if size is not None]
     return T.serial if len(known) == len(sizes) and prod(known) < _SMALL else T.parallel
 
 
-def _as_matrix(buffer: Any, rows: Any) -> Any:
+def as_matrix(buffer: Any, rows: Any) -> Any:
     """All axes before the last one as rows."""
-    return T.decl_buffer((rows, buffer.shape[-1]), "float32", data=buffer.data)
+    return T.decl_buffer((rows, buffer.shape[-1]), buffer.dtype, data=buffer.data)
 
 
 def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
@@ -164,7 +164,7 @@ def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> 
     return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in spots]
 
 
-def _store(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epilogue) -> None:
+def stored(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epilogue) -> None:
     """Code for the epilogue of a tile whose first row and column are given."""
     row, column = place
     for line, start, lanes, vector in sums:

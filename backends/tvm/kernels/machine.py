@@ -13,17 +13,19 @@ class Machine:
         lanes: float32 elements of a vector register.
         registers: vector registers.
         threads: that share a kernel's work.
+        has_vnni: whether it multiplies 8-bit integers in vectors of 512 bits.
     """
 
     lanes: int
     registers: int
     threads: int
+    has_vnni: bool = False
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
         known = {target.architecture, *target.features}
         lanes, registers = next((sizes for name, sizes in _VECTORS if name in known), _LEAST)
-        return cls(lanes, registers, target.threads)
+        return cls(lanes, registers, target.threads, "avx512_vnni" in target.features)
 
 
 _VECTORS = (("avx512f", (16, 32)), ("avx2", (8, 16)), ("aarch64", (4, 32)))

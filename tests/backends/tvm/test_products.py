@@ -81,3 +81,22 @@ def test_what_is_no_number_stays_in_its_row(agree) -> None:
 def test_other_element_types(agree) -> None:
     weights = RNG.standard_normal((16, 20))
     agree(lambda op, x: op.MatMul(x, weights), RNG.standard_normal((9, 16)))
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+@pytest.mark.parametrize(("depth", "columns"), [(32, 16), (40, 50), (64, 96), (30, 20), (8, 5)])
+def test_quantized_products(agree, operator: str, depth: int, columns: int) -> None:
+    """Integers of every size, multiplied exactly; sizes that make whole instructions, and others."""
+    weights = RNG.integers(-127, 128, (depth, columns)).astype(np.int8)
+    scales, bias = RNG.random(columns, np.float32) / 50 + 0.01, normal(columns)
+    scale, zero_point = np.float32(0.03), np.uint8(115)
+
+    def build(op, x):
+        x = op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+        if operator == "Gemm":
+            right = op.DequantizeLinear(weights.T.copy(), scales, axis=0)
+            return op.Gelu(op.Gemm(x, right, bias, transB=1))
+        right = op.DequantizeLinear(weights, scales, np.zeros(columns, np.int8), axis=1)
+        return op.Add(op.MatMul(x, right), bias)
+
+    agree(build, normal(9, depth) * 2, dims=[("rows", depth)], again=[[normal(1, depth)]])

@@ -1,0 +1,91 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Products of quantized numbers, as QuantizeLinear and DequantizeLinear around a product in float32 say them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import te
+
+from ...ir.graph import Constant, Node, Value
+from ...ir.types import DType
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A product's operands before they were dequantized.
+
+    Attributes:
+        x: the left one, of uint8.
+        weights: the right one, of int8, as `[depth, columns]`.
+        scales: of the sums, by column.
+        offsets: that sums of int32 start from, by column, so that the left one's zero point doesn't count.
+    """
+
+    x: Value
+    weights: np.ndarray
+    scales: np.ndarray
+    offsets: np.ndarray
+
+
+def quantized(node: Node) -> Quantized | None:
+    """The integers that a MatMul or Gemm multiplies; None if it has others, or zero points in its weights."""
+    left, right = (_dequantized(value) for value in node.inputs[:2])
+    get = node.attributes.get
+    if left is None or right is None or get("transA", 0) or get("alpha", 1.0) != 1 or get("beta", 1.0) != 1:
+        return None
+    x, scale, zero_point, _ = left
+    weights, scales, weight_zero_points, axis = right
+    is_turned = bool(get("transB", 0))
+    if (
+        x.dtype is not DType.uint8
+        or scale.size != 1
+        or not isinstance(weights, Constant)
+        or weights.dtype is not DType.int8
+        or weights.type.rank != 2
+        or weight_zero_points.any()
+        or (scales.size != 1 and axis % 2 != (0 if is_turned else 1))
+        or scales.size not in (1, weights.shape[0 if is_turned else 1])
+    ):
+        return None
+    matrix = weights.data.T if is_turned else weights.data
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[1:]).astype(np.float32)
+    offsets = -matrix.sum(0, dtype=np.int32) * np.int32(zero_point.reshape(()))
+    return Quantized(x, matrix, row, offsets)
+
+
+def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, int] | None:
+    """What a value was dequantized from, with scale, zero point and axis."""
+    node = None if value is None else value.producer
+    if node is None or node.operator != "DequantizeLinear" or node.attributes.get("block_size", 0):
+        return None
+    x, scale, zero_point = node.inputs[0], node.constant(1), node.constant(2)
+    if x is None or scale is None or scale.dtype != np.float32 or (zero_point is None and node.input(2) is not None):
+        return None
+    return x, scale, np.zeros(1) if zero_point is None else zero_point, node.attributes.get("axis", 1)
+
+
+def dequantize(lowering: "Lowering", node: Node) -> Any:
+    """For products that there is no kernel of integers for."""
+    tensors = [lowering.tensor(value) for value in node.inputs if value is not None]
+    axis = node.attributes.get("axis", 1)
+
+    def dequantize(x: te.Tensor, scale: te.Tensor, *zero_points: te.Tensor) -> Any:
+        def element(*place: Any) -> Any:
+            beside = (place[axis],) if len(scale.shape) else ()
+            number = x(*place).astype("int32")
+            for zero_point in zero_points:
+                number = number - zero_point(*beside).astype("int32")
+            return number.astype("float32") * scale(*beside)
+
+        return te.compute(x.shape, element, name="dequantize")
+
+    return lowering.kernel(dequantize, *tensors)
+
+
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"DequantizeLinear": dequantize}
