@@ -12,7 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import elementwise, indexing, pools, products, reductions, sizes, windows
+from . import convolutions, elementwise, indexing, pools, products, reductions, sizes, windows
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
@@ -196,6 +196,7 @@ def _topk(lowering: "Lowering", node: Node) -> Any:
 
 
 CONVERTERS: dict[str, Converter] = {
+    **convolutions.CONVERTERS,
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **pools.CONVERTERS,

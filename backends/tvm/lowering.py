@@ -31,6 +31,7 @@ from . import broadcasting, converters
 from .carriers import carried, carrier
 from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.machine import Machine
+from .layouts import Blocked, Layouts
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -67,11 +68,13 @@ class Lowering:
         block: TVM's builder, which converters emit into.
         given: the symbols of the inputs' shapes.
         machine: that kernels are generated for.
+        layouts: the values that are held in blocks of channels.
     """
 
     def __init__(self, graph: Graph, origins: Origins, machine: Machine) -> None:
         self.block = relax.BlockBuilder()
         self.machine = machine
+        self.layouts = Layouts(self)
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
         self._origins = origins
@@ -148,9 +151,15 @@ class Lowering:
                 self._values[value] = self.block.emit(zeros)
             elif isinstance(value, Constant):
                 self._values[value] = relax.const(carried(value.data), str(carrier(value.dtype)))
+            elif value in self.layouts:
+                self._values[value] = self.block.emit(self.layouts.plain(value))
             else:
                 self._values[value] = self._materialized(value)
         return self._values[value]
+
+    def hold(self, value: Value, tensor: Any) -> None:
+        """Let a value be a tensor: one that isn't of the graph, but was made for nodes that aren't either."""
+        self._values[value] = tensor
 
     def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
         """A call of a kernel: a function from TVM's tensors, for which Relax's are given, to a tensor.
@@ -226,21 +235,34 @@ class Lowering:
 
     def _lower(self, node: Node) -> None:
         try:
-            for output, result in zip(node.outputs, self._convert(node), strict=True):
-                if not _is_empty(output):
-                    self._values[output] = self.typed(result, output.type)
+            self._hold_results(node)
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TargetError(f"{self._refusal(node)}: {reason}") from error
-        for dim in guarded(node, (value for value in node.inputs if value in self._values)):
+        lowered = (value for value in node.inputs if value in self._values or value in self.layouts)
+        for dim in guarded(node, lowered):
             self._guards.setdefault(dim, f"{node.location}: {self._origins.name(node)}")
+
+    def _hold_results(self, node: Node) -> None:
+        if (twin := self.layouts.twin(node)) is not None:
+            (result,) = self._convert(twin)
+            self.layouts.hold(node.output, self.typed(result, twin.output.type))
+            return
+        for output, result in zip(node.outputs, self._convert(node), strict=True):
+            if isinstance(result, Blocked):
+                self.layouts.hold(output, self.typed(result.tensor, self.layouts.type(output.shape)))
+            elif not _is_empty(output):
+                self._values[output] = self.typed(result, output.type)
 
     def _refusal(self, node: Node) -> str:
         return f"{node.location}: TVM can't run {self._origins.name(node)}"
 
     def _convert(self, node: Node) -> Sequence[Any]:
         own = converters.CONVERTERS.get(node.operator)
-        result = self.imported(node) if own is None else self.block.normalize(own(self, node))
+        found = self.imported(node) if own is None else own(self, node)
+        if isinstance(found, Blocked):
+            return [found]
+        result = self.block.normalize(found)
         if isinstance(result, relax.Tuple):
             results = list(result.fields)
         elif isinstance(result.ty, relax.TupleType):

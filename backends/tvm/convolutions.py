@@ -1,0 +1,87 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Convolutions and pools by kernels of our own, on images in blocks of channels, where sizes are known."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import relax
+
+from ...ir.graph import Constant, Node, Value
+from .kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel
+from .kernels.convolution import Convolution, convolution_kernel, has_kernel, packed
+from .kernels.windows import Window
+from .layouts import Blocked, blocked, images_of, is_image
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def conv(lowering: "Lowering", node: Node) -> Any:
+    """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
+    x, weights, bias = (node.input(index) for index in range(3))
+    assert x is not None
+    if not isinstance(weights, Constant) or not _is_known(x, node) or not (bias is None or isinstance(bias, Constant)):
+        return lowering.imported(node)
+    lanes, group = lowering.machine.lanes, node.attributes.get("group", 1)
+    images, (filters, depth, *_) = images_of(x.shape), weights.type.static_shape
+    window = window_of(node, weights.type.static_shape[2:])
+    held = np.zeros(-(-filters // lanes) * lanes, np.float32)
+    held[:filters] = 0 if bias is None else bias.data
+    if images.channels == filters == group > 1:
+        sizes = Channelwise(images.batch, len(held) // lanes, window, DEPTHWISE)
+        arranged = blocked(weights.data.reshape(1, filters, *window.kernel), lanes)[0]
+        rest = [relax.const(arranged, "float32"), relax.const(held.reshape(-1, lanes), "float32")]
+        return _call(lowering, node, channelwise_kernel(sizes, lowering.machine), [lowering.layouts.blocked(x), *rest])
+    if not has_kernel(group, images.channels, filters, lanes):
+        return lowering.imported(node)
+    is_blocked = images.channels >= lanes or x in lowering.layouts
+    sizes = Convolution(images.batch, images.channels, filters, group, window, is_blocked)
+    arranged = packed(weights.data.reshape(filters, depth, *window.kernel), sizes, lowering.machine)
+    rest = [relax.const(arranged, "float32"), relax.const(held, "float32")]
+    tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
+    return _call(lowering, node, convolution_kernel(sizes, lowering.machine), [tensor, *rest])
+
+
+def _call(lowering: "Lowering", node: Node, kernel: Any, arguments: Sequence[Any]) -> Blocked:
+    type = lowering.layouts.type(node.output.shape)
+    return Blocked(lowering.prim_func(node.operator.lower(), kernel, arguments, type))
+
+
+def _is_known(x: Value, node: Node) -> bool:
+    """Whether the images have known sizes, and there are any results."""
+    return is_image(x.type) and is_image(node.outputs[0].type) and 0 not in (*x.shape, *node.outputs[0].shape)
+
+
+def _as_image(lowering: "Lowering", x: Value) -> Any:
+    """A tensor with two spatial axes."""
+    batch, channels, *sizes = x.shape
+    return (
+        lowering.tensor(x)
+        if len(sizes) == 2
+        else relax.op.reshape(lowering.tensor(x), lowering.shape((batch, channels, 1, *sizes)))
+    )
+
+
+def window_of(node: Node, kernel: Sequence[int]) -> Window:
+    """Where the windows of a node lie; one spatial axis is taken for the columns of an image with one row."""
+    x, get = node.inputs[0], node.attributes.get
+    assert x is not None
+    rank = len(kernel)
+    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
+    image, result = images_of(x.shape).spatial, images_of(node.outputs[0].shape).spatial
+    mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
+    begins, ends = list(pads[:rank]), list(pads[rank:])
+    if mode != "NOTSET":
+        for axis in range(rank):
+            reach = (result[axis] - 1) * strides[axis] + (kernel[axis] - 1) * gaps[axis] + 1
+            missing = max(reach - image[axis], 0) if mode.startswith("SAME") else 0
+            begins[axis] = (missing + (mode == "SAME_LOWER")) // 2
+            ends[axis] = missing - begins[axis]
+    rows = [(1, 1, 1, 1, 1, 0, 0)] if rank == 1 else []
+    axes = [*rows, *zip(image, result, kernel, strides, gaps, begins, ends, strict=True)]
+    return Window(*zip(*axes, strict=True))
+
+
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"Conv": conv}

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+RNG = np.random.default_rng(0)
+
+
+def tensor(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+CASES = {
+    "pointwise": ((1, 32, 7, 5), (48, 32, 1, 1), {}),
+    "plain-input": ((2, 3, 19, 23), (40, 3, 7, 7), {"strides": (2, 2), "pads": (3, 3, 3, 3)}),
+    "odd-channels": ((2, 19, 9, 11), (21, 19, 3, 2), {"strides": (2, 1), "pads": (1, 3, 0, 2)}),
+    "padding-beyond-the-kernel": ((1, 17, 5, 5), (3, 17, 3, 3), {"pads": (4, 5, 6, 4)}),
+    "dilated": ((1, 33, 13, 9), (24, 33, 2, 3), {"dilations": (3, 2), "strides": (1, 2), "pads": (2, 1, 3, 5)}),
+    "wide": ((1, 16, 2, 67), (16, 16, 1, 3), {"auto_pad": "SAME_LOWER", "strides": (1, 2)}),
+    "groups-of-blocks": ((1, 64, 6, 6), (128, 32, 3, 3), {"group": 2, "pads": (1, 1, 1, 1)}),
+    "groups-of-less": ((2, 12, 6, 6), (8, 3, 3, 3), {"group": 4, "auto_pad": "SAME_UPPER"}),
+    "depthwise": ((2, 37, 9, 19), (37, 1, 3, 5), {"group": 37, "strides": (1, 2), "pads": (1, 2, 0, 3)}),
+    "depthwise-dilated": ((1, 16, 40, 6), (16, 1, 3, 3), {"group": 16, "dilations": (2, 3), "pads": (2, 3, 2, 3)}),
+    "multiplied": ((1, 8, 6, 6), (16, 1, 3, 3), {"group": 8}),
+    "one-axis": ((2, 20, 31), (18, 20, 5), {"strides": (3,), "pads": (2, 2)}),
+    "one-axis-depthwise": ((1, 20, 31), (20, 1, 4), {"group": 20, "auto_pad": "SAME_UPPER"}),
+    "three-axes": ((1, 2, 4, 5, 6), (3, 2, 2, 3, 2), {"strides": (1, 2, 1)}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convolutions_of_every_kind(agree, case: str) -> None:
+    """With sizes that divide into nothing, and a batch of any number."""
+    shape, filters, attributes = CASES[case]
+    weights, bias = tensor(*filters), tensor(filters[0])
+
+    def build(op, x):
+        return [op.Conv(x, weights, bias, **attributes), op.Conv(x, weights, **attributes)]
+
+    agree(build, tensor(*shape), dims=[("n", *shape[1:])], again=[[tensor(3, *shape[1:])]])
