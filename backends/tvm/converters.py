@@ -196,10 +196,10 @@ def _topk(lowering: "Lowering", node: Node) -> Any:
 
 
 CONVERTERS: dict[str, Converter] = {
-    **convolutions.CONVERTERS,
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
+    **convolutions.CONVERTERS,
     **products.CONVERTERS,
     **reductions.CONVERTERS,
     **windows.CONVERTERS,

@@ -9,7 +9,16 @@ import numpy as np
 from tvm import relax
 
 from ...ir.graph import Constant, Node, Value
-from .kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel
+from . import pools
+from .kernels.channelwise import (
+    DEPTHWISE,
+    MAXIMUM,
+    MEAN,
+    PADDED_MEAN,
+    Channelwise,
+    channelwise_kernel,
+    global_mean_kernel,
+)
 from .kernels.convolution import Convolution, convolution_kernel, has_kernel, packed
 from .kernels.windows import Window
 from .layouts import Blocked, blocked, images_of, is_image
@@ -42,6 +51,34 @@ def conv(lowering: "Lowering", node: Node) -> Any:
     rest = [relax.const(arranged, "float32"), relax.const(held, "float32")]
     tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
     return _call(lowering, node, convolution_kernel(sizes, lowering.machine), [tensor, *rest])
+
+
+def pool(lowering: "Lowering", node: Node) -> Any:
+    """Maxima and means; those whose positions are wanted, or of images that don't fill a block, are left to others."""
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or not _is_known(x, node) or not _is_worth_blocks(lowering, x):
+        return pools.CONVERTERS[node.operator](lowering, node)
+    images = images_of(x.shape)
+    kind = MAXIMUM
+    if node.operator == "AveragePool":
+        kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
+    blocks = images.blocks(lowering.machine.lanes)[0]
+    sizes = Channelwise(images.batch, blocks, window_of(node, node.attributes["kernel_shape"]), kind)
+    return _call(lowering, node, channelwise_kernel(sizes, lowering.machine), [lowering.layouts.blocked(x)])
+
+
+def global_mean(lowering: "Lowering", node: Node) -> Any:
+    x = node.inputs[0]
+    assert x is not None
+    if not _is_known(x, node) or not _is_worth_blocks(lowering, x):
+        return lowering.imported(node)
+    kernel = global_mean_kernel(images_of(x.shape), lowering.machine)
+    return _call(lowering, node, kernel, [lowering.layouts.blocked(x)])
+
+
+def _is_worth_blocks(lowering: "Lowering", x: Value) -> bool:
+    return x in lowering.layouts or images_of(x.shape).channels >= lowering.machine.lanes
 
 
 def _call(lowering: "Lowering", node: Node, kernel: Any, arguments: Sequence[Any]) -> Blocked:
@@ -84,4 +121,9 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
     return Window(*zip(*axes, strict=True))
 
 
-CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"Conv": conv}
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
+    "AveragePool": pool,
+    "Conv": conv,
+    "GlobalAveragePool": global_mean,
+    "MaxPool": pool,
+}

@@ -9,6 +9,7 @@ and its last pool. Lanes beyond the last channel hold anything, and are read by 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,9 +54,12 @@ class Layouts:
         self._held[value] = tensor
 
     def plain(self, value: Value) -> Any:
-        """A value that is held in blocks as it is without."""
-        kernel = unblock_kernel(images_of(value.shape), self._lowering.machine)
-        return self._lowering.prim_func("unblock", kernel, [self._held[value]], value.type)
+        """A value that is held in blocks as it is without; of one pixel, with full blocks, it lies in the same order."""
+        images, lowering = images_of(value.shape), self._lowering
+        if prod(images.spatial) == 1 and images.channels % lowering.machine.lanes == 0:
+            return relax.op.reshape(self._held[value], lowering.shape(value.shape))
+        kernel = unblock_kernel(images, lowering.machine)
+        return lowering.prim_func("unblock", kernel, [self._held[value]], value.type)
 
     def blocked(self, value: Value) -> Any:
         if value not in self._held:
@@ -91,7 +95,7 @@ class Layouts:
         axis, types = node.attributes["axis"], [value.type for value in node.inputs if value is not None]
         if axis % node.output.type.rank != 1 or not all(map(is_image, types)):
             return False
-        return all(type.static_shape[1] % self._lowering.machine.lanes == 0 for type in types[:-1])
+        return all(images_of(type.shape).channels % self._lowering.machine.lanes == 0 for type in types[:-1])
 
     def _operand(self, value: Value, output: Value) -> tuple[Any, TensorType] | None:
         """What a result in blocks is made from: blocks, or what is the same for all channels; None if it isn't either."""

@@ -21,7 +21,7 @@ Move = Callable[[Any, Any, Any, Any, Any], None]
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Sizes of images `[batch, channel, *spatial]`, of one spatial axis or two.
+    """Sizes of images `[batch, channel, *spatial]`, of up to two spatial axes.
 
     Attributes:
         batch: None where it isn't known.
@@ -34,8 +34,8 @@ class Images:
     spatial: tuple[int, ...]
 
     def blocks(self, lanes: int) -> tuple[int, int, int, int]:
-        """The sizes behind the batch's of the same in blocks: one spatial axis is a row of an image."""
-        rows, columns = self.spatial if len(self.spatial) == 2 else (1, *self.spatial)
+        """The sizes behind the batch's of the same in blocks, which have a row and a column in any case."""
+        rows, columns = (1,) * (2 - len(self.spatial)) + self.spatial
         return -(-self.channels // lanes), rows, columns, lanes
 
 

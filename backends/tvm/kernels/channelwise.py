@@ -13,6 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .blocks import Images
 from .gemm import OPAQUE
 from .machine import Machine
 from .vectors import lanes_at, spread
@@ -61,7 +62,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine) -> tirx.PrimFunc:
             y = T.arg("y", T.buffer((batch, sizes.blocks, *window.result, lanes), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             code = _Code(sizes, lanes, x, held, y)
-            with T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
+            with T.sblock("root"), T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
                 row, rest = task % window.result[0], task // window.result[0]
                 place = (rest // sizes.blocks, rest % sizes.blocks, row)
                 sums = [T.alloc_buffer((lanes,), "float32") for _ in range(columns)]
@@ -110,7 +111,7 @@ class _Code:
         if self.sizes.kind == DEPTHWISE:
             return total + pixel * self.held[0][(*tap, lanes_at(0, self.lanes))]
         if self.sizes.kind == MAXIMUM:  # NaN wins, on either side
-            return tirx.Select(total >= pixel, total, tirx.Select(tirx.NE(total, total), total, pixel))
+            return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
         return total + pixel
 
     def _end(self, total: Any, row: Any, column: int | None) -> Any:
@@ -127,26 +128,28 @@ class _Code:
 
 
 @cache
-def global_mean_kernel(batch: int | None, blocks: int, pixels: int, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of the means of whole images, `[batch, block, pixel, lane]` to `[batch, block, lane]`."""
+def global_mean_kernel(sizes: Images, machine: Machine) -> tirx.PrimFunc:
+    """A kernel from images to their means, as images of one pixel."""
     lanes, whole = machine.lanes, lanes_at(0, machine.lanes)
-    images = tirx.Var("batch", "int64") if batch is None else batch
+    blocks, rows, columns, _ = sizes.blocks(lanes)
+    images, pixels = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch, rows * columns
     width = next(width for width in (8, 7, 6, 5, 4, 3, 2, 1) if pixels % width == 0)  # sums that don't wait for another
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((images, blocks, pixels, lanes), "float32"))
-            y = T.arg("y", T.buffer((images, blocks, lanes), "float32"))
+            x = T.arg("x", T.buffer((images, blocks, rows, columns, lanes), "float32"))
+            y = T.arg("y", T.buffer((images, blocks, 1, 1, lanes), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.parallel(0, images * blocks) as task:
+            with T.sblock("root"), T.parallel(0, images * blocks) as task:
+                flat = T.decl_buffer((images, blocks, pixels, lanes), "float32", data=x.data)
                 image, block = task // blocks, task % blocks
                 sums = [T.alloc_buffer((lanes,), "float32") for _ in range(width)]
                 for held in sums:
                     T.buffer_store(held, spread(T.float32(0), lanes), [whole])
                 with T.serial(0, pixels // width) as step:
                     for number, held in enumerate(sums):
-                        T.buffer_store(held, held[whole] + x[image, block, step * width + number, whole], [whole])
+                        T.buffer_store(held, held[whole] + flat[image, block, step * width + number, whole], [whole])
                 total = sums[0][whole]
                 for held in sums[1:]:
                     total = total + held[whole]
-                T.buffer_store(y, total / spread(T.float32(pixels), lanes), [image, block, whole])
+                T.buffer_store(y, total / spread(T.float32(pixels), lanes), [image, block, 0, 0, whole])
         return builder.get()

@@ -36,3 +36,47 @@ def test_convolutions_of_every_kind(agree, case: str) -> None:
         return [op.Conv(x, weights, bias, **attributes), op.Conv(x, weights, **attributes)]
 
     agree(build, tensor(*shape), dims=[("n", *shape[1:])], again=[[tensor(3, *shape[1:])]])
+
+
+POOLS = {
+    "square": {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)},
+    "uneven": {"kernel_shape": (2, 5), "strides": (3, 1), "pads": (1, 4, 0, 2), "dilations": (3, 1)},
+    "cut": {"kernel_shape": (3, 2), "strides": (2, 2), "ceil_mode": 1},
+    "same": {"kernel_shape": (4, 3), "strides": (1, 2), "auto_pad": "SAME_UPPER"},
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+def test_pools_over_blocks_of_channels(agree, case: str) -> None:
+    """Also of NaN and infinity among the maxima."""
+    x = tensor(2, 21, 12, 36)
+    x[0, 3, 4, 5], x[1, 20] = np.nan, -np.inf
+    attributes = POOLS[case]
+
+    def build(op, x):
+        averages = [op.AveragePool(x, count_include_pad=counted, **attributes) for counted in (0, 1)]
+        return [op.MaxPool(x, **attributes), *averages, op.GlobalAveragePool(x)]
+
+    agree(build, x, dims=[("n", 21, 12, 36)])
+
+
+def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
+    """Among operands that are spread over channels or pixels, have fewer axes, or aren't images at all."""
+    weights, row, gate = tensor(19, 3, 3, 3), tensor(11), tensor(19, 1, 1)
+
+    def build(op, x, plane):
+        y = op.Conv(x, weights, pads=(1, 1, 1, 1))
+        z = op.Add(op.Mul(op.Clip(y, np.float32(-1), np.float32(2)), gate), op.Sigmoid(op.Sub(plane, row)))
+        joined = op.Concat(op.Conv(z, tensor(32, 19, 1, 1)), z, axis=-3)
+        mean = op.GlobalAveragePool(joined)
+        return [op.Mul(joined, mean), op.Concat(z, y, axis=1), op.Softmax(y, axis=1), op.Flatten(mean), op.Less(y, z)]
+
+    agree(build, tensor(2, 3, 9, 11), tensor(2, 1, 9, 11), dims=[("n", 3, 9, 11), ("n", 1, 9, 11)])
+
+
+def test_lines_in_blocks(agree) -> None:
+    def build(op, x):
+        y = op.Relu(op.Conv(x, tensor(16, 5, 3), pads=(1, 1)))
+        return op.Add(op.MaxPool(y, kernel_shape=(2,), strides=(2,)), tensor(16, 1))
+
+    agree(build, tensor(1, 5, 24), dims=[("n", 5, 24)], again=[[tensor(3, 5, 24)]])
