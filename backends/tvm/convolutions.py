@@ -10,6 +10,7 @@ from tvm import relax
 
 from ...ir.graph import Constant, Node, Value
 from . import pools
+from .groups import Anchor, Group, Template
 from .kernels.channelwise import (
     DEPTHWISE,
     MAXIMUM,
@@ -20,6 +21,7 @@ from .kernels.channelwise import (
     global_mean_kernel,
 )
 from .kernels.convolution import Convolution, convolution_kernel, has_kernel, packed
+from .kernels.epilogue import Reach
 from .kernels.windows import Window
 from .layouts import Blocked, blocked, images_of, is_image
 
@@ -27,30 +29,56 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 
-def conv(lowering: "Lowering", node: Node) -> Any:
-    """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
+def _anchor(lowering: "Lowering", node: Node) -> Anchor | None:
+    """Dense ones, depthwise ones, and those whose groups are whole blocks."""
     x, weights, bias = (node.input(index) for index in range(3))
     assert x is not None
     if not isinstance(weights, Constant) or not _is_known(x, node) or not (bias is None or isinstance(bias, Constant)):
-        return lowering.imported(node)
-    lanes, group = lowering.machine.lanes, node.attributes.get("group", 1)
-    images, (filters, depth, *_) = images_of(x.shape), weights.type.static_shape
-    window = window_of(node, weights.type.static_shape[2:])
+        return None
+    sizes = (_groups(node), images_of(x.shape).channels, weights.type.static_shape[0])
+    if not _is_depthwise(*sizes) and not has_kernel(*sizes, lowering.machine.lanes):
+        return None
+    return Anchor(node, channels=x.type.rank - 1)
+
+
+def _conv(lowering: "Lowering", group: Group) -> Any:
+    """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
+    node, lanes = group.anchor, lowering.machine.lanes
+    x, weights, bias = (node.input(index) for index in range(3))
+    assert x is not None
+    assert isinstance(weights, Constant)
+    images, window = images_of(x.shape), window_of(node, weights.type.static_shape[2:])
+    filters, depth, *_ = weights.type.static_shape
     held = np.zeros(-(-filters // lanes) * lanes, np.float32)
-    held[:filters] = 0 if bias is None else bias.data
-    if images.channels == filters == group > 1:
+    held[:filters] = bias.data if isinstance(bias, Constant) else 0
+    if _is_depthwise(_groups(node), images.channels, filters):
         sizes = Channelwise(images.batch, len(held) // lanes, window, DEPTHWISE)
         arranged = blocked(weights.data.reshape(1, filters, *window.kernel), lanes)[0]
-        rest = [relax.const(arranged, "float32"), relax.const(held.reshape(-1, lanes), "float32")]
-        return _call(lowering, node, channelwise_kernel(sizes, lowering.machine), [lowering.layouts.blocked(x), *rest])
-    if not has_kernel(group, images.channels, filters, lanes):
-        return lowering.imported(node)
-    is_blocked = images.channels >= lanes or x in lowering.layouts
-    sizes = Convolution(images.batch, images.channels, filters, group, window, is_blocked)
-    arranged = packed(weights.data.reshape(filters, depth, *window.kernel), sizes, lowering.machine)
-    rest = [relax.const(arranged, "float32"), relax.const(held, "float32")]
+        held = held.reshape(-1, lanes)
+        kernel, is_blocked = channelwise_kernel(sizes, lowering.machine, group.epilogue), True
+    else:
+        is_blocked = _is_worth_blocks(lowering, x)
+        sizes = Convolution(images.batch, images.channels, filters, _groups(node), window, is_blocked)
+        arranged = packed(weights.data.reshape(filters, depth, *window.kernel), sizes, lowering.machine)
+        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
     tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    return _call(lowering, node, convolution_kernel(sizes, lowering.machine), [tensor, *rest])
+    constants = [relax.const(arranged, "float32"), relax.const(held, "float32")]
+    return _call(lowering, group.output, "conv", kernel, [tensor, *constants, *_operands(lowering, group)])
+
+
+def _operands(lowering: "Lowering", group: Group) -> list[Any]:
+    """What a group's epilogue reads, in blocks."""
+    pairs = zip(group.operands, group.epilogue.operands, strict=True)
+    layouts = lowering.layouts
+    return [layouts.row(value) if reach is Reach.CHANNELS else layouts.blocked(value) for value, reach in pairs]
+
+
+def _groups(node: Node) -> int:
+    return node.attributes.get("group", 1)
+
+
+def _is_depthwise(groups: int, channels: int, filters: int) -> bool:
+    return groups == channels == filters > 1
 
 
 def pool(lowering: "Lowering", node: Node) -> Any:
@@ -65,7 +93,8 @@ def pool(lowering: "Lowering", node: Node) -> Any:
         kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
     blocks = images.blocks(lowering.machine.lanes)[0]
     sizes = Channelwise(images.batch, blocks, window_of(node, node.attributes["kernel_shape"]), kind)
-    return _call(lowering, node, channelwise_kernel(sizes, lowering.machine), [lowering.layouts.blocked(x)])
+    kernel = channelwise_kernel(sizes, lowering.machine)
+    return _call(lowering, node.output, "pool", kernel, [lowering.layouts.blocked(x)])
 
 
 def global_mean(lowering: "Lowering", node: Node) -> Any:
@@ -74,16 +103,15 @@ def global_mean(lowering: "Lowering", node: Node) -> Any:
     if not _is_known(x, node) or not _is_worth_blocks(lowering, x):
         return lowering.imported(node)
     kernel = global_mean_kernel(images_of(x.shape), lowering.machine)
-    return _call(lowering, node, kernel, [lowering.layouts.blocked(x)])
+    return _call(lowering, node.output, "mean", kernel, [lowering.layouts.blocked(x)])
 
 
 def _is_worth_blocks(lowering: "Lowering", x: Value) -> bool:
     return x in lowering.layouts or images_of(x.shape).channels >= lowering.machine.lanes
 
 
-def _call(lowering: "Lowering", node: Node, kernel: Any, arguments: Sequence[Any]) -> Blocked:
-    type = lowering.layouts.type(node.output.shape)
-    return Blocked(lowering.prim_func(node.operator.lower(), kernel, arguments, type))
+def _call(lowering: "Lowering", output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
+    return Blocked(lowering.prim_func(name, kernel, arguments, lowering.layouts.type(output.shape)))
 
 
 def _is_known(x: Value, node: Node) -> bool:
@@ -123,7 +151,8 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
 
 CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "AveragePool": pool,
-    "Conv": conv,
     "GlobalAveragePool": global_mean,
     "MaxPool": pool,
 }
+
+TEMPLATES = {"Conv": Template(_anchor, _conv)}

@@ -66,6 +66,16 @@ class Layouts:
             self._held[value] = self._converted(value, value.shape)
         return self._held[value]
 
+    def row(self, value: Value) -> Any:
+        """A number for each channel, of a value that has no other axes, as whole blocks in a row."""
+        (channels,) = [size for size in value.shape if size != 1] or [1]
+        assert isinstance(channels, int)
+        dims = (1, channels, 1, 1)
+        held = self.blocked(value) if value.shape == dims else self._converted(value, dims)
+        if isinstance(held, relax.Constant):
+            return relax.const(held.data.numpy().reshape(-1), "float32")
+        return self._lowering.block.emit(relax.op.reshape(held, (-1,)))
+
     def type(self, dims: Sequence[Dim]) -> TensorType:
         """The type in blocks of an image's shape."""
         return TensorType(DType.float32, (dims[0], *images_of(dims).blocks(self._lowering.machine.lanes)))

@@ -14,6 +14,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .blocks import Images
+from .epilogue import Epilogue
+from .finish import Finish, operand_buffers
 from .gemm import OPAQUE
 from .machine import Machine
 from .vectors import lanes_at, spread
@@ -41,8 +43,9 @@ class Channelwise:
 
 
 @cache
-def channelwise_kernel(sizes: Channelwise, machine: Machine) -> tirx.PrimFunc:
-    """A kernel from images to images; a depthwise convolution's also takes weights and a bias.
+def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> tirx.PrimFunc:
+    """A kernel of images and the epilogue's operands to images; in front of these a depthwise convolution takes
+    weights and a bias.
 
     The weights are `[block, row, column, lane]`, the bias `[block, lane]`.
     """
@@ -59,9 +62,11 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine) -> tirx.PrimFunc:
             if sizes.kind == DEPTHWISE:
                 held.append(T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32")))
                 held.append(T.arg("bias", T.buffer((sizes.blocks, lanes), "float32")))
-            y = T.arg("y", T.buffer((batch, sizes.blocks, *window.result, lanes), "float32"))
+            shape = (batch, sizes.blocks, *window.result, lanes)
+            finish = Finish(epilogue, operand_buffers(epilogue, shape))
+            y = T.arg("y", T.buffer(shape, "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            code = _Code(sizes, lanes, x, held, y)
+            code = _Code(sizes, lanes, x, held, y, finish)
             with T.sblock("root"), T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
                 row, rest = task % window.result[0], task // window.result[0]
                 place = (rest // sizes.blocks, rest % sizes.blocks, row)
@@ -83,6 +88,7 @@ class _Code:
     x: Any
     held: list[Any]
     y: Any
+    finish: Finish
 
     def tile(self, sums: list[Any], place: tuple[Any, Any, Any], start: Any, edge: int | None = None) -> None:
         """One tile, from a column; at an edge the taps beyond it are left out."""
@@ -100,7 +106,8 @@ class _Code:
                     T.buffer_store(held, self._step(held[whole], pixel, (block, line, tap)), [whole])
         for column, held in enumerate(sums):
             y = self._end(held[whole], row, None if edge is None else edge + column)
-            T.buffer_store(self.y, y, [image, block, row, start + column, whole])
+            at = (image, block, row, start + column)
+            T.buffer_store(self.y, self.finish.applied(y, at, self.lanes), [*at, whole])
 
     def _start(self, block: Any) -> Any:
         if self.sizes.kind == DEPTHWISE:

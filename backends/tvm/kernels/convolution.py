@@ -17,6 +17,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .epilogue import Epilogue
+from .finish import Finish, operand_buffers
 from .gemm import OPAQUE
 from .machine import Machine
 from .vectors import lanes_at, spread
@@ -117,8 +119,8 @@ def packed(weights: np.ndarray, sizes: Convolution, machine: Machine) -> np.ndar
 
 
 @cache
-def convolution_kernel(sizes: Convolution, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of images, packed weights and a bias of whole blocks to images in blocks."""
+def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks."""
     tile, lanes = best_tile(sizes, machine), machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     outer = _ceil(sizes.filters, lanes)
@@ -133,11 +135,14 @@ def convolution_kernel(sizes: Convolution, machine: Machine) -> tirx.PrimFunc:
             panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step, tile.blocks * lanes)
             weights = T.arg("weights", T.buffer(panels, "float32"))
             bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
+            beside = operand_buffers(epilogue, (batch, outer, *sizes.window.result, lanes))
             result = T.arg("y", T.buffer((batch, outer, *sizes.window.result, lanes), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x = T.decl_buffer((*lead, *window.image, *tail), "float32", data=whole.data)
-            y = T.decl_buffer((batch, outer, *window.result, lanes), "float32", data=result.data)
-            code = _Code(sizes, tile, window, lanes, x, weights, bias, y)
+            shape = (batch, outer, *window.result, lanes)
+            y = T.decl_buffer(shape, "float32", data=result.data)
+            finish = Finish(epilogue, beside).viewed(shape)
+            code = _Code(sizes, tile, window, lanes, x, weights, bias, y, finish)
             axes = {"image": batch, "panel": panels[0], "row": window.result[0], "tile": 1 if edges else len(inner)}
             if weights_are_small(sizes):
                 axes["panel"] = axes.pop("panel")  # innermost: they stay in the cache while the images are walked
@@ -178,6 +183,7 @@ class _Code:
     weights: Any
     bias: Any
     y: Any
+    finish: Finish
 
     def task(self, place: dict[str, Any], inner: list[int], edges: list[int]) -> None:
         """The tiles of a row, or one tile if there is no padding at the sides."""
@@ -229,7 +235,8 @@ class _Code:
                             T.buffer_store(held, held[whole] + spread(pixel, lanes) * filters[number], [whole])
         for column, line in enumerate(sums):
             for number, held in enumerate(line):
-                T.buffer_store(self.y, held[whole], [image, first + number, row, start + column, whole])
+                at = (image, first + number, row, start + column)
+                T.buffer_store(self.y, self.finish.applied(held[whole], at, lanes), [*at, whole])
 
     def _channels(self, block: Any, step: int) -> Any:
         """How many channels of a block there are: what fills the last one up isn't read."""

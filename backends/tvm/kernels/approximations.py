@@ -1,0 +1,98 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""Functions that LLVM would call the mathematics library for, lane by lane, in float32 and in few instructions.
+
+NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes' (`expf.c`).
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+
+def number(value: float, like: Any) -> Any:
+    """A number in every lane."""
+    return tirx.const(value, like.ty.dtype)
+
+
+def least(x: Any, bound: float) -> Any:
+    """The lesser of a vector's elements and a number."""
+    return tirx.Select(x > number(bound, x), number(bound, x), x)
+
+
+def most(x: Any, bound: float) -> Any:
+    """The greater of a vector's elements and a number."""
+    return tirx.Select(x < number(bound, x), number(bound, x), x)
+
+
+def exp(x: Any) -> Any:
+    """Within 1 unit in the last place; what is below 1.7e-38 is 0.
+
+    With `n` the nearest integer to `x / log(2)`, it is `2^n` times a polynomial of what is left. Adding 1.5 * 2^23 brings
+    `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for there is no 2^128.
+    """
+    bounded = T.bind(least(x, 89.0))
+    n = T.bind(tirx.nearbyint(bounded * number(_LOG2_E, x)))
+    rest = T.bind(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
+    y = T.bind(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
+    integers = _like(x, "int32")
+    bits = tirx.reinterpret(integers, n + number(1.5 * 2**23, x)) << tirx.const(23, integers)
+    half = T.bind(tirx.reinterpret(x.ty.dtype, bits + tirx.const(126 << 23, integers)))
+    scaled = T.bind(y * half)
+    return T.bind(tirx.Select(x < number(_LEAST, x), number(0.0, x), scaled + scaled))
+
+
+def sigmoid(x: Any) -> Any:
+    """Within 3 units in the last place of normal numbers."""
+    return T.bind(number(1.0, x) / (number(1.0, x) + exp(number(0.0, x) - x)))
+
+
+def tanh(x: Any) -> Any:
+    """Within 7 units in the last place."""
+    y = T.bind(most(least(x, 7.90531110763549805), -7.90531110763549805))
+    square = T.bind(y * y)
+    quotient = T.bind(y * _polynomial(_TANH, square) / _polynomial(_TANH_BELOW, square))
+    return T.bind(tirx.Select(tirx.all(x < number(4e-4, x), x > number(-4e-4, x)), x, quotient))
+
+
+def erf(x: Any) -> Any:
+    """Within 8 units in the last place."""
+    y = T.bind(most(least(x, 4.0), -4.0))
+    square = T.bind(y * y)
+    return T.bind(y * _polynomial(_ERF, square) / _polynomial(_ERF_BELOW, square))
+
+
+def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
+    """Of the highest power first (Horner's scheme)."""
+    first, *others = (number(value, x) for value in coefficients)
+    return reduce(lambda y, other: y * x + other, others, first)
+
+
+def _like(x: Any, element: str) -> str:
+    lanes = str(x.ty.dtype).partition("x")[2]
+    return f"{element}x{lanes}" if lanes else element
+
+
+_LEAST = -86.98
+_LOG2_E = 1.44269504088896341
+_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+_EXP = (
+    *(1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3),
+    *(4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1),
+)
+_TANH = (
+    *(-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08),
+    *(1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03),
+)
+_TANH_BELOW = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+_ERF = (
+    *(-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05),
+    *(-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02),
+)
+_ERF_BELOW = (
+    *(-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03),
+    -1.42647390514189e-02,
+)

@@ -1,0 +1,63 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""What elementwise operators make of vectors of float32, as kernels compute it in registers."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from .approximations import erf, exp, least, most, number, sigmoid, tanh
+
+Element = Callable[..., Any]
+"""The result from the operator's attributes and operands; None stands for an operand that is left out."""
+
+
+def _gelu(get: Callable[..., Any], x: Any) -> Any:
+    if get("approximate", "none") == "tanh":
+        bent = T.bind(x + x * x * x * number(0.044715, x))
+        spread = tanh(T.bind(bent * number(math.sqrt(2 / math.pi), x)))
+    else:
+        spread = erf(T.bind(x * number(math.sqrt(0.5), x)))
+    half = x * number(0.5, x)
+    return half * spread + half
+
+
+def _hard_sigmoid(get: Callable[..., Any], x: Any) -> Any:
+    y = T.bind(x * number(get("alpha", 0.2), x) + number(get("beta", 0.5), x))
+    return least(T.bind(most(y, 0.0)), 1.0)
+
+
+def _clip(get: Callable[..., Any], x: Any, low: Any = None, high: Any = None) -> Any:
+    y = x if low is None else T.bind(tirx.Select(x < low, low, x))
+    return y if high is None else tirx.Select(y > high, high, y)
+
+
+def _leaky(get: Callable[..., Any], x: Any) -> Any:
+    return tirx.Select(x < number(0.0, x), x * number(get("alpha", 0.01), x), x)
+
+
+def _elu(get: Callable[..., Any], x: Any) -> Any:
+    return tirx.Select(x < number(0.0, x), number(get("alpha", 1.0), x) * (exp(x) - number(1.0, x)), x)
+
+
+ELEMENTS: Mapping[str, Element] = {
+    "Add": lambda get, a, b: a + b,
+    "Clip": _clip,
+    "Div": lambda get, a, b: a / b,
+    "Elu": _elu,
+    "Erf": lambda get, x: erf(x),
+    "Exp": lambda get, x: exp(x),
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "LeakyRelu": _leaky,
+    "Mul": lambda get, a, b: a * b,
+    "Neg": lambda get, x: number(0.0, x) - x,
+    "PRelu": lambda get, x, slope: tirx.Select(x < number(0.0, x), x * slope, x),
+    "Relu": lambda get, x: most(x, 0.0),
+    "Sigmoid": lambda get, x: sigmoid(x),
+    "Sub": lambda get, a, b: a - b,
+    "Tanh": lambda get, x: tanh(x),
+}

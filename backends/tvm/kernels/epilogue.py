@@ -1,0 +1,65 @@
+"""What becomes of a kernel's results while they are still in registers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from .approximations import number
+from .elements import ELEMENTS
+
+
+class Reach(Enum):
+    """How an operand lies beside a kernel's result."""
+
+    CHANNELS = "channels"
+    """It has a number for each channel: a column of a product."""
+    ELEMENTS = "elements"
+    """It has the result's shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An elementwise operator.
+
+    Attributes:
+        operator: its name.
+        attributes: by name.
+        inputs: each a number, or the place among the kernel's result, the operands and the results of the steps before;
+            None where it is left out.
+    """
+
+    operator: str
+    attributes: tuple[tuple[str, Any], ...]
+    inputs: tuple[int | float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """Elementwise operators on a kernel's result; equal ones make equal kernels.
+
+    Attributes:
+        operands: how each of the tensors that it reads lies beside the result.
+        steps: in order; the last one's result is the kernel's.
+    """
+
+    operands: tuple[Reach, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
+        """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand."""
+        values = (
+            [T.bind(result), *(T.bind(load(index)) for index in range(len(self.operands)))] if self.steps else [result]
+        )
+        for step in self.steps:
+            inputs = [_input(place, values) for place in step.inputs]
+            values.append(T.bind(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
+        return values[-1]
+
+
+def _input(place: float | None, values: list[Any]) -> Any:
+    if place is None:
+        return None
+    return values[place] if isinstance(place, int) else number(place, values[0])
