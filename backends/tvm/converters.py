@@ -16,6 +16,7 @@ from . import convolutions, elementwise, indexing, pools, products, reductions, 
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
+from .groups import Template
 from .padding import pad
 from .regions import roi_align
 from .resize import resize
@@ -200,7 +201,6 @@ CONVERTERS: dict[str, Converter] = {
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
     **convolutions.CONVERTERS,
-    **products.CONVERTERS,
     **reductions.CONVERTERS,
     **windows.CONVERTERS,
     "Cast": cast,
@@ -223,3 +223,6 @@ CONVERTERS: dict[str, Converter] = {
     "TopK": _topk,
     "Unsqueeze": _reshape,
 }
+
+TEMPLATES: dict[str, Template] = {**convolutions.TEMPLATES, **products.TEMPLATES}
+"""Kernels that compute what follows an operator as well, for those of its nodes that they can."""

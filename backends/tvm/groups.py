@@ -69,11 +69,13 @@ class Template:
         lower: a call of the kernel for a group.
     """
 
-    anchor: Callable[[Node], Anchor | None]
+    anchor: Callable[["Lowering", Node], Anchor | None]
     lower: Callable[["Lowering", Group], Any]
 
 
-def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template]) -> dict[Node, Group]:
+def find_groups(
+    lowering: "Lowering", graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template]
+) -> dict[Node, Group]:
     """The groups of a graph, by each of their nodes.
 
     Args:
@@ -85,8 +87,8 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Tem
     groups: dict[Node, Group] = {}
     for node in nodes:
         template = templates.get(node.operator) if node not in groups else None
-        anchor = None if template is None else template.anchor(node)
-        group = None if anchor is None else _Growth(graph, lowered, anchor).group()
+        anchor = None if template is None else template.anchor(lowering, node)
+        group = None if anchor is None else _Growth(graph, lowered, set(groups), anchor).group()
         if group is not None:
             groups |= dict.fromkeys((group.anchor, *group.chain), group)
     return groups
@@ -107,8 +109,8 @@ def reach(value: Value, result: Value, channels: int) -> Reach | float | None:
 class _Growth:
     """A group while it grows from its anchor."""
 
-    def __init__(self, graph: Graph, lowered: set[Node], anchor: Anchor) -> None:
-        self._graph, self._lowered, self._anchor = graph, lowered, anchor
+    def __init__(self, graph: Graph, lowered: set[Node], taken: set[Node], anchor: Anchor) -> None:
+        self._graph, self._lowered, self._taken, self._anchor = graph, lowered, taken, anchor
         self._result = anchor.node.output
 
     def group(self) -> Group | None:
@@ -127,7 +129,7 @@ class _Growth:
         if any(self._graph.is_output(value) for value in open_values):
             return None
         readers = {use.node for value in open_values for use in value.uses if use.node in self._lowered}
-        joining = [node for node in readers - set(chain) if self._joins(node)]
+        joining = [node for node in readers - self._taken - set(chain) if self._joins(node)]
         return min(joining, key=self._graph.position, default=None)
 
     def _open(self, nodes: Iterable[Node]) -> list[Value]:

@@ -71,9 +71,9 @@ class Layouts:
         (channels,) = [size for size in value.shape if size != 1] or [1]
         assert isinstance(channels, int)
         dims = (1, channels, 1, 1)
+        if isinstance(value, Constant):
+            return relax.const(blocked(value.data.reshape(dims), self._lowering.machine.lanes).reshape(-1), "float32")
         held = self.blocked(value) if value.shape == dims else self._converted(value, dims)
-        if isinstance(held, relax.Constant):
-            return relax.const(held.data.numpy().reshape(-1), "float32")
         return self._lowering.block.emit(relax.op.reshape(held, (-1,)))
 
     def type(self, dims: Sequence[Dim]) -> TensorType:

@@ -29,6 +29,7 @@ from ...passes.legalization.origins import Origins
 from ...targets import Target
 from . import broadcasting, converters
 from .carriers import carried, carrier
+from .groups import Group, find_groups
 from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.machine import Machine
 from .layouts import Blocked, Layouts
@@ -92,9 +93,12 @@ class Lowering:
         with warnings.catch_warnings(), self.block.function("main", parameters):
             warnings.simplefilter("ignore")
             with self.block.dataflow():
-                for node in self._graph.nodes:
-                    if node in self._needed:
-                        self._lower(node)
+                nodes = [node for node in self._graph.nodes if node in self._needed]
+                groups = find_groups(self, self._graph, nodes, converters.TEMPLATES)
+                for node in nodes:
+                    group = groups.get(node)
+                    if group is None or node is group.last:
+                        self._lower(node, group)
                 results = [self.tensor(value) for value in self._graph.outputs.values()]
                 if late := self.guards().late:
                     results.append(self.block.emit(relax.op.shape_to_tensor(self.shape(list(late)))))
@@ -160,6 +164,15 @@ class Lowering:
     def hold(self, value: Value, tensor: Any) -> None:
         """Let a value be a tensor: one that isn't of the graph, but was made for nodes that aren't either."""
         self._values[value] = tensor
+
+    def shaped(self, value: Value, shape: Sequence[Dim]) -> Any:
+        """A value as a Relax tensor of another shape with as many elements."""
+        if tuple(shape) == value.shape:
+            return self.tensor(value)
+        sizes = [dim for dim in shape if isinstance(dim, int)]
+        if isinstance(value, Constant) and len(sizes) == len(shape):
+            return relax.const(value.data.reshape(sizes), str(value.dtype))
+        return self.block.emit(relax.op.reshape(self.tensor(value), self.shape(shape)))
 
     def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
         """A call of a kernel: a function from TVM's tensors, for which Relax's are given, to a tensor.
@@ -233,22 +246,26 @@ class Lowering:
         row = self.block.emit(relax.op.reshape(row, self.shape(value.shape)))
         return self.typed(row if value.dtype is DType.int64 else relax.op.astype(row, str(value.dtype)), value.type)
 
-    def _lower(self, node: Node) -> None:
+    def _lower(self, node: Node, group: Group | None) -> None:
+        """Lower a node, or the group that it is the last one of."""
+        members = [node] if group is None else [group.anchor, *group.chain]
         try:
-            self._hold_results(node)
+            self._hold_results(node, group)
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise TargetError(f"{self._refusal(node)}: {reason}") from error
-        lowered = (value for value in node.inputs if value in self._values or value in self.layouts)
-        for dim in guarded(node, lowered):
-            self._guards.setdefault(dim, f"{node.location}: {self._origins.name(node)}")
+            raise TargetError(f"{self._refusal(members[0])}: {reason}") from error
+        for member in members:
+            lowered = (value for value in member.inputs if value in self._values or value in self.layouts)
+            for dim in guarded(member, lowered):
+                self._guards.setdefault(dim, f"{member.location}: {self._origins.name(member)}")
 
-    def _hold_results(self, node: Node) -> None:
-        if (twin := self.layouts.twin(node)) is not None:
-            (result,) = self._convert(twin)
+    def _hold_results(self, node: Node, group: Group | None) -> None:
+        twin = self.layouts.twin(node) if group is None else None
+        if twin is not None:
+            (result,) = self._convert(twin, None)
             self.layouts.hold(node.output, self.typed(result, twin.output.type))
             return
-        for output, result in zip(node.outputs, self._convert(node), strict=True):
+        for output, result in zip(node.outputs, self._convert(node, group), strict=True):
             if isinstance(result, Blocked):
                 self.layouts.hold(output, self.typed(result.tensor, self.layouts.type(output.shape)))
             elif not _is_empty(output):
@@ -257,9 +274,12 @@ class Lowering:
     def _refusal(self, node: Node) -> str:
         return f"{node.location}: TVM can't run {self._origins.name(node)}"
 
-    def _convert(self, node: Node) -> Sequence[Any]:
+    def _convert(self, node: Node, group: Group | None) -> Sequence[Any]:
         own = converters.CONVERTERS.get(node.operator)
-        found = self.imported(node) if own is None else own(self, node)
+        if group is not None:
+            found = converters.TEMPLATES[group.anchor.operator].lower(self, group)
+        else:
+            found = self.imported(node) if own is None else own(self, node)
         if isinstance(found, Blocked):
             return [found]
         result = self.block.normalize(found)

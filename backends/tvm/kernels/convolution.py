@@ -8,6 +8,7 @@ and right edge are written out without the taps that would lie in the padding, s
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -191,16 +192,29 @@ class _Code:
         sums = [[T.alloc_buffer((size,), "float32") for _ in range(self.tile.blocks)] for _ in range(columns)]
         for start in edges:
             self._tile(sums, place, start, edge=start)
-        if not inner:
-            return
         if not edges:
-            self._tile(sums, place, tirx.min(inner[0] + place["tile"] * columns, inner[-1]))
+            begin = place["tile"] * columns
+            self._tile(sums, place, tirx.min(begin, inner[-1]), fresh=begin)
+            self._finish(place, begin, tirx.min(begin + columns, self.window.result[1]))
             return
-        with T.serial(0, len(inner)) as step:
-            self._tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
+        if inner:
+            with T.serial(0, len(inner)) as step:
+                self._tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
+        self._finish(place, 0, self.window.result[1])
 
-    def _tile(self, sums: list[list[Any]], place: dict[str, Any], start: Any, edge: int | None = None) -> None:
-        """One tile, from a column; at an edge the taps beyond it are left out."""
+    def _finish(self, place: dict[str, Any], begin: Any, end: Any) -> None:
+        """A long epilogue, of columns that this task alone has written: it would be wrong to do it twice."""
+        if not self.finish.is_long:
+            return
+        with T.serial(begin, end) as column:
+            for number in range(self.tile.blocks):
+                block = place["panel"] * self.tile.blocks + number
+                self.finish.apply_to(self.y, (place["image"], block, place["row"], column), self.lanes)
+
+    def _tile(
+        self, sums: list[list[Any]], place: dict[str, Any], start: Any, edge: int | None = None, fresh: Any = None
+    ) -> None:
+        """One tile, from a column; at an edge the taps beyond it are left out, and what isn't fresh another task writes."""
         lanes, window, sizes = self.lanes, self.window, self.sizes
         image, panel, row = place["image"], place["panel"], place["row"]
         blocks, step = sizes.steps(lanes)
@@ -233,10 +247,16 @@ class _Code:
                         for number in vectors:
                             held = sums[column][number]
                             T.buffer_store(held, held[whole] + spread(pixel, lanes) * filters[number], [whole])
+        overlaps = fresh is not None and self.window.result[1] % len(sums) != 0
         for column, line in enumerate(sums):
-            for number, held in enumerate(line):
-                at = (image, first + number, row, start + column)
-                T.buffer_store(self.y, self.finish.applied(held[whole], at, lanes), [*at, whole])
+            with ExitStack() as frames:
+                if overlaps:
+                    frames.enter_context(T.If(start + column >= fresh))
+                    frames.enter_context(T.Then())
+                for number, held in enumerate(line):
+                    at = (image, first + number, row, start + column)
+                    vector = held[whole] if self.finish.is_long else self.finish.applied(held[whole], at, lanes)
+                    T.buffer_store(self.y, vector, [*at, whole])
 
     def _channels(self, block: Any, step: int) -> Any:
         """How many channels of a block there are: what fills the last one up isn't read."""

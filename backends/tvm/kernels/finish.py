@@ -11,6 +11,8 @@ from tvm.script.ir_builder import tirx as T
 from .epilogue import Epilogue, Reach
 from .vectors import lanes_at
 
+_LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
+
 
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
     """The arguments of a kernel that its epilogue reads: images of the result's shape, and rows of whole blocks."""
@@ -35,6 +37,11 @@ class Finish:
         ]
         return Finish(self.epilogue, kept)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether its code is so long that it should stand in a kernel once, not for each vector that registers hold."""
+        return any(step.operator in _LONG for step in self.epilogue.steps)
+
     def applied(self, vector: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> Any:
         """What becomes of a vector of the result for an image, block, row and column."""
 
@@ -44,3 +51,8 @@ class Finish:
             return self.buffers[index][(*place, lanes_at(0, lanes))]
 
         return self.epilogue.applied(vector, load)
+
+    def apply_to(self, y: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> None:
+        """Code that puts what becomes of a vector of the result in its place."""
+        at = (*place, lanes_at(0, lanes))
+        T.buffer_store(y, self.applied(y[at], place, lanes), at)

@@ -10,7 +10,7 @@ it and computes some elements twice: that costs less than masks, and nothing lie
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from math import gcd, prod
 from typing import Any
@@ -20,6 +20,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .epilogue import Epilogue, Reach
 from .machine import Machine
 from .vectors import lanes_at, spread
 
@@ -99,9 +100,9 @@ def packed(weights: np.ndarray, tile: Tile) -> np.ndarray:
     return np.stack([weights[:, start : start + tile.columns] for start in starts])
 
 
-@cache
-def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of `[*lead, depth]` and packed weights to `[*lead, columns]`."""
+@lru_cache
+def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of `[*lead, depth]`, packed weights and the epilogue's operands to `[*lead, columns]`."""
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
     rows: Any = prod(lead)
     panels = _ceil(gemm.columns, tile.columns)
@@ -109,26 +110,30 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine) -> tirx.PrimFunc:
     chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            arguments = [
-                T.arg(name, T.buffer(shape, "float32"))
-                for name, shape in (
-                    ("x", (*lead, gemm.depth)),
-                    ("weights", (panels, gemm.depth, tile.columns)),
-                    ("y", (*lead, gemm.columns)),
-                )
+            x = T.arg("x", T.buffer((*lead, gemm.depth), "float32"))
+            weights = T.arg("weights", T.buffer((panels, gemm.depth, tile.columns), "float32"))
+            shapes = {Reach.CHANNELS: (gemm.columns,), Reach.ELEMENTS: (*lead, gemm.columns)}
+            beside = [
+                T.arg(f"operand{index}", T.buffer(shapes[reach], "float32"))
+                for index, reach in enumerate(epilogue.operands)
             ]
+            y = T.arg("y", T.buffer((*lead, gemm.columns), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x = T.decl_buffer((rows, gemm.depth), "float32", data=arguments[0].data)
-            y = T.decl_buffer((rows, gemm.columns), "float32", data=arguments[2].data)
+            x, y = _as_matrix(x, rows), _as_matrix(y, rows)
+            beside = [
+                buffer if reach is Reach.CHANNELS else _as_matrix(buffer, rows)
+                for buffer, reach in zip(beside, epilogue.operands, strict=True)
+            ]
             loop = T.parallel if gemm.rows is None or work > _SMALL else T.serial
             with loop(0, panels * chunks) as task:
                 panel, chunk = task // chunks, task % chunks
-                first = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
+                column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 for height, count in _heights(gemm, tile, rows):
                     begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
                     with T.serial(0, end - begin) as step:
                         row = tirx.min((begin + step) * height, rows - height)
-                        _tile(x, arguments[1], y, panel, (row, first), Tile(height, tile.columns, tile.lanes))
+                        sums = _sums(x, weights, row, panel, Tile(height, tile.columns, tile.lanes))
+                        _store(sums, y, beside, (row, column), epilogue)
         return builder.get()
 
 
@@ -150,15 +155,18 @@ def _heights(gemm: Gemm, tile: Tile, rows: Any) -> list[tuple[int, Any]]:
     return found
 
 
-def _tile(x: Any, weights: Any, y: Any, panel: Any, place: tuple[Any, Any], tile: Tile) -> None:
-    """Code for one tile of the result, whose first row and column are given."""
-    row, column = place
-    vectors = tile.vectors
+def _as_matrix(buffer: Any, rows: Any) -> Any:
+    """All axes before the last one as rows."""
+    return T.decl_buffer((rows, buffer.shape[-1]), "float32", data=buffer.data)
+
+
+def _sums(x: Any, weights: Any, row: Any, panel: Any, tile: Tile) -> list[tuple[int, int, int, Any]]:
+    """Code for one tile, from its first row on: line, column and lanes of each vector, and the sums in it."""
     sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
     spots = [
         (line, start, lanes, lanes_at(line * tile.columns + start, lanes))
         for line in range(tile.rows)
-        for start, lanes in vectors
+        for start, lanes in tile.vectors
     ]
     for _, _, lanes, spot in spots:
         T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
@@ -166,8 +174,20 @@ def _tile(x: Any, weights: Any, y: Any, panel: Any, place: tuple[Any, Any], tile
         for line, start, lanes, spot in spots:
             element = spread(x[row + line, k], lanes)
             T.buffer_store(sums, sums[spot] + element * weights[panel, k, lanes_at(start, lanes)], [spot])
-    for line, start, lanes, spot in spots:
-        T.buffer_store(y, sums[spot], [row + line, lanes_at(column + start, lanes)])
+    return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in spots]
+
+
+def _store(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epilogue) -> None:
+    """Code for the epilogue of a tile whose first row and column are given."""
+    row, column = place
+    for line, start, lanes, vector in sums:
+        at = lanes_at(column + start, lanes)
+
+        def load(index: int, line: int = line, at: Any = at) -> Any:
+            place = (at,) if epilogue.operands[index] is Reach.CHANNELS else (row + line, at)
+            return beside[index][place]
+
+        T.buffer_store(y, epilogue.applied(vector, load), [row + line, at])
 
 
 def _ceil(size: int, part: int) -> int:

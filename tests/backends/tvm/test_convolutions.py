@@ -80,3 +80,21 @@ def test_lines_in_blocks(agree) -> None:
         return op.Add(op.MaxPool(y, kernel_shape=(2,), strides=(2,)), tensor(16, 1))
 
     agree(build, tensor(1, 5, 24), dims=[("n", 5, 24)], again=[[tensor(3, 5, 24)]])
+
+
+def test_what_follows_a_convolution_is_done_in_its_kernel(agree) -> None:
+    """A residual that another convolution gives, bounds, and curves, where tiles overlap and tasks share rows."""
+    first, second, third = (tensor(*shape) / 10 for shape in ((40, 20, 1, 1), (40, 20, 3, 3), (40, 1, 3, 3)))
+
+    def build(op, x):
+        shortcut = op.Conv(x, first)
+        y = op.Relu(op.Add(op.Conv(x, second, pads=(1, 1, 1, 1)), shortcut))
+        y = op.Conv(y, third, tensor(40), group=40, pads=(1, 1, 1, 1))
+        y = op.Mul(y, op.Sigmoid(y))
+        gate = op.HardSigmoid(op.Conv(op.GlobalAveragePool(y), tensor(40, 40, 1, 1) / 6))
+        y = op.Gelu(op.Conv(op.Mul(y, gate), tensor(37, 40, 1, 1) / 6))
+        return op.Clip(
+            op.Mul(op.Conv(op.HardSwish(y), tensor(19, 37, 1, 1) / 6), tensor(19, 1, 1)), np.float32(-2), np.float32(2)
+        )
+
+    agree(build, tensor(1, 20, 13, 17), dims=[("n", 20, 13, 17)], again=[[tensor(3, 20, 13, 17)]])
