@@ -79,6 +79,7 @@ def find_groups(
     """The groups of a graph, by each of their nodes.
 
     Args:
+        lowering: that templates ask about the machine.
         graph: that the nodes are of.
         nodes: that are lowered, in order; others may read values without that mattering.
         templates: by the operator of the anchor.

@@ -10,7 +10,8 @@ from functools import reduce
 from typing import Any
 
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
+
+from .vectors import held
 
 
 def number(value: float, like: Any) -> Any:
@@ -34,46 +35,41 @@ def exp(x: Any) -> Any:
     With `n` the nearest integer to `x / log(2)`, it is `2^n` times a polynomial of what is left. Adding 1.5 * 2^23 brings
     `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for there is no 2^128.
     """
-    bounded = T.bind(least(x, 89.0))
-    n = T.bind(tirx.nearbyint(bounded * number(_LOG2_E, x)))
-    rest = T.bind(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
-    y = T.bind(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
-    integers = _like(x, "int32")
+    bounded = held(least(x, 89.0))
+    n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
+    rest = held(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
+    y = held(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
+    integers = f"int32x{x.ty.dtype.lanes}" if x.ty.dtype.lanes > 1 else "int32"
     bits = tirx.reinterpret(integers, n + number(1.5 * 2**23, x)) << tirx.const(23, integers)
-    half = T.bind(tirx.reinterpret(x.ty.dtype, bits + tirx.const(126 << 23, integers)))
-    scaled = T.bind(y * half)
-    return T.bind(tirx.Select(x < number(_LEAST, x), number(0.0, x), scaled + scaled))
+    half = held(tirx.reinterpret(x.ty.dtype, bits + tirx.const(126 << 23, integers)))
+    scaled = held(y * half)
+    return held(tirx.Select(x < number(_LEAST, x), number(0.0, x), scaled + scaled))
 
 
 def sigmoid(x: Any) -> Any:
     """Within 3 units in the last place of normal numbers."""
-    return T.bind(number(1.0, x) / (number(1.0, x) + exp(number(0.0, x) - x)))
+    return held(number(1.0, x) / (number(1.0, x) + exp(number(0.0, x) - x)))
 
 
 def tanh(x: Any) -> Any:
     """Within 7 units in the last place."""
-    y = T.bind(most(least(x, 7.90531110763549805), -7.90531110763549805))
-    square = T.bind(y * y)
-    quotient = T.bind(y * _polynomial(_TANH, square) / _polynomial(_TANH_BELOW, square))
-    return T.bind(tirx.Select(tirx.all(x < number(4e-4, x), x > number(-4e-4, x)), x, quotient))
+    y = held(most(least(x, 7.90531110763549805), -7.90531110763549805))
+    square = held(y * y)
+    quotient = held(y * _polynomial(_TANH, square) / _polynomial(_TANH_BELOW, square))
+    return held(tirx.Select(tirx.all(x < number(4e-4, x), x > number(-4e-4, x)), x, quotient))
 
 
 def erf(x: Any) -> Any:
     """Within 8 units in the last place."""
-    y = T.bind(most(least(x, 4.0), -4.0))
-    square = T.bind(y * y)
-    return T.bind(y * _polynomial(_ERF, square) / _polynomial(_ERF_BELOW, square))
+    y = held(most(least(x, 4.0), -4.0))
+    square = held(y * y)
+    return held(y * _polynomial(_ERF, square) / _polynomial(_ERF_BELOW, square))
 
 
 def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
     """Of the highest power first (Horner's scheme)."""
     first, *others = (number(value, x) for value in coefficients)
     return reduce(lambda y, other: y * x + other, others, first)
-
-
-def _like(x: Any, element: str) -> str:
-    lanes = str(x.ty.dtype).partition("x")[2]
-    return f"{element}x{lanes}" if lanes else element
 
 
 _LEAST = -86.98

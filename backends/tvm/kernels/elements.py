@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
 
 from .approximations import erf, exp, least, most, number, sigmoid, tanh
+from .vectors import held
 
 Element = Callable[..., Any]
 """The result from the operator's attributes and operands; None stands for an operand that is left out."""
@@ -17,21 +17,21 @@ Element = Callable[..., Any]
 
 def _gelu(get: Callable[..., Any], x: Any) -> Any:
     if get("approximate", "none") == "tanh":
-        bent = T.bind(x + x * x * x * number(0.044715, x))
-        spread = tanh(T.bind(bent * number(math.sqrt(2 / math.pi), x)))
+        bent = held(x + x * x * x * number(0.044715, x))
+        spread = tanh(held(bent * number(math.sqrt(2 / math.pi), x)))
     else:
-        spread = erf(T.bind(x * number(math.sqrt(0.5), x)))
+        spread = erf(held(x * number(math.sqrt(0.5), x)))
     half = x * number(0.5, x)
     return half * spread + half
 
 
 def _hard_sigmoid(get: Callable[..., Any], x: Any) -> Any:
-    y = T.bind(x * number(get("alpha", 0.2), x) + number(get("beta", 0.5), x))
-    return least(T.bind(most(y, 0.0)), 1.0)
+    y = held(x * number(get("alpha", 0.2), x) + number(get("beta", 0.5), x))
+    return least(held(most(y, 0.0)), 1.0)
 
 
 def _clip(get: Callable[..., Any], x: Any, low: Any = None, high: Any = None) -> Any:
-    y = x if low is None else T.bind(tirx.Select(x < low, low, x))
+    y = x if low is None else held(tirx.Select(x < low, low, x))
     return y if high is None else tirx.Select(y > high, high, y)
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tvm.script.ir_builder import tirx as T
-
 from .approximations import number
 from .elements import ELEMENTS
+from .vectors import held
 
 
 class Reach(Enum):
@@ -50,12 +49,10 @@ class Epilogue:
 
     def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
         """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand."""
-        values = (
-            [T.bind(result), *(T.bind(load(index)) for index in range(len(self.operands)))] if self.steps else [result]
-        )
+        values = [held(result), *(held(load(index)) for index in range(len(self.operands)))] if self.steps else [result]
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
-            values.append(T.bind(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
+            values.append(held(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
         return values[-1]
 
 

@@ -15,3 +15,15 @@ def lanes_at(start: Any, lanes: int) -> Any:
 def spread(element: Any, lanes: int) -> Any:
     """The same element in every lane."""
     return element if lanes == 1 else T.broadcast(element, lanes)
+
+
+def held(vector: Any) -> Any:
+    """The same vector, computed once: where a name is bound to it, TVM's simplifier puts the expression back in for the name.
+
+    LLVM keeps it in a register.
+    """
+    lanes = vector.ty.dtype.lanes
+    place = lanes_at(0, lanes)
+    buffer = T.alloc_buffer((lanes,), vector.ty.dtype.with_lanes(1))
+    T.buffer_store(buffer, vector, [place])
+    return buffer[place]

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from planish.backends.tvm.converters import TEMPLATES
+from planish.backends.tvm.groups import find_groups
+
+RNG = np.random.default_rng(0)
+WEIGHTS = RNG.standard_normal((24, 40), np.float32)
+BIAS = RNG.standard_normal(40, np.float32)
+EDGES = [np.nan, np.inf, -np.inf, 0, -0.0, 1e-30, 3, -3, 90, -90, 1e30, -1e30]
+
+CHAINS = {
+    "bias": lambda op, x, y: op.Add(y, BIAS),
+    "bias in front": lambda op, x, y: op.Add(BIAS, y),
+    "a number": lambda op, x, y: op.Sub(2.0, op.Mul(y, 0.5)),
+    "residual": lambda op, x, y: op.Relu(op.Add(op.Add(y, BIAS), op.Concat(x, x, axis=-1))),
+    "silu": lambda op, x, y: op.Mul(y, op.Sigmoid(y)),
+    "quotient of itself": lambda op, x, y: op.Div(y, op.Add(op.Relu(y), 1.0)),
+    "gelu": lambda op, x, y: op.Gelu(op.Add(y, BIAS)),
+    "gelu by tanh": lambda op, x, y: op.Gelu(y, approximate="tanh"),
+    "clip": lambda op, x, y: op.Clip(op.Clip(y, np.float32(-1), np.float32(2)), None, np.float32(1)),
+    "hard swish": lambda op, x, y: op.HardSwish(y),
+    "slopes": lambda op, x, y: op.PRelu(op.LeakyRelu(y, alpha=0.3), np.abs(BIAS)),
+    "exponentials": lambda op, x, y: op.Exp(op.Tanh(op.Elu(op.Erf(op.Neg(y)), alpha=0.7))),
+}
+
+
+def nodes_of_groups(graph) -> list[list[str]]:
+    groups = find_groups(graph, list(graph.nodes), TEMPLATES)
+    return [[node.operator for node in (group.anchor, *group.chain)] for group in dict.fromkeys(groups.values())]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_what_follows_a_product_is_computed_with_it(agree, name: str) -> None:
+    def build(op, x):
+        return CHAINS[name](op, op.Slice(x, [0], [20], [-1]), op.MatMul(x, WEIGHTS))
+
+    x = RNG.standard_normal((2, 9, 24)).astype(np.float32)
+    agree(build, x, dims=[("batch", "rows", 24)])
+
+
+def test_edges_pass_through_what_follows(agree) -> None:
+    """What isn't finite, or large: as the operators have it one by one."""
+
+    def build(op, x):
+        y = op.MatMul(x, np.eye(len(EDGES), dtype=np.float32)[:1])
+        return [op(name, y) for name in ("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Elu", "LeakyRelu", "HardSigmoid")]
+
+    agree(build, np.array(EDGES, np.float32)[:, None])
+
+
+def test_a_group_ends_where_others_read(make_graph) -> None:
+    def build(op, x):
+        y = op.Relu(op.Add(op.MatMul(x, WEIGHTS), BIAS))
+        z = op.Sigmoid(op.MatMul(y, WEIGHTS.T.copy()))
+        return op.Add(op.MatMul(z, WEIGHTS), y)
+
+    groups = nodes_of_groups(make_graph(build, "rows", 24))
+    assert groups == [["MatMul", "Add", "Relu"], ["MatMul", "Sigmoid"], ["MatMul", "Add"]]
+
+
+def test_a_group_ends_at_an_output(make_graph) -> None:
+    graph = make_graph(lambda op, x: op.MatMul(x, WEIGHTS), "rows", 24)
+    from planish.ir.builder import Builder
+
+    graph.outputs["z"] = Builder(graph).Relu(graph.outputs["y"])
+    assert nodes_of_groups(graph) == [["MatMul"]]
+
+
+def test_operands_that_are_spread_along_columns_stay_outside(make_graph) -> None:
+    columns = RNG.standard_normal((3, 1), np.float32)
+    graph = make_graph(lambda op, x: op.Mul(op.MatMul(x, WEIGHTS), columns), 3, 24)
+    assert nodes_of_groups(graph) == [["MatMul"]]
