@@ -22,6 +22,7 @@ from .kernels.channelwise import (
 )
 from .kernels.convolution import Convolution, convolution_kernel, has_kernel, packed
 from .kernels.epilogue import Reach
+from .kernels.machine import Machine
 from .kernels.windows import Window
 from .layouts import Blocked, blocked, images_of, is_image
 
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 
-def _anchor(lowering: "Lowering", node: Node) -> Anchor | None:
+def _anchor(node: Node, machine: Machine) -> Anchor | None:
     """Dense ones, depthwise ones, and those whose groups are whole blocks."""
     x, weights, bias = (node.input(index) for index in range(3))
     assert x is not None
     if not isinstance(weights, Constant) or not _is_known(x, node) or not (bias is None or isinstance(bias, Constant)):
         return None
     sizes = (_groups(node), images_of(x.shape).channels, weights.type.static_shape[0])
-    if not _is_depthwise(*sizes) and not has_kernel(*sizes, lowering.machine.lanes):
+    if not _is_depthwise(*sizes) and not has_kernel(*sizes, machine.lanes):
         return None
     return Anchor(node, channels=x.type.rank - 1)
 

@@ -12,6 +12,7 @@ from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Reach, Step
+from .kernels.machine import Machine
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -65,30 +66,30 @@ class Template:
     """A kernel with an epilogue.
 
     Attributes:
-        anchor: a node as one that the kernel computes; None if it can't.
+        anchor: a node as one that the kernel computes on a machine; None if it can't.
         lower: a call of the kernel for a group.
     """
 
-    anchor: Callable[["Lowering", Node], Anchor | None]
+    anchor: Callable[[Node, Machine], Anchor | None]
     lower: Callable[["Lowering", Group], Any]
 
 
 def find_groups(
-    lowering: "Lowering", graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template]
+    graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template], machine: Machine
 ) -> dict[Node, Group]:
     """The groups of a graph, by each of their nodes.
 
     Args:
-        lowering: that templates ask about the machine.
         graph: that the nodes are of.
         nodes: that are lowered, in order; others may read values without that mattering.
         templates: by the operator of the anchor.
+        machine: that kernels are generated for.
     """
     lowered = set(nodes)
     groups: dict[Node, Group] = {}
     for node in nodes:
         template = templates.get(node.operator) if node not in groups else None
-        anchor = None if template is None else template.anchor(lowering, node)
+        anchor = None if template is None else template.anchor(node, machine)
         group = None if anchor is None else _Growth(graph, lowered, set(groups), anchor).group()
         if group is not None:
             groups |= dict.fromkeys((group.anchor, *group.chain), group)

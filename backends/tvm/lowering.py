@@ -94,7 +94,7 @@ class Lowering:
             warnings.simplefilter("ignore")
             with self.block.dataflow():
                 nodes = [node for node in self._graph.nodes if node in self._needed]
-                groups = find_groups(self, self._graph, nodes, converters.TEMPLATES)
+                groups = find_groups(self._graph, nodes, converters.TEMPLATES, self.machine)
                 for node in nodes:
                     group = groups.get(node)
                     if group is None or node is group.last:

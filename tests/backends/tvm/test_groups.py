@@ -5,6 +5,7 @@ pytest.importorskip("tvm")
 
 from planish.backends.tvm.converters import TEMPLATES
 from planish.backends.tvm.groups import find_groups
+from planish.backends.tvm.kernels.machine import Machine
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.standard_normal((24, 40), np.float32)
@@ -28,7 +29,7 @@ CHAINS = {
 
 
 def nodes_of_groups(graph) -> list[list[str]]:
-    groups = find_groups(graph, list(graph.nodes), TEMPLATES)
+    groups = find_groups(graph, list(graph.nodes), TEMPLATES, Machine(16, 32, 2))
     return [[node.operator for node in (group.anchor, *group.chain)] for group in dict.fromkeys(groups.values())]
 
 
@@ -59,6 +60,11 @@ def test_a_group_ends_where_others_read(make_graph) -> None:
 
     groups = nodes_of_groups(make_graph(build, "rows", 24))
     assert groups == [["MatMul", "Add", "Relu"], ["MatMul", "Sigmoid"], ["MatMul", "Add"]]
+
+
+def test_what_adds_two_products_is_grouped_with_one_of_them(make_graph) -> None:
+    graph = make_graph(lambda op, x: op.Relu(op.Add(op.MatMul(x, WEIGHTS), op.MatMul(x, WEIGHTS))), "rows", 24)
+    assert nodes_of_groups(graph) == [["MatMul", "Add", "Relu"], ["MatMul"]]
 
 
 def test_a_group_ends_at_an_output(make_graph) -> None:
