@@ -20,6 +20,7 @@ from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType, TensorType
 from .guards import ELEMENTWISE
 from .kernels.blocks import Images, block_kernel, unblock_kernel
+from .kernels.pixelwise import Pixelwise, pixelwise_kernel
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -95,6 +96,19 @@ class Layouts:
         type = self.type(node.output.shape)
         return graph.add_node(node.operator, inputs, [type], attributes, location=node.location)
 
+    def pixelwise(self, twin: Node) -> Any:
+        """A call of a kernel for a twin, if its operator is one of those that kernels know."""
+        given = [value for value in twin.inputs if value is not None]
+        sizes = Pixelwise(
+            twin.operator,
+            tuple(sorted(twin.attributes.items())),
+            tuple(None if value is None else _known(value.shape) for value in twin.inputs),
+            _known(twin.output.shape),
+        )
+        tensors = [self._lowering.tensor(value) for value in given]
+        name = twin.operator.lower()
+        return self._lowering.prim_func(name, pixelwise_kernel(sizes), tensors, twin.output.type)
+
     def _is_channelwise(self, node: Node) -> bool:
         if not any(value in self._held for value in node.inputs):
             return False
@@ -148,6 +162,10 @@ def images_of(dims: Sequence[Dim]) -> Images:
     batch, *sizes = dims
     channels, *spatial = (size for size in sizes if isinstance(size, int))
     return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial))
+
+
+def _known(dims: Sequence[Dim]) -> tuple[int | None, ...]:
+    return tuple(dim if isinstance(dim, int) else None for dim in dims)
 
 
 def blocked(array: np.ndarray, lanes: int) -> np.ndarray:

@@ -31,6 +31,7 @@ from . import broadcasting, converters
 from .carriers import carried, carrier
 from .groups import Group, find_groups
 from .guards import ELEMENTWISE, Guards, guarded
+from .kernels.elements import ELEMENTS
 from .kernels.machine import Machine
 from .layouts import Blocked, Layouts
 
@@ -262,7 +263,7 @@ class Lowering:
     def _hold_results(self, node: Node, group: Group | None) -> None:
         twin = self.layouts.twin(node) if group is None else None
         if twin is not None:
-            (result,) = self._convert(twin, None)
+            (result,) = [self.layouts.pixelwise(twin)] if twin.operator in ELEMENTS else self._convert(twin, None)
             self.layouts.hold(node.output, self.typed(result, twin.output.type))
             return
         for output, result in zip(node.outputs, self._convert(node, group), strict=True):
