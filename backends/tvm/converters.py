@@ -12,7 +12,8 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import convolutions, elementwise, indexing, pools, products, reductions, sizes, windows
+from . import convolutions, elementwise, indexing, pools, products, reductions, rows, sizes, windows
+from .attention import attention
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
@@ -202,7 +203,9 @@ CONVERTERS: dict[str, Converter] = {
     **pools.CONVERTERS,
     **convolutions.CONVERTERS,
     **reductions.CONVERTERS,
+    **rows.CONVERTERS,
     **windows.CONVERTERS,
+    "Attention": attention,
     "Cast": cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,

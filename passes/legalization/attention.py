@@ -41,6 +41,27 @@ def is_sized(node: Node) -> bool:
     return all(isinstance(value.shape[axis], int) for value in values for axis in axes[value.type.rank])
 
 
+def is_plain(node: Node) -> bool:
+    """Whether an Attention is one in float32 of whole sequences, with at most a mask that lies beside the scores."""
+    q, k, v = (operand(node, index) for index in range(3))
+    mask, get = node.input(3), node.attributes.get
+    if not is_sized(node) or len(node.outputs) > 1 or any(value.dtype is not DType.float32 for value in (q, k, v)):
+        return False
+    if any(node.input(index) is not None for index in range(4, 7)):
+        return False
+    if get("softcap", 0.0) or max(get("left_window_size", -1), get("right_window_size", -1)) >= 0:
+        return False
+    if get("softmax_precision", None) not in (None, DType.float32.value) or q.shape[0] != k.shape[0]:
+        return False
+    heads = get("q_num_heads", 1) if q.type.rank == 3 else _heads(q)
+    whole = (q.shape[0], heads, q.shape[-2], k.shape[-2])
+    return mask is None or (
+        mask.dtype in (DType.float32, DType.bool)
+        and mask.shape[-1:] == k.shape[-2:-1]
+        and all(dim in (1, full) for dim, full in zip(reversed(mask.shape), reversed(whole), strict=False))
+    )
+
+
 def is_of_pairs(node: Node) -> bool:
     """Whether a RotaryEmbedding turns a known and even number of features of each head."""
     x = operand(node, 0)

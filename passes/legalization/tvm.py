@@ -2,6 +2,7 @@
 
 from ...ir.graph import Node
 from ...ir.types import DType, TensorType
+from .attention import is_plain
 from .expansions import EXPANSIONS
 from .layers import is_padded, is_padded_to_size
 from .runtime import is_of_vectors
@@ -87,6 +88,7 @@ _ABSENT = [
 TVM = Support(
     expanded={
         **dict.fromkeys(EXPANSIONS.keys() - _OWN, _always),
+        "Attention": lambda node: not is_plain(node),
         "BatchNormalization": _is_training,
         "Conv": is_padded_to_size,
         "ConvTranspose": is_padded,

@@ -22,6 +22,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, Reach
 from .machine import Machine
+from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at, spread
 
 _LATENCY = 8
@@ -30,26 +31,6 @@ _MOST_ROWS = 8
 """Rows of the left operand that are read side by side: where their distance is a power of two, they share a set of L1."""
 _SMALL = 1 << 16
 """Multiply-adds below which waking other threads costs more than they save."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A part of the result that registers hold.
-
-    Attributes:
-        rows: of the result.
-        columns: of the result, in vectors; the last one may be narrower.
-        lanes: of a vector.
-    """
-
-    rows: int
-    columns: int
-    lanes: int
-
-    @property
-    def vectors(self) -> list[tuple[int, int]]:
-        """The first column of each vector, and how many it has."""
-        return [(start, min(self.lanes, self.columns - start)) for start in range(0, self.columns, self.lanes)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +59,7 @@ def best_tile(gemm: Gemm, machine: Machine) -> Tile:
 
     def cost(tile: Tile) -> tuple[float, float]:
         vectors = len(tile.vectors)
-        tiles = _ceil(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else _ceil(rows, tile.rows))
+        tiles = ceil_div(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else ceil_div(rows, tile.rows))
         loads = tile.rows + vectors
         return tiles * max(tile.rows * vectors, loads, _LATENCY), loads / (tile.rows * vectors)
 
@@ -105,7 +86,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
     """A kernel of `[*lead, depth]`, packed weights and the epilogue's operands to `[*lead, columns]`."""
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
     rows: Any = prod(lead)
-    panels = _ceil(gemm.columns, tile.columns)
+    panels = ceil_div(gemm.columns, tile.columns)
     work = (gemm.rows or 1) * gemm.depth * gemm.columns
     chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
     with IRBuilder() as builder:
@@ -128,31 +109,13 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             with loop(0, panels * chunks) as task:
                 panel, chunk = task // chunks, task % chunks
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
-                for height, count in _heights(gemm, tile, rows):
+                for height, count in heights(tile.rows, rows):
                     begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
                     with T.serial(0, end - begin) as step:
                         row = tirx.min((begin + step) * height, rows - height)
                         sums = _sums(x, weights, row, panel, Tile(height, tile.columns, tile.lanes))
                         _store(sums, y, beside, (row, column), epilogue)
         return builder.get()
-
-
-OPAQUE = 8
-"""TVM's number for kernels that it fuses with nothing."""
-
-
-def _heights(gemm: Gemm, tile: Tile, rows: Any) -> list[tuple[int, Any]]:
-    """Heights of tiles, and how many there are of each; where rows aren't known, one of them is chosen at run time."""
-    if gemm.rows is not None:
-        return [(tile.rows, _ceil(gemm.rows, tile.rows))]
-    found: list[tuple[int, Any]] = []
-    height, beyond = tile.rows, None
-    while height:
-        is_fit = rows >= height if beyond is None else tirx.all(rows >= height, rows < beyond)
-        count = tirx.floordiv(rows + (height - 1), height)
-        found.append((height, tirx.Select(is_fit, count, tirx.const(0, "int64"))))
-        height, beyond = height // 2, height
-    return found
 
 
 def _as_matrix(buffer: Any, rows: Any) -> Any:
@@ -188,7 +151,3 @@ def _store(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epi
             return beside[index][place]
 
         T.buffer_store(y, epilogue.applied(vector, load), [row + line, at])
-
-
-def _ceil(size: int, part: int) -> int:
-    return -(-size // part)

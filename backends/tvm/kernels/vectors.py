@@ -2,8 +2,10 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Vectors of any number of lanes: TVM has none of one."""
 
+from collections.abc import Callable
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 
@@ -27,3 +29,22 @@ def held(vector: Any) -> Any:
     buffer = T.alloc_buffer((lanes,), vector.ty.dtype.with_lanes(1))
     T.buffer_store(buffer, vector, [place])
     return buffer[place]
+
+
+def total(buffer: Any) -> Any:
+    """The sum of a buffer's lanes, which are lost."""
+    return _halved(buffer, lambda a, b: a + b)
+
+
+def greatest(buffer: Any) -> Any:
+    """The greatest of a buffer's lanes, which are lost."""
+    return _halved(buffer, lambda a, b: tirx.Select(a > b, a, b))
+
+
+def _halved(buffer: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    lanes = int(buffer.shape[0])
+    while lanes > 1:
+        lanes //= 2
+        halves = (buffer[lanes_at(start, lanes)] for start in (0, lanes))
+        T.buffer_store(buffer, combine(*halves), [lanes_at(0, lanes)])
+    return buffer[0]

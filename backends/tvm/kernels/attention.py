@@ -1,0 +1,251 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Scaled dot-product attention in float32, head by head.
+
+A head's keys are turned once. Then a few queries at a time get their scores, which stay in the cache of the first level; their
+softmax is taken there, and multiplied with the values. So all scores of a head are never in memory at once.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .approximations import exp, number
+from .machine import Machine
+from .tiles import OPAQUE, Tile, ceil_div, heights
+from .vectors import greatest, lanes_at, spread, total
+
+_HEIGHT = 8
+"""Queries at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What an attention computes; a size is None where it isn't known.
+
+    Attributes:
+        batch: size.
+        queries: of each head.
+        keys: of each head.
+        heads: of the queries.
+        sharing: queries' heads that share one of keys and values.
+        size: of a query and a key.
+        depth: of a value.
+        is_flat: whether tensors are `[batch, sequence, heads * size]`, and not `[batch, heads, sequence, size]`.
+        is_causal: whether a query looks at no key behind its own place.
+        scale: of the scores.
+        mask: the element type of what is added to the scores, or says where a query may look; empty without.
+        spread: the axes of the four along which the mask is the same.
+    """
+
+    batch: int | None
+    queries: int | None
+    keys: int | None
+    heads: int
+    sharing: int
+    size: int
+    depth: int
+    is_flat: bool
+    is_causal: bool
+    scale: float
+    mask: str = ""
+    spread: tuple[int, ...] = ()
+
+    def shape(self, batch: Any, length: Any, heads: int, size: int) -> tuple[Any, ...]:
+        return (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
+
+    def place(self, batch: Any, row: Any, head: Any, size: int, column: Any) -> tuple[Any, ...]:
+        return (batch, row, head * size + column) if self.is_flat else (batch, head, row, column)
+
+
+@lru_cache
+def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
+    """A kernel of queries, keys, values and the mask, if there is one, to what the queries find."""
+    lanes = machine.lanes
+    batch, queries, keys = (
+        tirx.Var(name, "int64") if size is None else size
+        for name, size in (("batch", attention.batch), ("queries", attention.queries), ("keys", attention.keys))
+    )
+    heads, kept = attention.heads, attention.heads // attention.sharing
+    tasks = heads * (attention.batch or 1)
+    chunks = machine.threads // math.gcd(tasks, machine.threads)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            q = T.arg("q", T.buffer(attention.shape(batch, queries, heads, attention.size), "float32"))
+            k = T.arg("k", T.buffer(attention.shape(batch, keys, kept, attention.size), "float32"))
+            v = T.arg("v", T.buffer(attention.shape(batch, keys, kept, attention.depth), "float32"))
+            mask = None
+            if attention.mask:
+                full = (batch, heads, queries, keys)
+                sizes = [1 if axis in attention.spread else size for axis, size in enumerate(full)]
+                mask = T.arg("mask", T.buffer(sizes, attention.mask))
+            y = T.arg("y", T.buffer(attention.shape(batch, queries, heads, attention.depth), "float32"))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            with T.parallel(0, batch * (heads * chunks)) as task:
+                head, image, chunk = task // chunks % heads, task // (heads * chunks), task % chunks
+                blocks = tirx.floordiv(keys + (lanes - 1), lanes)
+                turned = T.alloc_buffer((blocks, attention.size, lanes), "float32")
+                work = _Head(attention, machine, q, v, y, mask, turned, image, head, queries, keys)
+                work.turn(k)
+                for height, count in heights(_HEIGHT, queries):
+                    begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
+                    with T.serial(0, end - begin) as step:
+                        work.tile(tirx.min((begin + step) * height, queries - height), height)
+        return builder.get()
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Code for one head of one image."""
+
+    attention: Attention
+    machine: Machine
+    q: Any
+    v: Any
+    y: Any
+    mask: Any
+    turned: Any
+    image: Any
+    head: Any
+    queries: Any
+    keys: Any
+
+    def turn(self, k: Any) -> None:
+        """The keys as `[block of lanes, feature, lane]`; where they end within a block, zeros follow."""
+        attention, lanes = self.attention, self.machine.lanes
+        with T.serial(0, self.keys) as key, T.serial(0, attention.size) as column:
+            element = k[attention.place(self.image, key, self._kept, attention.size, column)]
+            T.buffer_store(self.turned, element, [key // lanes, column, key % lanes])
+        if self._is_ragged:
+            with T.serial(0, attention.size) as column, T.serial(0, self._blocks * lanes - self.keys) as beyond:
+                T.buffer_store(self.turned, T.float32(0), [self._blocks - 1, column, lanes - 1 - beyond])
+
+    def tile(self, row: Any, height: int) -> None:
+        """What some queries find."""
+        attention, lanes = self.attention, self.machine.lanes
+        limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
+        blocks = tirx.floordiv(limit + (lanes - 1), lanes) if attention.is_causal else self._blocks
+        scores = T.alloc_buffer((height, self._blocks * lanes), "float32")
+        inverse = T.alloc_buffer((height,), "float32")
+        with T.serial(0, blocks) as block:
+            self._score(row, height, block, scores)
+        with T.serial(0, height) as line:
+            self._softmax(row, line, blocks, limit, scores, inverse)
+        vectors = ceil_div(attention.depth, lanes)
+        widest = (self.machine.registers - 1) // (height + 1)
+        width = min(attention.depth, lanes * ceil_div(vectors, ceil_div(vectors, widest)))
+        with T.serial(0, ceil_div(attention.depth, width)) as panel:
+            first = tirx.min(panel * width, attention.depth - width)
+            self._find(row, Tile(height, width, lanes), first, limit, scores, inverse)
+
+    @property
+    def _kept(self) -> Any:
+        return self.head // self.attention.sharing
+
+    @property
+    def _blocks(self) -> Any:
+        return self.turned.shape[0]
+
+    @property
+    def _is_ragged(self) -> bool:
+        return self.attention.keys is None or self.attention.keys % self.machine.lanes != 0
+
+    def _score(self, row: Any, height: int, block: Any, scores: Any) -> None:
+        """The products of some queries with a block of keys."""
+        attention, lanes = self.attention, self.machine.lanes
+        sums = T.alloc_buffer((height * lanes,), "float32")
+        for line in range(height):
+            T.buffer_store(sums, spread(T.float32(0), lanes), [lanes_at(line * lanes, lanes)])
+        with T.serial(0, attention.size) as k:
+            for line in range(height):
+                spot = lanes_at(line * lanes, lanes)
+                place = attention.place(self.image, row + line, self.head, attention.size, k)
+                factor = spread(self.q[place], lanes)
+                T.buffer_store(sums, sums[spot] + factor * self.turned[block, k, lanes_at(0, lanes)], [spot])
+        for line in range(height):
+            vector = sums[lanes_at(line * lanes, lanes)]
+            scaled = vector * number(attention.scale, vector)
+            T.buffer_store(scores, scaled, [line, lanes_at(block * lanes, lanes)])
+
+    def _softmax(self, row: Any, line: Any, blocks: Any, limit: Any, scores: Any, inverse: Any) -> None:
+        """The exponentials of a query's scores, and the inverse of their sum: 0 if it may look nowhere."""
+        lanes = self.machine.lanes
+        if self.mask is not None:
+            self._add_mask(row, line, limit, scores)
+        highest, sums = (T.alloc_buffer((lanes,), "float32") for _ in range(2))
+        every = lanes_at(0, lanes)
+        T.buffer_store(highest, spread(-T.infinity("float32"), lanes), [every])
+        T.buffer_store(sums, spread(T.float32(0), lanes), [every])
+        with T.serial(0, blocks) as block:
+            spot = lanes_at(block * lanes, lanes)
+            vector = self._seen(scores[line, spot], row + line, block)
+            T.buffer_store(scores, vector, [line, spot])
+            vector = scores[line, spot]
+            T.buffer_store(highest, tirx.Select(vector > highest[every], vector, highest[every]), [every])
+        top = greatest(highest)
+        if self.mask is not None:
+            top = tirx.Select(top > -T.infinity("float32"), top, T.float32(0))
+        T.buffer_store(highest, spread(top, lanes), [every])
+        with T.serial(0, blocks) as block:
+            spot = lanes_at(block * lanes, lanes)
+            T.buffer_store(scores, exp(scores[line, spot] - highest[every]), [line, spot])
+            T.buffer_store(sums, sums[every] + scores[line, spot], [every])
+        T.buffer_store(sums, total(sums), [0])
+        one = T.float32(1)
+        divided = one / sums[0] if self.mask is None else tirx.Select(sums[0] > T.float32(0), one / sums[0], sums[0])
+        T.buffer_store(inverse, divided, [line])
+
+    def _add_mask(self, row: Any, line: Any, limit: Any, scores: Any) -> None:
+        lanes = self.machine.lanes
+        outer = [
+            0 if axis in self.attention.spread else place
+            for axis, place in enumerate((self.image, self.head, row + line))
+        ]
+
+        def add(column: Any) -> None:
+            bias = self.mask[(*outer, column)]
+            score = scores[line, column]
+            if self.attention.mask == "bool":
+                bias = tirx.Select(bias, number(0.0, score), number(-math.inf, score))
+            T.buffer_store(scores, score + bias, [line, column])
+
+        with T.serial(0, limit // lanes) as block:
+            add(lanes_at(block * lanes, lanes))
+        if self._is_ragged or self.attention.is_causal:
+            with T.serial(0, limit % lanes) as beyond:
+                add(limit // lanes * lanes + beyond)
+
+    def _seen(self, vector: Any, row: Any, block: Any) -> Any:
+        """Minus infinity for keys behind a causal query, and beyond the last one."""
+        lanes = self.machine.lanes
+        columns = lanes_at(block * lanes, lanes)
+        never = number(-math.inf, vector)
+        if self.attention.is_causal:
+            vector = tirx.Select(columns > spread(row, lanes), never, vector)
+        if self._is_ragged:
+            vector = tirx.Select(columns >= spread(tirx.const(1, "int64") * self.keys, lanes), never, vector)
+        return vector
+
+    def _find(self, row: Any, tile: Tile, first: Any, limit: Any, scores: Any, inverse: Any) -> None:
+        """The values, weighted, in some of their columns."""
+        attention = self.attention
+        sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
+        spots = [
+            (line, start, lanes, lanes_at(line * tile.columns + start, lanes))
+            for line in range(tile.rows)
+            for start, lanes in tile.vectors
+        ]
+        for _, _, lanes, spot in spots:
+            T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+        with T.serial(0, limit) as key:
+            for line, start, lanes, spot in spots:
+                place = attention.place(self.image, key, self._kept, attention.depth, lanes_at(first + start, lanes))
+                T.buffer_store(sums, sums[spot] + spread(scores[line, key], lanes) * self.v[place], [spot])
+        for line, start, lanes, spot in spots:
+            place = attention.place(self.image, row + line, self.head, attention.depth, lanes_at(first + start, lanes))
+            T.buffer_store(self.y, sums[spot] * spread(inverse[line], lanes), list(place))

@@ -1,0 +1,52 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""Parts of a result that registers hold."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+OPAQUE = 8
+"""TVM's number for kernels that it fuses with nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A part of the result that registers hold.
+
+    Attributes:
+        rows: of the result.
+        columns: of the result, in vectors; the last one may be narrower.
+        lanes: of a vector.
+    """
+
+    rows: int
+    columns: int
+    lanes: int
+
+    @property
+    def vectors(self) -> list[tuple[int, int]]:
+        """The first column of each vector, and how many it has."""
+        return [(start, min(self.lanes, self.columns - start)) for start in range(0, self.columns, self.lanes)]
+
+
+def heights(height: int, rows: Any) -> list[tuple[int, Any]]:
+    """Heights of tiles, and how many there are of each; where rows aren't known, one of them is chosen at run time.
+
+    The last tile overlaps the one before it if they don't divide the rows.
+    """
+    if isinstance(rows, int):
+        return [(min(height, rows), ceil_div(rows, min(height, rows)))]
+    found: list[tuple[int, Any]] = []
+    beyond = None
+    while height:
+        is_fit = rows >= height if beyond is None else tirx.all(rows >= height, rows < beyond)
+        count = tirx.floordiv(rows + (height - 1), height)
+        found.append((height, tirx.Select(is_fit, count, tirx.const(0, "int64"))))
+        height, beyond = height // 2, height
+    return found
+
+
+def ceil_div(size: int, part: int) -> int:
+    return -(-size // part)

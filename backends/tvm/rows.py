@@ -1,0 +1,44 @@
+"""Softmax and normalization along the last axis, by kernels of our own."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...ir.graph import Node, Value
+from ...ir.types import DType
+from .kernels.rows import layer_norm_kernel, softmax_kernel
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def softmax(lowering: "Lowering", node: Node) -> Any:
+    rows = _rows(node, node.attributes.get("axis", -1))
+    if rows is None:
+        return lowering.imported(node)
+    x, lead, columns = rows
+    return lowering.prim_func("softmax", softmax_kernel(lead, columns, lowering.machine), [lowering.tensor(x)], x.type)
+
+
+def layer_norm(lowering: "Lowering", node: Node) -> Any:
+    vectors = [value for value in node.inputs[1:] if value is not None]
+    rows = _rows(node, node.attributes.get("axis", -1))
+    if rows is None or any(value.shape != (rows[2],) for value in vectors):
+        return lowering.imported(node)
+    x, lead, columns = rows
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    kernel = layer_norm_kernel(lead, columns, epsilon, len(vectors) > 1, lowering.machine)
+    return lowering.prim_func("layer_norm", kernel, [lowering.tensor(value) for value in (x, *vectors)], x.type)
+
+
+def _rows(node: Node, axis: int) -> tuple[Value, tuple[int | None, ...], int] | None:
+    """What a node computes row by row: a tensor, its other axes, and its rows' length; None if there is no kernel."""
+    x = node.inputs[0]
+    assert x is not None
+    columns = x.shape[-1] if x.type.rank else None
+    if x.dtype is not DType.float32 or axis not in (-1, x.type.rank - 1) or not isinstance(columns, int):
+        return None
+    lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
+    return None if 0 in (*lead, columns) else (x, lead, columns)
+
+
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"LayerNormalization": layer_norm, "Softmax": softmax}

@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 16, 50])
+def test_rows_of_any_length(agree, columns: int) -> None:
+    scale, bias = RNG.standard_normal((2, columns)).astype(np.float32)
+
+    def build(op, x):
+        norms = [op.LayerNormalization(x, scale, bias, epsilon=1e-3), op.LayerNormalization(x, scale)]
+        return [op.Softmax(x), op.Softmax(x, axis=2), *norms]
+
+    x = (4 + RNG.standard_normal((3, 5, columns))).astype(np.float32)
+    agree(build, x, dims=[("batch", "rows", columns)], again=[[x[:1, :1]], [x[:0]]])
+
+
+def test_what_isn_t_finite(agree) -> None:
+    x = RNG.standard_normal((6, 20)).astype(np.float32)
+    x[0, 3], x[1, 19], x[2, 0], x[3], x[4], x[5] = np.nan, np.inf, -np.inf, -np.inf, 88, np.linspace(-200, 200, 20)
+    ones = np.ones(20, np.float32)
+    agree(lambda op, x: [op.Softmax(x), op.LayerNormalization(x, ones, ones)], x)
+
+
+def test_other_axes_and_element_types(agree) -> None:
+    x = RNG.standard_normal((3, 4, 5))
+    scale = RNG.standard_normal((4, 5)).astype(np.float32)
+    agree(lambda op, x: [op.Softmax(x, axis=1), op.Softmax(x)], x)
+    agree(lambda op, x: [op.Softmax(x, axis=0), op.LayerNormalization(x, scale, axis=1)], np.float32(x))
