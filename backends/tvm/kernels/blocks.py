@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -39,7 +39,7 @@ class Images:
         return -(-self.channels // lanes), rows, columns, lanes
 
 
-@cache
+@lru_cache
 def block_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
     """From images to blocks of channels, with zeros beyond the last channel."""
 
@@ -54,7 +54,7 @@ def block_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
     return _kernel(images, machine, move, is_blocked=False)
 
 
-@cache
+@lru_cache
 def unblock_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
     """From blocks of channels to images."""
 

@@ -6,7 +6,7 @@ Each window of a block of channels is one vector; a row of the result is done in
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from tvm import tirx
@@ -42,7 +42,7 @@ class Channelwise:
     kind: str
 
 
-@cache
+@lru_cache
 def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> tirx.PrimFunc:
     """A kernel of images and the epilogue's operands to images; in front of these a depthwise convolution takes
     weights and a bias.
@@ -137,7 +137,7 @@ class _Code:
         )
 
 
-@cache
+@lru_cache
 def global_mean_kernel(sizes: Images, machine: Machine) -> tirx.PrimFunc:
     """A kernel from images to their means, as images of one pixel."""
     lanes, whole = machine.lanes, lanes_at(0, machine.lanes)

@@ -10,7 +10,7 @@ and right edge are written out without the taps that would lie in the padding, s
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ def packed(weights: np.ndarray, sizes: Convolution, machine: Machine) -> np.ndar
     return np.ascontiguousarray(padded.reshape(-1, width, blocks, step, *kernel).transpose(0, 2, 5, 4, 3, 1))
 
 
-@cache
+@lru_cache
 def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """A kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks."""
     tile, lanes = best_tile(sizes, machine), machine.lanes

@@ -1,6 +1,11 @@
 import numpy as np
 import pytest
 
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.ir.interpreter import Interpreter
+from planish.targets.load import load_target
+
 RNG = np.random.default_rng(0)
 
 
@@ -98,3 +103,23 @@ def test_what_follows_a_convolution_is_done_in_its_kernel(agree) -> None:
         )
 
     agree(build, tensor(1, 20, 13, 17), dims=[("n", 20, 13, 17)], again=[[tensor(3, 20, 13, 17)]])
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-avx2", "x86-64-avx512", "aarch64"])
+def test_narrower_vectors_give_the_same(make_graph, target, tmp_path, name: str) -> None:
+    """On machines that are built for, if this is such a one."""
+    other = load_target(name)
+    if other.architecture != target.architecture or not other.features <= target.features:
+        pytest.skip(f"this machine can't run what is built for {name}")
+
+    def build(op, x):
+        y = op.Relu(op.Conv(x, tensor(21, 3, 3, 3) / 5, tensor(21), pads=(1, 1, 1, 1), strides=(2, 2)))
+        y = op.HardSwish(op.Conv(y, tensor(21, 1, 3, 3) / 3, group=21, pads=(1, 1, 1, 1)))
+        y = op.MaxPool(op.Add(op.Conv(y, tensor(21, 21, 1, 1) / 5), y), kernel_shape=(3, 3), strides=(2, 2))
+        return op.Mul(y, op.Sigmoid(op.GlobalAveragePool(y)))
+
+    graph = make_graph(build, 2, 3, 23, 30)
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), other)
+    x = tensor(2, 3, 23, 30)
+    expected = Interpreter(graph).run({"x": x})["y"]
+    np.testing.assert_allclose(load(tmp_path / "dist")(x)[0], expected, rtol=1e-4, atol=1e-5)
