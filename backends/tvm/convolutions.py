@@ -20,9 +20,8 @@ from .kernels.channelwise import (
     channelwise_kernel,
     global_mean_kernel,
 )
-from .kernels.convolution import Convolution, convolution_kernel, has_kernel, packed
+from .kernels.convolution import Convolution, convolution_kernel, merged, packed
 from .kernels.epilogue import Reach
-from .kernels.machine import Machine
 from .kernels.windows import Window
 from .layouts import Blocked, blocked, images_of, is_image
 
@@ -30,16 +29,12 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 
-def _anchor(node: Node, machine: Machine) -> Anchor | None:
-    """Dense ones, depthwise ones, and those whose groups are whole blocks."""
-    x, weights, bias = (node.input(index) for index in range(3))
+def _anchor(node: Node) -> Anchor | None:
+    """With constant weights, on images of known sizes."""
+    x, *rest = node.inputs
     assert x is not None
-    if not isinstance(weights, Constant) or not _is_known(x, node) or not (bias is None or isinstance(bias, Constant)):
-        return None
-    sizes = (_groups(node), images_of(x.shape).channels, weights.type.static_shape[0])
-    if not _is_depthwise(*sizes) and not has_kernel(*sizes, machine.lanes):
-        return None
-    return Anchor(node, channels=x.type.rank - 1)
+    is_constant = all(value is None or isinstance(value, Constant) for value in rest)
+    return Anchor(node, channels=x.type.rank - 1) if is_constant and _is_known(x, node) else None
 
 
 def _conv(lowering: "Lowering", group: Group) -> Any:
@@ -50,21 +45,48 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     assert isinstance(weights, Constant)
     images, window = images_of(x.shape), window_of(node, weights.type.static_shape[2:])
     filters, depth, *_ = weights.type.static_shape
-    held = np.zeros(-(-filters // lanes) * lanes, np.float32)
-    held[:filters] = bias.data if isinstance(bias, Constant) else 0
-    if _is_depthwise(_groups(node), images.channels, filters):
-        sizes = Channelwise(images.batch, len(held) // lanes, window, DEPTHWISE)
-        arranged = blocked(weights.data.reshape(1, filters, *window.kernel), lanes)[0]
-        held = held.reshape(-1, lanes)
-        kernel, is_blocked = channelwise_kernel(sizes, lowering.machine, group.epilogue), True
-    else:
-        is_blocked = _is_worth_blocks(lowering, x)
-        sizes = Convolution(images.batch, images.channels, filters, _groups(node), window, is_blocked)
-        arranged = packed(weights.data.reshape(filters, depth, *window.kernel), sizes, lowering.machine)
-        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+    groups = node.attributes.get("group", 1)
+    data = weights.data.reshape(filters, depth, *window.kernel)
+    held = np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
+    if groups == images.channels == filters > 1:
+        return _depthwise(lowering, group, data[:, 0], held, window)
+    is_blocked = _is_worth_blocks(lowering, x) or groups > 1
+    groups, data = merged(groups, data, images.channels, lanes)
+    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, is_blocked)
+    kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
     tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    constants = [relax.const(arranged, "float32"), relax.const(held, "float32")]
+    constants = [relax.const(packed(data, sizes, lowering.machine), "float32"), _row(held, lanes)]
     return _call(lowering, group.output, "conv", kernel, [tensor, *constants, *_operands(lowering, group)])
+
+
+def _depthwise(lowering: "Lowering", group: Group, weights: np.ndarray, bias: np.ndarray, window: Window) -> Blocked:
+    x, lanes = group.anchor.inputs[0], lowering.machine.lanes
+    assert x is not None
+    images = images_of(x.shape)
+    sizes = Channelwise(images.batch, images.blocks(lanes)[0], window, DEPTHWISE)
+    kernel = channelwise_kernel(sizes, lowering.machine, group.epilogue)
+    constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), _row(bias, lanes)]
+    arguments = [lowering.layouts.blocked(x), *constants, *_operands(lowering, group)]
+    return _call(lowering, group.output, "depthwise", kernel, arguments)
+
+
+def _row(numbers: np.ndarray, lanes: int) -> Any:
+    """Numbers for each channel, in whole blocks."""
+    return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
+
+
+def _normalize(lowering: "Lowering", group: Group) -> Blocked:
+    """A normalization by constants, as a depthwise convolution of one tap."""
+    node = group.anchor
+    scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
+    factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
+    _, rows, columns, _ = images_of(group.output.shape).blocks(1)
+    window = Window.points((rows, columns))
+    return _depthwise(lowering, group, factor.reshape(-1, 1, 1), bias - mean * factor, window)
+
+
+def _normalization_anchor(node: Node) -> Anchor | None:
+    return None if node.attributes.get("training_mode", 0) or len(node.outputs) > 1 else _anchor(node)
 
 
 def _operands(lowering: "Lowering", group: Group) -> list[Any]:
@@ -72,14 +94,6 @@ def _operands(lowering: "Lowering", group: Group) -> list[Any]:
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     layouts = lowering.layouts
     return [layouts.row(value) if reach is Reach.CHANNELS else layouts.blocked(value) for value, reach in pairs]
-
-
-def _groups(node: Node) -> int:
-    return node.attributes.get("group", 1)
-
-
-def _is_depthwise(groups: int, channels: int, filters: int) -> bool:
-    return groups == channels == filters > 1
 
 
 def pool(lowering: "Lowering", node: Node) -> Any:
@@ -156,4 +170,7 @@ CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "MaxPool": pool,
 }
 
-TEMPLATES = {"Conv": Template(_anchor, _conv)}
+TEMPLATES = {
+    "BatchNormalization": Template(_normalization_anchor, _normalize),
+    "Conv": Template(_anchor, _conv),
+}

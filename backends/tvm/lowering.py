@@ -95,7 +95,7 @@ class Lowering:
             warnings.simplefilter("ignore")
             with self.block.dataflow():
                 nodes = [node for node in self._graph.nodes if node in self._needed]
-                groups = find_groups(self._graph, nodes, converters.TEMPLATES, self.machine)
+                groups = find_groups(self._graph, nodes, converters.TEMPLATES)
                 for node in nodes:
                     group = groups.get(node)
                     if group is None or node is group.last:

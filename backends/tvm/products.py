@@ -14,17 +14,16 @@ from ...ir.types import DType
 from .groups import Anchor, Group, Template
 from .kernels.epilogue import Reach
 from .kernels.gemm import Gemm, best_tile, gemm_kernel, packed
-from .kernels.machine import Machine
 
 if TYPE_CHECKING:
     from .lowering import Lowering
 
 
-def _matmul_anchor(node: Node, machine: Machine) -> Anchor | None:
+def _matmul_anchor(node: Node) -> Anchor | None:
     return Anchor(node, channels=1) if _has_template(node) else None
 
 
-def _gemm_anchor(node: Node, machine: Machine) -> Anchor | None:
+def _gemm_anchor(node: Node) -> Anchor | None:
     get = node.attributes.get
     if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
         return None

@@ -47,7 +47,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     """A kernel of images and the epilogue's operands to images; in front of these a depthwise convolution takes
     weights and a bias.
 
-    The weights are `[block, row, column, lane]`, the bias `[block, lane]`.
+    The weights are `[block, row, column, lane]`, the bias a row of whole blocks.
     """
     window, lanes = sizes.window, machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
@@ -61,7 +61,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
             held: list[Any] = []
             if sizes.kind == DEPTHWISE:
                 held.append(T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32")))
-                held.append(T.arg("bias", T.buffer((sizes.blocks, lanes), "float32")))
+                held.append(T.arg("bias", T.buffer((sizes.blocks * lanes,), "float32")))
             shape = (batch, sizes.blocks, *window.result, lanes)
             finish = Finish(epilogue, operand_buffers(epilogue, shape))
             y = T.arg("y", T.buffer(shape, "float32"))
@@ -114,7 +114,7 @@ class _Code:
 
     def _start(self, block: Any) -> Any:
         if self.sizes.kind == DEPTHWISE:
-            return self.held[1][block, lanes_at(0, self.lanes)]
+            return self.held[1][lanes_at(block * self.lanes, self.lanes)]
         return spread(T.float32(float("-inf") if self.sizes.kind == MAXIMUM else 0), self.lanes)
 
     def _step(self, total: Any, pixel: Any, tap: tuple[Any, Any, int]) -> Any:

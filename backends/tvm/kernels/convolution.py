@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from math import gcd, lcm
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Convolution:
         batch: images; None where their number isn't known.
         channels: of the images.
         filters: channels of the result.
-        groups: of channels that have filters of their own.
+        groups: of blocks of channels that have filters of their own.
+        depth: channels that a filter reads.
         window: where the filters lie.
         is_blocked: whether the images' channels lie in blocks; otherwise they are the second axis.
     """
@@ -48,13 +50,9 @@ class Convolution:
     channels: int
     filters: int
     groups: int
+    depth: int
     window: Window
     is_blocked: bool
-
-    @property
-    def depth(self) -> int:
-        """Channels that a filter reads."""
-        return self.channels // self.groups
 
     def steps(self, lanes: int) -> tuple[int, int]:
         """The channels that a filter reads as so many blocks of so many."""
@@ -69,9 +67,19 @@ class Tile:
     blocks: int
 
 
-def has_kernel(groups: int, channels: int, filters: int, lanes: int) -> bool:
-    """Whether groups of channels are made of whole blocks."""
-    return groups == 1 or (channels // groups % lanes == 0 and filters // groups % lanes == 0)
+def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple[int, np.ndarray]:
+    """As few groups as there are runs of whole blocks that no group crosses, and weights with zeros for other groups' channels."""
+    filters, depth, *kernel = weights.shape
+    wide = filters // groups
+    together = lcm(lanes // gcd(lanes, depth), lanes // gcd(lanes, wide))
+    if together == 1 or groups == 1:
+        return groups, weights
+    count = _ceil(groups, together)
+    spread = np.zeros((filters, channels if count == 1 else together * depth, *kernel), np.float32)
+    for group in range(groups):
+        first, rows = group % together * depth, slice(group * wide, (group + 1) * wide)
+        spread[rows, first : first + depth] = weights[rows]
+    return count, spread
 
 
 @cache
@@ -88,7 +96,7 @@ def best_tile(sizes: Convolution, machine: Machine) -> Tile:
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
     """All that fit into the registers, beside a row of weights and a broadcast element."""
-    blocks = _ceil(sizes.filters // sizes.groups, machine.lanes)
+    blocks = _ceil(sizes.filters, machine.lanes) // sizes.groups
     width = _window(sizes).result[1]
     for count in (count for count in range(1, machine.registers) if blocks % count == 0):
         for columns in range(1, min(width, machine.registers) + 1):
@@ -126,7 +134,7 @@ def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue)
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     outer = _ceil(sizes.filters, lanes)
     blocks, step = sizes.steps(lanes)
-    lead = (batch, sizes.groups * blocks) if sizes.is_blocked else (batch, sizes.channels)
+    lead = (batch, _ceil(sizes.channels, lanes)) if sizes.is_blocked else (batch, sizes.channels)
     tail = (lanes,) if sizes.is_blocked else ()
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
@@ -219,7 +227,7 @@ class _Code:
         image, panel, row = place["image"], place["panel"], place["row"]
         blocks, step = sizes.steps(lanes)
         first = panel * self.tile.blocks
-        group = 0 if sizes.groups == 1 else first // (sizes.filters // sizes.groups // lanes)
+        group = 0 if sizes.groups == 1 else first // (_ceil(sizes.filters, lanes) // sizes.groups)
         whole = lanes_at(0, lanes)
         for line in sums:
             for number, held in enumerate(line):
@@ -231,7 +239,7 @@ class _Code:
                 kept = [column for column in range(len(sums)) if edge is None or window.is_inside(edge + column, tap)]
                 if not kept:
                     continue
-                with T.serial(begin, end) as line, T.serial(0, self._channels(block, step)) as channel:
+                with T.serial(begin, end) as line, T.serial(0, self._channels(group * blocks + block, step)) as channel:
                     row_at, vectors = window.at(0, row, line), range(self.tile.blocks)
                     filters = [
                         self.weights[panel, block, tap, line, channel, lanes_at(number * lanes, lanes)]
@@ -259,9 +267,9 @@ class _Code:
                     T.buffer_store(self.y, vector, [*at, whole])
 
     def _channels(self, block: Any, step: int) -> Any:
-        """How many channels of a block there are: what fills the last one up isn't read."""
-        rest = self.sizes.depth % step
-        return step if rest == 0 else tirx.min(step, self.sizes.depth - block * step)
+        """How many channels of a block of the images there are: what fills the last one up isn't read."""
+        channels = self.sizes.channels
+        return step if channels % step == 0 else tirx.min(step, channels - block * step)
 
 
 def _ceil(size: int, part: int) -> int:

@@ -40,8 +40,12 @@ class Window:
 
     def flat(self) -> "Window":
         """The windows that are points as those of an image of one row."""
-        size = self.image[0] * self.image[1]
-        return Window((1, size), (1, size), (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
+        return Window.points((1, self.image[0] * self.image[1]))
+
+    @classmethod
+    def points(cls, image: Pair) -> "Window":
+        """Each pixel as a window of its own."""
+        return cls(image, image, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
 
     def at(self, axis: int, place: Any, tap: Any) -> Any:
         """Where along an axis of the image a tap of a window lies."""

@@ -24,6 +24,8 @@ CASES = {
     "groups-of-less": ((2, 12, 6, 6), (8, 3, 3, 3), {"group": 4, "auto_pad": "SAME_UPPER"}),
     "depthwise": ((2, 37, 9, 19), (37, 1, 3, 5), {"group": 37, "strides": (1, 2), "pads": (1, 2, 0, 3)}),
     "depthwise-dilated": ((1, 16, 40, 6), (16, 1, 3, 3), {"group": 16, "dilations": (2, 3), "pads": (2, 3, 2, 3)}),
+    "groups-of-half-a-block": ((1, 40, 6, 6), (40, 8, 3, 3), {"group": 5, "pads": (1, 1, 1, 1)}),
+    "uneven-groups": ((1, 60, 5, 5), (30, 12, 1, 1), {"group": 5}),
     "multiplied": ((1, 8, 6, 6), (16, 1, 3, 3), {"group": 8}),
     "one-axis": ((2, 20, 31), (18, 20, 5), {"strides": (3,), "pads": (2, 2)}),
     "one-axis-depthwise": ((1, 20, 31), (20, 1, 4), {"group": 20, "auto_pad": "SAME_UPPER"}),
@@ -67,16 +69,29 @@ def test_pools_over_blocks_of_channels(agree, case: str) -> None:
 
 def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
     """Among operands that are spread over channels or pixels, have fewer axes, or aren't images at all."""
-    weights, row, gate = tensor(19, 3, 3, 3), tensor(11), tensor(19, 1, 1)
+    weights, row, gate = tensor(19, 3, 3, 3) / 5, tensor(11), tensor(19, 1, 1)
 
     def build(op, x, plane):
         y = op.Conv(x, weights, pads=(1, 1, 1, 1))
         z = op.Add(op.Mul(op.Clip(y, np.float32(-1), np.float32(2)), gate), op.Sigmoid(op.Sub(plane, row)))
-        joined = op.Concat(op.Conv(z, tensor(32, 19, 1, 1)), z, axis=-3)
+        joined = op.Concat(op.Conv(z, tensor(32, 19, 1, 1) / 5), z, axis=-3)
         mean = op.GlobalAveragePool(joined)
         return [op.Mul(joined, mean), op.Concat(z, y, axis=1), op.Softmax(y, axis=1), op.Flatten(mean), op.Less(y, z)]
 
     agree(build, tensor(2, 3, 9, 11), tensor(2, 1, 9, 11), dims=[("n", 3, 9, 11), ("n", 1, 9, 11)])
+
+
+def test_normalization_by_constants(agree) -> None:
+    """In front of what isn't a convolution, with what follows; NaN in one image stays there."""
+    scale, bias, mean, variance = (tensor(21) for _ in range(4))
+
+    def build(op, x):
+        y = op.BatchNormalization(x, scale, bias, mean, variance**2 + 1, epsilon=0.1)
+        return op.Add(op.Relu(y), op.BatchNormalization(op.Sigmoid(x), scale, bias, mean, variance**2))
+
+    x = tensor(2, 21, 5, 7)
+    x[0, 20] = np.nan
+    agree(build, x, dims=[("n", 21, 5, 7)])
 
 
 def test_lines_in_blocks(agree) -> None:
