@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .ir.errors import PlanishError
     from .ir.graph import Graph
     from .ir.ops.registry import operator
-    from .passes.base import Effect, Pass, PassContext, PassResult
+    from .passes.base import Effect, GraphwisePass, Pass, PassContext, PassResult
     from .passes.instrument import Instrument
     from .passes.rewrite import RewriteRule
 
@@ -29,6 +29,7 @@ __all__ = [
     "Builder",
     "Effect",
     "Graph",
+    "GraphwisePass",
     "Instrument",
     "Pass",
     "PassContext",
@@ -50,6 +51,7 @@ _HOMES = {
     "Builder": ".ir.builder",
     "Effect": ".passes.base",
     "Graph": ".ir.graph",
+    "GraphwisePass": ".passes.base",
     "Instrument": ".passes.instrument",
     "Pass": ".passes.base",
     "PassContext": ".passes.base",

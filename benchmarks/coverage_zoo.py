@@ -4,8 +4,8 @@
     python benchmarks/coverage_zoo.py [--only 'torchvision/*'] [--dynamic] [--passes cleanup,fuse] [--path tvm] [--json RESULTS.json]
 
 Each model is built without downloading anything, traced with one set of inputs and run with another, in the interpreter
-and in ONNX Runtime, or on the paths that --path names. With --passes, it goes through these first. What comes out is held to what the module itself gives: float outputs within a relative error (L2) of
-1e-3, others to the element. A model is on each path
+and in ONNX Runtime, or on the paths that --path names. With --passes, it goes through these first. What comes out is held to
+what the module itself gives: float outputs within a relative error (L2) of 1e-3, others to the element. A model is on each path
 
     equal     every output is that of the module
     refused   planish said that it can't, and why

@@ -442,6 +442,17 @@ class Graph:
         if isinstance(value, Constant):
             self.constants = {value.name if key == old else key: held for key, held in self.constants.items()}
 
+    def splice(self, inner: "Graph", before: Node) -> None:
+        """Move all that is in a graph inside a node in front of that node; what it returned is computed here then."""
+        self.constants |= inner.constants
+        inner.constants, inner.outputs = {}, {}
+        for node in tuple(inner.nodes):
+            inner._unlink(node)
+            node.owner, node._alive = self, True
+            node.attributes = node.attributes  # so that it is checked in its new place
+            self._link(node, before)
+        self._edited = _next_moment()
+
     def clone(self) -> "Graph":
         """An equal graph that can be edited apart; the constants' arrays are shared."""
         copy = self._copy_into(Graph(self.name), {})

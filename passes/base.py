@@ -1,6 +1,7 @@
 """What a pass is: a frozen dataclass whose fields are its options and whose class attributes are its contract."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -8,7 +9,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, nested
 from ..targets import Target
 from .applications import Applications
 from .options import check_options
@@ -131,3 +132,20 @@ class Pass(ABC):
         Raises:
             UsageError: options make no sense together, or needed calibration data is missing.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphwisePass(Pass):
+    """A pass that looks at one graph at a time: the model's, and then each branch and body inside its nodes."""
+
+    @final
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        results = [self.run_on(part, context) for part in tuple(nested(graph))]
+        counts: Counter[str] = Counter()
+        for result in results:
+            counts.update(result.counts)
+        return PassResult(counts, [miss for result in results for miss in result.misses])
+
+    @abstractmethod
+    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
+        """What the pass does to one graph; what is inside its nodes has its own turn."""

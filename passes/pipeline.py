@@ -21,9 +21,10 @@ from .options import format_options, read_options
 from .rewrite import RewriteRule, rule_pass
 
 PRESETS: dict[str, str] = {
-    "cleanup": "split-sequences,cse,fold-constants,simplify-shapes,remove-identities,fold-constants,cse,dce",
+    "cleanup": "split-sequences,cse,fold-constants,drop-dead-branches,simplify-shapes,remove-identities,fold-constants,cse,dce",
     "fuse": "fuse-pads,fuse-reshapes,fuse-batch-norm,fuse-bias,fuse-scales,fuse-activations,fuse-gelu,fuse-layer-norm,"
-    "fuse-rms-norm,fuse-group-norm,fuse-rotary,fuse-attention,drop-softmax-guards,remove-identities,fold-constants,cse,dce",
+    "fuse-rms-norm,fuse-group-norm,fuse-rotary,fuse-attention,drop-softmax-guards,remove-identities,dce,"
+    "fuse-heads,fuse-reshapes,remove-identities,fold-constants,cse,dce",
     "int8": "cleanup,fuse,quantize",
     "int8-dynamic": "cleanup,fuse,quantize{scheme=int8-dynamic}",
 }

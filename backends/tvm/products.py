@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _matmul_anchor(node: Node) -> Anchor | None:
-    return Anchor(node, channels=1) if _has_template(node) else None
+    return Anchor(node, channels=1) if _has_template(node) or _is_batched(node) else None
 
 
 def _gemm_anchor(node: Node) -> Anchor | None:
@@ -32,30 +32,67 @@ def _gemm_anchor(node: Node) -> Anchor | None:
 
 def _has_template(node: Node) -> bool:
     """Whether it multiplies float32 with constant weights, and nothing is certain to be empty."""
-    x, weights = node.inputs[:2]
+    x, weights = node.inputs[0], _weights(node)
+    return x is not None and x.dtype is DType.float32 and weights is not None and 0 not in (*x.shape, *weights.shape)
+
+
+def _weights(node: Node) -> np.ndarray | None:
+    """The right operand if it is a constant matrix, or one that is turned, as a head does that shares the embeddings' table."""
+    value = node.inputs[1]
+    assert value is not None
+    if value.type.rank != 2:
+        return None
+    if isinstance(value, Constant):
+        return value.data
+    turn = value.producer
+    if turn is None or turn.operator != "Transpose":
+        return None
+    table = turn.constant(0)
+    return None if table is None else table.transpose(turn.attributes.get("perm", (1, 0)))
+
+
+def _is_batched(node: Node) -> bool:
+    """Whether it multiplies two tensors of float32 that are computed, item by item, or all items with one matrix."""
+    x, right = node.inputs
+    assert x is not None
+    assert right is not None
     return (
-        x is not None
-        and x.dtype is DType.float32
-        and isinstance(weights, Constant)
-        and weights.type.rank == 2
-        and 0 not in (*x.shape, *weights.shape)
+        x.dtype is DType.float32
+        and x.type.rank >= 2
+        and right.type.rank >= 2
+        and isinstance(right.shape[-1], int)
+        and x.shape[-1] == right.shape[-2]
+        and (right.type.rank == 2 or x.shape[:-2] == right.shape[:-2])
+        and 0 not in (*x.shape, *right.shape)
     )
 
 
 def _product(lowering: "Lowering", group: Group) -> Any:
-    """Transposes and scales of the weights are done at compile time."""
-    x, constant = group.anchor.inputs[:2]
+    node, weights = group.anchor, _weights(group.anchor)
+    x, right = node.inputs[:2]
     assert x is not None
-    assert isinstance(constant, Constant)
-    get = group.anchor.attributes.get
-    weights = constant.data.T if get("transB", 0) else constant.data
-    weights = weights * np.float32(get("alpha", 1.0))
-    depth, columns = weights.shape
-    sizes = Gemm(tuple(size if isinstance(size, int) else None for size in x.shape[:-1]), depth, columns)
-    tile = best_tile(sizes, lowering.machine)
+    assert right is not None
+    lead = tuple(_known(size) for size in x.shape[:-1])
+    if weights is None:
+        columns = right.shape[-1]
+        assert isinstance(columns, int)
+        sizes = Gemm(lead, _known(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
+        tile, operand = best_tile(sizes, lowering.machine), lowering.tensor(right)
+    else:
+        get = node.attributes.get
+        weights = weights.T if get("transB", 0) else weights
+        if get("alpha", 1.0) != 1:
+            weights = weights * np.float32(get("alpha", 1.0))
+        sizes = Gemm(lead, *weights.shape)
+        tile = best_tile(sizes, lowering.machine)
+        operand = relax.const(packed(weights, tile), "float32")
     kernel = gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
-    arguments = [lowering.tensor(x), relax.const(packed(weights, tile), "float32")]
-    return lowering.prim_func("gemm", kernel, [*arguments, *operands(lowering, group, columns)], group.output.type)
+    arguments = [lowering.tensor(x), operand, *operands(lowering, group, sizes.columns)]
+    return lowering.prim_func("gemm", kernel, arguments, group.output.type)
+
+
+def _known(dim: Dim) -> int | None:
+    return dim if isinstance(dim, int) else None
 
 
 def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:

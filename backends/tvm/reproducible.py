@@ -43,8 +43,14 @@ def ordered_symbols() -> Generator[None]:
 
 
 def pipeline() -> Any:
-    """TVM's default passes over Relax, and then the computations of sizes put in the order of where they are stored."""
-    return transform.Sequential([relax.get_pipeline("default"), transform.module_pass(_sort_sizes, opt_level=0)])
+    """TVM's default passes over Relax, and then the computations of sizes put in the order of where they are stored.
+
+    What kernels have taken in, nothing reads any more: it goes first.
+    """
+    unread = relax.transform.DeadCodeElimination()
+    return transform.Sequential(
+        [unread, relax.get_pipeline("default"), transform.module_pass(_sort_sizes, opt_level=0)]
+    )
 
 
 def _sort_sizes(module: IRModule, _context: Any) -> IRModule:

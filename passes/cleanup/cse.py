@@ -9,20 +9,21 @@ import numpy as np
 
 from ...ir.graph import Attribute, Constant, Graph, Node
 from ...ir.types import TensorType
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 
-_SMALL = 1024
+_FEW = 256
+"""Elements by which large constants are told apart before they are compared."""
 
 
 @dataclass(frozen=True)
-class CommonSubexpressionElimination(Pass):
+class CommonSubexpressionElimination(GraphwisePass):
     """Compute once what is computed several times: equal operators of equal inputs, and equal constants."""
 
     name: ClassVar[str] = "cse"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
+    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         constants = _merge_constants(graph, context)
         kinds: dict[Hashable, dict[Hashable, Node]] = {}
         nodes = 0
@@ -39,11 +40,13 @@ class CommonSubexpressionElimination(Pass):
 
 
 def _merge_constants(graph: Graph, context: PassContext) -> int:
-    seen: defaultdict[TensorType, dict[Hashable, Constant]] = defaultdict(dict)
+    seen: defaultdict[TensorType, dict[Hashable, list[Constant]]] = defaultdict(dict)
     count = 0
     for constant in tuple(graph.constants.values()):
-        first = seen[constant.type].setdefault(_contents(constant.data), constant)
-        if first is constant:
+        alike = seen[constant.type].setdefault(_sample(constant.data), [])
+        first = next((other for other in alike if _are_equal(other.data, constant.data)), None)
+        if first is None:
+            alike.append(constant)
             continue
         readers = dict.fromkeys(use.node for use in constant.uses)
         if not readers or context.applies("constants", *readers):
@@ -53,9 +56,20 @@ def _merge_constants(graph: Graph, context: PassContext) -> int:
     return count
 
 
-def _contents(data: np.ndarray) -> Hashable:
-    """What equal constants of a type share: bytes where they are few, the very same memory where they are many."""
-    return data.tobytes() if data.nbytes <= _SMALL else (data.__array_interface__["data"][0], data.strides)
+def _sample(data: np.ndarray) -> bytes:
+    """What equal constants of a type share: some of their elements, spread over all."""
+    return data.flat[:: max(1, data.size // _FEW)].tobytes()
+
+
+def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two constants of a type, and with the same sample, are equal bit by bit."""
+    if one.size <= _FEW or _memory(one) == _memory(other):
+        return True
+    return all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+def _memory(data: np.ndarray) -> Hashable:
+    return data.__array_interface__["data"], data.strides
 
 
 def _kind(node: Node) -> Hashable:

@@ -8,12 +8,12 @@ from annotated_types import Ge, Interval, Unit
 from ...ir.analysis.cost import nbytes
 from ...ir.graph import Constant, Graph, Node
 from ...ir.types import Container
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 
 
 @dataclass(frozen=True)
-class ConstantFolding(Pass):
+class ConstantFolding(GraphwisePass):
     """Run nodes of which every input is constant, and keep their results.
 
     A result that is larger than `limit` bytes and than all the constants together that it makes superfluous stays
@@ -30,7 +30,7 @@ class ConstantFolding(Pass):
     limit: Annotated[int, Ge(0), Unit("B")] = 1 << 16
     share: Annotated[float, Interval(ge=0, le=1)] = 0.05
 
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
+    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         count = 0
         spare = self.share * sum(constant.data.nbytes for constant in graph.constants.values())
         misses: list[str] = []
@@ -84,5 +84,5 @@ def _fold(graph: Graph, node: Node) -> None:
         graph.replace_uses(output, graph.add_constant(array, constants[0].name if constants else output.name))
     graph.erase(node)
     for constant in dict.fromkeys(constants):
-        if not constant.use_count and not graph.is_output(constant):
+        if not constant.use_count and graph.defines(constant) and not graph.is_output(constant):
             graph.erase_constant(constant)

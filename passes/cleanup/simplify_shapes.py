@@ -10,11 +10,11 @@ from ...ir.dims import Dim, symbols
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
 from ...ir.unknown import is_from_data
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, GraphwisePass, PassContext, PassResult
 
 
 @dataclass(frozen=True)
-class ShapeSimplification(Pass):
+class ShapeSimplification(GraphwisePass):
     """Replace computed shapes by constants.
 
     Small integer tensors of which every element is known become constants. A `Reshape` to symbolic sizes is written with
@@ -24,7 +24,7 @@ class ShapeSimplification(Pass):
     name: ClassVar[str] = "simplify-shapes"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
+    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         from ...ir.infer import contents
 
         counts = {"constant": 0, "reshape": 0}

@@ -8,11 +8,11 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.containers import part_sizes
 from ...ir.graph import Graph, Node
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, GraphwisePass, PassContext, PassResult
 
 
 @dataclass(frozen=True)
-class SequenceSplitting(Pass):
+class SequenceSplitting(GraphwisePass):
     """Write Split for a SplitToSequence whose parts are taken one by one at constant places.
 
     torch's exporter writes the latter wherever a model calls `split` or `chunk`, and no runtime fuses across it.
@@ -21,7 +21,7 @@ class SequenceSplitting(Pass):
     name: ClassVar[str] = "split-sequences"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    def run(self, graph: Graph, context: PassContext) -> PassResult:
+    def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         count = 0
         for node in graph.nodes:
             takers = _takers(graph, node) if node.operator == "SplitToSequence" else None

@@ -13,8 +13,6 @@ from ...ir.graph import Constant, Value
 from ..base import Effect
 from ..rewrite import Match, RewritePass, RewriteRule
 
-_HEADS_FIRST = (0, 2, 1, 3)
-"""How `[batch, sequence, head, size]` becomes `[batch, head, sequence, size]`, and back."""
 _SCALES = ("q_factor", "k_factor", "factor", "divisor")
 _MASKS = ("bias", "seen", "closed", "mask")
 
@@ -54,13 +52,14 @@ def _spelled_out(
 
 def _check(match: Match) -> str:
     q, k, v = match["q"], _turned(match), match["v"]
-    if any(value.type.rank != 4 for value in (q, k, v)):
-        return "queries, keys and values aren't [batch, head, sequence, size]"
-    if not q.dtype.is_float or q.shape[:2] != k.shape[:2] or q.shape[:2] != v.shape[:2]:
+    rank = q.type.rank
+    if rank not in (3, 4) or any(value.type.rank != rank for value in (k, v)):
+        return "queries, keys and values aren't [batch, head, sequence, size], or without a batch or heads"
+    if not q.dtype.is_float or q.shape[:-2] != k.shape[:-2] or q.shape[:-2] != v.shape[:-2]:
         return "queries, keys and values are no floats, or differ in batch or heads"
-    if any(isinstance(size, str) for size in (q.shape[1], q.shape[3], v.shape[3])):
+    if isinstance(q.shape[-1], str) or isinstance(v.shape[-1], str) or (rank == 4 and isinstance(q.shape[1], str)):
         return "the number of heads or their size isn't known"
-    if match.attributes["axis"] not in (-1, 3) or match.results[0].dtype is not q.dtype:
+    if match.attributes["axis"] not in (-1, rank - 1) or match.results[0].dtype is not q.dtype:
         return "the softmax isn't along the keys, or its type is another"
     if any(match.data(name).size != 1 for name in _SCALES if match.values[name] is not None) or _scale(match) <= 0:
         return "a scale is no positive number"
@@ -68,13 +67,13 @@ def _check(match: Match) -> str:
 
 
 def _turned(match: Match) -> Value:
-    """The keys as `[batch, head, size, sequence]`."""
+    """The keys as `[..., size, sequence]`."""
     return match["turned"] if match.values["k"] is None else match.node("Transpose").output
 
 
 def _mask_objection(match: Match) -> str:
     """Why what is added to the scores, or chosen instead of them, is no mask that Attention takes."""
-    scores = (*match["q"].shape[:3], _turned(match).shape[3])
+    scores = (*match["q"].shape[:-1], _turned(match).shape[-1])
     masks = [value for name in _MASKS if (value := match.values[name]) is not None]
     if not all(_is_mask(value.shape, scores) for value in masks):
         return "a mask has fewer than two axes, or isn't broadcast to the scores"
@@ -115,25 +114,33 @@ def _scale(match: Match) -> float:
 
 def _attention(op: Builder, match: Match) -> Value:
     scale = _scale(match)
-    usual = match["q"].shape[3] ** -0.5  # pyright: ignore[reportOperatorIssue] -- the check wants it known
-    return op.Attention(
-        match["q"],
-        _keys(op, match),
-        match["v"],
-        _mask(op, match),
+    usual = match["q"].shape[-1] ** -0.5  # pyright: ignore[reportOperatorIssue] -- the check wants it known
+    q, k, v, mask = match["q"], _keys(op, match), match["v"], _mask(op, match)
+    leading = q.shape[:-2]
+    missing = [
+        0 if isinstance(leading[0], int) else 1
+    ]  # one axis is either the heads, whose number is known, or the batch
+    if len(leading) == 1:
+        q, k, v = (op.Unsqueeze(value, missing) for value in (q, k, v))
+        mask = op.Unsqueeze(mask, missing) if mask is not None and mask.type.rank == 3 else mask
+    attended = op.Attention(
+        *(q, k, v, mask),
         scale=None if isclose(scale, usual, rel_tol=1e-6) else scale,
         softmax_precision=match.attributes["working"],
     )
+    return op.Squeeze(attended, missing) if len(leading) == 1 else attended
 
 
 def _keys(op: Builder, match: Match) -> Value:
-    """The keys as `[batch, head, sequence, size]`."""
+    """The keys as `[..., sequence, size]`."""
     k, order = match.values["k"], match.attributes["order"]
+    rank = match["q"].type.rank
+    swapped = (*range(rank - 2), rank - 1, rank - 2)
     if k is None:
-        return op.Transpose(match["turned"], perm=(0, 1, 3, 2))
+        return op.Transpose(match["turned"], perm=swapped)
     assert isinstance(order, tuple)
-    order = tuple(order[axis] for axis in (0, 1, 3, 2))
-    return k if order == (0, 1, 2, 3) else op.Transpose(k, perm=order)
+    order = tuple(order[axis] for axis in swapped)
+    return k if order == tuple(range(rank)) else op.Transpose(k, perm=order)
 
 
 def _mask(op: Builder, match: Match) -> Value | None:
@@ -148,6 +155,11 @@ def _mask(op: Builder, match: Match) -> Value | None:
         return seen
     chosen = op.Where(seen, np.zeros_like(fill) if bias is None else bias, fill)
     return chosen if mask is None else op.Add(chosen, mask)
+
+
+def again(op: Builder, match: Match, *inputs: Value | None, **attributes: Dim) -> Value:
+    """The match's Attention with other inputs, and some other attributes."""
+    return op.Attention(*inputs, **{**match.node("Attention").attributes, **attributes})
 
 
 def _masked(op: Any, q: Any, k: Any, v: Any, mask: Any) -> Any:
@@ -174,11 +186,6 @@ def _is_causal(match: Match) -> str:
         return "the mask is more than a square of what may be looked at"
     causal = ~np.tri(forbidden.shape[-1], dtype=bool)
     return "" if np.array_equal(forbidden, np.broadcast_to(causal, forbidden.shape)) else "the mask isn't causal"
-
-
-def _again(op: Builder, match: Match, *inputs: Value | None, **attributes: Dim) -> Value:
-    """The match's Attention with other inputs, and some other attributes."""
-    return op.Attention(*inputs, **{**match.node("Attention").attributes, **attributes})
 
 
 def _repeated(op: Any, x: Any, axes: Any, sizes: Any, shape: Any, indices: Any) -> Any:
@@ -217,58 +224,12 @@ def _repeats(one: Value, many: Value) -> bool:
     )
 
 
-def _heads(op: Any, x: Any, shape: Any) -> Any:
-    return op.Transpose(op.Reshape(x, shape), perm=_HEADS_FIRST)
-
-
-def _between_heads(op: Any, q: Any, k: Any, v: Any, mask: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    attended = op.Attention(_heads(op, q, a), _heads(op, k, b), _heads(op, v, c), mask)
-    return op.Reshape(op.Transpose(attended, perm=_HEADS_FIRST), d)
-
-
-def _is_flat(match: Match) -> str:
-    q, k, v = match.node("Attention").inputs[:3]
-    if any(match[name].type.rank != 3 for name in "qkv") or match.results[0].type.rank != 3:
-        return "queries, keys, values or the result aren't [batch, sequence, hidden]"
-    pairs = ((match["q"], q), (match["k"], k), (match["v"], v), (match.results[0], match.node("Attention").output))
-    is_split = all(heads is not None and flat.shape[:2] == (heads.shape[0], heads.shape[2]) for flat, heads in pairs)
-    return "" if is_split else "the reshapes do more than to take heads apart and together"
-
-
-def _flat(op: Builder, match: Match) -> Value:
-    q, k = match.node("Attention").inputs[:2]
-    assert q is not None and k is not None
-    heads = {"q_num_heads": q.shape[1], "kv_num_heads": k.shape[1]}
-    return _again(op, match, match["q"], match["k"], match["v"], match.values["mask"], **heads)
-
-
-def _of_packed(op: Any, x: Any, shape: Any, mask: Any, hidden: Any) -> Any:
-    """Queries, keys and values are computed by one product, and told apart by an axis of three before their heads."""
-    packed = op.Transpose(op.Reshape(x, shape), perm=(2, 0, 3, 1, 4))
-    attended = op.Attention(*(op.Gather(packed, index, axis=0) for index in range(3)), mask)
-    return op.Reshape(op.Transpose(attended, perm=_HEADS_FIRST), hidden)
-
-
-def _is_packed(match: Match) -> str:
-    x, result, (batch, _, length, _) = match["x"], match.results[0], match.node("Attention").output.shape
-    if x.shape[:-1] == result.shape[:-1] == (batch, length):
-        return ""
-    return "the reshapes do more than to take heads apart and together"
-
-
-def _split(op: Builder, match: Match) -> Value:
-    heads = match.node("Attention").output.shape[1]
-    parts = op.Split(match["x"], axis=-1, num_outputs=3, outputs=3)
-    return _again(op, match, *parts, match.values["mask"], q_num_heads=heads, kv_num_heads=heads)
-
-
 @dataclass(frozen=True)
 class AttentionFusion(RewritePass):
     """Write Attention for the products, the softmax and the masks that it is made of, in all of their usual forms.
 
     Masks in place of scores become masks that are added, and those that forbid nothing, or what lies ahead, go; heads of keys
-    and values that are repeated for groups of queries aren't any more; the transposes that take heads apart become
-    Attention's own. What guards against the NaN of a row that is masked altogether goes too, since Attention gives zeros
+    and values that are repeated for groups of queries aren't any more. What guards against the NaN of a row that is masked altogether goes too, since Attention gives zeros
     for it. Where nothing guarded against it, masks that are added are taken to leave something open in each row.
     """
 
@@ -276,16 +237,14 @@ class AttentionFusion(RewritePass):
     effect: ClassVar[Effect] = Effect.ROUNDING
     rules: ClassVar = (
         RewriteRule("attention", _spelled_out, _attention, _check),
-        RewriteRule("open-mask", _masked, lambda op, q, k, v, match: _again(op, match, q, k, v), _is_open),
+        RewriteRule("open-mask", _masked, lambda op, q, k, v, match: again(op, match, q, k, v), _is_open),
         RewriteRule(
-            "causal-mask", _masked, lambda op, q, k, v, match: _again(op, match, q, k, v, is_causal=1), _is_causal
+            "causal-mask", _masked, lambda op, q, k, v, match: again(op, match, q, k, v, is_causal=1), _is_causal
         ),
         RewriteRule(
             "grouped-heads",
             _grouped,
-            lambda op, q, k, v, mask, match: _again(op, match, q, k, v, mask),
+            lambda op, q, k, v, mask, match: again(op, match, q, k, v, mask),
             _is_grouped,
         ),
-        RewriteRule("heads", _between_heads, _flat, _is_flat),
-        RewriteRule("packed-heads", _of_packed, _split, _is_packed),
     )

@@ -151,16 +151,27 @@ def test_images_of_symbolic_size_are_resized(make_graph, lower, scale: int, attr
     check(graph, lower(graph), {"x": np.random.default_rng(0).random((1, 3, 5, 7), dtype=np.float32)})
 
 
-def test_the_same_graph_gives_the_same_library(make_graph, target, tmp_path) -> None:
-    def build(op, x):
-        for factor in (1.0, 2.0, 3.0):
-            y = op.Clip(
-                op.MaxPool(x, kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)), np.float32(0), np.float32(6)
-            )
-            x = op.Add(op.Mul(y, factor), op.Sigmoid(y))
-        return x
+def scaled_pools(op, x):
+    for factor in (1.0, 2.0, 3.0):
+        y = op.Clip(op.MaxPool(x, kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)), np.float32(0), np.float32(6))
+        x = op.Add(op.Mul(y, factor), op.Sigmoid(y))
+    return x
 
-    graph = make_graph(build, "batch", 3, "height", "width")
+
+def transformer_layer(op, x):
+    weights = np.random.default_rng(0).standard_normal((32, 32), np.float32)
+    q, k, v = (op.Gelu(op.MatMul(x, weights * scale)) for scale in (1, 2, 3))
+    y = op.Attention(q, k, v, q_num_heads=2, kv_num_heads=2, is_causal=1)
+    y = op.LayerNormalization(op.Add(op.MatMul(y, weights), x), np.ones(32, np.float32))
+    return op.MatMul(op.Softmax(y), op.Sin(op.Transpose(op.Slice(y, [0], [16], [1]), perm=(0, 2, 1))))
+
+
+@pytest.mark.parametrize(
+    ("build", "dims"),
+    [(scaled_pools, ("batch", 3, "height", "width")), (transformer_layer, ("batch", "length", 32))],
+)
+def test_the_same_graph_gives_the_same_library(make_graph, target, tmp_path, build, dims) -> None:
+    graph = make_graph(build, *dims)
     libraries = set()
     for attempt in range(3):
         (tmp_path / str(attempt)).mkdir()

@@ -74,10 +74,10 @@ CASES = {
     "rms-norm": Case("RMSNormalization", (floats(2, 3, 4), floats(4)), {"epsilon": 1e-3}),
     "l1-norm": Case("LpNormalization", (np.array([[1, -3], [0, 0]], np.float32),), {"p": 1}),
     "l2-norm": Case("LpNormalization", (np.array([[1, -3], [0, 0]], np.float32),), {"axis": 0}),
-    "attention": Case("Attention", HEADS),
+    "attention": Case("Attention", HEADS, outputs=3),
     "attention-causal": Case("Attention", HEADS, {"is_causal": 1, "softcap": 2.0, "scale": 0.3}),
-    "attention-grouped": Case("Attention", FLAT, {"q_num_heads": 4, "kv_num_heads": 2}, dynamic=True),
-    "attention-mask": Case("Attention", (*HEADS, RNG.random((5, 7)) < 0.3)),  # a row of it looks nowhere
+    "attention-grouped": Case("Attention", FLAT, {"q_num_heads": 4, "kv_num_heads": 2}, 3, dynamic=True),
+    "attention-mask": Case("Attention", (*HEADS, RNG.random((5, 7)) < 0.3), outputs=3),  # a row of it looks nowhere
     "attention-past": Case(
         "Attention", (*HEADS, None, floats(2, 4, 3, 8), floats(2, 4, 3, 8)), {"is_causal": 1}, 3, dynamic=True
     ),
@@ -128,6 +128,14 @@ def test_an_expansion_means_the_same(case: Case) -> None:
     found = Interpreter(graph).run(feeds)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_what_there_is_a_kernel_for_stays() -> None:
+    graph, _ = CASES["attention"].build()
+    (node,) = graph.nodes
+    graph.outputs = {"y": Builder(graph).Attention(*node.inputs)}
+    graph.erase(node)
+    assert not Legalization("tvm").run(graph, context(graph)).changed
 
 
 def test_every_expansion_serves_a_backend() -> None:

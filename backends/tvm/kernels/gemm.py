@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Products of a matrix with constant weights, in float32.
+"""Products of matrices in float32: with constant weights, or of two that are computed.
 
 A tile of the result is kept in vector registers while the depth is walked: for each step, a row of the packed weights is
 loaded, and each row's element is broadcast and multiplied with it (Goto and van de Geijn, "Anatomy of High-Performance
@@ -39,29 +39,34 @@ class Gemm:
 
     Attributes:
         lead: the sizes of the axes before the last one, which are rows together; None where it isn't known.
-        depth: the length of the sums.
-        columns: of the weights.
+        depth: the length of the sums; None as well.
+        columns: of the right operand.
+        batch: how many of the leading axes number right operands instead of rows.
+        is_packed: whether the right operand is one of packed weights.
     """
 
     lead: tuple[int | None, ...]
-    depth: int
+    depth: int | None
     columns: int
+    batch: int = 0
+    is_packed: bool = True
 
     @property
     def rows(self) -> int | None:
-        sizes = [size for size in self.lead if size is not None]
-        return prod(sizes) if len(sizes) == len(self.lead) else None
+        """Of one product."""
+        sizes = [size for size in self.lead[self.batch :] if size is not None]
+        return prod(sizes) if len(sizes) == len(self.lead) - self.batch else None
 
 
 def best_tile(gemm: Gemm, machine: Machine) -> Tile:
-    """The tile with the least estimated time: rounds of multiply-adds, and then loads for each of them."""
+    """The tile with the least estimated time: rounds of multiply-adds, and then bytes that each of them reads."""
     rows = gemm.rows
 
     def cost(tile: Tile) -> tuple[float, float]:
         vectors = len(tile.vectors)
         tiles = ceil_div(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else ceil_div(rows, tile.rows))
-        loads = tile.rows + vectors
-        return tiles * max(tile.rows * vectors, loads, _LATENCY), loads / (tile.rows * vectors)
+        work = tile.rows * vectors
+        return tiles * max(work, tile.rows + vectors, _LATENCY), (tile.rows + vectors * machine.lanes) / work
 
     return min(_tiles(gemm, machine), key=cost)
 
@@ -83,16 +88,18 @@ def packed(weights: np.ndarray, tile: Tile) -> np.ndarray:
 
 @lru_cache
 def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of `[*lead, depth]`, packed weights and the epilogue's operands to `[*lead, columns]`."""
+    """A kernel of `[*lead, depth]`, a right operand and those of the epilogue to `[*lead, columns]`."""
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
-    rows: Any = prod(lead)
+    depth = tirx.Var("depth", "int64") if gemm.depth is None else gemm.depth
+    items: Any = prod(lead[: gemm.batch])
+    rows: Any = prod(lead[gemm.batch :])
     panels = ceil_div(gemm.columns, tile.columns)
-    work = (gemm.rows or 1) * gemm.depth * gemm.columns
     chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*lead, gemm.depth), "float32"))
-            weights = T.arg("weights", T.buffer((panels, gemm.depth, tile.columns), "float32"))
+            x = T.arg("x", T.buffer((*lead, depth), "float32"))
+            form = (panels, depth, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
+            right = T.arg("right", T.buffer(form, "float32"))
             shapes = {Reach.CHANNELS: (gemm.columns,), Reach.ELEMENTS: (*lead, gemm.columns)}
             beside = [
                 T.arg(f"operand{index}", T.buffer(shapes[reach], "float32"))
@@ -100,22 +107,31 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             ]
             y = T.arg("y", T.buffer((*lead, gemm.columns), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y = _as_matrix(x, rows), _as_matrix(y, rows)
+            x, y = (_as_matrix(buffer, items * rows) for buffer in (x, y))
             beside = [
-                buffer if reach is Reach.CHANNELS else _as_matrix(buffer, rows)
+                buffer if reach is Reach.CHANNELS else _as_matrix(buffer, items * rows)
                 for buffer, reach in zip(beside, epilogue.operands, strict=True)
             ]
-            loop = T.parallel if gemm.rows is None or work > _SMALL else T.serial
-            with loop(0, panels * chunks) as task:
-                panel, chunk = task // chunks, task % chunks
+            if not gemm.is_packed:
+                right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
+            with _loop(gemm)(0, items * (panels * chunks)) as task:
+                item, panel, chunk = task // (panels * chunks), task // chunks % panels, task % chunks
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
+                origin = (panel, 0) if gemm.is_packed else (item, column)
                 for height, count in heights(tile.rows, rows):
                     begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
                     with T.serial(0, end - begin) as step:
-                        row = tirx.min((begin + step) * height, rows - height)
-                        sums = _sums(x, weights, row, panel, Tile(height, tile.columns, tile.lanes))
+                        row = item * rows + tirx.min((begin + step) * height, rows - height)
+                        sums = _sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes))
                         _store(sums, y, beside, (row, column), epilogue)
         return builder.get()
+
+
+def _loop(gemm: Gemm) -> Any:
+    """Parallel where that is worth it."""
+    sizes = (*gemm.lead, gemm.depth, gemm.columns)
+    known = [size for size in sizes if size is not None]
+    return T.serial if len(known) == len(sizes) and prod(known) < _SMALL else T.parallel
 
 
 def _as_matrix(buffer: Any, rows: Any) -> Any:
@@ -123,8 +139,16 @@ def _as_matrix(buffer: Any, rows: Any) -> Any:
     return T.decl_buffer((rows, buffer.shape[-1]), "float32", data=buffer.data)
 
 
-def _sums(x: Any, weights: Any, row: Any, panel: Any, tile: Tile) -> list[tuple[int, int, int, Any]]:
-    """Code for one tile, from its first row on: line, column and lanes of each vector, and the sums in it."""
+def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
+    """Code for one tile: line, column and lanes of each vector, and the sums in it.
+
+    Args:
+        x: the left operand.
+        right: the other one, of which `origin` says the first index and the first column.
+        row: the tile's first one.
+        origin: see there.
+        tile: its size.
+    """
     sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
     spots = [
         (line, start, lanes, lanes_at(line * tile.columns + start, lanes))
@@ -133,10 +157,10 @@ def _sums(x: Any, weights: Any, row: Any, panel: Any, tile: Tile) -> list[tuple[
     ]
     for _, _, lanes, spot in spots:
         T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
-    with T.serial(0, weights.shape[1]) as k:
+    with T.serial(0, right.shape[1]) as k:
         for line, start, lanes, spot in spots:
-            element = spread(x[row + line, k], lanes)
-            T.buffer_store(sums, sums[spot] + element * weights[panel, k, lanes_at(start, lanes)], [spot])
+            factor = right[origin[0], k, lanes_at(origin[1] + start, lanes)]
+            T.buffer_store(sums, sums[spot] + spread(x[row + line, k], lanes) * factor, [spot])
     return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in spots]
 
 

@@ -21,9 +21,11 @@ class Machine:
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
-        lanes, registers = next((sizes for feature, sizes in _VECTORS if feature in target.features), _LEAST)
+        known = {target.architecture, *target.features}
+        lanes, registers = next((sizes for name, sizes in _VECTORS if name in known), _LEAST)
         return cls(lanes, registers, target.threads)
 
 
-_VECTORS = (("avx512f", (16, 32)), ("avx2", (8, 16)), ("asimd", (4, 32)))
+_VECTORS = (("avx512f", (16, 32)), ("avx2", (8, 16)), ("aarch64", (4, 32)))
+"""Lanes and registers by instruction set, or by architecture where all machines have them."""
 _LEAST = (4, 16)

@@ -28,8 +28,9 @@ def test_heads_that_share_keys(agree) -> None:
     agree(lambda op, q, k, v: op.Attention(q, k, v, scale=0.3), *arrays)
 
 
-@pytest.mark.parametrize("shape", [(9, 20), (1, 1, 20), (2, 1, 9, 20), (1, 3, 9, 20)])
-@pytest.mark.parametrize("is_causal", [0, 1])
+@pytest.mark.parametrize(
+    ("shape", "is_causal"), [((9, 20), 0), ((1, 1, 20), 1), ((2, 1, 9, 20), 1), ((1, 3, 9, 20), 0)]
+)
 def test_masks(agree, shape: tuple[int, ...], is_causal: int) -> None:
     """Of either kind; the last query of the first head may look nowhere."""
     seen = RNG.random(shape) > 0.4

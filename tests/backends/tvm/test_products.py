@@ -47,6 +47,31 @@ def test_gemm_with_turned_and_scaled_weights(agree) -> None:
     )
 
 
+def test_a_head_that_shares_the_table_of_the_embeddings(agree) -> None:
+    table = normal(30, 40)
+
+    def build(op, x, places):
+        rows = op.Gather(table, places)
+        return op.MatMul(op.Add(x, rows), op.Transpose(op.constant(table), perm=(1, 0)))
+
+    agree(build, normal(9, 40), np.arange(9))
+
+
+@pytest.mark.parametrize("columns", [1, 16, 50])
+def test_products_of_what_is_computed(agree, columns: int) -> None:
+    def arrays(batch: int, rows: int, depth: int) -> list[np.ndarray]:
+        return [normal(batch, 2, rows, depth), normal(batch, 2, depth, columns)]
+
+    dims = [("batch", 2, "rows", "depth"), ("batch", 2, "depth", columns)]
+    build = lambda op, x, y: op.Relu(op.MatMul(op.Neg(x), y))  # noqa: E731
+    agree(build, *arrays(3, 9, 20), dims=dims, again=[arrays(1, 128, 7), arrays(2, 1, 1), arrays(2, 0, 3)])
+
+
+def test_products_with_one_matrix_and_with_spread_items(agree) -> None:
+    x, matrix, items = normal(3, 2, 9, 20), normal(20, 17), normal(2, 20, 17)
+    agree(lambda op, x, y, z: [op.MatMul(x, y), op.MatMul(x, z)], x, matrix, items)
+
+
 def test_what_is_no_number_stays_in_its_row(agree) -> None:
     weights, x = normal(16, 20), normal(9, 16)
     x[2, 3], x[4, 5], x[8, 0] = np.nan, np.inf, -np.inf

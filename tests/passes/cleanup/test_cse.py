@@ -46,7 +46,23 @@ def test_equal_small_constants_become_one_and_so_do_their_readers(becomes) -> No
     assert becomes("cse", before, after).counts == {"nodes": 1, "constants": 1}
 
 
-def test_large_constants_are_equal_where_they_share_memory(becomes) -> None:
+def test_large_constants_are_equal_bit_by_bit(becomes) -> None:
+    """Also where they lie in memory of their own, as in files that hold a tied weight twice."""
+    weight = np.arange(1200, dtype=np.float32).reshape(3, 400)
+    other = weight.copy()
+    other[1, 1] = 0.5
+    before = """(%x: float32[1]) {
+      const %a: float32[3, 400]
+      const %b: float32[3, 400]
+      const %c: float32[3, 400]
+      %sum: float32[3, 400] = Sum(%x, %a, %b, %c)
+      return sum = %sum
+    }"""
+    after = before.replace("const %b: float32[3, 400]", "").replace("%a, %b, %c", "%a, %a, %c")
+    becomes("cse", before, after, {"a": weight, "b": weight.copy(order="F"), "c": other})
+
+
+def test_large_constants_that_share_memory(becomes) -> None:
     weight = np.arange(1200, dtype=np.float32)
     before = """(%x: float32[1]) {
       const %a: float32[1200]

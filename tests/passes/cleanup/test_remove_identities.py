@@ -290,10 +290,83 @@ def test_axes_merged_transposed_and_taken_apart_are_transposed(becomes) -> None:
     becomes("remove-identities", before, after)
 
 
-@pytest.mark.parametrize("sizes", ["4, 3, 2", "2, 4, 3", "24"])
-def test_axes_taken_apart_in_another_way_stay(stays, sizes: str) -> None:
-    text = RESHAPED.format(rank=sizes.count(",") + 1, sizes=sizes, call="Reshape(%t, %b)")
-    stays("remove-identities", text.replace("%y:", "%t: float32[4, 6] = Transpose(%m) {perm = [1, 0]} %y:"))
+def test_axes_taken_apart_in_another_way_are_so_before_they_are_transposed(becomes) -> None:
+    text = """(%x: float32[2, 3, 4]) {{
+      const %a: int64[2] = [6, 4]
+      const %b: int64[4] = [4, 1, 3, 2]{}
+      %m: float32[6, 4] = Reshape(%x, %a)
+      %t: float32[4, 6] = Transpose(%m) {{perm = [1, 0]}}
+      {}
+    }}"""
+    before = text.format("", "%y: float32[4, 1, 3, 2] = Reshape(%t, %b) return y = %y")
+    after = text.format(
+        "const %constant: int64[4] = [1, 3, 2, 4]",
+        """%reshape: float32[1, 3, 2, 4] = Reshape(%x, %constant)
+        %transpose: float32[4, 1, 3, 2] = Transpose(%reshape) {perm = [3, 0, 1, 2]}
+        return y = %transpose""",
+    )
+    becomes("remove-identities", before, after)
+
+
+def test_axes_that_are_merged_before_a_transpose_are_so_after_it(becomes) -> None:
+    before = """(%x: float32[1, 2, 3, width]) {
+      const %first: int64[1] = [0]
+      const %flat: int64[2] = [-1, 2]
+      %m: float32[2, 3, width] = Squeeze(%x, %first)
+      %t: float32[3, width, 2] = Transpose(%m) {perm = [1, 2, 0]}
+      %y: float32[3 * width, 2] = Reshape(%t, %flat)
+      return y = %y
+    }"""
+    after = """(%x: float32[1, 2, 3, width]) {
+      const %first: int64[1] = [0]
+      const %flat: int64[2] = [-1, 2]
+      const %constant: int64[2] = [-1, 2]
+      %m: float32[2, 3, width] = Squeeze(%x, %first)
+      %t: float32[3, width, 2] = Transpose(%m) {perm = [1, 2, 0]}
+      %transpose: float32[3, width, 1, 2] = Transpose(%x) {perm = [2, 3, 0, 1]}
+      %reshape: float32[3 * width, 2] = Reshape(%transpose, %constant)
+      return y = %reshape
+    }"""
+    becomes("remove-identities", before, after)
+
+
+@pytest.mark.parametrize("sizes", ["3, 8", "4, 6", "24"])
+def test_axes_across_which_is_reshaped_before_and_after_stay(stays, sizes: str) -> None:
+    stays(
+        "remove-identities",
+        f"""(%x: float32[2, 3, 4]) {{
+          const %a: int64[2] = [4, 6]
+          const %b: int64[{sizes.count(",") + 1}] = [{sizes}]
+          %m: float32[4, 6] = Reshape(%x, %a)
+          %t: float32[6, 4] = Transpose(%m) {{perm = [1, 0]}}
+          %y: float32[{sizes}] = Reshape(%t, %b)
+          return y = %y
+        }}""",
+    )
+
+
+def test_one_place_of_a_transposed_axis_is_taken_before(becomes) -> None:
+    text = """(%x: float32[2, 3, 4]) {{
+      const %i: int64[] = 1
+      %t: float32[3, 2, 4] = Transpose(%x) {{perm = [1, 0, 2]}}
+      {} %z: float32[2, 4] = Relu(%y)
+      return z = %z
+    }}"""
+    before = text.format("%y: float32[2, 4] = Gather(%t, %i) {axis = 0}")
+    after = text.format("%gather: float32[2, 4] = Gather(%x, %i) {axis = 1}").replace("(%y)", "(%gather)")
+    becomes("remove-identities", before, after)
+
+
+@pytest.mark.parametrize(
+    "gather",
+    [
+        "const %i: int64[] = 1 %y: float32[3, 2] = Gather(%t, %i) {axis = 2}",
+        "const %i: int64[1] = [1] %y: float32[3, 2, 1] = Gather(%t, %i) {axis = 2}",
+    ],
+)
+def test_places_of_an_axis_stay_where_others_are_transposed(stays, gather: str) -> None:
+    transposed = "%t: float32[3, 2, 4] = Transpose(%x) {perm = [1, 0, 2]}"
+    stays("remove-identities", f"(%x: float32[2, 3, 4]) {{ {transposed} {gather} return y = %y }}")
 
 
 def test_a_cast_to_the_type_that_is_there_goes(becomes) -> None:

@@ -1,11 +1,13 @@
 """Attention is found in every layer of the architectures that people use, as torch.export gives them, and computes the same."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import planish
@@ -107,3 +109,43 @@ def test_every_layer(name: str, attention: str) -> None:
     with torch.no_grad():
         wanted = module(*inputs).numpy()
     np.testing.assert_allclose(executable(*(tensor.numpy() for tensor in inputs))[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+class Attending(nn.Module):
+    """torch's own attention, with the weights that it returns unless one asks it not to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)[0]
+
+
+TORCHS_OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "with weights": (Attending, (2, 7, 32), 1),
+    "encoder": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2, enable_nested_tensor=False
+        ),
+        (2, 7, 32),
+        2,
+    ),
+    "torchvision's ViT": (lambda: torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 48), (1, 3, 32, 32), 2),
+}
+
+
+@pytest.mark.parametrize("name", TORCHS_OWN)
+def test_every_layer_of_torchs_own(name: str) -> None:
+    """No transposes take heads apart, although the sequence comes first inside of them."""
+    build, shape, layers = TORCHS_OWN[name]
+    torch.manual_seed(0)
+    module, x = build().eval(), torch.randn(shape)
+    graph = planish.optimize(planish.trace(module, (x,)), "cleanup,fuse").graph
+    operators = Counter(node.operator for node in graph.nodes)
+    assert (operators["Attention"], operators["Softmax"]) == (layers, 0)
+    assert all("q_num_heads" in node.attributes for node in graph.nodes if node.operator == "Attention")
+    with torch.no_grad():
+        wanted = module(x).numpy()
+    executable = planish.compile(graph, backend="onnxruntime", target="native")
+    np.testing.assert_allclose(executable(x.numpy())[0], wanted, rtol=1e-4, atol=1e-4)

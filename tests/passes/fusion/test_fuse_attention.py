@@ -198,49 +198,33 @@ def test_heads_in_another_order_stay(stays) -> None:
     stays("fuse-attention", SHARED.format(indices="[0, 1, 0, 1, 0, 1]"))
 
 
-def test_attention_takes_heads_apart_itself(becomes) -> None:
-    before = """(%q: float32[2, 4, 24], %k: float32[2, 5, 8], %v: float32[2, 5, 8]) {
-      const %qs: int64[4] = [2, 4, 6, 4]
-      const %ks: int64[4] = [2, 5, 2, 4]
-      const %ys: int64[3] = [2, 4, 24]
-      %q4: float32[2, 4, 6, 4] = Reshape(%q, %qs)
-      %k4: float32[2, 5, 2, 4] = Reshape(%k, %ks)
-      %v4: float32[2, 5, 2, 4] = Reshape(%v, %ks)
-      %qt: float32[2, 6, 4, 4] = Transpose(%q4) {perm = [0, 2, 1, 3]}
-      %kt: float32[2, 2, 5, 4] = Transpose(%k4) {perm = [0, 2, 1, 3]}
-      %vt: float32[2, 2, 5, 4] = Transpose(%v4) {perm = [0, 2, 1, 3]}
-      %a: float32[2, 6, 4, 4] = Attention(%qt, %kt, %vt) {is_causal = 1}
-      %t: float32[2, 4, 6, 4] = Transpose(%a) {perm = [0, 2, 1, 3]}
-      %y: float32[2, 4, 24] = Reshape(%t, %ys)
+@pytest.mark.parametrize(("count", "missing"), [("6", 0), ("batch", 1)])
+def test_without_an_axis_of_the_batch_or_of_heads(becomes, count: str, missing: int) -> None:
+    """Torch's MultiheadAttention has the heads of a whole batch side by side; one head may have no axis at all."""
+    parts, sums = (f"float32[{count}, {sizes}]" for sizes in ("5, 8", "5, 5"))
+    inputs = f"(%q: {parts}, %k: {parts}, %v: {parts}, %m: {sums})"
+    before = f"""{inputs} {{
+      const %scale: float32[] = 0.25
+      %t: float32[{count}, 8, 5] = Transpose(%k) {{perm = [0, 2, 1]}}
+      %s: {sums} = MatMul(%q, %t)
+      %c: {sums} = Mul(%s, %scale)
+      %b: {sums} = Add(%c, %m)
+      %w: {sums} = Softmax(%b) {{axis = -1}}
+      %y: {parts} = MatMul(%w, %v)
       return y = %y
-    }"""
-    after = """(%q: float32[2, 4, 24], %k: float32[2, 5, 8], %v: float32[2, 5, 8]) {
-      %attention: float32[2, 4, 24] = Attention(%q, %k, %v) {is_causal = 1, kv_num_heads = 2, q_num_heads = 6}
-      return y = %attention
-    }"""
-    assert becomes("fuse-attention", before, after).counts == {"heads": 1}
-
-
-def test_queries_keys_and_values_of_one_product(becomes) -> None:
-    before = """(%x: float32[2, 5, 24]) {
-      const %heads: int64[5] = [2, 5, 3, 2, 4]
-      const %zero: int64[] = 0
-      const %one: int64[] = 1
-      const %two: int64[] = 2
-      const %hidden: int64[3] = [2, 5, 8]
-      %r: float32[2, 5, 3, 2, 4] = Reshape(%x, %heads)
-      %p: float32[3, 2, 2, 5, 4] = Transpose(%r) {perm = [2, 0, 3, 1, 4]}
-      %q: float32[2, 2, 5, 4] = Gather(%p, %zero) {axis = 0}
-      %k: float32[2, 2, 5, 4] = Gather(%p, %one) {axis = 0}
-      %v: float32[2, 2, 5, 4] = Gather(%p, %two) {axis = 0}
-      %a: float32[2, 2, 5, 4] = Attention(%q, %k, %v)
-      %t: float32[2, 5, 2, 4] = Transpose(%a) {perm = [0, 2, 1, 3]}
-      %y: float32[2, 5, 8] = Reshape(%t, %hidden)
-      return y = %y
-    }"""
-    after = """(%x: float32[2, 5, 24]) {
-      %split: float32[2, 5, 8], %split_1: float32[2, 5, 8], %split_2: float32[2, 5, 8] = Split(%x) {axis = -1, num_outputs = 3}
-      %attention: float32[2, 5, 8] = Attention(%split, %split_1, %split_2) {kv_num_heads = 2, q_num_heads = 2}
-      return y = %attention
-    }"""
-    assert becomes("fuse-attention", before, after).counts == {"packed-heads": 1}
+    }}"""
+    full = f"1, {count}" if missing == 0 else f"{count}, 1"
+    names = ("unsqueeze", "unsqueeze_1", "unsqueeze_2", "unsqueeze_3")
+    constants = ("constant", "constant_1", "constant_2", "constant_3", "constant_4")
+    lifted = "".join(
+        f"%{name}: float32[{full}, 5, {5 if given == 'm' else 8}] = Unsqueeze(%{given}, %{constant})\n"
+        for name, given, constant in zip(names, "qkvm", constants, strict=False)
+    )
+    after = f"""{inputs} {{
+      {"".join(f"const %{constant}: int64[1] = [{missing}]{chr(10)}" for constant in constants)}
+      {lifted}
+      %attention: float32[{full}, 5, 8] = Attention({", ".join(f"%{name}" for name in names)}) {{scale = 0.25}}
+      %squeeze: {parts} = Squeeze(%attention, %constant_4)
+      return y = %squeeze
+    }}"""
+    assert becomes("fuse-attention", before, after).counts["attention"] == 1

@@ -1,0 +1,45 @@
+"""Branches that are never taken are dropped, and those that always are become part of the graph around them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...ir.graph import Graph, Node, nested
+from ..base import Effect, Pass, PassContext, PassResult
+
+
+@dataclass(frozen=True)
+class DeadBranchRemoval(Pass):
+    """Replace an If whose condition is constant by what is in the branch that it takes."""
+
+    name: ClassVar[str] = "drop-dead-branches"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        from ...ir.refresh import refresh  # brings torch, which listing the passes must not
+
+        count, are_narrower = 0, False
+        for part in reversed(tuple(nested(graph))):
+            for node in part.nodes:
+                branch = _taken(node)
+                if branch is None or not context.applies("branch", node):
+                    continue
+                results = list(branch.outputs.values())
+                part.splice(branch, node)
+                for old, new in zip(node.outputs, results, strict=True):
+                    are_narrower |= old.type is not new.type
+                    part.replace_uses(old, new)
+                part.erase(node)
+                count += 1
+        if are_narrower:  # than the types that hold whichever branch is taken
+            refresh(graph)
+        return PassResult({"branch": count})
+
+
+def _taken(node: Node) -> Graph | None:
+    """The branch that an If always takes."""
+    condition = node.constant(0) if node.operator == "If" else None
+    if condition is None:
+        return None
+    branch = node.attributes["then_branch" if condition.item() else "else_branch"]
+    assert isinstance(branch, Graph)
+    return branch

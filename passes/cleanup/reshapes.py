@@ -1,0 +1,172 @@
+"""What reshapes and transposes in a row come to: one of each, or none."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.dims import Dim
+from ...ir.errors import ModelError
+from ...ir.graph import Graph, Node, Value
+from ...ir.types import TensorType
+from .simplify_shapes import reshape_target
+
+RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+"""What keeps the order of the elements."""
+
+
+def are_alike(one: Value, other: Value) -> bool:
+    """Whether two values have the same type and shape: of two of unknown rank, nobody knows."""
+    return one.type == other.type and one.type.is_ranked
+
+
+def simplified_transpose(graph: Graph, node: Node) -> Value | None:
+    """A transpose that keeps the order is its input; one of a transpose or a reshape is a single one, if that can be said."""
+    source = node.inputs[0]
+    if source is None or not source.type.is_ranked:
+        return None
+    order = order_of(node)
+    if order == tuple(range(len(order))):
+        return source
+    inner = source.producer
+    if inner is not None and inner.operator in RESHAPES and _moves_units(node):
+        return reshaped(graph, node)
+    if inner is None or inner.operator != "Transpose" or inner.inputs[0] is None:
+        return None
+    composed = tuple(order_of(inner)[axis] for axis in order)
+    if composed == tuple(range(len(order))):
+        return inner.inputs[0]
+    return Builder(graph, before=node, location=node.location).Transpose(inner.inputs[0], perm=composed)
+
+
+def simplified_reshape(graph: Graph, node: Node) -> Value | None:
+    """A reshape to the shape that is there is its input; one of a reshape is a single reshape, if that can be written."""
+    source, shape = node.inputs[0], node.output.type
+    if source is None or are_alike(source, node.output):
+        return source
+    inner = source.producer
+    if inner is None or not shape.is_ranked:
+        return None
+    if inner.operator == "Transpose" and source.use_count == 1 and not graph.is_output(source):
+        once = _taken_apart_before(graph, node, inner) or _merged_after(graph, node, inner)
+        if once is not None:
+            return once
+    return reshaped(graph, node) if _before_reshape(inner) is not None else None
+
+
+def reshaped(graph: Graph, node: Node) -> Value | None:
+    """The result of a node that keeps the order of elements, as one reshape of what is before all such; None if it can't be.
+
+    Args:
+        graph: that the node is in.
+        node: its first input is what it takes the elements from.
+    """
+    start, shape = node.inputs[0], node.output.type
+    assert start is not None  # the rules that ask
+    while start.producer is not None and (before := _before_reshape(start.producer)) is not None:
+        start = before
+    return _as_reshape(graph, node, start, shape)
+
+
+def _as_reshape(graph: Graph, node: Node, start: Value, shape: TensorType) -> Value | None:
+    """A reshape of a value, in front of a node; None if it can't be written."""
+    if start.type == shape:
+        return start
+    is_plain = shape.is_static and 0 not in shape.shape
+    target = shape.static_shape if is_plain else reshape_target(start, shape.shape)
+    if target is None:
+        return None
+    sizes = graph.add_constant(np.array(target, dtype=np.int64))
+    try:
+        made = Builder(graph, before=node, location=node.location).Reshape(start, sizes)
+    except ModelError:  # what is between them holds it to the one size of data at which it fits
+        made = None
+    if made is not None and made.type is shape:
+        return made
+    if made is not None:
+        graph.erase(made.producer)  # its size is another expression, of data perhaps
+    graph.erase_constant(sizes)
+    return None
+
+
+def _before_reshape(node: Node) -> Value | None:
+    """What a reshape reads, whatever it is called, if its rank is known."""
+    start = node.inputs[0] if node.operator in RESHAPES or _moves_units(node) else None
+    return start if start is not None and start.type.is_ranked else None
+
+
+def _moves_units(node: Node) -> bool:
+    """Whether a node is a transpose under which only axes of size 1 change places with others: the elements keep theirs."""
+    source = node.inputs[0] if node.operator == "Transpose" else None
+    if source is None or not source.type.is_ranked:
+        return False
+    rest = [axis for axis in order_of(node) if source.shape[axis] != 1]
+    return rest == sorted(rest)
+
+
+def _taken_apart_before(graph: Graph, node: Node, inner: Node) -> Value | None:
+    """Axes that are taken apart after a transpose are so before it, in one with the reshape that is there.
+
+    Args:
+        graph: that the nodes are in.
+        node: the reshape after the transpose.
+        inner: the transpose.
+    """
+    start, shape = _reshaped_from(inner), node.output.shape
+    groups = _merged_axes(shape, inner.output.shape) if start is not None else None
+    if start is None or groups is None:
+        return None
+    axes = [axis for place in np.argsort(order_of(inner)) for axis in groups[place]]
+    apart = _as_reshape(graph, node, start, TensorType(start.dtype, tuple(shape[axis] for axis in axes)))
+    if apart is None:
+        return None
+    perm = tuple(axes.index(axis) for axis in range(len(shape)))
+    return Builder(graph, before=node, location=node.location).Transpose(apart, perm=perm)
+
+
+def _merged_after(graph: Graph, node: Node, inner: Node) -> Value | None:
+    """Axes that are merged before a transpose are so after it, in one with the reshape that is there."""
+    start, merged = _reshaped_from(inner), inner.inputs[0]
+    groups = _merged_axes(start.shape, merged.shape) if start is not None and merged is not None else None
+    if start is None or groups is None:
+        return None
+    perm = tuple(axis for place in order_of(inner) for axis in groups[place])
+    moved = Builder(graph, before=node, location=node.location).Transpose(start, perm=perm)
+    result = _as_reshape(graph, node, moved, node.output.type)
+    if result is None:
+        graph.erase(moved.producer)
+    return result
+
+
+def _reshaped_from(node: Node) -> Value | None:
+    """What is reshaped to be a node's first input."""
+    source = node.inputs[0]
+    return _before_reshape(source.producer) if source is not None and source.producer is not None else None
+
+
+def _merged_axes(shape: Sequence[Dim], merged: Sequence[Dim]) -> list[list[int]] | None:
+    """For each axis of a reshape's result the axes that are merged in it; None if it does anything but merging."""
+    groups: list[list[int]] = []
+    axis = 0
+    for size in merged:
+        group = [axis] if axis < len(shape) and shape[axis] == size else []
+        count: Dim = size if group else 1
+        while count != size and axis + len(group) < len(shape):
+            further = shape[axis + len(group)]
+            if isinstance(count, str) or isinstance(further, str):
+                return None
+            count *= further
+            group.append(axis + len(group))
+        if count != size:
+            return None
+        groups.append(group)
+        axis += len(group)
+    if axis < len(shape) and groups and all(size == 1 for size in shape[axis:]):
+        groups[-1] += range(axis, len(shape))
+        axis = len(shape)
+    return groups if axis == len(shape) else None
+
+
+def order_of(node: Node) -> tuple[int, ...]:
+    order = node.attributes.get("perm")
+    return order if isinstance(order, tuple) else tuple(reversed(range(node.output.type.rank)))  # pyright: ignore[reportReturnType] -- the schema says ints
