@@ -69,6 +69,9 @@ def _identity(lowering: "Lowering", node: Node) -> Any:
 
 def _concat(lowering: "Lowering", node: Node) -> Any:
     """Sizes off the axis agree, though for symbolic ones TVM may not see why."""
+    joined = convolutions.join(lowering, node)
+    if joined is not None:
+        return joined
     axis = node.attributes["axis"]
     assert isinstance(axis, int)
     operands: list[Any] = []

@@ -11,6 +11,7 @@ from tvm import relax
 from ...ir.graph import Constant, Node, Value
 from . import pools
 from .groups import Anchor, Group, Template
+from .kernels.blocks import join_kernel
 from .kernels.channelwise import (
     DEPTHWISE,
     MAXIMUM,
@@ -119,6 +120,19 @@ def global_mean(lowering: "Lowering", node: Node) -> Any:
         return lowering.imported(node)
     kernel = global_mean_kernel(images_of(x.shape), lowering.machine)
     return _call(lowering, node.output, "mean", kernel, [lowering.layouts.blocked(x)])
+
+
+def join(lowering: "Lowering", node: Node) -> Blocked | None:
+    """Channels put together of which all but the last ones fill their blocks, if any lie in blocks; None for others."""
+    values = [value for value in node.inputs if value is not None]
+    if node.attributes["axis"] % node.output.type.rank != 1 or not all(_is_known(value, node) for value in values):
+        return None
+    images = tuple(images_of(value.shape) for value in values)
+    fills = all(each.channels % lowering.machine.lanes == 0 for each in images[:-1])
+    if not fills or not any(value in lowering.layouts for value in values):
+        return None
+    kernel = join_kernel(images, lowering.machine)
+    return _call(lowering, node.output, "join", kernel, [lowering.layouts.blocked(value) for value in values])
 
 
 def _is_worth_blocks(lowering: "Lowering", x: Value) -> bool:

@@ -82,8 +82,9 @@ class Layouts:
         return TensorType(DType.float32, (dims[0], *images_of(dims).blocks(self._lowering.machine.lanes)))
 
     def twin(self, node: Node) -> Node | None:
-        """The node as if it had been written for blocks, if it works on each channel alone and reads blocks."""
-        if len(node.outputs) != 1 or not is_image(node.output.type) or not self._is_channelwise(node):
+        """The node as if it had been written for blocks, if it is elementwise and reads blocks."""
+        is_elementwise = node.operator in ELEMENTWISE | _UNARY and is_image(node.outputs[0].type)
+        if not is_elementwise or not any(value in self._held for value in node.inputs):
             return None
         graph = Graph(node.operator)
         inputs: list[Value | None] = []
@@ -92,9 +93,8 @@ class Layouts:
             if (value is None) != (operand is None):
                 return None
             inputs.append(None if operand is None else self._input(graph, *operand))
-        attributes = {**node.attributes, "axis": 1} if node.operator == "Concat" else node.attributes
         type = self.type(node.output.shape)
-        return graph.add_node(node.operator, inputs, [type], attributes, location=node.location)
+        return graph.add_node(node.operator, inputs, [type], node.attributes, location=node.location)
 
     def pixelwise(self, twin: Node) -> Any:
         """A call of a kernel for a twin, if its operator is one of those that kernels know."""
@@ -108,18 +108,6 @@ class Layouts:
         tensors = [self._lowering.tensor(value) for value in given]
         name = twin.operator.lower()
         return self._lowering.prim_func(name, pixelwise_kernel(sizes), tensors, twin.output.type)
-
-    def _is_channelwise(self, node: Node) -> bool:
-        if not any(value in self._held for value in node.inputs):
-            return False
-        return node.operator in ELEMENTWISE | _UNARY or (node.operator == "Concat" and self._joins_blocks(node))
-
-    def _joins_blocks(self, node: Node) -> bool:
-        """Whether it is channels that are put together, of which all but the last ones fill their blocks."""
-        axis, types = node.attributes["axis"], [value.type for value in node.inputs if value is not None]
-        if axis % node.output.type.rank != 1 or not all(map(is_image, types)):
-            return False
-        return all(images_of(type.shape).channels % self._lowering.machine.lanes == 0 for type in types[:-1])
 
     def _operand(self, value: Value, output: Value) -> tuple[Any, TensorType] | None:
         """What a result in blocks is made from: blocks, or what is the same for all channels; None if it isn't either."""

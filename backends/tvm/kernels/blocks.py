@@ -14,6 +14,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .gemm import OPAQUE
 from .machine import Machine
+from .vectors import lanes_at
 
 Move = Callable[[Any, Any, Any, Any, Any], None]
 """From both buffers, the image, the block and the pixel to code that moves what lies there."""
@@ -83,4 +84,28 @@ def _kernel(images: Images, machine: Machine, move: Move, *, is_blocked: bool) -
                 x, y = (T.decl_buffer(view, "float32", data=buffer.data) for buffer, view in flat)
                 with T.parallel(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
                     move(x, y, task // blocks, task % blocks, pixel)
+        return builder.get()
+
+
+@lru_cache
+def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
+    """From images in blocks, of which all but the last ones fill theirs, to one with the channels of all."""
+    batch = tirx.Var("batch", "int64") if joined[0].batch is None else joined[0].batch
+    counts = [images.blocks(machine.lanes)[0] for images in joined]
+    _, rows, columns, lanes = joined[0].blocks(machine.lanes)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            operands = [
+                T.arg(f"operand{index}", T.buffer((batch, count, rows, columns, lanes), "float32"))
+                for index, count in enumerate(counts)
+            ]
+            y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), "float32"))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            with T.parallel(0, batch * rows) as task:
+                image, row, first = task // rows, task % rows, 0
+                for operand, count in zip(operands, counts, strict=True):
+                    with T.serial(0, count) as block, T.serial(0, columns) as column:
+                        place, whole = (row, column), lanes_at(0, lanes)
+                        T.buffer_store(y, operand[image, block, *place, whole], [image, first + block, *place, whole])
+                    first += count
         return builder.get()

@@ -74,9 +74,17 @@ def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
     def build(op, x, plane):
         y = op.Conv(x, weights, pads=(1, 1, 1, 1))
         z = op.Add(op.Mul(op.Clip(y, np.float32(-1), np.float32(2)), gate), op.Sigmoid(op.Sub(plane, row)))
-        joined = op.Concat(op.Conv(z, tensor(32, 19, 1, 1) / 5), z, axis=-3)
+        wide = op.Conv(z, tensor(32, 19, 1, 1) / 5)
+        joined = op.Concat(wide, z, axis=-3)
         mean = op.GlobalAveragePool(joined)
-        return [op.Mul(joined, mean), op.Concat(z, y, axis=1), op.Softmax(y, axis=1), op.Flatten(mean), op.Less(y, z)]
+        return [
+            op.Mul(joined, mean),
+            op.Concat(z, y, axis=1),
+            op.Concat(wide, plane, axis=1),
+            op.Softmax(y, axis=1),
+            op.Flatten(mean),
+            op.Less(y, z),
+        ]
 
     agree(build, tensor(2, 3, 9, 11), tensor(2, 1, 9, 11), dims=[("n", 3, 9, 11), ("n", 1, 9, 11)])
 
