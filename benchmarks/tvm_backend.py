@@ -3,7 +3,7 @@
     pip install planish[tvm,benchmarks,examples]
     python benchmarks/tvm_backend.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2] [--json RESULTS.json]
 
-The models are those of fusion.py, batch 1. ONNX Runtime gets the file as torch's exporter's own optimizer leaves it, planish the one
+The models are those of fusion.py and CNNs, batch 1. ONNX Runtime gets the file as torch's exporter's own optimizer leaves it, planish the one
 from before (`cleanup,fuse`); PyTorch runs the module as it is. All take turns in random order in one process, with as many threads; before
 each turn there is a pause, for the threads of the one before spin for a while. Ratios are ONNX Runtime's or PyTorch's time over
 planish's, in turns of the same round: their median, and in brackets their quartiles; above 1 planish is faster. Behind them stands the
@@ -25,8 +25,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torchvision
 import typer
-from cleanup import model_file, random_inputs
+from cleanup import EXPORTS, image_model, model_file, random_inputs
 from fusion import MODELS, error_of, optimized_file, session_of
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +47,12 @@ PAUSE, TURN = 0.005, 0.02
 """Seconds before a turn, and that it takes at the least."""
 STEPS = 1 << 16
 """Of the loop that shows the peak."""
+CNNS = {
+    name: image_model(lambda name=name: torchvision.models.get_model(name))
+    for name in ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
+}
+MODELS |= CNNS
+EXPORTS |= CNNS
 OURS, RUNTIME, EAGER, PEAK = "planish", "ONNX Runtime", "PyTorch", "peak"
 
 
@@ -148,9 +155,9 @@ def report(console: Console, rows: list[dict[str, Any]]) -> None:
 
 def main(
     rounds: Annotated[int, typer.Option(help="Turns of each.")] = 30,
-    only: Annotated[
-        str, typer.Option(help="A glob of models, or several with | between them.")
-    ] = "MiniLM|BERT-base|GPT-2|ViT-B16",
+    only: Annotated[str, typer.Option(help="A glob of models, or several with | between them.")] = "|".join(
+        ["MiniLM", "BERT-base", "GPT-2", "ViT-B16", *CNNS]
+    ),
     folder: Annotated[Path | None, typer.Option(help="Where exported models are kept, and found.")] = None,
     threads: Annotated[int, typer.Option(help="Of each.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,

@@ -12,7 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import elementwise, indexing, pools, products, quantized, reductions, rows, sizes, windows
+from . import convolutions, elementwise, indexing, pools, products, quantized, reductions, rows, sizes, windows
 from .attention import attention
 from .carriers import carried, carrier
 from .casts import cast
@@ -69,6 +69,9 @@ def _identity(lowering: "Lowering", node: Node) -> Any:
 
 def _concat(lowering: "Lowering", node: Node) -> Any:
     """Sizes off the axis agree, though for symbolic ones TVM may not see why."""
+    joined = convolutions.join(lowering, node)
+    if joined is not None:
+        return joined
     axis = node.attributes["axis"]
     assert isinstance(axis, int)
     operands: list[Any] = []
@@ -201,6 +204,7 @@ CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
+    **convolutions.CONVERTERS,
     **quantized.CONVERTERS,
     **reductions.CONVERTERS,
     **rows.CONVERTERS,
@@ -227,5 +231,5 @@ CONVERTERS: dict[str, Converter] = {
     "Unsqueeze": _reshape,
 }
 
-TEMPLATES: dict[str, Template] = {**products.TEMPLATES}
+TEMPLATES: dict[str, Template] = {**convolutions.TEMPLATES, **products.TEMPLATES}
 """Kernels that compute what follows an operator as well, for those of its nodes that they can."""

@@ -12,7 +12,6 @@ from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Reach, Step
-from .kernels.machine import Machine
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -66,30 +65,27 @@ class Template:
     """A kernel with an epilogue.
 
     Attributes:
-        anchor: a node as one that the kernel computes on a machine; None if it can't.
+        anchor: a node as one that the kernel computes; None if it can't.
         lower: a call of the kernel for a group.
     """
 
-    anchor: Callable[[Node, Machine], Anchor | None]
+    anchor: Callable[[Node], Anchor | None]
     lower: Callable[["Lowering", Group], Any]
 
 
-def find_groups(
-    graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template], machine: Machine
-) -> dict[Node, Group]:
+def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template]) -> dict[Node, Group]:
     """The groups of a graph, by each of their nodes.
 
     Args:
         graph: that the nodes are of.
         nodes: that are lowered, in order; others may read values without that mattering.
         templates: by the operator of the anchor.
-        machine: that kernels are generated for.
     """
     lowered = set(nodes)
     groups: dict[Node, Group] = {}
     for node in nodes:
         template = templates.get(node.operator) if node not in groups else None
-        anchor = None if template is None else template.anchor(node, machine)
+        anchor = None if template is None else template.anchor(node)
         group = None if anchor is None else _Growth(graph, lowered, set(groups), anchor).group()
         if group is not None:
             groups |= dict.fromkeys((group.anchor, *group.chain), group)

@@ -31,7 +31,9 @@ from . import broadcasting, converters
 from .carriers import carried, carrier
 from .groups import Group, find_groups
 from .guards import ELEMENTWISE, Guards, guarded
+from .kernels.elements import ELEMENTS
 from .kernels.machine import Machine
+from .layouts import Blocked, Layouts
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -68,11 +70,13 @@ class Lowering:
         block: TVM's builder, which converters emit into.
         given: the symbols of the inputs' shapes.
         machine: that kernels are generated for.
+        layouts: the values that are held in blocks of channels.
     """
 
     def __init__(self, graph: Graph, origins: Origins, machine: Machine) -> None:
         self.block = relax.BlockBuilder()
         self.machine = machine
+        self.layouts = Layouts(self)
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
         self._origins = origins
@@ -91,7 +95,7 @@ class Lowering:
             warnings.simplefilter("ignore")
             with self.block.dataflow():
                 nodes = [node for node in self._graph.nodes if node in self._needed]
-                groups = find_groups(self._graph, nodes, converters.TEMPLATES, self.machine)
+                groups = find_groups(self._graph, nodes, converters.TEMPLATES)
                 for node in nodes:
                     group = groups.get(node)
                     if group is None or node is group.last:
@@ -152,9 +156,15 @@ class Lowering:
                 self._values[value] = self.block.emit(zeros)
             elif isinstance(value, Constant):
                 self._values[value] = relax.const(carried(value.data), str(carrier(value.dtype)))
+            elif value in self.layouts:
+                self._values[value] = self.block.emit(self.layouts.plain(value))
             else:
                 self._values[value] = self._materialized(value)
         return self._values[value]
+
+    def hold(self, value: Value, tensor: Any) -> None:
+        """Let a value be a tensor: one that isn't of the graph, but was made for nodes that aren't either."""
+        self._values[value] = tensor
 
     def shaped(self, value: Value, shape: Sequence[Dim]) -> Any:
         """A value as a Relax tensor of another shape with as many elements."""
@@ -241,24 +251,39 @@ class Lowering:
         """Lower a node, or the group that it is the last one of."""
         members = [node] if group is None else [group.anchor, *group.chain]
         try:
-            for output, result in zip(node.outputs, self._convert(node, group), strict=True):
-                if not _is_empty(output):
-                    self._values[output] = self.typed(result, output.type)
+            self._hold_results(node, group)
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TargetError(f"{self._refusal(members[0])}: {reason}") from error
         for member in members:
-            for dim in guarded(member, (value for value in member.inputs if value in self._values)):
+            lowered = (value for value in member.inputs if value in self._values or value in self.layouts)
+            for dim in guarded(member, lowered):
                 self._guards.setdefault(dim, f"{member.location}: {self._origins.name(member)}")
+
+    def _hold_results(self, node: Node, group: Group | None) -> None:
+        twin = self.layouts.twin(node) if group is None else None
+        if twin is not None:
+            (result,) = [self.layouts.pixelwise(twin)] if twin.operator in ELEMENTS else self._convert(twin, None)
+            self.layouts.hold(node.output, self.typed(result, twin.output.type))
+            return
+        for output, result in zip(node.outputs, self._convert(node, group), strict=True):
+            if isinstance(result, Blocked):
+                self.layouts.hold(output, self.typed(result.tensor, self.layouts.type(output.shape)))
+            elif not _is_empty(output):
+                self._values[output] = self.typed(result, output.type)
 
     def _refusal(self, node: Node) -> str:
         return f"{node.location}: TVM can't run {self._origins.name(node)}"
 
     def _convert(self, node: Node, group: Group | None) -> Sequence[Any]:
-        if group is not None:
-            return [self.block.normalize(converters.TEMPLATES[group.anchor.operator].lower(self, group))]
         own = converters.CONVERTERS.get(node.operator)
-        result = self.imported(node) if own is None else self.block.normalize(own(self, node))
+        if group is not None:
+            found = converters.TEMPLATES[group.anchor.operator].lower(self, group)
+        else:
+            found = self.imported(node) if own is None else own(self, node)
+        if isinstance(found, Blocked):
+            return [found]
+        result = self.block.normalize(found)
         if isinstance(result, relax.Tuple):
             results = list(result.fields)
         elif isinstance(result.ty, relax.TupleType):

@@ -15,20 +15,19 @@ from .groups import Anchor, Group, Template
 from .kernels.epilogue import Reach
 from .kernels.gemm import Gemm, best_tile, gemm_kernel, packed
 from .kernels.integer_gemm import integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
-from .kernels.machine import Machine
-from .quantized import quantized
+from .quantized import Quantized, dequantized_matrix, quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
 
 
-def _matmul_anchor(node: Node, machine: Machine) -> Anchor | None:
-    return Anchor(node, channels=1) if _has_template(node) or _is_batched(node) else None  # of integers as well
+def _matmul_anchor(node: Node) -> Anchor | None:
+    return Anchor(node, channels=1) if _has_template(node) or _is_batched(node) else None
 
 
-def _gemm_anchor(node: Node, machine: Machine) -> Anchor | None:
+def _gemm_anchor(node: Node) -> Anchor | None:
     get = node.attributes.get
-    if not (_has_template(node) or _is_integer(node, machine)) or get("transA", 0) or get("beta", 1.0) != 1:
+    if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
         return None
     return Anchor(node, channels=1, addend=node.input(2))
 
@@ -40,7 +39,10 @@ def _has_template(node: Node) -> bool:
 
 
 def _weights(node: Node) -> np.ndarray | None:
-    """The right operand if it is a constant matrix, or one that is turned, as a head does that shares the embeddings' table."""
+    """The right operand if it is a constant matrix, or made from one at compile time.
+
+    It may be turned, as that of a head is that shares the embeddings' table, or dequantized.
+    """
     value = node.inputs[1]
     assert value is not None
     if value.type.rank != 2:
@@ -49,7 +51,7 @@ def _weights(node: Node) -> np.ndarray | None:
         return value.data
     turn = value.producer
     if turn is None or turn.operator != "Transpose":
-        return None
+        return dequantized_matrix(value)
     table = turn.constant(0)
     return None if table is None else table.transpose(turn.attributes.get("perm", (1, 0)))
 
@@ -70,17 +72,10 @@ def _is_batched(node: Node) -> bool:
     )
 
 
-def _is_integer(node: Node, machine: Machine) -> bool:
-    found = quantized(node)
-    if found is None or 0 in found.x.shape:
-        return False
-    depth, columns = found.weights.shape
-    return is_integer_gemm(depth, columns, machine)
-
-
 def _product(lowering: "Lowering", group: Group) -> Any:
-    if _is_integer(group.anchor, lowering.machine):
-        return _integer_product(lowering, group)
+    integers = quantized(group.anchor)
+    if integers is not None and is_integer_gemm(integers.weights, lowering.machine):
+        return _integer_product(lowering, group, integers)
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.inputs[:2]
     assert x is not None
@@ -104,9 +99,7 @@ def _product(lowering: "Lowering", group: Group) -> Any:
     return lowering.prim_func("gemm", kernel, arguments, group.output.type)
 
 
-def _integer_product(lowering: "Lowering", group: Group) -> Any:
-    found = quantized(group.anchor)
-    assert found is not None
+def _integer_product(lowering: "Lowering", group: Group, found: Quantized) -> Any:
     sizes = Gemm(tuple(_known(size) for size in found.x.shape[:-1]), *found.weights.shape)
     tile = integer_tile(sizes, lowering.machine)
     kernel = integer_gemm_kernel(sizes, tile, lowering.machine, group.epilogue)

@@ -59,6 +59,17 @@ def quantized(node: Node) -> Quantized | None:
     return Quantized(x, matrix, row, offsets)
 
 
+def dequantized_matrix(value: Value) -> np.ndarray | None:
+    """What a constant matrix is dequantized to."""
+    found = _dequantized(value)
+    if found is None or not isinstance(found[0], Constant):
+        return None
+    matrix, *numbers, axis = found
+    shape = [-1 if index == axis % 2 else 1 for index in range(2)]
+    scale, zero_point = (array.astype(np.float32).reshape(shape if array.size > 1 else ()) for array in numbers)
+    return (matrix.data.astype(np.float32) - zero_point) * scale
+
+
 def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, int] | None:
     """What a value was dequantized from, with scale, zero point and axis."""
     node = None if value is None else value.producer

@@ -27,8 +27,9 @@ _DEPTH = 4
 """Products that go into each of them."""
 
 
-def is_integer_gemm(depth: int, columns: int, machine: Machine) -> bool:
-    """Whether there is a kernel for the machine, and the sizes make whole instructions."""
+def is_integer_gemm(weights: np.ndarray, machine: Machine) -> bool:
+    """Whether there is a kernel for the machine, and the weights `[depth, columns]` make whole instructions."""
+    depth, columns = weights.shape
     return machine.has_vnni and depth % _DEPTH == 0 and columns >= _LANES
 
 

@@ -5,7 +5,6 @@ pytest.importorskip("tvm")
 
 from planish.backends.tvm.converters import TEMPLATES
 from planish.backends.tvm.groups import find_groups
-from planish.backends.tvm.kernels.machine import Machine
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.standard_normal((24, 40), np.float32)
@@ -29,7 +28,7 @@ CHAINS = {
 
 
 def nodes_of_groups(graph) -> list[list[str]]:
-    groups = find_groups(graph, list(graph.nodes), TEMPLATES, Machine(16, 32, 2))
+    groups = find_groups(graph, list(graph.nodes), TEMPLATES)
     return [[node.operator for node in (group.anchor, *group.chain)] for group in dict.fromkeys(groups.values())]
 
 

@@ -1,0 +1,190 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Convolutions and pools by kernels of our own, on images in blocks of channels, where sizes are known."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import relax
+
+from ...ir.graph import Constant, Node, Value
+from . import pools
+from .groups import Anchor, Group, Template
+from .kernels.blocks import join_kernel
+from .kernels.channelwise import (
+    DEPTHWISE,
+    MAXIMUM,
+    MEAN,
+    PADDED_MEAN,
+    Channelwise,
+    channelwise_kernel,
+    global_mean_kernel,
+)
+from .kernels.convolution import Convolution, convolution_kernel, merged, packed
+from .kernels.epilogue import Reach
+from .kernels.windows import Window
+from .layouts import Blocked, blocked, images_of, is_image
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def _anchor(node: Node) -> Anchor | None:
+    """With constant weights, on images of known sizes."""
+    x, *rest = node.inputs
+    assert x is not None
+    is_constant = all(value is None or isinstance(value, Constant) for value in rest)
+    return Anchor(node, channels=x.type.rank - 1) if is_constant and _is_known(x, node) else None
+
+
+def _conv(lowering: "Lowering", group: Group) -> Any:
+    """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
+    node, lanes = group.anchor, lowering.machine.lanes
+    x, weights, bias = (node.input(index) for index in range(3))
+    assert x is not None
+    assert isinstance(weights, Constant)
+    images, window = images_of(x.shape), window_of(node, weights.type.static_shape[2:])
+    filters, depth, *_ = weights.type.static_shape
+    groups = node.attributes.get("group", 1)
+    data = weights.data.reshape(filters, depth, *window.kernel)
+    held = np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
+    if groups == images.channels == filters > 1:
+        return _depthwise(lowering, group, data[:, 0], held, window)
+    is_blocked = _is_worth_blocks(lowering, x) or groups > 1
+    groups, data = merged(groups, data, images.channels, lanes)
+    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, is_blocked)
+    kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+    tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
+    constants = [relax.const(packed(data, sizes, lowering.machine), "float32"), _row(held, lanes)]
+    return _call(lowering, group.output, "conv", kernel, [tensor, *constants, *_operands(lowering, group)])
+
+
+def _depthwise(lowering: "Lowering", group: Group, weights: np.ndarray, bias: np.ndarray, window: Window) -> Blocked:
+    x, lanes = group.anchor.inputs[0], lowering.machine.lanes
+    assert x is not None
+    images = images_of(x.shape)
+    sizes = Channelwise(images.batch, images.blocks(lanes)[0], window, DEPTHWISE)
+    kernel = channelwise_kernel(sizes, lowering.machine, group.epilogue)
+    constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), _row(bias, lanes)]
+    arguments = [lowering.layouts.blocked(x), *constants, *_operands(lowering, group)]
+    return _call(lowering, group.output, "depthwise", kernel, arguments)
+
+
+def _row(numbers: np.ndarray, lanes: int) -> Any:
+    """Numbers for each channel, in whole blocks."""
+    return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
+
+
+def _normalize(lowering: "Lowering", group: Group) -> Blocked:
+    """A normalization by constants, as a depthwise convolution of one tap."""
+    node = group.anchor
+    scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
+    factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
+    _, rows, columns, _ = images_of(group.output.shape).blocks(1)
+    window = Window.points((rows, columns))
+    return _depthwise(lowering, group, factor.reshape(-1, 1, 1), bias - mean * factor, window)
+
+
+def _normalization_anchor(node: Node) -> Anchor | None:
+    return None if node.attributes.get("training_mode", 0) or len(node.outputs) > 1 else _anchor(node)
+
+
+def _operands(lowering: "Lowering", group: Group) -> list[Any]:
+    """What a group's epilogue reads, in blocks."""
+    pairs = zip(group.operands, group.epilogue.operands, strict=True)
+    layouts = lowering.layouts
+    return [layouts.row(value) if reach is Reach.CHANNELS else layouts.blocked(value) for value, reach in pairs]
+
+
+def pool(lowering: "Lowering", node: Node) -> Any:
+    """Maxima and means; those whose positions are wanted, or of images that don't fill a block, are left to others."""
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or not _is_known(x, node) or not _is_worth_blocks(lowering, x):
+        return pools.CONVERTERS[node.operator](lowering, node)
+    images = images_of(x.shape)
+    kind = MAXIMUM
+    if node.operator == "AveragePool":
+        kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
+    blocks = images.blocks(lowering.machine.lanes)[0]
+    sizes = Channelwise(images.batch, blocks, window_of(node, node.attributes["kernel_shape"]), kind)
+    kernel = channelwise_kernel(sizes, lowering.machine)
+    return _call(lowering, node.output, "pool", kernel, [lowering.layouts.blocked(x)])
+
+
+def global_mean(lowering: "Lowering", node: Node) -> Any:
+    x = node.inputs[0]
+    assert x is not None
+    if not _is_known(x, node) or not _is_worth_blocks(lowering, x):
+        return lowering.imported(node)
+    kernel = global_mean_kernel(images_of(x.shape), lowering.machine)
+    return _call(lowering, node.output, "mean", kernel, [lowering.layouts.blocked(x)])
+
+
+def join(lowering: "Lowering", node: Node) -> Blocked | None:
+    """Channels put together of which all but the last ones fill their blocks, if any lie in blocks; None for others."""
+    values = [value for value in node.inputs if value is not None]
+    if node.attributes["axis"] % node.output.type.rank != 1 or not all(_is_known(value, node) for value in values):
+        return None
+    images = tuple(images_of(value.shape) for value in values)
+    fills = all(each.channels % lowering.machine.lanes == 0 for each in images[:-1])
+    if not fills or not any(value in lowering.layouts for value in values):
+        return None
+    kernel = join_kernel(images, lowering.machine)
+    return _call(lowering, node.output, "join", kernel, [lowering.layouts.blocked(value) for value in values])
+
+
+def _is_worth_blocks(lowering: "Lowering", x: Value) -> bool:
+    return x in lowering.layouts or images_of(x.shape).channels >= lowering.machine.lanes
+
+
+def _call(lowering: "Lowering", output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
+    return Blocked(lowering.prim_func(name, kernel, arguments, lowering.layouts.type(output.shape)))
+
+
+def _is_known(x: Value, node: Node) -> bool:
+    """Whether the images have known sizes, and there are any results."""
+    return is_image(x.type) and is_image(node.outputs[0].type) and 0 not in (*x.shape, *node.outputs[0].shape)
+
+
+def _as_image(lowering: "Lowering", x: Value) -> Any:
+    """A tensor with two spatial axes."""
+    batch, channels, *sizes = x.shape
+    return (
+        lowering.tensor(x)
+        if len(sizes) == 2
+        else relax.op.reshape(lowering.tensor(x), lowering.shape((batch, channels, 1, *sizes)))
+    )
+
+
+def window_of(node: Node, kernel: Sequence[int]) -> Window:
+    """Where the windows of a node lie; one spatial axis is taken for the columns of an image with one row."""
+    x, get = node.inputs[0], node.attributes.get
+    assert x is not None
+    rank = len(kernel)
+    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
+    image, result = images_of(x.shape).spatial, images_of(node.outputs[0].shape).spatial
+    mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
+    begins, ends = list(pads[:rank]), list(pads[rank:])
+    if mode != "NOTSET":
+        for axis in range(rank):
+            reach = (result[axis] - 1) * strides[axis] + (kernel[axis] - 1) * gaps[axis] + 1
+            missing = max(reach - image[axis], 0) if mode.startswith("SAME") else 0
+            begins[axis] = (missing + (mode == "SAME_LOWER")) // 2
+            ends[axis] = missing - begins[axis]
+    rows = [(1, 1, 1, 1, 1, 0, 0)] if rank == 1 else []
+    axes = [*rows, *zip(image, result, kernel, strides, gaps, begins, ends, strict=True)]
+    return Window(*zip(*axes, strict=True))
+
+
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
+    "AveragePool": pool,
+    "GlobalAveragePool": global_mean,
+    "MaxPool": pool,
+}
+
+TEMPLATES = {
+    "BatchNormalization": Template(_normalization_anchor, _normalize),
+    "Conv": Template(_anchor, _conv),
+}

@@ -1,0 +1,111 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Images put into blocks of channels, and taken out of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .gemm import OPAQUE
+from .machine import Machine
+from .vectors import lanes_at
+
+Move = Callable[[Any, Any, Any, Any, Any], None]
+"""From both buffers, the image, the block and the pixel to code that moves what lies there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Sizes of images `[batch, channel, *spatial]`, of up to two spatial axes.
+
+    Attributes:
+        batch: None where it isn't known.
+        channels: of them.
+        spatial: the sizes of the spatial axes.
+    """
+
+    batch: int | None
+    channels: int
+    spatial: tuple[int, ...]
+
+    def blocks(self, lanes: int) -> tuple[int, int, int, int]:
+        """The sizes behind the batch's of the same in blocks, which have a row and a column in any case."""
+        rows, columns = (1,) * (2 - len(self.spatial)) + self.spatial
+        return -(-self.channels // lanes), rows, columns, lanes
+
+
+@lru_cache
+def block_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
+    """From images to blocks of channels, with zeros beyond the last channel."""
+
+    def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
+        for lane in range(machine.lanes):
+            channel = block * machine.lanes + lane
+            element = x[image, channel, pixel]
+            if 0 < images.channels % machine.lanes <= lane:
+                element = tirx.if_then_else(channel < images.channels, element, T.float32(0))
+            T.buffer_store(y, element, [image, block, pixel, lane])
+
+    return _kernel(images, machine, move, is_blocked=False)
+
+
+@lru_cache
+def unblock_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
+    """From blocks of channels to images."""
+
+    def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
+        with T.serial(0, tirx.min(machine.lanes, images.channels - block * machine.lanes)) as lane:
+            T.buffer_store(y, x[image, block, pixel, lane], [image, block * machine.lanes + lane, pixel])
+
+    return _kernel(images, machine, move, is_blocked=True)
+
+
+def _kernel(images: Images, machine: Machine, move: Move, *, is_blocked: bool) -> tirx.PrimFunc:
+    batch = tirx.Var("batch", "int64") if images.batch is None else images.batch
+    blocks, *sizes, lanes = images.blocks(machine.lanes)
+    pixels = prod(sizes)
+    forms = [
+        ((batch, images.channels, *images.spatial), (batch, images.channels, pixels)),
+        ((batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)),
+    ]
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            flat: list[Any] = []
+            for name, (shape, view) in zip(("x", "y"), reversed(forms) if is_blocked else forms, strict=True):
+                flat.append((T.arg(name, T.buffer(shape, "float32")), view))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            with T.sblock("root"):  # where Relax looks whether a kernel of one tensor is a reshape
+                x, y = (T.decl_buffer(view, "float32", data=buffer.data) for buffer, view in flat)
+                with T.parallel(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
+                    move(x, y, task // blocks, task % blocks, pixel)
+        return builder.get()
+
+
+@lru_cache
+def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
+    """From images in blocks, of which all but the last ones fill theirs, to one with the channels of all."""
+    batch = tirx.Var("batch", "int64") if joined[0].batch is None else joined[0].batch
+    counts = [images.blocks(machine.lanes)[0] for images in joined]
+    _, rows, columns, lanes = joined[0].blocks(machine.lanes)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            operands = [
+                T.arg(f"operand{index}", T.buffer((batch, count, rows, columns, lanes), "float32"))
+                for index, count in enumerate(counts)
+            ]
+            y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), "float32"))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            with T.parallel(0, batch * rows) as task:
+                image, row, first = task // rows, task % rows, 0
+                for operand, count in zip(operands, counts, strict=True):
+                    with T.serial(0, count) as block, T.serial(0, columns) as column:
+                        place, whole = (row, column), lanes_at(0, lanes)
+                        T.buffer_store(y, operand[image, block, *place, whole], [image, first + block, *place, whole])
+                    first += count
+        return builder.get()

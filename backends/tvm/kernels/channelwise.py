@@ -1,0 +1,165 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Windows that stay within a channel: depthwise convolutions and pools, in float32, on images in blocks of channels.
+
+Each window of a block of channels is one vector; a row of the result is done in tiles that fit into the registers.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .blocks import Images
+from .epilogue import Epilogue
+from .finish import Finish, operand_buffers
+from .gemm import OPAQUE
+from .machine import Machine
+from .vectors import lanes_at, spread
+from .windows import Window
+
+DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
+"""What becomes of a window: products with weights, the maximum, the mean of the pixels or of the padding too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channelwise:
+    """Sizes, and what becomes of each window.
+
+    Attributes:
+        batch: images; None where their number isn't known.
+        blocks: of channels.
+        window: where the windows lie.
+        kind: one of those above.
+    """
+
+    batch: int | None
+    blocks: int
+    window: Window
+    kind: str
+
+
+@lru_cache
+def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> tirx.PrimFunc:
+    """A kernel of images and the epilogue's operands to images; in front of these a depthwise convolution takes
+    weights and a bias.
+
+    The weights are `[block, row, column, lane]`, the bias a row of whole blocks.
+    """
+    window, lanes = sizes.window, machine.lanes
+    batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
+    most = machine.registers // 2  # beside them, a row of weights and as many pixels are held
+    tiles = -(-window.result[1] // most)
+    columns = -(-window.result[1] // tiles)
+    inner, edges = window.tiles(columns)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, lanes), "float32"))
+            held: list[Any] = []
+            if sizes.kind == DEPTHWISE:
+                held.append(T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32")))
+                held.append(T.arg("bias", T.buffer((sizes.blocks * lanes,), "float32")))
+            shape = (batch, sizes.blocks, *window.result, lanes)
+            finish = Finish(epilogue, operand_buffers(epilogue, shape))
+            y = T.arg("y", T.buffer(shape, "float32"))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            code = _Code(sizes, lanes, x, held, y, finish)
+            with T.sblock("root"), T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
+                row, rest = task % window.result[0], task // window.result[0]
+                place = (rest // sizes.blocks, rest % sizes.blocks, row)
+                sums = [T.alloc_buffer((lanes,), "float32") for _ in range(columns)]
+                for start in edges:
+                    code.tile(sums, place, start, edge=start)
+                if inner:
+                    with T.serial(0, len(inner)) as step:
+                        code.tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
+                if finish.is_long:
+                    with T.serial(0, window.result[1]) as column:
+                        finish.apply_to(y, (*place, column), lanes)
+        return builder.get()
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """Code for tiles, with the buffers that they read and write."""
+
+    sizes: Channelwise
+    lanes: int
+    x: Any
+    held: list[Any]
+    y: Any
+    finish: Finish
+
+    def tile(self, sums: list[Any], place: tuple[Any, Any, Any], start: Any, edge: int | None = None) -> None:
+        """One tile, from a column; at an edge the taps beyond it are left out."""
+        image, block, row = place
+        window, whole = self.sizes.window, lanes_at(0, self.lanes)
+        for held in sums:
+            T.buffer_store(held, self._start(block), [whole])
+        begin, end = window.rows(row)
+        with T.serial(begin, end) as line:
+            for column, held in enumerate(sums):
+                for tap in range(window.kernel[1]):
+                    if edge is not None and not window.is_inside(edge + column, tap):
+                        continue
+                    pixel = self.x[image, block, window.at(0, row, line), window.at(1, start + column, tap), whole]
+                    T.buffer_store(held, self._step(held[whole], pixel, (block, line, tap)), [whole])
+        for column, held in enumerate(sums):
+            y = self._end(held[whole], row, None if edge is None else edge + column)
+            at = (image, block, row, start + column)
+            T.buffer_store(self.y, y if self.finish.is_long else self.finish.applied(y, at, self.lanes), [*at, whole])
+
+    def _start(self, block: Any) -> Any:
+        if self.sizes.kind == DEPTHWISE:
+            return self.held[1][lanes_at(block * self.lanes, self.lanes)]
+        return spread(T.float32(float("-inf") if self.sizes.kind == MAXIMUM else 0), self.lanes)
+
+    def _step(self, total: Any, pixel: Any, tap: tuple[Any, Any, int]) -> Any:
+        if self.sizes.kind == DEPTHWISE:
+            return total + pixel * self.held[0][(*tap, lanes_at(0, self.lanes))]
+        if self.sizes.kind == MAXIMUM:  # NaN wins, on either side
+            return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
+        return total + pixel
+
+    def _end(self, total: Any, row: Any, column: int | None) -> Any:
+        """The sum of a window as its mean, where that is wanted; a window in no column needs no padding at the sides."""
+        if self.sizes.kind not in (MEAN, PADDED_MEAN):
+            return total
+        window, is_padded = self.sizes.window, self.sizes.kind == PADDED_MEAN
+        begin, end = window.rows(row, padded=is_padded)
+        across = window.kernel[1] if column is None else window.columns(column, padded=is_padded)
+        count = end - begin if isinstance(end - begin, int) else (end - begin).astype("float32")
+        return total / spread(
+            T.float32(count * across) if isinstance(count, int) else count * T.float32(across), self.lanes
+        )
+
+
+@lru_cache
+def global_mean_kernel(sizes: Images, machine: Machine) -> tirx.PrimFunc:
+    """A kernel from images to their means, as images of one pixel."""
+    lanes, whole = machine.lanes, lanes_at(0, machine.lanes)
+    blocks, rows, columns, _ = sizes.blocks(lanes)
+    images, pixels = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch, rows * columns
+    width = next(width for width in (8, 7, 6, 5, 4, 3, 2, 1) if pixels % width == 0)  # sums that don't wait for another
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer((images, blocks, rows, columns, lanes), "float32"))
+            y = T.arg("y", T.buffer((images, blocks, 1, 1, lanes), "float32"))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            with T.sblock("root"), T.parallel(0, images * blocks) as task:
+                flat = T.decl_buffer((images, blocks, pixels, lanes), "float32", data=x.data)
+                image, block = task // blocks, task % blocks
+                sums = [T.alloc_buffer((lanes,), "float32") for _ in range(width)]
+                for held in sums:
+                    T.buffer_store(held, spread(T.float32(0), lanes), [whole])
+                with T.serial(0, pixels // width) as step:
+                    for number, held in enumerate(sums):
+                        T.buffer_store(held, held[whole] + flat[image, block, step * width + number, whole], [whole])
+                total = sums[0][whole]
+                for held in sums[1:]:
+                    total = total + held[whole]
+                T.buffer_store(y, total / spread(T.float32(pixels), lanes), [image, block, 0, 0, whole])
+        return builder.get()

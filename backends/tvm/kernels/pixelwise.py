@@ -1,0 +1,72 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Elementwise operators that stand alone, on images in blocks of channels and what is spread over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .elements import ELEMENTS
+from .gemm import OPAQUE
+from .vectors import lanes_at, spread
+
+Shape = tuple[int | None, ...]
+"""Sizes, of which the batch's may not be known; of numbers none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixelwise:
+    """An operator and the shapes that it is applied to.
+
+    Attributes:
+        operator: one of `ELEMENTS`.
+        attributes: by name.
+        operands: shapes of tensors, in blocks or with one number for all lanes, or of numbers; None for what is left out.
+        result: the shape of the result.
+    """
+
+    operator: str
+    attributes: tuple[tuple[str, Any], ...]
+    operands: tuple[Shape | None, ...]
+    result: Shape
+
+
+@lru_cache
+def pixelwise_kernel(sizes: Pixelwise) -> tirx.PrimFunc:
+    """A kernel of the operands that aren't left out to the result."""
+    batch = tirx.Var("batch", "int64")
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            buffers = [
+                None if shape is None else T.arg(f"operand{index}", T.buffer(_sizes(shape, batch), "float32"))
+                for index, shape in enumerate(sizes.operands)
+            ]
+            y = T.arg("y", T.buffer(_sizes(sizes.result, batch), "float32"))
+            images, blocks, rows, columns, lanes = _sizes(sizes.result, batch)
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            with T.sblock("root"), T.parallel(0, images * blocks * rows) as task, T.serial(0, columns) as column:
+                place = (task // rows // blocks, task // rows % blocks, task % rows, column)
+                vectors = [
+                    None if shape is None else _vector(buffer, shape, place, lanes)
+                    for buffer, shape in zip(buffers, sizes.operands, strict=True)
+                ]
+                result = ELEMENTS[sizes.operator](dict(sizes.attributes).get, *vectors)
+                T.buffer_store(y, result, [*place, lanes_at(0, lanes)])
+        return builder.get()
+
+
+def _sizes(shape: Shape, batch: Any) -> tuple[Any, ...]:
+    return tuple(batch if size is None else size for size in shape)
+
+
+def _vector(buffer: Any, shape: Shape, place: Sequence[Any], lanes: int) -> Any:
+    """What an operand has for a place of the result; a size of one is the same for all."""
+    if not shape:
+        return spread(buffer[()], lanes)
+    at = [0 if size == 1 else index for size, index in zip(shape[:-1], place, strict=True)]
+    return spread(buffer[(*at, 0)], lanes) if shape[-1] == 1 else buffer[(*at, lanes_at(0, lanes))]

@@ -1,0 +1,85 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""How windows of known sizes lie on an image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+Pair = tuple[int, int]
+"""A number for the rows and one for the columns; an image with one axis has one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Windows on an image of two axes.
+
+    Attributes:
+        image: its sizes.
+        result: how many windows there are along each axis.
+        kernel: taps of a window.
+        strides: steps between windows.
+        gaps: steps between taps.
+        begins: padding in front.
+        ends: padding behind.
+    """
+
+    image: Pair
+    result: Pair
+    kernel: Pair
+    strides: Pair
+    gaps: Pair
+    begins: Pair
+    ends: Pair
+
+    @property
+    def is_point(self) -> bool:
+        """Whether each window is the one pixel in its place."""
+        return self.kernel == (1, 1) and self.image == self.result and self.strides == (1, 1) and self.begins == (0, 0)
+
+    def flat(self) -> "Window":
+        """The windows that are points as those of an image of one row."""
+        return Window.points((1, self.image[0] * self.image[1]))
+
+    @classmethod
+    def points(cls, image: Pair) -> "Window":
+        """Each pixel as a window of its own."""
+        return cls(image, image, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
+
+    def at(self, axis: int, place: Any, tap: Any) -> Any:
+        """Where along an axis of the image a tap of a window lies."""
+        return place * self.strides[axis] + tap * self.gaps[axis] - self.begins[axis]
+
+    def is_inside(self, column: int, tap: int) -> bool:
+        return 0 <= self.at(1, column, tap) < self.image[1]
+
+    def rows(self, row: Any, *, padded: bool = False) -> tuple[Any, Any]:
+        """The first tap of a window that lies on a row of the image, or of its padding, and the one behind the last."""
+        low, high = self._bounds(0, padded=padded)
+        first, last = self.at(0, 0, 0), self.at(0, self.result[0] - 1, self.kernel[0] - 1)
+        start, gap = self.at(0, row, 0), self.gaps[0]
+        begin = 0 if first >= low else tirx.max(tirx.floordiv(low - start + (gap - 1), gap), 0)
+        end = self.kernel[0] if last < high else tirx.min(tirx.floordiv(high - start + (gap - 1), gap), self.kernel[0])
+        return begin, end
+
+    def columns(self, column: int, *, padded: bool) -> int:
+        """How many taps of a window lie on columns of the image, or of its padding."""
+        low, high = self._bounds(1, padded=padded)
+        return sum(low <= self.at(1, column, tap) < high for tap in range(self.kernel[1]))
+
+    def _bounds(self, axis: int, *, padded: bool) -> Pair:
+        return (-self.begins[axis], self.image[axis] + self.ends[axis]) if padded else (0, self.image[axis])
+
+    def tiles(self, columns: int) -> tuple[list[int], list[int]]:
+        """The first columns of tiles that cover a row of the result: of those that need no padding, and of the others.
+
+        The last tile may overlap the one before it.
+        """
+        last = self.result[1] - columns
+        starts = [min(start, last) for start in range(0, self.result[1], columns)]
+        needs_none = [
+            self.is_inside(start, 0) and self.is_inside(start + columns - 1, self.kernel[1] - 1) for start in starts
+        ]
+        pairs = list(zip(starts, needs_none, strict=True))
+        return [start for start, is_inner in pairs if is_inner], [start for start, is_inner in pairs if not is_inner]

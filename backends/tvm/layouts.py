@@ -1,0 +1,165 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Images whose channels lie in blocks of a vector register's size, as kernels like them: `[batch, block, row, column, lane]`.
+
+A value is held plain, in blocks, or both: what is asked for is converted when it first is, once. Convolutions give blocks,
+and what works on each channel alone goes on with them, so that a network has no conversions between its first convolution
+and its last pool. Lanes beyond the last channel hold anything, and are read by nobody.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import relax
+
+from ...ir.dims import Dim
+from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.types import DType, TensorType
+from .guards import ELEMENTWISE
+from .kernels.blocks import Images, block_kernel, unblock_kernel
+from .kernels.pixelwise import Pixelwise, pixelwise_kernel
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+_UNARY = frozenset(
+    {
+        *("Abs", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
+        *("LeakyRelu", "Log", "Mish", "Neg", "PRelu", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"),
+        *("Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """What a converter returns whose result is in blocks."""
+
+    tensor: Any
+
+
+class Layouts:
+    """The values that are held in blocks."""
+
+    def __init__(self, lowering: "Lowering") -> None:
+        self._lowering = lowering
+        self._held: dict[Value, Any] = {}
+
+    def __contains__(self, value: Value | None) -> bool:
+        return value in self._held
+
+    def hold(self, value: Value, tensor: Any) -> None:
+        self._held[value] = tensor
+
+    def plain(self, value: Value) -> Any:
+        """A value that is held in blocks as it is without; of one pixel, with full blocks, it lies in the same order."""
+        images, lowering = images_of(value.shape), self._lowering
+        if prod(images.spatial) == 1 and images.channels % lowering.machine.lanes == 0:
+            return relax.op.reshape(self._held[value], lowering.shape(value.shape))
+        kernel = unblock_kernel(images, lowering.machine)
+        return lowering.prim_func("unblock", kernel, [self._held[value]], value.type)
+
+    def blocked(self, value: Value) -> Any:
+        if value not in self._held:
+            self._held[value] = self._converted(value, value.shape)
+        return self._held[value]
+
+    def row(self, value: Value) -> Any:
+        """A number for each channel, of a value that has no other axes, as whole blocks in a row."""
+        (channels,) = [size for size in value.shape if size != 1] or [1]
+        assert isinstance(channels, int)
+        dims = (1, channels, 1, 1)
+        if isinstance(value, Constant):
+            return relax.const(blocked(value.data.reshape(dims), self._lowering.machine.lanes).reshape(-1), "float32")
+        held = self.blocked(value) if value.shape == dims else self._converted(value, dims)
+        return self._lowering.block.emit(relax.op.reshape(held, (-1,)))
+
+    def type(self, dims: Sequence[Dim]) -> TensorType:
+        """The type in blocks of an image's shape."""
+        return TensorType(DType.float32, (dims[0], *images_of(dims).blocks(self._lowering.machine.lanes)))
+
+    def twin(self, node: Node) -> Node | None:
+        """The node as if it had been written for blocks, if it is elementwise and reads blocks."""
+        is_elementwise = node.operator in ELEMENTWISE | _UNARY and is_image(node.outputs[0].type)
+        if not is_elementwise or not any(value in self._held for value in node.inputs):
+            return None
+        graph = Graph(node.operator)
+        inputs: list[Value | None] = []
+        for value in node.inputs:
+            operand = None if value is None else self._operand(value, node.output)
+            if (value is None) != (operand is None):
+                return None
+            inputs.append(None if operand is None else self._input(graph, *operand))
+        type = self.type(node.output.shape)
+        return graph.add_node(node.operator, inputs, [type], node.attributes, location=node.location)
+
+    def pixelwise(self, twin: Node) -> Any:
+        """A call of a kernel for a twin, if its operator is one of those that kernels know."""
+        given = [value for value in twin.inputs if value is not None]
+        sizes = Pixelwise(
+            twin.operator,
+            tuple(sorted(twin.attributes.items())),
+            tuple(None if value is None else _known(value.shape) for value in twin.inputs),
+            _known(twin.output.shape),
+        )
+        tensors = [self._lowering.tensor(value) for value in given]
+        name = twin.operator.lower()
+        return self._lowering.prim_func(name, pixelwise_kernel(sizes), tensors, twin.output.type)
+
+    def _operand(self, value: Value, output: Value) -> tuple[Any, TensorType] | None:
+        """What a result in blocks is made from: blocks, or what is the same for all channels; None if it isn't either."""
+        dims = (1,) * (output.type.rank - value.type.rank) + value.shape
+        if value.dtype is not DType.float32 or not is_image(TensorType(value.dtype, dims)):
+            return None
+        if not value.type.rank:
+            return self._lowering.tensor(value), value.type
+        if dims[1] != 1 or output.shape[1] == 1:
+            return (self.blocked(value) if dims == value.shape else self._converted(value, dims)), self.type(dims)
+        type = TensorType(value.dtype, (*self.type(dims).shape[:-1], 1))
+        tensor = relax.op.reshape(self._lowering.tensor(value), self._lowering.shape(type.shape))
+        return self._lowering.block.emit(tensor), type
+
+    def _input(self, graph: Graph, tensor: Any, type: TensorType) -> Value:
+        value = graph.add_input(f"x{len(graph.inputs)}", type)
+        self._lowering.hold(value, tensor)
+        return value
+
+    def _converted(self, value: Value, dims: Sequence[Dim]) -> Any:
+        """A value in blocks, of a shape that has axes of one element in front of its own."""
+        lowering, images = self._lowering, images_of(dims)
+        if isinstance(value, Constant):
+            return relax.const(
+                blocked(value.data.reshape(TensorType(value.dtype, tuple(dims)).static_shape), lowering.machine.lanes),
+                "float32",
+            )
+        tensor = relax.op.reshape(lowering.tensor(value), lowering.shape(dims))
+        kernel = block_kernel(images, lowering.machine)
+        return lowering.block.emit(lowering.prim_func("block", kernel, [tensor], self.type(dims)))
+
+
+def is_image(type: TensorType) -> bool:
+    """Whether there is a form in blocks."""
+    return type.dtype is DType.float32 and type.rank in (3, 4) and all(isinstance(dim, int) for dim in type.shape[1:])
+
+
+def images_of(dims: Sequence[Dim]) -> Images:
+    """The sizes of images of a shape that `is_image`."""
+    batch, *sizes = dims
+    channels, *spatial = (size for size in sizes if isinstance(size, int))
+    return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial))
+
+
+def _known(dims: Sequence[Dim]) -> tuple[int | None, ...]:
+    return tuple(dim if isinstance(dim, int) else None for dim in dims)
+
+
+def blocked(array: np.ndarray, lanes: int) -> np.ndarray:
+    """An array `[batch, channel, *spatial]` in blocks, with zeros beyond the last channel."""
+    batch, channels, *_ = array.shape
+    blocks, rows, columns, _ = images_of(array.shape).blocks(lanes)
+    padded = np.zeros((batch, blocks * lanes, rows * columns), np.float32)
+    padded[:, :channels] = array.reshape(batch, channels, -1)
+    return np.ascontiguousarray(padded.reshape(batch, blocks, lanes, rows, columns).transpose(0, 1, 3, 4, 2))
