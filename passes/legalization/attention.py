@@ -154,26 +154,10 @@ def _softmax(op: Builder, node: Node, scores: Value, bias: Value | None) -> Valu
     return op.Where(op.Equal(op.ReduceMax(seen, [-1]), 0), op.constant(np.zeros((), scores.dtype.numpy)), weights)
 
 
-def is_broadcast(node: Node) -> bool:
-    """Whether the mask is the same for all queries, of which there are several."""
-    mask, queries = node.input(3), operand(node, 0).shape[-2]
-    return mask is not None and mask.type.rank >= 2 and mask.shape[-2] == 1 != queries
-
-
 def is_shortened(node: Node) -> bool:
     """Whether the mask says nothing of the last keys, or of queries at all."""
     mask, keys = node.input(3), operand(node, 1).shape[-2]
     return mask is not None and (mask.type.rank < 2 or (node.input(4) is None and mask.shape[-1] != keys))
-
-
-def with_whole_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
-    """The same with a mask for each query."""
-    q, mask = operand(node, 0), operand(node, 3)
-    queries = q.shape[-2]
-    rows = op.constant([queries]) if isinstance(queries, int) else op.Unsqueeze(size_of(op, q, -2), [0])
-    sizes = op.Concat(op.constant(np.ones(mask.type.rank - 2, np.int64)), rows, op.constant([1]), axis=0)
-    inputs = (*node.inputs[:3], op.Expand(mask, sizes), *node.inputs[4:])
-    return op.Attention(*inputs, outputs=len(node.outputs), **node.attributes)
 
 
 def _rotary_embedding(op: Builder, node: Node) -> Value:

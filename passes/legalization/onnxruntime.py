@@ -2,9 +2,10 @@
 
 from ...ir.graph import Node
 from ...ir.types import DType
-from .attention import is_broadcast, is_shortened, with_whole_mask
+from .attention import is_shortened
 from .casts import is_miscast
 from .fused import SKIP_NORM, is_skip_norm
+from .masks import adjustment
 from .recurrent import is_batch_first
 from .runtime import is_of_vectors, is_transformed, is_unaligned
 from .support import Support
@@ -38,7 +39,7 @@ ONNXRUNTIME = Support(
         "ai.onnx.ml::TreeEnsemble": is_transformed,
         "ai.onnx.preview::FlexAttention": lambda node: True,
     },
-    adjusted={"Attention": lambda node: with_whole_mask if is_broadcast(node) else None},
+    adjusted={"Attention": adjustment},
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
     kernel=lambda node: SKIP_NORM if is_skip_norm(node) else node.operator,
 )
