@@ -13,6 +13,7 @@ from planish.ir.errors import ModelError, TargetError
 from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
+from planish.passes.legalize import legalized
 
 
 def lowered(graph: Graph, target, folder: Path) -> Executable:
@@ -168,3 +169,42 @@ def test_attention_with_masks_of_any_shape(target, tmp_path, queries: int | str,
     }
     (found,) = lowered(graph, target, tmp_path / "dist")(**feeds)
     np.testing.assert_allclose(found, Interpreter(graph).run(feeds)["y"], rtol=1e-4, atol=1e-5)
+
+
+LOWEST = np.float32(np.finfo(np.float32).min)
+SEEN = np.tri(5, 7, 1, dtype=bool) & (np.arange(5) != 2)[:, None]
+"""Where a query may look: the third one nowhere."""
+
+
+@pytest.mark.parametrize("fill", [LOWEST, -np.inf], ids=str)
+@pytest.mark.parametrize("kind", ["constant", "input", "computed", "broadcast"])
+def test_rows_that_are_masked_altogether(kind: str, fill: float, target, tmp_path) -> None:
+    """By the lowest number they give the mean of the values, and by minus infinity zeros, in several layers."""
+    rng = np.random.default_rng(0)
+    graph = Graph()
+    op = Builder(graph)
+    keys = TensorType(DType.float32, (2, 3, 7, 8))
+    x = graph.add_input("x", TensorType(DType.float32, (2, 3, 5, 8)))
+    k, v = (graph.add_input(name, keys) for name in ("k", "v"))
+    seen = SEEN if kind != "broadcast" else np.zeros((1, 7), dtype=bool)
+    feeds = {
+        name: rng.standard_normal((2, 3, length, 8)).astype(np.float32)
+        for name, length in (("x", 5), ("k", 7), ("v", 7))
+    }
+    added = np.where(seen, np.float32(0), np.float32(fill))
+    if kind == "constant":
+        mask = op.constant(added)
+    elif kind == "input":
+        mask = graph.add_input("mask", TensorType(DType.float32, seen.shape))
+        feeds["mask"] = added
+    else:
+        given = graph.add_input("seen", TensorType(DType.bool, seen.shape))
+        mask = op.Where(given, np.float32(0), np.float32(fill))
+        feeds["seen"] = seen
+    for _ in range(2):
+        x = op.Attention(x, k, v, mask)
+    graph.outputs["y"] = x
+    (found,) = lowered(graph, target, tmp_path / "dist")(**feeds)
+    np.testing.assert_allclose(found, Interpreter(graph).run(feeds)["y"], rtol=1e-4, atol=1e-5)
+    equals = [node for node in legalized(graph, target, "onnxruntime").nodes if node.operator == "Equal"]
+    assert len(equals) == (kind == "input" or (kind in ("computed", "broadcast") and fill == LOWEST))
