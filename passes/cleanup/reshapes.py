@@ -33,10 +33,7 @@ def simplified_transpose(graph: Graph, node: Node) -> Value | None:
         return reshaped(graph, node)
     if inner is None or inner.operator != "Transpose" or inner.inputs[0] is None:
         return None
-    composed = tuple(order_of(inner)[axis] for axis in order)
-    if composed == tuple(range(len(order))):
-        return inner.inputs[0]
-    return Builder(graph, before=node, location=node.location).Transpose(inner.inputs[0], perm=composed)
+    return _transposed(graph, node, inner.inputs[0], [order_of(inner)[axis] for axis in order])
 
 
 def simplified_reshape(graph: Graph, node: Node) -> Value | None:
@@ -121,7 +118,7 @@ def _taken_apart_before(graph: Graph, node: Node, inner: Node) -> Value | None:
     if apart is None:
         return None
     perm = tuple(axes.index(axis) for axis in range(len(shape)))
-    return Builder(graph, before=node, location=node.location).Transpose(apart, perm=perm)
+    return _transposed(graph, node, apart, perm)
 
 
 def _merged_after(graph: Graph, node: Node, inner: Node) -> Value | None:
@@ -131,11 +128,21 @@ def _merged_after(graph: Graph, node: Node, inner: Node) -> Value | None:
     if start is None or groups is None:
         return None
     perm = tuple(axis for place in order_of(inner) for axis in groups[place])
-    moved = Builder(graph, before=node, location=node.location).Transpose(start, perm=perm)
+    moved = _transposed(graph, node, start, perm)
     result = _as_reshape(graph, node, moved, node.output.type)
-    if result is None:
+    if result is None and moved is not start and moved.producer is not None and not moved.use_count:
         graph.erase(moved.producer)
     return result
+
+
+def _transposed(graph: Graph, node: Node, value: Value, perm: Sequence[int]) -> Value:
+    """A transpose in front of a node, as simple as it can be."""
+    made = Builder(graph, before=node, location=node.location).Transpose(value, perm=tuple(perm))
+    simple = simplified_transpose(graph, made.producer)
+    if simple is None:
+        return made
+    graph.erase(made.producer)
+    return simple
 
 
 def _reshaped_from(node: Node) -> Value | None:
