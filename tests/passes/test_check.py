@@ -356,3 +356,16 @@ def test_a_model_that_runs_on_no_size_asks_for_data() -> None:
     graph.outputs["y"] = graph.add_node("Add", [a, b], [TensorType(DType.float32, (5,))]).output
     with pytest.raises(ModelError, match=r"the model runs on no random input \(.*give calibration data to check it on"):
         make_probes(graph, ())
+
+
+def test_dimensions_that_agree_at_other_sizes_alone_are_no_pass_s_fault() -> None:
+    """As in networks that add an image to a smaller one made larger: at sizes that don't divide, it is broadcast."""
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, (1, 1, "n")))
+    pooled, smaller = (op.MaxPool(x, kernel_shape=[size], strides=[size], ceil_mode=1) for size in (4, 8))
+    graph.outputs["y"] = op.Add(pooled, op.Concat(smaller, smaller, axis=2))
+    check = NumericCheck(graph, [{"x": np.ones((1, 1, 3), np.float32)}])
+    check.check(graph.clone(), EXACT)
+    with pytest.raises(CheckError, match="declares itself exact"):
+        check.check(after(graph, lambda op, y: op.Mul(y, 2.0)), EXACT)
