@@ -79,8 +79,8 @@ def _may_be_lowest(mask: Value) -> bool:
 
 def _is_broadcast(node: Node) -> bool:
     """Whether the mask is the same for all queries, of which there are several."""
-    mask, queries = node.input(3), operand(node, 0).shape[-2]
-    return mask is not None and mask.type.rank >= 2 and mask.shape[-2] == 1 != queries
+    mask, queries = operand(node, 3), operand(node, 0).shape[-2]
+    return mask.type.rank >= 2 and mask.shape[-2] == 1 != queries
 
 
 def _with_whole_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:

@@ -235,17 +235,12 @@ class _Head:
         """The values, weighted, in some of their columns."""
         attention = self.attention
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
-        spots = [
-            (line, start, lanes, lanes_at(line * tile.columns + start, lanes))
-            for line in range(tile.rows)
-            for start, lanes in tile.vectors
-        ]
-        for _, _, lanes, spot in spots:
+        for _, _, lanes, spot in tile.spots:
             T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
         with T.serial(0, limit) as key:
-            for line, start, lanes, spot in spots:
+            for line, start, lanes, spot in tile.spots:
                 place = attention.place(self.image, key, self._kept, attention.depth, lanes_at(first + start, lanes))
                 T.buffer_store(sums, sums[spot] + spread(scores[line, key], lanes) * self.v[place], [spot])
-        for line, start, lanes, spot in spots:
+        for line, start, lanes, spot in tile.spots:
             place = attention.place(self.image, row + line, self.head, attention.depth, lanes_at(first + start, lanes))
             T.buffer_store(self.y, sums[spot] * spread(inverse[line], lanes), list(place))

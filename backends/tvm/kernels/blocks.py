@@ -12,8 +12,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .gemm import OPAQUE
 from .machine import Machine
+from .tiles import OPAQUE, ceil_div
 from .vectors import lanes_at
 
 Move = Callable[[Any, Any, Any, Any, Any], None]
@@ -37,7 +37,7 @@ class Images:
     def blocks(self, lanes: int) -> tuple[int, int, int, int]:
         """The sizes behind the batch's of the same in blocks, which have a row and a column in any case."""
         rows, columns = (1,) * (2 - len(self.spatial)) + self.spatial
-        return -(-self.channels // lanes), rows, columns, lanes
+        return ceil_div(self.channels, lanes), rows, columns, lanes
 
 
 @lru_cache

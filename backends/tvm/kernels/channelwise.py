@@ -15,9 +15,9 @@ from tvm.script.ir_builder import tirx as T
 
 from .blocks import Images
 from .epilogue import Epilogue
-from .finish import Finish, operand_buffers
-from .gemm import OPAQUE
+from .finish import Finish, operand_images
 from .machine import Machine
+from .tiles import OPAQUE
 from .vectors import lanes_at, spread
 from .windows import Window
 
@@ -63,7 +63,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
                 held.append(T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32")))
                 held.append(T.arg("bias", T.buffer((sizes.blocks * lanes,), "float32")))
             shape = (batch, sizes.blocks, *window.result, lanes)
-            finish = Finish(epilogue, operand_buffers(epilogue, shape))
+            finish = Finish(epilogue, operand_images(epilogue, shape))
             y = T.arg("y", T.buffer(shape, "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             code = _Code(sizes, lanes, x, held, y, finish)

@@ -20,14 +20,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue
-from .finish import Finish, operand_buffers
-from .gemm import OPAQUE
+from .finish import Finish, operand_images
 from .machine import Machine
+from .tiles import LATENCY, OPAQUE, ceil_div
 from .vectors import lanes_at, spread
 from .windows import Window
 
-_LATENCY = 8
-"""Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
 _SMALL = 1 << 17
 """Multiply-adds below which waking other threads costs more than they save."""
 
@@ -56,7 +54,7 @@ class Convolution:
 
     def steps(self, lanes: int) -> tuple[int, int]:
         """The channels that a filter reads as so many blocks of so many."""
-        return (_ceil(self.depth, lanes), lanes) if self.is_blocked else (1, self.depth)
+        return (ceil_div(self.depth, lanes), lanes) if self.is_blocked else (1, self.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
     together = lcm(lanes // gcd(lanes, depth), lanes // gcd(lanes, wide))
     if together == 1 or groups == 1:
         return groups, weights
-    count = _ceil(groups, together)
+    count = ceil_div(groups, together)
     spread = np.zeros((filters, channels if count == 1 else together * depth, *kernel), np.float32)
     for group in range(groups):
         first, rows = group % together * depth, slice(group * wide, (group + 1) * wide)
@@ -89,14 +87,14 @@ def best_tile(sizes: Convolution, machine: Machine) -> Tile:
     def cost(tile: Tile) -> tuple[float, float]:
         tasks, tiles = _tasks(sizes, tile, machine)
         loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
-        return _ceil(tasks, machine.threads) * tiles * max(products, loads, _LATENCY), loads / products
+        return ceil_div(tasks, machine.threads) * tiles * max(products, loads, LATENCY), loads / products
 
     return min(_tiles(sizes, machine), key=cost)
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
     """All that fit into the registers, beside a row of weights and a broadcast element."""
-    blocks = _ceil(sizes.filters, machine.lanes) // sizes.groups
+    blocks = ceil_div(sizes.filters, machine.lanes) // sizes.groups
     width = _window(sizes).result[1]
     for count in (count for count in range(1, machine.registers) if blocks % count == 0):
         for columns in range(1, min(width, machine.registers) + 1):
@@ -108,7 +106,7 @@ def _tasks(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, int]:
     """How many tasks threads share, and how many tiles each of them has."""
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
-    panels = _ceil(sizes.filters, machine.lanes) // tile.blocks
+    panels = ceil_div(sizes.filters, machine.lanes) // tile.blocks
     tasks = (sizes.batch or 1) * panels * window.result[0]
     return (tasks, len(inner) + len(edges)) if edges else (tasks * len(inner), 1)
 
@@ -122,7 +120,7 @@ def packed(weights: np.ndarray, sizes: Convolution, machine: Machine) -> np.ndar
     blocks, step = sizes.steps(machine.lanes)
     width = best_tile(sizes, machine).blocks * machine.lanes
     filters, depth, *kernel = weights.shape
-    padded = np.zeros((_ceil(filters, width) * width, blocks * step, *kernel), np.float32)
+    padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), np.float32)
     padded[:filters, :depth] = weights
     return np.ascontiguousarray(padded.reshape(-1, width, blocks, step, *kernel).transpose(0, 2, 5, 4, 3, 1))
 
@@ -132,9 +130,9 @@ def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue)
     """A kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks."""
     tile, lanes = best_tile(sizes, machine), machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
-    outer = _ceil(sizes.filters, lanes)
+    outer = ceil_div(sizes.filters, lanes)
     blocks, step = sizes.steps(lanes)
-    lead = (batch, _ceil(sizes.channels, lanes)) if sizes.is_blocked else (batch, sizes.channels)
+    lead = (batch, ceil_div(sizes.channels, lanes)) if sizes.is_blocked else (batch, sizes.channels)
     tail = (lanes,) if sizes.is_blocked else ()
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
@@ -144,7 +142,7 @@ def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue)
             panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step, tile.blocks * lanes)
             weights = T.arg("weights", T.buffer(panels, "float32"))
             bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
-            beside = operand_buffers(epilogue, (batch, outer, *sizes.window.result, lanes))
+            beside = operand_images(epilogue, (batch, outer, *sizes.window.result, lanes))
             result = T.arg("y", T.buffer((batch, outer, *sizes.window.result, lanes), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x = T.decl_buffer((*lead, *window.image, *tail), "float32", data=whole.data)
@@ -227,7 +225,7 @@ class _Code:
         image, panel, row = place["image"], place["panel"], place["row"]
         blocks, step = sizes.steps(lanes)
         first = panel * self.tile.blocks
-        group = 0 if sizes.groups == 1 else first // (_ceil(sizes.filters, lanes) // sizes.groups)
+        group = 0 if sizes.groups == 1 else first // (ceil_div(sizes.filters, lanes) // sizes.groups)
         whole = lanes_at(0, lanes)
         for line in sums:
             for number, held in enumerate(line):
@@ -270,7 +268,3 @@ class _Code:
         """How many channels of a block of the images there are: what fills the last one up isn't read."""
         channels = self.sizes.channels
         return step if channels % step == 0 else tirx.min(step, channels - block * step)
-
-
-def _ceil(size: int, part: int) -> int:
-    return -(-size // part)

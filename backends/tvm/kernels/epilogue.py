@@ -1,9 +1,13 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none
 """What becomes of a kernel's results while they are still in registers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from tvm.script.ir_builder import tirx as T
 
 from .approximations import number
 from .elements import ELEMENTS
@@ -54,6 +58,14 @@ class Epilogue:
             inputs = [_input(place, values) for place in step.inputs]
             values.append(held(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
         return values[-1]
+
+
+def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> list[Any]:
+    """The arguments of a kernel that its epilogue reads, beside a result of a shape and a number of channels."""
+    shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape)}
+    return [
+        T.arg(f"operand{index}", T.buffer(shapes[reach], "float32")) for index, reach in enumerate(epilogue.operands)
+    ]
 
 
 def _input(place: float | None, values: list[Any]) -> Any:

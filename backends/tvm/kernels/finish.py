@@ -8,18 +8,15 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Epilogue, Reach
+from .epilogue import Epilogue, Reach, operand_buffers
 from .vectors import lanes_at
 
 _LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
 
 
-def operand_buffers(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
+def operand_images(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
     """The arguments of a kernel that its epilogue reads: images of the result's shape, and rows of whole blocks."""
-    shapes = {Reach.CHANNELS: (shape[1] * shape[-1],), Reach.ELEMENTS: tuple(shape)}
-    return [
-        T.arg(f"operand{index}", T.buffer(shapes[reach], "float32")) for index, reach in enumerate(epilogue.operands)
-    ]
+    return operand_buffers(epilogue, shape, shape[1] * shape[-1])
 
 
 @dataclass(frozen=True, slots=True)

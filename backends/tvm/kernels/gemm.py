@@ -20,13 +20,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Epilogue, Reach
+from .epilogue import Epilogue, Reach, operand_buffers
 from .machine import Machine
-from .tiles import OPAQUE, Tile, ceil_div, heights
+from .tiles import LATENCY, OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at, spread
 
-_LATENCY = 8
-"""Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
 _MOST_ROWS = 8
 """Rows of the left operand that are read side by side: where their distance is a power of two, they share a set of L1."""
 _SMALL = 1 << 16
@@ -66,7 +64,7 @@ def best_tile(gemm: Gemm, machine: Machine) -> Tile:
         vectors = len(tile.vectors)
         tiles = ceil_div(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else ceil_div(rows, tile.rows))
         work = tile.rows * vectors
-        return tiles * max(work, tile.rows + vectors, _LATENCY), (tile.rows + vectors * machine.lanes) / work
+        return tiles * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
 
     return min(_tiles(gemm, machine), key=cost)
 
@@ -100,18 +98,11 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             x = T.arg("x", T.buffer((*lead, depth), "float32"))
             form = (panels, depth, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
             right = T.arg("right", T.buffer(form, "float32"))
-            shapes = {Reach.CHANNELS: (gemm.columns,), Reach.ELEMENTS: (*lead, gemm.columns)}
-            beside = [
-                T.arg(f"operand{index}", T.buffer(shapes[reach], "float32"))
-                for index, reach in enumerate(epilogue.operands)
-            ]
+            beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
             y = T.arg("y", T.buffer((*lead, gemm.columns), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x, y = (as_matrix(buffer, items * rows) for buffer in (x, y))
-            beside = [
-                buffer if reach is Reach.CHANNELS else as_matrix(buffer, items * rows)
-                for buffer, reach in zip(beside, epilogue.operands, strict=True)
-            ]
+            beside = as_matrices(beside, epilogue, items * rows)
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
             with loop_over(gemm)(0, items * (panels * chunks)) as task:
@@ -139,6 +130,12 @@ def as_matrix(buffer: Any, rows: Any) -> Any:
     return T.decl_buffer((rows, buffer.shape[-1]), buffer.dtype, data=buffer.data)
 
 
+def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
+    """The epilogue's operands, those of the result's shape as matrices."""
+    pairs = zip(operands, epilogue.operands, strict=True)
+    return [buffer if reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, reach in pairs]
+
+
 def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
     """Code for one tile: line, column and lanes of each vector, and the sums in it.
 
@@ -150,18 +147,13 @@ def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> 
         tile: its size.
     """
     sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
-    spots = [
-        (line, start, lanes, lanes_at(line * tile.columns + start, lanes))
-        for line in range(tile.rows)
-        for start, lanes in tile.vectors
-    ]
-    for _, _, lanes, spot in spots:
+    for _, _, lanes, spot in tile.spots:
         T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
     with T.serial(0, right.shape[1]) as k:
-        for line, start, lanes, spot in spots:
+        for line, start, lanes, spot in tile.spots:
             factor = right[origin[0], k, lanes_at(origin[1] + start, lanes)]
             T.buffer_store(sums, sums[spot] + spread(x[row + line, k], lanes) * factor, [spot])
-    return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in spots]
+    return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
 
 def stored(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epilogue) -> None:

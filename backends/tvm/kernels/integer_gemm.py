@@ -15,8 +15,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Epilogue, Reach
-from .gemm import Gemm, as_matrix, best_tile, loop_over, stored
+from .epilogue import Epilogue, operand_buffers
+from .gemm import Gemm, as_matrices, as_matrix, best_tile, loop_over, stored
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at
@@ -61,18 +61,11 @@ def integer_gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epil
             weights = T.arg("weights", T.buffer((panels, quads, tile.columns * _DEPTH), "int8"))
             scales = T.arg("scales", T.buffer((gemm.columns,), "float32"))
             offsets = T.arg("offsets", T.buffer((gemm.columns,), "int32"))
-            shapes = {Reach.CHANNELS: (gemm.columns,), Reach.ELEMENTS: (*lead, gemm.columns)}
-            beside = [
-                T.arg(f"operand{index}", T.buffer(shapes[reach], "float32"))
-                for index, reach in enumerate(epilogue.operands)
-            ]
+            beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
             y = T.arg("y", T.buffer((*lead, gemm.columns), "float32"))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x, y = (as_matrix(buffer, rows) for buffer in (x, y))
-            beside = [
-                buffer if reach is Reach.CHANNELS else as_matrix(buffer, rows)
-                for buffer, reach in zip(beside, epilogue.operands, strict=True)
-            ]
+            beside = as_matrices(beside, epilogue, rows)
             with loop_over(gemm)(0, panels * chunks) as task:
                 panel, chunk = task // chunks, task % chunks
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
@@ -93,19 +86,14 @@ def _sums(x: Any, weights: Any, offsets: Any, place: tuple[Any, Any, Any], tile:
     """Code for one tile, at a row, panel and column: line and column of each vector in it, and the sums."""
     row, panel, column = place
     sums = T.alloc_buffer((tile.rows * tile.columns,), "int32")
-    spots = [
-        (line, start, lanes_at(line * tile.columns + start, _LANES))
-        for line in range(tile.rows)
-        for start, _ in tile.vectors
-    ]
-    for _, start, spot in spots:
+    for _, start, _, spot in tile.spots:
         T.buffer_store(sums, offsets[lanes_at(column + start, _LANES)], [spot])
     multiply_add = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpdpbusd.512")
     with T.serial(0, weights.shape[1]) as k:
-        for line, start, spot in spots:
+        for line, start, _, spot in tile.spots:
             quad = T.reinterpret(x[row + line, lanes_at(k * _DEPTH, _DEPTH)], dtype="int32")
             factors = T.reinterpret(T.broadcast(quad, _LANES), dtype="int8x64")
             right = weights[panel, k, lanes_at(start * _DEPTH, _LANES * _DEPTH)]
             found = T.call_llvm_pure_intrin(multiply_add, sums[spot], factors, right, dtype="int32x16")
             T.buffer_store(sums, found, [spot])
-    return [(line, start, sums[spot]) for line, start, spot in spots]
+    return [(line, start, sums[spot]) for line, start, _, spot in tile.spots]

@@ -12,7 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .elements import ELEMENTS
-from .gemm import OPAQUE
+from .tiles import OPAQUE
 from .vectors import lanes_at, spread
 
 Shape = tuple[int | None, ...]

@@ -7,8 +7,12 @@ from typing import Any
 
 from tvm import tirx
 
+from .vectors import lanes_at
+
 OPAQUE = 8
 """TVM's number for kernels that it fuses with nothing."""
+LATENCY = 8
+"""Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,15 @@ class Tile:
     def vectors(self) -> list[tuple[int, int]]:
         """The first column of each vector, and how many it has."""
         return [(start, min(self.lanes, self.columns - start)) for start in range(0, self.columns, self.lanes)]
+
+    @property
+    def spots(self) -> list[tuple[int, int, int, Any]]:
+        """Row, first column and lanes of each vector, and its places in a buffer that holds the tile."""
+        return [
+            (row, start, lanes, lanes_at(row * self.columns + start, lanes))
+            for row in range(self.rows)
+            for start, lanes in self.vectors
+        ]
 
 
 def heights(height: int, rows: Any) -> list[tuple[int, Any]]:
