@@ -116,7 +116,7 @@ def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:
     """What a group's epilogue reads: rows of a number for each channel, and tensors of the result's shape."""
     shapes: dict[Reach, Sequence[Dim]] = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: group.output.shape}
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
-    return [lowering.shaped(value, shapes[reach]) for value, reach in pairs]
+    return [lowering.shaped(value, shapes[operand.reach]) for value, operand in pairs]
 
 
 TEMPLATES = {"Gemm": Template(_gemm_anchor, _product), "MatMul": Template(_matmul_anchor, _product)}

@@ -11,6 +11,10 @@ from tvm import te
 
 from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
+from ...passes.quantization.grid import grid_of
+from .groups import step_attributes
+from .kernels.elementwise import elementwise_kernel
+from .kernels.epilogue import Epilogue, Step
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -81,8 +85,20 @@ def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, in
     return x, scale, np.zeros(1) if zero_point is None else zero_point, node.attributes.get("axis", 1)
 
 
+def quantize(lowering: "Lowering", node: Node) -> Any:
+    """On a grid for the whole tensor, or from it."""
+    x = node.inputs[0]
+    assert x is not None
+    shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
+    epilogue = Epilogue((), (Step(node.operator, step_attributes(node), (0,)),), str(node.output.dtype))
+    kernel = elementwise_kernel(shape, str(x.dtype), epilogue, lowering.machine)
+    return lowering.prim_func(node.operator.lower(), kernel, [lowering.tensor(x)], node.output.type)
+
+
 def dequantize(lowering: "Lowering", node: Node) -> Any:
-    """For products that there is no kernel of integers for."""
+    """Operands of products that there is no kernel of integers for have grids for each of their rows or columns, too."""
+    if grid_of(node) is not None:
+        return quantize(lowering, node)
     tensors = [lowering.tensor(value) for value in node.inputs if value is not None]
     axis = node.attributes.get("axis", 1)
 
@@ -99,4 +115,4 @@ def dequantize(lowering: "Lowering", node: Node) -> Any:
     return lowering.kernel(dequantize, *tensors)
 
 
-CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"DequantizeLinear": dequantize}
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"DequantizeLinear": dequantize, "QuantizeLinear": quantize}

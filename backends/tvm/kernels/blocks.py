@@ -28,11 +28,13 @@ class Images:
         batch: None where it isn't known.
         channels: of them.
         spatial: the sizes of the spatial axes.
+        dtype: of their elements.
     """
 
     batch: int | None
     channels: int
     spatial: tuple[int, ...]
+    dtype: str = "float32"
 
     def blocks(self, lanes: int) -> tuple[int, int, int, int]:
         """The sizes behind the batch's of the same in blocks, which have a row and a column in any case."""
@@ -49,7 +51,7 @@ def block_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
             channel = block * machine.lanes + lane
             element = x[image, channel, pixel]
             if 0 < images.channels % machine.lanes <= lane:
-                element = tirx.if_then_else(channel < images.channels, element, T.float32(0))
+                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, images.dtype))
             T.buffer_store(y, element, [image, block, pixel, lane])
 
     return _kernel(images, machine, move, is_blocked=False)
@@ -78,10 +80,10 @@ def _kernel(images: Images, machine: Machine, move: Move, *, is_blocked: bool) -
         with T.prim_func(s_tir=True):
             flat: list[Any] = []
             for name, (shape, view) in zip(("x", "y"), reversed(forms) if is_blocked else forms, strict=True):
-                flat.append((T.arg(name, T.buffer(shape, "float32")), view))
+                flat.append((T.arg(name, T.buffer(shape, images.dtype)), view))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.sblock("root"):  # where Relax looks whether a kernel of one tensor is a reshape
-                x, y = (T.decl_buffer(view, "float32", data=buffer.data) for buffer, view in flat)
+                x, y = (T.decl_buffer(view, images.dtype, data=buffer.data) for buffer, view in flat)
                 with T.parallel(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
                     move(x, y, task // blocks, task % blocks, pixel)
         return builder.get()
@@ -93,13 +95,14 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
     batch = tirx.Var("batch", "int64") if joined[0].batch is None else joined[0].batch
     counts = [images.blocks(machine.lanes)[0] for images in joined]
     _, rows, columns, lanes = joined[0].blocks(machine.lanes)
+    dtype = joined[0].dtype
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             operands = [
-                T.arg(f"operand{index}", T.buffer((batch, count, rows, columns, lanes), "float32"))
+                T.arg(f"operand{index}", T.buffer((batch, count, rows, columns, lanes), dtype))
                 for index, count in enumerate(counts)
             ]
-            y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), "float32"))
+            y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.parallel(0, batch * rows) as task:
                 image, row, first = task // rows, task % rows, 0

@@ -64,7 +64,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
                 held.append(T.arg("bias", T.buffer((sizes.blocks * lanes,), "float32")))
             shape = (batch, sizes.blocks, *window.result, lanes)
             finish = Finish(epilogue, operand_images(epilogue, shape))
-            y = T.arg("y", T.buffer(shape, "float32"))
+            y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             code = _Code(sizes, lanes, x, held, y, finish)
             with T.sblock("root"), T.parallel(0, batch * sizes.blocks * window.result[0]) as task:

@@ -29,21 +29,21 @@ class Finish:
     def viewed(self, shape: Sequence[Any]) -> "Finish":
         """With images seen as of another shape."""
         kept = [
-            buffer if reach is Reach.CHANNELS else T.decl_buffer(shape, "float32", data=buffer.data)
-            for buffer, reach in zip(self.buffers, self.epilogue.operands, strict=True)
+            buffer if operand.reach is Reach.CHANNELS else T.decl_buffer(shape, operand.dtype, data=buffer.data)
+            for buffer, operand in zip(self.buffers, self.epilogue.operands, strict=True)
         ]
         return Finish(self.epilogue, kept)
 
     @property
     def is_long(self) -> bool:
         """Whether its code is so long that it should stand in a kernel once, not for each vector that registers hold."""
-        return any(step.operator in _LONG for step in self.epilogue.steps)
+        return self.epilogue.dtype == "float32" and any(step.operator in _LONG for step in self.epilogue.steps)
 
     def applied(self, vector: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> Any:
         """What becomes of a vector of the result for an image, block, row and column."""
 
         def load(index: int) -> Any:
-            if self.epilogue.operands[index] is Reach.CHANNELS:
+            if self.epilogue.operands[index].reach is Reach.CHANNELS:
                 return self.buffers[index][lanes_at(place[1] * lanes, lanes)]
             return self.buffers[index][(*place, lanes_at(0, lanes))]
 

@@ -62,7 +62,7 @@ def integer_gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epil
             scales = T.arg("scales", T.buffer((gemm.columns,), "float32"))
             offsets = T.arg("offsets", T.buffer((gemm.columns,), "int32"))
             beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
-            y = T.arg("y", T.buffer((*lead, gemm.columns), "float32"))
+            y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x, y = (as_matrix(buffer, rows) for buffer in (x, y))
             beside = as_matrices(beside, epilogue, rows)

@@ -1,0 +1,100 @@
+"""Quantization and back in front of, behind and within kernels, held to the interpreter's."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from planish.backends.tvm.converters import TEMPLATES
+from planish.backends.tvm.groups import find_groups
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+EIGHTH = np.float32(0.125)
+"""A scale that divides exactly, so that results lie half-way between integers, and are rounded as the standard says."""
+
+
+@pytest.fixture(params=["native", "x86-64-avx2", "x86-64"])
+def target(request):
+    target = load_target(request.param)
+    if not target.features <= load_target("native").features:
+        pytest.skip(f"this machine is no {target.name}")
+    return target
+
+
+def halves(*shape: int) -> np.ndarray:
+    """Multiples of half the scale, of which those beyond the grid's ends saturate."""
+    return (RNG.integers(-400, 400, shape) / 16).astype(np.float32)
+
+
+def fake(op, x, zero_point=np.uint8(100), scale=EIGHTH):
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+
+
+@pytest.mark.parametrize("zero_point", [np.uint8(0), np.uint8(131), np.int8(-7), None])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 37), (2, 70, 61)])
+def test_tensors_are_rounded_and_saturated(agree, zero_point, shape: tuple[int, ...]) -> None:
+    def build(op, x):
+        integers = op.QuantizeLinear(x, EIGHTH, zero_point)
+        return [integers, op.DequantizeLinear(integers, EIGHTH, zero_point)]
+
+    dims = [tuple(f"size{axis}" for axis in range(len(shape)))] if shape else None
+    agree(build, halves(*shape), dims=dims)
+
+
+def test_what_is_no_number_becomes_the_lowest_integer(agree) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40], np.float32)
+    agree(lambda op, x: op.QuantizeLinear(x, EIGHTH, np.uint8(3)), x)
+
+
+def test_scales_of_every_size(agree) -> None:
+    x = np.array([1e-38, 1e-37, -1e-36, 1.0, 1e36, 1e38], np.float32)
+    scales = [np.float32(scale) for scale in (1e-44, 1.2e-38, 1e-30, 1e30, 1e36, 3e38)]
+    agree(lambda op, x: [op.QuantizeLinear(x, scale, np.uint8(3)) for scale in scales], x)
+
+
+CHAINS = {
+    "last": (lambda op, x, y, z: op.QuantizeLinear(op.Relu(y), EIGHTH, np.uint8(3)), 3),
+    "within": (lambda op, x, y, z: op.Mul(fake(op, y), 0.5), 4),
+    "silu": (lambda op, x, y, z: op.QuantizeLinear(op.Mul(a := fake(op, y), op.HardSigmoid(a)), EIGHTH, np.int8(3)), 6),
+    "residual": (lambda op, x, y, z: op.QuantizeLinear(op.Add(fake(op, y), z), EIGHTH, np.uint8(9)), 5),
+    "returned": (lambda op, x, y, z: fake(op, y), 2),
+}
+
+
+def chain(name: str, product):
+    def build(op, x):
+        z = op.DequantizeLinear(op.QuantizeLinear(x, EIGHTH, np.int8(-3)), EIGHTH, np.int8(-3))
+        return [z, CHAINS[name][0](op, x, product(op, x), z)]
+
+    return build
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_behind_a_product(agree, make_graph, name: str) -> None:
+    build = chain(name, lambda op, x: op.MatMul(x, np.eye(37, dtype=np.float32)))
+    agree(build, halves(2, 9, 37), dims=[("batch", "rows", 37)])
+    groups = find_groups(graph := make_graph(lambda op, x: build(op, x)[1], "rows", 37), list(graph.nodes), TEMPLATES)
+    assert len(groups) == CHAINS[name][1]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("is_depthwise", [False, True])
+def test_chains_behind_a_convolution(agree, name: str, is_depthwise: bool) -> None:
+    weights = np.ones((37, 1, 1, 1)) if is_depthwise else np.eye(37)[:, :, None, None]
+    group = 37 if is_depthwise else 1
+    build = chain(name, lambda op, x: op.Conv(x, weights.astype(np.float32), group=group))
+    agree(build, halves(2, 37, 5, 7), dims=[("batch", 37, 5, 7)])
+
+
+def test_bytes_multiplied_and_stored_as_bytes(agree) -> None:
+    """Two layers in integers, with a residual between integers: nothing but bytes lies in memory."""
+    weights = RNG.integers(-3, 4, (64, 64)).astype(np.int8)
+
+    def build(op, x):
+        x = fake(op, x)
+        weight = op.DequantizeLinear(weights, np.full(64, 0.25, np.float32), np.zeros(64, np.int8), axis=1)
+        y = fake(op, op.Relu(op.MatMul(x, weight)), np.uint8(0), np.float32(1))
+        return op.QuantizeLinear(op.Add(op.MatMul(y, weight), x), np.float32(2), np.uint8(128))
+
+    agree(build, halves(19, 64), dims=[("rows", 64)], again=[[halves(1, 64)]])
