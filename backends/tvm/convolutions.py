@@ -25,6 +25,7 @@ from .kernels.channelwise import (
 from .kernels.convolution import Convolution, convolution_kernel, merged, packed, start_offsets
 from .kernels.dots import DEPTH
 from .kernels.epilogue import Reach
+from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from .kernels.windows import Window
 from .layouts import Blocked, blocked, images_of, is_image
 from .quantized import Quantized, constant_weights, quantized
@@ -79,15 +80,23 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Any:
     images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
     filters, depth, *_ = found.weights.shape
     weights = found.weights.reshape(filters, depth, *window.kernel)
-    groups, weights = merged(node.attributes.get("group", 1), weights, images.channels, machine.lanes)
+    has_offsets = found.zero_point != 0
+    groups = node.attributes.get("group", 1)
+    rows = [_row(row, machine.lanes) for row in (_bias(node, filters), found.scales)]
+    depthwise = IntegerDepthwise(images.batch, images.blocks(machine.lanes)[0], window, has_offsets)
+    if groups == images.channels == filters > 1 and depthwise.is_possible:
+        offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
+        constants = [relax.const(packed_depthwise(weights[:, 0], depthwise)), *rows, *map(relax.const, offsets)]
+        kernel = integer_depthwise_kernel(depthwise, machine, group.epilogue)
+        arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
+        return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
+    groups, weights = merged(groups, weights, images.channels, machine.lanes)
     is_narrow = images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts
     block = DEPTH if is_narrow else machine.lanes
-    has_offsets = found.zero_point != 0
     sizes = Convolution(
         images.batch, images.channels, filters, groups, weights.shape[1], window, block, str(found.x.dtype), has_offsets
     )
-    rows = [_row(row, machine.lanes) for row in (_bias(node, filters), found.scales)]
-    offsets = [start_offsets(weights, found.zero_point, sizes, machine.lanes)] if has_offsets else []
+    offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
     constants = [relax.const(packed(weights, sizes, machine)), *rows, *map(relax.const, offsets)]
     tensor = lowering.layouts.blocked(found.x, block)
     kernel = convolution_kernel(sizes, machine, group.epilogue)

@@ -150,12 +150,12 @@ def packed(weights: np.ndarray, sizes: Convolution, machine: Machine) -> np.ndar
     return np.ascontiguousarray(parts).reshape(*parts.shape[:5], width * together)
 
 
-def start_offsets(weights: np.ndarray, zero_point: int, sizes: Convolution, lanes: int) -> np.ndarray:
+def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
     """What sums start from so that the images' zero point doesn't count: `[kind of row, kind of column, filter]`, int32.
 
     It is the zero point times the weights, `[filter, channel, row, column]`, of those taps that lie on the image.
     """
-    window, sums = _window(sizes), weights.sum(1, dtype=np.int32)
+    sums = weights.sum(1, dtype=np.int32)
     inside = [np.array(window.taps(axis), np.int32) for axis in range(2)]  # [kind, tap]
     offsets = -zero_point * np.einsum("ri,cj,fij->rcf", *inside, sums)
     padding = -len(sums) % lanes
@@ -258,7 +258,7 @@ class _Code:
 
     def _finish(self, place: dict[str, Any], begin: Any, end: Any) -> None:
         """A long epilogue, of columns that this task alone has written: it would be wrong to do it twice."""
-        if not self.finish.is_long:
+        if not self.finish.is_deferred or self.sizes.is_integer:
             return
         with T.serial(begin, end) as column:
             for number in range(self.tile.blocks):
@@ -306,6 +306,16 @@ class _Code:
                         for number in vectors:
                             held = sums[column][number]
                             T.buffer_store(held, self._added(held[whole], pixel, filters[number]), [whole])
+        if sizes.is_integer:
+            results = [
+                [
+                    self._scaled(held[whole], lanes_at((first + number) * lanes, lanes))
+                    for number, held in enumerate(line)
+                ]
+                for line in sums
+            ]
+            self.finish.store(self.y, results, (image, first, row, start), lanes)
+            return
         overlaps = fresh is not None and self.window.result[1] % len(sums) != 0
         for column, line in enumerate(sums):
             with ExitStack() as frames:
@@ -314,8 +324,7 @@ class _Code:
                     frames.enter_context(T.Then())
                 for number, held in enumerate(line):
                     at = (image, first + number, row, start + column)
-                    vector = self._scaled(held[whole], lanes_at((first + number) * lanes, lanes))
-                    vector = vector if self.finish.is_long else self.finish.applied(vector, at, lanes)
+                    vector = held[whole] if self.finish.is_deferred else self.finish.applied(held[whole], at, lanes)
                     T.buffer_store(self.y, vector, [*at, whole])
 
     def _start(self, filters: Any, row: Any, column: int | None) -> Any:
@@ -332,8 +341,6 @@ class _Code:
         return sums + spread(pixel, self.lanes) * filters
 
     def _scaled(self, sums: Any, filters: Any) -> Any:
-        if not self.sizes.is_integer:
-            return sums
         return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
 
     def _channels(self, block: Any) -> Any:

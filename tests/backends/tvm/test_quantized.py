@@ -57,6 +57,7 @@ CHAINS = {
     "last": (lambda op, x, y, z: op.QuantizeLinear(op.Relu(y), EIGHTH, np.uint8(3)), 3),
     "within": (lambda op, x, y, z: op.Mul(fake(op, y), 0.5), 4),
     "silu": (lambda op, x, y, z: op.QuantizeLinear(op.Mul(a := fake(op, y), op.HardSigmoid(a)), EIGHTH, np.int8(3)), 6),
+    "sigmoid": (lambda op, x, y, z: op.QuantizeLinear(op.Sigmoid(op.Add(y, 0.3)), EIGHTH / 8, np.uint8(9)), 4),
     "residual": (lambda op, x, y, z: op.QuantizeLinear(op.Add(fake(op, y), z), EIGHTH, np.uint8(9)), 5),
     "returned": (lambda op, x, y, z: fake(op, y), 2),
 }
