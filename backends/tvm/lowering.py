@@ -263,7 +263,7 @@ class Lowering:
             return
         for output, result in zip(node.outputs, self._convert(node, group), strict=True):
             if isinstance(result, Blocked):
-                self.layouts.hold(output, self.typed(result.tensor, self.layouts.type(output.shape)))
+                self.layouts.hold(output, self.typed(result.tensor, self.layouts.type(output.type)))
             elif not _is_empty(output):
                 self._values[output] = self.typed(result, output.type)
 

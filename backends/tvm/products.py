@@ -15,7 +15,7 @@ from .groups import Anchor, Group, Template
 from .kernels.epilogue import Reach
 from .kernels.gemm import Gemm, best_tile, gemm_kernel, packed
 from .kernels.integer_gemm import integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
-from .quantized import Quantized, dequantized_matrix, quantized
+from .quantized import Quantized, constant_weights, quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -51,7 +51,7 @@ def _weights(node: Node) -> np.ndarray | None:
         return value.data
     turn = value.producer
     if turn is None or turn.operator != "Transpose":
-        return dequantized_matrix(value)
+        return constant_weights(value)
     table = turn.constant(0)
     return None if table is None else table.transpose(turn.attributes.get("perm", (1, 0)))
 
@@ -116,7 +116,7 @@ def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:
     """What a group's epilogue reads: rows of a number for each channel, and tensors of the result's shape."""
     shapes: dict[Reach, Sequence[Dim]] = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: group.output.shape}
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
-    return [lowering.shaped(value, shapes[reach]) for value, reach in pairs]
+    return [lowering.shaped(value, shapes[operand.reach]) for value, operand in pairs]
 
 
 TEMPLATES = {"Gemm": Template(_gemm_anchor, _product), "MatMul": Template(_matmul_anchor, _product)}

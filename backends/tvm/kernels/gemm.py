@@ -99,7 +99,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             form = (panels, depth, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
             right = T.arg("right", T.buffer(form, "float32"))
             beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
-            y = T.arg("y", T.buffer((*lead, gemm.columns), "float32"))
+            y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x, y = (as_matrix(buffer, items * rows) for buffer in (x, y))
             beside = as_matrices(beside, epilogue, items * rows)
@@ -133,7 +133,7 @@ def as_matrix(buffer: Any, rows: Any) -> Any:
 def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
     """The epilogue's operands, those of the result's shape as matrices."""
     pairs = zip(operands, epilogue.operands, strict=True)
-    return [buffer if reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, reach in pairs]
+    return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
 
 def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
@@ -163,7 +163,7 @@ def stored(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epi
         at = lanes_at(column + start, lanes)
 
         def load(index: int, line: int = line, at: Any = at) -> Any:
-            place = (at,) if epilogue.operands[index] is Reach.CHANNELS else (row + line, at)
+            place = (at,) if epilogue.operands[index].reach is Reach.CHANNELS else (row + line, at)
             return beside[index][place]
 
         T.buffer_store(y, epilogue.applied(vector, load), [row + line, at])
