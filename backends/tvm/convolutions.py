@@ -24,6 +24,7 @@ from .kernels.channelwise import (
 from .kernels.convolution import Convolution, convolution_kernel, merged, packed
 from .kernels.epilogue import Reach
 from .kernels.windows import Window
+from .kernels.winograd import best_plan, transformed, winograd_kernel
 from .layouts import Blocked, blocked, images_of, is_image
 
 if TYPE_CHECKING:
@@ -54,10 +55,16 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     is_blocked = _is_worth_blocks(lowering, x) or groups > 1
     groups, data = merged(groups, data, images.channels, lanes)
     sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, is_blocked)
-    kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
     tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    constants = [relax.const(packed(data, sizes, lowering.machine), "float32"), _row(held, lanes)]
-    return _call(lowering, group.output, "conv", kernel, [tensor, *constants, *_operands(lowering, group)])
+    plan = best_plan(sizes, lowering.machine)
+    if plan is None:
+        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+        name, prepared = "conv", packed(data, sizes, lowering.machine)
+    else:
+        kernel = winograd_kernel(sizes, plan, lowering.machine, group.epilogue)
+        name, prepared = "winograd", transformed(data, plan, lowering.machine)
+    arguments = [tensor, relax.const(prepared, "float32"), _row(held, lanes), *_operands(lowering, group)]
+    return _call(lowering, group.output, name, kernel, arguments)
 
 
 def _depthwise(lowering: "Lowering", group: Group, weights: np.ndarray, bias: np.ndarray, window: Window) -> Blocked:
