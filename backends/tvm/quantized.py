@@ -64,7 +64,7 @@ def quantized(node: Node) -> Quantized | None:
     ):
         return None
     matrix = weights.data.T if get("transB", 0) else weights.data
-    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), columns).astype(np.float32)
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), (columns,)).astype(np.float32)
     return Quantized(x, matrix, row, int(zero_point.reshape(())))
 
 

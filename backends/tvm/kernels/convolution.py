@@ -100,13 +100,18 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 @cache
 def best_tile(sizes: Convolution, machine: Machine) -> Tile:
     """The tile with the least estimated time: rounds of multiply-adds for the busiest thread, and then loads for each."""
+    return min(_tiles(sizes, machine), key=lambda tile: _cost(sizes, tile, machine))
 
-    def cost(tile: Tile) -> tuple[float, float]:
-        tasks, tiles = _tasks(sizes, tile, machine)
-        loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
-        return ceil_div(tasks, machine.threads) * tiles * max(products, loads, LATENCY), loads / products
 
-    return min(_tiles(sizes, machine), key=cost)
+def rounds(sizes: Convolution, machine: Machine) -> int:
+    """Rounds of multiply-adds for each tap and channel, for the busiest thread."""
+    return _cost(sizes, best_tile(sizes, machine), machine)[0]
+
+
+def _cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, float]:
+    tasks, tiles = _tasks(sizes, tile, machine)
+    loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
+    return ceil_div(tasks, machine.threads) * tiles * max(products, loads, LATENCY), loads / products
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
@@ -201,7 +206,7 @@ def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue)
             count: Any = 1
             for size in axes.values():
                 count = count * size
-            loop = T.serial if _is_small(sizes) else T.parallel
+            loop = T.serial if is_small(sizes) else T.parallel
             with loop(0, count) as task:
                 place: dict[str, Any] = {}
                 for name, size in reversed(axes.items()):
@@ -217,7 +222,8 @@ def weights_are_small(sizes: Convolution) -> bool:
     return weights < sizes.channels * window.image[0] * window.image[1]
 
 
-def _is_small(sizes: Convolution) -> bool:
+def is_small(sizes: Convolution) -> bool:
+    """Whether one thread does it."""
     window = sizes.window
     taps = window.kernel[0] * window.kernel[1] * window.result[0] * window.result[1]
     return sizes.batch is not None and sizes.batch * sizes.filters * sizes.depth * taps < _SMALL
