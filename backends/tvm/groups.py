@@ -4,12 +4,12 @@ A group is closed: of the values inside, nothing but the last one is read by oth
 node stands, after everything else that it reads.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Constant, Graph, Node, Value
-from ...ir.types import DType
+from ...ir.types import DType, TensorType
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Reach, Step
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _LONGEST = 24
 """Nodes behind an anchor: longer chains make kernels that registers can't hold."""
+ROUNDING = frozenset({"Cast"})
+"""What is rounded to bfloat16 for all its readers is stored so."""
+ARITHMETIC = frozenset(ELEMENTS) - ROUNDING
+"""Operators on float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,13 @@ class Anchor:
         node: the product.
         channels: the axis of its result that numbers of a channel belong to, counted from the end.
         addend: what it adds to the product, if anything.
+        joins: operators that its kernel can compute behind it.
     """
 
     node: Node
     channels: int
     addend: Value | None = None
+    joins: Collection[str] = ARITHMETIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +148,16 @@ class _Growth:
 
     def _joins(self, node: Node) -> bool:
         return (
-            node.operator in ELEMENTS
-            and node.output.type == self._result.type
+            node.operator in self._anchor.joins
+            and node.output.type == self._type(node)
             and all(value is None or value.dtype is DType.float32 for value in node.inputs)
             and all(value is None or self._reach(value) is not None for value in node.inputs)
         )
+
+    def _type(self, node: Node) -> TensorType:
+        """That of what a node gives, if it joins."""
+        type = self._result.type
+        return TensorType(DType.bfloat16, type.dims) if node.operator in ROUNDING else type
 
     def _reach(self, value: Value) -> Reach | float | None:
         return reach(value, self._result, self._anchor.channels)

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""What elementwise operators make of vectors of float32, as kernels compute it in registers."""
+"""What elementwise operators make of vectors of float32, as kernels compute it in registers; Cast is one to bfloat16."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 from tvm import tirx
 
 from .approximations import erf, exp, least, most, number, sigmoid, tanh
+from .bfloat16 import rounded
 from .vectors import held
 
 Element = Callable[..., Any]
@@ -45,6 +46,7 @@ def _elu(get: Callable[..., Any], x: Any) -> Any:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
+    "Cast": lambda get, x: rounded(x),
     "Clip": _clip,
     "Div": lambda get, a, b: a / b,
     "Elu": _elu,

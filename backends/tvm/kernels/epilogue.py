@@ -10,6 +10,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import number
+from .bfloat16 import BFLOAT16
 from .elements import ELEMENTS
 from .vectors import held
 
@@ -50,6 +51,11 @@ class Epilogue:
 
     operands: tuple[Reach, ...] = ()
     steps: tuple[Step, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """Of what is stored."""
+        return BFLOAT16 if self.steps and self.steps[-1].operator == "Cast" else "float32"
 
     def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
         """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand."""
