@@ -16,6 +16,8 @@ from ...ir.graph import Node, Value
 from ...ir.types import DType
 from .carriers import carrier, is_carried
 from .expressions import choose
+from .kernels.rows import rounding_kernel
+from .rows import rows_of
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -31,6 +33,9 @@ def cast(lowering: "Lowering", node: Node) -> Any:
     x, source, to = lowering.tensor(value), value.dtype, node.output.dtype
     if source is to:
         return x
+    if to is DType.bfloat16 and (rows := rows_of(node)) is not None:
+        _, lead, columns = rows
+        return lowering.prim_func("round", rounding_kernel(lead, columns, lowering.machine), [x], node.output.type)
     if is_carried(source) and source.is_float:
         x, source = _decoded(lowering, x, source), DType.float32
     if not is_carried(to) or not to.is_float:

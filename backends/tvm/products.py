@@ -101,7 +101,9 @@ def _product(lowering: "Lowering", group: Group) -> Any:
         x = x if narrow is None else narrow
         sizes = Gemm(lead, *weights.shape, dtype=str(x.dtype))
         tile = best_tile(sizes, lowering.machine)
-        operand = relax.const(packed(weights.astype(np.float32, copy=False) if narrow is None else paired(weights), tile))
+        operand = relax.const(
+            packed(weights.astype(np.float32, copy=False) if narrow is None else paired(weights), tile)
+        )
     kernel = gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
     arguments = [lowering.tensor(x), operand, *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("gemm", kernel, arguments, group.output.type)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
@@ -37,7 +35,9 @@ class PrecisionReduction(GraphwisePass):
     def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         operators = frozenset[str]().union(*context.target.bfloat16.values())
         if not operators:
-            return PassResult(misses=[f"nothing is reduced: {context.target.name} has no fast products of {self.dtype}"])
+            return PassResult(
+                misses=[f"nothing is reduced: {context.target.name} has no fast products of {self.dtype}"]
+            )
         rounding = _Rounding(graph)
         misses: list[str] = []
         counts = dict.fromkeys(sorted(operators), 0)
