@@ -64,8 +64,8 @@ def quantized(node: Node) -> Quantized | None:
     ):
         return None
     matrix = weights.data.T if get("transB", 0) else weights.data
-    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), (columns,)).astype(np.float32)
-    return Quantized(x, matrix, row, int(zero_point.reshape(())))
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[0 if node.operator == "Conv" else 1])
+    return Quantized(x, matrix, row.astype(np.float32), int(zero_point.reshape(())))
 
 
 def constant_weights(value: Value) -> np.ndarray | None:
