@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import tirx
 
-from .vectors import held
+from .vectors import as_wide, held
 
 
 def number(value: float, like: Any) -> Any:
@@ -39,17 +39,11 @@ def exp(x: Any) -> Any:
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     rest = held(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
     y = held(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
-    integers = integer_type(x)
+    integers = as_wide("int32", x)
     bits = tirx.reinterpret(integers, n + number(ROUNDING, x)) << tirx.const(23, integers)
     half = held(tirx.reinterpret(x.ty.dtype, bits + tirx.const(126 << 23, integers)))
     scaled = held(y * half)
     return held(tirx.Select(x < number(_LEAST, x), number(0.0, x), scaled + scaled))
-
-
-def integer_type(x: Any) -> str:
-    """The type of as many int32 as a vector has lanes."""
-    lanes = x.ty.dtype.lanes
-    return f"int32x{lanes}" if lanes > 1 else "int32"
 
 
 def sigmoid(x: Any) -> Any:
