@@ -26,8 +26,10 @@ from .tiles import LATENCY, OPAQUE, ceil_div
 from .vectors import lanes_at, spread
 from .windows import Window
 
-_SMALL = 1 << 17
-"""Multiply-adds below which waking other threads costs more than they save."""
+_SMALL, _FEW = 1 << 17, 1 << 15
+"""Multiply-adds, and weights, below which waking other threads costs more than they save."""
+_LOAD = 3
+"""Multiply-adds that take as long as loading a vector of weights that is used once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def rounds(sizes: Convolution, machine: Machine) -> int:
 def _cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, float]:
     tasks, tiles = _tasks(sizes, tile, machine)
     loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
-    return ceil_div(tasks, machine.threads) * tiles * max(products, loads, LATENCY), loads / products
+    fetched = _LOAD * tile.blocks if _window(sizes).result == (1, 1) else 0
+    return ceil_div(tasks, machine.threads) * tiles * max(products, loads, fetched, LATENCY), loads / products
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
@@ -161,7 +164,8 @@ def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue)
             count: Any = 1
             for size in axes.values():
                 count = count * size
-            loop = T.serial if is_small(sizes) else T.parallel
+            is_one = isinstance(count, int) and count == 1
+            loop = T.serial if is_one or is_small(sizes) else T.parallel
             with loop(0, count) as task:
                 place: dict[str, Any] = {}
                 for name, size in reversed(axes.items()):
@@ -180,8 +184,9 @@ def weights_are_small(sizes: Convolution) -> bool:
 def is_small(sizes: Convolution) -> bool:
     """Whether one thread does it."""
     window = sizes.window
-    taps = window.kernel[0] * window.kernel[1] * window.result[0] * window.result[1]
-    return sizes.batch is not None and sizes.batch * sizes.filters * sizes.depth * taps < _SMALL
+    weights = sizes.filters * sizes.depth * window.kernel[0] * window.kernel[1]
+    pixels = window.result[0] * window.result[1]
+    return sizes.batch is not None and sizes.batch * weights * pixels < _SMALL and weights < _FEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,21 +212,9 @@ class _Code:
         if not edges:
             begin = place["tile"] * columns
             self._tile(sums, place, tirx.min(begin, inner[-1]), fresh=begin)
-            self._finish(place, begin, tirx.min(begin + columns, self.window.result[1]))
-            return
-        if inner:
+        elif inner:
             with T.serial(0, len(inner)) as step:
                 self._tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
-        self._finish(place, 0, self.window.result[1])
-
-    def _finish(self, place: dict[str, Any], begin: Any, end: Any) -> None:
-        """A long epilogue, of columns that this task alone has written: it would be wrong to do it twice."""
-        if not self.finish.is_long:
-            return
-        with T.serial(begin, end) as column:
-            for number in range(self.tile.blocks):
-                block = place["panel"] * self.tile.blocks + number
-                self.finish.apply_to(self.y, (place["image"], block, place["row"], column), self.lanes)
 
     def _tile(
         self, sums: list[list[Any]], place: dict[str, Any], start: Any, edge: int | None = None, fresh: Any = None
@@ -269,6 +262,10 @@ class _Code:
                     at = (image, first + number, row, start + column)
                     vector = held[whole] if self.finish.is_long else self.finish.applied(held[whole], at, lanes)
                     T.buffer_store(self.y, vector, [*at, whole])
+        if self.finish.is_long:
+            begin = tirx.max(start, fresh) if overlaps else start
+            with T.serial(0, self.tile.blocks) as number, T.serial(begin, start + len(sums)) as column:
+                self.finish.apply_to(self.y, (image, first + number, row, column), lanes)
 
     def _channels(self, block: Any, step: int) -> Any:
         """How many channels of a block of the images there are: what fills the last one up isn't read."""
