@@ -50,14 +50,20 @@ def _scaled(y: Any, n: Any) -> Any:
 def _shifted(y: Any, n: Any) -> Any:
     """`2^n * y`, or 0 where `n` is less than -125.
 
-    Adding 1.5 * 2^23 brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for
+    Adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for
     there is no 2^128.
     """
-    integers = f"int32x{y.ty.dtype.lanes}" if y.ty.dtype.lanes > 1 else "int32"
-    bits = tirx.reinterpret(integers, n + number(1.5 * 2**23, y)) << tirx.const(23, integers)
+    integers = integer_type(y)
+    bits = tirx.reinterpret(integers, n + number(ROUNDING, y)) << tirx.const(23, integers)
     half = held(tirx.reinterpret(y.ty.dtype, bits + tirx.const(126 << 23, integers)))
     scaled = held(y * half)
     return tirx.Select(n < number(-125, y), number(0.0, y), scaled + scaled)
+
+
+def integer_type(x: Any) -> str:
+    """The type of as many int32 as a vector has lanes."""
+    lanes = x.ty.dtype.lanes
+    return f"int32x{lanes}" if lanes > 1 else "int32"
 
 
 def sigmoid(x: Any) -> Any:
@@ -87,6 +93,8 @@ def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
 
 
 _WIDEST = 16
+ROUNDING = 1.5 * 2**23
+"""What is added to it is rounded to the nearest integer, of two to the even one, which then are its last bits."""
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP = (

@@ -89,7 +89,7 @@ def best_plan(sizes: Convolution, machine: Machine) -> Plan | None:
     """The plan with the least estimated time, if it is less than that of doing without."""
     window = sizes.window
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.gaps == (1, 1)
-    if not is_plain or sizes.groups > 1 or not sizes.is_blocked or min(window.result) < 2:
+    if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
         return None
     plan = min(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine), default=None)
     if plan is None or _cost(plan, sizes, machine)[0] > _GAIN * _direct_cost(sizes, machine):
@@ -168,7 +168,7 @@ def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: 
             bias = T.arg("bias", T.buffer((filters * lanes,), "float32"))
             shape = (batch, filters, *window.result, lanes)
             finish = Finish(epilogue, operand_images(epilogue, shape))
-            y = T.arg("y", T.buffer(shape, "float32"))
+            y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             loop = T.serial if convolution.is_small(sizes) else T.parallel
             with loop(0, batch * (chunks * plan.shares)) as task:

@@ -35,7 +35,7 @@ def tensor(*shape: int) -> np.ndarray:
 def square(size: int, channels: int, filters: int, *, groups: int = 1, stride: int = 1) -> Convolution:
     result = (size - 1) // stride + 1
     window = Window((size, size), (result, result), (3, 3), (stride, stride), (1, 1), (1, 1), (1, 1))
-    return Convolution(1, channels, filters, groups, channels // groups, window, is_blocked=True)
+    return Convolution(1, channels, filters, groups, channels // groups, window, MACHINE.lanes)
 
 
 def convolved(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, pads: tuple[int, int, int, int]) -> np.ndarray:
@@ -65,7 +65,7 @@ def cases(draw: st.DrawFn) -> tuple[int, Convolution, Plan]:
     batch, channels, beyond = (draw(st.integers(*bounds)) for bounds in ((1, 2), (1, 35), (0, 15)))
     window = Window(image, result, (3, 3), (1, 1), (1, 1), pads[:2], pads[2:])
     known, filters = draw(st.sampled_from([None, batch])), 16 * blocks * panels - beyond
-    return batch, Convolution(known, channels, filters, 1, channels, window, is_blocked=True), plan
+    return batch, Convolution(known, channels, filters, 1, channels, window, MACHINE.lanes), plan
 
 
 @settings(max_examples=16, deadline=None)
