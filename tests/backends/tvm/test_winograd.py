@@ -13,7 +13,7 @@ import tvm
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.tvm.kernels.convolution import Convolution
-from planish.backends.tvm.kernels.epilogue import Epilogue, Reach, Step
+from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.kernels.winograd import Plan, best_plan, matrices, transformed, winograd_kernel
@@ -24,7 +24,8 @@ RNG = np.random.default_rng(0)
 MACHINE = Machine(16, 32, 2)
 TARGET = tvm.target.Target({"kind": "llvm", "mcpu": load_target("native").mcpu})
 FOLLOWING = Epilogue(
-    (Reach.ELEMENTS, Reach.CHANNELS), (Step("Add", (), (0, 1)), Step("Mul", (), (3, 2)), Step("Relu", (), (4,)))
+    (Operand(Reach.ELEMENTS), Operand(Reach.CHANNELS)),
+    (Step("Add", (), (0, 1)), Step("Mul", (), (3, 2)), Step("Relu", (), (4,))),
 )
 
 
