@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax
 
 from ...ir.graph import Constant, Node, Value
+from ...ir.types import DType
 from . import pools
 from .groups import Anchor, Group, Template
 from .kernels.blocks import join_kernel
@@ -21,10 +22,14 @@ from .kernels.channelwise import (
     channelwise_kernel,
     global_mean_kernel,
 )
-from .kernels.convolution import Convolution, convolution_kernel, merged, packed
+from .kernels.convolution import Convolution, convolution_kernel, merged, packed, start_offsets
+from .kernels.dots import DEPTH
 from .kernels.epilogue import Reach
+from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from .kernels.windows import Window
+from .kernels.winograd import best_plan, transformed, winograd_kernel
 from .layouts import Blocked, blocked, images_of, is_image
+from .quantized import Quantized, constant_weights, quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -34,36 +39,82 @@ def _anchor(node: Node) -> Anchor | None:
     """With constant weights, on images of known sizes."""
     x, *rest = node.inputs
     assert x is not None
-    is_constant = all(value is None or isinstance(value, Constant) for value in rest)
+    is_constant = all(value is None or constant_weights(value) is not None for value in rest)
     return Anchor(node, channels=x.type.rank - 1) if is_constant and _is_known(x, node) else None
 
 
 def _conv(lowering: "Lowering", group: Group) -> Any:
     """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
+    integers = quantized(group.anchor)
+    if integers is not None and lowering.machine.has_vnni:
+        return _integer_conv(lowering, group, integers)
     node, lanes = group.anchor, lowering.machine.lanes
-    x, weights, bias = (node.input(index) for index in range(3))
+    x, weights = node.inputs[:2]
     assert x is not None
-    assert isinstance(weights, Constant)
-    images, window = images_of(x.shape), window_of(node, weights.type.static_shape[2:])
-    filters, depth, *_ = weights.type.static_shape
+    assert weights is not None
+    data = constant_weights(weights)
+    assert data is not None
+    images, window = images_of(x.type), window_of(node, data.shape[2:])
+    filters, depth, *_ = data.shape
     groups = node.attributes.get("group", 1)
-    data = weights.data.reshape(filters, depth, *window.kernel)
-    held = np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
+    data, bias = data.reshape(filters, depth, *window.kernel), _bias(node, filters)
     if groups == images.channels == filters > 1:
-        return _depthwise(lowering, group, data[:, 0], held, window)
+        return _depthwise(lowering, group, data[:, 0], bias, window)
     is_blocked = _is_worth_blocks(lowering, x) or groups > 1
     groups, data = merged(groups, data, images.channels, lanes)
-    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, is_blocked)
-    kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+    block = lanes if is_blocked else 0
+    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block)
     tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    constants = [relax.const(packed(data, sizes, lowering.machine), "float32"), _row(held, lanes)]
-    return _call(lowering, group.output, "conv", kernel, [tensor, *constants, *_operands(lowering, group)])
+    plan = best_plan(sizes, lowering.machine)
+    if plan is None:
+        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+        name, prepared = "conv", packed(data, sizes, lowering.machine)
+    else:
+        kernel = winograd_kernel(sizes, plan, lowering.machine, group.epilogue)
+        name, prepared = "winograd", transformed(data, plan, lowering.machine)
+    arguments = [tensor, relax.const(prepared, "float32"), _row(bias, lanes), *_operands(lowering, group)]
+    return _call(lowering, group.output, name, kernel, arguments)
+
+
+def _bias(node: Node, filters: int) -> np.ndarray:
+    bias = node.input(2)
+    return np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
+
+
+def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Any:
+    """Images of few channels are read four at a time, which is what is multiplied together."""
+    node, machine = group.anchor, lowering.machine
+    images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
+    filters, depth, *_ = found.weights.shape
+    weights = found.weights.reshape(filters, depth, *window.kernel)
+    has_offsets = found.zero_point != 0
+    groups = node.attributes.get("group", 1)
+    rows = [_row(row, machine.lanes) for row in (_bias(node, filters), found.scales)]
+    depthwise = IntegerDepthwise(images.batch, images.blocks(machine.lanes)[0], window, has_offsets)
+    if groups == images.channels == filters > 1 and depthwise.is_possible:
+        offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
+        constants = [relax.const(packed_depthwise(weights[:, 0], depthwise)), *rows, *map(relax.const, offsets)]
+        kernel = integer_depthwise_kernel(depthwise, machine, group.epilogue)
+        arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
+        return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
+    groups, weights = merged(groups, weights, images.channels, machine.lanes)
+    is_narrow = images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts
+    block = DEPTH if is_narrow else machine.lanes
+    sizes = Convolution(
+        images.batch, images.channels, filters, groups, weights.shape[1], window, block, str(found.x.dtype), has_offsets
+    )
+    offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
+    constants = [relax.const(packed(weights, sizes, machine)), *rows, *map(relax.const, offsets)]
+    tensor = lowering.layouts.blocked(found.x, block)
+    kernel = convolution_kernel(sizes, machine, group.epilogue)
+    arguments = [tensor, *constants, *_operands(lowering, group)]
+    return _call(lowering, group.output, "integer_conv", kernel, arguments)
 
 
 def _depthwise(lowering: "Lowering", group: Group, weights: np.ndarray, bias: np.ndarray, window: Window) -> Blocked:
     x, lanes = group.anchor.inputs[0], lowering.machine.lanes
     assert x is not None
-    images = images_of(x.shape)
+    images = images_of(x.type)
     sizes = Channelwise(images.batch, images.blocks(lanes)[0], window, DEPTHWISE)
     kernel = channelwise_kernel(sizes, lowering.machine, group.epilogue)
     constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), _row(bias, lanes)]
@@ -81,7 +132,7 @@ def _normalize(lowering: "Lowering", group: Group) -> Blocked:
     node = group.anchor
     scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
     factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
-    _, rows, columns, _ = images_of(group.output.shape).blocks(1)
+    _, rows, columns, _ = images_of(group.output.type).blocks(1)
     window = Window.points((rows, columns))
     return _depthwise(lowering, group, factor.reshape(-1, 1, 1), bias - mean * factor, window)
 
@@ -94,7 +145,9 @@ def _operands(lowering: "Lowering", group: Group) -> list[Any]:
     """What a group's epilogue reads, in blocks."""
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     layouts = lowering.layouts
-    return [layouts.row(value) if reach is Reach.CHANNELS else layouts.blocked(value) for value, reach in pairs]
+    return [
+        layouts.row(value) if operand.reach is Reach.CHANNELS else layouts.blocked(value) for value, operand in pairs
+    ]
 
 
 def pool(lowering: "Lowering", node: Node) -> Any:
@@ -103,7 +156,7 @@ def pool(lowering: "Lowering", node: Node) -> Any:
     assert x is not None
     if len(node.outputs) > 1 or not _is_known(x, node) or not _is_worth_blocks(lowering, x):
         return pools.CONVERTERS[node.operator](lowering, node)
-    images = images_of(x.shape)
+    images = images_of(x.type)
     kind = MAXIMUM
     if node.operator == "AveragePool":
         kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
@@ -118,7 +171,7 @@ def global_mean(lowering: "Lowering", node: Node) -> Any:
     assert x is not None
     if not _is_known(x, node) or not _is_worth_blocks(lowering, x):
         return lowering.imported(node)
-    kernel = global_mean_kernel(images_of(x.shape), lowering.machine)
+    kernel = global_mean_kernel(images_of(x.type), lowering.machine)
     return _call(lowering, node.output, "mean", kernel, [lowering.layouts.blocked(x)])
 
 
@@ -127,7 +180,7 @@ def join(lowering: "Lowering", node: Node) -> Blocked | None:
     values = [value for value in node.inputs if value is not None]
     if node.attributes["axis"] % node.output.type.rank != 1 or not all(_is_known(value, node) for value in values):
         return None
-    images = tuple(images_of(value.shape) for value in values)
+    images = tuple(images_of(value.type) for value in values)
     fills = all(each.channels % lowering.machine.lanes == 0 for each in images[:-1])
     if not fills or not any(value in lowering.layouts for value in values):
         return None
@@ -136,16 +189,17 @@ def join(lowering: "Lowering", node: Node) -> Blocked | None:
 
 
 def _is_worth_blocks(lowering: "Lowering", x: Value) -> bool:
-    return x in lowering.layouts or images_of(x.shape).channels >= lowering.machine.lanes
+    return x in lowering.layouts or images_of(x.type).channels >= lowering.machine.lanes
 
 
 def _call(lowering: "Lowering", output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
-    return Blocked(lowering.prim_func(name, kernel, arguments, lowering.layouts.type(output.shape)))
+    return Blocked(lowering.prim_func(name, kernel, arguments, lowering.layouts.type(output.type)))
 
 
 def _is_known(x: Value, node: Node) -> bool:
     """Whether the images have known sizes, and there are any results."""
-    return is_image(x.type) and is_image(node.outputs[0].type) and 0 not in (*x.shape, *node.outputs[0].shape)
+    types = (x.type, node.outputs[0].type)
+    return all(is_image(type) and type.dtype is DType.float32 and 0 not in type.shape for type in types)
 
 
 def _as_image(lowering: "Lowering", x: Value) -> Any:
@@ -164,7 +218,7 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
     assert x is not None
     rank = len(kernel)
     strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
-    image, result = images_of(x.shape).spatial, images_of(node.outputs[0].shape).spatial
+    image, result = images_of(x.type).spatial, images_of(node.outputs[0].type).spatial
     mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
     begins, ends = list(pads[:rank]), list(pads[rank:])
     if mode != "NOTSET":

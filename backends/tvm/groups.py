@@ -1,7 +1,8 @@
 """Which nodes one kernel computes: a product, and the elementwise operators that follow it.
 
 A group is closed: of the values inside, nothing but the last one is read by other nodes. So it can be lowered where its last
-node stands, after everything else that it reads.
+node stands, after everything else that it reads. What it reads dequantized it dequantizes itself, and its last node doesn't
+dequantize: so integers are what lies in memory.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Constant, Graph, Node, Value
-from ...ir.types import DType, TensorType
+from ...ir.types import DType
+from ...passes.quantization.grid import grid_of
 from .kernels.elements import ELEMENTS
-from .kernels.epilogue import Epilogue, Reach, Step
+from .kernels.epilogue import Epilogue, Operand, Reach, Step
 
 if TYPE_CHECKING:
     from .lowering import Lowering
 
+QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _LONGEST = 24
 """Nodes behind an anchor: longer chains make kernels that registers can't hold."""
 ROUNDING = frozenset({"Cast"})
@@ -123,7 +126,7 @@ class _Growth:
         closed = 0
         while len(chain) < _LONGEST and (node := self._next(chain)) is not None:
             chain.append(node)
-            if len(self._open([self._anchor.node, *chain])) == 1:
+            if node.operator != "DequantizeLinear" and len(self._open([self._anchor.node, *chain])) == 1:
                 closed = len(chain)
         return self._made(chain[:closed])
 
@@ -147,17 +150,14 @@ class _Growth:
         ]
 
     def _joins(self, node: Node) -> bool:
-        return (
-            node.operator in self._anchor.joins
-            and node.output.type == self._type(node)
-            and all(value is None or value.dtype is DType.float32 for value in node.inputs)
-            and all(value is None or self._reach(value) is not None for value in node.inputs)
+        if node.operator not in self._anchor.joins or node.output.shape != self._result.shape:
+            return False
+        if node.operator in QUANTIZING:
+            return grid_of(node) is not None
+        expected = DType.bfloat16 if node.operator in ROUNDING else DType.float32
+        return node.output.dtype is expected and all(
+            value is None or (value.dtype is DType.float32 and self._reach(value) is not None) for value in node.inputs
         )
-
-    def _type(self, node: Node) -> TensorType:
-        """That of what a node gives, if it joins."""
-        type = self._result.type
-        return TensorType(DType.bfloat16, type.dims) if node.operator in ROUNDING else type
 
     def _reach(self, value: Value) -> Reach | float | None:
         return reach(value, self._result, self._anchor.channels)
@@ -165,25 +165,67 @@ class _Growth:
     def _made(self, chain: list[Node]) -> Group | None:
         anchor = self._anchor
         inside = [anchor.node.output, *(node.output for node in chain)]
-        added = [] if anchor.addend is None else [anchor.addend]
-        read = [
-            *added,
-            *(value for node in chain for value in node.inputs if value is not None and value not in inside),
-        ]
-        reaches = {value: self._reach(value) for value in read}
+        read = [anchor.addend, *(value for node in chain for value in step_operands(node))]
+        reaches = {value: self._reach(value) for value in read if value is not None and value not in inside}
         if None in reaches.values():
             return None
-        operands = [value for value, reach in reaches.items() if isinstance(reach, Reach)]
-        places: dict[Value, int | float] = {value: 1 + index for index, value in enumerate(operands)}
-        places |= {value: reach for value, reach in reaches.items() if isinstance(reach, float)}
-        places[inside[0]] = 0
-        steps: list[Step] = []
+        steps = _Steps({value: reach for value, reach in reaches.items() if reach is not None})
+        steps.places[inside[0]] = 0
         if anchor.addend is not None:
-            steps.append(Step("Add", (), (0, places[anchor.addend])))
-            places[inside[0]] = 1 + len(operands)
+            steps.add(Step("Add", (), (0, steps.places[anchor.addend])), inside[0])
         for node in chain:
-            inputs = tuple(None if value is None else places[value] for value in node.inputs)
-            steps.append(Step(node.operator, tuple(sorted(node.attributes.items())), inputs))
-            places[node.output] = len(operands) + len(steps)
-        kinds = tuple(reach for reach in reaches.values() if isinstance(reach, Reach))
-        return Group(anchor.node, tuple(chain), Epilogue(kinds, tuple(steps)), tuple(operands))
+            inputs = tuple(None if value is None else steps.places[value] for value in step_operands(node))
+            steps.add(Step(node.operator, step_attributes(node), inputs), node.output)
+        operands = tuple(Operand(reach, str(value.dtype)) for value, reach in steps.operands.items())
+        return Group(
+            anchor.node,
+            tuple(chain),
+            Epilogue(operands, tuple(steps.steps), str(inside[-1].dtype)),
+            tuple(steps.operands),
+        )
+
+
+class _Steps:
+    """Steps while they are written.
+
+    Attributes:
+        operands: that they read, and how these lie beside the result.
+        places: of values among the result, the operands and the results of steps; numbers stand for themselves.
+        steps: in order.
+    """
+
+    def __init__(self, reaches: Mapping[Value, Reach | float]) -> None:
+        beside = {value: reach for value, reach in reaches.items() if isinstance(reach, Reach)}
+        self.operands = {_source(value): reach for value, reach in beside.items()}
+        self.places: dict[Value, int | float] = {value: 1 + index for index, value in enumerate(self.operands)}
+        self.places |= {value: reach for value, reach in reaches.items() if isinstance(reach, float)}
+        self.steps: list[Step] = []
+        for value in beside:
+            if value not in self.operands and value.producer is not None:
+                attributes = step_attributes(value.producer)
+                self.add(Step("DequantizeLinear", attributes, (self.places[_source(value)],)), value)
+
+    def add(self, step: Step, output: Value) -> None:
+        self.steps.append(step)
+        self.places[output] = len(self.operands) + len(self.steps)
+
+
+def step_operands(node: Node) -> Sequence[Value | None]:
+    """What a step for a node computes with: of scales and zero points it knows."""
+    return node.inputs[:1] if node.operator in QUANTIZING else node.inputs
+
+
+def step_attributes(node: Node) -> tuple[tuple[str, Any], ...]:
+    if node.operator not in QUANTIZING:
+        return tuple(sorted(node.attributes.items()))
+    grid = grid_of(node)
+    assert grid is not None
+    return (("limits", grid.dtype.limits), ("scale", grid.scale), ("zero_point", grid.zero_point))
+
+
+def _source(value: Value) -> Value:
+    """What a value is read from: if it was dequantized, from the integers."""
+    node = value.producer
+    is_dequantized = node is not None and node.operator == "DequantizeLinear" and grid_of(node) is not None
+    source = node.inputs[0] if node is not None and is_dequantized else None
+    return value if source is None or isinstance(source, Constant) else source

@@ -18,18 +18,19 @@ from tvm import relax
 from ...ir.dims import Dim
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType, TensorType
+from .groups import QUANTIZING, step_attributes, step_operands
 from .guards import ELEMENTWISE
 from .kernels.blocks import Images, block_kernel, unblock_kernel
-from .kernels.pixelwise import Pixelwise, pixelwise_kernel
+from .kernels.pixelwise import Form, Pixelwise, pixelwise_kernel
 
 if TYPE_CHECKING:
     from .lowering import Lowering
 
 _UNARY = frozenset(
     {
-        *("Abs", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
-        *("LeakyRelu", "Log", "Mish", "Neg", "PRelu", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"),
-        *("Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
+        *("Abs", "Ceil", "Celu", "Clip", "DequantizeLinear", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+        *("HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "PRelu", "QuantizeLinear", "Reciprocal", "Relu"),
+        *("Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
     }
 )
 
@@ -56,13 +57,16 @@ class Layouts:
 
     def plain(self, value: Value) -> Any:
         """A value that is held in blocks as it is without; of one pixel, with full blocks, it lies in the same order."""
-        images, lowering = images_of(value.shape), self._lowering
+        images, lowering = images_of(value.type), self._lowering
         if prod(images.spatial) == 1 and images.channels % lowering.machine.lanes == 0:
             return relax.op.reshape(self._held[value], lowering.shape(value.shape))
-        kernel = unblock_kernel(images, lowering.machine)
+        kernel = unblock_kernel(images, lowering.machine.lanes)
         return lowering.prim_func("unblock", kernel, [self._held[value]], value.type)
 
-    def blocked(self, value: Value) -> Any:
+    def blocked(self, value: Value, lanes: int = 0) -> Any:
+        """A value in blocks of as many channels as a vector register has lanes, or of fewer."""
+        if lanes not in (0, self._lowering.machine.lanes):
+            return self._converted(value, value.shape, lanes)
         if value not in self._held:
             self._held[value] = self._converted(value, value.shape)
         return self._held[value]
@@ -73,28 +77,30 @@ class Layouts:
         assert isinstance(channels, int)
         dims = (1, channels, 1, 1)
         if isinstance(value, Constant):
-            return relax.const(blocked(value.data.reshape(dims), self._lowering.machine.lanes).reshape(-1), "float32")
+            return relax.const(blocked(value.data.reshape(dims), self._lowering.machine.lanes).reshape(-1))
         held = self.blocked(value) if value.shape == dims else self._converted(value, dims)
         return self._lowering.block.emit(relax.op.reshape(held, (-1,)))
 
-    def type(self, dims: Sequence[Dim]) -> TensorType:
-        """The type in blocks of an image's shape."""
-        return TensorType(DType.float32, (dims[0], *images_of(dims).blocks(self._lowering.machine.lanes)))
+    def type(self, plain: TensorType, lanes: int = 0) -> TensorType:
+        """The type in blocks of images."""
+        blocks = images_of(plain).blocks(lanes or self._lowering.machine.lanes)
+        return TensorType(plain.dtype, (plain.shape[0], *blocks))
 
     def twin(self, node: Node) -> Node | None:
         """The node as if it had been written for blocks, if it is elementwise and reads blocks."""
         is_elementwise = node.operator in ELEMENTWISE | _UNARY and is_image(node.outputs[0].type)
+        is_elementwise &= node.operator in QUANTIZING or node.outputs[0].dtype is DType.float32
         if not is_elementwise or not any(value in self._held for value in node.inputs):
             return None
         graph = Graph(node.operator)
         inputs: list[Value | None] = []
-        for value in node.inputs:
+        for value in step_operands(node):
             operand = None if value is None else self._operand(value, node.output)
             if (value is None) != (operand is None):
                 return None
             inputs.append(None if operand is None else self._input(graph, *operand))
-        type = self.type(node.output.shape)
-        return graph.add_node(node.operator, inputs, [type], node.attributes, location=node.location)
+        type = self.type(node.output.type)
+        return graph.add_node(node.operator, inputs, [type], dict(step_attributes(node)), location=node.location)
 
     def pixelwise(self, twin: Node) -> Any:
         """A call of a kernel for a twin, if its operator is one of those that kernels know."""
@@ -102,8 +108,8 @@ class Layouts:
         sizes = Pixelwise(
             twin.operator,
             tuple(sorted(twin.attributes.items())),
-            tuple(None if value is None else _known(value.shape) for value in twin.inputs),
-            _known(twin.output.shape),
+            tuple(None if value is None else _form(value.type) for value in twin.inputs),
+            _form(twin.output.type),
         )
         tensors = [self._lowering.tensor(value) for value in given]
         name = twin.operator.lower()
@@ -112,13 +118,14 @@ class Layouts:
     def _operand(self, value: Value, output: Value) -> tuple[Any, TensorType] | None:
         """What a result in blocks is made from: blocks, or what is the same for all channels; None if it isn't either."""
         dims = (1,) * (output.type.rank - value.type.rank) + value.shape
-        if value.dtype is not DType.float32 or not is_image(TensorType(value.dtype, dims)):
+        type = TensorType(value.dtype, dims)
+        if not is_image(type):
             return None
         if not value.type.rank:
             return self._lowering.tensor(value), value.type
         if dims[1] != 1 or output.shape[1] == 1:
-            return (self.blocked(value) if dims == value.shape else self._converted(value, dims)), self.type(dims)
-        type = TensorType(value.dtype, (*self.type(dims).shape[:-1], 1))
+            return (self.blocked(value) if dims == value.shape else self._converted(value, dims)), self.type(type)
+        type = TensorType(value.dtype, (*self.type(type).shape[:-1], 1))
         tensor = relax.op.reshape(self._lowering.tensor(value), self._lowering.shape(type.shape))
         return self._lowering.block.emit(tensor), type
 
@@ -127,39 +134,38 @@ class Layouts:
         self._lowering.hold(value, tensor)
         return value
 
-    def _converted(self, value: Value, dims: Sequence[Dim]) -> Any:
+    def _converted(self, value: Value, dims: Sequence[Dim], lanes: int = 0) -> Any:
         """A value in blocks, of a shape that has axes of one element in front of its own."""
-        lowering, images = self._lowering, images_of(dims)
+        lowering, type = self._lowering, TensorType(value.dtype, tuple(dims))
+        lanes = lanes or lowering.machine.lanes
         if isinstance(value, Constant):
-            return relax.const(
-                blocked(value.data.reshape(TensorType(value.dtype, tuple(dims)).static_shape), lowering.machine.lanes),
-                "float32",
-            )
+            return relax.const(blocked(value.data.reshape(type.static_shape), lanes))
         tensor = relax.op.reshape(lowering.tensor(value), lowering.shape(dims))
-        kernel = block_kernel(images, lowering.machine)
-        return lowering.block.emit(lowering.prim_func("block", kernel, [tensor], self.type(dims)))
+        kernel = block_kernel(images_of(type), lanes)
+        return lowering.block.emit(lowering.prim_func("block", kernel, [tensor], self.type(type, lanes)))
 
 
 def is_image(type: TensorType) -> bool:
     """Whether there is a form in blocks."""
-    return type.dtype is DType.float32 and type.rank in (3, 4) and all(isinstance(dim, int) for dim in type.shape[1:])
+    is_held = type.dtype in (DType.float32, DType.uint8, DType.int8)
+    return is_held and type.rank in (3, 4) and all(isinstance(dim, int) for dim in type.shape[1:])
 
 
-def images_of(dims: Sequence[Dim]) -> Images:
-    """The sizes of images of a shape that `is_image`."""
-    batch, *sizes = dims
+def images_of(type: TensorType) -> Images:
+    """The sizes of what `is_image`."""
+    batch, *sizes = type.shape
     channels, *spatial = (size for size in sizes if isinstance(size, int))
-    return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial))
+    return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial), str(type.dtype))
 
 
-def _known(dims: Sequence[Dim]) -> tuple[int | None, ...]:
-    return tuple(dim if isinstance(dim, int) else None for dim in dims)
+def _form(type: TensorType) -> Form:
+    return str(type.dtype), tuple(dim if isinstance(dim, int) else None for dim in type.shape)
 
 
 def blocked(array: np.ndarray, lanes: int) -> np.ndarray:
     """An array `[batch, channel, *spatial]` in blocks, with zeros beyond the last channel."""
     batch, channels, *_ = array.shape
-    blocks, rows, columns, _ = images_of(array.shape).blocks(lanes)
-    padded = np.zeros((batch, blocks * lanes, rows * columns), np.float32)
+    blocks, rows, columns, _ = Images(batch, channels, array.shape[2:]).blocks(lanes)
+    padded = np.zeros((batch, blocks * lanes, rows * columns), array.dtype)
     padded[:, :channels] = array.reshape(batch, channels, -1)
     return np.ascontiguousarray(padded.reshape(batch, blocks, lanes, rows, columns).transpose(0, 1, 3, 4, 2))

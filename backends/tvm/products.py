@@ -17,7 +17,7 @@ from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Reach
 from .kernels.gemm import Gemm, best_tile, gemm_kernel, is_paired_gemm, packed, paired
 from .kernels.integer_gemm import integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
-from .quantized import Quantized, dequantized_matrix, quantized
+from .quantized import Quantized, constant_weights, quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -59,7 +59,7 @@ def _matrix(value: Value) -> np.ndarray | None:
         table = _matrix(node.inputs[0])
         return None if table is None else table.transpose(node.attributes.get("perm", (1, 0)))
     narrow = widened_from(value)
-    return dequantized_matrix(value) if narrow is None else _matrix(narrow)
+    return constant_weights(value) if narrow is None else _matrix(narrow)
 
 
 def _is_batched(node: Node) -> bool:
@@ -126,7 +126,7 @@ def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:
     """What a group's epilogue reads: rows of a number for each channel, and tensors of the result's shape."""
     shapes: dict[Reach, Sequence[Dim]] = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: group.output.shape}
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
-    return [lowering.shaped(value, shapes[reach]) for value, reach in pairs]
+    return [lowering.shaped(value, shapes[operand.reach]) for value, operand in pairs]
 
 
 TEMPLATES = {"Gemm": Template(_gemm_anchor, _product), "MatMul": Template(_matmul_anchor, _product)}

@@ -11,6 +11,10 @@ from tvm import te
 
 from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
+from ...passes.quantization.grid import grid_of
+from .groups import step_attributes
+from .kernels.elementwise import elementwise_kernel
+from .kernels.epilogue import Epilogue, Step
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -22,52 +26,60 @@ class Quantized:
 
     Attributes:
         x: the left one, of uint8.
-        weights: the right one, of int8, as `[depth, columns]`.
-        scales: of the sums, by column.
-        offsets: that sums of int32 start from, by column, so that the left one's zero point doesn't count.
+        weights: the right one, of int8, as `[depth, columns]`, or `[filter, channel, *spatial]`.
+        scales: of the sums, by column or filter.
+        zero_point: of the left one.
     """
 
     x: Value
     weights: np.ndarray
     scales: np.ndarray
-    offsets: np.ndarray
+    zero_point: int
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """What sums of int32 start from, by column, so that the left operand's zero point doesn't count."""
+        return -self.weights.sum(0, dtype=np.int32) * np.int32(self.zero_point)
 
 
 def quantized(node: Node) -> Quantized | None:
-    """The integers that a MatMul or Gemm multiplies; None if it has others, or zero points in its weights."""
+    """The integers that a MatMul, Gemm or Conv multiplies; None if it has others, or zero points in its weights."""
     left, right = (_dequantized(value) for value in node.inputs[:2])
     get = node.attributes.get
     if left is None or right is None or get("transA", 0) or get("alpha", 1.0) != 1 or get("beta", 1.0) != 1:
         return None
     x, scale, zero_point, _ = left
     weights, scales, weight_zero_points, axis = right
-    is_turned = bool(get("transB", 0))
+    is_by_filter = node.operator == "Conv" or bool(get("transB", 0))
+    columns = weights.shape[0 if is_by_filter else -1]
     if (
         x.dtype is not DType.uint8
         or scale.size != 1
         or not isinstance(weights, Constant)
         or weights.dtype is not DType.int8
-        or weights.type.rank != 2
+        or (node.operator != "Conv" and weights.type.rank != 2)
         or weight_zero_points.any()
-        or (scales.size != 1 and axis % 2 != (0 if is_turned else 1))
-        or scales.size not in (1, weights.shape[0 if is_turned else 1])
+        or (scales.size != 1 and axis % weights.type.rank != (0 if is_by_filter else 1))
+        or scales.size not in (1, columns)
     ):
         return None
-    matrix = weights.data.T if is_turned else weights.data
-    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[1:]).astype(np.float32)
-    offsets = -matrix.sum(0, dtype=np.int32) * np.int32(zero_point.reshape(()))
-    return Quantized(x, matrix, row, offsets)
+    matrix = weights.data.T if get("transB", 0) else weights.data
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[0 if node.operator == "Conv" else 1])
+    return Quantized(x, matrix, row.astype(np.float32), int(zero_point.reshape(())))
 
 
-def dequantized_matrix(value: Value) -> np.ndarray | None:
-    """What a constant matrix is dequantized to."""
+def constant_weights(value: Value) -> np.ndarray | None:
+    """A constant, or what one is dequantized to at compile time; None for what is computed."""
+    if isinstance(value, Constant):
+        return value.data
     found = _dequantized(value)
     if found is None or not isinstance(found[0], Constant):
         return None
-    matrix, *numbers, axis = found
-    shape = [-1 if index == axis % 2 else 1 for index in range(2)]
+    weights, *numbers, axis = found
+    rank = weights.type.rank
+    shape = [-1 if index == axis % rank else 1 for index in range(rank)]
     scale, zero_point = (array.astype(np.float32).reshape(shape if array.size > 1 else ()) for array in numbers)
-    return (matrix.data.astype(np.float32) - zero_point) * scale
+    return (weights.data.astype(np.float32) - zero_point) * scale
 
 
 def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, int] | None:
@@ -81,8 +93,20 @@ def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, in
     return x, scale, np.zeros(1) if zero_point is None else zero_point, node.attributes.get("axis", 1)
 
 
+def quantize(lowering: "Lowering", node: Node) -> Any:
+    """On a grid for the whole tensor, or from it."""
+    x = node.inputs[0]
+    assert x is not None
+    shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
+    epilogue = Epilogue((), (Step(node.operator, step_attributes(node), (0,)),), str(node.output.dtype))
+    kernel = elementwise_kernel(shape, str(x.dtype), epilogue, lowering.machine)
+    return lowering.prim_func(node.operator.lower(), kernel, [lowering.tensor(x)], node.output.type)
+
+
 def dequantize(lowering: "Lowering", node: Node) -> Any:
-    """For products that there is no kernel of integers for."""
+    """Operands of products that there is no kernel of integers for have grids for each of their rows or columns, too."""
+    if grid_of(node) is not None:
+        return quantize(lowering, node)
     tensors = [lowering.tensor(value) for value in node.inputs if value is not None]
     axis = node.attributes.get("axis", 1)
 
@@ -99,4 +123,4 @@ def dequantize(lowering: "Lowering", node: Node) -> Any:
     return lowering.kernel(dequantize, *tensors)
 
 
-CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"DequantizeLinear": dequantize}
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"DequantizeLinear": dequantize, "QuantizeLinear": quantize}

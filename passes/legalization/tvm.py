@@ -2,6 +2,7 @@
 
 from ...ir.graph import Node
 from ...ir.types import DType, TensorType
+from ..quantization.grid import grid_of
 from .attention import is_plain
 from .expansions import EXPANSIONS
 from .layers import is_padded, is_padded_to_size
@@ -40,12 +41,17 @@ def _is_multiplied(node: Node) -> bool:
     assert x is not None
     assert scale is not None
     return (
-        all(use.node.operator in ("MatMul", "Gemm") for use in node.output.uses)
+        all(use.node.operator in _MULTIPLYING and use.index < 2 for use in node.output.uses)
         and x.dtype in (DType.uint8, DType.int8)
         and node.output.dtype is scale.dtype is DType.float32
         and scale.type.rank <= 1
         and not node.attributes.get("block_size", 0)
     )
+
+
+def _is_on_grid(node: Node) -> bool:
+    """Whether it computes 8-bit integers, or floats from them, by one scale that is known."""
+    return node.constant(0) is None and grid_of(node) is not None
 
 
 def _is_computed(node: Node) -> bool:
@@ -75,6 +81,8 @@ def _coded(node: Node) -> str:
     small = next((value.dtype for value in values if value.dtype.bits < 8 + value.dtype.is_float), None)
     return "" if small is None or node.operator in _MOVING else f"it computes with {small}: cast it to float32 before"
 
+
+_MULTIPLYING = frozenset({"Conv", "Gemm", "MatMul"})
 
 _MOVING = frozenset(
     {
@@ -108,11 +116,12 @@ TVM = Support(
         "ConvTranspose": is_padded,
         "CumProd": _is_computed,
         "CumSum": _is_computed,
-        "DequantizeLinear": lambda node: not _is_multiplied(node),
+        "DequantizeLinear": lambda node: not (_is_multiplied(node) or _is_on_grid(node)),
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
         "Range": is_of_vectors,
         "Pow": _is_mixed_power,
+        "QuantizeLinear": lambda node: not _is_on_grid(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
         "TopK": _is_uint64,
         "Trilu": _is_computed,

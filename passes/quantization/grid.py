@@ -5,12 +5,15 @@ from typing import Self
 
 import numpy as np
 
+from ...ir.graph import Node
 from ...ir.types import DType
 
 LARGEST_BIAS = 2**30
 """In steps of its grid, so that its sum with the products stays within int32."""
 
 _TINY = float(np.finfo(np.float32).tiny)
+_HUGE = 1e36
+"""Of scales within these both the reciprocal and the ends of the grid are finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,25 @@ class Grid:
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and zero point as QuantizeLinear takes them."""
         return np.asarray(self.scale, np.float32), np.asarray(self.zero_point, self.dtype.numpy)
+
+
+def grid_of(node: Node) -> Grid | None:
+    """The grid of a QuantizeLinear or DequantizeLinear between float32 and 8-bit integers; None where it has not just one."""
+    scale, zero_point, x = node.constant(1), node.constant(2), node.inputs[0]
+    assert x is not None
+    floats, integers = (x, node.output) if node.operator == "QuantizeLinear" else (node.output, x)
+    if (
+        integers.dtype not in (DType.uint8, DType.int8)
+        or floats.dtype is not DType.float32
+        or node.attributes.get("precision", 0) not in (0, DType.float32.value)
+        or scale is None
+        or scale.dtype != np.float32
+        or scale.size != 1
+        or not _TINY <= scale.item() <= _HUGE
+        or (node.input(2) is not None and (zero_point is None or zero_point.size != 1))
+    ):
+        return None
+    return Grid(scale.item(), 0 if zero_point is None else int(zero_point.item()), integers.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,18 +32,24 @@ def most(x: Any, bound: float) -> Any:
 def exp(x: Any) -> Any:
     """Within 1 unit in the last place; what is below 1.7e-38 is 0.
 
-    With `n` the nearest integer to `x / log(2)`, it is `2^n` times a polynomial of what is left. Adding 1.5 * 2^23 brings
+    With `n` the nearest integer to `x / log(2)`, it is `2^n` times a polynomial of what is left. Adding `ROUNDING` brings
     `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for there is no 2^128.
     """
     bounded = held(least(x, 89.0))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     rest = held(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
     y = held(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
-    integers = f"int32x{x.ty.dtype.lanes}" if x.ty.dtype.lanes > 1 else "int32"
-    bits = tirx.reinterpret(integers, n + number(1.5 * 2**23, x)) << tirx.const(23, integers)
+    integers = integer_type(x)
+    bits = tirx.reinterpret(integers, n + number(ROUNDING, x)) << tirx.const(23, integers)
     half = held(tirx.reinterpret(x.ty.dtype, bits + tirx.const(126 << 23, integers)))
     scaled = held(y * half)
     return held(tirx.Select(x < number(_LEAST, x), number(0.0, x), scaled + scaled))
+
+
+def integer_type(x: Any) -> str:
+    """The type of as many int32 as a vector has lanes."""
+    lanes = x.ty.dtype.lanes
+    return f"int32x{lanes}" if lanes > 1 else "int32"
 
 
 def sigmoid(x: Any) -> Any:
@@ -72,6 +78,8 @@ def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
     return reduce(lambda y, other: y * x + other, others, first)
 
 
+ROUNDING = 1.5 * 2**23
+"""What is added to it is rounded to the nearest integer, of two to the even one, which then are its last bits."""
 _LEAST = -86.98
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4

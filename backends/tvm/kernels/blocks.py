@@ -28,11 +28,13 @@ class Images:
         batch: None where it isn't known.
         channels: of them.
         spatial: the sizes of the spatial axes.
+        dtype: of their elements.
     """
 
     batch: int | None
     channels: int
     spatial: tuple[int, ...]
+    dtype: str = "float32"
 
     def blocks(self, lanes: int) -> tuple[int, int, int, int]:
         """The sizes behind the batch's of the same in blocks, which have a row and a column in any case."""
@@ -41,34 +43,34 @@ class Images:
 
 
 @lru_cache
-def block_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
+def block_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
     """From images to blocks of channels, with zeros beyond the last channel."""
 
     def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
-        for lane in range(machine.lanes):
-            channel = block * machine.lanes + lane
+        for lane in range(lanes):
+            channel = block * lanes + lane
             element = x[image, channel, pixel]
-            if 0 < images.channels % machine.lanes <= lane:
-                element = tirx.if_then_else(channel < images.channels, element, T.float32(0))
+            if 0 < images.channels % lanes <= lane:
+                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, images.dtype))
             T.buffer_store(y, element, [image, block, pixel, lane])
 
-    return _kernel(images, machine, move, is_blocked=False)
+    return _kernel(images, lanes, move, is_blocked=False)
 
 
 @lru_cache
-def unblock_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
+def unblock_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
     """From blocks of channels to images."""
 
     def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
-        with T.serial(0, tirx.min(machine.lanes, images.channels - block * machine.lanes)) as lane:
-            T.buffer_store(y, x[image, block, pixel, lane], [image, block * machine.lanes + lane, pixel])
+        with T.serial(0, tirx.min(lanes, images.channels - block * lanes)) as lane:
+            T.buffer_store(y, x[image, block, pixel, lane], [image, block * lanes + lane, pixel])
 
-    return _kernel(images, machine, move, is_blocked=True)
+    return _kernel(images, lanes, move, is_blocked=True)
 
 
-def _kernel(images: Images, machine: Machine, move: Move, *, is_blocked: bool) -> tirx.PrimFunc:
+def _kernel(images: Images, lanes: int, move: Move, *, is_blocked: bool) -> tirx.PrimFunc:
     batch = tirx.Var("batch", "int64") if images.batch is None else images.batch
-    blocks, *sizes, lanes = images.blocks(machine.lanes)
+    blocks, *sizes, _ = images.blocks(lanes)
     pixels = prod(sizes)
     forms = [
         ((batch, images.channels, *images.spatial), (batch, images.channels, pixels)),
@@ -78,10 +80,10 @@ def _kernel(images: Images, machine: Machine, move: Move, *, is_blocked: bool) -
         with T.prim_func(s_tir=True):
             flat: list[Any] = []
             for name, (shape, view) in zip(("x", "y"), reversed(forms) if is_blocked else forms, strict=True):
-                flat.append((T.arg(name, T.buffer(shape, "float32")), view))
+                flat.append((T.arg(name, T.buffer(shape, images.dtype)), view))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.sblock("root"):  # where Relax looks whether a kernel of one tensor is a reshape
-                x, y = (T.decl_buffer(view, "float32", data=buffer.data) for buffer, view in flat)
+                x, y = (T.decl_buffer(view, images.dtype, data=buffer.data) for buffer, view in flat)
                 with T.parallel(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
                     move(x, y, task // blocks, task % blocks, pixel)
         return builder.get()
@@ -93,13 +95,14 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
     batch = tirx.Var("batch", "int64") if joined[0].batch is None else joined[0].batch
     counts = [images.blocks(machine.lanes)[0] for images in joined]
     _, rows, columns, lanes = joined[0].blocks(machine.lanes)
+    dtype = joined[0].dtype
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             operands = [
-                T.arg(f"operand{index}", T.buffer((batch, count, rows, columns, lanes), "float32"))
+                T.arg(f"operand{index}", T.buffer((batch, count, rows, columns, lanes), dtype))
                 for index, count in enumerate(counts)
             ]
-            y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), "float32"))
+            y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.parallel(0, batch * rows) as task:
                 image, row, first = task // rows, task % rows, 0

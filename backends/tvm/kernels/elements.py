@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
-from .approximations import erf, exp, least, most, number, sigmoid, tanh
+from .approximations import ROUNDING, erf, exp, integer_type, least, most, number, sigmoid, tanh
 from .bfloat16 import rounded
-from .vectors import held
+from .vectors import converted, held
 
 Element = Callable[..., Any]
 """The result from the operator's attributes and operands; None stands for an operand that is left out."""
@@ -44,10 +45,29 @@ def _elu(get: Callable[..., Any], x: Any) -> Any:
     return tirx.Select(x < number(0.0, x), number(get("alpha", 1.0), x) * (exp(x) - number(1.0, x)), x)
 
 
+def _quantize(get: Callable[..., Any], x: Any) -> Any:
+    """In int32. Bounds come first, so that rounding by addition is right; NaN becomes the lower one."""
+    scale, zero_point = np.float32(get("scale")), get("zero_point")
+    low, high = (float(np.float32(limit - zero_point) * scale) for limit in get("limits"))
+    above = held(tirx.Select(x > number(low, x), x, number(low, x)))
+    shifted = held(held(least(above, high)) * number(float(1 / scale), x) + number(ROUNDING, x))
+    zero = int(np.float32(ROUNDING).view(np.int32)) - zero_point
+    return tirx.reinterpret(integer_type(x), shifted) - tirx.const(zero, integer_type(x))
+
+
+def _dequantize(get: Callable[..., Any], x: Any) -> Any:
+    """From integers of any width."""
+    wide = converted(x, "int32")
+    shifted = wide - tirx.const(get("zero_point"), integer_type(x)) if get("zero_point") else wide
+    floats = converted(shifted, "float32")
+    return floats * number(get("scale"), floats)
+
+
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
     "Cast": lambda get, x: rounded(x),
     "Clip": _clip,
+    "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,
     "Elu": _elu,
     "Erf": lambda get, x: erf(x),
@@ -58,6 +78,7 @@ ELEMENTS: Mapping[str, Element] = {
     "Mul": lambda get, a, b: a * b,
     "Neg": lambda get, x: number(0.0, x) - x,
     "PRelu": lambda get, x, slope: tirx.Select(x < number(0.0, x), x * slope, x),
+    "QuantizeLinear": _quantize,
     "Relu": lambda get, x: most(x, 0.0),
     "Sigmoid": lambda get, x: sigmoid(x),
     "Sub": lambda get, a, b: a - b,

@@ -10,9 +10,8 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import number
-from .bfloat16 import BFLOAT16
 from .elements import ELEMENTS
-from .vectors import held
+from .vectors import converted, held
 
 
 class Reach(Enum):
@@ -22,6 +21,14 @@ class Reach(Enum):
     """It has a number for each channel: a column of a product."""
     ELEMENTS = "elements"
     """It has the result's shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor that an epilogue reads: how it lies beside the kernel's result, and what elements it has."""
+
+    reach: Reach
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +52,14 @@ class Epilogue:
     """Elementwise operators on a kernel's result; equal ones make equal kernels.
 
     Attributes:
-        operands: how each of the tensors that it reads lies beside the result.
+        operands: the tensors that it reads.
         steps: in order; the last one's result is the kernel's.
+        dtype: of the elements that are stored. Within, 8-bit integers are held in int32.
     """
 
-    operands: tuple[Reach, ...] = ()
+    operands: tuple[Operand, ...] = ()
     steps: tuple[Step, ...] = ()
-
-    @property
-    def dtype(self) -> str:
-        """Of what is stored."""
-        return BFLOAT16 if self.steps and self.steps[-1].operator == "Cast" else "float32"
+    dtype: str = "float32"
 
     def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
         """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand."""
@@ -63,14 +67,15 @@ class Epilogue:
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
             values.append(held(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
-        return values[-1]
+        return converted(values[-1], self.dtype) if "int" in self.dtype else values[-1]
 
 
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> list[Any]:
     """The arguments of a kernel that its epilogue reads, beside a result of a shape and a number of channels."""
     shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape)}
     return [
-        T.arg(f"operand{index}", T.buffer(shapes[reach], "float32")) for index, reach in enumerate(epilogue.operands)
+        T.arg(f"operand{index}", T.buffer(shapes[operand.reach], operand.dtype))
+        for index, operand in enumerate(epilogue.operands)
     ]
 
 

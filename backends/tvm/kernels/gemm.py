@@ -163,7 +163,7 @@ def as_matrix(buffer: Any, rows: Any) -> Any:
 def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
     """The epilogue's operands, those of the result's shape as matrices."""
     pairs = zip(operands, epilogue.operands, strict=True)
-    return [buffer if reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, reach in pairs]
+    return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
 
 def _sums(
@@ -192,11 +192,12 @@ def _sums(
         with T.serial(0, right.shape[1]) as k:
             add(k, lambda line: x[line, k], lambda sums, a, b: sums + a * b)
     else:
-        assert gemm.depth is not None
-        with T.serial(0, gemm.depth // 2) as k:
+        depth = gemm.depth
+        assert depth is not None
+        with T.serial(0, depth // 2) as k:
             add(k, lambda line: T.reinterpret(x[line, lanes_at(k * 2, 2)], dtype="int32"), pairs_added)
-        if gemm.depth % 2:
-            add(gemm.depth // 2, lambda line: x[line, gemm.depth - 1].astype("int32"), pairs_added)
+        if depth % 2:
+            add(depth // 2, lambda line: x[line, depth - 1].astype("int32"), pairs_added)
     return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
 
@@ -207,7 +208,7 @@ def stored(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epi
         at = lanes_at(column + start, lanes)
 
         def load(index: int, line: int = line, at: Any = at) -> Any:
-            place = (at,) if epilogue.operands[index] is Reach.CHANNELS else (row + line, at)
+            place = (at,) if epilogue.operands[index].reach is Reach.CHANNELS else (row + line, at)
             return beside[index][place]
 
         T.buffer_store(y, epilogue.applied(vector, load), [row + line, at])

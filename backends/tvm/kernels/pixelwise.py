@@ -13,10 +13,12 @@ from tvm.script.ir_builder import tirx as T
 
 from .elements import ELEMENTS
 from .tiles import OPAQUE
-from .vectors import lanes_at, spread
+from .vectors import converted, lanes_at, spread
 
 Shape = tuple[int | None, ...]
 """Sizes, of which the batch's may not be known; of numbers none."""
+Form = tuple[str, Shape]
+"""The elements' type, and the sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,14 @@ class Pixelwise:
     Attributes:
         operator: one of `ELEMENTS`.
         attributes: by name.
-        operands: shapes of tensors, in blocks or with one number for all lanes, or of numbers; None for what is left out.
-        result: the shape of the result.
+        operands: tensors, in blocks or with one number for all lanes, or numbers; None for what is left out.
+        result: images in blocks.
     """
 
     operator: str
     attributes: tuple[tuple[str, Any], ...]
-    operands: tuple[Shape | None, ...]
-    result: Shape
+    operands: tuple[Form | None, ...]
+    result: Form
 
 
 @lru_cache
@@ -43,20 +45,21 @@ def pixelwise_kernel(sizes: Pixelwise) -> tirx.PrimFunc:
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             buffers = [
-                None if shape is None else T.arg(f"operand{index}", T.buffer(_sizes(shape, batch), "float32"))
-                for index, shape in enumerate(sizes.operands)
+                None if form is None else T.arg(f"operand{index}", T.buffer(_sizes(form[1], batch), form[0]))
+                for index, form in enumerate(sizes.operands)
             ]
-            y = T.arg("y", T.buffer(_sizes(sizes.result, batch), "float32"))
-            images, blocks, rows, columns, lanes = _sizes(sizes.result, batch)
+            dtype, shape = sizes.result
+            y = T.arg("y", T.buffer(_sizes(shape, batch), dtype))
+            images, blocks, rows, columns, lanes = _sizes(shape, batch)
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.sblock("root"), T.parallel(0, images * blocks * rows) as task, T.serial(0, columns) as column:
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 vectors = [
-                    None if shape is None else _vector(buffer, shape, place, lanes)
-                    for buffer, shape in zip(buffers, sizes.operands, strict=True)
+                    None if form is None else _vector(buffer, form[1], place, lanes)
+                    for buffer, form in zip(buffers, sizes.operands, strict=True)
                 ]
                 result = ELEMENTS[sizes.operator](dict(sizes.attributes).get, *vectors)
-                T.buffer_store(y, result, [*place, lanes_at(0, lanes)])
+                T.buffer_store(y, converted(result, dtype), [*place, lanes_at(0, lanes)])
         return builder.get()
 
 

@@ -19,6 +19,12 @@ def spread(element: Any, lanes: int) -> Any:
     return element if lanes == 1 else T.broadcast(element, lanes)
 
 
+def converted(vector: Any, dtype: str) -> Any:
+    """Each lane in another element type."""
+    lanes = vector.ty.dtype.lanes
+    return vector.astype(dtype if lanes == 1 else f"{dtype}x{lanes}")
+
+
 def held(vector: Any) -> Any:
     """The same vector, computed once: where a name is bound to it, TVM's simplifier puts the expression back in for the name.
 

@@ -11,7 +11,7 @@ import tvm
 from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
-from planish.backends.tvm.kernels.epilogue import Epilogue, Reach, Step
+from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.rows import rounding_kernel
@@ -56,8 +56,8 @@ def test_sums_of_convolutions_stay_in_registers(name: str, add: str, registers: 
     target = load_target(name)
     machine = Machine.of(target)
     window = Window((20, 60), (20, 60), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
-    sizes = Convolution(1, 64, 64, 1, 64, window, is_blocked=True)
-    epilogue = Epilogue((Reach.ELEMENTS,), (Step("Add", (), (0, 1)), Step("Relu", (), (2,))))
+    sizes = Convolution(1, 64, 64, 1, 64, window, machine.lanes)
+    epilogue = Epilogue((Operand(Reach.ELEMENTS),), (Step("Add", (), (0, 1)), Step("Relu", (), (2,))))
     assembly, tile = (
         assembly_of(convolution_kernel(sizes, machine, epilogue), target),
         convolution.best_tile(sizes, machine),

@@ -1,0 +1,62 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Elementwise operators that stand alone, on tensors of one shape, element after element as they lie in memory."""
+
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .epilogue import Epilogue
+from .machine import Machine
+from .tiles import OPAQUE, ceil_div
+from .vectors import lanes_at
+
+_CHUNK = 1 << 12
+"""Elements of a task: waking a thread for fewer costs more than it saves."""
+
+
+@lru_cache
+def elementwise_kernel(
+    shape: tuple[int | None, ...], dtype: str, epilogue: Epilogue, machine: Machine
+) -> tirx.PrimFunc:
+    """A kernel of a tensor and the epilogue's operands, all of one shape, to what the epilogue makes of them."""
+    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(shape)]
+    count: Any = prod(sizes)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer(sizes, dtype))
+            beside = [
+                T.arg(f"operand{index}", T.buffer(sizes, operand.dtype))
+                for index, operand in enumerate(epilogue.operands)
+            ]
+            y = T.arg("y", T.buffer(sizes, epilogue.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            x, *beside, y = (T.decl_buffer((count,), buffer.dtype, data=buffer.data) for buffer in (x, *beside, y))
+
+            def step(at: Any) -> None:
+                T.buffer_store(y, epilogue.applied(x[at], lambda index: beside[index][at]), [at])
+
+            with T.sblock("root"):
+                if isinstance(count, int) and count <= _CHUNK:
+                    _walk(0, count, machine.lanes, step)
+                else:
+                    tasks = (
+                        ceil_div(count, _CHUNK) if isinstance(count, int) else tirx.floordiv(count + _CHUNK - 1, _CHUNK)
+                    )
+                    with T.parallel(0, tasks) as task:
+                        begin = task * _CHUNK
+                        _walk(begin, tirx.min(count - begin, _CHUNK), machine.lanes, step)
+        return builder.get()
+
+
+def _walk(begin: Any, count: Any, lanes: int, step: Any) -> None:
+    """Code for elements in a row: whole vectors, and the rest one by one."""
+    whole = tirx.floordiv(count, lanes) if not isinstance(count, int) else count // lanes
+    with T.serial(0, whole) as vector:
+        step(lanes_at(begin + vector * lanes, lanes))
+    with T.serial(0, count - whole * lanes) as rest:
+        step(begin + whole * lanes + rest)

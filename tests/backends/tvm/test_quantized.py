@@ -1,0 +1,139 @@
+"""Quantization and back in front of, behind and within kernels, held to the interpreter's."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from planish.backends.tvm.converters import TEMPLATES
+from planish.backends.tvm.groups import find_groups
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+EIGHTH = np.float32(0.125)
+"""A scale that divides exactly, so that results lie half-way between integers, and are rounded as the standard says."""
+
+
+@pytest.fixture(params=["native", "x86-64-avx2", "x86-64"])
+def target(request):
+    target = load_target(request.param)
+    if not target.features <= load_target("native").features:
+        pytest.skip(f"this machine is no {target.name}")
+    return target
+
+
+def halves(*shape: int) -> np.ndarray:
+    """Multiples of half the scale, of which those beyond the grid's ends saturate."""
+    return (RNG.integers(-400, 400, shape) / 16).astype(np.float32)
+
+
+def fake(op, x, zero_point=np.uint8(100), scale=EIGHTH):
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+
+
+@pytest.mark.parametrize("zero_point", [np.uint8(0), np.uint8(131), np.int8(-7), None])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 37), (2, 70, 61)])
+def test_tensors_are_rounded_and_saturated(agree, zero_point, shape: tuple[int, ...]) -> None:
+    def build(op, x):
+        integers = op.QuantizeLinear(x, EIGHTH, zero_point)
+        return [integers, op.DequantizeLinear(integers, EIGHTH, zero_point)]
+
+    dims = [tuple(f"size{axis}" for axis in range(len(shape)))] if shape else None
+    agree(build, halves(*shape), dims=dims)
+
+
+def test_what_is_no_number_becomes_the_lowest_integer(agree) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-40], np.float32)
+    agree(lambda op, x: op.QuantizeLinear(x, EIGHTH, np.uint8(3)), x)
+
+
+def test_scales_of_every_size(agree) -> None:
+    x = np.array([1e-38, 1e-37, -1e-36, 1.0, 1e36, 1e38], np.float32)
+    scales = [np.float32(scale) for scale in (1e-44, 1.2e-38, 1e-30, 1e30, 1e36, 3e38)]
+    agree(lambda op, x: [op.QuantizeLinear(x, scale, np.uint8(3)) for scale in scales], x)
+
+
+CHAINS = {
+    "last": (lambda op, x, y, z: op.QuantizeLinear(op.Relu(y), EIGHTH, np.uint8(3)), 3),
+    "within": (lambda op, x, y, z: op.Mul(fake(op, y), 0.5), 4),
+    "silu": (lambda op, x, y, z: op.QuantizeLinear(op.Mul(a := fake(op, y), op.HardSigmoid(a)), EIGHTH, np.int8(3)), 6),
+    "sigmoid": (lambda op, x, y, z: op.QuantizeLinear(op.Sigmoid(op.Add(y, 0.3)), EIGHTH / 8, np.uint8(9)), 4),
+    "residual": (lambda op, x, y, z: op.QuantizeLinear(op.Add(fake(op, y), z), EIGHTH, np.uint8(9)), 5),
+    "returned": (lambda op, x, y, z: fake(op, y), 2),
+}
+
+
+def chain(name: str, product):
+    def build(op, x):
+        z = op.DequantizeLinear(op.QuantizeLinear(x, EIGHTH, np.int8(-3)), EIGHTH, np.int8(-3))
+        return [z, CHAINS[name][0](op, x, product(op, x), z)]
+
+    return build
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_behind_a_product(agree, make_graph, name: str) -> None:
+    build = chain(name, lambda op, x: op.MatMul(x, np.eye(37, dtype=np.float32)))
+    agree(build, halves(2, 9, 37), dims=[("batch", "rows", 37)])
+    groups = find_groups(graph := make_graph(lambda op, x: build(op, x)[1], "rows", 37), list(graph.nodes), TEMPLATES)
+    assert len(groups) == CHAINS[name][1]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("is_depthwise", [False, True])
+def test_chains_behind_a_convolution(agree, name: str, is_depthwise: bool) -> None:
+    weights = np.ones((37, 1, 1, 1)) if is_depthwise else np.eye(37)[:, :, None, None]
+    group = 37 if is_depthwise else 1
+    build = chain(name, lambda op, x: op.Conv(x, weights.astype(np.float32), group=group))
+    agree(build, halves(2, 37, 5, 7), dims=[("batch", 37, 5, 7)])
+
+
+def test_bytes_multiplied_and_stored_as_bytes(agree) -> None:
+    """Two layers in integers, with a residual between integers: nothing but bytes lies in memory."""
+    weights = RNG.integers(-3, 4, (64, 64)).astype(np.int8)
+
+    def build(op, x):
+        x = fake(op, x)
+        weight = op.DequantizeLinear(weights, np.full(64, 0.25, np.float32), np.zeros(64, np.int8), axis=1)
+        y = fake(op, op.Relu(op.MatMul(x, weight)), np.uint8(0), np.float32(1))
+        return op.QuantizeLinear(op.Add(op.MatMul(y, weight), x), np.float32(2), np.uint8(128))
+
+    agree(build, halves(19, 64), dims=[("rows", 64)], again=[[halves(1, 64)]])
+
+
+CONVOLUTIONS = {
+    "pointwise": ((2, 32, 7, 5), (48, 32, 1, 1), {}),
+    "first": ((1, 3, 19, 23), (40, 3, 7, 7), {"strides": (2, 2), "pads": (3, 3, 3, 3)}),
+    "odd-channels": ((2, 19, 9, 11), (21, 19, 3, 2), {"strides": (2, 1), "pads": (1, 3, 0, 2)}),
+    "padding-beyond-the-kernel": ((1, 17, 5, 5), (3, 17, 3, 3), {"pads": (4, 5, 6, 4)}),
+    "dilated": ((1, 33, 13, 9), (24, 33, 2, 3), {"dilations": (3, 2), "strides": (1, 2), "pads": (2, 1, 3, 5)}),
+    "wide": ((1, 16, 2, 67), (16, 16, 1, 3), {"auto_pad": "SAME_LOWER", "strides": (1, 2)}),
+    "groups-of-blocks": ((1, 64, 6, 6), (128, 32, 3, 3), {"group": 2, "pads": (1, 1, 1, 1)}),
+    "groups-of-less": ((2, 12, 6, 6), (8, 3, 3, 3), {"group": 4, "auto_pad": "SAME_UPPER"}),
+    "depthwise": ((2, 37, 9, 19), (37, 1, 3, 5), {"group": 37, "strides": (1, 2), "pads": (1, 2, 0, 3)}),
+    "depthwise-dilated": ((1, 16, 40, 6), (16, 1, 3, 3), {"group": 16, "dilations": (2, 3), "pads": (2, 3, 2, 3)}),
+    "depthwise-square": ((1, 32, 14, 15), (32, 1, 3, 3), {"group": 32, "pads": (1, 1, 1, 1)}),
+    "depthwise-strided": ((1, 20, 15, 14), (20, 1, 5, 5), {"group": 20, "pads": (2, 2, 2, 2), "strides": (2, 2)}),
+    "depthwise-of-tiny-images": ((1, 20, 3, 2), (20, 1, 5, 5), {"group": 20, "pads": (2, 2, 2, 2)}),
+    "multiplied": ((1, 8, 6, 6), (16, 1, 3, 3), {"group": 8}),
+    "one-axis": ((2, 20, 31), (18, 20, 5), {"strides": (3,), "pads": (2, 2)}),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("zero_point", [0, 77])
+def test_convolutions_of_bytes_are_exact(agree, case: str, zero_point: int) -> None:
+    """Scales are powers of two, so that float32 holds all sums, and what is rounded is the same."""
+    shape, filters, attributes = CONVOLUTIONS[case]
+    weights = RNG.integers(-127, 128, filters).astype(np.int8)
+    scales = (2.0 ** RNG.integers(-6, -3, filters[0])).astype(np.float32)
+    bias = RNG.integers(-1000, 1000, filters[0]).astype(np.float32) / 64
+
+    def build(op, x):
+        x = op.DequantizeLinear(x, EIGHTH, np.uint8(zero_point))
+        weight = op.DequantizeLinear(weights, scales, np.zeros(filters[0], np.int8), axis=0)
+        y = op.Conv(x, weight, bias, **attributes)
+        return [y, op.QuantizeLinear(op.Relu(op.Conv(x, weight, **attributes)), np.float32(4), np.uint8(7))]
+
+    images = RNG.integers(0, 256, shape).astype(np.uint8)
+    agree(build, images, dims=[("n", *shape[1:])])
