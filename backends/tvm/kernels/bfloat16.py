@@ -36,6 +36,11 @@ def rounded(x: Any) -> Any:
     return T.call_extern("uint16" if lanes == 1 else f"uint16x{lanes}", f"round_{lanes}", x)
 
 
+def inverse(x: Any) -> Any:
+    """About 1 / x: within 2^-14 of itself, where a machine has an instruction for that."""
+    return T.call_extern(str(x.ty.dtype), f"invert_{x.ty.dtype.lanes}", x)
+
+
 def pairs_added(sums: Any, x: Any, y: Any) -> Any:
     """Vectors of 16 sums with the products of two pairs added to each; subnormal numbers count as 0 (VDPBF16PS)."""
     return T.call_extern("float32x16", "add_pairs", sums, x, y)
@@ -43,8 +48,9 @@ def pairs_added(sums: Any, x: Any, y: Any) -> Any:
 
 @cache
 def _functions(machine: Machine) -> str:
-    roundings = [_rounding(lanes, machine) for lanes in range(1, machine.lanes + 1)]
-    return "\n".join([*roundings, _ADD_PAIRS] if machine.has_bfloat16 else roundings)
+    every = range(1, machine.lanes + 1)
+    functions = [*(_rounding(lanes, machine) for lanes in every), *(_inverse(lanes, machine) for lanes in every)]
+    return "\n".join([*functions, _ADD_PAIRS] if machine.has_bfloat16 else functions)
 
 
 def _rounding(lanes: int, machine: Machine) -> str:
@@ -71,7 +77,17 @@ def _rounding(lanes: int, machine: Machine) -> str:
     return f"define {shorts} @round_{lanes}({floats} %x) {{\n {body}\n ret {shorts} %y\n}}"
 
 
+def _inverse(lanes: int, machine: Machine) -> str:
+    floats, one = ("float", "1.0") if lanes == 1 else (f"<{lanes} x float>", "splat (float 1.0)")
+    body = f"%y = fdiv {floats} {one}, %x"
+    if machine.has_bfloat16 and lanes == 16:
+        body = f"%y = call {floats} @{_RCP}({floats} %x, {floats} poison, i16 -1)"
+    return f"define {floats} @invert_{lanes}({floats} %x) {{\n {body}\n ret {floats} %y\n}}"
+
+
+_RCP = "llvm.x86.avx512.rcp14.ps.512"
 _ADD_PAIRS = """
+declare <16 x float> @llvm.x86.avx512.rcp14.ps.512(<16 x float>, <16 x float>, i16)
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
 define <16 x float> @add_pairs(<16 x float> %sums, <16 x i32> %x, <16 x i32> %y) {
   %a = bitcast <16 x i32> %x to <32 x bfloat>

@@ -10,7 +10,8 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import number
-from .elements import ELEMENTS
+from .bfloat16 import BFLOAT16
+from .elements import COARSE, ELEMENTS
 from .vectors import converted, held
 
 
@@ -64,9 +65,10 @@ class Epilogue:
     def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
         """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand."""
         values = [held(result), *(held(load(index)) for index in range(len(self.operands)))] if self.steps else [result]
+        elements = COARSE if self.dtype == BFLOAT16 else ELEMENTS
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
-            values.append(held(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
+            values.append(held(elements[step.operator](dict(step.attributes).get, *inputs)))
         return converted(values[-1], self.dtype) if "int" in self.dtype else values[-1]
 
 

@@ -99,6 +99,19 @@ def test_what_follows_is_rounded_where_all_that_read_it_ask_for_that(agree) -> N
     agree(build, RNG.integers(-9, 9, (9, 20)).astype(np.float32), dims=[("rows", 20)], tolerance=0)
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu by tanh", "silu"])
+def test_activations_that_are_rounded_at_once(agree, name: str) -> None:
+    """By functions that are no more exact than the rounding: near 0, where they saturate, and far beyond."""
+    activations = {
+        "gelu": lambda op, x: op.Gelu(x),
+        "gelu by tanh": lambda op, x: op.Gelu(x, approximate="tanh"),
+        "silu": lambda op, x: op.Mul(x, op.Sigmoid(x)),
+    }
+    numbers = np.concatenate([np.linspace(-12, 12, 999), np.logspace(-9, 2, 50), [np.nan]]).astype(np.float32)
+    row = np.ones((1, 17), np.float32)
+    agree(lambda op, x: rounded(op, activations[name](op, op.MatMul(x, row))), numbers[:, None], tolerance=1e-3)
+
+
 def test_products_stay_in_bfloat16_from_one_to_the_next(make_graph) -> None:
     scale, weights, more = normal(24), normal(24, 40), normal(40, 24)
 
