@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from .approximations import ROUNDING, erf, exp, least, most, number, sigmoid, tanh
+from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
 from .bfloat16 import rounded
 from .vectors import as_wide, converted, held
 
@@ -84,3 +84,10 @@ ELEMENTS: Mapping[str, Element] = {
     "Sub": lambda get, a, b: a - b,
     "Tanh": lambda get, x: tanh(x),
 }
+
+COARSE: Mapping[str, Element] = {
+    **ELEMENTS,
+    "Gelu": lambda get, x: coarse_gelu(x, is_bent=get("approximate", "none") == "tanh"),
+    "Sigmoid": lambda get, x: coarse_sigmoid(x),
+}
+"""The same for what is rounded to bfloat16 in the end."""

@@ -10,7 +10,8 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .elements import ELEMENTS
+from .bfloat16 import BFLOAT16
+from .elements import COARSE, ELEMENTS
 from .vectors import as_wide, converted, held
 
 
@@ -68,9 +69,10 @@ class Epilogue:
         """
         beside = [held(load(index)) for index in range(len(self.operands))]
         values = [result if result is None or not self.steps else held(result), *beside]
+        elements = COARSE if self.dtype == BFLOAT16 else ELEMENTS
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
-            values.append(held(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
+            values.append(held(elements[step.operator](dict(step.attributes).get, *inputs)))
         return converted(values[-1], self.dtype) if "int" in self.dtype else values[-1]
 
 
