@@ -32,6 +32,10 @@ def _gemm_anchor(node: Node) -> Anchor | None:
     return Anchor(node, channels=1, addend=node.input(2))
 
 
+def _integer_anchor(node: Node) -> Anchor | None:
+    return Anchor(node, channels=1)
+
+
 def _has_template(node: Node) -> bool:
     """Whether it multiplies float32 with constant weights, and nothing is certain to be empty."""
     x, weights = node.inputs[0], _weights(node)
@@ -74,7 +78,7 @@ def _is_batched(node: Node) -> bool:
 
 def _product(lowering: "Lowering", group: Group) -> Any:
     integers = quantized(group.anchor)
-    if integers is not None and is_integer_gemm(integers.weights, lowering.machine):
+    if integers is not None and (integers.scales is None or is_integer_gemm(integers.weights, lowering.machine)):
         return _integer_product(lowering, group, integers)
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.inputs[:2]
@@ -102,9 +106,14 @@ def _product(lowering: "Lowering", group: Group) -> Any:
 def _integer_product(lowering: "Lowering", group: Group, found: Quantized) -> Any:
     sizes = Gemm(tuple(_known(size) for size in found.x.shape[:-1]), *found.weights.shape)
     tile = integer_tile(sizes, lowering.machine)
-    kernel = integer_gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
-    constants = [packed_integers(found.weights, tile), found.scales, found.offsets]
-    arguments = [lowering.tensor(found.x), *map(relax.const, constants), *operands(lowering, group, sizes.columns)]
+    kernel = integer_gemm_kernel(sizes, found.grids, tile, lowering.machine, group.epilogue)
+    packed = packed_integers(found.weights, tile, lowering.machine)
+    arguments = [lowering.tensor(found.x), relax.const(packed), relax.const(found.offsets)]
+    if found.zero_points is not None:
+        arguments.append(lowering.shaped(found.zero_points, found.zero_points.shape or (1, 1)))
+    if found.scales is not None:
+        arguments.append(relax.const(found.scales))
+    arguments += operands(lowering, group, sizes.columns)
     return lowering.prim_func("integer_gemm", kernel, arguments, group.output.type)
 
 
@@ -114,9 +123,18 @@ def _known(dim: Dim) -> int | None:
 
 def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:
     """What a group's epilogue reads: rows of a number for each channel, and tensors of the result's shape."""
-    shapes: dict[Reach, Sequence[Dim]] = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: group.output.shape}
+    shape = group.output.shape
+    shapes: dict[Reach, Sequence[Dim]] = {
+        Reach.CHANNELS: (channels,),
+        Reach.ELEMENTS: shape,
+        Reach.ROWS: (*shape[:-1], 1),
+    }
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     return [lowering.shaped(value, shapes[operand.reach]) for value, operand in pairs]
 
 
-TEMPLATES = {"Gemm": Template(_gemm_anchor, _product), "MatMul": Template(_matmul_anchor, _product)}
+TEMPLATES = {
+    "Gemm": Template(_gemm_anchor, _product),
+    "MatMul": Template(_matmul_anchor, _product),
+    "MatMulInteger": Template(_integer_anchor, _product),
+}

@@ -15,6 +15,7 @@ from ...passes.quantization.grid import grid_of
 from .groups import step_attributes
 from .kernels.elementwise import elementwise_kernel
 from .kernels.epilogue import Epilogue, Step
+from .kernels.integer_gemm import Grids
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -27,18 +28,28 @@ class Quantized:
     Attributes:
         x: the left one, of uint8.
         weights: the right one, of int8, as `[depth, columns]`.
-        scales: of the sums, by column.
-        offsets: that sums of int32 start from, by column, so that the left one's zero point doesn't count.
+        offsets: that sums of int32 start from, by column, so that the left one's zero points don't count; times these if they
+            are computed.
+        scales: of the sums, by column; None if the sums are the result.
+        zero_points: of the left one if they are computed: one, or one for each row.
     """
 
     x: Value
     weights: np.ndarray
-    scales: np.ndarray
     offsets: np.ndarray
+    scales: np.ndarray | None = None
+    zero_points: Value | None = None
+
+    @property
+    def grids(self) -> Grids:
+        by_row = self.zero_points is not None and self.zero_points.type.rank > 0
+        return Grids(self.scales is not None, (self.zero_points is not None) + by_row)
 
 
 def quantized(node: Node) -> Quantized | None:
-    """The integers that a MatMul or Gemm multiplies; None if it has others, or zero points in its weights."""
+    """The integers that a product multiplies; None if it has others, or zero points in its weights."""
+    if node.operator == "MatMulInteger":
+        return _summed(node)
     left, right = (_dequantized(value) for value in node.inputs[:2])
     get = node.attributes.get
     if left is None or right is None or get("transA", 0) or get("alpha", 1.0) != 1 or get("beta", 1.0) != 1:
@@ -60,7 +71,18 @@ def quantized(node: Node) -> Quantized | None:
     matrix = weights.data.T if is_turned else weights.data
     row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[1:]).astype(np.float32)
     offsets = -matrix.sum(0, dtype=np.int32) * np.int32(zero_point.reshape(()))
-    return Quantized(x, matrix, row, offsets)
+    return Quantized(x, matrix, offsets, row)
+
+
+def _summed(node: Node) -> Quantized:
+    """The integers of a product that legalize has left as it is."""
+    x, weights, zero_point = node.inputs[0], node.constant(1), node.input(2)
+    assert x is not None
+    assert weights is not None
+    offsets = -weights.sum(0, dtype=np.int32)
+    if zero_point is None:
+        return Quantized(x, weights, 0 * offsets)
+    return Quantized(x, weights, offsets, zero_points=zero_point)
 
 
 def dequantized_matrix(value: Value) -> np.ndarray | None:

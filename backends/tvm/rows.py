@@ -1,10 +1,12 @@
-"""Softmax and normalization along the last axis, by kernels of our own."""
+"""Softmax, normalization and quantization along the last axis, by kernels of our own."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Node, Value
 from ...ir.types import DType
+from ...passes.legalization.integers import ROW_QUANTIZER
+from .kernels.quantization import quantize_kernel
 from .kernels.rows import layer_norm_kernel, softmax_kernel
 
 if TYPE_CHECKING:
@@ -30,6 +32,15 @@ def layer_norm(lowering: "Lowering", node: Node) -> Any:
     return lowering.prim_func("layer_norm", kernel, [lowering.tensor(value) for value in (x, *vectors)], x.type)
 
 
+def quantize(lowering: "Lowering", node: Node) -> Any:
+    rows = _rows(node, -1)
+    if rows is None:
+        return lowering.imported(node)
+    x, lead, columns = rows
+    kernel = quantize_kernel(lead, columns, node.operator == ROW_QUANTIZER, lowering.machine)
+    return lowering.prim_func("quantize", kernel, [lowering.tensor(x)], *(output.type for output in node.outputs))
+
+
 def _rows(node: Node, axis: int) -> tuple[Value, tuple[int | None, ...], int] | None:
     """What a node computes row by row: a tensor, its other axes, and its rows' length; None if there is no kernel."""
     x = node.inputs[0]
@@ -41,4 +52,9 @@ def _rows(node: Node, axis: int) -> tuple[Value, tuple[int | None, ...], int] | 
     return None if 0 in (*lead, columns) else (x, lead, columns)
 
 
-CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"LayerNormalization": layer_norm, "Softmax": softmax}
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
+    "DynamicQuantizeLinear": quantize,
+    "LayerNormalization": layer_norm,
+    "Softmax": softmax,
+    ROW_QUANTIZER: quantize,
+}

@@ -64,6 +64,7 @@ def _dequantize(get: Callable[..., Any], x: Any) -> Any:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
+    "Cast": lambda get, x: converted(x, "float32"),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,
