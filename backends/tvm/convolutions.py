@@ -22,10 +22,14 @@ from .kernels.channelwise import (
     channelwise_kernel,
     global_mean_kernel,
 )
-from .kernels.convolution import Convolution, convolution_kernel, merged, packed
+from .kernels.convolution import Convolution, convolution_kernel, merged, packed, start_offsets
+from .kernels.dots import DEPTH
 from .kernels.epilogue import Reach
+from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from .kernels.windows import Window
+from .kernels.winograd import best_plan, transformed, winograd_kernel
 from .layouts import Blocked, blocked, images_of, is_image
+from .quantized import Quantized, constant_weights, quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -35,30 +39,76 @@ def _anchor(node: Node) -> Anchor | None:
     """With constant weights, on images of known sizes."""
     x, *rest = node.inputs
     assert x is not None
-    is_constant = all(value is None or isinstance(value, Constant) for value in rest)
+    is_constant = all(value is None or constant_weights(value) is not None for value in rest)
     return Anchor(node, channels=x.type.rank - 1) if is_constant and _is_known(x, node) else None
 
 
 def _conv(lowering: "Lowering", group: Group) -> Any:
     """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
+    integers = quantized(group.anchor)
+    if integers is not None and lowering.machine.has_vnni:
+        return _integer_conv(lowering, group, integers)
     node, lanes = group.anchor, lowering.machine.lanes
-    x, weights, bias = (node.input(index) for index in range(3))
+    x, weights = node.inputs[:2]
     assert x is not None
-    assert isinstance(weights, Constant)
-    images, window = images_of(x.type), window_of(node, weights.type.static_shape[2:])
-    filters, depth, *_ = weights.type.static_shape
+    assert weights is not None
+    data = constant_weights(weights)
+    assert data is not None
+    images, window = images_of(x.type), window_of(node, data.shape[2:])
+    filters, depth, *_ = data.shape
     groups = node.attributes.get("group", 1)
-    data = weights.data.reshape(filters, depth, *window.kernel)
-    held = np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
+    data, bias = data.reshape(filters, depth, *window.kernel), _bias(node, filters)
     if groups == images.channels == filters > 1:
-        return _depthwise(lowering, group, data[:, 0], held, window)
+        return _depthwise(lowering, group, data[:, 0], bias, window)
     is_blocked = _is_worth_blocks(lowering, x) or groups > 1
     groups, data = merged(groups, data, images.channels, lanes)
-    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, is_blocked)
-    kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+    block = lanes if is_blocked else 0
+    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block)
     tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    constants = [relax.const(packed(data, sizes, lowering.machine), "float32"), _row(held, lanes)]
-    return _call(lowering, group.output, "conv", kernel, [tensor, *constants, *_operands(lowering, group)])
+    plan = best_plan(sizes, lowering.machine)
+    if plan is None:
+        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+        name, prepared = "conv", packed(data, sizes, lowering.machine)
+    else:
+        kernel = winograd_kernel(sizes, plan, lowering.machine, group.epilogue)
+        name, prepared = "winograd", transformed(data, plan, lowering.machine)
+    arguments = [tensor, relax.const(prepared, "float32"), _row(bias, lanes), *_operands(lowering, group)]
+    return _call(lowering, group.output, name, kernel, arguments)
+
+
+def _bias(node: Node, filters: int) -> np.ndarray:
+    bias = node.input(2)
+    return np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
+
+
+def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Any:
+    """Images of few channels are read four at a time, which is what is multiplied together."""
+    node, machine = group.anchor, lowering.machine
+    images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
+    filters, depth, *_ = found.weights.shape
+    weights = found.weights.reshape(filters, depth, *window.kernel)
+    has_offsets = found.zero_point != 0
+    groups = node.attributes.get("group", 1)
+    rows = [_row(row, machine.lanes) for row in (_bias(node, filters), found.scales)]
+    depthwise = IntegerDepthwise(images.batch, images.blocks(machine.lanes)[0], window, has_offsets)
+    if groups == images.channels == filters > 1 and depthwise.is_possible:
+        offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
+        constants = [relax.const(packed_depthwise(weights[:, 0], depthwise)), *rows, *map(relax.const, offsets)]
+        kernel = integer_depthwise_kernel(depthwise, machine, group.epilogue)
+        arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
+        return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
+    groups, weights = merged(groups, weights, images.channels, machine.lanes)
+    is_narrow = images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts
+    block = DEPTH if is_narrow else machine.lanes
+    sizes = Convolution(
+        images.batch, images.channels, filters, groups, weights.shape[1], window, block, str(found.x.dtype), has_offsets
+    )
+    offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
+    constants = [relax.const(packed(weights, sizes, machine)), *rows, *map(relax.const, offsets)]
+    tensor = lowering.layouts.blocked(found.x, block)
+    kernel = convolution_kernel(sizes, machine, group.epilogue)
+    arguments = [tensor, *constants, *_operands(lowering, group)]
+    return _call(lowering, group.output, "integer_conv", kernel, arguments)
 
 
 def _depthwise(lowering: "Lowering", group: Group, weights: np.ndarray, bias: np.ndarray, window: Window) -> Blocked:

@@ -5,7 +5,7 @@ node stands, after everything else that it reads. What it reads dequantized it d
 dequantize: so integers are what lies in memory.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _LONGEST = 24
 """Nodes behind an anchor: longer chains make kernels that registers can't hold."""
+ROUNDING = frozenset({"Cast"})
+"""What is rounded to bfloat16 for all its readers is stored so."""
+ARITHMETIC = frozenset(ELEMENTS) - ROUNDING
+"""Operators on float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,13 @@ class Anchor:
         node: the product.
         channels: the axis of its result that numbers of a channel belong to, counted from the end.
         addend: what it adds to the product, if anything.
+        joins: operators that its kernel can compute behind it.
     """
 
     node: Node
     channels: int
     addend: Value | None = None
+    joins: Collection[str] = ARITHMETIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +152,14 @@ class _Growth:
         ]
 
     def _joins(self, node: Node) -> bool:
-        if node.operator not in ELEMENTS or node.output.shape != self._result.shape:
+        if node.operator not in self._anchor.joins or node.output.shape != self._result.shape:
             return False
         if node.operator in QUANTIZING:
             return grid_of(node) is not None
-        if node.operator == "Cast":
-            return (
-                node.inputs[0] is self._result
-                and self._result.dtype is DType.int32
-                and node.output.dtype is DType.float32
-            )
-        return node.output.dtype is DType.float32 and all(
+        if node.operator in ROUNDING and node.inputs[0] is self._result and self._result.dtype is DType.int32:
+            return node.output.dtype is DType.float32
+        expected = DType.bfloat16 if node.operator in ROUNDING else DType.float32
+        return node.output.dtype is expected and all(
             value is None or (value.dtype is DType.float32 and self._reach(value) is not None) for value in node.inputs
         )
 

@@ -60,10 +60,13 @@ class Layouts:
         images, lowering = images_of(value.type), self._lowering
         if prod(images.spatial) == 1 and images.channels % lowering.machine.lanes == 0:
             return relax.op.reshape(self._held[value], lowering.shape(value.shape))
-        kernel = unblock_kernel(images, lowering.machine)
+        kernel = unblock_kernel(images, lowering.machine.lanes)
         return lowering.prim_func("unblock", kernel, [self._held[value]], value.type)
 
-    def blocked(self, value: Value) -> Any:
+    def blocked(self, value: Value, lanes: int = 0) -> Any:
+        """A value in blocks of as many channels as a vector register has lanes, or of fewer."""
+        if lanes not in (0, self._lowering.machine.lanes):
+            return self._converted(value, value.shape, lanes)
         if value not in self._held:
             self._held[value] = self._converted(value, value.shape)
         return self._held[value]
@@ -78,9 +81,10 @@ class Layouts:
         held = self.blocked(value) if value.shape == dims else self._converted(value, dims)
         return self._lowering.block.emit(relax.op.reshape(held, (-1,)))
 
-    def type(self, plain: TensorType) -> TensorType:
+    def type(self, plain: TensorType, lanes: int = 0) -> TensorType:
         """The type in blocks of images."""
-        return TensorType(plain.dtype, (plain.shape[0], *images_of(plain).blocks(self._lowering.machine.lanes)))
+        blocks = images_of(plain).blocks(lanes or self._lowering.machine.lanes)
+        return TensorType(plain.dtype, (plain.shape[0], *blocks))
 
     def twin(self, node: Node) -> Node | None:
         """The node as if it had been written for blocks, if it is elementwise and reads blocks."""
@@ -130,14 +134,15 @@ class Layouts:
         self._lowering.hold(value, tensor)
         return value
 
-    def _converted(self, value: Value, dims: Sequence[Dim]) -> Any:
+    def _converted(self, value: Value, dims: Sequence[Dim], lanes: int = 0) -> Any:
         """A value in blocks, of a shape that has axes of one element in front of its own."""
         lowering, type = self._lowering, TensorType(value.dtype, tuple(dims))
+        lanes = lanes or lowering.machine.lanes
         if isinstance(value, Constant):
-            return relax.const(blocked(value.data.reshape(type.static_shape), lowering.machine.lanes))
+            return relax.const(blocked(value.data.reshape(type.static_shape), lanes))
         tensor = relax.op.reshape(lowering.tensor(value), lowering.shape(dims))
-        kernel = block_kernel(images_of(type), lowering.machine)
-        return lowering.block.emit(lowering.prim_func("block", kernel, [tensor], self.type(type)))
+        kernel = block_kernel(images_of(type), lanes)
+        return lowering.block.emit(lowering.prim_func("block", kernel, [tensor], self.type(type, lanes)))
 
 
 def is_image(type: TensorType) -> bool:

@@ -9,31 +9,33 @@ import numpy as np
 from tvm import relax
 
 from ...ir.dims import Dim
-from ...ir.graph import Constant, Node
+from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
+from .casts import widened_from
 from .groups import Anchor, Group, Template
+from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Reach
-from .kernels.gemm import Gemm, best_tile, gemm_kernel, packed
-from .kernels.integer_gemm import integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
-from .quantized import Quantized, dequantized_matrix, quantized
+from .kernels.gemm import Gemm, best_tile, gemm_kernel, is_paired_gemm, packed, paired
+from .kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
+from .quantized import constant_weights, quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
 
 
 def _matmul_anchor(node: Node) -> Anchor | None:
-    return Anchor(node, channels=1) if _has_template(node) or _is_batched(node) else None
+    return Anchor(node, channels=1, joins=ELEMENTS) if _has_template(node) or _is_batched(node) else None
 
 
 def _gemm_anchor(node: Node) -> Anchor | None:
     get = node.attributes.get
     if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
         return None
-    return Anchor(node, channels=1, addend=node.input(2))
+    return Anchor(node, channels=1, addend=node.input(2), joins=ELEMENTS)
 
 
 def _integer_anchor(node: Node) -> Anchor | None:
-    return Anchor(node, channels=1)
+    return Anchor(node, channels=1, joins=ELEMENTS)
 
 
 def _has_template(node: Node) -> bool:
@@ -45,19 +47,23 @@ def _has_template(node: Node) -> bool:
 def _weights(node: Node) -> np.ndarray | None:
     """The right operand if it is a constant matrix, or made from one at compile time.
 
-    It may be turned, as that of a head is that shares the embeddings' table, or dequantized.
+    It may be turned, as that of a head is that shares the embeddings' table, dequantized, or widened: then as it was before.
     """
     value = node.inputs[1]
     assert value is not None
-    if value.type.rank != 2:
-        return None
+    return _matrix(value) if value.type.rank == 2 else None
+
+
+def _matrix(value: Value) -> np.ndarray | None:
     if isinstance(value, Constant):
         return value.data
-    turn = value.producer
-    if turn is None or turn.operator != "Transpose":
-        return dequantized_matrix(value)
-    table = turn.constant(0)
-    return None if table is None else table.transpose(turn.attributes.get("perm", (1, 0)))
+    node = value.producer
+    if node is not None and node.operator == "Transpose":
+        assert node.inputs[0] is not None
+        table = _matrix(node.inputs[0])
+        return None if table is None else table.transpose(node.attributes.get("perm", (1, 0)))
+    narrow = widened_from(value)
+    return constant_weights(value) if narrow is None else _matrix(narrow)
 
 
 def _is_batched(node: Node) -> bool:
@@ -78,8 +84,9 @@ def _is_batched(node: Node) -> bool:
 
 def _product(lowering: "Lowering", group: Group) -> Any:
     integers = quantized(group.anchor)
-    if integers is not None and (integers.scales is None or is_integer_gemm(integers.weights, lowering.machine)):
-        return _integer_product(lowering, group, integers)
+    if integers is not None and is_integer_gemm(integers.weights, lowering.machine):
+        beside = [relax.const(integers.offsets), relax.const(integers.scales)]
+        return _integer_product(lowering, group, integers.x, integers.weights, beside, Grids(is_scaled=True))
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.inputs[:2]
     assert x is not None
@@ -94,26 +101,41 @@ def _product(lowering: "Lowering", group: Group) -> Any:
         get = node.attributes.get
         weights = weights.T if get("transB", 0) else weights
         if get("alpha", 1.0) != 1:
-            weights = weights * np.float32(get("alpha", 1.0))
-        sizes = Gemm(lead, *weights.shape)
+            weights = weights.astype(np.float32) * np.float32(get("alpha", 1.0))
+        narrow = widened_from(x) if is_paired_gemm(weights, lowering.machine) else None
+        x = x if narrow is None else narrow
+        sizes = Gemm(lead, *weights.shape, dtype=str(x.dtype))
         tile = best_tile(sizes, lowering.machine)
-        operand = relax.const(packed(weights, tile), "float32")
+        operand = relax.const(
+            packed(weights.astype(np.float32, copy=False) if narrow is None else paired(weights), tile)
+        )
     kernel = gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
     arguments = [lowering.tensor(x), operand, *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("gemm", kernel, arguments, group.output.type)
 
 
-def _integer_product(lowering: "Lowering", group: Group, found: Quantized) -> Any:
-    sizes = Gemm(tuple(_known(size) for size in found.x.shape[:-1]), *found.weights.shape)
+def _sums(lowering: "Lowering", group: Group) -> Any:
+    """A MatMulInteger that legalize has left."""
+    x, weights, zero_point = group.anchor.inputs[0], group.anchor.constant(1), group.anchor.input(2)
+    assert x is not None
+    assert weights is not None
+    offsets = -weights.sum(0, dtype=np.int32)
+    if zero_point is None:
+        return _integer_product(lowering, group, x, weights, [relax.const(0 * offsets)], Grids())
+    shape = zero_point.shape or (1, 1)
+    beside = [relax.const(offsets), lowering.shaped(zero_point, shape)]
+    return _integer_product(lowering, group, x, weights, beside, Grids(1 if shape == (1, 1) else 2))
+
+
+def _integer_product(
+    lowering: "Lowering", group: Group, x: Value, weights: np.ndarray, beside: Sequence[Any], grids: Grids
+) -> Any:
+    """A call of the kernel with what it reads beside the operands by the grids that these are on."""
+    sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
     tile = integer_tile(sizes, lowering.machine)
-    kernel = integer_gemm_kernel(sizes, found.grids, tile, lowering.machine, group.epilogue)
-    packed = packed_integers(found.weights, tile, lowering.machine)
-    arguments = [lowering.tensor(found.x), relax.const(packed), relax.const(found.offsets)]
-    if found.zero_points is not None:
-        arguments.append(lowering.shaped(found.zero_points, found.zero_points.shape or (1, 1)))
-    if found.scales is not None:
-        arguments.append(relax.const(found.scales))
-    arguments += operands(lowering, group, sizes.columns)
+    kernel = integer_gemm_kernel(sizes, grids, tile, lowering.machine, group.epilogue)
+    packed = relax.const(packed_integers(weights, tile, lowering.machine))
+    arguments = [lowering.tensor(x), packed, *beside, *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("integer_gemm", kernel, arguments, group.output.type)
 
 
@@ -136,5 +158,5 @@ def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:
 TEMPLATES = {
     "Gemm": Template(_gemm_anchor, _product),
     "MatMul": Template(_matmul_anchor, _product),
-    "MatMulInteger": Template(_integer_anchor, _product),
+    "MatMulInteger": Template(_integer_anchor, _sums),
 }

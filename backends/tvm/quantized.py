@@ -15,7 +15,6 @@ from ...passes.quantization.grid import grid_of
 from .groups import step_attributes
 from .kernels.elementwise import elementwise_kernel
 from .kernels.epilogue import Epilogue, Step
-from .kernels.integer_gemm import Grids
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -27,73 +26,60 @@ class Quantized:
 
     Attributes:
         x: the left one, of uint8.
-        weights: the right one, of int8, as `[depth, columns]`.
-        offsets: that sums of int32 start from, by column, so that the left one's zero points don't count; times these if they
-            are computed.
-        scales: of the sums, by column; None if the sums are the result.
-        zero_points: of the left one if they are computed: one, or one for each row.
+        weights: the right one, of int8, as `[depth, columns]`, or `[filter, channel, *spatial]`.
+        scales: of the sums, by column or filter.
+        zero_point: of the left one.
     """
 
     x: Value
     weights: np.ndarray
-    offsets: np.ndarray
-    scales: np.ndarray | None = None
-    zero_points: Value | None = None
+    scales: np.ndarray
+    zero_point: int
 
     @property
-    def grids(self) -> Grids:
-        by_row = self.zero_points is not None and self.zero_points.type.rank > 0
-        return Grids(self.scales is not None, (self.zero_points is not None) + by_row)
+    def offsets(self) -> np.ndarray:
+        """What sums of int32 start from, by column, so that the left operand's zero point doesn't count."""
+        return -self.weights.sum(0, dtype=np.int32) * np.int32(self.zero_point)
 
 
 def quantized(node: Node) -> Quantized | None:
-    """The integers that a product multiplies; None if it has others, or zero points in its weights."""
-    if node.operator == "MatMulInteger":
-        return _summed(node)
+    """The integers that a MatMul, Gemm or Conv multiplies; None if it has others, or zero points in its weights."""
     left, right = (_dequantized(value) for value in node.inputs[:2])
     get = node.attributes.get
     if left is None or right is None or get("transA", 0) or get("alpha", 1.0) != 1 or get("beta", 1.0) != 1:
         return None
     x, scale, zero_point, _ = left
     weights, scales, weight_zero_points, axis = right
-    is_turned = bool(get("transB", 0))
+    is_by_filter = node.operator == "Conv" or bool(get("transB", 0))
+    columns = weights.shape[0 if is_by_filter else -1]
     if (
         x.dtype is not DType.uint8
         or scale.size != 1
         or not isinstance(weights, Constant)
         or weights.dtype is not DType.int8
-        or weights.type.rank != 2
+        or (node.operator != "Conv" and weights.type.rank != 2)
         or weight_zero_points.any()
-        or (scales.size != 1 and axis % 2 != (0 if is_turned else 1))
-        or scales.size not in (1, weights.shape[0 if is_turned else 1])
+        or (scales.size != 1 and axis % weights.type.rank != (0 if is_by_filter else 1))
+        or scales.size not in (1, columns)
     ):
         return None
-    matrix = weights.data.T if is_turned else weights.data
-    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[1:]).astype(np.float32)
-    offsets = -matrix.sum(0, dtype=np.int32) * np.int32(zero_point.reshape(()))
-    return Quantized(x, matrix, offsets, row)
+    matrix = weights.data.T if get("transB", 0) else weights.data
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[0 if node.operator == "Conv" else 1])
+    return Quantized(x, matrix, row.astype(np.float32), int(zero_point.reshape(())))
 
 
-def _summed(node: Node) -> Quantized:
-    """The integers of a product that legalize has left as it is."""
-    x, weights, zero_point = node.inputs[0], node.constant(1), node.input(2)
-    assert x is not None
-    assert weights is not None
-    offsets = -weights.sum(0, dtype=np.int32)
-    if zero_point is None:
-        return Quantized(x, weights, 0 * offsets)
-    return Quantized(x, weights, offsets, zero_points=zero_point)
-
-
-def dequantized_matrix(value: Value) -> np.ndarray | None:
-    """What a constant matrix is dequantized to."""
+def constant_weights(value: Value) -> np.ndarray | None:
+    """A constant, or what one is dequantized to at compile time; None for what is computed."""
+    if isinstance(value, Constant):
+        return value.data
     found = _dequantized(value)
     if found is None or not isinstance(found[0], Constant):
         return None
-    matrix, *numbers, axis = found
-    shape = [-1 if index == axis % 2 else 1 for index in range(2)]
+    weights, *numbers, axis = found
+    rank = weights.type.rank
+    shape = [-1 if index == axis % rank else 1 for index in range(rank)]
     scale, zero_point = (array.astype(np.float32).reshape(shape if array.size > 1 else ()) for array in numbers)
-    return (matrix.data.astype(np.float32) - zero_point) * scale
+    return (weights.data.astype(np.float32) - zero_point) * scale
 
 
 def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, int] | None:

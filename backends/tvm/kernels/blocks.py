@@ -43,34 +43,34 @@ class Images:
 
 
 @lru_cache
-def block_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
+def block_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
     """From images to blocks of channels, with zeros beyond the last channel."""
 
     def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
-        for lane in range(machine.lanes):
-            channel = block * machine.lanes + lane
+        for lane in range(lanes):
+            channel = block * lanes + lane
             element = x[image, channel, pixel]
-            if 0 < images.channels % machine.lanes <= lane:
+            if 0 < images.channels % lanes <= lane:
                 element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, images.dtype))
             T.buffer_store(y, element, [image, block, pixel, lane])
 
-    return _kernel(images, machine, move, is_blocked=False)
+    return _kernel(images, lanes, move, is_blocked=False)
 
 
 @lru_cache
-def unblock_kernel(images: Images, machine: Machine) -> tirx.PrimFunc:
+def unblock_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
     """From blocks of channels to images."""
 
     def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
-        with T.serial(0, tirx.min(machine.lanes, images.channels - block * machine.lanes)) as lane:
-            T.buffer_store(y, x[image, block, pixel, lane], [image, block * machine.lanes + lane, pixel])
+        with T.serial(0, tirx.min(lanes, images.channels - block * lanes)) as lane:
+            T.buffer_store(y, x[image, block, pixel, lane], [image, block * lanes + lane, pixel])
 
-    return _kernel(images, machine, move, is_blocked=True)
+    return _kernel(images, lanes, move, is_blocked=True)
 
 
-def _kernel(images: Images, machine: Machine, move: Move, *, is_blocked: bool) -> tirx.PrimFunc:
+def _kernel(images: Images, lanes: int, move: Move, *, is_blocked: bool) -> tirx.PrimFunc:
     batch = tirx.Var("batch", "int64") if images.batch is None else images.batch
-    blocks, *sizes, lanes = images.blocks(machine.lanes)
+    blocks, *sizes, _ = images.blocks(lanes)
     pixels = prod(sizes)
     forms = [
         ((batch, images.channels, *images.spatial), (batch, images.channels, pixels)),

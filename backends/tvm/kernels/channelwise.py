@@ -76,7 +76,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
                 if inner:
                     with T.serial(0, len(inner)) as step:
                         code.tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
-                if finish.is_long:
+                if finish.is_deferred:
                     with T.serial(0, window.result[1]) as column:
                         finish.apply_to(y, (*place, column), lanes)
         return builder.get()
@@ -110,7 +110,9 @@ class _Code:
         for column, held in enumerate(sums):
             y = self._end(held[whole], row, None if edge is None else edge + column)
             at = (image, block, row, start + column)
-            T.buffer_store(self.y, y if self.finish.is_long else self.finish.applied(y, at, self.lanes), [*at, whole])
+            T.buffer_store(
+                self.y, y if self.finish.is_deferred else self.finish.applied(y, at, self.lanes), [*at, whole]
+            )
 
     def _start(self, block: Any) -> Any:
         if self.sizes.kind == DEPTHWISE:

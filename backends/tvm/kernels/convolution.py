@@ -1,10 +1,12 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Convolutions with constant weights, in float32, on images whose channels lie in blocks of a vector register's size.
+"""Convolutions with constant weights, in float32 or of bytes, on images whose channels lie in blocks of a vector register's size.
 
 A tile of the result, some pixels of a row by some blocks of channels, is kept in registers while taps and channels are walked
 (Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures", 2018). Tiles at the left
-and right edge are written out without the taps that would lie in the padding, so that nothing is ever padded.
+and right edge are written out without the taps that would lie in the padding, so that nothing is ever padded. Sums of bytes are
+of int32 and exact (`dots.py`); they start from what undoes the images' zero point in the taps that there are. In registers they become
+float32, by a scale for each filter, before what follows is computed on them.
 """
 
 from collections.abc import Iterator
@@ -19,11 +21,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .dots import DEPTH, with_dots
 from .epilogue import Epilogue
 from .finish import Finish, operand_images
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, ceil_div
-from .vectors import lanes_at, spread
+from .vectors import converted, lanes_at, spread
 from .windows import Window
 
 _SMALL = 1 << 17
@@ -41,7 +44,9 @@ class Convolution:
         groups: of blocks of channels that have filters of their own.
         depth: channels that a filter reads.
         window: where the filters lie.
-        is_blocked: whether the images' channels lie in blocks; otherwise they are the second axis.
+        block: channels of a block of the images; 0 where they are the second axis.
+        dtype: of the images.
+        has_offsets: whether sums of bytes start from anything but 0.
     """
 
     batch: int | None
@@ -50,11 +55,23 @@ class Convolution:
     groups: int
     depth: int
     window: Window
-    is_blocked: bool
+    block: int
+    dtype: str = "float32"
+    has_offsets: bool = False
 
-    def steps(self, lanes: int) -> tuple[int, int]:
+    @property
+    def steps(self) -> tuple[int, int]:
         """The channels that a filter reads as so many blocks of so many."""
-        return (ceil_div(self.depth, lanes), lanes) if self.is_blocked else (1, self.depth)
+        return (ceil_div(self.depth, self.block), self.block) if self.block else (1, self.depth)
+
+    @property
+    def is_integer(self) -> bool:
+        return self.dtype != "float32"
+
+    @property
+    def together(self) -> int:
+        """Channels that an instruction multiplies."""
+        return DEPTH if self.is_integer else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,7 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
     if together == 1 or groups == 1:
         return groups, weights
     count = ceil_div(groups, together)
-    spread = np.zeros((filters, channels if count == 1 else together * depth, *kernel), np.float32)
+    spread = np.zeros((filters, channels if count == 1 else together * depth, *kernel), weights.dtype)
     for group in range(groups):
         first, rows = group % together * depth, slice(group * wide, (group + 1) * wide)
         spread[rows, first : first + depth] = weights[rows]
@@ -83,13 +100,18 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 @cache
 def best_tile(sizes: Convolution, machine: Machine) -> Tile:
     """The tile with the least estimated time: rounds of multiply-adds for the busiest thread, and then loads for each."""
+    return min(_tiles(sizes, machine), key=lambda tile: _cost(sizes, tile, machine))
 
-    def cost(tile: Tile) -> tuple[float, float]:
-        tasks, tiles = _tasks(sizes, tile, machine)
-        loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
-        return ceil_div(tasks, machine.threads) * tiles * max(products, loads, LATENCY), loads / products
 
-    return min(_tiles(sizes, machine), key=cost)
+def rounds(sizes: Convolution, machine: Machine) -> int:
+    """Rounds of multiply-adds for each tap and channel, for the busiest thread."""
+    return _cost(sizes, best_tile(sizes, machine), machine)[0]
+
+
+def _cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, float]:
+    tasks, tiles = _tasks(sizes, tile, machine)
+    loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
+    return ceil_div(tasks, machine.threads) * tiles * max(products, loads, LATENCY), loads / products
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
@@ -98,8 +120,12 @@ def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
     width = _window(sizes).result[1]
     for count in (count for count in range(1, machine.registers) if blocks % count == 0):
         for columns in range(1, min(width, machine.registers) + 1):
-            if columns * count + count + 1 <= machine.registers:
+            if _fits(sizes, columns, count, machine):
                 yield Tile(columns, count)
+
+
+def _fits(sizes: Convolution, columns: int, count: int, machine: Machine) -> bool:
+    return columns * count + count + 1 <= machine.registers
 
 
 def _tasks(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, int]:
@@ -116,47 +142,71 @@ def _window(sizes: Convolution) -> Window:
 
 
 def packed(weights: np.ndarray, sizes: Convolution, machine: Machine) -> np.ndarray:
-    """Weights `[filter, channel, row, column]` as `[panel, block, column, row, channel, filter of the panel]`."""
-    blocks, step = sizes.steps(machine.lanes)
+    """Weights `[filter, channel, row, column]` as `[panel, block, column, row, channel, filter of the panel]`.
+
+    Those channels that are multiplied together lie together, behind the filters.
+    """
+    (blocks, step), together = sizes.steps, sizes.together
     width = best_tile(sizes, machine).blocks * machine.lanes
     filters, depth, *kernel = weights.shape
-    padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), np.float32)
+    padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), weights.dtype)
     padded[:filters, :depth] = weights
-    return np.ascontiguousarray(padded.reshape(-1, width, blocks, step, *kernel).transpose(0, 2, 5, 4, 3, 1))
+    parts = padded.reshape(-1, width, blocks, step // together, together, *kernel).transpose(0, 2, 6, 5, 3, 1, 4)
+    return np.ascontiguousarray(parts).reshape(*parts.shape[:5], width * together)
+
+
+def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
+    """What sums start from so that the images' zero point doesn't count: `[kind of row, kind of column, filter]`, int32.
+
+    It is the zero point times the weights, `[filter, channel, row, column]`, of those taps that lie on the image.
+    """
+    sums = weights.sum(1, dtype=np.int32)
+    inside = [np.array(window.taps(axis), np.int32) for axis in range(2)]  # [kind, tap]
+    offsets = -zero_point * np.einsum("ri,cj,fij->rcf", *inside, sums)
+    padding = -len(sums) % lanes
+    return np.pad(offsets, ((0, 0), (0, 0), (0, padding))).astype(np.int32)
 
 
 @lru_cache
 def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks."""
+    """A kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks.
+
+    Behind the bias those of bytes take scales and, if they have any, offsets.
+    """
     tile, lanes = best_tile(sizes, machine), machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     outer = ceil_div(sizes.filters, lanes)
-    blocks, step = sizes.steps(lanes)
-    lead = (batch, ceil_div(sizes.channels, lanes)) if sizes.is_blocked else (batch, sizes.channels)
-    tail = (lanes,) if sizes.is_blocked else ()
+    blocks, step = sizes.steps
+    lead = (batch, ceil_div(sizes.channels, sizes.block)) if sizes.block else (batch, sizes.channels)
+    tail = (sizes.block,) if sizes.block else ()
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            whole = T.arg("x", T.buffer((*lead, *sizes.window.image, *tail), "float32"))
-            panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step, tile.blocks * lanes)
-            weights = T.arg("weights", T.buffer(panels, "float32"))
+            whole = T.arg("x", T.buffer((*lead, *sizes.window.image, *tail), sizes.dtype))
+            together = sizes.together
+            panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step // together)
+            form = T.buffer((*panels, tile.blocks * lanes * together), "int8" if sizes.is_integer else "float32")
+            weights = T.arg("weights", form)
             bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
+            scales = T.arg("scales", T.buffer((outer * lanes,), "float32")) if sizes.is_integer else None
+            kinds = [len(window.taps(axis)) for axis in range(2)]
+            offsets = T.arg("offsets", T.buffer((*kinds, outer * lanes), "int32")) if sizes.has_offsets else None
             beside = operand_images(epilogue, (batch, outer, *sizes.window.result, lanes))
             result = T.arg("y", T.buffer((batch, outer, *sizes.window.result, lanes), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x = T.decl_buffer((*lead, *window.image, *tail), "float32", data=whole.data)
+            x = T.decl_buffer((*lead, *window.image, *tail), sizes.dtype, data=whole.data)
             shape = (batch, outer, *window.result, lanes)
             y = T.decl_buffer(shape, epilogue.dtype, data=result.data)
             finish = Finish(epilogue, beside).viewed(shape)
-            code = _Code(sizes, tile, window, lanes, x, weights, bias, y, finish)
+            code = _Code(sizes, tile, window, lanes, x, weights, bias, scales, offsets, y, finish)
             axes = {"image": batch, "panel": panels[0], "row": window.result[0], "tile": 1 if edges else len(inner)}
             if weights_are_small(sizes):
                 axes["panel"] = axes.pop("panel")  # innermost: they stay in the cache while the images are walked
             count: Any = 1
             for size in axes.values():
                 count = count * size
-            loop = T.serial if _is_small(sizes) else T.parallel
+            loop = T.serial if is_small(sizes) else T.parallel
             with loop(0, count) as task:
                 place: dict[str, Any] = {}
                 for name, size in reversed(axes.items()):
@@ -172,7 +222,8 @@ def weights_are_small(sizes: Convolution) -> bool:
     return weights < sizes.channels * window.image[0] * window.image[1]
 
 
-def _is_small(sizes: Convolution) -> bool:
+def is_small(sizes: Convolution) -> bool:
+    """Whether one thread does it."""
     window = sizes.window
     taps = window.kernel[0] * window.kernel[1] * window.result[0] * window.result[1]
     return sizes.batch is not None and sizes.batch * sizes.filters * sizes.depth * taps < _SMALL
@@ -189,13 +240,16 @@ class _Code:
     x: Any
     weights: Any
     bias: Any
+    scales: Any
+    offsets: Any
     y: Any
     finish: Finish
 
     def task(self, place: dict[str, Any], inner: list[int], edges: list[int]) -> None:
         """The tiles of a row, or one tile if there is no padding at the sides."""
         size, columns = self.lanes, self.tile.columns
-        sums = [[T.alloc_buffer((size,), "float32") for _ in range(self.tile.blocks)] for _ in range(columns)]
+        dtype = "int32" if self.sizes.is_integer else "float32"
+        sums = [[T.alloc_buffer((size,), dtype) for _ in range(self.tile.blocks)] for _ in range(columns)]
         for start in edges:
             self._tile(sums, place, start, edge=start)
         if not edges:
@@ -210,7 +264,7 @@ class _Code:
 
     def _finish(self, place: dict[str, Any], begin: Any, end: Any) -> None:
         """A long epilogue, of columns that this task alone has written: it would be wrong to do it twice."""
-        if not self.finish.is_long:
+        if not self.finish.is_deferred or self.sizes.is_integer:
             return
         with T.serial(begin, end) as column:
             for number in range(self.tile.blocks):
@@ -223,13 +277,16 @@ class _Code:
         """One tile, from a column; at an edge the taps beyond it are left out, and what isn't fresh another task writes."""
         lanes, window, sizes = self.lanes, self.window, self.sizes
         image, panel, row = place["image"], place["panel"], place["row"]
-        blocks, step = sizes.steps(lanes)
+        blocks, together = sizes.steps[0], sizes.together
         first = panel * self.tile.blocks
         group = 0 if sizes.groups == 1 else first // (ceil_div(sizes.filters, lanes) // sizes.groups)
         whole = lanes_at(0, lanes)
-        for line in sums:
+        for column, line in enumerate(sums):
             for number, held in enumerate(line):
-                T.buffer_store(held, self.bias[lanes_at((first + number) * lanes, lanes)], [whole])
+                begin = self._start(
+                    lanes_at((first + number) * lanes, lanes), row, None if edge is None else edge + column
+                )
+                T.buffer_store(held, begin, [whole])
         begin, end = window.rows(row)
         with T.serial(0, blocks) as block:
             # Each column of taps has loops of its own: LLVM would keep pixels that columns share in registers it hasn't.
@@ -237,22 +294,34 @@ class _Code:
                 kept = [column for column in range(len(sums)) if edge is None or window.is_inside(edge + column, tap)]
                 if not kept:
                     continue
-                with T.serial(begin, end) as line, T.serial(0, self._channels(group * blocks + block, step)) as channel:
+                with T.serial(begin, end) as line, T.serial(0, self._channels(group * blocks + block)) as step:
                     row_at, vectors = window.at(0, row, line), range(self.tile.blocks)
                     filters = [
-                        self.weights[panel, block, tap, line, channel, lanes_at(number * lanes, lanes)]
+                        self.weights[
+                            panel, block, tap, line, step, lanes_at(number * lanes * together, lanes * together)
+                        ]
                         for number in vectors
                     ]
                     for column in kept:
                         at = (row_at, window.at(1, start + column, tap))
                         pixel = (
-                            self.x[image, group * blocks + block, *at, channel]
-                            if sizes.is_blocked
-                            else self.x[image, channel, *at]
+                            self.x[image, group * blocks + block, *at, lanes_at(step * together, together)]
+                            if sizes.block
+                            else self.x[image, step, *at]
                         )
                         for number in vectors:
                             held = sums[column][number]
-                            T.buffer_store(held, held[whole] + spread(pixel, lanes) * filters[number], [whole])
+                            T.buffer_store(held, self._added(held[whole], pixel, filters[number]), [whole])
+        if sizes.is_integer:
+            results = [
+                [
+                    self._scaled(held[whole], lanes_at((first + number) * lanes, lanes))
+                    for number, held in enumerate(line)
+                ]
+                for line in sums
+            ]
+            self.finish.store(self.y, results, (image, first, row, start), lanes)
+            return
         overlaps = fresh is not None and self.window.result[1] % len(sums) != 0
         for column, line in enumerate(sums):
             with ExitStack() as frames:
@@ -261,10 +330,28 @@ class _Code:
                     frames.enter_context(T.Then())
                 for number, held in enumerate(line):
                     at = (image, first + number, row, start + column)
-                    vector = held[whole] if self.finish.is_long else self.finish.applied(held[whole], at, lanes)
+                    vector = held[whole] if self.finish.is_deferred else self.finish.applied(held[whole], at, lanes)
                     T.buffer_store(self.y, vector, [*at, whole])
 
-    def _channels(self, block: Any, step: int) -> Any:
-        """How many channels of a block of the images there are: what fills the last one up isn't read."""
-        channels = self.sizes.channels
-        return step if channels % step == 0 else tirx.min(step, channels - block * step)
+    def _start(self, filters: Any, row: Any, column: int | None) -> Any:
+        """What sums start from; those in no column in particular need no padding at the sides."""
+        if not self.sizes.is_integer:
+            return self.bias[filters]
+        if self.offsets is None:
+            return T.broadcast(T.int32(0), self.lanes)
+        return self.offsets[self.window.kind(0, row), self.window.kind(1, column), filters]
+
+    def _added(self, sums: Any, pixel: Any, filters: Any) -> Any:
+        if self.sizes.is_integer:
+            return with_dots(sums, pixel, filters)
+        return sums + spread(pixel, self.lanes) * filters
+
+    def _scaled(self, sums: Any, filters: Any) -> Any:
+        return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
+
+    def _channels(self, block: Any) -> Any:
+        """How many channels of a block of the images there are, in steps: what fills the last one up isn't read."""
+        (_, step), channels, together = self.sizes.steps, self.sizes.channels, self.sizes.together
+        if channels % step == 0:
+            return step // together
+        return tirx.min(step // together, tirx.floordiv(channels - block * step + together - 1, together))

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""What elementwise operators make of vectors of float32, as kernels compute it in registers."""
+"""What elementwise operators make of vectors of float32, as kernels compute it in registers; Cast is one to bfloat16."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import numpy as np
 from tvm import tirx
 
 from .approximations import ROUNDING, erf, exp, integer_type, least, most, number, sigmoid, tanh
+from .bfloat16 import rounded
 from .vectors import converted, held
 
 Element = Callable[..., Any]
@@ -64,7 +65,7 @@ def _dequantize(get: Callable[..., Any], x: Any) -> Any:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
-    "Cast": lambda get, x: converted(x, "float32"),
+    "Cast": lambda get, x: converted(x, "float32") if str(x.ty.dtype).startswith("int") else rounded(x),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,

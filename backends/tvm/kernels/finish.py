@@ -12,6 +12,8 @@ from .epilogue import Epilogue, Reach, operand_buffers
 from .vectors import lanes_at
 
 _LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
+_STACK = 1024 // 4
+"""Numbers of float32 that a function of TVM's may put on the stack at once; more would be taken from the workspace."""
 
 
 def operand_images(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
@@ -37,7 +39,12 @@ class Finish:
     @property
     def is_long(self) -> bool:
         """Whether its code is so long that it should stand in a kernel once, not for each vector that registers hold."""
-        return self.epilogue.dtype == "float32" and any(step.operator in _LONG for step in self.epilogue.steps)
+        return any(step.operator in _LONG for step in self.epilogue.steps)
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether sums of float32 are stored first, and what becomes of them is computed where they lie."""
+        return self.is_long and self.epilogue.dtype == "float32"
 
     def applied(self, vector: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> Any:
         """What becomes of a vector of the result for an image, block, row and column."""
@@ -48,6 +55,28 @@ class Finish:
             return self.buffers[index][(*place, lanes_at(0, lanes))]
 
         return self.epilogue.applied(vector, load)
+
+    def store(self, y: Any, vectors: Sequence[Sequence[Any]], place: tuple[Any, Any, Any, Any], lanes: int) -> None:
+        """Code that puts what becomes of a tile's vectors, by column and block, in its place; if it is long, in loops."""
+        image, first, row, start = place
+        if not self.is_long:
+            for column, line in enumerate(vectors):
+                for number, vector in enumerate(line):
+                    at = (image, first + number, row, start + column)
+                    T.buffer_store(y, self.applied(vector, at, lanes), [*at, lanes_at(0, lanes)])
+            return
+        blocks = len(vectors[0])
+        together = max(_STACK // (blocks * lanes), 1)
+        for begin in range(0, len(vectors), together):
+            part = vectors[begin : begin + together]
+            stack = T.alloc_buffer((len(part), blocks, lanes), "float32")
+            for column, line in enumerate(part):
+                for number, vector in enumerate(line):
+                    T.buffer_store(stack, vector, [column, number, lanes_at(0, lanes)])
+            with T.serial(0, len(part)) as column, T.serial(0, blocks) as number:
+                at = (image, first + number, row, start + begin + column)
+                vector = self.applied(stack[column, number, lanes_at(0, lanes)], at, lanes)
+                T.buffer_store(y, vector, [*at, lanes_at(0, lanes)])
 
     def apply_to(self, y: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> None:
         """Code that puts what becomes of a vector of the result in its place."""

@@ -16,6 +16,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .dots import DEPTH, Instruction
 from .epilogue import Epilogue, operand_buffers
 from .gemm import Gemm, as_matrices, as_matrix, best_tile, loop_over, stored
 from .machine import Machine
@@ -23,48 +24,10 @@ from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at, spread
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """What adds products to a vector of sums.
-
-    Attributes:
-        name: LLVM's; empty where there is none, and products are of whole int32.
-        depth: how many products go into each sum.
-        weights: the type that it takes them in, which is as wide as a sum in all.
-    """
-
-    name: str
-    depth: int
-    weights: str
-
-    @classmethod
-    def of(cls, machine: Machine) -> "Instruction":
-        if machine.has_vnni:
-            return cls("llvm.x86.avx512.vpdpbusd.512", 4, "int8")
-        return cls(_PAIRS[machine.lanes], 2, "int16") if machine.is_x86 else cls("", 1, "int32")
-
-    def added(self, sums: Any, left: Any, right: Any) -> Any:
-        """The sums with products added: of as many uint8, and of weights for each sum."""
-        lanes = sums.ty.dtype.lanes
-        if self.depth == 1:
-            return sums + spread(left.astype("int32"), lanes) * right
-        function = T.llvm_lookup_intrinsic_id(self.name)
-        kind = f"{self.weights}x{lanes * self.depth}"
-        group = left if self.depth == 4 else left.astype(f"int16x{self.depth}")
-        factors = T.reinterpret(T.broadcast(T.reinterpret(group, dtype="int32"), lanes), dtype=kind)
-        if self.depth == 4:
-            return T.call_llvm_pure_intrin(function, sums, factors, right, dtype=f"int32x{lanes}")
-        return sums + T.call_llvm_pure_intrin(function, factors, right, dtype=f"int32x{lanes}")
-
-
-_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
-"""By lanes; products of 16-bit integers don't saturate, unlike those of 8 bits that are added in 16."""
-
-
 def is_integer_gemm(weights: np.ndarray, machine: Machine) -> bool:
     """Whether integers are multiplied faster than floats, and the weights `[depth, columns]` make whole instructions."""
     depth, columns = weights.shape
-    return machine.has_vnni and depth % 4 == 0 and columns >= machine.lanes
+    return machine.has_vnni and depth % DEPTH == 0 and columns >= machine.lanes
 
 
 def integer_tile(gemm: Gemm, machine: Machine) -> Tile:
@@ -87,12 +50,12 @@ class Grids:
     """How the operands of a product are dequantized.
 
     Attributes:
-        is_scaled: whether sums are multiplied by a scale for each column; otherwise they are left to the epilogue.
         zero_points: of the left operand: known and part of the offsets (0), one for all of it (1), or one for each row (2).
+        is_scaled: whether sums are multiplied by a scale for each column; otherwise they are left to the epilogue.
     """
 
-    is_scaled: bool
-    zero_points: int
+    zero_points: int = 0
+    is_scaled: bool = False
 
 
 @lru_cache

@@ -68,6 +68,35 @@ class Window:
         low, high = self._bounds(1, padded=padded)
         return sum(low <= self.at(1, column, tap) < high for tap in range(self.kernel[1]))
 
+    def taps(self, axis: int) -> list[list[bool]]:
+        """Which taps lie on the image, for each kind of place along an axis of the result."""
+        rows = self._inside(axis)
+        first, last = self._edges(axis)
+        return rows if first is None else [*rows[:first], rows[first], *rows[last + 1 :]]
+
+    def kind(self, axis: int, place: Any) -> Any:
+        """The kind of a place along an axis of the result: each of those that reach into the padding is one of its own.
+
+        A place of None is any of the others.
+        """
+        first, last = self._edges(axis)
+        if first is None or place is None:
+            return place if first is None else first
+        if isinstance(place, int):
+            return min(place, first) + max(place - last, 0)
+        return tirx.min(place, first) + tirx.max(place - last, 0)
+
+    def _inside(self, axis: int) -> list[list[bool]]:
+        taps = range(self.kernel[axis])
+        return [
+            [0 <= self.at(axis, place, tap) < self.image[axis] for tap in taps] for place in range(self.result[axis])
+        ]
+
+    def _edges(self, axis: int) -> tuple[int | None, int]:
+        """The first and last place along an axis that need no padding."""
+        whole = [place for place, taps in enumerate(self._inside(axis)) if all(taps)]
+        return (whole[0], whole[-1]) if whole else (None, 0)
+
     def _bounds(self, axis: int, *, padded: bool) -> Pair:
         return (-self.begins[axis], self.image[axis] + self.ends[axis]) if padded else (0, self.image[axis])
 

@@ -54,7 +54,7 @@ def test_sums_of_convolutions_stay_in_registers(name: str, add: str, registers: 
     target = load_target(name)
     machine = Machine.of(target)
     window = Window((20, 60), (20, 60), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
-    sizes = Convolution(1, 64, 64, 1, 64, window, is_blocked=True)
+    sizes = Convolution(1, 64, 64, 1, 64, window, machine.lanes)
     epilogue = Epilogue((Operand(Reach.ELEMENTS),), (Step("Add", (), (0, 1)), Step("Relu", (), (2,))))
     assembly, tile = (
         assembly_of(convolution_kernel(sizes, machine, epilogue), target),

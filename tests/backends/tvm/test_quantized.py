@@ -57,6 +57,7 @@ CHAINS = {
     "last": (lambda op, x, y, z: op.QuantizeLinear(op.Relu(y), EIGHTH, np.uint8(3)), 3),
     "within": (lambda op, x, y, z: op.Mul(fake(op, y), 0.5), 4),
     "silu": (lambda op, x, y, z: op.QuantizeLinear(op.Mul(a := fake(op, y), op.HardSigmoid(a)), EIGHTH, np.int8(3)), 6),
+    "sigmoid": (lambda op, x, y, z: op.QuantizeLinear(op.Sigmoid(op.Add(y, 0.3)), EIGHTH / 8, np.uint8(9)), 4),
     "residual": (lambda op, x, y, z: op.QuantizeLinear(op.Add(fake(op, y), z), EIGHTH, np.uint8(9)), 5),
     "returned": (lambda op, x, y, z: fake(op, y), 2),
 }
@@ -98,3 +99,41 @@ def test_bytes_multiplied_and_stored_as_bytes(agree) -> None:
         return op.QuantizeLinear(op.Add(op.MatMul(y, weight), x), np.float32(2), np.uint8(128))
 
     agree(build, halves(19, 64), dims=[("rows", 64)], again=[[halves(1, 64)]])
+
+
+CONVOLUTIONS = {
+    "pointwise": ((2, 32, 7, 5), (48, 32, 1, 1), {}),
+    "first": ((1, 3, 19, 23), (40, 3, 7, 7), {"strides": (2, 2), "pads": (3, 3, 3, 3)}),
+    "odd-channels": ((2, 19, 9, 11), (21, 19, 3, 2), {"strides": (2, 1), "pads": (1, 3, 0, 2)}),
+    "padding-beyond-the-kernel": ((1, 17, 5, 5), (3, 17, 3, 3), {"pads": (4, 5, 6, 4)}),
+    "dilated": ((1, 33, 13, 9), (24, 33, 2, 3), {"dilations": (3, 2), "strides": (1, 2), "pads": (2, 1, 3, 5)}),
+    "wide": ((1, 16, 2, 67), (16, 16, 1, 3), {"auto_pad": "SAME_LOWER", "strides": (1, 2)}),
+    "groups-of-blocks": ((1, 64, 6, 6), (128, 32, 3, 3), {"group": 2, "pads": (1, 1, 1, 1)}),
+    "groups-of-less": ((2, 12, 6, 6), (8, 3, 3, 3), {"group": 4, "auto_pad": "SAME_UPPER"}),
+    "depthwise": ((2, 37, 9, 19), (37, 1, 3, 5), {"group": 37, "strides": (1, 2), "pads": (1, 2, 0, 3)}),
+    "depthwise-dilated": ((1, 16, 40, 6), (16, 1, 3, 3), {"group": 16, "dilations": (2, 3), "pads": (2, 3, 2, 3)}),
+    "depthwise-square": ((1, 32, 14, 15), (32, 1, 3, 3), {"group": 32, "pads": (1, 1, 1, 1)}),
+    "depthwise-strided": ((1, 20, 15, 14), (20, 1, 5, 5), {"group": 20, "pads": (2, 2, 2, 2), "strides": (2, 2)}),
+    "depthwise-of-tiny-images": ((1, 20, 3, 2), (20, 1, 5, 5), {"group": 20, "pads": (2, 2, 2, 2)}),
+    "multiplied": ((1, 8, 6, 6), (16, 1, 3, 3), {"group": 8}),
+    "one-axis": ((2, 20, 31), (18, 20, 5), {"strides": (3,), "pads": (2, 2)}),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("zero_point", [0, 77])
+def test_convolutions_of_bytes_are_exact(agree, case: str, zero_point: int) -> None:
+    """Scales are powers of two, so that float32 holds all sums, and what is rounded is the same."""
+    shape, filters, attributes = CONVOLUTIONS[case]
+    weights = RNG.integers(-127, 128, filters).astype(np.int8)
+    scales = (2.0 ** RNG.integers(-6, -3, filters[0])).astype(np.float32)
+    bias = RNG.integers(-1000, 1000, filters[0]).astype(np.float32) / 64
+
+    def build(op, x):
+        x = op.DequantizeLinear(x, EIGHTH, np.uint8(zero_point))
+        weight = op.DequantizeLinear(weights, scales, np.zeros(filters[0], np.int8), axis=0)
+        y = op.Conv(x, weight, bias, **attributes)
+        return [y, op.QuantizeLinear(op.Relu(op.Conv(x, weight, **attributes)), np.float32(4), np.uint8(7))]
+
+    images = RNG.integers(0, 256, shape).astype(np.uint8)
+    agree(build, images, dims=[("n", *shape[1:])])

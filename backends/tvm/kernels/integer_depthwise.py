@@ -1,0 +1,178 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Depthwise convolutions of bytes with constant weights in int8, on images in blocks of channels, by VNNI.
+
+Four neighbouring pixels of a block are 64 bytes in a row. Turned, so that each channel's four lie together, they are what the
+instruction multiplies: four taps of a row of a window at once. At the edges the four pixels are the nearest that lie on the
+image, and weights are shifted against them, with zeros for taps beyond it; sums start from what undoes the zero point.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .dots import DEPTH, LANES, with_products
+from .epilogue import Epilogue
+from .finish import Finish, operand_images
+from .machine import Machine
+from .tiles import OPAQUE, ceil_div
+from .vectors import converted, held, lanes_at
+from .windows import Window
+
+_TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(DEPTH)]
+_MOST = 14
+"""Columns of a tile: beside their sums, registers hold weights, pixels and what turns these."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerDepthwise:
+    """Sizes.
+
+    Attributes:
+        batch: images; None where their number isn't known.
+        blocks: of channels.
+        window: where the windows lie.
+        has_offsets: whether sums start from anything but 0.
+    """
+
+    batch: int | None
+    blocks: int
+    window: Window
+    has_offsets: bool
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is a kernel: for images of four columns at least, and taps side by side."""
+        return self.window.image[1] >= DEPTH and self.window.gaps[1] == 1
+
+    @property
+    def wide(self) -> Window:
+        """The windows, as wide as pixels are read."""
+        window = self.window
+        return replace(window, kernel=(window.kernel[0], ceil_div(window.kernel[1], DEPTH) * DEPTH))
+
+    def shifts(self, column: int) -> tuple[int, ...]:
+        """How far the four pixels of each four taps of a window lie from where they should."""
+        starts = [self.window.at(1, column, tap) for tap in range(0, self.window.kernel[1], DEPTH)]
+        return tuple(min(max(start, 0), self.window.image[1] - DEPTH) - start for start in starts)
+
+    @property
+    def kinds(self) -> list[tuple[int, ...]]:
+        """The different shifts of columns, of which the first are none."""
+        none = (0,) * ceil_div(self.window.kernel[1], DEPTH)
+        return list(dict.fromkeys((none, *map(self.shifts, range(self.window.result[1])))))
+
+
+def packed_depthwise(weights: np.ndarray, sizes: IntegerDepthwise) -> np.ndarray:
+    """Weights `[channel, row, column]` as `[block, kind, row, four taps, channel and tap]`."""
+    channels, rows, taps = weights.shape
+    packed = np.zeros((sizes.blocks * LANES, len(sizes.kinds), rows, len(sizes.kinds[0]), DEPTH), np.int8)
+    for kind, shifts in enumerate(sizes.kinds):
+        for part, shift in enumerate(shifts):
+            for byte in range(DEPTH):
+                tap = part * DEPTH + byte + shift
+                if part * DEPTH <= tap < min((part + 1) * DEPTH, taps):
+                    packed[:channels, kind, :, part, byte] = weights[:, :, tap]
+    parts = packed.reshape(sizes.blocks, LANES, *packed.shape[1:]).transpose(0, 2, 3, 4, 1, 5)
+    return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * DEPTH)
+
+
+@lru_cache
+def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of images, packed weights, a bias and scales of whole blocks, offsets if there are any, and the epilogue's
+    operands to images in blocks.
+    """
+    window = sizes.window
+    batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
+    columns = ceil_div(window.result[1], ceil_div(window.result[1], _MOST))
+    inner, edges = sizes.wide.tiles(columns)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            whole = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, LANES), "uint8"))
+            form = (sizes.blocks, len(sizes.kinds), window.kernel[0], len(sizes.kinds[0]), LANES * DEPTH)
+            weights = T.arg("weights", T.buffer(form, "int8"))
+            bias, scales = (T.arg(name, T.buffer((sizes.blocks * LANES,), "float32")) for name in ("bias", "scales"))
+            kinds = [len(window.taps(axis)) for axis in range(2)]
+            start = T.arg("offsets", T.buffer((*kinds, sizes.blocks * LANES), "int32")) if sizes.has_offsets else None
+            shape = (batch, sizes.blocks, *window.result, LANES)
+            finish = Finish(epilogue, operand_images(epilogue, shape))
+            y = T.arg("y", T.buffer(shape, epilogue.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            rows = (batch, sizes.blocks, window.image[0], window.image[1] * LANES)
+            x = T.decl_buffer(rows, "uint8", data=whole.data)
+            code = _Code(sizes, x, weights, bias, scales, start, y, finish)
+            with T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
+                row, rest = task % window.result[0], task // window.result[0]
+                place = (rest // sizes.blocks, rest % sizes.blocks, row)
+                sums = [T.alloc_buffer((LANES,), "int32") for _ in range(columns)]
+                for edge in edges:
+                    code.tile(sums, place, edge, edge)
+                if inner:
+                    with T.serial(0, len(inner)) as step:
+                        code.tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
+        return builder.get()
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """Code for tiles, with the buffers that they read and write."""
+
+    sizes: IntegerDepthwise
+    x: Any
+    weights: Any
+    bias: Any
+    scales: Any
+    offsets: Any
+    y: Any
+    finish: Finish
+
+    def tile(self, sums: list[Any], place: tuple[Any, Any, Any], start: Any, edge: int | None = None) -> None:
+        """One tile, from a column, which is known at an edge."""
+        (image, block, row), window, whole = place, self.sizes.window, lanes_at(0, LANES)
+        channels = lanes_at(block * LANES, LANES)
+        for column, total in enumerate(sums):
+            T.buffer_store(total, self._start(channels, row, None if edge is None else edge + column), [whole])
+        begin, end = window.rows(row)
+        with T.serial(begin, end) as line:
+            at = (image, block, window.at(0, row, line))
+            turned: dict[int, Any] = {}
+            for part in range(len(self.sizes.kinds[0])):
+                for column, total in enumerate(sums):
+                    self._add(total, (at, line, part), (start, column), edge, turned)
+        results = [[converted(total[whole], "float32") * self.scales[channels] + self.bias[channels]] for total in sums]
+        self.finish.store(self.y, results, (image, block, row, start), LANES)
+
+    def _add(
+        self,
+        total: Any,
+        taps: tuple[tuple[Any, Any, Any], Any, int],
+        place: tuple[Any, int],
+        edge: int | None,
+        turned: dict[int, Any],
+    ) -> None:
+        """Add four taps of a row to the sums of a column of the tile."""
+        (at, line, part), (start, column), sizes = taps, place, self.sizes
+        shifts = (0,) * (part + 1) if edge is None else sizes.shifts(edge + column)
+        kind = 0 if edge is None else sizes.kinds.index(shifts)
+        if abs(shifts[part]) >= DEPTH:
+            return
+        pixel = column * sizes.window.strides[1] + part * DEPTH + shifts[part]
+        if pixel not in turned:
+            first = sizes.window.at(1, start, part * DEPTH) + pixel - part * DEPTH
+            loaded = T.reinterpret(self.x[(*at, lanes_at(first * LANES, LANES * DEPTH))], dtype="int8x64")
+            turned[pixel] = held(tirx.Shuffle([loaded], _TURNED))
+        weights = self.weights[at[1], kind, line, part, lanes_at(0, LANES * DEPTH)]
+        whole = lanes_at(0, LANES)
+        T.buffer_store(total, with_products(total[whole], turned[pixel], weights), [whole])
+
+    def _start(self, channels: Any, row: Any, column: int | None) -> Any:
+        """What sums start from; those in no column in particular need no padding at the sides."""
+        if self.offsets is None:
+            return T.broadcast(T.int32(0), LANES)
+        window = self.sizes.window
+        return self.offsets[window.kind(0, row), window.kind(1, column), channels]
