@@ -112,6 +112,8 @@ def reach(value: Value, result: Value, channels: int) -> Reach | float | None:
     shape = (1,) * (result.type.rank - value.type.rank) + value.shape
     if shape == result.shape:
         return Reach.ELEMENTS
+    if channels == 1 and shape == (*result.shape[:-1], 1):
+        return Reach.ROWS
     axis = result.type.rank - channels
     is_alone = all(size == 1 for index, size in enumerate(shape) if index != axis)
     return Reach.CHANNELS if is_alone and len(shape) > axis and shape[axis] == result.shape[axis] else None
@@ -158,6 +160,8 @@ class _Growth:
             return False
         if node.operator in QUANTIZING:
             return grid_of(node) is not None
+        if node.operator in ROUNDING and node.inputs[0] is self._result and self._result.dtype is DType.int32:
+            return node.output.dtype is DType.float32
         expected = DType.bfloat16 if node.operator in ROUNDING else DType.float32
         return node.output.dtype is expected and all(
             value is None or (value.dtype is DType.float32 and self._reach(value) is not None) for value in node.inputs

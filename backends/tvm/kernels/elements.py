@@ -65,7 +65,7 @@ def _dequantize(get: Callable[..., Any], x: Any) -> Any:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
-    "Cast": lambda get, x: rounded(x),
+    "Cast": lambda get, x: converted(x, "float32") if str(x.ty.dtype).startswith("int") else rounded(x),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,
