@@ -283,7 +283,7 @@ CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
 }
 
 TEMPLATES = {
-    **dict.fromkeys(ELEMENTS.keys() - {"DequantizeLinear"}, Template(_element_anchor, _elements)),
+    **dict.fromkeys(ELEMENTS.keys() - {"DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
     **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
     "BatchNormalization": Template(_normalization_anchor, _normalize),
     "Conv": Template(_anchor, _conv),

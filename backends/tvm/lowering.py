@@ -9,6 +9,7 @@ not lowered at all, and every result is held to the type that the graph gives it
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -34,6 +35,7 @@ from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.elements import ELEMENTS
 from .kernels.machine import Machine
 from .layouts import Blocked, Layouts
+from .tables import tabulated
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -96,6 +98,10 @@ class Lowering:
             with self.block.dataflow():
                 nodes = [node for node in self._graph.nodes if node in self._needed]
                 groups = find_groups(self._graph, nodes, converters.TEMPLATES)
+                if self.machine.has_tables:
+                    groups = {
+                        node: replace(group, epilogue=tabulated(group.epilogue)) for node, group in groups.items()
+                    }
                 for node in nodes:
                     group = groups.get(node)
                     if group is None or node is group.last:

@@ -14,18 +14,21 @@ class Machine:
         registers: vector registers.
         threads: that share a kernel's work.
         has_vnni: whether it multiplies 8-bit integers in vectors of 512 bits.
+        has_tables: whether it looks bytes up in such.
     """
 
     lanes: int
     registers: int
     threads: int
     has_vnni: bool = False
+    has_tables: bool = False
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
         known = {target.architecture, *target.features}
         lanes, registers = next((sizes for name, sizes in _VECTORS if name in known), _LEAST)
-        return cls(lanes, registers, target.threads, "avx512_vnni" in target.features)
+        has_vnni, has_tables = (name in target.features for name in ("avx512_vnni", "avx512vbmi"))
+        return cls(lanes, registers, target.threads, has_vnni, has_tables)
 
 
 _VECTORS = (("avx512f", (16, 32)), ("avx2", (8, 16)), ("aarch64", (4, 32)))
