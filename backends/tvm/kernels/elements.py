@@ -15,7 +15,6 @@ from .approximations import (
     coarse_sigmoid,
     erf,
     exp,
-    integer_type,
     least,
     most,
     number,
@@ -23,7 +22,7 @@ from .approximations import (
     tanh,
 )
 from .bfloat16 import rounded
-from .vectors import converted, held
+from .vectors import as_wide, converted, held
 
 Element = Callable[..., Any]
 """The result from the operator's attributes and operands; None stands for an operand that is left out."""
@@ -64,13 +63,13 @@ def _quantize(get: Callable[..., Any], x: Any) -> Any:
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
     shifted = held(held(least(above, high)) * number(float(1 / scale), x) + number(ROUNDING, x))
     zero = int(np.float32(ROUNDING).view(np.int32)) - zero_point
-    return tirx.reinterpret(integer_type(x), shifted) - tirx.const(zero, integer_type(x))
+    return tirx.reinterpret(as_wide("int32", x), shifted) - tirx.const(zero, as_wide("int32", x))
 
 
 def _dequantize(get: Callable[..., Any], x: Any) -> Any:
     """From integers of any width."""
     wide = converted(x, "int32")
-    shifted = wide - tirx.const(get("zero_point"), integer_type(x)) if get("zero_point") else wide
+    shifted = wide - tirx.const(get("zero_point"), as_wide("int32", x)) if get("zero_point") else wide
     floats = converted(shifted, "float32")
     return floats * number(get("scale"), floats)
 
