@@ -22,6 +22,8 @@ class Reach(Enum):
     """It has a number for each channel: a column of a product."""
     ELEMENTS = "elements"
     """It has the result's shape."""
+    ROWS = "rows"
+    """It has a number for each row of a product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Epilogue:
 
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> list[Any]:
     """The arguments of a kernel that its epilogue reads, beside a result of a shape and a number of channels."""
-    shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape)}
+    shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape), Reach.ROWS: (*shape[:-1], 1)}
     return [
         T.arg(f"operand{index}", T.buffer(shapes[operand.reach], operand.dtype))
         for index, operand in enumerate(epilogue.operands)
