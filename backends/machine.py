@@ -33,6 +33,15 @@ def check_machine(architecture: str, features: Iterable[str]) -> None:
         )
 
 
+def runs_here(architecture: str, features: Iterable[str]) -> bool:
+    """Whether `check_machine` has nothing to say."""
+    try:
+        check_machine(architecture, features)
+    except TargetError:
+        return False
+    return True
+
+
 def _features() -> set[str]:
     lines = _CPU.read_text(encoding="utf-8").splitlines()
     words = next(

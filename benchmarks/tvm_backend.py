@@ -10,7 +10,7 @@ planish's, in turns of the same round: their median, and in brackets their quart
 ratio of the fastest turns, which other work on the machine disturbs the least.
 
 The peak is what a loop of multiply-adds on registers reaches on that many threads, in the same turns; the share of it is that of the
-model's operations (two a multiply-add) in planish's fastest turn.
+model's operations (two a multiply-add, as its convolutions are written: Winograd's algorithm does fewer) in planish's fastest turn.
 """
 
 import json

@@ -13,7 +13,8 @@ from .infer import call_attributes, find_operator
 from .ops import Body, Operator
 from .ops.dtypes import to_numpy, to_torch
 
-Observer = Callable[[Value, torch.Tensor], None]
+Observer = Callable[[Value, torch.Tensor], torch.Tensor | None]
+"""What sees each value's tensor; where it returns another one, that is computed with instead."""
 
 
 Held: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | None
@@ -38,7 +39,8 @@ class Interpreter:
         Args:
             feeds: an array for each input of the graph, by name; for a sequence a list of them, for an optional perhaps
                 None.
-            observe: called with every input's and node output's value and tensor, as soon as it is known.
+            observe: called with every input's and node output's value and tensor, as soon as it is known; it may return
+                another tensor to go on with.
 
         Raises:
             ModelError: an input is missing, or a node fails; the layer is named.
@@ -74,13 +76,13 @@ class Interpreter:
                 values.pop(dead, None)
         return tuple(values[value] for value in self.graph.outputs.values())
 
-    def _observe(self, found: Sequence[Value], values: Mapping[Value, Held], observe: Observer | None) -> None:
+    def _observe(self, found: Sequence[Value], values: dict[Value, Held], observe: Observer | None) -> None:
         if observe is None:
             return
         for value in found:
             held = values[value]
-            if isinstance(held, torch.Tensor):
-                observe(value, held)
+            if isinstance(held, torch.Tensor) and (other := observe(value, held)) is not None:
+                values[value] = other
 
 
 class _Body:

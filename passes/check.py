@@ -279,8 +279,17 @@ def _is_short(value: Value) -> bool:
     return value.dtype.is_float and value.dtype.bits <= 16
 
 
-def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count: int = 2) -> list[Feeds]:
+def make_probes(
+    graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count: int = 2, *, held_to_types: bool = False
+) -> list[Feeds]:
     """Inputs for the numeric check: real ones where there is calibration data, random ones otherwise.
+
+    Args:
+        graph: that runs on them.
+        calibration: the real ones.
+        seed: of the random ones.
+        count: of the real ones.
+        held_to_types: whether random ones are of sizes at which every tensor has the shape that its type declares.
 
     Raises:
         ModelError: the graph runs on none of the sizes tried for its symbolic dimensions.
@@ -292,8 +301,8 @@ def make_probes(graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count
     for size in _PROBE_SIZES:
         probes = [{value.name: _random(value, size + step, generator) for value in graph.inputs} for step in (0, 1)]
         try:
-            run_graph(graph, probes)
-        except ModelError as error:
+            run_graph(graph, probes, held_to_types=held_to_types)
+        except (ModelError, CheckError) as error:
             reason = str(error)
             continue
         return list(probes)

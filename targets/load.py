@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 _FOLDER = Path(__file__).parent
 _KINDS: dict[type, str] = {str: "a text", int: "a whole number", list: "a list of texts", dict: "a table"}
+_KEYS = ("description", "architecture", "mcpu", "features", "threads", "fused", "bfloat16", "int8")
 _HIDDEN = {"flush_l1d", "pku"}  # virtual machines hide them, compilers don't emit them, archspec asks for them
 
 
@@ -108,11 +109,8 @@ def _plugged(plugin: Plugin) -> Target:
 
 
 def _read(path: Path) -> Target:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from error
-    table = _Table(path, "", content, ("description", "architecture", "mcpu", "features", "threads", "fused", "int8"))
+    content = _content(path)
+    table = _Table(path, "", content, _KEYS)
     threads = table.take("threads", int)
     if threads < 1:
         raise UsageError(f"{path}: key 'threads' must be at least 1, not {threads}")
@@ -125,7 +123,22 @@ def _read(path: Path) -> Target:
         threads=threads,
         int8=_read_int8(path, table.take("int8", dict)) if "int8" in content else None,
         fused=table.sets("fused") if "fused" in content else {},
+        bfloat16=table.sets("bfloat16") if "bfloat16" in content else {},
     )
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a file says, with what it leaves to the one beside it that it extends."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from error
+    if "extends" not in content:
+        return content
+    base = path.with_name(f"{content.pop('extends')}.toml")
+    if not base.is_file():
+        raise UsageError(f"{path}: key 'extends': there is no target {base}")
+    return {**_content(base), **content}
 
 
 def _read_int8(path: Path, content: Mapping[str, Any]) -> Int8:

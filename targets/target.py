@@ -35,6 +35,7 @@ class Target:
         fused: the fused operators that are faster than what they are made of, by backend; where a backend is missing, all
             that it runs are taken to be.
         int8: what is legal and profitable in 8-bit integers; None where nothing is.
+        bfloat16: the operators whose products are faster in bfloat16 than in float32, by backend.
     """
 
     name: str
@@ -45,3 +46,4 @@ class Target:
     threads: int
     int8: Int8 | None
     fused: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    bfloat16: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])

@@ -1,6 +1,9 @@
 """What tests of all parts share: packages that add something to planish."""
 
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +17,17 @@ Install = Callable[[str, str], None]
 def pytest_addoption(parser: pytest.Parser) -> None:
     words = "random graphs that every pass is held to, as 2000 or 2000:4000 (tests/passes/test_effects.py)"
     parser.addoption("--graphs", metavar="NUMBERS", help=words)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let nothing come from the user's own caches; the processes of one run share theirs."""
+    if not hasattr(config, "workerinput"):
+        os.environ["PLANISH_CACHE"] = tempfile.mkdtemp(prefix="planish-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("PLANISH_CACHE"))
 
 
 @pytest.fixture

@@ -15,12 +15,17 @@ import numpy as np
 from ...ir.errors import ModelError, TargetError
 from ...ir.types import DType
 from ..base import Backend, Executable, Port
+from ..machine import runs_here
 from .carriers import carried, restored
 from .guards import Guards
+from .runtime import Program
+from .weights import hoisted, read_weights, write_weights
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
+    from ...passes.base import Feeds
     from ...targets import Target
+    from .kernel_cache import KernelCache
 
 _LIBRARY = "model.so"
 _ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
@@ -38,99 +43,135 @@ class Tvm(Backend):
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
 
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
-        import tvm
         from tvm.support.cc import get_cc
 
-        from .reproducible import ordered_symbols, pipeline
+        from .kernel_cache import KernelCache
 
         if get_cc() is None:
             raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
-        try:
-            module, guards = _lowered(graph, target)
-        except TargetError as error:
-            raise TargetError(f"{error}; {_ADVICE}") from error
-        machine = tvm.target.Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": target.threads})
-        path = directory / _LIBRARY
-        try:
-            with machine, ordered_symbols():
-                tvm.compile(module, target=machine, relax_pipeline=pipeline()).export_library(path)
-        except Exception as error:  # TVM's passes, LLVM and the linker raise what they like
-            raise TargetError(f"TVM can't compile the model for {target.name}: {_line(error)}") from error
-        return [path, guards.write(directory)]
+        legal, cache = _legal(graph, target), KernelCache.of_user()
+        weights, guards, found = _build(legal, graph, target, cache, directory / _LIBRARY)
+        if (unchecked := cache.unchecked(found)) and runs_here(target.architecture, target.features):
+            _check(legal, graph, target, cache)
+            cache.mark_checked(unchecked)
+        cache.drop_old()
+        return [directory / _LIBRARY, guards.write(directory), *write_weights(directory, weights)]
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         os.environ.setdefault("TVM_BIND_THREADS", "0")  # or its pool ties the caller's thread to one core, for good
-        import tvm
-        from tvm import relax
-
+        weights, guards = read_weights(directory), Guards.read(directory)
         try:
-            module = _load_library(directory / _LIBRARY)
-            machine = relax.VirtualMachine(module, tvm.cpu())
-        except Exception as error:  # as above
+            program = _load_program(directory / _LIBRARY, weights, threads)
+        except Exception as error:  # whatever its C++ throws
             raise ModelError(f"{directory / _LIBRARY}: TVM can't load it: {_line(error)}") from error
-        if threads is not None:
-            tvm.get_global_func("runtime.config_threadpool")(0, threads)
-        return TvmExecutable(machine["main"], inputs, outputs, Guards.read(directory))
+        return TvmExecutable(program, inputs, outputs, guards)
 
 
 class TvmExecutable(Executable):
     """A compiled function, called with arrays."""
 
-    def __init__(self, function: Any, inputs: Sequence[Port], outputs: Sequence[Port], guards: Guards) -> None:
+    def __init__(self, program: Program, inputs: Sequence[Port], outputs: Sequence[Port], guards: Guards) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._names = [port.name for port in inputs]
         self._dtypes = [DType[port.dtype] for port in outputs]
-        self._function = function
+        self._program = program
         self._guards = guards
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        from tvm.runtime import tensor
-
         self._guards.check_inputs(
             {dim: size for port in self.inputs for dim, size in zip(port.shape, feeds[port.name].shape, strict=True)}
         )
         arrays = [carried(np.ascontiguousarray(feeds[name]).reshape(feeds[name].shape)) for name in self._names]
         try:
-            results = self._function(*map(tensor, arrays))
+            results = self._program(arrays)
         except Exception as error:  # whatever its C++ throws
             raise ModelError(f"TVM failed: {_line(error)}") from error
         if self._guards.late:
             *results, sizes = results
-            self._guards.check_results(sizes.numpy())
-        return [restored(result.numpy(), dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
+            self._guards.check_results(sizes)
+        return [restored(result, dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
 
 
-def _lowered(graph: "Graph", target: "Target") -> Any:
-    """The graph in Relax, and what guards its inputs."""
+def _legal(graph: "Graph", target: "Target") -> "Graph":
+    """A copy of the graph that TVM runs, with its constants folded: TVM's importer would compute with them by rules of its own."""
     from ...passes.base import PassContext
     from ...passes.cleanup.fold_constants import ConstantFolding
     from ...passes.legalize import legalized
+
+    folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding(limit=_LARGEST_CONSTANT)
+    fold.run(folded, context)
+    try:
+        legal = legalized(folded, target, Tvm.name)
+    except TargetError as error:
+        raise TargetError(f"{error}; {_ADVICE}") from error
+    fold.run(legal, context)
+    return legal
+
+
+def _build(
+    legal: "Graph", source: "Graph", target: "Target", cache: "KernelCache", library: Path
+) -> tuple[Sequence[Any], Guards, Sequence[str]]:
+    """Write the library of a graph; returns its weights, what guards its inputs, and the kernels in it.
+
+    Raises:
+        TargetError: an operator that TVM can't run, with its layer, or what TVM's passes and LLVM say.
+    """
+    import tvm
+
+    from .library import link, planned, symbols
     from .lowering import to_relax
     from .reproducible import ordered_symbols
 
-    folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding(limit=_LARGEST_CONSTANT)
-    fold.run(folded, context)  # TVM's importer would compute with constants by rules of its own
-    legal = legalized(folded, target, Tvm.name)
-    fold.run(legal, context)
-    with ordered_symbols():
-        return to_relax(legal, graph, target)
+    try:
+        with ordered_symbols():
+            module, guards = to_relax(legal, source, target)
+    except TargetError as error:
+        raise TargetError(f"{error}; {_ADVICE}") from error
+    machine = tvm.target.Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": target.threads})
+    module, weights = hoisted(module)
+    try:
+        module = planned(module, machine)
+        link(module, machine, cache).export_library(library)
+    except Exception as error:  # TVM's passes, LLVM and the linker raise what they like
+        raise TargetError(f"TVM can't compile the model for {target.name}: {_line(error)}") from error
+    return weights, guards, symbols(module)
 
 
-def _load_library(path: Path) -> Any:
+def _check(legal: "Graph", source: "Graph", target: "Target", cache: "KernelCache") -> None:
+    """Hold each kernel of a graph to the interpreter; the graph's outputs are lost.
+
+    Raises:
+        CheckError: a kernel is wrong.
+    """
+    from .kernel_check import check_kernels, expose
+    from .lowering import kernels
+
+    values = expose(legal, [node for node, _ in kernels(legal)])
+    with TemporaryDirectory(prefix="planish-") as folder:
+        library = Path(folder) / _LIBRARY
+        weights, _, _ = _build(legal, source, target, cache, library)
+        program = Program(library, weights, target.threads)
+
+    def run(probe: "Feeds") -> list[np.ndarray]:
+        results = program([carried(np.asarray(probe[value.name], order="C")) for value in legal.inputs])
+        return [restored(result, value.dtype) for result, value in zip(results, values, strict=False)]
+
+    check_kernels(legal, values, run)
+
+
+def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:
     """The library in a file as it is now.
 
     The dynamic loader goes by names: asked for one again, it gives back what it loaded before the file was replaced. So
     from the second time on, a copy is loaded under a name of its own.
     """
-    from tvm.runtime import load_module
-
-    path = path.resolve()
-    if path not in _LOADED:
-        _LOADED.add(path)
-        return load_module(path)
+    library = library.resolve()
+    if library not in _LOADED:
+        _LOADED.add(library)
+        return Program(library, weights, threads)
     with TemporaryDirectory(prefix="planish-") as folder:
-        return load_module(shutil.copy(path, folder))
+        return Program(Path(shutil.copy(library, folder)), weights, threads)
 
 
 def _line(error: Exception) -> str:

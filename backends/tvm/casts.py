@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from ...ir.graph import Node
+from ...ir.graph import Node, Value
 from ...ir.types import DType
 from .carriers import carrier, is_carried
 from .expressions import choose
+from .kernels.rows import rounding_kernel
+from .rows import rows_of
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -31,6 +33,9 @@ def cast(lowering: "Lowering", node: Node) -> Any:
     x, source, to = lowering.tensor(value), value.dtype, node.output.dtype
     if source is to:
         return x
+    if to is DType.bfloat16 and (rows := rows_of(node)) is not None:
+        _, lead, columns = rows
+        return lowering.prim_func("round", rounding_kernel(lead, columns, lowering.machine), [x], node.output.type)
     if is_carried(source) and source.is_float:
         x, source = _decoded(lowering, x, source), DType.float32
     if not is_carried(to) or not to.is_float:
@@ -58,6 +63,14 @@ def _numbers(dtype: DType) -> np.ndarray:
 def _decoded(lowering: "Lowering", codes: Any, dtype: DType) -> Any:
     table = np.arange(1 << dtype.bits, dtype=np.uint8).view(dtype.numpy).astype(np.float32)
     return relax.op.take(relax.const(table), lowering.block.emit(relax.op.astype(codes, "int32")), 0, mode="clip")
+
+
+def widened_from(value: Value) -> Value | None:
+    """The bfloat16 that a value in float32 was made from, if it was."""
+    node = value.producer
+    if node is None or node.operator != "Cast" or value.dtype is not DType.float32:
+        return None
+    return node.inputs[0] if node.inputs[0] is not None and node.inputs[0].dtype is DType.bfloat16 else None
 
 
 def _converted(lowering: "Lowering", x: Any, source: DType, to: DType) -> Any:

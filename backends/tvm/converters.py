@@ -12,8 +12,19 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
-from . import convolutions, elementwise, indexing, pools, products, quantized, reductions, rows, sizes, windows
-from .attention import attention
+from . import (
+    attention,
+    convolutions,
+    elementwise,
+    indexing,
+    pools,
+    products,
+    quantized,
+    reductions,
+    rows,
+    sizes,
+    windows,
+)
 from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
@@ -209,7 +220,6 @@ CONVERTERS: dict[str, Converter] = {
     **reductions.CONVERTERS,
     **rows.CONVERTERS,
     **windows.CONVERTERS,
-    "Attention": attention,
     "Cast": cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
@@ -231,5 +241,10 @@ CONVERTERS: dict[str, Converter] = {
     "Unsqueeze": _reshape,
 }
 
-TEMPLATES: dict[str, Template] = {**convolutions.TEMPLATES, **products.TEMPLATES}
+TEMPLATES: dict[str, Template] = {
+    **attention.TEMPLATES,
+    **convolutions.TEMPLATES,
+    **products.TEMPLATES,
+    **rows.TEMPLATES,
+}
 """Kernels that compute what follows an operator as well, for those of its nodes that they can."""

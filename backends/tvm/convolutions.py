@@ -29,6 +29,7 @@ from .kernels.epilogue import Epilogue, Reach, Step
 from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from .kernels.pixelwise import pixels_kernel
 from .kernels.windows import Window
+from .kernels.winograd import best_plan, transformed, winograd_kernel
 from .layouts import Blocked, blocked, images_of, is_image
 from .quantized import Quantized, constant_weights, quantized
 
@@ -65,10 +66,16 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     groups, data = merged(groups, data, images.channels, lanes)
     block = lanes if is_blocked else 0
     sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block)
-    kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
     tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    constants = [relax.const(packed(data, sizes, lowering.machine), "float32"), _row(bias, lanes)]
-    return _call(lowering, group.output, "conv", kernel, [tensor, *constants, *_operands(lowering, group)])
+    plan = best_plan(sizes, lowering.machine)
+    if plan is None:
+        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
+        name, prepared = "conv", packed(data, sizes, lowering.machine)
+    else:
+        kernel = winograd_kernel(sizes, plan, lowering.machine, group.epilogue)
+        name, prepared = "winograd", transformed(data, plan, lowering.machine)
+    arguments = [tensor, relax.const(prepared, "float32"), _row(bias, lanes), *_operands(lowering, group)]
+    return _call(lowering, group.output, name, kernel, arguments)
 
 
 def _bias(node: Node, filters: int) -> np.ndarray:

@@ -5,7 +5,7 @@ node stands, after everything else that it reads. What it reads dequantized it d
 dequantize: so integers are what lies in memory.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _LONGEST = 24
 """Nodes behind an anchor: longer chains make kernels that registers can't hold."""
+ROUNDING = frozenset({"Cast"})
+"""What is rounded to bfloat16 for all its readers is stored so."""
+ARITHMETIC = frozenset(ELEMENTS) - ROUNDING
+"""Operators on float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Anchor:
         node: the product.
         channels: the axis of its result that numbers of a channel belong to, counted from the end.
         addend: what it adds to the product, if anything.
+        joins: operators that its kernel can compute behind it.
         prologue: what makes the node's result of the kernel's, if that isn't the same.
         is_step: whether it is elementwise itself, so that the kernel has no result but its epilogue's.
     """
@@ -38,6 +43,7 @@ class Anchor:
     node: Node
     channels: int
     addend: Value | None = None
+    joins: Collection[str] = ARITHMETIC
     prologue: Step | None = None
     is_step: bool = False
 
@@ -148,11 +154,12 @@ class _Growth:
         ]
 
     def _joins(self, node: Node) -> bool:
-        if node.operator not in ELEMENTS or node.output.shape != self._result.shape:
+        if node.operator not in self._anchor.joins or node.output.shape != self._result.shape:
             return False
         if node.operator in QUANTIZING:
             return grid_of(node) is not None
-        return node.output.dtype is DType.float32 and all(
+        expected = DType.bfloat16 if node.operator in ROUNDING else DType.float32
+        return node.output.dtype is expected and all(
             value is None or (value.dtype is DType.float32 and self._reach(value) is not None) for value in node.inputs
         )
 
@@ -190,8 +197,10 @@ class _Growth:
 
 def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:
     """Whether what is dequantized first is put back on the same grid at once, and not read by others."""
-    value = chain[0].inputs[0] if chain and chain[0].operator == "QuantizeLinear" else None
-    return value is not None and value.use_count == 1 and step_attributes(chain[0]) == prologue.attributes
+    first = chain[0] if chain else None
+    if first is None or first.operator != "QuantizeLinear" or step_attributes(first) != prologue.attributes:
+        return False
+    return first.inputs[0] is not None and first.inputs[0].use_count == 1
 
 
 class _Steps:

@@ -82,7 +82,6 @@ class Lowering:
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
         self._origins = origins
-        self._needed = _needed_nodes(graph)
         self._sizes: dict[str, Any] = {}
         self._new = count()
         self._values: dict[Value, Any] = {}
@@ -96,16 +95,8 @@ class Lowering:
         with warnings.catch_warnings(), self.block.function("main", parameters):
             warnings.simplefilter("ignore")
             with self.block.dataflow():
-                nodes = [node for node in self._graph.nodes if node in self._needed]
-                groups = find_groups(self._graph, nodes, converters.TEMPLATES)
-                if self.machine.has_tables:
-                    groups = {
-                        node: replace(group, epilogue=tabulated(group.epilogue)) for node, group in groups.items()
-                    }
-                for node in nodes:
-                    group = groups.get(node)
-                    if group is None or node is group.last:
-                        self._lower(node, group)
+                for node, group in kernels(self._graph):
+                    self._lower(node, group)
                 results = [self.tensor(value) for value in self._graph.outputs.values()]
                 if late := self.guards().late:
                     results.append(self.block.emit(relax.op.shape_to_tensor(self.shape(list(late)))))
@@ -284,6 +275,7 @@ class Lowering:
     def _convert(self, node: Node, group: Group | None) -> Sequence[Any]:
         own = converters.CONVERTERS.get(node.operator)
         if group is not None:
+            group = replace(group, epilogue=tabulated(group.epilogue)) if self.machine.has_tables else group
             found = converters.TEMPLATES[group.anchor.operator].lower(self, group)
         else:
             found = self.imported(node) if own is None else own(self, node)
@@ -335,6 +327,15 @@ def _unshaped(binding: Any) -> str:
     types = call.ty.fields if isinstance(call.ty, relax.TupleType) else [call.ty]
     is_known = all(not isinstance(held, relax.TensorType) or held.shape is not None for held in types)
     return "" if is_known or call.op.get_attr("FLegalize") is None else call.op.name
+
+
+def kernels(graph: Graph) -> list[tuple[Node, Group | None]]:
+    """What is lowered, in order: nodes alone, and the last nodes of groups with these."""
+    needed = _needed_nodes(graph)
+    nodes = [node for node in graph.nodes if node in needed]
+    groups = find_groups(graph, nodes, converters.TEMPLATES)
+    pairs = ((node, groups.get(node)) for node in nodes)
+    return [(node, group) for node, group in pairs if group is None or node is group.last]
 
 
 def _needed_nodes(graph: Graph) -> set[Node]:

@@ -9,11 +9,13 @@ import numpy as np
 from tvm import relax
 
 from ...ir.dims import Dim
-from ...ir.graph import Constant, Node
+from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
+from .casts import widened_from
 from .groups import Anchor, Group, Template
+from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Reach
-from .kernels.gemm import Gemm, best_tile, gemm_kernel, packed
+from .kernels.gemm import Gemm, best_tile, gemm_kernel, is_paired_gemm, packed, paired
 from .kernels.integer_gemm import integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
 from .quantized import Quantized, constant_weights, quantized
 
@@ -22,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def _matmul_anchor(node: Node) -> Anchor | None:
-    return Anchor(node, channels=1) if _has_template(node) or _is_batched(node) else None
+    return Anchor(node, channels=1, joins=ELEMENTS) if _has_template(node) or _is_batched(node) else None
 
 
 def _gemm_anchor(node: Node) -> Anchor | None:
     get = node.attributes.get
     if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
         return None
-    return Anchor(node, channels=1, addend=node.input(2))
+    return Anchor(node, channels=1, addend=node.input(2), joins=ELEMENTS)
 
 
 def _has_template(node: Node) -> bool:
@@ -41,19 +43,23 @@ def _has_template(node: Node) -> bool:
 def _weights(node: Node) -> np.ndarray | None:
     """The right operand if it is a constant matrix, or made from one at compile time.
 
-    It may be turned, as that of a head is that shares the embeddings' table, or dequantized.
+    It may be turned, as that of a head is that shares the embeddings' table, dequantized, or widened: then as it was before.
     """
     value = node.inputs[1]
     assert value is not None
-    if value.type.rank != 2:
-        return None
+    return _matrix(value) if value.type.rank == 2 else None
+
+
+def _matrix(value: Value) -> np.ndarray | None:
     if isinstance(value, Constant):
         return value.data
-    turn = value.producer
-    if turn is None or turn.operator != "Transpose":
-        return constant_weights(value)
-    table = turn.constant(0)
-    return None if table is None else table.transpose(turn.attributes.get("perm", (1, 0)))
+    node = value.producer
+    if node is not None and node.operator == "Transpose":
+        assert node.inputs[0] is not None
+        table = _matrix(node.inputs[0])
+        return None if table is None else table.transpose(node.attributes.get("perm", (1, 0)))
+    narrow = widened_from(value)
+    return constant_weights(value) if narrow is None else _matrix(narrow)
 
 
 def _is_batched(node: Node) -> bool:
@@ -90,10 +96,14 @@ def _product(lowering: "Lowering", group: Group) -> Any:
         get = node.attributes.get
         weights = weights.T if get("transB", 0) else weights
         if get("alpha", 1.0) != 1:
-            weights = weights * np.float32(get("alpha", 1.0))
-        sizes = Gemm(lead, *weights.shape)
+            weights = weights.astype(np.float32) * np.float32(get("alpha", 1.0))
+        narrow = widened_from(x) if is_paired_gemm(weights, lowering.machine) else None
+        x = x if narrow is None else narrow
+        sizes = Gemm(lead, *weights.shape, dtype=str(x.dtype))
         tile = best_tile(sizes, lowering.machine)
-        operand = relax.const(packed(weights, tile), "float32")
+        operand = relax.const(
+            packed(weights.astype(np.float32, copy=False) if narrow is None else paired(weights), tile)
+        )
     kernel = gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
     arguments = [lowering.tensor(x), operand, *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("gemm", kernel, arguments, group.output.type)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Node, Value
 from ...ir.types import DType
+from .groups import ROUNDING, Anchor, Group, Template
 from .kernels.rows import layer_norm_kernel, softmax_kernel
 
 if TYPE_CHECKING:
@@ -12,25 +13,32 @@ if TYPE_CHECKING:
 
 
 def softmax(lowering: "Lowering", node: Node) -> Any:
-    rows = _rows(node, node.attributes.get("axis", -1))
+    rows = rows_of(node, node.attributes.get("axis", -1))
     if rows is None:
         return lowering.imported(node)
     x, lead, columns = rows
     return lowering.prim_func("softmax", softmax_kernel(lead, columns, lowering.machine), [lowering.tensor(x)], x.type)
 
 
-def layer_norm(lowering: "Lowering", node: Node) -> Any:
-    vectors = [value for value in node.inputs[1:] if value is not None]
-    rows = _rows(node, node.attributes.get("axis", -1))
-    if rows is None or any(value.shape != (rows[2],) for value in vectors):
-        return lowering.imported(node)
+def _norm_anchor(node: Node) -> Anchor | None:
+    rows = rows_of(node, node.attributes.get("axis", -1))
+    fits = rows is not None and all(value is None or value.shape == (rows[2],) for value in node.inputs[1:])
+    return Anchor(node, channels=1, joins=ROUNDING) if fits else None
+
+
+def _layer_norm(lowering: "Lowering", group: Group) -> Any:
+    node = group.anchor
+    rows = rows_of(node)
+    assert rows is not None
     x, lead, columns = rows
+    vectors = [value for value in node.inputs[1:] if value is not None]
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    kernel = layer_norm_kernel(lead, columns, epsilon, len(vectors) > 1, lowering.machine)
-    return lowering.prim_func("layer_norm", kernel, [lowering.tensor(value) for value in (x, *vectors)], x.type)
+    kernel = layer_norm_kernel(lead, columns, epsilon, len(vectors) > 1, lowering.machine, group.epilogue.dtype)
+    arguments = [lowering.tensor(value) for value in (x, *vectors)]
+    return lowering.prim_func("layer_norm", kernel, arguments, group.output.type)
 
 
-def _rows(node: Node, axis: int) -> tuple[Value, tuple[int | None, ...], int] | None:
+def rows_of(node: Node, axis: int = -1) -> tuple[Value, tuple[int | None, ...], int] | None:
     """What a node computes row by row: a tensor, its other axes, and its rows' length; None if there is no kernel."""
     x = node.inputs[0]
     assert x is not None
@@ -41,4 +49,5 @@ def _rows(node: Node, axis: int) -> tuple[Value, tuple[int | None, ...], int] | 
     return None if 0 in (*lead, columns) else (x, lead, columns)
 
 
-CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"LayerNormalization": layer_norm, "Softmax": softmax}
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"Softmax": softmax}
+TEMPLATES = {"LayerNormalization": Template(_norm_anchor, _layer_norm)}

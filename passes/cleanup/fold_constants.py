@@ -7,7 +7,7 @@ from annotated_types import Ge, Interval, Unit
 
 from ...ir.analysis.cost import nbytes
 from ...ir.graph import Constant, Graph, Node
-from ...ir.types import Container
+from ...ir.types import Container, DType
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 
@@ -18,7 +18,7 @@ class ConstantFolding(GraphwisePass):
 
     A result that is larger than `limit` bytes and than all the constants together that it makes superfluous stays
     computed: a broadcast mask would swell the model, and so would the transposition of an embedding that is looked up as
-    well. What a quantized weight is dequantized from stays too, since that is how it is stored.
+    well. What a weight is dequantized from, or widened from bfloat16, stays too, since that is how it is stored.
 
     Attributes:
         limit: of a result that may add to the size of the model.
@@ -71,9 +71,15 @@ def _stays(graph: Graph, constant: Constant) -> bool:
 def _is_foldable(node: Node) -> bool:
     if not all(value is None or isinstance(value, Constant) for value in node.inputs):
         return False
-    if is_random(node) or node.operator == "DequantizeLinear" or node.graphs:
+    if is_random(node) or node.operator == "DequantizeLinear" or _is_widened(node) or node.graphs:
         return False
     return all(output.type.container is Container.NONE for output in node.outputs)
+
+
+def _is_widened(node: Node) -> bool:
+    """Whether it is a cast of weights in bfloat16."""
+    x = node.inputs[0] if node.operator == "Cast" else None
+    return x is not None and x.dtype is DType.bfloat16 and x.type.rank > 1 and node.output.dtype is DType.float32
 
 
 def _fold(graph: Graph, node: Node) -> None:

@@ -51,9 +51,24 @@ def _log_sum_exp(op: Builder, node: Node) -> Value:
 
 
 def _mean(op: Builder, node: Node) -> Value:
+    if _is_over_image(node):
+        pooled = op.GlobalAveragePool(operand(node, 0))
+        return pooled if attribute(node, "keepdims", 1) else op.Flatten(pooled)
     x = _exact(op, operand(node, 0))
     total = _reduced(op, node, "ReduceSum", x)
     return cast(op, op.Div(total, op.Cast(_count(op, node, x), to=x.dtype)), operand(node, 0).dtype)
+
+
+def _is_over_image(node: Node) -> bool:
+    """Whether it gives a number for each channel of images of known sizes."""
+    type, axes = operand(node, 0).type, node.constant(1)
+    return (
+        type.dtype is DType.float32
+        and type.rank == 4
+        and all(isinstance(size, int) and size for size in type.shape[1:])
+        and axes is not None
+        and {int(axis) % 4 for axis in axes} == {2, 3}
+    )
 
 
 def _count(op: Builder, node: Node, x: Value) -> Value:

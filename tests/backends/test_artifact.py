@@ -12,6 +12,7 @@ from planish.backends.artifact import amend_manifest, load, read_manifest, write
 from planish.backends.machine import check_machine
 from planish.ir.errors import ModelError, TargetError, UsageError
 from planish.ir.graph import Graph, Location
+from planish.targets import Target
 
 
 @pytest.fixture
@@ -118,9 +119,9 @@ def read_architecture() -> str:
 LOAD = """
 import sys
 class Wall:
-    allowed = {"numpy", "onnxruntime", "planish", *sys.stdlib_module_names}
+    allowed = {"numpy", *sys.argv[2:], "planish", *sys.stdlib_module_names}
     def find_spec(self, name, path=None, target=None):
-        # onnxruntime's own imports of optional helpers fail as they do where these are missing
+        # the runtime's own imports of optional helpers fail as they do where these are missing
         if name.partition(".")[0] not in self.allowed and not name.startswith("__editable__"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Wall())
@@ -128,12 +129,19 @@ import numpy
 from planish.backends.artifact import load
 executable = load(sys.argv[1])
 print(executable(numpy.zeros((2, 1, 8, 8), numpy.float32))[0].shape)
-foreign = {name.partition(".")[0] for name in sys.modules} - Wall.allowed
-print(sorted(name for name in foreign & {"torch", "onnx", "onnx_ir", "pydantic", "ml_dtypes", "networkx", "scipy"}))
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(sorted(loaded & {"torch", "tvm", "onnx", "onnx_ir", "pydantic", "ml_dtypes", "networkx", "scipy"}))
 """
 
 
-def test_loading_needs_numpy_and_onnxruntime_alone(artifact: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LOAD, artifact], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("backend", "runtime"), [("onnxruntime", ["onnxruntime"]), ("tvm", ["tvm", "tvm_ffi", "typing_extensions"])]
+)
+def test_loading_needs_numpy_and_the_runtime_alone(
+    small_cnn: Graph, target: Target, tmp_path: Path, backend: str, runtime: list[str]
+) -> None:
+    write_artifact(tmp_path / "dist", small_cnn, find_backend(backend), target)
+    command = [sys.executable, "-c", LOAD, tmp_path / "dist", *runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(2, 10)", "[]"]

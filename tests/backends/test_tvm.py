@@ -12,6 +12,8 @@ pytest.importorskip("tvm")
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.base import Executable
+from planish.backends.tvm.guards import Guards
+from planish.backends.tvm.weights import write_weights
 from planish.frontends.onnx import read_onnx
 from planish.ir.errors import ModelError, TargetError
 from planish.ir.graph import Graph
@@ -175,7 +177,7 @@ def test_the_same_graph_gives_the_same_library(make_graph, target, tmp_path, bui
     libraries = set()
     for attempt in range(3):
         (tmp_path / str(attempt)).mkdir()
-        library, _ = find_backend("tvm").compile(graph, target, tmp_path / str(attempt))
+        library, *_ = find_backend("tvm").compile(graph, target, tmp_path / str(attempt))
         libraries.add(library.read_bytes())
     assert len(libraries) == 1
 
@@ -209,6 +211,8 @@ def test_a_rebuilt_artifact_is_the_new_one(make_graph, lower) -> None:
 
 def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.so").write_bytes(b"not a library")
+    Guards({}, {}).write(tmp_path)
+    write_weights(tmp_path, [])
     with pytest.raises(ModelError, match=r"model\.so: TVM can't load it"):
         find_backend("tvm").load(tmp_path, [], [], None)
 

@@ -1,9 +1,12 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Scaled dot-product attention in float32, head by head.
+"""Scaled dot-product attention, head by head.
 
 A head's keys are turned once. Then a few queries at a time get their scores, which stay in the cache of the first level; their
 softmax is taken there, and multiplied with the values. So all scores of a head are never in memory at once.
+
+Queries, keys and values in bfloat16 are multiplied in pairs: of features, which lie side by side, and of keys, whose values are
+put together once for a head. The softmax is taken in float32, and its results are rounded to bfloat16 before they are multiplied.
 """
 
 import math
@@ -16,9 +19,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import exp, number
+from .bfloat16 import BFLOAT16, imported, pairs_added, rounded, stored_as
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
-from .vectors import greatest, lanes_at, spread, total
+from .vectors import greatest, held, lanes_at, spread, total
 
 _HEIGHT = 8
 """Queries at a time."""
@@ -41,6 +45,8 @@ class Attention:
         scale: of the scores.
         mask: the element type of what is added to the scores, or says where a query may look; empty without.
         spread: the axes of the four along which the mask is the same.
+        dtype: of queries, keys and values: float32 or bfloat16.
+        result: of what is found, likewise.
     """
 
     batch: int | None
@@ -55,12 +61,28 @@ class Attention:
     scale: float
     mask: str = ""
     spread: tuple[int, ...] = ()
+    dtype: str = "float32"
+    result: str = "float32"
+
+    @property
+    def is_paired(self) -> bool:
+        return self.dtype == BFLOAT16
+
+    @property
+    def steps(self) -> int:
+        """In which a score is added up: features, or pairs of them."""
+        return self.size // 2 if self.is_paired else self.size
 
     def shape(self, batch: Any, length: Any, heads: int, size: int) -> tuple[Any, ...]:
         return (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
 
     def place(self, batch: Any, row: Any, head: Any, size: int, column: Any) -> tuple[Any, ...]:
         return (batch, row, head * size + column) if self.is_flat else (batch, head, row, column)
+
+
+def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
+    """Whether there is a kernel for bfloat16, which multiplies whole pairs of features and whole vectors of values."""
+    return machine.has_bfloat16 and size % 2 == 0 and depth >= machine.lanes
 
 
 @lru_cache
@@ -76,22 +98,34 @@ def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
     chunks = machine.threads // math.gcd(tasks, machine.threads)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            q = T.arg("q", T.buffer(attention.shape(batch, queries, heads, attention.size), "float32"))
-            k = T.arg("k", T.buffer(attention.shape(batch, keys, kept, attention.size), "float32"))
-            v = T.arg("v", T.buffer(attention.shape(batch, keys, kept, attention.depth), "float32"))
+            q = T.arg("q", T.buffer(attention.shape(batch, queries, heads, attention.size), attention.dtype))
+            k = T.arg("k", T.buffer(attention.shape(batch, keys, kept, attention.size), attention.dtype))
+            v = T.arg("v", T.buffer(attention.shape(batch, keys, kept, attention.depth), attention.dtype))
             mask = None
             if attention.mask:
                 full = (batch, heads, queries, keys)
                 sizes = [1 if axis in attention.spread else size for axis, size in enumerate(full)]
                 mask = T.arg("mask", T.buffer(sizes, attention.mask))
-            y = T.arg("y", T.buffer(attention.shape(batch, queries, heads, attention.depth), "float32"))
+            y = T.arg("y", T.buffer(attention.shape(batch, queries, heads, attention.depth), attention.result))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.parallel(0, batch * (heads * chunks)) as task:
+            v, y = (T.decl_buffer(buffer.shape, stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (v, y))
+            if attention.is_paired:
+                q = T.decl_buffer(attention.shape(batch, queries, heads, attention.steps), "int32", data=q.data)
+                k = T.decl_buffer(attention.shape(batch, keys, kept, attention.steps), "int32", data=k.data)
+            loop = T.parallel(0, batch * (heads * chunks))
+            with imported(attention.dtype, attention.result), loop as task:
                 head, image, chunk = task // chunks % heads, task // (heads * chunks), task % chunks
                 blocks = tirx.floordiv(keys + (lanes - 1), lanes)
-                turned = T.alloc_buffer((blocks, attention.size, lanes), "float32")
-                work = _Head(attention, machine, q, v, y, mask, turned, image, head, queries, keys)
+                turned = T.alloc_buffer((blocks, attention.steps, lanes), k.dtype)
+                paired = (
+                    T.alloc_buffer((tirx.floordiv(keys + 1, 2), attention.depth), "int32")
+                    if attention.is_paired
+                    else None
+                )
+                work = _Head(attention, machine, q, v, y, mask, turned, paired, image, head, queries, keys)
                 work.turn(k)
+                if attention.is_paired:
+                    work.pair()
                 for height, count in heights(_HEIGHT, queries):
                     begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
                     with T.serial(0, end - begin) as step:
@@ -110,20 +144,34 @@ class _Head:
     y: Any
     mask: Any
     turned: Any
+    paired: Any
     image: Any
     head: Any
     queries: Any
     keys: Any
 
     def turn(self, k: Any) -> None:
-        """The keys as `[block of lanes, feature, lane]`; where they end within a block, zeros follow."""
+        """The keys as `[block of lanes, feature or pair, lane]`; where they end within a block, zeros follow."""
         attention, lanes = self.attention, self.machine.lanes
-        with T.serial(0, self.keys) as key, T.serial(0, attention.size) as column:
-            element = k[attention.place(self.image, key, self._kept, attention.size, column)]
+        with T.serial(0, self.keys) as key, T.serial(0, attention.steps) as column:
+            element = k[attention.place(self.image, key, self._kept, attention.steps, column)]
             T.buffer_store(self.turned, element, [key // lanes, column, key % lanes])
         if self._is_ragged:
-            with T.serial(0, attention.size) as column, T.serial(0, self._blocks * lanes - self.keys) as beyond:
-                T.buffer_store(self.turned, T.float32(0), [self._blocks - 1, column, lanes - 1 - beyond])
+            with T.serial(0, attention.steps) as column, T.serial(0, self._blocks * lanes - self.keys) as beyond:
+                zero = tirx.const(0, self.turned.dtype)
+                T.buffer_store(self.turned, zero, [self._blocks - 1, column, lanes - 1 - beyond])
+
+    def pair(self) -> None:
+        """The values of two keys side by side, `[pair, column]`; beside the last of an odd number stands itself, with no weight."""
+        attention, lanes = self.attention, self.machine.lanes
+        with T.serial(0, self.paired.shape[0]) as pair:
+            for start in range(0, attention.depth, lanes):
+                at = lanes_at(min(start, attention.depth - lanes), lanes)
+                lower, upper = (
+                    self.v[attention.place(self.image, key, self._kept, attention.depth, at)].astype(f"int32x{lanes}")
+                    for key in (pair * 2, tirx.min(pair * 2 + 1, self.keys - 1))
+                )
+                T.buffer_store(self.paired, lower | upper << tirx.const(16, f"int32x{lanes}"), [pair, at])
 
     def tile(self, row: Any, height: int) -> None:
         """What some queries find."""
@@ -131,17 +179,19 @@ class _Head:
         limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
         blocks = tirx.floordiv(limit + (lanes - 1), lanes) if attention.is_causal else self._blocks
         scores = T.alloc_buffer((height, self._blocks * lanes), "float32")
+        weights = T.alloc_buffer((height, self._blocks * lanes), "uint16") if attention.is_paired else scores
         inverse = T.alloc_buffer((height,), "float32")
         with T.serial(0, blocks) as block:
             self._score(row, height, block, scores)
         with T.serial(0, height) as line:
-            self._softmax(row, line, blocks, limit, scores, inverse)
+            self._softmax(row, line, blocks, limit, scores, weights, inverse)
         vectors = ceil_div(attention.depth, lanes)
         widest = (self.machine.registers - 1) // (height + 1)
-        width = min(attention.depth, lanes * ceil_div(vectors, ceil_div(vectors, widest)))
+        whole = attention.depth // lanes * lanes if attention.is_paired else attention.depth
+        width = min(whole, lanes * ceil_div(vectors, ceil_div(vectors, widest)))
         with T.serial(0, ceil_div(attention.depth, width)) as panel:
             first = tirx.min(panel * width, attention.depth - width)
-            self._find(row, Tile(height, width, lanes), first, limit, scores, inverse)
+            self._find(row, Tile(height, width, lanes), first, limit, weights, inverse)
 
     @property
     def _kept(self) -> Any:
@@ -161,18 +211,21 @@ class _Head:
         sums = T.alloc_buffer((height * lanes,), "float32")
         for line in range(height):
             T.buffer_store(sums, spread(T.float32(0), lanes), [lanes_at(line * lanes, lanes)])
-        with T.serial(0, attention.size) as k:
+        with T.serial(0, attention.steps) as k:
             for line in range(height):
                 spot = lanes_at(line * lanes, lanes)
-                place = attention.place(self.image, row + line, self.head, attention.size, k)
+                place = attention.place(self.image, row + line, self.head, attention.steps, k)
                 factor = spread(self.q[place], lanes)
-                T.buffer_store(sums, sums[spot] + factor * self.turned[block, k, lanes_at(0, lanes)], [spot])
+                T.buffer_store(sums, self._added(sums[spot], factor, self.turned[block, k, lanes_at(0, lanes)]), [spot])
         for line in range(height):
             vector = sums[lanes_at(line * lanes, lanes)]
             scaled = vector * number(attention.scale, vector)
             T.buffer_store(scores, scaled, [line, lanes_at(block * lanes, lanes)])
 
-    def _softmax(self, row: Any, line: Any, blocks: Any, limit: Any, scores: Any, inverse: Any) -> None:
+    def _added(self, sums: Any, x: Any, y: Any) -> Any:
+        return pairs_added(sums, x, y) if self.attention.is_paired else sums + x * y
+
+    def _softmax(self, row: Any, line: Any, blocks: Any, limit: Any, scores: Any, weights: Any, inverse: Any) -> None:
         """The exponentials of a query's scores, and the inverse of their sum: 0 if it may look nowhere."""
         lanes = self.machine.lanes
         if self.mask is not None:
@@ -193,8 +246,9 @@ class _Head:
         T.buffer_store(highest, spread(top, lanes), [every])
         with T.serial(0, blocks) as block:
             spot = lanes_at(block * lanes, lanes)
-            T.buffer_store(scores, exp(scores[line, spot] - highest[every]), [line, spot])
-            T.buffer_store(sums, sums[every] + scores[line, spot], [every])
+            weight = held(exp(scores[line, spot] - highest[every]))
+            T.buffer_store(weights, rounded(weight) if self.attention.is_paired else weight, [line, spot])
+            T.buffer_store(sums, sums[every] + weight, [every])
         T.buffer_store(sums, total(sums), [0])
         one = T.float32(1)
         divided = one / sums[0] if self.mask is None else tirx.Select(sums[0] > T.float32(0), one / sums[0], sums[0])
@@ -231,16 +285,25 @@ class _Head:
             vector = tirx.Select(columns >= spread(tirx.const(1, "int64") * self.keys, lanes), never, vector)
         return vector
 
-    def _find(self, row: Any, tile: Tile, first: Any, limit: Any, scores: Any, inverse: Any) -> None:
+    def _find(self, row: Any, tile: Tile, first: Any, limit: Any, weights: Any, inverse: Any) -> None:
         """The values, weighted, in some of their columns."""
         attention = self.attention
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
         for _, _, lanes, spot in tile.spots:
             T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
-        with T.serial(0, limit) as key:
+        with T.serial(0, tirx.floordiv(limit + 1, 2) if attention.is_paired else limit) as key:
             for line, start, lanes, spot in tile.spots:
-                place = attention.place(self.image, key, self._kept, attention.depth, lanes_at(first + start, lanes))
-                T.buffer_store(sums, sums[spot] + spread(scores[line, key], lanes) * self.v[place], [spot])
+                at = lanes_at(first + start, lanes)
+                if attention.is_paired:
+                    weight, value = (
+                        T.reinterpret(weights[line, lanes_at(key * 2, 2)], dtype="int32"),
+                        self.paired[key, at],
+                    )
+                else:
+                    place = attention.place(self.image, key, self._kept, attention.depth, at)
+                    weight, value = weights[line, key], self.v[place]
+                T.buffer_store(sums, self._added(sums[spot], spread(weight, lanes), value), [spot])
         for line, start, lanes, spot in tile.spots:
             place = attention.place(self.image, row + line, self.head, attention.depth, lanes_at(first + start, lanes))
-            T.buffer_store(self.y, sums[spot] * spread(inverse[line], lanes), list(place))
+            found = sums[spot] * spread(inverse[line], lanes)
+            T.buffer_store(self.y, rounded(found) if attention.result == BFLOAT16 else found, list(place))

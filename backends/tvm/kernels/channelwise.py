@@ -85,9 +85,6 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
                 if inner:
                     with T.serial(0, len(inner)) as step:
                         code.tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
-                if finish.is_deferred:
-                    with T.serial(0, window.result[1]) as column:
-                        finish.apply_to(y, (*place, column), lanes)
         return builder.get()
 
 
@@ -116,12 +113,9 @@ class _Code:
                         continue
                     pixel = self.x[image, block, window.at(0, row, line), window.at(1, start + column, tap), whole]
                     T.buffer_store(held, self._step(held[whole], pixel, (block, line, tap)), [whole])
-        for column, held in enumerate(sums):
-            y = self._end(held[whole], row, None if edge is None else edge + column)
-            at = (image, block, row, start + column)
-            T.buffer_store(
-                self.y, y if self.finish.is_deferred else self.finish.applied(y, at, self.lanes), [*at, whole]
-            )
+        columns = [None if edge is None else edge + column for column in range(len(sums))]
+        results = [[self._end(held[whole], row, column)] for held, column in zip(sums, columns, strict=True)]
+        self.finish.store(self.y, results, (image, block, row, start), self.lanes)
 
     def _start(self, block: Any) -> Any:
         if self.sizes.kind == DEPTHWISE:

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""What elementwise operators make of vectors of float32, as kernels compute it in registers."""
+"""What elementwise operators make of vectors of float32, as kernels compute it in registers; Cast is one to bfloat16."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import ROUNDING, erf, exp, least, most, number, sigmoid, tanh
+from .bfloat16 import rounded
 from .vectors import as_wide, converted, held
 
 Element = Callable[..., Any]
@@ -86,6 +87,7 @@ def _quarters(get: Callable[..., Any]) -> list[list[int]]:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
+    "Cast": lambda get, x: rounded(x),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,

@@ -71,7 +71,7 @@ class Epilogue:
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
             values.append(held(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
-        return values[-1] if self.dtype == "float32" else converted(values[-1], self.dtype)
+        return converted(values[-1], self.dtype) if "int" in self.dtype else values[-1]
 
 
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> list[Any]:

@@ -1,14 +1,17 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Products of matrices in float32: with constant weights, or of two that are computed.
+"""Products of matrices in float32: with constant weights, or of two that are computed; with constant weights in bfloat16, too.
 
 A tile of the result is kept in vector registers while the depth is walked: for each step, a row of the packed weights is
 loaded, and each row's element is broadcast and multiplied with it (Goto and van de Geijn, "Anatomy of High-Performance
 Matrix Multiplication", 2008). Where rows or columns don't divide into tiles, the last tile overlaps the one before
 it and computes some elements twice: that costs less than masks, and nothing lies beyond the end.
+
+Factors in bfloat16 are multiplied in pairs, whose products are added to sums of float32 at once. So the weights' rows lie in
+pairs, and the last one of an odd depth has zeros beside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -20,6 +23,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .bfloat16 import BFLOAT16, imported, pairs_added, stored_as
 from .epilogue import Epilogue, Reach, operand_buffers
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, Tile, ceil_div, heights
@@ -41,6 +45,7 @@ class Gemm:
         columns: of the right operand.
         batch: how many of the leading axes number right operands instead of rows.
         is_packed: whether the right operand is one of packed weights.
+        dtype: of both operands; bfloat16 with packed weights alone.
     """
 
     lead: tuple[int | None, ...]
@@ -48,6 +53,12 @@ class Gemm:
     columns: int
     batch: int = 0
     is_packed: bool = True
+    dtype: str = "float32"
+
+    @property
+    def steps(self) -> int | None:
+        """In which a sum is added up."""
+        return self.depth if self.depth is None or self.dtype == "float32" else ceil_div(self.depth, 2)
 
     @property
     def rows(self) -> int | None:
@@ -74,7 +85,12 @@ def _tiles(gemm: Gemm, machine: Machine) -> Iterator[Tile]:
     most = _MOST_ROWS if gemm.rows is None else min(_MOST_ROWS, gemm.rows)
     for rows, vectors in product(range(1, most + 1), range(1, machine.registers)):
         if rows * vectors + vectors + 1 <= machine.registers:
-            yield Tile(rows, min(vectors * machine.lanes, gemm.columns), machine.lanes)
+            yield Tile(rows, min(vectors * machine.lanes, _tiled_columns(gemm, machine)), machine.lanes)
+
+
+def _tiled_columns(gemm: Gemm, machine: Machine) -> int:
+    """Pairs fill whole vectors alone."""
+    return gemm.columns if gemm.dtype == "float32" else gemm.columns // machine.lanes * machine.lanes
 
 
 def packed(weights: np.ndarray, tile: Tile) -> np.ndarray:
@@ -82,6 +98,19 @@ def packed(weights: np.ndarray, tile: Tile) -> np.ndarray:
     columns = weights.shape[1]
     starts = [min(start, columns - tile.columns) for start in range(0, columns, tile.columns)]
     return np.stack([weights[:, start : start + tile.columns] for start in starts])
+
+
+def is_paired_gemm(weights: np.ndarray, machine: Machine) -> bool:
+    """Whether weights `[depth, columns]` are of bfloat16, and the machine has a kernel for them."""
+    return weights.dtype.name == BFLOAT16 and machine.has_bfloat16 and weights.shape[1] >= machine.lanes
+
+
+def paired(weights: np.ndarray) -> np.ndarray:
+    """Weights of bfloat16 `[depth, columns]` as bits of pairs `[depth / 2, columns]` in int32, the upper half from the odd row."""
+    depth, columns = weights.shape
+    even = np.zeros((ceil_div(depth, 2), 2, columns), np.uint16)
+    even.reshape(-1, columns)[:depth] = weights.view(np.uint16)
+    return np.ascontiguousarray(even.transpose(0, 2, 1)).view(np.int32)[..., 0]
 
 
 @lru_cache
@@ -95,9 +124,9 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
     chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*lead, depth), "float32"))
-            form = (panels, depth, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
-            right = T.arg("right", T.buffer(form, "float32"))
+            x = T.arg("x", T.buffer((*lead, depth), gemm.dtype))
+            form = (panels, gemm.steps, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
+            right = T.arg("right", T.buffer(form, "float32" if gemm.dtype == "float32" else "int32"))
             beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
             y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
@@ -105,7 +134,8 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             beside = as_matrices(beside, epilogue, items * rows)
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
-            with loop_over(gemm)(0, items * (panels * chunks)) as task:
+            tasks = loop_over(gemm)(0, items * (panels * chunks))
+            with imported(gemm.dtype, epilogue.dtype), tasks as task:
                 item, panel, chunk = task // (panels * chunks), task // chunks % panels, task % chunks
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 origin = (panel, 0) if gemm.is_packed else (item, column)
@@ -113,7 +143,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
                     begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
                     with T.serial(0, end - begin) as step:
                         row = item * rows + tirx.min((begin + step) * height, rows - height)
-                        sums = _sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes))
+                        sums = _sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes), gemm)
                         stored(sums, y, beside, (row, column), epilogue)
         return builder.get()
 
@@ -127,7 +157,7 @@ def loop_over(gemm: Gemm) -> Any:
 
 def as_matrix(buffer: Any, rows: Any) -> Any:
     """All axes before the last one as rows."""
-    return T.decl_buffer((rows, buffer.shape[-1]), buffer.dtype, data=buffer.data)
+    return T.decl_buffer((rows, buffer.shape[-1]), stored_as(str(buffer.dtype)), data=buffer.data)
 
 
 def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
@@ -136,7 +166,9 @@ def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
     return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
 
-def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
+def _sums(
+    x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile, gemm: Gemm
+) -> list[tuple[int, int, int, Any]]:
     """Code for one tile: line, column and lanes of each vector, and the sums in it.
 
     Args:
@@ -145,14 +177,27 @@ def _sums(x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile) -> 
         row: the tile's first one.
         origin: see there.
         tile: its size.
+        gemm: of which it is a part.
     """
     sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
     for _, _, lanes, spot in tile.spots:
         T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
-    with T.serial(0, right.shape[1]) as k:
+
+    def add(step: Any, left: Callable[[Any], Any], added: Callable[[Any, Any, Any], Any]) -> None:
         for line, start, lanes, spot in tile.spots:
-            factor = right[origin[0], k, lanes_at(origin[1] + start, lanes)]
-            T.buffer_store(sums, sums[spot] + spread(x[row + line, k], lanes) * factor, [spot])
+            factor = right[origin[0], step, lanes_at(origin[1] + start, lanes)]
+            T.buffer_store(sums, added(sums[spot], spread(left(row + line), lanes), factor), [spot])
+
+    if gemm.dtype == "float32":
+        with T.serial(0, right.shape[1]) as k:
+            add(k, lambda line: x[line, k], lambda sums, a, b: sums + a * b)
+    else:
+        depth = gemm.depth
+        assert depth is not None
+        with T.serial(0, depth // 2) as k:
+            add(k, lambda line: T.reinterpret(x[line, lanes_at(k * 2, 2)], dtype="int32"), pairs_added)
+        if depth % 2:
+            add(depth // 2, lambda line: x[line, depth - 1].astype("int32"), pairs_added)
     return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
 

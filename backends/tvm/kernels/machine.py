@@ -14,6 +14,7 @@ class Machine:
         registers: vector registers.
         threads: that share a kernel's work.
         has_vnni: whether it multiplies 8-bit integers in vectors of 512 bits.
+        has_bfloat16: whether it multiplies bfloat16 in such vectors.
         has_tables: whether it looks bytes up in such.
     """
 
@@ -21,14 +22,15 @@ class Machine:
     registers: int
     threads: int
     has_vnni: bool = False
+    has_bfloat16: bool = False
     has_tables: bool = False
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
         known = {target.architecture, *target.features}
         lanes, registers = next((sizes for name, sizes in _VECTORS if name in known), _LEAST)
-        has_vnni, has_tables = (name in target.features for name in ("avx512_vnni", "avx512vbmi"))
-        return cls(lanes, registers, target.threads, has_vnni, has_tables)
+        wanted = ("avx512_vnni", "avx512_bf16", "avx512vbmi")
+        return cls(lanes, registers, target.threads, *(name in target.features for name in wanted))
 
 
 _VECTORS = (("avx512f", (16, 32)), ("avx2", (8, 16)), ("aarch64", (4, 32)))

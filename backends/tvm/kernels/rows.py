@@ -12,6 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import exp
+from .bfloat16 import BFLOAT16, imported, rounded, stored_as
 from .machine import Machine
 from .tiles import OPAQUE
 from .vectors import greatest, held, lanes_at, spread, total
@@ -53,9 +54,14 @@ def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine)
 
 @lru_cache
 def layer_norm_kernel(
-    lead: tuple[int | None, ...], columns: int, epsilon: float, has_bias: bool, machine: Machine
+    lead: tuple[int | None, ...],
+    columns: int,
+    epsilon: float,
+    has_bias: bool,
+    machine: Machine,
+    result: str = "float32",
 ) -> tirx.PrimFunc:
-    """A kernel of `[*lead, columns]`, a scale and perhaps a bias for each column to the normalized rows."""
+    """A kernel of `[*lead, columns]`, a scale and perhaps a bias for each column to the normalized rows, in float32 or bfloat16."""
 
     def row(x: Any, scales: Any, *others: Any) -> None:
         *biases, y, row = others
@@ -79,15 +85,30 @@ def layer_norm_kernel(
         def store(at: Any, lane: Any) -> None:
             vector = centered(at)
             scaled = vector * spread(squares[0], vector.ty.dtype.lanes) * scales[at]
-            T.buffer_store(y, scaled + biases[0][at] if biases else scaled, [row, at])
+            shifted = scaled + biases[0][at] if biases else scaled
+            T.buffer_store(y, rounded(shifted) if result == BFLOAT16 else shifted, [row, at])
 
         _each(columns, machine, store)
 
-    return _kernel(lead, columns, (columns,) * (1 + has_bias), row)
+    return _kernel(lead, columns, (columns,) * (1 + has_bias), row, result)
+
+
+@lru_cache
+def rounding_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
+    """A kernel of `[*lead, columns]` to the nearest bfloat16."""
+
+    def row(x: Any, y: Any, row: Any) -> None:
+        _each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
+
+    return _kernel(lead, columns, (), row, BFLOAT16)
 
 
 def _kernel(
-    lead: tuple[int | None, ...], columns: int, beside: Sequence[int], row: Callable[..., None]
+    lead: tuple[int | None, ...],
+    columns: int,
+    beside: Sequence[int],
+    row: Callable[..., None],
+    result: str = "float32",
 ) -> tirx.PrimFunc:
     """A kernel that goes through the rows; it takes the matrix, vectors of some lengths, and the result."""
     sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(lead)]
@@ -95,12 +116,13 @@ def _kernel(
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((*sizes, columns), "float32"))
             vectors = [T.arg(f"vector{index}", T.buffer((size,), "float32")) for index, size in enumerate(beside)]
-            y = T.arg("y", T.buffer((*sizes, columns), "float32"))
+            y = T.arg("y", T.buffer((*sizes, columns), result))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             rows: Any = prod(sizes)
-            x, y = (T.decl_buffer((rows, columns), "float32", data=buffer.data) for buffer in (x, y))
+            x, y = (T.decl_buffer((rows, columns), stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (x, y))
             loop = T.serial if isinstance(rows, int) and rows * columns < _SMALL else T.parallel
-            with T.sblock("root"), loop(0, rows) as place:  # without a block, TVM wouldn't see that this is no reshape
+            root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
+            with root, imported(result), loop(0, rows) as place:
                 row(x, *vectors, y, place)
         return builder.get()
 

@@ -4,6 +4,7 @@ import pytest
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.ir.interpreter import Interpreter
+from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
@@ -87,6 +88,25 @@ def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
         ]
 
     agree(build, tensor(2, 3, 9, 11), tensor(2, 1, 9, 11), dims=[("n", 3, 9, 11), ("n", 1, 9, 11)])
+
+
+def test_means_over_images_are_pools(agree, make_graph, target) -> None:
+    """With the axes kept or not; means over something else stay sums."""
+
+    def build(op, x):
+        y = op.Conv(x, tensor(35, 3, 3, 3))
+        return [op.ReduceMean(y, [-1, 2]), op.ReduceMean(y, [2, 3], keepdims=0), op.ReduceMean(y, [1, 3])]
+
+    agree(build, tensor(2, 3, 9, 11), dims=[("n", 3, 9, 11)], again=[[tensor(1, 3, 9, 11)]])
+
+    def operators(axes):
+        return {
+            node.operator
+            for node in legalized(make_graph(lambda op, x: op.ReduceMean(x, axes), 2, 3, 4, 5), target, "tvm").nodes
+        }
+
+    assert "GlobalAveragePool" in operators([2, 3])
+    assert "GlobalAveragePool" not in operators([1, 2]) | operators([3])
 
 
 def test_normalization_by_constants(agree) -> None:

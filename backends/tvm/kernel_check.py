@@ -1,0 +1,84 @@
+"""Whether each kernel of a model computes what its nodes mean.
+
+The library is built once more with everything that kernels hand to each other among its results, and run on a random input.
+Then the interpreter goes through the nodes, and takes what a kernel was given from the library, so that no kernel answers for
+the roundings of those before it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...ir.errors import CheckError, ModelError
+from ...ir.graph import Graph, Node, Value
+from ...ir.interpreter import Interpreter
+from ...ir.ops.dtypes import to_numpy, to_torch
+from ...ir.types import DType
+from ...passes.base import Feeds
+from ...passes.check import drift, is_close, make_probes
+
+Run = Callable[[Feeds], Sequence[np.ndarray]]
+"""From inputs by name to the values that were exposed."""
+
+_FINE, _COARSE = 1e-4, 0.02
+"""The relative error that kernels of a graph may have: in float32 and wider, and where it rounds to 16 bits or fewer."""
+
+
+def expose(graph: Graph, nodes: Sequence[Node]) -> list[Value]:
+    """Make a graph return what some nodes yield instead of its own outputs; these values in order."""
+    values = [value for node in nodes for value in node.outputs if value.use_count or graph.is_output(value)]
+    graph.outputs.clear()
+    graph.outputs.update((f"checked_{index}", value) for index, value in enumerate(values))
+    return values
+
+
+def check_kernels(graph: Graph, values: Sequence[Value], run: Run) -> None:
+    """Hold what kernels yield to the interpreter.
+
+    Args:
+        graph: that the values are of.
+        values: what `run` gives, each of which a kernel yields.
+        run: the library.
+
+    Raises:
+        CheckError: a kernel is wrong; its layer is named.
+    """
+    try:
+        probe = make_probes(graph, [], held_to_types=True)[0]
+    except ModelError:  # the model takes no random input
+        return
+    found = dict(zip(values, run(probe), strict=True))
+    limit = _COARSE if any(map(_is_coarse, graph.nodes)) else _FINE
+
+    def observe(value: Value, expected: Any) -> Any:
+        if value not in found:
+            return None
+        _compare(value, to_numpy(expected), found[value], limit)
+        return to_torch(found[value])
+
+    Interpreter(graph).run(probe, observe)
+
+
+def _is_coarse(node: Node) -> bool:
+    types = [value.dtype for value in (*node.inputs, *node.outputs) if value is not None]
+    return "Quantize" in node.operator or any(dtype.is_float and dtype.bits <= 16 for dtype in types)
+
+
+def _compare(value: Value, wanted: np.ndarray, got: np.ndarray, limit: float) -> None:
+    assert value.producer is not None
+    if wanted.shape != got.shape:
+        fault = f"the shape {list(got.shape)} instead of {list(wanted.shape)}"
+    elif is_close(wanted, got) or (error := drift(*([{"": _numbers(array)}] for array in (wanted, got)))) <= limit:
+        return
+    else:
+        fault = f"numbers that are off by {error:.1e} (relative error)"
+    raise CheckError(
+        f"{value.producer.location}: TVM's kernel up to {value.producer.operator} gives {fault}, on random inputs; "
+        "that is a fault of planish's or TVM's: build for onnxruntime, and report it"
+    )
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """Codes of 8 bits as the numbers that they stand for on a grid."""
+    return array.astype(np.float32) if DType.of(array.dtype) in (DType.int8, DType.uint8) else array

@@ -1,0 +1,344 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Convolutions of 3x3 taps by fewer multiplications, in float32, on images in blocks of channels.
+
+Images and weights are transformed by tiles, multiplied element by element, which sums over channels make products of matrices,
+and transformed back (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). A task takes some
+tiles through all of it, so that what is transformed stays in the cache of the second level.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.polynomial import polynomial
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from . import convolution
+from .approximations import number
+from .convolution import Convolution
+from .epilogue import Epilogue
+from .finish import Finish, operand_images
+from .machine import Machine
+from .tiles import LATENCY, OPAQUE, ceil_div
+from .vectors import held, lanes_at, spread
+
+Vectors = Sequence[Any]
+
+_TAPS = 3
+_POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.5, -1.5)}
+"""Where polynomials are taken, by a tile's side; the last point is infinity. For 4, those of the least error among simple ones
+(0, 1, -1, 2, -2 have twice as much)."""
+_CACHE = 3 << 18
+"""Bytes of the second level's cache that a task may fill; up to twice as many it takes from the third one's, somewhat slower."""
+_MOVE = 6
+"""Multiply-adds that take as long as transforming one vector."""
+_LOAD, _FETCH = 3, 6
+"""Multiply-adds that take as long as loading a vector from the third level's cache, and from the memory that threads share."""
+_GAIN = 0.9
+"""The share of the time without that must not be exceeded: transformed weights are larger, and results less accurate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a convolution is done.
+
+    Attributes:
+        side: of a tile of the result, in pixels.
+        tiles: that a task transforms.
+        rows: tiles whose products registers hold together.
+        blocks: of filters that they hold.
+        shares: into which the filters are cut, as tasks of their own.
+    """
+
+    side: int
+    tiles: int
+    rows: int
+    blocks: int
+    shares: int
+
+    @property
+    def size(self) -> int:
+        """The side of a tile of the image."""
+        return self.side + _TAPS - 1
+
+
+@cache
+def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What transforms a tile's columns and its rows: of the image, of the weights, and back (Cook and Toom's algorithm)."""
+    points = np.array(_POINTS[side])
+    size = side + _TAPS - 1
+    image, weights, back = np.zeros((size, size)), np.zeros((size, _TAPS)), np.zeros((side, size))
+    for index, point in enumerate(points):
+        others = np.delete(points, index)
+        image[index, :-1] = polynomial.polyfromroots(others)
+        weights[index] = point ** np.arange(_TAPS) / np.prod(point - others)
+        back[:, index] = point ** np.arange(side)
+    image[-1] = polynomial.polyfromroots(points)
+    weights[-1, -1] = back[-1, -1] = 1
+    return image, weights, back
+
+
+@cache
+def best_plan(sizes: Convolution, machine: Machine) -> Plan | None:
+    """The plan with the least estimated time, if it is less than that of doing without."""
+    window = sizes.window
+    is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.gaps == (1, 1)
+    if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
+        return None
+    plan = min(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine), default=None)
+    if plan is None or _cost(plan, sizes, machine)[0] > _GAIN * _direct_cost(sizes, machine):
+        return None
+    return plan
+
+
+def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
+    filters = ceil_div(sizes.filters, machine.lanes)
+    divisors = [count for count in range(1, filters + 1) if filters % count == 0]
+    for side, blocks in product(_POINTS, divisors):
+        total = _count(sizes, side)
+        shares = {1, *(count for count in (machine.threads,) if filters // blocks % count == 0)}
+        chunks = {ceil_div(total, count) for count in range(1, total + 1)}
+        for rows, tiles, share in product(range(1, machine.registers), chunks, shares):
+            plan = Plan(side, tiles, rows, blocks, share)
+            fits = rows <= tiles and rows * blocks + blocks + 1 <= machine.registers
+            if fits and _filled(plan, sizes, machine) <= 2 * _CACHE:
+                yield plan
+
+
+def _count(sizes: Convolution, side: int) -> int:
+    """How many tiles an image has."""
+    return ceil_div(sizes.window.result[0], side) * ceil_div(sizes.window.result[1], side)
+
+
+def _cost(plan: Plan, sizes: Convolution, machine: Machine) -> tuple[float, float]:
+    """In rounds of multiply-adds for the busiest thread, and then loads for each."""
+    depth, filters = (ceil_div(count, machine.lanes) for count in (sizes.channels, sizes.filters))
+    positions, share = plan.size**2, filters // plan.shares
+    tasks = (sizes.batch or 1) * ceil_div(_count(sizes, plan.side), plan.tiles) * plan.shares
+    each, loads = plan.rows * plan.blocks, plan.rows + plan.blocks
+    passes = share // plan.blocks
+    work = sizes.channels * (ceil_div(plan.tiles, plan.rows) * passes * max(each, loads, LATENCY) + _LOAD * share)
+    work += _MOVE * plan.tiles * (depth + share)
+    if _filled(plan, sizes, machine) > _CACHE:
+        work += _LOAD * plan.tiles * depth * passes
+    return positions * max(ceil_div(tasks, machine.threads) * work, _FETCH * sizes.channels * filters), loads / each
+
+
+def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
+    """Bytes of a task's transformed tiles and their products."""
+    return 4 * machine.lanes * plan.size**2 * plan.tiles * (ceil_div(sizes.channels, machine.lanes) + plan.blocks)
+
+
+def _direct_cost(sizes: Convolution, machine: Machine) -> float:
+    """Of the convolution as it is written."""
+    fetched = _FETCH * ceil_div(sizes.filters, machine.lanes)
+    return _TAPS**2 * sizes.channels * max(convolution.rounds(sizes, machine), fetched)
+
+
+def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray:
+    """Weights `[filter, channel, 3, 3]` as `[panel, position, channel, filter of the panel]`."""
+    _, matrix, _ = matrices(plan.side)
+    tiles = np.einsum("ia,fcab,jb->ijcf", matrix, weights.astype(np.float64), matrix).astype(np.float32)
+    width = plan.blocks * machine.lanes
+    channels, filters = tiles.shape[2:]
+    padded = np.zeros((plan.size**2, channels, ceil_div(filters, width) * width), np.float32)
+    padded[..., :filters] = tiles.reshape(-1, channels, filters)
+    return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1, width).transpose(2, 0, 1, 3))
+
+
+@lru_cache
+def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of images, transformed weights, a bias of whole blocks and the epilogue's operands to images in blocks."""
+    lanes, window = machine.lanes, sizes.window
+    batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
+    depth, filters = (ceil_div(count, lanes) for count in (sizes.channels, sizes.filters))
+    panels, total = filters // plan.blocks, _count(sizes, plan.side)
+    chunks, share = ceil_div(total, plan.tiles), panels // plan.shares
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer((batch, depth, *window.image, lanes), "float32"))
+            form = (panels, plan.size**2, sizes.channels, plan.blocks * lanes)
+            weights = T.arg("weights", T.buffer(form, "float32"))
+            bias = T.arg("bias", T.buffer((filters * lanes,), "float32"))
+            shape = (batch, filters, *window.result, lanes)
+            finish = Finish(epilogue, operand_images(epilogue, shape))
+            y = T.arg("y", T.buffer(shape, epilogue.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            loop = T.serial if convolution.is_small(sizes) else T.parallel
+            with loop(0, batch * (chunks * plan.shares)) as task:
+                image, chunk, part = task // (chunks * plan.shares), task // plan.shares % chunks, task % plan.shares
+                first = tirx.min(chunk * plan.tiles, total - plan.tiles)
+                held = [T.alloc_buffer(_apart(plan, count, lanes), "float32") for count in (depth, plan.blocks)]
+                code = _Code(sizes, plan, lanes, x, weights, bias, y, finish, *held)
+                with T.serial(0, depth) as block, T.serial(0, plan.tiles) as tile:
+                    code.transform(image, block, first, tile)
+                with T.serial(0, share) as step:
+                    code.panel(image, part * share + step, first)
+        return builder.get()
+
+
+def _apart(plan: Plan, blocks: int, lanes: int) -> tuple[int, int, int]:
+    """The shape of transformed tiles; between the positions lies an odd number of vectors, so that they share no set of L1."""
+    return plan.size**2, plan.tiles * blocks | 1, lanes
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """Code for tiles, with the buffers that they read and write."""
+
+    sizes: Convolution
+    plan: Plan
+    lanes: int
+    x: Any
+    weights: Any
+    bias: Any
+    y: Any
+    finish: Finish
+    images: Any
+    products: Any
+
+    def transform(self, image: Any, block: Any, first: Any, tile: Any) -> None:
+        """A tile of a block of the image; at the edges what lies in the padding is zero."""
+        size, whole = self.plan.size, lanes_at(0, self.lanes)
+        begins, sizes = self.sizes.window.begins, self.sizes.window.image
+        start = [place - begin for place, begin in zip(self._origin(first + tile), begins, strict=True)]
+        ends = zip(start, sizes, strict=True)
+        is_inner = tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in ends))
+
+        def pixel(row: Any, column: Any) -> Any:
+            return self.x[image, block, start[0] + row, start[1] + column, whole]
+
+        with T.If(is_inner):
+            with T.Then():
+                self._into(pixel, block * self.plan.tiles + tile)
+            with T.Else():
+                patch = T.alloc_buffer((size, size, self.lanes), "float32")
+                with T.serial(0, size) as row, T.serial(0, size) as column:
+                    places = zip((row, column), start, sizes, strict=True)
+                    is_there = tirx.all(*(tirx.all(at + place >= 0, at + place < end) for at, place, end in places))
+                    element = tirx.if_then_else(is_there, pixel(row, column), spread(T.float32(0), self.lanes))
+                    T.buffer_store(patch, element, [row, column, whole])
+                self._into(lambda row, column: patch[row, column, whole], block * self.plan.tiles + tile)
+
+    def panel(self, image: Any, panel: Any, first: Any) -> None:
+        """The products with some blocks of filters, transformed back."""
+        plan = self.plan
+        with T.serial(0, plan.size**2) as position, T.serial(0, ceil_div(plan.tiles, plan.rows)) as step:
+            self._multiply(panel, position, tirx.min(step * plan.rows, plan.tiles - plan.rows))
+        with T.serial(0, plan.blocks) as number, T.serial(0, plan.tiles) as tile:
+            self._back(image, panel * plan.blocks + number, number * plan.tiles + tile, self._origin(first + tile))
+
+    def _origin(self, tile: Any) -> tuple[Any, Any]:
+        """Where in the result a tile begins."""
+        side = self.plan.side
+        columns = ceil_div(self.sizes.window.result[1], side)
+        return tile // columns * side, tile % columns * side
+
+    def _into(self, load: Callable[[int, int], Any], place: Any) -> None:
+        matrix, _, _ = matrices(self.plan.side)
+        size, whole = self.plan.size, lanes_at(0, self.lanes)
+        columns = [_applied(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
+        for row in range(size):
+            for column, vector in enumerate(_applied(matrix, [line[row] for line in columns])):
+                T.buffer_store(self.images, vector, [row * size + column, place, whole])
+
+    def _multiply(self, panel: Any, position: Any, first: Any) -> None:
+        """The products of some tiles for one position."""
+        plan, lanes, whole = self.plan, self.lanes, lanes_at(0, self.lanes)
+        spots = [(row, number) for row in range(plan.rows) for number in range(plan.blocks)]
+        sums = {spot: T.alloc_buffer((lanes,), "float32") for spot in spots}
+        for total in sums.values():
+            T.buffer_store(total, spread(T.float32(0), lanes), [whole])
+        channels = self.sizes.channels
+        with T.serial(0, ceil_div(channels, lanes)) as block:
+            count = lanes if channels % lanes == 0 else tirx.min(lanes, channels - block * lanes)
+            with T.serial(0, count) as channel:
+                depth = block * lanes + channel
+                filters = [
+                    self.weights[panel, position, depth, lanes_at(number * lanes, lanes)]
+                    for number in range(plan.blocks)
+                ]
+                for (row, number), total in sums.items():
+                    element = self.images[position, block * plan.tiles + first + row, channel]
+                    T.buffer_store(total, total[whole] + spread(element, lanes) * filters[number], [whole])
+        for (row, number), total in sums.items():
+            T.buffer_store(self.products, total[whole], [position, number * plan.tiles + first + row, whole])
+
+    def _back(self, image: Any, block: Any, place: Any, origin: tuple[Any, Any]) -> None:
+        """A tile of the result, and what becomes of it; what lies beyond the image is dropped."""
+        _, _, matrix = matrices(self.plan.side)
+        side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, lanes_at(0, self.lanes)
+        patch = T.alloc_buffer((side, side, lanes), "float32")
+        columns = [
+            _mirrored(matrix, [self.products[row * size + column, place, whole] for row in range(size)])
+            for column in range(size)
+        ]
+        for row in range(side):
+            for column, vector in enumerate(_mirrored(matrix, [line[row] for line in columns])):
+                T.buffer_store(patch, vector, [row, column, whole])
+        counts = [
+            side if end % side == 0 else tirx.min(side, end - begin)
+            for begin, end in zip(origin, self.sizes.window.result, strict=True)
+        ]
+        with T.serial(0, counts[0]) as row, T.serial(0, counts[1]) as column:
+            at = (image, block, origin[0] + row, origin[1] + column)
+            vector = patch[row, column, whole] + self.bias[lanes_at(block * lanes, lanes)]
+            T.buffer_store(self.y, self.finish.applied(vector, at, lanes), [*at, whole])
+
+
+def _applied(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
+    """A matrix times a column of vectors; rows of opposite points differ in the sign of the odd elements alone."""
+    vectors = [held(vector) for vector in vectors]
+    rows: list[Any] = []
+    kept: dict[tuple[float, ...], Any] = {}
+    for row in matrix:
+        parts: list[tuple[float, Any]] = []
+        for begin in (0, 1):
+            factors = np.zeros_like(row)
+            factors[begin::2] = row[begin::2]
+            sign = -1.0 if tuple(-factors) in kept else 1.0
+            key = tuple(sign * factors)
+            if factors.any() and key not in kept:
+                kept[key] = _combined(factors, vectors)
+            if factors.any():
+                parts.append((sign, kept[key]))
+        rows.append(_signed(parts))
+    return rows
+
+
+def _mirrored(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
+    """The same for a matrix whose columns are so: sums and differences of what belongs to opposite points come first."""
+    first, *pairs, last = (held(vector) for vector in vectors)
+    terms, factors = [first], [matrix[:, 0]]
+    for index in range(0, len(pairs), 2):
+        a, b = (matrix[:, 1 + index + offset] for offset in range(2))
+        terms += [held(pairs[index] + pairs[index + 1]), held(pairs[index] - pairs[index + 1])]
+        factors += [(a + b) / 2, (a - b) / 2]
+    return [_combined(row, [*terms, last]) for row in np.stack([*factors, matrix[:, -1]], axis=1)]
+
+
+def _signed(parts: Sequence[tuple[float, Any]]) -> Any:
+    (sign, total), *others = sorted(parts, key=lambda part: -part[0])
+    assert sign > 0
+    for sign, part in others:
+        total = total + part if sign > 0 else total - part
+    return held(total)
+
+
+def _combined(factors: np.ndarray, vectors: Vectors) -> Any:
+    """The sum of vectors by their factors: of those with none first."""
+    pairs = sorted(
+        ((float(factor), vector) for factor, vector in zip(factors, vectors, strict=True) if factor),
+        key=lambda pair: pair[0] != 1,
+    )
+    (factor, vector), *others = pairs
+    total = vector if factor == 1 else vector * number(factor, vector)
+    for factor, vector in others:
+        total = total + (vector if factor == 1 else vector * number(factor, vector))
+    return held(total)

@@ -1,0 +1,132 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""TVM's runtime, by its small library alone: importing the `tvm` package loads the compiler, and takes seconds."""
+
+import sys
+import threading
+from collections.abc import Container, Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from ...ir.types import DType
+
+_CPU, _POOLED = 1, 2
+"""TVM's numbers of the device and of the allocator that keeps memory for the next call."""
+_ALIGNMENT = 64
+"""Bytes that kernels expect tensors to be aligned to."""
+_POOL = threading.local()
+"""How many threads TVM's pool has that a thread's calls run on: `threads`, once it was set."""
+
+
+_SMALL = 1 << 16
+"""Bytes up to which results are copied in any case: the library's own constants may be among them."""
+
+
+class Program:
+    """A library's `main` with its weights. Threads may call it side by side: each call has a virtual machine to itself.
+
+    Attributes:
+        threads: that a call runs on; None for TVM's own choice.
+    """
+
+    def __init__(self, library: Path, weights: Sequence[Any], threads: int | None) -> None:
+        self.threads = threads
+        self._library = _runtime().load_module(str(library))
+        self._weights = tuple(weights)
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        self._idle.put(self._machine())
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The results for inputs in order; what TVM's C++ throws, it raises."""
+        if self.threads is not None and getattr(_POOL, "threads", None) != self.threads:
+            _function("runtime.config_threadpool")(0, self.threads)
+            _POOL.threads = self.threads
+        arguments = [*map(tensor_of, inputs), *self._weights]
+        try:
+            main = self._idle.get_nowait()
+        except Empty:
+            main = self._machine()
+        try:
+            results = list(map(_array_of, main(*arguments)))
+        finally:
+            self._idle.put(main)
+        kept = {argument.data_ptr() for argument in arguments}
+        return [_own(result, kept) for result in results]
+
+    def _machine(self) -> Any:
+        """The `main` of a new virtual machine."""
+        machine = self._library["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED)
+        return machine["main"]
+
+
+def tensor_of(array: np.ndarray) -> Any:
+    """An array as a tensor, which shares its memory if that is aligned."""
+    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return as_tensor(octets, array.shape, str(DType.of(array.dtype)))
+
+
+def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
+    """A row of bytes as a tensor, which shares its memory if that is aligned: numpy can't say all of TVM's element types."""
+    if octets.ctypes.data % _ALIGNMENT or not octets.flags.writeable:
+        octets = _aligned(octets)
+    return _viewed(_runtime().from_dlpack(octets), shape, dtype)
+
+
+def _array_of(tensor: Any) -> np.ndarray:
+    """A tensor as an array that shares its memory."""
+    dtype = DType[str(tensor.dtype)].numpy
+    octets = np.from_dlpack(_viewed(tensor, (np.prod(tensor.shape, dtype=int) * dtype.itemsize,), "uint8"))
+    return octets.view(dtype).reshape(tensor.shape)
+
+
+def _own(array: np.ndarray, others: Container[int]) -> np.ndarray:
+    """An array that shares no memory with a model's inputs and constants."""
+    return array.copy() if array.nbytes <= _SMALL or array.ctypes.data in others else array
+
+
+def _viewed(tensor: Any, shape: Sequence[int], dtype: str) -> Any:
+    return _function("runtime.TVMTensorCreateView")(tensor, _runtime().Shape(shape), dtype, 0)
+
+
+def _aligned(octets: np.ndarray) -> np.ndarray:
+    memory = np.empty(octets.size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    memory[begin : begin + octets.size] = octets
+    return memory[begin : begin + octets.size]
+
+
+@cache
+def _function(name: str) -> Any:
+    return _runtime().get_global_func(name)
+
+
+@cache
+def _runtime() -> Any:
+    """The package that calls TVM's libraries, after they were loaded."""
+    with _without_torch():
+        import tvm_ffi
+    package = find_spec("tvm")
+    assert package is not None
+    folders = [Path(folder) / "lib" for folder in package.submodule_search_locations or ()]
+    tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
+    return tvm_ffi
+
+
+@contextmanager
+def _without_torch() -> Generator[None]:
+    """While this lasts, torch isn't found: `tvm_ffi` imports it where it is, for conversions that nobody here asks for."""
+    if "torch" in sys.modules or "tvm_ffi" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

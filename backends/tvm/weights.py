@@ -1,0 +1,109 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportCallIssue=none
+"""A model's large constants, in a file beside its library: the linker doesn't copy them, and what loads them needn't either."""
+
+import json
+import mmap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...ir.errors import ModelError
+from .runtime import as_tensor
+
+if TYPE_CHECKING:
+    from tvm import IRModule
+
+_FILE, _TABLE = "weights.bin", "weights.json"
+_LEAST = 1 << 12
+"""Bytes from which a constant is kept in the file: smaller ones stay in the library, as arguments take time as well."""
+_ALIGNMENT = 64
+"""Bytes that kernels expect tensors to be aligned to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A constant in the file.
+
+    Attributes:
+        dtype: TVM's name of it.
+        shape: of it.
+        offset: where it begins, in bytes.
+        size: in bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+def hoisted(module: "IRModule") -> tuple["IRModule", list[Any]]:
+    """A module whose `main` takes its large constants as parameters behind its own, and these constants as tensors."""
+    from tvm import relax
+
+    found: dict[Any, relax.Var] = {}
+
+    @relax.expr_functor.mutator
+    class Hoisting(relax.PyExprMutator):
+        """Large constants become variables."""
+
+        def visit_generic_const_(self, op: Any) -> Any:
+            if _octets(op.value).shape[0] < _LEAST:
+                return op
+            return found.setdefault(op, relax.Var(f"weight_{len(found)}", op.ty))
+
+    main = module["main"]
+    body = Hoisting(module).visit_expr(main.body)
+    changed = module.clone()
+    changed["main"] = relax.Function([*main.params, *found.values()], body, main.ret_ty, attrs=main.attrs)
+    return changed, [constant.value for constant in found]
+
+
+def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
+    """Write constants into an artifact's folder; returns the files."""
+    paths = [directory / _FILE, directory / _TABLE]
+    entries: list[Entry] = []
+    with paths[0].open("wb") as file:
+        for tensor in tensors:
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            offset = file.tell()
+            size = file.write(_octets(tensor).numpy().data)
+            entries.append(Entry(str(tensor.dtype), tuple(map(int, tensor.shape)), offset, size))
+    paths[1].write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
+    return paths
+
+
+def read_weights(directory: Path) -> list[Any]:
+    """The constants in an artifact's folder, as tensors.
+
+    Raises:
+        ModelError: the files can't be read.
+    """
+    try:
+        table = json.loads((directory / _TABLE).read_text(encoding="utf-8"))
+        entries = [Entry(**entry) for entry in table]
+        with (directory / _FILE).open("rb") as file:
+            octets = _memory(entries[-1].offset + entries[-1].size if entries else 0)
+            file.readinto(octets.data)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{directory / _FILE} can't be read: {error}") from error
+    return [as_tensor(octets[entry.offset : entry.offset + entry.size], entry.shape, entry.dtype) for entry in entries]
+
+
+def _memory(size: int) -> np.ndarray:
+    """Bytes in large pages, if the system has any: products that stream weights would wait for the page table all the time."""
+    if not size:
+        return np.empty(0, np.uint8)
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def _octets(tensor: Any) -> Any:
+    """A tensor's memory as a row of bytes: numpy doesn't know all of TVM's element types."""
+    return tensor._create_view((tensor.numel() * tensor.dtype.itemsize,), dtype="uint8")

@@ -1,0 +1,122 @@
+"""What is written, cached, checked and loaded: kernels, weights, and calls from several threads."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
+from planish.backends.tvm.kernels import elements, epilogue
+from planish.backends.tvm.weights import read_weights, write_weights
+from planish.ir.errors import CheckError, UsageError
+from planish.ir.graph import Graph
+
+DEPTH = 64
+
+
+def layer(op, x):
+    weights = np.random.default_rng(0).standard_normal((DEPTH, DEPTH), np.float32)
+    return op.Softmax(op.Relu(op.MatMul(x, weights)))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KernelCache:
+    """One of this test's own."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    return KernelCache.of_user()
+
+
+@pytest.fixture
+def graph(make_graph) -> Graph:
+    return make_graph(layer, 4, DEPTH)
+
+
+def test_a_kernel_is_compiled_once(graph, make_graph, cache, target, tmp_path, monkeypatch) -> None:
+    write_artifact(tmp_path / "one", graph, find_backend("tvm"), target)
+    monkeypatch.setattr(tvm.tirx, "build", lambda *_, **__: pytest.fail("it compiles again"))
+    longer = make_graph(lambda op, x: layer(op, layer(op, x)), 4, DEPTH)
+    write_artifact(tmp_path / "two", longer, find_backend("tvm"), target)
+    assert not cache.unchecked(path.stem for path in cache.folder.glob("*.o") if path.stem.startswith("gemm"))
+
+
+def test_a_kernel_that_is_wrong_stops_the_build(make_graph, cache, target, tmp_path, monkeypatch) -> None:
+    wrong: Mapping = {**elements.ELEMENTS, "Relu": lambda get, x: x - x}
+    monkeypatch.setattr(epilogue, "ELEMENTS", wrong)
+    graph = make_graph(layer, 5, DEPTH)  # of a size of its own: templates remember what they gave
+    for _ in range(2):
+        with pytest.raises(CheckError, match="layer: TVM's kernel up to Relu gives numbers that are off by"):
+            write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    assert not (tmp_path / "dist").exists()
+
+
+def test_what_a_compiler_left_half_written_is_no_kernel(cache) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        cache.object_file("kernel", fail)
+    assert not list(cache.folder.iterdir())
+    assert cache.object_file("kernel", lambda path: path.write_bytes(b"whole")).read_bytes() == b"whole"
+
+
+def test_old_kernels_are_dropped(cache, monkeypatch) -> None:
+    cache.object_file("old", lambda path: path.write_bytes(b""))
+    monkeypatch.setattr("time.time", lambda: 1e11)
+    cache.drop_old()
+    assert not list(cache.folder.iterdir())
+
+
+def test_a_cache_that_can_t_be_made_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=f"name another folder in {VARIABLE}"):
+        KernelCache.of_user()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool"])
+def test_weights_come_back(tmp_path, dtype) -> None:
+    tensors = [tvm.runtime.empty((3, size), dtype) for size in (5, 64)]
+    for tensor in tensors:
+        octets = tensor._create_view((tensor.numel() * tensor.dtype.itemsize,), dtype="uint8")
+        octets.copyfrom(np.arange(octets.shape[0], dtype=np.uint8) % 2)
+    write_weights(tmp_path, tensors)
+    for tensor, read in zip(tensors, read_weights(tmp_path), strict=True):
+        assert (str(read.dtype), tuple(read.shape)) == (dtype, tensor.shape)
+        assert read.data_ptr() % 64 == 0
+
+
+def test_results_are_the_callers_own(make_graph, target, tmp_path) -> None:
+    graph = make_graph(lambda op, x: op.Add(x, np.ones((200, 200), np.float32)), 200, 200)
+    graph.outputs["x"] = graph.inputs[0]
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    executable, x = load(tmp_path / "dist"), np.zeros((200, 200), np.float32)
+    for _ in range(2):
+        y, same = executable(x)
+        assert np.all(y == 1) and np.all(same == 0)
+        y[:], same[:] = 7, 7
+    assert np.all(x == 0)
+
+
+def test_threads_call_it_side_by_side(graph, target, tmp_path) -> None:
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    executable = load(tmp_path / "dist", threads=1)
+    inputs = np.random.default_rng(1).standard_normal((4, 4, DEPTH), np.float32)
+    expected = [executable(x)[0] for x in inputs]
+    found: list[list[np.ndarray]] = [[] for _ in inputs]
+
+    def call(index: int) -> None:
+        found[index] += [executable(inputs[index])[0] for _ in range(50)]
+
+    threads = [threading.Thread(target=call, args=(index,)) for index in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(y, wanted) for ys, wanted in zip(found, expected, strict=True) for y in ys)
+    assert all(len(ys) == 50 for ys in found)
