@@ -112,6 +112,8 @@ def reach(value: Value, result: Value, channels: int) -> Reach | float | None:
     shape = (1,) * (result.type.rank - value.type.rank) + value.shape
     if shape == result.shape:
         return Reach.ELEMENTS
+    if channels == 1 and shape == (*result.shape[:-1], 1):
+        return Reach.ROWS
     axis = result.type.rank - channels
     is_alone = all(size == 1 for index, size in enumerate(shape) if index != axis)
     return Reach.CHANNELS if is_alone and len(shape) > axis and shape[axis] == result.shape[axis] else None
@@ -158,6 +160,8 @@ class _Growth:
             return False
         if node.operator in QUANTIZING:
             return grid_of(node) is not None
+        if node.operator in ROUNDING and node.inputs[0] is self._result and self._result.dtype is DType.int32:
+            return node.output.dtype is DType.float32
         expected = DType.bfloat16 if node.operator in ROUNDING else DType.float32
         return node.output.dtype is expected and all(
             value is None or (value.dtype is DType.float32 and self._reach(value) is not None) for value in node.inputs
@@ -197,10 +201,8 @@ class _Growth:
 
 def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:
     """Whether what is dequantized first is put back on the same grid at once, and not read by others."""
-    first = chain[0] if chain else None
-    if first is None or first.operator != "QuantizeLinear" or step_attributes(first) != prologue.attributes:
-        return False
-    return first.inputs[0] is not None and first.inputs[0].use_count == 1
+    value = chain[0].inputs[0] if chain and chain[0].operator == "QuantizeLinear" else None
+    return value is not None and value.use_count == 1 and step_attributes(chain[0]) == prologue.attributes
 
 
 class _Steps:

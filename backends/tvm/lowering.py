@@ -96,6 +96,8 @@ class Lowering:
             warnings.simplefilter("ignore")
             with self.block.dataflow():
                 for node, group in kernels(self._graph):
+                    if group is not None and self.machine.has_tables:
+                        group = replace(group, epilogue=tabulated(group.epilogue))
                     self._lower(node, group)
                 results = [self.tensor(value) for value in self._graph.outputs.values()]
                 if late := self.guards().late:
@@ -182,15 +184,16 @@ class Lowering:
         tensors = [self.block.normalize(argument) for argument in arguments]
         return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
 
-    def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], type: TensorType) -> Any:
-        """A call of a kernel in TIR, which takes the arguments and behind them the result, of the type that is given.
+    def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], *types: TensorType) -> Any:
+        """A call of a kernel in TIR, which takes the arguments and behind them the results, of the types that are given.
 
         The sizes of its buffers may be variables of its own, which it reads from what it is called with. Of equal
         functions the module gets one.
         """
         kernel = self.block.add_func(function, name)
-        result = relax.TensorType(self.shape(type.shape), str(carrier(type.dtype)))
-        return relax.call_tir(kernel, [self.block.normalize(argument) for argument in arguments], result)
+        results = [relax.TensorType(self.shape(type.shape), str(carrier(type.dtype))) for type in types]
+        given = [self.block.normalize(argument) for argument in arguments]
+        return relax.call_tir(kernel, given, results if len(results) > 1 else results[0])
 
     def typed(self, expression: Any, type: TensorType) -> Any:
         """An expression bound to a variable of the given type."""
@@ -275,7 +278,6 @@ class Lowering:
     def _convert(self, node: Node, group: Group | None) -> Sequence[Any]:
         own = converters.CONVERTERS.get(node.operator)
         if group is not None:
-            group = replace(group, epilogue=tabulated(group.epilogue)) if self.machine.has_tables else group
             found = converters.TEMPLATES[group.anchor.operator].lower(self, group)
         else:
             found = self.imported(node) if own is None else own(self, node)

@@ -10,7 +10,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .approximations import ROUNDING, erf, exp, least, most, number, sigmoid, tanh
+from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
 from .bfloat16 import rounded
 from .vectors import as_wide, converted, held
 
@@ -87,7 +87,7 @@ def _quarters(get: Callable[..., Any]) -> list[list[int]]:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
-    "Cast": lambda get, x: rounded(x),
+    "Cast": lambda get, x: converted(x, "float32") if str(x.ty.dtype).startswith("int") else rounded(x),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,
@@ -107,3 +107,10 @@ ELEMENTS: Mapping[str, Element] = {
     "Table": _table,
     "Tanh": lambda get, x: tanh(x),
 }
+
+COARSE: Mapping[str, Element] = {
+    **ELEMENTS,
+    "Gelu": lambda get, x: coarse_gelu(x, is_bent=get("approximate", "none") == "tanh"),
+    "Sigmoid": lambda get, x: coarse_sigmoid(x),
+}
+"""The same for what is rounded to bfloat16 in the end."""

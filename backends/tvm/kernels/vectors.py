@@ -52,6 +52,11 @@ def greatest(buffer: Any) -> Any:
     return _halved(buffer, lambda a, b: tirx.Select(a > b, a, b))
 
 
+def smallest(buffer: Any) -> Any:
+    """The smallest of a buffer's lanes, which are lost."""
+    return _halved(buffer, lambda a, b: tirx.Select(a < b, a, b))
+
+
 def _halved(buffer: Any, combine: Callable[[Any, Any], Any]) -> Any:
     lanes = int(buffer.shape[0])
     while lanes > 1:
