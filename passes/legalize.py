@@ -109,6 +109,8 @@ def _expansion(node: Node, support: Support) -> Expansion | None:
         return EXPANSIONS[node.operator] if support.expanded[node.operator](node) else None
     if not node.domain or node.domain in support.domains:
         return None
+    if node.operator in EXPANSIONS:
+        return EXPANSIONS[node.operator]
     from ..ir.infer import find_operator  # brings torch, which listing the passes must not
 
     return find_operator(node.operator).expansion

@@ -12,7 +12,7 @@ from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType, TensorType
 from ...passes.legalization.layers import is_interleaved
 from . import pools
-from .groups import Anchor, Group, Template
+from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
 from .kernels.blocks import Interleaving, interleave_kernel, join_kernel
 from .kernels.channelwise import (
     DEPTHWISE,
@@ -25,8 +25,10 @@ from .kernels.channelwise import (
 )
 from .kernels.convolution import Convolution, convolution_kernel, merged, packed, start_offsets
 from .kernels.dots import DEPTH
-from .kernels.epilogue import Epilogue, Reach
+from .kernels.elements import ELEMENTS
+from .kernels.epilogue import Epilogue, Reach, Step
 from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
+from .kernels.pixelwise import pixels_kernel
 from .kernels.tiles import ceil_div
 from .kernels.windows import Window
 from .kernels.winograd import best_plan, transformed, winograd_kernel
@@ -207,29 +209,72 @@ def _operands(lowering: "Lowering", group: Group) -> list[Any]:
     ]
 
 
+def _pool_anchor(node: Node) -> Anchor | None:
+    """Of integers, whose maxima are integers too; means are of their distances to the zero point."""
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or source(x) is x or not _is_known(x, node) or not is_image(source(x).type):
+        return None
+    assert x.producer is not None
+    attributes = step_attributes(x.producer)
+    scale = dict(attributes)["scale"]
+    is_maximum = node.operator == "MaxPool"
+    prologue = Step("DequantizeLinear", attributes, (0,)) if is_maximum else Step("Mul", (), (0, scale))
+    return Anchor(node, channels=x.type.rank - 1, prologue=prologue)
+
+
+def _pool(lowering: "Lowering", group: Group) -> Blocked:
+    x = group.anchor.inputs[0]
+    assert x is not None
+    assert x.producer is not None
+    zero_point = dict(step_attributes(x.producer))["zero_point"]
+    return _pooled(lowering, group.anchor, (source(x), zero_point), group.epilogue, group)
+
+
 def pool(lowering: "Lowering", node: Node) -> Any:
     """Maxima and means; those whose positions are wanted, or of images that don't fill a block, are left to others."""
     x = node.inputs[0]
     assert x is not None
     if len(node.outputs) > 1 or not _is_known(x, node) or not _is_worth_blocks(lowering, x):
-        return pools.CONVERTERS[node.operator](lowering, node)
-    images = images_of(x.type)
+        is_mean = node.operator == "GlobalAveragePool"
+        return lowering.imported(node) if is_mean else pools.CONVERTERS[node.operator](lowering, node)
+    return _pooled(lowering, node, (x, 0), Epilogue(), None)
+
+
+def _pooled(
+    lowering: "Lowering", node: Node, images: tuple[Value, int], epilogue: Epilogue, group: Group | None
+) -> Blocked:
+    """A call of a kernel for a pool of images with a zero point."""
+    (x, zero_point), machine = images, lowering.machine
+    sizes = images_of(x.type)
+    arguments = [lowering.layouts.blocked(x), *([] if group is None else _operands(lowering, group))]
+    output = node.output if group is None else group.output
+    if node.operator == "GlobalAveragePool":
+        return _call(lowering, output, "mean", global_mean_kernel(sizes, zero_point, machine, epilogue), arguments)
     kind = MAXIMUM
     if node.operator == "AveragePool":
         kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
-    blocks = images.blocks(lowering.machine.lanes)[0]
-    sizes = Channelwise(images.batch, blocks, window_of(node, node.attributes["kernel_shape"]), kind)
-    kernel = channelwise_kernel(sizes, lowering.machine)
-    return _call(lowering, node.output, "pool", kernel, [lowering.layouts.blocked(x)])
+    window = window_of(node, node.attributes["kernel_shape"])
+    pooled = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, kind, sizes.dtype, zero_point)
+    return _call(lowering, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
 
 
-def global_mean(lowering: "Lowering", node: Node) -> Any:
-    x = node.inputs[0]
-    assert x is not None
-    if not _is_known(x, node) or not _is_worth_blocks(lowering, x):
-        return lowering.imported(node)
-    kernel = global_mean_kernel(images_of(x.type), lowering.machine)
-    return _call(lowering, node.output, "mean", kernel, [lowering.layouts.blocked(x)])
+def _element_anchor(node: Node) -> Anchor | None:
+    """On images, of which some are read as integers."""
+    given = [value for value in step_operands(node) if value is not None]
+    if node.output.type.rank != 4 or not is_image(node.output.type):
+        return None
+    reaches = {value: reach(value, node.output, 3) for value in given}
+    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
+    if not is_read or None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
+        return None
+    return Anchor(node, channels=3, is_step=True)
+
+
+def _elements(lowering: "Lowering", group: Group) -> Blocked:
+    shape = lowering.layouts.type(group.output.type).shape
+    kernel = pixels_kernel(tuple(dim if isinstance(dim, int) else None for dim in shape), group.epilogue)
+    return _call(lowering, group.output, "elements", kernel, _operands(lowering, group))
 
 
 def join(lowering: "Lowering", node: Node) -> Blocked | None:
@@ -291,11 +336,13 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
 
 CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "AveragePool": pool,
-    "GlobalAveragePool": global_mean,
+    "GlobalAveragePool": pool,
     "MaxPool": pool,
 }
 
 TEMPLATES = {
+    **dict.fromkeys(ELEMENTS.keys() - {"DequantizeLinear"}, Template(_element_anchor, _elements)),
+    **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
     "BatchNormalization": Template(_normalization_anchor, _normalize),
     "Conv": Template(_anchor, _conv),
     "ConvTranspose": Template(_transposed_anchor, _transposed),

@@ -180,15 +180,16 @@ class Lowering:
         tensors = [self.block.normalize(argument) for argument in arguments]
         return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
 
-    def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], type: TensorType) -> Any:
-        """A call of a kernel in TIR, which takes the arguments and behind them the result, of the type that is given.
+    def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], *types: TensorType) -> Any:
+        """A call of a kernel in TIR, which takes the arguments and behind them the results, of the types that are given.
 
         The sizes of its buffers may be variables of its own, which it reads from what it is called with. Of equal
         functions the module gets one.
         """
         kernel = self.block.add_func(function, name)
-        result = relax.TensorType(self.shape(type.shape), str(carrier(type.dtype)))
-        return relax.call_tir(kernel, [self.block.normalize(argument) for argument in arguments], result)
+        results = [relax.TensorType(self.shape(type.shape), str(carrier(type.dtype))) for type in types]
+        given = [self.block.normalize(argument) for argument in arguments]
+        return relax.call_tir(kernel, given, results if len(results) > 1 else results[0])
 
     def typed(self, expression: Any, type: TensorType) -> Any:
         """An expression bound to a variable of the given type."""

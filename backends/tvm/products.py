@@ -16,8 +16,8 @@ from .groups import Anchor, Group, Template
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Reach
 from .kernels.gemm import Gemm, best_tile, gemm_kernel, is_paired_gemm, packed, paired
-from .kernels.integer_gemm import integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
-from .quantized import Quantized, constant_weights, quantized
+from .kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
+from .quantized import constant_weights, quantized
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -32,6 +32,10 @@ def _gemm_anchor(node: Node) -> Anchor | None:
     if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
         return None
     return Anchor(node, channels=1, addend=node.input(2), joins=ELEMENTS)
+
+
+def _integer_anchor(node: Node) -> Anchor | None:
+    return Anchor(node, channels=1, joins=ELEMENTS)
 
 
 def _has_template(node: Node) -> bool:
@@ -81,7 +85,8 @@ def _is_batched(node: Node) -> bool:
 def _product(lowering: "Lowering", group: Group) -> Any:
     integers = quantized(group.anchor)
     if integers is not None and is_integer_gemm(integers.weights, lowering.machine):
-        return _integer_product(lowering, group, integers)
+        beside = [relax.const(integers.offsets), relax.const(integers.scales)]
+        return _integer_product(lowering, group, integers.x, integers.weights, beside, Grids(is_scaled=True))
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.inputs[:2]
     assert x is not None
@@ -109,12 +114,28 @@ def _product(lowering: "Lowering", group: Group) -> Any:
     return lowering.prim_func("gemm", kernel, arguments, group.output.type)
 
 
-def _integer_product(lowering: "Lowering", group: Group, found: Quantized) -> Any:
-    sizes = Gemm(tuple(_known(size) for size in found.x.shape[:-1]), *found.weights.shape)
+def _sums(lowering: "Lowering", group: Group) -> Any:
+    """A MatMulInteger that legalize has left."""
+    x, weights, zero_point = group.anchor.inputs[0], group.anchor.constant(1), group.anchor.input(2)
+    assert x is not None
+    assert weights is not None
+    offsets = -weights.sum(0, dtype=np.int32)
+    if zero_point is None:
+        return _integer_product(lowering, group, x, weights, [relax.const(0 * offsets)], Grids())
+    shape = zero_point.shape or (1, 1)
+    beside = [relax.const(offsets), lowering.shaped(zero_point, shape)]
+    return _integer_product(lowering, group, x, weights, beside, Grids(1 if shape == (1, 1) else 2))
+
+
+def _integer_product(
+    lowering: "Lowering", group: Group, x: Value, weights: np.ndarray, beside: Sequence[Any], grids: Grids
+) -> Any:
+    """A call of the kernel with what it reads beside the operands by the grids that these are on."""
+    sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
     tile = integer_tile(sizes, lowering.machine)
-    kernel = integer_gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
-    constants = [packed_integers(found.weights, tile), found.scales, found.offsets]
-    arguments = [lowering.tensor(found.x), *map(relax.const, constants), *operands(lowering, group, sizes.columns)]
+    kernel = integer_gemm_kernel(sizes, grids, tile, lowering.machine, group.epilogue)
+    packed = relax.const(packed_integers(weights, tile, lowering.machine))
+    arguments = [lowering.tensor(x), packed, *beside, *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("integer_gemm", kernel, arguments, group.output.type)
 
 
@@ -124,9 +145,18 @@ def _known(dim: Dim) -> int | None:
 
 def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:
     """What a group's epilogue reads: rows of a number for each channel, and tensors of the result's shape."""
-    shapes: dict[Reach, Sequence[Dim]] = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: group.output.shape}
+    shape = group.output.shape
+    shapes: dict[Reach, Sequence[Dim]] = {
+        Reach.CHANNELS: (channels,),
+        Reach.ELEMENTS: shape,
+        Reach.ROWS: (*shape[:-1], 1),
+    }
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     return [lowering.shaped(value, shapes[operand.reach]) for value, operand in pairs]
 
 
-TEMPLATES = {"Gemm": Template(_gemm_anchor, _product), "MatMul": Template(_matmul_anchor, _product)}
+TEMPLATES = {
+    "Gemm": Template(_gemm_anchor, _product),
+    "MatMul": Template(_matmul_anchor, _product),
+    "MatMulInteger": Template(_integer_anchor, _sums),
+}

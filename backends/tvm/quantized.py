@@ -14,7 +14,7 @@ from ...ir.types import DType
 from ...passes.quantization.grid import grid_of
 from .groups import step_attributes
 from .kernels.elementwise import elementwise_kernel
-from .kernels.epilogue import Epilogue, Step
+from .kernels.epilogue import Epilogue, Operand, Reach, Step
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -98,8 +98,8 @@ def quantize(lowering: "Lowering", node: Node) -> Any:
     x = node.inputs[0]
     assert x is not None
     shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
-    epilogue = Epilogue((), (Step(node.operator, step_attributes(node), (0,)),), str(node.output.dtype))
-    kernel = elementwise_kernel(shape, str(x.dtype), epilogue, lowering.machine)
+    operand, step = Operand(Reach.ELEMENTS, str(x.dtype)), Step(node.operator, step_attributes(node), (1,))
+    kernel = elementwise_kernel(shape, Epilogue((operand,), (step,), str(node.output.dtype)), lowering.machine)
     return lowering.prim_func(node.operator.lower(), kernel, [lowering.tensor(x)], node.output.type)
 
 

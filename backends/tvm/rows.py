@@ -1,11 +1,13 @@
-"""Softmax and normalization along the last axis, by kernels of our own."""
+"""Softmax, normalization and quantization along the last axis, by kernels of our own."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Node, Value
 from ...ir.types import DType
+from ...passes.legalization.integers import ROW_QUANTIZER
 from .groups import ROUNDING, Anchor, Group, Template
+from .kernels.quantization import quantize_kernel
 from .kernels.rows import layer_norm_kernel, softmax_kernel
 
 if TYPE_CHECKING:
@@ -38,6 +40,15 @@ def _layer_norm(lowering: "Lowering", group: Group) -> Any:
     return lowering.prim_func("layer_norm", kernel, arguments, group.output.type)
 
 
+def quantize(lowering: "Lowering", node: Node) -> Any:
+    rows = rows_of(node)
+    if rows is None:
+        return lowering.imported(node)
+    x, lead, columns = rows
+    kernel = quantize_kernel(lead, columns, node.operator == ROW_QUANTIZER, lowering.machine)
+    return lowering.prim_func("quantize", kernel, [lowering.tensor(x)], *(output.type for output in node.outputs))
+
+
 def rows_of(node: Node, axis: int = -1) -> tuple[Value, tuple[int | None, ...], int] | None:
     """What a node computes row by row: a tensor, its other axes, and its rows' length; None if there is no kernel."""
     x = node.inputs[0]
@@ -49,5 +60,9 @@ def rows_of(node: Node, axis: int = -1) -> tuple[Value, tuple[int | None, ...], 
     return None if 0 in (*lead, columns) else (x, lead, columns)
 
 
-CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {"Softmax": softmax}
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
+    "DynamicQuantizeLinear": quantize,
+    "Softmax": softmax,
+    ROW_QUANTIZER: quantize,
+}
 TEMPLATES = {"LayerNormalization": Template(_norm_anchor, _layer_norm)}

@@ -110,12 +110,23 @@ def dequantize_linear(
 
 @operator("DynamicQuantizeLinear")
 def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    low = x.amin().clamp(max=0)
-    high = x.amax().clamp(min=0)
-    scale = (high - low) / 255
+    return _on_grid(x, x.amin(), x.amax())
+
+
+@operator("planish::DynamicQuantizeRows")
+def dynamic_quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """DynamicQuantizeLinear with a grid for each row: of `[..., n]` there are as many scales and zero points as `[..., 1]`."""
+    return _on_grid(x, x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
+
+
+def _on_grid(x: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A tensor on the grid of uint8 that spans a range, widened to hold 0; the grid's scale and zero point."""
+    low = low.clamp(max=0)
+    scale = (high.clamp(min=0) - low) / 255
     scale = torch.where(scale == 0, 1, scale)
     zero_point = torch.round(-low / scale).clamp(0, 255).to(torch.uint8)
-    return quantize_linear(x, scale, zero_point), scale, zero_point
+    integers = (torch.round(x / scale) + zero_point).clamp(0, 255).to(torch.uint8)
+    return integers, scale, zero_point
 
 
 def _shifted(x: Tensor, zero_point: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from ...ir.graph import Node, Value
 from ...ir.types import DType
 from .expansion import Expansion, attribute, cast, operand, size_of
 
+ROW_QUANTIZER = "planish::DynamicQuantizeRows"
 _CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _MOST_EXACT = 2**24 // 255**2
 """How many products of 8-bit integers float32 sums exactly."""
@@ -25,10 +26,29 @@ def _conv_integer(op: Builder, node: Node) -> Value:
 
 
 def _matmul_integer(op: Builder, node: Node) -> Value:
-    a, b = operand(node, 0), operand(node, 1)
+    a, b, zero_point = operand(node, 0), operand(node, 1), _row_parameter(op, node.input(2))
+    if zero_point is not None and zero_point.type.rank:
+        return _product_of_row_grids(op, node, zero_point)
     to = _exact(a.shape[-1:])
-    a = _shifted(op, a, _row_parameter(op, node.input(2)), to)
-    return op.Cast(op.MatMul(a, _shifted(op, b, node.input(3), to)), to=DType.int32)
+    return op.Cast(op.MatMul(_shifted(op, a, zero_point, to), _shifted(op, b, node.input(3), to)), to=DType.int32)
+
+
+def _product_of_row_grids(op: Builder, node: Node, zero_points: Value) -> Value:
+    """As a product without zero points, which runtimes have kernels for: what they count for is taken off its sums."""
+    a, b = operand(node, 0), operand(node, 1)
+    right = _shifted(op, b, node.input(3), DType.int32)
+    total = op.MatMulInteger(a, b, None, node.input(3))
+    return op.Sub(total, op.Mul(op.Cast(zero_points, to=DType.int32), op.ReduceSum(right, [-2])))
+
+
+def _dynamic_quantize_rows(op: Builder, node: Node) -> tuple[Value, ...]:
+    x, nought = operand(node, 0), np.float32(0)
+    low, high = op.Min(op.ReduceMin(x, [-1]), nought), op.Max(op.ReduceMax(x, [-1]), nought)
+    width = op.Div(op.Sub(high, low), np.float32(255))
+    scale = op.Where(op.Equal(width, nought), np.float32(1), width)
+    zero_point = op.Round(op.Div(op.Neg(low), scale))
+    integers = op.Add(op.Round(op.Div(x, scale)), zero_point)
+    return _cut(op, integers, DType.uint8), scale, _cut(op, zero_point, DType.uint8)
 
 
 def _quantized_conv(op: Builder, node: Node) -> Value:
@@ -139,6 +159,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "ConvInteger": _conv_integer,
     "DequantizeLinear": _dequantize,
     "MatMulInteger": _matmul_integer,
+    ROW_QUANTIZER: _dynamic_quantize_rows,
     "QLinearConv": _quantized_conv,
     "QLinearMatMul": _quantized_matmul,
     "QuantizeLinear": _quantize,

@@ -19,6 +19,11 @@ def _is_double(node: Node) -> bool:
     return node.output.dtype is DType.float64
 
 
+def _is_of_row_grids(node: Node) -> bool:
+    zero_point = node.input(2)
+    return zero_point is not None and zero_point.type.rank > 0
+
+
 ONNXRUNTIME = Support(
     expanded={
         "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
@@ -29,6 +34,7 @@ ONNXRUNTIME = Support(
         "HardSigmoid": _is_double,
         "HardSwish": _is_double,
         "LSTM": is_batch_first,
+        "MatMulInteger": _is_of_row_grids,
         "MaxUnpool": lambda node: node.input(2) is not None,
         "QuantizeLinear": _is_unsaturated,
         "RNN": is_batch_first,

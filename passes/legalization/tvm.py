@@ -1,10 +1,13 @@
 """What TVM runs as it is, what has to be spelled out for it, and what it can't run."""
 
+import numpy as np
+
 from ...ir.graph import Node
 from ...ir.types import DType, TensorType
 from ..quantization.grid import grid_of
 from .attention import is_plain
 from .expansions import EXPANSIONS
+from .integers import ROW_QUANTIZER
 from .layers import is_interleaved, is_padded, is_padded_to_size
 from .runtime import is_of_vectors
 from .support import Support
@@ -47,6 +50,30 @@ def _is_multiplied(node: Node) -> bool:
         and scale.type.rank <= 1
         and not node.attributes.get("block_size", 0)
     )
+
+
+def is_integer_product(node: Node) -> bool:
+    """Whether it multiplies uint8 with constant weights in int8 around 0, whose sizes suit all kernels."""
+    x, zero_point, weight_zero_point = (node.input(index) for index in (0, 2, 3))
+    assert x is not None
+    data, offsets = node.constant(1), node.constant(3)
+    return (
+        x.dtype is DType.uint8
+        and data is not None
+        and data.dtype == np.int8
+        and data.ndim == 2
+        and data.shape[0] % 4 == 0
+        and data.shape[1] >= 16
+        and 0 not in (*x.shape, *data.shape)
+        and (zero_point is None or zero_point.shape in ((), (*x.shape[:-1], 1)))
+        and (weight_zero_point is None or (offsets is not None and not offsets.any()))
+    )
+
+
+def _is_of_known_rows(node: Node) -> bool:
+    x = node.inputs[0]
+    assert x is not None
+    return x.dtype is DType.float32 and isinstance(x.shape[-1], int) and 0 not in x.shape
 
 
 def _is_on_grid(node: Node) -> bool:
@@ -120,12 +147,15 @@ TVM = Support(
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
         "Range": is_of_vectors,
+        "MatMulInteger": lambda node: not is_integer_product(node),
         "Pow": _is_mixed_power,
         "QuantizeLinear": lambda node: not _is_on_grid(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
+        ROW_QUANTIZER: lambda node: not _is_of_known_rows(node),
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
+    domains=frozenset({"planish"}),
     refused=dict.fromkeys(_ABSENT, _absent),
     unheld=_unheld,
     uncomputed=_coded,

@@ -1,7 +1,8 @@
 """Dynamic int8: weights in int8, activations put on a grid at run time, so that no calibration is needed.
 
 The form is the one that ONNX Runtime fuses into DynamicQuantizeMatMul: DynamicQuantizeLinear -> MatMulInteger -> Cast ->
-Mul by both scales -> Add of the bias.
+Mul by both scales -> Add of the bias. With a grid for each row, the scales of rows and columns are multiplied with one after
+the other, so that they are never spread over the product.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from .grid import quantize_weight
 from .layers import Layer, drop_unused
 
 
-def quantize_dynamically(graph: Graph, layers: Sequence[Layer], weight_bits: int, per_channel: bool) -> None:
+def quantize_dynamically(
+    graph: Graph, layers: Sequence[Layer], weight_bits: int, per_channel: bool, per_row: bool
+) -> None:
     """Rewrite layers of kind MatMul and Gemm, in place.
 
     Args:
@@ -23,13 +26,15 @@ def quantize_dynamically(graph: Graph, layers: Sequence[Layer], weight_bits: int
         layers: of it.
         weight_bits: 8, or 7.
         per_channel: whether each output channel's weights have a scale of their own.
+        per_row: whether each row of an activation has a grid of its own.
     """
+    quantizer = "planish::DynamicQuantizeRows" if per_row else "DynamicQuantizeLinear"
     grids: dict[Value, tuple[Value, Value, Value]] = {}
     floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
     for layer in layers:
         op = Builder(graph, layer.node, layer.node.location)
         if layer.x not in grids:
-            grids[layer.x] = op.DynamicQuantizeLinear(layer.x, outputs=3)
+            grids[layer.x] = op(quantizer, layer.x, outputs=3)
         graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[layer.x], weight_bits, per_channel))
         graph.erase(layer.node)
     drop_unused(graph, floats)
@@ -43,5 +48,8 @@ def _product(op: Builder, layer: Layer, x: tuple[Value, Value, Value], weight_bi
     name = layer.weight.name
     held = (op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
     total = op.MatMulInteger(integers, held[0], zero_point, np.zeros(weight.scale.shape, np.int8))
-    product = op.Mul(op.Cast(total, to=DType.float32), op.Mul(scale, held[1]))
+    product = op.Cast(total, to=DType.float32)
+    product = (
+        op.Mul(product, op.Mul(scale, held[1])) if scale.type.rank == 0 else op.Mul(op.Mul(product, held[1]), scale)
+    )
     return product if layer.bias is None else op.Add(product, layer.bias.astype(np.float32))

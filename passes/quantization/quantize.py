@@ -40,6 +40,8 @@ class Quantize(Pass):
             anew at run time, for MatMul and Gemm only.
         observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
+        per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all rows.
+            TVM's kernels of planish compute that at no cost; ONNX Runtime has none for it.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         samples: of the calibration data that are used.
     """
@@ -51,6 +53,7 @@ class Quantize(Pass):
     scheme: Literal["int8", "int8-dynamic"] = "int8"
     observer: Literal["minmax", "percentile", "mse"] = "percentile"
     per_channel: bool = True
+    per_row: bool = False
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
@@ -70,7 +73,7 @@ class Quantize(Pass):
         if static:
             counts |= self._run_static(graph, context, int8, selection.layers, profitable)
         else:
-            quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel)
+            quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel, self.per_row)
         counts["embeddings"] = quantize_embeddings(graph, context)
         return PassResult(counts, selection.misses)
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from .approximations import ROUNDING, erf, exp, integer_type, least, most, number, sigmoid, tanh
+from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
 from .bfloat16 import rounded
-from .vectors import converted, held
+from .vectors import as_wide, converted, held
 
 Element = Callable[..., Any]
 """The result from the operator's attributes and operands; None stands for an operand that is left out."""
@@ -52,20 +52,20 @@ def _quantize(get: Callable[..., Any], x: Any) -> Any:
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
     shifted = held(held(least(above, high)) * number(float(1 / scale), x) + number(ROUNDING, x))
     zero = int(np.float32(ROUNDING).view(np.int32)) - zero_point
-    return tirx.reinterpret(integer_type(x), shifted) - tirx.const(zero, integer_type(x))
+    return tirx.reinterpret(as_wide("int32", x), shifted) - tirx.const(zero, as_wide("int32", x))
 
 
 def _dequantize(get: Callable[..., Any], x: Any) -> Any:
     """From integers of any width."""
     wide = converted(x, "int32")
-    shifted = wide - tirx.const(get("zero_point"), integer_type(x)) if get("zero_point") else wide
+    shifted = wide - tirx.const(get("zero_point"), as_wide("int32", x)) if get("zero_point") else wide
     floats = converted(shifted, "float32")
     return floats * number(get("scale"), floats)
 
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
-    "Cast": lambda get, x: rounded(x),
+    "Cast": lambda get, x: converted(x, "float32") if str(x.ty.dtype).startswith("int") else rounded(x),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,
@@ -84,3 +84,10 @@ ELEMENTS: Mapping[str, Element] = {
     "Sub": lambda get, a, b: a - b,
     "Tanh": lambda get, x: tanh(x),
 }
+
+COARSE: Mapping[str, Element] = {
+    **ELEMENTS,
+    "Gelu": lambda get, x: coarse_gelu(x, is_bent=get("approximate", "none") == "tanh"),
+    "Sigmoid": lambda get, x: coarse_sigmoid(x),
+}
+"""The same for what is rounded to bfloat16 in the end."""

@@ -135,7 +135,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
             tasks = loop_over(gemm)(0, items * (panels * chunks))
-            with imported(gemm.dtype, epilogue.dtype), tasks as task:
+            with imported(machine, gemm.dtype, epilogue.dtype), tasks as task:
                 item, panel, chunk = task // (panels * chunks), task // chunks % panels, task % chunks
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 origin = (panel, 0) if gemm.is_packed else (item, column)
@@ -161,7 +161,7 @@ def as_matrix(buffer: Any, rows: Any) -> Any:
 
 
 def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
-    """The epilogue's operands, those of the result's shape as matrices."""
+    """The epilogue's operands, those with as many rows as the result as matrices."""
     pairs = zip(operands, epilogue.operands, strict=True)
     return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
@@ -207,8 +207,10 @@ def stored(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epi
     for line, start, lanes, vector in sums:
         at = lanes_at(column + start, lanes)
 
-        def load(index: int, line: int = line, at: Any = at) -> Any:
-            place = (at,) if epilogue.operands[index].reach is Reach.CHANNELS else (row + line, at)
-            return beside[index][place]
+        def load(index: int, line: int = line, at: Any = at, lanes: int = lanes) -> Any:
+            reach = epilogue.operands[index].reach
+            if reach is Reach.ROWS:
+                return spread(beside[index][row + line, 0], lanes)
+            return beside[index][(at,) if reach is Reach.CHANNELS else (row + line, at)]
 
         T.buffer_store(y, epilogue.applied(vector, load), [row + line, at])

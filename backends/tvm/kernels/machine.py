@@ -15,6 +15,7 @@ class Machine:
         threads: that share a kernel's work.
         has_vnni: whether it multiplies 8-bit integers in vectors of 512 bits.
         has_bfloat16: whether it multiplies bfloat16 in such vectors.
+        is_x86: whether it has that architecture's instructions.
     """
 
     lanes: int
@@ -22,13 +23,14 @@ class Machine:
     threads: int
     has_vnni: bool = False
     has_bfloat16: bool = False
+    is_x86: bool = False
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
         known = {target.architecture, *target.features}
         lanes, registers = next((sizes for name, sizes in _VECTORS if name in known), _LEAST)
         has_vnni, has_bfloat16 = ("avx512_" + name in target.features for name in ("vnni", "bf16"))
-        return cls(lanes, registers, target.threads, has_vnni, has_bfloat16)
+        return cls(lanes, registers, target.threads, has_vnni, has_bfloat16, target.architecture == "x86_64")
 
 
 _VECTORS = (("avx512f", (16, 32)), ("avx2", (8, 16)), ("aarch64", (4, 32)))

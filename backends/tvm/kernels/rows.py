@@ -17,7 +17,7 @@ from .machine import Machine
 from .tiles import OPAQUE
 from .vectors import greatest, held, lanes_at, spread, total
 
-_SMALL = 1 << 14
+SMALL = 1 << 14
 """Elements below which waking other threads costs more than they save."""
 
 
@@ -26,30 +26,30 @@ def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine)
     """A kernel of `[*lead, columns]` to the softmax of each row."""
 
     def row(x: Any, y: Any, row: Any) -> None:
-        highest = _filled(machine, -T.infinity("float32"))
+        highest = filled(machine, -T.infinity("float32"))
 
         def compare(at: Any, lane: Any) -> None:
             T.buffer_store(highest, tirx.Select(x[row, at] > highest[lane], x[row, at], highest[lane]), [lane])
 
-        _each(columns, machine, compare)
+        each(columns, machine, compare)
         T.buffer_store(highest, greatest(highest), [0])
-        sums = _filled(machine, T.float32(0))
+        sums = filled(machine, T.float32(0))
 
         def exponentiate(at: Any, lane: Any) -> None:
             vector = held(x[row, at])
             T.buffer_store(y, exp(vector - spread(highest[0], vector.ty.dtype.lanes)), [row, at])
             T.buffer_store(sums, sums[lane] + y[row, at], [lane])
 
-        _each(columns, machine, exponentiate)
+        each(columns, machine, exponentiate)
         T.buffer_store(sums, T.float32(1) / total(sums), [0])
 
         def scale(at: Any, lane: Any) -> None:
             vector = y[row, at]
             T.buffer_store(y, vector * spread(sums[0], vector.ty.dtype.lanes), [row, at])
 
-        _each(columns, machine, scale)
+        each(columns, machine, scale)
 
-    return _kernel(lead, columns, (), row)
+    return _kernel(lead, columns, (), row, machine)
 
 
 @lru_cache
@@ -65,10 +65,10 @@ def layer_norm_kernel(
 
     def row(x: Any, scales: Any, *others: Any) -> None:
         *biases, y, row = others
-        mean = _filled(machine, T.float32(0))
-        _each(columns, machine, lambda at, lane: T.buffer_store(mean, mean[lane] + x[row, at], [lane]))
+        mean = filled(machine, T.float32(0))
+        each(columns, machine, lambda at, lane: T.buffer_store(mean, mean[lane] + x[row, at], [lane]))
         T.buffer_store(mean, total(mean) * T.float32(1 / columns), [0])
-        squares = _filled(machine, T.float32(0))
+        squares = filled(machine, T.float32(0))
 
         def centered(at: Any) -> Any:
             vector = x[row, at]
@@ -78,7 +78,7 @@ def layer_norm_kernel(
             distance = centered(at)
             T.buffer_store(squares, squares[lane] + distance * distance, [lane])
 
-        _each(columns, machine, add)
+        each(columns, machine, add)
         variance = total(squares) * T.float32(1 / columns)
         T.buffer_store(squares, T.float32(1) / tirx.sqrt(variance + T.float32(epsilon)), [0])
 
@@ -88,9 +88,9 @@ def layer_norm_kernel(
             shifted = scaled + biases[0][at] if biases else scaled
             T.buffer_store(y, rounded(shifted) if result == BFLOAT16 else shifted, [row, at])
 
-        _each(columns, machine, store)
+        each(columns, machine, store)
 
-    return _kernel(lead, columns, (columns,) * (1 + has_bias), row, result)
+    return _kernel(lead, columns, (columns,) * (1 + has_bias), row, machine, result)
 
 
 @lru_cache
@@ -98,9 +98,9 @@ def rounding_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine
     """A kernel of `[*lead, columns]` to the nearest bfloat16."""
 
     def row(x: Any, y: Any, row: Any) -> None:
-        _each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
+        each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
 
-    return _kernel(lead, columns, (), row, BFLOAT16)
+    return _kernel(lead, columns, (), row, machine, BFLOAT16)
 
 
 def _kernel(
@@ -108,6 +108,7 @@ def _kernel(
     columns: int,
     beside: Sequence[int],
     row: Callable[..., None],
+    machine: Machine,
     result: str = "float32",
 ) -> tirx.PrimFunc:
     """A kernel that goes through the rows; it takes the matrix, vectors of some lengths, and the result."""
@@ -120,21 +121,21 @@ def _kernel(
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             rows: Any = prod(sizes)
             x, y = (T.decl_buffer((rows, columns), stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (x, y))
-            loop = T.serial if isinstance(rows, int) and rows * columns < _SMALL else T.parallel
+            loop = T.serial if isinstance(rows, int) and rows * columns < SMALL else T.parallel
             root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
-            with root, imported(result), loop(0, rows) as place:
+            with root, imported(machine, result), loop(0, rows) as place:
                 row(x, *vectors, y, place)
         return builder.get()
 
 
-def _filled(machine: Machine, value: Any) -> Any:
+def filled(machine: Machine, value: Any) -> Any:
     """A vector of one number, to gather lanes in."""
     buffer = T.alloc_buffer((machine.lanes,), "float32")
     T.buffer_store(buffer, spread(value, machine.lanes), [lanes_at(0, machine.lanes)])
     return buffer
 
 
-def _each(columns: int, machine: Machine, body: Callable[[Any, Any], None]) -> None:
+def each(columns: int, machine: Machine, body: Callable[[Any, Any], None]) -> None:
     """Code for a row, vector by vector: from its place, and that of its lanes."""
     whole, rest = divmod(columns, machine.lanes)
     if whole:

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from planish.ir.types import DType
 from planish.targets.load import load_target
 
+ROW_QUANTIZER = "planish::DynamicQuantizeRows"
 RNG = np.random.default_rng(0)
 
 
@@ -100,3 +102,21 @@ def test_quantized_products(agree, operator: str, depth: int, columns: int) -> N
         return op.Add(op.MatMul(x, right), bias)
 
     agree(build, normal(9, depth) * 2, dims=[("rows", depth)], again=[[normal(1, depth)]])
+
+
+@pytest.mark.parametrize("quantizer", ["DynamicQuantizeLinear", ROW_QUANTIZER])
+@pytest.mark.parametrize(("depth", "columns"), [(32, 16), (40, 50), (64, 96), (30, 20), (8, 5)])
+def test_dynamically_quantized_products(agree, quantizer: str, depth: int, columns: int) -> None:
+    """Grids that are found at run time; the sums themselves, and what becomes of them in the kernel."""
+    weights = RNG.integers(-127, 128, (depth, columns)).astype(np.int8)
+    scales, bias = RNG.random(columns, np.float32) / 50 + 0.01, normal(columns)
+
+    def build(op, x, beside):
+        integers, scale, zero_point = op(quantizer, x, outputs=3)
+        sums = [op.MatMulInteger(integers, weights, zero_point, np.zeros(columns, np.int8)) for _ in range(2)]
+        product = op.Mul(op.Mul(op.Cast(sums[0], to=DType.float32), scales), scale)
+        return [op.Add(op.Gelu(op.Add(product, bias)), beside), sums[1]]
+
+    x = normal(9, depth) * np.exp(normal(9, 1))
+    rows = [[normal(count, depth), normal(count, columns)] for count in (1, 8, 0)[: 2 + (quantizer == ROW_QUANTIZER)]]
+    agree(build, x, normal(9, columns), dims=[("rows", depth), ("rows", columns)], again=rows)

@@ -1,0 +1,95 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Floats put on grids of uint8 that span them, as DynamicQuantizeLinear does: one for all of a tensor, or one for each row."""
+
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .approximations import least, most
+from .machine import Machine
+from .rows import SMALL, each, filled
+from .tiles import OPAQUE
+from .vectors import greatest, held, smallest, spread
+
+
+@lru_cache
+def quantize_kernel(lead: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> tirx.PrimFunc:
+    """A kernel of `[*lead, columns]` to integers, scales and zero points, these of `[*lead, 1]` by row, else one of each."""
+    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(lead)]
+    rows: Any = prod(sizes)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer((*sizes, columns), "float32"))
+            y = T.arg("y", T.buffer((*sizes, columns), "uint8"))
+            grids = (*sizes, 1) if by_row else ()
+            scales, zero_points = (
+                T.arg(name, T.buffer(grids, dtype)) for name, dtype in (("scales", "float32"), ("zero_points", "uint8"))
+            )
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            x, y = (T.decl_buffer((rows, columns), buffer.dtype, data=buffer.data) for buffer in (x, y))
+            scales, zero_points = (
+                T.decl_buffer((rows if by_row else 1,), buffer.dtype, data=buffer.data)
+                for buffer in (scales, zero_points)
+            )
+            loop = T.serial if isinstance(rows, int) and rows * columns < SMALL else T.parallel
+            with T.sblock("root"):  # or TVM would look for one
+                if not by_row:
+                    _find_grid(x, scales, zero_points, loop, machine)
+                with loop(0, rows) as row:
+                    if by_row:
+                        _store_grid(*_range(x, row, machine), scales, zero_points, row)
+                    grid = row if by_row else 0
+                    _quantize(x, y, row, scales[grid], zero_points[grid].astype("float32"), machine)
+        return builder.get()
+
+
+def _find_grid(x: Any, scales: Any, zero_points: Any, loop: Any, machine: Machine) -> None:
+    """Code for the grid of all rows: their ranges, on all threads, and then the range of these."""
+    rows = x.shape[0]
+    ranges = [T.alloc_buffer((rows,), "float32") for _ in range(2)]
+    with loop(0, rows) as row:
+        for buffer, bound in zip(ranges, _range(x, row, machine), strict=True):
+            T.buffer_store(buffer, bound, [row])
+    low, high = (filled(Machine(1, 1, 1), T.float32(0)) for _ in range(2))
+    with T.serial(0, rows) as row:
+        T.buffer_store(low, tirx.min(low[0], ranges[0][row]), [0])
+        T.buffer_store(high, tirx.max(high[0], ranges[1][row]), [0])
+    _store_grid(low[0], high[0], scales, zero_points, 0)
+
+
+def _range(x: Any, row: Any, machine: Machine) -> tuple[Any, Any]:
+    """Code for a row's lowest and highest number, or 0 if that is beyond them."""
+    low, high = (filled(machine, T.float32(0)) for _ in range(2))
+
+    def compare(at: Any, lane: Any) -> None:
+        T.buffer_store(low, tirx.Select(x[row, at] < low[lane], x[row, at], low[lane]), [lane])
+        T.buffer_store(high, tirx.Select(x[row, at] > high[lane], x[row, at], high[lane]), [lane])
+
+    each(int(x.shape[1]), machine, compare)
+    return smallest(low), greatest(high)
+
+
+def _store_grid(low: Any, high: Any, scales: Any, zero_points: Any, place: Any) -> None:
+    width = held((high - low) / T.float32(255))
+    scale = held(tirx.Select(width == T.float32(0), T.float32(1), width))
+    T.buffer_store(scales, scale, [place])
+    T.buffer_store(zero_points, tirx.nearbyint((T.float32(0) - low) / scale).astype("uint8"), [place])
+
+
+def _quantize(x: Any, y: Any, row: Any, scale: Any, zero_point: Any, machine: Machine) -> None:
+    """Code for a row on its grid."""
+    inverse, zero = held(T.float32(1) / scale), held(zero_point)
+
+    def store(at: Any, lane: Any) -> None:
+        vector = x[row, at]
+        lanes = vector.ty.dtype.lanes
+        steps = held(tirx.nearbyint(vector * spread(inverse, lanes)) + spread(zero, lanes))
+        integers = held(most(held(least(steps, 255.0)), 0.0)).astype("int32" if lanes == 1 else f"int32x{lanes}")
+        T.buffer_store(y, integers.astype("uint8" if lanes == 1 else f"uint8x{lanes}"), [row, at])
+
+    each(int(x.shape[1]), machine, store)
