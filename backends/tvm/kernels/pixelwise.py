@@ -76,7 +76,8 @@ def pixels_kernel(shape: Shape, epilogue: Epilogue) -> tirx.PrimFunc:
             finish = Finish(epilogue, operand_images(epilogue, sizes))
             y = T.arg("y", T.buffer(sizes, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"), T.parallel(0, images * blocks * rows) as task, T.serial(0, columns) as column:
+            tasks = images * blocks * rows
+            with T.sblock("root"), loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 T.buffer_store(y, finish.applied(None, place, lanes), [*place, lanes_at(0, lanes)])
         return builder.get()
