@@ -9,10 +9,11 @@ import numpy as np
 from tvm import relax
 
 from ...ir.graph import Constant, Node, Value
-from ...ir.types import DType
+from ...ir.types import DType, TensorType
+from ...passes.legalization.layers import is_interleaved
 from . import pools
-from .groups import Anchor, Group, Template
-from .kernels.blocks import join_kernel
+from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
+from .kernels.blocks import Interleaving, interleave_kernel, join_kernel
 from .kernels.channelwise import (
     DEPTHWISE,
     MAXIMUM,
@@ -24,8 +25,11 @@ from .kernels.channelwise import (
 )
 from .kernels.convolution import Convolution, convolution_kernel, merged, packed, start_offsets
 from .kernels.dots import DEPTH
-from .kernels.epilogue import Reach
+from .kernels.elements import ELEMENTS
+from .kernels.epilogue import Epilogue, Reach, Step
 from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
+from .kernels.pixelwise import pixels_kernel
+from .kernels.tiles import ceil_div
 from .kernels.windows import Window
 from .kernels.winograd import best_plan, transformed, winograd_kernel
 from .layouts import Blocked, blocked, images_of, is_image
@@ -64,16 +68,71 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     groups, data = merged(groups, data, images.channels, lanes)
     block = lanes if is_blocked else 0
     sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block)
-    tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    plan = best_plan(sizes, lowering.machine)
+    return Blocked(_convolved(lowering, group, sizes, data, bias))
+
+
+def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: np.ndarray, bias: np.ndarray) -> Any:
+    """A call of a kernel for a convolution of what a group's anchor reads, with what follows it."""
+    x, machine = group.anchor.inputs[0], lowering.machine
+    assert x is not None
+    plan = best_plan(sizes, machine)
     if plan is None:
-        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
-        name, prepared = "conv", packed(data, sizes, lowering.machine)
+        kernel = convolution_kernel(sizes, machine, group.epilogue)
+        name, prepared = "conv", packed(weights, sizes, machine)
     else:
-        kernel = winograd_kernel(sizes, plan, lowering.machine, group.epilogue)
-        name, prepared = "winograd", transformed(data, plan, lowering.machine)
-    arguments = [tensor, relax.const(prepared, "float32"), _row(bias, lanes), *_operands(lowering, group)]
-    return _call(lowering, group.output, name, kernel, arguments)
+        kernel = winograd_kernel(sizes, plan, machine, group.epilogue)
+        name, prepared = "winograd", transformed(weights, plan, machine)
+    tensor = lowering.layouts.blocked(x) if sizes.block else _as_image(lowering, x)
+    constants = [relax.const(prepared, "float32"), _row(bias, machine.lanes)]
+    blocks = ceil_div(sizes.filters, machine.lanes)
+    type = TensorType(DType.float32, (x.shape[0], blocks, *sizes.window.result, machine.lanes))
+    return lowering.prim_func(name, kernel, [tensor, *constants, *_operands(lowering, group)], type)
+
+
+def _transposed_anchor(node: Node) -> Anchor | None:
+    return _anchor(node) if is_interleaved(node) else None
+
+
+def _transposed(lowering: "Lowering", group: Group) -> Blocked:
+    """A convolution for each place that a pixel of the result can have between those that strides put apart.
+
+    Their taps are those of the transposed one that fall on such a place, in reverse; the results are interleaved.
+    """
+    node, lanes = group.anchor, lowering.machine.lanes
+    x, weights = (node.input(index) for index in range(2))
+    assert x is not None
+    assert isinstance(weights, Constant)
+    images, window = images_of(x.type), window_of(node, weights.type.static_shape[2:])
+    channels, filters, *_ = weights.type.static_shape
+    (down, across), taps = window.strides, [ceil_div(*pair) for pair in zip(window.kernel, window.strides, strict=True)]
+    blocks = ceil_div(filters, lanes)
+    data = weights.data.reshape(channels, filters, *window.kernel)
+    parts = np.zeros((down, across, blocks * lanes, channels, *taps), np.float32)
+    for row, column in np.ndindex(down, across):
+        part = data[:, :, row::down, column::across].transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+        parts[row, column, :filters, :, taps[0] - part.shape[2] :, taps[1] - part.shape[3] :] = part
+    axes = [_part(window, axis, taps[axis]) for axis in range(2)]
+    inner = Window(*zip(*axes, strict=True))
+    is_whole = (down, across) == (1, 1)
+    block = lanes if _is_worth_blocks(lowering, x) else 0
+    sizes = Convolution(images.batch, channels, down * across * blocks * lanes, 1, channels, inner, block)
+    bias = np.tile(np.pad(_bias(node, filters), (0, blocks * lanes - filters)), down * across)
+    front = group if is_whole else Group(node, (), Epilogue(), ())
+    y = _convolved(lowering, front, sizes, parts.reshape(-1, channels, *taps), bias)
+    if is_whole:
+        return Blocked(y)
+    begins = (window.begins[0] % down, window.begins[1] % across)
+    between = Interleaving(images.batch, blocks, window.strides, inner.result, begins, window.result)
+    kernel = interleave_kernel(between, lanes, group.epilogue)
+    return _call(lowering, group.output, "interleave", kernel, [y, *_operands(lowering, group)])
+
+
+def _part(window: Window, axis: int, taps: int) -> tuple[int, ...]:
+    """An axis of the windows whose results are interleaved, as `Window` has it."""
+    stride, begin, image = window.strides[axis], window.begins[axis], window.image[axis]
+    result = ceil_div(window.result[axis] + begin % stride, stride)
+    front = taps - 1 - begin // stride
+    return image, result, taps, 1, 1, front, max(result + taps - 1 - front - image, 0)
 
 
 def _bias(node: Node, filters: int) -> np.ndarray:
@@ -150,29 +209,78 @@ def _operands(lowering: "Lowering", group: Group) -> list[Any]:
     ]
 
 
+def _pool_anchor(node: Node) -> Anchor | None:
+    """Of integers, whose maxima are integers too, and whose means are of their distances to the zero point; or quantized."""
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or not _is_known(x, node):
+        return None
+    if x.producer is None or source(x) is x:
+        return Anchor(node, channels=x.type.rank - 1) if _is_quantized(node.output) else None
+    attributes = step_attributes(x.producer)
+    scale = dict(attributes)["scale"]
+    is_maximum = node.operator == "MaxPool"
+    prologue = Step("DequantizeLinear", attributes, (0,)) if is_maximum else Step("Mul", (), (0, scale))
+    return Anchor(node, channels=x.type.rank - 1, prologue=prologue)
+
+
+def _pool(lowering: "Lowering", group: Group) -> Blocked:
+    x = group.anchor.inputs[0]
+    assert x is not None
+    zero_point = 0 if x.producer is None or source(x) is x else dict(step_attributes(x.producer))["zero_point"]
+    return _pooled(lowering, group.anchor, (source(x), zero_point), group.epilogue, group)
+
+
 def pool(lowering: "Lowering", node: Node) -> Any:
     """Maxima and means; those whose positions are wanted, or of images that don't fill a block, are left to others."""
     x = node.inputs[0]
     assert x is not None
     if len(node.outputs) > 1 or not _is_known(x, node) or not _is_worth_blocks(lowering, x):
-        return pools.CONVERTERS[node.operator](lowering, node)
-    images = images_of(x.type)
+        is_mean = node.operator == "GlobalAveragePool"
+        return lowering.imported(node) if is_mean else pools.CONVERTERS[node.operator](lowering, node)
+    return _pooled(lowering, node, (x, 0), Epilogue(), None)
+
+
+def _pooled(
+    lowering: "Lowering", node: Node, images: tuple[Value, int], epilogue: Epilogue, group: Group | None
+) -> Blocked:
+    """A call of a kernel for a pool of images with a zero point."""
+    (x, zero_point), machine = images, lowering.machine
+    sizes = images_of(x.type)
+    arguments = [lowering.layouts.blocked(x), *([] if group is None else _operands(lowering, group))]
+    output = node.output if group is None else group.output
+    if node.operator == "GlobalAveragePool":
+        return _call(lowering, output, "mean", global_mean_kernel(sizes, zero_point, machine, epilogue), arguments)
     kind = MAXIMUM
     if node.operator == "AveragePool":
         kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
-    blocks = images.blocks(lowering.machine.lanes)[0]
-    sizes = Channelwise(images.batch, blocks, window_of(node, node.attributes["kernel_shape"]), kind)
-    kernel = channelwise_kernel(sizes, lowering.machine)
-    return _call(lowering, node.output, "pool", kernel, [lowering.layouts.blocked(x)])
+    window = window_of(node, node.attributes["kernel_shape"])
+    pooled = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, kind, sizes.dtype, zero_point)
+    return _call(lowering, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
 
 
-def global_mean(lowering: "Lowering", node: Node) -> Any:
-    x = node.inputs[0]
-    assert x is not None
-    if not _is_known(x, node) or not _is_worth_blocks(lowering, x):
-        return lowering.imported(node)
-    kernel = global_mean_kernel(images_of(x.type), lowering.machine)
-    return _call(lowering, node.output, "mean", kernel, [lowering.layouts.blocked(x)])
+def _is_quantized(value: Value) -> bool:
+    """Whether nothing but bytes is read of it."""
+    readers = [use.node for use in value.uses]
+    return len(readers) == 1 and readers[0].operator == "QuantizeLinear"
+
+
+def _element_anchor(node: Node) -> Anchor | None:
+    """On images, where bytes are read or written."""
+    given = [value for value in step_operands(node) if value is not None]
+    if node.output.type.rank != 4 or not is_image(node.output.type):
+        return None
+    reaches = {value: reach(value, node.output, 3) for value in given}
+    if None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
+        return None
+    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
+    return Anchor(node, channels=3, is_step=True) if is_read or _is_quantized(node.output) else None
+
+
+def _elements(lowering: "Lowering", group: Group) -> Blocked:
+    shape = lowering.layouts.type(group.output.type).shape
+    kernel = pixels_kernel(tuple(dim if isinstance(dim, int) else None for dim in shape), group.epilogue)
+    return _call(lowering, group.output, "elements", kernel, _operands(lowering, group))
 
 
 def join(lowering: "Lowering", node: Node) -> Blocked | None:
@@ -234,11 +342,14 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
 
 CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "AveragePool": pool,
-    "GlobalAveragePool": global_mean,
+    "GlobalAveragePool": pool,
     "MaxPool": pool,
 }
 
 TEMPLATES = {
+    **dict.fromkeys(ELEMENTS.keys() - {"DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
+    **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
     "BatchNormalization": Template(_normalization_anchor, _normalize),
     "Conv": Template(_anchor, _conv),
+    "ConvTranspose": Template(_transposed_anchor, _transposed),
 }

@@ -36,12 +36,16 @@ class Anchor:
         channels: the axis of its result that numbers of a channel belong to, counted from the end.
         addend: what it adds to the product, if anything.
         joins: operators that its kernel can compute behind it.
+        prologue: what makes the node's result of the kernel's, if that isn't the same.
+        is_step: whether it is elementwise itself, so that the kernel has no result but its epilogue's.
     """
 
     node: Node
     channels: int
     addend: Value | None = None
     joins: Collection[str] = ARITHMETIC
+    prologue: Step | None = None
+    is_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,8 @@ class _Growth:
     def _made(self, chain: list[Node]) -> Group | None:
         anchor = self._anchor
         inside = [anchor.node.output, *(node.output for node in chain)]
-        read = [anchor.addend, *(value for node in chain for value in step_operands(node))]
+        written = [anchor.node, *chain] if anchor.is_step else chain
+        read = [anchor.addend, *(value for node in written for value in step_operands(node))]
         reaches = {value: self._reach(value) for value in read if value is not None and value not in inside}
         if None in reaches.values():
             return None
@@ -177,7 +182,12 @@ class _Growth:
         steps.places[inside[0]] = 0
         if anchor.addend is not None:
             steps.add(Step("Add", (), (0, steps.places[anchor.addend])), inside[0])
-        for node in chain:
+        if anchor.prologue is not None and _is_undone(anchor.prologue, written):
+            steps.places[written[0].output] = 0
+            written = written[1:]
+        elif anchor.prologue is not None:
+            steps.add(anchor.prologue, inside[0])
+        for node in written:
             inputs = tuple(None if value is None else steps.places[value] for value in step_operands(node))
             steps.add(Step(node.operator, step_attributes(node), inputs), node.output)
         operands = tuple(Operand(reach, str(value.dtype)) for value, reach in steps.operands.items())
@@ -187,6 +197,12 @@ class _Growth:
             Epilogue(operands, tuple(steps.steps), str(inside[-1].dtype)),
             tuple(steps.operands),
         )
+
+
+def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:
+    """Whether what is dequantized first is put back on the same grid at once, and not read by others."""
+    value = chain[0].inputs[0] if chain and chain[0].operator == "QuantizeLinear" else None
+    return value is not None and value.use_count == 1 and step_attributes(chain[0]) == prologue.attributes
 
 
 class _Steps:
@@ -200,14 +216,14 @@ class _Steps:
 
     def __init__(self, reaches: Mapping[Value, Reach | float]) -> None:
         beside = {value: reach for value, reach in reaches.items() if isinstance(reach, Reach)}
-        self.operands = {_source(value): reach for value, reach in beside.items()}
+        self.operands = {source(value): reach for value, reach in beside.items()}
         self.places: dict[Value, int | float] = {value: 1 + index for index, value in enumerate(self.operands)}
         self.places |= {value: reach for value, reach in reaches.items() if isinstance(reach, float)}
         self.steps: list[Step] = []
         for value in beside:
             if value not in self.operands and value.producer is not None:
                 attributes = step_attributes(value.producer)
-                self.add(Step("DequantizeLinear", attributes, (self.places[_source(value)],)), value)
+                self.add(Step("DequantizeLinear", attributes, (self.places[source(value)],)), value)
 
     def add(self, step: Step, output: Value) -> None:
         self.steps.append(step)
@@ -227,9 +243,9 @@ def step_attributes(node: Node) -> tuple[tuple[str, Any], ...]:
     return (("limits", grid.dtype.limits), ("scale", grid.scale), ("zero_point", grid.zero_point))
 
 
-def _source(value: Value) -> Value:
+def source(value: Value) -> Value:
     """What a value is read from: if it was dequantized, from the integers."""
     node = value.producer
     is_dequantized = node is not None and node.operator == "DequantizeLinear" and grid_of(node) is not None
-    source = node.inputs[0] if node is not None and is_dequantized else None
-    return value if source is None or isinstance(source, Constant) else source
+    found = node.inputs[0] if node is not None and is_dequantized else None
+    return value if found is None or isinstance(found, Constant) else found

@@ -14,7 +14,7 @@ from ...ir.types import DType
 from ...passes.quantization.grid import grid_of
 from .groups import step_attributes
 from .kernels.elementwise import elementwise_kernel
-from .kernels.epilogue import Epilogue, Step
+from .kernels.epilogue import Epilogue, Operand, Reach, Step
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -51,7 +51,6 @@ def quantized(node: Node) -> Quantized | None:
     x, scale, zero_point, _ = left
     weights, scales, weight_zero_points, axis = right
     is_by_filter = node.operator == "Conv" or bool(get("transB", 0))
-    columns = weights.shape[0 if is_by_filter else -1]
     if (
         x.dtype is not DType.uint8
         or scale.size != 1
@@ -60,12 +59,13 @@ def quantized(node: Node) -> Quantized | None:
         or (node.operator != "Conv" and weights.type.rank != 2)
         or weight_zero_points.any()
         or (scales.size != 1 and axis % weights.type.rank != (0 if is_by_filter else 1))
-        or scales.size not in (1, columns)
+        or scales.size not in (1, weights.data.shape[0 if is_by_filter else 1])
     ):
         return None
     matrix = weights.data.T if get("transB", 0) else weights.data
-    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[0 if node.operator == "Conv" else 1])
-    return Quantized(x, matrix, row.astype(np.float32), int(zero_point.reshape(())))
+    columns = weights.data.shape[0 if is_by_filter else 1]
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), columns).astype(np.float32)
+    return Quantized(x, matrix, row, int(zero_point.reshape(())))
 
 
 def constant_weights(value: Value) -> np.ndarray | None:
@@ -98,8 +98,8 @@ def quantize(lowering: "Lowering", node: Node) -> Any:
     x = node.inputs[0]
     assert x is not None
     shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
-    epilogue = Epilogue((), (Step(node.operator, step_attributes(node), (0,)),), str(node.output.dtype))
-    kernel = elementwise_kernel(shape, str(x.dtype), epilogue, lowering.machine)
+    operand, step = Operand(Reach.ELEMENTS, str(x.dtype)), Step(node.operator, step_attributes(node), (1,))
+    kernel = elementwise_kernel(shape, Epilogue((operand,), (step,), str(node.output.dtype)), lowering.machine)
     return lowering.prim_func(node.operator.lower(), kernel, [lowering.tensor(x)], node.output.type)
 
 

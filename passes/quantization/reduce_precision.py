@@ -8,10 +8,13 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
 from ..base import Effect, GraphwisePass, PassContext, PassResult
+from ..legalization.attention import is_plain
 from .layers import drop_unused
 
 _FACTORS = {"Attention": 3, "Gemm": 2, "MatMul": 2}
 """How many of an operator's inputs are multiplied."""
+_LEAST_COLUMNS = 16
+"""Of weights: sums that an instruction adds to."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class PrecisionReduction(GraphwisePass):
             return PassResult(
                 misses=[f"nothing is reduced: {context.target.name} has no fast products of {self.dtype}"]
             )
-        rounding = _Rounding(graph)
+        rounding = _Rounding(graph, context)
         misses: list[str] = []
         counts = dict.fromkeys(sorted(operators), 0)
         for node in graph.nodes:
@@ -46,29 +49,38 @@ class PrecisionReduction(GraphwisePass):
                 continue
             if reason := _obstacle(node, operators):
                 misses.append(f"{node.location}: {node.operator} stays in float32: {reason}")
-            elif not _is_reduced(node) and context.applies(node.operator, node):
+            elif not all(map(_is_rounded, _factors(node))) and context.applies(node.operator, node):
                 rounding.apply(node)
                 counts[node.operator] += 1
-        drop_unused(graph, rounding.replaced)
-        return PassResult(counts, misses)
+        rounding.drop_unused()
+        return PassResult({**counts, "Gather": rounding.shared}, misses)
 
 
 class _Rounding:
-    """Rounds the factors of nodes, each once.
+    """Rounds the factors of nodes, each value once.
 
     Attributes:
-        replaced: constants that were stored anew.
+        shared: how many lookups read a table that is a weight as well.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.replaced: list[Constant] = []
+    def __init__(self, graph: Graph, context: PassContext) -> None:
+        self.shared = 0
         self._graph = graph
+        self._context = context
         self._made: dict[Value, Value] = {}
 
     def apply(self, node: Node) -> None:
         op = Builder(self._graph, before=node, location=node.location)
         for index, value in enumerate(_factors(node)):
-            self._graph.set_input(node, index, self._rounded(op, value))
+            if not _is_rounded(value):
+                self._graph.set_input(node, index, self._rounded(op, value))
+
+    def drop_unused(self) -> None:
+        """Erase weights in float32 that nobody reads any more."""
+        for value in self._made:
+            if _turned(value) and value.producer and not value.use_count and not self._graph.is_output(value):
+                self._graph.erase(value.producer)
+        drop_unused(self._graph, [value for value in self._made if isinstance(value, Constant)])
 
     def _rounded(self, op: Builder, value: Value) -> Value:
         if value not in self._made:
@@ -77,31 +89,59 @@ class _Rounding:
 
     def _round(self, op: Builder, value: Value) -> Value:
         if isinstance(value, Constant):
-            self.replaced.append(value)
-            return op.Cast(op.constant(value.data.astype(DType.bfloat16.numpy), value.name), to=DType.float32)
+            stored = op.constant(value.data.astype(DType.bfloat16.numpy), value.name)
+            self._share(value, stored)
+            return op.Cast(stored, to=DType.float32)
+        table = _turned(value)
+        if table is not None:
+            return op.Transpose(self._rounded(op, table), perm=(1, 0))
         return op.Cast(op.Cast(value, to=DType.bfloat16), to=DType.float32)
+
+    def _share(self, weight: Constant, stored: Constant) -> None:
+        """Let rows of a table that is a weight as well, such as tied embeddings, be looked up in what is stored."""
+        for node in [use.node for use in weight.uses if use.node.operator == "Gather" and use.index == 0]:
+            if node.owner is self._graph and self._context.applies("Gather", node):
+                op = Builder(self._graph, before=node, location=node.location)
+                rows = op.Gather(stored, node.inputs[1], **node.attributes)
+                self._graph.replace_uses(node.output, op.Cast(rows, to=DType.float32))
+                self._graph.erase(node)
+                self.shared += 1
 
 
 def _factors(node: Node) -> Sequence[Value]:
     return [value for value in node.inputs[: _FACTORS[node.operator]] if value is not None]
 
 
-def _is_reduced(node: Node) -> bool:
-    """Whether its factors are rounded already."""
-    return all(
-        value.producer is not None
-        and value.producer.operator == "Cast"
-        and value.producer.inputs[0] is not None
-        and value.producer.inputs[0].dtype is DType.bfloat16
-        for value in _factors(node)
-    )
+def _is_rounded(value: Value) -> bool:
+    """Whether a factor was made from bfloat16."""
+    node = value.producer
+    if node is None or node.operator not in ("Cast", "Transpose") or node.inputs[0] is None:
+        return False
+    return node.inputs[0].dtype is DType.bfloat16 or (node.operator == "Transpose" and _is_rounded(node.inputs[0]))
+
+
+def _turned(value: Value) -> Constant | None:
+    """The constant matrix that a value is the transpose of."""
+    node = value.producer
+    if node is None or node.operator != "Transpose" or value.type.rank != 2 or node.attributes.get("perm") == (0, 1):
+        return None
+    return node.inputs[0] if isinstance(node.inputs[0], Constant) else None
 
 
 def _obstacle(node: Node, operators: frozenset[str]) -> str:
     """Why a node's products can't be reduced; empty where they can."""
     if node.operator not in operators:
         return "there are no fast products of bfloat16 for it on this target"
-    factors = _factors(node)
-    if factors[0].dtype is not DType.float32:
-        return f"it computes in {factors[0].dtype}"
-    return ""
+    x, weight, *_ = _factors(node)
+    if x.dtype is not DType.float32:
+        return f"it computes in {x.dtype}"
+    if node.operator == "Attention":
+        return "" if is_plain(node) else "there is no kernel for this form of it"
+    if isinstance(x, Constant) or not (isinstance(weight, Constant) or _turned(weight) or _is_rounded(weight)):
+        return "its factors are both activations, or its weight is computed"
+    if weight.type.rank != 2:
+        return f"its weight has {weight.type.rank} dimensions"
+    if node.attributes.get("transA", 0):
+        return "it transposes its input"
+    columns = weight.shape[0 if node.attributes.get("transB", 0) else 1]
+    return f"{columns} columns don't fill a vector" if columns in range(_LEAST_COLUMNS) else ""

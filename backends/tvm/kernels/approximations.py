@@ -2,16 +2,20 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Functions that LLVM would call the mathematics library for, lane by lane, in float32 and in few instructions.
 
-NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes' (`expf.c`).
+NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes' (`expf.c`). Coarse
+ones are for what is rounded to bfloat16 at once, of which a unit in the last place is 1/256: they are minimax, by least squares
+whose weights follow the error (Lawson's algorithm), and divide by an estimate of the inverse.
 """
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 from tvm import tirx
 
-from .vectors import held
+from .bfloat16 import inverse
+from .vectors import as_wide, held
 
 
 def number(value: float, like: Any) -> Any:
@@ -29,32 +33,67 @@ def most(x: Any, bound: float) -> Any:
     return tirx.Select(x < number(bound, x), number(bound, x), x)
 
 
-def exp(x: Any) -> Any:
-    """Within 1 unit in the last place; what is below 1.7e-38 is 0.
+def coarse_exp(x: Any) -> Any:
+    """Within 1e-4 of itself, of what isn't positive; what is below 1.7e-38 may be 0."""
+    bounded = held(most(x, -104.0))
+    n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
+    return _scaled(held(_polynomial(_COARSE_EXP, held(bounded - n * number(math.log(2), x)))), n)
 
-    With `n` the nearest integer to `x / log(2)`, it is `2^n` times a polynomial of what is left. Adding `ROUNDING` brings
-    `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for there is no 2^128.
+
+def exp(x: Any) -> Any:
+    """Within 1 unit in the last place; what is below 1.7e-38 may be 0.
+
+    With `n` the nearest integer to `x / log(2)`, it is `2^n` times a polynomial of what is left.
     """
-    bounded = held(least(x, 89.0))
+    bounded = held(most(least(x, 89.0), -104.0))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     rest = held(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
     y = held(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
-    integers = integer_type(x)
-    bits = tirx.reinterpret(integers, n + number(ROUNDING, x)) << tirx.const(23, integers)
-    half = held(tirx.reinterpret(x.ty.dtype, bits + tirx.const(126 << 23, integers)))
+    return _scaled(y, n)
+
+
+def _scaled(y: Any, n: Any) -> Any:
+    """`2^n * y`, by the instruction that AVX-512 has for it: no other machine has vectors of so many lanes."""
+    if y.ty.dtype.lanes != _WIDEST:
+        return held(_shifted(y, n))
+    every, current = tirx.const(-1, "int16"), tirx.const(4, "int32")  # lanes, and the direction of rounding
+    return held(tirx.call_llvm_pure_intrin(y.ty.dtype, "llvm.x86.avx512.mask.scalef.ps.512", y, n, y, every, current))
+
+
+def _shifted(y: Any, n: Any) -> Any:
+    """`2^n * y`, or 0 where `n` is less than -125.
+
+    Adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for
+    there is no 2^128.
+    """
+    integers = as_wide("int32", y)
+    bits = tirx.reinterpret(integers, n + number(ROUNDING, y)) << tirx.const(23, integers)
+    half = held(tirx.reinterpret(y.ty.dtype, bits + tirx.const(126 << 23, integers)))
     scaled = held(y * half)
-    return held(tirx.Select(x < number(_LEAST, x), number(0.0, x), scaled + scaled))
-
-
-def integer_type(x: Any) -> str:
-    """The type of as many int32 as a vector has lanes."""
-    lanes = x.ty.dtype.lanes
-    return f"int32x{lanes}" if lanes > 1 else "int32"
+    return tirx.Select(n < number(-125, y), number(0.0, y), scaled + scaled)
 
 
 def sigmoid(x: Any) -> Any:
     """Within 3 units in the last place of normal numbers."""
     return held(number(1.0, x) / (number(1.0, x) + exp(number(0.0, x) - x)))
+
+
+def coarse_sigmoid(x: Any) -> Any:
+    """Within 1e-4."""
+    return _coarse_step(x, _COARSE_SIGMOID)
+
+
+def coarse_gelu(x: Any, *, is_bent: bool) -> Any:
+    """Within 1e-4 of the size of `x`: exactly, or bent to be a tanh."""
+    return held(x * _coarse_step(x, _COARSE_BENT if is_bent else _COARSE_NORMAL))
+
+
+def _coarse_step(x: Any, coefficients: tuple[float, Sequence[float], Sequence[float]]) -> Any:
+    """From 0 to 1: a half, and a quotient of polynomials of the square of what is at most a bound, times that."""
+    bound, above, below = coefficients
+    y = held(most(least(x, bound), -bound))
+    square = held(y * y)
+    return held(held(y * _polynomial(above, square)) * inverse(held(_polynomial(below, square))) + number(0.5, x))
 
 
 def tanh(x: Any) -> Any:
@@ -78,9 +117,9 @@ def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
     return reduce(lambda y, other: y * x + other, others, first)
 
 
+_WIDEST = 16
 ROUNDING = 1.5 * 2**23
 """What is added to it is rounded to the nearest integer, of two to the even one, which then are its last bits."""
-_LEAST = -86.98
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP = (
@@ -100,3 +139,7 @@ _ERF_BELOW = (
     *(-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03),
     -1.42647390514189e-02,
 )
+_COARSE_EXP = (0.16566807, 0.50496378, 1.00016423, 0.99992806)
+_COARSE_NORMAL = (4.0, (2.66818305e-3, 3.26589628e-2, 0.398877053), (4.46384784e-4, 2.3599520e-2, 0.247943476, 1.0))
+_COARSE_BENT = (3.8, (2.43500431e-3, 2.92133735e-2, 0.398919425), (4.14365635e-4, 2.09900316e-2, 0.240529084, 1.0))
+_COARSE_SIGMOID = (10.0, (1.02335264e-5, 6.35769846e-3, 0.249952532), (7.8994976e-4, 0.108626019, 1.0))

@@ -18,7 +18,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .approximations import exp, number
+from .approximations import coarse_exp, exp, number
 from .bfloat16 import BFLOAT16, imported, pairs_added, rounded, stored_as
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
@@ -113,7 +113,7 @@ def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
                 q = T.decl_buffer(attention.shape(batch, queries, heads, attention.steps), "int32", data=q.data)
                 k = T.decl_buffer(attention.shape(batch, keys, kept, attention.steps), "int32", data=k.data)
             loop = T.parallel(0, batch * (heads * chunks))
-            with imported(attention.dtype, attention.result), loop as task:
+            with imported(machine, attention.dtype, attention.result), loop as task:
                 head, image, chunk = task // chunks % heads, task // (heads * chunks), task % chunks
                 blocks = tirx.floordiv(keys + (lanes - 1), lanes)
                 turned = T.alloc_buffer((blocks, attention.steps, lanes), k.dtype)
@@ -218,9 +218,12 @@ class _Head:
                 factor = spread(self.q[place], lanes)
                 T.buffer_store(sums, self._added(sums[spot], factor, self.turned[block, k, lanes_at(0, lanes)]), [spot])
         for line in range(height):
+            columns = lanes_at(block * lanes, lanes)
             vector = sums[lanes_at(line * lanes, lanes)]
             scaled = vector * number(attention.scale, vector)
-            T.buffer_store(scores, scaled, [line, lanes_at(block * lanes, lanes)])
+            if self.mask is not None and not self._is_ragged:
+                scaled = scaled + self._bias(row + line, columns, scaled)
+            T.buffer_store(scores, scaled, [line, columns])
 
     def _added(self, sums: Any, x: Any, y: Any) -> Any:
         return pairs_added(sums, x, y) if self.attention.is_paired else sums + x * y
@@ -228,7 +231,7 @@ class _Head:
     def _softmax(self, row: Any, line: Any, blocks: Any, limit: Any, scores: Any, weights: Any, inverse: Any) -> None:
         """The exponentials of a query's scores, and the inverse of their sum: 0 if it may look nowhere."""
         lanes = self.machine.lanes
-        if self.mask is not None:
+        if self.mask is not None and self._is_ragged:
             self._add_mask(row, line, limit, scores)
         highest, sums = (T.alloc_buffer((lanes,), "float32") for _ in range(2))
         every = lanes_at(0, lanes)
@@ -246,7 +249,8 @@ class _Head:
         T.buffer_store(highest, spread(top, lanes), [every])
         with T.serial(0, blocks) as block:
             spot = lanes_at(block * lanes, lanes)
-            weight = held(exp(scores[line, spot] - highest[every]))
+            distance = held(scores[line, spot] - highest[every])
+            weight = coarse_exp(distance) if self.attention.is_paired else held(exp(distance))
             T.buffer_store(weights, rounded(weight) if self.attention.is_paired else weight, [line, spot])
             T.buffer_store(sums, sums[every] + weight, [every])
         T.buffer_store(sums, total(sums), [0])
@@ -255,24 +259,26 @@ class _Head:
         T.buffer_store(inverse, divided, [line])
 
     def _add_mask(self, row: Any, line: Any, limit: Any, scores: Any) -> None:
+        """For keys that end within a block; elsewhere it is added to scores as they are stored."""
         lanes = self.machine.lanes
-        outer = [
-            0 if axis in self.attention.spread else place
-            for axis, place in enumerate((self.image, self.head, row + line))
-        ]
 
         def add(column: Any) -> None:
-            bias = self.mask[(*outer, column)]
             score = scores[line, column]
-            if self.attention.mask == "bool":
-                bias = tirx.Select(bias, number(0.0, score), number(-math.inf, score))
-            T.buffer_store(scores, score + bias, [line, column])
+            T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
 
         with T.serial(0, limit // lanes) as block:
             add(lanes_at(block * lanes, lanes))
-        if self._is_ragged or self.attention.is_causal:
-            with T.serial(0, limit % lanes) as beyond:
-                add(limit // lanes * lanes + beyond)
+        with T.serial(0, limit % lanes) as beyond:
+            add(limit // lanes * lanes + beyond)
+
+    def _bias(self, row: Any, column: Any, score: Any) -> Any:
+        """What the mask adds to scores of a query."""
+        places = (self.image, self.head, row)
+        outer = [0 if axis in self.attention.spread else place for axis, place in enumerate(places)]
+        bias = self.mask[(*outer, column)]
+        if self.attention.mask != "bool":
+            return bias
+        return tirx.Select(bias, number(0.0, score), number(-math.inf, score))
 
     def _seen(self, vector: Any, row: Any, block: Any) -> Any:
         """Minus infinity for keys behind a causal query, and beyond the last one."""

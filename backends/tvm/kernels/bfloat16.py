@@ -12,12 +12,15 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from .machine import Machine
+from .vectors import as_wide
+
 BFLOAT16 = "bfloat16"
 
 
-def imported(*dtypes: str) -> AbstractContextManager[Any]:
+def imported(machine: Machine, *dtypes: str) -> AbstractContextManager[Any]:
     """Around the code of a kernel on these element types: it may call what follows here."""
-    return T.attr(0, "pragma_import_llvm", _functions()) if BFLOAT16 in dtypes else nullcontext()
+    return T.attr(0, "pragma_import_llvm", _functions(machine)) if BFLOAT16 in dtypes else nullcontext()
 
 
 def stored_as(dtype: str) -> str:
@@ -26,9 +29,16 @@ def stored_as(dtype: str) -> str:
 
 
 def rounded(x: Any) -> Any:
-    """A vector of float32 to the nearest bfloat16, of two as near to the even one; what is subnormal may become 0."""
-    lanes = x.ty.dtype.lanes
-    return T.call_extern("uint16" if lanes == 1 else f"uint16x{lanes}", f"round_{lanes}", x)
+    """A vector of float32 to the nearest bfloat16, of two as near to the even one.
+
+    VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of what is subnormal.
+    """
+    return T.call_extern(as_wide("uint16", x), f"round_{x.ty.dtype.lanes}", x)
+
+
+def inverse(x: Any) -> Any:
+    """About 1 / x: within 2^-14 of itself, where a machine has an instruction for that."""
+    return T.call_extern(as_wide("float32", x), f"invert_{x.ty.dtype.lanes}", x)
 
 
 def pairs_added(sums: Any, x: Any, y: Any) -> Any:
@@ -37,24 +47,47 @@ def pairs_added(sums: Any, x: Any, y: Any) -> Any:
 
 
 @cache
-def _functions() -> str:
-    roundings = [_ROUND_ONE, *(_ROUND.format(lanes=lanes) for lanes in range(2, 17))]
-    return "\n".join([*roundings, _ADD_PAIRS])
+def _functions(machine: Machine) -> str:
+    every = range(1, machine.lanes + 1)
+    functions = [*(_rounding(lanes, machine) for lanes in every), *(_inverse(lanes, machine) for lanes in every)]
+    return "\n".join([*functions, _ADD_PAIRS] if machine.has_bfloat16 else functions)
 
 
-_ROUND_ONE = """
-define i16 @round_1(float %x) {
-  %y = fptrunc float %x to bfloat
-  %bits = bitcast bfloat %y to i16
-  ret i16 %bits
-}"""
-_ROUND = """
-define <{lanes} x i16> @round_{lanes}(<{lanes} x float> %x) {{
-  %y = fptrunc <{lanes} x float> %x to <{lanes} x bfloat>
-  %bits = bitcast <{lanes} x bfloat> %y to <{lanes} x i16>
-  ret <{lanes} x i16> %bits
-}}"""
+def _rounding(lanes: int, machine: Machine) -> str:
+    """By bits where LLVM would call a library's function for each element; NaN becomes a quiet one of the same sign."""
+    floats, integers, shorts, narrow, truths = (
+        kind if lanes == 1 else f"<{lanes} x {kind}>" for kind in ("float", "i32", "i16", "bfloat", "i1")
+    )
+    if machine.has_bfloat16:
+        body = f"%narrow = fptrunc {floats} %x to {narrow}\n %y = bitcast {narrow} %narrow to {shorts}"
+    else:
+        half, odd, sixteen, quiet = (
+            str(number) if lanes == 1 else f"splat (i32 {number})" for number in (0x7FFF, 1, 16, 0x400000)
+        )
+        body = f"""%bits = bitcast {floats} %x to {integers}
+ %upper = lshr {integers} %bits, {sixteen}
+ %odd = and {integers} %upper, {odd}
+ %more = add {integers} %odd, {half}
+ %nearest = add {integers} %bits, %more
+ %silent = or {integers} %bits, {quiet}
+ %is_nan = fcmp uno {floats} %x, %x
+ %chosen = select {truths} %is_nan, {integers} %silent, {integers} %nearest
+ %shifted = lshr {integers} %chosen, {sixteen}
+ %y = trunc {integers} %shifted to {shorts}"""
+    return f"define {shorts} @round_{lanes}({floats} %x) {{\n {body}\n ret {shorts} %y\n}}"
+
+
+def _inverse(lanes: int, machine: Machine) -> str:
+    floats, one = ("float", "1.0") if lanes == 1 else (f"<{lanes} x float>", "splat (float 1.0)")
+    body = f"%y = fdiv {floats} {one}, %x"
+    if machine.has_bfloat16 and lanes == 16:
+        body = f"%y = call {floats} @{_RCP}({floats} %x, {floats} poison, i16 -1)"
+    return f"define {floats} @invert_{lanes}({floats} %x) {{\n {body}\n ret {floats} %y\n}}"
+
+
+_RCP = "llvm.x86.avx512.rcp14.ps.512"
 _ADD_PAIRS = """
+declare <16 x float> @llvm.x86.avx512.rcp14.ps.512(<16 x float>, <16 x float>, i16)
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
 define <16 x float> @add_pairs(<16 x float> %sums, <16 x i32> %x, <16 x i32> %y) {
   %a = bitcast <16 x i32> %x to <32 x bfloat>

@@ -17,8 +17,8 @@ from .blocks import Images
 from .epilogue import Epilogue
 from .finish import Finish, operand_images
 from .machine import Machine
-from .tiles import OPAQUE
-from .vectors import lanes_at, spread
+from .tiles import OPAQUE, loop_for
+from .vectors import as_wide, converted, lanes_at, spread
 from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
@@ -34,12 +34,21 @@ class Channelwise:
         blocks: of channels.
         window: where the windows lie.
         kind: one of those above.
+        dtype: of the images. Of integers, maxima are such, and means are of their distances to the zero point.
+        zero_point: of integers.
     """
 
     batch: int | None
     blocks: int
     window: Window
     kind: str
+    dtype: str = "float32"
+    zero_point: int = 0
+
+    @property
+    def summed(self) -> str:
+        """The type of maxima and sums."""
+        return "int32" if self.dtype != "float32" and self.kind != MAXIMUM else self.dtype
 
 
 @lru_cache
@@ -57,7 +66,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     inner, edges = window.tiles(columns)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, lanes), "float32"))
+            x = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, lanes), sizes.dtype))
             held: list[Any] = []
             if sizes.kind == DEPTHWISE:
                 held.append(T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32")))
@@ -67,18 +76,17 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             code = _Code(sizes, lanes, x, held, y, finish)
-            with T.sblock("root"), T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
+            tasks = batch * sizes.blocks * window.result[0]
+            loop = loop_for(tasks * window.result[1] * window.kernel[0] * window.kernel[1])
+            with T.sblock("root"), loop(0, tasks) as task:
                 row, rest = task % window.result[0], task // window.result[0]
                 place = (rest // sizes.blocks, rest % sizes.blocks, row)
-                sums = [T.alloc_buffer((lanes,), "float32") for _ in range(columns)]
+                sums = [T.alloc_buffer((lanes,), sizes.summed) for _ in range(columns)]
                 for start in edges:
                     code.tile(sums, place, start, edge=start)
                 if inner:
                     with T.serial(0, len(inner)) as step:
                         code.tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
-                if finish.is_deferred:
-                    with T.serial(0, window.result[1]) as column:
-                        finish.apply_to(y, (*place, column), lanes)
         return builder.get()
 
 
@@ -107,24 +115,28 @@ class _Code:
                         continue
                     pixel = self.x[image, block, window.at(0, row, line), window.at(1, start + column, tap), whole]
                     T.buffer_store(held, self._step(held[whole], pixel, (block, line, tap)), [whole])
-        for column, held in enumerate(sums):
-            y = self._end(held[whole], row, None if edge is None else edge + column)
-            at = (image, block, row, start + column)
-            T.buffer_store(
-                self.y, y if self.finish.is_deferred else self.finish.applied(y, at, self.lanes), [*at, whole]
-            )
+        columns = [None if edge is None else edge + column for column in range(len(sums))]
+        results = [[self._end(held[whole], row, column)] for held, column in zip(sums, columns, strict=True)]
+        self.finish.store(self.y, results, (image, block, row, start), self.lanes)
 
     def _start(self, block: Any) -> Any:
         if self.sizes.kind == DEPTHWISE:
             return self.held[1][lanes_at(block * self.lanes, self.lanes)]
-        return spread(T.float32(float("-inf") if self.sizes.kind == MAXIMUM else 0), self.lanes)
+        dtype = self.sizes.summed
+        if self.sizes.kind != MAXIMUM:
+            return spread(tirx.const(0, dtype), self.lanes)
+        return spread(T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype), self.lanes)
 
     def _step(self, total: Any, pixel: Any, tap: tuple[Any, Any, int]) -> Any:
         if self.sizes.kind == DEPTHWISE:
             return total + pixel * self.held[0][(*tap, lanes_at(0, self.lanes))]
-        if self.sizes.kind == MAXIMUM:  # NaN wins, on either side
-            return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
-        return total + pixel
+        if self.sizes.kind != MAXIMUM:
+            return total + _shifted(pixel, self.sizes.summed, self.sizes.zero_point)
+        if self.sizes.dtype != "float32":
+            return tirx.Select(total > pixel, total, pixel)
+        return tirx.Select(
+            total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel)
+        )  # NaN wins, on either side
 
     def _end(self, total: Any, row: Any, column: int | None) -> Any:
         """The sum of a window as its mean, where that is wanted; a window in no column needs no padding at the sides."""
@@ -134,34 +146,46 @@ class _Code:
         begin, end = window.rows(row, padded=is_padded)
         across = window.kernel[1] if column is None else window.columns(column, padded=is_padded)
         count = end - begin if isinstance(end - begin, int) else (end - begin).astype("float32")
-        return total / spread(
+        return converted(total, "float32") / spread(
             T.float32(count * across) if isinstance(count, int) else count * T.float32(across), self.lanes
         )
 
 
+def _shifted(pixel: Any, summed: str, zero_point: int) -> Any:
+    """A vector as it is summed: of integers, their distances to the zero point."""
+    if summed == "float32" or not zero_point:
+        return converted(pixel, summed)
+    return converted(pixel, summed) - tirx.const(zero_point, as_wide(summed, pixel))
+
+
 @lru_cache
-def global_mean_kernel(sizes: Images, machine: Machine) -> tirx.PrimFunc:
-    """A kernel from images to their means, as images of one pixel."""
+def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel from images to their means, as images of one pixel; of integers, of their distances to the zero point."""
     lanes, whole = machine.lanes, lanes_at(0, machine.lanes)
     blocks, rows, columns, _ = sizes.blocks(lanes)
     images, pixels = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch, rows * columns
     width = next(width for width in (8, 7, 6, 5, 4, 3, 2, 1) if pixels % width == 0)  # sums that don't wait for another
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((images, blocks, rows, columns, lanes), "float32"))
-            y = T.arg("y", T.buffer((images, blocks, 1, 1, lanes), "float32"))
+            x = T.arg("x", T.buffer((images, blocks, rows, columns, lanes), sizes.dtype))
+            finish = Finish(epilogue, operand_images(epilogue, (images, blocks, 1, 1, lanes)))
+            y = T.arg("y", T.buffer((images, blocks, 1, 1, lanes), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"), T.parallel(0, images * blocks) as task:
-                flat = T.decl_buffer((images, blocks, pixels, lanes), "float32", data=x.data)
+            with T.sblock("root"), loop_for(images * blocks * pixels)(0, images * blocks) as task:
+                flat = T.decl_buffer((images, blocks, pixels, lanes), sizes.dtype, data=x.data)
                 image, block = task // blocks, task % blocks
-                sums = [T.alloc_buffer((lanes,), "float32") for _ in range(width)]
+                summed = "float32" if sizes.dtype == "float32" else "int32"
+                sums = [T.alloc_buffer((lanes,), summed) for _ in range(width)]
                 for held in sums:
-                    T.buffer_store(held, spread(T.float32(0), lanes), [whole])
+                    T.buffer_store(held, spread(tirx.const(0, summed), lanes), [whole])
                 with T.serial(0, pixels // width) as step:
                     for number, held in enumerate(sums):
-                        T.buffer_store(held, held[whole] + flat[image, block, step * width + number, whole], [whole])
+                        pixel = _shifted(flat[image, block, step * width + number, whole], summed, zero_point)
+                        T.buffer_store(held, held[whole] + pixel, [whole])
                 total = sums[0][whole]
                 for held in sums[1:]:
                     total = total + held[whole]
-                T.buffer_store(y, total / spread(T.float32(pixels), lanes), [image, block, 0, 0, whole])
+                mean = converted(total, "float32") / spread(T.float32(pixels), lanes)
+                place = (image, block, 0, 0)
+                T.buffer_store(y, finish.applied(mean, place, lanes), [*place, whole])
         return builder.get()

@@ -10,7 +10,6 @@ float32, by a scale for each filter, before what follows is computed on them.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import gcd, lcm
@@ -29,8 +28,10 @@ from .tiles import LATENCY, OPAQUE, ceil_div
 from .vectors import converted, lanes_at, spread
 from .windows import Window
 
-_SMALL = 1 << 17
-"""Multiply-adds below which waking other threads costs more than they save."""
+_SMALL, _FEW = 1 << 17, 1 << 15
+"""Multiply-adds, and weights, below which waking other threads costs more than they save."""
+_LOAD = 3
+"""Multiply-adds that take as long as loading a vector of weights that is used once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ def rounds(sizes: Convolution, machine: Machine) -> int:
 def _cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, float]:
     tasks, tiles = _tasks(sizes, tile, machine)
     loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
-    return ceil_div(tasks, machine.threads) * tiles * max(products, loads, LATENCY), loads / products
+    fetched = _LOAD * tile.blocks if _window(sizes).result == (1, 1) else 0
+    return ceil_div(tasks, machine.threads) * tiles * max(products, loads, fetched, LATENCY), loads / products
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
@@ -206,7 +208,8 @@ def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue)
             count: Any = 1
             for size in axes.values():
                 count = count * size
-            loop = T.serial if is_small(sizes) else T.parallel
+            is_one = isinstance(count, int) and count == 1
+            loop = T.serial if is_one or is_small(sizes) else T.parallel
             with loop(0, count) as task:
                 place: dict[str, Any] = {}
                 for name, size in reversed(axes.items()):
@@ -225,8 +228,9 @@ def weights_are_small(sizes: Convolution) -> bool:
 def is_small(sizes: Convolution) -> bool:
     """Whether one thread does it."""
     window = sizes.window
-    taps = window.kernel[0] * window.kernel[1] * window.result[0] * window.result[1]
-    return sizes.batch is not None and sizes.batch * sizes.filters * sizes.depth * taps < _SMALL
+    weights = sizes.filters * sizes.depth * window.kernel[0] * window.kernel[1]
+    pixels = window.result[0] * window.result[1]
+    return sizes.batch is not None and sizes.batch * weights * pixels < _SMALL and weights < _FEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,28 +257,13 @@ class _Code:
         for start in edges:
             self._tile(sums, place, start, edge=start)
         if not edges:
-            begin = place["tile"] * columns
-            self._tile(sums, place, tirx.min(begin, inner[-1]), fresh=begin)
-            self._finish(place, begin, tirx.min(begin + columns, self.window.result[1]))
-            return
-        if inner:
+            self._tile(sums, place, tirx.min(place["tile"] * columns, inner[-1]))
+        elif inner:
             with T.serial(0, len(inner)) as step:
                 self._tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
-        self._finish(place, 0, self.window.result[1])
 
-    def _finish(self, place: dict[str, Any], begin: Any, end: Any) -> None:
-        """A long epilogue, of columns that this task alone has written: it would be wrong to do it twice."""
-        if not self.finish.is_deferred or self.sizes.is_integer:
-            return
-        with T.serial(begin, end) as column:
-            for number in range(self.tile.blocks):
-                block = place["panel"] * self.tile.blocks + number
-                self.finish.apply_to(self.y, (place["image"], block, place["row"], column), self.lanes)
-
-    def _tile(
-        self, sums: list[list[Any]], place: dict[str, Any], start: Any, edge: int | None = None, fresh: Any = None
-    ) -> None:
-        """One tile, from a column; at an edge the taps beyond it are left out, and what isn't fresh another task writes."""
+    def _tile(self, sums: list[list[Any]], place: dict[str, Any], start: Any, edge: int | None = None) -> None:
+        """One tile, from a column; at an edge the taps beyond it are left out."""
         lanes, window, sizes = self.lanes, self.window, self.sizes
         image, panel, row = place["image"], place["panel"], place["row"]
         blocks, together = sizes.steps[0], sizes.together
@@ -312,26 +301,11 @@ class _Code:
                         for number in vectors:
                             held = sums[column][number]
                             T.buffer_store(held, self._added(held[whole], pixel, filters[number]), [whole])
-        if sizes.is_integer:
-            results = [
-                [
-                    self._scaled(held[whole], lanes_at((first + number) * lanes, lanes))
-                    for number, held in enumerate(line)
-                ]
-                for line in sums
-            ]
-            self.finish.store(self.y, results, (image, first, row, start), lanes)
-            return
-        overlaps = fresh is not None and self.window.result[1] % len(sums) != 0
-        for column, line in enumerate(sums):
-            with ExitStack() as frames:
-                if overlaps:
-                    frames.enter_context(T.If(start + column >= fresh))
-                    frames.enter_context(T.Then())
-                for number, held in enumerate(line):
-                    at = (image, first + number, row, start + column)
-                    vector = held[whole] if self.finish.is_deferred else self.finish.applied(held[whole], at, lanes)
-                    T.buffer_store(self.y, vector, [*at, whole])
+        results = [
+            [self._result(held[whole], lanes_at((first + number) * lanes, lanes)) for number, held in enumerate(line)]
+            for line in sums
+        ]
+        self.finish.store(self.y, results, (image, first, row, start), lanes)
 
     def _start(self, filters: Any, row: Any, column: int | None) -> Any:
         """What sums start from; those in no column in particular need no padding at the sides."""
@@ -346,7 +320,9 @@ class _Code:
             return with_dots(sums, pixel, filters)
         return sums + spread(pixel, self.lanes) * filters
 
-    def _scaled(self, sums: Any, filters: Any) -> Any:
+    def _result(self, sums: Any, filters: Any) -> Any:
+        if not self.sizes.is_integer:
+            return sums
         return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
 
     def _channels(self, block: Any) -> Any:

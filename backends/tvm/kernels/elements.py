@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
-from .approximations import ROUNDING, erf, exp, integer_type, least, most, number, sigmoid, tanh
+from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
 from .bfloat16 import rounded
-from .vectors import converted, held
+from .vectors import as_wide, converted, held
 
 Element = Callable[..., Any]
 """The result from the operator's attributes and operands; None stands for an operand that is left out."""
@@ -52,15 +53,36 @@ def _quantize(get: Callable[..., Any], x: Any) -> Any:
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
     shifted = held(held(least(above, high)) * number(float(1 / scale), x) + number(ROUNDING, x))
     zero = int(np.float32(ROUNDING).view(np.int32)) - zero_point
-    return tirx.reinterpret(integer_type(x), shifted) - tirx.const(zero, integer_type(x))
+    return tirx.reinterpret(as_wide("int32", x), shifted) - tirx.const(zero, as_wide("int32", x))
 
 
 def _dequantize(get: Callable[..., Any], x: Any) -> Any:
     """From integers of any width."""
     wide = converted(x, "int32")
-    shifted = wide - tirx.const(get("zero_point"), integer_type(x)) if get("zero_point") else wide
+    shifted = wide - tirx.const(get("zero_point"), as_wide("int32", x)) if get("zero_point") else wide
     floats = converted(shifted, "float32")
     return floats * number(get("scale"), floats)
+
+
+def _table(get: Callable[..., Any], x: Any) -> Any:
+    """Bytes by the codes of others, in int32. Two instructions look up in halves of the table, and the codes' first bit decides."""
+    lanes = x.ty.dtype.lanes
+    codes = T.reinterpret(converted(x, "uint8"), dtype=as_wide("int8", x))
+    whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))
+    quarters = [
+        tirx.Shuffle([tirx.const(number, "int8") for number in part], list(range(64))) for part in _quarters(get)
+    ]
+    instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpermi2var.qi.512")
+    low, high = (
+        held(T.call_llvm_pure_intrin(instruction, first, whole, second, dtype="int8x64"))
+        for first, second in (quarters[:2], quarters[2:])
+    )
+    found = tirx.Shuffle([tirx.Select(whole < tirx.const(0, "int8x64"), high, low)], list(range(lanes)))
+    return converted(found if get("is_signed") else T.reinterpret(found, dtype=as_wide("uint8", x)), "int32")
+
+
+def _quarters(get: Callable[..., Any]) -> list[list[int]]:
+    return np.frombuffer(get("codes"), np.int8).reshape(4, 64).tolist()
 
 
 ELEMENTS: Mapping[str, Element] = {
@@ -82,5 +104,13 @@ ELEMENTS: Mapping[str, Element] = {
     "Relu": lambda get, x: most(x, 0.0),
     "Sigmoid": lambda get, x: sigmoid(x),
     "Sub": lambda get, a, b: a - b,
+    "Table": _table,
     "Tanh": lambda get, x: tanh(x),
 }
+
+COARSE: Mapping[str, Element] = {
+    **ELEMENTS,
+    "Gelu": lambda get, x: coarse_gelu(x, is_bent=get("approximate", "none") == "tanh"),
+    "Sigmoid": lambda get, x: coarse_sigmoid(x),
+}
+"""The same for what is rounded to bfloat16 in the end."""

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Epilogue
+from .epilogue import Epilogue, operand_buffers
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div
 from .vectors import lanes_at
@@ -20,25 +20,19 @@ _CHUNK = 1 << 12
 
 
 @lru_cache
-def elementwise_kernel(
-    shape: tuple[int | None, ...], dtype: str, epilogue: Epilogue, machine: Machine
-) -> tirx.PrimFunc:
-    """A kernel of a tensor and the epilogue's operands, all of one shape, to what the epilogue makes of them."""
+def elementwise_kernel(shape: tuple[int | None, ...], epilogue: Epilogue, machine: Machine) -> tirx.PrimFunc:
+    """A kernel of an epilogue's operands, all of one shape, to what it makes of them."""
     sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(shape)]
     count: Any = prod(sizes)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer(sizes, dtype))
-            beside = [
-                T.arg(f"operand{index}", T.buffer(sizes, operand.dtype))
-                for index, operand in enumerate(epilogue.operands)
-            ]
+            given = operand_buffers(epilogue, sizes, None)
             y = T.arg("y", T.buffer(sizes, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, *beside, y = (T.decl_buffer((count,), buffer.dtype, data=buffer.data) for buffer in (x, *beside, y))
+            *beside, y = (T.decl_buffer((count,), buffer.dtype, data=buffer.data) for buffer in (*given, y))
 
             def step(at: Any) -> None:
-                T.buffer_store(y, epilogue.applied(x[at], lambda index: beside[index][at]), [at])
+                T.buffer_store(y, epilogue.applied(None, lambda index: beside[index][at]), [at])
 
             with T.sblock("root"):
                 if isinstance(count, int) and count <= _CHUNK:

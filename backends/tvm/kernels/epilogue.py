@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .approximations import number
-from .elements import ELEMENTS
-from .vectors import converted, held
+from .bfloat16 import BFLOAT16
+from .elements import COARSE, ELEMENTS
+from .vectors import as_wide, converted, held
 
 
 class Reach(Enum):
@@ -64,11 +65,16 @@ class Epilogue:
     dtype: str = "float32"
 
     def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
-        """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand."""
-        values = [held(result), *(held(load(index)) for index in range(len(self.operands)))] if self.steps else [result]
+        """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand.
+
+        A kernel without a result of its own, None, has steps that read operands alone.
+        """
+        beside = [held(load(index)) for index in range(len(self.operands))]
+        values = [result if result is None or not self.steps else held(result), *beside]
+        elements = COARSE if self.dtype == BFLOAT16 else ELEMENTS
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
-            values.append(held(ELEMENTS[step.operator](dict(step.attributes).get, *inputs)))
+            values.append(held(elements[step.operator](dict(step.attributes).get, *inputs)))
         return converted(values[-1], self.dtype) if "int" in self.dtype else values[-1]
 
 
@@ -84,4 +90,4 @@ def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> 
 def _input(place: float | None, values: list[Any]) -> Any:
     if place is None:
         return None
-    return values[place] if isinstance(place, int) else number(place, values[0])
+    return values[place] if isinstance(place, int) else tirx.const(place, as_wide("float32", values[-1]))

@@ -41,11 +41,6 @@ class Finish:
         """Whether its code is so long that it should stand in a kernel once, not for each vector that registers hold."""
         return any(step.operator in _LONG for step in self.epilogue.steps)
 
-    @property
-    def is_deferred(self) -> bool:
-        """Whether sums of float32 are stored first, and what becomes of them is computed where they lie."""
-        return self.is_long and self.epilogue.dtype == "float32"
-
     def applied(self, vector: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> Any:
         """What becomes of a vector of the result for an image, block, row and column."""
 
@@ -77,8 +72,3 @@ class Finish:
                 at = (image, first + number, row, start + begin + column)
                 vector = self.applied(stack[column, number, lanes_at(0, lanes)], at, lanes)
                 T.buffer_store(y, vector, [*at, lanes_at(0, lanes)])
-
-    def apply_to(self, y: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> None:
-        """Code that puts what becomes of a vector of the result in its place."""
-        at = (*place, lanes_at(0, lanes))
-        T.buffer_store(y, self.applied(y[at], place, lanes), at)

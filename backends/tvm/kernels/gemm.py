@@ -135,7 +135,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
             tasks = loop_over(gemm)(0, items * (panels * chunks))
-            with imported(gemm.dtype, epilogue.dtype), tasks as task:
+            with imported(machine, gemm.dtype, epilogue.dtype), tasks as task:
                 item, panel, chunk = task // (panels * chunks), task // chunks % panels, task % chunks
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 origin = (panel, 0) if gemm.is_packed else (item, column)

@@ -49,7 +49,7 @@ def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine)
 
         each(columns, machine, scale)
 
-    return _kernel(lead, columns, (), row)
+    return _kernel(lead, columns, (), row, machine)
 
 
 @lru_cache
@@ -90,7 +90,7 @@ def layer_norm_kernel(
 
         each(columns, machine, store)
 
-    return _kernel(lead, columns, (columns,) * (1 + has_bias), row, result)
+    return _kernel(lead, columns, (columns,) * (1 + has_bias), row, machine, result)
 
 
 @lru_cache
@@ -100,7 +100,7 @@ def rounding_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine
     def row(x: Any, y: Any, row: Any) -> None:
         each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
 
-    return _kernel(lead, columns, (), row, BFLOAT16)
+    return _kernel(lead, columns, (), row, machine, BFLOAT16)
 
 
 def _kernel(
@@ -108,6 +108,7 @@ def _kernel(
     columns: int,
     beside: Sequence[int],
     row: Callable[..., None],
+    machine: Machine,
     result: str = "float32",
 ) -> tirx.PrimFunc:
     """A kernel that goes through the rows; it takes the matrix, vectors of some lengths, and the result."""
@@ -122,7 +123,7 @@ def _kernel(
             x, y = (T.decl_buffer((rows, columns), stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (x, y))
             loop = T.serial if isinstance(rows, int) and rows * columns < SMALL else T.parallel
             root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
-            with root, imported(result), loop(0, rows) as place:
+            with root, imported(machine, result), loop(0, rows) as place:
                 row(x, *vectors, y, place)
         return builder.get()
 

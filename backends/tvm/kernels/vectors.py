@@ -19,10 +19,15 @@ def spread(element: Any, lanes: int) -> Any:
     return element if lanes == 1 else T.broadcast(element, lanes)
 
 
+def as_wide(dtype: str, vector: Any) -> str:
+    """The type of as many elements as a vector has."""
+    lanes = vector.ty.dtype.lanes
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
 def converted(vector: Any, dtype: str) -> Any:
     """Each lane in another element type."""
-    lanes = vector.ty.dtype.lanes
-    return vector.astype(dtype if lanes == 1 else f"{dtype}x{lanes}")
+    return vector.astype(as_wide(dtype, vector))
 
 
 def held(vector: Any) -> Any:

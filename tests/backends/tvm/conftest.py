@@ -29,6 +29,7 @@ def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
         *arrays: np.ndarray,
         dims: Sequence[Sequence[int | str]] | None = None,
         again: Sequence[Sequence[np.ndarray]] = (),
+        tolerance: float = 1e-5,
     ) -> None:
         """Hold the results to each other, with the sizes as they are, and with symbolic ones if `dims` are given.
 
@@ -37,6 +38,7 @@ def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
             arrays: that are fed.
             dims: of the inputs.
             again: further rows of arrays to feed where sizes are symbolic.
+            tolerance: of floats, and ten times that of large ones.
         """
         given = [array.shape for array in arrays]
         for shapes, feeds in [(given, [arrays]), *([(dims, [arrays, *again])] if dims else [])]:
@@ -47,7 +49,7 @@ def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
             for row in feeds:
                 named = {f"x{index}": array for index, array in enumerate(row)}
                 for name, found in zip(graph.outputs, executable.run(named), strict=True):
-                    _hold(found, Interpreter(graph).run(named)[name], f"{name} of {shapes}")
+                    _hold(found, Interpreter(graph).run(named)[name], f"{name} of {shapes}", tolerance)
 
     return agree
 
@@ -61,9 +63,9 @@ def _graph(build: Build, dtypes: Sequence[DType], shapes: Sequence[Sequence[int 
     return graph
 
 
-def _hold(found: np.ndarray, expected: np.ndarray, name: str) -> None:
+def _hold(found: np.ndarray, expected: np.ndarray, name: str, tolerance: float) -> None:
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
     if expected.dtype.kind == "f":
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found, expected, rtol=10 * tolerance, atol=tolerance, err_msg=name)
     else:
         np.testing.assert_array_equal(found, expected, err_msg=name)

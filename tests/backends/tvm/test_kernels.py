@@ -9,10 +9,12 @@ pytest.importorskip("tvm")
 import tvm
 
 from planish.backends.tvm.kernels import convolution
+from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
 from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel
 from planish.backends.tvm.kernels.machine import Machine
+from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
 from planish.targets import Target
 from planish.targets.load import load_target
@@ -62,3 +64,28 @@ def test_sums_of_convolutions_stay_in_registers(name: str, add: str, registers: 
     )
     assert whole_vectors(assembly, add, registers) >= 3 * 2 * tile.columns * tile.blocks
     assert "Workspace" not in assembly
+
+
+@pytest.mark.parametrize("name", [*(name for name, *_ in MACHINES), "x86-64-avx512-bf16"])
+def test_rounding_calls_no_library(name: str) -> None:
+    target = load_target(name)
+    assembly = assembly_of(rounding_kernel((64,), 50, Machine.of(target)), target)
+    assert "truncsfbf2" not in assembly
+    assert ("vcvtneps2bf16" in assembly) == ("avx512_bf16" in target.features)
+
+
+@pytest.mark.parametrize("depth", [32, 33])
+def test_products_of_bfloat16_are_of_pairs(depth: int) -> None:
+    target = load_target("x86-64-avx512-bf16")
+    machine, gemm = Machine.of(target), Gemm((64,), depth, 96, dtype="bfloat16")
+    tile = best_tile(gemm, machine)
+    assembly = assembly_of(gemm_kernel(gemm, tile, machine, Epilogue((), (Step("Cast", (), (0,)),))), target)
+    assert whole_vectors(assembly, "vdpbf16ps", "%zmm") >= tile.rows * len(tile.vectors) * (1 + depth % 2)
+    assert "vfmadd" not in assembly
+
+
+def test_attention_multiplies_bfloat16_in_pairs() -> None:
+    target = load_target("x86-64-avx512-bf16")
+    sizes = Attention(1, 64, 64, 2, 1, 64, 64, is_flat=True, is_causal=False, scale=0.125, dtype="bfloat16")
+    assembly = assembly_of(attention_kernel(sizes, Machine.of(target)), target)
+    assert whole_vectors(assembly, "vdpbf16ps", "%zmm") >= 8 + 16

@@ -1,0 +1,196 @@
+"""Which products are made of bfloat16, how the graph says so, and why others aren't."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+from planish.ir.text import print_graph
+from planish.ir.types import DType
+from planish.ir.verify import verify
+from planish.passes.base import PassContext, PassResult
+from planish.passes.check import drift
+from planish.passes.cleanup.fold_constants import ConstantFolding
+from planish.passes.pipeline import parse_pipeline
+from planish.passes.quantization.reduce_precision import PrecisionReduction
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+TARGET = load_target("x86-64-avx512-bf16")
+LAYERS = """(%x: float32[rows, 32]) {
+  const %w: float32[32, 64]
+  const %v: float32[32, 64]
+  %a: float32[rows, 64] = MatMul(%x, %w) @ "first"
+  %b: float32[rows, 64] = Relu(%a) @ "first"
+  %y: float32[rows, 32] = Gemm(%b, %v) {transB = 1} @ "second"
+  return y = %y
+}"""
+TIED = """(%rows: int64[batch, 5]) {
+  const %table: float32[2048, 32]
+  %x: float32[batch, 5, 32] = Gather(%table, %rows) @ "embedding"
+  %t: float32[32, 2048] = Transpose(%table) {perm = [1, 0]} @ "head"
+  %y: float32[batch, 5, 2048] = MatMul(%x, %t) @ "head"
+  return y = %y
+}"""
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, np.float32)
+
+
+def reduced(graph: Graph, target=TARGET, **options) -> PassResult:
+    result = PrecisionReduction(**options).apply(graph, PassContext(target, graph.clone()))
+    verify(graph)
+    return result
+
+
+def factors(graph: Graph, operator: str) -> list[str]:
+    """Of the first node with an operator: where its factors come from, back to front."""
+    node = next(node for node in graph.nodes if node.operator == operator)
+    chains: list[str] = []
+    for value in node.inputs[: 3 if operator == "Attention" else 2]:
+        types = [str(value.dtype)]
+        while value.producer is not None and value.producer.operator in ("Cast", "Transpose"):
+            value = value.producer.inputs[0]
+            types.append(str(value.dtype))
+        chains.append(" ".join(types))
+    return chains
+
+
+@pytest.fixture
+def layers(graph_of) -> Graph:
+    return graph_of(LAYERS, {"w": normal(32, 64), "v": normal(32, 64)})
+
+
+@pytest.fixture
+def tied(graph_of) -> Graph:
+    return graph_of(TIED, {"table": normal(2048, 32)})
+
+
+def test_factors_are_rounded_and_all_else_stays(layers: Graph) -> None:
+    source = layers.clone()
+    result = reduced(layers)
+    assert result.counts == {"Attention": 0, "Gemm": 1, "MatMul": 1, "Gather": 0}
+    assert not result.misses
+    assert factors(layers, "MatMul") == ["float32 bfloat16 float32", "float32 bfloat16"]
+    assert factors(layers, "Gemm") == ["float32 bfloat16 float32", "float32 bfloat16"]
+    assert {str(constant.dtype) for constant in layers.constants.values()} == {"bfloat16"}
+    feeds = {"x": normal(9, 32)}
+    assert 0 < drift([Interpreter(source).run(feeds)], [Interpreter(layers).run(feeds)]) < 0.01
+
+
+def test_nothing_is_rounded_twice(layers: Graph) -> None:
+    reduced(layers)
+    once = print_graph(layers)
+    assert not reduced(layers).changed
+    assert print_graph(layers) == once
+
+
+def test_what_several_products_read_is_rounded_once(graph_of) -> None:
+    graph = graph_of(
+        """(%x: float32[5, 32]) {
+          const %w: float32[32, 64]
+          const %v: float32[32, 64]
+          %a: float32[5, 64] = MatMul(%x, %w)
+          %b: float32[5, 64] = MatMul(%x, %v)
+          %y: float32[5, 64] = Add(%a, %b)
+          return y = %y
+        }""",
+        {"w": normal(32, 64), "v": normal(32, 64)},
+    )
+    reduced(graph)
+    assert [node.operator for node in graph.nodes].count("Cast") == 2 + 2
+
+
+def test_a_table_that_is_a_weight_as_well_is_stored_once(tied: Graph) -> None:
+    source = tied.clone()
+    assert reduced(tied).counts["Gather"] == 1
+    assert [(constant.shape, constant.dtype) for constant in tied.constants.values()] == [((2048, 32), DType.bfloat16)]
+    assert factors(tied, "MatMul")[1] == "float32 float32 bfloat16"
+    feeds = {"rows": np.arange(10).reshape(2, 5)}
+    assert 0 < drift([Interpreter(source).run(feeds)], [Interpreter(tied).run(feeds)]) < 0.01
+
+
+def test_a_lookup_that_is_left_out_keeps_its_table(tied: Graph) -> None:
+    reduced(tied, skip=("embedding",))
+    assert {constant.dtype for constant in tied.constants.values()} == {DType.bfloat16, DType.float32}
+
+
+def test_attention(graph_of) -> None:
+    text = """(%x: float32[batch, 5, 32]) {
+      %y: float32[batch, 5, 32] = Attention(%x, %x, %x) {kv_num_heads = 2, q_num_heads = 2%more}
+      return y = %y
+    }"""
+    graph = graph_of(text.replace("%more", ""))
+    assert reduced(graph).counts["Attention"] == 1
+    assert factors(graph, "Attention") == ["float32 bfloat16 float32"] * 3
+    capped = graph_of(text.replace("%more", ", softcap = 2.0"))
+    assert "no kernel for this form" in reduced(capped).misses[0]
+
+
+def test_layers_that_are_left_out_stay(layers: Graph) -> None:
+    assert reduced(layers, skip=("first",)).counts["MatMul"] == 0
+    assert factors(layers, "MatMul") == ["float32", "float32"]
+    assert factors(layers, "Gemm")[1] == "float32 bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("%y: float32[4, 4] = MatMul(%x, %x)", "both activations"),
+        ("%y: float32[4, 4] = MatMul(%x, %w)", "4 columns don't fill a vector"),
+        ("%y: float32[4, 32] = Gemm(%x, %v) {transA = 1}", "transposes its input"),
+        ("%y: float32[2, 4, 32] = MatMul(%x, %u)", "3 dimensions"),
+        ("%d: float64[4, 4] = Cast(%x) {to = 11} %y: float64[4, 32] = MatMul(%d, %e)", "computes in float64"),
+        ("%y: float32[4, 32] = MatMul(%w, %v)", "both activations"),
+    ],
+)
+def test_what_stays_in_float32_is_explained(graph_of, body: str, reason: str) -> None:
+    weights = {"w": normal(4, 4), "v": normal(4, 32), "u": normal(2, 4, 32), "e": RNG.standard_normal((4, 32))}
+    shapes = {"w": "float32[4, 4]", "v": "float32[4, 32]", "u": "float32[2, 4, 32]", "e": "float64[4, 32]"}
+    read = {name: shapes[name] for name in weights if f"%{name}" in body.partition("(")[2]}
+    constants = " ".join(f"const %{name}: {shape}" for name, shape in read.items())
+    graph = graph_of(
+        f"(%x: float32[4, 4]) {{ {constants} {body} return y = %y }}", {name: weights[name] for name in read}
+    )
+    result = reduced(graph)
+    assert not result.changed
+    assert [miss for miss in result.misses if reason in miss]
+
+
+def test_a_target_without_fast_products_keeps_the_graph(layers: Graph) -> None:
+    for target in (load_target("x86-64-avx512-vnni"), replace(TARGET, bfloat16={})):
+        result = reduced(layers, target)
+        assert not result.changed
+        assert "no fast products of bfloat16" in result.misses[0]
+
+
+def test_weights_stay_stored_in_half_the_size(layers: Graph) -> None:
+    reduced(layers)
+    before = print_graph(layers)
+    ConstantFolding(limit=1 << 20).apply(layers, PassContext(TARGET, layers))
+    assert print_graph(layers) == before
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+@pytest.mark.parametrize("name", ["layers", "tied"])
+def test_backends_agree_with_the_interpreter(name: str, backend: str, request, tmp_path) -> None:
+    """Closely: rounding in other places, or nowhere, would be farther off."""
+    pytest.importorskip(backend)
+    graph = request.getfixturevalue(name)
+    source = graph.clone()
+    reduced(graph)
+    write_artifact(tmp_path / "artifact", graph, find_backend(backend), load_target("native"))
+    feeds = {"x": normal(9, 32)} if name == "layers" else {"rows": np.arange(10).reshape(2, 5)}
+    expected, [found] = Interpreter(graph).run(feeds), load(tmp_path / "artifact").run(feeds)
+    error = drift([expected], [{"y": found}])
+    assert error < drift([expected], [Interpreter(source).run(feeds)]) / 4
+
+
+def test_options_round_trip() -> None:
+    (step,) = parse_pipeline("reduce-precision{dtype=bfloat16,skip=head}")
+    assert step == PrecisionReduction(skip=("head",))
