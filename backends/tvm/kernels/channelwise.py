@@ -123,7 +123,9 @@ class _Code:
         if self.sizes.kind == DEPTHWISE:
             return self.held[1][lanes_at(block * self.lanes, self.lanes)]
         dtype = self.sizes.summed
-        return spread(tirx.min_value(dtype) if self.sizes.kind == MAXIMUM else tirx.const(0, dtype), self.lanes)
+        if self.sizes.kind != MAXIMUM:
+            return spread(tirx.const(0, dtype), self.lanes)
+        return spread(T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype), self.lanes)
 
     def _step(self, total: Any, pixel: Any, tap: tuple[Any, Any, int]) -> Any:
         if self.sizes.kind == DEPTHWISE:
