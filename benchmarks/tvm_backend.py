@@ -109,6 +109,22 @@ def runners(name: str, folder: Path, threads: int) -> tuple[dict[str, Callable[[
 def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
     found, row = runners(name, folder, threads)
     found[PEAK], operations = peak(threads)
+    times = turns(found, rounds)
+    row["milliseconds"] = {who: 1e3 * float(np.median(seconds)) for who, seconds in times.items() if who != PEAK}
+    row["ratios"] = {
+        who: [
+            *(float(value) for value in np.quantile(np.divide(times[who], times[OURS]), [0.25, 0.5, 0.75])),
+            min(times[who]) / min(times[OURS]),
+        ]
+        for who in (RUNTIME, EAGER)
+    }
+    row["peak"] = operations / min(times[PEAK]) / 1e9
+    row["share"] = row["flops"] / min(times[OURS]) / 1e9 / row["peak"]
+    return row
+
+
+def turns(found: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each takes, in turns in random order."""
     times: dict[str, list[float]] = {who: [] for who in found}
     repeats: dict[str, int] = {}
     for who, run in found.items():
@@ -124,17 +140,7 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
             for _ in range(repeats[who]):
                 found[who]()
             times[who].append((time.perf_counter() - start) / repeats[who])
-    row["milliseconds"] = {who: 1e3 * float(np.median(seconds)) for who, seconds in times.items() if who != PEAK}
-    row["ratios"] = {
-        who: [
-            *(float(value) for value in np.quantile(np.divide(times[who], times[OURS]), [0.25, 0.5, 0.75])),
-            min(times[who]) / min(times[OURS]),
-        ]
-        for who in (RUNTIME, EAGER)
-    }
-    row["peak"] = operations / min(times[PEAK]) / 1e9
-    row["share"] = row["flops"] / min(times[OURS]) / 1e9 / row["peak"]
-    return row
+    return times
 
 
 def report(console: Console, rows: list[dict[str, Any]]) -> None:

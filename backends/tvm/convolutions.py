@@ -210,12 +210,13 @@ def _operands(lowering: "Lowering", group: Group) -> list[Any]:
 
 
 def _pool_anchor(node: Node) -> Anchor | None:
-    """Of integers, whose maxima are integers too; means are of their distances to the zero point."""
+    """Of integers, whose maxima are integers too, and whose means are of their distances to the zero point; or quantized."""
     x = node.inputs[0]
     assert x is not None
-    if len(node.outputs) > 1 or source(x) is x or not _is_known(x, node) or not is_image(source(x).type):
+    if len(node.outputs) > 1 or not _is_known(x, node):
         return None
-    assert x.producer is not None
+    if x.producer is None or source(x) is x:
+        return Anchor(node, channels=x.type.rank - 1) if _is_quantized(node.output) else None
     attributes = step_attributes(x.producer)
     scale = dict(attributes)["scale"]
     is_maximum = node.operator == "MaxPool"
@@ -226,8 +227,7 @@ def _pool_anchor(node: Node) -> Anchor | None:
 def _pool(lowering: "Lowering", group: Group) -> Blocked:
     x = group.anchor.inputs[0]
     assert x is not None
-    assert x.producer is not None
-    zero_point = dict(step_attributes(x.producer))["zero_point"]
+    zero_point = 0 if x.producer is None or source(x) is x else dict(step_attributes(x.producer))["zero_point"]
     return _pooled(lowering, group.anchor, (source(x), zero_point), group.epilogue, group)
 
 
@@ -259,16 +259,22 @@ def _pooled(
     return _call(lowering, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
 
 
+def _is_quantized(value: Value) -> bool:
+    """Whether nothing but bytes is read of it."""
+    readers = [use.node for use in value.uses]
+    return len(readers) == 1 and readers[0].operator == "QuantizeLinear"
+
+
 def _element_anchor(node: Node) -> Anchor | None:
-    """On images, of which some are read as integers."""
+    """On images, where bytes are read or written."""
     given = [value for value in step_operands(node) if value is not None]
     if node.output.type.rank != 4 or not is_image(node.output.type):
         return None
     reaches = {value: reach(value, node.output, 3) for value in given}
-    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
-    if not is_read or None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
+    if None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
         return None
-    return Anchor(node, channels=3, is_step=True)
+    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
+    return Anchor(node, channels=3, is_step=True) if is_read or _is_quantized(node.output) else None
 
 
 def _elements(lowering: "Lowering", group: Group) -> Blocked:
@@ -341,7 +347,7 @@ CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
 }
 
 TEMPLATES = {
-    **dict.fromkeys(ELEMENTS.keys() - {"DequantizeLinear"}, Template(_element_anchor, _elements)),
+    **dict.fromkeys(ELEMENTS.keys() - {"DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
     **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
     "BatchNormalization": Template(_normalization_anchor, _normalize),
     "Conv": Template(_anchor, _conv),

@@ -201,10 +201,8 @@ class _Growth:
 
 def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:
     """Whether what is dequantized first is put back on the same grid at once, and not read by others."""
-    first = chain[0] if chain else None
-    if first is None or first.operator != "QuantizeLinear" or step_attributes(first) != prologue.attributes:
-        return False
-    return first.inputs[0] is not None and first.inputs[0].use_count == 1
+    value = chain[0].inputs[0] if chain and chain[0].operator == "QuantizeLinear" else None
+    return value is not None and value.use_count == 1 and step_attributes(chain[0]) == prologue.attributes
 
 
 class _Steps:

@@ -9,6 +9,7 @@ not lowered at all, and every result is held to the type that the graph gives it
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -34,6 +35,7 @@ from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.elements import ELEMENTS
 from .kernels.machine import Machine
 from .layouts import Blocked, Layouts
+from .tables import tabulated
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -94,6 +96,8 @@ class Lowering:
             warnings.simplefilter("ignore")
             with self.block.dataflow():
                 for node, group in kernels(self._graph):
+                    if group is not None and self.machine.has_tables:
+                        group = replace(group, epilogue=tabulated(group.epilogue))
                     self._lower(node, group)
                 results = [self.tensor(value) for value in self._graph.outputs.values()]
                 if late := self.guards().late:

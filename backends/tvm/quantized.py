@@ -51,7 +51,6 @@ def quantized(node: Node) -> Quantized | None:
     x, scale, zero_point, _ = left
     weights, scales, weight_zero_points, axis = right
     is_by_filter = node.operator == "Conv" or bool(get("transB", 0))
-    columns = weights.shape[0 if is_by_filter else -1]
     if (
         x.dtype is not DType.uint8
         or scale.size != 1
@@ -60,12 +59,13 @@ def quantized(node: Node) -> Quantized | None:
         or (node.operator != "Conv" and weights.type.rank != 2)
         or weight_zero_points.any()
         or (scales.size != 1 and axis % weights.type.rank != (0 if is_by_filter else 1))
-        or scales.size not in (1, columns)
+        or scales.size not in (1, weights.data.shape[0 if is_by_filter else 1])
     ):
         return None
     matrix = weights.data.T if get("transB", 0) else weights.data
-    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), matrix.shape[0 if node.operator == "Conv" else 1])
-    return Quantized(x, matrix, row.astype(np.float32), int(zero_point.reshape(())))
+    columns = weights.data.shape[0 if is_by_filter else 1]
+    row = np.broadcast_to(scales.reshape(-1) * scale.reshape(()), columns).astype(np.float32)
+    return Quantized(x, matrix, row, int(zero_point.reshape(())))
 
 
 def constant_weights(value: Value) -> np.ndarray | None:

@@ -53,3 +53,18 @@ def test_a_broken_file_is_named_with_its_key(tmp_path, text, named):
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=named):
         load_target(file)
+
+
+def test_a_target_takes_over_what_it_does_not_say_itself():
+    base, target = load_target("x86-64-avx512-vnni"), load_target("x86-64-avx512-bf16")
+    assert (target.int8, target.fused) == (base.int8, base.fused)
+    assert target.features - base.features == {"avx512_bf16"}
+    assert "MatMul" in target.bfloat16["tvm"]
+    assert not base.bfloat16
+
+
+def test_a_missing_target_that_is_extended_is_named(tmp_path):
+    file = tmp_path / "board.toml"
+    file.write_text('extends = "circuit"', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"board\.toml: key 'extends': .*circuit\.toml"):
+        load_target(file)

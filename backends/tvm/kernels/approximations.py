@@ -34,12 +34,10 @@ def most(x: Any, bound: float) -> Any:
 
 
 def coarse_exp(x: Any) -> Any:
-    """Within 1e-4 of itself, of what isn't positive; what is below 1.7e-38 is 0."""
-    n = held(tirx.nearbyint(x * number(_LOG2_E, x)))
-    y = held(_polynomial(_COARSE_EXP, held(x - n * number(math.log(2), x))))
-    bits = tirx.reinterpret(as_wide("int32", x), n + number(ROUNDING + 127, x)) << tirx.const(23, as_wide("int32", x))
-    power = held(tirx.reinterpret(x.ty.dtype, bits))
-    return held(tirx.Select(n < number(-126, x), number(0.0, x), held(y * power)))
+    """Within 1e-4 of itself, of what isn't positive; what is below 1.7e-38 may be 0."""
+    bounded = held(most(x, -104.0))
+    n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
+    return _scaled(held(_polynomial(_COARSE_EXP, held(bounded - n * number(math.log(2), x)))), n)
 
 
 def exp(x: Any) -> Any:
@@ -51,13 +49,15 @@ def exp(x: Any) -> Any:
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     rest = held(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
     y = held(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
-    return held(_scaled(y, n) if x.ty.dtype.lanes == _WIDEST else _shifted(y, n))
+    return _scaled(y, n)
 
 
 def _scaled(y: Any, n: Any) -> Any:
-    """`2^n * y` by the instruction that AVX-512 has for it: no other machine has vectors of so many lanes."""
+    """`2^n * y`, by the instruction that AVX-512 has for it: no other machine has vectors of so many lanes."""
+    if y.ty.dtype.lanes != _WIDEST:
+        return held(_shifted(y, n))
     every, current = tirx.const(-1, "int16"), tirx.const(4, "int32")  # lanes, and the direction of rounding
-    return tirx.call_llvm_pure_intrin(y.ty.dtype, "llvm.x86.avx512.mask.scalef.ps.512", y, n, y, every, current)
+    return held(tirx.call_llvm_pure_intrin(y.ty.dtype, "llvm.x86.avx512.mask.scalef.ps.512", y, n, y, every, current))
 
 
 def _shifted(y: Any, n: Any) -> Any:

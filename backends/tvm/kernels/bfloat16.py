@@ -13,6 +13,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from .machine import Machine
+from .vectors import as_wide
 
 BFLOAT16 = "bfloat16"
 
@@ -32,13 +33,12 @@ def rounded(x: Any) -> Any:
 
     VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of what is subnormal.
     """
-    lanes = x.ty.dtype.lanes
-    return T.call_extern("uint16" if lanes == 1 else f"uint16x{lanes}", f"round_{lanes}", x)
+    return T.call_extern(as_wide("uint16", x), f"round_{x.ty.dtype.lanes}", x)
 
 
 def inverse(x: Any) -> Any:
     """About 1 / x: within 2^-14 of itself, where a machine has an instruction for that."""
-    return T.call_extern(str(x.ty.dtype), f"invert_{x.ty.dtype.lanes}", x)
+    return T.call_extern(as_wide("float32", x), f"invert_{x.ty.dtype.lanes}", x)
 
 
 def pairs_added(sums: Any, x: Any, y: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
 from .bfloat16 import rounded
@@ -63,6 +64,27 @@ def _dequantize(get: Callable[..., Any], x: Any) -> Any:
     return floats * number(get("scale"), floats)
 
 
+def _table(get: Callable[..., Any], x: Any) -> Any:
+    """Bytes by the codes of others, in int32. Two instructions look up in halves of the table, and the codes' first bit decides."""
+    lanes = x.ty.dtype.lanes
+    codes = T.reinterpret(converted(x, "uint8"), dtype=as_wide("int8", x))
+    whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))
+    quarters = [
+        tirx.Shuffle([tirx.const(number, "int8") for number in part], list(range(64))) for part in _quarters(get)
+    ]
+    instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpermi2var.qi.512")
+    low, high = (
+        held(T.call_llvm_pure_intrin(instruction, first, whole, second, dtype="int8x64"))
+        for first, second in (quarters[:2], quarters[2:])
+    )
+    found = tirx.Shuffle([tirx.Select(whole < tirx.const(0, "int8x64"), high, low)], list(range(lanes)))
+    return converted(found if get("is_signed") else T.reinterpret(found, dtype=as_wide("uint8", x)), "int32")
+
+
+def _quarters(get: Callable[..., Any]) -> list[list[int]]:
+    return np.frombuffer(get("codes"), np.int8).reshape(4, 64).tolist()
+
+
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
     "Cast": lambda get, x: converted(x, "float32") if str(x.ty.dtype).startswith("int") else rounded(x),
@@ -82,6 +104,7 @@ ELEMENTS: Mapping[str, Element] = {
     "Relu": lambda get, x: most(x, 0.0),
     "Sigmoid": lambda get, x: sigmoid(x),
     "Sub": lambda get, a, b: a - b,
+    "Table": _table,
     "Tanh": lambda get, x: tanh(x),
 }
 

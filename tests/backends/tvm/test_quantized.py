@@ -137,3 +137,57 @@ def test_convolutions_of_bytes_are_exact(agree, case: str, zero_point: int) -> N
 
     images = RNG.integers(0, 256, shape).astype(np.uint8)
     agree(build, images, dims=[("n", *shape[1:])])
+
+
+POOLS = {
+    "square": {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)},
+    "uneven": {"kernel_shape": (2, 5), "strides": (3, 1), "pads": (1, 4, 0, 2), "dilations": (3, 1)},
+    "cut": {"kernel_shape": (3, 2), "strides": (2, 2), "ceil_mode": 1},
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+@pytest.mark.parametrize("zero_point", [np.uint8(0), np.uint8(77), np.int8(-5)])
+@pytest.mark.parametrize("channels", [5, 37])
+def test_pools_of_bytes(agree, case: str, zero_point, channels: int) -> None:
+    """On the grid that they came from, on another one, and read in float32 as well."""
+
+    def build(op, x):
+        x = op.DequantizeLinear(x, EIGHTH, zero_point)
+        means = [op.AveragePool(x, count_include_pad=count, **POOLS[case]) for count in (0, 1)]
+        maxima = op.MaxPool(x, **POOLS[case])
+        again = op.MaxPool(x, **POOLS[case])
+        return [
+            *means,
+            op.GlobalAveragePool(x),
+            op.QuantizeLinear(op.MaxPool(x, **POOLS[case]), EIGHTH, zero_point),
+            op.QuantizeLinear(op.Relu(maxima), EIGHTH * 2, np.uint8(3)),
+            op.Add(fake(op, again, zero_point), again),
+        ]
+
+    x = RNG.integers(0, 256, (2, channels, 9, 11)).astype(np.uint8).view(zero_point.dtype)
+    agree(build, x, dims=[("n", channels, 9, 11)])
+
+
+def test_elementwise_between_bytes(agree) -> None:
+    """Of images of one shape, numbers by channel, and what reads or writes no bytes."""
+    row = RNG.random((21, 1, 1), np.float32)
+
+    def build(op, x, y, gate):
+        a, b = op.DequantizeLinear(x, EIGHTH, np.uint8(7)), op.DequantizeLinear(y, EIGHTH, np.int8(-3))
+        scaled = op.QuantizeLinear(op.Mul(op.Sigmoid(gate), a), EIGHTH / 4, np.uint8(9))
+        return [
+            op.QuantizeLinear(op.Relu(op.Add(a, b)), EIGHTH, np.uint8(0)),
+            op.QuantizeLinear(op.Mul(a, row), EIGHTH, np.uint8(1)),
+            scaled,
+            op.QuantizeLinear(op.HardSwish(gate), EIGHTH, np.uint8(1)),
+            op.Mul(op.DequantizeLinear(scaled, EIGHTH / 4, np.uint8(9)), row),
+            op.QuantizeLinear(a, EIGHTH * 3, np.int8(5)),
+        ]
+
+    def arrays(batch: int) -> list[np.ndarray]:
+        x = RNG.integers(0, 256, (2, batch, 21, 5, 9)).astype(np.uint8)
+        return [x[0], x[1].view(np.int8), RNG.integers(-8, 9, (batch, 21, 1, 1)).astype(np.float32)]
+
+    dims = [("n", 21, 5, 9), ("n", 21, 5, 9), ("n", 21, 1, 1)]
+    agree(build, *arrays(1), dims=dims, again=[arrays(2)])
