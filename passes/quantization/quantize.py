@@ -41,7 +41,7 @@ class Quantize(Pass):
         observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
         per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all rows.
-            TVM's kernels of planish compute that at no cost; ONNX Runtime has none for it.
+            planish's kernels for TVM do that; ONNX Runtime has none for it.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         samples: of the calibration data that are used.
     """

@@ -120,3 +120,15 @@ def test_dynamically_quantized_products(agree, quantizer: str, depth: int, colum
     x = normal(9, depth) * np.exp(normal(9, 1))
     rows = [[normal(count, depth), normal(count, columns)] for count in (1, 8, 0)[: 2 + (quantizer == ROW_QUANTIZER)]]
     agree(build, x, normal(9, columns), dims=[("rows", depth), ("rows", columns)], again=rows)
+
+
+def test_what_of_an_integer_product_is_rounded_at_once_is_stored_so(agree) -> None:
+    """Attention in bfloat16 reads products of int8: the graph says Cast, and the kernel stores what that gives."""
+    weights = RNG.integers(-127, 128, (32, 48)).astype(np.int8)
+
+    def build(op, x):
+        integers, scale, zero_point = op(ROW_QUANTIZER, x, outputs=3)
+        product = op.Mul(op.Cast(op.MatMulInteger(integers, weights, zero_point), to=DType.float32), scale)
+        return op.Cast(op.Cast(op.Mul(product, np.float32(2**-8)), to=DType.bfloat16), to=DType.float32)
+
+    agree(build, normal(9, 32))
