@@ -85,7 +85,7 @@ def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: 
     tensor = lowering.layouts.blocked(x) if sizes.block else _as_image(lowering, x)
     constants = [relax.const(prepared, "float32"), _row(bias, machine.lanes)]
     blocks = ceil_div(sizes.filters, machine.lanes)
-    type = TensorType(DType.float32, (x.shape[0], blocks, *sizes.window.result, machine.lanes))
+    type = TensorType(DType[group.epilogue.dtype], (x.shape[0], blocks, *sizes.window.result, machine.lanes))
     return lowering.prim_func(name, kernel, [tensor, *constants, *_operands(lowering, group)], type)
 
 
