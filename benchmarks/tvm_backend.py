@@ -1,11 +1,11 @@
-"""How fast planish's TVM backend runs models in float32, beside ONNX Runtime and PyTorch, and beside what the CPU can do.
+"""How fast planish's TVM backend runs models in float32, beside ONNX Runtime and torch's inductor, and beside what the CPU can do.
 
     pip install planish[tvm,benchmarks,examples]
     python benchmarks/tvm_backend.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2] [--json RESULTS.json]
 
 The models are those of fusion.py and CNNs, batch 1. ONNX Runtime gets the file as torch's exporter's own optimizer leaves it, planish the one
-from before (`cleanup,fuse`); PyTorch runs the module as it is. All take turns in random order in one process, with as many threads; before
-each turn there is a pause, for the threads of the one before spin for a while. Ratios are ONNX Runtime's or PyTorch's time over
+from before (`cleanup,fuse`); `torch.compile` gets the module. All take turns in random order in one process, with as many threads; before
+each turn there is a pause, for the threads of the one before spin for a while. Ratios are ONNX Runtime's or the inductor's time over
 planish's, in turns of the same round: their median, and in brackets their quartiles; above 1 planish is faster. Behind them stands the
 ratio of the fastest turns, which other work on the machine disturbs the least.
 
@@ -53,7 +53,7 @@ CNNS = {
 }
 MODELS |= CNNS
 EXPORTS |= CNNS
-OURS, RUNTIME, EAGER, PEAK = "planish", "ONNX Runtime", "PyTorch", "peak"
+OURS, RUNTIME, INDUCTOR, PEAK = "planish", "ONNX Runtime", "inductor", "peak"
 
 
 def peak(threads: int) -> tuple[Callable[[], object], int]:
@@ -96,12 +96,13 @@ def runners(name: str, folder: Path, threads: int) -> tuple[dict[str, Callable[[
     named = dict(zip((port.name for port in executable.inputs), feeds.values(), strict=True))
     torch.manual_seed(0)
     module, inputs = MODELS[name]()
+    compiled = torch.compile(module)
 
-    def eager() -> object:
+    def inductor() -> object:
         with torch.inference_mode():
-            return module(**inputs)
+            return compiled(**inputs)
 
-    found = {OURS: lambda: executable(**named), RUNTIME: lambda: session.run(None, feeds), EAGER: eager}
+    found = {OURS: lambda: executable(**named), RUNTIME: lambda: session.run(None, feeds), INDUCTOR: inductor}
     row["error"] = max(map(error_of, found[OURS](), found[RUNTIME]()))
     return found, row
 
@@ -116,7 +117,7 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
             *(float(value) for value in np.quantile(np.divide(times[who], times[OURS]), [0.25, 0.5, 0.75])),
             min(times[who]) / min(times[OURS]),
         ]
-        for who in (RUNTIME, EAGER)
+        for who in (RUNTIME, INDUCTOR)
     }
     row["peak"] = operations / min(times[PEAK]) / 1e9
     row["share"] = row["flops"] / min(times[OURS]) / 1e9 / row["peak"]
@@ -144,7 +145,7 @@ def turns(found: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[fl
 
 
 def report(console: Console, rows: list[dict[str, Any]]) -> None:
-    others = (RUNTIME, EAGER)
+    others = (RUNTIME, INDUCTOR)
     headers = [f"{who} / planish" for who in others]
     table = Table("model", "ms", *(f"{who} ms" for who in others), *headers, "of the peak", "error", "compiled in")
     for row in rows:

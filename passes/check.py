@@ -12,6 +12,7 @@ from ..ir.errors import CheckError, ModelError
 from ..ir.graph import Constant, Graph, Value
 from ..ir.types import DType
 from .base import Effect, Feeds, Pass
+from .legalization.integers import ROW_QUANTIZER
 
 RTOL, ATOL = 1e-3, 1e-4
 """The float tolerance that ROUNDING passes and backends are held to."""
@@ -20,6 +21,7 @@ ROUNDING_FLOOR = 0.01
 """The relative error that the floats of a graph which rounds coarsely are allowed at the least."""
 
 _NUDGES = (1 - 1e-6, 1 + 1e-6)
+_QUANTIZERS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear", ROW_QUANTIZER})
 
 _PROBE_SIZES = (2, 16, 64, 224)
 
@@ -269,7 +271,7 @@ def _nudged(graph: Graph, factor: float) -> Graph:
     copy = graph.clone()
     for node in copy.nodes:
         value = node.input(0)
-        if node.operator in ("QuantizeLinear", "DynamicQuantizeLinear") and not isinstance(value, Constant):
+        if node.operator in _QUANTIZERS and not isinstance(value, Constant):
             copy.set_input(node, 0, Builder(copy, before=node).Mul(value, factor))
     return copy
 

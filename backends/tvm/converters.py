@@ -12,6 +12,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.infer import contents
 from ...ir.types import TensorType
+from ...passes.cleanup.reshapes import moves_units
 from . import (
     attention,
     convolutions,
@@ -57,6 +58,10 @@ def _reshape(lowering: "Lowering", node: Node) -> Any:
     if node.operator in _RESHAPES and node.input(1) is not None and _elements(node, 1) is None:
         return _RESHAPES[node.operator](lowering, node)
     return relax.op.reshape(_data(lowering, node), lowering.shape(node.output.shape))
+
+
+def _transpose(lowering: "Lowering", node: Node) -> Any:
+    return _reshape(lowering, node) if moves_units(node) else lowering.imported(node)
 
 
 def _expand(lowering: "Lowering", node: Node) -> Any:
@@ -238,6 +243,7 @@ CONVERTERS: dict[str, Converter] = {
     "Squeeze": _reshape,
     "Tile": _tile,
     "TopK": _topk,
+    "Transpose": _transpose,
     "Unsqueeze": _reshape,
 }
 

@@ -9,10 +9,11 @@ import numpy as np
 from tvm import relax
 
 from ...ir.graph import Constant, Node, Value
-from ...ir.types import DType
+from ...ir.types import DType, TensorType
+from ...passes.legalization.layers import is_interleaved
 from . import pools
 from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
-from .kernels.blocks import join_kernel
+from .kernels.blocks import Interleaving, interleave_kernel, join_kernel
 from .kernels.channelwise import (
     DEPTHWISE,
     MAXIMUM,
@@ -28,6 +29,7 @@ from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Reach, Step
 from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from .kernels.pixelwise import pixels_kernel
+from .kernels.tiles import ceil_div
 from .kernels.windows import Window
 from .kernels.winograd import best_plan, transformed, winograd_kernel
 from .layouts import Blocked, blocked, images_of, is_image
@@ -66,16 +68,71 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     groups, data = merged(groups, data, images.channels, lanes)
     block = lanes if is_blocked else 0
     sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block)
-    tensor = lowering.layouts.blocked(x) if is_blocked else _as_image(lowering, x)
-    plan = best_plan(sizes, lowering.machine)
+    return Blocked(_convolved(lowering, group, sizes, data, bias))
+
+
+def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: np.ndarray, bias: np.ndarray) -> Any:
+    """A call of a kernel for a convolution of what a group's anchor reads, with what follows it."""
+    x, machine = group.anchor.inputs[0], lowering.machine
+    assert x is not None
+    plan = best_plan(sizes, machine)
     if plan is None:
-        kernel = convolution_kernel(sizes, lowering.machine, group.epilogue)
-        name, prepared = "conv", packed(data, sizes, lowering.machine)
+        kernel = convolution_kernel(sizes, machine, group.epilogue)
+        name, prepared = "conv", packed(weights, sizes, machine)
     else:
-        kernel = winograd_kernel(sizes, plan, lowering.machine, group.epilogue)
-        name, prepared = "winograd", transformed(data, plan, lowering.machine)
-    arguments = [tensor, relax.const(prepared, "float32"), _row(bias, lanes), *_operands(lowering, group)]
-    return _call(lowering, group.output, name, kernel, arguments)
+        kernel = winograd_kernel(sizes, plan, machine, group.epilogue)
+        name, prepared = "winograd", transformed(weights, plan, machine)
+    tensor = lowering.layouts.blocked(x) if sizes.block else _as_image(lowering, x)
+    constants = [relax.const(prepared, "float32"), _row(bias, machine.lanes)]
+    blocks = ceil_div(sizes.filters, machine.lanes)
+    type = TensorType(DType.float32, (x.shape[0], blocks, *sizes.window.result, machine.lanes))
+    return lowering.prim_func(name, kernel, [tensor, *constants, *_operands(lowering, group)], type)
+
+
+def _transposed_anchor(node: Node) -> Anchor | None:
+    return _anchor(node) if is_interleaved(node) else None
+
+
+def _transposed(lowering: "Lowering", group: Group) -> Blocked:
+    """A convolution for each place that a pixel of the result can have between those that strides put apart.
+
+    Their taps are those of the transposed one that fall on such a place, in reverse; the results are interleaved.
+    """
+    node, lanes = group.anchor, lowering.machine.lanes
+    x, weights = (node.input(index) for index in range(2))
+    assert x is not None
+    assert isinstance(weights, Constant)
+    images, window = images_of(x.type), window_of(node, weights.type.static_shape[2:])
+    channels, filters, *_ = weights.type.static_shape
+    (down, across), taps = window.strides, [ceil_div(*pair) for pair in zip(window.kernel, window.strides, strict=True)]
+    blocks = ceil_div(filters, lanes)
+    data = weights.data.reshape(channels, filters, *window.kernel)
+    parts = np.zeros((down, across, blocks * lanes, channels, *taps), np.float32)
+    for row, column in np.ndindex(down, across):
+        part = data[:, :, row::down, column::across].transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+        parts[row, column, :filters, :, taps[0] - part.shape[2] :, taps[1] - part.shape[3] :] = part
+    axes = [_part(window, axis, taps[axis]) for axis in range(2)]
+    inner = Window(*zip(*axes, strict=True))
+    is_whole = (down, across) == (1, 1)
+    block = lanes if _is_worth_blocks(lowering, x) else 0
+    sizes = Convolution(images.batch, channels, down * across * blocks * lanes, 1, channels, inner, block)
+    bias = np.tile(np.pad(_bias(node, filters), (0, blocks * lanes - filters)), down * across)
+    front = group if is_whole else Group(node, (), Epilogue(), ())
+    y = _convolved(lowering, front, sizes, parts.reshape(-1, channels, *taps), bias)
+    if is_whole:
+        return Blocked(y)
+    begins = (window.begins[0] % down, window.begins[1] % across)
+    between = Interleaving(images.batch, blocks, window.strides, inner.result, begins, window.result)
+    kernel = interleave_kernel(between, lanes, group.epilogue)
+    return _call(lowering, group.output, "interleave", kernel, [y, *_operands(lowering, group)])
+
+
+def _part(window: Window, axis: int, taps: int) -> tuple[int, ...]:
+    """An axis of the windows whose results are interleaved, as `Window` has it."""
+    stride, begin, image = window.strides[axis], window.begins[axis], window.image[axis]
+    result = ceil_div(window.result[axis] + begin % stride, stride)
+    front = taps - 1 - begin // stride
+    return image, result, taps, 1, 1, front, max(result + taps - 1 - front - image, 0)
 
 
 def _bias(node: Node, filters: int) -> np.ndarray:
@@ -294,4 +351,5 @@ TEMPLATES = {
     **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
     "BatchNormalization": Template(_normalization_anchor, _normalize),
     "Conv": Template(_anchor, _conv),
+    "ConvTranspose": Template(_transposed_anchor, _transposed),
 }

@@ -1,4 +1,5 @@
-"""Sizes that must not be 0: TVM's kernels leave garbage where they should reduce, multiply or slide over nothing.
+"""Sizes that must not be 0: TVM's kernels leave garbage where they should reduce, multiply or slide over nothing, or slice
+beyond the end.
 
 Some are known before the model runs, from the sizes of its inputs; of the others, which depend on data, the model returns
 a row beside its outputs.
@@ -82,7 +83,8 @@ def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
     if node.operator in _RIGHT or _has_computed_bounds(node):
         return []
     dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
-    return [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
+    found = [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
+    return [*found, *_bounded(node)] if node.operator == "Slice" else found
 
 
 def _has_computed_bounds(node: "Node") -> bool:
@@ -90,6 +92,22 @@ def _has_computed_bounds(node: "Node") -> bool:
     from ...ir.infer import contents  # brings torch, which an artifact runs without
 
     return node.operator == "Slice" and any(value is not None and contents(value) is None for value in node.inputs[1:])
+
+
+def _bounded(node: "Node") -> list[str]:
+    """What a slice needs not to be 0, so that the bounds that its type takes to lie inside of an axis do."""
+    from ...ir.ops.slice import SURE  # brings torch, too
+
+    x, (starts, ends, axes) = node.inputs[0], (node.constant(index) for index in range(1, 4))
+    if x is None or starts is None or ends is None:
+        return []
+    found: list[str] = []
+    for index, bounds in enumerate(zip(starts, ends, strict=True)):
+        size = x.shape[index if axes is None else int(axes[index])]
+        least = max((abs(int(bound)) for bound in bounds if abs(int(bound)) <= SURE), default=0)
+        if isinstance(size, str) and least > 1:
+            found.append(f"Max({size} - {least - 1}, 0)")
+    return found
 
 
 def _vanishes(shape: Sequence[Dim], dim: str) -> bool:
@@ -106,4 +124,6 @@ def _vanishes(shape: Sequence[Dim], dim: str) -> bool:
 
 
 def _refusal(dim: str, user: str) -> ModelError:
+    if dim.startswith("Max("):
+        return ModelError(f"{user} gets a tensor that is smaller than its bounds, for {dim} is 0")
     return ModelError(f"{user} gets an empty tensor, of size {dim} = 0, which TVM's kernels don't allow for")

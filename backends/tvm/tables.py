@@ -63,7 +63,7 @@ class _Tables:
             self._limits[place] = dict(step.attributes)["limits"]
         given = {self._root(value) for value in step.inputs if isinstance(value, int)}
         root = given.pop() if len(given) == 1 else None
-        if root is None:
+        if root is None or step.operator == "Cast":  # to elements that numpy hasn't
             return
         low, high = self._limits[root]
         self.values.setdefault(root, np.arange(low, high + 1))

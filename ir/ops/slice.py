@@ -13,7 +13,8 @@ from .unsigned import widened
 from .window import pad_last
 
 _BEYOND = 10**9  # exporters have many a large number for the end
-_SURE = 32
+SURE = 32
+"""The largest bound that is taken to lie inside of an axis whose size is symbolic."""
 """A symbolic size is taken to be at least this: a bound up to here lies inside the tensor, a greater one may not."""
 
 
@@ -88,7 +89,7 @@ def _may_exceed(bound: int, size: int) -> bool:
     """Whether torch's answer would hold for some sizes alone, since one of a bound and a size is symbolic."""
     if isinstance(size, int):
         return not isinstance(bound, int)
-    return isinstance(bound, int) and _SURE < abs(bound) < _BEYOND
+    return isinstance(bound, int) and SURE < abs(bound) < _BEYOND
 
 
 def _place(bound: int, size: int) -> int:

@@ -66,6 +66,15 @@ def _cast(graph: Graph, node: Node) -> Value | None:
     return source if source is not None and source.dtype is node.output.dtype else None
 
 
+def _cast_like(graph: Graph, node: Node) -> Value | None:
+    """A Cast: what was only asked for its type needn't be there any more."""
+    source = _cast(graph, node)
+    if source is not None or node.inputs[0] is None:
+        return source
+    op = Builder(graph, before=node, location=node.location)
+    return op.Cast(node.inputs[0], to=node.output.dtype, **node.attributes)
+
+
 def _neutral(number: float, *, both_sides: bool) -> _Rule:
     """For arithmetic with a neutral element: the other operand, if it isn't broadcast by the neutral one."""
 
@@ -188,7 +197,7 @@ _RULES: dict[str, _Rule] = {
     "Add": _neutral(0, both_sides=True),
     "And": _neutral(1, both_sides=True),
     "Cast": _cast,
-    "CastLike": _cast,
+    "CastLike": _cast_like,
     "Concat": _concat,
     "Div": _neutral(1, both_sides=False),
     "Dropout": _dropout,

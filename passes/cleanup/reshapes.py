@@ -29,7 +29,7 @@ def simplified_transpose(graph: Graph, node: Node) -> Value | None:
     if order == tuple(range(len(order))):
         return source
     inner = source.producer
-    if inner is not None and inner.operator in RESHAPES and _moves_units(node):
+    if inner is not None and inner.operator in RESHAPES and moves_units(node):
         return reshaped(graph, node)
     if inner is None or inner.operator != "Transpose" or inner.inputs[0] is None:
         return None
@@ -88,11 +88,11 @@ def _as_reshape(graph: Graph, node: Node, start: Value, shape: TensorType) -> Va
 
 def _before_reshape(node: Node) -> Value | None:
     """What a reshape reads, whatever it is called, if its rank is known."""
-    start = node.inputs[0] if node.operator in RESHAPES or _moves_units(node) else None
+    start = node.inputs[0] if node.operator in RESHAPES or moves_units(node) else None
     return start if start is not None and start.type.is_ranked else None
 
 
-def _moves_units(node: Node) -> bool:
+def moves_units(node: Node) -> bool:
     """Whether a node is a transpose under which only axes of size 1 change places with others: the elements keep theirs."""
     source = node.inputs[0] if node.operator == "Transpose" else None
     if source is None or not source.type.is_ranked:

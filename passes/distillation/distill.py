@@ -12,12 +12,13 @@ from annotated_types import Ge, Gt
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
+from ..legalization.integers import ROW_QUANTIZER
 from .integer_weights import thaw
 from .loss import choose_measures, measure
 from .trainer import Lesson, Trainer, is_weight, make_lessons
 
 _WITHOUT_GRADIENT = frozenset(
-    {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+    {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", ROW_QUANTIZER}
     | {"com.microsoft::DynamicQuantizeMatMul", "com.microsoft::MatMulIntegerToFloat", "com.microsoft::QGemm"}
 )
 

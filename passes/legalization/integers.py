@@ -42,10 +42,10 @@ def _product_of_row_grids(op: Builder, node: Node, zero_points: Value) -> Value:
 
 
 def _dynamic_quantize_rows(op: Builder, node: Node) -> tuple[Value, ...]:
-    x, nought = operand(node, 0), np.float32(0)
-    low, high = op.Min(op.ReduceMin(x, [-1]), nought), op.Max(op.ReduceMax(x, [-1]), nought)
-    width = op.Div(op.Sub(high, low), np.float32(255))
-    scale = op.Where(op.Equal(width, nought), np.float32(1), width)
+    x = operand(node, 0)
+    low, high = op.Min(op.ReduceMin(x, [-1]), 0.0), op.Max(op.ReduceMax(x, [-1]), 0.0)
+    width = op.Div(op.Sub(high, low), 255.0)
+    scale = op.Add(width, op.Cast(op.Equal(width, 0.0), to=x.dtype))
     zero_point = op.Round(op.Div(op.Neg(low), scale))
     integers = op.Add(op.Round(op.Div(x, scale)), zero_point)
     return _cut(op, integers, DType.uint8), scale, _cut(op, zero_point, DType.uint8)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
+from ...ir.types import DType
 from .expansion import Expansion, RefusedError, attribute, cast, known_size, operand
 
 _LARGEST_MATRIX = 6
@@ -147,6 +148,27 @@ def is_padded(node: Node) -> bool:
     """Whether a transposed convolution's result is cropped or extended."""
     pads = node.attributes.get("pads", ())
     return node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes or any(pads)
+
+
+def is_interleaved(node: Node) -> bool:
+    """Whether convolutions whose results are interleaved can compute a transposed one.
+
+    They can with constant weights, on images of known sizes, with padding that is less than the kernel, and without groups and dilations.
+    """
+    x, weights, bias = operand(node, 0), node.constant(1), node.input(2)
+    if weights is None or (bias is not None and node.constant(2) is None) or x.dtype is not DType.float32:
+        return False
+    rank = x.type.rank - 2
+    begins = attribute(node, "pads", (0,) * 2 * rank)[:rank]
+    return (
+        rank in (1, 2)
+        and all(isinstance(size, int) and size for size in (*x.shape[1:], *node.output.shape[1:]))
+        and attribute(node, "group", 1) == 1
+        and set(attribute(node, "dilations", (1,))) == {1}
+        and attribute(node, "auto_pad", "NOTSET") == "NOTSET"
+        and "output_shape" not in node.attributes
+        and all(0 <= begin < size for begin, size in zip(begins, weights.shape[2:], strict=True))
+    )
 
 
 EXPANSIONS: dict[str, Expansion] = {

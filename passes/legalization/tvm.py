@@ -8,7 +8,7 @@ from ..quantization.grid import grid_of
 from .attention import is_plain
 from .expansions import EXPANSIONS
 from .integers import ROW_QUANTIZER
-from .layers import is_padded, is_padded_to_size
+from .layers import is_interleaved, is_padded, is_padded_to_size
 from .runtime import is_of_vectors
 from .support import Support
 
@@ -140,7 +140,7 @@ TVM = Support(
         "Attention": lambda node: not is_plain(node),
         "BatchNormalization": _is_training,
         "Conv": is_padded_to_size,
-        "ConvTranspose": is_padded,
+        "ConvTranspose": lambda node: is_padded(node) and not is_interleaved(node),
         "CumProd": _is_computed,
         "CumSum": _is_computed,
         "DequantizeLinear": lambda node: not (_is_multiplied(node) or _is_on_grid(node)),

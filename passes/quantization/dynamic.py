@@ -12,6 +12,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
 from ...ir.types import DType
+from ..legalization.integers import ROW_QUANTIZER
 from .grid import quantize_weight
 from .layers import Layer, drop_unused
 
@@ -28,13 +29,13 @@ def quantize_dynamically(
         per_channel: whether each output channel's weights have a scale of their own.
         per_row: whether each row of an activation has a grid of its own.
     """
-    quantizer = "planish::DynamicQuantizeRows" if per_row else "DynamicQuantizeLinear"
     grids: dict[Value, tuple[Value, Value, Value]] = {}
     floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
     for layer in layers:
         op = Builder(graph, layer.node, layer.node.location)
         if layer.x not in grids:
-            grids[layer.x] = op(quantizer, layer.x, outputs=3)
+            by_row = per_row and layer.x.type.rank > 1
+            grids[layer.x] = op(ROW_QUANTIZER if by_row else "DynamicQuantizeLinear", layer.x, outputs=3)
         graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[layer.x], weight_bits, per_channel))
         graph.erase(layer.node)
     drop_unused(graph, floats)

@@ -26,6 +26,10 @@ def int8(*shape: int) -> np.ndarray:
     return RNG.integers(-127, 128, shape).astype(np.int8)
 
 
+def uint8(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Case:
     """An operator on inputs that are fed, or constants where a name is given."""
@@ -88,6 +92,7 @@ CASES = {
         {"interleaved": 1, "num_heads": 4, "rotary_embedding_dim": 6},
     ),
     "conv-integer": Case("ConvInteger", (int8(1, 2, 5, 5), int8(3, 2, 3, 3), np.int8(3)), {"pads": (1, 1, 1, 1)}),
+    "row-quantizer": Case("planish::DynamicQuantizeRows", (floats(2, 5, 8).astype(np.float64),), outputs=3),
     "qlinear-matmul": Case(
         "QLinearMatMul",
         (int8(2, 8), SCALE, np.int8(3), int8(8, 3), floats(3) ** 2, np.zeros(3, np.int8), SCALE, np.int8(1)),
@@ -240,3 +245,15 @@ def test_a_branch_returns_what_is_around_it_by_a_node_of_its_own() -> None:
     verify(legal)
     feeds = {"c": np.array(True), **dict(zip("qkv", (floats(1, 2, 2, 8) for _ in range(3)), strict=True))}
     np.testing.assert_array_equal(Interpreter(legal).run(feeds)["key"], feeds["k"])
+
+
+def test_products_of_row_grids_are_left_to_kernels_of_integers() -> None:
+    """TVM has one for weights of whole instructions; ONNX Runtime's takes a zero point for all rows alone."""
+    case = Case("MatMulInteger", (uint8(2, 5, 8), int8(8, 16), uint8(2, 5, 1)), constants=frozenset({1}))
+    for backend in ("tvm", "onnxruntime"):
+        graph, feeds = case.build()
+        legal = legalized(graph, load_target("x86-64"), backend)
+        (product,) = (node for node in legal.nodes if "MatMul" in node.operator)
+        assert product.operator == "MatMulInteger"
+        assert (product.input(2) is None) == (backend == "onnxruntime")
+        assert np.array_equal(Interpreter(legal).run(feeds)["y0"], Interpreter(graph).run(feeds)["y0"])

@@ -12,8 +12,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .epilogue import Epilogue
+from .finish import Finish, operand_images
 from .machine import Machine
-from .tiles import OPAQUE, ceil_div
+from .tiles import OPAQUE, ceil_div, loop_for
 from .vectors import lanes_at
 
 Move = Callable[[Any, Any, Any, Any, Any], None]
@@ -84,7 +86,8 @@ def _kernel(images: Images, lanes: int, move: Move, *, is_blocked: bool) -> tirx
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.sblock("root"):  # where Relax looks whether a kernel of one tensor is a reshape
                 x, y = (T.decl_buffer(view, images.dtype, data=buffer.data) for buffer, view in flat)
-                with T.parallel(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
+                loop = loop_for(batch * blocks * pixels * lanes)
+                with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
                     move(x, y, task // blocks, task % blocks, pixel)
         return builder.get()
 
@@ -104,11 +107,54 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
             ]
             y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.parallel(0, batch * rows) as task:
+            with loop_for(batch * rows * columns * sum(counts))(0, batch * rows) as task:
                 image, row, first = task // rows, task % rows, 0
                 for operand, count in zip(operands, counts, strict=True):
                     with T.serial(0, count) as block, T.serial(0, columns) as column:
                         place, whole = (row, column), lanes_at(0, lanes)
                         T.buffer_store(y, operand[image, block, *place, whole], [image, first + block, *place, whole])
                     first += count
+        return builder.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Interleaving:
+    """Images whose pixels lie in turn in several smaller ones.
+
+    Attributes:
+        batch: None where it isn't known.
+        blocks: of channels.
+        parts: how many smaller images there are, by rows and by columns; their channels lie behind each other.
+        image: sizes of each of these.
+        begins: rows and columns that are left out in front.
+        result: sizes.
+    """
+
+    batch: int | None
+    blocks: int
+    parts: tuple[int, int]
+    image: tuple[int, int]
+    begins: tuple[int, int]
+    result: tuple[int, int]
+
+
+@lru_cache
+def interleave_kernel(sizes: Interleaving, lanes: int, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of smaller images and the epilogue's operands to whole ones."""
+    batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
+    (down, across), (rows, columns) = sizes.parts, sizes.result
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer((batch, down * across * sizes.blocks, *sizes.image, lanes), "float32"))
+            shape = (batch, sizes.blocks, rows, columns, lanes)
+            finish = Finish(epilogue, operand_images(epilogue, shape))
+            y = T.arg("y", T.buffer(shape, epilogue.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            tasks = batch * sizes.blocks * rows
+            with T.sblock("root"), loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
+                place = (task // rows // sizes.blocks, task // rows % sizes.blocks, task % rows, column)
+                row_at, column_at = (index + begin for index, begin in zip(place[2:], sizes.begins, strict=True))
+                block = (row_at % down * across + column_at % across) * sizes.blocks + place[1]
+                vector = x[place[0], block, row_at // down, column_at // across, lanes_at(0, lanes)]
+                finish.store(y, [[vector]], place, lanes)
         return builder.get()

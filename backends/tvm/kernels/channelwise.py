@@ -17,7 +17,7 @@ from .blocks import Images
 from .epilogue import Epilogue
 from .finish import Finish, operand_images
 from .machine import Machine
-from .tiles import OPAQUE
+from .tiles import OPAQUE, loop_for
 from .vectors import as_wide, converted, lanes_at, spread
 from .windows import Window
 
@@ -76,7 +76,9 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             code = _Code(sizes, lanes, x, held, y, finish)
-            with T.sblock("root"), T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
+            tasks = batch * sizes.blocks * window.result[0]
+            loop = loop_for(tasks * window.result[1] * window.kernel[0] * window.kernel[1])
+            with T.sblock("root"), loop(0, tasks) as task:
                 row, rest = task % window.result[0], task // window.result[0]
                 place = (rest // sizes.blocks, rest % sizes.blocks, row)
                 sums = [T.alloc_buffer((lanes,), sizes.summed) for _ in range(columns)]
@@ -169,7 +171,7 @@ def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogu
             finish = Finish(epilogue, operand_images(epilogue, (images, blocks, 1, 1, lanes)))
             y = T.arg("y", T.buffer((images, blocks, 1, 1, lanes), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"), T.parallel(0, images * blocks) as task:
+            with T.sblock("root"), loop_for(images * blocks * pixels)(0, images * blocks) as task:
                 flat = T.decl_buffer((images, blocks, pixels, lanes), sizes.dtype, data=x.data)
                 image, block = task // blocks, task % blocks
                 summed = "float32" if sizes.dtype == "float32" else "int32"

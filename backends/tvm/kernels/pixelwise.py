@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 from .elements import ELEMENTS
 from .epilogue import Epilogue
 from .finish import Finish, operand_images
-from .tiles import OPAQUE
+from .tiles import OPAQUE, loop_for
 from .vectors import converted, lanes_at, spread
 
 Shape = tuple[int | None, ...]
@@ -54,7 +54,8 @@ def pixelwise_kernel(sizes: Pixelwise) -> tirx.PrimFunc:
             y = T.arg("y", T.buffer(_sizes(shape, batch), dtype))
             images, blocks, rows, columns, lanes = _sizes(shape, batch)
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"), T.parallel(0, images * blocks * rows) as task, T.serial(0, columns) as column:
+            tasks = images * blocks * rows
+            with T.sblock("root"), loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 vectors = [
                     None if form is None else _vector(buffer, form[1], place, lanes)
@@ -75,7 +76,8 @@ def pixels_kernel(shape: Shape, epilogue: Epilogue) -> tirx.PrimFunc:
             finish = Finish(epilogue, operand_images(epilogue, sizes))
             y = T.arg("y", T.buffer(sizes, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"), T.parallel(0, images * blocks * rows) as task, T.serial(0, columns) as column:
+            tasks = images * blocks * rows
+            with T.sblock("root"), loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 T.buffer_store(y, finish.applied(None, place, lanes), [*place, lanes_at(0, lanes)])
         return builder.get()

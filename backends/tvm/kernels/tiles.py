@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
+from tvm.script.ir_builder import tirx as T
 
 from .vectors import lanes_at
 
 OPAQUE = 8
 """TVM's number for kernels that it fuses with nothing."""
+WORTH = 1 << 14
+"""Operations on vectors that take longer than waking other threads for them."""
 LATENCY = 8
 """Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
 
@@ -59,6 +62,11 @@ def heights(height: int, rows: Any) -> list[tuple[int, Any]]:
         found.append((height, tirx.Select(is_fit, count, tirx.const(0, "int64"))))
         height, beyond = height // 2, height
     return found
+
+
+def loop_for(operations: Any) -> Any:
+    """What goes through a kernel's tasks, from how many operations on vectors they have in all: on all threads if that is worth it."""
+    return T.serial if isinstance(operations, int) and operations < WORTH else T.parallel
 
 
 def ceil_div(size: int, part: int) -> int:

@@ -46,6 +46,32 @@ def test_convolutions_of_every_kind(agree, case: str) -> None:
     agree(build, tensor(*shape), dims=[("n", *shape[1:])], again=[[tensor(3, *shape[1:])]])
 
 
+TRANSPOSED = {
+    "doubled": ((2, 24, 7, 5), (24, 20, 2, 2), {"strides": (2, 2)}),
+    "overlapping": ((1, 16, 6, 9), (16, 33, 3, 4), {"strides": (2, 2), "pads": (1, 1, 1, 2), "output_padding": (1, 0)}),
+    "without-strides": ((1, 32, 8, 8), (32, 16, 3, 3), {"pads": (1, 0, 2, 1)}),
+    "gaps": ((1, 3, 4, 5), (3, 5, 2, 5), {"strides": (3, 2), "pads": (0, 3, 1, 0), "output_padding": (2, 1)}),
+    "one-axis": ((2, 18, 11), (18, 4, 5), {"strides": (3,), "pads": (2, 1)}),
+    "groups": ((1, 16, 4, 4), (16, 3, 3, 3), {"strides": (2, 2), "group": 4, "pads": (1, 1, 1, 1)}),
+    "dilated": ((1, 16, 4, 4), (16, 3, 3, 3), {"strides": (2, 2), "dilations": (2, 1), "pads": (1, 1, 1, 1)}),
+    "same": ((1, 16, 4, 4), (16, 3, 3, 3), {"strides": (2, 2), "auto_pad": "SAME_UPPER"}),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_transposed_convolutions_of_every_kind(agree, case: str) -> None:
+    """With and without a bias, and with what follows them, a residual among it."""
+    shape, filters, attributes = TRANSPOSED[case]
+    weights, bias = tensor(*filters) / 3, tensor(filters[1] * attributes.get("group", 1))
+
+    def build(op, x):
+        y = op.ConvTranspose(x, weights, bias, **attributes)
+        z = op.ConvTranspose(op.Neg(x), weights, **attributes)
+        return [op.Relu(op.Add(z, op.Sigmoid(y))), y]
+
+    agree(build, tensor(*shape), dims=[("n", *shape[1:])], again=[[tensor(3, *shape[1:])]])
+
+
 POOLS = {
     "square": {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)},
     "uneven": {"kernel_shape": (2, 5), "strides": (3, 1), "pads": (1, 4, 0, 2), "dilations": (3, 1)},

@@ -15,6 +15,7 @@ CHAINS = {
     "bias": lambda op, x, y: op.Add(y, BIAS),
     "bias in front": lambda op, x, y: op.Add(BIAS, y),
     "a number": lambda op, x, y: op.Sub(2.0, op.Mul(y, 0.5)),
+    "a number for each row": lambda op, x, y: op.Mul(y, op.ReduceMax(x, [-1])),
     "residual": lambda op, x, y: op.Relu(op.Add(op.Add(y, BIAS), op.Concat(x, x, axis=-1))),
     "silu": lambda op, x, y: op.Mul(y, op.Sigmoid(y)),
     "quotient of itself": lambda op, x, y: op.Div(y, op.Add(op.Relu(y), 1.0)),
@@ -74,7 +75,7 @@ def test_a_group_ends_at_an_output(make_graph) -> None:
     assert nodes_of_groups(graph) == [["MatMul"]]
 
 
-def test_operands_that_are_spread_along_columns_stay_outside(make_graph) -> None:
-    columns = RNG.standard_normal((3, 1), np.float32)
-    graph = make_graph(lambda op, x: op.Mul(op.MatMul(x, WEIGHTS), columns), 3, 24)
-    assert nodes_of_groups(graph) == [["MatMul"]]
+def test_operands_of_a_number_for_each_row_join_and_those_that_items_share_stay_outside(make_graph) -> None:
+    rows = RNG.standard_normal((2, 3, 1), np.float32)
+    build = lambda op, x: op.Mul(op.Mul(op.MatMul(x, WEIGHTS), rows), rows[0])  # noqa: E731
+    assert nodes_of_groups(make_graph(build, 2, 3, 24)) == [["MatMul", "Mul"]]

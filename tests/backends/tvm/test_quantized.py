@@ -1,12 +1,30 @@
 """Quantization and back in front of, behind and within kernels, held to the interpreter's."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import planish
 
 pytest.importorskip("tvm")
 
+from tvm import relax
+
 from planish.backends.tvm.converters import TEMPLATES
 from planish.backends.tvm.groups import find_groups
+from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
+from planish.backends.tvm.kernels.machine import Machine
+from planish.backends.tvm.lowering import to_relax
+from planish.backends.tvm.tables import tabulated
+from planish.ir.interpreter import Interpreter
+from planish.passes.base import PassContext
+from planish.passes.cleanup.fold_constants import ConstantFolding
+from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
@@ -14,7 +32,7 @@ EIGHTH = np.float32(0.125)
 """A scale that divides exactly, so that results lie half-way between integers, and are rounded as the standard says."""
 
 
-@pytest.fixture(params=["native", "x86-64-avx2", "x86-64"])
+@pytest.fixture(params=["native", "x86-64-avx2"])
 def target(request):
     target = load_target(request.param)
     if not target.features <= load_target("native").features:
@@ -32,7 +50,7 @@ def fake(op, x, zero_point=np.uint8(100), scale=EIGHTH):
 
 
 @pytest.mark.parametrize("zero_point", [np.uint8(0), np.uint8(131), np.int8(-7), None])
-@pytest.mark.parametrize("shape", [(), (5,), (3, 37), (2, 70, 61)])
+@pytest.mark.parametrize("shape", [(), (3, 37), (2, 70, 61)])
 def test_tensors_are_rounded_and_saturated(agree, zero_point, shape: tuple[int, ...]) -> None:
     def build(op, x):
         integers = op.QuantizeLinear(x, EIGHTH, zero_point)
@@ -121,8 +139,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-@pytest.mark.parametrize("zero_point", [0, 77])
-def test_convolutions_of_bytes_are_exact(agree, case: str, zero_point: int) -> None:
+def test_convolutions_of_bytes_are_exact(agree, case: str) -> None:
     """Scales are powers of two, so that float32 holds all sums, and what is rounded is the same."""
     shape, filters, attributes = CONVOLUTIONS[case]
     weights = RNG.integers(-127, 128, filters).astype(np.int8)
@@ -130,10 +147,10 @@ def test_convolutions_of_bytes_are_exact(agree, case: str, zero_point: int) -> N
     bias = RNG.integers(-1000, 1000, filters[0]).astype(np.float32) / 64
 
     def build(op, x):
-        x = op.DequantizeLinear(x, EIGHTH, np.uint8(zero_point))
+        plain, shifted = (op.DequantizeLinear(x, EIGHTH, np.uint8(zero_point)) for zero_point in (0, 77))
         weight = op.DequantizeLinear(weights, scales, np.zeros(filters[0], np.int8), axis=0)
-        y = op.Conv(x, weight, bias, **attributes)
-        return [y, op.QuantizeLinear(op.Relu(op.Conv(x, weight, **attributes)), np.float32(4), np.uint8(7))]
+        y = op.Conv(plain, weight, bias, **attributes)
+        return [y, op.QuantizeLinear(op.Relu(op.Conv(shifted, weight, **attributes)), np.float32(4), np.uint8(7))]
 
     images = RNG.integers(0, 256, shape).astype(np.uint8)
     agree(build, images, dims=[("n", *shape[1:])])
@@ -147,8 +164,7 @@ POOLS = {
 
 
 @pytest.mark.parametrize("case", POOLS)
-@pytest.mark.parametrize("zero_point", [np.uint8(0), np.uint8(77), np.int8(-5)])
-@pytest.mark.parametrize("channels", [5, 37])
+@pytest.mark.parametrize(("zero_point", "channels"), [(np.uint8(0), 37), (np.uint8(77), 5), (np.int8(-5), 37)])
 def test_pools_of_bytes(agree, case: str, zero_point, channels: int) -> None:
     """On the grid that they came from, on another one, and read in float32 as well."""
 
@@ -191,3 +207,101 @@ def test_elementwise_between_bytes(agree) -> None:
 
     dims = [("n", 21, 5, 9), ("n", 21, 5, 9), ("n", 21, 1, 1)]
     agree(build, *arrays(1), dims=dims, again=[arrays(2)])
+
+
+def test_a_byte_of_a_byte_is_one_step() -> None:
+    """And what is left is what the steps made: of every byte, on either side of zero."""
+    grid = (("limits", (0, 255)), ("scale", 0.05), ("zero_point", 90))
+    signed = (("limits", (-128, 127)), ("scale", 0.02), ("zero_point", -100))
+    steps = (
+        Step("QuantizeLinear", grid, (0,)),
+        Step("DequantizeLinear", grid, (1,)),
+        Step("Sigmoid", (), (2,)),
+        Step("Mul", (), (2, 3)),
+        Step("QuantizeLinear", signed, (4,)),
+    )
+    first, table = tabulated(Epilogue((), steps, "int8")).steps
+    assert (first, table.operator, table.inputs) == (steps[0], "Table", (1,))
+    x = (np.arange(256) - 90) * np.float32(0.05)
+    expected = np.clip(np.rint(x / (1 + np.exp(-x)) / np.float32(0.02)) - 100, -128, 127).astype(np.int8)
+    np.testing.assert_array_equal(np.frombuffer(dict(table.attributes)["codes"], np.int8), expected)
+
+
+def test_what_reads_more_than_a_byte_is_left() -> None:
+    grid = (("limits", (0, 255)), ("scale", 0.05), ("zero_point", 90))
+    steps = (Step("DequantizeLinear", grid, (1,)), Step("Add", (), (0, 2)), Step("QuantizeLinear", grid, (3,)))
+    epilogue = Epilogue((Operand(Reach.ELEMENTS, "uint8"),), steps, "uint8")
+    assert tabulated(epilogue) == epilogue
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    channels=st.integers(1, 40),
+    filters=st.integers(1, 40),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 3),
+    pads=st.tuples(*[st.integers(0, 3)] * 4),
+    size=st.tuples(st.integers(5, 12), st.integers(5, 12)),
+    zero_point=st.integers(0, 255),
+    is_depthwise=st.booleans(),
+)
+def test_convolutions_of_bytes_of_any_shape(
+    agree, channels, filters, kernel, stride, pads, size, zero_point, is_depthwise
+) -> None:
+    filters, group = (channels, channels) if is_depthwise else (filters, 1)
+    weights = RNG.integers(-127, 128, (filters, channels // group, *kernel)).astype(np.int8)
+
+    def build(op, x):
+        x = op.DequantizeLinear(x, EIGHTH, np.uint8(zero_point))
+        weight = op.DequantizeLinear(weights, np.full(filters, 0.25, np.float32), np.zeros(filters, np.int8), axis=0)
+        return op.Conv(x, weight, strides=(stride, stride), pads=pads, group=group)
+
+    agree(build, RNG.integers(0, 256, (1, channels, *size)).astype(np.uint8))
+
+
+def test_a_quantized_network_stays_in_bytes(target) -> None:
+    """As `quantize` writes it: nothing that is as large as an image is anything but bytes between its layers."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 24, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        _Residual(24),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24),
+        nn.SiLU(),
+        nn.Conv2d(24, 40, 1),
+        nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(40, 10),
+    ).eval()
+    x = RNG.standard_normal((1, 3, 40, 40), np.float32)
+    graph = planish.trace(network, (torch.from_numpy(x),))
+    name = graph.inputs[0].name
+    data = [{name: RNG.standard_normal((4, 3, 40, 40), np.float32)[:1]}, {name: x}]
+    quantized = planish.optimize(graph, "cleanup,fuse,quantize{scheme=int8}", data=data).graph
+    found = planish.compile(quantized, backend="tvm", target=target)(x)[0]
+    (expected,) = Interpreter(quantized).run({name: x}).values()
+    assert (
+        np.abs(found - expected).max() < np.abs(expected).max() / 50
+    )  # some bytes lie half-way, and are rounded elsewhere
+    if target.int8 is None or not Machine.of(target).has_vnni:
+        return
+    legal = legalized(quantized, target, "tvm")
+    ConstantFolding().run(legal, PassContext(target, source=quantized))
+    module, _ = to_relax(legal, quantized, target)
+    calls = [binding.value for block in module["main"].body.blocks for binding in block.bindings]
+    kernels = [call for call in calls if isinstance(call, relax.Call) and call.op.name == "relax.call_tir"]
+    names = Counter(call.args[0].name_hint.rstrip("0123456789") for call in kernels)
+    assert names["integer_conv"] == 4
+    assert names["integer_depthwise"] == 1
+    assert not names.keys() & {"conv", "depthwise", "winograd", "convolution"}
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))

@@ -28,3 +28,22 @@ def test_other_axes_and_element_types(agree) -> None:
     scale = RNG.standard_normal((4, 5)).astype(np.float32)
     agree(lambda op, x: [op.Softmax(x, axis=1), op.Softmax(x)], x)
     agree(lambda op, x: [op.Softmax(x, axis=0), op.LayerNormalization(x, scale, axis=1)], np.float32(x))
+
+
+@pytest.mark.parametrize("quantizer", ["DynamicQuantizeLinear", "planish::DynamicQuantizeRows"])
+@pytest.mark.parametrize("columns", [1, 7, 16, 50, 300])
+def test_floats_on_grids_that_span_them(agree, quantizer: str, columns: int) -> None:
+    """Rows on either side of 0 alone, of zeros, and of many magnitudes; enough of them for all threads."""
+    x = np.random.default_rng(1).standard_normal((3, 25, columns)).astype(np.float32)
+    x *= np.exp(np.linspace(-20, 20, 25, dtype=np.float32))[:, None]
+    x[0, 3], x[1, 4], x[2, 5] = np.abs(x[0, 3]), -np.abs(x[1, 4]), 0
+    build = lambda op, x: list(op(quantizer, x, outputs=3))  # noqa: E731
+    agree(build, x, dims=[("batch", "rows", columns)], again=[[x[:1, :1]], [x[2:, 5:6]]])
+
+
+def test_rows_that_other_kernels_don_t_quantize(agree) -> None:
+    x = np.random.default_rng(1).standard_normal((4, 6))
+    agree(lambda op, x: list(op("planish::DynamicQuantizeRows", x, outputs=3)), x)
+    agree(
+        lambda op, x: list(op("planish::DynamicQuantizeRows", x, outputs=3)), np.float32(x), dims=[("rows", "columns")]
+    )

@@ -77,3 +77,14 @@ def test_a_shape_of_another_number_of_elements_is_refused(make_graph, target, tm
     assert executable(np.array([1, 2, 3, 0, 0, 1], np.float32))[0].tolist() == [[1, 2], [3, 0], [0, 1]]
     with pytest.raises(ModelError, match="TVM failed"):
         executable(np.array([1, 4], np.float32))
+
+
+@pytest.mark.parametrize(("bounds", "least"), [(([0], [16]), 16), (([-3], [10**9]), 3), (([2], [-2]), 2)])
+def test_a_slice_beyond_the_end_is_refused(make_graph, target, tmp_path, bounds, least) -> None:
+    """Its type takes small bounds to lie inside of an axis whose size is symbolic."""
+    graph = make_graph(lambda op, x: op.Slice(op.Neg(x), *bounds, [1]), 2, "length")
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    executable, x = load(tmp_path / "dist"), np.arange(40, dtype=np.float32).reshape(2, 20)
+    np.testing.assert_array_equal(executable(x)[0], -x[:, slice(bounds[0][0], bounds[1][0])])
+    with pytest.raises(ModelError, match=rf"Slice gets a tensor that is smaller than its bounds, for .* - {least - 1}"):
+        executable(x[:, : least - 1])

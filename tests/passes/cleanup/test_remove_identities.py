@@ -471,3 +471,13 @@ def test_reshapes_that_hold_data_to_one_size_stay(context) -> None:
     before = print_graph(graph)
     assert not IdentityRemoval().apply(graph, context(graph)).changed
     assert print_graph(graph) == before
+
+
+def test_what_is_cast_like_another_value_is_cast_to_its_type(becomes) -> None:
+    before = """(%x: int64[2], %like: float32[3]) {
+      %c: float32[2] = CastLike(%x, %like)
+      %y: float32[2] = Relu(%c)
+      return y = %y
+    }"""
+    after = before.replace("CastLike(%x, %like)", "Cast(%x) {to = 1}").replace("%c", "%cast")
+    becomes("remove-identities", before, after)

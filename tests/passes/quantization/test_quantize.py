@@ -15,6 +15,7 @@ from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
 from planish.passes.check import drift, run_graph
+from planish.passes.legalize import legalized
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 
@@ -161,3 +162,27 @@ def test_a_target_without_integer_kernels_keeps_the_graph():
     assert not result.changed
     assert result.misses
     assert "QuantizeLinear" not in {node.operator for node in graph.nodes}
+
+
+def test_rows_on_grids_of_their_own_stay_closer_to_float_and_run_in_onnx_runtime(tmp_path):
+    source = projections()
+    feeds = [{"x": (GENERATOR.standard_normal((2, 5, 64)) * [[[9], [1], [0.1], [1], [3]]]).astype(np.float32)}]
+    moves = {}
+    for per_row in (False, True):
+        graph = source.clone()
+        Quantize(scheme="int8-dynamic", per_row=per_row).apply(graph, PassContext(TARGET, source, feeds))
+        [[wanted], [got]] = ([output["y"] for output in run_graph(each, feeds)] for each in (source, graph))
+        moves[per_row] = np.abs(got - wanted)[:, 2].max()
+        write_onnx(legalized(graph, TARGET, "onnxruntime"), tmp_path / "model.onnx")
+        [found] = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, feeds[0])
+        assert np.abs(found - got).max() <= np.abs(got).max() / 100
+    assert 0 < moves[True] < moves[False] / 8
+
+
+def test_a_single_row_has_one_grid():
+    graph = Graph()
+    op = Builder(graph, location=Location("dense"))
+    graph.outputs["y"] = op.MatMul(graph.add_input("x", TensorType(DType.float32, (64,))), array(64, 128))
+    source = graph.clone()
+    Quantize(scheme="int8-dynamic", per_row=True).apply(graph, PassContext(TARGET, source))
+    assert "DynamicQuantizeLinear" in {node.operator for node in graph.nodes}

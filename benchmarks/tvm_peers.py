@@ -1,0 +1,87 @@
+"""How others run a model: ONNX Runtime, and OpenVINO with NNCF; each from a file to a function of named inputs."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import nncf
+import numpy as np
+import onnx
+import openvino
+from fusion import session_of
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+Feeds = Mapping[str, np.ndarray]
+Run = Callable[[Feeds], Sequence[np.ndarray]]
+
+
+def onnxruntime(file: Path, threads: int) -> Run:
+    session = session_of(file, threads)
+    return lambda feeds: session.run(None, feeds)
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, batches: Sequence[Feeds]) -> None:
+        self._rest = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._rest, None)
+        return None if batch is None else dict(batch)
+
+
+def onnxruntime_static(file: Path, batches: Sequence[Feeds], threads: int, *, is_text: bool) -> Run:
+    """Its static int8 at its best: uint8 activations, for its default is slower than float; products alone in transformers."""
+    prepared, made = (file.with_suffix(f".{word}.onnx") for word in ("prepared", "static"))
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        quant_pre_process(file, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            made,
+            _Reader(batches),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Gemm"] if is_text else None,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+    return onnxruntime(made, threads)
+
+
+def onnxruntime_dynamic(file: Path, threads: int) -> Run:
+    made = file.with_suffix(".dynamic.onnx")
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        products = sorted(
+            {node.op_type for node in onnx.load(file, load_external_data=False).graph.node} - {"Attention"}
+        )
+        quantize_dynamic(file, made, op_types_to_quantize=products, weight_type=QuantType.QInt8)
+    return onnxruntime(made, threads)
+
+
+def openvino_int8(file: Path, batches: Sequence[Feeds], threads: int, *, is_text: bool) -> Run:
+    """By NNCF, as its guide says: the preset for transformers where the model is one."""
+    nncf.set_log_level(logging.ERROR)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        model = nncf.quantize(
+            openvino.Core().read_model(file),
+            nncf.Dataset(batches, dict),
+            model_type=nncf.ModelType.TRANSFORMER if is_text else None,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(batches),
+        )
+    return _compiled(model, threads)
+
+
+def _compiled(model: Any, threads: int) -> Run:
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bfloat16 where the CPU has it
+    }
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    return lambda feeds: [np.array(output) for output in request.infer(dict(feeds)).values()]
