@@ -4,7 +4,7 @@
     python benchmarks/tvm_int8.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2] [--json RESULTS.json]
 
 The models are those of tvm_backend.py, batch 1; but for MiniLM their weights are random. planish quantizes CNNs as `quantize` does
-by default, and transformers by `DYNAMIC`, which needs no data. OpenVINO gets what NNCF makes of the file as torch's exporter's own optimizer
+by default, and transformers by `DYNAMIC`, which needs no data, with attention in bfloat16. OpenVINO gets what NNCF makes of the file as torch's exporter's own optimizer
 leaves it, ONNX Runtime what its static quantization makes of that (uint8 activations, int8 weights; products alone in
 transformers) and, of transformers, its dynamic one. All that is calibrated is calibrated on the same batches.
 
@@ -46,7 +46,7 @@ from planish.passes.manager import Verify
 from planish.targets.load import load_target
 
 TRANSFORMERS = ("MiniLM", "BERT-base", "ViT-B16", "GPT-2")
-STATIC, DYNAMIC = "quantize", "quantize{scheme=int8-dynamic,per_row=true}"
+STATIC, DYNAMIC = "quantize", "quantize{scheme=int8-dynamic,per_row=true},reduce-precision"
 BATCHES = 16
 """To calibrate on."""
 OURS, FLOAT, NNCF, RUNTIME, RUNTIME_DYNAMIC, PEAK = (
