@@ -2,7 +2,6 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The TVM backend."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -58,7 +57,6 @@ class Tvm(Backend):
         return [directory / _LIBRARY, guards.write(directory), *write_weights(directory, weights)]
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
-        os.environ.setdefault("TVM_BIND_THREADS", "0")  # or its pool ties the caller's thread to one core, for good
         weights, guards = read_weights(directory), Guards.read(directory)
         try:
             program = _load_program(directory / _LIBRARY, weights, threads)

@@ -2,6 +2,7 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """TVM's runtime, by its small library alone: importing the `tvm` package loads the compiler, and takes seconds."""
 
+import os
 import sys
 import threading
 from collections.abc import Container, Generator, Sequence
@@ -110,6 +111,7 @@ def _function(name: str) -> Any:
 @cache
 def _runtime() -> Any:
     """The package that calls TVM's libraries, after they were loaded."""
+    os.environ.setdefault("TVM_BIND_THREADS", "0")  # or the pool ties the thread that calls it to one core, for good
     with _without_torch():
         import tvm_ffi
     package = find_spec("tvm")

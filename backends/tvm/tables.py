@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from ...ir.infer import find_operator
+from ...ir.ops.dtypes import to_numpy, to_torch
 from .kernels.epilogue import Epilogue, Step
 
 _LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
@@ -105,5 +105,5 @@ def _computed(step: Step, inputs: Sequence[np.ndarray | None]) -> np.ndarray:
         assert floats is not None
         rounded = np.rint(floats / np.float32(attributes["scale"])) + attributes["zero_point"]
         return np.clip(rounded, *attributes["limits"]).astype(np.int64)
-    given = [None if value is None else torch.from_numpy(np.atleast_1d(value)) for value in inputs]
-    return find_operator(step.operator).function(*given, **attributes).numpy()
+    given = [None if value is None else to_torch(np.atleast_1d(value)) for value in inputs]
+    return to_numpy(find_operator(step.operator).function(*given, **attributes))

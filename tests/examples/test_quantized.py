@@ -10,7 +10,7 @@ from planish import Graph
 from planish.backends import Backend, find_backend
 from planish.driver.lowering import check_lowering, lower
 from planish.driver.recipe import read_recipe
-from planish.ir.graph import Constant, Value
+from planish.ir.graph import Constant, Node, Value
 from planish.ir.infer import contents, find_operator
 from planish.ir.interpreter import evaluate
 from planish.ir.ops.dtypes import to_numpy, to_torch
@@ -57,10 +57,19 @@ def test_every_node_means_in_a_backend_what_it_means(example, quantized, backend
         for output, tensor in zip(node.outputs, evaluate(node, find_operator(node.operator), operands), strict=False):
             wanted = to_numpy(tensor)
             if output in values:
-                np.testing.assert_allclose(values[output], wanted, rtol=1e-3, atol=1e-4, err_msg=repr(node))
+                _compare(values[output], wanted, node)
                 compared += 1
             values.setdefault(output, wanted)
     assert compared == len(seen)
+
+
+def _compare(found: np.ndarray, wanted: np.ndarray, node: Node) -> None:
+    """Of floats by the scale's reciprocal, instead of divided, a few that are as near to both neighbours go to the other one."""
+    if node.operator != "QuantizeLinear":
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4, err_msg=repr(node))
+        return
+    steps = np.abs(found.astype(int) - wanted.astype(int))
+    assert steps.max() <= 1 and steps.mean() < 1e-4, repr(node)
 
 
 def _tensor(value: Value, values: dict[Value, np.ndarray]):
