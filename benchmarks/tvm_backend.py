@@ -23,6 +23,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's threads spin into the turns of others
+
 import numpy as np
 import torch
 import torchvision
