@@ -8,12 +8,8 @@ time over bfloat16's in turns of the same round: its median, and in brackets its
 Peaks are what loops of multiply-adds on registers reach, in turns as well; the cosine is the least of any output with float32's.
 """
 
-import json
 import os
-import tempfile
-import warnings
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +24,7 @@ from tvm.runtime import tensor
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target import Target
-from tvm_backend import STEPS, peak, turns
+from tvm_backend import STEPS, TRANSFORMERS, chosen, measure_all, peak, ratio, turns
 
 import planish
 from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported, pairs_added
@@ -37,7 +33,6 @@ from planish.backends.tvm.kernels.vectors import lanes_at, spread
 from planish.ir.analysis.cost import summarize
 from planish.targets.load import load_target
 
-TRANSFORMERS = ("MiniLM", "BERT-base", "ViT-B16", "GPT-2")
 PRECISIONS = {"float32": "cse", "bfloat16": "reduce-precision"}
 """What becomes of the graph that both are built of."""
 
@@ -96,11 +91,7 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
         found[f"{precision} peak"], operations[precision] = loop(threads)
     times = turns(found, rounds)
     row["milliseconds"] = {who: 1e3 * float(np.median(seconds)) for who, seconds in times.items()}
-    ratios = np.divide(times["float32"], times["bfloat16"])
-    row["ratio"] = [
-        *map(float, np.quantile(ratios, [0.25, 0.5, 0.75])),
-        min(times["float32"]) / min(times["bfloat16"]),
-    ]
+    row["ratio"] = ratio(times["float32"], times["bfloat16"])
     row["peak"] = {who: done / min(times[f"{who} peak"]) / 1e9 for who, done in operations.items()}
     row["share"] = {who: row["flops"] / min(times[who]) / 1e9 / row["peak"][who] for who in PRECISIONS}
     return row
@@ -125,16 +116,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure and print a table."""
-    warnings.simplefilter("ignore")
     os.environ["TVM_NUM_THREADS"] = str(threads)
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-        for name in (name for name in TRANSFORMERS if any(fnmatchcase(name, pattern) for pattern in only.split("|"))):
-            rows.append(measure(name, folder or Path(temporary), threads, rounds))
-            report(Console(width=160, stderr=True), rows[-1:])
-            if json_file is not None:
-                json_file.write_text(json.dumps(rows, indent=2) + "\n")
-    report(Console(width=None if os.isatty(1) else 160), rows)
+    names = chosen(TRANSFORMERS, only)
+    measure_all(names, lambda name, place: measure(name, place, threads, rounds), report, folder, json_file)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,14 +45,17 @@ from planish.backends.tvm.kernels.vectors import lanes_at, spread
 from planish.ir.analysis.cost import summarize
 from planish.targets.load import load_target
 
-PAUSE, TURN = 0.005, 0.02
-"""Seconds before a turn, and that it takes at the least."""
+PAUSE, TURN = 0.05, 0.02
+"""Seconds before a turn, and that it takes at the least. Threads of the one before spin; after 5 ms some still disturb it."""
+WIDTH = 220
+"""Of tables, where no terminal says it."""
 STEPS = 1 << 16
 """Of the loop that shows the peak."""
 CNNS = {
     name: image_model(lambda name=name: torchvision.models.get_model(name))
     for name in ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
 }
+TRANSFORMERS = ("MiniLM", "BERT-base", "ViT-B16", "GPT-2")
 MODELS |= CNNS
 EXPORTS |= CNNS
 OURS, RUNTIME, INDUCTOR, PEAK = "planish", "ONNX Runtime", "inductor", "peak"
@@ -114,13 +117,7 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
     found[PEAK], operations = peak(threads)
     times = turns(found, rounds)
     row["milliseconds"] = {who: 1e3 * float(np.median(seconds)) for who, seconds in times.items() if who != PEAK}
-    row["ratios"] = {
-        who: [
-            *(float(value) for value in np.quantile(np.divide(times[who], times[OURS]), [0.25, 0.5, 0.75])),
-            min(times[who]) / min(times[OURS]),
-        ]
-        for who in (RUNTIME, INDUCTOR)
-    }
+    row["ratios"] = {who: ratio(times[who], times[OURS]) for who in (RUNTIME, INDUCTOR)}
     row["peak"] = operations / min(times[PEAK]) / 1e9
     row["share"] = row["flops"] / min(times[OURS]) / 1e9 / row["peak"]
     return row
@@ -146,6 +143,36 @@ def turns(found: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[fl
     return times
 
 
+def ratio(others: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """The quartiles of the ratios of turns of the same round, and the ratio of the fastest turns."""
+    quartiles = np.quantile(np.divide(others, ours), [0.25, 0.5, 0.75])
+    return [*map(float, quartiles), min(others) / min(ours)]
+
+
+def measure_all(
+    names: Iterable[str],
+    measure: Callable[[str, Path], dict[str, Any]],
+    report: Callable[[Console, list[dict[str, Any]]], None],
+    folder: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Measure models one by one, with a table of each to stderr, and one of all to stdout."""
+    warnings.simplefilter("ignore")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
+        for name in names:
+            rows.append(measure(name, folder or Path(temporary)))
+            report(Console(width=WIDTH, stderr=True), rows[-1:])
+            if json_file is not None:
+                json_file.write_text(json.dumps(rows, indent=2) + "\n")
+    report(Console(width=None if os.isatty(1) else WIDTH), rows)
+
+
+def chosen(names: Iterable[str], only: str) -> list[str]:
+    """The names that globs with | between them ask for."""
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in only.split("|"))]
+
+
 def report(console: Console, rows: list[dict[str, Any]]) -> None:
     others = (RUNTIME, INDUCTOR)
     headers = [f"{who} / planish" for who in others]
@@ -165,24 +192,18 @@ def report(console: Console, rows: list[dict[str, Any]]) -> None:
 def main(
     rounds: Annotated[int, typer.Option(help="Turns of each.")] = 30,
     only: Annotated[str, typer.Option(help="A glob of models, or several with | between them.")] = "|".join(
-        ["MiniLM", "BERT-base", "GPT-2", "ViT-B16", *CNNS]
+        [*TRANSFORMERS, *CNNS]
     ),
     folder: Annotated[Path | None, typer.Option(help="Where exported models are kept, and found.")] = None,
     threads: Annotated[int, typer.Option(help="Of each.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure and print a table."""
-    warnings.simplefilter("ignore")
     os.environ["TVM_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-        for name in (name for name in MODELS if any(fnmatchcase(name, pattern) for pattern in only.split("|"))):
-            rows.append(measure(name, folder or Path(temporary), threads, rounds))
-            report(Console(width=200, stderr=True), rows[-1:])
-            if json_file is not None:
-                json_file.write_text(json.dumps(rows, indent=2) + "\n")
-    report(Console(width=None if os.isatty(1) else 200), rows)
+    measure_all(
+        chosen(MODELS, only), lambda name, place: measure(name, place, threads, rounds), report, folder, json_file
+    )
 
 
 if __name__ == "__main__":

@@ -15,12 +15,8 @@ same turns; the share of it is that of the model's operations in planish's faste
 float32's, the worst over the batches.
 """
 
-import json
 import os
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +32,7 @@ from tvm.runtime import tensor
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.target import Target
-from tvm_backend import CNNS, STEPS, turns
+from tvm_backend import CNNS, STEPS, TRANSFORMERS, chosen, measure_all, ratio, turns
 
 import planish
 from planish.backends.tvm.kernels.machine import Machine
@@ -45,13 +41,11 @@ from planish.ir.analysis.cost import summarize
 from planish.passes.manager import Verify
 from planish.targets.load import load_target
 
-TRANSFORMERS = ("MiniLM", "BERT-base", "ViT-B16", "GPT-2")
 STATIC, DYNAMIC = "quantize", "quantize{scheme=int8-dynamic,per_row=true},reduce-precision"
 BATCHES = 16
 """To calibrate on."""
-OURS, FLOAT, NNCF, RUNTIME, RUNTIME_DYNAMIC, PEAK = (
-    *("planish", "ONNX Runtime float32", "OpenVINO + NNCF", "ONNX Runtime", "ONNX Runtime dynamic", "peak"),
-)
+OURS, NNCF, PEAK = "planish", "OpenVINO + NNCF", "peak"
+FLOAT, RUNTIME, RUNTIME_DYNAMIC = "ONNX Runtime float32", "ONNX Runtime", "ONNX Runtime dynamic"
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -140,11 +134,6 @@ def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any
     return row
 
 
-def ratio(others: Sequence[float], ours: Sequence[float]) -> list[float]:
-    quartiles = np.quantile(np.divide(others, ours), [0.25, 0.5, 0.75])
-    return [*map(float, quartiles), min(others) / min(ours)]
-
-
 def report(console: Console, rows: list[dict[str, Any]]) -> None:
     others = (NNCF, RUNTIME, RUNTIME_DYNAMIC, FLOAT)
     table = Table("model", "ms", *(f"{who} / planish" for who in others), "of the peak", "cosines")
@@ -167,17 +156,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
 ) -> None:
     """Measure and print a table."""
-    warnings.simplefilter("ignore")
     os.environ["TVM_NUM_THREADS"] = str(threads)
-    names = [name for name in (*TRANSFORMERS, *CNNS) if any(fnmatchcase(name, glob) for glob in only.split("|"))]
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-        for name in names:
-            rows.append(measure(name, folder or Path(temporary), threads, rounds))
-            report(Console(width=220, stderr=True), rows[-1:])
-            if json_file is not None:
-                json_file.write_text(json.dumps(rows, indent=2) + "\n")
-    report(Console(width=None if os.isatty(1) else 220), rows)
+    names = chosen((*TRANSFORMERS, *CNNS), only)
+    measure_all(names, lambda name, place: measure(name, place, threads, rounds), report, folder, json_file)
 
 
 if __name__ == "__main__":

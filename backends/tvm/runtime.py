@@ -19,25 +19,20 @@ from ...ir.types import DType
 
 _CPU, _POOLED = 1, 2
 """TVM's numbers of the device and of the allocator that keeps memory for the next call."""
-_ALIGNMENT = 64
+ALIGNMENT = 64
 """Bytes that kernels expect tensors to be aligned to."""
 _POOL = threading.local()
 """How many threads TVM's pool has that a thread's calls run on: `threads`, once it was set."""
-
-
 _SMALL = 1 << 16
 """Bytes up to which results are copied in any case: the library's own constants may be among them."""
 
 
 class Program:
-    """A library's `main` with its weights. Threads may call it side by side: each call has a virtual machine to itself.
-
-    Attributes:
-        threads: that a call runs on; None for TVM's own choice.
-    """
+    """A library's `main` with its weights. Threads may call it side by side: each call has a virtual machine to itself."""
 
     def __init__(self, library: Path, weights: Sequence[Any], threads: int | None) -> None:
-        self.threads = threads
+        """A call runs on as many threads as given; None leaves that to TVM."""
+        self._threads = threads
         self._library = _runtime().load_module(str(library))
         self._weights = tuple(weights)
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -45,10 +40,10 @@ class Program:
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The results for inputs in order; what TVM's C++ throws, it raises."""
-        if self.threads is not None and getattr(_POOL, "threads", None) != self.threads:
-            _function("runtime.config_threadpool")(0, self.threads)
-            _POOL.threads = self.threads
-        arguments = [*map(tensor_of, inputs), *self._weights]
+        if self._threads is not None and getattr(_POOL, "threads", None) != self._threads:
+            _function("runtime.config_threadpool")(0, self._threads)
+            _POOL.threads = self._threads
+        arguments = [*map(_tensor_of, inputs), *self._weights]
         try:
             main = self._idle.get_nowait()
         except Empty:
@@ -67,7 +62,7 @@ class Program:
         return machine["main"]
 
 
-def tensor_of(array: np.ndarray) -> Any:
+def _tensor_of(array: np.ndarray) -> Any:
     """An array as a tensor, which shares its memory if that is aligned."""
     octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return as_tensor(octets, array.shape, str(DType.of(array.dtype)))
@@ -75,7 +70,7 @@ def tensor_of(array: np.ndarray) -> Any:
 
 def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
     """A row of bytes as a tensor, which shares its memory if that is aligned: numpy can't say all of TVM's element types."""
-    if octets.ctypes.data % _ALIGNMENT or not octets.flags.writeable:
+    if octets.ctypes.data % ALIGNMENT or not octets.flags.writeable:
         octets = _aligned(octets)
     return _viewed(_runtime().from_dlpack(octets), shape, dtype)
 
@@ -97,8 +92,8 @@ def _viewed(tensor: Any, shape: Sequence[int], dtype: str) -> Any:
 
 
 def _aligned(octets: np.ndarray) -> np.ndarray:
-    memory = np.empty(octets.size + _ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNMENT
+    memory = np.empty(octets.size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
     memory[begin : begin + octets.size] = octets
     return memory[begin : begin + octets.size]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...ir.errors import ModelError
-from .runtime import as_tensor
+from .runtime import ALIGNMENT, as_tensor
 
 if TYPE_CHECKING:
     from tvm import IRModule
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 _FILE, _TABLE = "weights.bin", "weights.json"
 _LEAST = 1 << 12
 """Bytes from which a constant is kept in the file: smaller ones stay in the library, as arguments take time as well."""
-_ALIGNMENT = 64
-"""Bytes that kernels expect tensors to be aligned to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
     entries: list[Entry] = []
     with paths[0].open("wb") as file:
         for tensor in tensors:
-            file.write(bytes(-file.tell() % _ALIGNMENT))
+            file.write(bytes(-file.tell() % ALIGNMENT))
             offset = file.tell()
             size = file.write(_octets(tensor).numpy().data)
             entries.append(Entry(str(tensor.dtype), tuple(map(int, tensor.shape)), offset, size))
