@@ -24,10 +24,10 @@ from .kernels.channelwise import (
     global_mean_kernel,
 )
 from .kernels.convolution import Convolution, convolution_kernel, merged, packed, start_offsets
-from .kernels.dots import DEPTH
+from .kernels.dots import DEPTH, Instruction
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Reach, Step
-from .kernels.integer_depthwise import IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
+from .kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from .kernels.pixelwise import pixels_kernel
 from .kernels.tiles import ceil_div
 from .kernels.windows import Window
@@ -50,7 +50,7 @@ def _anchor(node: Node) -> Anchor | None:
 def _conv(lowering: "Lowering", group: Group) -> Any:
     """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
     integers = quantized(group.anchor)
-    if integers is not None and lowering.machine.has_vnni:
+    if integers is not None and lowering.machine.has_integers:
         return _integer_conv(lowering, group, integers)
     node, lanes = group.anchor, lowering.machine.lanes
     x, weights = node.inputs[:2]
@@ -145,36 +145,55 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Any:
     node, machine = group.anchor, lowering.machine
     images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
     filters, depth, *_ = found.weights.shape
-    weights = found.weights.reshape(filters, depth, *window.kernel)
-    has_offsets = found.zero_point != 0
+    weights, bias = found.weights.reshape(filters, depth, *window.kernel), _bias(node, filters)
     groups = node.attributes.get("group", 1)
-    rows = [_row(row, machine.lanes) for row in (_bias(node, filters), found.scales)]
-    depthwise = IntegerDepthwise(images.batch, images.blocks(machine.lanes)[0], window, has_offsets)
-    if groups == images.channels == filters > 1 and depthwise.is_possible:
-        offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
-        constants = [relax.const(packed_depthwise(weights[:, 0], depthwise)), *rows, *map(relax.const, offsets)]
-        kernel = integer_depthwise_kernel(depthwise, machine, group.epilogue)
-        arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
-        return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
+    if groups == images.channels == filters > 1:
+        if not machine.has_wide_dots:
+            scaled = weights[:, 0] * found.scales[:, None, None]
+            return _depthwise(lowering, group, scaled, bias, window, (found.x, found.zero_point))
+        sizes = IntegerDepthwise(images.batch, images.blocks(LANES)[0], window, found.zero_point != 0)
+        if sizes.is_possible:
+            constants = [relax.const(packed_depthwise(weights[:, 0], sizes))]
+            constants += _beside(found, weights, bias, window, machine.lanes, 0)
+            kernel = integer_depthwise_kernel(sizes, machine, group.epilogue)
+            arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
+            return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
     groups, weights = merged(groups, weights, images.channels, machine.lanes)
     is_narrow = images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts
     block = DEPTH if is_narrow else machine.lanes
+    instruction = Instruction.of(machine, np.moveaxis(weights, 1, -1))
+    beside = _beside(found, weights, bias, window, machine.lanes, instruction.shift)
     sizes = Convolution(
-        images.batch, images.channels, filters, groups, weights.shape[1], window, block, str(found.x.dtype), has_offsets
+        images.batch, images.channels, filters, groups, weights.shape[1], window, block, instruction, len(beside) > 2
     )
-    offsets = [start_offsets(weights, found.zero_point, window, machine.lanes)] if has_offsets else []
-    constants = [relax.const(packed(weights, sizes, machine)), *rows, *map(relax.const, offsets)]
     tensor = lowering.layouts.blocked(found.x, block)
     kernel = convolution_kernel(sizes, machine, group.epilogue)
-    arguments = [tensor, *constants, *_operands(lowering, group)]
+    arguments = [tensor, relax.const(packed(weights, sizes, machine)), *beside, *_operands(lowering, group)]
     return _call(lowering, group.output, "integer_conv", kernel, arguments)
 
 
-def _depthwise(lowering: "Lowering", group: Group, weights: np.ndarray, bias: np.ndarray, window: Window) -> Blocked:
-    x, lanes = group.anchor.inputs[0], lowering.machine.lanes
+def _beside(
+    found: Quantized, weights: np.ndarray, bias: np.ndarray, window: Window, lanes: int, shift: int
+) -> list[Any]:
+    """Bias, scales and, if sums start from anything but 0, offsets for bytes that a `shift` is taken from."""
+    rows = [_row(row, lanes) for row in (bias, found.scales)]
+    zero_point = found.zero_point - shift
+    return [*rows, relax.const(start_offsets(weights, zero_point, window, lanes))] if zero_point else rows
+
+
+def _depthwise(
+    lowering: "Lowering",
+    group: Group,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    window: Window,
+    integers: tuple[Value, int] | None = None,
+) -> Blocked:
+    """Of floats, or of integers with their zero point."""
+    (x, zero_point), lanes = integers or (group.anchor.inputs[0], 0), lowering.machine.lanes
     assert x is not None
     images = images_of(x.type)
-    sizes = Channelwise(images.batch, images.blocks(lanes)[0], window, DEPTHWISE)
+    sizes = Channelwise(images.batch, images.blocks(lanes)[0], window, DEPTHWISE, images.dtype, zero_point)
     kernel = channelwise_kernel(sizes, lowering.machine, group.epilogue)
     constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), _row(bias, lanes)]
     arguments = [lowering.layouts.blocked(x), *constants, *_operands(lowering, group)]

@@ -13,6 +13,7 @@ from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
 from .casts import widened_from
 from .groups import Anchor, Group, Template
+from .kernels.dots import Instruction
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Reach
 from .kernels.gemm import Gemm, best_tile, gemm_kernel, is_paired_gemm, packed, paired
@@ -85,8 +86,9 @@ def _is_batched(node: Node) -> bool:
 def _product(lowering: "Lowering", group: Group) -> Any:
     integers = quantized(group.anchor)
     if integers is not None and is_integer_gemm(integers.weights, lowering.machine):
-        beside = [relax.const(integers.offsets), relax.const(integers.scales)]
-        return _integer_product(lowering, group, integers.x, integers.weights, beside, Grids(is_scaled=True))
+        instruction = Instruction.of(lowering.machine, integers.weights.T)
+        beside = [relax.const(integers.offsets(instruction.shift)), relax.const(integers.scales)]
+        return _integer_product(lowering, group, (integers.x, integers.weights), beside, Grids(is_scaled=True))
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.inputs[:2]
     assert x is not None
@@ -121,20 +123,23 @@ def _sums(lowering: "Lowering", group: Group) -> Any:
     assert weights is not None
     offsets = -weights.sum(0, dtype=np.int32)
     if zero_point is None:
-        return _integer_product(lowering, group, x, weights, [relax.const(0 * offsets)], Grids())
+        start = offsets * np.int32(-Instruction.of(lowering.machine, weights.T).shift)
+        return _integer_product(lowering, group, (x, weights), [relax.const(start)], Grids())
     shape = zero_point.shape or (1, 1)
     beside = [relax.const(offsets), lowering.shaped(zero_point, shape)]
-    return _integer_product(lowering, group, x, weights, beside, Grids(1 if shape == (1, 1) else 2))
+    return _integer_product(lowering, group, (x, weights), beside, Grids(1 if shape == (1, 1) else 2))
 
 
 def _integer_product(
-    lowering: "Lowering", group: Group, x: Value, weights: np.ndarray, beside: Sequence[Any], grids: Grids
+    lowering: "Lowering", group: Group, factors: tuple[Value, np.ndarray], beside: Sequence[Any], grids: Grids
 ) -> Any:
     """A call of the kernel with what it reads beside the operands by the grids that these are on."""
+    x, weights = factors
+    instruction = Instruction.of(lowering.machine, weights.T)
     sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
-    tile = integer_tile(sizes, lowering.machine)
-    kernel = integer_gemm_kernel(sizes, grids, tile, lowering.machine, group.epilogue)
-    packed = relax.const(packed_integers(weights, tile, lowering.machine))
+    tile = integer_tile(sizes, instruction, lowering.machine)
+    kernel = integer_gemm_kernel(sizes, grids, instruction, tile, lowering.machine, group.epilogue)
+    packed = relax.const(packed_integers(weights, tile, instruction))
     arguments = [lowering.tensor(x), packed, *beside, *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("integer_gemm", kernel, arguments, group.output.type)
 

@@ -36,10 +36,12 @@ class Quantized:
     scales: np.ndarray
     zero_point: int
 
-    @property
-    def offsets(self) -> np.ndarray:
-        """What sums of int32 start from, by column, so that the left operand's zero point doesn't count."""
-        return -self.weights.sum(0, dtype=np.int32) * np.int32(self.zero_point)
+    def offsets(self, shift: int) -> np.ndarray:
+        """What sums of int32 start from, by column, so that the left operand's zero point doesn't count.
+
+        The `shift` was taken from that operand before.
+        """
+        return -self.weights.sum(0, dtype=np.int32) * np.int32(self.zero_point - shift)
 
 
 def quantized(node: Node) -> Quantized | None:

@@ -34,7 +34,7 @@ class Channelwise:
         blocks: of channels.
         window: where the windows lie.
         kind: one of those above.
-        dtype: of the images. Of integers, maxima are such, and means are of their distances to the zero point.
+        dtype: of the images. Of integers, maxima are such; means and convolutions are of their distances to the zero point.
         zero_point: of integers.
     """
 
@@ -48,6 +48,8 @@ class Channelwise:
     @property
     def summed(self) -> str:
         """The type of maxima and sums."""
+        if self.kind == DEPTHWISE:
+            return "float32"
         return "int32" if self.dtype != "float32" and self.kind != MAXIMUM else self.dtype
 
 
@@ -129,7 +131,8 @@ class _Code:
 
     def _step(self, total: Any, pixel: Any, tap: tuple[Any, Any, int]) -> Any:
         if self.sizes.kind == DEPTHWISE:
-            return total + pixel * self.held[0][(*tap, lanes_at(0, self.lanes))]
+            number = _shifted(pixel, "float32" if self.sizes.dtype == "float32" else "int32", self.sizes.zero_point)
+            return total + converted(number, "float32") * self.held[0][(*tap, lanes_at(0, self.lanes))]
         if self.sizes.kind != MAXIMUM:
             return total + _shifted(pixel, self.sizes.summed, self.sizes.zero_point)
         if self.sizes.dtype != "float32":

@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .dots import DEPTH, with_dots
+from .dots import DEPTH, Instruction
 from .epilogue import Epilogue
 from .finish import Finish, operand_images
 from .machine import Machine
@@ -46,7 +46,7 @@ class Convolution:
         depth: channels that a filter reads.
         window: where the filters lie.
         block: channels of a block of the images; 0 where they are the second axis.
-        dtype: of the images.
+        instruction: what multiplies bytes; None where the images are of float32.
         has_offsets: whether sums of bytes start from anything but 0.
     """
 
@@ -57,7 +57,7 @@ class Convolution:
     depth: int
     window: Window
     block: int
-    dtype: str = "float32"
+    instruction: Instruction | None = None
     has_offsets: bool = False
 
     @property
@@ -66,13 +66,20 @@ class Convolution:
         return (ceil_div(self.depth, self.block), self.block) if self.block else (1, self.depth)
 
     @property
-    def is_integer(self) -> bool:
-        return self.dtype != "float32"
+    def dtype(self) -> str:
+        """Of the images."""
+        return "float32" if self.instruction is None else "uint8"
 
     @property
     def together(self) -> int:
         """Channels that an instruction multiplies."""
-        return DEPTH if self.is_integer else 1
+        return 1 if self.instruction is None else DEPTH
+
+    @property
+    def run(self) -> int:
+        """Pixels of a row that are best loaded together, if they lie side by side, and nothing else between them."""
+        is_dense = self.instruction is not None and self.block == DEPTH and self.window.strides[1] == 1
+        return self.instruction.run if self.instruction is not None and is_dense else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ def rounds(sizes: Convolution, machine: Machine) -> int:
 
 def _cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, float]:
     tasks, tiles = _tasks(sizes, tile, machine)
-    loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
+    loads, products = ceil_div(tile.columns, sizes.run) + tile.blocks, tile.columns * tile.blocks
     fetched = _LOAD * tile.blocks if _window(sizes).result == (1, 1) else 0
     return ceil_div(tasks, machine.threads) * tiles * max(products, loads, fetched, LATENCY), loads / products
 
@@ -154,7 +161,9 @@ def packed(weights: np.ndarray, sizes: Convolution, machine: Machine) -> np.ndar
     padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), weights.dtype)
     padded[:filters, :depth] = weights
     parts = padded.reshape(-1, width, blocks, step // together, together, *kernel).transpose(0, 2, 6, 5, 3, 1, 4)
-    return np.ascontiguousarray(parts).reshape(*parts.shape[:5], width * together)
+    if sizes.instruction is not None:
+        return sizes.instruction.packed(parts)
+    return np.ascontiguousarray(parts).reshape(*parts.shape[:5], width)
 
 
 def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
@@ -188,16 +197,19 @@ def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue)
             whole = T.arg("x", T.buffer((*lead, *sizes.window.image, *tail), sizes.dtype))
             together = sizes.together
             panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step // together)
-            form = T.buffer((*panels, tile.blocks * lanes * together), "int8" if sizes.is_integer else "float32")
-            weights = T.arg("weights", form)
+            dtype = "float32" if sizes.instruction is None else sizes.instruction.weights
+            weights = T.arg("weights", T.buffer((*panels, tile.blocks * lanes * together), dtype))
             bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
-            scales = T.arg("scales", T.buffer((outer * lanes,), "float32")) if sizes.is_integer else None
+            scales = None
+            if sizes.instruction is not None:
+                scales = T.arg("scales", T.buffer((outer * lanes,), "float32"))
             kinds = [len(window.taps(axis)) for axis in range(2)]
             offsets = T.arg("offsets", T.buffer((*kinds, outer * lanes), "int32")) if sizes.has_offsets else None
             beside = operand_images(epilogue, (batch, outer, *sizes.window.result, lanes))
             result = T.arg("y", T.buffer((batch, outer, *sizes.window.result, lanes), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x = T.decl_buffer((*lead, *window.image, *tail), sizes.dtype, data=whole.data)
+            rows = (window.image[0], window.image[1] * (sizes.block or 1))
+            x = T.decl_buffer((*lead, *rows), sizes.dtype, data=whole.data)
             shape = (batch, outer, *window.result, lanes)
             y = T.decl_buffer(shape, epilogue.dtype, data=result.data)
             finish = Finish(epilogue, beside).viewed(shape)
@@ -252,7 +264,7 @@ class _Code:
     def task(self, place: dict[str, Any], inner: list[int], edges: list[int]) -> None:
         """The tiles of a row, or one tile if there is no padding at the sides."""
         size, columns = self.lanes, self.tile.columns
-        dtype = "int32" if self.sizes.is_integer else "float32"
+        dtype = "float32" if self.sizes.instruction is None else "int32"
         sums = [[T.alloc_buffer((size,), dtype) for _ in range(self.tile.blocks)] for _ in range(columns)]
         for start in edges:
             self._tile(sums, place, start, edge=start)
@@ -291,13 +303,8 @@ class _Code:
                         ]
                         for number in vectors
                     ]
-                    for column in kept:
-                        at = (row_at, window.at(1, start + column, tap))
-                        pixel = (
-                            self.x[image, group * blocks + block, *at, lanes_at(step * together, together)]
-                            if sizes.block
-                            else self.x[image, step, *at]
-                        )
+                    pixels = self._pixels((image, group * blocks + block, row_at), (start, tap), step, kept)
+                    for column, pixel in zip(kept, pixels, strict=True):
                         for number in vectors:
                             held = sums[column][number]
                             T.buffer_store(held, self._added(held[whole], pixel, filters[number]), [whole])
@@ -307,21 +314,37 @@ class _Code:
         ]
         self.finish.store(self.y, results, (image, first, row, start), lanes)
 
+    def _pixels(self, line: tuple[Any, ...], place: tuple[Any, int], step: Any, columns: list[int]) -> list[Any]:
+        """What `_added` takes for a tap of neighbouring columns of a tile, from an image, block and row."""
+        (start, tap), sizes = place, self.sizes
+        at = [self.window.at(1, start + column, tap) for column in columns]
+        if not sizes.block:
+            return [self.x[(line[0], step, line[2], column)] for column in at]
+        if sizes.instruction is None:
+            return [self.x[(*line, column * sizes.block + step)] for column in at]
+        run = sizes.run if sizes.run <= len(at) else 1
+        lefts: list[Any] = []
+        while (done := len(lefts)) < len(at):
+            first = min(done, len(at) - run)  # the last ones overlap those before
+            octets = lanes_at(at[first] * sizes.block + step * DEPTH, run * DEPTH)
+            lefts += sizes.instruction.lefts(self.x[(*line, octets)])[done - first :]
+        return lefts
+
     def _start(self, filters: Any, row: Any, column: int | None) -> Any:
         """What sums start from; those in no column in particular need no padding at the sides."""
-        if not self.sizes.is_integer:
+        if self.sizes.instruction is None:
             return self.bias[filters]
         if self.offsets is None:
             return T.broadcast(T.int32(0), self.lanes)
         return self.offsets[self.window.kind(0, row), self.window.kind(1, column), filters]
 
     def _added(self, sums: Any, pixel: Any, filters: Any) -> Any:
-        if self.sizes.is_integer:
-            return with_dots(sums, pixel, filters)
+        if self.sizes.instruction is not None:
+            return self.sizes.instruction.added(sums, pixel, filters)
         return sums + spread(pixel, self.lanes) * filters
 
     def _result(self, sums: Any, filters: Any) -> Any:
-        if not self.sizes.is_integer:
+        if self.sizes.instruction is None:
             return sums
         return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
 

@@ -67,8 +67,11 @@ class Gemm:
         return prod(sizes) if len(sizes) == len(self.lead) - self.batch else None
 
 
-def best_tile(gemm: Gemm, machine: Machine) -> Tile:
-    """The tile with the least estimated time: rounds of multiply-adds, and then bytes that each of them reads."""
+def best_tile(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> Tile:
+    """The tile with the least estimated time: rounds of multiply-adds, and then bytes that each of them reads.
+
+    Where `holds_rows`, elements of every row stay in registers, instead of one at a time.
+    """
     rows = gemm.rows
 
     def cost(tile: Tile) -> tuple[float, float]:
@@ -77,14 +80,14 @@ def best_tile(gemm: Gemm, machine: Machine) -> Tile:
         work = tile.rows * vectors
         return tiles * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
 
-    return min(_tiles(gemm, machine), key=cost)
+    return min(_tiles(gemm, machine, holds_rows=holds_rows), key=cost)
 
 
-def _tiles(gemm: Gemm, machine: Machine) -> Iterator[Tile]:
-    """All that fit into the registers, beside a row of weights and a broadcast element."""
+def _tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool) -> Iterator[Tile]:
+    """All that fit into the registers, beside a row of weights and what is multiplied with it."""
     most = _MOST_ROWS if gemm.rows is None else min(_MOST_ROWS, gemm.rows)
     for rows, vectors in product(range(1, most + 1), range(1, machine.registers)):
-        if rows * vectors + vectors + 1 <= machine.registers:
+        if rows * vectors + vectors + (rows if holds_rows else 1) <= machine.registers:
             yield Tile(rows, min(vectors * machine.lanes, _tiled_columns(gemm, machine)), machine.lanes)
 
 

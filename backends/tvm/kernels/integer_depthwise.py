@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .dots import DEPTH, LANES, with_products
+from .dots import DEPTH, Form, Instruction
 from .epilogue import Epilogue
 from .finish import Finish, operand_images
 from .machine import Machine
@@ -24,7 +24,10 @@ from .tiles import OPAQUE, ceil_div
 from .vectors import converted, held, lanes_at
 from .windows import Window
 
+LANES = 16
+"""Channels of a block."""
 _TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(DEPTH)]
+_DOTS = Instruction(Form.DOTS, LANES)
 _MOST = 14
 """Columns of a tile: beside their sums, registers hold weights, pixels and what turns these."""
 
@@ -168,7 +171,7 @@ class _Code:
             turned[pixel] = held(tirx.Shuffle([loaded], _TURNED))
         weights = self.weights[at[1], kind, line, part, lanes_at(0, LANES * DEPTH)]
         whole = lanes_at(0, LANES)
-        T.buffer_store(total, with_products(total[whole], turned[pixel], weights), [whole])
+        T.buffer_store(total, _DOTS.added(total[whole], turned[pixel], weights), [whole])
 
     def _start(self, channels: Any, row: Any, column: int | None) -> Any:
         """What sums start from; those in no column in particular need no padding at the sides."""

@@ -28,22 +28,21 @@ from .vectors import lanes_at, spread
 def is_integer_gemm(weights: np.ndarray, machine: Machine) -> bool:
     """Whether integers are multiplied faster than floats, and the weights `[depth, columns]` make whole instructions."""
     depth, columns = weights.shape
-    return machine.has_vnni and depth % DEPTH == 0 and columns >= machine.lanes
+    return machine.has_integers and depth % DEPTH == 0 and columns >= machine.lanes
 
 
-def integer_tile(gemm: Gemm, machine: Machine) -> Tile:
+def integer_tile(gemm: Gemm, instruction: Instruction, machine: Machine) -> Tile:
     """Of whole vectors; the last tile overlaps the one before it."""
-    return best_tile(Gemm(gemm.lead, gemm.depth, gemm.columns // machine.lanes * machine.lanes), machine)
+    whole = Gemm(gemm.lead, gemm.depth, gemm.columns // machine.lanes * machine.lanes)
+    return best_tile(whole, machine, holds_rows=instruction.run > 1)
 
 
-def packed_integers(weights: np.ndarray, tile: Tile, machine: Machine) -> np.ndarray:
-    """Weights `[depth, columns]` as `[panel, step, column of the tile, products of a sum]`, the last two axes as one."""
-    (depth, columns), instruction = weights.shape, Instruction.of(machine)
-    steps, width = depth // instruction.depth, tile.columns * instruction.depth
-    groups = weights.astype(instruction.weights).reshape(steps, instruction.depth, columns).transpose(0, 2, 1)
+def packed_integers(weights: np.ndarray, tile: Tile, instruction: Instruction) -> np.ndarray:
+    """Weights `[depth, columns]` as `[panel, step, column of the tile and product of a sum]`."""
+    depth, columns = weights.shape
+    groups = weights.reshape(depth // DEPTH, DEPTH, columns).transpose(0, 2, 1)
     starts = [min(start, columns - tile.columns) for start in range(0, columns, tile.columns)]
-    panels = np.stack([groups[:, start : start + tile.columns] for start in starts])
-    return panels.reshape(len(starts), steps, width)
+    return instruction.packed(np.stack([groups[:, start : start + tile.columns] for start in starts]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,9 @@ class Grids:
 
 
 @lru_cache
-def integer_gemm_kernel(gemm: Gemm, grids: Grids, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+def integer_gemm_kernel(
+    gemm: Gemm, grids: Grids, instruction: Instruction, tile: Tile, machine: Machine, epilogue: Epilogue
+) -> tirx.PrimFunc:
     """A kernel to `[*lead, columns]`.
 
     It takes `[*lead, depth]`, packed weights, offsets by column that the sums start from (times the zero points, if these aren't
@@ -69,13 +70,12 @@ def integer_gemm_kernel(gemm: Gemm, grids: Grids, tile: Tile, machine: Machine, 
     assert gemm.depth is not None
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
     rows: Any = prod(lead)
-    instruction = Instruction.of(machine)
-    panels, steps = ceil_div(gemm.columns, tile.columns), gemm.depth // instruction.depth
+    panels, steps = ceil_div(gemm.columns, tile.columns), gemm.depth // DEPTH
     chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((*lead, gemm.depth), "uint8"))
-            weights = T.arg("weights", T.buffer((panels, steps, tile.columns * instruction.depth), instruction.weights))
+            weights = T.arg("weights", T.buffer((panels, steps, tile.columns * DEPTH), instruction.weights))
             offsets = T.arg("offsets", T.buffer((gemm.columns,), "int32"))
             zero_points = scales = None
             if grids.zero_points:
@@ -123,17 +123,29 @@ class _Product:
     def sums(self, place: tuple[Any, Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
         """One tile, at a row, panel and column: line, column and lanes of each vector in it, and the sums."""
         row, panel, column = place
-        depth = self.instruction.depth
+        instruction, steps = self.instruction, int(self.weights.shape[1])
         sums = T.alloc_buffer((tile.rows * tile.columns,), "int32")
         for line, start, lanes, spot in tile.spots:
             offset = self.offsets[lanes_at(column + start, lanes)]
             if self.grids.zero_points:
                 zero_point = self.zero_points[row + line if self.grids.zero_points > 1 else 0, 0].astype("int32")
-                offset = offset * spread(zero_point, lanes)
+                offset = offset * spread(zero_point - instruction.shift, lanes)
             T.buffer_store(sums, offset, [spot])
-        with T.serial(0, self.weights.shape[1]) as k:
-            for line, start, lanes, spot in tile.spots:
-                left = self.x[row + line, lanes_at(k * depth, depth)]
-                right = self.weights[panel, k, lanes_at(start * depth, lanes * depth)]
-                T.buffer_store(sums, self.instruction.added(sums[spot], left, right), [spot])
+
+        def add(first: Any, run: int) -> None:
+            """As many steps, whose left operands are loaded together."""
+            octets = lanes_at(first * DEPTH, run * DEPTH)
+            lefts = [instruction.lefts(self.x[row + line, octets]) for line in range(tile.rows)]
+            for step in range(run):
+                for line, start, lanes, spot in tile.spots:
+                    right = self.weights[panel, first + step, lanes_at(start * DEPTH, lanes * DEPTH)]
+                    T.buffer_store(sums, instruction.added(sums[spot], lefts[line][step], right), [spot])
+
+        runs = steps // instruction.run
+        if runs:
+            with T.serial(0, runs) as k:
+                add(k * instruction.run, instruction.run)
+        if steps % instruction.run:
+            with T.serial(0, steps % instruction.run) as k:
+                add(runs * instruction.run + k, 1)
         return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]

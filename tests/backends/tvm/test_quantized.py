@@ -284,7 +284,7 @@ def test_a_quantized_network_stays_in_bytes(target) -> None:
     assert (
         np.abs(found - expected).max() < np.abs(expected).max() / 50
     )  # some bytes lie half-way, and are rounded elsewhere
-    if target.int8 is None or not Machine.of(target).has_vnni:
+    if target.int8 is None or not Machine.of(target).has_wide_dots:
         return
     legal = legalized(quantized, target, "tvm")
     ConstantFolding().run(legal, PassContext(target, source=quantized))
