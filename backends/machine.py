@@ -12,7 +12,13 @@ _OTHER_NAMES = {"pni": "sse3"}
 """What Linux calls an instruction set, and what targets call it."""
 
 
-def check_machine(architecture: str, features: Iterable[str]) -> None:
+def architecture() -> str:
+    """Of the machine at hand, as targets call it."""
+    machine = platform.machine().lower()
+    return _SPELLINGS.get(machine, machine)
+
+
+def check_machine(wanted: str, features: Iterable[str]) -> None:
     """Refuse to run code that this machine would stop at with an illegal instruction.
 
     Where the system doesn't say what its CPU can do, only the architecture is compared.
@@ -20,11 +26,9 @@ def check_machine(architecture: str, features: Iterable[str]) -> None:
     Raises:
         TargetError: the machine is of another architecture, or lacks instruction sets.
     """
-    machine = platform.machine().lower()
-    machine = _SPELLINGS.get(machine, machine)
-    if machine != architecture:
+    if wanted != (machine := architecture()):
         raise TargetError(
-            f"the artifact is built for {architecture}, but this machine is {machine}: build it for a target like this"
+            f"the artifact is built for {wanted}, but this machine is {machine}: build it for a target like this"
         )
     missing = sorted(set(features) - _features()) if _CPU.is_file() else []
     if missing:
@@ -33,10 +37,10 @@ def check_machine(architecture: str, features: Iterable[str]) -> None:
         )
 
 
-def runs_here(architecture: str, features: Iterable[str]) -> bool:
+def runs_here(wanted: str, features: Iterable[str]) -> bool:
     """Whether `check_machine` has nothing to say."""
     try:
-        check_machine(architecture, features)
+        check_machine(wanted, features)
     except TargetError:
         return False
     return True

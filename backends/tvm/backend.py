@@ -42,12 +42,10 @@ class Tvm(Backend):
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
 
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
-        from tvm.support.cc import get_cc
-
         from .kernel_cache import KernelCache
+        from .linker import find_linker
 
-        if get_cc() is None:
-            raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
+        find_linker(target.architecture)  # or compiling would be for nothing
         legal, cache = _legal(graph, target), KernelCache.of_user()
         weights, guards, found = _build(legal, graph, target, cache, directory / _LIBRARY)
         if (unchecked := cache.unchecked(found)) and runs_here(target.architecture, target.features):
@@ -115,9 +113,8 @@ def _build(
     Raises:
         TargetError: an operator that TVM can't run, with its layer, or what TVM's passes and LLVM say.
     """
-    import tvm
-
     from .library import link, planned, symbols
+    from .linker import find_linker, llvm_target
     from .lowering import to_relax
     from .reproducible import ordered_symbols
 
@@ -126,11 +123,11 @@ def _build(
             module, guards = to_relax(legal, source, target)
     except TargetError as error:
         raise TargetError(f"{error}; {_ADVICE}") from error
-    machine = tvm.target.Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": target.threads})
+    machine, linker = llvm_target(target), find_linker(target.architecture)
     module, weights = hoisted(module)
     try:
         module = planned(module, machine)
-        link(module, machine, cache).export_library(library)
+        link(module, machine, cache).export_library(library, fcompile=linker)
     except Exception as error:  # TVM's passes, LLVM and the linker raise what they like
         raise TargetError(f"TVM can't compile the model for {target.name}: {_line(error)}") from error
     return weights, guards, symbols(module)

@@ -122,7 +122,9 @@ class Instruction:
         sixteen = f"x{2 * self.lanes}"
         if self.form is Form.DOTS:
             return self._call(sums, left, right)
-        if self.form is Form.SIGNED:  # LLVM knows the instruction that picks four numbers from a vector by its second factor
+        if (
+            self.form is Form.SIGNED
+        ):  # LLVM knows the instruction that picks four numbers from a vector by its second factor
             return self._call(sums, right, left)
         if self.form is Form.BYTES:
             pairs = self._call(left, right, dtype=f"int16{sixteen}")
