@@ -3,6 +3,7 @@
 """Convolutions and pools by kernels of our own, on images in blocks of channels, where sizes are known."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
     integers = quantized(group.anchor)
     if integers is not None and lowering.machine.has_integers:
-        return _integer_conv(lowering, group, integers)
+        made = _integer_conv(lowering, group, integers)
+        if made is not None:
+            return made
     node, lanes = group.anchor, lowering.machine.lanes
     x, weights = node.inputs[:2]
     assert x is not None
@@ -140,8 +143,11 @@ def _bias(node: Node, filters: int) -> np.ndarray:
     return np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
 
 
-def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Any:
-    """Images of few channels are read four at a time, which is what is multiplied together."""
+def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Blocked | None:
+    """Images of few channels are read four at a time, which is what is multiplied together.
+
+    None where Winograd's algorithm takes less time with floats.
+    """
     node, machine = group.anchor, lowering.machine
     images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
     filters, depth, *_ = found.weights.shape
@@ -166,6 +172,9 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Any:
     sizes = Convolution(
         images.batch, images.channels, filters, groups, weights.shape[1], window, block, instruction, len(beside) > 2
     )
+    floats = replace(sizes, instruction=None, has_offsets=False)
+    if not is_narrow and best_plan(floats, machine, instruction.speed) is not None:
+        return None
     tensor = lowering.layouts.blocked(found.x, block)
     kernel = convolution_kernel(sizes, machine, group.epilogue)
     arguments = [tensor, relax.const(packed(weights, sizes, machine)), *beside, *_operands(lowering, group)]

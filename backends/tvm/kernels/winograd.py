@@ -85,14 +85,14 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @cache
-def best_plan(sizes: Convolution, machine: Machine) -> Plan | None:
-    """The plan with the least estimated time, if it is less than that of doing without."""
+def best_plan(sizes: Convolution, machine: Machine, speed: float = 1) -> Plan | None:
+    """The plan with the least estimated time, if it is less than that of doing without, which may be faster than floats are."""
     window = sizes.window
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.gaps == (1, 1)
     if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
         return None
     plan = min(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine), default=None)
-    if plan is None or _cost(plan, sizes, machine)[0] > _GAIN * _direct_cost(sizes, machine):
+    if plan is None or _cost(plan, sizes, machine)[0] > _GAIN / speed * _direct_cost(sizes, machine):
         return None
     return plan
 

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tvm")
@@ -11,8 +12,10 @@ import tvm
 from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
+from planish.backends.tvm.kernels.dots import Instruction
 from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel
+from planish.backends.tvm.kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tile
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
@@ -89,3 +92,51 @@ def test_attention_multiplies_bfloat16_in_pairs() -> None:
     sizes = Attention(1, 64, 64, 2, 1, 64, 64, is_flat=True, is_causal=False, scale=0.125, dtype="bfloat16")
     assembly = assembly_of(attention_kernel(sizes, Machine.of(target)), target)
     assert whole_vectors(assembly, "vdpbf16ps", "%zmm") >= 8 + 16
+
+
+def loops_of(assembly: str) -> list[list[str]]:
+    """The instructions of each loop that has none within: what lies between a label and the branch back to it."""
+    lines = [line.split("//")[0].strip() for line in assembly.splitlines()]
+    starts = {line[:-1]: place for place, line in enumerate(lines) if line.endswith(":")}
+    jumps = [(starts.get(line.split()[-1], place), place) for place, line in enumerate(lines) if line.startswith("b")]
+    loops = [lines[start + 1 : end] for start, end in jumps if start < end]
+    return [loop for loop in loops if not any(line.endswith(":") for line in loop)]
+
+
+def count(loop: list[str], *names: str) -> int:
+    return sum(line.split()[0] in names for line in loop if line)
+
+
+def test_products_of_bytes_pick_numbers_out_of_vectors_on_aarch64() -> None:
+    """16 bytes of a row are loaded and shifted once for four steps, and nothing is moved or spilled in the loop."""
+    target = load_target("aarch64-dotprod")
+    machine, gemm = Machine.of(target), Gemm((128,), 768, 768)
+    instruction = Instruction.of(machine, np.zeros((768, 768), np.int8))
+    tile = integer_tile(gemm, instruction, machine)
+    kernel = integer_gemm_kernel(gemm, Grids(is_scaled=True), instruction, tile, machine, Epilogue())
+    (loop,) = [loop for loop in loops_of(assembly_of(kernel, target)) if count(loop, "sdot")]
+    vectors = len(tile.vectors)
+    assert all(re.search(r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", line) for line in loop if "sdot" in line)
+    assert count(loop, "sdot") == 4 * tile.rows * vectors
+    assert count(loop, "ldr") + 2 * count(loop, "ldp") == tile.rows + 4 * vectors
+    assert count(loop, "eor") == tile.rows
+    assert len(loop) <= count(loop, "sdot", "ldr", "ldp", "eor") + 4  # places and a count
+    assert not any("sp" in line for line in loop)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_of_bytes_multiply_four_channels_at_once_on_aarch64(stride: int) -> None:
+    target = load_target("aarch64-dotprod")
+    machine = Machine.of(target)
+    instruction = Instruction.of(machine, np.zeros((3, 3, 128), np.int8))
+    image, result = (28 * stride, 28 * stride), (28, 28)
+    window = Window(image, result, (3, 3), (stride, stride), (1, 1), (1, 1), (1, 1))
+    sizes = Convolution(1, 128, 128, 1, 128, window, 4, instruction, has_offsets=True)
+    tile = convolution.best_tile(sizes, machine)
+    assembly = assembly_of(convolution_kernel(sizes, machine, Epilogue()), target)
+    loops = [loop for loop in loops_of(assembly) if count(loop, "sdot")]
+    assert max(count(loop, "sdot") for loop in loops) == tile.columns * tile.blocks
+    assert min(count(loop, "sdot") for loop in loops) == (tile.columns - 1) * tile.blocks
+    for loop in loops:
+        assert not count(loop, "dup", "mul", "mla", "smull", "smlal", "fmla")
+        assert count(loop, "eor") == (-(-tile.columns // 4) if stride == 1 else count(loop, "sdot") // tile.blocks)
