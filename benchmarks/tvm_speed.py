@@ -34,14 +34,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's threads spin i
 
 import numpy as np
 import torch
+import torchvision
 import tvm_peers as peers
 import typer
-import zoo
 from cleanup import EXPORTS, model_file, random_inputs
 from fusion import MODELS, error_of, optimized_file, session_of
 from peaks import peak
 from rich.console import Console
 from rich.table import Table
+from zoo.settle import settle
+from zoo.subject import Subject, images
 
 import planish
 from planish.ir.analysis.cost import summarize
@@ -68,7 +70,8 @@ Run = Callable[[Feeds], Sequence[np.ndarray]]
 
 
 def settled(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    return zoo.build(f"torchvision/classification/{name}").module, {"x": torch.randn(1, 3, 224, 224)}
+    subject = Subject(torchvision.models.get_model(name).eval(), images(3, 224, 224))
+    return settle(subject).module, {"x": torch.randn(1, 3, 224, 224)}
 
 
 TRANSFORMERS = ("MiniLM", "BERT-base", "vit_b_16", "GPT-2")
