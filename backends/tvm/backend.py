@@ -18,7 +18,7 @@ from ..machine import runs_here
 from .carriers import carried, restored
 from .guards import Guards
 from .runtime import Program
-from .weights import hoisted, read_weights, write_weights
+from .weights import read_weights, write_weights
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
@@ -113,6 +113,7 @@ def _build(
     Raises:
         TargetError: an operator that TVM can't run, with its layer, or what TVM's passes and LLVM say.
     """
+    from .hoisting import hoisted
     from .library import link, planned, symbols
     from .linker import find_linker, llvm_target
     from .lowering import to_relax

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
+from ...passes.legalization.integers import ROW_QUANTIZER
 from ...passes.quantization.grid import grid_of
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Operand, Reach, Step
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
+DYNAMIC = frozenset({"DynamicQuantizeLinear", ROW_QUANTIZER})
 _LONGEST = 24
 """Nodes behind an anchor: longer chains make kernels that registers can't hold."""
 ROUNDING = frozenset({"Cast"})
@@ -191,12 +193,16 @@ class _Growth:
             inputs = tuple(None if value is None else steps.places[value] for value in step_operands(node))
             steps.add(Step(node.operator, step_attributes(node), inputs), node.output)
         operands = tuple(Operand(reach, str(value.dtype)) for value, reach in steps.operands.items())
-        return Group(
-            anchor.node,
-            tuple(chain),
-            Epilogue(operands, tuple(steps.steps), str(inside[-1].dtype)),
-            tuple(steps.operands),
+        epilogue = Epilogue(operands, tuple(steps.steps), str(inside[-1].dtype), self._is_coarse(inside[-1]))
+        return Group(anchor.node, tuple(chain), epilogue, tuple(steps.operands))
+
+    def _is_coarse(self, result: Value) -> bool:
+        """Whether a result is rounded at once, to bfloat16 or by all that read it, and the kernel can do with less."""
+        readers = {use.node.operator for use in result.uses if use.node in self._lowered}
+        is_rounded = result.dtype is DType.bfloat16 or (
+            readers and readers <= DYNAMIC and not self._graph.is_output(result)
         )
+        return bool(is_rounded) and all(operator in self._anchor.joins for operator in ROUNDING)
 
 
 def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:

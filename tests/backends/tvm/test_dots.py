@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from planish.backends.tvm.carriers import carried, restored
+from planish.backends.tvm.hoisting import hoisted
 from planish.backends.tvm.kernel_cache import KernelCache
 from planish.backends.tvm.kernels.convolution import convolution_kernel
 from planish.backends.tvm.kernels.dots import DEPTH, Form, Instruction
@@ -23,7 +24,6 @@ from planish.backends.tvm.library import link, planned
 from planish.backends.tvm.linker import llvm_target
 from planish.backends.tvm.lowering import to_relax
 from planish.backends.tvm.runtime import Program
-from planish.backends.tvm.weights import hoisted
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
