@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..backends import find_backend
-from ..backends.artifact import amend_manifest, replaced
+from ..backends import Executable, find_backend
+from ..backends.artifact import amend_manifest, replaced, write_artifact
+from ..backends.machine import runs_here
 from ..ir.analysis.cost import summarize
 from ..ir.errors import BudgetError, ModelError, UsageError
 from ..ir.graph import Graph
@@ -24,7 +25,7 @@ from ..targets.load import load_target
 from .data import Batch, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
 from .lowering import fastest, lower, lower_all
-from .measurement import interleaved
+from .measurement import Latency, interleaved
 from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reference import isolated_imports
@@ -94,6 +95,13 @@ class Job:
         pipeline = format_pipeline(self.passes)
         return Reproducer(self.source, pipeline, self.recipe.target, self.recipe.seed, self.calibration)
 
+    @property
+    def is_for_another_machine(self) -> bool:
+        """Whether it is known that the machine at hand can't run what is built."""
+        backend = self.recipe.backend
+        is_native = backend != "auto" and find_backend(backend).native
+        return is_native and not runs_here(self.target.architecture, self.target.features)
+
     def score(self, run: Run) -> Score | None:
         return None if self.metric is None else evaluate(self.metric, run, self.evaluation)
 
@@ -111,7 +119,10 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
         raise UsageError("a budget on the metric needs evaluation data with labels")
     feeds = [batch.inputs for batch in calibration]
     metric = metric if evaluation else None
-    return Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric)
+    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric)
+    if job.is_for_another_machine and recipe.budget.latency is not None:
+        raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
+    return job
 
 
 def _read_sources(
@@ -143,9 +154,40 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     probes = make_probes(job.source, job.calibration, job.recipe.seed)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
     graph, rows = _run_passes(job, before, sizes_in(sample, untouched.executable.inputs))
+    if job.is_for_another_machine:
+        (reference,) = interleaved([lambda: untouched.executable.run(sample)])
+        built, directory = _written(job, graph, scratch)
+    else:
+        reference, built, directory = _measured(job, graph, untouched.executable, (probes, sample), scratch)
+    artifact = Artifact(
+        directory=job.recipe.folder / job.recipe.output,
+        metric=job.metric,
+        untouched=Measured(untouched.backend, reference, untouched.size, before),
+        built=built,
+        passes=rows,
+        threads=job.target.threads,
+    )
+    return artifact, directory, graph
+
+
+def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
+    """What is built for a machine that isn't at hand, and where it is; its metric is what the interpreter computes."""
+    backend, directory = find_backend(job.recipe.backend), scratch / job.recipe.backend
+    job.reporter.stage(f"lowering to {backend.name}")
+    files = write_artifact(directory, graph, backend, job.target)["files"]
+    job.reporter.warn(f"this machine can't run what is built for {job.target.name}: it is neither checked nor measured")
+    size = sum(file["size"] for file in files.values())
+    return Measured(backend.name, None, size, job.score(interpreted(graph))), directory
+
+
+def _measured(
+    job: Job, graph: Graph, untouched: Executable, inputs: tuple[Sequence[Feeds], Feeds], scratch: Path
+) -> tuple[Latency, Measured, Path]:
+    """The latency of the untouched model, and the fastest of what is built and where it is, from probes and a sample."""
+    probes, sample = inputs
     candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter)
     job.reporter.stage("measuring latency")
-    models = [candidate.executable for candidate in (untouched, *candidates)]
+    models = [untouched, *(candidate.executable for candidate in candidates)]
     reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
     if len(candidates) > 1:
         taken = (
@@ -154,15 +196,7 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
         job.reporter.note(f"latency of the candidates: {', '.join(taken)}")
     best, latency = fastest(candidates, latencies)
     job.reporter.stage(f"evaluating the artifact in {best.backend}")
-    artifact = Artifact(
-        directory=job.recipe.folder / job.recipe.output,
-        metric=job.metric,
-        untouched=Measured(untouched.backend, reference, untouched.size, before),
-        built=Measured(best.backend, latency, best.size, job.score(best.executable.run)),
-        passes=rows,
-        threads=job.target.threads,
-    )
-    return artifact, best.directory, graph
+    return reference, Measured(best.backend, latency, best.size, job.score(best.executable.run)), best.directory
 
 
 def _run_passes(job: Job, before: Score | None, sizes: Mapping[str, int]) -> tuple[Graph, Sequence[PassRow]]:
@@ -211,8 +245,9 @@ def _check_budget(budget: Budget, artifact: Artifact) -> None:
     missed: list[str] = []
     if budget.metric_drop is not None and artifact.drop is not None and artifact.drop > budget.metric_drop + 1e-9:
         missed.append(f"the metric drops by {artifact.drop:.4f}, more than {budget.metric_drop:g}")
-    if budget.latency is not None and (median := artifact.built.latency.median) > budget.latency:
-        missed.append(f"the latency is {show_seconds(median)}, more than {show_seconds(budget.latency)}")
+    latency = artifact.built.latency
+    if budget.latency is not None and latency is not None and latency.median > budget.latency:
+        missed.append(f"the latency is {show_seconds(latency.median)}, more than {show_seconds(budget.latency)}")
     if budget.size is not None and artifact.built.size > budget.size:
         missed.append(f"the size is {show_bytes(artifact.built.size)}, more than {show_bytes(budget.size)}")
     if missed:

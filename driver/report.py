@@ -122,10 +122,9 @@ def summary_table(artifact: Artifact) -> Table:
         change = f"{after.score.value - before.score.value:+z.4f}{pairs}"
         table.add_row(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
     table.add_row("size", show_bytes(before.size), show_bytes(after.size), _smaller(artifact.shrinkage))
-    speedup = _faster(artifact.speedup)
-    table.add_row(
-        f"latency, {threads}", show_seconds(before.latency.median), show_seconds(after.latency.median), speedup
-    )
+    speedup = "not measured" if artifact.speedup is None else _faster(artifact.speedup)
+    latencies = ("" if it.latency is None else show_seconds(it.latency.median) for it in (before, after))
+    table.add_row(f"latency, {threads}", *latencies, speedup)
     return table
 
 

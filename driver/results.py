@@ -48,13 +48,13 @@ class Measured:
 
     Attributes:
         backend: that runs it.
-        latency: of one inference of one sample.
+        latency: of one inference of one sample; None where the machine at hand can't run it.
         size: of its files, in bytes.
         score: on the evaluation data, if there are any.
     """
 
     backend: str
-    latency: Latency
+    latency: Latency | None
     size: int
     score: Score | None
 
@@ -80,13 +80,14 @@ class Artifact:
     threads: int
 
     @property
-    def speedup(self) -> Ratio:
-        return self.built.latency.speedup_over(self.untouched.latency)
+    def speedup(self) -> Ratio | None:
+        built, untouched = self.built.latency, self.untouched.latency
+        return None if built is None or untouched is None else built.speedup_over(untouched)
 
     @property
     def is_slower(self) -> bool:
         """Whether it is slower than the untouched model beyond noise: by a twentieth in three rounds of four."""
-        return self.speedup.upper < 0.95
+        return self.speedup is not None and self.speedup.upper < 0.95
 
     @property
     def shrinkage(self) -> float:
@@ -149,7 +150,7 @@ def plain(value: Any) -> Any:
 def _measured(model: Measured) -> dict[str, Any]:
     return {
         "backend": model.backend,
-        "latency_seconds": model.latency.median,
+        "latency_seconds": None if model.latency is None else model.latency.median,
         "size_bytes": model.size,
         "metric": None if model.score is None else model.score.value,
     }

@@ -8,8 +8,9 @@ from planish.driver.api import optimize
 from planish.driver.build import build
 from planish.driver.recipe import make_recipe
 from planish.driver.reporter import Reporter
-from planish.ir.errors import BudgetError, CheckError, ModelError, PassError, UsageError
+from planish.ir.errors import BudgetError, CheckError, ModelError, PassError, TargetError, UsageError
 from planish.ir.text import parse_graph
+from planish.targets.load import load_target
 
 
 def recipe(folder: Path, **changes: object) -> object:
@@ -159,3 +160,34 @@ def test_what_was_asked_for_by_name_and_never_changed_anything_is_warned_about(p
     listener = Listener()
     optimize(parse_graph(source, {}), pipeline, reporter=listener)
     assert listener.warnings == [f"{step} changed nothing" for step in idle]
+
+
+@pytest.fixture
+def other_machine(folder: Path) -> Path:
+    """A target like this machine, which has an instruction set that no machine has."""
+    native = load_target("native")
+    file = folder / "other.toml"
+    file.write_text(
+        f"description = 'another'\narchitecture = {native.architecture!r}\nmcpu = {native.mcpu!r}\n"
+        "features = ['avx2048']\nthreads = 1\n"
+    )
+    return file
+
+
+def test_what_is_for_another_machine_is_written_and_not_run(folder: Path, other_machine: Path) -> None:
+    pytest.importorskip("tvm")
+    listener = Listener()
+    artifact = build(recipe(folder, target=other_machine.name, backend="tvm"), listener)
+    assert "this machine can't run what is built for other: it is neither checked nor measured" in listener.warnings
+    assert (artifact.speedup, artifact.is_slower, artifact.drop) == (None, False, 0.0)
+    manifest = json.loads((artifact.directory / "manifest.json").read_text())
+    assert manifest["measurements"]["built"]["latency_seconds"] is None
+    with pytest.raises(TargetError, match="the artifact uses avx2048, which this machine lacks"):
+        artifact.load()
+
+
+def test_a_latency_that_can_t_be_measured_is_no_budget(folder: Path, other_machine: Path) -> None:
+    pytest.importorskip("tvm")
+    with pytest.raises(UsageError, match="a budget on the latency needs a machine that runs what is built for other"):
+        build(recipe(folder, target=other_machine.name, backend="tvm", budget={"latency": "5 ms"}))
+    assert not leftovers(folder)
