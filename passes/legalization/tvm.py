@@ -5,9 +5,10 @@ import numpy as np
 from ...ir.graph import Node
 from ...ir.types import DType, TensorType
 from ..quantization.grid import grid_of
+from ..quantization.nibbles import BlockWeight
 from .attention import is_plain
 from .expansions import EXPANSIONS
-from .integers import ROW_QUANTIZER
+from .integers import NIBBLE_PRODUCT, ROW_QUANTIZER
 from .layers import is_interleaved, is_padded, is_padded_to_size
 from .runtime import is_of_vectors
 from .support import Support
@@ -68,6 +69,13 @@ def is_integer_product(node: Node) -> bool:
         and (zero_point is None or zero_point.shape in ((), (*x.shape[:-1], 1)))
         and (weight_zero_point is None or (offsets is not None and not offsets.any()))
     )
+
+
+def is_nibble_product(node: Node) -> bool:
+    """Whether it multiplies float32 with constant weights in 4 bits, of whole blocks."""
+    x = node.inputs[0]
+    assert x is not None
+    return x.dtype is DType.float32 and 0 not in x.shape and BlockWeight.of(node) is not None
 
 
 def _is_of_known_rows(node: Node) -> bool:
@@ -151,6 +159,7 @@ TVM = Support(
         "Pow": _is_mixed_power,
         "QuantizeLinear": lambda node: not _is_on_grid(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
+        NIBBLE_PRODUCT: lambda node: not is_nibble_product(node),
         ROW_QUANTIZER: lambda node: not _is_of_known_rows(node),
         "TopK": _is_uint64,
         "Trilu": _is_computed,

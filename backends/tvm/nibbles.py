@@ -1,0 +1,42 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Products by weights in 4 bits."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import relax
+
+from ...ir.graph import Node
+from ...passes.quantization.nibbles import CODES, BlockWeight
+from .groups import Anchor, Group, Template
+from .kernels.elements import ELEMENTS
+from .kernels.gemm import Gemm, packed
+from .kernels.nibble_gemm import nibble_gemm_kernel, nibble_tile, packed_nibbles
+from .products import operands
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def _anchor(node: Node) -> Anchor:
+    return Anchor(node, channels=1, addend=node.input(5), joins=ELEMENTS)
+
+
+def _product(lowering: "Lowering", group: Group) -> Any:
+    node = group.anchor
+    x, weight = node.inputs[0], BlockWeight.of(node)
+    assert x is not None
+    assert weight is not None  # legalize has spelled out the others
+    lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
+    sizes = Gemm(lead, *weight.codes.shape)
+    tile = nibble_tile(sizes, lowering.machine)
+    zero_points = weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
+    right = [packed_nibbles(weight.codes, tile), packed(weight.scales, tile), packed(zero_points, tile)]
+    block = int(node.attributes["block_size"])
+    kernel = nibble_gemm_kernel(sizes, block, tile, lowering.machine, group.epilogue)
+    arguments = [lowering.tensor(x), *map(relax.const, right), *operands(lowering, group, sizes.columns)]
+    return lowering.prim_func("nibble_gemm", kernel, arguments, group.output.type)
+
+
+TEMPLATES = {"com.microsoft::MatMulNBits": Template(_anchor, _product)}
