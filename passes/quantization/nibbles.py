@@ -9,6 +9,8 @@ from ...ir.graph import Node
 
 CODES = 16
 """That 4 bits can tell apart."""
+_SHARES = np.linspace(1, 0.65, 8)
+"""Of a block's range, those that its codes are tried on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,37 @@ class BlockWeight:
             np.full((columns, blocks), CODES // 2, np.uint8) if zero_points is None else _unpacked(zero_points, columns)
         )
         return cls(_unpacked(data, columns).T, scales.reshape(columns, blocks).T, rows[:, :blocks].T)
+
+    @classmethod
+    def over(cls, weight: np.ndarray, block: int) -> Self:
+        """A matrix `[depth, columns]` of floats, rounded with the least squared error of each block.
+
+        Ranges, widened to hold 0, are narrowed step by step, which clips a few weights and rounds the others less. For the codes
+        of each try the best scale is known: that of linear regression.
+        """
+        depth, columns = weight.shape
+        blocks = weight.reshape(-1, block, columns).astype(np.float32)
+        low, high = np.minimum(blocks.min(axis=1), 0), np.maximum(blocks.max(axis=1), 0)
+        step = np.where(high > low, high - low, 1) / np.float32(CODES - 1)
+        zero_points = np.rint(-low / step)
+        least = np.full(low.shape, np.inf, np.float32)
+        codes, scales = np.zeros(blocks.shape, np.uint8), np.zeros(low.shape, np.float32)
+        for share in _SHARES.astype(np.float32):
+            tried = np.clip(np.rint(blocks / (step * share)[:, None]) + zero_points[:, None], 0, CODES - 1)
+            steps = tried - zero_points[:, None]
+            scale = (steps * blocks).sum(axis=1) / np.maximum(np.square(steps).sum(axis=1), 1)
+            error = np.square(steps * scale[:, None] - blocks).sum(axis=1)
+            is_less = error < least
+            least, scales = np.where(is_less, error, least), np.where(is_less, scale, scales)
+            codes = np.where(is_less[:, None], tried, codes).astype(np.uint8)
+        return cls(codes.reshape(depth, columns), scales, zero_points.astype(np.uint8))
+
+    @property
+    def floats(self) -> np.ndarray:
+        """The matrix."""
+        block = len(self.codes) // len(self.scales)
+        zero_points, scales = (np.repeat(array, block, axis=0) for array in (self.zero_points, self.scales))
+        return (self.codes.astype(np.float32) - zero_points) * scales
 
     @property
     def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
