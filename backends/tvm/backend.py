@@ -18,7 +18,7 @@ from ..machine import runs_here
 from .carriers import carried, restored
 from .guards import Guards
 from .runtime import Program
-from .weights import hoisted, read_weights, write_weights
+from .weights import read_weights, write_weights
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
@@ -117,6 +117,7 @@ def _build(
     """
     import tvm
 
+    from .hoisting import hoisted
     from .library import link, planned, symbols
     from .lowering import to_relax
     from .reproducible import ordered_symbols
