@@ -84,6 +84,19 @@ def _is_of_known_rows(node: Node) -> bool:
     return x.dtype is DType.float32 and isinstance(x.shape[-1], int) and 0 not in x.shape
 
 
+def _is_normalized_by_row(node: Node) -> bool:
+    """Whether an RMSNormalization has a scale for each element of a row."""
+    x, scale = node.inputs
+    assert x is not None
+    assert scale is not None
+    return (
+        _is_of_known_rows(node)
+        and node.attributes.get("axis", -1) in (-1, x.type.rank - 1)
+        and node.attributes.get("stash_type", 1) == DType.float32.value
+        and (scale.dtype, scale.shape) == (DType.float32, x.shape[-1:])
+    )
+
+
 def _is_on_grid(node: Node) -> bool:
     """Whether it computes 8-bit integers, or floats from them, by one scale that is known."""
     return node.constant(0) is None and grid_of(node) is not None
@@ -158,6 +171,7 @@ TVM = Support(
         "MatMulInteger": lambda node: not is_integer_product(node),
         "Pow": _is_mixed_power,
         "QuantizeLinear": lambda node: not _is_on_grid(node),
+        "RMSNormalization": lambda node: not _is_normalized_by_row(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
         NIBBLE_PRODUCT: lambda node: not is_nibble_product(node),
         ROW_QUANTIZER: lambda node: not _is_of_known_rows(node),

@@ -9,7 +9,7 @@ first, and then scaled. For more rows, a panel of weights is dequantized once, a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import imported
 from .epilogue import Epilogue, operand_buffers
-from .gemm import Gemm, as_matrices, as_matrix, best_tile, loop_over, packed, stored, tile_sums
+from .gemm import Gemm, as_matrices, as_matrix, best_tile, chunks_of, loop_over, packed, stored, tile_sums
 from .machine import Machine
 from .rows import filled
 from .tiles import OPAQUE, Tile, ceil_div, heights
@@ -128,10 +128,10 @@ class _Product:
 
     def many(self, store: Callable[[Any, Any, Any], None]) -> None:
         """Any number of rows: a panel in float32, and products with that."""
-        rows, panels, threads = self.rows, int(self.scales.shape[0]), self.machine.threads
-        chunks = threads // gcd(panels, threads)
+        rows, panels = self.rows, int(self.scales.shape[0])
+        chunks = chunks_of(self.gemm, panels, self.machine)
         with loop_over(self.gemm)(0, panels * chunks) as task:
-            panel, chunk = task // chunks, task % chunks
+            chunk, panel = task // panels, task % panels
             column, whole = self._column(panel), self._dequantized(panel)
             for height, count in heights(self.tile.rows, rows):
                 begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
