@@ -1,0 +1,30 @@
+"""Weights of a real sentence encoder in 4 bits, in both backends."""
+
+import numpy as np
+import pytest
+
+import planish
+from planish.frontends.onnx import read_onnx
+from planish.ir.interpreter import Interpreter
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+def test_a_bert_stays_close_to_float(minilm_file, backend: str) -> None:
+    """Mean embeddings of random tokens; those of real texts are nearer to float's."""
+    if backend == "tvm":
+        pytest.importorskip("tvm")
+    graph = read_onnx(minilm_file)
+    small = planish.optimize(graph, "cleanup,fuse,quantize{scheme=int4}").graph
+    assert sum(node.operator == "com.microsoft::MatMulNBits" for node in small.nodes) == 18
+    executable = planish.compile(small, backend=backend)
+    rng = np.random.default_rng(0)
+    for shape in ((1, 7), (3, 12)):
+        feeds = {"input_ids": rng.integers(0, 30000, shape), "attention_mask": np.ones(shape, np.int64)}
+        wanted, exact = (next(iter(Interpreter(each).run(feeds).values())).mean(axis=1) for each in (graph, small))
+        found = executable(**feeds)[0].mean(axis=1)
+        assert cosine(exact, found).min() > (0.999 if backend == "onnxruntime" else 0.999999)
+        assert 0.98 < cosine(wanted, found).min() < 0.99999
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (one * other).sum(axis=-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
