@@ -7,10 +7,13 @@ import planish
 from planish.frontends.onnx import read_onnx
 from planish.ir.interpreter import Interpreter
 
+EMBEDDING = "461"
+"""The model's name of it."""
+
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
 def test_a_bert_stays_close_to_float(minilm_file, backend: str) -> None:
-    """Mean embeddings of random tokens; those of real texts are nearer to float's."""
+    """Embeddings of sentences of random tokens. ONNX Runtime rounds activations to 8 bits, block by block."""
     if backend == "tvm":
         pytest.importorskip("tvm")
     graph = read_onnx(minilm_file)
@@ -20,10 +23,10 @@ def test_a_bert_stays_close_to_float(minilm_file, backend: str) -> None:
     rng = np.random.default_rng(0)
     for shape in ((1, 7), (3, 12)):
         feeds = {"input_ids": rng.integers(0, 30000, shape), "attention_mask": np.ones(shape, np.int64)}
-        wanted, exact = (next(iter(Interpreter(each).run(feeds).values())).mean(axis=1) for each in (graph, small))
-        found = executable(**feeds)[0].mean(axis=1)
-        assert cosine(exact, found).min() > (0.999 if backend == "onnxruntime" else 0.999999)
-        assert 0.98 < cosine(wanted, found).min() < 0.99999
+        wanted, exact = (Interpreter(each).run(feeds)[EMBEDDING] for each in (graph, small))
+        found = executable(**feeds)[list(graph.outputs).index(EMBEDDING)]
+        assert cosine(exact, found).min() > (0.998 if backend == "onnxruntime" else 0.999999)
+        assert 0.95 < cosine(wanted, found).min() < 0.9999
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
