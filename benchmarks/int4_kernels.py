@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -60,7 +61,7 @@ def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
 def onnx_runtime(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
     """Calls of ONNX Runtime's kernels."""
     depth, columns = weight.codes.shape
-    sizes = {"K": depth, "N": columns, "bits": 4, "block_size": BLOCK}
+    sizes: dict[str, Any] = {"K": depth, "N": columns, "bits": 4, "block_size": BLOCK}
     nodes = {
         "4 bits": helper.make_node("MatMulNBits", ["x", "w0", "w1", "w2"], ["y"], domain="com.microsoft", **sizes),
         "4 bits, activations 8": helper.make_node(
