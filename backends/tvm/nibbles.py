@@ -10,6 +10,7 @@ from tvm import relax
 from ...ir.graph import Node
 from ...passes.quantization.nibbles import CODES, BlockWeight
 from .groups import Anchor, Group, Template
+from .kernels.digit_gemm import digit_gemm_kernel, digit_tile, is_digit_gemm, packed_digits
 from .kernels.elements import ELEMENTS
 from .kernels.gemm import Gemm, packed
 from .kernels.nibble_gemm import nibble_gemm_kernel, nibble_tile, packed_nibbles
@@ -29,12 +30,21 @@ def _product(lowering: "Lowering", group: Group) -> Any:
     assert x is not None
     assert weight is not None  # legalize has spelled out the others
     lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
-    sizes = Gemm(lead, *weight.codes.shape)
-    tile = nibble_tile(sizes, lowering.machine)
-    zero_points = weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
-    right = [packed_nibbles(weight.codes, tile), packed(weight.scales, tile), packed(zero_points, tile)]
+    sizes, machine = Gemm(lead, *weight.codes.shape), lowering.machine
     block = int(node.attributes["block_size"])
-    kernel = nibble_gemm_kernel(sizes, block, tile, lowering.machine, group.epilogue)
+    if is_digit_gemm(weight.codes, machine):
+        tile, zero_points = digit_tile(sizes), weight.zero_points
+        codes, kernel = (
+            packed_digits(weight.codes, tile),
+            digit_gemm_kernel(sizes, block, tile, machine, group.epilogue),
+        )
+    else:
+        tile, zero_points = nibble_tile(sizes, machine), weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
+        codes, kernel = (
+            packed_nibbles(weight.codes, tile),
+            nibble_gemm_kernel(sizes, block, tile, machine, group.epilogue),
+        )
+    right = [codes, packed(weight.scales, tile), packed(zero_points, tile)]
     arguments = [lowering.tensor(x), *map(relax.const, right), *operands(lowering, group, sizes.columns)]
     return lowering.prim_func("nibble_gemm", kernel, arguments, group.output.type)
 
