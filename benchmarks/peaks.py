@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.target import Target
 from tvm.tirx import const
 
-from planish.backends.tvm.kernels.bfloat16 import imported, pairs_added
+from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported, pairs_added
 from planish.backends.tvm.kernels.dots import with_products
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.vectors import lanes_at, spread
@@ -57,7 +57,7 @@ def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
         x = T.arg("x", T.buffer((threads, width), found.factors))
         y = T.arg("y", T.buffer((threads, sums * lanes), found.sums))
         T.func_attr({"tirx.noalias": True, "global_symbol": "main"})
-        with imported(machine, precision), T.parallel(0, threads) as thread:
+        with imported(machine, precision == BFLOAT16), T.parallel(0, threads) as thread:
             held = T.alloc_buffer((sums * lanes,), found.sums)
             places = [lanes_at(index * lanes, lanes) for index in range(sums)]
             for place in places:

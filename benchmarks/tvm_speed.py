@@ -7,8 +7,8 @@ Transformers and CNNs, batch 1. But for MiniLM their weights are random, settled
 numbers vanish on the way, or are too large for int8. planish runs each in float32 (`cleanup,fuse`), in int8 (CNNs as `quantize` does it by
 default, transformers by `DYNAMIC`, which needs no data and has attention in bfloat16), and transformers in bfloat16 (`reduce-precision`).
 ONNX Runtime gets the file as torch's exporter's own optimizer leaves it, what its static quantization makes of that (uint8 activations,
-int8 weights; products alone in transformers) and, of transformers, its dynamic one. OpenVINO gets what NNCF makes of the file; `torch.compile`
-gets the module. All that is calibrated is calibrated on the same batches.
+int8 weights; products alone in transformers) and, of transformers, its dynamic one. OpenVINO gets what NNCF makes of the file, and computes the rest in
+bfloat16 as well; `torch.compile` gets the module. All that is calibrated is calibrated on the same batches.
 
 All take turns in random order in one process, with as many threads; before each turn there is a pause, for the threads of the one before spin
 for a while. Ratios are another's time over planish's, in turns of the same round: their median, and in brackets their quartiles; above
@@ -34,14 +34,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's threads spin i
 
 import numpy as np
 import torch
+import torchvision
 import tvm_peers as peers
 import typer
-import zoo
 from cleanup import EXPORTS, model_file, random_inputs
 from fusion import MODELS, error_of, optimized_file, session_of
 from peaks import peak
 from rich.console import Console
 from rich.table import Table
+from zoo.settle import settle
+from zoo.subject import Subject, images
 
 import planish
 from planish.ir.analysis.cost import summarize
@@ -68,7 +70,8 @@ Run = Callable[[Feeds], Sequence[np.ndarray]]
 
 
 def settled(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    return zoo.build(f"torchvision/classification/{name}").module, {"x": torch.randn(1, 3, 224, 224)}
+    subject = Subject(torchvision.models.get_model(name).eval(), images(3, 224, 224))
+    return settle(subject).module, {"x": torch.randn(1, 3, 224, 224)}
 
 
 TRANSFORMERS = ("MiniLM", "BERT-base", "vit_b_16", "GPT-2")
@@ -142,7 +145,9 @@ def runners(
 def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
     found, batches, row = runners(name, folder, threads)
     precisions = {precision: who for precision, who in PRECISIONS.items() if who in found}
-    outputs = {who: [run(batch) for batch in batches[:4]] for who, run in found.items() if who != INDUCTOR}
+    outputs = {
+        who: [list(map(np.array, run(batch))) for batch in batches[:4]] for who, run in found.items() if who != INDUCTOR
+    }
     row |= {"model": name, "error": max(map(error_of, outputs[OURS][0], outputs[RUNTIME][0]))}
     row["cosine"] = {
         who: min(cosine(run[0], reference[0]) for run, reference in zip(made, outputs[RUNTIME], strict=True))

@@ -85,6 +85,7 @@ class Lowering:
         self._sizes: dict[str, Any] = {}
         self._new = count()
         self._values: dict[Value, Any] = {}
+        self._kernels: dict[tirx.PrimFunc, Any] = {}
         self._guards: dict[str, str] = {}
         self._analyzer = Analyzer()
 
@@ -190,7 +191,8 @@ class Lowering:
         The sizes of its buffers may be variables of its own, which it reads from what it is called with. Of equal
         functions the module gets one.
         """
-        kernel = self.block.add_func(function, name)
+        if (kernel := self._kernels.get(function)) is None:  # TVM would compare it with all others each time
+            kernel = self._kernels[function] = self.block.add_func(function, name)
         results = [relax.TensorType(self.shape(type.shape), str(carrier(type.dtype))) for type in types]
         given = [self.block.normalize(argument) for argument in arguments]
         return relax.call_tir(kernel, given, results if len(results) > 1 else results[0])

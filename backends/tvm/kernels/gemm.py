@@ -147,7 +147,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
             tasks = loop_over(gemm)(0, items * (panels * chunks))
-            with imported(machine, gemm.dtype, epilogue.dtype), tasks as task:
+            with imported(machine, gemm.dtype == BFLOAT16 or epilogue.is_coarse), tasks as task:
                 item, chunk, panel = task // (panels * chunks), task // panels % chunks, task % panels
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 origin = (panel, 0) if gemm.is_packed else (item, column)

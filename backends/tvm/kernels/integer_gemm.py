@@ -90,7 +90,7 @@ def integer_gemm_kernel(gemm: Gemm, grids: Grids, tile: Tile, machine: Machine, 
             if zero_points is not None:
                 zero_points = as_matrix(zero_points, rows if grids.zero_points > 1 else 1)
             product = _Product(x, weights, offsets, zero_points, grids, instruction)
-            with imported(machine, epilogue.dtype), loop_over(gemm)(0, panels * chunks) as task:
+            with imported(machine, epilogue.is_coarse), loop_over(gemm)(0, panels * chunks) as task:
                 chunk, panel = task // panels, task % panels
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 for height, count in heights(tile.rows, rows):
