@@ -22,8 +22,8 @@ from tvm.target import Target
 from planish.backends.tvm.kernels.epilogue import Epilogue
 from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel, packed
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.kernels.nibble_gemm import nibble_gemm_kernel, nibble_tile, packed_nibbles
-from planish.passes.quantization.nibbles import CODES, BlockWeight
+from planish.backends.tvm.nibbles import kernel_for
+from planish.passes.quantization.nibbles import BlockWeight
 from planish.targets.load import load_target
 
 BLOCK = 32
@@ -39,13 +39,9 @@ def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
     """Calls of the kernels for TVM."""
     target = replace(load_target("native"), threads=threads)
     machine, sizes = Machine.of(target), Gemm(x.shape[:1], *weight.codes.shape)
-    tile, plain = nibble_tile(sizes, machine), best_tile(sizes, machine)
-    zero_points = weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
+    plain = best_tile(sizes, machine)
     kernels = {
-        "4 bits": (
-            nibble_gemm_kernel(sizes, BLOCK, tile, machine, Epilogue()),
-            [packed_nibbles(weight.codes, tile), packed(weight.scales, tile), packed(zero_points, tile)],
-        ),
+        "4 bits": kernel_for(sizes.lead, weight, machine, Epilogue()),
         "float32": (gemm_kernel(sizes, plain, machine, Epilogue()), [packed(weight.floats, plain)]),
     }
     kind = Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": threads})
