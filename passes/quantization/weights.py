@@ -11,7 +11,7 @@ from .nibbles import BlockWeight
 _ACCURACY = 4
 """MatMulNBits' level that lets a runtime round activations to 8 bits, block by block: little beside 4 bits of weights.
 
-ONNX Runtime does so, since it is faster by far. TVM's kernels don't: they are as exact as float32.
+ONNX Runtime does so, since it is faster by far. TVM's kernels keep 22 bits.
 """
 
 

@@ -1,9 +1,9 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Products of float32 with constant weights in 4 bits, by an instruction that multiplies bytes, without loss of accuracy.
+"""Products of float32 with constant weights in 4 bits, by an instruction that multiplies bytes.
 
 Of each row, a block of numbers is brought to a common scale, on which the largest has 22 bits, and written with three digits
-to the base of 256: fixed point, as exact as sums of float32 are. The digits are multiplied with codes: three instructions for
+to the base of 256: fixed point, off by 2^-23 of that number at most. The digits are multiplied with codes: three instructions for
 64 products, where float32 takes four, and nothing is converted but sums of whole blocks.
 """
 
