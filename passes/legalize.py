@@ -158,7 +158,7 @@ def _objection(node: Node, support: Support) -> str:
 
 
 def _foreign(node: Node, support: Support) -> str:
-    if not node.domain or node.domain in support.domains:
+    if not node.domain or node.domain in support.domains or node.operator in support.expanded:
         return ""
     if node.domain != "aten":
         return "it is of another domain, and nothing says how it is spelled out"

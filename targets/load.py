@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _FOLDER = Path(__file__).parent
 _KINDS: dict[type, str] = {str: "a text", int: "a whole number", list: "a list of texts", dict: "a table"}
-_KEYS = ("description", "architecture", "mcpu", "features", "threads", "fused", "bfloat16", "int8")
+_KEYS = ("description", "architecture", "mcpu", "features", "threads", "fused", "bfloat16", "int8", "int4")
 _HIDDEN = {"flush_l1d", "pku"}  # virtual machines hide them, compilers don't emit them, archspec asks for them
 
 
@@ -124,6 +124,7 @@ def _read(path: Path) -> Target:
         int8=_read_int8(path, table.take("int8", dict)) if "int8" in content else None,
         fused=table.sets("fused") if "fused" in content else {},
         bfloat16=table.sets("bfloat16") if "bfloat16" in content else {},
+        int4=table.sets("int4") if "int4" in content else {},
     )
 
 

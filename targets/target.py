@@ -36,6 +36,7 @@ class Target:
             that it runs are taken to be.
         int8: what is legal and profitable in 8-bit integers; None where nothing is.
         bfloat16: the operators whose products are faster in bfloat16 than in float32, by backend.
+        int4: the operators whose products of a few rows are faster with constant weights in 4 bits than in float32, by backend.
     """
 
     name: str
@@ -47,3 +48,4 @@ class Target:
     int8: Int8 | None
     fused: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     bfloat16: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    int4: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])

@@ -18,6 +18,7 @@ from . import (
     convolutions,
     elementwise,
     indexing,
+    nibbles,
     pools,
     products,
     quantized,
@@ -250,6 +251,7 @@ CONVERTERS: dict[str, Converter] = {
 TEMPLATES: dict[str, Template] = {
     **attention.TEMPLATES,
     **convolutions.TEMPLATES,
+    **nibbles.TEMPLATES,
     **products.TEMPLATES,
     **rows.TEMPLATES,
 }

@@ -8,7 +8,7 @@ from ...ir.types import DType
 from ...passes.legalization.integers import ROW_QUANTIZER
 from .groups import ROUNDING, Anchor, Group, Template
 from .kernels.quantization import quantize_kernel
-from .kernels.rows import layer_norm_kernel, softmax_kernel
+from .kernels.rows import Norm, norm_kernel, softmax_kernel
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -28,16 +28,17 @@ def _norm_anchor(node: Node) -> Anchor | None:
     return Anchor(node, channels=1, joins=ROUNDING) if fits else None
 
 
-def _layer_norm(lowering: "Lowering", group: Group) -> Any:
+def _norm(lowering: "Lowering", group: Group) -> Any:
     node = group.anchor
     rows = rows_of(node)
     assert rows is not None
     x, lead, columns = rows
     vectors = [value for value in node.inputs[1:] if value is not None]
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    kernel = layer_norm_kernel(lead, columns, epsilon, len(vectors) > 1, lowering.machine, group.epilogue.dtype)
+    norm = Norm(epsilon, is_centered=node.operator == "LayerNormalization", has_bias=len(vectors) > 1)
+    kernel = norm_kernel(lead, columns, norm, lowering.machine, group.epilogue.dtype)
     arguments = [lowering.tensor(value) for value in (x, *vectors)]
-    return lowering.prim_func("layer_norm", kernel, arguments, group.output.type)
+    return lowering.prim_func("layer_norm" if norm.is_centered else "rms_norm", kernel, arguments, group.output.type)
 
 
 def quantize(lowering: "Lowering", node: Node) -> Any:
@@ -65,4 +66,4 @@ CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
     "Softmax": softmax,
     ROW_QUANTIZER: quantize,
 }
-TEMPLATES = {"LayerNormalization": Template(_norm_anchor, _layer_norm)}
+TEMPLATES = dict.fromkeys(("LayerNormalization", "RMSNormalization"), Template(_norm_anchor, _norm))

@@ -112,3 +112,40 @@ def quantized_gemm(
     if y_scale is None or y_zero_point is None:
         return total * factor
     return requantize(total, factor / y_scale, y_zero_point)
+
+
+@operator("com.microsoft::MatMulNBits")
+def matmul_of_few_bits(
+    a: Tensor,
+    b: Tensor,
+    scales: Tensor,
+    zero_points: Tensor | None = None,
+    g_idx: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    K: int,
+    N: int,
+    block_size: int,
+    bits: int = 4,
+    accuracy_level: int = 0,
+) -> Tensor:
+    """By weights `[N, K]`, whose codes lie in bytes, lower bits first; each block along a row has a scale and a zero point.
+
+    Zero points are packed as the weights are, or floats. Whatever accuracy is asked for, nothing but sums is rounded.
+    """
+    if g_idx is not None:
+        raise ValueError("it says by g_idx which block a column belongs to, which ONNX Runtime has deprecated")
+    block = torch.arange(K, device=b.device) // block_size
+    codes = _unpacked(b.reshape(N, -1), bits)[:, :K]
+    zeros: Tensor | int = 2 ** (bits - 1)
+    if zero_points is not None:
+        rows = zero_points.reshape(N, -1)
+        zeros = (rows if rows.is_floating_point() else _unpacked(rows, bits))[:, block]
+    weights = (codes - zeros).to(a.dtype) * scales.reshape(N, -1)[:, block]
+    return F.linear(a, weights, bias)
+
+
+def _unpacked(rows: Tensor, bits: int) -> Tensor:
+    """The codes in rows of bytes, lower bits first, in int32."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.int32, device=rows.device)
+    return ((rows.int().unsqueeze(-1) >> shifts) & (2**bits - 1)).flatten(-2)

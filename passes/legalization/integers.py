@@ -12,6 +12,7 @@ from ...ir.graph import Node, Value
 from ...ir.types import DType
 from .expansion import Expansion, attribute, cast, operand, size_of
 
+NIBBLE_PRODUCT = "com.microsoft::MatMulNBits"
 ROW_QUANTIZER = "planish::DynamicQuantizeRows"
 _CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _MOST_EXACT = 2**24 // 255**2
@@ -71,6 +72,32 @@ def _quantized_matmul(op: Builder, node: Node) -> Value:
     left, right = _shifted(op, a, _row_parameter(op, a_zero_point), to), _shifted(op, b, b_zero_point, to)
     factor = op.Div(op.Mul(_row_parameter(op, a_scale), b_scale), y_scale)
     return _requantized(op, op.MatMul(left, right), factor, zero_point)
+
+
+def _product_of_few_bits(op: Builder, node: Node) -> Value:
+    """By weights that are dequantized before: `[N, blocks, codes of a block]`, and beside them a scale and a zero point of each."""
+    x, data, zero_points, bias = operand(node, 0), operand(node, 1), node.input(3), node.input(5)
+    depth, columns, block, bits = (int(attribute(node, name, 4)) for name in ("K", "N", "block_size", "bits"))
+    blocks = -(-depth // block)
+    codes = op.Reshape(_codes(op, data, columns, bits), [columns, blocks, block])
+    if zero_points is None:
+        zeros = op.constant(np.asarray(2 ** (bits - 1), np.float32))
+    elif zero_points.dtype.is_float:
+        zeros = op.Reshape(zero_points, [columns, blocks, 1])
+    else:
+        zeros = op.Slice(_codes(op, zero_points, columns, bits), [0], [blocks], [1])
+        zeros = op.Reshape(zeros, [columns, blocks, 1])
+    weights = op.Mul(op.Sub(codes, zeros), op.Reshape(operand(node, 2), [columns, blocks, 1]))
+    weights = op.Slice(op.Reshape(weights, [columns, blocks * block]), [0], [depth], [1])
+    y = op.MatMul(x, op.Transpose(cast(op, weights, x.dtype), perm=(1, 0)))
+    return y if bias is None else op.Add(y, bias)
+
+
+def _codes(op: Builder, data: Value, columns: int, bits: int) -> Value:
+    """The codes in bytes, lower bits first, as floats, by column."""
+    octets = op.Cast(op.Reshape(data, [columns, -1, 1]), to=DType.int32)
+    shifted = op.Div(octets, 2 ** np.arange(0, 8, bits, dtype=np.int32))
+    return op.Reshape(op.Cast(op.Mod(shifted, np.int32(2**bits)), to=DType.float32), [columns, -1])
 
 
 def _exact(sizes: tuple[int | str, ...]) -> DType:
@@ -159,6 +186,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "ConvInteger": _conv_integer,
     "DequantizeLinear": _dequantize,
     "MatMulInteger": _matmul_integer,
+    NIBBLE_PRODUCT: _product_of_few_bits,
     ROW_QUANTIZER: _dynamic_quantize_rows,
     "QLinearConv": _quantized_conv,
     "QLinearMatMul": _quantized_matmul,

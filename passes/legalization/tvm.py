@@ -5,9 +5,10 @@ import numpy as np
 from ...ir.graph import Node
 from ...ir.types import DType, TensorType
 from ..quantization.grid import grid_of
+from ..quantization.nibbles import BlockWeight
 from .attention import is_plain
 from .expansions import EXPANSIONS
-from .integers import ROW_QUANTIZER
+from .integers import NIBBLE_PRODUCT, ROW_QUANTIZER
 from .layers import is_interleaved, is_padded, is_padded_to_size
 from .runtime import is_of_vectors
 from .support import Support
@@ -70,10 +71,30 @@ def is_integer_product(node: Node) -> bool:
     )
 
 
+def is_nibble_product(node: Node) -> bool:
+    """Whether it multiplies float32 with constant weights in 4 bits, of whole blocks."""
+    x = node.inputs[0]
+    assert x is not None
+    return x.dtype is DType.float32 and 0 not in x.shape and BlockWeight.of(node) is not None
+
+
 def _is_of_known_rows(node: Node) -> bool:
     x = node.inputs[0]
     assert x is not None
     return x.dtype is DType.float32 and isinstance(x.shape[-1], int) and 0 not in x.shape
+
+
+def _is_normalized_by_row(node: Node) -> bool:
+    """Whether an RMSNormalization has a scale for each element of a row."""
+    x, scale = node.inputs
+    assert x is not None
+    assert scale is not None
+    return (
+        _is_of_known_rows(node)
+        and node.attributes.get("axis", -1) in (-1, x.type.rank - 1)
+        and node.attributes.get("stash_type", 1) == DType.float32.value
+        and (scale.dtype, scale.shape) == (DType.float32, x.shape[-1:])
+    )
 
 
 def _is_on_grid(node: Node) -> bool:
@@ -150,7 +171,9 @@ TVM = Support(
         "MatMulInteger": lambda node: not is_integer_product(node),
         "Pow": _is_mixed_power,
         "QuantizeLinear": lambda node: not _is_on_grid(node),
+        "RMSNormalization": lambda node: not _is_normalized_by_row(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
+        NIBBLE_PRODUCT: lambda node: not is_nibble_product(node),
         ROW_QUANTIZER: lambda node: not _is_of_known_rows(node),
         "TopK": _is_uint64,
         "Trilu": _is_computed,

@@ -33,10 +33,12 @@ def quantize_dynamically(
     floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
     for layer in layers:
         op = Builder(graph, layer.node, layer.node.location)
-        if layer.x not in grids:
-            by_row = per_row and layer.x.type.rank > 1
-            grids[layer.x] = op(ROW_QUANTIZER if by_row else "DynamicQuantizeLinear", layer.x, outputs=3)
-        graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[layer.x], weight_bits, per_channel))
+        x = layer.node.inputs[0]  # by now perhaps what a layer before was rewritten to
+        assert x is not None
+        if x not in grids:
+            by_row = per_row and x.type.rank > 1
+            grids[x] = op(ROW_QUANTIZER if by_row else "DynamicQuantizeLinear", x, outputs=3)
+        graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[x], weight_bits, per_channel))
         graph.erase(layer.node)
     drop_unused(graph, floats)
 

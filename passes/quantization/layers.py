@@ -43,20 +43,21 @@ class Selection:
     misses: Sequence[str]
 
 
-def select_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
+def select_layers(graph: Graph, operators: frozenset[str], context: PassContext, block: int = 1) -> Selection:
     """Sort a graph's layers by whether they can be quantized.
 
     Args:
         graph: of any kind.
         operators: that have a profitable integer kernel.
         context: which says whether a layer is asked for.
+        block: weights of a column that are quantized together: whole blocks make up a column.
     """
     layers: list[Layer] = []
     misses: list[str] = []
     for node in graph.nodes:
         if node.operator not in _WEIGHTED or not context.selects(node):
             continue
-        reason = _obstacle(node, operators)
+        reason = _obstacle(node, operators) or _remainder(node, block)
         if reason:
             misses.append(f"{node.location}: {node.operator} stays in float: {reason}")
         elif context.applies("quantize", node):
@@ -87,6 +88,12 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
     if node.operator == "Gemm":
         return _gemm_obstacle(node, weight)
     return "its bias is computed" if node.input(2) is not None and node.constant(2) is None else ""
+
+
+def _remainder(node: Node, block: int) -> str:
+    layer = _layer(node)
+    depth = layer.weight.data.size // layer.weight.data.shape[layer.axis]
+    return f"its depth, {depth}, is no multiple of a block of {block}" if depth % block else ""
 
 
 def _gemm_obstacle(node: Node, weight: Constant) -> str:

@@ -1,4 +1,4 @@
-"""Quantization to 8-bit integers."""
+"""Quantization to 8-bit integers, and of weights alone to 4 bits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
+from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ...ir.types import DType
 from ...targets import Int8
@@ -22,13 +23,14 @@ from .observers import OBSERVERS
 from .plan import make_plan
 from .static import StaticQuantizer
 from .turned_weights import turn_weights
+from .weights import quantize_weights
 
 _CORRECTED_ON = 32  # samples: means settle sooner than ranges
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Compute Conv, Gemm and MatMul layers in 8-bit integers, where the target has a profitable kernel for them.
+    """Compute Conv, Gemm and MatMul layers in integers of 8 or 4 bits, where the target has a profitable kernel for them.
 
     Large embedding tables are stored in int8 as well, and the mean over an image becomes GlobalAveragePool where that has
     an integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
@@ -37,7 +39,10 @@ class Quantize(Pass):
 
     Attributes:
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
-            anew at run time, for MatMul and Gemm only.
+            anew at run time, for MatMul and Gemm only; `int4` stores their weights in 4 bits and leaves activations in float,
+            for models that read each weight for a few rows at a time, as those that generate text do.
+        block: in `int4`, how many weights of a column share a scale and a zero point, which have the least squared error; a
+            power of two.
         observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
         per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all rows.
@@ -50,7 +55,8 @@ class Quantize(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
     destroys: ClassVar[frozenset[str]] = frozenset({"float"})
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
-    scheme: Literal["int8", "int8-dynamic"] = "int8"
+    scheme: Literal["int8", "int8-dynamic", "int4"] = "int8"
+    block: Annotated[int, Ge(16)] = 32
     observer: Literal["minmax", "percentile", "mse"] = "percentile"
     per_channel: bool = True
     per_row: bool = False
@@ -58,6 +64,8 @@ class Quantize(Pass):
     samples: Annotated[int, Ge(1)] = 128
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        if self.scheme == "int4":
+            return self._run_on_weights(graph, context)
         int8 = context.target.int8
         if int8 is None:
             return PassResult(
@@ -75,6 +83,20 @@ class Quantize(Pass):
         else:
             quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel, self.per_row)
         counts["embeddings"] = quantize_embeddings(graph, context)
+        return PassResult(counts, selection.misses)
+
+    def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
+        if self.block.bit_count() != 1:
+            raise UsageError(f"option block of pass quantize must be a power of two, not {self.block}")
+        profitable = _union(context.target.int4)
+        if not profitable:
+            return PassResult(
+                misses=[f"nothing is quantized: weights in 4 bits were not measured on {context.target.name}"]
+            )
+        counts = {"turned": turn_weights(graph, context)}
+        selection = select_layers(graph, profitable, context, self.block)
+        quantize_weights(graph, selection.layers, self.block)
+        counts |= {"layers": len(selection.layers), "embeddings": quantize_embeddings(graph, context)}
         return PassResult(counts, selection.misses)
 
     def _run_static(

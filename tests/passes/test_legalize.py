@@ -75,7 +75,7 @@ CASES = {
     "layer-norm": Case(
         "LayerNormalization", (floats(2, 3, 4), floats(3, 4), floats(3, 4)), {"axis": 1}, 3, dynamic=False
     ),
-    "rms-norm": Case("RMSNormalization", (floats(2, 3, 4), floats(4)), {"epsilon": 1e-3}),
+    "rms-norm": Case("RMSNormalization", (floats(2, 3, 4), floats(3, 4)), {"axis": 1, "epsilon": 1e-3}),
     "l1-norm": Case("LpNormalization", (np.array([[1, -3], [0, 0]], np.float32),), {"p": 1}),
     "l2-norm": Case("LpNormalization", (np.array([[1, -3], [0, 0]], np.float32),), {"axis": 0}),
     "attention": Case("Attention", HEADS, outputs=3),
@@ -93,6 +93,11 @@ CASES = {
     ),
     "conv-integer": Case("ConvInteger", (int8(1, 2, 5, 5), int8(3, 2, 3, 3), np.int8(3)), {"pads": (1, 1, 1, 1)}),
     "row-quantizer": Case("planish::DynamicQuantizeRows", (floats(2, 5, 8).astype(np.float64),), outputs=3),
+    "few-bits": Case(
+        "com.microsoft::MatMulNBits",
+        (floats(2, 80), uint8(5, 3, 16), floats(5, 3), uint8(5, 2)),
+        {"K": 80, "N": 5, "block_size": 32},
+    ),
     "qlinear-matmul": Case(
         "QLinearMatMul",
         (int8(2, 8), SCALE, np.int8(3), int8(8, 3), floats(3) ** 2, np.zeros(3, np.int8), SCALE, np.int8(1)),
@@ -140,6 +145,11 @@ def test_what_there_is_a_kernel_for_stays() -> None:
     (node,) = graph.nodes
     graph.outputs = {"y": Builder(graph).Attention(*node.inputs)}
     graph.erase(node)
+    assert not Legalization("tvm").run(graph, context(graph)).changed
+
+
+def test_rows_that_there_is_a_norm_for_stay() -> None:
+    graph, _ = Case("RMSNormalization", (floats(2, 3, 4), floats(4))).build()
     assert not Legalization("tvm").run(graph, context(graph)).changed
 
 

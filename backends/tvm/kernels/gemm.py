@@ -158,7 +158,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
                     begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
                     with T.serial(0, end - begin) as step:
                         row = item * rows + tirx.min((begin + step) * height, rows - height)
-                        sums = _sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes), gemm)
+                        sums = tile_sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes), gemm)
                         stored(sums, y, beside, (row, column), epilogue)
         return builder.get()
 
@@ -187,7 +187,7 @@ def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
     return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
 
-def _sums(
+def tile_sums(
     x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile, gemm: Gemm
 ) -> list[tuple[int, int, int, Any]]:
     """Code for one tile: line, column and lanes of each vector, and the sums in it.

@@ -3,6 +3,7 @@
 """Softmax and normalization of rows in float32: each row is read several times, but from memory only once."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -52,27 +53,38 @@ def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine)
     return _kernel(lead, columns, (), row, machine)
 
 
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """How rows are normalized.
+
+    Attributes:
+        epsilon: that is added to the variance.
+        is_centered: whether by the distance from the mean, as LayerNormalization does, and not from 0, as RMSNormalization does.
+        has_bias: whether something is added to what is scaled.
+    """
+
+    epsilon: float
+    is_centered: bool
+    has_bias: bool
+
+
 @lru_cache
-def layer_norm_kernel(
-    lead: tuple[int | None, ...],
-    columns: int,
-    epsilon: float,
-    has_bias: bool,
-    machine: Machine,
-    result: str = "float32",
+def norm_kernel(
+    lead: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
 ) -> tirx.PrimFunc:
     """A kernel of `[*lead, columns]`, a scale and perhaps a bias for each column to the normalized rows, in float32 or bfloat16."""
 
     def row(x: Any, scales: Any, *others: Any) -> None:
         *biases, y, row = others
         mean = filled(machine, T.float32(0))
-        each(columns, machine, lambda at, lane: T.buffer_store(mean, mean[lane] + x[row, at], [lane]))
-        T.buffer_store(mean, total(mean) * T.float32(1 / columns), [0])
+        if norm.is_centered:
+            each(columns, machine, lambda at, lane: T.buffer_store(mean, mean[lane] + x[row, at], [lane]))
+            T.buffer_store(mean, total(mean) * T.float32(1 / columns), [0])
         squares = filled(machine, T.float32(0))
 
         def centered(at: Any) -> Any:
             vector = x[row, at]
-            return held(vector - spread(mean[0], vector.ty.dtype.lanes))
+            return held(vector - spread(mean[0], vector.ty.dtype.lanes) if norm.is_centered else vector)
 
         def add(at: Any, lane: Any) -> None:
             distance = centered(at)
@@ -80,7 +92,7 @@ def layer_norm_kernel(
 
         each(columns, machine, add)
         variance = total(squares) * T.float32(1 / columns)
-        T.buffer_store(squares, T.float32(1) / tirx.sqrt(variance + T.float32(epsilon)), [0])
+        T.buffer_store(squares, T.float32(1) / tirx.sqrt(variance + T.float32(norm.epsilon)), [0])
 
         def store(at: Any, lane: Any) -> None:
             vector = centered(at)
@@ -90,7 +102,7 @@ def layer_norm_kernel(
 
         each(columns, machine, store)
 
-    return _kernel(lead, columns, (columns,) * (1 + has_bias), row, machine, result)
+    return _kernel(lead, columns, (columns,) * (1 + norm.has_bias), row, machine, result)
 
 
 @lru_cache

@@ -10,6 +10,7 @@ def test_rows_of_any_length(agree, columns: int) -> None:
 
     def build(op, x):
         norms = [op.LayerNormalization(x, scale, bias, epsilon=1e-3), op.LayerNormalization(x, scale)]
+        norms += [op.RMSNormalization(x, scale, epsilon=1e-3), op.RMSNormalization(op.Neg(x), bias, axis=2)]
         return [op.Softmax(x), op.Softmax(x, axis=2), *norms]
 
     x = (4 + RNG.standard_normal((3, 5, columns))).astype(np.float32)
@@ -20,7 +21,7 @@ def test_what_isn_t_finite(agree) -> None:
     x = RNG.standard_normal((6, 20)).astype(np.float32)
     x[0, 3], x[1, 19], x[2, 0], x[3], x[4], x[5] = np.nan, np.inf, -np.inf, -np.inf, 88, np.linspace(-200, 200, 20)
     ones = np.ones(20, np.float32)
-    agree(lambda op, x: [op.Softmax(x), op.LayerNormalization(x, ones, ones)], x)
+    agree(lambda op, x: [op.Softmax(x), op.LayerNormalization(x, ones, ones), op.RMSNormalization(x, ones)], x)
 
 
 def test_other_axes_and_element_types(agree) -> None:
@@ -28,6 +29,7 @@ def test_other_axes_and_element_types(agree) -> None:
     scale = RNG.standard_normal((4, 5)).astype(np.float32)
     agree(lambda op, x: [op.Softmax(x, axis=1), op.Softmax(x)], x)
     agree(lambda op, x: [op.Softmax(x, axis=0), op.LayerNormalization(x, scale, axis=1)], np.float32(x))
+    agree(lambda op, x: [op.RMSNormalization(x, scale, axis=1), op.RMSNormalization(x, scale[0])], np.float32(x))
 
 
 @pytest.mark.parametrize("quantizer", ["DynamicQuantizeLinear", "planish::DynamicQuantizeRows"])

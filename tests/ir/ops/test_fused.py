@@ -29,6 +29,8 @@ def scalar(value: float, dtype: type[np.generic] = np.float32) -> np.ndarray:
 
 A, B = integers(np.uint8, 3, 8), integers(np.int8, 8, 5)
 SCALES = np.linspace(0.01, 0.02, 5).astype(np.float32)
+NIBBLES = {"K": 80, "N": 5, "bits": 4, "block_size": 32}
+NIBBLE_WEIGHTS = integers(np.uint8, 5, 3, 16)
 CASES: dict[str, tuple[list[np.ndarray | None], dict[str, Any]]] = {
     "FusedMatMul": ([normal(2, 3, 4), normal(2, 4, 5)], {"alpha": 0.5}),
     "FusedMatMul, transposed": ([normal(2, 4, 3), normal(2, 5, 4)], {"transA": 1, "transB": 1}),
@@ -43,6 +45,21 @@ CASES: dict[str, tuple[list[np.ndarray | None], dict[str, Any]]] = {
     "SkipLayerNormalization, no bias": ([normal(2, 3, 4), normal(2, 3, 4), normal(4)], {"epsilon": 1e-3}),
     "MatMulIntegerToFloat": ([A, B, scalar(0.02), SCALES, scalar(7, np.uint8), np.zeros(5, np.int8), normal(5)], {}),
     "DynamicQuantizeMatMul": ([normal(3, 8), B, SCALES, None, normal(5)], {}),
+    "MatMulNBits": ([normal(2, 3, 80), NIBBLE_WEIGHTS, normal(5, 3)], NIBBLES),
+    "MatMulNBits, a row": ([normal(1, 80), NIBBLE_WEIGHTS, normal(15), integers(np.uint8, 10)], NIBBLES),
+    "MatMulNBits, bias": (
+        [normal(9, 80), NIBBLE_WEIGHTS, normal(5, 3), integers(np.uint8, 5, 2), None, normal(5)],
+        NIBBLES,
+    ),
+    "MatMulNBits, zero points in floats": ([normal(4, 80), NIBBLE_WEIGHTS, normal(5, 3), normal(5, 3)], NIBBLES),
+    "MatMulNBits, 8 bits": (
+        [normal(4, 64), integers(np.uint8, 6, 2, 32), normal(6, 2), integers(np.uint8, 6, 2)],
+        {"K": 64, "N": 6, "bits": 8, "block_size": 32},
+    ),
+    "MatMulNBits, 2 bits": (
+        [normal(4, 64), integers(np.uint8, 6, 4, 4), normal(6, 4), integers(np.uint8, 6, 1)],
+        {"K": 64, "N": 6, "bits": 2, "block_size": 16},
+    ),
     "QGemm": (
         [
             A,

@@ -186,3 +186,17 @@ def test_a_single_row_has_one_grid():
     source = graph.clone()
     Quantize(scheme="int8-dynamic", per_row=True).apply(graph, PassContext(TARGET, source))
     assert "DynamicQuantizeLinear" in {node.operator for node in graph.nodes}
+
+
+@pytest.mark.parametrize("scheme", ["int8-dynamic", "int4"])
+def test_layers_that_follow_each_other_at_once(scheme):
+    """As those of a weight that was factorized do: the second one reads what the first one was rewritten to."""
+    graph = Graph()
+    op = Builder(graph, location=Location("dense"))
+    x = graph.add_input("x", TensorType(DType.float32, (2, 64)))
+    graph.outputs["y"] = op.MatMul(op.MatMul(x, array(64, 32)), array(32, 64))
+    source = graph.clone()
+    assert Quantize(scheme=scheme).apply(graph, PassContext(TARGET, source)).counts["layers"] == 2
+    verify(graph)
+    feeds = [{"x": array(2, 64)}]
+    assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 0.2

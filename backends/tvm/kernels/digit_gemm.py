@@ -1,0 +1,204 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Products of float32 with constant weights in 4 bits, by an instruction that multiplies bytes.
+
+Of each row, a block of numbers is brought to a common scale, on which the largest has 22 bits, and written with three digits
+to the base of 256: fixed point, off by 2^-23 of that number at most. The digits are multiplied with codes: three instructions for
+64 products, where float32 takes four, and nothing is converted but sums of whole blocks.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .bfloat16 import imported
+from .dots import DEPTH, Form, Instruction
+from .epilogue import Epilogue, operand_buffers
+from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, packed, stored
+from .machine import Machine
+from .tiles import OPAQUE, Tile, ceil_div, heights, loop_for
+from .vectors import greatest, held, lanes_at, spread, total
+
+LANES = 16
+"""Columns of a vector."""
+_DOTS = Instruction(Form.DOTS, LANES)
+_DIGITS = 3
+_BITS = 22
+"""Of the largest number in a block, so that its first digit has 7 with the sign."""
+_LEAST = 2.0**-100
+"""What the largest one counts as at least, so that the reciprocal of the scale is finite."""
+_VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
+"""Of a tile, by its rows: each has a sum for every digit, and one of all blocks, in registers."""
+_WORD = 2 * DEPTH
+"""Codes of a column that lie together: those of the first four rows in the lower bits of bytes."""
+
+
+def is_digit_gemm(codes: np.ndarray, machine: Machine) -> bool:
+    """Whether there is that instruction, and the weights `[depth, columns]` fill vectors."""
+    return machine.has_wide_dots and codes.shape[1] >= LANES
+
+
+def digit_tile(gemm: Gemm) -> Tile:
+    """As wide as a panel of weights; its rows are multiplied at once, in parts of its columns."""
+    rows = max(_VECTORS)
+    if gemm.rows is not None:
+        rows = min(_VECTORS, key=lambda rows: (ceil_div(gemm.rows or 1, rows) * rows, -rows))
+    return Tile(rows, min(_VECTORS[1], gemm.columns // LANES) * LANES, LANES)
+
+
+def packed_digits(codes: np.ndarray, tile: Tile) -> np.ndarray:
+    """Codes `[depth, columns]` as `[panel, word, byte]` in int8, four bytes for each column of the tile."""
+    depth, columns = codes.shape
+    pairs = codes.reshape(depth // _WORD, 2, DEPTH, columns)
+    octets = np.ascontiguousarray((pairs[:, 0] | pairs[:, 1] << 4).transpose(0, 2, 1))
+    return packed(octets.view(np.int32)[..., 0], tile).view(np.int8)
+
+
+@lru_cache
+def digit_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of `[*lead, depth]`, packed codes, scales and zero points by block, and the epilogue's operands.
+
+    Its result is `[*lead, columns]`. Scales and zero points (uint8) are packed like a right operand of float32.
+    """
+    assert gemm.depth is not None
+    lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
+    rows: Any = prod(lead)
+    panels, blocks = ceil_div(gemm.columns, tile.columns), gemm.depth // block
+    chunks = chunks_of(gemm, panels, machine)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer((*lead, gemm.depth), "float32"))
+            codes = T.arg("codes", T.buffer((panels, gemm.depth // _WORD, tile.columns * DEPTH), "int8"))
+            scales, zero_points = (
+                T.arg(name, T.buffer((panels, blocks, tile.columns), dtype))
+                for name, dtype in (("scales", "float32"), ("zero_points", "uint8"))
+            )
+            beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
+            y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            x, y = (as_matrix(buffer, rows) for buffer in (x, y))
+            beside = as_matrices(beside, epilogue, rows)
+            left = _Left(
+                T.alloc_buffer((_DIGITS, rows, gemm.depth), "int8"),
+                *(T.alloc_buffer((rows, blocks), "float32") for _ in range(2)),
+            )
+            with loop_for(rows * gemm.depth)(0, rows) as row, T.serial(0, blocks) as place:
+                left.store(x, row, place, block)
+            product = _Product(left, codes, scales, zero_points)
+            with imported(machine, epilogue.is_coarse), loop_over(gemm)(0, panels * chunks) as task:
+                chunk, panel = task // panels, task % panels
+                column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
+                for height, count in heights(tile.rows, rows):
+                    begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
+                    width = min(_VECTORS[height] * LANES, tile.columns)
+                    with T.serial(0, end - begin) as step:
+                        row = tirx.min((begin + step) * height, rows - height)
+                        for start in range(0, tile.columns, width):
+                            first = min(start, tile.columns - width)
+                            sums = product.sums((row, panel, first), Tile(height, width, LANES))
+                            stored(sums, y, beside, (row, column + first), epilogue)
+        return builder.get()
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """Buffers of the left operand in digits.
+
+    Attributes:
+        digits: `[digit, row, depth]`, the lowest first.
+        scales: `[row, block]`.
+        totals: the negative sums of a block's numbers, on its scale.
+    """
+
+    digits: Any
+    scales: Any
+    totals: Any
+
+    def store(self, x: Any, row: Any, block: Any, size: int) -> None:
+        """Code for a block of a row. Where that holds what is no finite number, its scale is NaN."""
+        places = [lanes_at(block * size + start, LANES) for start in range(0, size, LANES)]
+        whole = lanes_at(0, LANES)
+        bits, sums = (T.alloc_buffer((LANES,), "int32") for _ in range(2))
+        for buffer in (bits, sums):
+            T.buffer_store(buffer, spread(T.int32(0), LANES), [whole])
+        for place in places:  # sizes are ordered as their bits are
+            found = held(T.reinterpret(x[row, place], dtype="int32x16") & spread(T.int32(0x7FFFFFFF), LANES))
+            T.buffer_store(bits, tirx.Select(found > bits[whole], found, bits[whole]), [whole])
+        largest = held(greatest(bits))
+        size_of = T.reinterpret(largest, dtype="float32")
+        finite = tirx.Select(size_of > T.float32(_LEAST), size_of, T.float32(_LEAST)) * T.float32(2.0**-_BITS)
+        scale = held(tirx.Select(largest < T.int32(0x7F800000), finite, T.float32(float("nan"))))
+        inverse = held(T.float32(1) / scale)
+        for place in places:
+            number = held(tirx.nearbyint(x[row, place] * spread(inverse, LANES)).astype("int32x16"))
+            T.buffer_store(sums, sums[whole] - number, [whole])
+            for digit in range(_DIGITS):
+                T.buffer_store(self.digits, number.astype("int8x16"), [digit, row, place])
+                number = held((number + spread(T.int32(128), LANES)) >> spread(T.int32(8), LANES))
+        T.buffer_store(self.scales, scale, [row, block])
+        T.buffer_store(self.totals, total(sums).astype("float32"), [row, block])
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """Code for tiles of a product."""
+
+    left: _Left
+    codes: Any
+    scales: Any
+    zero_points: Any
+
+    def sums(self, place: tuple[Any, Any, int], tile: Tile) -> list[tuple[int, int, int, Any]]:
+        """A tile at a row, panel and column of that: line, column and lanes of each vector in it, and the sums."""
+        row, panel, first = place
+        sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
+        for _, _, lanes, spot in tile.spots:
+            T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+        blocks = int(self.scales.shape[1])
+        words = int(self.codes.shape[1]) // blocks
+        with T.serial(0, blocks) as block:
+            parts = [T.alloc_buffer((tile.rows * tile.columns,), "int32") for _ in range(_DIGITS)]
+            for part in parts:
+                for _, _, lanes, spot in tile.spots:
+                    T.buffer_store(part, spread(T.int32(0), lanes), [spot])
+            with T.serial(0, words) as step:
+                self._add(parts, (row, panel, first), block * words + step, tile)
+            for line, start, lanes, spot in tile.spots:
+                at = lanes_at(first + start, lanes)
+                low, middle, high = (part[spot].astype(f"float32x{lanes}") for part in parts)
+                found = held(high * spread(T.float32(256), lanes) + middle)
+                found = held(found * spread(T.float32(256), lanes) + low)
+                zero_point = self.zero_points[panel, block, at].astype(f"float32x{lanes}")
+                found = held(found + zero_point * spread(self.left.totals[row + line, block], lanes))
+                scale = self.scales[panel, block, at] * spread(self.left.scales[row + line, block], lanes)
+                T.buffer_store(sums, sums[spot] + found * scale, [spot])
+        return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
+
+    def _add(self, parts: list[Any], place: tuple[Any, Any, int], word: Any, tile: Tile) -> None:
+        """Code that adds a word's products."""
+        row, panel, first = place
+        low = spread(T.int32(0x0F0F0F0F), LANES)
+        octets = [
+            held(
+                T.reinterpret(
+                    self.codes[panel, word, lanes_at((first + start) * DEPTH, LANES * DEPTH)], dtype="int32x16"
+                )
+            )
+            for start, _ in tile.vectors
+        ]
+        for half in range(2):
+            codes = {
+                start: held(T.reinterpret((both >> spread(T.int32(4 * half), LANES)) & low, dtype="int8x64"))
+                for (start, _), both in zip(tile.vectors, octets, strict=True)
+            }
+            for digit, part in enumerate(parts):
+                for line, start, lanes, spot in tile.spots:
+                    quad = self.left.digits[digit, row + line, lanes_at(word * _WORD + half * DEPTH, DEPTH)]
+                    same = T.reinterpret(T.broadcast(T.reinterpret(quad, dtype="int32"), lanes), dtype="int8x64")
+                    T.buffer_store(part, _DOTS.added(part[spot], codes[start], same), [spot])

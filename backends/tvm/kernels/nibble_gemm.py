@@ -1,0 +1,207 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Products of float32 with constant weights in 4 bits, of which each block along the depth has a scale and a zero point.
+
+Few rows are multiplied with codes as they come out of memory, whose bandwidth is the limit: a block's products are added up
+first, and then scaled. For more rows, a panel of weights is dequantized once, and the rest is a product of float32.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .bfloat16 import imported
+from .epilogue import Epilogue, operand_buffers
+from .gemm import Gemm, as_matrices, as_matrix, best_tile, chunks_of, loop_over, packed, stored, tile_sums
+from .machine import Machine
+from .rows import filled
+from .tiles import OPAQUE, Tile, ceil_div, heights
+from .vectors import as_wide, converted, held, lanes_at, spread, total
+
+WORD = 8
+"""Codes in 32 bits."""
+_FEW = 8
+"""Rows up to which codes are multiplied as they come: beyond, it takes longer to unpack them for each tile than once."""
+_WIDEST = 8
+"""Vectors of a tile of few rows."""
+
+
+def nibble_tile(gemm: Gemm, machine: Machine) -> Tile:
+    """What a panel of weights is as wide as, and as many rows as are multiplied at once with one that is unpacked."""
+    if gemm.rows is None or gemm.rows > _FEW:
+        return best_tile(gemm, machine)
+    return Tile(gemm.rows, min(_few_columns(gemm.rows, machine), gemm.columns), machine.lanes)
+
+
+def packed_nibbles(codes: np.ndarray, tile: Tile) -> np.ndarray:
+    """Codes `[depth, columns]` from 0 to 15, less 8, as `[panel, word, column of the tile]`, the first row in the lowest bits."""
+    depth, columns = codes.shape
+    signed = (codes ^ WORD).reshape(depth // WORD, WORD, columns)
+    words = np.zeros((depth // WORD, columns), np.uint32)
+    for index in range(WORD):
+        words |= signed[:, index].astype(np.uint32) << np.uint32(4 * index)
+    return packed(words.view(np.int32), tile)
+
+
+@lru_cache
+def nibble_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of `[*lead, depth]`, packed codes, scales and zero points (less 8) by block, and the epilogue's operands.
+
+    Its result is `[*lead, columns]`. Scales and zero points are packed like a right operand of float32.
+    """
+    assert gemm.depth is not None
+    lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
+    rows: Any = prod(lead)
+    panels = ceil_div(gemm.columns, tile.columns)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            x = T.arg("x", T.buffer((*lead, gemm.depth), "float32"))
+            codes = T.arg("codes", T.buffer((panels, gemm.depth // WORD, tile.columns), "int32"))
+            scales, zero_points = (
+                T.arg(name, T.buffer((panels, gemm.depth // block, tile.columns), dtype))
+                for name, dtype in (("scales", "float32"), ("zero_points", "int8"))
+            )
+            beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
+            y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            x, y = (as_matrix(buffer, rows) for buffer in (x, y))
+            beside = as_matrices(beside, epilogue, rows)
+            product = _Product(gemm, rows, block, tile, machine, x, codes, scales, zero_points)
+
+            def store(sums: Any, row: Any, column: Any) -> None:
+                stored(sums, y, beside, (row, column), epilogue)
+
+            with imported(machine, epilogue.is_coarse):
+                if gemm.rows is not None:
+                    (product.few if gemm.rows <= _FEW else product.many)(store)
+                else:
+                    with T.If(rows <= _FEW):
+                        with T.Then():
+                            product.few(store)
+                        with T.Else():
+                            product.many(store)
+        return builder.get()
+
+
+def _few_columns(rows: int, machine: Machine) -> int:
+    """As many that registers hold, for each vector of them, codes, sums for each row, and those of a block."""
+    return max(min((machine.registers - 2) // (2 * rows + 1), _WIDEST), 1) * machine.lanes
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """Code for a product, in either way."""
+
+    gemm: Gemm
+    rows: Any
+    block: int
+    tile: Tile
+    machine: Machine
+    x: Any
+    codes: Any
+    scales: Any
+    zero_points: Any
+
+    def few(self, store: Callable[[Any, Any, Any], None]) -> None:
+        """Up to 8 rows: products of codes, added up by block."""
+        rows, blocks = self.rows, self.scales.shape[1]
+        totals = T.alloc_buffer((_FEW, blocks), "float32")
+        with T.serial(0, rows) as row, T.serial(0, blocks) as block:
+            T.buffer_store(totals, self._total(row, block), [row, block])
+        with loop_over(self.gemm)(0, self.scales.shape[0]) as panel:
+            column = self._column(panel)
+            for height, count in heights(_FEW, rows):
+                width = min(_few_columns(height, self.machine), self.tile.columns)
+                starts = range(0, self.tile.columns, width)
+                with T.serial(0, count) as step:
+                    row = tirx.min(step * height, rows - height)
+                    for start in (min(start, self.tile.columns - width) for start in starts):
+                        sums = self._sums(totals, (row, panel, start), Tile(height, width, self.tile.lanes))
+                        store(sums, row, column + start)
+
+    def many(self, store: Callable[[Any, Any, Any], None]) -> None:
+        """Any number of rows: a panel in float32, and products with that."""
+        rows, panels = self.rows, int(self.scales.shape[0])
+        chunks = chunks_of(self.gemm, panels, self.machine)
+        with loop_over(self.gemm)(0, panels * chunks) as task:
+            chunk, panel = task // panels, task % panels
+            column, whole = self._column(panel), self._dequantized(panel)
+            for height, count in heights(self.tile.rows, rows):
+                begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
+                with T.serial(0, end - begin) as step:
+                    row = tirx.min((begin + step) * height, rows - height)
+                    tile = Tile(height, self.tile.columns, self.tile.lanes)
+                    store(tile_sums(self.x, whole, row, (0, 0), tile, self.gemm), row, column)
+
+    def _column(self, panel: Any) -> Any:
+        return tirx.min(panel * self.tile.columns, self.gemm.columns - self.tile.columns)
+
+    def _total(self, row: Any, block: Any) -> Any:
+        """Code for the negative sum of a row's elements in a block."""
+        lanes = self.machine.lanes
+        gathered, place = filled(self.machine, T.float32(0)), lanes_at(0, lanes)
+        for start in range(0, self.block, lanes):
+            vector = self.x[row, lanes_at(block * self.block + start, lanes)]
+            T.buffer_store(gathered, gathered[place] - vector, [place])
+        return total(gathered)
+
+    def _sums(self, totals: Any, place: tuple[Any, Any, int], tile: Tile) -> list[tuple[int, int, int, Any]]:
+        """A tile at a row, panel and column of that: line, column and lanes of each vector in it, and the sums."""
+        row, panel, first = place
+        sums, part = (T.alloc_buffer((tile.rows * tile.columns,), "float32") for _ in range(2))
+        for _, _, lanes, spot in tile.spots:
+            T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+        with T.serial(0, self.scales.shape[1]) as block:
+            for line, start, lanes, spot in tile.spots:
+                zero_point = converted(self.zero_points[panel, block, lanes_at(first + start, lanes)], "float32")
+                T.buffer_store(part, zero_point * spread(totals[row + line, block], lanes), [spot])
+            with T.serial(0, self.block // WORD) as step:
+                word = block * (self.block // WORD) + step
+                codes = {
+                    start: held(self.codes[panel, word, lanes_at(first + start, lanes)])
+                    for start, lanes in tile.vectors
+                }
+                for index in range(WORD):
+                    numbers = {start: held(self._number(words, index)) for start, words in codes.items()}
+                    for line, start, lanes, spot in tile.spots:
+                        left = spread(self.x[row + line, word * WORD + index], lanes)
+                        T.buffer_store(part, part[spot] + left * numbers[start], [spot])
+            for _, start, lanes, spot in tile.spots:
+                scale = self.scales[panel, block, lanes_at(first + start, lanes)]
+                T.buffer_store(sums, sums[spot] + part[spot] * scale, [spot])
+        return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
+
+    def _dequantized(self, panel: Any) -> Any:
+        """A buffer `[1, depth, column of the tile]` with a panel's weights."""
+        whole = T.alloc_buffer((1, self.gemm.depth, self.tile.columns), "float32")
+        with T.serial(0, self.scales.shape[1]) as block:
+            for start, lanes in self.tile.vectors:
+                at = lanes_at(start, lanes)
+                scale = held(self.scales[panel, block, at])
+                zero_point = held(converted(self.zero_points[panel, block, at], "float32"))
+                with T.serial(0, self.block // WORD) as step:
+                    word = block * (self.block // WORD) + step
+                    codes = held(self.codes[panel, word, at])
+                    for index in range(WORD):
+                        number = (self._number(codes, index) - zero_point) * scale
+                        T.buffer_store(whole, number, [0, word * WORD + index, at])
+        return whole
+
+    def _number(self, words: Any, index: int) -> Any:
+        """The codes at an index in words, as floats from -8 to 7."""
+        lanes = words.ty.dtype.lanes
+        if lanes == 16 and self.machine.is_x86:  # a table in a register, of whose index 4 bits count
+            shifted = words >> tirx.const(4 * index, "int32x16") if index else words
+            table = tirx.Shuffle([T.float32((code + 8) % 16 - 8) for code in range(16)], list(range(16)))
+            instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.permvar.sf.512")
+            return T.call_llvm_pure_intrin(instruction, table, shifted, dtype="float32x16")
+        wide = as_wide("int32", words)
+        top = words << tirx.const(28 - 4 * index, wide) if index < WORD - 1 else words
+        return converted(top >> tirx.const(28, wide), "float32")

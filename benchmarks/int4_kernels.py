@@ -1,0 +1,126 @@
+"""What weights in 4 bits gain for a product of a few rows: the source of `int4` in targets/*.toml.
+
+    python benchmarks/int4_kernels.py [threads]
+
+planish's kernels for TVM, in 4 bits and in float32, beside ONNX Runtime's: MatMulNBits that computes in float32, the same with
+activations in 8 bits (accuracy level 4), and MatMul. They run in turn; each time is the fastest of many.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from tvm import IRModule, compile
+from tvm.runtime import tensor
+from tvm.target import Target
+
+from planish.backends.tvm.kernels.epilogue import Epilogue
+from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel, packed
+from planish.backends.tvm.kernels.machine import Machine
+from planish.backends.tvm.nibbles import kernel_for
+from planish.passes.quantization.nibbles import BlockWeight
+from planish.targets.load import load_target
+
+BLOCK = 32
+SHAPES = [(768, 768), (768, 3072), (4096, 4096)]
+ROWS = [1, 2, 4, 8, 16, 128]
+SECONDS = 2.0
+"""That the kernels of a shape run in turn."""
+
+Call = Callable[[], object]
+
+
+def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
+    """Calls of the kernels for TVM."""
+    target = replace(load_target("native"), threads=threads)
+    machine, sizes = Machine.of(target), Gemm(x.shape[:1], *weight.codes.shape)
+    plain = best_tile(sizes, machine)
+    kernels = {
+        "4 bits": kernel_for(sizes.lead, weight, machine, Epilogue()),
+        "float32": (gemm_kernel(sizes, plain, machine, Epilogue()), [packed(weight.floats, plain)]),
+    }
+    kind = Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": threads})
+    calls: dict[str, Call] = {}
+    for name, (kernel, right) in kernels.items():
+        main = compile(IRModule({"main": kernel.with_attr("global_symbol", "main")}), target=kind)["main"]
+        y = np.zeros((len(x), sizes.columns), np.float32)
+        arguments = [tensor(np.ascontiguousarray(array)) for array in (x, *right, y)]
+        calls[f"planish, {name}"] = lambda main=main, arguments=arguments: main(*arguments)
+    return calls
+
+
+def onnx_runtime(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
+    """Calls of ONNX Runtime's kernels."""
+    depth, columns = weight.codes.shape
+    sizes: dict[str, Any] = {"K": depth, "N": columns, "bits": 4, "block_size": BLOCK}
+    nodes = {
+        "4 bits": helper.make_node("MatMulNBits", ["x", "w0", "w1", "w2"], ["y"], domain="com.microsoft", **sizes),
+        "4 bits, activations 8": helper.make_node(
+            "MatMulNBits", ["x", "w0", "w1", "w2"], ["y"], domain="com.microsoft", accuracy_level=4, **sizes
+        ),
+        "float32": helper.make_node("MatMul", ["x", "w0"], ["y"]),
+    }
+    calls: dict[str, Call] = {}
+    for name, node in nodes.items():
+        arrays = weight.inputs if node.domain else (weight.floats,)
+        graph = helper.make_graph(
+            [node],
+            "product",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, (len(x), columns))],
+            [numpy_helper.from_array(array, f"w{index}") for index, array in enumerate(arrays)],
+        )
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        calls[f"ONNX Runtime, {name}"] = _session(
+            helper.make_model(graph, opset_imports=opsets, ir_version=10), x, threads
+        )
+    return calls
+
+
+def _session(model: ModelProto, x: np.ndarray, threads: int) -> Call:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or it steals a core from the next kernel
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
+    binding.bind_output("y")
+    return lambda: session.run_with_iobinding(binding)
+
+
+def fastest(calls: dict[str, Call]) -> dict[str, float]:
+    """The seconds of each call's fastest turn."""
+    best = dict.fromkeys(calls, np.inf)
+    stop = time.perf_counter() + SECONDS
+    while time.perf_counter() < stop:
+        for name, call in calls.items():
+            for _ in range(3):
+                start = time.perf_counter()
+                call()
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def main(threads: int = 1) -> None:
+    """Measure and print a line for each kernel."""
+    generator = np.random.default_rng(0)
+    for depth, columns in SHAPES:
+        weight = BlockWeight.over(generator.standard_normal((depth, columns), np.float32), BLOCK)
+        for rows in ROWS:
+            x = generator.standard_normal((rows, depth), np.float32)
+            times = fastest(ours(x, weight, threads) | onnx_runtime(x, weight, threads))
+            print(f"{rows} x {depth} x {columns}, {threads} threads")
+            for name, seconds in times.items():
+                ratio = seconds / times["planish, 4 bits"]
+                print(
+                    f"  {name:36} {seconds * 1e6:9.1f} us  {2 * rows * weight.codes.size / seconds / 1e9:6.1f} GFLOP/s  {ratio:5.2f}"
+                )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

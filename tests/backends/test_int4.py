@@ -1,0 +1,33 @@
+"""Weights of a real sentence encoder in 4 bits, in both backends."""
+
+import numpy as np
+import pytest
+
+import planish
+from planish.frontends.onnx import read_onnx
+from planish.ir.interpreter import Interpreter
+
+EMBEDDING = "461"
+"""The model's name of it."""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+def test_a_bert_stays_close_to_float(minilm_file, backend: str) -> None:
+    """Embeddings of sentences of random tokens. ONNX Runtime rounds activations to 8 bits, block by block."""
+    if backend == "tvm":
+        pytest.importorskip("tvm")
+    graph = read_onnx(minilm_file)
+    small = planish.optimize(graph, "cleanup,fuse,quantize{scheme=int4}").graph
+    assert sum(node.operator == "com.microsoft::MatMulNBits" for node in small.nodes) == 18
+    executable = planish.compile(small, backend=backend)
+    rng = np.random.default_rng(0)
+    for shape in ((1, 7), (3, 12)):
+        feeds = {"input_ids": rng.integers(0, 30000, shape), "attention_mask": np.ones(shape, np.int64)}
+        wanted, exact = (Interpreter(each).run(feeds)[EMBEDDING] for each in (graph, small))
+        found = executable(**feeds)[list(graph.outputs).index(EMBEDDING)]
+        assert cosine(exact, found).min() > (0.998 if backend == "onnxruntime" else 0.999999)
+        assert 0.95 < cosine(wanted, found).min() < 0.9999
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (one * other).sum(axis=-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)

@@ -1,0 +1,142 @@
+"""Weights alone in 4 bits: which ones, how they are rounded, and what both backends make of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import planish
+from planish.ir.builder import Builder
+from planish.ir.errors import UsageError
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+from planish.ir.text import print_graph, weights
+from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
+from planish.passes.base import PassContext, PassResult
+from planish.passes.check import drift
+from planish.passes.quantization.nibbles import BlockWeight
+from planish.passes.quantization.quantize import Quantize
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+TARGET = load_target("x86-64-avx512-vnni")
+LAYERS = """(%x: float32[rows, 32]) {
+  const %w: float32[32, 48]
+  const %v: float32[40, 48]
+  const %b: float32[40]
+  const %u: float32[40, 8]
+  %a: float32[rows, 48] = MatMul(%x, %w) @ "first"
+  %c: float32[rows, 48] = Relu(%a) @ "first"
+  %d: float32[rows, 40] = Gemm(%c, %v, %b) {transB = 1} @ "second"
+  %y: float32[rows, 8] = MatMul(%d, %u) @ "third"
+  return y = %y
+}"""
+QUANTIZED = """(%x: float32[rows, 32]) {
+  const %u: float32[40, 8]
+  const %w.codes: uint8[48, 2, 8]
+  const %w.scales: float32[48, 2]
+  const %w.zero_points: uint8[48, 1]
+  const %v.codes: uint8[40, 3, 8]
+  const %v.scales: float32[40, 3]
+  const %v.zero_points: uint8[40, 2]
+  const %v.bias: float32[40]
+  %matmulnbits: float32[rows, 48] = com.microsoft::MatMulNBits(%x, %w.codes, %w.scales, %w.zero_points) {K = 32, N = 48, accuracy_level = 4, bits = 4, block_size = 16} @ "first"
+  %c: float32[rows, 48] = Relu(%matmulnbits) @ "first"
+  %matmulnbits_1: float32[rows, 40] = com.microsoft::MatMulNBits(%c, %v.codes, %v.scales, %v.zero_points, none, %v.bias) {K = 48, N = 40, accuracy_level = 4, bits = 4, block_size = 16} @ "second"
+  %y: float32[rows, 8] = MatMul(%matmulnbits_1, %u) @ "third"
+  return y = %y
+}"""
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, np.float32)
+
+
+@pytest.fixture
+def layers(graph_of) -> Graph:
+    return graph_of(LAYERS, {"w": normal(32, 48), "v": normal(40, 48), "b": normal(40), "u": normal(40, 8)})
+
+
+def quantized(graph: Graph, target=TARGET, **options) -> PassResult:
+    result = Quantize(scheme="int4", **options).apply(graph, PassContext(target, graph.clone()))
+    verify(graph)
+    return result
+
+
+def test_layers_of_whole_blocks_have_their_weights_in_4_bits(layers: Graph, graph_of) -> None:
+    source = layers.clone()
+    result = quantized(layers, block=16)
+    assert print_graph(layers) == print_graph(graph_of(QUANTIZED, weights(layers)))
+    assert result.counts["layers"] == 2
+    assert result.misses == ["third: MatMul stays in float: its depth, 40, is no multiple of a block of 16"]
+    feeds = {"x": normal(9, 32)}
+    assert 0.01 < drift(*([Interpreter(graph).run(feeds)] for graph in (source, layers))) < 0.15
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+def test_both_backends_run_them(layers: Graph, backend: str) -> None:
+    """ONNX Runtime puts activations on grids of 8 bits, which moves them by 1 % or so."""
+    if backend == "tvm":
+        pytest.importorskip("tvm")
+    quantized(layers, block=16)
+    executable = planish.compile(layers, backend=backend, target="native")
+    for rows in (1, 9, 40):
+        feeds = {"x": normal(rows, 32)}
+        wanted, found = Interpreter(layers).run(feeds)["y"], executable.run(feeds)[0]
+        assert drift([{"y": wanted}], [{"y": found}]) < (0.03 if backend == "onnxruntime" else 1e-5)
+
+
+def test_layers_that_share_a_weight_share_its_codes(graph_of) -> None:
+    graph = graph_of(
+        """(%x: float32[2, 32]) {
+          const %w: float32[32, 32]
+          %a: float32[2, 32] = MatMul(%x, %w) @ "first"
+          %y: float32[2, 32] = MatMul(%a, %w) @ "second"
+          return y = %y
+        }""",
+        {"w": normal(32, 32)},
+    )
+    assert quantized(graph).counts["layers"] == 2
+    assert len(graph.constants) == 3
+
+
+def test_blocks_that_no_runtime_knows_are_refused(layers: Graph) -> None:
+    with pytest.raises(UsageError, match="option block of pass quantize must be a power of two, not 48"):
+        quantized(layers, block=48)
+
+
+def test_a_target_that_was_not_measured_keeps_the_graph(layers: Graph) -> None:
+    result = quantized(layers, replace(TARGET, int4={}))
+    assert not result.changed
+    assert result.misses == ["nothing is quantized: weights in 4 bits were not measured on x86-64-avx512-vnni"]
+
+
+@pytest.mark.parametrize("spread", ["normal", "outliers", "positive", "zero", "tiny"])
+def test_weights_are_rounded_with_less_error_than_to_the_whole_range(spread: str) -> None:
+    weight = normal(256, 40)
+    weight[::32] *= 20 if spread == "outliers" else 1
+    weight = {"positive": np.abs(weight) + 1, "zero": 0 * weight, "tiny": weight * np.float32(1e-40)}.get(
+        spread, weight
+    )
+    found = BlockWeight.over(weight, 32)
+    assert found.codes.max() <= 15 >= found.zero_points.max()
+    blocks = weight.reshape(8, 32, 40)
+    low, high = np.minimum(blocks.min(axis=1), 0), np.maximum(blocks.max(axis=1), 0)
+    step = np.maximum(high - low, 1e-30)[:, None] / 15
+    zero_point = np.rint(-low[:, None] / step)
+    plain = (np.clip(np.rint(blocks / step) + zero_point, 0, 15) - zero_point) * step
+    errors = [np.square(floats.reshape(-1) - weight.reshape(-1)).sum() for floats in (found.floats, plain)]
+    assert errors[0] <= errors[1] * (0.98 if spread in ("normal", "outliers") else 1)
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_what_a_node_stores_is_read_back(blocks: int) -> None:
+    weight = BlockWeight.over(normal(32 * blocks, 7), 32)
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (1, 32 * blocks)))
+    sizes = {"K": 32 * blocks, "N": 7, "bits": 4, "block_size": 32}
+    node = Builder(graph)("com.microsoft::MatMulNBits", x, *weight.inputs, **sizes).producer
+    found = BlockWeight.of(node)
+    for name in ("codes", "scales", "zero_points"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(weight, name))
