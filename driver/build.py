@@ -104,6 +104,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     target_file = recipe.folder / recipe.target
     target = load_target(str(target_file) if target_file.is_file() else recipe.target)
     metric = find_metric(recipe.data.metric, recipe.folder) if recipe.data.evaluation else None
+    if recipe.database is not None:  # before the passes take their time
+        find_backend("tvm" if recipe.backend == "auto" else recipe.backend).tuned(recipe.database)
     reporter.stage(f"reading {recipe.model}")
     source = read_model(recipe.model, recipe.folder)
     calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)
@@ -143,7 +145,7 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     probes = make_probes(job.source, job.calibration, job.recipe.seed)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
     graph, rows = _run_passes(job, before, sizes_in(sample, untouched.executable.inputs))
-    candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter)
+    candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter, job.recipe.database)
     job.reporter.stage("measuring latency")
     models = [candidate.executable for candidate in (untouched, *candidates)]
     reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])

@@ -67,17 +67,17 @@ class Gemm:
         return prod(sizes) if len(sizes) == len(self.lead) - self.batch else None
 
 
-def best_tile(gemm: Gemm, machine: Machine) -> Tile:
-    """The tile with the least estimated time: rounds of multiply-adds, and then bytes that each of them reads."""
+def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
+    """All that fit, with the least estimated time first: rounds of multiply-adds, and then bytes that each of them reads."""
     rows = gemm.rows
 
     def cost(tile: Tile) -> tuple[float, float]:
         vectors = len(tile.vectors)
-        tiles = ceil_div(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else ceil_div(rows, tile.rows))
+        count = ceil_div(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else ceil_div(rows, tile.rows))
         work = tile.rows * vectors
-        return tiles * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
+        return count * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
 
-    return min(_tiles(gemm, machine), key=cost)
+    return sorted(dict.fromkeys(_tiles(gemm, machine)), key=cost)
 
 
 def _tiles(gemm: Gemm, machine: Machine) -> Iterator[Tile]:

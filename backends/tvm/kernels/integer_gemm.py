@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 from .bfloat16 import imported
 from .dots import DEPTH, Instruction
 from .epilogue import Epilogue, operand_buffers
-from .gemm import Gemm, as_matrices, as_matrix, best_tile, loop_over, stored
+from .gemm import Gemm, as_matrices, as_matrix, loop_over, stored, tiles
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at, spread
@@ -31,9 +31,9 @@ def is_integer_gemm(weights: np.ndarray, machine: Machine) -> bool:
     return machine.has_vnni and depth % DEPTH == 0 and columns >= machine.lanes
 
 
-def integer_tile(gemm: Gemm, machine: Machine) -> Tile:
+def integer_tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
     """Of whole vectors; the last tile overlaps the one before it."""
-    return best_tile(Gemm(gemm.lead, gemm.depth, gemm.columns // machine.lanes * machine.lanes), machine)
+    return tiles(Gemm(gemm.lead, gemm.depth, gemm.columns // machine.lanes * machine.lanes), machine)
 
 
 def packed_integers(weights: np.ndarray, tile: Tile, machine: Machine) -> np.ndarray:

@@ -12,7 +12,7 @@ from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
 from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
-from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel
+from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
@@ -44,8 +44,8 @@ def test_products_are_of_whole_vectors_and_call_no_library(name: str, add: str, 
     target = load_target(name)
     machine, gemm = Machine.of(target), Gemm((64,), 32, 96)
     epilogue = Epilogue((), (Step("Gelu", (), (0,)), Step("Tanh", (), (1,))))
-    kernel = gemm_kernel(gemm, best_tile(gemm, machine), machine, epilogue)
-    assembly, tile = assembly_of(kernel, target), best_tile(gemm, machine)
+    tile = tiles(gemm, machine)[0]
+    assembly = assembly_of(gemm_kernel(gemm, tile, machine, epilogue), target)
     assert whole_vectors(assembly, add, registers) >= tile.rows * len(tile.vectors)
     assert not re.search(r"\b(erff|expf|tanhf)\b", assembly)
 
@@ -58,10 +58,8 @@ def test_sums_of_convolutions_stay_in_registers(name: str, add: str, registers: 
     window = Window((20, 60), (20, 60), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
     sizes = Convolution(1, 64, 64, 1, 64, window, machine.lanes)
     epilogue = Epilogue((Operand(Reach.ELEMENTS),), (Step("Add", (), (0, 1)), Step("Relu", (), (2,))))
-    assembly, tile = (
-        assembly_of(convolution_kernel(sizes, machine, epilogue), target),
-        convolution.best_tile(sizes, machine),
-    )
+    tile = convolution.tiles(sizes, machine)[0]
+    assembly = assembly_of(convolution_kernel(sizes, tile, machine, epilogue), target)
     assert whole_vectors(assembly, add, registers) >= 3 * 2 * tile.columns * tile.blocks
     assert "Workspace" not in assembly
 
@@ -78,7 +76,7 @@ def test_rounding_calls_no_library(name: str) -> None:
 def test_products_of_bfloat16_are_of_pairs(depth: int) -> None:
     target = load_target("x86-64-avx512-bf16")
     machine, gemm = Machine.of(target), Gemm((64,), depth, 96, dtype="bfloat16")
-    tile = best_tile(gemm, machine)
+    tile = tiles(gemm, machine)[0]
     assembly = assembly_of(gemm_kernel(gemm, tile, machine, Epilogue((), (Step("Cast", (), (0,)),))), target)
     assert whole_vectors(assembly, "vdpbf16ps", "%zmm") >= tile.rows * len(tile.vectors) * (1 + depth % 2)
     assert "vfmadd" not in assembly
