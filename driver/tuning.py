@@ -63,7 +63,7 @@ def tune(
         reporter: hears of progress.
 
     Raises:
-        UsageError: the file isn't called `.json`, or the pipeline or the target makes no sense.
+        UsageError: the file isn't called `.json` or can't be there, or the pipeline or the target makes no sense.
         ModelError: the model, the data or the file can't be used.
         TargetError: the target isn't a machine like this one, or TVM isn't installed or can't run the model.
         CheckError: a pass or a kernel changes what the model computes.
@@ -71,6 +71,8 @@ def tune(
     machine, backend = load_target(target), find_backend("tvm")
     if output.suffix != ".json":
         raise UsageError(f"{output} must end in .json")
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent} to write {output.name} into")
     if not runs_here(machine.architecture, machine.features):
         raise TargetError(f"kernels for {machine.name} can't be measured here: tune on a machine that has all it has")
     if missing := backend.available():

@@ -7,8 +7,8 @@ estimated time.
 import json
 from collections.abc import Mapping
 from hashlib import sha256
-from os import getpid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -65,12 +65,10 @@ class Database(_Section):
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        draft = path.with_name(f".{path.name}.{getpid()}")
-        try:
+        with TemporaryDirectory(prefix=".planish-", dir=path.parent) as folder:
+            draft = Path(folder, path.name)
             draft.write_text(self._text, encoding="utf-8")
             draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
 
     @property
     def _text(self) -> str:

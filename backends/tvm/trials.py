@@ -61,13 +61,18 @@ class Arguments:
         return cycle(rows)
 
 
-class Trial:
-    """A kernel that was compiled."""
+def compiled(kernel: tirx.PrimFunc, kind: tvm.target.Target) -> Any:
+    """A function of tensors, in this process."""
+    module = IRModule({"main": kernel.with_attr("global_symbol", "main")})
+    return tvm.compile(module, target=kind)["main"]
 
-    def __init__(self, kernel: tirx.PrimFunc, kind: tvm.target.Target, arguments: Arguments, memory: int) -> None:
-        """Compile a kernel for a target as TVM knows it, and call it for the first time."""
-        module = IRModule({"main": kernel.with_attr("global_symbol", "main")})
-        self._run = tvm.compile(module, target=kind)["main"]
+
+class Trial:
+    """A kernel that was compiled, and called for the first time."""
+
+    def __init__(self, run: Any, arguments: Arguments, memory: int) -> None:
+        """With copies of the weights in so much memory."""
+        self._run = run
         self._rows = arguments.rows(memory)
         row = next(self._rows)
         self._run(*row)

@@ -25,7 +25,7 @@ from .choices import Choices, Parameters, Site
 from .kernels.machine import Machine
 from .lowering import Lowering
 from .runtime import array_of, use_threads
-from .trials import Arguments, Trial
+from .trials import Arguments, Trial, compiled
 
 _LEAST_GAIN = 1.02
 """Ratio of times from which another way is taken."""
@@ -97,14 +97,14 @@ class Tuning:
         Raises:
             CheckError: a kernel gives something else if it is generated in another way.
         """
-        firsts = [self._trials(sites[0], [sites[0].ways[0]])[0] for sites in self._sites.values()]
-        seconds = [trial.seconds() * len(sites) for trial, sites in zip(firsts, self._sites.values(), strict=True)]
-        shares = {key: part / sum(seconds) for key, part in zip(self._sites, seconds, strict=True)}
-        for key in sorted(self._sites, key=lambda key: -shares[key]):
-            if shares[key] < _LEAST_SHARE or time.monotonic() > until:
+        seconds = {key: self._trials(one, one.ways[:1])[0].seconds() for key, (one, *_) in self._sites.items()}
+        parts = {key: seconds[key] * len(sites) for key, sites in self._sites.items()}
+        for key in sorted(parts, key=lambda key: -parts[key]):
+            share = parts[key] / sum(parts.values())
+            if share < _LEAST_SHARE or time.monotonic() > until:
                 return
             if key not in known:
-                yield self._found(self._sites[key][0], shares[key])
+                yield self._found(self._sites[key][0], share)
 
     def _found(self, site: Site, share: float) -> Finding:
         """The best of a kernel's ways."""
@@ -127,12 +127,9 @@ class Tuning:
         """Kernels, compiled side by side."""
         calls = [site.call(way) for way in ways]
         module = self._lowering.block.get()
-
-        def trial(call: Any) -> Trial:
-            return Trial(module[call.args[0]], self._kind, self._arguments(call), self._memory)
-
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(trial, calls))
+            runs = list(pool.map(lambda call: compiled(module[call.args[0]], self._kind), calls))
+        return [Trial(run, self._arguments(call), self._memory) for run, call in zip(runs, calls, strict=True)]
 
     def _arguments(self, call: Any) -> Arguments:
         """Random ones, but for constants."""
