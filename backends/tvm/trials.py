@@ -23,6 +23,8 @@ from .weights import in_large_pages
 
 _TURNS, _TURN = 32, 0.001
 """Of each of two kernels that are compared, and the seconds that one takes at the least."""
+_ENOUGH, _LONGEST = 12, 1.0
+"""Turns that will do where more of them would take longer than so many seconds."""
 _FIRST, _SLOWER = 6, 0.9
 """Turns after which a kernel is given up whose speed is less than this part of the other's."""
 _QUIET = 0.25
@@ -94,12 +96,14 @@ class Trial:
     def speedup_over(self, other: "Trial") -> float:
         """The other's time over its own, in turns; the lower one of two halves of the turns."""
         times = np.empty((2, _TURNS))
-        for turn in range(_TURNS):
-            for row in (0, 1) if turn % 2 else (1, 0):
-                times[row, turn] = (self, other)[row].turn()
-            if turn + 1 == _FIRST and _ratio(times[:, :_FIRST]) < _SLOWER:
-                return _ratio(times[:, :_FIRST])
-        return min(_ratio(times[:, : _TURNS // 2]), _ratio(times[:, _TURNS // 2 :]))
+        start, done = time.perf_counter(), 0
+        while done < _ENOUGH or (done < _TURNS and time.perf_counter() - start < _LONGEST):
+            for row in (0, 1) if done % 2 else (1, 0):
+                times[row, done] = (self, other)[row].turn()
+            done += 1
+            if done == _FIRST and _ratio(times[:, :done]) < _SLOWER:
+                return _ratio(times[:, :done])
+        return min(_ratio(times[:, : done // 2]), _ratio(times[:, done // 2 : done]))
 
     def error(self, other: "Trial") -> float:
         """The relative difference of its results from another's on the same inputs."""

@@ -25,7 +25,7 @@ def measured(path: Path) -> dict[str, dict[str, object]]:
 
 
 def test_a_model_is_tuned_and_built_by_what_was_found(folder: Path) -> None:
-    result = planish("tune", "net.planish", "-o", "tuned.json", "--budget", "1", "--json")
+    result = planish("tune", "net.planish", "-o", "tuned.json", "--budget", "30", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["kernels"] == 2
