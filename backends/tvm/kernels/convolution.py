@@ -32,6 +32,8 @@ _SMALL, _FEW = 1 << 17, 1 << 15
 """Multiply-adds, and weights, below which waking other threads costs more than they save."""
 _LOAD = 3
 """Multiply-adds that take as long as loading a vector of weights that is used once."""
+_STREAMS, _STALL = 10, 0.5
+"""Pixels whose channels are read side by side without waiting for a cache, and multiply-adds that each further one waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,15 @@ def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
     return tuple(sorted(_tiles(sizes, machine), key=lambda tile: cost(sizes, tile, machine)))
 
 
-def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, float]:
+def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float]:
     """Rounds of multiply-adds for each tap and channel, for the busiest thread, and then loads for each."""
     tasks, count = _tasks(sizes, tile, machine)
     loads, products = tile.columns + tile.blocks, tile.columns * tile.blocks
     fetched = _LOAD * tile.blocks if _window(sizes).result == (1, 1) else 0
-    return ceil_div(tasks, machine.threads) * count * max(products, loads, fetched, LATENCY), loads / products
+    work = max(products, loads, fetched, LATENCY)
+    if sizes.window.is_point and not sizes.is_integer:  # weights don't stay in the first cache while pixels stream by
+        work += tile.blocks + _STALL * max(tile.columns - _STREAMS, 0)
+    return ceil_div(tasks, machine.threads) * count * work, loads / products
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:

@@ -100,7 +100,9 @@ def test_sizes_are_spelled_without_what_is_usual() -> None:
     assert spelled(Gemm((None, 5), 64, 40, batch=1, is_packed=False)) == (
         "lead=?x5 depth=64 columns=40 batch=1 is_packed=False"
     )
-    assert spelled(SQUARE).endswith("depth=64 image=16x16 result=16x16 kernel=3x3 strides=1x1 gaps=1x1 begins=1x1 ends=1x1 block=0")
+    assert spelled(SQUARE).endswith(
+        "depth=64 image=16x16 result=16x16 kernel=3x3 strides=1x1 gaps=1x1 begins=1x1 ends=1x1 block=0"
+    )
 
 
 def test_a_database_comes_back_and_is_the_same_in_any_order(target, tmp_path) -> None:
@@ -129,7 +131,10 @@ def test_a_database_comes_back_and_is_the_same_in_any_order(target, tmp_path) ->
         ("[]", "Input should be an object"),
         ('{"format": 2}', "format: Input should be 1"),
         ('{"format": 1, "model": "x"}', "model: Extra inputs are not permitted"),
-        ('{"targets": {"znver4": {"gemm": {"parameters": {"rows": "many"}, "gain": 1}}}}', "parameters.rows: Input should"),
+        (
+            '{"targets": {"znver4": {"gemm": {"parameters": {"rows": "many"}, "gain": 1}}}}',
+            "parameters.rows: Input should",
+        ),
         ('{"targets": {"znver4": {"gemm": {"parameters": {"rows": 1}}}}}', "gain: Field required"),
     ],
 )
@@ -173,7 +178,9 @@ def test_what_is_found_is_one_of_the_ways(make_graph, target) -> None:
 
 def test_a_way_that_computes_something_else_is_named(make_graph, target, monkeypatch) -> None:
     right = products.packed
-    monkeypatch.setattr(products, "packed", lambda weights, tile: right(weights if tile.rows > 1 else weights * 2, tile))
+    monkeypatch.setattr(
+        products, "packed", lambda weights, tile: right(weights if tile.rows > 1 else weights * 2, tile)
+    )
     tuning = Tuning(make_graph(lambda op, x: op.MatMul(x, tensor(64, 16)), 5, 64), target, {})
     with pytest.raises(CheckError, match=r"layer: gemm lead=5 depth=64 columns=16 is off by 1\.0e\+00 with {'rows': 1"):
         list(tuning.findings((), time.monotonic() + 600))
