@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_LARGE = 1 << 24
+"""Bytes from which reading a file takes as long as starting a thread for it many times over. Libraries of kernels are smaller."""
 
 
 def write_artifact(
@@ -94,14 +97,15 @@ def load(directory: str | Path, threads: int | None = None) -> Executable:
     folder = Path(directory)
     manifest = read_manifest(folder)
     try:
-        _check_files(folder, manifest["files"])
+        large = _check_files(folder, manifest["files"])
         inputs, outputs = ([_read_port(port) for port in manifest[key]] for key in ("inputs", "outputs"))
         backend, target = find_backend(manifest["backend"]), manifest["target"]
         if missing := backend.available():
             raise TargetError(f"{folder} needs the runtime {backend.name}: {missing}")
         if backend.native:
             check_machine(target["architecture"], target["features"])
-        return backend.load(folder, inputs, outputs, threads or target["threads"])
+        with _checked_meanwhile(large):
+            return backend.load(folder, inputs, outputs, threads or target["threads"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder / MANIFEST} is damaged: {error!r}") from error
 
@@ -125,15 +129,37 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[Path, str]:
+    """Check what is there; the digests that large files should have are left to be checked."""
+    large: dict[Path, str] = {}
     for name, expected in files.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise ModelError(f"{path} is missing from the artifact")
         if (size := path.stat().st_size) != expected["size"]:
             raise ModelError(f"{path} is damaged: it has {size} bytes instead of {expected['size']}")
-        if _digest(path) != expected["sha256"]:
-            raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's")
+        if size > _LARGE:
+            large[path] = expected["sha256"]
+        else:
+            _check_digest(path, expected["sha256"])
+    return large
+
+
+@contextmanager
+def _checked_meanwhile(digests: Mapping[Path, str]) -> Generator[None]:
+    """Check files while they are being loaded: each takes as long as the other. What is wrong with a file explains why it can't be loaded."""
+    with ThreadPoolExecutor(1) as pool:
+        checks = [pool.submit(_check_digest, path, digest) for path, digest in digests.items()]
+        try:
+            yield
+        finally:
+            for check in checks:
+                check.result()
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    if _digest(path) != expected:
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's")
 
 
 def port_of(name: str, value: "Value") -> Port:

@@ -61,7 +61,7 @@ def main() -> None:
         table = Table("int8", "mean cosine", "worst", "rank correlation of pairs")
         for who, make in makers.items():
             embed = make()
-            table.add_row(who, *scores(expected, np.concatenate([embed(batch)[0] for batch in test])))
+            table.add_row(who, *scores(expected, np.concatenate([np.array(embed(batch)[0]) for batch in test])))
     Console().print(table)
 
 

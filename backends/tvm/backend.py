@@ -18,7 +18,7 @@ from ..machine import runs_here
 from .carriers import carried, restored
 from .guards import Guards
 from .runtime import Program
-from .weights import hoisted, read_weights, write_weights
+from .weights import read_weights, write_weights
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
@@ -61,13 +61,13 @@ class Tvm(Backend):
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         from tvm.support.cc import get_cc
 
-        from .choices import Choices
+        from .choices import ESTIMATED
         from .kernel_cache import KernelCache
 
         if get_cc() is None:
             raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
         legal, cache = legal_graph(graph, target), KernelCache.of_user()
-        choices = Choices() if self._database is None else self._database.choices(target, self._source)
+        choices = ESTIMATED if self._database is None else self._database.choices(target, self._source)
         weights, guards, found = _build(legal, graph, target, choices, cache, directory / _LIBRARY)
         if (unchecked := cache.unchecked(found)) and runs_here(target.architecture, target.features):
             _check(legal, graph, target, choices, cache)
@@ -136,6 +136,7 @@ def _build(
     """
     import tvm
 
+    from .hoisting import hoisted
     from .library import link, planned, symbols
     from .lowering import to_relax
     from .reproducible import ordered_symbols

@@ -64,6 +64,10 @@ class Choices:
         raise UnfitError(f"{self.source}: {site.key} can't have {dict(wanted)}: run `planish tune` anew")
 
 
+ESTIMATED = Choices()
+"""By estimated times alone."""
+
+
 def spelled(record: Any) -> str:
     """The fields of a dataclass in a line, without those that have their default; those of records in it are among them."""
     words: list[str] = []

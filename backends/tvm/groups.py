@@ -5,12 +5,13 @@ node stands, after everything else that it reads. What it reads dequantized it d
 dequantize: so integers are what lies in memory.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
+from ...passes.legalization.integers import ROW_QUANTIZER
 from ...passes.quantization.grid import grid_of
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Operand, Reach, Step
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
+DYNAMIC = frozenset({"DynamicQuantizeLinear", ROW_QUANTIZER})
 _LONGEST = 24
 """Nodes behind an anchor: longer chains make kernels that registers can't hold."""
 ROUNDING = frozenset({"Cast"})
@@ -94,12 +96,12 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Tem
         nodes: that are lowered, in order; others may read values without that mattering.
         templates: by the operator of the anchor.
     """
-    lowered = set(nodes)
+    surroundings = _Surroundings(graph, frozenset(nodes), frozenset(graph.outputs.values()))
     groups: dict[Node, Group] = {}
     for node in nodes:
         template = templates.get(node.operator) if node not in groups else None
         anchor = None if template is None else template.anchor(node)
-        group = None if anchor is None else _Growth(graph, lowered, set(groups), anchor).group()
+        group = None if anchor is None else _Growth(surroundings, groups, anchor).group()
         if group is not None:
             groups |= dict.fromkeys((group.anchor, *group.chain), group)
     return groups
@@ -119,11 +121,29 @@ def reach(value: Value, result: Value, channels: int) -> Reach | float | None:
     return Reach.CHANNELS if is_alone and len(shape) > axis and shape[axis] == result.shape[axis] else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What groups grow in.
+
+    Attributes:
+        graph: whose nodes they are.
+        lowered: those that others can be grouped with.
+        returned: its outputs.
+    """
+
+    graph: Graph
+    lowered: frozenset[Node]
+    returned: frozenset[Value]
+
+    def readers(self, value: Value) -> list[Node]:
+        return [use.node for use in value.uses if use.node in self.lowered]
+
+
 class _Growth:
     """A group while it grows from its anchor."""
 
-    def __init__(self, graph: Graph, lowered: set[Node], taken: set[Node], anchor: Anchor) -> None:
-        self._graph, self._lowered, self._taken, self._anchor = graph, lowered, taken, anchor
+    def __init__(self, surroundings: _Surroundings, taken: Container[Node], anchor: Anchor) -> None:
+        self._surroundings, self._taken, self._anchor = surroundings, taken, anchor
         self._result = anchor.node.output
 
     def group(self) -> Group | None:
@@ -139,11 +159,11 @@ class _Growth:
     def _next(self, chain: list[Node]) -> Node | None:
         """The first node beyond the chain that can join it: one that reads an open value."""
         open_values = self._open([self._anchor.node, *chain])
-        if any(self._graph.is_output(value) for value in open_values):
+        if not self._surroundings.returned.isdisjoint(open_values):
             return None
-        readers = {use.node for value in open_values for use in value.uses if use.node in self._lowered}
-        joining = [node for node in readers - self._taken - set(chain) if self._joins(node)]
-        return min(joining, key=self._graph.position, default=None)
+        readers = {node for value in open_values for node in self._surroundings.readers(value)} - set(chain)
+        joining = [node for node in readers if node not in self._taken and self._joins(node)]
+        return min(joining, key=self._surroundings.graph.position, default=None)
 
     def _open(self, nodes: Iterable[Node]) -> list[Value]:
         """Of the results of some nodes, those that others read or that the graph returns."""
@@ -151,8 +171,8 @@ class _Growth:
         return [
             node.output
             for node in inside
-            if self._graph.is_output(node.output)
-            or any(use.node in self._lowered and use.node not in inside for use in node.output.uses)
+            if node.output in self._surroundings.returned
+            or not inside.issuperset(self._surroundings.readers(node.output))
         ]
 
     def _joins(self, node: Node) -> bool:
@@ -191,12 +211,15 @@ class _Growth:
             inputs = tuple(None if value is None else steps.places[value] for value in step_operands(node))
             steps.add(Step(node.operator, step_attributes(node), inputs), node.output)
         operands = tuple(Operand(reach, str(value.dtype)) for value, reach in steps.operands.items())
-        return Group(
-            anchor.node,
-            tuple(chain),
-            Epilogue(operands, tuple(steps.steps), str(inside[-1].dtype)),
-            tuple(steps.operands),
-        )
+        epilogue = Epilogue(operands, tuple(steps.steps), str(inside[-1].dtype), self._is_coarse(inside[-1]))
+        return Group(anchor.node, tuple(chain), epilogue, tuple(steps.operands))
+
+    def _is_coarse(self, result: Value) -> bool:
+        """Whether a result is rounded at once, to bfloat16 or by all that read it, and the kernel can do with less."""
+        readers = {node.operator for node in self._surroundings.readers(result)}
+        is_quantized = bool(readers) and readers <= DYNAMIC and result not in self._surroundings.returned
+        is_rounded = result.dtype is DType.bfloat16 or is_quantized
+        return is_rounded and all(operator in self._anchor.joins for operator in ROUNDING)
 
 
 def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:

@@ -30,7 +30,7 @@ from ...passes.legalization.origins import Origins
 from ...targets import Target
 from . import broadcasting, converters
 from .carriers import carried, carrier
-from .choices import Choices, UnfitError
+from .choices import ESTIMATED, Choices, UnfitError
 from .groups import Group, find_groups
 from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.elements import ELEMENTS
@@ -48,7 +48,7 @@ _CALLS = {
 }
 
 
-def to_relax(graph: Graph, source: Graph, target: Target, choices: Choices) -> tuple[IRModule, Guards]:
+def to_relax(graph: Graph, source: Graph, target: Target, choices: Choices = ESTIMATED) -> tuple[IRModule, Guards]:
     """The graph as a Relax module, and the sizes that must not be 0 when it runs.
 
     Its `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the late guards'
@@ -89,6 +89,7 @@ class Lowering:
         self._sizes: dict[str, Any] = {}
         self._new = count()
         self._values: dict[Value, Any] = {}
+        self._kernels: dict[tirx.PrimFunc, Any] = {}
         self._guards: dict[str, str] = {}
         self._analyzer = Analyzer()
 
@@ -194,7 +195,8 @@ class Lowering:
         The sizes of its buffers may be variables of its own, which it reads from what it is called with. Of equal
         functions the module gets one.
         """
-        kernel = self.block.add_func(function, name)
+        if (kernel := self._kernels.get(function)) is None:  # TVM would compare it with all others each time
+            kernel = self._kernels[function] = self.block.add_func(function, name)
         results = [relax.TensorType(self.shape(type.shape), str(carrier(type.dtype))) for type in types]
         given = [self.block.normalize(argument) for argument in arguments]
         return relax.call_tir(kernel, given, results if len(results) > 1 else results[0])

@@ -7,19 +7,14 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...ir.errors import ModelError
 from .runtime import ALIGNMENT, as_tensor
 
-if TYPE_CHECKING:
-    from tvm import IRModule
-
 _FILE, _TABLE = "weights.bin", "weights.json"
-_LEAST = 1 << 12
-"""Bytes from which a constant is kept in the file: smaller ones stay in the library, as arguments take time as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +34,6 @@ class Entry:
     size: int
 
 
-def hoisted(module: "IRModule") -> tuple["IRModule", list[Any]]:
-    """A module whose `main` takes its large constants as parameters behind its own, and these constants as tensors."""
-    from tvm import relax
-
-    found: dict[Any, relax.Var] = {}
-
-    @relax.expr_functor.mutator
-    class Hoisting(relax.PyExprMutator):
-        """Large constants become variables."""
-
-        def visit_generic_const_(self, op: Any) -> Any:
-            if _octets(op.value).shape[0] < _LEAST:
-                return op
-            return found.setdefault(op, relax.Var(f"weight_{len(found)}", op.ty))
-
-    main = module["main"]
-    body = Hoisting(module).visit_expr(main.body)
-    changed = module.clone()
-    changed["main"] = relax.Function([*main.params, *found.values()], body, main.ret_ty, attrs=main.attrs)
-    return changed, [constant.value for constant in found]
-
-
 def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
     """Write constants into an artifact's folder; returns the files."""
     paths = [directory / _FILE, directory / _TABLE]
@@ -69,7 +42,7 @@ def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
         for tensor in tensors:
             file.write(bytes(-file.tell() % ALIGNMENT))
             offset = file.tell()
-            size = file.write(_octets(tensor).numpy().data)
+            size = file.write(octets_of(tensor).numpy().data)
             entries.append(Entry(str(tensor.dtype), tuple(map(int, tensor.shape)), offset, size))
     paths[1].write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
     return paths
@@ -102,6 +75,6 @@ def in_large_pages(size: int) -> np.ndarray:
     return np.frombuffer(memory, np.uint8)
 
 
-def _octets(tensor: Any) -> Any:
+def octets_of(tensor: Any) -> Any:
     """A tensor's memory as a row of bytes: numpy doesn't know all of TVM's element types."""
     return tensor._create_view((tensor.numel() * tensor.dtype.itemsize,), dtype="uint8")

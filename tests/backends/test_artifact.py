@@ -103,6 +103,16 @@ def test_damage_is_named(artifact: Path, damage: Callable[[Path], object], messa
         load(artifact)
 
 
+@pytest.mark.parametrize("place", [0, 0.5])
+def test_damage_is_named_though_large_files_are_checked_while_they_are_loaded(artifact, monkeypatch, place) -> None:
+    monkeypatch.setattr("planish.backends.artifact._LARGE", 0)
+    content = bytearray((artifact / "model.onnx").read_bytes())
+    content[int(len(content) * place)] ^= 1
+    (artifact / "model.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.onnx is damaged: its SHA-256"):
+        load(artifact)
+
+
 def test_code_for_another_machine_is_not_run() -> None:
     with pytest.raises(TargetError, match="is built for riscv64, but this machine is"):
         check_machine("riscv64", [])

@@ -3,7 +3,7 @@
 """Functions that LLVM would call the mathematics library for, lane by lane, in float32 and in few instructions.
 
 NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes' (`expf.c`). Coarse
-ones are for what is rounded to bfloat16 at once, of which a unit in the last place is 1/256: they are minimax, by least squares
+ones are for what is rounded to bfloat16 at once, of which a unit in the last place is 1/256, or to 8 bits: they are minimax, by least squares
 whose weights follow the error (Lawson's algorithm), and divide by an estimate of the inverse.
 """
 

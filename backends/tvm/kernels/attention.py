@@ -113,7 +113,7 @@ def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
                 q = T.decl_buffer(attention.shape(batch, queries, heads, attention.steps), "int32", data=q.data)
                 k = T.decl_buffer(attention.shape(batch, keys, kept, attention.steps), "int32", data=k.data)
             loop = T.parallel(0, batch * (heads * chunks))
-            with imported(machine, attention.dtype, attention.result), loop as task:
+            with imported(machine, BFLOAT16 in (attention.dtype, attention.result)), loop as task:
                 head, image, chunk = task // chunks % heads, task // (heads * chunks), task % chunks
                 blocks = tirx.floordiv(keys + (lanes - 1), lanes)
                 turned = T.alloc_buffer((blocks, attention.steps, lanes), k.dtype)

@@ -18,9 +18,9 @@ from .vectors import as_wide
 BFLOAT16 = "bfloat16"
 
 
-def imported(machine: Machine, *dtypes: str) -> AbstractContextManager[Any]:
-    """Around the code of a kernel on these element types: it may call what follows here."""
-    return T.attr(0, "pragma_import_llvm", _functions(machine)) if BFLOAT16 in dtypes else nullcontext()
+def imported(machine: Machine, is_needed: bool) -> AbstractContextManager[Any]:
+    """Around the code of a kernel: it may call what follows here, if that is needed."""
+    return T.attr(0, "pragma_import_llvm", _functions(machine)) if is_needed else nullcontext()
 
 
 def stored_as(dtype: str) -> str:

@@ -113,4 +113,4 @@ COARSE: Mapping[str, Element] = {
     "Gelu": lambda get, x: coarse_gelu(x, is_bent=get("approximate", "none") == "tanh"),
     "Sigmoid": lambda get, x: coarse_sigmoid(x),
 }
-"""The same for what is rounded to bfloat16 in the end."""
+"""The same for what is rounded to 8 bits or so in the end."""

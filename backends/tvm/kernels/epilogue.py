@@ -10,7 +10,6 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16
 from .elements import COARSE, ELEMENTS
 from .vectors import as_wide, converted, held
 
@@ -58,11 +57,13 @@ class Epilogue:
         operands: the tensors that it reads.
         steps: in order; the last one's result is the kernel's.
         dtype: of the elements that are stored. Within, 8-bit integers are held in int32.
+        is_coarse: whether what is stored, or all that is made of it, is rounded to 8 bits or so at once.
     """
 
     operands: tuple[Operand, ...] = ()
     steps: tuple[Step, ...] = ()
     dtype: str = "float32"
+    is_coarse: bool = False
 
     def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
         """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand.
@@ -71,7 +72,7 @@ class Epilogue:
         """
         beside = [held(load(index)) for index in range(len(self.operands))]
         values = [result if result is None or not self.steps else held(result), *beside]
-        elements = COARSE if self.dtype == BFLOAT16 else ELEMENTS
+        elements = COARSE if self.is_coarse else ELEMENTS
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
             values.append(held(elements[step.operator](dict(step.attributes).get, *inputs)))

@@ -31,6 +31,8 @@ from .vectors import lanes_at, spread
 
 _MOST_ROWS = 8
 """Rows of the left operand that are read side by side: where their distance is a power of two, they share a set of L1."""
+_ENOUGH = 32
+"""Rows of a thread from which it may read all weights: below, it would wait for them."""
 _SMALL = 1 << 16
 """Multiply-adds below which waking other threads costs more than they save."""
 
@@ -69,15 +71,25 @@ class Gemm:
 
 def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
     """All that fit, with the least estimated time first: rounds of multiply-adds, and then bytes that each of them reads."""
-    rows = gemm.rows
+    rows, chunks = gemm.rows, row_chunks(gemm, machine)
 
     def cost(tile: Tile) -> tuple[float, float]:
-        vectors = len(tile.vectors)
-        count = ceil_div(gemm.columns, tile.columns) * (1 / tile.rows if rows is None else ceil_div(rows, tile.rows))
-        work = tile.rows * vectors
+        vectors, work = len(tile.vectors), tile.rows * len(tile.vectors)
+        high = 1 / tile.rows if rows is None else ceil_div(ceil_div(rows, tile.rows), chunks) * chunks
+        count = ceil_div(gemm.columns, tile.columns) * high
         return count * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
 
     return sorted(dict.fromkeys(_tiles(gemm, machine)), key=cost)
+
+
+def row_chunks(gemm: Gemm, machine: Machine) -> int:
+    """Into how many parts rows are cut before columns are.
+
+    Where there are enough, each thread has rows of its own, from one layer to the next: what it reads lies in the caches of its core, and
+    threads have nothing to fetch from each other but weights.
+    """
+    rows = gemm.rows
+    return machine.threads if rows is not None and not gemm.batch and rows >= machine.threads * _ENOUGH else 1
 
 
 def _tiles(gemm: Gemm, machine: Machine) -> Iterator[Tile]:
@@ -121,7 +133,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
     items: Any = prod(lead[: gemm.batch])
     rows: Any = prod(lead[gemm.batch :])
     panels = ceil_div(gemm.columns, tile.columns)
-    chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
+    chunks = chunks_of(gemm, panels, machine)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((*lead, depth), gemm.dtype))
@@ -135,8 +147,8 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
             tasks = loop_over(gemm)(0, items * (panels * chunks))
-            with imported(machine, gemm.dtype, epilogue.dtype), tasks as task:
-                item, panel, chunk = task // (panels * chunks), task // chunks % panels, task % chunks
+            with imported(machine, gemm.dtype == BFLOAT16 or epilogue.is_coarse), tasks as task:
+                item, chunk, panel = task // (panels * chunks), task // panels % chunks, task % panels
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 origin = (panel, 0) if gemm.is_packed else (item, column)
                 for height, count in heights(tile.rows, rows):
@@ -146,6 +158,12 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
                         sums = _sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes), gemm)
                         stored(sums, y, beside, (row, column), epilogue)
         return builder.get()
+
+
+def chunks_of(gemm: Gemm, panels: int, machine: Machine) -> int:
+    """Into how many parts rows are cut, so that threads have as many tasks each."""
+    chunks = row_chunks(gemm, machine)
+    return chunks if chunks > 1 or gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
 
 
 def loop_over(gemm: Gemm) -> Any:

@@ -8,7 +8,7 @@ they are in registers: for one, the scales that make floats of them.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 from .bfloat16 import imported
 from .dots import DEPTH, Instruction
 from .epilogue import Epilogue, operand_buffers
-from .gemm import Gemm, as_matrices, as_matrix, loop_over, stored, tiles
+from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, stored, tiles
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at, spread
@@ -71,7 +71,7 @@ def integer_gemm_kernel(gemm: Gemm, grids: Grids, tile: Tile, machine: Machine, 
     rows: Any = prod(lead)
     instruction = Instruction.of(machine)
     panels, steps = ceil_div(gemm.columns, tile.columns), gemm.depth // instruction.depth
-    chunks = 1 if gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
+    chunks = chunks_of(gemm, panels, machine)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((*lead, gemm.depth), "uint8"))
@@ -90,8 +90,8 @@ def integer_gemm_kernel(gemm: Gemm, grids: Grids, tile: Tile, machine: Machine, 
             if zero_points is not None:
                 zero_points = as_matrix(zero_points, rows if grids.zero_points > 1 else 1)
             product = _Product(x, weights, offsets, zero_points, grids, instruction)
-            with imported(machine, epilogue.dtype), loop_over(gemm)(0, panels * chunks) as task:
-                panel, chunk = task // chunks, task % chunks
+            with imported(machine, epilogue.is_coarse), loop_over(gemm)(0, panels * chunks) as task:
+                chunk, panel = task // panels, task % panels
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 for height, count in heights(tile.rows, rows):
                     begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))

@@ -123,7 +123,7 @@ def _kernel(
             x, y = (T.decl_buffer((rows, columns), stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (x, y))
             loop = T.serial if isinstance(rows, int) and rows * columns < SMALL else T.parallel
             root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
-            with root, imported(machine, result), loop(0, rows) as place:
+            with root, imported(machine, result == BFLOAT16), loop(0, rows) as place:
                 row(x, *vectors, y, place)
         return builder.get()
 

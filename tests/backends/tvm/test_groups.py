@@ -5,6 +5,7 @@ pytest.importorskip("tvm")
 
 from planish.backends.tvm.converters import TEMPLATES
 from planish.backends.tvm.groups import find_groups
+from planish.ir.types import DType
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.standard_normal((24, 40), np.float32)
@@ -60,6 +61,21 @@ def test_a_group_ends_where_others_read(make_graph) -> None:
 
     groups = nodes_of_groups(make_graph(build, "rows", 24))
     assert groups == [["MatMul", "Add", "Relu"], ["MatMul", "Sigmoid"], ["MatMul", "Add"]]
+
+
+@pytest.mark.parametrize("is_read_by_others", [False, True])
+def test_what_is_quantized_at_once_is_computed_coarsely(make_graph, agree, is_read_by_others) -> None:
+    def build(op, x):
+        y = op.Gelu(op.MatMul(x, WEIGHTS))
+        integers, scales, _ = op("planish::DynamicQuantizeRows", y, outputs=3)
+        numbers = op.Mul(op.Cast(integers, to=DType.float32), scales)
+        return op.Add(numbers, y) if is_read_by_others else numbers
+
+    graph = make_graph(build, 9, 24)
+    groups = find_groups(graph, list(graph.nodes), TEMPLATES)
+    (group,) = {group for node, group in groups.items() if node.operator == "Gelu"}
+    assert group.epilogue.is_coarse is not is_read_by_others
+    agree(build, RNG.standard_normal((9, 24), np.float32), tolerance=0.1)  # a step of what is quantized
 
 
 def test_what_adds_two_products_is_grouped_with_one_of_them(make_graph) -> None:

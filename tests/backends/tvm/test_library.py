@@ -1,5 +1,7 @@
 """What is written, cached, checked and loaded: kernels, weights, and calls from several threads."""
 
+import gc
+import mmap
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
+from tvm import relax
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.hoisting import hoisted
 from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels import elements, epilogue
 from planish.backends.tvm.weights import read_weights, write_weights
@@ -17,6 +21,7 @@ from planish.ir.errors import CheckError, UsageError
 from planish.ir.graph import Graph
 
 DEPTH = 64
+MEMORY = Path("/proc/self/statm")
 
 
 def layer(op, x):
@@ -120,3 +125,19 @@ def test_threads_call_it_side_by_side(graph, target, tmp_path) -> None:
         thread.join()
     assert all(np.array_equal(y, wanted) for ys, wanted in zip(found, expected, strict=True) for y in ys)
     assert all(len(ys) == 50 for ys in found)
+
+
+@pytest.mark.skipif(not MEMORY.exists(), reason="the system doesn't say how much memory a process has")
+def test_hoisted_constants_are_kept_by_nobody() -> None:
+    def hoist() -> int:
+        """Memory in use after a constant of 32 MB was hoisted, in bytes."""
+        builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType((1, 2048), "float32"))
+        with builder.function("main", [x]):
+            builder.emit_func_output(builder.emit(relax.op.matmul(x, relax.const(np.ones((2048, 4096), np.float32)))))
+        hoisted(builder.get())
+        del builder, x
+        gc.collect()
+        return int(MEMORY.read_text().split()[1]) * mmap.PAGESIZE
+
+    first = hoist()
+    assert max(hoist() for _ in range(3)) - first < 32 << 20

@@ -1,0 +1,74 @@
+"""What the CPU's arithmetic can do: loops of multiply-adds on as many registers as products use, in each thread."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import compile as compile_kernel
+from tvm.runtime import tensor
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.target import Target
+from tvm.tirx import const
+
+from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported, pairs_added
+from planish.backends.tvm.kernels.dots import with_products
+from planish.backends.tvm.kernels.machine import Machine
+from planish.backends.tvm.kernels.vectors import lanes_at, spread
+from planish.targets.load import load_target
+
+STEPS = 1 << 16
+"""Of a loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """An instruction that adds products to a vector of sums.
+
+    Attributes:
+        factors: the type that it takes them in, as elements of 32 bits or parts of them.
+        sums: their type.
+        products: that go into each sum.
+        added: code for it, from sums and factors.
+    """
+
+    factors: str
+    sums: str
+    products: int
+    added: Callable[[Any, Any], Any]
+
+
+ARITHMETIC = {
+    "float32": Arithmetic("float32", "float32", 1, lambda sums, factors: sums * factors + factors),
+    "bfloat16": Arithmetic("int32", "float32", 2, lambda sums, factors: pairs_added(sums, factors, factors)),
+    "int8": Arithmetic("int8", "int32", 4, lambda sums, factors: with_products(sums, factors, factors)),
+}
+
+
+def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
+    """A loop, and the operations in it: two for each product."""
+    found, target = ARITHMETIC[precision], load_target("native")
+    machine = Machine.of(target)
+    lanes, sums = machine.lanes, machine.registers * 3 // 4
+    width = lanes * 4 // np.dtype(found.factors).itemsize
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        x = T.arg("x", T.buffer((threads, width), found.factors))
+        y = T.arg("y", T.buffer((threads, sums * lanes), found.sums))
+        T.func_attr({"tirx.noalias": True, "global_symbol": "main"})
+        with imported(machine, precision == BFLOAT16), T.parallel(0, threads) as thread:
+            held = T.alloc_buffer((sums * lanes,), found.sums)
+            places = [lanes_at(index * lanes, lanes) for index in range(sums)]
+            for place in places:
+                T.buffer_store(held, spread(const(0, found.sums), lanes), [place])
+            factors = x[thread, lanes_at(0, width)]
+            with T.serial(0, STEPS):
+                for place in places:
+                    T.buffer_store(held, found.added(held[place], factors), [place])
+            for place in places:
+                T.buffer_store(y, held[place], [thread, place])
+    kind = Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": threads})
+    kernel = compile_kernel(builder.get(), target=kind)["main"]
+    arrays = tensor(np.zeros((threads, width), found.factors)), tensor(np.zeros((threads, sums * lanes), found.sums))
+    return lambda: kernel(*arrays), 2 * STEPS * threads * sums * lanes * found.products

@@ -1,0 +1,257 @@
+"""How fast planish's TVM backend runs models, beside ONNX Runtime, OpenVINO with NNCF and torch's inductor, and beside what the CPU can do.
+
+    pip install planish[tvm,benchmarks,examples]
+    python benchmarks/tvm_speed.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2] [--json RESULTS.json]
+
+Transformers and CNNs, batch 1. But for MiniLM their weights are random, settled as those of the zoo are (`zoo/settle.py`): else
+numbers vanish on the way, or are too large for int8. planish runs each in float32 (`cleanup,fuse`), in int8 (CNNs as `quantize` does it by
+default, transformers by `DYNAMIC`, which needs no data and has attention in bfloat16), and transformers in bfloat16 (`reduce-precision`).
+ONNX Runtime gets the file as torch's exporter's own optimizer leaves it, what its static quantization makes of that (uint8 activations,
+int8 weights; products alone in transformers) and, of transformers, its dynamic one. OpenVINO gets what NNCF makes of the file, and computes the rest in
+bfloat16 as well; `torch.compile` gets the module. All that is calibrated is calibrated on the same batches.
+
+All take turns in random order in one process, with as many threads; before each turn there is a pause, for the threads of the one before spin
+for a while. Ratios are another's time over planish's, in turns of the same round: their median, and in brackets their quartiles; above
+1 planish is faster. Behind them stands the ratio of the fastest turns, which other work on the machine disturbs the least.
+
+A peak is what a loop of multiply-adds on registers reaches, in the same turns (`peaks.py`); the share of it is that of the model's operations
+(two a multiply-add, as its products are written: Winograd's algorithm does fewer) in planish's fastest turn. The error is the largest
+of any output, relative to it (L2); cosines are those of the first output with ONNX Runtime's in float32, the worst over the batches.
+A model is built twice, with an empty cache of kernels and with a full one.
+"""
+
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's threads spin into the turns of others
+
+import numpy as np
+import torch
+import torchvision
+import tvm_peers as peers
+import typer
+from cleanup import EXPORTS, model_file, random_inputs
+from fusion import MODELS, error_of, optimized_file, session_of
+from peaks import peak
+from rich.console import Console
+from rich.table import Table
+from zoo.settle import settle
+from zoo.subject import Subject, images
+
+import planish
+from planish.ir.analysis.cost import summarize
+
+PAUSE, TURN = 0.05, 0.02
+"""Seconds before a turn, and that it takes at the least. Threads of the one before spin; after 5 ms some still disturb it."""
+WIDTH = 200
+"""Of tables, where no terminal says it."""
+BATCHES = 16
+"""To calibrate on."""
+STATIC, DYNAMIC = "quantize", "quantize{scheme=int8-dynamic,per_row=true},reduce-precision"
+OURS, OURS_INT8, OURS_BFLOAT16 = "planish", "planish int8", "planish bfloat16"
+PRECISIONS = {"float32": OURS, "int8": OURS_INT8, "bfloat16": OURS_BFLOAT16}
+RUNTIME, INDUCTOR = "ONNX Runtime", "inductor"
+NNCF, RUNTIME_STATIC, RUNTIME_DYNAMIC = "OpenVINO + NNCF", "ONNX Runtime static", "ONNX Runtime dynamic"
+RIVALS = {
+    "float32": (RUNTIME, INDUCTOR),
+    "int8": (NNCF, RUNTIME_STATIC, RUNTIME_DYNAMIC, RUNTIME),
+    "bfloat16": (OURS, RUNTIME),
+}
+
+Feeds = Mapping[str, np.ndarray]
+Run = Callable[[Feeds], Sequence[np.ndarray]]
+
+
+def settled(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    subject = Subject(torchvision.models.get_model(name).eval(), images(3, 224, 224))
+    return settle(subject).module, {"x": torch.randn(1, 3, 224, 224)}
+
+
+TRANSFORMERS = ("MiniLM", "BERT-base", "vit_b_16", "GPT-2")
+CNNS = ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
+SETTLED = {name: lambda name=name: settled(name) for name in ("vit_b_16", *CNNS)}
+MODELS |= SETTLED
+EXPORTS |= SETTLED
+
+
+def inputs_like(feeds: Feeds, count: int) -> list[dict[str, np.ndarray]]:
+    """Inputs of the same kind; the first ones are these."""
+    random = np.random.default_rng(1)
+
+    def again(name: str, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind == "f":
+            return random.standard_normal(array.shape).astype(array.dtype)
+        return array if "mask" in name else random.integers(0, 50, array.shape, array.dtype)
+
+    return [dict(feeds), *({name: again(name, array) for name, array in feeds.items()} for _ in range(count - 1))]
+
+
+def ours(source: Path, pipelines: Mapping[str, str], batches: Sequence[Feeds]) -> tuple[dict[str, Run], dict[str, Any]]:
+    """How planish runs a model, and what is to be said of it: operations, and seconds of first and second builds."""
+    graph = planish.optimize(planish.read(source), "cleanup,fuse").graph
+    data = [dict(zip((value.name for value in graph.inputs), batch.values(), strict=True)) for batch in batches]
+    found: dict[str, Run] = {}
+    row: dict[str, Any] = {"flops": summarize(graph).flops, "builds": {}}
+    for who, pipeline in pipelines.items():
+        changed = planish.optimize(graph, pipeline, data=data).graph
+        row["builds"][who] = []
+        for _ in range(2):
+            start = time.perf_counter()
+            executable = planish.compile(changed, backend="tvm")
+            row["builds"][who].append(time.perf_counter() - start)
+        found[who] = lambda batch, executable=executable: executable(*batch.values())
+    return found, row
+
+
+def runners(
+    name: str, folder: Path, threads: int
+) -> tuple[dict[str, Run], list[dict[str, np.ndarray]], dict[str, Any]]:
+    """Who runs a model, on what, and what is to be said of how planish does."""
+    source, optimized = model_file(name, folder), optimized_file(name, folder)
+    assert source is not None
+    assert optimized is not None
+    is_text = name in TRANSFORMERS
+    batches = inputs_like(random_inputs(session_of(optimized, threads), 32), BATCHES)
+    pipelines = {OURS: "", OURS_INT8: DYNAMIC if is_text else STATIC}
+    if is_text:
+        pipelines[OURS_BFLOAT16] = "reduce-precision"
+    found, row = ours(source, pipelines, batches)
+    torch.manual_seed(0)
+    module, inputs = MODELS[name]()
+    compiled = torch.compile(module)
+
+    def inductor(_batch: Feeds) -> Any:
+        with torch.inference_mode():
+            return compiled(**inputs)
+
+    found |= {
+        RUNTIME: peers.onnxruntime(optimized, threads),
+        INDUCTOR: inductor,
+        RUNTIME_STATIC: peers.onnxruntime_static(optimized, batches, threads, is_text=is_text),
+        NNCF: peers.openvino_int8(optimized, batches, threads, is_text=is_text),
+    }
+    if is_text:
+        found[RUNTIME_DYNAMIC] = peers.onnxruntime_dynamic(optimized, threads)
+    return found, batches, row
+
+
+def measure(name: str, folder: Path, threads: int, rounds: int) -> dict[str, Any]:
+    found, batches, row = runners(name, folder, threads)
+    precisions = {precision: who for precision, who in PRECISIONS.items() if who in found}
+    outputs = {
+        who: [list(map(np.array, run(batch))) for batch in batches[:4]] for who, run in found.items() if who != INDUCTOR
+    }
+    row |= {"model": name, "error": max(map(error_of, outputs[OURS][0], outputs[RUNTIME][0]))}
+    row["cosine"] = {
+        who: min(cosine(run[0], reference[0]) for run, reference in zip(made, outputs[RUNTIME], strict=True))
+        for who, made in outputs.items()
+    }
+    contest: dict[str, Callable[[], object]] = {who: lambda run=run: run(batches[0]) for who, run in found.items()}
+    operations: dict[str, int] = {}
+    for precision in precisions:
+        contest[precision], operations[precision] = peak(precision, threads)
+    times = turns(contest, rounds)
+    row["milliseconds"] = {who: 1e3 * float(np.median(times[who])) for who in found}
+    row["ratios"] = {
+        precision: {rival: ratio(times[rival], times[who]) for rival in RIVALS[precision] if rival in times}
+        for precision, who in precisions.items()
+    }
+    row["peak"] = {precision: count / min(times[precision]) / 1e9 for precision, count in operations.items()}
+    row["share"] = {
+        precision: row["flops"] / min(times[who]) / 1e9 / row["peak"][precision]
+        for precision, who in precisions.items()
+    }
+    return row
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = (array.astype(np.float64).ravel() for array in (a, b))
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def turns(found: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each takes, in turns in random order."""
+    times: dict[str, list[float]] = {who: [] for who in found}
+    repeats: dict[str, int] = {}
+    for who, run in found.items():
+        run()
+        start = time.perf_counter()
+        run()
+        repeats[who] = max(1, round(TURN / (time.perf_counter() - start)))
+    random = np.random.default_rng(0)
+    for _ in range(rounds):
+        for who in random.permutation(list(found)):
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            for _ in range(repeats[who]):
+                found[who]()
+            times[who].append((time.perf_counter() - start) / repeats[who])
+    return times
+
+
+def ratio(others: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """The quartiles of the ratios of turns of the same round, and the ratio of the fastest turns."""
+    quartiles = np.quantile(np.divide(others, ours), [0.25, 0.5, 0.75])
+    return [*map(float, quartiles), min(others) / min(ours)]
+
+
+def report(console: Console, rows: list[dict[str, Any]]) -> None:
+    """A table for each precision."""
+    for precision, who in PRECISIONS.items():
+        rivals, chosen = RIVALS[precision], [row for row in rows if precision in row["ratios"]]
+        last = ("of the peak", "error" if who == OURS else "cosines", "built in")
+        table = Table("model", "ms", *rivals, *last, title=f"time over that of {who}", show_lines=True)
+        for row in chosen:
+            ratios = [row["ratios"][precision].get(rival) for rival in rivals]
+            cells = ["{1:.2f} ({0:.2f}-{2:.2f}) {3:.2f}".format(*found) if found else "" for found in ratios]
+            share = f"{100 * row['share'][precision]:.0f} % of {row['peak'][precision]:.0f}"
+            builds = ", ".join(f"{seconds:.1f} s" for seconds in row["builds"][who])
+            milliseconds = f"{row['milliseconds'][who]:.2f}"
+            table.add_row(row["model"], milliseconds, *cells, share, fidelity(row, precision), builds)
+        if chosen:
+            console.print(table)
+    if len(rows) > 1:
+        mean = np.exp(np.mean([np.log(row["ratios"]["float32"][RUNTIME][1]) for row in rows]))
+        console.print(f"geometric mean over {RUNTIME} in float32: {mean:.2f}")
+
+
+def fidelity(row: dict[str, Any], precision: str) -> str:
+    if precision == "float32":
+        return f"{row['error']:.0e}"
+    shown = (PRECISIONS[precision], *(rival for rival in RIVALS[precision] if rival not in (OURS, RUNTIME)))
+    return "\n".join(f"{row['cosine'][who]:.5f} {who}" for who in shown if who in row["cosine"])
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Turns of each.")] = 30,
+    only: Annotated[str, typer.Option(help="A glob of models, or several with | between them.")] = "*",
+    folder: Annotated[Path | None, typer.Option(help="Where exported models are kept, and found.")] = None,
+    threads: Annotated[int, typer.Option(help="Of each.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
+) -> None:
+    """Measure and print tables: of each model to stderr, and of all to stdout."""
+    warnings.simplefilter("ignore")
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    rows: list[dict[str, Any]] = []
+    for name in (*TRANSFORMERS, *CNNS):
+        if not any(fnmatchcase(name, pattern) for pattern in only.split("|")):
+            continue
+        with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
+            os.environ["PLANISH_CACHE"] = f"{temporary}/cache"
+            rows.append(measure(name, folder or Path(temporary), threads, rounds))
+        report(Console(width=WIDTH, stderr=True), rows[-1:])
+        if json_file is not None:
+            json_file.write_text(json.dumps(rows, indent=2) + "\n")
+    report(Console(width=None if os.isatty(1) else WIDTH), rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)
