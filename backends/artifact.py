@@ -67,6 +67,7 @@ def write_artifact(
             "inputs": [asdict(port_of(value.name, value)) for value in graph.inputs],
             "outputs": [asdict(port_of(name, value)) for name, value in graph.outputs.items()],
             "files": {path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(files)},
+            **backend.provenance,
             **(extra or {}),
         }
         _write_manifest(folder, manifest)

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..ir.dims import evaluate, is_dim, symbols
-from ..ir.errors import ModelError
+from ..ir.errors import ModelError, UsageError
 
 if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime alone
     from ..ir.graph import Graph
@@ -64,12 +64,28 @@ class Backend(ABC):
     Attributes:
         name: in recipes and manifests; that of its package.
         native: whether what it compiles is machine code of the target.
+        tunable: whether `planish tune` measures its kernels.
         support: of a backend of another package, what `legalize` has to do for it; None where it runs all of the standard.
     """
 
     name: ClassVar[str]
     native: ClassVar[bool] = False
+    tunable: ClassVar[bool] = False
     support: ClassVar["Support | None"] = None
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What an artifact's manifest says of how it was compiled, beside the graph and the target."""
+        return {}
+
+    def tuned(self, database: Path) -> "Backend":
+        """The backend with what `planish tune` has written.
+
+        Raises:
+            UsageError: it isn't tunable, or there is no such file.
+            ModelError: the file is broken.
+        """
+        raise UsageError(f"{database} is for tvm's kernels, and {self.name} has none of them")
 
     @abstractmethod
     def available(self) -> str | None:

@@ -20,7 +20,7 @@ from tvm.runtime import tensor
 from tvm.target import Target
 
 from planish.backends.tvm.kernels.epilogue import Epilogue
-from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel, packed
+from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, packed, tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.nibbles import kernel_for
 from planish.passes.quantization.nibbles import BlockWeight
@@ -39,7 +39,7 @@ def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
     """Calls of the kernels for TVM."""
     target = replace(load_target("native"), threads=threads)
     machine, sizes = Machine.of(target), Gemm(x.shape[:1], *weight.codes.shape)
-    plain = best_tile(sizes, machine)
+    plain = tiles(sizes, machine)[0]
     kernels = {
         "4 bits": kernel_for(sizes.lead, weight, machine, Epilogue()),
         "float32": (gemm_kernel(sizes, plain, machine, Epilogue()), [packed(weight.floats, plain)]),

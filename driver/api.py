@@ -95,15 +95,25 @@ def optimize(
     return Optimized(result, records)
 
 
-def compile(graph: Graph, backend: str = "onnxruntime", target: str | Target = "native") -> Executable:
+def compile(
+    graph: Graph, backend: str = "onnxruntime", target: str | Target = "native", *, tuned: str | Path | None = None
+) -> Executable:
     """A graph as something that runs, in this process; `build` writes it to a folder.
 
+    Args:
+        graph: to compile.
+        backend: the runtime.
+        target: a target's name, its file, or the target itself.
+        tuned: what `planish tune` has written, for the TVM backend.
+
     Raises:
-        UsageError: there is no such backend or target.
+        UsageError: there is no such backend, target or file, or the backend isn't one that is tuned.
+        ModelError: the file is broken.
         TargetError: the backend isn't installed, or can't run an operator; it is named with its layer.
     """
     machine = target if isinstance(target, Target) else load_target(target)
+    found = find_backend(backend) if tuned is None else find_backend(backend).tuned(Path(tuned))
     with TemporaryDirectory(prefix="planish-") as folder:
         directory = Path(folder) / "artifact"
-        write_artifact(directory, graph, find_backend(backend), machine)
+        write_artifact(directory, graph, found, machine)
         return load(directory)

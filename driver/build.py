@@ -112,6 +112,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     target_file = recipe.folder / recipe.target
     target = load_target(str(target_file) if target_file.is_file() else recipe.target)
     metric = find_metric(recipe.data.metric, recipe.folder) if recipe.data.evaluation else None
+    if recipe.database is not None:  # before the passes take their time
+        find_backend("tvm" if recipe.backend == "auto" else recipe.backend).tuned(recipe.database)
     reporter.stage(f"reading {recipe.model}")
     source = read_model(recipe.model, recipe.folder)
     calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)
@@ -185,7 +187,7 @@ def _measured(
 ) -> tuple[Latency, Measured, Path]:
     """The latency of the untouched model, and the fastest of what is built and where it is, from probes and a sample."""
     probes, sample = inputs
-    candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter)
+    candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter, job.recipe.database)
     job.reporter.stage("measuring latency")
     models = [untouched, *(candidate.executable for candidate in candidates)]
     reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])

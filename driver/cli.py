@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from .recipe import Recipe
-
 LOG_WIDTH = 160
 """Columns of tables where stderr is a file."""
 
@@ -61,6 +59,7 @@ def build(
     backend: Annotated[
         str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")
     ] = None,
+    tuned: Annotated[Path | None, typer.Option(metavar="FILE", help="what `planish tune` wrote, for tvm")] = None,
     metric: Annotated[str | None, typer.Option(help="accuracy, spearman, module:function or file.py:function")] = None,
     max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
@@ -76,16 +75,18 @@ def build(
         "passes": None if pipeline is None else [pipeline],
         "target": target,
         "backend": backend,
+        "tuned": tuned,
         "output": output,
         "data": _given(calibration=data, evaluation=data, metric=metric),
         "budget": _given(metric_drop=max_drop),
     }
     from .build import build as build_artifact
     from .instruments import make_instruments
+    from .recipe import chosen_recipe
     from .reference import isolated_imports
     from .report import ConsoleReporter
 
-    chosen = _recipe(recipe, {key: value for key, value in flags.items() if value})
+    chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value})
     reporter = ConsoleReporter(_console())
     with reporter.live(), isolated_imports(Path()):
         artifact = build_artifact(chosen, reporter, make_instruments(instrument or [], dump_dir))
@@ -277,6 +278,31 @@ def compare(
 
 
 @app.command(cls=GuardedCommand)
+def tune(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="a .json file, which is added to if it is there")],
+    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="that the model is built with")] = "cleanup,fuse",
+    data: Data = None,
+    target: TargetName = "native",
+    budget: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="for measuring kernels")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Measure the TVM backend's kernels in several ways.
+
+    Into a file for `planish build --tuned`. An interrupt leaves what is known by then.
+    """
+    from .reference import isolated_imports
+    from .report import ConsoleReporter, tuning_tables
+    from .results import plain
+    from .tuning import tune as measure
+
+    reporter = ConsoleReporter(_console())
+    with reporter.live(), isolated_imports(Path()):
+        tuned = measure(model, output, pipeline=pipeline, data=data, target=target, minutes=budget, reporter=reporter)
+    _show(tuning_tables(tuned), plain(tuned) if as_json else None)
+
+
+@app.command(cls=GuardedCommand)
 def passes(name: Annotated[str | None, typer.Argument(help="of one pass")] = None, as_json: Json = False) -> None:
     """List the passes, or describe one with its options."""
     from . import catalog
@@ -319,24 +345,6 @@ def _sizes(texts: list[str]) -> dict[str, int]:
 
 def _given(**flags: str | None) -> dict[str, str]:
     return {name: value for name, value in flags.items() if value is not None}
-
-
-def _recipe(reference: str, flags: dict[str, Any]) -> "Recipe":
-    """The recipe of a file, or of a model and flags; of a recipe, flags may change where and for what it builds."""
-    from ..ir.errors import UsageError
-    from .recipe import make_recipe, read_recipe
-
-    if Path(reference).suffix not in (".yaml", ".yml"):
-        if "output" not in flags:
-            raise UsageError("give the artifact's folder: -o DIR")
-        return make_recipe({"model": reference, **flags})
-    if others := sorted(flags.keys() - {"target", "backend", "output"}):
-        raise UsageError(f"a recipe says itself what its {', '.join(others)} are; only -t, -b and -o go with one")
-    if "output" in flags:
-        flags["output"] = flags["output"].absolute()
-    if "target" in flags and Path(flags["target"]).is_file():
-        flags["target"] = str(Path(flags["target"]).absolute())
-    return read_recipe(Path(reference), flags)
 
 
 def _console() -> "Console":

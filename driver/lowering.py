@@ -76,16 +76,29 @@ def lower_all(
     probes: Sequence[Feeds],
     scratch: Path,
     reporter: Reporter,
+    tuned: Path | None = None,
 ) -> list[Candidate]:
     """The graph compiled by the chosen backend, or for `auto` by every one that is installed and can run it.
 
+    Args:
+        graph: to compile.
+        choice: of the backend.
+        target: to compile for.
+        probes: that what was compiled is held to the interpreter on.
+        scratch: folder for artifacts.
+        reporter: hears of progress.
+        tuned: what `planish tune` has written.
+
     Raises:
+        UsageError: the chosen backend isn't one that is tuned.
         TargetError: no backend can run it.
         CheckError: what was compiled computes something else than the graph.
     """
     if choice != "auto":
         reporter.stage(f"lowering to {choice}")
-        return [_lower_checked(graph, find_backend(choice), target, probes, scratch)]
+        backend = find_backend(choice)
+        backend = backend if tuned is None else backend.tuned(tuned)
+        return [_lower_checked(graph, backend, target, probes, scratch)]
     candidates: list[Candidate] = []
     faults: list[PlanishError] = []
     for backend in map(find_backend, backend_names()):
@@ -93,6 +106,8 @@ def lower_all(
             reporter.note(f"{backend.name} is not installed and was not tried ({missing})")
             continue
         reporter.stage(f"lowering to {backend.name}")
+        if tuned is not None and backend.tunable:
+            backend = backend.tuned(tuned)
         try:
             candidates.append(_lower_checked(graph, backend, target, probes, scratch))
         except (TargetError, CheckError) as error:

@@ -92,6 +92,7 @@ class Recipe(_Section):
         data: for calibration, evaluation, and the metric.
         target: `native`, the name of one in targets/, or a TOML file.
         backend: the runtime, or `auto` for the one that is measured to be faster.
+        tuned: what `planish tune` has written for the TVM backend; None for its estimates.
         passes: in order.
         budget: what the artifact has to meet.
         output: the artifact's folder.
@@ -104,12 +105,18 @@ class Recipe(_Section):
     data: Sources = Sources()
     target: str = "native"
     backend: Annotated[str, AfterValidator(_backend)] = "auto"
+    tuned: Path | None = None
     passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
     budget: Budget = Budget()
     output: Path = Path("dist")
     seed: int = 0
     folder: Path = Field(default=Path(), exclude=True)
     name: str = Field(default="the command line", exclude=True)
+
+    @property
+    def database(self) -> Path | None:
+        """Where `tuned` is."""
+        return None if self.tuned is None else self.folder / self.tuned
 
     def pipeline(self) -> tuple[Pass, ...]:
         """The passes; modules of the user's own must be importable (see `reference.isolated_imports`).
@@ -124,6 +131,28 @@ class Recipe(_Section):
             else:
                 found += make_passes(*next(iter(step.items())))
         return tuple(found)
+
+
+def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
+    """The recipe of a file, or of a model and flags; of a recipe, flags may change where, for what and how it builds.
+
+    Raises:
+        UsageError: see `read_recipe`, or a flag that doesn't go with a recipe.
+    """
+    if Path(reference).suffix not in (".yaml", ".yml"):
+        if "output" not in flags:
+            raise UsageError("give the artifact's folder: -o DIR")
+        return make_recipe({"model": reference, **flags})
+    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output"}):
+        raise UsageError(
+            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned and -o go with one"
+        )
+    for key in ("output", "tuned"):
+        if key in flags:
+            flags[key] = flags[key].absolute()
+    if "target" in flags and Path(flags["target"]).is_file():
+        flags["target"] = str(Path(flags["target"]).absolute())
+    return read_recipe(Path(reference), flags)
 
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] = MappingProxyType({})) -> Recipe:

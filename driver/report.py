@@ -15,6 +15,7 @@ from .inspection import Inspection
 from .measurement import Ratio
 from .reporter import Reporter
 from .results import Artifact, PassRow
+from .tuning import Tuned
 
 
 class ConsoleReporter(Reporter):
@@ -165,6 +166,23 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     latencies = (show_seconds(side.latency.median) for side in (a, b))
     costs.add_row("latency", *latencies, _faster(comparison.speedup))
     yield costs
+
+
+def tuning_tables(tuned: Tuned) -> Iterator[Table]:
+    """The kernels that were measured, and what that is worth for the model."""
+    kernels = _table("kernel", "layer", "time", "estimated", "fastest", "gain")
+    for row in tuned.findings:
+        ways = [", ".join(f"{name} {value}" for name, value in way.items()) for way in (row.estimated, row.fastest)]
+        taken = "the same" if row.estimated == row.fastest else ways[1]
+        kernels.add_row(row.kernel, row.layer, f"{row.share:.1%}", ways[0], taken, f"{row.gain:.2f}x")
+    yield kernels
+    left = tuned.kernels - tuned.known - len(tuned.findings)
+    summary = _table("", "")
+    summary.add_row("kernels that can be generated in several ways", str(tuned.kernels))
+    summary.add_row("known from before", str(tuned.known))
+    summary.add_row("left as estimated, for want of time or weight", str(left))
+    summary.add_row("the model", "as before" if tuned.speedup is None else _faster(tuned.speedup))
+    yield summary
 
 
 def inspection_tables(inspection: Inspection) -> Iterator[Table]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ...ir.graph import Graph
     from ...passes.base import Feeds
     from ...targets import Target
+    from .choices import Choices
+    from .database import Database
     from .kernel_cache import KernelCache
 
 _LIBRARY = "model.so"
@@ -37,19 +39,36 @@ class Tvm(Backend):
 
     name: ClassVar[str] = "tvm"
     native: ClassVar[bool] = True
+    tunable: ClassVar[bool] = True
+
+    def __init__(self, database: "Database | None" = None, source: str = "") -> None:
+        """By what is in a database, or by estimated times."""
+        self._database = database
+        self._source = source
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return {} if self._database is None else {"tuned": {"file": self._source, "sha256": self._database.digest}}
+
+    def tuned(self, database: Path) -> "Tvm":
+        from .database import read_database
+
+        return Tvm(read_database(database), str(database))
 
     def available(self) -> str | None:
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
 
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+        from .choices import ESTIMATED
         from .kernel_cache import KernelCache
         from .linker import find_linker
 
         find_linker(target.architecture)  # or compiling would be for nothing
-        legal, cache = _legal(graph, target), KernelCache.of_user()
-        weights, guards, found = _build(legal, graph, target, cache, directory / _LIBRARY)
+        legal, cache = legal_graph(graph, target), KernelCache.of_user()
+        choices = ESTIMATED if self._database is None else self._database.choices(target, self._source)
+        weights, guards, found = _build(legal, graph, target, choices, cache, directory / _LIBRARY)
         if (unchecked := cache.unchecked(found)) and runs_here(target.architecture, target.features):
-            _check(legal, graph, target, cache)
+            _check(legal, graph, target, choices, cache)
             cache.mark_checked(unchecked)
         cache.drop_old()
         return [directory / _LIBRARY, guards.write(directory), *write_weights(directory, weights)]
@@ -89,7 +108,7 @@ class TvmExecutable(Executable):
         return [restored(result, dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
 
 
-def _legal(graph: "Graph", target: "Target") -> "Graph":
+def legal_graph(graph: "Graph", target: "Target") -> "Graph":
     """A copy of the graph that TVM runs, with its constants folded: TVM's importer would compute with them by rules of its own."""
     from ...passes.base import PassContext
     from ...passes.cleanup.fold_constants import ConstantFolding
@@ -106,7 +125,7 @@ def _legal(graph: "Graph", target: "Target") -> "Graph":
 
 
 def _build(
-    legal: "Graph", source: "Graph", target: "Target", cache: "KernelCache", library: Path
+    legal: "Graph", source: "Graph", target: "Target", choices: "Choices", cache: "KernelCache", library: Path
 ) -> tuple[Sequence[Any], Guards, Sequence[str]]:
     """Write the library of a graph; returns its weights, what guards its inputs, and the kernels in it.
 
@@ -121,7 +140,7 @@ def _build(
 
     try:
         with ordered_symbols():
-            module, guards = to_relax(legal, source, target)
+            module, guards = to_relax(legal, source, target, choices)
     except TargetError as error:
         raise TargetError(f"{error}; {_ADVICE}") from error
     machine, linker = llvm_target(target), find_linker(target.architecture)
@@ -134,7 +153,7 @@ def _build(
     return weights, guards, symbols(module)
 
 
-def _check(legal: "Graph", source: "Graph", target: "Target", cache: "KernelCache") -> None:
+def _check(legal: "Graph", source: "Graph", target: "Target", choices: "Choices", cache: "KernelCache") -> None:
     """Hold each kernel of a graph to the interpreter; the graph's outputs are lost.
 
     Raises:
@@ -146,7 +165,7 @@ def _check(legal: "Graph", source: "Graph", target: "Target", cache: "KernelCach
     values = expose(legal, [node for node, _ in kernels(legal)])
     with TemporaryDirectory(prefix="planish-") as folder:
         library = Path(folder) / _LIBRARY
-        weights, _, _ = _build(legal, source, target, cache, library)
+        weights, _, _ = _build(legal, source, target, choices, cache, library)
         program = Program(library, weights, target.threads)
 
     def run(probe: "Feeds") -> list[np.ndarray]:

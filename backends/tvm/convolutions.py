@@ -13,6 +13,7 @@ from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType, TensorType
 from ...passes.legalization.layers import is_interleaved
 from . import pools
+from .choices import Site
 from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
 from .kernels.blocks import Interleaving, interleave_kernel, join_kernel
 from .kernels.channelwise import (
@@ -24,7 +25,7 @@ from .kernels.channelwise import (
     channelwise_kernel,
     global_mean_kernel,
 )
-from .kernels.convolution import Convolution, convolution_kernel, merged, packed, start_offsets
+from .kernels.convolution import Convolution, Tile, convolution_kernel, merged, packed, start_offsets, tiles
 from .kernels.dots import DEPTH, Instruction
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Reach, Step
@@ -32,7 +33,7 @@ from .kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwis
 from .kernels.pixelwise import pixels_kernel
 from .kernels.tiles import ceil_div
 from .kernels.windows import Window
-from .kernels.winograd import best_plan, transformed, winograd_kernel
+from .kernels.winograd import Plan, transformed, ways, winograd_kernel
 from .layouts import Blocked, blocked, images_of, is_image
 from .quantized import Quantized, constant_weights, quantized
 
@@ -78,18 +79,21 @@ def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: 
     """A call of a kernel for a convolution of what a group's anchor reads, with what follows it."""
     x, machine = group.anchor.inputs[0], lowering.machine
     assert x is not None
-    plan = best_plan(sizes, machine)
-    if plan is None:
-        kernel = convolution_kernel(sizes, machine, group.epilogue)
-        name, prepared = "conv", packed(weights, sizes, machine)
-    else:
-        kernel = winograd_kernel(sizes, plan, machine, group.epilogue)
-        name, prepared = "winograd", transformed(weights, plan, machine)
     tensor = lowering.layouts.blocked(x) if sizes.block else _as_image(lowering, x)
-    constants = [relax.const(prepared, "float32"), _row(bias, machine.lanes)]
+    beside = [_row(bias, machine.lanes), *_operands(lowering, group)]
     blocks = ceil_div(sizes.filters, machine.lanes)
     type = TensorType(DType[group.epilogue.dtype], (x.shape[0], blocks, *sizes.window.result, machine.lanes))
-    return lowering.prim_func(name, kernel, [tensor, *constants, *_operands(lowering, group)], type)
+
+    def call(way: Plan | Tile) -> Any:
+        if isinstance(way, Plan):
+            kernel = winograd_kernel(sizes, way, machine, group.epilogue)
+            name, prepared = "winograd", transformed(weights, way, machine)
+        else:
+            kernel = convolution_kernel(sizes, way, machine, group.epilogue)
+            name, prepared = "conv", packed(weights, sizes, way, machine)
+        return lowering.prim_func(name, kernel, [tensor, relax.const(prepared, "float32"), *beside], type)
+
+    return lowering.choices.made(Site("conv", str(group.anchor.location), sizes, ways(sizes, machine), call))
 
 
 def _transposed_anchor(node: Node) -> Anchor | None:
@@ -173,12 +177,18 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
         images.batch, images.channels, filters, groups, weights.shape[1], window, block, instruction, len(beside) > 2
     )
     floats = replace(sizes, instruction=None, has_offsets=False)
-    if not is_narrow and best_plan(floats, machine, instruction.speed) is not None:
+    if not is_narrow and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
         return None
     tensor = lowering.layouts.blocked(found.x, block)
-    kernel = convolution_kernel(sizes, machine, group.epilogue)
-    arguments = [tensor, relax.const(packed(weights, sizes, machine)), *beside, *_operands(lowering, group)]
-    return _call(lowering, group.output, "integer_conv", kernel, arguments)
+    beside += _operands(lowering, group)
+
+    def call(tile: Tile) -> Any:
+        kernel = convolution_kernel(sizes, tile, machine, group.epilogue)
+        arguments = [tensor, relax.const(packed(weights, sizes, tile, machine)), *beside]
+        return lowering.prim_func("integer_conv", kernel, arguments, lowering.layouts.type(group.output.type))
+
+    made = lowering.choices.made(Site("conv", str(node.location), sizes, tiles(sizes, machine), call))
+    return Blocked(made)
 
 
 def _beside(

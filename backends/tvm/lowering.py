@@ -30,6 +30,7 @@ from ...passes.legalization.origins import Origins
 from ...targets import Target
 from . import broadcasting, converters
 from .carriers import carried, carrier
+from .choices import ESTIMATED, Choices, UnfitError
 from .groups import Group, find_groups
 from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.elements import ELEMENTS
@@ -47,7 +48,7 @@ _CALLS = {
 }
 
 
-def to_relax(graph: Graph, source: Graph, target: Target) -> tuple[IRModule, Guards]:
+def to_relax(graph: Graph, source: Graph, target: Target, choices: Choices = ESTIMATED) -> tuple[IRModule, Guards]:
     """The graph as a Relax module, and the sizes that must not be 0 when it runs.
 
     Its `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the late guards'
@@ -57,11 +58,12 @@ def to_relax(graph: Graph, source: Graph, target: Target) -> tuple[IRModule, Gua
         graph: legal and with its constants folded.
         source: what it was before, whose operators refusals name.
         target: that kernels are generated for.
+        choices: in which ways.
 
     Raises:
         TargetError: an operator that TVM can't run, with the layer and TVM's reason.
     """
-    lowering = Lowering(graph, Origins(source), Machine.of(target))
+    lowering = Lowering(graph, Origins(source), Machine.of(target), choices)
     return lowering.module(), lowering.guards()
 
 
@@ -72,12 +74,14 @@ class Lowering:
         block: TVM's builder, which converters emit into.
         given: the symbols of the inputs' shapes.
         machine: that kernels are generated for.
+        choices: in which ways.
         layouts: the values that are held in blocks of channels.
     """
 
-    def __init__(self, graph: Graph, origins: Origins, machine: Machine) -> None:
+    def __init__(self, graph: Graph, origins: Origins, machine: Machine, choices: Choices) -> None:
         self.block = relax.BlockBuilder()
         self.machine = machine
+        self.choices = choices
         self.layouts = Layouts(self)
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
@@ -254,6 +258,8 @@ class Lowering:
         members = [node] if group is None else [group.anchor, *group.chain]
         try:
             self._hold_results(node, group)
+        except UnfitError:
+            raise
         except Exception as error:  # the converters raise anything, and TVM's own checks what C++ throws
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TargetError(f"{self._refusal(members[0])}: {reason}") from error

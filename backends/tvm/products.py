@@ -12,12 +12,14 @@ from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
 from .casts import widened_from
+from .choices import Site
 from .groups import Anchor, Group, Template
 from .kernels.dots import Instruction
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Reach
-from .kernels.gemm import Gemm, best_tile, gemm_kernel, is_paired_gemm, packed, paired
-from .kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tile, is_integer_gemm, packed_integers
+from .kernels.gemm import Gemm, gemm_kernel, is_paired_gemm, packed, paired, tiles
+from .kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tiles, is_integer_gemm, packed_integers
+from .kernels.tiles import Tile
 from .quantized import constant_weights, quantized
 
 if TYPE_CHECKING:
@@ -98,7 +100,6 @@ def _product(lowering: "Lowering", group: Group) -> Any:
         columns = right.shape[-1]
         assert isinstance(columns, int)
         sizes = Gemm(lead, _known(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
-        tile, operand = best_tile(sizes, lowering.machine), lowering.tensor(right)
     else:
         get = node.attributes.get
         weights = weights.T if get("transB", 0) else weights
@@ -107,13 +108,16 @@ def _product(lowering: "Lowering", group: Group) -> Any:
         narrow = widened_from(x) if is_paired_gemm(weights, lowering.machine) else None
         x = x if narrow is None else narrow
         sizes = Gemm(lead, *weights.shape, dtype=str(x.dtype))
-        tile = best_tile(sizes, lowering.machine)
-        operand = relax.const(
-            packed(weights.astype(np.float32, copy=False) if narrow is None else paired(weights), tile)
-        )
-    kernel = gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
-    arguments = [lowering.tensor(x), operand, *operands(lowering, group, sizes.columns)]
-    return lowering.prim_func("gemm", kernel, arguments, group.output.type)
+        weights = weights.astype(np.float32, copy=False) if narrow is None else paired(weights)
+    factor = lowering.tensor(right) if weights is None else None
+    left, beside = lowering.tensor(x), operands(lowering, group, sizes.columns)
+
+    def call(tile: Tile) -> Any:
+        kernel = gemm_kernel(sizes, tile, lowering.machine, group.epilogue)
+        operand = factor if weights is None else relax.const(packed(weights, tile))
+        return lowering.prim_func("gemm", kernel, [left, operand, *beside], group.output.type)
+
+    return lowering.choices.made(Site("gemm", str(node.location), sizes, tiles(sizes, lowering.machine), call))
 
 
 def _sums(lowering: "Lowering", group: Group) -> Any:
@@ -137,11 +141,15 @@ def _integer_product(
     x, weights = factors
     instruction = Instruction.of(lowering.machine, weights.T)
     sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
-    tile = integer_tile(sizes, instruction, lowering.machine)
-    kernel = integer_gemm_kernel(sizes, grids, instruction, tile, lowering.machine, group.epilogue)
-    packed = relax.const(packed_integers(weights, tile, instruction))
-    arguments = [lowering.tensor(x), packed, *beside, *operands(lowering, group, sizes.columns)]
-    return lowering.prim_func("integer_gemm", kernel, arguments, group.output.type)
+    left, beside = lowering.tensor(x), [*beside, *operands(lowering, group, sizes.columns)]
+
+    def call(tile: Tile) -> Any:
+        kernel = integer_gemm_kernel(sizes, grids, instruction, tile, lowering.machine, group.epilogue)
+        packed = relax.const(packed_integers(weights, tile, instruction))
+        return lowering.prim_func("integer_gemm", kernel, [left, packed, *beside], group.output.type)
+
+    ways = integer_tiles(sizes, instruction, lowering.machine)
+    return lowering.choices.made(Site("integer_gemm", str(group.anchor.location), sizes, ways, call))
 
 
 def _known(dim: Dim) -> int | None:

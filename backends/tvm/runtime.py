@@ -40,16 +40,15 @@ class Program:
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The results for inputs in order; what TVM's C++ throws, it raises."""
-        if self._threads is not None and getattr(_POOL, "threads", None) != self._threads:
-            _function("runtime.config_threadpool")(0, self._threads)
-            _POOL.threads = self._threads
-        arguments = [*map(_tensor_of, inputs), *self._weights]
+        if self._threads is not None:
+            use_threads(self._threads)
+        arguments = [*map(tensor_of, inputs), *self._weights]
         try:
             main = self._idle.get_nowait()
         except Empty:
             main = self._machine()
         try:
-            results = list(map(_array_of, main(*arguments)))
+            results = list(map(array_of, main(*arguments)))
         finally:
             self._idle.put(main)
         kept = {argument.data_ptr() for argument in arguments}
@@ -62,7 +61,14 @@ class Program:
         return machine["main"]
 
 
-def _tensor_of(array: np.ndarray) -> Any:
+def use_threads(number: int) -> None:
+    """Let what this thread calls run on so many threads."""
+    if getattr(_POOL, "threads", None) != number:
+        _function("runtime.config_threadpool")(0, number)
+        _POOL.threads = number
+
+
+def tensor_of(array: np.ndarray) -> Any:
     """An array as a tensor, which shares its memory if that is aligned."""
     octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return as_tensor(octets, array.shape, str(DType.of(array.dtype)))
@@ -75,7 +81,7 @@ def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
     return _viewed(_runtime().from_dlpack(octets), shape, dtype)
 
 
-def _array_of(tensor: Any) -> np.ndarray:
+def array_of(tensor: Any) -> np.ndarray:
     """A tensor as an array that shares its memory."""
     dtype = DType[str(tensor.dtype)].numpy
     octets = np.from_dlpack(_viewed(tensor, (np.prod(tensor.shape, dtype=int) * dtype.itemsize,), "uint8"))

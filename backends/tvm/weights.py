@@ -58,14 +58,14 @@ def read_weights(directory: Path) -> list[Any]:
         table = json.loads((directory / _TABLE).read_text(encoding="utf-8"))
         entries = [Entry(**entry) for entry in table]
         with (directory / _FILE).open("rb") as file:
-            octets = _memory(entries[-1].offset + entries[-1].size if entries else 0)
+            octets = in_large_pages(entries[-1].offset + entries[-1].size if entries else 0)
             file.readinto(octets.data)
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{directory / _FILE} can't be read: {error}") from error
     return [as_tensor(octets[entry.offset : entry.offset + entry.size], entry.shape, entry.dtype) for entry in entries]
 
 
-def _memory(size: int) -> np.ndarray:
+def in_large_pages(size: int) -> np.ndarray:
     """Bytes in large pages, if the system has any: products that stream weights would wait for the page table all the time."""
     if not size:
         return np.empty(0, np.uint8)

@@ -32,8 +32,13 @@ def message(result: Result) -> str:
 @pytest.mark.parametrize(
     ("arguments", "blocked", "expected"),
     [
-        (["--help"], f"{HEAVY},pydantic,numpy", ["build", "opt", "inspect", "bench", "compare", "passes", "targets"]),
-        (["build", "--help"], f"{HEAVY},numpy", ["--max-drop", "--backend"]),
+        (
+            ["--help"],
+            f"{HEAVY},pydantic,numpy",
+            ["build", "opt", "inspect", "bench", "compare", "tune", "passes", "targets"],
+        ),
+        (["build", "--help"], f"{HEAVY},numpy", ["--max-drop", "--backend", "--tuned"]),
+        (["tune", "--help"], f"{HEAVY},numpy", ["--budget"]),
         (["--version"], HEAVY, ["0."]),
         (["passes"], HEAVY, ["fold-constants", "quantize", "preset: split-sequences,cse,fold-constants"]),
         (["passes", "quantize"], HEAVY, ["lossy", "scheme=int8  int8|int8-dynamic", "how calibration"]),

@@ -32,6 +32,8 @@ _SMALL, _FEW = 1 << 17, 1 << 15
 """Multiply-adds, and weights, below which waking other threads costs more than they save."""
 _LOAD = 3
 """Multiply-adds that take as long as loading a vector of weights that is used once."""
+_STREAMS, _STALL = 10, 0.5
+"""Pixels whose channels are read side by side without waiting for a cache, and multiply-adds that each further one waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +108,20 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 
 
 @cache
-def best_tile(sizes: Convolution, machine: Machine) -> Tile:
-    """The tile with the least estimated time: rounds of multiply-adds for the busiest thread, and then loads for each."""
-    return min(_tiles(sizes, machine), key=lambda tile: _cost(sizes, tile, machine))
+def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
+    """All that fit, with the least estimated time first."""
+    return tuple(sorted(_tiles(sizes, machine), key=lambda tile: cost(sizes, tile, machine)))
 
 
-def rounds(sizes: Convolution, machine: Machine) -> int:
-    """Rounds of multiply-adds for each tap and channel, for the busiest thread."""
-    return _cost(sizes, best_tile(sizes, machine), machine)[0]
-
-
-def _cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, float]:
-    tasks, tiles = _tasks(sizes, tile, machine)
+def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float]:
+    """Rounds of multiply-adds for each tap and channel, for the busiest thread, and then loads for each."""
+    tasks, count = _tasks(sizes, tile, machine)
     loads, products = ceil_div(tile.columns, sizes.run) + tile.blocks, tile.columns * tile.blocks
     fetched = _LOAD * tile.blocks if _window(sizes).result == (1, 1) else 0
-    return ceil_div(tasks, machine.threads) * tiles * max(products, loads, fetched, LATENCY), loads / products
+    work = max(products, loads, fetched, LATENCY)
+    if sizes.window.is_point and not sizes.is_integer:  # weights don't stay in the first cache while pixels stream by
+        work += tile.blocks + _STALL * max(tile.columns - _STREAMS, 0)
+    return ceil_div(tasks, machine.threads) * count * work, loads / products
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
@@ -150,13 +151,13 @@ def _window(sizes: Convolution) -> Window:
     return sizes.window.flat() if sizes.window.is_point else sizes.window
 
 
-def packed(weights: np.ndarray, sizes: Convolution, machine: Machine) -> np.ndarray:
+def packed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
     """Weights `[filter, channel, row, column]` as `[panel, block, column, row, channel, filter of the panel]`.
 
     Those channels that are multiplied together lie together, behind the filters.
     """
     (blocks, step), together = sizes.steps, sizes.together
-    width = best_tile(sizes, machine).blocks * machine.lanes
+    width = tile.blocks * machine.lanes
     filters, depth, *kernel = weights.shape
     padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), weights.dtype)
     padded[:filters, :depth] = weights
@@ -179,12 +180,12 @@ def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: i
 
 
 @lru_cache
-def convolution_kernel(sizes: Convolution, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """A kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks.
 
     Behind the bias those of bytes take scales and, if they have any, offsets.
     """
-    tile, lanes = best_tile(sizes, machine), machine.lanes
+    lanes = machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     outer = ceil_div(sizes.filters, lanes)
     blocks, step = sizes.steps

@@ -69,8 +69,8 @@ class Gemm:
         return prod(sizes) if len(sizes) == len(self.lead) - self.batch else None
 
 
-def best_tile(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> Tile:
-    """The tile with the least estimated time: rounds of multiply-adds, and then bytes that each of them reads.
+def tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> list[Tile]:
+    """All that fit, with the least estimated time first: rounds of multiply-adds, and then bytes that each of them reads.
 
     Where `holds_rows`, elements of every row stay in registers, instead of one at a time.
     """
@@ -79,10 +79,10 @@ def best_tile(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> Tile
     def cost(tile: Tile) -> tuple[float, float]:
         vectors, work = len(tile.vectors), tile.rows * len(tile.vectors)
         high = 1 / tile.rows if rows is None else ceil_div(ceil_div(rows, tile.rows), chunks) * chunks
-        tiles = ceil_div(gemm.columns, tile.columns) * high
-        return tiles * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
+        count = ceil_div(gemm.columns, tile.columns) * high
+        return count * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
 
-    return min(_tiles(gemm, machine, holds_rows=holds_rows), key=cost)
+    return sorted(dict.fromkeys(_tiles(gemm, machine, holds_rows=holds_rows)), key=cost)
 
 
 def row_chunks(gemm: Gemm, machine: Machine) -> int:

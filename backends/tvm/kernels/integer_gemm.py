@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 from .bfloat16 import imported
 from .dots import DEPTH, Instruction
 from .epilogue import Epilogue, operand_buffers
-from .gemm import Gemm, as_matrices, as_matrix, best_tile, chunks_of, loop_over, stored
+from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, stored, tiles
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at, spread
@@ -31,10 +31,10 @@ def is_integer_gemm(weights: np.ndarray, machine: Machine) -> bool:
     return machine.has_integers and depth % DEPTH == 0 and columns >= machine.lanes
 
 
-def integer_tile(gemm: Gemm, instruction: Instruction, machine: Machine) -> Tile:
+def integer_tiles(gemm: Gemm, instruction: Instruction, machine: Machine) -> list[Tile]:
     """Of whole vectors; the last tile overlaps the one before it."""
     whole = Gemm(gemm.lead, gemm.depth, gemm.columns // machine.lanes * machine.lanes)
-    return best_tile(whole, machine, holds_rows=instruction.run > 1)
+    return tiles(whole, machine, holds_rows=instruction.run > 1)
 
 
 def packed_integers(weights: np.ndarray, tile: Tile, instruction: Instruction) -> np.ndarray:

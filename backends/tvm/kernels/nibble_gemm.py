@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import imported
 from .epilogue import Epilogue, operand_buffers
-from .gemm import Gemm, as_matrices, as_matrix, best_tile, chunks_of, loop_over, packed, stored, tile_sums
+from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, packed, stored, tile_sums, tiles
 from .machine import Machine
 from .rows import filled
 from .tiles import OPAQUE, Tile, ceil_div, heights
@@ -36,7 +36,7 @@ _WIDEST = 8
 def nibble_tile(gemm: Gemm, machine: Machine) -> Tile:
     """What a panel of weights is as wide as, and as many rows as are multiplied at once with one that is unpacked."""
     if gemm.rows is None or gemm.rows > _FEW:
-        return best_tile(gemm, machine)
+        return tiles(gemm, machine)[0]
     return Tile(gemm.rows, min(_few_columns(gemm.rows, machine), gemm.columns), machine.lanes)
 
 

@@ -10,6 +10,7 @@ tiles through all of it, so that what is transformed stays in the cache of the s
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from heapq import merge
 from itertools import product
 from typing import Any
 
@@ -21,7 +22,7 @@ from tvm.script.ir_builder import tirx as T
 
 from . import convolution
 from .approximations import number
-from .convolution import Convolution
+from .convolution import Convolution, Tile
 from .epilogue import Epilogue
 from .finish import Finish, operand_images
 from .machine import Machine
@@ -85,16 +86,25 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @cache
-def best_plan(sizes: Convolution, machine: Machine, speed: float = 1) -> Plan | None:
-    """The plan with the least estimated time, if it is less than that of doing without, which may be faster than floats are."""
-    window = sizes.window
+def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | Tile, ...]:
+    """How it can be done, with the least estimated time first: plans, and tiles of the convolution as it is written.
+
+    This may be done in another way that is so many times as fast as in float32.
+    """
+    window, tiles = sizes.window, convolution.tiles(sizes, machine)
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.gaps == (1, 1)
     if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
-        return None
-    plan = min(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine), default=None)
-    if plan is None or _cost(plan, sizes, machine)[0] > _GAIN / speed * _direct_cost(sizes, machine):
-        return None
-    return plan
+        return tiles
+    plans: dict[tuple[int, ...], Plan] = {}
+    for plan in sorted(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine)):
+        plans.setdefault((plan.side, plan.rows, plan.blocks, plan.shares), plan)  # with the best number of tiles
+
+    def cost(way: Plan | Tile) -> float:
+        if isinstance(way, Plan):
+            return _cost(way, sizes, machine)[0]
+        return _GAIN / speed * _direct_cost(way, sizes, machine)
+
+    return tuple(merge(plans.values(), tiles, key=cost))
 
 
 def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
@@ -135,10 +145,10 @@ def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
     return 4 * machine.lanes * plan.size**2 * plan.tiles * (ceil_div(sizes.channels, machine.lanes) + plan.blocks)
 
 
-def _direct_cost(sizes: Convolution, machine: Machine) -> float:
+def _direct_cost(tile: Tile, sizes: Convolution, machine: Machine) -> float:
     """Of the convolution as it is written."""
     fetched = _FETCH * ceil_div(sizes.filters, machine.lanes)
-    return _TAPS**2 * sizes.channels * max(convolution.rounds(sizes, machine), fetched)
+    return _TAPS**2 * sizes.channels * max(convolution.cost(sizes, tile, machine)[0], fetched)
 
 
 def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray:

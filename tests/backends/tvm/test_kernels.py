@@ -14,8 +14,8 @@ from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
 from planish.backends.tvm.kernels.dots import Instruction
 from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
-from planish.backends.tvm.kernels.gemm import Gemm, best_tile, gemm_kernel
-from planish.backends.tvm.kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tile
+from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, tiles
+from planish.backends.tvm.kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
@@ -47,8 +47,8 @@ def test_products_are_of_whole_vectors_and_call_no_library(name: str, add: str, 
     target = load_target(name)
     machine, gemm = Machine.of(target), Gemm((64,), 32, 96)
     epilogue = Epilogue((), (Step("Gelu", (), (0,)), Step("Tanh", (), (1,))))
-    kernel = gemm_kernel(gemm, best_tile(gemm, machine), machine, epilogue)
-    assembly, tile = assembly_of(kernel, target), best_tile(gemm, machine)
+    tile = tiles(gemm, machine)[0]
+    assembly = assembly_of(gemm_kernel(gemm, tile, machine, epilogue), target)
     assert whole_vectors(assembly, add, registers) >= tile.rows * len(tile.vectors)
     assert not re.search(r"\b(erff|expf|tanhf)\b", assembly)
 
@@ -61,10 +61,8 @@ def test_sums_of_convolutions_stay_in_registers(name: str, add: str, registers: 
     window = Window((20, 60), (20, 60), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
     sizes = Convolution(1, 64, 64, 1, 64, window, machine.lanes)
     epilogue = Epilogue((Operand(Reach.ELEMENTS),), (Step("Add", (), (0, 1)), Step("Relu", (), (2,))))
-    assembly, tile = (
-        assembly_of(convolution_kernel(sizes, machine, epilogue), target),
-        convolution.best_tile(sizes, machine),
-    )
+    tile = convolution.tiles(sizes, machine)[0]
+    assembly = assembly_of(convolution_kernel(sizes, tile, machine, epilogue), target)
     assert whole_vectors(assembly, add, registers) >= 3 * 2 * tile.columns * tile.blocks
     assert "Workspace" not in assembly
 
@@ -81,7 +79,7 @@ def test_rounding_calls_no_library(name: str) -> None:
 def test_products_of_bfloat16_are_of_pairs(depth: int) -> None:
     target = load_target("x86-64-avx512-bf16")
     machine, gemm = Machine.of(target), Gemm((64,), depth, 96, dtype="bfloat16")
-    tile = best_tile(gemm, machine)
+    tile = tiles(gemm, machine)[0]
     assembly = assembly_of(gemm_kernel(gemm, tile, machine, Epilogue((), (Step("Cast", (), (0,)),))), target)
     assert whole_vectors(assembly, "vdpbf16ps", "%zmm") >= tile.rows * len(tile.vectors) * (1 + depth % 2)
     assert "vfmadd" not in assembly
@@ -112,7 +110,7 @@ def test_products_of_bytes_pick_numbers_out_of_vectors_on_aarch64() -> None:
     target = load_target("aarch64-dotprod")
     machine, gemm = Machine.of(target), Gemm((128,), 768, 768)
     instruction = Instruction.of(machine, np.zeros((768, 768), np.int8))
-    tile = integer_tile(gemm, instruction, machine)
+    tile = integer_tiles(gemm, instruction, machine)[0]
     kernel = integer_gemm_kernel(gemm, Grids(is_scaled=True), instruction, tile, machine, Epilogue())
     (loop,) = [loop for loop in loops_of(assembly_of(kernel, target)) if count(loop, "sdot")]
     vectors = len(tile.vectors)
@@ -132,8 +130,8 @@ def test_convolutions_of_bytes_multiply_four_channels_at_once_on_aarch64(stride:
     image, result = (28 * stride, 28 * stride), (28, 28)
     window = Window(image, result, (3, 3), (stride, stride), (1, 1), (1, 1), (1, 1))
     sizes = Convolution(1, 128, 128, 1, 128, window, 4, instruction, has_offsets=True)
-    tile = convolution.best_tile(sizes, machine)
-    assembly = assembly_of(convolution_kernel(sizes, machine, Epilogue()), target)
+    tile = convolution.tiles(sizes, machine)[0]
+    assembly = assembly_of(convolution_kernel(sizes, tile, machine, Epilogue()), target)
     loops = [loop for loop in loops_of(assembly) if count(loop, "sdot")]
     assert max(count(loop, "sdot") for loop in loops) == tile.columns * tile.blocks
     assert min(count(loop, "sdot") for loop in loops) == (tile.columns - 1) * tile.blocks

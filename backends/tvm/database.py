@@ -1,0 +1,97 @@
+"""What `planish tune` has measured, in a file: for each target and kernel the fastest parameters.
+
+The file is JSON with sorted keys, to be read, compared and kept beside a recipe. Sizes that it doesn't know are left to the
+estimated time.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...ir.errors import ModelError, UsageError
+from ...targets import Target
+from .choices import Choices, Parameters, spelled
+from .kernels.machine import Machine
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Entry(_Section):
+    """A kernel of some sizes.
+
+    Attributes:
+        parameters: the fastest ones.
+        gain: the time by the parameters of the least estimated time over the time by these.
+    """
+
+    parameters: Parameters
+    gain: float = Field(gt=0)
+
+
+class Database(_Section):
+    """What was measured.
+
+    Attributes:
+        format: of the file.
+        targets: by what matters of a target, and then by kernel and sizes.
+    """
+
+    format: Literal[1] = 1
+    targets: Mapping[str, Mapping[str, Entry]] = {}
+
+    @property
+    def digest(self) -> str:
+        """A hash of the content."""
+        return sha256(self._text.encode()).hexdigest()
+
+    def of(self, target: Target) -> Mapping[str, Entry]:
+        """What was measured on a target like this."""
+        return self.targets.get(_key(target), {})
+
+    def choices(self, target: Target, source: str) -> Choices:
+        return Choices({key: entry.parameters for key, entry in self.of(target).items()}, source)
+
+    def having(self, target: Target, kernel: str, entry: Entry) -> "Database":
+        """A copy with one more entry."""
+        known = {**self.of(target), kernel: entry}
+        return self.model_copy(update={"targets": {**self.targets, _key(target): known}})
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        with TemporaryDirectory(prefix=".planish-", dir=path.parent) as folder:
+            draft = Path(folder, path.name)
+            draft.write_text(self._text, encoding="utf-8")
+            draft.replace(path)
+
+    @property
+    def _text(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+
+def read_database(path: Path) -> Database:
+    """A database from its file.
+
+    Raises:
+        UsageError: there is no such file.
+        ModelError: it is broken, or of a newer version.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no database {path}: `planish tune` writes one")
+    try:
+        return Database.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ModelError(f"{path} is no database of `planish tune`: {place and f'{place}: '}{fault['msg']}") from None
+
+
+def _key(target: Target) -> str:
+    """What matters of a target: the CPU that instructions are ordered for, and what its kernels know of it."""
+    return f"{target.mcpu} {spelled(Machine.of(target))}"

@@ -1,0 +1,121 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Kernels that are called alone, and timed.
+
+Each call reads another copy of the weights, as many as the model's weights take memory: they don't stay in a cache in the model
+either. What else a kernel reads is the same, as the one before it has just written that.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import IRModule, tirx
+
+from ...ir.types import DType
+from ...passes.check import drift
+from .runtime import ALIGNMENT, array_of, as_tensor, tensor_of
+from .weights import in_large_pages
+
+_TURNS, _TURN = 32, 0.001
+"""Of each of two kernels that are compared, and the seconds that one takes at the least."""
+_ENOUGH, _LONGEST = 12, 1.0
+"""Turns that will do where more of them would take longer than so many seconds."""
+_FIRST, _SLOWER = 6, 0.9
+"""Turns after which a kernel is given up whose speed is less than this part of the other's."""
+_QUIET = 0.25
+"""The quantile of turns that counts: what else a machine does only ever slows them down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a kernel is called with.
+
+    Attributes:
+        inputs: and in the places of weights nothing.
+        weights: by their places among the inputs.
+        results: as they are before the call.
+    """
+
+    inputs: Sequence[np.ndarray | None]
+    weights: dict[int, np.ndarray]
+    results: Sequence[np.ndarray]
+
+    def rows(self, memory: int) -> Iterator[list[Any]]:
+        """Tensors in order, for ever: with as many copies of the weights as there is memory for."""
+        size = sum(_padded(array) for array in self.weights.values())
+        pool = in_large_pages(size * max(memory // size, 1)) if size else np.empty(0, np.uint8)
+        held = [None if array is None else tensor_of(array) for array in self.inputs]
+        results = [tensor_of(array.copy()) for array in self.results]
+        rows: list[list[Any]] = []
+        for start in range(0, pool.size, size) if size else (0,):
+            row, offset = list(held), start
+            for index, array in self.weights.items():
+                octets = pool[offset : offset + array.nbytes]
+                octets[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                row[index] = as_tensor(octets, array.shape, str(DType.of(array.dtype)))
+                offset += _padded(array)
+            rows.append([*row, *results])
+        return cycle(rows)
+
+
+def compiled(kernel: tirx.PrimFunc, kind: tvm.target.Target) -> Any:
+    """A function of tensors, in this process."""
+    module = IRModule({"main": kernel.with_attr("global_symbol", "main")})
+    return tvm.compile(module, target=kind)["main"]
+
+
+class Trial:
+    """A kernel that was compiled, and called for the first time."""
+
+    def __init__(self, run: Any, arguments: Arguments, memory: int) -> None:
+        """With copies of the weights in so much memory."""
+        self._run = run
+        self._rows = arguments.rows(memory)
+        row = next(self._rows)
+        self._run(*row)
+        self.results = [array_of(tensor).copy() for tensor in row[len(arguments.inputs) :]]
+        self._calls = 1
+        self._calls = max(1, int(_TURN / self.turn()))
+
+    def turn(self) -> float:
+        """Seconds of a call, over as many as it takes to time them."""
+        start = time.perf_counter()
+        for _ in range(self._calls):
+            self._run(*next(self._rows))
+        return (time.perf_counter() - start) / self._calls
+
+    def seconds(self) -> float:
+        """Of a call, roughly."""
+        return float(np.quantile([self.turn() for _ in range(_FIRST)], _QUIET))
+
+    def speedup_over(self, other: "Trial") -> float:
+        """The other's time over its own, in turns; the lower one of two halves of the turns."""
+        times = np.empty((2, _TURNS))
+        start, done = time.perf_counter(), 0
+        while done < _ENOUGH or (done < _TURNS and time.perf_counter() - start < _LONGEST):
+            for row in (0, 1) if done % 2 else (1, 0):
+                times[row, done] = (self, other)[row].turn()
+            done += 1
+            if done == _FIRST and _ratio(times[:, :done]) < _SLOWER:
+                return _ratio(times[:, :done])
+        return min(_ratio(times[:, : done // 2]), _ratio(times[:, done // 2 : done]))
+
+    def error(self, other: "Trial") -> float:
+        """The relative difference of its results from another's on the same inputs."""
+        mine, others = ([{"": array.astype(np.float32)} for array in trial.results] for trial in (self, other))
+        return drift(others, mine)
+
+
+def _ratio(times: np.ndarray) -> float:
+    mine, others = np.quantile(times, _QUIET, axis=1)
+    return float(others / mine)
+
+
+def _padded(array: np.ndarray) -> int:
+    """Bytes up to the next array that kernels can read."""
+    return -(-array.nbytes // ALIGNMENT) * ALIGNMENT

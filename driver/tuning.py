@@ -1,0 +1,105 @@
+"""`planish tune`: the fastest kernels of a model by measurement, into a file that builds take."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ..backends import find_backend
+from ..backends.machine import runs_here
+from ..ir.errors import TargetError, UsageError
+from ..targets.load import load_target
+from .bench import sample_for
+from .data import sizes_in
+from .lowering import lower
+from .measurement import Ratio, interleaved
+from .optimize import optimize_file
+from .reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from ..backends.tvm.tuning import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What `tune` has found out.
+
+    Attributes:
+        findings: of the kernels that were measured, those that take the most time first.
+        kernels: of the model that can be generated in several ways.
+        known: how many of them were in the file before.
+        speedup: of the whole model against estimated times; None where the file says the same as these.
+    """
+
+    findings: "Sequence[Finding]"
+    kernels: int
+    known: int
+    speedup: Ratio | None
+
+
+def tune(
+    model: str,
+    output: Path,
+    *,
+    pipeline: str = "cleanup,fuse",
+    data: str | None = None,
+    target: str = "native",
+    minutes: float = 5.0,
+    reporter: Reporter = SILENT,
+) -> Tuned:
+    """Measure the kernels that a model takes, and write the fastest parameters of each into a file.
+
+    What is found is written one by one, so that an interrupt leaves what is known by then.
+
+    Args:
+        model: a reference.
+        output: the file; what it knows already stays, and isn't measured again.
+        pipeline: that the model is built with.
+        data: that passes calibrate on, and of which the first sample is run; random numbers without it.
+        target: that the model is built for.
+        minutes: for kernels; what was begun within them is brought to its end.
+        reporter: hears of progress.
+
+    Raises:
+        UsageError: the file isn't called `.json` or can't be there, or the pipeline or the target makes no sense.
+        ModelError: the model, the data or the file can't be used.
+        TargetError: the target isn't a machine like this one, or TVM isn't installed or can't run the model.
+        CheckError: a pass or a kernel changes what the model computes.
+    """
+    machine, backend = load_target(target), find_backend("tvm")
+    if output.suffix != ".json":
+        raise UsageError(f"{output} must end in .json")
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent} to write {output.name} into")
+    if not runs_here(machine.architecture, machine.features):
+        raise TargetError(f"kernels for {machine.name} can't be measured here: tune on a machine that has all it has")
+    if missing := backend.available():
+        raise TargetError(f"backend {backend.name} is not installed: {missing}")
+    from ..backends.tvm.database import Database, Entry, read_database
+    from ..backends.tvm.tuning import Tuning
+
+    database = read_database(output) if output.exists() else Database()
+    graph = optimize_file(model, pipeline, None, target=target, data=data, reporter=reporter).graph
+    with TemporaryDirectory(prefix="planish-") as scratch:
+        reporter.stage("compiling the model by estimated times")
+        estimated = lower(graph, backend, machine, Path(scratch, "estimated"))
+        sample = sample_for(estimated, data)
+        reporter.stage("measuring kernels")
+        tuning = Tuning(graph, machine, sizes_in(sample, estimated.executable.inputs))
+        known = database.of(machine).keys() & tuning.kernels
+        findings: list[Finding] = []
+        for finding in tuning.findings(known, time.monotonic() + 60 * minutes):
+            findings.append(finding)
+            database = database.having(machine, finding.kernel, Entry(parameters=finding.fastest, gain=finding.gain))
+            database.write(output)
+            reporter.progress("measuring kernels", len(findings), len(tuning.kernels) - len(known))
+        speedup = None
+        if any(entry.gain > 1 for key, entry in database.of(machine).items() if key in tuning.kernels):
+            reporter.stage("comparing the model as tuned with the one before")
+            tuned = lower(graph, backend.tuned(output), machine, Path(scratch, "tuned"))
+            runs = [lambda model=model: model.executable.run(sample) for model in (estimated, tuned)]
+            before, after = interleaved(runs)
+            speedup = after.speedup_over(before)
+    return Tuned(findings, len(tuning.kernels), len(known), speedup)
