@@ -21,7 +21,7 @@ from .runtime import Program
 from .weights import read_weights, write_weights
 
 if TYPE_CHECKING:
-    from ...ir.graph import Graph
+    from ...ir.graph import Graph, Value
     from ...passes.base import Feeds
     from ...targets import Target
     from .choices import Choices
@@ -159,20 +159,22 @@ def _check(legal: "Graph", source: "Graph", target: "Target", choices: "Choices"
     Raises:
         CheckError: a kernel is wrong.
     """
-    from .kernel_check import check_kernels, expose
+    from .kernel_check import check_kernels, parts_of
     from .lowering import kernels
 
-    values = expose(legal, [node for node, _ in kernels(legal)])
-    with TemporaryDirectory(prefix="planish-") as folder:
-        library = Path(folder) / _LIBRARY
-        weights, _, _ = _build(legal, source, target, choices, cache, library)
-        program = Program(library, weights, target.threads)
+    nodes = [[node] if group is None else [group.anchor, *group.chain] for node, group in kernels(legal)]
+    for part in parts_of(legal, nodes):
+        values = part.expose(legal)
+        with TemporaryDirectory(prefix="planish-") as folder:
+            library = Path(folder) / _LIBRARY
+            weights, _, _ = _build(legal, source, target, choices, cache, library)
+            program = Program(library, weights, target.threads)
 
-    def run(probe: "Feeds") -> list[np.ndarray]:
-        results = program([carried(np.asarray(probe[value.name], order="C")) for value in legal.inputs])
-        return [restored(result, value.dtype) for result, value in zip(results, values, strict=False)]
+        def run(probe: "Feeds", program: Program = program, values: Sequence["Value"] = values) -> list[np.ndarray]:
+            results = program([carried(np.asarray(probe[value.name], order="C")) for value in legal.inputs])
+            return [restored(result, value.dtype) for result, value in zip(results, values, strict=False)]
 
-    check_kernels(legal, values, run)
+        check_kernels(legal, part, run)
 
 
 def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:

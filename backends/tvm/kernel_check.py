@@ -1,11 +1,13 @@
 """Whether each kernel of a model computes what its nodes mean.
 
-The library is built once more with everything that kernels hand to each other among its results, and run on a random input.
-Then the interpreter goes through the nodes, and takes what a kernel was given from the library, so that no kernel answers for
+The library is built once more with everything that kernels hand to each other among its results, or part by part if that is much,
+and run on a random input. Then the interpreter goes through the nodes, and takes what a kernel was given from the library, so that no kernel answers for
 the roundings of those before it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,25 +23,66 @@ from ...passes.check import drift, is_close, make_probes
 Run = Callable[[Feeds], Sequence[np.ndarray]]
 """From inputs by name to the values that were exposed."""
 
+_MOST = 1 << 30
+"""Bytes of values that are checked at once, about."""
 _FINE, _COARSE = 1e-4, 0.02
 """The relative error that kernels of a graph may have: in float32 and wider, and where it rounds to 16 bits or fewer."""
 
 
-def expose(graph: Graph, nodes: Sequence[Node]) -> list[Value]:
-    """Make a graph return what some nodes yield instead of its own outputs; these values in order."""
-    values = [value for node in nodes for value in node.outputs if value.use_count or graph.is_output(value)]
-    graph.outputs.clear()
-    graph.outputs.update((f"checked_{index}", value) for index, value in enumerate(values))
-    return values
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Kernels that are checked at once.
+
+    Attributes:
+        checked: what they yield.
+        given: what kernels before them have yielded, and they read.
+    """
+
+    checked: tuple[Value, ...]
+    given: tuple[Value, ...]
+
+    def expose(self, graph: Graph) -> tuple[Value, ...]:
+        """Make a graph return these values instead of its own outputs."""
+        values = self.checked + self.given
+        graph.outputs.clear()
+        graph.outputs.update((f"checked_{index}", value) for index, value in enumerate(values))
+        return values
 
 
-def check_kernels(graph: Graph, values: Sequence[Value], run: Run) -> None:
+def parts_of(graph: Graph, kernels: Sequence[Sequence[Node]]) -> list[Part]:
+    """The kernels of a graph, in parts whose values fit into memory together.
+
+    Args:
+        graph: as it is before anything is exposed.
+        kernels: the nodes of each, the one that yields its values last, in order.
+    """
+    parts: list[Part] = []
+    before: set[Value] = set()
+    checked, given, size = dict[Value, None](), dict[Value, None](), 0
+    for nodes in kernels:
+        yielded = [value for value in nodes[-1].outputs if value.use_count or graph.is_output(value)]
+        checked |= dict.fromkeys(yielded)
+        given |= {value: None for node in nodes for value in node.inputs if value in before}
+        size += sum(map(_size, yielded))
+        if checked and (size > _MOST or nodes is kernels[-1]):
+            parts.append(Part(tuple(checked), tuple(given)))
+            before |= checked.keys()
+            checked, given, size = dict[Value, None](), dict[Value, None](), 0
+    return parts
+
+
+def _size(value: Value) -> int:
+    """Bytes, about: sizes that aren't known are small in probes."""
+    return value.dtype.bits * prod(size for size in value.shape if isinstance(size, int)) // 8
+
+
+def check_kernels(graph: Graph, part: Part, run: Run) -> None:
     """Hold what kernels yield to the interpreter.
 
     Args:
-        graph: that the values are of.
-        values: what `run` gives, each of which a kernel yields.
-        run: the library.
+        graph: that they are of.
+        part: of its kernels.
+        run: the library, which gives the values of the part.
 
     Raises:
         CheckError: a kernel is wrong; its layer is named.
@@ -48,13 +91,14 @@ def check_kernels(graph: Graph, values: Sequence[Value], run: Run) -> None:
         probe = make_probes(graph, [], held_to_types=True)[0]
     except ModelError:  # the model takes no random input
         return
-    found = dict(zip(values, run(probe), strict=True))
-    limit = _COARSE if any(map(_is_coarse, graph.nodes)) else _FINE
+    found = dict(zip((*part.checked, *part.given), run(probe), strict=True))
+    limit, checked = _COARSE if any(map(_is_coarse, graph.nodes)) else _FINE, set(part.checked)
 
     def observe(value: Value, expected: Any) -> Any:
         if value not in found:
             return None
-        _compare(value, to_numpy(expected), found[value], limit)
+        if value in checked:
+            _compare(value, to_numpy(expected), found[value], limit)
         return to_torch(found[value])
 
     Interpreter(graph).run(probe, observe)

@@ -119,7 +119,7 @@ def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float
     loads, products = ceil_div(tile.columns, sizes.run) + tile.blocks, tile.columns * tile.blocks
     fetched = _LOAD * tile.blocks if _window(sizes).result == (1, 1) else 0
     work = max(products, loads, fetched, LATENCY)
-    if sizes.window.is_point and not sizes.is_integer:  # weights don't stay in the first cache while pixels stream by
+    if sizes.window.is_point and sizes.instruction is None:
         work += tile.blocks + _STALL * max(tile.columns - _STREAMS, 0)
     return ceil_div(tasks, machine.threads) * count * work, loads / products
 

@@ -59,6 +59,26 @@ def test_a_kernel_that_is_wrong_stops_the_build(make_graph, cache, target, tmp_p
     assert not (tmp_path / "dist").exists()
 
 
+@pytest.mark.parametrize("most", [0, 1 << 30])
+def test_kernels_are_checked_in_parts_that_fit_into_memory(
+    make_graph, cache, target, tmp_path, monkeypatch, most
+) -> None:
+    """A wrong kernel is found where it stands, in whatever part; those behind it are right, for what they are given."""
+    wrong = {**elements.ELEMENTS, "Tanh": lambda get, x: elements.ELEMENTS["Sigmoid"](get, x)}
+    monkeypatch.setattr(epilogue, "ELEMENTS", wrong)
+    monkeypatch.setattr("planish.backends.tvm.kernel_check._MOST", most)
+    weights = np.random.default_rng(0).standard_normal((DEPTH, DEPTH), np.float32)
+
+    def build(op, x):
+        y = op.Softmax(op.MatMul(x, weights))
+        return op.Softmax(op.Tanh(op.MatMul(op.Add(y, x), weights)))
+
+    with pytest.raises(CheckError, match="layer: TVM's kernel up to Tanh"):
+        write_artifact(tmp_path / "dist", make_graph(build, 6, DEPTH), find_backend("tvm"), target)
+    monkeypatch.setattr(epilogue, "ELEMENTS", elements.ELEMENTS)
+    write_artifact(tmp_path / "dist", make_graph(build, 7, DEPTH), find_backend("tvm"), target)
+
+
 def test_what_a_compiler_left_half_written_is_no_kernel(cache) -> None:
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
