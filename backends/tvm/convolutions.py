@@ -69,9 +69,9 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     if groups == images.channels == filters > 1:
         return _depthwise(lowering, group, data[:, 0], bias, window)
     is_blocked = _is_worth_blocks(lowering, x) or groups > 1
-    groups, data = merged(groups, data, images.channels, lanes)
+    groups, wide, data = merged(groups, data, images.channels, lanes)
     block = lanes if is_blocked else 0
-    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block)
+    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block, wide=wide)
     return Blocked(_convolved(lowering, group, sizes, data, bias))
 
 
@@ -168,13 +168,14 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
             kernel = integer_depthwise_kernel(sizes, machine, group.epilogue)
             arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
             return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
-    groups, weights = merged(groups, weights, images.channels, machine.lanes)
+    groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
     is_narrow = images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts
     block = DEPTH if is_narrow else machine.lanes
     instruction = Instruction.of(machine, np.moveaxis(weights, 1, -1))
     beside = _beside(found, weights, bias, window, machine.lanes, instruction.shift)
+    depth, has_offsets = weights.shape[1], len(beside) > 2
     sizes = Convolution(
-        images.batch, images.channels, filters, groups, weights.shape[1], window, block, instruction, len(beside) > 2
+        images.batch, images.channels, filters, groups, depth, window, block, instruction, has_offsets, wide
     )
     floats = replace(sizes, instruction=None, has_offsets=False)
     if not is_narrow and isinstance(ways(floats, machine, instruction.speed)[0], Plan):

@@ -50,6 +50,7 @@ class Convolution:
         block: channels of a block of the images; 0 where they are the second axis.
         instruction: what multiplies bytes; None where the images are of float32.
         has_offsets: whether sums of bytes start from anything but 0.
+        wide: filters of a group, if the last one has fewer than the others; whole blocks of them.
     """
 
     batch: int | None
@@ -61,6 +62,11 @@ class Convolution:
     block: int
     instruction: Instruction | None = None
     has_offsets: bool = False
+    wide: int = 0
+
+    def group_blocks(self, lanes: int) -> int:
+        """Of filters, in a group: the last one may have fewer."""
+        return ceil_div(self.wide or self.filters // self.groups, lanes)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -92,19 +98,22 @@ class Tile:
     blocks: int
 
 
-def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple[int, np.ndarray]:
-    """As few groups as there are runs of whole blocks that no group crosses, and weights with zeros for other groups' channels."""
+def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple[int, int, np.ndarray]:
+    """As few groups as there are runs of whole blocks that no group crosses, and how many filters each has but the last.
+
+    With them, weights with zeros for other groups' channels.
+    """
     filters, depth, *kernel = weights.shape
     wide = filters // groups
     together = lcm(lanes // gcd(lanes, depth), lanes // gcd(lanes, wide))
     if together == 1 or groups == 1:
-        return groups, weights
+        return groups, wide, weights
     count = ceil_div(groups, together)
     spread = np.zeros((filters, channels if count == 1 else together * depth, *kernel), weights.dtype)
     for group in range(groups):
         first, rows = group % together * depth, slice(group * wide, (group + 1) * wide)
         spread[rows, first : first + depth] = weights[rows]
-    return count, spread
+    return count, min(together * wide, filters), spread
 
 
 @cache
@@ -126,7 +135,7 @@ def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
     """All that fit into the registers, beside a row of weights and a broadcast element."""
-    blocks = ceil_div(sizes.filters, machine.lanes) // sizes.groups
+    blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
     width = _window(sizes).result[1]
     for count in (count for count in range(1, machine.registers) if blocks % count == 0):
         for columns in range(1, min(width, machine.registers) + 1):
@@ -281,7 +290,7 @@ class _Code:
         image, panel, row = place["image"], place["panel"], place["row"]
         blocks, together = sizes.steps[0], sizes.together
         first = panel * self.tile.blocks
-        group = 0 if sizes.groups == 1 else first // (ceil_div(sizes.filters, lanes) // sizes.groups)
+        group = 0 if sizes.groups == 1 else first // sizes.group_blocks(lanes)
         whole = lanes_at(0, lanes)
         for column, line in enumerate(sums):
             for number, held in enumerate(line):

@@ -22,6 +22,8 @@ CASES = {
     "dilated": ((1, 33, 13, 9), (24, 33, 2, 3), {"dilations": (3, 2), "strides": (1, 2), "pads": (2, 1, 3, 5)}),
     "wide": ((1, 16, 2, 67), (16, 16, 1, 3), {"auto_pad": "SAME_LOWER", "strides": (1, 2)}),
     "groups-of-blocks": ((1, 64, 6, 6), (128, 32, 3, 3), {"group": 2, "pads": (1, 1, 1, 1)}),
+    "groups-of-blocks-and-a-half": ((1, 72, 6, 6), (72, 24, 3, 3), {"group": 3, "pads": (1, 1, 1, 1)}),
+    "many-such-groups": ((1, 280, 5, 4), (280, 40, 1, 1), {"group": 7}),
     "groups-of-less": ((2, 12, 6, 6), (8, 3, 3, 3), {"group": 4, "auto_pad": "SAME_UPPER"}),
     "depthwise": ((2, 37, 9, 19), (37, 1, 3, 5), {"group": 37, "strides": (1, 2), "pads": (1, 2, 0, 3)}),
     "depthwise-dilated": ((1, 16, 40, 6), (16, 1, 3, 3), {"group": 16, "dilations": (2, 3), "pads": (2, 3, 2, 3)}),
