@@ -30,7 +30,15 @@ def quantized(example) -> Graph:
     ).graph
 
 
-@pytest.fixture(params=["onnxruntime", "tvm"])
+WAYS = [
+    pytest.param(name, backend, marks=[pytest.mark.slow] if (name, backend) == ("ocr", "tvm") else [])
+    for name in ("digits", "minilm", "ocr")
+    for backend in ("onnxruntime", "tvm")
+]
+"""Where an image's width isn't known, TVM has no kernels but its own, which take minutes."""
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Backend:
     backend = find_backend(request.param)
     if missing := backend.available():
@@ -38,11 +46,13 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return backend
 
 
+@pytest.mark.parametrize(("example", "backend"), WAYS, indirect=True)
 def test_a_backend_differs_by_no_more_than_rounding(example, quantized, backend, tmp_path: Path) -> None:
     candidate = lower(quantized, backend, native(), tmp_path / "dist")
     check_lowering(candidate, quantized, [example.feeds])
 
 
+@pytest.mark.parametrize(("example", "backend"), WAYS, indirect=True)
 def test_every_node_means_in_a_backend_what_it_means(example, quantized, backend, tmp_path: Path) -> None:
     """Held to the interpreter on the very operands that the backend had, where no rounding can hide a wrong kernel."""
     graph = legalized(quantized, native(), backend.name)
