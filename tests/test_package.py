@@ -135,7 +135,7 @@ ALWAYS = {
     "onnx_ir": {"frontends/onnx.py", "frontends/onnx_weights.py", "backends/"},
     "networkx": {"ir/analysis/"},
     "scipy": {"ir/analysis/"},
-    "pydantic": {"driver/recipe.py"},
+    "pydantic": {"backends/tvm/database.py", "driver/recipe.py"},
 }
 """Where a library may be imported when a module is."""
 INSIDE_FUNCTIONS = {

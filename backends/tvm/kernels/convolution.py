@@ -99,21 +99,21 @@ class Tile:
 
 
 def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple[int, int, np.ndarray]:
-    """As few groups as there are runs of whole blocks that no group crosses, and how many filters each has but the last.
+    """As few groups as there are runs of whole blocks that no group crosses.
 
-    With them, weights with zeros for other groups' channels.
+    With them, how many filters each has if the last one has fewer (0 otherwise), and weights with zeros for other groups' channels.
     """
     filters, depth, *kernel = weights.shape
     wide = filters // groups
     together = lcm(lanes // gcd(lanes, depth), lanes // gcd(lanes, wide))
     if together == 1 or groups == 1:
-        return groups, wide, weights
+        return groups, 0, weights
     count = ceil_div(groups, together)
     spread = np.zeros((filters, channels if count == 1 else together * depth, *kernel), weights.dtype)
     for group in range(groups):
         first, rows = group % together * depth, slice(group * wide, (group + 1) * wide)
         spread[rows, first : first + depth] = weights[rows]
-    return count, min(together * wide, filters), spread
+    return count, 0 if count * together == groups or count == 1 else together * wide, spread
 
 
 @cache
