@@ -159,11 +159,12 @@ def _check(legal: "Graph", source: "Graph", target: "Target", choices: "Choices"
     Raises:
         CheckError: a kernel is wrong.
     """
-    from .kernel_check import check_kernels, parts_of
+    from .kernel_check import check_kernels, parts_of, random_input
     from .lowering import kernels
 
     nodes = [[node] if group is None else [group.anchor, *group.chain] for node, group in kernels(legal)]
-    for part in parts_of(legal, nodes):
+    probe = random_input(legal)
+    for part in parts_of(legal, nodes) if probe is not None else ():
         values = part.expose(legal)
         with TemporaryDirectory(prefix="planish-") as folder:
             library = Path(folder) / _LIBRARY
@@ -174,7 +175,7 @@ def _check(legal: "Graph", source: "Graph", target: "Target", choices: "Choices"
             results = program([carried(np.asarray(probe[value.name], order="C")) for value in legal.inputs])
             return [restored(result, value.dtype) for result, value in zip(results, values, strict=False)]
 
-        check_kernels(legal, part, run)
+        check_kernels(legal, part, probe, run)
 
 
 def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:

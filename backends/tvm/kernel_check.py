@@ -76,21 +76,26 @@ def _size(value: Value) -> int:
     return value.dtype.bits * prod(size for size in value.shape if isinstance(size, int)) // 8
 
 
-def check_kernels(graph: Graph, part: Part, run: Run) -> None:
+def random_input(graph: Graph) -> Feeds | None:
+    """One, or None if the model takes none."""
+    try:
+        return make_probes(graph, [], held_to_types=True)[0]
+    except ModelError:
+        return None
+
+
+def check_kernels(graph: Graph, part: Part, probe: Feeds, run: Run) -> None:
     """Hold what kernels yield to the interpreter.
 
     Args:
         graph: that they are of.
         part: of its kernels.
+        probe: an input.
         run: the library, which gives the values of the part.
 
     Raises:
         CheckError: a kernel is wrong; its layer is named.
     """
-    try:
-        probe = make_probes(graph, [], held_to_types=True)[0]
-    except ModelError:  # the model takes no random input
-        return
     found = dict(zip((*part.checked, *part.given), run(probe), strict=True))
     limit, checked = _COARSE if any(map(_is_coarse, graph.nodes)) else _FINE, set(part.checked)
 
