@@ -20,6 +20,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
@@ -50,6 +51,7 @@ def check_case(case: Case, paths: Sequence[str], passes: str, folder: Path) -> d
     """The outcome of a case on each path, after some passes."""
     import planish
     from planish.ir.errors import PlanishError
+    from planish.ir.graph import nested
     from planish.passes.manager import Verify
 
     outcomes: dict[str, Outcome] = {}
@@ -62,12 +64,13 @@ def check_case(case: Case, paths: Sequence[str], passes: str, folder: Path) -> d
         graph = planish.optimize(_imported(file), passes, verify=Verify.STRUCTURE).graph
     except Exception as error:  # all of them are findings
         return outcomes | dict.fromkeys(ours, _classed(case, error, PlanishError))
+    written = {node.operator.rpartition("::")[2] for part in nested(graph) for node in part.nodes}
     for path in ours:
         try:
             _compare(case, _run(graph, path, _feeds(case), folder / path))
             outcomes[path] = ("equal", "")
         except Exception as error:
-            outcomes[path] = _classed(case, error, PlanishError)
+            outcomes[path] = _classed(case, error, PlanishError, written)
     if outcomes.get("onnxruntime", ("",))[0] == outcomes.get(RUNTIME_ALONE, ("",))[0] == "wrong":
         outcomes["onnxruntime"] = "theirs", outcomes["onnxruntime"][1]
     return outcomes
@@ -168,13 +171,14 @@ def _comparable(expected: Sequence[Any], results: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _classed(case: Case, error: Exception, refusal: type[Exception]) -> Outcome:
+def _classed(case: Case, error: Exception, refusal: type[Exception], after: AbstractSet[str] = frozenset()) -> Outcome:
+    """What an error counts as. A refusal names an operator of the case, or one that the passes wrote for it."""
     if isinstance(error, AssertionError | Unequal):
         return "wrong", _line(error)
     if not isinstance(error, refusal):
         return "crash", f"{type(error).__name__}: {_line(error)}"
-    names = {node.op_type for node in _nodes(case.model.graph)} | {node.op_type for node in _function_nodes(case.model)}
-    return ("refused" if any(name in str(error) for name in names) else "wrong"), _line(error)
+    before = {node.op_type for node in (*_nodes(case.model.graph), *_function_nodes(case.model))}
+    return ("refused" if any(name in str(error) for name in before | after) else "wrong"), _line(error)
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
