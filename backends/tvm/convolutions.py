@@ -12,6 +12,7 @@ from tvm import relax
 from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType, TensorType
 from ...passes.legalization.layers import is_interleaved
+from ...passes.quantization.grid import grid_of
 from . import pools
 from .choices import Site
 from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
@@ -28,9 +29,10 @@ from .kernels.channelwise import (
 from .kernels.convolution import Convolution, Tile, convolution_kernel, merged, packed, start_offsets, tiles
 from .kernels.dots import DEPTH, Instruction
 from .kernels.elements import ELEMENTS
-from .kernels.epilogue import Epilogue, Reach, Step
+from .kernels.epilogue import Epilogue, Operand, Reach, Step
 from .kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from .kernels.pixelwise import pixels_kernel
+from .kernels.strips import Strips, strips_kernel
 from .kernels.tiles import ceil_div
 from .kernels.windows import Window
 from .kernels.winograd import Plan, transformed, ways, winograd_kernel
@@ -148,10 +150,7 @@ def _bias(node: Node, filters: int) -> np.ndarray:
 
 
 def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Blocked | None:
-    """Images of few channels are read four at a time, which is what is multiplied together.
-
-    None where Winograd's algorithm takes less time with floats.
-    """
+    """None where Winograd's algorithm takes less time with floats."""
     node, machine = group.anchor, lowering.machine
     images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
     filters, depth, *_ = found.weights.shape
@@ -169,18 +168,29 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
             arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
             return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
-    is_narrow = images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts
-    block = DEPTH if is_narrow else machine.lanes
+    strips = None
+    if images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts:
+        strips = Strips(images.batch, images.channels, window)
+        weights, window = strips.arranged(weights), strips.window
     instruction = Instruction.of(machine, np.moveaxis(weights, 1, -1))
     beside = _beside(found, weights, bias, window, machine.lanes, instruction.shift)
-    depth, has_offsets = weights.shape[1], len(beside) > 2
     sizes = Convolution(
-        images.batch, images.channels, filters, groups, depth, window, block, instruction, has_offsets, wide
+        batch=images.batch,
+        channels=images.channels if strips is None else DEPTH,
+        filters=filters,
+        groups=groups,
+        depth=weights.shape[1],
+        window=window,
+        block=machine.lanes if strips is None else DEPTH,
+        instruction=instruction,
+        has_offsets=len(beside) > 2,
+        wide=wide,
+        is_strip=strips is not None,
     )
     floats = replace(sizes, instruction=None, has_offsets=False)
-    if not is_narrow and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
+    if strips is None and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
         return None
-    tensor = lowering.layouts.blocked(found.x, block)
+    tensor = lowering.layouts.blocked(found.x) if strips is None else _strips(lowering, found, strips)
     beside += _operands(lowering, group)
 
     def call(tile: Tile) -> Any:
@@ -190,6 +200,20 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
 
     made = lowering.choices.made(Site("conv", str(node.location), sizes, tiles(sizes, machine), call))
     return Blocked(made)
+
+
+def _strips(lowering: "Lowering", found: Quantized, strips: Strips) -> Any:
+    """A call of a kernel for rows of bytes, made of floats if it is these that they were quantized from."""
+    x, node = found.x, found.x.producer
+    epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
+    if node is not None and node.operator == "QuantizeLinear" and grid_of(node) is not None:
+        x = node.inputs[0]
+        assert x is not None
+        step = Step(node.operator, step_attributes(node), (1,))
+        epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (step,), str(found.x.dtype))
+    kernel = strips_kernel(strips, found.zero_point, lowering.machine, epilogue)
+    type = TensorType(found.x.dtype, (x.shape[0], 1, *strips.image))
+    return lowering.block.emit(lowering.prim_func("strips", kernel, [_as_image(lowering, x)], type))
 
 
 def _beside(

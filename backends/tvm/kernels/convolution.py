@@ -51,6 +51,7 @@ class Convolution:
         instruction: what multiplies bytes; None where the images are of float32.
         has_offsets: whether sums of bytes start from anything but 0.
         wide: filters of a group, if the last one has fewer than the others; whole blocks of them.
+        is_strip: whether the images are rows of bytes (`strips.py`), so that neighbouring columns share a block.
     """
 
     batch: int | None
@@ -63,6 +64,7 @@ class Convolution:
     instruction: Instruction | None = None
     has_offsets: bool = False
     wide: int = 0
+    is_strip: bool = False
 
     def group_blocks(self, lanes: int) -> int:
         """Of filters, in a group: the last one may have fewer."""
@@ -72,6 +74,11 @@ class Convolution:
     def steps(self) -> tuple[int, int]:
         """The channels that a filter reads as so many blocks of so many."""
         return (ceil_div(self.depth, self.block), self.block) if self.block else (1, self.depth)
+
+    @property
+    def spacing(self) -> int:
+        """Elements from one column of the images to the next."""
+        return 1 if self.is_strip or not self.block else self.block
 
     @property
     def dtype(self) -> str:
@@ -86,7 +93,7 @@ class Convolution:
     @property
     def run(self) -> int:
         """Pixels of a row that are best loaded together, if they lie side by side, and nothing else between them."""
-        is_dense = self.instruction is not None and self.block == DEPTH and self.window.strides[1] == 1
+        is_dense = self.instruction is not None and self.spacing == DEPTH and self.window.strides[1] == 1
         return self.instruction.run if self.instruction is not None and is_dense else 1
 
 
@@ -199,7 +206,7 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     outer = ceil_div(sizes.filters, lanes)
     blocks, step = sizes.steps
     lead = (batch, ceil_div(sizes.channels, sizes.block)) if sizes.block else (batch, sizes.channels)
-    tail = (sizes.block,) if sizes.block else ()
+    tail = (sizes.block,) if sizes.spacing > 1 else ()
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
     with IRBuilder() as builder:
@@ -218,7 +225,7 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
             beside = operand_images(epilogue, (batch, outer, *sizes.window.result, lanes))
             result = T.arg("y", T.buffer((batch, outer, *sizes.window.result, lanes), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            rows = (window.image[0], window.image[1] * (sizes.block or 1))
+            rows = (window.image[0], window.image[1] * sizes.spacing)
             x = T.decl_buffer((*lead, *rows), sizes.dtype, data=whole.data)
             shape = (batch, outer, *window.result, lanes)
             y = T.decl_buffer(shape, epilogue.dtype, data=result.data)
@@ -336,7 +343,7 @@ class _Code:
         lefts: list[Any] = []
         while (done := len(lefts)) < len(at):
             first = min(done, len(at) - run)  # the last ones overlap those before
-            octets = lanes_at(at[first] * sizes.block + step * DEPTH, run * DEPTH)
+            octets = lanes_at(at[first] * sizes.spacing + step * DEPTH, run * DEPTH)
             lefts += sizes.instruction.lefts(self.x[(*line, octets)])[done - first :]
         return lefts
 

@@ -122,6 +122,9 @@ def test_bytes_multiplied_and_stored_as_bytes(agree) -> None:
 CONVOLUTIONS = {
     "pointwise": ((2, 32, 7, 5), (48, 32, 1, 1), {}),
     "first": ((1, 3, 19, 23), (40, 3, 7, 7), {"strides": (2, 2), "pads": (3, 3, 3, 3)}),
+    "first-of-one-axis": ((2, 1, 61), (20, 1, 10), {"strides": (5,), "pads": (3, 2)}),
+    "first-with-gaps": ((1, 3, 9, 37), (16, 3, 2, 3), {"dilations": (3, 2), "pads": (0, 1, 2, 4)}),
+    "first-that-leaves-pixels": ((1, 2, 17, 21), (8, 2, 1, 1), {"strides": (3, 4)}),
     "odd-channels": ((2, 19, 9, 11), (21, 19, 3, 2), {"strides": (2, 1), "pads": (1, 3, 0, 2)}),
     "padding-beyond-the-kernel": ((1, 17, 5, 5), (3, 17, 3, 3), {"pads": (4, 5, 6, 4)}),
     "dilated": ((1, 33, 13, 9), (24, 33, 2, 3), {"dilations": (3, 2), "strides": (1, 2), "pads": (2, 1, 3, 5)}),
@@ -156,6 +159,18 @@ def test_convolutions_of_bytes_are_exact(agree, case: str) -> None:
 
     images = RNG.integers(0, 256, shape).astype(np.uint8)
     agree(build, images, dims=[("n", *shape[1:])])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("columns", [9, 16, 43])
+def test_first_layers_quantize_what_they_read(agree, channels: int, columns: int) -> None:
+    weights = RNG.integers(-127, 128, (24, channels, 3, 5)).astype(np.int8)
+
+    def build(op, x):
+        weight = op.DequantizeLinear(weights, np.full(24, 0.25, np.float32), np.zeros(24, np.int8), axis=0)
+        return op.Conv(fake(op, x), weight, strides=(2, 1), pads=(1, 2, 0, 3))
+
+    agree(build, halves(2, channels, 6, columns), dims=[("n", channels, 6, columns)])
 
 
 POOLS = {

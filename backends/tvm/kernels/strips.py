@@ -1,0 +1,112 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
+"""Images of few channels as rows of bytes, pixel after pixel, that convolutions multiply four at a time.
+
+What is multiplied together crosses from one pixel to the next: of seven pixels with three channels six times four bytes,
+where pixels that were filled up to four bytes would take seven times. Rows and columns of padding are written out.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .dots import DEPTH
+from .epilogue import Epilogue, operand_buffers
+from .machine import Machine
+from .tiles import OPAQUE, ceil_div, loop_for
+from .vectors import lanes_at
+from .windows import Pair, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """Images as a convolution's windows read them.
+
+    Attributes:
+        batch: images; None where their number isn't known.
+        channels: of the images.
+        windows: that lie on the images.
+    """
+
+    batch: int | None
+    channels: int
+    windows: Window
+
+    @property
+    def quads(self) -> int:
+        """Of bytes, in a window's row."""
+        return ceil_div(((self.windows.kernel[1] - 1) * self.windows.gaps[1] + 1) * self.channels, DEPTH)
+
+    @property
+    def image(self) -> Pair:
+        """Rows, and bytes of each: with all that windows reach."""
+        windows = self.windows
+        last = windows.at(0, windows.result[0] - 1, windows.kernel[0] - 1)
+        across = (windows.result[1] - 1) * windows.strides[1] * self.channels + self.quads * DEPTH
+        whole = (windows.image[1] + windows.begins[1]) * self.channels
+        return max(last + 1, windows.image[0]) + windows.begins[0], max(across, whole)
+
+    @property
+    def window(self) -> Window:
+        """The windows as they lie on the rows: their taps are four bytes each."""
+        (rows, _), windows = self.windows.kernel, self.windows
+        strides, gaps = (windows.strides[0], windows.strides[1] * self.channels), (windows.gaps[0], DEPTH)
+        return Window(self.image, windows.result, (rows, self.quads), strides, gaps, (0, 0), (0, 0))
+
+    def arranged(self, weights: np.ndarray) -> np.ndarray:
+        """Weights `[filter, channel, row, column]` as `[filter, byte of a tap, row, tap]`."""
+        filters, channels, rows, columns = weights.shape
+        spread = np.zeros((filters, rows, self.quads * DEPTH), weights.dtype)
+        for column in range(columns):
+            begin = column * self.windows.gaps[1] * channels
+            spread[:, :, begin : begin + channels] = weights[:, :, :, column].transpose(0, 2, 1)
+        return np.ascontiguousarray(spread.reshape(filters, rows, self.quads, DEPTH).transpose(0, 3, 1, 2))
+
+
+@lru_cache
+def strips_kernel(strips: Strips, padding: int, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+    """A kernel of an operand `[batch, channel, row, column]` to bytes made of it, `[batch, 1, row, byte]`, with those of padding."""
+    batch = tirx.Var("batch", "int64") if strips.batch is None else strips.batch
+    (rows, columns), (above, before) = strips.windows.image, strips.windows.begins
+    (height, width), channels = strips.image, strips.channels
+    lanes = machine.lanes if columns >= machine.lanes else 1
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            (x,) = operand_buffers(epilogue, (batch, channels, rows, columns), None)
+            y = T.arg("y", T.buffer((batch, 1, height, width), epilogue.dtype))
+            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            with T.sblock("root"), loop_for(batch * height * width)(0, batch * height) as task:
+                image, row = task // height, task % height
+
+                def fill(begin: int, end: int, image: Any = image, row: Any = row) -> None:
+                    with T.serial(0, end - begin) as byte:
+                        T.buffer_store(y, tirx.const(padding, epilogue.dtype), [image, 0, row, begin + byte])
+
+                with T.If(tirx.all(row >= above, row < above + rows)):
+                    with T.Then():
+                        fill(0, before * channels)
+                        with T.serial(0, ceil_div(columns, lanes)) as step:
+                            start = tirx.min(step * lanes, columns - lanes)  # the last ones overlap those before
+                            place = (image, row - above, lanes_at(start, lanes))
+                            parts = [
+                                epilogue.applied(None, lambda _, at=(place[0], channel, *place[1:]): x[at])
+                                for channel in range(channels)
+                            ]
+                            octets = lanes_at((before + start) * channels, lanes * channels)
+                            T.buffer_store(y, _interleaved(parts, lanes), [image, 0, row, octets])
+                        fill((before + columns) * channels, width)
+                    with T.Else():
+                        fill(0, width)
+        return builder.get()
+
+
+def _interleaved(parts: list[Any], lanes: int) -> Any:
+    """The lanes of vectors in turn."""
+    if len(parts) == 1:
+        return parts[0]
+    return tirx.Shuffle(parts, [part * lanes + lane for lane in range(lanes) for part in range(len(parts))])
