@@ -8,8 +8,8 @@ largest number: the standard's own zeros are often rounding errors. With --passe
 it is. A case is on each path
 
     equal     the outputs are the standard's (of what is random, the types and shapes)
-    refused   a stage said that it can't, naming the operator
-    wrong     other outputs, a graph that doesn't verify or doesn't read back, or a refusal that names no operator
+    refused   a stage said that it can't, naming the operator or the input
+    wrong     other outputs, a graph that doesn't verify or doesn't read back, or a refusal that names neither
     theirs    other outputs in ONNX Runtime, which gives other outputs by itself as well
     crash     anything else: another exception, a dead process, no answer in time
 """
@@ -65,6 +65,7 @@ def check_case(case: Case, paths: Sequence[str], passes: str, folder: Path) -> d
     except Exception as error:  # all of them are findings
         return outcomes | dict.fromkeys(ours, _classed(case, error, PlanishError))
     written = {node.operator.rpartition("::")[2] for part in nested(graph) for node in part.nodes}
+    written |= {f"input {value.name!r}" for value in graph.inputs}
     for path in ours:
         try:
             _compare(case, _run(graph, path, _feeds(case), folder / path))
@@ -172,7 +173,7 @@ def _comparable(expected: Sequence[Any], results: Sequence[Any]) -> list[Any]:
 
 
 def _classed(case: Case, error: Exception, refusal: type[Exception], after: AbstractSet[str] = frozenset()) -> Outcome:
-    """What an error counts as. A refusal names an operator of the case, or one that the passes wrote for it."""
+    """What an error counts as. A refusal names an operator of the case, one that the passes wrote for it, or an input."""
     if isinstance(error, AssertionError | Unequal):
         return "wrong", _line(error)
     if not isinstance(error, refusal):

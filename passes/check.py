@@ -301,8 +301,8 @@ def make_probes(
     generator = np.random.default_rng(seed)
     reason = ""
     for size in _PROBE_SIZES:
-        probes = [{value.name: _random(value, size + step, generator) for value in graph.inputs} for step in (0, 1)]
         try:
+            probes = [{value.name: _random(value, size + step, generator) for value in graph.inputs} for step in (0, 1)]
             run_graph(graph, probes, held_to_types=held_to_types)
         except (ModelError, CheckError) as error:
             reason = str(error)

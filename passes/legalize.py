@@ -45,9 +45,12 @@ class Legalization(Pass):
 
         Raises:
             UsageError: there is no such backend.
-            TargetError: an operator that the backend can't run, with the layer and the reason.
+            TargetError: an input or an operator that the backend can't run, with the layer and the reason.
         """
         support, origins = self._support(), Origins(graph)
+        for value in graph.inputs:
+            if reason := support.unheld(value.type):
+                raise TargetError(f"input {value.name!r}: {self.backend} can't run the model: {reason}")
         self._check(graph, _unheld, support, origins)
         counts: Counter[str] = Counter()
         slow = frozenset(FUSED) - context.target.fused.get(self.backend, frozenset(FUSED))

@@ -7,7 +7,7 @@ from .casts import is_miscast
 from .fused import SKIP_NORM, is_skip_norm
 from .masks import adjustment
 from .recurrent import is_batch_first
-from .runtime import is_of_vectors, is_transformed, is_unaligned
+from .runtime import is_of_vectors, is_unaligned, untransformed
 from .support import Support
 
 
@@ -42,10 +42,9 @@ ONNXRUNTIME = Support(
         "Resize": is_unaligned,
         "SwiGLU": lambda node: True,
         "Swish": lambda node: True,
-        "ai.onnx.ml::TreeEnsemble": is_transformed,
         "ai.onnx.preview::FlexAttention": lambda node: True,
     },
-    adjusted={"Attention": adjustment},
+    adjusted={"Attention": adjustment, "ai.onnx.ml::TreeEnsemble": untransformed},
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
     kernel=lambda node: SKIP_NORM if is_skip_norm(node) else node.operator,
 )

@@ -91,9 +91,9 @@ def _swiglu(op: Builder, node: Node) -> Value:
 _SOFTMAX, _LOGISTIC = 1, 2
 
 
-def is_transformed(node: Node) -> bool:
-    """Whether an ensemble's scores go through one of the functions whose numbers ONNX Runtime has mixed up."""
-    return attribute(node, "post_transform", 0) in (_SOFTMAX, _LOGISTIC)
+def untransformed(node: Node) -> Expansion | None:
+    """What takes an ensemble's scores through one of the functions whose numbers ONNX Runtime has mixed up."""
+    return _tree_ensemble if attribute(node, "post_transform", 0) in (_SOFTMAX, _LOGISTIC) else None
 
 
 def _tree_ensemble(op: Builder, node: Node) -> Value:
@@ -107,6 +107,5 @@ EXPANSIONS: dict[str, Expansion] = {
     "Range": _range,
     "Resize": _resize,
     "SwiGLU": _swiglu,
-    "ai.onnx.ml::TreeEnsemble": _tree_ensemble,
     "ai.onnx.preview::FlexAttention": _flex_attention,
 }

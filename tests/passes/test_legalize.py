@@ -229,6 +229,27 @@ def test_operators_of_other_domains_are_refused(backend: str) -> None:
         Legalization(backend).run(graph, context(graph))
 
 
+def test_what_a_backend_can_run_in_no_form_is_refused_and_not_spelled_out_for_ever() -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (2, 3)))
+    trees = {"leaf_targetids": [0], "leaf_weights": np.ones(1, np.float32), "n_targets": 1, "aggregate_function": 1}
+    nodes = {"nodes_featureids": [0], "nodes_modes": np.zeros(1, np.uint8), "nodes_splits": np.ones(1, np.float32)}
+    edges = {name: [0] for name in ("tree_roots", "nodes_trueleafs", "nodes_truenodeids", "nodes_falseleafs")}
+    op = Builder(graph, location=Location("trees"))
+    made = op("ai.onnx.ml::TreeEnsemble", x, **trees, **nodes, **edges, nodes_falsenodeids=[0], post_transform=0)
+    graph.outputs["y"] = made
+    with pytest.raises(TargetError, match="trees: tvm can't run ai.onnx.ml::TreeEnsemble"):
+        Legalization("tvm").run(graph, context(graph))
+
+
+def test_inputs_that_a_backend_has_no_type_for_are_named() -> None:
+    graph = parse_graph("""graph "main"(%x: sequence(float32[2])) {
+      return y = %x
+    }""")
+    with pytest.raises(TargetError, match="input 'x': tvm can't run the model: it computes with sequence"):
+        Legalization("tvm").run(graph, context(graph))
+
+
 def test_an_unknown_backend_comes_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="unknown backend 'tvn'; did you mean 'tvm'"):
         Legalization("tvn").run(Graph(), context(Graph()))

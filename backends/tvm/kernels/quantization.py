@@ -44,7 +44,8 @@ def quantize_kernel(lead: tuple[int | None, ...], columns: int, by_row: bool, ma
                     if by_row:
                         _store_grid(*_range(x, row, machine), scales, zero_points, row)
                     grid = row if by_row else 0
-                    _quantize(x, y, row, scales[grid], zero_points[grid].astype("float32"), machine)
+                    zero_point = zero_points[grid].astype("float32")
+                    _quantize(x, y, row, scales[grid], zero_point, machine, is_divided=not by_row)
         return builder.get()
 
 
@@ -81,14 +82,15 @@ def _store_grid(low: Any, high: Any, scales: Any, zero_points: Any, place: Any) 
     T.buffer_store(zero_points, tirx.nearbyint((T.float32(0) - low) / scale).astype("uint8"), [place])
 
 
-def _quantize(x: Any, y: Any, row: Any, scale: Any, zero_point: Any, machine: Machine) -> None:
-    """Code for a row on its grid."""
-    inverse, zero = held(T.float32(1) / scale), held(zero_point)
+def _quantize(x: Any, y: Any, row: Any, scale: Any, zero_point: Any, machine: Machine, *, is_divided: bool) -> None:
+    """Code for a row on its grid: as the standard says, or by the scale's inverse, which may take what lies half-way elsewhere."""
+    factor, zero = held(scale if is_divided else T.float32(1) / scale), held(zero_point)
 
     def store(at: Any, lane: Any) -> None:
         vector = x[row, at]
         lanes = vector.ty.dtype.lanes
-        steps = held(tirx.nearbyint(vector * spread(inverse, lanes)) + spread(zero, lanes))
+        scaled = vector / spread(factor, lanes) if is_divided else vector * spread(factor, lanes)
+        steps = held(tirx.nearbyint(scaled) + spread(zero, lanes))
         integers = held(most(held(least(steps, 255.0)), 0.0)).astype("int32" if lanes == 1 else f"int32x{lanes}")
         T.buffer_store(y, integers.astype("uint8" if lanes == 1 else f"uint8x{lanes}"), [row, at])
 

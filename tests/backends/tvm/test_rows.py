@@ -43,6 +43,12 @@ def test_floats_on_grids_that_span_them(agree, quantizer: str, columns: int) -> 
     agree(build, x, dims=[("batch", "rows", columns)], again=[[x[:1, :1]], [x[2:, 5:6]]])
 
 
+def test_numbers_half_way_between_integers_go_where_the_standard_says(agree) -> None:
+    agree(
+        lambda op, x: list(op("DynamicQuantizeLinear", x, outputs=3)), np.array([0, 2, -3, -2.5, 1.34, 0.5], np.float32)
+    )
+
+
 def test_rows_that_other_kernels_don_t_quantize(agree) -> None:
     x = np.random.default_rng(1).standard_normal((4, 6))
     agree(lambda op, x: list(op("planish::DynamicQuantizeRows", x, outputs=3)), x)
