@@ -5,10 +5,10 @@
 
 Transformers and CNNs, batch 1. But for MiniLM their weights are random, settled as those of the zoo are (`zoo/settle.py`): else
 numbers vanish on the way, or are too large for int8. planish runs each in float32 (`cleanup,fuse`), in int8 (CNNs as `quantize` does it by
-default, transformers by `DYNAMIC`, which needs no data and has attention in bfloat16), and transformers in bfloat16 (`reduce-precision`).
+default, transformers by `DYNAMIC`, which needs no data and has attention in bfloat16), and in bfloat16 (`reduce-precision`).
 ONNX Runtime gets the file as torch's exporter's own optimizer leaves it, what its static quantization makes of that (uint8 activations,
-int8 weights; products alone in transformers) and, of transformers, its dynamic one. OpenVINO gets what NNCF makes of the file, and computes the rest in
-bfloat16 as well; `torch.compile` gets the module. All that is calibrated is calibrated on the same batches.
+int8 weights; products alone in transformers) and, of transformers, its dynamic one. OpenVINO gets the file, which it computes in bfloat16 where
+the CPU can, and what NNCF makes of it, of which it computes the rest so; `torch.compile` gets the module. All that is calibrated is calibrated on the same batches.
 
 All take turns in random order in one process, with as many threads; before each turn there is a pause, for the threads of the one before spin
 for a while. Ratios are another's time over planish's, in turns of the same round: their median, and in brackets their quartiles; above
@@ -58,11 +58,12 @@ STATIC, DYNAMIC = "quantize", "quantize{scheme=int8-dynamic,per_row=true},reduce
 OURS, OURS_INT8, OURS_BFLOAT16 = "planish", "planish int8", "planish bfloat16"
 PRECISIONS = {"float32": OURS, "int8": OURS_INT8, "bfloat16": OURS_BFLOAT16}
 RUNTIME, INDUCTOR = "ONNX Runtime", "inductor"
-NNCF, RUNTIME_STATIC, RUNTIME_DYNAMIC = "OpenVINO + NNCF", "ONNX Runtime static", "ONNX Runtime dynamic"
+OPENVINO, NNCF = "OpenVINO", "OpenVINO + NNCF"
+RUNTIME_STATIC, RUNTIME_DYNAMIC = "ONNX Runtime static", "ONNX Runtime dynamic"
 RIVALS = {
     "float32": (RUNTIME, INDUCTOR),
     "int8": (NNCF, RUNTIME_STATIC, RUNTIME_DYNAMIC, RUNTIME),
-    "bfloat16": (OURS, RUNTIME),
+    "bfloat16": (OURS, OPENVINO, RUNTIME),
 }
 
 Feeds = Mapping[str, np.ndarray]
@@ -119,9 +120,7 @@ def runners(
     assert optimized is not None
     is_text = name in TRANSFORMERS
     batches = inputs_like(random_inputs(session_of(optimized, threads), 32), BATCHES)
-    pipelines = {OURS: "", OURS_INT8: DYNAMIC if is_text else STATIC}
-    if is_text:
-        pipelines[OURS_BFLOAT16] = "reduce-precision"
+    pipelines = {OURS: "", OURS_INT8: DYNAMIC if is_text else STATIC, OURS_BFLOAT16: "reduce-precision"}
     found, row = ours(source, pipelines, batches)
     torch.manual_seed(0)
     module, inputs = MODELS[name]()
@@ -135,6 +134,7 @@ def runners(
         RUNTIME: peers.onnxruntime(optimized, threads),
         INDUCTOR: inductor,
         RUNTIME_STATIC: peers.onnxruntime_static(optimized, batches, threads, is_text=is_text),
+        OPENVINO: peers.openvino_bfloat16(optimized, threads),
         NNCF: peers.openvino_int8(optimized, batches, threads, is_text=is_text),
     }
     if is_text:

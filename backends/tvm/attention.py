@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.dims import Dim
 from ...ir.graph import Node, Value
-from .casts import widened_from
-from .groups import ROUNDING, Anchor, Group, Template
+from .groups import ROUNDING, Anchor, Group, Template, widened_from
 from .kernels.attention import Attention, attention_kernel, is_paired_attention
 
 if TYPE_CHECKING:

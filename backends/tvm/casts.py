@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from ...ir.graph import Node, Value
+from ...ir.graph import Node
 from ...ir.types import DType
 from .carriers import carrier, is_carried
 from .expressions import choose
@@ -63,14 +63,6 @@ def _numbers(dtype: DType) -> np.ndarray:
 def _decoded(lowering: "Lowering", codes: Any, dtype: DType) -> Any:
     table = np.arange(1 << dtype.bits, dtype=np.uint8).view(dtype.numpy).astype(np.float32)
     return relax.op.take(relax.const(table), lowering.block.emit(relax.op.astype(codes, "int32")), 0, mode="clip")
-
-
-def widened_from(value: Value) -> Value | None:
-    """The bfloat16 that a value in float32 was made from, if it was."""
-    node = value.producer
-    if node is None or node.operator != "Cast" or value.dtype is not DType.float32:
-        return None
-    return node.inputs[0] if node.inputs[0] is not None and node.inputs[0].dtype is DType.bfloat16 else None
 
 
 def _converted(lowering: "Lowering", x: Any, source: DType, to: DType) -> Any:

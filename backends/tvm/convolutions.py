@@ -15,7 +15,8 @@ from ...passes.legalization.layers import is_interleaved
 from ...passes.quantization.grid import grid_of
 from . import pools
 from .choices import Site
-from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
+from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands, widened_from
+from .kernels.bfloat16 import BFLOAT16, Pairs
 from .kernels.blocks import Interleaving, interleave_kernel, join_kernel
 from .kernels.channelwise import (
     DEPTHWISE,
@@ -48,7 +49,7 @@ def _anchor(node: Node) -> Anchor | None:
     x, *rest = node.inputs
     assert x is not None
     is_constant = all(value is None or constant_weights(value) is not None for value in rest)
-    return Anchor(node, channels=x.type.rank - 1) if is_constant and _is_known(x, node) else None
+    return Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS) if is_constant and _is_known(x, node) else None
 
 
 def _conv(lowering: "Lowering", group: Group) -> Any:
@@ -69,11 +70,23 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     groups = node.attributes.get("group", 1)
     data, bias = data.reshape(filters, depth, *window.kernel), _bias(node, filters)
     if groups == images.channels == filters > 1:
-        return _depthwise(lowering, group, data[:, 0], bias, window)
+        return _depthwise(lowering, group, data[:, 0], bias, window, (_unwidened(x), 0))
     is_blocked = _is_worth_blocks(lowering, x) or groups > 1
     groups, wide, data = merged(groups, data, images.channels, lanes)
-    block = lanes if is_blocked else 0
-    sizes = Convolution(images.batch, images.channels, filters, groups, data.shape[1], window, block, wide=wide)
+    sizes = Convolution(
+        batch=images.batch,
+        channels=images.channels,
+        filters=filters,
+        groups=groups,
+        depth=data.shape[1],
+        window=window,
+        block=lanes if is_blocked else 0,
+        wide=wide,
+        dtype=str((_unwidened(x) if is_blocked else x).dtype),
+    )
+    is_even = data.shape[1] % Pairs.together == 0  # beside an odd channel lies anything
+    if sizes.dtype == BFLOAT16 and widened_from(weights) is not None and is_even and lowering.machine.has_bfloat16:
+        sizes = replace(sizes, instruction=Pairs(lanes))
     return Blocked(_convolved(lowering, group, sizes, data, bias))
 
 
@@ -81,6 +94,7 @@ def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: 
     """A call of a kernel for a convolution of what a group's anchor reads, with what follows it."""
     x, machine = group.anchor.inputs[0], lowering.machine
     assert x is not None
+    x = x if sizes.dtype == "float32" else _unwidened(x)
     tensor = lowering.layouts.blocked(x) if sizes.block else _as_image(lowering, x)
     beside = [_row(bias, machine.lanes), *_operands(lowering, group)]
     blocks = ceil_div(sizes.filters, machine.lanes)
@@ -93,9 +107,15 @@ def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: 
         else:
             kernel = convolution_kernel(sizes, way, machine, group.epilogue)
             name, prepared = "conv", packed(weights, sizes, way, machine)
-        return lowering.prim_func(name, kernel, [tensor, relax.const(prepared, "float32"), *beside], type)
+        return lowering.prim_func(name, kernel, [tensor, relax.const(prepared), *beside], type)
 
-    return lowering.choices.made(Site("conv", str(group.anchor.location), sizes, ways(sizes, machine), call))
+    speed = 1.0 if sizes.instruction is None else sizes.instruction.speed
+    return lowering.choices.made(Site("conv", str(group.anchor.location), sizes, ways(sizes, machine, speed), call))
+
+
+def _unwidened(x: Value) -> Value:
+    narrow = widened_from(x)
+    return x if narrow is None else narrow
 
 
 def _transposed_anchor(node: Node) -> Anchor | None:
@@ -132,7 +152,7 @@ def _transposed(lowering: "Lowering", group: Group) -> Blocked:
         return Blocked(y)
     begins = (window.begins[0] % down, window.begins[1] % across)
     between = Interleaving(images.batch, blocks, window.strides, inner.result, begins, window.result)
-    kernel = interleave_kernel(between, lanes, group.epilogue)
+    kernel = interleave_kernel(between, lowering.machine, group.epilogue)
     return _call(lowering, group.output, "interleave", kernel, [y, *_operands(lowering, group)])
 
 
@@ -185,9 +205,10 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
         instruction=instruction,
         has_offsets=len(beside) > 2,
         wide=wide,
+        dtype=str(found.x.dtype),
         is_strip=strips is not None,
     )
-    floats = replace(sizes, instruction=None, has_offsets=False)
+    floats = replace(sizes, instruction=None, has_offsets=False, dtype="float32")
     if strips is None and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
         return None
     tensor = lowering.layouts.blocked(found.x) if strips is None else _strips(lowering, found, strips)
@@ -231,13 +252,12 @@ def _depthwise(
     weights: np.ndarray,
     bias: np.ndarray,
     window: Window,
-    integers: tuple[Value, int] | None = None,
+    images: tuple[Value, int],
 ) -> Blocked:
     """Of floats, or of integers with their zero point."""
-    (x, zero_point), lanes = integers or (group.anchor.inputs[0], 0), lowering.machine.lanes
-    assert x is not None
-    images = images_of(x.type)
-    sizes = Channelwise(images.batch, images.blocks(lanes)[0], window, DEPTHWISE, images.dtype, zero_point)
+    (x, zero_point), lanes = images, lowering.machine.lanes
+    held = images_of(x.type)
+    sizes = Channelwise(held.batch, held.blocks(lanes)[0], window, DEPTHWISE, held.dtype, zero_point)
     kernel = channelwise_kernel(sizes, lowering.machine, group.epilogue)
     constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), _row(bias, lanes)]
     arguments = [lowering.layouts.blocked(x), *constants, *_operands(lowering, group)]
@@ -251,12 +271,13 @@ def _row(numbers: np.ndarray, lanes: int) -> Any:
 
 def _normalize(lowering: "Lowering", group: Group) -> Blocked:
     """A normalization by constants, as a depthwise convolution of one tap."""
-    node = group.anchor
+    node, x = group.anchor, group.anchor.inputs[0]
+    assert x is not None
     scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
     factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
     _, rows, columns, _ = images_of(group.output.type).blocks(1)
     window = Window.points((rows, columns))
-    return _depthwise(lowering, group, factor.reshape(-1, 1, 1), bias - mean * factor, window)
+    return _depthwise(lowering, group, factor.reshape(-1, 1, 1), bias - mean * factor, window, (_unwidened(x), 0))
 
 
 def _normalization_anchor(node: Node) -> Anchor | None:
@@ -278,20 +299,23 @@ def _pool_anchor(node: Node) -> Anchor | None:
     assert x is not None
     if len(node.outputs) > 1 or not _is_known(x, node):
         return None
-    if x.producer is None or source(x) is x:
-        return Anchor(node, channels=x.type.rank - 1) if _is_quantized(node.output) else None
+    anchor = Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS)
+    if source(x).dtype.is_float:
+        return anchor if source(x) is not x or _is_narrowed(node.output) else None
+    assert x.producer is not None
     attributes = step_attributes(x.producer)
     scale = dict(attributes)["scale"]
     is_maximum = node.operator == "MaxPool"
     prologue = Step("DequantizeLinear", attributes, (0,)) if is_maximum else Step("Mul", (), (0, scale))
-    return Anchor(node, channels=x.type.rank - 1, prologue=prologue)
+    return replace(anchor, prologue=prologue)
 
 
 def _pool(lowering: "Lowering", group: Group) -> Blocked:
     x = group.anchor.inputs[0]
     assert x is not None
-    zero_point = 0 if x.producer is None or source(x) is x else dict(step_attributes(x.producer))["zero_point"]
-    return _pooled(lowering, group.anchor, (source(x), zero_point), group.epilogue, group)
+    images = source(x)
+    zero_point = 0 if x.producer is None or images.dtype.is_float else dict(step_attributes(x.producer))["zero_point"]
+    return _pooled(lowering, group.anchor, (images, zero_point), group.epilogue, group)
 
 
 def pool(lowering: "Lowering", node: Node) -> Any:
@@ -322,10 +346,10 @@ def _pooled(
     return _call(lowering, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
 
 
-def _is_quantized(value: Value) -> bool:
-    """Whether nothing but bytes is read of it."""
+def _is_narrowed(value: Value) -> bool:
+    """Whether nothing but bytes or bfloat16 is read of it."""
     readers = [use.node for use in value.uses]
-    return len(readers) == 1 and readers[0].operator == "QuantizeLinear"
+    return len(readers) == 1 and (readers[0].operator == "QuantizeLinear" or readers[0].output.dtype is DType.bfloat16)
 
 
 def _element_anchor(node: Node) -> Anchor | None:
@@ -337,12 +361,13 @@ def _element_anchor(node: Node) -> Anchor | None:
     if None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
         return None
     is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
-    return Anchor(node, channels=3, is_step=True) if is_read or _is_quantized(node.output) else None
+    return Anchor(node, channels=3, joins=ELEMENTS, is_step=True) if is_read or _is_narrowed(node.output) else None
 
 
 def _elements(lowering: "Lowering", group: Group) -> Blocked:
     shape = lowering.layouts.type(group.output.type).shape
-    kernel = pixels_kernel(tuple(dim if isinstance(dim, int) else None for dim in shape), group.epilogue)
+    sizes = tuple(dim if isinstance(dim, int) else None for dim in shape)
+    kernel = pixels_kernel(sizes, lowering.machine, group.epilogue)
     return _call(lowering, group.output, "elements", kernel, _operands(lowering, group))
 
 
@@ -410,7 +435,7 @@ CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
 }
 
 TEMPLATES = {
-    **dict.fromkeys(ELEMENTS.keys() - {"DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
+    **dict.fromkeys(ELEMENTS.keys() - {"Cast", "DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
     **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
     "BatchNormalization": Template(_normalization_anchor, _normalize),
     "Conv": Template(_anchor, _conv),

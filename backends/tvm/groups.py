@@ -239,18 +239,29 @@ class _Steps:
 
     def __init__(self, reaches: Mapping[Value, Reach | float]) -> None:
         beside = {value: reach for value, reach in reaches.items() if isinstance(reach, Reach)}
-        self.operands = {source(value): reach for value, reach in beside.items()}
+        sources = {
+            value: source(value) if reach is Reach.ELEMENTS else unscaled(value) for value, reach in beside.items()
+        }
+        self.operands = {sources[value]: reach for value, reach in beside.items()}
         self.places: dict[Value, int | float] = {value: 1 + index for index, value in enumerate(self.operands)}
         self.places |= {value: reach for value, reach in reaches.items() if isinstance(reach, float)}
         self.steps: list[Step] = []
         for value in beside:
             if value not in self.operands and value.producer is not None:
-                attributes = step_attributes(value.producer)
-                self.add(Step("DequantizeLinear", attributes, (self.places[source(value)],)), value)
+                attributes = step_attributes(value.producer) if value.producer.operator in QUANTIZING else ()
+                self.add(Step(value.producer.operator, attributes, (self.places[sources[value]],)), value)
 
     def add(self, step: Step, output: Value) -> None:
         self.steps.append(step)
         self.places[output] = len(self.operands) + len(self.steps)
+
+
+def widened_from(value: Value) -> Value | None:
+    """The bfloat16 that a value in float32 was made from, if it was."""
+    node = value.producer
+    if node is None or node.operator != "Cast" or value.dtype is not DType.float32:
+        return None
+    return node.inputs[0] if node.inputs[0] is not None and node.inputs[0].dtype is DType.bfloat16 else None
 
 
 def step_operands(node: Node) -> Sequence[Value | None]:
@@ -267,7 +278,13 @@ def step_attributes(node: Node) -> tuple[tuple[str, Any], ...]:
 
 
 def source(value: Value) -> Value:
-    """What a value is read from: if it was dequantized, from the integers."""
+    """What a value is read from: if it was dequantized, from the integers; if it was widened, from bfloat16."""
+    narrow = widened_from(value)
+    return unscaled(value) if narrow is None or isinstance(narrow, Constant) else narrow
+
+
+def unscaled(value: Value) -> Value:
+    """What a value was dequantized from, or itself."""
     node = value.producer
     is_dequantized = node is not None and node.operator == "DequantizeLinear" and grid_of(node) is not None
     found = node.inputs[0] if node is not None and is_dequantized else None

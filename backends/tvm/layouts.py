@@ -90,7 +90,7 @@ class Layouts:
         """The node as if it had been written for blocks, if it is elementwise and reads blocks."""
         is_elementwise = node.operator in ELEMENTWISE | _UNARY and is_image(node.outputs[0].type)
         is_elementwise &= node.operator in QUANTIZING or node.outputs[0].dtype is DType.float32
-        if not is_elementwise or not any(value in self._held for value in node.inputs):
+        if not (is_elementwise or _is_rounding(node)) or not any(value in self._held for value in node.inputs):
             return None
         graph = Graph(node.operator)
         inputs: list[Value | None] = []
@@ -107,13 +107,15 @@ class Layouts:
         given = [value for value in twin.inputs if value is not None]
         sizes = Pixelwise(
             twin.operator,
-            tuple(sorted(twin.attributes.items())),
+            () if _is_rounding(twin) else tuple(sorted(twin.attributes.items())),
             tuple(None if value is None else _form(value.type) for value in twin.inputs),
             _form(twin.output.type),
         )
         tensors = [self._lowering.tensor(value) for value in given]
         name = twin.operator.lower()
-        return self._lowering.prim_func(name, pixelwise_kernel(sizes), tensors, twin.output.type)
+        return self._lowering.prim_func(
+            name, pixelwise_kernel(sizes, self._lowering.machine), tensors, twin.output.type
+        )
 
     def _operand(self, value: Value, output: Value) -> tuple[Any, TensorType] | None:
         """What a result in blocks is made from: blocks, or what is the same for all channels; None if it isn't either."""
@@ -147,7 +149,7 @@ class Layouts:
 
 def is_image(type: TensorType) -> bool:
     """Whether there is a form in blocks."""
-    is_held = type.dtype in (DType.float32, DType.uint8, DType.int8)
+    is_held = type.dtype in (DType.float32, DType.bfloat16, DType.uint8, DType.int8)
     return is_held and type.rank in (3, 4) and all(isinstance(dim, int) for dim in type.shape[1:])
 
 
@@ -156,6 +158,12 @@ def images_of(type: TensorType) -> Images:
     batch, *sizes = type.shape
     channels, *spatial = (size for size in sizes if isinstance(size, int))
     return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial), str(type.dtype))
+
+
+def _is_rounding(node: Node) -> bool:
+    """Whether it makes bfloat16 of images in float32, or these of bfloat16."""
+    types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
+    return node.operator == "Cast" and types == {DType.float32, DType.bfloat16} and is_image(node.output.type)
 
 
 def _form(type: TensorType) -> Form:

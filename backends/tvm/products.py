@@ -11,9 +11,8 @@ from tvm import relax
 from ...ir.dims import Dim
 from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
-from .casts import widened_from
 from .choices import Site
-from .groups import Anchor, Group, Template
+from .groups import Anchor, Group, Template, widened_from
 from .kernels.dots import Instruction
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Reach

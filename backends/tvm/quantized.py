@@ -12,7 +12,7 @@ from tvm import te
 from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
 from ...passes.quantization.grid import grid_of
-from .groups import step_attributes
+from .groups import step_attributes, widened_from
 from .kernels.elementwise import elementwise_kernel
 from .kernels.epilogue import Epilogue, Operand, Reach, Step
 
@@ -71,9 +71,12 @@ def quantized(node: Node) -> Quantized | None:
 
 
 def constant_weights(value: Value) -> np.ndarray | None:
-    """A constant, or what one is dequantized to at compile time; None for what is computed."""
+    """A constant, or what one is dequantized or widened to at compile time; None for what is computed."""
     if isinstance(value, Constant):
         return value.data
+    narrow = widened_from(value)
+    if isinstance(narrow, Constant):
+        return narrow.data.astype(np.float32)
     found = _dequantized(value)
     if found is None or not isinstance(found[0], Constant):
         return None

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...ir.builder import Builder
-from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.types import DType
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from ..legalization.attention import is_plain
 from .layers import drop_unused
 
-_FACTORS = {"Attention": 3, "Gemm": 2, "MatMul": 2}
+_FACTORS = {"Attention": 3, "Conv": 2, "Gemm": 2, "MatMul": 2}
 """How many of an operator's inputs are multiplied."""
 _LEAST_COLUMNS = 16
 """Of weights: sums that an instruction adds to."""
+_LEAST_CHANNELS = 16
+"""That a filter reads: images of fewer aren't held in blocks of channels, or have a filter for each."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class PrecisionReduction(GraphwisePass):
 
     Both factors of a product are rounded to bfloat16 and back, and all else stays in float32: sums, biases, activations,
     normalizations, the softmax of attention. Weights are stored in bfloat16, in half the size (Kalamkar et al., "A Study of
-    BFLOAT16 for Deep Learning Training", 2019). Attention's kernel rounds what the softmax gives to bfloat16, too.
+    BFLOAT16 for Deep Learning Training", 2019). Attention's kernel rounds what the softmax gives to bfloat16, too. Images
+    that a convolution multiplies are rounded for all that read them, so that they lie in memory once, in half the size.
 
     Attributes:
         dtype: of the factors.
@@ -72,7 +75,9 @@ class _Rounding:
     def apply(self, node: Node) -> None:
         op = Builder(self._graph, before=node, location=node.location)
         for index, value in enumerate(_factors(node)):
-            if not _is_rounded(value):
+            if node.operator == "Conv" and index == 0 and value not in self._made:
+                self._round_for_all(value, node.location)
+            elif not _is_rounded(value):
                 self._graph.set_input(node, index, self._rounded(op, value))
 
     def drop_unused(self) -> None:
@@ -81,6 +86,16 @@ class _Rounding:
             if _turned(value) and value.producer and not value.use_count and not self._graph.is_output(value):
                 self._graph.erase(value.producer)
         drop_unused(self._graph, [value for value in self._made if isinstance(value, Constant)])
+
+    def _round_for_all(self, value: Value, location: Location) -> None:
+        """Let all that read a value read it rounded."""
+        if _is_rounded(value):
+            return
+        uses = [use for use in value.uses if use.node.owner is self._graph]
+        first = min((use.node for use in uses), key=self._graph.position)
+        rounded = self._rounded(Builder(self._graph, before=first, location=location), value)
+        for use in uses:
+            self._graph.set_input(use.node, use.index, rounded)
 
     def _rounded(self, op: Builder, value: Value) -> Value:
         if value not in self._made:
@@ -139,9 +154,22 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
         return "" if is_plain(node) else "there is no kernel for this form of it"
     if isinstance(x, Constant) or not (isinstance(weight, Constant) or _turned(weight) or _is_rounded(weight)):
         return "its factors are both activations, or its weight is computed"
+    if node.operator == "Conv":
+        return _unblocked(x, weight)
     if weight.type.rank != 2:
         return f"its weight has {weight.type.rank} dimensions"
     if node.attributes.get("transA", 0):
         return "it transposes its input"
     columns = weight.shape[0 if node.attributes.get("transB", 0) else 1]
     return f"{columns} columns don't fill a vector" if columns in range(_LEAST_COLUMNS) else ""
+
+
+def _unblocked(images: Value, weight: Value) -> str:
+    """Why there are no fast convolutions of images; empty where there are."""
+    _, *sizes = images.shape
+    channels = weight.shape[1]
+    if len(sizes) not in (2, 3) or not all(isinstance(size, int) for size in sizes):
+        return f"its images are of {images.type}, not of one or two axes of known sizes"
+    return (
+        f"a filter reads {channels} channels, which don't fill a vector" if channels in range(_LEAST_CHANNELS) else ""
+    )

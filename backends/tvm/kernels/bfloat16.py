@@ -7,13 +7,16 @@ such numbers as uint16, pairs of them as int32, and call functions in LLVM's lan
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .machine import Machine
-from .vectors import as_wide
+from .vectors import as_wide, converted, spread
 
 BFLOAT16 = "bfloat16"
 
@@ -36,6 +39,12 @@ def rounded(x: Any) -> Any:
     return T.call_extern(as_wide("uint16", x), f"round_{x.ty.dtype.lanes}", x)
 
 
+def widened(x: Any) -> Any:
+    """A vector of bfloat16's bits as float32."""
+    bits = converted(x, "uint32") << tirx.const(16, as_wide("uint32", x))
+    return T.reinterpret(bits, dtype=as_wide("float32", x))
+
+
 def inverse(x: Any) -> Any:
     """About 1 / x: within 2^-14 of itself, where a machine has an instruction for that."""
     return T.call_extern(as_wide("float32", x), f"invert_{x.ty.dtype.lanes}", x)
@@ -44,6 +53,39 @@ def inverse(x: Any) -> Any:
 def pairs_added(sums: Any, x: Any, y: Any) -> Any:
     """Vectors of 16 sums with the products of two pairs added to each; subnormal numbers count as 0 (VDPBF16PS)."""
     return T.call_extern("float32x16", "add_pairs", sums, x, y)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The instruction that adds products of bfloat16 to sums of float32, as `dots.Instruction` is that for bytes.
+
+    Attributes:
+        lanes: sums of a vector.
+        together: products that are added to a sum at once.
+        speed: against multiply-adds of float32.
+        run: how many left operands that lie in a row are best loaded together.
+        summed: the type of the sums.
+        weights: the type that it takes them in.
+    """
+
+    lanes: int
+    together: ClassVar[int] = 2
+    speed: ClassVar[float] = 2.0
+    run: ClassVar[int] = 1
+    summed: ClassVar[str] = "float32"
+    weights: ClassVar[str] = "uint16"
+
+    def packed(self, weights: np.ndarray) -> np.ndarray:
+        """Weights `[..., column, two products]`, which bfloat16 holds, as they are loaded, both axes as one."""
+        bits = np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16
+        return bits.astype(self.weights).reshape(*weights.shape[:-2], -1)
+
+    def lefts(self, bits: Any) -> list[Any]:
+        """What `added` takes for the bits of two left operands."""
+        return [spread(T.reinterpret(bits, dtype="int32"), self.lanes)]
+
+    def added(self, sums: Any, left: Any, right: Any) -> Any:
+        return pairs_added(sums, left, T.reinterpret(right, dtype=f"int32x{self.lanes}"))
 
 
 @cache

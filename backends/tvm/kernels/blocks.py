@@ -12,8 +12,9 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .bfloat16 import imported, stored_as
 from .epilogue import Epilogue
-from .finish import Finish, operand_images
+from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div, loop_for
 from .vectors import lanes_at
@@ -53,7 +54,7 @@ def block_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
             channel = block * lanes + lane
             element = x[image, channel, pixel]
             if 0 < images.channels % lanes <= lane:
-                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, images.dtype))
+                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, stored_as(images.dtype)))
             T.buffer_store(y, element, [image, block, pixel, lane])
 
     return _kernel(images, lanes, move, is_blocked=False)
@@ -85,7 +86,7 @@ def _kernel(images: Images, lanes: int, move: Move, *, is_blocked: bool) -> tirx
                 flat.append((T.arg(name, T.buffer(shape, images.dtype)), view))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.sblock("root"):  # where Relax looks whether a kernel of one tensor is a reshape
-                x, y = (T.decl_buffer(view, images.dtype, data=buffer.data) for buffer, view in flat)
+                x, y = (seen(buffer, view) for buffer, view in flat)
                 loop = loop_for(batch * blocks * pixels * lanes)
                 with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
                     move(x, y, task // blocks, task % blocks, pixel)
@@ -139,19 +140,21 @@ class Interleaving:
 
 
 @lru_cache
-def interleave_kernel(sizes: Interleaving, lanes: int, epilogue: Epilogue) -> tirx.PrimFunc:
+def interleave_kernel(sizes: Interleaving, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """A kernel of smaller images and the epilogue's operands to whole ones."""
+    lanes = machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     (down, across), (rows, columns) = sizes.parts, sizes.result
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((batch, down * across * sizes.blocks, *sizes.image, lanes), "float32"))
             shape = (batch, sizes.blocks, rows, columns, lanes)
-            finish = Finish(epilogue, operand_images(epilogue, shape))
+            beside = operand_images(epilogue, shape)
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            tasks = batch * sizes.blocks * rows
-            with T.sblock("root"), loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
+            y, finish = seen(y, shape), Finish(epilogue, beside).seen(shape)
+            tasks, code = batch * sizes.blocks * rows, imported(machine, epilogue.is_coarse)
+            with T.sblock("root"), code, loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
                 place = (task // rows // sizes.blocks, task // rows % sizes.blocks, task % rows, column)
                 row_at, column_at = (index + begin for index, begin in zip(place[2:], sizes.begins, strict=True))
                 block = (row_at % down * across + column_at % across) * sizes.blocks + place[1]

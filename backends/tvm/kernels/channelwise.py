@@ -13,9 +13,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .bfloat16 import BFLOAT16, imported, widened
 from .blocks import Images
 from .epilogue import Epilogue
-from .finish import Finish, operand_images
+from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import OPAQUE, loop_for
 from .vectors import as_wide, converted, lanes_at, spread
@@ -23,6 +24,9 @@ from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
 """What becomes of a window: products with weights, the maximum, the mean of the pixels or of the padding too."""
+
+
+_FLOATS = frozenset({"float32", BFLOAT16})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,16 @@ class Channelwise:
     zero_point: int = 0
 
     @property
+    def is_float(self) -> bool:
+        """Whether pixels are computed with in float32 as they are."""
+        return self.dtype in _FLOATS
+
+    @property
     def summed(self) -> str:
         """The type of maxima and sums."""
-        if self.kind == DEPTHWISE:
+        if self.kind == DEPTHWISE or self.is_float:
             return "float32"
-        return "int32" if self.dtype != "float32" and self.kind != MAXIMUM else self.dtype
+        return self.dtype if self.kind == MAXIMUM else "int32"
 
 
 @lru_cache
@@ -74,13 +83,14 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
                 held.append(T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32")))
                 held.append(T.arg("bias", T.buffer((sizes.blocks * lanes,), "float32")))
             shape = (batch, sizes.blocks, *window.result, lanes)
-            finish = Finish(epilogue, operand_images(epilogue, shape))
+            beside = operand_images(epilogue, shape)
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            x, y, finish = seen(x, x.shape), seen(y, shape), Finish(epilogue, beside).seen(shape)
             code = _Code(sizes, lanes, x, held, y, finish)
             tasks = batch * sizes.blocks * window.result[0]
             loop = loop_for(tasks * window.result[1] * window.kernel[0] * window.kernel[1])
-            with T.sblock("root"), loop(0, tasks) as task:
+            with T.sblock("root"), imported(machine, epilogue.is_coarse), loop(0, tasks) as task:
                 row, rest = task % window.result[0], task // window.result[0]
                 place = (rest // sizes.blocks, rest % sizes.blocks, row)
                 sums = [T.alloc_buffer((lanes,), sizes.summed) for _ in range(columns)]
@@ -115,7 +125,8 @@ class _Code:
                 for tap in range(window.kernel[1]):
                     if edge is not None and not window.is_inside(edge + column, tap):
                         continue
-                    pixel = self.x[image, block, window.at(0, row, line), window.at(1, start + column, tap), whole]
+                    at = (image, block, window.at(0, row, line), window.at(1, start + column, tap), whole)
+                    pixel = _loaded(self.x[at], self.sizes.dtype)
                     T.buffer_store(held, self._step(held[whole], pixel, (block, line, tap)), [whole])
         columns = [None if edge is None else edge + column for column in range(len(sums))]
         results = [[self._end(held[whole], row, column)] for held, column in zip(sums, columns, strict=True)]
@@ -131,11 +142,11 @@ class _Code:
 
     def _step(self, total: Any, pixel: Any, tap: tuple[Any, Any, int]) -> Any:
         if self.sizes.kind == DEPTHWISE:
-            number = _shifted(pixel, "float32" if self.sizes.dtype == "float32" else "int32", self.sizes.zero_point)
+            number = _shifted(pixel, "float32" if self.sizes.is_float else "int32", self.sizes.zero_point)
             return total + converted(number, "float32") * self.held[0][(*tap, lanes_at(0, self.lanes))]
         if self.sizes.kind != MAXIMUM:
             return total + _shifted(pixel, self.sizes.summed, self.sizes.zero_point)
-        if self.sizes.dtype != "float32":
+        if not self.sizes.is_float:
             return tirx.Select(total > pixel, total, pixel)
         return tirx.Select(
             total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel)
@@ -152,6 +163,11 @@ class _Code:
         return converted(total, "float32") / spread(
             T.float32(count * across) if isinstance(count, int) else count * T.float32(across), self.lanes
         )
+
+
+def _loaded(vector: Any, dtype: str) -> Any:
+    """A vector of pixels as it is computed with: of bfloat16, as float32."""
+    return widened(vector) if dtype == BFLOAT16 else vector
 
 
 def _shifted(pixel: Any, summed: str, zero_point: int) -> Any:
@@ -171,20 +187,22 @@ def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogu
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((images, blocks, rows, columns, lanes), sizes.dtype))
-            finish = Finish(epilogue, operand_images(epilogue, (images, blocks, 1, 1, lanes)))
-            y = T.arg("y", T.buffer((images, blocks, 1, 1, lanes), epilogue.dtype))
+            shape = (images, blocks, 1, 1, lanes)
+            beside = operand_images(epilogue, shape)
+            y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"), loop_for(images * blocks * pixels)(0, images * blocks) as task:
-                flat = T.decl_buffer((images, blocks, pixels, lanes), sizes.dtype, data=x.data)
+            flat, y = seen(x, (images, blocks, pixels, lanes)), seen(y, shape)
+            finish, loop = Finish(epilogue, beside).seen(shape), loop_for(images * blocks * pixels)
+            with T.sblock("root"), imported(machine, epilogue.is_coarse), loop(0, images * blocks) as task:
                 image, block = task // blocks, task % blocks
-                summed = "float32" if sizes.dtype == "float32" else "int32"
+                summed = "float32" if sizes.dtype in _FLOATS else "int32"
                 sums = [T.alloc_buffer((lanes,), summed) for _ in range(width)]
                 for held in sums:
                     T.buffer_store(held, spread(tirx.const(0, summed), lanes), [whole])
                 with T.serial(0, pixels // width) as step:
                     for number, held in enumerate(sums):
-                        pixel = _shifted(flat[image, block, step * width + number, whole], summed, zero_point)
-                        T.buffer_store(held, held[whole] + pixel, [whole])
+                        pixel = _loaded(flat[image, block, step * width + number, whole], sizes.dtype)
+                        T.buffer_store(held, held[whole] + _shifted(pixel, summed, zero_point), [whole])
                 total = sums[0][whole]
                 for held in sums[1:]:
                     total = total + held[whole]

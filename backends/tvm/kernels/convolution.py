@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Convolutions with constant weights, in float32 or of bytes, on images whose channels lie in blocks of a vector register's size.
+"""Convolutions with constant weights, in float32, of bfloat16 or of bytes, on images whose channels lie in blocks of a vector register's size.
 
 A tile of the result, some pixels of a row by some blocks of channels, is kept in registers while taps and channels are walked
 (Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures", 2018). Tiles at the left
@@ -20,9 +20,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .dots import DEPTH, Instruction
+from .bfloat16 import BFLOAT16, Pairs, imported, widened
+from .dots import Instruction
 from .epilogue import Epilogue
-from .finish import Finish, operand_images
+from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, ceil_div
 from .vectors import converted, lanes_at, spread
@@ -48,9 +49,10 @@ class Convolution:
         depth: channels that a filter reads.
         window: where the filters lie.
         block: channels of a block of the images; 0 where they are the second axis.
-        instruction: what multiplies bytes; None where the images are of float32.
+        instruction: what multiplies bytes, or bfloat16 in pairs; None where each channel is multiplied by itself.
         has_offsets: whether sums of bytes start from anything but 0.
         wide: filters of a group, if the last one has fewer than the others; whole blocks of them.
+        dtype: of the images.
         is_strip: whether the images are rows of bytes (`strips.py`), so that neighbouring columns share a block.
     """
 
@@ -61,9 +63,10 @@ class Convolution:
     depth: int
     window: Window
     block: int
-    instruction: Instruction | None = None
+    instruction: Instruction | Pairs | None = None
     has_offsets: bool = False
     wide: int = 0
+    dtype: str = "float32"
     is_strip: bool = False
 
     def group_blocks(self, lanes: int) -> int:
@@ -81,19 +84,19 @@ class Convolution:
         return 1 if self.is_strip or not self.block else self.block
 
     @property
-    def dtype(self) -> str:
-        """Of the images."""
-        return "float32" if self.instruction is None else "uint8"
-
-    @property
     def together(self) -> int:
         """Channels that an instruction multiplies."""
-        return 1 if self.instruction is None else DEPTH
+        return 1 if self.instruction is None else self.instruction.together
+
+    @property
+    def summed(self) -> str:
+        """The type of the sums."""
+        return "float32" if self.instruction is None else self.instruction.summed
 
     @property
     def run(self) -> int:
         """Pixels of a row that are best loaded together, if they lie side by side, and nothing else between them."""
-        is_dense = self.instruction is not None and self.spacing == DEPTH and self.window.strides[1] == 1
+        is_dense = self.instruction is not None and self.spacing == self.together and self.window.strides[1] == 1
         return self.instruction.run if self.instruction is not None and is_dense else 1
 
 
@@ -218,7 +221,7 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
             weights = T.arg("weights", T.buffer((*panels, tile.blocks * lanes * together), dtype))
             bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
             scales = None
-            if sizes.instruction is not None:
+            if sizes.summed == "int32":
                 scales = T.arg("scales", T.buffer((outer * lanes,), "float32"))
             kinds = [len(window.taps(axis)) for axis in range(2)]
             offsets = T.arg("offsets", T.buffer((*kinds, outer * lanes), "int32")) if sizes.has_offsets else None
@@ -226,10 +229,8 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
             result = T.arg("y", T.buffer((batch, outer, *sizes.window.result, lanes), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             rows = (window.image[0], window.image[1] * sizes.spacing)
-            x = T.decl_buffer((*lead, *rows), sizes.dtype, data=whole.data)
             shape = (batch, outer, *window.result, lanes)
-            y = T.decl_buffer(shape, epilogue.dtype, data=result.data)
-            finish = Finish(epilogue, beside).viewed(shape)
+            x, y, finish = seen(whole, (*lead, *rows)), seen(result, shape), Finish(epilogue, beside).seen(shape)
             code = _Code(sizes, tile, window, lanes, x, weights, bias, scales, offsets, y, finish)
             axes = {"image": batch, "panel": panels[0], "row": window.result[0], "tile": 1 if edges else len(inner)}
             if weights_are_small(sizes):
@@ -239,7 +240,7 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
                 count = count * size
             is_one = isinstance(count, int) and count == 1
             loop = T.serial if is_one or is_small(sizes) else T.parallel
-            with loop(0, count) as task:
+            with imported(machine, sizes.dtype == BFLOAT16 or epilogue.is_coarse), loop(0, count) as task:
                 place: dict[str, Any] = {}
                 for name, size in reversed(axes.items()):
                     task, place[name] = task // size, task % size
@@ -281,8 +282,7 @@ class _Code:
     def task(self, place: dict[str, Any], inner: list[int], edges: list[int]) -> None:
         """The tiles of a row, or one tile if there is no padding at the sides."""
         size, columns = self.lanes, self.tile.columns
-        dtype = "float32" if self.sizes.instruction is None else "int32"
-        sums = [[T.alloc_buffer((size,), dtype) for _ in range(self.tile.blocks)] for _ in range(columns)]
+        sums = [[T.alloc_buffer((size,), self.sizes.summed) for _ in range(self.tile.blocks)] for _ in range(columns)]
         for start in edges:
             self._tile(sums, place, start, edge=start)
         if not edges:
@@ -338,18 +338,19 @@ class _Code:
         if not sizes.block:
             return [self.x[(line[0], step, line[2], column)] for column in at]
         if sizes.instruction is None:
-            return [self.x[(*line, column * sizes.block + step)] for column in at]
+            elements = [self.x[(*line, column * sizes.block + step)] for column in at]
+            return [widened(element) for element in elements] if sizes.dtype == BFLOAT16 else elements
         run = sizes.run if sizes.run <= len(at) else 1
         lefts: list[Any] = []
         while (done := len(lefts)) < len(at):
             first = min(done, len(at) - run)  # the last ones overlap those before
-            octets = lanes_at(at[first] * sizes.spacing + step * DEPTH, run * DEPTH)
-            lefts += sizes.instruction.lefts(self.x[(*line, octets)])[done - first :]
+            loaded = lanes_at(at[first] * sizes.spacing + step * sizes.together, run * sizes.together)
+            lefts += sizes.instruction.lefts(self.x[(*line, loaded)])[done - first :]
         return lefts
 
     def _start(self, filters: Any, row: Any, column: int | None) -> Any:
         """What sums start from; those in no column in particular need no padding at the sides."""
-        if self.sizes.instruction is None:
+        if self.sizes.summed == "float32":
             return self.bias[filters]
         if self.offsets is None:
             return T.broadcast(T.int32(0), self.lanes)
@@ -361,7 +362,7 @@ class _Code:
         return sums + spread(pixel, self.lanes) * filters
 
     def _result(self, sums: Any, filters: Any) -> Any:
-        if self.sizes.instruction is None:
+        if self.sizes.summed == "float32":
             return sums
         return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
 

@@ -9,7 +9,7 @@ pairs: by VPMADDUBSW, which adds them in 16 bits and saturates, where the weight
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tvm import tirx
@@ -60,10 +60,14 @@ class Instruction:
     Attributes:
         form: how.
         lanes: sums of a vector.
+        together: products that are added to a sum at once.
+        summed: the type of the sums.
     """
 
     form: Form
     lanes: int
+    together: ClassVar[int] = DEPTH
+    summed: ClassVar[str] = "int32"
 
     @classmethod
     def of(cls, machine: Machine, weights: np.ndarray) -> "Instruction":

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""What elementwise operators make of vectors of float32, as kernels compute it in registers; Cast is one to bfloat16."""
+"""What elementwise operators make of vectors of float32, as kernels compute it in registers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
-from .bfloat16 import rounded
+from .bfloat16 import rounded, widened
 from .vectors import as_wide, converted, held
 
 Element = Callable[..., Any]
@@ -31,6 +31,14 @@ def _gelu(get: Callable[..., Any], x: Any) -> Any:
 def _hard_sigmoid(get: Callable[..., Any], x: Any) -> Any:
     y = held(x * number(get("alpha", 0.2), x) + number(get("beta", 0.5), x))
     return least(held(most(y, 0.0)), 1.0)
+
+
+def _cast(get: Callable[..., Any], x: Any) -> Any:
+    """To float32 from int32, or from the bits of bfloat16; from float32 to these."""
+    kind = str(x.ty.dtype)
+    if kind.startswith("uint16"):
+        return widened(x)
+    return converted(x, "float32") if kind.startswith("int") else rounded(x)
 
 
 def _clip(get: Callable[..., Any], x: Any, low: Any = None, high: Any = None) -> Any:
@@ -87,7 +95,7 @@ def _quarters(get: Callable[..., Any]) -> list[list[int]]:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
-    "Cast": lambda get, x: converted(x, "float32") if str(x.ty.dtype).startswith("int") else rounded(x),
+    "Cast": _cast,
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,

@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from .bfloat16 import stored_as
 from .epilogue import Epilogue, Reach, operand_buffers
 from .vectors import lanes_at
 
@@ -21,6 +22,11 @@ def operand_images(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
     return operand_buffers(epilogue, shape, shape[1] * shape[-1])
 
 
+def seen(buffer: Any, shape: Sequence[Any]) -> Any:
+    """A kernel's argument as its code sees it: as images of a shape, and with numbers of bfloat16 as their bits."""
+    return T.decl_buffer(shape, stored_as(str(buffer.dtype)), data=buffer.data)
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """An epilogue and the buffers of its operands."""
@@ -28,12 +34,10 @@ class Finish:
     epilogue: Epilogue
     buffers: Sequence[Any]
 
-    def viewed(self, shape: Sequence[Any]) -> "Finish":
-        """With images seen as of another shape."""
-        kept = [
-            buffer if operand.reach is Reach.CHANNELS else T.decl_buffer(shape, operand.dtype, data=buffer.data)
-            for buffer, operand in zip(self.buffers, self.epilogue.operands, strict=True)
-        ]
+    def seen(self, shape: Sequence[Any]) -> "Finish":
+        """With its images as code sees them."""
+        pairs = zip(self.buffers, self.epilogue.operands, strict=True)
+        kept = [buffer if operand.reach is Reach.CHANNELS else seen(buffer, shape) for buffer, operand in pairs]
         return Finish(self.epilogue, kept)
 
     @property

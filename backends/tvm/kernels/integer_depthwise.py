@@ -16,9 +16,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .bfloat16 import imported
 from .dots import DEPTH, Form, Instruction
 from .epilogue import Epilogue
-from .finish import Finish, operand_images
+from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div
 from .vectors import converted, held, lanes_at
@@ -103,13 +104,14 @@ def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue
             kinds = [len(window.taps(axis)) for axis in range(2)]
             start = T.arg("offsets", T.buffer((*kinds, sizes.blocks * LANES), "int32")) if sizes.has_offsets else None
             shape = (batch, sizes.blocks, *window.result, LANES)
-            finish = Finish(epilogue, operand_images(epilogue, shape))
+            beside = operand_images(epilogue, shape)
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             rows = (batch, sizes.blocks, window.image[0], window.image[1] * LANES)
-            x = T.decl_buffer(rows, "uint8", data=whole.data)
+            x, y, finish = seen(whole, rows), seen(y, shape), Finish(epilogue, beside).seen(shape)
             code = _Code(sizes, x, weights, bias, scales, start, y, finish)
-            with T.parallel(0, batch * sizes.blocks * window.result[0]) as task:
+            tasks = T.parallel(0, batch * sizes.blocks * window.result[0])
+            with imported(machine, epilogue.is_coarse), tasks as task:
                 row, rest = task % window.result[0], task // window.result[0]
                 place = (rest // sizes.blocks, rest % sizes.blocks, row)
                 sums = [T.alloc_buffer((LANES,), "int32") for _ in range(columns)]

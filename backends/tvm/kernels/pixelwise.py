@@ -11,9 +11,11 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .bfloat16 import BFLOAT16, imported, stored_as
 from .elements import ELEMENTS
 from .epilogue import Epilogue
-from .finish import Finish, operand_images
+from .finish import Finish, operand_images, seen
+from .machine import Machine
 from .tiles import OPAQUE, loop_for
 from .vectors import converted, lanes_at, spread
 
@@ -41,7 +43,7 @@ class Pixelwise:
 
 
 @lru_cache
-def pixelwise_kernel(sizes: Pixelwise) -> tirx.PrimFunc:
+def pixelwise_kernel(sizes: Pixelwise, machine: Machine) -> tirx.PrimFunc:
     """A kernel of the operands that aren't left out to the result."""
     batch = tirx.Var("batch", "int64")
     with IRBuilder() as builder:
@@ -54,30 +56,32 @@ def pixelwise_kernel(sizes: Pixelwise) -> tirx.PrimFunc:
             y = T.arg("y", T.buffer(_sizes(shape, batch), dtype))
             images, blocks, rows, columns, lanes = _sizes(shape, batch)
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            tasks = images * blocks * rows
-            with T.sblock("root"), loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
+            y, *buffers = (None if buffer is None else seen(buffer, buffer.shape) for buffer in (y, *buffers))
+            tasks, code = images * blocks * rows, imported(machine, dtype == BFLOAT16)
+            with T.sblock("root"), code, loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 vectors = [
                     None if form is None else _vector(buffer, form[1], place, lanes)
                     for buffer, form in zip(buffers, sizes.operands, strict=True)
                 ]
                 result = ELEMENTS[sizes.operator](dict(sizes.attributes).get, *vectors)
-                T.buffer_store(y, converted(result, dtype), [*place, lanes_at(0, lanes)])
+                T.buffer_store(y, converted(result, stored_as(dtype)), [*place, lanes_at(0, lanes)])
         return builder.get()
 
 
 @lru_cache
-def pixels_kernel(shape: Shape, epilogue: Epilogue) -> tirx.PrimFunc:
+def pixels_kernel(shape: Shape, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """A kernel of an epilogue's operands to what it makes of them: images in blocks."""
     sizes = _sizes(shape, tirx.Var("batch", "int64"))
     images, blocks, rows, columns, lanes = sizes
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            finish = Finish(epilogue, operand_images(epilogue, sizes))
+            beside = operand_images(epilogue, sizes)
             y = T.arg("y", T.buffer(sizes, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            tasks = images * blocks * rows
-            with T.sblock("root"), loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
+            y, finish = seen(y, sizes), Finish(epilogue, beside).seen(sizes)
+            tasks, code = images * blocks * rows, imported(machine, epilogue.is_coarse)
+            with T.sblock("root"), code, loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 T.buffer_store(y, finish.applied(None, place, lanes), [*place, lanes_at(0, lanes)])
         return builder.get()

@@ -22,9 +22,10 @@ from tvm.script.ir_builder import tirx as T
 
 from . import convolution
 from .approximations import number
+from .bfloat16 import BFLOAT16, imported, widened
 from .convolution import Convolution, Tile
 from .epilogue import Epilogue
-from .finish import Finish, operand_images
+from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, ceil_div
 from .vectors import held, lanes_at, spread
@@ -172,16 +173,17 @@ def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: 
     chunks, share = ceil_div(total, plan.tiles), panels // plan.shares
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((batch, depth, *window.image, lanes), "float32"))
+            x = T.arg("x", T.buffer((batch, depth, *window.image, lanes), sizes.dtype))
             form = (panels, plan.size**2, sizes.channels, plan.blocks * lanes)
             weights = T.arg("weights", T.buffer(form, "float32"))
             bias = T.arg("bias", T.buffer((filters * lanes,), "float32"))
             shape = (batch, filters, *window.result, lanes)
-            finish = Finish(epilogue, operand_images(epilogue, shape))
+            beside = operand_images(epilogue, shape)
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
+            x, y, finish = seen(x, x.shape), seen(y, shape), Finish(epilogue, beside).seen(shape)
             loop = T.serial if convolution.is_small(sizes) else T.parallel
-            with loop(0, batch * (chunks * plan.shares)) as task:
+            with imported(machine, epilogue.is_coarse), loop(0, batch * (chunks * plan.shares)) as task:
                 image, chunk, part = task // (chunks * plan.shares), task // plan.shares % chunks, task % plan.shares
                 first = tirx.min(chunk * plan.tiles, total - plan.tiles)
                 held = [T.alloc_buffer(_apart(plan, count, lanes), "float32") for count in (depth, plan.blocks)]
@@ -222,7 +224,8 @@ class _Code:
         is_inner = tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in ends))
 
         def pixel(row: Any, column: Any) -> Any:
-            return self.x[image, block, start[0] + row, start[1] + column, whole]
+            vector = self.x[image, block, start[0] + row, start[1] + column, whole]
+            return widened(vector) if self.sizes.dtype == BFLOAT16 else vector
 
         with T.If(is_inner):
             with T.Then():

@@ -175,3 +175,66 @@ def test_attention_takes_and_gives_bfloat16(make_graph) -> None:
         return op.Cast(op.Attention(*factors, q_num_heads=2, kv_num_heads=2), to=DType.bfloat16)
 
     assert kernels_of(make_graph(build, 1, "rows", 32))["attention"] == ["bfloat16"] * 4
+
+
+CONVOLUTIONS = {
+    "point": ((2, 32, 7, 5), (48, 32, 1, 1), {}),
+    "strided": ((1, 48, 19, 23), (40, 48, 5, 3), {"strides": (2, 2), "pads": (2, 1, 2, 1)}),
+    "winograd": ((1, 64, 17, 14), (64, 64, 3, 3), {"pads": (1, 1, 1, 1)}),
+    "pairs-beyond-a-block": ((2, 22, 9, 11), (21, 22, 3, 2), {"strides": (2, 1), "pads": (1, 3, 0, 2)}),
+    "odd-channels": ((1, 19, 9, 11), (21, 19, 3, 2), {"dilations": (2, 3)}),
+    "few-channels": ((1, 3, 9, 11), (21, 3, 3, 2), {"pads": (1, 1, 1, 1)}),
+    "groups": ((1, 72, 6, 6), (72, 24, 3, 3), {"group": 3, "pads": (1, 1, 1, 1)}),
+    "depthwise": ((2, 37, 9, 19), (37, 1, 3, 5), {"group": 37, "strides": (1, 2), "pads": (1, 2, 0, 3)}),
+    "one-axis": ((2, 20, 31), (18, 20, 5), {"strides": (3,), "pads": (2, 2)}),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolutions(agree, case: str) -> None:
+    """The second one reads what the first one has stored."""
+    shape, filters, attributes = CONVOLUTIONS[case]
+    weights, bias, more = (
+        normal(*filters) / filters[1],
+        normal(filters[0]),
+        normal(24, filters[0], *[1] * (len(shape) - 2)),
+    )
+
+    def build(op, x):
+        y = op.Relu(op.Conv(rounded(op, x), rounded(op, weights), bias, **attributes))
+        return [y, op.Conv(rounded(op, y), rounded(op, more))]
+
+    agree(build, normal(*shape), dims=[("n", *shape[1:])], tolerance=2e-3)
+
+
+def test_images_in_bfloat16_are_read_and_written_by_all_kinds_of_kernels(agree) -> None:
+    weights, square, tall = normal(24, 20, 1, 1), normal(24, 24, 1, 1), normal(24, 24, 2, 2) / 8
+
+    def build(op, x):
+        y = rounded(op, op.Conv(x, weights))
+        pooled = rounded(op, op.MaxPool(y, kernel_shape=(3, 3), pads=(1, 1, 1, 1)))
+        means = rounded(op, op.AveragePool(op.Conv(pooled, rounded(op, square)), kernel_shape=(2, 2), strides=(2, 2)))
+        gate = rounded(op, op.GlobalAveragePool(y))
+        gated = rounded(op, op.Mul(y, op.Sigmoid(op.Conv(gate, rounded(op, square)))))
+        turned = rounded(op, op.ConvTranspose(gated, tall, strides=(2, 2)))
+        beside = rounded(op, op.Add(op.Conv(pooled, rounded(op, square)), y))
+        joined = rounded(op, op.Concat(op.Relu(pooled), beside, axis=1))
+        return [means, turned, joined, op.Transpose(gated, perm=(0, 2, 3, 1)), op.Add(y, np.float32(1))]
+
+    agree(build, normal(2, 20, 6, 10), dims=[("n", 20, 6, 10)], tolerance=1e-2)
+
+
+def test_images_stay_in_bfloat16_between_convolutions(make_graph) -> None:
+    weights = [normal(32, 32, 1, 1) for _ in range(3)]
+
+    def build(op, x):
+        x = rounded(op, x)
+        y = rounded(op, op.Relu(op.Conv(x, rounded(op, weights[0]))))
+        z = rounded(op, op.Relu(op.Add(op.Conv(y, rounded(op, weights[1])), x)))
+        return op.Conv(z, rounded(op, weights[2]))
+
+    narrow, wide, bits = "bfloat16", "float32", "uint16"
+    kernels = kernels_of(make_graph(build, 1, 32, 8, 8))
+    assert kernels["conv"] == [narrow, bits, wide, narrow]
+    assert kernels["conv1"] == [narrow, bits, wide, narrow, narrow]
+    assert kernels["conv2"] == [narrow, bits, wide, wide]

@@ -74,7 +74,7 @@ def tied(graph_of) -> Graph:
 def test_factors_are_rounded_and_all_else_stays(layers: Graph) -> None:
     source = layers.clone()
     result = reduced(layers)
-    assert result.counts == {"Attention": 0, "Gemm": 1, "MatMul": 1, "Gather": 0}
+    assert result.counts == {"Attention": 0, "Conv": 0, "Gemm": 1, "MatMul": 1, "Gather": 0}
     assert not result.misses
     assert factors(layers, "MatMul") == ["float32 bfloat16 float32", "float32 bfloat16"]
     assert factors(layers, "Gemm") == ["float32 bfloat16 float32", "float32 bfloat16"]
@@ -132,6 +132,26 @@ def test_attention(graph_of) -> None:
     assert "no kernel for this form" in reduced(capped).misses[0]
 
 
+def test_images_are_rounded_for_all_that_read_them(graph_of) -> None:
+    graph = graph_of(
+        """(%x: float32[1, 16, 5, 5]) {
+          const %w: float32[16, 16, 1, 1]
+          %r: float32[1, 16, 5, 5] = Relu(%x) @ "first"
+          %n: float32[1, 16, 5, 5] = Neg(%r)
+          %a: float32[1, 16, 5, 5] = Conv(%r, %w) @ "conv"
+          %b: float32[1, 16, 5, 5] = Add(%a, %r)
+          %y: float32[1, 16, 5, 5] = Add(%b, %n)
+          return y = %y, r = %r
+        }""",
+        {"w": normal(16, 16, 1, 1)},
+    )
+    assert reduced(graph).counts["Conv"] == 1
+    assert factors(graph, "Conv") == ["float32 bfloat16 float32", "float32 bfloat16"]
+    assert [node.operator for node in graph.nodes].count("Cast") == 2 + 1
+    assert factors(graph, "Neg") == ["float32 bfloat16 float32"]
+    assert graph.outputs["r"].producer.operator == "Relu"
+
+
 def test_layers_that_are_left_out_stay(layers: Graph) -> None:
     assert reduced(layers, skip=("first",)).counts["MatMul"] == 0
     assert factors(layers, "MatMul") == ["float32", "float32"]
@@ -147,11 +167,17 @@ def test_layers_that_are_left_out_stay(layers: Graph) -> None:
         ("%y: float32[2, 4, 32] = MatMul(%x, %u)", "3 dimensions"),
         ("%d: float64[4, 4] = Cast(%x) {to = 11} %y: float64[4, 32] = MatMul(%d, %e)", "computes in float64"),
         ("%y: float32[4, 32] = MatMul(%w, %v)", "both activations"),
+        (
+            "%i: float32[1, 4, 4] = Unsqueeze(%x, %o) %y: float32[1, 3, 3] = Conv(%i, %k)",
+            "4 channels, which don't fill",
+        ),
     ],
 )
 def test_what_stays_in_float32_is_explained(graph_of, body: str, reason: str) -> None:
     weights = {"w": normal(4, 4), "v": normal(4, 32), "u": normal(2, 4, 32), "e": RNG.standard_normal((4, 32))}
+    weights |= {"o": np.array([0]), "k": normal(3, 4, 2)}
     shapes = {"w": "float32[4, 4]", "v": "float32[4, 32]", "u": "float32[2, 4, 32]", "e": "float64[4, 32]"}
+    shapes |= {"o": "int64[1]", "k": "float32[3, 4, 2]"}
     read = {name: shapes[name] for name in weights if f"%{name}" in body.partition("(")[2]}
     constants = " ".join(f"const %{name}: {shape}" for name, shape in read.items())
     graph = graph_of(
