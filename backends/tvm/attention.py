@@ -3,8 +3,11 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+from tvm import relax
+
 from ...ir.dims import Dim
 from ...ir.graph import Node, Value
+from ...ir.types import TensorType
 from .groups import ROUNDING, Anchor, Group, Template, widened_from
 from .kernels.attention import Attention, attention_kernel, is_paired_attention
 
@@ -28,31 +31,41 @@ def _attention(lowering: "Lowering", group: Group) -> Any:
     assert isinstance(heads, int)
     assert isinstance(kept, int)
     size, depth = (_static(value.shape[-1]) // (kept if is_flat else 1) for value in (k, v))
-    full = (q.shape[0], heads, q.shape[-2], k.shape[-2])
+    is_causal, queries, sharing = bool(get("is_causal", 0)), q.shape[-2], heads // kept
     shape = () if mask is None else (1,) * (4 - mask.type.rank) + mask.shape
+    if queries == 1 and sharing > 1 and not is_flat and not is_causal:  # heads that share keys, as queries of one head
+        if shape:
+            shape = (*shape[:1], *((1, 1) if shape[1:2] == (1,) else (kept, sharing)), *shape[3:])
+        heads, queries, sharing = kept, sharing, 1
+    full = (q.shape[0], heads, queries, k.shape[-2])
     narrow = [value for value in map(widened_from, (q, k, v)) if value is not None]
     if len(narrow) == 3 and is_paired_attention(size, depth, lowering.machine):
         q, k, v = narrow
     kernel = Attention(
         batch=_known(q.shape[0]),
-        queries=_known(q.shape[-2]),
+        queries=_known(queries),
         keys=_known(k.shape[-2]),
         heads=heads,
-        sharing=heads // kept,
+        sharing=sharing,
         size=size,
         depth=depth,
         is_flat=is_flat,
-        is_causal=bool(get("is_causal", 0)),
+        is_causal=is_causal,
         scale=1 / math.sqrt(size) if scale is None else float(scale),
         mask="" if mask is None else str(mask.dtype),
         spread=tuple(axis for axis, (dim, whole) in enumerate(zip(shape, full, strict=False)) if dim == 1 != whole),
         dtype=str(q.dtype),
         result=group.epilogue.dtype,
     )
-    arguments = [lowering.tensor(value) for value in (q, k, v)]
+    forms = [value.shape if is_flat else (*full[:-1], width) for value, width in ((q, size), (group.output, depth))]
+    arguments = [lowering.shaped(q, forms[0]), lowering.tensor(k), lowering.tensor(v)]
     if mask is not None:
         arguments.append(lowering.shaped(mask, shape))
-    return lowering.prim_func("attention", attention_kernel(kernel, lowering.machine), arguments, group.output.type)
+    type = TensorType(group.output.dtype, tuple(forms[1]))
+    found = lowering.prim_func("attention", attention_kernel(kernel, lowering.machine), arguments, type)
+    if type == group.output.type:
+        return found
+    return relax.op.reshape(lowering.block.emit(found), lowering.shape(group.output.shape))
 
 
 def _operand(node: Node, index: int) -> Value:

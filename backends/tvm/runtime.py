@@ -35,30 +35,46 @@ class Program:
         self._threads = threads
         self._library = _runtime().load_module(str(library))
         self._weights = tuple(weights)
-        self._idle: SimpleQueue[Any] = SimpleQueue()
-        self._idle.put(self._machine())
+        self._idle: SimpleQueue[_Machine] = SimpleQueue()
+        self._idle.put(_Machine(self._library))
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The results for inputs in order; what TVM's C++ throws, it raises."""
         if self._threads is not None:
             use_threads(self._threads)
-        arguments = [*map(tensor_of, inputs), *self._weights]
         try:
-            main = self._idle.get_nowait()
+            machine = self._idle.get_nowait()
         except Empty:
-            main = self._machine()
+            machine = _Machine(self._library)
         try:
-            results = list(map(array_of, main(*arguments)))
+            return machine(inputs, self._weights)
         finally:
-            self._idle.put(main)
-        kept = {argument.data_ptr() for argument in arguments}
-        return [_own(result, kept) for result in results]
+            self._idle.put(machine)
 
-    def _machine(self) -> Any:
-        """The `main` of a new virtual machine."""
-        machine = self._library["vm_load_executable"]()
+
+class _Machine:
+    """A virtual machine, with memory for inputs that don't lie as kernels expect them: taking it anew costs more than to copy them."""
+
+    def __init__(self, library: Any) -> None:
+        machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
-        return machine["main"]
+        self._main = machine["main"]
+        self._memory: dict[int, np.ndarray] = {}
+
+    def __call__(self, inputs: Sequence[np.ndarray], weights: Sequence[Any]) -> list[np.ndarray]:
+        arguments = [*(self._tensor(*numbered) for numbered in enumerate(inputs)), *weights]
+        kept = {argument.data_ptr() for argument in arguments}
+        return [_own(array_of(result), kept) for result in self._main(*arguments)]
+
+    def _tensor(self, index: int, array: np.ndarray) -> Any:
+        octets = _octets(array)
+        if not _is_placed(octets):
+            if index not in self._memory or self._memory[index].size < octets.size:
+                self._memory[index] = _aligned(octets.size)
+            memory = self._memory[index][: octets.size]
+            memory[:] = octets
+            octets = memory
+        return as_tensor(octets, array.shape, str(DType.of(array.dtype)))
 
 
 def use_threads(number: int) -> None:
@@ -70,14 +86,15 @@ def use_threads(number: int) -> None:
 
 def tensor_of(array: np.ndarray) -> Any:
     """An array as a tensor, which shares its memory if that is aligned."""
-    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return as_tensor(octets, array.shape, str(DType.of(array.dtype)))
+    return as_tensor(_octets(array), array.shape, str(DType.of(array.dtype)))
 
 
 def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
     """A row of bytes as a tensor, which shares its memory if that is aligned: numpy can't say all of TVM's element types."""
-    if octets.ctypes.data % ALIGNMENT or not octets.flags.writeable:
-        octets = _aligned(octets)
+    if not _is_placed(octets):
+        memory = _aligned(octets.size)
+        memory[:] = octets
+        octets = memory
     return _viewed(_runtime().from_dlpack(octets), shape, dtype)
 
 
@@ -97,11 +114,19 @@ def _viewed(tensor: Any, shape: Sequence[int], dtype: str) -> Any:
     return _function("runtime.TVMTensorCreateView")(tensor, _runtime().Shape(shape), dtype, 0)
 
 
-def _aligned(octets: np.ndarray) -> np.ndarray:
-    memory = np.empty(octets.size + ALIGNMENT, np.uint8)
+def _octets(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _is_placed(octets: np.ndarray) -> bool:
+    """Whether a tensor can share the memory of an array."""
+    return octets.ctypes.data % ALIGNMENT == 0 and octets.flags.writeable
+
+
+def _aligned(size: int) -> np.ndarray:
+    memory = np.empty(size + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT
-    memory[begin : begin + octets.size] = octets
-    return memory[begin : begin + octets.size]
+    return memory[begin : begin + size]
 
 
 @cache

@@ -15,6 +15,8 @@ _FACTORS = {"Attention": 3, "Conv": 2, "Gemm": 2, "MatMul": 2}
 """How many of an operator's inputs are multiplied."""
 _LEAST_COLUMNS = 16
 """Of weights: sums that an instruction adds to."""
+_LEAST_QUERIES = 8
+"""Of attention: fewer of them read all keys and values for little, which rounding these would take more time than."""
 _LEAST_CHANNELS = 16
 """That a filter reads: images of fewer aren't held in blocks of channels, or have a filter for each."""
 
@@ -151,6 +153,8 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
     if x.dtype is not DType.float32:
         return f"it computes in {x.dtype}"
     if node.operator == "Attention":
+        if x.shape[-2] in range(_LEAST_QUERIES):
+            return "so few queries wait for keys and values, not for products"
         return "" if is_plain(node) else "there is no kernel for this form of it"
     if isinstance(x, Constant) or not (isinstance(weight, Constant) or _turned(weight) or _is_rounded(weight)):
         return "its factors are both activations, or its weight is computed"

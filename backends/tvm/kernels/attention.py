@@ -3,14 +3,15 @@
 """Scaled dot-product attention, head by head.
 
 A head's keys are turned once. Then a few queries at a time get their scores, which stay in the cache of the first level; their
-softmax is taken there, and multiplied with the values. So all scores of a head are never in memory at once.
+softmax is taken there, and multiplied with the values. So all scores of a head are never in memory at once. If there are no more
+queries than that, as where a text is written word by word, keys are multiplied as they lie, a vector of features at a time.
 
 Queries, keys and values in bfloat16 are multiplied in pairs: of features, which lie side by side, and of keys, whose values are
 put together once for a head. The softmax is taken in float32, and its results are rounded to bfloat16 before they are multiplied.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +23,7 @@ from .approximations import coarse_exp, exp, number
 from .bfloat16 import BFLOAT16, imported, pairs_added, rounded, stored_as
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
-from .vectors import greatest, held, lanes_at, spread, total
+from .vectors import greatest, held, lanes_at, spread, total, totals
 
 _HEIGHT = 8
 """Queries at a time."""
@@ -73,6 +74,10 @@ class Attention:
         """In which a score is added up: features, or pairs of them."""
         return self.size // 2 if self.is_paired else self.size
 
+    def is_whole(self, machine: Machine) -> bool:
+        """Whether keys are of float32, and fill whole vectors with their features."""
+        return not self.is_paired and self.size % machine.lanes == 0
+
     def shape(self, batch: Any, length: Any, heads: int, size: int) -> tuple[Any, ...]:
         return (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
 
@@ -88,7 +93,6 @@ def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
 @lru_cache
 def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
     """A kernel of queries, keys, values and the mask, if there is one, to what the queries find."""
-    lanes = machine.lanes
     batch, queries, keys = (
         tirx.Var(name, "int64") if size is None else size
         for name, size in (("batch", attention.batch), ("queries", attention.queries), ("keys", attention.keys))
@@ -115,65 +119,80 @@ def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
             loop = T.parallel(0, batch * (heads * chunks))
             with imported(machine, BFLOAT16 in (attention.dtype, attention.result)), loop as task:
                 head, image, chunk = task // chunks % heads, task // (heads * chunks), task % chunks
-                blocks = tirx.floordiv(keys + (lanes - 1), lanes)
-                turned = T.alloc_buffer((blocks, attention.steps, lanes), k.dtype)
-                paired = (
-                    T.alloc_buffer((tirx.floordiv(keys + 1, 2), attention.depth), "int32")
-                    if attention.is_paired
-                    else None
-                )
-                work = _Head(attention, machine, q, v, y, mask, turned, paired, image, head, queries, keys)
-                work.turn(k)
-                if attention.is_paired:
-                    work.pair()
-                for height, count in heights(_HEIGHT, queries):
-                    begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
-                    with T.serial(0, end - begin) as step:
-                        work.tile(tirx.min((begin + step) * height, queries - height), height)
+                work = _Head(attention, machine, q, k, v, y, mask, image, head, queries, keys)
+                if not attention.is_whole(machine) or (attention.queries or 0) > _HEIGHT:
+                    work.turned().chunk(chunk, chunks)
+                elif attention.queries is not None:
+                    work.chunk(chunk, chunks)
+                else:
+                    with T.If(queries <= _HEIGHT):
+                        with T.Then():
+                            work.chunk(chunk, chunks)
+                        with T.Else():
+                            work.turned().chunk(chunk, chunks)
         return builder.get()
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """Code for one head of one image."""
+    """Code for one head of one image.
+
+    Attributes:
+        columns: the keys as `[block of lanes, feature or pair, lane]`; where they end within a block, zeros follow. None where they are
+            multiplied as they lie.
+        paired: the values of two keys side by side, `[pair, column]`; beside the last of an odd number stands itself, with no weight.
+            None where those are of float32.
+    """
 
     attention: Attention
     machine: Machine
     q: Any
+    k: Any
     v: Any
     y: Any
     mask: Any
-    turned: Any
-    paired: Any
     image: Any
     head: Any
     queries: Any
     keys: Any
+    columns: Any = None
+    paired: Any = None
 
-    def turn(self, k: Any) -> None:
-        """The keys as `[block of lanes, feature or pair, lane]`; where they end within a block, zeros follow."""
-        attention, lanes = self.attention, self.machine.lanes
+    def turned(self) -> "_Head":
+        """Code that turns the keys, and puts values in pairs; and then the same head with these."""
+        attention, lanes, paired = self.attention, self.machine.lanes, None
+        columns = T.alloc_buffer((self._blocks, attention.steps, lanes), self.k.dtype)
         with T.serial(0, self.keys) as key, T.serial(0, attention.steps) as column:
-            element = k[attention.place(self.image, key, self._kept, attention.steps, column)]
-            T.buffer_store(self.turned, element, [key // lanes, column, key % lanes])
+            element = self.k[attention.place(self.image, key, self._kept, attention.steps, column)]
+            T.buffer_store(columns, element, [key // lanes, column, key % lanes])
         if self._is_ragged:
             with T.serial(0, attention.steps) as column, T.serial(0, self._blocks * lanes - self.keys) as beyond:
-                zero = tirx.const(0, self.turned.dtype)
-                T.buffer_store(self.turned, zero, [self._blocks - 1, column, lanes - 1 - beyond])
+                zero = tirx.const(0, columns.dtype)
+                T.buffer_store(columns, zero, [self._blocks - 1, column, lanes - 1 - beyond])
+        if attention.is_paired:
+            paired = T.alloc_buffer((tirx.floordiv(self.keys + 1, 2), attention.depth), "int32")
+            self._pair(paired)
+        return replace(self, columns=columns, paired=paired)
 
-    def pair(self) -> None:
-        """The values of two keys side by side, `[pair, column]`; beside the last of an odd number stands itself, with no weight."""
+    def chunk(self, place: Any, chunks: int) -> None:
+        """One of so many parts of the queries."""
+        for height, count in heights(_HEIGHT, self.queries):
+            begin, end = (tirx.floordiv(count * at, chunks) for at in (place, place + 1))
+            with T.serial(0, end - begin) as step:
+                self._tile(tirx.min((begin + step) * height, self.queries - height), height)
+
+    def _pair(self, paired: Any) -> None:
         attention, lanes = self.attention, self.machine.lanes
-        with T.serial(0, self.paired.shape[0]) as pair:
+        with T.serial(0, paired.shape[0]) as pair:
             for start in range(0, attention.depth, lanes):
                 at = lanes_at(min(start, attention.depth - lanes), lanes)
                 lower, upper = (
                     self.v[attention.place(self.image, key, self._kept, attention.depth, at)].astype(f"int32x{lanes}")
                     for key in (pair * 2, tirx.min(pair * 2 + 1, self.keys - 1))
                 )
-                T.buffer_store(self.paired, lower | upper << tirx.const(16, f"int32x{lanes}"), [pair, at])
+                T.buffer_store(paired, lower | upper << tirx.const(16, f"int32x{lanes}"), [pair, at])
 
-    def tile(self, row: Any, height: int) -> None:
+    def _tile(self, row: Any, height: int) -> None:
         """What some queries find."""
         attention, lanes = self.attention, self.machine.lanes
         limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
@@ -182,7 +201,10 @@ class _Head:
         weights = T.alloc_buffer((height, self._blocks * lanes), "uint16") if attention.is_paired else scores
         inverse = T.alloc_buffer((height,), "float32")
         with T.serial(0, blocks) as block:
-            self._score(row, height, block, scores)
+            if self.columns is None:
+                self._score_as_it_lies(row, height, block, scores)
+            else:
+                self._score(row, height, block, scores)
         with T.serial(0, height) as line:
             self._softmax(row, line, blocks, limit, scores, weights, inverse)
         vectors = ceil_div(attention.depth, lanes)
@@ -199,7 +221,7 @@ class _Head:
 
     @property
     def _blocks(self) -> Any:
-        return self.turned.shape[0]
+        return tirx.floordiv(self.keys + (self.machine.lanes - 1), self.machine.lanes)
 
     @property
     def _is_ragged(self) -> bool:
@@ -216,14 +238,36 @@ class _Head:
                 spot = lanes_at(line * lanes, lanes)
                 place = attention.place(self.image, row + line, self.head, attention.steps, k)
                 factor = spread(self.q[place], lanes)
-                T.buffer_store(sums, self._added(sums[spot], factor, self.turned[block, k, lanes_at(0, lanes)]), [spot])
+                T.buffer_store(
+                    sums, self._added(sums[spot], factor, self.columns[block, k, lanes_at(0, lanes)]), [spot]
+                )
         for line in range(height):
-            columns = lanes_at(block * lanes, lanes)
-            vector = sums[lanes_at(line * lanes, lanes)]
-            scaled = vector * number(attention.scale, vector)
-            if self.mask is not None and not self._is_ragged:
-                scaled = scaled + self._bias(row + line, columns, scaled)
-            T.buffer_store(scores, scaled, [line, columns])
+            self._store(scores, sums[lanes_at(line * lanes, lanes)], (row, line), block)
+
+    def _score_as_it_lies(self, row: Any, height: int, block: Any, scores: Any) -> None:
+        """The same by vectors of features, whose products are added up across at last."""
+        attention, lanes = self.attention, self.machine.lanes
+        with T.serial(0, height) as line:
+            sums = [T.alloc_buffer((lanes,), "float32") for _ in range(lanes)]
+            for total in sums:
+                T.buffer_store(total, spread(T.float32(0), lanes), [lanes_at(0, lanes)])
+            with T.serial(0, attention.size // lanes) as step:
+                at, whole = lanes_at(step * lanes, lanes), lanes_at(0, lanes)
+                query = self.q[attention.place(self.image, row + line, self.head, attention.size, at)]
+                for index, total in enumerate(sums):
+                    key = block * lanes + index
+                    key = tirx.min(key, self.keys - 1) if self._is_ragged else key
+                    place = attention.place(self.image, key, self._kept, attention.size, at)
+                    T.buffer_store(total, total[whole] + query * self.k[place], [whole])
+            self._store(scores, totals([total[lanes_at(0, lanes)] for total in sums]), (row, line), block)
+
+    def _store(self, scores: Any, vector: Any, place: tuple[Any, Any], block: Any) -> None:
+        """The scores of a query with a block of keys, scaled."""
+        (row, line), columns = place, lanes_at(block * self.machine.lanes, self.machine.lanes)
+        scaled = vector * number(self.attention.scale, vector)
+        if self.mask is not None and not self._is_ragged:
+            scaled = scaled + self._bias(row + line, columns, scaled)
+        T.buffer_store(scores, scaled, [line, columns])
 
     def _added(self, sums: Any, x: Any, y: Any) -> Any:
         return pairs_added(sums, x, y) if self.attention.is_paired else sums + x * y

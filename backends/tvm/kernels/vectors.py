@@ -2,7 +2,7 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Vectors of any number of lanes: TVM has none of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -45,6 +45,20 @@ def held(vector: Any) -> Any:
 def total(buffer: Any) -> Any:
     """The sum of a buffer's lanes, which are lost."""
     return _halved(buffer, lambda a, b: a + b)
+
+
+def totals(vectors: Sequence[Any]) -> Any:
+    """The sums of as many vectors as each has lanes, in a vector."""
+    lanes = size = len(vectors)
+    while size > 1:
+        starts = range(0, 2 * lanes, size)
+        halves = [
+            [start + at for start in starts for at in range(begin, begin + size // 2)] for begin in (0, size // 2)
+        ]
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [held(tirx.Shuffle(pair, halves[0]) + tirx.Shuffle(pair, halves[1])) for pair in map(list, pairs)]
+        size //= 2
+    return vectors[0]
 
 
 def greatest(buffer: Any) -> Any:

@@ -128,6 +128,20 @@ def test_results_are_the_callers_own(make_graph, target, tmp_path) -> None:
     assert np.all(x == 0)
 
 
+def test_results_keep_nothing_of_the_memory_that_the_next_inputs_are_copied_into(make_graph, target, tmp_path) -> None:
+    graph = make_graph(lambda op, x: op.Neg(x), "rows", 200)
+    graph.outputs["x"] = graph.inputs[0]
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    executable, memory = load(tmp_path / "dist"), np.zeros(300 * 200 + 1, np.float32)
+    inputs = [memory[1 : 1 + rows * 200].reshape(rows, 200) for rows in (200, 100, 300)]  # of which none is aligned
+    found = []
+    for number, x in enumerate(inputs):
+        x[:] = number
+        found.append(executable(x))
+    for number, (y, same) in enumerate(found):
+        assert np.all(y == -number) and np.all(same == number)
+
+
 def test_threads_call_it_side_by_side(graph, target, tmp_path) -> None:
     write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
     executable = load(tmp_path / "dist", threads=1)

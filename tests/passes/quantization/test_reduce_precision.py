@@ -121,8 +121,8 @@ def test_a_lookup_that_is_left_out_keeps_its_table(tied: Graph) -> None:
 
 
 def test_attention(graph_of) -> None:
-    text = """(%x: float32[batch, 5, 32]) {
-      %y: float32[batch, 5, 32] = Attention(%x, %x, %x) {kv_num_heads = 2, q_num_heads = 2%more}
+    text = """(%x: float32[batch, 9, 32]) {
+      %y: float32[batch, 9, 32] = Attention(%x, %x, %x) {kv_num_heads = 2, q_num_heads = 2%more}
       return y = %y
     }"""
     graph = graph_of(text.replace("%more", ""))
@@ -130,6 +130,8 @@ def test_attention(graph_of) -> None:
     assert factors(graph, "Attention") == ["float32 bfloat16 float32"] * 3
     capped = graph_of(text.replace("%more", ", softcap = 2.0"))
     assert "no kernel for this form" in reduced(capped).misses[0]
+    single = graph_of(text.replace("%more", "").replace("batch, 9", "batch, 1"))
+    assert "so few queries" in reduced(single).misses[0]
 
 
 def test_images_are_rounded_for_all_that_read_them(graph_of) -> None:
