@@ -15,6 +15,7 @@ from ...ir.types import TensorType
 from ...passes.cleanup.reshapes import moves_units
 from . import (
     attention,
+    channels,
     convolutions,
     elementwise,
     indexing,
@@ -86,7 +87,7 @@ def _identity(lowering: "Lowering", node: Node) -> Any:
 
 def _concat(lowering: "Lowering", node: Node) -> Any:
     """Sizes off the axis agree, though for symbolic ones TVM may not see why."""
-    joined = convolutions.join(lowering, node)
+    joined = channels.join(lowering, node)
     if joined is not None:
         return joined
     axis = node.attributes["axis"]
@@ -221,7 +222,7 @@ CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
-    **convolutions.CONVERTERS,
+    **channels.CONVERTERS,
     **quantized.CONVERTERS,
     **reductions.CONVERTERS,
     **rows.CONVERTERS,
@@ -250,6 +251,7 @@ CONVERTERS: dict[str, Converter] = {
 
 TEMPLATES: dict[str, Template] = {
     **attention.TEMPLATES,
+    **channels.TEMPLATES,
     **convolutions.TEMPLATES,
     **nibbles.TEMPLATES,
     **products.TEMPLATES,

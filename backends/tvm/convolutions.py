@@ -1,8 +1,7 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Convolutions and pools by kernels of our own, on images in blocks of channels, where sizes are known."""
+"""Convolutions by kernels of our own, on images in blocks of channels, where sizes are known."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,31 +12,26 @@ from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType, TensorType
 from ...passes.legalization.layers import is_interleaved
 from ...passes.quantization.grid import grid_of
-from . import pools
 from .choices import Site
-from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands, widened_from
+from .groups import Anchor, Group, Template, step_attributes, widened_from
+from .images import as_image, image_call, in_blocks, is_known, is_worth_blocks, operands, unwidened, window_of
 from .kernels.bfloat16 import BFLOAT16, Pairs
-from .kernels.blocks import Interleaving, interleave_kernel, join_kernel
+from .kernels.blocks import Interleaving, interleave_kernel
 from .kernels.channelwise import (
     DEPTHWISE,
-    MAXIMUM,
-    MEAN,
-    PADDED_MEAN,
     Channelwise,
     channelwise_kernel,
-    global_mean_kernel,
 )
 from .kernels.convolution import Convolution, Tile, convolution_kernel, merged, packed, start_offsets, tiles
 from .kernels.dots import DEPTH, Instruction
 from .kernels.elements import ELEMENTS
 from .kernels.epilogue import Epilogue, Operand, Reach, Step
 from .kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
-from .kernels.pixelwise import pixels_kernel
 from .kernels.strips import Strips, strips_kernel
 from .kernels.tiles import ceil_div
 from .kernels.windows import Window
 from .kernels.winograd import Plan, transformed, ways, winograd_kernel
-from .layouts import Blocked, blocked, images_of, is_image
+from .layouts import Blocked, blocked, images_of
 from .quantized import Quantized, constant_weights, quantized
 
 if TYPE_CHECKING:
@@ -49,7 +43,7 @@ def _anchor(node: Node) -> Anchor | None:
     x, *rest = node.inputs
     assert x is not None
     is_constant = all(value is None or constant_weights(value) is not None for value in rest)
-    return Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS) if is_constant and _is_known(x, node) else None
+    return Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS) if is_constant and is_known(x, node) else None
 
 
 def _conv(lowering: "Lowering", group: Group) -> Any:
@@ -70,8 +64,8 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
     groups = node.attributes.get("group", 1)
     data, bias = data.reshape(filters, depth, *window.kernel), _bias(node, filters)
     if groups == images.channels == filters > 1:
-        return _depthwise(lowering, group, data[:, 0], bias, window, (_unwidened(x), 0))
-    is_blocked = _is_worth_blocks(lowering, x) or groups > 1
+        return _depthwise(lowering, group, data[:, 0], bias, window, (unwidened(x), 0))
+    is_blocked = is_worth_blocks(lowering, x) or groups > 1
     groups, wide, data = merged(groups, data, images.channels, lanes)
     sizes = Convolution(
         batch=images.batch,
@@ -82,7 +76,7 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
         window=window,
         block=lanes if is_blocked else 0,
         wide=wide,
-        dtype=str((_unwidened(x) if is_blocked else x).dtype),
+        dtype=str((unwidened(x) if is_blocked else x).dtype),
     )
     is_even = data.shape[1] % Pairs.together == 0  # beside an odd channel lies anything
     if sizes.dtype == BFLOAT16 and widened_from(weights) is not None and is_even and lowering.machine.has_bfloat16:
@@ -94,9 +88,9 @@ def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: 
     """A call of a kernel for a convolution of what a group's anchor reads, with what follows it."""
     x, machine = group.anchor.inputs[0], lowering.machine
     assert x is not None
-    x = x if sizes.dtype == "float32" else _unwidened(x)
-    tensor = lowering.layouts.blocked(x) if sizes.block else _as_image(lowering, x)
-    beside = [_row(bias, machine.lanes), *_operands(lowering, group)]
+    x = x if sizes.dtype == "float32" else unwidened(x)
+    tensor = lowering.layouts.blocked(x) if sizes.block else as_image(lowering, x)
+    beside = [in_blocks(bias, machine.lanes), *operands(lowering, group)]
     blocks = ceil_div(sizes.filters, machine.lanes)
     type = TensorType(DType[group.epilogue.dtype], (x.shape[0], blocks, *sizes.window.result, machine.lanes))
 
@@ -111,11 +105,6 @@ def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: 
 
     speed = 1.0 if sizes.instruction is None else sizes.instruction.speed
     return lowering.choices.made(Site("conv", str(group.anchor.location), sizes, ways(sizes, machine, speed), call))
-
-
-def _unwidened(x: Value) -> Value:
-    narrow = widened_from(x)
-    return x if narrow is None else narrow
 
 
 def _transposed_anchor(node: Node) -> Anchor | None:
@@ -143,7 +132,7 @@ def _transposed(lowering: "Lowering", group: Group) -> Blocked:
     axes = [_part(window, axis, taps[axis]) for axis in range(2)]
     inner = Window(*zip(*axes, strict=True))
     is_whole = (down, across) == (1, 1)
-    block = lanes if _is_worth_blocks(lowering, x) else 0
+    block = lanes if is_worth_blocks(lowering, x) else 0
     sizes = Convolution(images.batch, channels, down * across * blocks * lanes, 1, channels, inner, block)
     bias = np.tile(np.pad(_bias(node, filters), (0, blocks * lanes - filters)), down * across)
     front = group if is_whole else Group(node, (), Epilogue(), ())
@@ -153,7 +142,7 @@ def _transposed(lowering: "Lowering", group: Group) -> Blocked:
     begins = (window.begins[0] % down, window.begins[1] % across)
     between = Interleaving(images.batch, blocks, window.strides, inner.result, begins, window.result)
     kernel = interleave_kernel(between, lowering.machine, group.epilogue)
-    return _call(lowering, group.output, "interleave", kernel, [y, *_operands(lowering, group)])
+    return image_call(lowering, group.output, "interleave", kernel, [y, *operands(lowering, group)])
 
 
 def _part(window: Window, axis: int, taps: int) -> tuple[int, ...]:
@@ -185,8 +174,8 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
             constants = [relax.const(packed_depthwise(weights[:, 0], sizes))]
             constants += _beside(found, weights, bias, window, machine.lanes, 0)
             kernel = integer_depthwise_kernel(sizes, machine, group.epilogue)
-            arguments = [lowering.layouts.blocked(found.x), *constants, *_operands(lowering, group)]
-            return _call(lowering, group.output, "integer_depthwise", kernel, arguments)
+            arguments = [lowering.layouts.blocked(found.x), *constants, *operands(lowering, group)]
+            return image_call(lowering, group.output, "integer_depthwise", kernel, arguments)
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
     strips = None
     if images.channels <= DEPTH and groups == 1 and found.x not in lowering.layouts:
@@ -212,7 +201,7 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
     if strips is None and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
         return None
     tensor = lowering.layouts.blocked(found.x) if strips is None else _strips(lowering, found, strips)
-    beside += _operands(lowering, group)
+    beside += operands(lowering, group)
 
     def call(tile: Tile) -> Any:
         kernel = convolution_kernel(sizes, tile, machine, group.epilogue)
@@ -234,14 +223,14 @@ def _strips(lowering: "Lowering", found: Quantized, strips: Strips) -> Any:
         epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (step,), str(found.x.dtype))
     kernel = strips_kernel(strips, found.zero_point, lowering.machine, epilogue)
     type = TensorType(found.x.dtype, (x.shape[0], 1, *strips.image))
-    return lowering.block.emit(lowering.prim_func("strips", kernel, [_as_image(lowering, x)], type))
+    return lowering.block.emit(lowering.prim_func("strips", kernel, [as_image(lowering, x)], type))
 
 
 def _beside(
     found: Quantized, weights: np.ndarray, bias: np.ndarray, window: Window, lanes: int, shift: int
 ) -> list[Any]:
     """Bias, scales and, if sums start from anything but 0, offsets for bytes that a `shift` is taken from."""
-    rows = [_row(row, lanes) for row in (bias, found.scales)]
+    rows = [in_blocks(row, lanes) for row in (bias, found.scales)]
     zero_point = found.zero_point - shift
     return [*rows, relax.const(start_offsets(weights, zero_point, window, lanes))] if zero_point else rows
 
@@ -259,14 +248,9 @@ def _depthwise(
     held = images_of(x.type)
     sizes = Channelwise(held.batch, held.blocks(lanes)[0], window, DEPTHWISE, held.dtype, zero_point)
     kernel = channelwise_kernel(sizes, lowering.machine, group.epilogue)
-    constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), _row(bias, lanes)]
-    arguments = [lowering.layouts.blocked(x), *constants, *_operands(lowering, group)]
-    return _call(lowering, group.output, "depthwise", kernel, arguments)
-
-
-def _row(numbers: np.ndarray, lanes: int) -> Any:
-    """Numbers for each channel, in whole blocks."""
-    return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
+    constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), in_blocks(bias, lanes)]
+    arguments = [lowering.layouts.blocked(x), *constants, *operands(lowering, group)]
+    return image_call(lowering, group.output, "depthwise", kernel, arguments)
 
 
 def _normalize(lowering: "Lowering", group: Group) -> Blocked:
@@ -277,166 +261,14 @@ def _normalize(lowering: "Lowering", group: Group) -> Blocked:
     factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
     _, rows, columns, _ = images_of(group.output.type).blocks(1)
     window = Window.points((rows, columns))
-    return _depthwise(lowering, group, factor.reshape(-1, 1, 1), bias - mean * factor, window, (_unwidened(x), 0))
+    return _depthwise(lowering, group, factor.reshape(-1, 1, 1), bias - mean * factor, window, (unwidened(x), 0))
 
 
 def _normalization_anchor(node: Node) -> Anchor | None:
     return None if node.attributes.get("training_mode", 0) or len(node.outputs) > 1 else _anchor(node)
 
 
-def _operands(lowering: "Lowering", group: Group) -> list[Any]:
-    """What a group's epilogue reads, in blocks."""
-    pairs = zip(group.operands, group.epilogue.operands, strict=True)
-    layouts = lowering.layouts
-    return [
-        layouts.row(value) if operand.reach is Reach.CHANNELS else layouts.blocked(value) for value, operand in pairs
-    ]
-
-
-def _pool_anchor(node: Node) -> Anchor | None:
-    """Of integers, whose maxima are integers too, and whose means are of their distances to the zero point; or quantized."""
-    x = node.inputs[0]
-    assert x is not None
-    if len(node.outputs) > 1 or not _is_known(x, node):
-        return None
-    anchor = Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS)
-    if source(x).dtype.is_float:
-        return anchor if source(x) is not x or _is_narrowed(node.output) else None
-    assert x.producer is not None
-    attributes = step_attributes(x.producer)
-    scale = dict(attributes)["scale"]
-    is_maximum = node.operator == "MaxPool"
-    prologue = Step("DequantizeLinear", attributes, (0,)) if is_maximum else Step("Mul", (), (0, scale))
-    return replace(anchor, prologue=prologue)
-
-
-def _pool(lowering: "Lowering", group: Group) -> Blocked:
-    x = group.anchor.inputs[0]
-    assert x is not None
-    images = source(x)
-    zero_point = 0 if x.producer is None or images.dtype.is_float else dict(step_attributes(x.producer))["zero_point"]
-    return _pooled(lowering, group.anchor, (images, zero_point), group.epilogue, group)
-
-
-def pool(lowering: "Lowering", node: Node) -> Any:
-    """Maxima and means; those whose positions are wanted, or of images that don't fill a block, are left to others."""
-    x = node.inputs[0]
-    assert x is not None
-    if len(node.outputs) > 1 or not _is_known(x, node) or not _is_worth_blocks(lowering, x):
-        is_mean = node.operator == "GlobalAveragePool"
-        return lowering.imported(node) if is_mean else pools.CONVERTERS[node.operator](lowering, node)
-    return _pooled(lowering, node, (x, 0), Epilogue(), None)
-
-
-def _pooled(
-    lowering: "Lowering", node: Node, images: tuple[Value, int], epilogue: Epilogue, group: Group | None
-) -> Blocked:
-    """A call of a kernel for a pool of images with a zero point."""
-    (x, zero_point), machine = images, lowering.machine
-    sizes = images_of(x.type)
-    arguments = [lowering.layouts.blocked(x), *([] if group is None else _operands(lowering, group))]
-    output = node.output if group is None else group.output
-    if node.operator == "GlobalAveragePool":
-        return _call(lowering, output, "mean", global_mean_kernel(sizes, zero_point, machine, epilogue), arguments)
-    kind = MAXIMUM
-    if node.operator == "AveragePool":
-        kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
-    window = window_of(node, node.attributes["kernel_shape"])
-    pooled = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, kind, sizes.dtype, zero_point)
-    return _call(lowering, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
-
-
-def _is_narrowed(value: Value) -> bool:
-    """Whether nothing but bytes or bfloat16 is read of it."""
-    readers = [use.node for use in value.uses]
-    return len(readers) == 1 and (readers[0].operator == "QuantizeLinear" or readers[0].output.dtype is DType.bfloat16)
-
-
-def _element_anchor(node: Node) -> Anchor | None:
-    """On images, where bytes are read or written."""
-    given = [value for value in step_operands(node) if value is not None]
-    if node.output.type.rank != 4 or not is_image(node.output.type):
-        return None
-    reaches = {value: reach(value, node.output, 3) for value in given}
-    if None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
-        return None
-    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
-    return Anchor(node, channels=3, joins=ELEMENTS, is_step=True) if is_read or _is_narrowed(node.output) else None
-
-
-def _elements(lowering: "Lowering", group: Group) -> Blocked:
-    shape = lowering.layouts.type(group.output.type).shape
-    sizes = tuple(dim if isinstance(dim, int) else None for dim in shape)
-    kernel = pixels_kernel(sizes, lowering.machine, group.epilogue)
-    return _call(lowering, group.output, "elements", kernel, _operands(lowering, group))
-
-
-def join(lowering: "Lowering", node: Node) -> Blocked | None:
-    """Channels put together of which all but the last ones fill their blocks, if any lie in blocks; None for others."""
-    values = [value for value in node.inputs if value is not None]
-    if node.attributes["axis"] % node.output.type.rank != 1 or not all(_is_known(value, node) for value in values):
-        return None
-    images = tuple(images_of(value.type) for value in values)
-    fills = all(each.channels % lowering.machine.lanes == 0 for each in images[:-1])
-    if not fills or not any(value in lowering.layouts for value in values):
-        return None
-    kernel = join_kernel(images, lowering.machine)
-    return _call(lowering, node.output, "join", kernel, [lowering.layouts.blocked(value) for value in values])
-
-
-def _is_worth_blocks(lowering: "Lowering", x: Value) -> bool:
-    return x in lowering.layouts or images_of(x.type).channels >= lowering.machine.lanes
-
-
-def _call(lowering: "Lowering", output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
-    return Blocked(lowering.prim_func(name, kernel, arguments, lowering.layouts.type(output.type)))
-
-
-def _is_known(x: Value, node: Node) -> bool:
-    """Whether the images have known sizes, and there are any results."""
-    types = (x.type, node.outputs[0].type)
-    return all(is_image(type) and type.dtype is DType.float32 and 0 not in type.shape for type in types)
-
-
-def _as_image(lowering: "Lowering", x: Value) -> Any:
-    """A tensor with two spatial axes."""
-    batch, channels, *sizes = x.shape
-    return (
-        lowering.tensor(x)
-        if len(sizes) == 2
-        else relax.op.reshape(lowering.tensor(x), lowering.shape((batch, channels, 1, *sizes)))
-    )
-
-
-def window_of(node: Node, kernel: Sequence[int]) -> Window:
-    """Where the windows of a node lie; one spatial axis is taken for the columns of an image with one row."""
-    x, get = node.inputs[0], node.attributes.get
-    assert x is not None
-    rank = len(kernel)
-    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
-    image, result = images_of(x.type).spatial, images_of(node.outputs[0].type).spatial
-    mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
-    begins, ends = list(pads[:rank]), list(pads[rank:])
-    if mode != "NOTSET":
-        for axis in range(rank):
-            reach = (result[axis] - 1) * strides[axis] + (kernel[axis] - 1) * gaps[axis] + 1
-            missing = max(reach - image[axis], 0) if mode.startswith("SAME") else 0
-            begins[axis] = (missing + (mode == "SAME_LOWER")) // 2
-            ends[axis] = missing - begins[axis]
-    rows = [(1, 1, 1, 1, 1, 0, 0)] if rank == 1 else []
-    axes = [*rows, *zip(image, result, kernel, strides, gaps, begins, ends, strict=True)]
-    return Window(*zip(*axes, strict=True))
-
-
-CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
-    "AveragePool": pool,
-    "GlobalAveragePool": pool,
-    "MaxPool": pool,
-}
-
 TEMPLATES = {
-    **dict.fromkeys(ELEMENTS.keys() - {"Cast", "DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
-    **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
     "BatchNormalization": Template(_normalization_anchor, _normalize),
     "Conv": Template(_anchor, _conv),
     "ConvTranspose": Template(_transposed_anchor, _transposed),

@@ -19,6 +19,12 @@ Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 """From a builder and the inputs to what a graph gives."""
 
 
+@pytest.fixture(autouse=True)
+def numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ones for a test whatever ran before it: what lies half-way between two integers may be rounded to either."""
+    monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0), raising=False)
+
+
 @pytest.fixture
 def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
     """A check that a graph gives the same in TVM and in the interpreter."""

@@ -129,7 +129,7 @@ def test_convolutions_of_bytes_multiply_four_channels_at_once_on_aarch64(stride:
     instruction = Instruction.of(machine, np.zeros((3, 3, 128), np.int8))
     image, result = (28 * stride, 28 * stride), (28, 28)
     window = Window(image, result, (3, 3), (stride, stride), (1, 1), (1, 1), (1, 1))
-    sizes = Convolution(1, 128, 128, 1, 128, window, 4, instruction, has_offsets=True)
+    sizes = Convolution(1, 128, 128, 1, 128, window, 4, instruction, has_offsets=True, dtype="uint8")
     tile = convolution.tiles(sizes, machine)[0]
     assembly = assembly_of(convolution_kernel(sizes, tile, machine, Epilogue()), target)
     loops = [loop for loop in loops_of(assembly) if count(loop, "sdot")]

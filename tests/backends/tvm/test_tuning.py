@@ -13,7 +13,7 @@ pytest.importorskip("tvm")
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
-from planish.backends.tvm import products
+from planish.backends.tvm import products, tuning
 from planish.backends.tvm.choices import spelled
 from planish.backends.tvm.database import Database, Entry, read_database
 from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
@@ -152,20 +152,20 @@ def test_what_is_not_there_or_not_for_it(tmp_path) -> None:
         find_backend("onnxruntime").tuned(tmp_path / "nowhere.json")
 
 
-def test_what_is_found_is_one_of_the_ways(make_graph, target) -> None:
+def test_what_is_found_is_one_of_the_ways(make_graph, target, monkeypatch) -> None:
     """Of symbolic sizes too; kernels that are known and that there is no time for are left out."""
+    monkeypatch.setattr(tuning, "_LEAST_SHARE", 0.0)  # however long a busy machine takes for one of them
     narrow = tensor(64, 16)
 
     def build(op, x):
         return op.Softmax(op.Add(op.MatMul(product(op, x), tensor(40, 16)), op.MatMul(x, narrow)))
 
-    tuning = Tuning(make_graph(build, "n", 64), target, {"n": 2})
+    model = Tuning(make_graph(build, "n", 64), target, {"n": 2})
     keys = {f"gemm lead=? depth={depth} columns={columns}" for depth, columns in ((64, 40), (40, 16), (64, 16))}
-    assert tuning.kernels == keys
+    assert model.kernels == keys
     known = {"gemm lead=? depth=64 columns=40"}
-    findings = list(tuning.findings(known, time.monotonic() + 600))
-    assert {finding.kernel for finding in findings} <= keys - known
-    assert findings
+    findings = list(model.findings(known, time.monotonic() + 600))
+    assert {finding.kernel for finding in findings} == keys - known
     for finding in findings:
         depth = int(finding.kernel.split("depth=")[1].split()[0])
         allowed = [asdict(tile) for tile in tiles(Gemm((None,), depth, 16), Machine.of(target))]
@@ -173,7 +173,7 @@ def test_what_is_found_is_one_of_the_ways(make_graph, target) -> None:
         assert finding.fastest in allowed
         assert (finding.gain > 1) == (finding.fastest != finding.estimated)
         assert finding.layer == "layer"
-    assert not list(tuning.findings((), time.monotonic() - 1))
+    assert not list(model.findings((), time.monotonic() - 1))
 
 
 def test_a_way_that_computes_something_else_is_named(make_graph, target, monkeypatch) -> None:

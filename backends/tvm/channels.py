@@ -1,0 +1,125 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""What stays within the channels of images in blocks: pools, elementwise operators, and images put behind each other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ...ir.graph import Node, Value
+from ...ir.types import DType
+from . import pools
+from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
+from .images import image_call, is_known, is_worth_blocks, operands, window_of
+from .kernels.blocks import join_kernel
+from .kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel, global_mean_kernel
+from .kernels.elements import ELEMENTS
+from .kernels.epilogue import Epilogue, Reach, Step
+from .kernels.pixelwise import pixels_kernel
+from .layouts import Blocked, images_of, is_image
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def _pool_anchor(node: Node) -> Anchor | None:
+    """Of integers, whose maxima are integers too, and whose means are of their distances to the zero point; or quantized."""
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or not is_known(x, node):
+        return None
+    anchor = Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS)
+    if source(x).dtype.is_float:
+        return anchor if source(x) is not x or _is_narrowed(node.output) else None
+    assert x.producer is not None
+    attributes = step_attributes(x.producer)
+    scale = dict(attributes)["scale"]
+    is_maximum = node.operator == "MaxPool"
+    prologue = Step("DequantizeLinear", attributes, (0,)) if is_maximum else Step("Mul", (), (0, scale))
+    return replace(anchor, prologue=prologue)
+
+
+def _pool(lowering: "Lowering", group: Group) -> Blocked:
+    x = group.anchor.inputs[0]
+    assert x is not None
+    images = source(x)
+    zero_point = 0 if x.producer is None or images.dtype.is_float else dict(step_attributes(x.producer))["zero_point"]
+    return _pooled(lowering, group.anchor, (images, zero_point), group.epilogue, group)
+
+
+def pool(lowering: "Lowering", node: Node) -> Any:
+    """Maxima and means; those whose positions are wanted, or of images that don't fill a block, are left to others."""
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or not is_known(x, node) or not is_worth_blocks(lowering, x):
+        is_mean = node.operator == "GlobalAveragePool"
+        return lowering.imported(node) if is_mean else pools.CONVERTERS[node.operator](lowering, node)
+    return _pooled(lowering, node, (x, 0), Epilogue(), None)
+
+
+def _pooled(
+    lowering: "Lowering", node: Node, images: tuple[Value, int], epilogue: Epilogue, group: Group | None
+) -> Blocked:
+    """A call of a kernel for a pool of images with a zero point."""
+    (x, zero_point), machine = images, lowering.machine
+    sizes = images_of(x.type)
+    arguments = [lowering.layouts.blocked(x), *([] if group is None else operands(lowering, group))]
+    output = node.output if group is None else group.output
+    if node.operator == "GlobalAveragePool":
+        return image_call(lowering, output, "mean", global_mean_kernel(sizes, zero_point, machine, epilogue), arguments)
+    kind = MAXIMUM
+    if node.operator == "AveragePool":
+        kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
+    window = window_of(node, node.attributes["kernel_shape"])
+    pooled = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, kind, sizes.dtype, zero_point)
+    return image_call(lowering, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
+
+
+def _element_anchor(node: Node) -> Anchor | None:
+    """On images, where bytes are read or written."""
+    given = [value for value in step_operands(node) if value is not None]
+    if node.output.type.rank != 4 or not is_image(node.output.type):
+        return None
+    reaches = {value: reach(value, node.output, 3) for value in given}
+    if None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
+        return None
+    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
+    return Anchor(node, channels=3, joins=ELEMENTS, is_step=True) if is_read or _is_narrowed(node.output) else None
+
+
+def _elements(lowering: "Lowering", group: Group) -> Blocked:
+    shape = lowering.layouts.type(group.output.type).shape
+    sizes = tuple(dim if isinstance(dim, int) else None for dim in shape)
+    kernel = pixels_kernel(sizes, lowering.machine, group.epilogue)
+    return image_call(lowering, group.output, "elements", kernel, operands(lowering, group))
+
+
+def join(lowering: "Lowering", node: Node) -> Blocked | None:
+    """Channels put together of which all but the last ones fill their blocks, if any lie in blocks; None for others."""
+    values = [value for value in node.inputs if value is not None]
+    if node.attributes["axis"] % node.output.type.rank != 1 or not all(is_known(value, node) for value in values):
+        return None
+    images = tuple(images_of(value.type) for value in values)
+    fills = all(each.channels % lowering.machine.lanes == 0 for each in images[:-1])
+    if not fills or not any(value in lowering.layouts for value in values):
+        return None
+    kernel = join_kernel(images, lowering.machine)
+    return image_call(lowering, node.output, "join", kernel, [lowering.layouts.blocked(value) for value in values])
+
+
+def _is_narrowed(value: Value) -> bool:
+    """Whether nothing but bytes or bfloat16 is read of it."""
+    readers = [use.node for use in value.uses]
+    return len(readers) == 1 and (readers[0].operator == "QuantizeLinear" or readers[0].output.dtype is DType.bfloat16)
+
+
+CONVERTERS: dict[str, Callable[["Lowering", Node], Any]] = {
+    "AveragePool": pool,
+    "GlobalAveragePool": pool,
+    "MaxPool": pool,
+}
+
+TEMPLATES = {
+    **dict.fromkeys(ELEMENTS.keys() - {"Cast", "DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
+    **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
+}

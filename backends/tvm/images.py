@@ -1,0 +1,85 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""What kernels for images are called with."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import relax
+
+from ...ir.graph import Node, Value
+from ...ir.types import DType
+from .groups import Group, widened_from
+from .kernels.epilogue import Reach
+from .kernels.windows import Window
+from .layouts import Blocked, blocked, images_of, is_image
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def is_known(x: Value, node: Node) -> bool:
+    """Whether the images have known sizes, and there are any results."""
+    types = (x.type, node.outputs[0].type)
+    return all(is_image(type) and type.dtype is DType.float32 and 0 not in type.shape for type in types)
+
+
+def is_worth_blocks(lowering: "Lowering", x: Value) -> bool:
+    """Whether images lie in blocks, or fill at least one."""
+    return x in lowering.layouts or images_of(x.type).channels >= lowering.machine.lanes
+
+
+def unwidened(x: Value) -> Value:
+    """The images in bfloat16 that others were made from, or themselves."""
+    narrow = widened_from(x)
+    return x if narrow is None else narrow
+
+
+def as_image(lowering: "Lowering", x: Value) -> Any:
+    """A tensor with two spatial axes."""
+    batch, channels, *sizes = x.shape
+    return (
+        lowering.tensor(x)
+        if len(sizes) == 2
+        else relax.op.reshape(lowering.tensor(x), lowering.shape((batch, channels, 1, *sizes)))
+    )
+
+
+def in_blocks(numbers: np.ndarray, lanes: int) -> Any:
+    """Numbers for each channel, in whole blocks."""
+    return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
+
+
+def operands(lowering: "Lowering", group: Group) -> list[Any]:
+    """What a group's epilogue reads, in blocks."""
+    pairs = zip(group.operands, group.epilogue.operands, strict=True)
+    layouts = lowering.layouts
+    return [
+        layouts.row(value) if operand.reach is Reach.CHANNELS else layouts.blocked(value) for value, operand in pairs
+    ]
+
+
+def image_call(lowering: "Lowering", output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
+    """A call of a kernel to images in blocks, of a value's type."""
+    return Blocked(lowering.prim_func(name, kernel, arguments, lowering.layouts.type(output.type)))
+
+
+def window_of(node: Node, kernel: Sequence[int]) -> Window:
+    """Where the windows of a node lie; one spatial axis is taken for the columns of an image with one row."""
+    x, get = node.inputs[0], node.attributes.get
+    assert x is not None
+    rank = len(kernel)
+    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
+    image, result = images_of(x.type).spatial, images_of(node.outputs[0].type).spatial
+    mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
+    begins, ends = list(pads[:rank]), list(pads[rank:])
+    if mode != "NOTSET":
+        for axis in range(rank):
+            reach = (result[axis] - 1) * strides[axis] + (kernel[axis] - 1) * gaps[axis] + 1
+            missing = max(reach - image[axis], 0) if mode.startswith("SAME") else 0
+            begins[axis] = (missing + (mode == "SAME_LOWER")) // 2
+            ends[axis] = missing - begins[axis]
+    rows = [(1, 1, 1, 1, 1, 0, 0)] if rank == 1 else []
+    axes = [*rows, *zip(image, result, kernel, strides, gaps, begins, ends, strict=True)]
+    return Window(*zip(*axes, strict=True))
