@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -144,19 +145,29 @@ def bind(
 
 def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
     """Hold an array to its port, and note the sizes of symbols."""
-    got = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
     strings = port.dtype == "string" and array.dtype.kind in "OUS"
-    if not strings and array.dtype.name != port.dtype:
-        raise ModelError(f"input {port.name!r} must be {port}, got {got}: convert it with .astype({port.dtype!r})")
+    if not strings and _name(array.dtype) != port.dtype:
+        raise _unfit(port, array, f"convert it with .astype({port.dtype!r})")
     if port.shape is None:
         return
     if array.ndim != len(port.shape):
-        raise ModelError(f"input {port.name!r} must be {port}, got {got}: the rank differs")
+        raise _unfit(port, array, "the rank differs")
     for axis, (dim, size) in enumerate(zip(port.shape, array.shape, strict=True)):
         expected = sizes.setdefault(dim, size) if isinstance(dim, str) and dim.isidentifier() else dim
         if isinstance(expected, int) and expected != size:
             meaning = f"{dim} = {expected} by another dimension" if isinstance(dim, str) else str(dim)
-            raise ModelError(f"input {port.name!r} must be {port}, got {got}: dimension {axis} must be {meaning}")
+            raise _unfit(port, array, f"dimension {axis} must be {meaning}")
+
+
+@cache
+def _name(dtype: np.dtype) -> str:
+    """What numpy spells anew each time."""
+    return dtype.name
+
+
+def _unfit(port: Port, array: np.ndarray, reason: str) -> ModelError:
+    got = f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+    return ModelError(f"input {port.name!r} must be {port}, got {got}: {reason}")
 
 
 def _check_expressions(port: Port, array: np.ndarray, sizes: Mapping[str, int]) -> None:

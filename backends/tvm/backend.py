@@ -94,9 +94,11 @@ class TvmExecutable(Executable):
         self._guards = guards
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        self._guards.check_inputs(
-            {dim: size for port in self.inputs for dim, size in zip(port.shape, feeds[port.name].shape, strict=True)}
-        )
+        if self._guards.early:
+            shapes = ((port.shape, feeds[port.name].shape) for port in self.inputs)
+            self._guards.check_inputs(
+                {dim: size for dims, sizes in shapes for dim, size in zip(dims, sizes, strict=True)}
+            )
         arrays = [carried(np.ascontiguousarray(feeds[name]).reshape(feeds[name].shape)) for name in self._names]
         try:
             results = self._program(arrays)

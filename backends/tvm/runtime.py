@@ -23,6 +23,14 @@ ALIGNMENT = 64
 """Bytes that kernels expect tensors to be aligned to."""
 _POOL = threading.local()
 """How many threads TVM's pool has that a thread's calls run on: `threads`, once it was set."""
+_SPOKEN = frozenset(
+    map(
+        np.dtype,
+        ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+)
+"""Element types that numpy and TVM hand to each other as they are; others go as bytes, which takes longer than a small kernel."""
+_NAMES = frozenset(dtype.name for dtype in _SPOKEN)
 _SMALL = 1 << 16
 """Bytes up to which results are copied in any case: the library's own constants may be among them."""
 
@@ -67,14 +75,14 @@ class _Machine:
         return [_own(array_of(result), kept) for result in self._main(*arguments)]
 
     def _tensor(self, index: int, array: np.ndarray) -> Any:
-        octets = _octets(array)
-        if not _is_placed(octets):
-            if index not in self._memory or self._memory[index].size < octets.size:
-                self._memory[index] = _aligned(octets.size)
-            memory = self._memory[index][: octets.size]
-            memory[:] = octets
-            octets = memory
-        return as_tensor(octets, array.shape, str(DType.of(array.dtype)))
+        if _is_placed(array):
+            return tensor_of(array)
+        memory = self._memory.get(index)
+        if memory is None or memory.size < array.nbytes:
+            memory = self._memory[index] = _aligned(array.nbytes)
+        placed = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+        placed[...] = array
+        return tensor_of(placed)
 
 
 def use_threads(number: int) -> None:
@@ -86,7 +94,9 @@ def use_threads(number: int) -> None:
 
 def tensor_of(array: np.ndarray) -> Any:
     """An array as a tensor, which shares its memory if that is aligned."""
-    return as_tensor(_octets(array), array.shape, str(DType.of(array.dtype)))
+    if array.dtype in _SPOKEN and _is_placed(array) and array.size:  # numpy's empty ones have steps that TVM refuses
+        return _runtime().from_dlpack(array)
+    return as_tensor(np.ascontiguousarray(array).reshape(-1).view(np.uint8), array.shape, str(DType.of(array.dtype)))
 
 
 def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
@@ -100,6 +110,8 @@ def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
 
 def array_of(tensor: Any) -> np.ndarray:
     """A tensor as an array that shares its memory."""
+    if str(tensor.dtype) in _NAMES:
+        return np.from_dlpack(tensor)
     dtype = DType[str(tensor.dtype)].numpy
     octets = np.from_dlpack(_viewed(tensor, (np.prod(tensor.shape, dtype=int) * dtype.itemsize,), "uint8"))
     return octets.view(dtype).reshape(tensor.shape)
@@ -114,13 +126,10 @@ def _viewed(tensor: Any, shape: Sequence[int], dtype: str) -> Any:
     return _function("runtime.TVMTensorCreateView")(tensor, _runtime().Shape(shape), dtype, 0)
 
 
-def _octets(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _is_placed(octets: np.ndarray) -> bool:
+def _is_placed(array: np.ndarray) -> bool:
     """Whether a tensor can share the memory of an array."""
-    return octets.ctypes.data % ALIGNMENT == 0 and octets.flags.writeable
+    flags = array.flags
+    return flags.writeable and flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
 
 
 def _aligned(size: int) -> np.ndarray:
