@@ -28,7 +28,7 @@ def test_heads_that_share_keys(agree) -> None:
     agree(lambda op, q, k, v: op.Attention(q, k, v, scale=0.3), *arrays)
 
 
-@pytest.mark.parametrize("shape", [(), (40,), (1, 6, 1, 40), (2, 1, 1, 40), (2, 6, 1, 40)])
+@pytest.mark.parametrize("shape", [(), (40,), (1, 6, 1, 40), (2, 1, 1, 40)])
 def test_a_single_query_of_heads_that_share_keys(agree, shape: tuple[int, ...]) -> None:
     """As it is where a text is written word by word; some look nowhere."""
     seen = np.random.default_rng(2).random(shape) > 0.3
@@ -37,7 +37,7 @@ def test_a_single_query_of_heads_that_share_keys(agree, shape: tuple[int, ...]) 
     agree(lambda op, *arrays: op.Attention(*arrays), *arrays, dims=None if shape else dims)
 
 
-@pytest.mark.parametrize("queries", [1, 3, 8])
+@pytest.mark.parametrize("queries", [1, 8])
 def test_few_queries(agree, queries: int) -> None:
     arrays = normal(1, 2, queries, 32), normal(1, 2, 21, 32), normal(1, 2, 21, 16)
     bias = normal(queries, 21)

@@ -161,8 +161,7 @@ def test_convolutions_of_bytes_are_exact(agree, case: str) -> None:
     agree(build, images, dims=[("n", *shape[1:])])
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("columns", [9, 16, 43])
+@pytest.mark.parametrize(("channels", "columns"), [(1, 43), (2, 16), (3, 9), (3, 43), (4, 16)])
 def test_first_layers_quantize_what_they_read(agree, channels: int, columns: int) -> None:
     weights = RNG.integers(-127, 128, (24, channels, 3, 5)).astype(np.int8)
 
