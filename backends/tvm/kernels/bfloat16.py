@@ -45,6 +45,11 @@ def widened(x: Any) -> Any:
     return T.reinterpret(bits, dtype=as_wide("float32", x))
 
 
+def loaded(x: Any, dtype: str) -> Any:
+    """What a kernel has read of a type, as it computes with it: bfloat16 as float32, all else as it is."""
+    return widened(x) if dtype == BFLOAT16 else x
+
+
 def inverse(x: Any) -> Any:
     """About 1 / x: within 2^-14 of itself, where a machine has an instruction for that."""
     return T.call_extern(as_wide("float32", x), f"invert_{x.ty.dtype.lanes}", x)

@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, imported, widened
+from .bfloat16 import BFLOAT16, imported, loaded
 from .blocks import Images
 from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
@@ -24,9 +24,8 @@ from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
 """What becomes of a window: products with weights, the maximum, the mean of the pixels or of the padding too."""
-
-
 _FLOATS = frozenset({"float32", BFLOAT16})
+"""Types of pixels that are computed with in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class _Code:
                     if edge is not None and not window.is_inside(edge + column, tap):
                         continue
                     at = (image, block, window.at(0, row, line), window.at(1, start + column, tap), whole)
-                    pixel = _loaded(self.x[at], self.sizes.dtype)
+                    pixel = loaded(self.x[at], self.sizes.dtype)
                     T.buffer_store(held, self._step(held[whole], pixel, (block, line, tap)), [whole])
         columns = [None if edge is None else edge + column for column in range(len(sums))]
         results = [[self._end(held[whole], row, column)] for held, column in zip(sums, columns, strict=True)]
@@ -165,11 +164,6 @@ class _Code:
         )
 
 
-def _loaded(vector: Any, dtype: str) -> Any:
-    """A vector of pixels as it is computed with: of bfloat16, as float32."""
-    return widened(vector) if dtype == BFLOAT16 else vector
-
-
 def _shifted(pixel: Any, summed: str, zero_point: int) -> Any:
     """A vector as it is summed: of integers, their distances to the zero point."""
     if summed == "float32" or not zero_point:
@@ -201,7 +195,7 @@ def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogu
                     T.buffer_store(held, spread(tirx.const(0, summed), lanes), [whole])
                 with T.serial(0, pixels // width) as step:
                     for number, held in enumerate(sums):
-                        pixel = _loaded(flat[image, block, step * width + number, whole], sizes.dtype)
+                        pixel = loaded(flat[image, block, step * width + number, whole], sizes.dtype)
                         T.buffer_store(held, held[whole] + _shifted(pixel, summed, zero_point), [whole])
                 total = sums[0][whole]
                 for held in sums[1:]:

@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, Pairs, imported, widened
+from .bfloat16 import BFLOAT16, Pairs, imported, loaded
 from .dots import Instruction
 from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
@@ -338,14 +338,13 @@ class _Code:
         if not sizes.block:
             return [self.x[(line[0], step, line[2], column)] for column in at]
         if sizes.instruction is None:
-            elements = [self.x[(*line, column * sizes.block + step)] for column in at]
-            return [widened(element) for element in elements] if sizes.dtype == BFLOAT16 else elements
+            return [loaded(self.x[(*line, column * sizes.block + step)], sizes.dtype) for column in at]
         run = sizes.run if sizes.run <= len(at) else 1
         lefts: list[Any] = []
         while (done := len(lefts)) < len(at):
             first = min(done, len(at) - run)  # the last ones overlap those before
-            loaded = lanes_at(at[first] * sizes.spacing + step * sizes.together, run * sizes.together)
-            lefts += sizes.instruction.lefts(self.x[(*line, loaded)])[done - first :]
+            elements = lanes_at(at[first] * sizes.spacing + step * sizes.together, run * sizes.together)
+            lefts += sizes.instruction.lefts(self.x[(*line, elements)])[done - first :]
         return lefts
 
     def _start(self, filters: Any, row: Any, column: int | None) -> Any:

@@ -22,7 +22,7 @@ from tvm.script.ir_builder import tirx as T
 
 from . import convolution
 from .approximations import number
-from .bfloat16 import BFLOAT16, imported, widened
+from .bfloat16 import imported, loaded
 from .convolution import Convolution, Tile
 from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
@@ -224,8 +224,7 @@ class _Code:
         is_inner = tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in ends))
 
         def pixel(row: Any, column: Any) -> Any:
-            vector = self.x[image, block, start[0] + row, start[1] + column, whole]
-            return widened(vector) if self.sizes.dtype == BFLOAT16 else vector
+            return loaded(self.x[image, block, start[0] + row, start[1] + column, whole], self.sizes.dtype)
 
         with T.If(is_inner):
             with T.Then():
