@@ -59,6 +59,10 @@ class Executable(ABC):
         """Run the model on arrays by input name, already checked."""
 
 
+class CompilerWarning(UserWarning):
+    """A backend's compiler failed, and something plainer has taken the place of what it failed over."""
+
+
 class Backend(ABC):
     """A runtime that graphs are lowered to.
 
@@ -95,6 +99,10 @@ class Backend(ABC):
     @abstractmethod
     def available(self) -> str | None:
         """None if the runtime is installed, otherwise what to install."""
+
+    def strict(self) -> "Backend":
+        """The backend that fails where its compiler does, though something plainer might take the place of what it fails over."""
+        return self
 
     @abstractmethod
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:

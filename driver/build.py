@@ -19,6 +19,7 @@ from ..passes.check import make_probes
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import format_pipeline
+from ..passes.reproducer import Reproducer, reproducing
 from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
@@ -30,7 +31,6 @@ from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reference import isolated_imports
 from .reporter import SILENT, PassReporter, Reporter
-from .reproducer import Reproducer, reproducing
 from .results import Artifact, Measured, PassRow, plain
 
 

@@ -14,13 +14,13 @@ from ..passes.manager import PassManager, Verify
 from ..passes.order import flattened
 from ..passes.pipeline import format_pipeline, parse_pipeline
 from ..passes.reduce import reduce
+from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer
 from ..targets.load import load_target
 from .build import prepare
 from .optimize import read_case
 from .recipe import read_recipe
 from .reference import isolated_imports
 from .reporter import SILENT, Reporter
-from .reproducer import Reproducer, is_reproducer, read_reproducer
 
 
 def find_fault(

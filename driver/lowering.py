@@ -13,7 +13,7 @@ from ..passes.check import drift, flattened, is_close, rounding_of, run_graph
 from ..targets import Target
 from .measurement import Latency
 from .model import read_model
-from .reporter import Reporter
+from .reporter import Reporter, compilers_heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ def lower_all(
         reporter.stage(f"lowering to {choice}")
         backend = find_backend(choice)
         backend = backend if tuned is None else backend.tuned(tuned)
-        return [_lower_checked(graph, backend, target, probes, scratch)]
+        with compilers_heard(reporter):
+            return [_lower_checked(graph, backend, target, probes, scratch)]
     candidates: list[Candidate] = []
     faults: list[PlanishError] = []
     for backend in map(find_backend, backend_names()):
@@ -109,7 +110,8 @@ def lower_all(
         if tuned is not None and backend.tunable:
             backend = backend.tuned(tuned)
         try:
-            candidates.append(_lower_checked(graph, backend, target, probes, scratch))
+            with compilers_heard(reporter):
+                candidates.append(_lower_checked(graph, backend, target, probes, scratch))
         except (TargetError, CheckError) as error:
             faults.append(error)
             reporter.warn(f"{backend.name} is left out: {error}")

@@ -3,18 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from ..backends import find_backend
+from ..backends.artifact import write_artifact
 from ..ir.errors import UsageError
+from ..ir.graph import Graph
 from ..passes.instrument import Instrument
 from ..passes.manager import Verify
 from ..passes.pipeline import parse_pipeline
+from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer, reproducing
+from ..targets.load import load_target
 from .api import Optimized, optimize
 from .data import ports_of, read_data
 from .explanation import Explain
 from .model import check_form, read_model, write_model
 from .reference import isolated_imports
 from .reporter import SILENT, Reporter
-from .reproducer import Reproducer, is_reproducer, read_reproducer, reproducing
 
 
 def optimize_file(
@@ -63,9 +68,23 @@ def optimize_file(
                 instruments=instruments,
                 reporter=reporter,
             )
+            if case.backend:
+                _compile_again(case, result.graph, reporter)
     if output is not None:
         write_model(result.graph, output)
     return result
+
+
+def _compile_again(case: Reproducer, graph: Graph, reporter: Reporter) -> None:
+    """Let a compiler fail over a graph as it did before.
+
+    Raises:
+        TargetError: it fails.
+    """
+    reporter.stage(f"compiling for {case.backend}")
+    with TemporaryDirectory(prefix="planish-") as folder:
+        write_artifact(Path(folder, "artifact"), graph, find_backend(case.backend).strict(), load_target(case.target))
+    reporter.note(f"{case.backend} compiles it")
 
 
 def read_case(model: str, pipeline: str | None, data: str | None, target: str, reporter: Reporter) -> Reproducer:

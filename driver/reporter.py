@@ -1,7 +1,11 @@
 """What long work tells while it runs; this reporter keeps silent, `report.ConsoleReporter` speaks."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+from ..backends.base import CompilerWarning
 from ..ir.graph import Graph
 from ..passes.base import Pass
 from ..passes.instrument import Instrument, PassRecord
@@ -33,6 +37,23 @@ class Reporter:
 
 
 SILENT = Reporter()
+
+
+@contextmanager
+def compilers_heard(reporter: Reporter) -> Generator[None]:
+    """While this lasts, what a backend's compiler failed over is told to a reporter, instead of by Python's warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CompilerWarning)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, CompilerWarning):
+                reporter.warn(str(message))
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = tell
+        yield
 
 
 class PassReporter(Instrument):

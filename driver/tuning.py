@@ -1,6 +1,5 @@
 """`planish tune`: the fastest kernels of a model by measurement, into a file that builds take."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from .optimize import optimize_file
 from .reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from ..backends.tvm.tuning import Finding
+    from ..backends.tvm.database import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,8 @@ def tune(
         raise TargetError(f"kernels for {machine.name} can't be measured here: tune on a machine that has all it has")
     if missing := backend.available():
         raise TargetError(f"backend {backend.name} is not installed: {missing}")
-    from ..backends.tvm.database import Database, Entry, read_database
-    from ..backends.tvm.tuning import Tuning
+    from ..backends.tvm.database import Database, Entry, Finding, read_database
+    from ..backends.tvm.kernel_search import search
 
     database = read_database(output) if output.exists() else Database()
     graph = optimize_file(model, pipeline, None, target=target, data=data, reporter=reporter).graph
@@ -87,19 +86,22 @@ def tune(
         estimated = lower(graph, backend, machine, Path(scratch, "estimated"))
         sample = sample_for(estimated, data)
         reporter.stage("measuring kernels")
-        tuning = Tuning(graph, machine, sizes_in(sample, estimated.executable.inputs))
-        known = database.of(machine).keys() & tuning.kernels
-        findings: list[Finding] = []
-        for finding in tuning.findings(known, time.monotonic() + 60 * minutes):
+        before, kernels, findings = database.of(machine).keys(), set[str](), list[Finding]()
+
+        def note(finding: Finding) -> None:
+            nonlocal database
             findings.append(finding)
             database = database.having(machine, finding.kernel, Entry(parameters=finding.fastest, gain=finding.gain))
             database.write(output)
-            reporter.progress("measuring kernels", len(findings), len(tuning.kernels) - len(known))
+            reporter.progress("measuring kernels", len(findings), len(kernels - before))
+
+        sizes = sizes_in(sample, estimated.executable.inputs)
+        search(graph, machine, sizes, known=before, seconds=60 * minutes, begun=kernels.update, found=note)
         speedup = None
-        if any(entry.gain > 1 for key, entry in database.of(machine).items() if key in tuning.kernels):
+        if any(entry.gain > 1 for key, entry in database.of(machine).items() if key in kernels):
             reporter.stage("comparing the model as tuned with the one before")
             tuned = lower(graph, backend.tuned(output), machine, Path(scratch, "tuned"))
             runs = [lambda model=model: model.executable.run(sample) for model in (estimated, tuned)]
-            before, after = interleaved(runs)
-            speedup = after.speedup_over(before)
-    return Tuned(findings, len(tuning.kernels), len(known), speedup)
+            untuned, latency = interleaved(runs)
+            speedup = latency.speedup_over(untuned)
+    return Tuned(findings, len(kernels), len(kernels & before), speedup)

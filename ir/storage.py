@@ -20,8 +20,13 @@ from .types import DType, TensorType
 _KEY = "planish"
 
 
-def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+def save(graph: Graph, path: str | os.PathLike[str], *, lasting: bool = True) -> None:
     """Write a graph, the same bytes for an equal graph; the file appears whole or not at all.
+
+    Args:
+        graph: to write.
+        path: of the file.
+        lasting: whether it is to survive a crash of the system as well, which takes the time that the disk takes.
 
     Raises:
         OSError: the folder can't be written, or the disk is full.
@@ -36,7 +41,8 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
                 for data in tensors.values():
                     written.writelines(blocks(data))
                 written.flush()
-                os.fsync(written.fileno())
+                if lasting:
+                    os.fsync(written.fileno())
         except OSError as error:
             raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from error
         file.replace(path)

@@ -47,7 +47,7 @@ class Legalization(Pass):
             UsageError: there is no such backend.
             TargetError: an input or an operator that the backend can't run, with the layer and the reason.
         """
-        support, origins = self._support(), Origins(graph)
+        support, origins = self._support(), Origins.of(graph)
         for value in graph.inputs:
             if reason := support.unheld(value.type):
                 raise TargetError(f"input {value.name!r}: {self.backend} can't run the model: {reason}")

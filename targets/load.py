@@ -1,5 +1,6 @@
 """Targets by name, from files, and from the machine at hand."""
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -57,6 +58,33 @@ def load_target(name_or_path: str | Path) -> Target:
         return _target(name, f"{name} as archspec knows it", cpu)
     known = ("native", *target_names(), *plugins("targets"), *names())
     raise UsageError(f"unknown target {name!r}{nearest(name, known)}")
+
+
+def write_target(target: Target, folder: Path) -> Path:
+    """Write a target into a folder as a file that `load_target` reads back as the same; returns its path."""
+    own = {key: getattr(target, key) for key in ("description", "architecture", "mcpu", "features", "threads")}
+    tables: dict[str, Mapping[str, Any]] = {
+        "": own,
+        "fused": target.fused,
+        "bfloat16": target.bfloat16,
+        "int4": target.int4,
+    }
+    if target.int8 is not None:
+        tables["int8"] = {"activation": target.int8.activation, "weight_bits": target.int8.weight_bits}
+        tables |= {f"int8.{key}": getattr(target.int8, key) for key in ("operators", "dynamic_operators")}
+    lines: list[str] = []
+    for name, table in tables.items():
+        lines += [f"[{name}]"] if name and table else []
+        lines += [
+            f"{json.dumps(key)} = {json.dumps(_listed(value), ensure_ascii=False)}" for key, value in table.items()
+        ]
+    path = folder / f"{target.name}.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _listed(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else value
 
 
 @cache

@@ -39,7 +39,7 @@ class OnnxRuntime(Backend):
         legal = legalized(graph, target, self.name)
         write_onnx(legal, path)
         if fault := _fault(path):
-            found = diagnosis(legal, Origins(graph).name, _fault_of)
+            found = diagnosis(legal, Origins.of(graph).name, _fault_of)
             raise TargetError(found or f"ONNX Runtime can't run the model: {fault}")
         return sorted(directory.glob(f"{_MODEL}*"))
 

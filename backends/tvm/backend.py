@@ -14,22 +14,17 @@ import numpy as np
 from ...ir.errors import ModelError, TargetError
 from ...ir.types import DType
 from ..base import Backend, Executable, Port
-from ..machine import runs_here
 from .carriers import carried, restored
+from .compiler import ADVICE, LIBRARY, line_of, warm_up
 from .guards import Guards
 from .runtime import Program
-from .weights import read_weights, write_weights
+from .weights import read_weights
 
 if TYPE_CHECKING:
-    from ...ir.graph import Graph, Value
-    from ...passes.base import Feeds
+    from ...ir.graph import Graph
     from ...targets import Target
-    from .choices import Choices
     from .database import Database
-    from .kernel_cache import KernelCache
 
-_LIBRARY = "model.so"
-_ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
 _LARGEST_CONSTANT = 1 << 20  # bytes that a folded constant may have grown to: masks and waves needn't be made anew
 _LOADED: set[Path] = set()
 
@@ -41,10 +36,27 @@ class Tvm(Backend):
     native: ClassVar[bool] = True
     tunable: ClassVar[bool] = True
 
-    def __init__(self, database: "Database | None" = None, source: str = "") -> None:
-        """By what is in a database, or by estimated times."""
+    def __init__(
+        self,
+        database: "Database | None" = None,
+        source: str = "",
+        *,
+        checks_kernels: bool = True,
+        is_strict: bool = False,
+    ) -> None:
+        """A backend that chooses kernels by measured times, or by estimated ones.
+
+        Args:
+            database: the measured times.
+            source: the file of the database.
+            checks_kernels: whether kernels that nobody has checked are held to the interpreter, which takes a second
+                build; not needed by who compares the results of the whole model with the interpreter's anyway.
+            is_strict: whether a kernel that the compiler dies over ends the build, though a plainer one could take its place.
+        """
         self._database = database
         self._source = source
+        self._checks_kernels = checks_kernels
+        self._is_strict = is_strict
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -53,7 +65,9 @@ class Tvm(Backend):
     def tuned(self, database: Path) -> "Tvm":
         from .database import read_database
 
-        return Tvm(read_database(database), str(database))
+        return Tvm(
+            read_database(database), str(database), checks_kernels=self._checks_kernels, is_strict=self._is_strict
+        )
 
     def available(self) -> str | None:
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
@@ -70,27 +84,22 @@ class Tvm(Backend):
             "tables of bytes": "vpermi2b" if machine.has_tables else "none",
         }
 
-    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
-        from .choices import ESTIMATED
-        from .kernel_cache import KernelCache
-        from .linker import find_linker
+    def strict(self) -> "Tvm":
+        return Tvm(self._database, self._source, checks_kernels=self._checks_kernels, is_strict=True)
 
-        find_linker(target.architecture)  # or compiling would be for nothing
-        legal, cache = legal_graph(graph, target), KernelCache.of_user()
-        choices = ESTIMATED if self._database is None else self._database.choices(target, self._source)
-        weights, guards, found = _build(legal, graph, target, choices, cache, directory / _LIBRARY)
-        if (unchecked := cache.unchecked(found)) and runs_here(target.architecture, target.features):
-            _check(legal, graph, target, choices, cache)
-            cache.mark_checked(unchecked)
-        cache.drop_old()
-        return [directory / _LIBRARY, guards.write(directory), *write_weights(directory, weights)]
+    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+        from .compilation import Compilation
+
+        warm_up()
+        compilation = Compilation(graph, legal_graph(graph, target), target, self._source, self._checks_kernels)
+        return [directory / name for name in compilation.write(directory, is_strict=self._is_strict)]
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         weights, guards = read_weights(directory), Guards.read(directory)
         try:
-            program = _load_program(directory / _LIBRARY, weights, threads)
+            program = _load_program(directory / LIBRARY, weights, threads)
         except Exception as error:  # whatever its C++ throws
-            raise ModelError(f"{directory / _LIBRARY}: TVM can't load it: {_line(error)}") from error
+            raise ModelError(f"{directory / LIBRARY}: TVM can't load it: {line_of(error)}") from error
         return TvmExecutable(program, inputs, outputs, guards)
 
 
@@ -115,7 +124,7 @@ class TvmExecutable(Executable):
         try:
             results = self._program(arrays)
         except Exception as error:  # whatever its C++ throws
-            raise ModelError(f"TVM failed: {_line(error)}") from error
+            raise ModelError(f"TVM failed: {line_of(error)}") from error
         if self._guards.late:
             *results, sizes = results
             self._guards.check_results(sizes)
@@ -133,64 +142,9 @@ def legal_graph(graph: "Graph", target: "Target") -> "Graph":
     try:
         legal = legalized(folded, target, Tvm.name)
     except TargetError as error:
-        raise TargetError(f"{error}; {_ADVICE}") from error
+        raise TargetError(f"{error}; {ADVICE}") from error
     fold.run(legal, context)
     return legal
-
-
-def _build(
-    legal: "Graph", source: "Graph", target: "Target", choices: "Choices", cache: "KernelCache", library: Path
-) -> tuple[Sequence[Any], Guards, Sequence[str]]:
-    """Write the library of a graph; returns its weights, what guards its inputs, and the kernels in it.
-
-    Raises:
-        TargetError: an operator that TVM can't run, with its layer, or what TVM's passes and LLVM say.
-    """
-    from .hoisting import hoisted
-    from .library import link, planned, symbols
-    from .linker import find_linker
-    from .llvm import llvm_target
-    from .lowering import to_relax
-    from .reproducible import ordered_symbols
-
-    try:
-        with ordered_symbols():
-            module, guards = to_relax(legal, source, target, choices)
-    except TargetError as error:
-        raise TargetError(f"{error}; {_ADVICE}") from error
-    machine, linker = llvm_target(target), find_linker(target.architecture)
-    module, weights = hoisted(module)
-    try:
-        module = planned(module, machine)
-        link(module, machine, cache).export_library(library, fcompile=linker)
-    except Exception as error:  # TVM's passes, LLVM and the linker raise what they like
-        raise TargetError(f"TVM can't compile the model for {target.name}: {_line(error)}") from error
-    return weights, guards, symbols(module)
-
-
-def _check(legal: "Graph", source: "Graph", target: "Target", choices: "Choices", cache: "KernelCache") -> None:
-    """Hold each kernel of a graph to the interpreter; the graph's outputs are lost.
-
-    Raises:
-        CheckError: a kernel is wrong.
-    """
-    from .kernel_check import check_kernels, parts_of, random_input
-    from .lowering import kernels
-
-    nodes = [[node] if group is None else [group.anchor, *group.chain] for node, group in kernels(legal)]
-    probe = random_input(legal)
-    for part in parts_of(legal, nodes) if probe is not None else ():
-        values = part.expose(legal)
-        with TemporaryDirectory(prefix="planish-") as folder:
-            library = Path(folder) / _LIBRARY
-            weights, _, _ = _build(legal, source, target, choices, cache, library)
-            program = Program(library, weights, target.threads)
-
-        def run(probe: "Feeds", program: Program = program, values: Sequence["Value"] = values) -> list[np.ndarray]:
-            results = program([carried(np.asarray(probe[value.name], order="C")) for value in legal.inputs])
-            return [restored(result, value.dtype) for result, value in zip(results, values, strict=False)]
-
-        check_kernels(legal, part, probe, run)
 
 
 def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:
@@ -205,7 +159,3 @@ def _load_program(library: Path, weights: Sequence[Any], threads: int | None) ->
         return Program(library, weights, threads)
     with TemporaryDirectory(prefix="planish-") as folder:
         return Program(Path(shutil.copy(library, folder)), weights, threads)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

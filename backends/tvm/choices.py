@@ -2,12 +2,30 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from enum import IntEnum
 from typing import Any
 
 from ...ir.errors import ModelError
+from ...ir.graph import Node
 
 Parameters = Mapping[str, int]
 """Of a template, by name."""
+
+
+class Plainness(IntEnum):
+    """How much a kernel asks of a compiler that died over a better one."""
+
+    BEST = 0
+    """All that the machine has."""
+    PLAIN = 1
+    """A template of planish's without the machine's special instructions."""
+    IMPORTED = 2
+    """What TVM makes of the operators itself, one by one."""
+
+
+def result_of(node: Node) -> str:
+    """The name of what the last node of a kernel yields, which tells kernels apart in all copies of a graph."""
+    return node.outputs[0].name
 
 
 class UnfitError(ModelError):

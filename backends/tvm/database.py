@@ -6,6 +6,7 @@ estimated time.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...ir.errors import ModelError, UsageError
 from ...targets import Target
 from .choices import Choices, Parameters, spelled
-from .kernels.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found for a kernel.
+
+    Attributes:
+        kernel: its template and sizes.
+        layer: the first one that it is of.
+        share: of the time of all kernels that can be generated in several ways.
+        estimated: the parameters of the least estimated time.
+        fastest: those that were measured to be.
+        gain: the former's time over the latter's; 1 where they are the same.
+    """
+
+    kernel: str
+    layer: str
+    share: float
+    estimated: Parameters
+    fastest: Parameters
+    gain: float
 
 
 class _Section(BaseModel):
@@ -94,4 +115,6 @@ def read_database(path: Path) -> Database:
 
 def _key(target: Target) -> str:
     """What matters of a target: the CPU that instructions are ordered for, and what its kernels know of it."""
+    from .kernels.machine import Machine  # asks LLVM
+
     return f"{target.mcpu} {spelled(Machine.of(target))}"

@@ -53,7 +53,7 @@ class KernelCache:
             with suppress(OSError):  # somebody else's
                 path.touch()
             return path
-        with NamedTemporaryFile(dir=self.folder, suffix=".o", delete=False) as draft:
+        with NamedTemporaryFile(dir=self.folder, prefix=_draft(os.getpid()), suffix=".o", delete=False) as draft:
             try:
                 compile(Path(draft.name))
                 Path(draft.name).replace(path)
@@ -61,6 +61,11 @@ class KernelCache:
                 Path(draft.name).unlink(missing_ok=True)
                 raise
         return path
+
+    def drop_drafts(self, process: int) -> None:
+        """Erase what a process that has died was writing."""
+        for path in self.folder.glob(f"{_draft(process)}*"):
+            path.unlink(missing_ok=True)
 
     def unchecked(self, symbols: Iterable[str]) -> list[str]:
         """Those of some kernels whose results nobody has held to the interpreter's."""
@@ -80,3 +85,8 @@ class KernelCache:
 
     def _mark(self, symbol: str) -> Path:
         return self.folder / f"{symbol}.checked"
+
+
+def _draft(process: int) -> str:
+    """What the names of files begin with that a process is writing."""
+    return f".{process}-"

@@ -55,6 +55,10 @@ class Layouts:
     def hold(self, value: Value, tensor: Any) -> None:
         self._held[value] = tensor
 
+    def held(self, value: Value) -> Any:
+        """A value's blocks; None where it is held in no other way than plain."""
+        return self._held.get(value)
+
     def plain(self, value: Value) -> Any:
         """A value that is held in blocks as it is without; of one pixel, with full blocks, it lies in the same order."""
         images, lowering = images_of(value.type), self._lowering

@@ -7,12 +7,14 @@ compiled once.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import tvm
 from tvm import IRModule, relax, tirx
@@ -20,35 +22,77 @@ from tvm.runtime import load_static_library
 from tvm.target import Target, codegen
 
 from .kernel_cache import KernelCache
-from .reproducible import ordered_symbols, pipeline
+from .reproducible import legalization, ordered_symbols, pipeline
+
+Tell: TypeAlias = Callable[[str, bool], None]
+"""Is told what a compiler works on: a name, and whether that begins or has come to its end."""
+_CALLING = tuple(tvm.ir.Op.get(f"relax.{name}") for name in ("call_tir", "call_tir_inplace"))
 
 
-def planned(module: IRModule, target: Target) -> IRModule:
-    """A module after TVM's passes: with memory planned, a kernel behind every call, and a symbol for each kernel."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A module after TVM's passes: with memory planned, a kernel behind every call, and a symbol for each kernel.
+
+    Attributes:
+        module: of kernels and a `main` that calls them.
+        results: of each kernel, by its symbol in order: the names of what it is called for.
+    """
+
+    module: IRModule
+    results: Mapping[str, Sequence[str]]
+
+
+def planned(module: IRModule, target: Target, results: Mapping[str, str] = MappingProxyType({})) -> Planned:
+    """Run TVM's passes over a module.
+
+    Args:
+        module: as it was lowered.
+        target: to compile for.
+        results: the names of what the variables of `main` are for, by these variables' names.
+    """
     with target, ordered_symbols():
-        module = pipeline()(module)
+        legal = legalization()(module)
+        module = pipeline()(legal)
+    symbols: dict[str, str] = {}
     for variable, kernel in _kernels(module).items():
         bare = kernel.without_attr("global_symbol")
         name = variable.name_hint.rstrip("0123456789")
-        module[variable] = bare.with_attr("global_symbol", f"{name}_{_digest(bare, target)}")
-    return module
+        symbols[variable.name_hint] = f"{name}_{_digest(bare, target)}"
+        module[variable] = bare.with_attr("global_symbol", symbols[variable.name_hint])
+    found: dict[str, list[str]] = {symbol: [] for symbol in sorted(symbols.values())}
+    for variable, kernel in _calls(legal["main"]):
+        if kernel in symbols and variable in results:
+            found[symbols[kernel]].append(results[variable])
+    return Planned(module, found)
 
 
-def symbols(module: IRModule) -> list[str]:
-    """The kernels of a module that was planned."""
-    return sorted({_symbol(kernel) for kernel in _kernels(module).values()})
+def _calls(function: Any) -> Iterator[tuple[str, str]]:
+    """The names of the variables of a function that kernels compute, and of these."""
+    for binding in (binding for block in function.body.blocks for binding in block.bindings):
+        call = binding.value if isinstance(binding, relax.VarBinding) else None
+        if isinstance(call, relax.Call) and call.op in _CALLING and isinstance(call.args[0], tvm.ir.GlobalVar):
+            yield binding.var.name, call.args[0].name_hint
 
 
-def link(module: IRModule, target: Target, cache: KernelCache) -> tvm.runtime.Executable:
+def link(
+    module: IRModule, target: Target, cache: KernelCache, *, jobs: int | None = None, tell: Tell = lambda *_: None
+) -> tvm.runtime.Executable:
     """What runs a module that was planned; kernels that the cache hasn't are compiled side by side.
+
+    Args:
+        module: that was planned.
+        target: to compile for.
+        cache: of kernels.
+        jobs: how many are compiled side by side; as many as there are cores by default.
+        tell: is told of each kernel before it is compiled, and after.
 
     Raises:
         Exception: what TVM's passes and LLVM raise.
     """
     kernels = _kernels(module)
     by_symbol = {_symbol(kernel): kernel for kernel in kernels.values()}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compile_one = partial(_object_file, target=target, cache=cache)
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        compile_one = partial(_object_file, target=target, cache=cache, tell=tell)
         files = dict(zip(by_symbol, pool.map(compile_one, by_symbol.values()), strict=True))
     linked = module.clone()
     for variable, kernel in kernels.items():
@@ -57,12 +101,14 @@ def link(module: IRModule, target: Target, cache: KernelCache) -> tvm.runtime.Ex
     return relax.build(linked.with_attr("external_mods", libraries), target=target, relax_pipeline=None)
 
 
-def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache) -> Path:
+def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell: Tell) -> Path:
     symbol = _symbol(kernel)
 
     def compile(path: Path) -> None:
+        tell(symbol, True)
         module = IRModule({tvm.ir.GlobalVar(symbol): kernel})
         tvm.tirx.build(module, target=target).write_to_file(str(path), "o")
+        tell(symbol, False)
 
     return cache.object_file(symbol, compile)
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from tvm.support.cc import create_shared, get_cc
+from tvm.target import codegen
 
 from ...ir.errors import TargetError
 from ...targets.cpu import architecture
@@ -26,7 +27,7 @@ def find_linker(wanted: str) -> Callable[..., None]:
     if wanted == architecture():
         if get_cc() is None:
             raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
-        return create_shared
+        return _HostLinker()
     for name in (f"{triple(wanted)}-g++", f"{triple(wanted)}-gcc", "ld.lld"):
         if path := shutil.which(name):
             return _Linker(wanted, (path,))
@@ -35,6 +36,21 @@ def find_linker(wanted: str) -> Callable[..., None]:
     raise TargetError(
         f"TVM needs a linker for {wanted}: pip install ziglang, or install lld, or gcc for it ({triple(wanted)}-gcc)"
     )
+
+
+class _HostLinker:
+    """The system's C compiler."""
+
+    def __call__(self, library: str, objects: Sequence[str], **_: Any) -> None:
+        """As TVM's `create_shared`."""
+        try:
+            create_shared(library, objects)
+        except RuntimeError as error:
+            raise RuntimeError(f"{get_cc()} can't link: {error}") from error
+
+    def get_target_triple(self) -> str:
+        """As below; TVM would ask the C compiler, which takes a while and may be what is broken."""
+        return codegen.llvm_get_system_triple()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,6 @@ class _Linker:
         if done.returncode:
             raise RuntimeError(f"{self.command[0]} can't link for {self.architecture}: {done.stderr or done.stdout}")
 
-    def get_targettriple(self) -> str:
+    def get_target_triple(self) -> str:
         """Asked for by TVM, which then needs no compiler for its tables."""
         return triple(self.architecture)

@@ -8,9 +8,10 @@ not lowered at all, and every result is held to the type that the graph gives it
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from ...passes.legalization.origins import Origins
 from ...targets import Target
 from . import broadcasting, converters
 from .carriers import carried, carrier
-from .choices import ESTIMATED, Choices, UnfitError
+from .choices import ESTIMATED, Choices, Plainness, UnfitError, result_of
 from .groups import Group, find_groups
 from .guards import ELEMENTWISE, Guards, guarded
 from .kernels.elements import ELEMENTS
@@ -48,23 +49,43 @@ _CALLS = {
 }
 
 
-def to_relax(graph: Graph, source: Graph, target: Target, choices: Choices = ESTIMATED) -> tuple[IRModule, Guards]:
-    """The graph as a Relax module, and the sizes that must not be 0 when it runs.
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A graph as a Relax module.
 
-    Its `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the late guards'
-    sizes behind them if there are any.
+    Attributes:
+        module: whose `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the late
+            guards' sizes behind them if there are any.
+        guards: the sizes that must not be 0 when it runs.
+        results: the value of the graph that each variable of `main` is computed for, both by their names.
+    """
+
+    module: IRModule
+    guards: Guards
+    results: Mapping[str, str]
+
+
+def to_relax(
+    graph: Graph,
+    origins: Origins,
+    target: Target,
+    choices: Choices = ESTIMATED,
+    plainness: Mapping[str, Plainness] = MappingProxyType({}),
+) -> Lowered:
+    """The graph as a Relax module.
 
     Args:
         graph: legal and with its constants folded.
-        source: what it was before, whose operators refusals name.
+        origins: the operators that refusals name.
         target: that kernels are generated for.
         choices: in which ways.
+        plainness: how plain kernels have to be, by the names of their results, where they aren't the best ones.
 
     Raises:
         TargetError: an operator that TVM can't run, with the layer and TVM's reason.
     """
-    lowering = Lowering(graph, Origins(source), Machine.of(target), choices)
-    return lowering.module(), lowering.guards()
+    lowering = Lowering(graph, origins, Machine.of(target), choices, plainness)
+    return Lowered(lowering.module(), lowering.guards(), lowering.results)
 
 
 class Lowering:
@@ -76,12 +97,21 @@ class Lowering:
         machine: that kernels are generated for.
         choices: in which ways.
         layouts: the values that are held in blocks of channels.
+        results: the value that each variable is computed for, both by their names, after `module`.
     """
 
-    def __init__(self, graph: Graph, origins: Origins, machine: Machine, choices: Choices) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        origins: Origins,
+        machine: Machine,
+        choices: Choices,
+        plainness: Mapping[str, Plainness] = MappingProxyType({}),
+    ) -> None:
         self.block = relax.BlockBuilder()
         self.machine = machine
         self.choices = choices
+        self.results: dict[str, str] = {}
         self.layouts = Layouts(self)
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self._graph = graph
@@ -92,6 +122,9 @@ class Lowering:
         self._kernels: dict[tirx.PrimFunc, Any] = {}
         self._guards: dict[str, str] = {}
         self._analyzer = Analyzer()
+        self._best = machine, choices
+        self._plainness = plainness
+        self._ends: dict[Any, str] = {}  # the names of results of `kernels`, by the variables that hold them
 
     def module(self) -> IRModule:
         for dim in (dim for value in self._graph.inputs for dim in value.shape):
@@ -101,9 +134,7 @@ class Lowering:
             warnings.simplefilter("ignore")
             with self.block.dataflow():
                 for node, group in kernels(self._graph):
-                    if group is not None and self.machine.has_tables:
-                        group = replace(group, epilogue=tabulated(group.epilogue))
-                    self._lower(node, group)
+                    self._lower_plainly(node, group)
                 results = [self.tensor(value) for value in self._graph.outputs.values()]
                 if late := self.guards().late:
                     results.append(self.block.emit(relax.op.shape_to_tensor(self.shape(list(late)))))
@@ -111,6 +142,7 @@ class Lowering:
             self.block.emit_func_output(result)
         module = self.block.get()
         self._check(module["main"])
+        self._note_results(module["main"])
         return module
 
     def guards(self) -> Guards:
@@ -252,6 +284,32 @@ class Lowering:
         row: Any = relax.op.shape_to_tensor(self.shape(elements))
         row = self.block.emit(relax.op.reshape(row, self.shape(value.shape)))
         return self.typed(row if value.dtype is DType.int64 else relax.op.astype(row, str(value.dtype)), value.type)
+
+    def _lower_plainly(self, node: Node, group: Group | None) -> None:
+        """Lower one of `kernels`, as plainly as it has to be."""
+        name = result_of(node)
+        plainness = self._plainness.get(name, Plainness.BEST)
+        (self.machine, self.choices), members = self._best, [(node, group)]
+        if plainness is not Plainness.BEST:
+            self.machine, self.choices = self.machine.plain, ESTIMATED
+        if plainness is Plainness.IMPORTED and group is not None:
+            members = [(member, None) for member in (group.anchor, *group.chain)]
+        for member, its_group in members:
+            if its_group is not None and self.machine.has_tables:
+                its_group = replace(its_group, epilogue=tabulated(its_group.epilogue))
+            self._lower(member, its_group)
+            for value in member.outputs:
+                blocks = self.layouts.held(value)
+                self._ends[self._values.get(value) if blocks is None else blocks] = name
+
+    def _note_results(self, function: Any) -> None:
+        """Note what variables are for: what a result is computed from comes before that."""
+        waiting: list[str] = []
+        for binding in (binding for block in function.body.blocks for binding in block.bindings):
+            waiting.append(binding.var.name)
+            if (name := self._ends.get(binding.var)) is not None:
+                self.results |= dict.fromkeys(waiting, name)
+                waiting.clear()
 
     def _lower(self, node: Node, group: Group | None) -> None:
         """Lower a node, or the group that it is the last one of."""

@@ -42,15 +42,18 @@ def ordered_symbols() -> Generator[None]:
         del utils.set
 
 
-def pipeline() -> Any:
-    """TVM's default passes over Relax, and then the computations of sizes put in the order of where they are stored.
+def legalization() -> Any:
+    """The first of TVM's default passes over Relax, after which there is a kernel behind every call.
 
     What kernels have taken in, nothing reads any more: it goes first.
     """
-    unread = relax.transform.DeadCodeElimination()
-    return transform.Sequential(
-        [unread, relax.get_pipeline("default"), transform.module_pass(_sort_sizes, opt_level=0)]
-    )
+    dispatch = [relax.backend.DispatchSampling(), relax.backend.DispatchSortScan()]
+    return transform.Sequential([relax.transform.DeadCodeElimination(), *dispatch, relax.transform.LegalizeOps()])
+
+
+def pipeline() -> Any:
+    """TVM's default passes over Relax, and then the computations of sizes put in the order of where they are stored."""
+    return transform.Sequential([relax.get_pipeline("default"), transform.module_pass(_sort_sizes, opt_level=0)])
 
 
 def _sort_sizes(module: IRModule, _context: Any) -> IRModule:

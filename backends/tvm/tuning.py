@@ -19,9 +19,10 @@ from ...ir.graph import Graph
 from ...ir.types import DType
 from ...passes.legalization.origins import Origins
 from ...targets import Target
-from .backend import legal_graph
-from .choices import Choices, Parameters, Site
+from .choices import Choices, Site
+from .database import Finding
 from .kernels.machine import Machine
+from .library import Tell
 from .llvm import llvm_target
 from .lowering import Lowering
 from .runtime import array_of, use_threads
@@ -39,40 +40,29 @@ _ROUNDING = 0.02
 """Relative difference between the results of two ways, one of which may round to bytes elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found for a kernel.
-
-    Attributes:
-        kernel: its template and sizes.
-        layer: the first one that it is of.
-        share: of the time of all kernels that can be generated in several ways.
-        estimated: the parameters of the least estimated time.
-        fastest: those that were measured to be.
-        gain: the former's time over the latter's; 1 where they are the same.
-    """
-
-    kernel: str
-    layer: str
-    share: float
-    estimated: Parameters
-    fastest: Parameters
-    gain: float
-
-
 class Tuning:
     """The kernels of a model that can be generated in several ways, on this machine."""
 
-    def __init__(self, graph: Graph, target: Target, sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        legal: Graph,
+        origins: Origins,
+        target: Target,
+        sizes: Mapping[str, int],
+        tell: Tell = lambda *_: None,
+    ) -> None:
         """Find them.
 
         Args:
-            graph: as it would be compiled.
+            legal: the graph as it would be compiled.
+            origins: the operators that refusals name.
             target: that this machine is like.
             sizes: of the inputs' symbolic dimensions.
+            tell: is told of each kernel before it is compiled, and after.
         """
-        survey, legal = _Survey(), legal_graph(graph, target)
-        self._lowering = Lowering(legal, Origins(graph), Machine.of(target), survey)
+        survey = _Survey()
+        self._tell = tell
+        self._lowering = Lowering(legal, origins, Machine.of(target), survey)
         self._lowering.module()
         self._kind = llvm_target(target)
         self._analyzer = Analyzer()
@@ -126,9 +116,11 @@ class Tuning:
     def _trials(self, site: Site, ways: Sequence[Any]) -> list[Trial]:
         """Kernels, compiled side by side."""
         calls = [site.call(way) for way in ways]
-        module = self._lowering.block.get()
+        module, name = self._lowering.block.get(), f"{site.layer}: {site.key}"
+        self._tell(name, True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             runs = list(pool.map(lambda call: compiled(module[call.args[0]], self._kind), calls))
+        self._tell(name, False)
         return [Trial(run, self._arguments(call), self._memory) for run, call in zip(runs, calls, strict=True)]
 
     def _arguments(self, call: Any) -> Arguments:

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from planish.driver.cli import app
-from planish.driver.reproducer import Reproducer, read_reproducer
 from planish.ir.equal import differences
 from planish.ir.errors import ModelError
 from planish.ir.storage import load
 from planish.passes.pipeline import parse_pipeline
+from planish.passes.reproducer import Reproducer, read_reproducer
 
 PASSES = """
 from dataclasses import dataclass

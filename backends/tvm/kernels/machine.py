@@ -45,6 +45,11 @@ class Machine:
         )
 
     @property
+    def plain(self) -> "Machine":
+        """The same vectors, and nothing that only some machines do with them."""
+        return Machine(self.lanes, self.registers, self.threads)
+
+    @property
     def has_wide_dots(self) -> bool:
         """Whether it does so in vectors of 512 bits."""
         return self.has_dots and self.lanes == 16

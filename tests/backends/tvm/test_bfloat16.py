@@ -13,6 +13,7 @@ from planish.backends.tvm.lowering import to_relax
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
 from planish.ir.types import DType
+from planish.passes.legalization.origins import Origins
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
@@ -37,7 +38,7 @@ def rounded(op: Builder, value: Value | np.ndarray) -> Value:
 
 def kernels_of(graph: Graph) -> dict[str, Sequence[str]]:
     """The element types that each kernel takes and gives, by its name."""
-    functions = to_relax(graph, graph, TARGET)[0].functions_items()
+    functions = to_relax(graph, Origins.of(graph), TARGET).module.functions_items()
     return {
         name.name_hint: [str(param.dtype) for param in function.params]
         for name, function in functions

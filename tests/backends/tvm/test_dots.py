@@ -21,7 +21,7 @@ from planish.backends.tvm.kernels.dots import DEPTH, Form, Instruction
 from planish.backends.tvm.kernels.integer_gemm import integer_gemm_kernel
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.library import link, planned
-from planish.backends.tvm.linker import llvm_target
+from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.lowering import to_relax
 from planish.backends.tvm.runtime import Program
 from planish.ir.builder import Builder
@@ -30,6 +30,7 @@ from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 from planish.passes.base import PassContext
 from planish.passes.cleanup.fold_constants import ConstantFolding
+from planish.passes.legalization.origins import Origins
 from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
@@ -87,9 +88,9 @@ def agree_on(request, dotprod_spelled_out, tmp_path) -> Callable[..., None]:
         graph.outputs = {f"y{index}": value for index, value in enumerate(made)}
         legal = legalized(graph, target, "tvm")
         ConstantFolding().run(legal, PassContext(target, source=graph))
-        module, weights = hoisted(to_relax(legal, graph, target)[0])
+        module, weights = hoisted(to_relax(legal, Origins.of(graph), target).module)
         machine, library = llvm_target(native), tmp_path / "model.so"
-        link(planned(module, machine), machine, KernelCache(tmp_path)).export_library(library)
+        link(planned(module, machine).module, machine, KernelCache(tmp_path)).export_library(library)
         found = Program(library, weights, 2)([carried(x)])
         for result, (name, expected) in zip(found, Interpreter(graph).run({"x": x}).items(), strict=True):
             np.testing.assert_array_equal(restored(result, graph.outputs[name].dtype), expected, err_msg=name)

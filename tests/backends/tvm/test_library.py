@@ -13,12 +13,16 @@ from tvm import relax
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.backend import legal_graph
+from planish.backends.tvm.building import Build
 from planish.backends.tvm.hoisting import hoisted
 from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels import elements, epilogue
 from planish.backends.tvm.weights import read_weights, write_weights
 from planish.ir.errors import CheckError, UsageError
 from planish.ir.graph import Graph
+from planish.passes.legalization.origins import Origins
+from planish.targets import Target
 
 DEPTH = 64
 MEMORY = Path("/proc/self/statm")
@@ -41,11 +45,17 @@ def graph(make_graph) -> Graph:
     return make_graph(layer, 4, DEPTH)
 
 
+def build(graph: Graph, target: Target, folder: Path) -> None:
+    """Compile a graph in this process, where tests can reach the compiler."""
+    folder.mkdir(exist_ok=True)
+    Build(legal_graph(graph, target), Origins.of(graph), target).write(folder)
+
+
 def test_a_kernel_is_compiled_once(graph, make_graph, cache, target, tmp_path, monkeypatch) -> None:
     write_artifact(tmp_path / "one", graph, find_backend("tvm"), target)
     monkeypatch.setattr(tvm.tirx, "build", lambda *_, **__: pytest.fail("it compiles again"))
     longer = make_graph(lambda op, x: layer(op, layer(op, x)), 4, DEPTH)
-    write_artifact(tmp_path / "two", longer, find_backend("tvm"), target)
+    build(longer, target, tmp_path / "two")
     assert not cache.unchecked(path.stem for path in cache.folder.glob("*.o") if path.stem.startswith("gemm"))
 
 
@@ -55,8 +65,7 @@ def test_a_kernel_that_is_wrong_stops_the_build(make_graph, cache, target, tmp_p
     graph = make_graph(layer, 5, DEPTH)  # of a size of its own: templates remember what they gave
     for _ in range(2):
         with pytest.raises(CheckError, match="layer: TVM's kernel up to Relu gives numbers that are off by"):
-            write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
-    assert not (tmp_path / "dist").exists()
+            build(graph, target, tmp_path / "dist")
 
 
 @pytest.mark.parametrize("most", [0, 1 << 30])
@@ -69,14 +78,14 @@ def test_kernels_are_checked_in_parts_that_fit_into_memory(
     monkeypatch.setattr("planish.backends.tvm.kernel_check._MOST", most)
     weights = np.random.default_rng(0).standard_normal((DEPTH, DEPTH), np.float32)
 
-    def build(op, x):
+    def made(op, x):
         y = op.Softmax(op.MatMul(x, weights))
         return op.Softmax(op.Tanh(op.MatMul(op.Add(y, x), weights)))
 
     with pytest.raises(CheckError, match="layer: TVM's kernel up to Tanh"):
-        write_artifact(tmp_path / "dist", make_graph(build, 6, DEPTH), find_backend("tvm"), target)
+        build(make_graph(made, 6, DEPTH), target, tmp_path / "dist")
     monkeypatch.setattr(epilogue, "ELEMENTS", elements.ELEMENTS)
-    write_artifact(tmp_path / "dist", make_graph(build, 7, DEPTH), find_backend("tvm"), target)
+    build(make_graph(made, 7, DEPTH), target, tmp_path / "dist")
 
 
 def test_what_a_compiler_left_half_written_is_no_kernel(cache) -> None:

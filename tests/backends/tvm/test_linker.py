@@ -6,10 +6,12 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from planish.backends import find_backend
+from planish.backends.tvm.backend import legal_graph
+from planish.backends.tvm.building import Build
 from planish.backends.tvm.linker import find_linker
 from planish.backends.tvm.llvm import llvm_target
 from planish.ir.errors import TargetError
+from planish.passes.legalization.origins import Origins
 from planish.targets.cpu import architecture
 from planish.targets.load import load_target
 
@@ -27,7 +29,7 @@ def test_a_linker_that_is_missing_is_named(make_graph, tmp_path, monkeypatch) ->
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
     graph = make_graph(lambda op, x: op.Relu(x), 2)
     with pytest.raises(TargetError, match=rf"TVM needs a linker for {OTHER.architecture}: pip install ziglang, or"):
-        find_backend("tvm").compile(graph, OTHER, tmp_path)
+        Build(legal_graph(graph, OTHER), Origins.of(graph), OTHER).write(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

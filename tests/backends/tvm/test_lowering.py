@@ -8,6 +8,7 @@ from tvm import relax
 from planish.backends.tvm import converters
 from planish.backends.tvm.lowering import to_relax
 from planish.ir.errors import TargetError
+from planish.passes.legalization.origins import Origins
 
 
 def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_graph, target, monkeypatch) -> None:
@@ -20,4 +21,4 @@ def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_grap
     monkeypatch.setitem(converters.CONVERTERS, "Neg", negate)
     graph = make_graph(lambda op, x: op.Abs(op.Neg(op.Relu(x))), "n")
     with pytest.raises(TargetError, match=r"layer: TVM can't run Neg: it can't tell the shape that relax\.add gives"):
-        to_relax(graph, graph, target)
+        to_relax(graph, Origins.of(graph), target)

@@ -24,6 +24,7 @@ from planish.backends.tvm.tables import tabulated
 from planish.ir.interpreter import Interpreter
 from planish.passes.base import PassContext
 from planish.passes.cleanup.fold_constants import ConstantFolding
+from planish.passes.legalization.origins import Origins
 from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
@@ -304,7 +305,7 @@ def test_a_quantized_network_stays_in_bytes(target) -> None:
         return
     legal = legalized(quantized, target, "tvm")
     ConstantFolding().run(legal, PassContext(target, source=quantized))
-    module, _ = to_relax(legal, quantized, target)
+    module = to_relax(legal, Origins.of(quantized), target).module
     calls = [binding.value for block in module["main"].body.blocks for binding in block.bindings]
     kernels = [call for call in calls if isinstance(call, relax.Call) and call.op.name == "relax.call_tir"]
     names = Counter(call.args[0].name_hint.rstrip("0123456789") for call in kernels)

@@ -14,6 +14,7 @@ pytest.importorskip("tvm")
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.tvm import products, tuning
+from planish.backends.tvm.backend import legal_graph
 from planish.backends.tvm.choices import spelled
 from planish.backends.tvm.database import Database, Entry, read_database
 from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
@@ -26,6 +27,7 @@ from planish.backends.tvm.tuning import Tuning
 from planish.ir.errors import CheckError, ModelError, UsageError
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
+from planish.passes.legalization.origins import Origins
 from planish.targets import Target
 from planish.targets.load import load_target
 
@@ -44,6 +46,10 @@ def product(op, x):
 
 def square(op, x):
     return op.Conv(x, tensor(64, 64, 3, 3) / 24, pads=(1, 1, 1, 1))
+
+
+def tuning_of(graph: Graph, target: Target, sizes: Mapping[str, int]) -> Tuning:
+    return Tuning(legal_graph(graph, target), Origins.of(graph), target, sizes)
 
 
 def database(target: Target, folder: Path, key: str, parameters: Mapping[str, int]) -> Path:
@@ -160,7 +166,7 @@ def test_what_is_found_is_one_of_the_ways(make_graph, target, monkeypatch) -> No
     def build(op, x):
         return op.Softmax(op.Add(op.MatMul(product(op, x), tensor(40, 16)), op.MatMul(x, narrow)))
 
-    model = Tuning(make_graph(build, "n", 64), target, {"n": 2})
+    model = tuning_of(make_graph(build, "n", 64), target, {"n": 2})
     keys = {f"gemm lead=? depth={depth} columns={columns}" for depth, columns in ((64, 40), (40, 16), (64, 16))}
     assert model.kernels == keys
     known = {"gemm lead=? depth=64 columns=40"}
@@ -181,7 +187,7 @@ def test_a_way_that_computes_something_else_is_named(make_graph, target, monkeyp
     monkeypatch.setattr(
         products, "packed", lambda weights, tile: right(weights if tile.rows > 1 else weights * 2, tile)
     )
-    tuning = Tuning(make_graph(lambda op, x: op.MatMul(x, tensor(64, 16)), 5, 64), target, {})
+    tuning = tuning_of(make_graph(lambda op, x: op.MatMul(x, tensor(64, 16)), 5, 64), target, {})
     with pytest.raises(CheckError, match=r"layer: gemm lead=5 depth=64 columns=16 is off by 1\.0e\+00 with {'rows': 1"):
         list(tuning.findings((), time.monotonic() + 600))
 

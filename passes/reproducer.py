@@ -1,7 +1,7 @@
-"""Reproducers: what is needed to let a pipeline fail again, as a folder.
+"""Reproducers: what is needed to let a pipeline or a compiler fail again, as a folder.
 
-`graph.planish` is the model as it was read, `calibration.npz` the data that passes were given, if any, and `reproducer.json`
-the rest: pipeline, target, seed, versions, and the error.
+`graph.planish` is the model as it was read, or what a compiler failed over; `calibration.npz` the data that passes were given, if
+any; and `reproducer.json` the rest: pipeline, target, seed, backend, versions, and the error.
 """
 
 import json
@@ -20,7 +20,9 @@ import numpy as np
 from ..ir.errors import CheckError, ModelError, PassError, PlanishError
 from ..ir.graph import Graph
 from ..ir.storage import load, save
-from ..passes.base import Feeds
+from ..targets import Target
+from ..targets.load import write_target
+from .base import Feeds
 
 _DESCRIPTION, _GRAPH, _DATA = "reproducer.json", "graph.planish", "calibration.npz"
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
@@ -37,6 +39,8 @@ class Reproducer:
         seed: of the passes.
         calibration: batches that they are given.
         error: how it failed.
+        backend: that compiles the result; empty if passes are what fails.
+        machine: the target itself, where no name or file says it.
     """
 
     graph: Graph
@@ -45,6 +49,8 @@ class Reproducer:
     seed: int = 0
     calibration: Sequence[Feeds] = ()
     error: str = ""
+    backend: str = ""
+    machine: Target | None = None
 
     def write(self, folder: Path) -> None:
         """Write the folder, whole or not at all; one that is there is replaced."""
@@ -53,6 +59,7 @@ class Reproducer:
             "target": self.target,
             "seed": self.seed,
             "error": self.error,
+            "backend": self.backend,
             "versions": {"python": platform.python_version(), **dict(filter(all, map(_version, _PACKAGES)))},
         }
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +69,8 @@ class Reproducer:
             save(self.graph, draft / _GRAPH)
             if self.calibration:
                 _save_arrays(self.calibration, draft / _DATA)
+            if self.machine is not None:
+                description["target"] = write_target(self.machine, draft).name
             (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             if folder.exists():
                 shutil.rmtree(folder)
@@ -88,7 +97,9 @@ def read_reproducer(folder: Path) -> Reproducer:
     """
     try:
         held: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")}
+        fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")} | {
+            "backend": held.get("backend", "")
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} is no reproducer, or a broken one: {error}") from error
     batches: dict[str, dict[str, np.ndarray]] = {}
@@ -97,6 +108,8 @@ def read_reproducer(folder: Path) -> Reproducer:
             for key in file.files:
                 number, _, name = key.partition("/")
                 batches.setdefault(number, {})[name] = file[key]
+    if (folder / fields["target"]).is_file():
+        fields["target"] = str(folder / fields["target"])
     return Reproducer(load(folder / _GRAPH), calibration=list(batches.values()), **fields)
 
 
@@ -114,24 +127,31 @@ def reproducing(case: Reproducer) -> Generator[None]:
     try:
         yield
     except (CheckError, PassError) as error:
-        raise type(error)(f"{error}{_left(case, error)}") from error
+        raise type(error)(f"{error}{leave(_failed(case, error))}") from error
     except PlanishError:
         raise
     except Exception as error:
-        error.add_note(_left(case, error).strip())
+        error.add_note(leave(_failed(case, error)).strip())
         raise
 
 
-def _left(case: Reproducer, error: Exception) -> str:
-    """Write a reproducer; returns what to do with it."""
+def _failed(case: Reproducer, error: Exception) -> Reproducer:
+    return replace(case, error=f"{type(error).__name__}: {error}")
+
+
+def leave(case: Reproducer) -> str:
+    """Write a reproducer to where temporary files are; returns what to do with it, from a new line on."""
     folder = Path(tempfile.mkdtemp(prefix="planish-reproducer-"))
     try:
-        replace(case, error=f"{type(error).__name__}: {error}").write(folder)
+        case.write(folder)
     except OSError as failure:
         shutil.rmtree(folder, ignore_errors=True)
         return f"\nno reproducer could be written: {failure}"
+    again = f"\nsee it again:                planish opt {folder}"
+    if case.backend:
+        return again
     return (
-        f"\nsee it again:                planish opt {folder}"
+        f"{again}"
         f"\nfind the rewrite at fault:   planish bisect {folder}"
         f"\nshrink it to a few nodes:    planish reduce {folder} -o DIR"
     )

@@ -1,0 +1,148 @@
+"""A graph compiled in another process, however often that dies: with plainer kernels where the compiler can't make the best ones."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...ir.errors import PlanishError, TargetError
+from ...ir.extract import extract
+from ...ir.graph import Graph, Node
+from ...ir.storage import save
+from ...passes.legalization.origins import Origins
+from ...passes.reproducer import Reproducer, leave
+from ...targets import Target
+from ...targets.load import write_target
+from ..base import CompilerWarning
+from .choices import Plainness, result_of
+from .compiler import ADVICE, CompilerError, DiedError, ask
+from .kernel_cache import KernelCache
+
+_INSTEAD = {
+    Plainness.PLAIN: "it is compiled without the machine's special instructions",
+    Plainness.IMPORTED: "TVM's own kernels take its place",
+}
+"""What becomes of a kernel that a compiler has died over."""
+_FARTHEST = 4
+"""Edges from a node to what its kernel may depend on."""
+
+
+@dataclass(slots=True)
+class Compilation:
+    """A graph that is compiled for a target.
+
+    Attributes:
+        source: the graph as it was given.
+        legal: the same as TVM runs it.
+        target: that it is compiled for.
+        database: the file that `planish tune` has written, if any.
+        checks_kernels: whether kernels that nobody has checked are held to the interpreter.
+        plainness: how plain kernels have to be, by the names of their results, as far as is known by now.
+    """
+
+    source: Graph
+    legal: Graph
+    target: Target
+    database: str = ""
+    checks_kernels: bool = True
+    plainness: dict[str, Plainness] = field(default_factory=dict[str, Plainness])
+
+    def write(self, directory: Path, *, is_strict: bool = False) -> list[str]:
+        """Write the files of an artifact into a folder; returns their names.
+
+        Args:
+            directory: that exists.
+            is_strict: whether a kernel that can't be compiled ends it, though a plainer one may take its place.
+
+        Raises:
+            TargetError: an operator that TVM can't run, with its layer, or what TVM's passes, LLVM and the linker say.
+            CheckError: a kernel computes something else than its nodes.
+        """
+        faults: dict[str, tuple[str, Node]] = {}  # by the names of results that plainer kernels compute
+        with TemporaryDirectory(prefix="planish-") as folder:
+            while True:
+                try:
+                    files = self._asked(self.legal, Path(folder), directory)
+                    break
+                except CompilerError as error:
+                    raise self._fault(str(error), None) from error
+                except DiedError as death:
+                    for name, fault in self._given_way(self._alone(death, Path(folder), directory), is_strict):
+                        faults.setdefault(name, fault)
+        for text, node in dict(faults.values()).items():  # one for each kernel
+            instead = _INSTEAD[self.plainness[result_of(node)]]
+            warnings.warn(f"{text}; {instead}{self._left(text, node)}", CompilerWarning, stacklevel=4)
+        return files
+
+    def _asked(self, graph: Graph, folder: Path, directory: Path, **options: Any) -> list[str]:
+        """Have a graph compiled, from a file in a folder."""
+        file = folder / "graph.planish"
+        if not file.exists() or graph is not self.legal:
+            save(graph, file, lasting=False)
+        request = {
+            "work": "build",
+            "graph": str(file),
+            "operators": Origins.of(self.source).operators,
+            "target": str(write_target(self.target, folder)),
+            "database": str(Path(self.database).absolute()) if self.database else "",
+            "plainness": self.plainness,
+            "directory": str(directory),
+            "is_checked": self.checks_kernels,
+            "jobs": None,
+        }
+        try:
+            return ask(request | options)
+        except DiedError as death:
+            KernelCache.of_user().drop_drafts(death.process)
+            raise
+
+    def _alone(self, death: DiedError, folder: Path, directory: Path) -> DiedError:
+        """A death over one thing: if several were worked on side by side, they are tried one after the other."""
+        if len(death.running) < 2:
+            return death
+        try:
+            self._asked(self.legal, folder, directory, jobs=1)
+        except DiedError as again:
+            return again
+        return death
+
+    def _given_way(self, death: DiedError, is_strict: bool) -> list[tuple[str, tuple[str, Node]]]:
+        """Let plainer kernels take the place of the one that a compiler has died over; returns what happened, by results.
+
+        Raises:
+            TargetError: there is none, or none is wanted.
+        """
+        kernel, results = next(iter(death.running.items()), ("", ()))
+        what = f"the kernel {kernel}" if results else kernel or "what comes before the kernels"
+        node = next((node for node in self.legal.nodes if result_of(node) in results), None)
+        text = f"{f'{node.location}: ' if node else ''}TVM's compiler died over {what}: {death.said}"
+        level = max((self.plainness.get(name, Plainness.BEST) for name in results), default=Plainness.BEST)
+        if is_strict or node is None or level is Plainness.IMPORTED:
+            raise self._fault(f"{text}; {ADVICE}", node) from death
+        self.plainness |= dict.fromkeys(results, Plainness(level + 1))
+        return [(name, (text, node)) for name in results]
+
+    def _fault(self, text: str, node: Node | None) -> TargetError:
+        return TargetError(f"{text}{self._left(text, node)}")
+
+    def _left(self, text: str, node: Node | None) -> str:
+        """Leave a reproducer of a fault around a node; returns what to do with it."""
+        graph = self.source if node is None else self._part(node)
+        return leave(Reproducer(graph, "", backend="tvm", machine=self.target, error=text))
+
+    def _part(self, node: Node) -> Graph:
+        """The smallest surroundings of a node that a compiler dies over as well; the whole graph if none are found."""
+        near, nodes = {node}, set(self.legal.nodes)
+        for _ in range(_FARTHEST):
+            near |= {value.producer for one in near for value in one.inputs if value is not None and value.producer}
+            near |= {use.node for one in near for value in one.outputs for use in value.uses if use.node in nodes}
+            part = extract(self.legal, {position for position, one in enumerate(self.legal.nodes) if one in near})
+            with TemporaryDirectory(prefix="planish-") as folder:
+                try:
+                    self._asked(part, Path(folder), Path(folder), jobs=1, is_checked=False, plainness={})
+                except DiedError:
+                    return part
+                except PlanishError:  # the surroundings are no model that TVM takes
+                    continue
+        return self.source

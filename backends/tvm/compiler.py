@@ -1,0 +1,195 @@
+"""TVM's compiler in a process of its own: LLVM ends the process that it is in where it finds a fault in itself.
+
+This side imports neither TVM nor LLVM. It starts processes, asks them for work, and tells from a death what they worked on.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from signal import SIGKILL, Signals
+from typing import IO, Any, TypeAlias
+
+from ...ir import errors
+
+Message: TypeAlias = Mapping[str, Any]
+"""What a process tells, as JSON: a key that says what it is, and what belongs to that."""
+
+LIBRARY = "model.so"
+"""The file of an artifact that holds the kernels."""
+LINKING = "the library of all kernels"
+"""What is told of while it is linked."""
+ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
+_BEGINS, _ENDS, _DONE, _FAULT = "begins", "ends", "done", "fault"
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
+_LINE = 300
+"""Characters of what a compiler says that are told on."""
+
+
+class CompilerError(errors.TargetError):
+    """TVM's passes, LLVM or the linker refused a graph that was lowered."""
+
+
+class DiedError(Exception):
+    """A compiler's process ended before its work was done.
+
+    Attributes:
+        process: its number.
+        running: the names of what it worked on, with the names of the graph's values that each is for.
+        said: the compiler's last line.
+    """
+
+    def __init__(self, process: int, running: Mapping[str, Sequence[str]], said: str) -> None:
+        super().__init__(said)
+        self.process = process
+        self.running = running
+        self.said = said
+
+
+def ask(request: Message, hear: Callable[[Message], None] = lambda _: None) -> Any:
+    """Have a process do some work, with this process's environment.
+
+    Args:
+        request: what it is to do, as JSON.
+        hear: hears what the process tells while it works.
+
+    Returns:
+        What it answers, as JSON.
+
+    Raises:
+        DiedError: the process ended.
+        PlanishError: what the work raised.
+    """
+    try:
+        process = _idle.get_nowait()
+    except Empty:
+        process = _Process()
+    with tempfile.TemporaryDirectory(prefix="planish-") as scratch:  # where what a compiler leaves behind goes with it
+        try:
+            answer = process.ask({"environment": dict(os.environ), "scratch": scratch, **request}, hear)
+        except errors.PlanishError:
+            _idle.put(process)
+            raise
+        except BaseException:  # it has died, or was interrupted and is half-way through something
+            process.end()
+            raise
+    _idle.put(process)
+    return answer
+
+
+def warm_up() -> None:
+    """Let a process start while something else is done, if none waits for work."""
+    if _idle.empty():
+        _idle.put(_Process())
+
+
+@dataclass(slots=True)
+class _Process:
+    """A process that compiles, from when it is started.
+
+    Attributes:
+        said: the file that it writes its errors into.
+        running: what it works on.
+    """
+
+    said: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    running: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    _process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        code = _START.format(module=f"{__package__}.compiler_process")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            start_new_session=True,  # an interrupt is for this process, which ends that one
+        )
+
+    def ask(self, request: Message, hear: Callable[[Message], None]) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.running.clear()
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        for line in self._process.stdout:
+            message: dict[str, Any] = json.loads(line)
+            if _DONE in message:
+                return message[_DONE]
+            if _FAULT in message:
+                raise _raised(message)
+            if _BEGINS in message:
+                self.running[message[_BEGINS]] = message["results"]
+            if _ENDS in message:
+                self.running.pop(message[_ENDS], None)
+            hear(message)
+        raise self._death()
+
+    def _death(self) -> DiedError:
+        code = self._process.wait()
+        self.said.seek(0)
+        lines = [line for line in self.said.read().decode(errors="replace").splitlines() if line.strip()]
+        fatal = [line for line in lines if "LLVM ERROR" in line or "Assertion" in line]
+        how = f"signal {Signals(-code).name}" if code < 0 else f"exit code {code}"
+        said = " ".join((fatal or lines or ["it said nothing"])[-1].split())[:_LINE]
+        return DiedError(self._process.pid, dict(self.running), f"{said} ({how})")
+
+    def end(self) -> None:
+        """Stop the process whatever it does; work that it was asked for is lost."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, SIGKILL)  # with the linker, if that runs
+            self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self.said):
+            if pipe is not None:
+                pipe.close()
+
+
+_idle: SimpleQueue[_Process] = SimpleQueue()
+"""Processes that wait for work."""
+
+
+@atexit.register
+def _end_all() -> None:
+    while not _idle.empty():
+        _idle.get().end()
+
+
+def _forget_all() -> None:
+    """Leave the processes to the one that this one was forked from."""
+    global _idle  # noqa: PLW0603 -- the old one may be locked by a thread that isn't here
+    _idle = SimpleQueue()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def kind_of(error: errors.PlanishError) -> str:
+    """The name by which an error is told from one process to another: its own, or that of what it is a kind of."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind in _KINDS.values())
+
+
+_KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)} | {
+    "CompilerError": CompilerError
+}
+
+
+def line_of(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _raised(message: Message) -> Exception:
+    """What the work raised over there."""
+    if kind := _KINDS.get(message[_FAULT]):
+        return kind(message["text"])
+    error = RuntimeError(message["text"])
+    error.add_note(message["traceback"])
+    return error

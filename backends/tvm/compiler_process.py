@@ -1,0 +1,98 @@
+"""The process in which TVM compiles: it reads a request a line, and writes what it has to tell.
+
+It ends with the process that has started it, whatever it does at that time.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from ...ir.errors import PlanishError
+from .compiler import kind_of
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # whatever else is printed is none
+        threading.Thread(target=_read, args=(requests,), daemon=True).start()
+        lock = threading.Lock()
+
+        def tell(**message: Any) -> None:
+            with lock:
+                answers.write(json.dumps(message) + "\n")
+                answers.flush()
+
+        while True:
+            _serve(requests.get(), tell)
+
+
+def _read(requests: SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin.buffer:
+        requests.put(json.loads(line))
+    os._exit(0)  # nobody waits for what is being done
+
+
+def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.environ["TMPDIR"] = tempfile.tempdir = request["scratch"]
+    try:
+        tell(done=_DONE[request["work"]](request, tell))
+    except PlanishError as error:
+        tell(fault=kind_of(error), text=str(error))
+    except Exception as error:  # a bug of ours, which is told where somebody reads it
+        tell(fault="", text=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+
+
+def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
+    from ...ir.storage import load
+    from ...passes.legalization.origins import Origins
+    from ...targets.load import load_target
+    from .building import Build
+    from .choices import ESTIMATED, Plainness
+    from .database import read_database
+
+    def told(name: str, results: Sequence[str], begins: bool) -> None:
+        tell(**{"begins" if begins else "ends": name, "results": results})
+
+    target, database = load_target(request["target"]), request["database"]
+    build = Build(
+        load(request["graph"]),
+        Origins(request["operators"]),
+        target,
+        read_database(Path(database)).choices(target, database) if database else ESTIMATED,
+        {name: Plainness(level) for name, level in request["plainness"].items()},
+        request["jobs"],
+        told,
+    )
+    return [path.name for path in build.write(Path(request["directory"]), is_checked=request["is_checked"])]
+
+
+def _tuned(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
+    from ...ir.storage import load
+    from ...passes.legalization.origins import Origins
+    from ...targets.load import load_target
+    from .tuning import Tuning
+
+    def told(name: str, begins: bool) -> None:
+        tell(**{"begins" if begins else "ends": name, "results": []})
+
+    origins, target = Origins(request["operators"]), load_target(request["target"])
+    tuning = Tuning(load(request["graph"]), origins, target, request["sizes"], told)
+    tell(kernels=sorted(tuning.kernels))
+    for finding in tuning.findings(request["known"], time.monotonic() + request["seconds"]):
+        tell(finding=asdict(finding))
+
+
+_DONE = {"build": _built, "tune": _tuned}

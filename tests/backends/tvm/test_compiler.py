@@ -1,0 +1,223 @@
+"""A compiler that dies ends nothing else: it is told over what, a plainer kernel takes its place, and a reproducer is left."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("tvm")
+
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.backends.base import CompilerWarning
+from planish.backends.tvm import compiler
+from planish.backends.tvm.kernel_cache import VARIABLE
+from planish.driver.cli import app
+from planish.ir.errors import TargetError
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+from planish.ir.storage import save
+from planish.passes.reproducer import read_reproducer
+
+RNG = np.random.default_rng(0)
+PLANT = '''
+"""Imported by every process: where one of the modules below is imported, it asks LLVM for what no machine here has (AMX)."""
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+
+
+def unselectable():
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    tiles = [tirx.const(number, "uint8") for number in range(3)]
+    T.evaluate(tirx.call_llvm_intrin("void", "llvm.x86.tdpbssd", *tiles))
+
+
+def dots(module):
+    added = module.Instruction.added
+    module.Instruction.added = lambda *operands: (unselectable(), added(*operands))[1]
+
+
+def elements(module):
+    module.ELEMENTS["Tanh"] = lambda get, x, tanh=module.ELEMENTS["Tanh"]: (unselectable(), tanh(get, x))[1]
+
+
+def library(module):
+    build = module.tvm.tirx.build
+
+    def aborting(compiled, target):
+        (kernel,) = compiled.get_global_vars()
+        return os.abort() if kernel.name_hint.startswith("cumsum") else build(compiled, target=target)
+
+    module.tvm.tirx.build = aborting
+
+
+class Plant(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        planted = os.environ.get("PLANTED", "")
+        if not planted or name.rpartition(".")[2] != planted or not name.startswith("planish.backends.tvm"):
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), globals()[planted](module))
+        return spec
+
+
+sys.meta_path.insert(0, Plant())
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where everything is that a build leaves: its caches, its temporary files, and what is planted for compilers to find."""
+    compiler._end_all()
+    for name in ("cache", "tmp", "site"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(PLANT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    yield tmp_path
+    compiler._end_all()
+
+
+@pytest.fixture
+def graph(make_graph: Callable[..., Graph]) -> Graph:
+    """A product of bytes, one in float32 with tanh behind it, and a sum that only TVM has a kernel for."""
+    weights = RNG.integers(-63, 64, (64, 32)).astype(np.int8)
+    scale, floats = np.full(32, 0.01, np.float32), RNG.standard_normal((32, 48), np.float32)
+
+    def build(op, x):
+        x = op.DequantizeLinear(op.QuantizeLinear(x, np.float32(0.05), np.uint8(128)), np.float32(0.05), np.uint8(128))
+        y = op.MatMul(x, op.DequantizeLinear(weights, scale, axis=1))
+        return op.CumSum(op.Tanh(op.MatMul(op.Relu(y), floats)), np.array(1))
+
+    return make_graph(build, 5, 64)
+
+
+def reproducer_in(text: str) -> Path:
+    (path,) = set(re.findall(r"planish opt (\S+)", text))
+    return Path(path)
+
+
+def compiled(graph: Graph, target, folder: Path) -> list[str]:
+    """What a build warns of; its results are the interpreter's."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CompilerWarning)
+        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+    x = RNG.standard_normal((5, 64)).astype(np.float32)
+    (expected,) = Interpreter(graph).run({"x": x}).values()
+    np.testing.assert_allclose(load(folder / "dist")(x)[0], expected, rtol=1e-3, atol=1e-3)
+    return [str(warning.message) for warning in caught if warning.category is CompilerWarning]
+
+
+def left_in(folder: Path) -> set[str]:
+    """What is there besides reproducers, artifacts and whole kernels."""
+    drafts = {path.name for path in (folder / "cache" / "kernels").glob("*") if path.name.startswith((".", "tmp"))}
+    return drafts | {
+        path.name for path in (folder / "tmp").iterdir() if not path.name.startswith("planish-reproducer-")
+    }
+
+
+@pytest.mark.parametrize(
+    ("planted", "kernel", "instead"),
+    [
+        ("dots", "integer_gemm_", "without the machine's special instructions"),
+        ("elements", "gemm_", "TVM's own kernels take its place"),
+    ],
+)
+def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
+    graph, target, folder, monkeypatch, planted, kernel, instead
+) -> None:
+    monkeypatch.setenv("PLANTED", planted)
+    (told,) = compiled(graph, target, folder)
+    assert re.search(rf"layer: TVM's compiler died over the kernel {kernel}\w+: LLVM ERROR: Cannot select: .*SIG", told)
+    assert instead in told
+    case = reproducer_in(told)
+    assert len(list(read_reproducer(case).graph.nodes)) < len(list(graph.nodes))
+    again = CliRunner().invoke(app, ["opt", str(case)])
+    assert again.exit_code == 6, again.output
+    assert f"died over the kernel {kernel}" in " ".join(again.stderr.split())
+    assert left_in(folder) == set()
+
+
+def test_where_there_is_no_plainer_kernel_the_build_ends_or_takes_the_other_backend(
+    graph, target, folder, monkeypatch
+) -> None:
+    monkeypatch.setenv("PLANTED", "library")
+    with pytest.raises(
+        TargetError, match=r"layer: TVM's compiler died over the kernel cumsum_\w+: .*SIGABRT"
+    ) as caught:
+        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+    assert not (folder / "dist").exists()
+    again = CliRunner().invoke(app, ["opt", str(reproducer_in(str(caught.value)))])
+    assert again.exit_code == 6
+    save(graph, folder / "net.planish")
+    built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "auto", "-o", str(folder / "dist")])
+    assert built.exit_code == 0, built.output
+    assert "tvm is left out: layer: TVM's compiler died over the kernel cumsum_" in " ".join(built.stderr.split())
+    assert left_in(folder) == set()
+
+
+def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, monkeypatch) -> None:
+    linker = folder / "c++"
+    linker.write_text("#!/bin/sh\necho 'the linker is out of luck' >&2\nkill -ABRT $$\n")
+    linker.chmod(0o700)
+    monkeypatch.setenv("CXX", str(linker))
+    with pytest.raises(
+        TargetError, match=r"TVM can't compile the model for native: .*the linker is out of luck"
+    ) as caught:
+        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+    again = CliRunner().invoke(app, ["opt", str(reproducer_in(str(caught.value)))])
+    assert again.exit_code == 6
+    assert "the linker is out of luck" in again.stderr
+    monkeypatch.delenv("CXX")
+    assert CliRunner().invoke(app, ["opt", str(reproducer_in(str(caught.value)))]).exit_code == 0
+    assert left_in(folder) == set()
+
+
+def test_a_bug_over_there_is_told_as_one(folder) -> None:
+    with pytest.raises(RuntimeError, match="KeyError: 'nonsense'") as caught:
+        compiler.ask({"work": "nonsense"})
+    assert "Traceback" in caught.value.__notes__[0]
+
+
+def test_an_interrupt_ends_the_work(graph, target, folder, monkeypatch) -> None:
+    """And the process that does it, with the linker that it has started."""
+    linker = folder / "c++"
+    linker.write_text(f"#!/bin/sh\necho $$ > {folder}/linking\nexec sleep 600\n")
+    linker.chmod(0o700)
+    save(graph, folder / "net.planish")
+    code = f"import planish; planish.compile(planish.read({str(folder / 'net.planish')!r}), backend='tvm')"
+    environment = {**os.environ, "CXX": str(linker), "TMPDIR": str(folder / "tmp")}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    while not (folder / "linking").exists() or not (folder / "linking").read_text().strip():
+        assert process.poll() is None, process.communicate()[1]
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    status = Path("/proc", (folder / "linking").read_text().strip(), "status")
+    assert not status.exists() or "zombie" in status.read_text()  # where nobody asks for its exit code
+    assert left_in(folder) == set()
+
+
+def test_a_build_tells_of_a_plainer_kernel(graph, folder, monkeypatch) -> None:
+    monkeypatch.setenv("PLANTED", "dots")
+    save(graph, folder / "net.planish")
+    built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "tvm", "-o", str(folder / "dist")])
+    assert built.exit_code == 0, built.output
+    told = " ".join(built.stderr.split())
+    assert "warning: layer: TVM's compiler died over the kernel integer_gemm_" in told
+    assert "see it again: planish opt " in told
