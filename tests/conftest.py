@@ -31,6 +31,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ.pop("PLANISH_CACHE"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
+    """Say what became of a test whose process ended: pytest-xdist names the process and the test."""
+    reason = "It died, or it was ended because the test took too long"
+    report.longrepr = f"{report.longrepr}\n{reason}; `pytest -s '{crashitem}'` shows what it said last."
+
+
 @pytest.fixture
 def graphs(request: pytest.FixtureRequest) -> range | None:
     """The numbers of the random graphs that were asked for; None for a few."""
