@@ -41,10 +41,18 @@ class Tvm(Backend):
     native: ClassVar[bool] = True
     tunable: ClassVar[bool] = True
 
-    def __init__(self, database: "Database | None" = None, source: str = "") -> None:
-        """By what is in a database, or by estimated times."""
+    def __init__(self, database: "Database | None" = None, source: str = "", *, checks_kernels: bool = True) -> None:
+        """A backend that chooses kernels by measured times, or by estimated ones.
+
+        Args:
+            database: the measured times.
+            source: the name of the database, for messages.
+            checks_kernels: whether kernels that nobody has checked are held to the interpreter, which takes a second
+                build; not needed by who compares the results of the whole model with the interpreter's anyway.
+        """
         self._database = database
         self._source = source
+        self._checks_kernels = checks_kernels
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -53,7 +61,7 @@ class Tvm(Backend):
     def tuned(self, database: Path) -> "Tvm":
         from .database import read_database
 
-        return Tvm(read_database(database), str(database))
+        return Tvm(read_database(database), str(database), checks_kernels=self._checks_kernels)
 
     def available(self) -> str | None:
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
@@ -67,7 +75,8 @@ class Tvm(Backend):
         legal, cache = legal_graph(graph, target), KernelCache.of_user()
         choices = ESTIMATED if self._database is None else self._database.choices(target, self._source)
         weights, guards, found = _build(legal, graph, target, choices, cache, directory / _LIBRARY)
-        if (unchecked := cache.unchecked(found)) and runs_here(target.architecture, target.features):
+        unchecked = cache.unchecked(found) if self._checks_kernels else []
+        if unchecked and runs_here(target.architecture, target.features):
             _check(legal, graph, target, choices, cache)
             cache.mark_checked(unchecked)
         cache.drop_old()
