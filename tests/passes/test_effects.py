@@ -42,7 +42,7 @@ FEW, MANY = 100, 200
 """Graphs by default, and those among which a mistake has to be found."""
 
 SHOWING = (191, 184, 188, 102, 40, 83, 192, 75, 37, 135, 126)
-"""The numbers of small graphs that show the planted mistakes, and are tried first: making all graphs takes a minute."""
+"""The numbers of small graphs that show the planted mistakes, and are tried first: making a graph is what takes time."""
 
 
 def hold(made_of: Recipe, onnxruntime: Runtime | None) -> Sample:
