@@ -20,8 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let nothing come from the user's own caches; the processes of one run share theirs, and none is tied to a core."""
+    """Let nothing come from the user's own caches; the processes of one run share theirs, and none is tied to a core.
+
+    Torch computes on one thread: several processes would wait for each other's threads most of the time.
+    """
     if not hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.setdefault("TVM_BIND_THREADS", "0")  # for tests that call TVM's kernels by themselves
         os.environ["PLANISH_CACHE"] = tempfile.mkdtemp(prefix="planish-tests-")
 
@@ -29,6 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop("PLANISH_CACHE"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
+    """Say what became of a test whose process ended: pytest-xdist names the process and the test."""
+    reason = "It died, or it was ended because the test took too long"
+    report.longrepr = f"{report.longrepr}\n{reason}; `pytest -s '{crashitem}'` shows what it said last."
 
 
 @pytest.fixture

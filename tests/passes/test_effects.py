@@ -41,6 +41,9 @@ SHARE = 4
 FEW, MANY = 100, 200
 """Graphs by default, and those among which a mistake has to be found."""
 
+SHOWING = (191, 184, 188, 102, 40, 83, 192, 75, 37, 135, 126)
+"""The numbers of small graphs that show the planted mistakes, and are tried first: making a graph is what takes time."""
+
 
 def hold(made_of: Recipe, onnxruntime: Runtime | None) -> Sample:
     """Hold all passes to their word on one graph, alone and in some order."""
@@ -142,5 +145,5 @@ def focused(number: int) -> Sample:
 def test_a_mistake_is_found(where: str, right: str, wrong: str) -> None:
     step = planted(where, right, wrong)
     with pytest.raises(Exception):  # noqa: B017 -- the pass may fall over its own mistake
-        for given in map(focused, range(MANY)):
+        for given in map(focused, [*SHOWING, *(number for number in range(MANY) if number not in SHOWING)]):
             passed(step, given, State(given.graph, given.outputs))
