@@ -18,7 +18,7 @@ from ...targets import Target
 from ..machine import runs_here
 from .carriers import carried, restored
 from .choices import ESTIMATED, Choices, Plainness
-from .compiler import ADVICE, LIBRARY, LINKING, CompilerError, line_of
+from .compiler import ADVICE, CHECKING, LIBRARY, LINKING, CompilerError, line_of
 from .guards import Guards
 from .hoisting import hoisted
 from .kernel_cache import KernelCache
@@ -70,7 +70,9 @@ class Build:
         weights, guards, found = self._library(self.graph, cache, directory / LIBRARY)
         unchecked = cache.unchecked(found)
         if is_checked and unchecked and runs_here(self.target.architecture, self.target.features):
+            self.tell(CHECKING, (), True)
             self._check(cache)
+            self.tell(CHECKING, (), False)
             cache.mark_checked(unchecked)
         cache.drop_old()
         return [directory / LIBRARY, guards.write(directory), *write_weights(directory, weights)]

@@ -68,8 +68,9 @@ class Compilation:
                 except CompilerError as error:
                     raise self._fault(str(error), None) from error
                 except DiedError as death:
-                    for name, fault in self._given_way(self._alone(death, Path(folder), directory), is_strict):
-                        faults.setdefault(name, fault)
+                    if (alone := self._alone(death, Path(folder), directory)) is not None:
+                        for name, fault in self._given_way(alone, is_strict):
+                            faults.setdefault(name, fault)
         for text, node in dict(faults.values()).items():  # one for each kernel
             instead = _INSTEAD[self.plainness[result_of(node)]]
             warnings.warn(f"{text}; {instead}{self._left(text, node)}", CompilerWarning, stacklevel=4)
@@ -78,7 +79,7 @@ class Compilation:
     def _asked(self, graph: Graph, folder: Path, directory: Path, **options: Any) -> list[str]:
         """Have a graph compiled, from a file in a folder."""
         file = folder / "graph.planish"
-        if not file.exists() or graph is not self.legal:
+        if not file.exists():
             save(graph, file, lasting=False)
         request = {
             "work": "build",
@@ -97,15 +98,19 @@ class Compilation:
             KernelCache.of_user().drop_drafts(death.process)
             raise
 
-    def _alone(self, death: DiedError, folder: Path, directory: Path) -> DiedError:
-        """A death over one thing: if several were worked on side by side, they are tried one after the other."""
+    def _alone(self, death: DiedError, folder: Path, directory: Path) -> DiedError | None:
+        """A death over one thing: if several were worked on side by side, they are tried one after the other.
+
+        Returns:
+            None if that goes well, as where memory had run out.
+        """
         if len(death.running) < 2:
             return death
         try:
             self._asked(self.legal, folder, directory, jobs=1)
         except DiedError as again:
             return again
-        return death
+        return None
 
     def _given_way(self, death: DiedError, is_strict: bool) -> list[tuple[str, tuple[str, Node]]]:
         """Let plainer kernels take the place of the one that a compiler has died over; returns what happened, by results.

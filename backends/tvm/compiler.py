@@ -22,8 +22,8 @@ Message: TypeAlias = Mapping[str, Any]
 
 LIBRARY = "model.so"
 """The file of an artifact that holds the kernels."""
-LINKING = "the library of all kernels"
-"""What is told of while it is linked."""
+LINKING, CHECKING = "the library of all kernels", "the check of new kernels"
+"""What is told of while the library is linked, and while its kernels are held to the interpreter."""
 ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
 _BEGINS, _ENDS, _DONE, _FAULT = "begins", "ends", "done", "fault"
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
@@ -139,6 +139,7 @@ class _Process:
         lines = [line for line in self.said.read().decode(errors="replace").splitlines() if line.strip()]
         fatal = [line for line in lines if "LLVM ERROR" in line or "Assertion" in line]
         how = f"signal {Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how += ", as where memory runs out" if code == -SIGKILL else ""
         said = " ".join((fatal or lines or ["it said nothing"])[-1].split())[:_LINE]
         return DiedError(self._process.pid, dict(self.running), f"{said} ({how})")
 
