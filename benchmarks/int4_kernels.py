@@ -18,11 +18,11 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tvm import IRModule, compile
 from tvm.runtime import tensor
-from tvm.target import Target
 
 from planish.backends.tvm.kernels.epilogue import Epilogue
 from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, packed, tiles
 from planish.backends.tvm.kernels.machine import Machine
+from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.nibbles import kernel_for
 from planish.passes.quantization.nibbles import BlockWeight
 from planish.targets.load import load_target
@@ -45,10 +45,11 @@ def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
         "4 bits": kernel_for(sizes.lead, weight, machine, Epilogue()),
         "float32": (gemm_kernel(sizes, plain, machine, Epilogue()), [packed(weight.floats, plain)]),
     }
-    kind = Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": threads})
     calls: dict[str, Call] = {}
     for name, (kernel, right) in kernels.items():
-        main = compile(IRModule({"main": kernel.with_attr("global_symbol", "main")}), target=kind)["main"]
+        main = compile(IRModule({"main": kernel.with_attr("global_symbol", "main")}), target=llvm_target(target))[
+            "main"
+        ]
         y = np.zeros((len(x), sizes.columns), np.float32)
         arguments = [tensor(np.ascontiguousarray(array)) for array in (x, *right, y)]
         calls[f"planish, {name}"] = lambda main=main, arguments=arguments: main(*arguments)

@@ -1,7 +1,7 @@
 """What the CPU's arithmetic can do: loops of multiply-adds on as many registers as products use, in each thread."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,13 @@ from tvm import compile as compile_kernel
 from tvm.runtime import tensor
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
-from tvm.target import Target
 from tvm.tirx import const
 
 from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported, pairs_added
 from planish.backends.tvm.kernels.dots import Form, Instruction
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.vectors import lanes_at, spread
+from planish.backends.tvm.llvm import llvm_target
 from planish.targets.load import load_target
 
 STEPS = 1 << 16
@@ -49,7 +49,7 @@ ARITHMETIC = {
 
 def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
     """A loop, and the operations in it: two for each product."""
-    found, target = ARITHMETIC[precision], load_target("native")
+    found, target = ARITHMETIC[precision], replace(load_target("native"), threads=threads)
     machine = Machine.of(target)
     lanes, sums = machine.lanes, machine.registers * 3 // 4
     width = lanes * 4 // np.dtype(found.factors).itemsize
@@ -69,7 +69,6 @@ def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
                     T.buffer_store(held, found.added(held[place], factors), [place])
             for place in places:
                 T.buffer_store(y, held[place], [thread, place])
-    kind = Target({"kind": "llvm", "mcpu": target.mcpu, "num-cores": threads})
-    kernel = compile_kernel(builder.get(), target=kind)["main"]
+    kernel = compile_kernel(builder.get(), target=llvm_target(target))["main"]
     arrays = tensor(np.zeros((threads, width), found.factors)), tensor(np.zeros((threads, sums * lanes), found.sums))
     return lambda: kernel(*arrays), 2 * STEPS * threads * sums * lanes * found.products

@@ -1,19 +1,18 @@
 """Targets by name, from files, and from the machine at hand."""
 
-import difflib
-import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import archspec.cpu
-from archspec.cpu import Microarchitecture, detect
-
 from ..ir.errors import UsageError
 from ..ir.plugins import Plugin, plugins
+from ..ir.suggestion import nearest
+from .cpu import Cpu, described_by, this_cpu
+from .features import closed, usable
+from .nearest import detected, llvm_name, named, names, nearest_to
 from .target import Int8, Target
 
 T = TypeVar("T")
@@ -21,7 +20,6 @@ T = TypeVar("T")
 _FOLDER = Path(__file__).parent
 _KINDS: dict[type, str] = {str: "a text", int: "a whole number", list: "a list of texts", dict: "a table"}
 _KEYS = ("description", "architecture", "mcpu", "features", "threads", "fused", "bfloat16", "int8", "int4")
-_HIDDEN = {"flush_l1d", "pku"}  # virtual machines hide them, compilers don't emit them, archspec asks for them
 
 
 def target_names() -> tuple[str, ...]:
@@ -33,70 +31,69 @@ def target_names() -> tuple[str, ...]:
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """The target of a name, of a TOML file, or `native`.
+    """The target of a name or a file.
+
+    Args:
+        name_or_path: `native`, one of `target_names`, archspec's name of a CPU (`zen4`, `neoverse_v1`), a TOML file, or a file
+            with what `/proc/cpuinfo` says on a machine.
 
     Raises:
         UsageError: there is no such target, or its file is broken; the file and the key are named.
     """
-    name = str(name_or_path)
+    name, path = str(name_or_path), Path(name_or_path)
     if name == "native":
         return native()
     if name in target_names():
         return _read(_FOLDER / f"{name}.toml")
-    if Path(name).is_file():
-        return _read(Path(name))
-    if name.endswith(".toml"):
+    if path.is_file():
+        return _read(path) if path.suffix == ".toml" else _described(path)
+    if path.suffix == ".toml":
         raise UsageError(f"{name}: there is no such target file")
     if name in plugins("targets"):
         return _plugged(plugins("targets")[name])
-    raise UsageError(f"unknown target {name!r}{_nearest(name, ('native', *target_names(), *plugins('targets')))}")
+    if cpu := named(name):
+        return _target(name, f"{name} as archspec knows it", cpu)
+    known = ("native", *target_names(), *plugins("targets"), *names())
+    raise UsageError(f"unknown target {name!r}{nearest(name, known)}")
 
 
 @cache
 def native() -> Target:
-    """The machine at hand: the most capable target whose instruction sets it has, with its own CPU name and cores.
+    """The machine at hand, with what its system lets programs use.
 
     Raises:
-        UsageError: there is no target for machines of its kind.
+        UsageError: planish knows no target for machines of its architecture.
     """
-    host = archspec.cpu.host()
-    seen = detect.detected_info()
-    architecture = str(host.family)
-    named = frozenset[str]().union(*(known.features for known in archspec.cpu.TARGETS.values()))
-    features = frozenset(host.features | seen.features) & named  # of what the system shows, what code may make use of
-    fitting = [
-        target
-        for target in map(load_target, target_names())
-        if target.architecture == architecture and target.features <= features
-    ]
+    return _target("native", "this machine", this_cpu() or detected())
+
+
+def _target(name: str, description: str, cpu: Cpu) -> Target:
+    """A target for a CPU: the most capable one whose instruction sets it has, with its own, and the nearest CPU's name."""
+    features = usable(cpu.architecture, cpu.features)
+    kin = [target for target in map(load_target, target_names()) if target.architecture == cpu.architecture]
+    fitting = [target for target in kin if target.features <= features]
     if not fitting:
-        raise UsageError(f"planish has no target for {architecture} machines; give a TOML file of your own")
-    best = max(fitting, key=lambda target: len(target.features))
+        raise UsageError(f"planish has no target for {cpu.architecture} machines; give a TOML file of your own")
+    best, near = max(fitting, key=lambda target: len(target.features)), nearest_to(cpu, features)
     return replace(
         best,
-        name="native",
-        description=f"this machine: {best.description}",
-        mcpu=_mcpu(host, seen) or best.mcpu,
+        name=name,
+        description=f"{description}: {best.description}",
+        mcpu=(near and llvm_name(near)) or best.mcpu,
         features=features,
-        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=cpu.threads or best.threads,
     )
 
 
-def _mcpu(host: Microarchitecture, seen: Microarchitecture) -> str | None:
-    """LLVM's name of a CPU; None where only a baseline or a list of extensions is known."""
-    x86 = host.family.name == "x86_64"
-    if x86:
-        visible = {*seen.features, *_HIDDEN}
-        kin = (cpu for cpu in archspec.cpu.TARGETS.values() if cpu.vendor == seen.vendor and cpu > host)
-        fitting = [cpu for cpu in kin if cpu.features <= visible]
-        host = max(fitting, key=lambda cpu: (len(cpu.ancestors), len(cpu.features)), default=host)
+def _described(path: Path) -> Target:
+    """A target from a copy of a machine's `/proc/cpuinfo`."""
     try:
-        flags = host.optimization_flags("clang", "18.0")
-    except archspec.cpu.UnsupportedMicroarchitecture:
-        return None
-    option = "-march=" if x86 else "-mcpu="
-    names = [flag.removeprefix(option) for flag in flags.split() if flag.startswith(option)]
-    return next((name for name in names if not name.startswith("x86-64")), None)
+        cpu = described_by(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} can't be read: {error}") from error
+    if cpu is None:
+        raise UsageError(f"{path} is neither a TOML file (its name would end in .toml) nor a copy of /proc/cpuinfo")
+    return _target(path.name, f"the machine of {path.name}", cpu)
 
 
 def _plugged(plugin: Plugin) -> Target:
@@ -114,12 +111,17 @@ def _read(path: Path) -> Target:
     threads = table.take("threads", int)
     if threads < 1:
         raise UsageError(f"{path}: key 'threads' must be at least 1, not {threads}")
+    architecture = table.take("architecture", str)
+    try:
+        features = closed(architecture, table.names("features"))
+    except UsageError as error:
+        raise UsageError(f"{path}: key 'features': {error}") from error
     return Target(
         name=path.stem,
         description=table.take("description", str),
-        architecture=table.take("architecture", str),
+        architecture=architecture,
         mcpu=table.take("mcpu", str),
-        features=table.names("features"),
+        features=features,
         threads=threads,
         int8=_read_int8(path, table.take("int8", dict)) if "int8" in content else None,
         fused=table.sets("fused") if "fused" in content else {},
@@ -128,8 +130,13 @@ def _read(path: Path) -> Target:
     )
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """What a file says, with what it leaves to the one beside it that it extends."""
+def _content(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a file says, with what it leaves to the one beside it that it extends.
+
+    Args:
+        path: of the file.
+        extending: the files that extend it.
+    """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -139,7 +146,9 @@ def _content(path: Path) -> dict[str, Any]:
     base = path.with_name(f"{content.pop('extends')}.toml")
     if not base.is_file():
         raise UsageError(f"{path}: key 'extends': there is no target {base}")
-    return {**_content(base), **content}
+    if base in extending or base == path:
+        raise UsageError(f"{path}: key 'extends': {base} extends it in turn")
+    return {**_content(base, (*extending, path)), **content}
 
 
 def _read_int8(path: Path, content: Mapping[str, Any]) -> Int8:
@@ -164,7 +173,7 @@ class _Table:
     def __post_init__(self) -> None:
         for key in self.content:
             if key not in self.keys:
-                raise UsageError(f"{self.path}: unknown key {self.prefix + key!r}{_nearest(key, self.keys)}")
+                raise UsageError(f"{self.path}: unknown key {self.prefix + key!r}{nearest(key, self.keys)}")
 
     def take(self, key: str, kind: type[T]) -> T:
         if key not in self.content:
@@ -191,8 +200,3 @@ class _Table:
         inner = self.take(key, dict)
         table = _Table(self.path, f"{self.prefix}{key}.", inner, tuple(inner))
         return {name: table.names(name) for name in inner}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"

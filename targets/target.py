@@ -29,8 +29,9 @@ class Target:
         name: of the TOML file, or `native`.
         description: one line for `planish targets`.
         architecture: `x86_64` or `aarch64`.
-        mcpu: LLVM's name of the CPU, such as `znver4`.
-        features: instruction sets, as LLVM and archspec call them, such as `avx512_vnni`.
+        mcpu: LLVM's name of the CPU that instructions are ordered for, such as `znver4`; it says nothing of what there is.
+        features: instruction sets that a compiler may use, all that they build on among them, as Linux and archspec call
+            them (`avx512_vnni`); `targets.features` lists them.
         threads: that an executable should use.
         fused: the fused operators that are faster than what they are made of, by backend; where a backend is missing, all
             that it runs are taken to be.

@@ -136,7 +136,8 @@ def _build(
     """
     from .hoisting import hoisted
     from .library import link, planned, symbols
-    from .linker import find_linker, llvm_target
+    from .linker import find_linker
+    from .llvm import llvm_target
     from .lowering import to_relax
     from .reproducible import ordered_symbols
 

@@ -8,22 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm.support.cc import create_shared, get_cc
-from tvm.target import Target
 
 from ...ir.errors import TargetError
-from ..machine import architecture
-
-if TYPE_CHECKING:
-    from ...targets import Target as Machine
-
-
-def llvm_target(machine: "Machine") -> Target:
-    """What TVM compiles for; other machines than the one at hand are taken to run Linux."""
-    system = {} if machine.architecture == architecture() else {"mtriple": _triple(machine.architecture)}
-    return Target({"kind": "llvm", "mcpu": machine.mcpu, "num-cores": machine.threads, **system})
+from ...targets.cpu import architecture
+from .llvm import triple
 
 
 def find_linker(wanted: str) -> Callable[..., None]:
@@ -36,13 +27,13 @@ def find_linker(wanted: str) -> Callable[..., None]:
         if get_cc() is None:
             raise TargetError("TVM needs a C compiler to link with: install gcc or clang, or name one in CXX")
         return create_shared
-    for name in (f"{_triple(wanted)}-g++", f"{_triple(wanted)}-gcc", "ld.lld"):
+    for name in (f"{triple(wanted)}-g++", f"{triple(wanted)}-gcc", "ld.lld"):
         if path := shutil.which(name):
             return _Linker(wanted, (path,))
     if find_spec("ziglang"):
         return _Linker(wanted, (sys.executable, "-m", "ziglang", "ld.lld"))
     raise TargetError(
-        f"TVM needs a linker for {wanted}: pip install ziglang, or install lld, or gcc for it ({_triple(wanted)}-gcc)"
+        f"TVM needs a linker for {wanted}: pip install ziglang, or install lld, or gcc for it ({triple(wanted)}-gcc)"
     )
 
 
@@ -60,10 +51,6 @@ class _Linker:
         if done.returncode:
             raise RuntimeError(f"{self.command[0]} can't link for {self.architecture}: {done.stderr or done.stdout}")
 
-    def get_target_triple(self) -> str:
+    def get_targettriple(self) -> str:
         """Asked for by TVM, which then needs no compiler for its tables."""
-        return _triple(self.architecture)
-
-
-def _triple(architecture: str) -> str:
-    return f"{architecture}-linux-gnu"
+        return triple(self.architecture)

@@ -22,7 +22,7 @@ from ...targets import Target
 from .backend import legal_graph
 from .choices import Choices, Parameters, Site
 from .kernels.machine import Machine
-from .linker import llvm_target
+from .llvm import llvm_target
 from .lowering import Lowering
 from .runtime import array_of, use_threads
 from .trials import Arguments, Trial, compiled

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ....targets import Target
+from ..llvm import llvm_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,19 @@ class Machine:
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
-        known = {target.architecture, *target.features}
-        lanes, registers, dots = next((sizes for name, sizes in _VECTORS if name in known), _LEAST)
-        has_dots, has_bfloat16, has_tables = (name in target.features for name in (dots, "avx512_bf16", "avx512vbmi"))
-        is_x86 = target.architecture == "x86_64"
-        return cls(lanes, registers, target.threads, has_dots, has_bfloat16, is_x86, has_tables)
+        """The machine as LLVM is told of it: kernels ask for no instruction that LLVM may not emit."""
+        known = llvm_features(target)
+        lanes, registers, dots = next(sizes for needed, sizes in _VECTORS if needed <= known)
+        is_widest = lanes == 16
+        return cls(
+            lanes,
+            registers,
+            target.threads,
+            has_dots=dots in known,
+            has_bfloat16=is_widest and "avx512bf16" in known,
+            is_x86=target.architecture == "x86_64",
+            has_tables=is_widest and "avx512vbmi" in known,
+        )
 
     @property
     def has_wide_dots(self) -> bool:
@@ -47,9 +56,9 @@ class Machine:
 
 
 _VECTORS = (
-    ("avx512f", (16, 32, "avx512_vnni")),
-    ("avx2", (8, 16, "avx_vnni")),
-    ("aarch64", (4, 32, "asimddp")),
+    (frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"}), (16, 32, "avx512vnni")),
+    (frozenset({"avx2"}), (8, 16, "avxvnni")),
+    (frozenset({"neon"}), (4, 32, "dotprod")),
+    (frozenset[str](), (4, 16, "")),
 )
-"""Lanes, registers, and what multiplies 8-bit integers, by instruction set, or by architecture where all machines have them."""
-_LEAST = (4, 16, "")
+"""Lanes, registers, and what multiplies 8-bit integers, by what they take, in LLVM's names."""

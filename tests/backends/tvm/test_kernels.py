@@ -19,6 +19,7 @@ from planish.backends.tvm.kernels.integer_gemm import Grids, integer_gemm_kernel
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
+from planish.backends.tvm.llvm import llvm_target
 from planish.targets import Target
 from planish.targets.load import load_target
 
@@ -31,9 +32,8 @@ MACHINES = [
 
 
 def assembly_of(kernel: tvm.tirx.PrimFunc, target: Target) -> str:
-    kind = {"kind": "llvm", "mcpu": target.mcpu, "mtriple": f"{target.architecture}-linux-gnu"}
     module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=tvm.target.Target(kind)).mod.inspect_source("asm")
+    return tvm.compile(module, target=llvm_target(target)).mod.inspect_source("asm")
 
 
 def whole_vectors(assembly: str, add: str, registers: str) -> int:

@@ -7,9 +7,10 @@ import pytest
 pytest.importorskip("tvm")
 
 from planish.backends import find_backend
-from planish.backends.machine import architecture
-from planish.backends.tvm.linker import find_linker, llvm_target
+from planish.backends.tvm.linker import find_linker
+from planish.backends.tvm.llvm import llvm_target
 from planish.ir.errors import TargetError
+from planish.targets.cpu import architecture
 from planish.targets.load import load_target
 
 OTHER = load_target("aarch64-dotprod" if architecture() == "x86_64" else "x86-64-avx2")

@@ -18,11 +18,12 @@ from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.kernels.winograd import Plan, matrices, transformed, ways, winograd_kernel
 from planish.backends.tvm.layouts import blocked
+from planish.backends.tvm.llvm import llvm_target
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)
 MACHINE = Machine(16, 32, 2)
-TARGET = tvm.target.Target({"kind": "llvm", "mcpu": load_target("native").mcpu})
+TARGET = llvm_target(load_target("native"))
 FOLLOWING = Epilogue(
     (Operand(Reach.ELEMENTS), Operand(Reach.CHANNELS)),
     (Step("Add", (), (0, 1)), Step("Mul", (), (3, 2)), Step("Relu", (), (4,))),
