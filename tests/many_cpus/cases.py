@@ -5,6 +5,7 @@ Numbers are such that results don't depend on the order of sums by more than a c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -67,6 +68,7 @@ class Case:
         return {f"x{index}": array for index, array in enumerate(self.arrays)}
 
 
+@cache
 def cases() -> Mapping[str, Case]:
     """All of them, by name; the same numbers each time."""
     rng = np.random.default_rng(0)

@@ -56,12 +56,12 @@ def _measured() -> tuple[Description, ...]:
     """The machines whose `/proc/cpuinfo` archspec ships as test data, one of each kind."""
     folder = files("archspec") / "json" / "tests" / "targets"
     found = {file.name.split("-")[-1]: file for file in folder.iterdir() if file.name.startswith("linux-")}
-    read = (_parsed(name, file.read_text(encoding="utf-8")) for name, file in sorted(found.items()))
+    read = (parse(name, file.read_text(encoding="utf-8")) for name, file in sorted(found.items()))
     return tuple(description for description in read if description is not None)
 
 
-def _parsed(name: str, text: str) -> Description | None:
-    """None for another architecture than planish compiles for."""
+def parse(name: str, text: str) -> Description | None:
+    """The first core of `/proc/cpuinfo`; None for another architecture than planish compiles for."""
     pairs = [line.partition(":") for line in text.split("\n\n")[0].splitlines()]
     lines = {key.strip(): value.strip() for key, _, value in pairs}
     for architecture, key in _FLAGS.items():
@@ -87,7 +87,7 @@ def _recorded() -> Iterable[Description]:
 
 def _from_archspec(name: str, architecture: str, identity: Mapping[str, str]) -> Description:
     features: Any = archspec.cpu.TARGETS[name].features
-    basis = _BASIS if architecture == _X86 else ""
+    basis = f"{_BASIS} pni" if architecture == _X86 else ""
     return Description(name, architecture, identity, frozenset(features) | set(basis.split()))
 
 

@@ -80,7 +80,7 @@ def _x86(code: bytes) -> Iterator[Needs]:
 def _x86_flag(number: int) -> str:
     """A flag as Linux calls it; none for what every x86-64 CPU has."""
     name = _x86_names()[number]
-    return "" if name in _X86_BASIS or name.startswith("INTEL") else _X86_FLAGS.get(name, name.lower())
+    return "" if name in _X86_BASIS or name.startswith("INTEL") else _X86_SPELLINGS.get(name, name.lower())
 
 
 @cache
@@ -96,7 +96,7 @@ _X86_BASIS = frozenset(
         "CET_IBT",  # `endbr64`, which CPUs that don't know it skip
     )
 )
-_X86_FLAGS: Mapping[str, str] = {
+_X86_SPELLINGS: Mapping[str, str] = {
     "AVX512_IFMA": "avx512ifma",
     "AVX512_VBMI": "avx512vbmi",
     "CMPXCHG16B": "cx16",
@@ -107,6 +107,8 @@ _X86_FLAGS: Mapping[str, str] = {
     "SSE3": "pni",
 }
 """Where Linux's name isn't the disassembler's in small letters."""
+X86_FLAGS = frozenset(map(_x86_flag, _x86_names())) - {""}
+"""All flags that an instruction may need."""
 
 
 def _aarch64(code: bytes) -> Iterator[Needs]:
