@@ -26,11 +26,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -45,6 +45,7 @@ from many_cpus.descriptions import Description, descriptions
 from many_cpus.emulators import Emulators
 from many_cpus.outcome import Outcome, built, cleared, ran, templates
 
+Alike: TypeAlias = Mapping[str, Sequence[Description]]
 WIDTH = 180
 """Characters of a line where the output is no terminal."""
 SECONDS = 900.0
@@ -79,10 +80,11 @@ class Row:
 # -- one CPU, in a process of its own
 
 
-def check_cpu(name: str, chosen: tuple[str, ...], root: Path | None, folder: Path) -> dict[str, Answer]:
-    """What becomes of each case, as JSON."""
-    cpu, home = descriptions()[name], cleared(folder / str(os.getpid()))
-    target = _target(cpu, home)
+def check_cpu(name: str, chosen: tuple[str, ...], alike: Alike, root: Path | None, folder: Path) -> dict[str, Answer]:
+    """What becomes of each case on a CPU and on those that are like it, as JSON: these may use what all of them have."""
+    flags = frozenset[str].intersection(*(cpu.flags for cpu in alike[name]))
+    cpu, home = replace(descriptions()[name], flags=flags), cleared(folder / str(os.getpid()))
+    target = _target(descriptions()[name], home)
     outcomes = {case: built(cases()[case], target, cpu.flags, home / case) for case in chosen}
     used = frozenset[str]().union(*(outcome.used for outcome in outcomes.values()))
     there = [case for case, outcome in outcomes.items() if not outcome.refusal]
@@ -99,13 +101,22 @@ def _target(cpu: Description, folder: Path) -> Any:
 
 
 def _answer(outcome: Outcome, run: Outcome | None) -> Answer:
-    faults, where = (None, outcome.refusal) if run is None else (run.faults, run.where)
+    faults, where = (None, "there is no library") if run is None else (run.faults, run.where)
     said = {**asdict(outcome), "faults": faults, "where": where}
     kind = "refused" if outcome.refusal else "wrong" if outcome.foreign or faults else "equal"
     return kind, json.dumps(said, default=sorted)
 
 
 # -- all of them
+
+
+def _alike(cpus: Sequence[Description], folder: Path) -> Alike:
+    """CPUs by the first one of which planish makes the same target, and so the same libraries."""
+    found: dict[Any, list[Description]] = {}
+    for cpu in cpus:
+        target = _target(cpu, folder)
+        found.setdefault((target.architecture, target.mcpu, target.features), []).append(cpu)
+    return {group[0].name: group for group in found.values()}
 
 
 def _row(cpu: Description, answers: Mapping[str, Answer], folder: Path) -> Row:
@@ -150,9 +161,10 @@ def main(
     names = tuple(name for name in cases() if fnmatchcase(name, chosen))
     with tempfile.TemporaryDirectory(prefix="planish-cpus-") as folder:
         os.environ["PLANISH_CACHE"] = folder
-        check = partial(check_cpu, root=root and root.resolve(), folder=Path(folder))
-        answers = check_all(check, [cpu.name for cpu in cpus], names, jobs, SECONDS)
-        rows = [_row(cpu, answers[cpu.name], Path(folder)) for cpu in cpus]
+        alike = _alike(cpus, Path(folder))
+        check = partial(check_cpu, alike=alike, root=root and root.resolve(), folder=Path(folder))
+        answers = check_all(check, list(alike), names, jobs, SECONDS)
+        rows = [_row(cpu, answers[first], Path(folder)) for first, group in alike.items() for cpu in group]
     Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(rows))
     for row in rows:
         for kind in ("aborts", "refused", "foreign", "wrong"):

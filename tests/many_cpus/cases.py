@@ -246,37 +246,40 @@ CONVOLUTIONS: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], Mapping[str, 
 """Shapes of images and filters, and attributes."""
 
 
-def _convolutions(precision: Callable[[Builder, Any], Any], tolerance: float) -> Callable[[np.random.Generator], Case]:
+def _convolutions(
+    names: Sequence[str], precision: Callable[[Builder, Any], Any], tolerance: float
+) -> Callable[[np.random.Generator], Case]:
+    chosen = [CONVOLUTIONS[name] for name in names]
+
     def make(rng: np.random.Generator) -> Case:
-        weights = [_normal(rng, *filters) / np.float32(np.prod(filters[1:])) for _, filters, _ in CONVOLUTIONS.values()]
+        weights = [_normal(rng, *filters) / np.float32(np.prod(filters[1:])) for _, filters, _ in chosen]
         biases = [_normal(rng, len(each)) for each in weights]
 
         def build(op: Builder, *images: Value) -> list[Value]:
             results: list[Value] = []
-            for x, weight, bias, (_, _, attributes) in zip(images, weights, biases, CONVOLUTIONS.values(), strict=True):
-                y = op.Conv(precision(op, x), precision(op, weight), bias, **attributes)
-                results += [op.Relu(y)]
+            for x, weight, bias, (_, _, attributes) in zip(images, weights, biases, chosen, strict=True):
+                results.append(op.Relu(op.Conv(precision(op, x), precision(op, weight), bias, **attributes)))
             return results
 
-        return Case(build, tuple(_normal(rng, *shape) for shape, _, _ in CONVOLUTIONS.values()), tolerance=tolerance)
+        return Case(build, tuple(_normal(rng, *shape) for shape, _, _ in chosen), tolerance=tolerance)
 
     return make
 
 
 def _integer_convolutions(names: Sequence[str], steps: int) -> Callable[[np.random.Generator], Case]:
-    """Scales are powers of two, so that float32 holds all sums; weights are small in one of two."""
+    """Scales are powers of two, so that float32 holds all sums; every other convolution has small weights."""
     chosen = [CONVOLUTIONS[name] for name in names]
 
     def build(op: Builder, *images: Value) -> list[Value]:
         results: list[Value] = []
-        for x, (shape, filters, attributes) in zip(images, chosen, strict=True):
+        for index, (x, (shape, filters, attributes)) in enumerate(zip(images, chosen, strict=True)):
             own = np.random.default_rng(shape[1])
             scales = (2.0 ** own.integers(-6, -3, filters[0])).astype(np.float32)
-            for most, zero_point in ((63, 77), (127, 0)):
-                weights = own.integers(-most, most + 1, filters).astype(np.int8)
-                image = op.DequantizeLinear(x, EIGHTH, np.uint8(zero_point))
-                y = op.Conv(image, op.DequantizeLinear(weights, scales, axis=0), **attributes)
-                results.append(op.QuantizeLinear(op.Relu(y), np.float32(4), np.uint8(7)))
+            most, zero_point = ((63, 77), (127, 0))[index % 2]
+            weights = own.integers(-most, most + 1, filters).astype(np.int8)
+            image = op.DequantizeLinear(x, EIGHTH, np.uint8(zero_point))
+            y = op.Conv(image, op.DequantizeLinear(weights, scales, axis=0), **attributes)
+            results.append(op.QuantizeLinear(op.Relu(y), np.float32(4), np.uint8(7)))
         return results
 
     return lambda rng: Case(build, tuple(_octets(rng, *shape) for shape, _, _ in chosen), steps=steps)
@@ -297,7 +300,9 @@ def _networks(precision: Callable[[Builder, Any], Any], tolerance: float) -> Cal
     """Images that are read and written by all kinds of kernels."""
 
     def make(rng: np.random.Generator) -> Case:
-        point, square, tall = (_normal(rng, 24, channels, 1, 1) / 4 for channels in (20, 24, 24))
+        point, square, tall, wide = (
+            _normal(rng, filters, channels, 1, 1) / 4 for filters, channels in ((24, 20), (24, 24), (24, 24), (32, 24))
+        )
         tall = np.repeat(np.repeat(tall, 2, 2), 2, 3)
         statistics = [_normal(rng, 24) for _ in range(3)]
 
@@ -311,7 +316,10 @@ def _networks(precision: Callable[[Builder, Any], Any], tolerance: float) -> Cal
             turned = precision(op, op.ConvTranspose(gated, tall, strides=(2, 2)))
             normal = op.BatchNormalization(pooled, *statistics, np.ones(24, np.float32))
             joined = precision(op, op.Concat(op.Relu(pooled), op.Add(deep, y), normal, axis=1))
-            return [means, turned, joined, op.Transpose(gated, perm=(0, 2, 3, 1)), op.Add(y, np.float32(1))]
+            whole = precision(op, op.Conv(pooled, precision(op, wide)))
+            blocks = op.Concat(whole, op.Relu(precision(op, op.MaxPool(whole, kernel_shape=(1, 1)))), axis=1)
+            plain = op.Transpose(gated, perm=(0, 2, 3, 1))
+            return [means, turned, joined, blocks, plain, op.Add(y, np.float32(1))]
 
         return Case(build, (_normal(rng, 2, 20, 6, 10),), tolerance=tolerance)
 
@@ -404,10 +412,12 @@ _CASES: Mapping[str, Callable[[np.random.Generator], Case]] = {
     "products by 4 bits": _nibbles,
     "attention": _attention(_plain, 1e-5),
     "attention in bfloat16": _attention(_rounded, 1e-2),
-    "convolutions": _convolutions(_plain, 1e-5),
-    "convolutions in bfloat16": _convolutions(_rounded, 2e-3),
-    "integer convolutions": _integer_convolutions([name for name in CONVOLUTIONS if name != _WINOGRAD], 0),
-    "integer convolutions of large images": _integer_convolutions([_WINOGRAD], 1),
+    "convolutions": _convolutions(("point", "first", "odd", "grouped", "one axis", "depthwise", _WINOGRAD), _plain, 1e-5),
+    "convolutions in bfloat16": _convolutions(("point", "odd", "depthwise", _WINOGRAD), _rounded, 2e-3),
+    "integer convolutions": _integer_convolutions(
+        ("point", "first", "odd", "grouped", "depthwise", "depthwise square"), 0
+    ),
+    "integer convolutions of large images": _integer_convolutions((_WINOGRAD,), 1),
     "first layers": _first_layers,
     "networks": _networks(_plain, 1e-4),
     "networks in bfloat16": _networks(_rounded, 2e-2),
