@@ -88,6 +88,10 @@ class Backend(ABC):
         """
         raise UsageError(f"{database} is for tvm's kernels, and {self.name} has none of them")
 
+    def kernels(self, target: "Target") -> Mapping[str, str]:
+        """What the backend's own kernels make use of on a target, by the kind of work, for `planish targets` to show."""
+        return {}
+
     @abstractmethod
     def available(self) -> str | None:
         """None if the runtime is installed, otherwise what to install."""

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import UsageError
 from ..ir.plugins import plugins
@@ -12,6 +12,10 @@ from ..passes.base import Effect
 from ..passes.options import Option, format_value, options_of
 from ..passes.pipeline import PRESETS, find_pass, pass_classes, plugged_pass
 from .docstrings import attributes_of, summary_of, text_of
+
+if TYPE_CHECKING:
+    from ..targets import Target
+    from ..targets.load import Detection
 
 _CONTRACT = ("after", "needs", "establishes", "destroys")
 _UNITS = {"B": "in bytes, or as in 64KiB", "s": "in seconds, or as in 5ms", "1": "or as in 30%"}
@@ -122,21 +126,44 @@ def targets() -> dict[str, str]:
     return lines
 
 
+def _detected(found: "Detection", target: "Target") -> dict[str, Any]:
+    from ..backends import backend_names, find_backend
+    from ..targets.features import FEATURES, closed
+
+    usable = {name for name in found.hidden if name in FEATURES[target.architecture]}
+    dead = sorted(found.unfounded)
+    cut = {name: sorted(closed(target.architecture, [name]) - found.cpu.features) for name in dead}
+    backends = [backend for backend in map(find_backend, backend_names()) if backend.available() is None]
+    return {
+        "detected": f"{found.cpu.vendor or 'unknown vendor'}, the most like {found.nearest}",
+        "masked": sorted(usable),
+        "masked without effect": sorted(found.hidden - usable),
+        **({"shown but without foundation": cut} if cut else {}),
+        **{f"kernels of {backend.name}": dict(backend.kernels(target)) for backend in backends if backend.native},
+    }
+
+
 def describe_target(name: str) -> dict[str, Any]:
-    """What a target can do.
+    """What a target can do; of one that was made from a CPU's description, also what was detected and what follows.
 
     Raises:
         UsageError: there is none of that name; the nearest is suggested.
     """
-    from ..targets.load import load_target, target_names  # look at the machine, which listing the passes needn't
+    from ..targets.load import (
+        detection,
+        load_target,
+        target_names,
+    )  # look at the machine, which listing the passes needn't
 
     target = load_target(name)
     plugin = None if name in ("native", *target_names()) else plugins("targets").get(name)
+    found = detection(name)
     return {
         "name": target.name,
         "description": target.description,
         **({} if plugin is None else {"package": plugin.package}),
         "architecture": target.architecture,
+        **({} if found is None else _detected(found, target)),
         "mcpu": target.mcpu,
         "features": sorted(target.features),
         "threads": target.threads,

@@ -31,7 +31,8 @@ MODEL_HELP = ".onnx, .pt2, .planish, file.py:factory or package.module:factory"
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse,quantize'")]
 Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
-TargetName = Annotated[str, typer.Option("-t", "--target", help="see `planish targets`; or a TOML file")]
+TARGET_HELP = "see `planish targets`; or a TOML file, archspec's name of a CPU (zen4), a copy of another /proc/cpuinfo"
+TargetName = Annotated[str, typer.Option("-t", "--target", help=TARGET_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
 DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]
@@ -55,7 +56,7 @@ def build(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="a recipe (.yaml), or a model and flags")],
     pipeline: Pipeline = None,
     data: Data = None,
-    target: Annotated[str | None, typer.Option("-t", "--target", help="see `planish targets`; or a TOML file")] = None,
+    target: Annotated[str | None, typer.Option("-t", "--target", help=TARGET_HELP)] = None,
     backend: Annotated[
         str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")
     ] = None,
@@ -314,8 +315,8 @@ def passes(name: Annotated[str | None, typer.Argument(help="of one pass")] = Non
 
 
 @app.command(cls=GuardedCommand)
-def targets(name: Annotated[str | None, typer.Argument(help="of one target")] = None, as_json: Json = False) -> None:
-    """List the targets, or describe one."""
+def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None, as_json: Json = False) -> None:
+    """List the targets, or describe one: `planish targets native` says what was detected on this machine and what follows."""
     from . import catalog
 
     _list(catalog.targets() if name is None else catalog.describe_target(name), as_json)
@@ -377,6 +378,8 @@ def _list(entries: dict[str, Any], as_json: bool) -> None:
 
 
 def _spell(value: Any) -> str:
+    if value in ([], {}):
+        return "none"
     if isinstance(value, dict):
         return ", ".join(f"{key}={_spell(item)}" for key, item in cast("dict[str, Any]", value).items())
     if isinstance(value, list):

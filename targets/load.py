@@ -11,7 +11,7 @@ from ..ir.errors import UsageError
 from ..ir.plugins import Plugin, plugins
 from ..ir.suggestion import nearest
 from .cpu import Cpu, described_by, this_cpu
-from .features import closed, usable
+from .features import FEATURES, closed, usable
 from .nearest import detected, llvm_name, named, names, nearest_to
 from .target import Int8, Target
 
@@ -46,7 +46,9 @@ def load_target(name_or_path: str | Path) -> Target:
     if name in target_names():
         return _read(_FOLDER / f"{name}.toml")
     if path.is_file():
-        return _read(path) if path.suffix == ".toml" else _described(path)
+        if path.suffix == ".toml":
+            return _read(path)
+        return _target(path.name, f"the machine of {path.name}", _described(path))
     if path.suffix == ".toml":
         raise UsageError(f"{name}: there is no such target file")
     if name in plugins("targets"):
@@ -67,6 +69,46 @@ def native() -> Target:
     return _target("native", "this machine", this_cpu() or detected())
 
 
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What is known of a CPU that a target was made from.
+
+    Attributes:
+        cpu: as its system describes it.
+        nearest: archspec's name of the design that it is the most like.
+        hidden: what that design has and the system doesn't show.
+        unfounded: instruction sets that the system shows without one that they build on, so that nothing uses them.
+    """
+
+    cpu: Cpu
+    nearest: str
+    hidden: frozenset[str]
+    unfounded: frozenset[str]
+
+
+def detection(name: str) -> Detection | None:
+    """What a target was made from, if that is a CPU's description instead of a TOML file."""
+    if name in target_names() or Path(name).suffix == ".toml" or name in plugins("targets"):
+        return None
+    cpu = (
+        this_cpu() or detected()
+        if name == "native"
+        else _described(Path(name))
+        if Path(name).is_file()
+        else named(name)
+    )
+    if cpu is None:
+        return None
+    features = usable(cpu.architecture, cpu.features)
+    near = nearest_to(cpu, features)
+    if near is None:
+        return None
+    known = FEATURES[cpu.architecture].keys()
+    return Detection(
+        cpu, near.name, frozenset(near.features - cpu.features), frozenset(cpu.features & known - features)
+    )
+
+
 def _target(name: str, description: str, cpu: Cpu) -> Target:
     """A target for a CPU: the most capable one whose instruction sets it has, with its own, and the nearest CPU's name."""
     features = usable(cpu.architecture, cpu.features)
@@ -85,15 +127,15 @@ def _target(name: str, description: str, cpu: Cpu) -> Target:
     )
 
 
-def _described(path: Path) -> Target:
-    """A target from a copy of a machine's `/proc/cpuinfo`."""
+def _described(path: Path) -> Cpu:
+    """The CPU in a copy of a machine's `/proc/cpuinfo`."""
     try:
         cpu = described_by(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} can't be read: {error}") from error
     if cpu is None:
         raise UsageError(f"{path} is neither a TOML file (its name would end in .toml) nor a copy of /proc/cpuinfo")
-    return _target(path.name, f"the machine of {path.name}", cpu)
+    return cpu
 
 
 def _plugged(plugin: Plugin) -> Target:

@@ -22,15 +22,16 @@ def detected() -> Cpu:
 
 def named(name: str) -> Cpu | None:
     """A CPU by archspec's name of it, such as `zen4`, with all that this design has; None if there is none of that name."""
-    found = archspec.cpu.TARGETS.get(name)
-    if found is None or found.family.name not in FEATURES:
+    if name not in names():
         return None
-    return Cpu(found.family.name, found.vendor, found.cpu_part, features_of(found))
+    found = archspec.cpu.TARGETS[name]
+    return Cpu(found.family.name, found.vendor, found.cpu_part, features_of(found) | found.features)
 
 
 def names() -> tuple[str, ...]:
-    """Archspec's names of CPUs of the architectures that planish knows."""
-    return tuple(name for name, known in archspec.cpu.TARGETS.items() if known.family.name in FEATURES)
+    """The names of real CPUs in archspec, as far as planish knows their architecture."""
+    known = archspec.cpu.TARGETS.items()
+    return tuple(name for name, cpu in known if cpu.family.name in FEATURES and cpu.vendor != "generic")
 
 
 def nearest_to(cpu: Cpu, features: frozenset[str]) -> Microarchitecture | None:

@@ -58,6 +58,18 @@ class Tvm(Backend):
     def available(self) -> str | None:
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
 
+    def kernels(self, target: "Target") -> Mapping[str, str]:
+        from .kernels.dots import Instruction
+        from .kernels.machine import Machine
+
+        machine = Machine.of(target)
+        return {
+            "float32": f"{machine.registers} vectors of {32 * machine.lanes} bits",
+            "int8": Instruction.of(machine, np.zeros((1, 1), np.int8)).spelled if machine.has_integers else "none",
+            "bfloat16": "vdpbf16ps" if machine.has_bfloat16 else "none",
+            "tables of bytes": "vpermi2b" if machine.has_tables else "none",
+        }
+
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         from .choices import ESTIMATED
         from .kernel_cache import KernelCache

@@ -109,3 +109,18 @@ def test_every_pass_and_every_option_is_documented(name: str) -> None:
     assert [option for option, about in described["options"].items() if not about["description"]] == []
     fields = {"steps", *options_of(pass_classes()[name])}
     assert attributes_of(pass_classes()[name]).keys() <= fields
+
+
+def test_a_detected_target_says_what_its_system_hides_and_what_follows(tmp_path) -> None:
+    pytest.importorskip("tvm")
+    words = "pni ssse3 sse4_1 sse4_2 avx avx2 f16c fma avx512f avx512dq avx512vl avx512cd avx512_vnni avx512vbmi"
+    cpuinfo = f"processor : 0\nvendor_id : GenuineIntel\nflags : fpu mmx sse sse2 {words}\n"
+    (tmp_path / "box").write_text(cpuinfo)
+    described = describe_target(str(tmp_path / "box"))
+    assert described["detected"].startswith("GenuineIntel, the most like ")
+    assert "avx512bw" in described["masked"]
+    assert "xsave" in described["masked without effect"]
+    assert described["shown but without foundation"] == {"avx512vbmi": ["avx512bw"]}
+    assert described["kernels of tvm"]["float32"] == "16 vectors of 256 bits"
+    assert described["kernels of tvm"]["tables of bytes"] == "none"
+    assert "detected" not in describe_target("x86-64")

@@ -50,6 +50,13 @@ _NAMES = {
     (Form.WORDS, 16): "llvm.x86.avx512.pmaddw.d.512",
 }
 """LLVM's, by form and lanes; that for AVX-512 is the same in vectors of 256 bits without it."""
+_MNEMONICS = {
+    Form.DOTS: "vpdpbusd",
+    Form.SIGNED: "sdot",
+    Form.BYTES: "vpmaddubsw, vpmaddwd",
+    Form.WORDS: "pmaddwd",
+    Form.SINGLE: "multiplication in int32",
+}
 _SPEEDS = {Form.DOTS: 4.0, Form.SIGNED: 4.0, Form.BYTES: 2.0, Form.WORDS: 1.4, Form.SINGLE: 0.5}
 
 
@@ -78,6 +85,11 @@ class Instruction:
             return cls(Form.SINGLE, machine.lanes)
         is_bytes = (Form.BYTES, machine.lanes) in _NAMES and _are_small(weights)
         return cls(Form.BYTES if is_bytes else Form.WORDS, machine.lanes)
+
+    @property
+    def spelled(self) -> str:
+        """The instructions that make the products, by the machine's name of them."""
+        return _MNEMONICS[self.form]
 
     @property
     def speed(self) -> float:
