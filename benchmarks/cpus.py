@@ -120,11 +120,11 @@ def _alike(cpus: Sequence[Description], folder: Path) -> Alike:
 
 
 def _row(cpu: Description, answers: Mapping[str, Answer], folder: Path) -> Row:
+    import numpy as np
+
     from planish.backends.tvm.kernels.dots import Instruction
     from planish.backends.tvm.kernels.machine import Machine
     from planish.backends.tvm.llvm import llvm_features
-
-    import numpy as np
 
     target = _target(cpu, folder)
     machine = Machine.of(target)

@@ -62,7 +62,7 @@ def _measured() -> tuple[Description, ...]:
 
 def parse(name: str, text: str) -> Description | None:
     """The first core of `/proc/cpuinfo`; None for another architecture than planish compiles for."""
-    pairs = [line.partition(":") for line in text.split("\n\n")[0].splitlines()]
+    pairs = [line.partition(":") for line in text.split("\n\n", maxsplit=1)[0].splitlines()]
     lines = {key.strip(): value.strip() for key, _, value in pairs}
     for architecture, key in _FLAGS.items():
         if key in lines:
@@ -144,7 +144,9 @@ def _variants() -> Iterable[Description]:
     yield v1.variant("neoverse-v1 without bf16 and i8mm", without="bf16 i8mm svei8mm svebf16")
     yield v2.variant("neoverse-v2 without half precision", without="fphp asimdhp asimdfhm")
     yield m1.variant("unknown implementer", identity={"CPU implementer": "0x7f", "CPU part": "0x001"})
-    yield Description("armv8.0 alone", _AARCH64, {"CPU implementer": "0x41", "CPU part": "0xfff"}, frozenset(("fp", "asimd")))
+    yield Description(
+        "armv8.0 alone", _AARCH64, {"CPU implementer": "0x41", "CPU part": "0xfff"}, frozenset(("fp", "asimd"))
+    )
 
 
 _AVX512 = frozenset(

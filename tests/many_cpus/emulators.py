@@ -44,7 +44,11 @@ class Runner:
         """
         house = Path(planish.__file__).parent
         found = [*map(str, {house.parent, *(Path(each) for each in sys.path if (Path(each) / "planish").exists())})]
-        environment = {**os.environ, "PLANISH_CPUINFO": str(cpuinfo), "PYTHONPATH": os.pathsep.join([*self.path, *found])}
+        environment = {
+            **os.environ,
+            "PLANISH_CPUINFO": str(cpuinfo),
+            "PYTHONPATH": os.pathsep.join([*self.path, *found]),
+        }
         command = [*self.command, str(script), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if not done.returncode:
@@ -95,7 +99,9 @@ class Emulators:
         if lacking:
             return f"the emulator lacks {', '.join(lacking)}"
         hidden = sorted(known[flag] for flag in X86_FLAGS & known.keys() - flags - _PYTHON)
-        return Runner("emulator", (self.x86, "-cpu", ",".join(("max", *(f"-{word}" for word in hidden))), sys.executable))
+        return Runner(
+            "emulator", (self.x86, "-cpu", ",".join(("max", *(f"-{word}" for word in hidden))), sys.executable)
+        )
 
     def _aarch64(self, used: frozenset[str]) -> Runner | str:
         if self.aarch64 is None or self.root is None:
@@ -136,5 +142,7 @@ def _aarch64_cpus(emulator: str, root: Path) -> Mapping[str, frozenset[str]]:
 
 
 def _python(emulator: str, cpu: str, root: Path) -> tuple[str, ...]:
-    pythons = sorted(path for path in (root / "usr" / "bin").glob("python3*") if re.fullmatch(r"python3(\.\d+)?", path.name))
+    pythons = sorted(
+        path for path in (root / "usr" / "bin").glob("python3*") if re.fullmatch(r"python3(\.\d+)?", path.name)
+    )
     return (emulator, "-cpu", cpu, "-L", str(root), str(pythons[-1]))

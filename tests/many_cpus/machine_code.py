@@ -52,17 +52,19 @@ def instructions(library: Path) -> Iterator[tuple[str, str, frozenset[str]]]:
 def _functions(elf: ELFFile) -> Iterator[tuple[str, bytes]]:
     """All code, cut where functions begin: what no symbol names, as loops that threads share, counts to the one before it.
 
-    Jumps to other libraries, which the linker writes, are left out.
+    What the linker writes, jumps to other libraries and what is run first and last, is left out.
     """
     table: Any = elf.get_section_by_name(".symtab")
-    section: Any = elf.get_section_by_name(".text")
     assert table is not None, "the library has no symbols"
     symbols = [symbol for symbol in table.iter_symbols() if symbol["st_info"]["type"] == "STT_FUNC"]
-    begin, code = section["sh_addr"], section.data()
-    named = {symbol["st_value"] - begin: symbol.name for symbol in symbols}
-    starts = sorted(start for start in {0, *named} if 0 <= start < len(code))
-    for start, end in zip(starts, [*starts[1:], len(code)], strict=True):
-        yield named.get(start, ""), code[start:end]
+    for number, section in enumerate(elf.iter_sections()):
+        if not section.name.startswith(".text"):
+            continue
+        here = [symbol for symbol in symbols if symbol["st_shndx"] == number]
+        named = {symbol["st_value"] - section["sh_addr"]: symbol.name for symbol in here}
+        code, starts = section.data(), sorted({0, *named})
+        for start, end in zip(starts, [*starts[1:], len(code)], strict=True):
+            yield named.get(start, ""), code[start:end]
 
 
 def _x86(code: bytes) -> Iterator[Needs]:

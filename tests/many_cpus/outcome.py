@@ -18,7 +18,8 @@ from planish.ir.interpreter import Interpreter
 from planish.targets import Target
 
 from . import runner
-from .cases import Case, cases
+from .case import Case
+from .cases import cases
 from .descriptions import Description
 from .emulators import Emulators, Runner
 from .machine_code import instructions
@@ -75,7 +76,9 @@ def built(case: Case, target: Target, flags: frozenset[str], folder: Path) -> Ou
     return Outcome(asked, count, frozenset(used), tuple(foreign))
 
 
-def ran(names: Sequence[str], cpu: Description, used: frozenset[str], emulators: Emulators, folder: Path) -> Mapping[str, Outcome]:
+def ran(
+    names: Sequence[str], cpu: Description, used: frozenset[str], emulators: Emulators, folder: Path
+) -> Mapping[str, Outcome]:
     """What the libraries of some cases compute, by name, where anything runs them.
 
     Args:
@@ -114,7 +117,9 @@ def expected(name: str) -> Mapping[str, np.ndarray]:
 @cache
 def templates() -> Mapping[str, Any]:
     """The functions that write kernels, by name: those of the package whose name says so."""
-    modules = (importlib.import_module(f"{kernels.__name__}.{found.name}") for found in pkgutil.iter_modules(kernels.__path__))
+    modules = (
+        importlib.import_module(f"{kernels.__name__}.{found.name}") for found in pkgutil.iter_modules(kernels.__path__)
+    )
     functions = ((name, value) for module in modules for name, value in vars(module).items())
     return {name: value for name, value in functions if name.endswith("_kernel") and hasattr(value, "cache_info")}
 
