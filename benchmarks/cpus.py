@@ -62,7 +62,8 @@ class Row:
     lanes: int
     bytes_by: str
     bfloat16: bool
-    kernels: tuple[str, ...]
+    templates: tuple[str, ...]
+    kernels: int
     instructions: int
     foreign: tuple[str, ...]
     aborts: tuple[str, ...]
@@ -138,6 +139,7 @@ def _row(cpu: Description, answers: Mapping[str, Answer], folder: Path) -> Row:
         Instruction.of(machine, np.ones((8, 8), np.int8)).form.value,
         machine.has_bfloat16,
         tuple(sorted({name for each in found.values() for name in each["kernels"]})),
+        sum(each["compiled"] for each in found.values()),
         sum(each["instructions"] for each in found.values()),
         tuple(f"{case}: {text}" for case, each in found.items() for text in each["foreign"]),
         tuple(f"{case}: {text}" for case, (kind, text) in answers.items() if kind == "crash"),
@@ -170,7 +172,8 @@ def main(
         for kind in ("aborts", "refused", "foreign", "wrong"):
             for text in getattr(row, kind)[:5]:
                 console.print(f"{row.cpu}: {kind}: {text}", markup=False)
-    unasked = set(templates()) - {name for row in rows for name in row.kernels}
+    asked = {name for row in rows for name in row.templates}
+    unasked = set(templates()) - asked if (only, chosen) == ("*", "*") else set[str]()
     _report(rows, sorted(unasked), len(names))
     if output is not None:
         output.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
@@ -178,13 +181,31 @@ def main(
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table("CPU", "nearest", "features", "lanes", "int8", "bf16", "kernels", "instructions", "foreign", "aborts")
+    table = Table(
+        "CPU",
+        "nearest",
+        "features",
+        "lanes",
+        "int8",
+        "bf16",
+        "templates",
+        "kernels",
+        "instructions",
+        "foreign",
+        "aborts",
+    )
     table.add_column("equal")
     table.add_column("where")
     for row in rows:
         table.add_row(
             *(row.cpu, row.nearest, str(row.features), str(row.lanes), row.bytes_by, "pairs" if row.bfloat16 else "-"),
-            *(str(len(row.kernels)), str(row.instructions), str(len(row.foreign)), str(len(row.aborts))),
+            *(
+                str(len(row.templates)),
+                str(row.kernels),
+                str(row.instructions),
+                str(len(row.foreign)),
+                str(len(row.aborts)),
+            ),
             *(f"{row.equal}/{row.total}", row.where),
         )
     return table

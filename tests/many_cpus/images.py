@@ -79,8 +79,9 @@ def _networks(precision: Callable[[Builder, Any], Any], tolerance: float) -> Cal
     """Images that are read and written by all kinds of kernels."""
 
     def make(rng: np.random.Generator) -> Case:
-        point, square, tall, wide = (
-            normal(rng, filters, channels, 1, 1) / 4 for filters, channels in ((24, 20), (24, 24), (24, 24), (32, 24))
+        point, square, tall, wide, last = (
+            normal(rng, filters, channels, 1, 1) / 4
+            for filters, channels in ((24, 20), (24, 24), (24, 24), (32, 24), (16, 64))
         )
         tall = np.repeat(np.repeat(tall, 2, 2), 2, 3)
         statistics = [normal(rng, 24) for _ in range(3)]
@@ -96,7 +97,8 @@ def _networks(precision: Callable[[Builder, Any], Any], tolerance: float) -> Cal
             normed = op.BatchNormalization(pooled, *statistics, np.ones(24, np.float32))
             joined = precision(op, op.Concat(op.Relu(pooled), op.Add(deep, y), normed, axis=1))
             whole = precision(op, op.Conv(pooled, precision(op, wide)))
-            blocks = op.Concat(whole, op.Relu(precision(op, op.MaxPool(whole, kernel_shape=(1, 1)))), axis=1)
+            largest = precision(op, op.MaxPool(whole, kernel_shape=(3, 3), pads=(1, 1, 1, 1)))
+            blocks = op.Conv(op.Concat(whole, largest, axis=1), precision(op, last))
             plain = op.Transpose(gated, perm=(0, 2, 3, 1))
             return [means, turned, joined, blocks, plain, op.Add(y, np.float32(1))]
 
@@ -127,6 +129,7 @@ def _pixels_of_bytes(rng: np.random.Generator) -> Case:
     """Elementwise operators between bytes, and tables of what follows from one."""
     row = rng.random((21, 1, 1), np.float32)
     weights = rng.integers(-3, 4, (32, 21, 1, 1)).astype(np.int8)
+    windows = [{"kernel_shape": (size, size), "pads": (size // 2,) * 4} for size in (3, 5)]
 
     def build(op: Builder, x: Value, y: Value, gate: Value) -> list[Value]:
         a, b = op.DequantizeLinear(x, EIGHTH, np.uint8(7)), op.DequantizeLinear(y, EIGHTH, np.int8(-3))
@@ -137,6 +140,9 @@ def _pixels_of_bytes(rng: np.random.Generator) -> Case:
             op.QuantizeLinear(op.Mul(op.Sigmoid(gate), a), EIGHTH / 4, np.uint8(9)),
             op.QuantizeLinear(op.Mul(deep, op.HardSigmoid(deep)), EIGHTH, np.int8(3)),
             op.QuantizeLinear(op.HardSwish(a), EIGHTH, np.uint8(3)),
+            op.Concat(
+                *(op.QuantizeLinear(op.MaxPool(deep, **window), EIGHTH, np.uint8(100)) for window in windows), axis=1
+            ),
         ]
 
     x = octets(rng, 2, 1, 21, 5, 9)

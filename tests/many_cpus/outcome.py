@@ -24,6 +24,8 @@ from .descriptions import Description
 from .emulators import Emulators, Runner
 from .machine_code import instructions
 
+_CALLED = "__tvm_ffi_"
+"""In front of the names of functions that TVM calls."""
 ALWAYS = frozenset(("fp", "asimd"))
 """What every AArch64 machine that runs Linux has."""
 
@@ -34,6 +36,7 @@ class Outcome:
 
     Attributes:
         kernels: the templates that were asked for.
+        compiled: how many functions the library has that are called from outside: kernels, and TVM's `main`.
         instructions: how many the library has.
         used: the flags that they need.
         foreign: those that the CPU hasn't, as text.
@@ -43,6 +46,7 @@ class Outcome:
     """
 
     kernels: frozenset[str] = frozenset()
+    compiled: int = 0
     instructions: int = 0
     used: frozenset[str] = frozenset()
     foreign: tuple[str, ...] = ()
@@ -67,13 +71,15 @@ def built(case: Case, target: Target, flags: frozenset[str], folder: Path) -> Ou
     except Exception as error:  # all of them are findings
         return Outcome(refusal=" ".join(str(error).split()) or type(error).__name__)
     asked = frozenset(name for name, template in templates().items() if template.cache_info().misses)
-    count, used, foreign = 0, set[str](), list[str]()
+    count, used, foreign, functions = 0, set[str](), list[str](), set[str]()
     for function, text, needed in instructions(folder / "artifact" / "model.so"):
         count += 1
+        functions.add(function)
         used |= needed
         if missing := needed - flags - ALWAYS:
             foreign.append(f"{function}: {text} needs {', '.join(sorted(missing))}")
-    return Outcome(asked, count, frozenset(used), tuple(foreign))
+    compiled = sum(function.startswith(_CALLED) for function in functions)
+    return Outcome(asked, compiled, count, frozenset(used), tuple(foreign))
 
 
 def ran(

@@ -94,8 +94,9 @@ def _products_of_bfloat16(rng: np.random.Generator) -> Case:
     def build(op: Builder, x: Value) -> list[Value]:
         hidden = op.MatMul(rounded(op, x), rounded(op, first))
         small = op.Mul(hidden, np.float32(1 / 32))
+        between = rounded(op, op.Relu(op.MatMul(rounded(op, x), rounded(op, first))))
         return [
-            op.MatMul(rounded(op, op.Relu(hidden)), rounded(op, second)),
+            op.MatMul(between, rounded(op, second)),
             rounded(op, op.Gelu(op.MatMul(op.Mul(x, EIGHTH), first / 4))),
             rounded(op, op.Gelu(op.MatMul(op.Mul(x, EIGHTH), first / 8), approximate="tanh")),
             rounded(op, op.Sigmoid(small)),
@@ -125,7 +126,7 @@ def _attention(precision: Callable[[Builder, Any], Any], tolerance: float) -> Ca
             q, k, v, few = (precision(op, factor) for factor in (q, k, v, few))
             heads = {"q_num_heads": 2, "kv_num_heads": 2}
             return [
-                op.Attention(q, k, v, **heads),
+                precision(op, op.Attention(q, k, v, **heads)),
                 op.Attention(q, k, v, mask, **heads),
                 op.Attention(few, k, v, is_causal=1, **heads),
             ]

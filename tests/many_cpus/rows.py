@@ -28,7 +28,8 @@ def _norms_that_are_rounded(rng: np.random.Generator) -> Case:
     scale, weights = normal(rng, 24), normal(rng, 24, 40)
 
     def build(op: Builder, x: Value) -> list[Value]:
-        return [op.MatMul(rounded(op, norm), rounded(op, weights)) for norm in (op.LayerNormalization(x, scale),)]
+        norms = [op.LayerNormalization(x, scale), op.RMSNormalization(x, scale)]
+        return [op.MatMul(rounded(op, norm), rounded(op, weights)) for norm in norms]
 
     return Case(build, (normal(rng, 7, 24),), [("rows", 24)], 1e-1)
 
