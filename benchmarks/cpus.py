@@ -41,9 +41,11 @@ from workers import check_all
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from many_cpus.cases import cases
-from many_cpus.descriptions import Description, descriptions
+from many_cpus.descriptions import LEAST, Description, descriptions
 from many_cpus.emulators import Emulators
 from many_cpus.outcome import Outcome, built, cleared, ran, templates
+
+from planish.targets.cpu import VARIABLE
 
 Alike: TypeAlias = Mapping[str, Sequence[Description]]
 WIDTH = 180
@@ -86,6 +88,9 @@ def check_cpu(name: str, chosen: tuple[str, ...], alike: Alike, root: Path | Non
     flags = frozenset[str].intersection(*(cpu.flags for cpu in alike[name]))
     cpu, home = replace(descriptions()[name], flags=flags), cleared(folder / str(os.getpid()))
     target = _target(descriptions()[name], home)
+    least = home / "least"
+    least.write_text(descriptions()[LEAST].text, encoding="utf-8")
+    os.environ[VARIABLE] = str(least)  # so that no build holds its kernels to the interpreter's: this is done below
     outcomes = {case: built(cases()[case], target, cpu.flags, home / case) for case in chosen}
     used = frozenset[str]().union(*(outcome.used for outcome in outcomes.values()))
     there = [case for case, outcome in outcomes.items() if not outcome.refusal]

@@ -31,9 +31,10 @@ class Description:
 
     @property
     def text(self) -> str:
-        """What Linux would say of its first core."""
-        lines = {"processor": "0", **self.identity, _FLAGS[self.architecture]: " ".join(sorted(self.flags))}
-        return "".join(f"{key}\t: {value}\n" for key, value in lines.items()) + "\n"
+        """What Linux would say if it had two cores."""
+        lines = {**self.identity, _FLAGS[self.architecture]: " ".join(sorted(self.flags))}
+        rest = "".join(f"{key}\t: {value}\n" for key, value in lines.items())
+        return "".join(f"processor\t: {core}\n{rest}\n" for core in range(2))
 
     def variant(
         self, name: str, *, without: str = "", more: str = "", identity: Mapping[str, str] = MappingProxyType({})
@@ -91,6 +92,7 @@ def _from_archspec(name: str, architecture: str, identity: Mapping[str, str]) ->
     return Description(name, architecture, identity, frozenset(features) | set(basis.split()))
 
 
+LEAST = "sse2 alone"
 _BASIS = "fpu cx8 cmov mmx fxsr sse sse2 syscall lm"
 """What every x86-64 machine has."""
 
@@ -124,7 +126,7 @@ def _variants() -> Iterable[Description]:
     yield haswell.variant("avx alone", without="avx2 fma f16c bmi1 bmi2 abm movbe")
     yield haswell.variant("sse4.2 alone", without="avx avx2 fma f16c bmi1 bmi2 abm movbe xsave xsaveopt")
     yield alder.variant("avx_vnni without bmi", without="bmi1 bmi2 abm")
-    yield Description("sse2 alone", _X86, {"vendor_id": "GenuineIntel"}, frozenset(_BASIS.split()))
+    yield Description(LEAST, _X86, {"vendor_id": "GenuineIntel"}, frozenset(_BASIS.split()))
     yield rapids.variant("avx10.2 with avx512", more="avx10_1 avx10_2")
     yield alder.variant("avx10.2 without avx512", more="avx10_1 avx10_2")
     yield zen5.variant("unknown vendor", identity={"vendor_id": "Unheard Of", "model name": "unheard of"})
