@@ -14,7 +14,8 @@ AArch64 needs Python of its own, in a folder that --root names. On Debian:
     apt-get download {python3.13,libpython3.13}-minimal:arm64 libpython3.13-stdlib:arm64 libc6:arm64 libgcc-s1:arm64 \
         libstdc++6:arm64 zlib1g:arm64 libffi8:arm64 libexpat1:arm64 libssl3t64:arm64 libbz2-1.0:arm64 liblzma5:arm64
     for package in *.deb; do dpkg -x $package ROOT; done; ln -s usr/lib ROOT/lib
-    pip install --target ROOT/site --python-version 3.13 --platform manylinux_2_28_aarch64 --only-binary=:all: --no-deps \
+    pip install --target ROOT/site --python-version 3.13 --only-binary=:all: --no-deps \
+        --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 \
         numpy ml-dtypes archspec apache-tvm apache-tvm-ffi typing-extensions
 
 A death of the compiler ends a process of its own, and is counted. The exit code is 0 if there is no foreign instruction, no
