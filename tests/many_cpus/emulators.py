@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import planish
 from planish.targets.cpu import architecture
@@ -18,6 +19,8 @@ from .machine_code import X86_FLAGS
 
 _PYTHON = frozenset(("pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "lahf_lm"))
 """What numpy asks of an x86 machine, whatever is run."""
+_LIBRARY = (("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2"),)
+"""The C library takes it that what has AVX2 has BMI as well; it is to do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,13 @@ class Runner:
         name: for people.
         command: in front of Python's arguments.
         path: where Python finds packages, besides its own.
+        variables: of the environment.
     """
 
     name: str
     command: tuple[str, ...]
     path: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
     def run(self, script: Path, arguments: Sequence[str], cpuinfo: Path) -> str:
         """What went wrong, or nothing.
@@ -42,15 +47,12 @@ class Runner:
             arguments: of the script.
             cpuinfo: what planish is to take the machine for.
         """
-        house = Path(planish.__file__).parent
-        found = [*map(str, {house.parent, *(Path(each) for each in sys.path if (Path(each) / "planish").exists())})]
-        environment = {
-            **os.environ,
-            "PLANISH_CPUINFO": str(cpuinfo),
-            "PYTHONPATH": os.pathsep.join([*self.path, *found]),
-        }
-        command = [*self.command, str(script), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        with TemporaryDirectory(prefix="planish-") as folder:  # where the package is found by its name
+            (Path(folder) / "planish").symlink_to(Path(planish.__file__).resolve().parent)
+            paths = {"PLANISH_CPUINFO": str(cpuinfo), "PYTHONPATH": os.pathsep.join([folder, *self.path])}
+            command = [*self.command, str(script), *arguments]
+            environment = {**os.environ, **dict(self.variables), **paths}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if not done.returncode:
             return ""
         lines = [line for line in done.stderr.splitlines() if line.strip() and "warning: TCG" not in line]
@@ -99,9 +101,8 @@ class Emulators:
         if lacking:
             return f"the emulator lacks {', '.join(lacking)}"
         hidden = sorted(known[flag] for flag in X86_FLAGS & known.keys() - flags - _PYTHON)
-        return Runner(
-            "emulator", (self.x86, "-cpu", ",".join(("max", *(f"-{word}" for word in hidden))), sys.executable)
-        )
+        cpu = ",".join(("max", *(f"-{word}" for word in hidden)))
+        return Runner("emulator", (self.x86, "-cpu", cpu, sys.executable), variables=_LIBRARY)
 
     def _aarch64(self, used: frozenset[str]) -> Runner | str:
         if self.aarch64 is None or self.root is None:
