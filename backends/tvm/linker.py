@@ -51,6 +51,6 @@ class _Linker:
         if done.returncode:
             raise RuntimeError(f"{self.command[0]} can't link for {self.architecture}: {done.stderr or done.stdout}")
 
-    def get_targettriple(self) -> str:
+    def get_target_triple(self) -> str:
         """Asked for by TVM, which then needs no compiler for its tables."""
         return triple(self.architecture)
