@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,8 +14,12 @@ import numpy as np
 
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
+from planish.backends.base import CompilerWarning
 from planish.backends.tvm import kernels
+from planish.backends.tvm.backend import legal_graph
+from planish.backends.tvm.lowering import to_relax
 from planish.ir.interpreter import Interpreter
+from planish.passes.legalization.origins import Origins
 from planish.targets import Target
 
 from . import runner
@@ -64,10 +69,14 @@ def built(case: Case, target: Target, flags: frozenset[str], folder: Path) -> Ou
         flags: that the CPU has.
         folder: to write to.
     """
+    graph = case.graph()
     for template in templates().values():
         template.cache_clear()
     try:
-        write_artifact(folder / "artifact", case.graph(), find_backend("tvm"), target)
+        to_relax(legal_graph(graph, target), Origins.of(graph), target)  # here, where it is seen what it asks for
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CompilerWarning)
+            write_artifact(folder / "artifact", graph, find_backend("tvm"), target)
     except Exception as error:  # all of them are findings
         return Outcome(refusal=" ".join(str(error).split()) or type(error).__name__)
     asked = frozenset(name for name, template in templates().items() if template.cache_info().misses)

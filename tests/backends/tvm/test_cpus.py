@@ -46,7 +46,9 @@ def objects(case: Case, target: Target, folder: Path) -> Iterator[Path]:
     """An object file of each kernel."""
     machine = llvm_target(target)
     module, _ = hoisted(lowered(case, target))
-    kernels = [each for _, each in planned(module, machine).module.functions_items() if isinstance(each, tvm.tirx.PrimFunc)]
+    kernels = [
+        each for _, each in planned(module, machine).module.functions_items() if isinstance(each, tvm.tirx.PrimFunc)
+    ]
     for number, kernel in enumerate(kernels):
         path = folder / f"{number}.o"
         built = tvm.tirx.build(tvm.IRModule({str(kernel.attrs["global_symbol"]): kernel}), target=machine)
