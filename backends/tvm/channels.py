@@ -11,6 +11,7 @@ from ...ir.types import DType
 from . import pools
 from .groups import Anchor, Group, Template, reach, source, step_attributes, step_operands
 from .images import image_call, is_known, is_worth_blocks, operands, window_of
+from .importer import imported
 from .kernels.blocks import join_kernel
 from .kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel, global_mean_kernel
 from .kernels.elements import ELEMENTS
@@ -53,7 +54,7 @@ def pool(lowering: "Lowering", node: Node) -> Any:
     assert x is not None
     if len(node.outputs) > 1 or not is_known(x, node) or not is_worth_blocks(lowering, x):
         is_mean = node.operator == "GlobalAveragePool"
-        return lowering.imported(node) if is_mean else pools.CONVERTERS[node.operator](lowering, node)
+        return imported(lowering, node) if is_mean else pools.CONVERTERS[node.operator](lowering, node)
     return _pooled(lowering, node, (x, 0), Epilogue(), None)
 
 

@@ -93,7 +93,7 @@ class Compilation:
             "jobs": None,
         }
         try:
-            return ask(request | options)
+            return ask(request | options, folder)
         except DiedError as death:
             KernelCache.of_user().drop_drafts(death.process)
             raise

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import SIGKILL, Signals
 from typing import IO, Any, TypeAlias
@@ -51,11 +53,12 @@ class DiedError(Exception):
         self.said = said
 
 
-def ask(request: Message, hear: Callable[[Message], None] = lambda _: None) -> Any:
+def ask(request: Message, scratch: Path, hear: Callable[[Message], None] = lambda _: None) -> Any:
     """Have a process do some work, with this process's environment.
 
     Args:
         request: what it is to do, as JSON.
+        scratch: a folder for temporary files, which is erased even if both processes are killed, this one first.
         hear: hears what the process tells while it works.
 
     Returns:
@@ -65,21 +68,28 @@ def ask(request: Message, hear: Callable[[Message], None] = lambda _: None) -> A
         DiedError: the process ended.
         PlanishError: what the work raised.
     """
+    process = _taken()
     try:
-        process = _idle.get_nowait()
-    except Empty:
-        process = _Process()
-    with tempfile.TemporaryDirectory(prefix="planish-") as scratch:  # where what a compiler leaves behind goes with it
-        try:
-            answer = process.ask({"environment": dict(os.environ), "scratch": scratch, **request}, hear)
-        except errors.PlanishError:
-            _idle.put(process)
-            raise
-        except BaseException:  # it has died, or was interrupted and is half-way through something
-            process.end()
-            raise
+        answer = process.ask({**request, "environment": dict(os.environ), "scratch": str(scratch)}, hear)
+    except errors.PlanishError:
+        _idle.put(process)
+        raise
+    except BaseException:  # it has died, or was interrupted and is half-way through something
+        process.end()
+        raise
     _idle.put(process)
     return answer
+
+
+def _taken() -> "_Process":
+    """A process that waits for work, or a new one."""
+    with suppress(Empty):
+        while True:
+            process = _idle.get_nowait()
+            if process.is_alive:
+                return process
+            process.end()
+    return _Process()
 
 
 def warm_up() -> None:
@@ -111,10 +121,16 @@ class _Process:
             start_new_session=True,  # an interrupt is for this process, which ends that one
         )
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def ask(self, request: Message, hear: Callable[[Message], None]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.running.clear()
+        self.said.seek(0)
+        self.said.truncate()
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
@@ -139,13 +155,13 @@ class _Process:
         lines = [line for line in self.said.read().decode(errors="replace").splitlines() if line.strip()]
         fatal = [line for line in lines if "LLVM ERROR" in line or "Assertion" in line]
         how = f"signal {Signals(-code).name}" if code < 0 else f"exit code {code}"
-        how += ", as where memory runs out" if code == -SIGKILL else ""
+        how += ", as where memory runs out" if how.endswith("SIGKILL") else ""
         said = " ".join((fatal or lines or ["it said nothing"])[-1].split())[:_LINE]
         return DiedError(self._process.pid, dict(self.running), f"{said} ({how})")
 
     def end(self) -> None:
         """Stop the process whatever it does; work that it was asked for is lost."""
-        if self._process.poll() is None:
+        if self.is_alive:
             os.killpg(self._process.pid, SIGKILL)  # with the linker, if that runs
             self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self.said):

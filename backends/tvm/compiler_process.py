@@ -5,6 +5,8 @@ It ends with the process that has started it, whatever it does at that time.
 
 import json
 import os
+import resource
+import shutil
 import sys
 import tempfile
 import threading
@@ -12,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,6 +25,7 @@ from .compiler import kind_of
 
 def main() -> None:
     """Serve requests until standard input ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is told of a death is all that it leaves
     requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # whatever else is printed is none
@@ -33,6 +37,7 @@ def main() -> None:
                 answers.write(json.dumps(message) + "\n")
                 answers.flush()
 
+        import_module(".building", __package__)  # takes a while, and is done before anything is asked for
         while True:
             _serve(requests.get(), tell)
 
@@ -40,6 +45,8 @@ def main() -> None:
 def _read(requests: SimpleQueue[dict[str, Any]]) -> None:
     for line in sys.stdin.buffer:
         requests.put(json.loads(line))
+    if tempfile.tempdir is not None:
+        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
     os._exit(0)  # nobody waits for what is being done
 
 

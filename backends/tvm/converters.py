@@ -32,6 +32,7 @@ from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
 from .groups import Template
+from .importer import imported
 from .padding import pad
 from .regions import roi_align
 from .resize import resize
@@ -63,7 +64,7 @@ def _reshape(lowering: "Lowering", node: Node) -> Any:
 
 
 def _transpose(lowering: "Lowering", node: Node) -> Any:
-    return _reshape(lowering, node) if moves_units(node) else lowering.imported(node)
+    return _reshape(lowering, node) if moves_units(node) else imported(lowering, node)
 
 
 def _expand(lowering: "Lowering", node: Node) -> Any:
@@ -164,7 +165,7 @@ def _slice(lowering: "Lowering", node: Node) -> Any:
     places = [int(axis) % data.type.rank for axis in _elements(node, 3) or range(len(starts))]
     strides = [int(step) for step in steps] if steps else [1] * len(places)
     if data.type.is_static or min(strides) < 0:
-        return lowering.imported(node)
+        return imported(lowering, node)
     begins: list[Any] = []
     ends: list[Any] = []
     for axis, start, stride in zip(places, starts, strides, strict=True):

@@ -17,6 +17,7 @@ from ...ir.graph import Node
 from ...ir.types import DType
 from . import broadcasting
 from .expressions import choose, product, unraveled
+from .importer import imported
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -168,7 +169,7 @@ def equal(lowering: "Lowering", node: Node) -> Any:
     value = node.inputs[0]
     assert value is not None
     if value.dtype is not DType.bool:
-        return lowering.imported(node)
+        return imported(lowering, node)
     return relax.op.logical_not(_XOR(lowering, node))
 
 
@@ -203,7 +204,7 @@ def clip(lowering: "Lowering", node: Node) -> Any:
 def power(lowering: "Lowering", node: Node) -> Any:
     """Integers are multiplied exactly, and wrap around; of floats TVM's own is right."""
     if _is_float(node):
-        return lowering.imported(node)
+        return imported(lowering, node)
     broadcasting.bind_result(lowering, node)
     shape = lowering.shape(node.output.shape)
     values = [value for value in node.inputs if value is not None]

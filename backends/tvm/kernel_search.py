@@ -60,7 +60,7 @@ def search(
             "seconds": seconds,
         }
         try:
-            ask(request, hear)
+            ask(request, Path(folder), hear)
         except DiedError as death:
             what = next(iter(death.running), "what comes before the kernels")
             raise TargetError(

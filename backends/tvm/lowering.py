@@ -14,26 +14,23 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import onnx
 from tvm import IRModule, relax, tirx
 from tvm.ir import Op
-from tvm.relax.frontend.onnx import onnx_frontend
 from tvm.sym import Analyzer
 
 from ...ir.dims import Dim, evaluate, symbols
 from ...ir.errors import TargetError
-from ...ir.graph import Attribute, Constant, Graph, Node, Value
-from ...ir.infer import contents, find_operator
-from ...ir.opset import OPSET
+from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.infer import contents
 from ...ir.types import DType, TensorType
 from ...passes.legalization.origins import Origins
 from ...targets import Target
-from . import broadcasting, converters
+from . import converters
 from .carriers import carried, carrier
 from .choices import ESTIMATED, Choices, Plainness, UnfitError, result_of
 from .groups import Group, find_groups
-from .guards import ELEMENTWISE, Guards, guarded
+from .guards import Guards, guarded
+from .importer import imported
 from .kernels.elements import ELEMENTS
 from .kernels.machine import Machine
 from .layouts import Blocked, Layouts
@@ -346,7 +343,7 @@ class Lowering:
         if group is not None:
             found = converters.TEMPLATES[group.anchor.operator].lower(self, group)
         else:
-            found = self.imported(node) if own is None else own(self, node)
+            found = imported(self, node) if own is None else own(self, node)
         if isinstance(found, Blocked):
             return [found]
         result = self.block.normalize(found)
@@ -359,32 +356,6 @@ class Lowering:
         if len(results) < len(node.outputs):
             raise NotImplementedError("its further outputs are not computed")
         return results[: len(node.outputs)]
-
-    def imported(self, node: Node) -> Any:
-        """What TVM's importer makes of a node."""
-        importers = onnx_frontend._get_convert_map()  # the table has no public name
-        if node.operator not in importers:
-            raise NotImplementedError("there is no kernel for it")
-        attributes = {name: _attribute(value) for name, value in node.attributes.items()}
-        if node.operator in ELEMENTWISE:
-            broadcasting.bind_result(self, node)
-        attributes["tvm_custom"] = {"name": "", "num_outputs": len(node.outputs)}
-        inputs = onnx_frontend.onnx_input(self._operand(node, index) for index in range(len(node.inputs)))
-        convert = importers[node.operator].get_converter(OPSET)
-        return self.block.normalize(convert(self.block, inputs, attributes, [{}, {}]))
-
-    def _operand(self, node: Node, index: int) -> Any:
-        value = node.inputs[index]
-        if value is None:
-            return None
-        if node.operator in ELEMENTWISE:
-            return broadcasting.operand(self, value, node.output.shape)
-        elements = contents(value) if index in find_operator(node.operator).host else None
-        if elements is None or isinstance(value, Constant):
-            return self.tensor(value)
-        if all(isinstance(element, int) for element in elements):
-            return relax.const(np.array(elements).reshape(value.type.static_shape), str(value.dtype))
-        return self.shape(elements) if value.type.rank else self.size(elements[0])
 
 
 def _unshaped(binding: Any) -> str:
@@ -426,12 +397,3 @@ def _is_known(value: Value) -> bool:
 
 def _is_empty(value: Value) -> bool:
     return value.type.is_static and 0 in value.shape
-
-
-def _attribute(value: Attribute) -> Any:
-    """An attribute as the importer reads it from a file."""
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, np.ndarray):
-        return onnx.numpy_helper.from_array(value)
-    return value

@@ -16,6 +16,7 @@ from tvm import relax, te, tirx
 
 from ...ir.graph import Node
 from .expressions import choose, integer, only_if
+from .importer import imported
 from .reductions import larger
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def max_pool(lowering: "Lowering", node: Node) -> Any:
 
 def average_pool(lowering: "Lowering", node: Node) -> Any:
     if not node.attributes.get("auto_pad", "NOTSET").startswith("SAME"):
-        return lowering.imported(node)
+        return imported(lowering, node)
     return _pooled(lowering, node, partial(_means, counts_padding=bool(node.attributes.get("count_include_pad", 0))))
 
 

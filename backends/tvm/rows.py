@@ -7,6 +7,7 @@ from ...ir.graph import Node, Value
 from ...ir.types import DType
 from ...passes.legalization.integers import ROW_QUANTIZER
 from .groups import ROUNDING, Anchor, Group, Template
+from .importer import imported
 from .kernels.quantization import quantize_kernel
 from .kernels.rows import Norm, norm_kernel, softmax_kernel
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def softmax(lowering: "Lowering", node: Node) -> Any:
     rows = rows_of(node, node.attributes.get("axis", -1))
     if rows is None:
-        return lowering.imported(node)
+        return imported(lowering, node)
     x, lead, columns = rows
     return lowering.prim_func("softmax", softmax_kernel(lead, columns, lowering.machine), [lowering.tensor(x)], x.type)
 
@@ -44,7 +45,7 @@ def _norm(lowering: "Lowering", group: Group) -> Any:
 def quantize(lowering: "Lowering", node: Node) -> Any:
     rows = rows_of(node)
     if rows is None:
-        return lowering.imported(node)
+        return imported(lowering, node)
     x, lead, columns = rows
     kernel = quantize_kernel(lead, columns, node.operator == ROW_QUANTIZER, lowering.machine)
     return lowering.prim_func("quantize", kernel, [lowering.tensor(x)], *(output.type for output in node.outputs))

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,7 +137,7 @@ def left_in(folder: Path) -> set[str]:
     ("planted", "kernel", "instead"),
     [
         ("dots", "integer_gemm_", "without the machine's special instructions"),
-        ("elements", "gemm_", "TVM's own kernels take its place"),
+        pytest.param("elements", "gemm_", "TVM's own kernels take its place", marks=pytest.mark.slow),
     ],
 )
 def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
@@ -154,9 +155,8 @@ def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
     assert left_in(folder) == set()
 
 
-def test_where_there_is_no_plainer_kernel_the_build_ends_or_takes_the_other_backend(
-    graph, target, folder, monkeypatch
-) -> None:
+@pytest.mark.slow
+def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, monkeypatch) -> None:
     monkeypatch.setenv("PLANTED", "library")
     with pytest.raises(
         TargetError, match=r"layer: TVM's compiler died over the kernel cumsum_\w+: .*SIGABRT"
@@ -165,6 +165,12 @@ def test_where_there_is_no_plainer_kernel_the_build_ends_or_takes_the_other_back
     assert not (folder / "dist").exists()
     again = CliRunner().invoke(app, ["opt", str(reproducer_in(str(caught.value)))])
     assert again.exit_code == 6
+    assert left_in(folder) == set()
+
+
+def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(graph, folder, monkeypatch) -> None:
+    monkeypatch.setenv("PLANTED", "library")
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
     save(graph, folder / "net.planish")
     built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "auto", "-o", str(folder / "dist")])
     assert built.exit_code == 0, built.output
@@ -191,28 +197,52 @@ def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, m
 
 def test_a_bug_over_there_is_told_as_one(folder) -> None:
     with pytest.raises(RuntimeError, match="KeyError: 'nonsense'") as caught:
-        compiler.ask({"work": "nonsense"})
+        compiler.ask({"work": "nonsense"}, folder)
     assert "Traceback" in caught.value.__notes__[0]
 
 
-def test_an_interrupt_ends_the_work(graph, target, folder, monkeypatch) -> None:
-    """And the process that does it, with the linker that it has started."""
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM))]
+)
+def test_an_interrupt_ends_the_work(graph, folder, number) -> None:
+    """And the process that does it, with the linker that it has started; it erases what is left even after a kill."""
     linker = folder / "c++"
-    linker.write_text(f"#!/bin/sh\necho $$ > {folder}/linking\nexec sleep 600\n")
+    linker.write_text(f"#!/bin/sh\necho $PPID > {folder}/parent\necho $$ > {folder}/linking\nexec sleep 600\n")
     linker.chmod(0o700)
     save(graph, folder / "net.planish")
-    code = f"import planish; planish.compile(planish.read({str(folder / 'net.planish')!r}), backend='tvm')"
-    environment = {**os.environ, "CXX": str(linker), "TMPDIR": str(folder / "tmp")}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    start = "from planish.driver.cli import main; main()"
+    command = [sys.executable, "-c", start, "build", str(folder / "net.planish"), "-b", "tvm"]
+    quiet = {"ORT_DISABLE_TELEMETRY": "1"}  # which would write a file
+    environment = {**os.environ, **quiet, "CXX": str(linker), "TMPDIR": str(folder / "tmp")}
+    process = subprocess.Popen(
+        [*command, "-o", str(folder / "dist")], env=environment, stderr=subprocess.PIPE, text=True
+    )
     while not (folder / "linking").exists() or not (folder / "linking").read_text().strip():
         assert process.poll() is None, process.communicate()[1]
-    process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    status = Path("/proc", (folder / "linking").read_text().strip(), "status")
-    assert not status.exists() or "zombie" in status.read_text()  # where nobody asks for its exit code
-    assert left_in(folder) == set()
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode in (130, 128 + number, -number)
+    deadline = time.monotonic() + 60
+    while _lives(folder / "parent"):
+        assert time.monotonic() < deadline, "the compiler's process goes on"
+        time.sleep(0.01)
+    if number != signal.SIGKILL:  # after which the folders of the build itself stay, too
+        assert not _lives(folder / "linking")
+        assert left_in(folder) == set()
+    assert not list((folder / "tmp").glob("*/graph.planish"))
 
 
+def _lives(file: Path) -> bool:
+    """Whether the process whose number is in a file does something; one whose exit code nobody asks for is a zombie."""
+    status = Path("/proc", file.read_text().strip(), "status")
+    try:
+        return "zombie" not in status.read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
 def test_a_build_tells_of_a_plainer_kernel(graph, folder, monkeypatch) -> None:
     monkeypatch.setenv("PLANTED", "dots")
     save(graph, folder / "net.planish")

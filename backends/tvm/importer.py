@@ -1,0 +1,60 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none
+"""What TVM's own ONNX importer makes of a node, for operators that have no converter of ours."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from ...ir.graph import Attribute, Constant, Node
+from ...ir.infer import contents, find_operator
+from ...ir.opset import OPSET
+from . import broadcasting
+from .guards import ELEMENTWISE
+
+if TYPE_CHECKING:
+    from .lowering import Lowering
+
+
+def imported(lowering: "Lowering", node: Node) -> Any:
+    """A node as Relax.
+
+    Raises:
+        NotImplementedError: the importer doesn't know the operator.
+    """
+    importers = onnx_frontend._get_convert_map()  # the table has no public name
+    if node.operator not in importers:
+        raise NotImplementedError("there is no kernel for it")
+    attributes = {name: _attribute(value) for name, value in node.attributes.items()}
+    if node.operator in ELEMENTWISE:
+        broadcasting.bind_result(lowering, node)
+    attributes["tvm_custom"] = {"name": "", "num_outputs": len(node.outputs)}
+    inputs = onnx_frontend.onnx_input(_operand(lowering, node, index) for index in range(len(node.inputs)))
+    convert = importers[node.operator].get_converter(OPSET)
+    return lowering.block.normalize(convert(lowering.block, inputs, attributes, [{}, {}]))
+
+
+def _operand(lowering: "Lowering", node: Node, index: int) -> Any:
+    value = node.inputs[index]
+    if value is None:
+        return None
+    if node.operator in ELEMENTWISE:
+        return broadcasting.operand(lowering, value, node.output.shape)
+    elements = contents(value) if index in find_operator(node.operator).host else None
+    if elements is None or isinstance(value, Constant):
+        return lowering.tensor(value)
+    if all(isinstance(element, int) for element in elements):
+        return relax.const(np.array(elements).reshape(value.type.static_shape), str(value.dtype))
+    return lowering.shape(elements) if value.type.rank else lowering.size(elements[0])
+
+
+def _attribute(value: Attribute) -> Any:
+    """An attribute as the importer reads it from a file."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, np.ndarray):
+        return onnx.numpy_helper.from_array(value)
+    return value
