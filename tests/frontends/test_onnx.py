@@ -112,6 +112,14 @@ def test_large_weights_survive_a_conversion(save) -> None:
     assert np.array_equal(graph.constants["w"].data, weight)
 
 
+def test_weights_of_old_models_need_not_be_inputs(save) -> None:
+    path = save("net (float[2] x) => (float[2] y) { y = Mul(x, w) }", opset=7, w=np.ones(2, np.float32))
+    model = onnx.load(path)
+    model.ir_version = 3
+    onnx.save(model, path)
+    assert [node.operator for node in read_onnx(path).nodes] == ["Mul"]
+
+
 def test_functions_of_the_model_are_inlined(tmp_path) -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 24, "mine": 1]>
