@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from ..ir.errors import PassError, PlanishError
+from ..ir.errors import PassError, PlanishError, printable
 
 INTERRUPTED = 130
 _OPTIONAL = ("--print-ir-before", "--print-ir-after")
@@ -46,7 +46,7 @@ class GuardedCommand(TyperCommand):
 
 
 def _ended(message: str, code: int) -> typer.Exit:
-    typer.echo(typer.style("error: ", fg="red", bold=True) + message, err=True)
+    typer.echo(typer.style("error: ", fg="red", bold=True) + printable(message), err=True)
     return typer.Exit(code)
 
 

@@ -12,15 +12,17 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 from onnx_ir import AttributeType
 
+from ..ir.applying import applying
 from ..ir.builder import Builder
 from ..ir.containers import body_inputs, widened_inputs
-from ..ir.errors import ModelError
+from ..ir.errors import CheckError, ModelError
 from ..ir.files import RefusedFileError, open_regular
 from ..ir.finite import check_finite
 from ..ir.graph import Attribute, Graph, Location, Value
 from ..ir.infer import contents, find_operator, infer
 from ..ir.opset import MODULE_KEY, SOURCE_KEY
 from ..ir.types import Container, TensorType
+from ..ir.verify import verify
 from .dim_names import DimNames
 from .onnx_check import check_model, graphs_of, nodes_of
 from .onnx_convert import normalized
@@ -48,7 +50,11 @@ def read_onnx(path: str | Path) -> Graph:
     dims = DimNames(dim for value in inputs for dim in _declared(value))
     graph = Graph(model.graph.name or file.stem)
     _Reader(_Context(file, metadata, dims, weights), graph, ChainMap()).read(model.graph, inputs)
-    check_finite(graph)
+    try:
+        verify(graph)
+        check_finite(graph)
+    except (CheckError, ModelError) as error:
+        raise ModelError(f"{file}: {error}") from error
     return graph
 
 
@@ -186,10 +192,12 @@ class _Reader:
                 return
             attributes = self._attributes(node, operator, inputs)
             types = infer(operator, inputs, attributes, len(outputs))
+            if not len(outputs) <= len(types) <= len(node.outputs):
+                raise ModelError(f"it has {len(node.outputs)} outputs, and {len(types)} results")
         except ModelError as error:
             raise self._refusal(node, str(error).removeprefix(f"{self._file}: ")) from error
         names = [output.name or node.op_type.lower() for output in outputs]
-        made = self._graph.add_node(operator, inputs, types, attributes, names=names, location=location)
+        made = self._graph.add_node(operator, inputs, types[: len(names)], attributes, names=names, location=location)
         self._values.update(zip(names, made.outputs, strict=True))
 
     def _taken_branch(self, node: onnx_ir.Node, inputs: Sequence[Value | None]) -> list[Value] | None:
@@ -209,9 +217,11 @@ class _Reader:
         }
         if not graphs:
             return attributes
-        types = body_inputs(operator, inputs, attributes)
+        with applying(operator, inputs):
+            types = body_inputs(operator, inputs, attributes)
         for name, attribute in graphs.items():
-            attributes[name] = self._read_graph(attribute.as_graph(), operator, types, attributes)
+            with applying(operator, inputs):
+                attributes[name] = self._read_graph(attribute.as_graph(), operator, types, attributes)
         return attributes
 
     def _read_graph(
@@ -230,7 +240,9 @@ class _Reader:
 
     def _read_constant(self, node: onnx_ir.Node, location: Location) -> None:
         name = node.outputs[0].name or "constant"
-        attribute = next(iter(node.attributes.values()))
+        if len(node.attributes) != 1:
+            raise self._refusal(node, f"it has {len(node.attributes)} values")
+        (attribute,) = node.attributes.values()
         value = self._attribute(node, attribute)
         if isinstance(value, str) or not isinstance(value, int | float | tuple | np.ndarray):
             raise self._refusal(node, f"its {attribute.name} is not a tensor of numbers")

@@ -88,7 +88,7 @@ class _Check:
         proto = self._proto
         for entry in proto.opset_import:
             domain = "" if entry.domain == "ai.onnx" else entry.domain
-            if domain in self._versions or entry.version < 1:
+            if domain in self._versions or not 0 < entry.version < 1 << 31:
                 raise ModelError(
                     f"it names the operators of {domain or 'the standard'} twice, or in version {entry.version}"
                 )

@@ -122,7 +122,12 @@ class _Store:
                 )
                 return _decoded(onnx_ir.serde.deserialize_tensor(packed))
             return np.frombuffer(raw, dtype.numpy).reshape(dims)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            AssertionError,
+        ) as error:  # the last from onnx_ir, for a wrong field
             raise ModelError(f"{where} is damaged: {error}") from error
 
     def _bytes(self, tensor: onnx.TensorProto, dtype: DType, where: str) -> np.ndarray:

@@ -151,15 +151,22 @@ def _scan(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorTy
 def _with(type: TensorType, size: Dim, axis: int) -> TensorType:
     if type.dims is None:
         return type
-    place = axis % (len(type.dims) + 1)
+    place = _place(type, axis, len(type.dims) + 1)
     return type.resized((*type.dims[:place], size, *type.dims[place:]))
 
 
 def _without(type: TensorType, axis: int) -> TensorType:
     if type.dims is None:
         return type
-    place = axis % len(type.dims)
+    place = _place(type, axis, len(type.dims))
     return TensorType(type.dtype, (*type.dims[:place], *type.dims[place + 1 :]))
+
+
+def _place(type: TensorType, axis: int, count: int) -> int:
+    """The position of an axis among so many."""
+    if not -count <= axis < count:
+        raise ModelError(f"{type} has no axis {axis}")
+    return axis % count
 
 
 def _element(type: TensorType) -> TensorType:

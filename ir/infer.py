@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from . import shape_values
+from .applying import applying, inapplicable
 from .containers import infer_container
 from .dims import Dim, evaluate, symbols
 from .errors import ModelError
@@ -55,20 +56,20 @@ def infer(
         ModelError: the operator is unknown, or its inputs don't fit together.
     """
     definition = find_operator(operator)
-    types = infer_container(operator, inputs, attributes, outputs)
-    if types is not None:
-        return types
-    if not all(value is None or value.type.is_ranked for value in inputs):
-        return infer_unranked(operator, inputs, attributes, outputs)
+    with applying(operator, inputs):
+        types = infer_container(operator, inputs, attributes, outputs)
+        if types is not None:
+            return types
+        if not all(value is None or value.type.is_ranked for value in inputs):
+            return infer_unranked(operator, inputs, attributes, outputs)
     inference = _Inference(definition, inputs, attributes, outputs)
     try:
         return inference.types()
     except RankFromData:
-        return infer_unranked(operator, inputs, attributes, outputs)
+        with applying(operator, inputs):
+            return infer_unranked(operator, inputs, attributes, outputs)
     except Exception as error:
-        given = ", ".join("none" if value is None else str(value.type) for value in inputs)
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ModelError(f"{operator}({given}) can't be applied: {reason[0]}") from error
+        raise inapplicable(operator, inputs, error) from error
 
 
 def contents(value: Value) -> tuple[Dim, ...] | None:

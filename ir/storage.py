@@ -11,11 +11,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .blocks import blocks
-from .errors import ModelError
+from .errors import CheckError, ModelError
 from .graph import Graph
 from .text import print_graph, read_graph, weights
 from .tokens import ParseError
 from .types import DType, TensorType
+from .verify import verify
 
 _KEY = "planish"
 
@@ -92,6 +93,8 @@ def load(path: str | os.PathLike[str]) -> Graph:
         return mapped[start + begin : start + end].view(np.ndarray).view(type.dtype.numpy).reshape(type.static_shape)
 
     try:
-        return read_graph(text, fetch)
-    except ParseError as error:
+        graph = read_graph(text, fetch)
+        verify(graph)
+    except (ParseError, CheckError) as error:
         raise ModelError(f"{path}: {error}") from error
+    return graph

@@ -56,8 +56,8 @@ def test_weights_of_types_that_numpy_lacks(dtype: DType, raw: bool, count: int, 
     if not raw:
         weight = helper.make_tensor("w", dtype.value, [count], wanted.astype(np.float32).tolist())
     x = helper.make_tensor_value_info("x", dtype.value, [count])
-    y = helper.make_tensor_value_info("y", dtype.value, [count])
-    body = helper.make_graph([helper.make_node("CastLike", ["w", "x"], ["y"])], "net", [x], [y], [weight])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [count])
+    body = helper.make_graph([helper.make_node("Cast", ["w"], ["y"], to=1)], "net", [x], [y], [weight])
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 28)]), tmp_path / "model.onnx")
     got = read_onnx(tmp_path / "model.onnx").constants["w"].data
     assert got.dtype == wanted.dtype
