@@ -15,7 +15,7 @@ from onnx_ir import AttributeType
 from ..ir.applying import applying
 from ..ir.builder import Builder
 from ..ir.containers import body_inputs, widened_inputs
-from ..ir.errors import CheckError, ModelError
+from ..ir.errors import CheckError, ModelError, printable
 from ..ir.files import RefusedFileError, open_regular
 from ..ir.finite import check_finite
 from ..ir.graph import Attribute, Graph, Location, Value
@@ -275,9 +275,9 @@ class _Reader:
         first = node.outputs[0].name or ""
         noted = self._context.metadata.get(first, {})
         if MODULE_KEY in noted or SOURCE_KEY in noted:
-            return Location(noted.get(MODULE_KEY, ""), noted.get(SOURCE_KEY, ""))
+            return Location(printable(noted.get(MODULE_KEY, "")), printable(noted.get(SOURCE_KEY, "")))
         scopes = re.findall(r"'([^']*)'", noted.get("pkg.torch.onnx.name_scopes", ""))
-        return Location(scopes[-2] if len(scopes) > 1 and scopes[-2] else node.name or first)
+        return Location(printable(scopes[-2]) if len(scopes) > 1 and scopes[-2] else node.name or first)
 
     def _refusal(self, node: onnx_ir.Node, reason: str) -> ModelError:
         return ModelError(f"{self._file}: node {(node.name or node.outputs[0].name)!r} ({node.op_type}): {reason}")

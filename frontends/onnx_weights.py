@@ -16,10 +16,10 @@ from onnx import AttributeProto
 
 from ..ir.errors import ModelError
 from ..ir.files import RefusedFileError, open_within
+from ..ir.limits import MOST_AXES
 from ..ir.types import DType
 
 _SMALL_BYTES = 1024  # constants up to this size may steer a version conversion: axes, shapes, scales of a resize
-_MOST_AXES = 64  # of an array of numpy's
 _MARK = "planish-lifted-"
 
 
@@ -110,7 +110,7 @@ class _Store:
         where = f"{self._file}: {where}"
         dtype = dtype_of(tensor.data_type, where)
         dims = tuple(tensor.dims)
-        if len(dims) > _MOST_AXES or any(dim < 0 for dim in dims):
+        if len(dims) > MOST_AXES or any(dim < 0 for dim in dims):
             raise ModelError(f"{where} has {len(dims)} axes or a negative size, as no tensor has: {list(dims)[:8]}")
         try:
             if tensor.data_location != onnx.TensorProto.EXTERNAL:

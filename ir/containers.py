@@ -11,6 +11,7 @@ from functools import reduce
 from .dims import Dim
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Node, Value
+from .limits import MOST_STEPS
 from .types import Container, DType, TensorType
 from .unknown import size_called
 
@@ -240,7 +241,9 @@ def part_sizes(split: Node) -> list[int] | None:
     if not isinstance(whole, int) or (sizes is not None and not isinstance(sizes, Constant)):
         return None
     step = 1 if sizes is None else int(sizes.data.reshape(-1)[0])
-    return [min(step, whole - start) for start in range(0, whole, step)] if step > 0 else None
+    if step <= 0 or whole > step * MOST_STEPS:
+        return None
+    return [min(step, whole - start) for start in range(0, whole, step)]
 
 
 def _concatenate(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:

@@ -22,6 +22,7 @@ from .containers import infer_container
 from .dims import Dim, evaluate, symbols
 from .errors import ModelError
 from .graph import Attribute, Constant, Value
+from .limits import MOST_OPEN_AXES, MOST_OPERANDS
 from .ops import Operator, named_operator
 from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
@@ -56,6 +57,7 @@ def infer(
         ModelError: the operator is unknown, or its inputs don't fit together.
     """
     definition = find_operator(operator)
+    _check_bounds(operator, inputs, outputs)
     with applying(operator, inputs):
         types = infer_container(operator, inputs, attributes, outputs)
         if types is not None:
@@ -70,6 +72,17 @@ def infer(
             return infer_unranked(operator, inputs, attributes, outputs)
     except Exception as error:
         raise inapplicable(operator, inputs, error) from error
+
+
+def _check_bounds(operator: str, inputs: Sequence[Value | None], outputs: int) -> None:
+    if max(len(inputs), outputs) > MOST_OPERANDS:
+        raise ModelError(
+            f"{operator} has {len(inputs):,} inputs and {outputs:,} outputs; {MOST_OPERANDS:,} are the most"
+        )
+    for value in inputs:
+        dims = value.type.dims if value is not None else None
+        if dims is not None and len(dims) > MOST_OPEN_AXES < (count := sum(isinstance(dim, str) for dim in dims)):
+            raise ModelError(f"{value} has {count} axes of open sizes; {MOST_OPEN_AXES} are the most")
 
 
 def contents(value: Value) -> tuple[Dim, ...] | None:

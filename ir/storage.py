@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from .blocks import blocks
 from .errors import CheckError, ModelError
+from .files import RefusedFileError, open_regular
 from .graph import Graph
 from .text import print_graph, read_graph, weights
 from .tokens import ParseError
@@ -76,9 +77,12 @@ def load(path: str | os.PathLike[str]) -> Graph:
         ModelError: the file is missing, truncated, broken, or holds no graph.
     """
     try:
+        open_regular(path).close()
         with safe_open(path, framework="np") as file:  # checks the header against the file's size
             text = (file.metadata() or {})[_KEY]
         mapped = np.memmap(path, np.uint8, mode="c")
+    except RefusedFileError as error:
+        raise ModelError(f"{path} can't be read: {error}") from error
     except KeyError as error:
         raise ModelError(f"{path} is a safetensors file without a planish graph") from error
     except SafetensorError as error:
@@ -97,4 +101,6 @@ def load(path: str | os.PathLike[str]) -> Graph:
         verify(graph)
     except (ParseError, CheckError) as error:
         raise ModelError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path}: its graphs lie too deep inside one another") from error
     return graph
