@@ -13,7 +13,7 @@ from ..ir.suggestion import nearest
 from ..passes import units
 from ..passes.base import Pass
 from ..passes.pipeline import make_passes, parse_pipeline
-from .reference import suggestion
+from .reference import fit_name, suggestion
 from .yaml_file import read_yaml
 
 
@@ -48,15 +48,7 @@ def _backend(name: str) -> str:
     return name
 
 
-def _place(given: Any) -> Any:
-    """Refuse what no file can be called."""
-    text = str(given)
-    if "\0" in text or len(text) > 4096 or any(len(part.encode(errors="replace")) > 255 for part in text.split("/")):
-        raise ValueError("no file can have such a name: it is too long, or holds a NUL")
-    return given
-
-
-Place = Annotated[str, BeforeValidator(_place)]
+Place = Annotated[str, BeforeValidator(fit_name)]
 """A file, or a reference to an object in one."""
 
 Step: TypeAlias = str | dict[str, dict[str, Any]]
@@ -116,10 +108,10 @@ class Recipe(_Section):
     data: Sources = Sources()
     target: Place = "native"
     backend: Annotated[str, AfterValidator(_backend)] = "auto"
-    tuned: Annotated[Path, BeforeValidator(_place)] | None = None
+    tuned: Annotated[Path, BeforeValidator(fit_name)] | None = None
     passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
     budget: Budget = Budget()
-    output: Annotated[Path, BeforeValidator(_place)] = Path("dist")
+    output: Annotated[Path, BeforeValidator(fit_name)] = Path("dist")
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     folder: Path = Field(default=Path(), exclude=True)
     name: str = Field(default="the command line", exclude=True)

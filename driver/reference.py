@@ -33,6 +33,18 @@ def isolated_imports(folder: Path) -> Generator[None]:
                 del sys.modules[name]
 
 
+def fit_name(given: T) -> T:
+    """Pass on what a file may be called.
+
+    Raises:
+        ValueError: no system has such a name.
+    """
+    text = str(given)
+    if "\0" in text or len(text) > 4096 or any(len(part.encode(errors="replace")) > 255 for part in text.split("/")):
+        raise ValueError("no file can have such a name: it is too long, or holds a NUL")
+    return given
+
+
 def resolve(reference: str, folder: Path) -> Any:
     """The object that a reference names; files are relative to the folder, and import their neighbours by name.
 

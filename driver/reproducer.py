@@ -23,6 +23,7 @@ from ..ir.graph import Graph
 from ..ir.storage import load, save
 from ..passes.base import Feeds
 from .arrays import read_arrays
+from .reference import fit_name
 
 _DESCRIPTION, _GRAPH, _DATA = "reproducer.json", "graph.planish", "calibration.npz"
 _LONGEST = 1 << 20
@@ -94,6 +95,7 @@ def read_reproducer(folder: Path) -> Reproducer:
         with open_regular(folder / _DESCRIPTION) as file:
             held: dict[str, Any] = json.loads(file.read(_LONGEST))
         fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")}
+        fit_name(fields["target"])
     except (RefusedFileError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder} is no reproducer, or a broken one: {error}") from error
     for key, value in fields.items():

@@ -17,6 +17,7 @@ from onnx.defs import OpSchema
 from ..ir.errors import ModelError
 from ..ir.infer import find_operator
 from ..ir.opset import OPSET
+from .onnx_weights import dtype_of
 
 MOST_NODES = 100_000
 """As many nodes as functions of the model may become where they are put in place of their calls."""
@@ -138,6 +139,9 @@ class _Check:
         if not all((*inputs, *weights, *(value.name for value in graph.output))):
             raise ModelError(f"{where} has an input, an output or a weight without a name")
         own = _defined_once(inputs, weights, where)
+        if depth == 0:
+            for value in graph.input:
+                _check_type(value.type, f"input {value.name!r}")
         self._nodes(graph.node, own, where, is_function=is_function, depth=depth, loops=loops)
         returned = Counter(value.name for value in graph.output)
         if depth == 0 and returned and max(returned.values()) > 1:
@@ -207,6 +211,21 @@ def _defined_once(inputs: Sequence[str], weights: Sequence[str], where: str) -> 
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ModelError(f"{where} has the {what} {twice[0]!r} twice")
     return {*inputs, *weights}
+
+
+def _check_type(type: onnx.TypeProto, where: str) -> None:
+    """Refuse what is no tensor, sequence or optional, and elements that nobody knows."""
+    kind = type.WhichOneof("value")
+    while kind in ("sequence_type", "optional_type"):
+        type = getattr(type, kind).elem_type
+        kind = type.WhichOneof("value")
+    if kind is None:
+        raise ModelError(f"{where} has no type")
+    if kind != "tensor_type":
+        raise ModelError(
+            f"{where} is a {kind.removesuffix('_type')}, and planish knows tensors, sequences and optionals"
+        )
+    dtype_of(type.tensor_type.elem_type, where)
 
 
 def _check_attribute(attribute: onnx.AttributeProto, *, is_function: bool) -> None:

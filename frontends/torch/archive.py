@@ -19,7 +19,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2  # torch.export.load falls back to a form that is all pickles
 
 from ...ir.errors import ModelError
-from ...ir.files import RefusedFileError, open_regular
+from ...ir.files import open_regular
 
 _RECORDS = re.compile(
     r"archive_format|archive_version|byteorder|\.data/\w+|extra/.*|models/model\.json|data/sample_inputs/model\.pt"
@@ -43,8 +43,6 @@ def load_program(path: Path) -> ExportedProgram:
             reason = next(_dangers(reader), None)
         if reason is None:
             return load_pt2(str(path)).exported_programs["model"]
-    except RefusedFileError as error:
-        raise ModelError(f"{path} can't be read: {error}") from error
     except Exception as error:  # a broken archive raises from zip, json, or torch alike
         raise ModelError(f"{path} is not a torch.export archive that can be read: {error}") from error
     raise ModelError(
