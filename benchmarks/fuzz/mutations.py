@@ -150,7 +150,8 @@ def _messages(message: Message) -> list[Message]:
 
 
 def _copy(message: Any, other: Any, field: Any) -> None:
-    """Give a message what another of its kind holds."""
+    """Give a message what another of its kind holds, which may be around it: protobuf crashes on what it overwrites itself."""
+    other = type(other).FromString(other.SerializePartialToString())
     if field.is_repeated:
         held = list(getattr(other, field.name))
         getattr(message, field.name).extend(held)
