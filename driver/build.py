@@ -51,6 +51,7 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT, instruments:
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     output = recipe.folder / recipe.output
+    _check_place(output)
     with ExitStack() as stack:
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
@@ -62,6 +63,17 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT, instruments:
         shutil.copytree(directory, draft, dirs_exist_ok=True)
         amend_manifest(draft, _provenance(job, graph, artifact))
     return artifact
+
+
+def _check_place(output: Path) -> None:
+    """Refuse an output under something that is no folder, before anything is read.
+
+    Raises:
+        UsageError: it lies under a file, or is one.
+    """
+    nearest = next((it for it in (output.absolute(), *output.absolute().parents) if it.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise UsageError(f"the artifact can't be in {output}: {nearest} is no folder")
 
 
 @dataclass(frozen=True, slots=True)

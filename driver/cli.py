@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from ..ir.errors import printable
 from .guard import GuardedCommand
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def opt(
     if time_passes:
         _show([records_table(result.records)], None)
     if explainer is not None and not as_json:
-        typer.echo("\n".join(explainer.lines()), err=True)
+        typer.echo("\n".join(map(printable, explainer.lines())), err=True)
     if as_json and explainer is not None:
         _print_json({"before": explainer.before_pass, "rules": plain(explainer.explanations)})
     elif as_json:
@@ -194,7 +195,7 @@ def bisect(
     if as_json:
         _print_json(None if fault is None else plain(fault))
     else:
-        typer.echo("every check holds" if fault is None else str(fault))
+        typer.echo("every check holds" if fault is None else printable(str(fault)))
 
 
 @app.command(cls=GuardedCommand)
@@ -388,4 +389,4 @@ def _spell(value: Any) -> str:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2))

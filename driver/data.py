@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backends.artifact import port_of
 from ..backends.base import Port, bind
+from ..ir.arrays import read_arrays
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.types import DType
@@ -163,11 +164,7 @@ def _read_npz(path: Path, ports: Sequence[Port]) -> list[Any]:
         raise UsageError(
             f"there is no data {path}{suggestion(path.name, [file.name for file in path.parent.glob('*.npz')])}"
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, np.ndarray] = dict(archive)
-    except Exception as error:  # zip, zlib and numpy each raise their own
-        raise ModelError(f"{path} is not an .npz of plain arrays: {error}") from error
+    arrays = read_arrays(path)
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     samples = min(lengths.values(), default=0)
     if len(set(lengths.values())) > 1:

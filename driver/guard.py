@@ -10,11 +10,15 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from ..ir.errors import PassError, PlanishError
+from ..ir.errors import PassError, PlanishError, printable
 
 INTERRUPTED = 130
 _OPTIONAL = ("--print-ir-before", "--print-ir-after")
-_NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_OURS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+}
+"""What a folder or a name is to blame for."""
 
 
 class GuardedCommand(TyperCommand):
@@ -46,7 +50,7 @@ class GuardedCommand(TyperCommand):
 
 
 def _ended(message: str, code: int) -> typer.Exit:
-    typer.echo(typer.style("error: ", fg="red", bold=True) + message, err=True)
+    typer.echo(typer.style("error: ", fg="red", bold=True) + printable(message), err=True)
     return typer.Exit(code)
 
 

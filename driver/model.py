@@ -24,7 +24,10 @@ def read_model(reference: str, folder: Path = Path()) -> Graph:
         ModelError: the model is broken, holds NaN, or can't be traced.
     """
     graph = _read(reference, folder)
-    check_finite(graph)
+    try:
+        check_finite(graph)
+    except ModelError as error:
+        raise ModelError(f"{reference}: {error}") from error
     return graph
 
 

@@ -5,16 +5,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias, cast
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..backends import backend_names
 from ..ir.errors import UsageError
+from ..ir.files import fit_name
 from ..ir.suggestion import nearest
 from ..passes import units
 from ..passes.base import Pass
 from ..passes.pipeline import make_passes, parse_pipeline
 from .reference import suggestion
+from .yaml_file import read_yaml
 
 
 def _fraction(text: str | float) -> float:
@@ -48,6 +49,9 @@ def _backend(name: str) -> str:
     return name
 
 
+Place = Annotated[str, BeforeValidator(fit_name)]
+"""A file, or a reference to an object in one."""
+
 Step: TypeAlias = str | dict[str, dict[str, Any]]
 """Pipeline text, or one pass with its options."""
 
@@ -65,9 +69,9 @@ class Sources(_Section):
         metric: a built-in one, or `module:function`.
     """
 
-    calibration: str | None = None
-    evaluation: str | None = None
-    metric: str = "accuracy"
+    calibration: Place | None = None
+    evaluation: Place | None = None
+    metric: Place = "accuracy"
 
 
 class Budget(_Section):
@@ -101,15 +105,15 @@ class Recipe(_Section):
         name: of the recipe in messages.
     """
 
-    model: str
+    model: Place
     data: Sources = Sources()
-    target: str = "native"
+    target: Place = "native"
     backend: Annotated[str, AfterValidator(_backend)] = "auto"
-    tuned: Path | None = None
+    tuned: Annotated[Path, BeforeValidator(fit_name)] | None = None
     passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
     budget: Budget = Budget()
-    output: Path = Path("dist")
-    seed: int = 0
+    output: Annotated[Path, BeforeValidator(fit_name)] = Path("dist")
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     folder: Path = Field(default=Path(), exclude=True)
     name: str = Field(default="the command line", exclude=True)
 
@@ -165,15 +169,9 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] = MappingProxyType({}))
     Raises:
         UsageError: no such file, not YAML, an unknown key, or a value that makes no sense.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"there is no recipe {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise UsageError(f"{path}{line} is not YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} is not a recipe: it holds no keys")
     reserved = {"folder", "name"} & content.keys()  # set here, not by users

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..ir.errors import printable
 from ..passes.instrument import PassRecord
 from ..passes.units import show_bytes, show_count, show_seconds
 from .bench import BenchRow
@@ -44,6 +45,7 @@ class ConsoleReporter(Reporter):
             yield
 
     def stage(self, text: str) -> None:
+        text = printable(text)
         if self._progress is None or self._task is None:
             self._console.print(text, style="dim")
         else:
@@ -54,10 +56,10 @@ class ConsoleReporter(Reporter):
             self._progress.update(self._task, description=description, completed=done, total=total)
 
     def note(self, text: str) -> None:
-        self._console.print(f"note: {text}")
+        self._console.print(f"note: {printable(text)}")
 
     def warn(self, text: str) -> None:
-        self._console.print(f"warning: {text}", style="yellow")
+        self._console.print(f"warning: {printable(text)}", style="yellow")
 
     def passes(self, rows: Sequence[PassRow]) -> None:
         if rows:
@@ -69,11 +71,21 @@ class ConsoleReporter(Reporter):
             self.warn("the artifact is slower than the untouched model; leave out what made it so, or try its skip=")
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+class _Table(Table):
+    """A table that may show what files say."""
+
+    def add(self, *cells: str) -> None:
+        """Add a row."""
+        self.add_row(*map(printable, cells))
+
+
+def _table(*columns: str, title: str | None = None) -> _Table:
     """The first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = _Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold", no_wrap=number > 0)
+        table.add_column(
+            printable(column), justify="left" if number == 0 else "right", overflow="fold", no_wrap=number > 0
+        )
     return table
 
 
@@ -93,7 +105,7 @@ def passes_table(rows: Sequence[PassRow]) -> Table:
     """A row for each pass: what it changed, and what the graph costs after it."""
     table = _table("pass", "changes", "nodes", "parameters", "size", "FLOPs", "drift", "metric", "time")
     for row in rows:
-        table.add_row(
+        table.add(
             row.text,
             str(sum(row.counts.values())) if row.effect else "",
             str(row.cost.nodes),
@@ -121,11 +133,11 @@ def summary_table(artifact: Artifact) -> Table:
         worse, better = artifact.flips or (0, 0)
         pairs = f" ({worse} samples worse, {better} better)" if artifact.flips else ""
         change = f"{after.score.value - before.score.value:+z.4f}{pairs}"
-        table.add_row(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
-    table.add_row("size", show_bytes(before.size), show_bytes(after.size), _smaller(artifact.shrinkage))
+        table.add(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
+    table.add("size", show_bytes(before.size), show_bytes(after.size), _smaller(artifact.shrinkage))
     speedup = "not measured" if artifact.speedup is None else _faster(artifact.speedup)
     latencies = ("" if it.latency is None else show_seconds(it.latency.median) for it in (before, after))
-    table.add_row(f"latency, {threads}", *latencies, speedup)
+    table.add(f"latency, {threads}", *latencies, speedup)
     return table
 
 
@@ -135,7 +147,7 @@ def records_table(records: Sequence[PassRecord]) -> Table:
     for record in records:
         changes = str(sum(record.result.counts.values()))
         drift = _maybe(record.drift, ".2g")
-        table.add_row(record.text, show_seconds(record.seconds), changes, str(record.nodes), drift)
+        table.add(record.text, show_seconds(record.seconds), changes, str(record.nodes), drift)
     return table
 
 
@@ -145,7 +157,7 @@ def bench_table(rows: Sequence[BenchRow]) -> Table:
     for row in rows:
         memory = "" if row.memory is None else show_bytes(row.memory)
         latency = show_seconds(row.latency.median)
-        table.add_row(row.name, row.backend, latency, str(row.speedup), memory, show_bytes(row.size))
+        table.add(row.name, row.backend, latency, str(row.speedup), memory, show_bytes(row.size))
     return table
 
 
@@ -154,17 +166,17 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     outputs = _table("output", "largest difference", "relative", "cosine", "SQNR", "same argmax", title="B against A")
     for row in comparison.outputs:
         numbers = (f"{row.largest:.3g}", f"{row.relative:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f} dB")
-        outputs.add_row(row.name, *numbers, _maybe(row.agreement, ".2%"))
+        outputs.add(row.name, *numbers, _maybe(row.agreement, ".2%"))
     yield outputs
     costs = _table("", "A", "B", "B against A")
     a, b = comparison.a, comparison.b
-    costs.add_row("", a.name, b.name, "")
-    costs.add_row("backend", a.backend, b.backend, "")
+    costs.add("", a.name, b.name, "")
+    costs.add("backend", a.backend, b.backend, "")
     if a.metric is not None and b.metric is not None:
-        costs.add_row(str(comparison.metric), f"{a.metric:.4f}", f"{b.metric:.4f}", f"{b.metric - a.metric:+z.4f}")
-    costs.add_row("size", show_bytes(a.size), show_bytes(b.size), _smaller(comparison.shrinkage))
+        costs.add(str(comparison.metric), f"{a.metric:.4f}", f"{b.metric:.4f}", f"{b.metric - a.metric:+z.4f}")
+    costs.add("size", show_bytes(a.size), show_bytes(b.size), _smaller(comparison.shrinkage))
     latencies = (show_seconds(side.latency.median) for side in (a, b))
-    costs.add_row("latency", *latencies, _faster(comparison.speedup))
+    costs.add("latency", *latencies, _faster(comparison.speedup))
     yield costs
 
 
@@ -174,14 +186,14 @@ def tuning_tables(tuned: Tuned) -> Iterator[Table]:
     for row in tuned.findings:
         ways = [", ".join(f"{name} {value}" for name, value in way.items()) for way in (row.estimated, row.fastest)]
         taken = "the same" if row.estimated == row.fastest else ways[1]
-        kernels.add_row(row.kernel, row.layer, f"{row.share:.1%}", ways[0], taken, f"{row.gain:.2f}x")
+        kernels.add(row.kernel, row.layer, f"{row.share:.1%}", ways[0], taken, f"{row.gain:.2f}x")
     yield kernels
     left = tuned.kernels - tuned.known - len(tuned.findings)
     summary = _table("", "")
-    summary.add_row("kernels that can be generated in several ways", str(tuned.kernels))
-    summary.add_row("known from before", str(tuned.known))
-    summary.add_row("left as estimated, for want of time or weight", str(left))
-    summary.add_row("the model", "as before" if tuned.speedup is None else _faster(tuned.speedup))
+    summary.add("kernels that can be generated in several ways", str(tuned.kernels))
+    summary.add("known from before", str(tuned.known))
+    summary.add("left as estimated, for want of time or weight", str(left))
+    summary.add("the model", "as before" if tuned.speedup is None else _faster(tuned.speedup))
     yield summary
 
 
@@ -190,23 +202,23 @@ def inspection_tables(inspection: Inspection) -> Iterator[Table]:
     ports = _table(inspection.name, "", title=None)
     for kind, values in (("input", inspection.inputs), ("output", inspection.outputs)):
         for name, type in values.items():
-            ports.add_row(f"{kind} {name}", type)
+            ports.add(f"{kind} {name}", type)
     cost = inspection.cost
-    ports.add_row("nodes", str(cost.nodes))
-    ports.add_row("parameters", show_count(cost.parameters))
-    ports.add_row("weights", show_bytes(cost.bytes))
+    ports.add("nodes", str(cost.nodes))
+    ports.add("parameters", show_count(cost.parameters))
+    ports.add("weights", show_bytes(cost.bytes))
     if inspection.sizes:
-        ports.add_row("counted with", ", ".join(f"{name} = {size}" for name, size in inspection.sizes.items()))
-    ports.add_row("FLOPs", show_count(cost.flops))
-    ports.add_row("activations at their peak", show_bytes(inspection.activations))
+        ports.add("counted with", ", ".join(f"{name} = {size}" for name, size in inspection.sizes.items()))
+    ports.add("FLOPs", show_count(cost.flops))
+    ports.add("activations at their peak", show_bytes(inspection.activations))
     yield ports
     operators = _table("operator", "count", "FLOPs", "int8", "dynamic int8", title=f"operators, on {inspection.target}")
     for row in inspection.operators:
         kernels = (", ".join(row.int8), ", ".join(row.dynamic_int8))
-        operators.add_row(row.name, str(row.count), show_count(row.flops), *kernels)
+        operators.add(row.name, str(row.count), show_count(row.flops), *kernels)
     yield operators
     modules = _table("module", "nodes", "parameters", "weights", "FLOPs")
     for name, part in inspection.modules.items():
         costs = (show_count(part.parameters), show_bytes(part.bytes), show_count(part.flops))
-        modules.add_row(name or "(none)", str(part.nodes), *costs)
+        modules.add(name or "(none)", str(part.nodes), *costs)
     yield modules

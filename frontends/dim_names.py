@@ -3,9 +3,14 @@
 import keyword
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 from ..ir.dims import Dim, is_dim, symbols
+from ..ir.errors import ModelError
 from ..ir.scope import scope
+
+_LABEL, _LONGEST = 64, 255
+"""Characters of a symbol that is made of an exporter's text, and of one that is taken as it is."""
 
 
 class DimNames:
@@ -36,11 +41,12 @@ class DimNames:
             return text
         if is_dim(text) and symbols(text) and symbols(text) <= self._plain:
             within = scope(tuple(sorted(symbols(text))))
-            return within.dim(within.size(text))
+            with suppress(ModelError, ValueError, TypeError, ArithmeticError):  # of which torch makes no size
+                return within.dim(within.size(text))
         return self._fresh(text)
 
     def _fresh(self, hint: str) -> str:
-        stem = re.sub(r"\W+", "_", hint, flags=re.ASCII).strip("_")
+        stem = re.sub(r"\W+", "_", hint[:_LABEL], flags=re.ASCII).strip("_")
         stem = stem if _is_symbol(stem) else f"dim_{stem}".rstrip("_")
         name, number = stem, 0
         while name in self._taken:
@@ -52,4 +58,6 @@ class DimNames:
 
 def _is_symbol(text: str) -> bool:
     """Whether a text can stand as a symbol: an identifier that means nothing else in a dimension."""
+    if len(text) > _LONGEST:
+        return False
     return text.isidentifier() and text.isascii() and not keyword.iskeyword(text) and symbols(text) == frozenset({text})

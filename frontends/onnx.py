@@ -10,19 +10,23 @@ import numpy as np
 import onnx
 import onnx_ir
 from google.protobuf.message import DecodeError
-from onnx import inliner, version_converter
 from onnx_ir import AttributeType
 
+from ..ir.applying import applying
 from ..ir.builder import Builder
 from ..ir.containers import body_inputs, widened_inputs
-from ..ir.errors import ModelError
+from ..ir.errors import CheckError, ModelError, printable
+from ..ir.files import RefusedFileError, open_regular
 from ..ir.finite import check_finite
 from ..ir.graph import Attribute, Graph, Location, Value
 from ..ir.infer import contents, find_operator, infer
-from ..ir.opset import LOWEST_OPSET, MODULE_KEY, OPSET, SOURCE_KEY
+from ..ir.opset import MODULE_KEY, SOURCE_KEY
 from ..ir.types import Container, TensorType
+from ..ir.verify import verify
 from .dim_names import DimNames
-from .onnx_weights import array_of, dtype_of, take_weights
+from .onnx_check import check_model, graphs_of, nodes_of
+from .onnx_convert import normalized
+from .onnx_weights import Weights, dtype_of, take_weights
 
 
 def read_onnx(path: str | Path) -> Graph:
@@ -34,29 +38,32 @@ def read_onnx(path: str | Path) -> Graph:
     """
     file = Path(path)
     proto = _parse(file)
+    check_model(proto, file)
     weights = take_weights(proto, file)
     metadata = {  # version conversion drops it
         name: {entry.key: entry.value for entry in node.metadata_props}
-        for node in _nodes(proto.graph)
+        for node in nodes_of(proto.graph)
         for name in node.output[:1]
     }
-    _check_operators(proto, file)
-    proto = _normalized(proto, file)
-    del proto.graph.value_info[:]  # types are inferred anew
-    model = onnx_ir.serde.deserialize_model(proto)
-    inputs = [value for value in model.graph.inputs if value.name not in weights]
+    model = _model(normalized(proto, file), file)
+    inputs = [value for value in model.graph.inputs if value.name not in weights.outermost]
     dims = DimNames(dim for value in inputs for dim in _declared(value))
     graph = Graph(model.graph.name or file.stem)
-    _Reader(_Context(file, metadata, dims), graph, ChainMap()).read(model.graph, inputs, weights)
-    check_finite(graph)
+    _Reader(_Context(file, metadata, dims, weights), graph, ChainMap()).read(model.graph, inputs)
+    try:
+        verify(graph)
+        check_finite(graph)
+    except (CheckError, ModelError) as error:
+        raise ModelError(f"{file}: {error}") from error
     return graph
 
 
 def _parse(file: Path) -> onnx.ModelProto:
     try:
-        proto = onnx.load(file, format="protobuf", load_external_data=False)
-    except OSError as error:
-        raise ModelError(f"{file} can't be read: {error.strerror}") from error
+        with open_regular(file) as opened:
+            proto = onnx.load(opened, format="protobuf", load_external_data=False)
+    except RefusedFileError as error:
+        raise ModelError(f"{file} can't be read: {error}") from error
     except DecodeError as error:
         raise ModelError(f"{file} is not an ONNX file, or is truncated") from error
     if not proto.graph.output or not proto.opset_import:
@@ -64,57 +71,27 @@ def _parse(file: Path) -> onnx.ModelProto:
     return proto
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of those inside them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _nodes(attribute.g)
-
-
-def _check_operators(proto: onnx.ModelProto, file: Path) -> None:
-    """Refuse operators that are in no version of the standard: the converter would, without a word of help."""
-    for node in _nodes(proto.graph):
-        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type):
-            try:
-                find_operator(node.op_type)
-            except ModelError as error:
-                raise ModelError(f"{file}: node {node.name or node.output[0]!r} ({node.op_type}): {error}") from error
-
-
-def _normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
-    """The model without functions of its own, at an opset whose nodes mean the same at the pinned one.
-
-    From `LOWEST_OPSET` on, operators only gained types and attributes.
-    """
-    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
-    if version > OPSET:
-        raise ModelError(
-            f"{file}: it is of opset {version}, and planish knows operators up to {OPSET}: export it at that"
-        )
-    for node in _nodes(proto.graph):
-        if version < 9 and node.op_type == "Scan":
-            raise ModelError(
-                f"{file}: node {node.name or node.output[0]!r} (Scan): that of opset {version} has a batch axis, which the "
-                "operator lost since: export the model at opset 9 or later"
-            )
+def _model(proto: onnx.ModelProto, file: Path) -> onnx_ir.Model:
+    """The model with what is read of it alone; types are inferred anew, from those of its inputs."""
+    for graph in graphs_of(proto.graph):
+        del graph.value_info[:], graph.quantization_annotation[:], graph.metadata_props[:]
+        for value in (*graph.output, *([] if graph is proto.graph else graph.input)):
+            value.ClearField("type")
+    bare = onnx.ModelProto(ir_version=proto.ir_version, graph=proto.graph, opset_import=proto.opset_import)
     try:
-        if proto.functions:
-            proto = inliner.inline_local_functions(proto)
-        return proto if version >= LOWEST_OPSET else version_converter.convert_version(proto, LOWEST_OPSET)
-    except Exception as error:  # both are C++ and raise whatever pybind makes of it
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{file}: it can't be converted from opset {version} to {LOWEST_OPSET}: {reason}") from error
+        return onnx_ir.serde.deserialize_model(bare)
+    except Exception as error:  # it checks little by itself, and stumbles where Python does
+        raise ModelError(f"{file} is not an ONNX model: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What all readers of one file share: the file, the metadata of nodes by their first output, symbols of dimensions."""
+    """What all readers of one file share: the file, the metadata of nodes by their first output, symbols, weights."""
 
     file: Path
     metadata: Mapping[str, Mapping[str, str]]
     dims: DimNames
+    weights: Weights
 
 
 class _Reader:
@@ -126,12 +103,12 @@ class _Reader:
         self._graph = graph
         self._values = values
 
-    def read(self, source: onnx_ir.Graph, inputs: Sequence[onnx_ir.Value], weights: Mapping[str, np.ndarray]) -> None:
+    def read(self, source: onnx_ir.Graph, inputs: Sequence[onnx_ir.Value]) -> None:
         """Read the graph of a model."""
         for value in inputs:
             name = value.name or "input"
             self._values[name] = self._graph.add_input(name, self._input_type(value))
-        for name, data in weights.items():
+        for name, data in self._context.weights.outermost.items():
             self._values[name] = self._graph.add_constant(data, name)
         self._read_nodes(source)
         for output in source.outputs:
@@ -162,7 +139,7 @@ class _Reader:
     def _read_nodes(self, source: onnx_ir.Graph) -> None:
         for name, value in source.initializers.items():
             if name not in self._values.maps[0] and value.const_value is not None:
-                self._values[name] = self._graph.add_constant(array_of(value.const_value), name)
+                self._values[name] = self._graph.add_constant(self._context.weights.array(value.const_value), name)
         if not _is_sorted(source):
             try:
                 source.sort()
@@ -215,10 +192,12 @@ class _Reader:
                 return
             attributes = self._attributes(node, operator, inputs)
             types = infer(operator, inputs, attributes, len(outputs))
+            if not len(outputs) <= len(types) <= len(node.outputs):
+                raise ModelError(f"it has {len(node.outputs)} outputs, and {len(types)} results")
         except ModelError as error:
             raise self._refusal(node, str(error).removeprefix(f"{self._file}: ")) from error
         names = [output.name or node.op_type.lower() for output in outputs]
-        made = self._graph.add_node(operator, inputs, types, attributes, names=names, location=location)
+        made = self._graph.add_node(operator, inputs, types[: len(names)], attributes, names=names, location=location)
         self._values.update(zip(names, made.outputs, strict=True))
 
     def _taken_branch(self, node: onnx_ir.Node, inputs: Sequence[Value | None]) -> list[Value] | None:
@@ -238,9 +217,11 @@ class _Reader:
         }
         if not graphs:
             return attributes
-        types = body_inputs(operator, inputs, attributes)
+        with applying(operator, inputs):
+            types = body_inputs(operator, inputs, attributes)
         for name, attribute in graphs.items():
-            attributes[name] = self._read_graph(attribute.as_graph(), operator, types, attributes)
+            with applying(operator, inputs):
+                attributes[name] = self._read_graph(attribute.as_graph(), operator, types, attributes)
         return attributes
 
     def _read_graph(
@@ -259,7 +240,9 @@ class _Reader:
 
     def _read_constant(self, node: onnx_ir.Node, location: Location) -> None:
         name = node.outputs[0].name or "constant"
-        attribute = next(iter(node.attributes.values()))
+        if len(node.attributes) != 1:
+            raise self._refusal(node, f"it has {len(node.attributes)} values")
+        (attribute,) = node.attributes.values()
         value = self._attribute(node, attribute)
         if isinstance(value, str) or not isinstance(value, int | float | tuple | np.ndarray):
             raise self._refusal(node, f"its {attribute.name} is not a tensor of numbers")
@@ -280,7 +263,7 @@ class _Reader:
             case AttributeType.INTS | AttributeType.FLOATS | AttributeType.STRINGS:
                 return tuple(attribute.value)
             case AttributeType.TENSOR:
-                return array_of(attribute.as_tensor())
+                return self._context.weights.array(attribute.as_tensor())
             case AttributeType.TYPE_PROTO:
                 type = attribute.value
                 return self._type(type.type, type.shape, attribute.name, f"attribute {attribute.name!r}")
@@ -292,9 +275,9 @@ class _Reader:
         first = node.outputs[0].name or ""
         noted = self._context.metadata.get(first, {})
         if MODULE_KEY in noted or SOURCE_KEY in noted:
-            return Location(noted.get(MODULE_KEY, ""), noted.get(SOURCE_KEY, ""))
+            return Location(printable(noted.get(MODULE_KEY, "")), printable(noted.get(SOURCE_KEY, "")))
         scopes = re.findall(r"'([^']*)'", noted.get("pkg.torch.onnx.name_scopes", ""))
-        return Location(scopes[-2] if len(scopes) > 1 and scopes[-2] else node.name or first)
+        return Location(printable(scopes[-2]) if len(scopes) > 1 and scopes[-2] else node.name or first)
 
     def _refusal(self, node: onnx_ir.Node, reason: str) -> ModelError:
         return ModelError(f"{self._file}: node {(node.name or node.outputs[0].name)!r} ({node.op_type}): {reason}")

@@ -11,6 +11,7 @@ from functools import reduce
 from .dims import Dim
 from .errors import ModelError
 from .graph import Attribute, Constant, Graph, Node, Value
+from .limits import MOST_STEPS
 from .types import Container, DType, TensorType
 from .unknown import size_called
 
@@ -151,15 +152,22 @@ def _scan(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorTy
 def _with(type: TensorType, size: Dim, axis: int) -> TensorType:
     if type.dims is None:
         return type
-    place = axis % (len(type.dims) + 1)
+    place = _place(type, axis, len(type.dims) + 1)
     return type.resized((*type.dims[:place], size, *type.dims[place:]))
 
 
 def _without(type: TensorType, axis: int) -> TensorType:
     if type.dims is None:
         return type
-    place = axis % len(type.dims)
+    place = _place(type, axis, len(type.dims))
     return TensorType(type.dtype, (*type.dims[:place], *type.dims[place + 1 :]))
+
+
+def _place(type: TensorType, axis: int, count: int) -> int:
+    """The position of an axis among so many."""
+    if not -count <= axis < count:
+        raise ModelError(f"{type} has no axis {axis}")
+    return axis % count
 
 
 def _element(type: TensorType) -> TensorType:
@@ -233,7 +241,9 @@ def part_sizes(split: Node) -> list[int] | None:
     if not isinstance(whole, int) or (sizes is not None and not isinstance(sizes, Constant)):
         return None
     step = 1 if sizes is None else int(sizes.data.reshape(-1)[0])
-    return [min(step, whole - start) for start in range(0, whole, step)] if step > 0 else None
+    if step <= 0 or whole > step * MOST_STEPS:
+        return None
+    return [min(step, whole - start) for start in range(0, whole, step)]
 
 
 def _concatenate(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:

@@ -16,12 +16,23 @@ Dim: TypeAlias = int | str
 T = TypeVar("T")
 
 _MAX_EXPONENT = 8
+_LONGEST = 2000
+"""Characters of an expression."""
+_MOST_TERMS = 1000
+"""Of an expression when it is multiplied out, as sympy does with it."""
+_MAX_BITS = 512
 
 
 def _power(base: Any, exponent: int) -> Any:
     if not 0 <= exponent <= _MAX_EXPONENT:  # a few digits of a file could ask for more than fits into memory
-        raise ValueError(f"{base}**{exponent} is not a dimension")
+        raise ValueError(f"a power of {exponent} is no part of a dimension")
     return prod([base] * exponent)  # not every type that counts has powers
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise ValueError(f"a number of {value.bit_length()} bits is no part of a dimension")
+    return value
 
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -46,9 +57,27 @@ _CALLS: dict[str, Callable[..., Any]] = {
 @cache
 def _parse(expression: str) -> ast.expr:
     try:
-        return ast.parse(expression, mode="eval").body
-    except (SyntaxError, MemoryError, RecursionError) as error:  # the last two: nested beyond all reason
-        raise ValueError(f"{expression!r} is not a dimension") from error
+        if len(expression) > _LONGEST:
+            raise SyntaxError
+        parsed = ast.parse(expression, mode="eval").body
+        if _terms(parsed) > _MOST_TERMS:
+            raise SyntaxError
+    except (SyntaxError, MemoryError, RecursionError, ValueError) as error:  # all but the first: beyond all reason
+        raise ValueError(f"{expression[:80]!r} is not a dimension") from error
+    return parsed
+
+
+def _terms(node: ast.expr) -> int:
+    """How many terms an expression becomes, at most."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _bounded(_terms(left) * _terms(right))
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as exponent)):
+            return _bounded(_power(_terms(left), exponent))
+        case ast.BinOp(op=ast.Pow()):
+            raise ValueError("a power of an unknown degree")
+        case _:
+            return sum(_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)) or 1
 
 
 @cache
@@ -81,7 +110,7 @@ def evaluate(dim: Dim, values: Mapping[str, T], calls: Mapping[str, Callable[...
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -walk(operand)
             case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _BINARY:
-                return _BINARY[type(operation)](walk(left), walk(right))
+                return _bounded(_BINARY[type(operation)](walk(left), walk(right)))
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in calls:
                 return calls[name](*map(walk, arguments))
             case _:
@@ -94,6 +123,6 @@ def is_dim(text: str) -> bool:
     """Whether a text reads as a dimension: false for ONNX's free-form `dim_param` such as `?` or `N x M`."""
     try:
         evaluate(text, dict.fromkeys(symbols(text), 7))
-    except (KeyError, ValueError, ArithmeticError):
+    except (KeyError, ValueError, TypeError, ArithmeticError):  # the third: too few arguments of a call
         return False
     return True

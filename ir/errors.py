@@ -1,10 +1,27 @@
 """Errors that a user can mend: each says what and where, and carries the exit code that the command line ends with."""
 
+_HEAD, _TAIL = 6000, 2000
+
+
+def printable(text: str) -> str:
+    """A text as it may reach a terminal or a log: what would steer these is escaped, and the middle of a long one left out.
+
+    Names in a model or a recipe are its author's, who may not be a friend.
+    """
+    if len(text) > _HEAD + _TAIL:
+        text = f"{text[:_HEAD]} ... {len(text) - _HEAD - _TAIL:,} characters more ... {text[-_TAIL:]}"
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(it if it.isprintable() or it == "\n" else ascii(it)[1:-1] for it in text)
+
 
 class PlanishError(Exception):
-    """The base of every error that isn't a bug of ours."""
+    """The base of every error that isn't a bug of ours; as a text it is fit to print, whatever files it quotes."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class PassError(PlanishError):

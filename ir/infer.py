@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 import torch
 
 from . import shape_values
+from .applying import applying, inapplicable
 from .containers import infer_container
 from .dims import Dim, evaluate, symbols
 from .errors import ModelError
 from .graph import Attribute, Constant, Value
+from .limits import MOST_OPEN_AXES, MOST_OPERANDS
 from .ops import Operator, named_operator
 from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
@@ -55,20 +57,32 @@ def infer(
         ModelError: the operator is unknown, or its inputs don't fit together.
     """
     definition = find_operator(operator)
-    types = infer_container(operator, inputs, attributes, outputs)
-    if types is not None:
-        return types
-    if not all(value is None or value.type.is_ranked for value in inputs):
-        return infer_unranked(operator, inputs, attributes, outputs)
+    _check_bounds(operator, inputs, outputs)
+    with applying(operator, inputs):
+        types = infer_container(operator, inputs, attributes, outputs)
+        if types is not None:
+            return types
+        if not all(value is None or value.type.is_ranked for value in inputs):
+            return infer_unranked(operator, inputs, attributes, outputs)
     inference = _Inference(definition, inputs, attributes, outputs)
     try:
         return inference.types()
     except RankFromData:
-        return infer_unranked(operator, inputs, attributes, outputs)
+        with applying(operator, inputs):
+            return infer_unranked(operator, inputs, attributes, outputs)
     except Exception as error:
-        given = ", ".join("none" if value is None else str(value.type) for value in inputs)
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ModelError(f"{operator}({given}) can't be applied: {reason[0]}") from error
+        raise inapplicable(operator, inputs, error) from error
+
+
+def _check_bounds(operator: str, inputs: Sequence[Value | None], outputs: int) -> None:
+    if max(len(inputs), outputs) > MOST_OPERANDS:
+        raise ModelError(
+            f"{operator} has {len(inputs):,} inputs and {outputs:,} outputs; {MOST_OPERANDS:,} are the most"
+        )
+    for value in inputs:
+        dims = value.type.dims if value is not None else None
+        if dims is not None and len(dims) > MOST_OPEN_AXES < (count := sum(isinstance(dim, str) for dim in dims)):
+            raise ModelError(f"{value} has {count} axes of open sizes; {MOST_OPEN_AXES} are the most")
 
 
 def contents(value: Value) -> tuple[Dim, ...] | None:

@@ -10,6 +10,7 @@ from .analysis.liveness import last_uses
 from .errors import ModelError
 from .graph import Constant, Graph, Node, Value
 from .infer import call_attributes, find_operator
+from .limits import MOST_BYTES, check_types
 from .ops import Body, Operator
 from .ops.dtypes import to_numpy, to_torch
 
@@ -32,6 +33,7 @@ class Interpreter:
             (node, find_operator(node.operator), {name: Interpreter(inner) for name, inner in _graphs(node)})
             for node in graph.nodes
         ]
+        self._fitting: set[tuple[tuple[str, int], ...]] = set()  # sizes of symbols
 
     def run(self, feeds: Mapping[str, Any], observe: Observer | None = None) -> dict[str, Any]:
         """The outputs by name.
@@ -50,9 +52,23 @@ class Interpreter:
             if value.name not in feeds:
                 raise ModelError(f"input {value.name!r} ({value.type}) is missing")
             given.append(_fed(feeds[value.name]))
+        self._check_sizes(given)
         with torch.no_grad():
             results = self.call(given, {}, observe)
         return {name: _returned(result) for name, result in zip(self.graph.outputs, results, strict=True)}
+
+    def _check_sizes(self, given: Sequence[Held]) -> None:
+        """Refuse what would take too much memory at the sizes of some inputs."""
+        sizes: dict[str, int] = {}
+        for value, held in zip(self.graph.inputs, given, strict=True):
+            if isinstance(held, torch.Tensor) and value.type.is_ranked:
+                sizes |= {dim: size for dim, size in zip(value.shape, held.shape, strict=False) if isinstance(dim, str)}
+        key = tuple(sizes.items())
+        if key in self._fitting:
+            return
+        for node, _, _ in self._nodes:
+            check_types((output.type for output in node.outputs), sizes, str(node.location))
+        self._fitting.add(key)
 
     def call(
         self, arguments: Sequence[Held], around: Mapping[Value, Held], observe: Observer | None = None
@@ -128,7 +144,7 @@ def evaluate(
     """The outputs of one node.
 
     Raises:
-        ModelError: torch refuses, naming the layer.
+        ModelError: torch refuses, or the result is beyond all bounds; it names the layer.
     """
     arguments: list[Any] = []
     for index, value in enumerate(node.inputs):
@@ -144,11 +160,15 @@ def evaluate(
         raise
     except Exception as error:  # whatever torch raises is a property of the model and its input
         raise ModelError(f"{node.location}: {node!r} failed: {error}") from error
-    return results if isinstance(results, tuple) else (results,)
+    results = results if isinstance(results, tuple) else (results,)
+    if any(isinstance(result, torch.Tensor) and result.nbytes > MOST_BYTES for result in results):
+        raise ModelError(f"{node.location}: {node!r} makes more than {MOST_BYTES:,} bytes at once")
+    return results
 
 
 def evaluate_constant(node: Node) -> tuple[np.ndarray, ...]:
     """The outputs of a node all of whose inputs are constants: views of these where torch makes a view."""
     values: dict[Value, Held] = {value: to_torch(value.data) for value in node.inputs if isinstance(value, Constant)}
+    check_types((output.type for output in node.outputs), {}, str(node.location))
     with torch.no_grad():
         return tuple(map(_returned, evaluate(node, find_operator(node.operator), values)))

@@ -4,7 +4,7 @@ import ast
 import logging
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import sympy
@@ -59,8 +59,8 @@ _CALLS = {
     "CleanDiv": lambda a, b: a // b,
     "Mod": lambda a, b: a % b,
     "PythonMod": lambda a, b: a % b,
-    "Max": torch.sym_max,
-    "Min": torch.sym_min,
+    "Max": lambda *sizes: reduce(torch.sym_max, sizes),
+    "Min": lambda *sizes: reduce(torch.sym_min, sizes),
 }
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .blocks import blocks
-from .errors import ModelError
+from .errors import CheckError, ModelError
+from .files import RefusedFileError, open_regular
 from .graph import Graph
 from .text import print_graph, read_graph, weights
 from .tokens import ParseError
 from .types import DType, TensorType
+from .verify import verify
 
 _KEY = "planish"
 
@@ -74,16 +76,23 @@ def _code(dtype: DType) -> str:
     return "_".join(filter(None, (f"{letter}{width}", form.upper())))
 
 
-def load(path: str | os.PathLike[str]) -> Graph:
+def load(path: str | os.PathLike[str], *, is_own: bool = False) -> Graph:
     """The graph in a file; its weights are read when they are touched, and writing into them leaves the file alone.
+
+    Args:
+        path: of the file.
+        is_own: whether planish itself has just written it, so that it needn't be verified.
 
     Raises:
         ModelError: the file is missing, truncated, broken, or holds no graph.
     """
     try:
+        open_regular(path).close()
         with safe_open(path, framework="np") as file:  # checks the header against the file's size
             text = (file.metadata() or {})[_KEY]
         mapped = np.memmap(path, np.uint8, mode="c")
+    except RefusedFileError as error:
+        raise ModelError(f"{path} can't be read: {error}") from error
     except KeyError as error:
         raise ModelError(f"{path} is a safetensors file without a planish graph") from error
     except SafetensorError as error:
@@ -98,6 +107,11 @@ def load(path: str | os.PathLike[str]) -> Graph:
         return mapped[start + begin : start + end].view(np.ndarray).view(type.dtype.numpy).reshape(type.static_shape)
 
     try:
-        return read_graph(text, fetch)
-    except ParseError as error:
+        graph = read_graph(text, fetch)
+        if not is_own:
+            verify(graph)
+    except (ParseError, CheckError) as error:
         raise ModelError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path}: its graphs lie too deep inside one another") from error
+    return graph

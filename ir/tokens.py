@@ -165,7 +165,7 @@ def _split(text: str) -> list[str]:
 
 def _parse_dim(text: str) -> Dim:
     text = text.strip()
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < 20 and int(text) < 1 << 63:
         return int(text)
     if not is_dim(text) or not symbols(text):
         raise ValueError(f"{text or 'nothing'} is no dimension")

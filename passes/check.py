@@ -10,6 +10,7 @@ from ..ir.builder import Builder
 from ..ir.dims import Dim, evaluate, symbols
 from ..ir.errors import CheckError, ModelError
 from ..ir.graph import Constant, Graph, Value
+from ..ir.limits import check_types
 from ..ir.types import DType
 from .base import Effect, Feeds, Pass
 from .legalization.integers import ROW_QUANTIZER
@@ -338,8 +339,9 @@ def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarr
     """A random array for an input.
 
     Raises:
-        ModelError: the input is no tensor of a known rank.
+        ModelError: the input is no tensor of a known rank, or would take too much memory.
     """
+    check_types([value.type], dict.fromkeys(value.type.symbols, size), f"input {value.name!r}")
     shape = [evaluate(dim, dict.fromkeys(symbols(dim), size)) for dim in value.shape]
     return random_array(value.dtype, shape, generator)
 

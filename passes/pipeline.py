@@ -158,6 +158,10 @@ def _pass_of(found: Any, reference: str) -> type[Pass] | str:
     return f"is unfinished: it lacks {', '.join(sorted(missing))}" if missing else found
 
 
+_DEEPEST = 32
+"""How many groups may lie inside one another."""
+
+
 class _Parser:
     """Reads a pipeline's text from left to right."""
 
@@ -165,6 +169,7 @@ class _Parser:
         self._text = text
         self._tokens = list(_tokens(text))
         self._at = 0
+        self._depth = 0
 
     def pipeline(self) -> tuple[Pass, ...]:
         passes = self._steps() if self._tokens else ()
@@ -185,15 +190,20 @@ class _Parser:
         self._at += 1
         steps = None
         if self._accept("("):
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                self._fail(f"more than {_DEEPEST} groups lie inside one another")
             steps = self._steps()
+            self._depth -= 1
             if not self._accept(")"):
                 self._fail(f"the passes of {name!r} have no closing parenthesis")
         return make_passes(name, self._options(name) if self._accept("{") else {}, steps)
 
     def _options(self, name: str) -> dict[str, str]:
-        if "}" not in self._tokens[self._at :]:
+        try:
+            end = self._tokens.index("}", self._at)
+        except ValueError:
             self._fail(f"the options of {name!r} have no closing brace")
-        end = self._tokens.index("}", self._at)
         tokens, self._at = self._tokens[self._at : end], end + 1
         options: dict[str, str] = {}
         while tokens:
@@ -219,8 +229,8 @@ class _Parser:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    position = 0
-    while position < len(text.rstrip()):
+    position, text = 0, text.rstrip()
+    while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
             raise UsageError(f"{text[position:]!r} makes no sense in the pipeline {text!r}")

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.arrays import read_arrays
 from ..ir.errors import CheckError, ModelError, PassError, PlanishError
+from ..ir.files import RefusedFileError, fit_name, open_regular
 from ..ir.graph import Graph
 from ..ir.storage import load, save
 from ..targets import Target
@@ -25,6 +27,8 @@ from ..targets.load import write_target
 from .base import Feeds
 
 _DESCRIPTION, _GRAPH, _DATA = "reproducer.json", "graph.planish", "calibration.npz"
+_LONGEST = 1 << 20
+"""Bytes of the description."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
 
 
@@ -96,18 +100,22 @@ def read_reproducer(folder: Path) -> Reproducer:
         ModelError: something in it is missing or broken.
     """
     try:
-        held: dict[str, Any] = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")} | {
-            "backend": held.get("backend", "")
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with open_regular(folder / _DESCRIPTION) as file:
+            held: dict[str, Any] = json.loads(file.read(_LONGEST))
+        fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")}
+        fields["backend"] = held.get("backend", "")
+        fit_name(fields["target"])
+    except (RefusedFileError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder} is no reproducer, or a broken one: {error}") from error
+    for key, value in fields.items():
+        is_fit = isinstance(value, str) if key != "seed" else type(value) is int and value >= 0
+        if not is_fit:
+            raise ModelError(f"{folder / _DESCRIPTION}: {key!r} is {value!r}, which makes no sense")
     batches: dict[str, dict[str, np.ndarray]] = {}
-    if (folder / _DATA).is_file():
-        with np.load(folder / _DATA, allow_pickle=False) as file:
-            for key in file.files:
-                number, _, name = key.partition("/")
-                batches.setdefault(number, {})[name] = file[key]
+    if (folder / _DATA).exists():
+        for key, array in read_arrays(folder / _DATA).items():
+            number, _, name = key.partition("/")
+            batches.setdefault(number, {})[name] = array
     if (folder / fields["target"]).is_file():
         fields["target"] = str(folder / fields["target"])
     return Reproducer(load(folder / _GRAPH), calibration=list(batches.values()), **fields)

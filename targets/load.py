@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..ir.errors import UsageError
+from ..ir.files import fit_name
 from ..ir.plugins import Plugin, plugins
 from ..ir.suggestion import nearest
 from .cpu import Cpu, described_by, this_cpu
@@ -42,6 +43,10 @@ def load_target(name_or_path: str | Path) -> Target:
         UsageError: there is no such target, or its file is broken; the file and the key are named.
     """
     name, path = str(name_or_path), Path(name_or_path)
+    try:
+        fit_name(path)
+    except ValueError as error:
+        raise UsageError(f"unknown target {name!r}: {error}") from error
     if name == "native":
         return native()
     if name in target_names():

@@ -75,7 +75,7 @@ def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
 
     target, database = load_target(request["target"]), request["database"]
     build = Build(
-        load(request["graph"]),
+        load(request["graph"], is_own=True),
         Origins(request["operators"]),
         target,
         read_database(Path(database)).choices(target, database) if database else ESTIMATED,
@@ -96,7 +96,7 @@ def _tuned(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
         tell(**{"begins" if begins else "ends": name, "results": []})
 
     origins, target = Origins(request["operators"]), load_target(request["target"])
-    tuning = Tuning(load(request["graph"]), origins, target, request["sizes"], told)
+    tuning = Tuning(load(request["graph"], is_own=True), origins, target, request["sizes"], told)
     tell(kernels=sorted(tuning.kernels))
     for finding in tuning.findings(request["known"], time.monotonic() + request["seconds"]):
         tell(finding=asdict(finding))

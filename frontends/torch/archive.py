@@ -8,6 +8,7 @@ import ast
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2  # torch.export.load falls back to a form that is all pickles
 
 from ...ir.errors import ModelError
+from ...ir.files import open_regular
 
 _RECORDS = re.compile(
     r"archive_format|archive_version|byteorder|\.data/\w+|extra/.*|models/model\.json|data/sample_inputs/model\.pt"
@@ -36,6 +38,7 @@ def load_program(path: Path) -> ExportedProgram:
         ModelError: the file is missing or broken, or holds what would be run to read it.
     """
     try:
+        _check_sizes(path)
         with PT2ArchiveReader(str(path)) as reader:
             reason = next(_dangers(reader), None)
         if reason is None:
@@ -45,6 +48,24 @@ def load_program(path: Path) -> ExportedProgram:
     raise ModelError(
         f"{path} is refused: {reason}, which would be run to read it; export the model again, or give it as ONNX"
     )
+
+
+def _check_sizes(path: Path) -> None:
+    """Hold records to what torch writes, so that reading them takes no more memory than the file is large.
+
+    Raises:
+        RefusedFileError: it is no regular file.
+        ValueError: records are packed, or share their bytes.
+    """
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("its records are compressed, which torch doesn't do")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its records are larger than the file")
+        names = [entry.filename for entry in entries]
+        if len(set(names)) != len(names):
+            raise ValueError("it has two records of one name")
 
 
 def _dangers(reader: PT2ArchiveReader) -> Iterator[str]:

@@ -80,7 +80,11 @@ def read_pt2(path: Path) -> Graph:
     Raises:
         ModelError: the file is missing or broken, or holds what would be run to read it.
     """
-    return convert(load_program(path), path.stem, ())
+    program = load_program(path)
+    try:
+        return convert(program, path.stem, ())
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) -> Graph:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..limits import MOST_STEPS
 from ..types import TensorType
 from .dtypes import torch_dtype
 from .registry import Body, Ints, operator, unpacked
@@ -25,6 +26,8 @@ def loop(
     rows: list[tuple[Tensor, ...]] = []
     going = condition is None or bool(condition)
     while going and (limit is None or len(rows) < limit[0]):
+        if len(rows) == MOST_STEPS:
+            raise ValueError(f"it has not come to an end after {MOST_STEPS:,} steps")
         flag, *results = body(torch.tensor(len(rows)), torch.tensor(going), *held)
         held, going = tuple(results[:count]), bool(flag)
         rows.append(tuple(results[count:]))
@@ -46,6 +49,8 @@ def scan(
     count = len(initial_state_and_scan_inputs) - num_scan_inputs
     states, scanned = initial_state_and_scan_inputs[:count], initial_state_and_scan_inputs[count:]
     axes = scan_input_axes or (0,) * num_scan_inputs
+    if any(x.shape[axis] > MOST_STEPS for x, axis in zip(scanned, axes, strict=True)):
+        raise ValueError(f"it would take more than {MOST_STEPS:,} steps")
     slices = [list(x.unbind(axis)) for x, axis in zip(scanned, axes, strict=True)]
     for row, backwards in zip(slices, scan_input_directions or (), strict=False):
         if backwards:

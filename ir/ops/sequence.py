@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..limits import MOST_STEPS
 from ..types import TensorType
 from .registry import Body, Ints, operator, unpacked
 
@@ -64,6 +65,9 @@ def map_(sequence: Tensors, *additional: Any, body: Body, outputs: int = 1) -> A
 
 @operator("SplitToSequence")
 def split(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, keepdims: int = 1) -> Tensors:
+    step = 1 if sizes is None else int(sizes) if sizes.ndim == 0 else MOST_STEPS
+    if x.shape[axis] > step * MOST_STEPS:
+        raise ValueError(f"it would make more than {MOST_STEPS:,} parts")
     if sizes is None:
         parts = x.split(1, axis)
         return [part if keepdims else part.squeeze(axis) for part in parts]

@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..limits import MOST_AXES
 from .from_data import Axes, FromData, along, for_each_axis, places
 from .narrow import bytewise
 from .registry import Ints, operator
@@ -96,6 +97,8 @@ def _spread(x: Tensor, row: Ints) -> Axes:
 @operator("Unsqueeze", from_data={"axes": FromData(_spread, lambda row: list(range(len(row))))})
 def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     rank = x.ndim + len(axes)
+    if rank > MOST_AXES:
+        raise ValueError(f"a tensor has {MOST_AXES} axes at most, not {rank}")
     for axis in sorted(place_of(axis, rank) for axis in axes):
         x = x.unsqueeze(axis)
     return x

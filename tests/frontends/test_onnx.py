@@ -56,8 +56,8 @@ def test_weights_of_types_that_numpy_lacks(dtype: DType, raw: bool, count: int, 
     if not raw:
         weight = helper.make_tensor("w", dtype.value, [count], wanted.astype(np.float32).tolist())
     x = helper.make_tensor_value_info("x", dtype.value, [count])
-    y = helper.make_tensor_value_info("y", dtype.value, [count])
-    body = helper.make_graph([helper.make_node("CastLike", ["w", "x"], ["y"])], "net", [x], [y], [weight])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [count])
+    body = helper.make_graph([helper.make_node("Cast", ["w"], ["y"], to=1)], "net", [x], [y], [weight])
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 28)]), tmp_path / "model.onnx")
     got = read_onnx(tmp_path / "model.onnx").constants["w"].data
     assert got.dtype == wanted.dtype
@@ -110,6 +110,14 @@ def test_large_weights_survive_a_conversion(save) -> None:
     graph = read_onnx(save("net (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }", opset=13, w=weight))
     assert [value.name for value in graph.inputs] == ["x"]
     assert np.array_equal(graph.constants["w"].data, weight)
+
+
+def test_weights_of_old_models_need_not_be_inputs(save) -> None:
+    path = save("net (float[2] x) => (float[2] y) { y = Mul(x, w) }", opset=7, w=np.ones(2, np.float32))
+    model = onnx.load(path)
+    model.ir_version = 3
+    onnx.save(model, path)
+    assert [node.operator for node in read_onnx(path).nodes] == ["Mul"]
 
 
 def test_functions_of_the_model_are_inlined(tmp_path) -> None:

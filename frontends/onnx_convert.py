@@ -1,0 +1,70 @@
+"""Converts old ONNX models and puts functions in place of their calls, by onnx's own C++ in a process of its own.
+
+A process costs a third of a second; models at a current opset and without functions need none.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from ..ir.errors import ModelError
+from ..ir.opset import LOWEST_OPSET, OPSET
+from .onnx_check import called, nodes_of, version_of
+
+_SECONDS = 120
+_MEMORY = 4 << 30
+"""Bytes of the process, and as many times the model without its weights:"""
+_TIMES = 64
+
+
+def normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """The model without functions of its own, at an opset whose nodes mean the same at the pinned one.
+
+    From `LOWEST_OPSET` on, operators only gained types and attributes.
+
+    Raises:
+        ModelError: it is too new, or can't be converted.
+    """
+    version = version_of(proto)
+    if version > OPSET:
+        raise ModelError(
+            f"{file}: it is of opset {version}, and planish knows operators up to {OPSET}: export it at that"
+        )
+    for node in nodes_of(proto.graph):
+        if version < 9 and node.op_type == "Scan":
+            raise ModelError(
+                f"{file}: {called(node)}: that of opset {version} has a batch axis, which the "
+                "operator lost since: export the model at opset 9 or later"
+            )
+    if not proto.functions and version >= LOWEST_OPSET:
+        return proto
+    return _converted(proto, file, version)
+
+
+def _converted(proto: onnx.ModelProto, file: Path, version: int) -> onnx.ModelProto:
+    what = f"{file}: it can't be converted from opset {version} to {LOWEST_OPSET}"
+    proto.ir_version = max(proto.ir_version, 4)  # before, weights had to be inputs, as not all are
+    content = proto.SerializeToString()
+    target = LOWEST_OPSET if version < LOWEST_OPSET else 0
+    worker = str(Path(__file__).with_name("onnx_worker.py"))
+    # -P: the folder of the worker has an onnx.py
+    command = [sys.executable, "-P", worker, *map(str, (target, _SECONDS, _MEMORY + _TIMES * len(content)))]
+    try:
+        done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=2 * _SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"{what} within {_SECONDS} seconds") from error
+    if done.returncode == -signal.SIGXCPU:
+        raise ModelError(f"{what} within {_SECONDS} seconds")
+    if done.returncode < 0:
+        raise ModelError(f"{what}: onnx's converter crashes on it ({signal.Signals(-done.returncode).name})")
+    try:
+        if done.returncode == 0:
+            return onnx.ModelProto.FromString(done.stdout)
+    except DecodeError as error:
+        raise ModelError(f"{what}: onnx's converter returns no model") from error
+    reason = " ".join(done.stderr.decode(errors="replace").split())
+    raise ModelError(f"{what}: {reason[-2000:]}")

@@ -1,0 +1,52 @@
+"""How much a graph may ask for while planish runs it: what is more is a mistake, or a file made to do harm."""
+
+from collections.abc import Iterable, Mapping
+from math import prod
+
+from .dims import evaluate
+from .errors import ModelError
+from .types import TensorType
+
+MOST_STEPS = 100_000
+"""Of a loop, and parts of a sequence."""
+
+MOST_BYTES = 4 << 30
+"""Of one tensor that a graph is given or computes; its weights may be larger."""
+
+MOST_OPEN_AXES = 8
+"""Symbolic sizes of one tensor: what torch takes to reason about them doubles with each."""
+
+MOST_AXES = 64
+"""Of one tensor, as numpy and torch have it."""
+
+MOST_OPERANDS = 4096
+"""Inputs of one node, and its outputs."""
+
+
+def size_fault(types: Iterable[TensorType], sizes: Mapping[str, int]) -> str:
+    """The first type of which a tensor would be too large, in words; nothing if there is none.
+
+    Args:
+        types: those that speak of other symbols are left out.
+        sizes: of the symbols.
+    """
+    for type in types:
+        if not type.is_ranked or not type.symbols <= sizes.keys():
+            continue
+        try:
+            taken = prod(evaluate(dim, sizes) for dim in type.shape) * type.dtype.bits // 8
+        except (ValueError, ArithmeticError):
+            continue
+        if taken > MOST_BYTES:
+            return f"a {type} would take {taken:,} bytes, more than the {MOST_BYTES:,} that planish runs a model with"
+    return ""
+
+
+def check_types(types: Iterable[TensorType], sizes: Mapping[str, int], where: str) -> None:
+    """Refuse tensors that would be too large.
+
+    Raises:
+        ModelError: one would; `where` begins the message.
+    """
+    if fault := size_fault(types, sizes):
+        raise ModelError(f"{where}: {fault}")
