@@ -100,6 +100,9 @@ class Backend(ABC):
     def available(self) -> str | None:
         """None if the runtime is installed, otherwise what to install."""
 
+    def warm_up(self) -> None:
+        """Let begin what takes a while before anything can be compiled, beside what is done until then."""
+
     def strict(self) -> "Backend":
         """The backend that fails where its compiler does, though something plainer might take the place of what it fails over."""
         return self

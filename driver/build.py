@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..backends import Executable, find_backend
+from ..backends import Executable, backend_names, find_backend
 from ..backends.artifact import amend_manifest, replaced, write_artifact
 from ..backends.machine import runs_here
 from ..ir.analysis.cost import summarize
@@ -126,6 +126,9 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     metric = find_metric(recipe.data.metric, recipe.folder) if recipe.data.evaluation else None
     if recipe.database is not None:  # before the passes take their time
         find_backend("tvm" if recipe.backend == "auto" else recipe.backend).tuned(recipe.database)
+    for backend in map(find_backend, backend_names() if recipe.backend == "auto" else [recipe.backend]):
+        if not backend.available():
+            backend.warm_up()
     reporter.stage(f"reading {recipe.model}")
     source = read_model(recipe.model, recipe.folder)
     calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)

@@ -84,6 +84,9 @@ class Tvm(Backend):
             "tables of bytes": "vpermi2b" if machine.has_tables else "none",
         }
 
+    def warm_up(self) -> None:
+        warm_up()
+
     def strict(self) -> "Tvm":
         return Tvm(self._database, self._source, checks_kernels=self._checks_kernels, is_strict=True)
 

@@ -54,7 +54,7 @@ class DiedError(Exception):
 
 
 def ask(request: Message, scratch: Path, hear: Callable[[Message], None] = lambda _: None) -> Any:
-    """Have a process do some work, with this process's environment.
+    """Have a process do some work, with this process's environment and working directory.
 
     Args:
         request: what it is to do, as JSON.
@@ -70,7 +70,8 @@ def ask(request: Message, scratch: Path, hear: Callable[[Message], None] = lambd
     """
     process = _taken()
     try:
-        answer = process.ask({**request, "environment": dict(os.environ), "scratch": str(scratch)}, hear)
+        here = {"environment": dict(os.environ), "folder": os.getcwd(), "scratch": str(scratch)}
+        answer = process.ask({**request, **here}, hear)
     except errors.PlanishError:
         _idle.put(process)
         raise

@@ -43,16 +43,20 @@ def main() -> None:
 
 
 def _read(requests: SimpleQueue[dict[str, Any]]) -> None:
+    scratch = ""
     for line in sys.stdin.buffer:
-        requests.put(json.loads(line))
-    if tempfile.tempdir is not None:
-        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
+        request = json.loads(line)
+        scratch = request["scratch"]
+        requests.put(request)
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
     os._exit(0)  # nobody waits for what is being done
 
 
 def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     os.environ["TMPDIR"] = tempfile.tempdir = request["scratch"]
     try:
         tell(done=_DONE[request["work"]](request, tell))

@@ -201,6 +201,22 @@ def test_a_bug_over_there_is_told_as_one(folder) -> None:
     assert "Traceback" in caught.value.__notes__[0]
 
 
+def test_a_process_that_is_left_alone_erases_its_own_folder_and_no_other(folder) -> None:
+    scratch, kept = folder / "tmp" / "scratch", folder / "tmp" / "kept"
+    scratch.mkdir()
+    kept.touch()
+    for asked in (False, True):
+        process = compiler._Process()
+        if asked:
+            with pytest.raises(RuntimeError):
+                process.ask(
+                    {"work": "nothing", "environment": dict(os.environ), "folder": ".", "scratch": str(scratch)}, print
+                )
+        process._process.stdin.close()
+        process._process.wait(60)
+        assert (kept.exists(), scratch.exists()) == (True, not asked)
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM))]
 )
