@@ -100,7 +100,7 @@ class Backend(ABC):
     def available(self) -> str | None:
         """None if the runtime is installed, otherwise what to install."""
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> None:  # noqa: B027 -- most have nothing that takes a while
         """Let begin what takes a while before anything can be compiled, beside what is done until then."""
 
     def strict(self) -> "Backend":

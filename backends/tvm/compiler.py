@@ -70,7 +70,7 @@ def ask(request: Message, scratch: Path, hear: Callable[[Message], None] = lambd
     """
     process = _taken()
     try:
-        here = {"environment": dict(os.environ), "folder": os.getcwd(), "scratch": str(scratch)}
+        here = {"environment": dict(os.environ), "folder": str(Path.cwd()), "scratch": str(scratch)}
         answer = process.ask({**request, **here}, hear)
     except errors.PlanishError:
         _idle.put(process)

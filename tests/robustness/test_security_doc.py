@@ -4,8 +4,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-from planish.driver import arrays
-from planish.ir import dims
+from planish.ir import arrays, dims
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
 
