@@ -177,7 +177,7 @@ def _plugged(plugin: Plugin) -> Target:
         found = _read(Path(found))
     if not isinstance(found, Target):
         raise plugin.fault("is neither a Target nor the path of a TOML file that is there")
-    return replace(found, name=plugin.entry.name)
+    return replace(found, name=plugin.entry.name, features=closed(found.architecture, found.features))
 
 
 def _read(path: Path) -> Target:

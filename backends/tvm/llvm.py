@@ -17,7 +17,7 @@ from ...ir.errors import TargetError
 from ...ir.suggestion import nearest
 from ...targets import Target as Machine
 from ...targets.cpu import architecture as this_architecture
-from ...targets.features import FEATURES
+from ...targets.features import FEATURES, closed
 
 _ALWAYS: Mapping[str, frozenset[str]] = {
     "x86_64": frozenset({"64bit", "64bit-mode", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2", "x87"}),
@@ -46,6 +46,7 @@ def llvm_target(machine: Machine) -> Target:
 
     Raises:
         TargetError: LLVM doesn't know the CPU, or planish not the architecture.
+        UsageError: planish doesn't know an instruction set.
     """
     if machine.architecture not in FEATURES:
         raise TargetError(f"{machine.name}: planish has no kernels for {machine.architecture} machines")
@@ -53,7 +54,8 @@ def llvm_target(machine: Machine) -> Target:
         kind = Target({"kind": "llvm", "mtriple": triple(machine.architecture)})
         known = (str(name) for name in codegen.llvm_get_cpu_archlist(kind))
         raise TargetError(f"{machine.name}: LLVM knows no CPU {machine.mcpu!r}{nearest(machine.mcpu, known)}")
-    return _told(machine.architecture, machine.mcpu, machine.features, machine.threads)
+    features = closed(machine.architecture, machine.features)
+    return _told(machine.architecture, machine.mcpu, features, machine.threads)
 
 
 def llvm_features(machine: Machine) -> frozenset[str]:

@@ -11,7 +11,7 @@ from tvm.target import codegen
 
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.llvm import _ALWAYS, _TUNING, llvm_features, llvm_target, triple
-from planish.ir.errors import TargetError
+from planish.ir.errors import TargetError, UsageError
 from planish.targets.features import FEATURES, closed
 from planish.targets.load import load_target, target_names
 
@@ -68,3 +68,8 @@ def test_a_cpu_that_llvm_doesn_t_know_is_named():
     target = replace(load_target("x86-64"), name="box", mcpu="znver44")
     with pytest.raises(TargetError, match="box: LLVM knows no CPU 'znver44'; did you mean 'znver4'"):
         llvm_target(target)
+
+
+def test_an_unknown_instruction_set_is_named():
+    with pytest.raises(UsageError, match="unknown feature 'avx512-vnni' of x86_64; did you mean 'avx512_vnni'"):
+        llvm_target(replace(load_target("x86-64"), features=frozenset({"avx512-vnni"})))
