@@ -15,7 +15,7 @@ from .data import sizes_in
 from .lowering import lower
 from .measurement import Ratio, interleaved
 from .optimize import optimize_file
-from .reporter import SILENT, Reporter
+from .reporter import SILENT, Reporter, compilers_heard
 
 if TYPE_CHECKING:
     from ..backends.tvm.database import Finding
@@ -81,7 +81,7 @@ def tune(
 
     database = read_database(output) if output.exists() else Database()
     graph = optimize_file(model, pipeline, None, target=target, data=data, reporter=reporter).graph
-    with TemporaryDirectory(prefix="planish-") as scratch:
+    with TemporaryDirectory(prefix="planish-") as scratch, compilers_heard(reporter):
         reporter.stage("compiling the model by estimated times")
         estimated = lower(graph, backend, machine, Path(scratch, "estimated"))
         sample = sample_for(estimated, data)

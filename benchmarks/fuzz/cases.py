@@ -20,13 +20,13 @@ from planish.backends.tvm.database import read_database
 from planish.driver.data import read_data
 from planish.driver.model import read_model
 from planish.driver.recipe import read_recipe
-from planish.driver.reproducer import read_reproducer
 from planish.ir.errors import PlanishError, TargetError
 from planish.ir.text import parse_graph, print_graph, weights
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
 from planish.passes.manager import PassManager, Verify
 from planish.passes.pipeline import parse_pipeline
+from planish.passes.reproducer import read_reproducer
 from planish.targets.load import load_target
 
 from . import mutations

@@ -195,6 +195,20 @@ def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, m
     assert left_in(folder) == set()
 
 
+@pytest.mark.slow
+def test_tuning_ends_over_a_kernel_that_is_died_over(graph, folder, monkeypatch) -> None:
+    monkeypatch.setenv("PLANTED", "elements")
+    save(graph, folder / "net.planish")
+    tuned = CliRunner().invoke(
+        app, ["tune", str(folder / "net.planish"), "-o", str(folder / "tuned.json"), "-p", "cse"]
+    )
+    assert tuned.exit_code == 6, tuned.output
+    told = " ".join(tuned.stderr.split())
+    assert "warning: layer: TVM's compiler died over the kernel gemm_" in told
+    assert "error: TVM's compiler died over layer: gemm lead=5 depth=32 columns=48: LLVM ERROR: Cannot select" in told
+    assert left_in(folder) == set()
+
+
 def test_a_bug_over_there_is_told_as_one(folder) -> None:
     with pytest.raises(RuntimeError, match="KeyError: 'nonsense'") as caught:
         compiler.ask({"work": "nonsense"}, folder)
