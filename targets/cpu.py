@@ -42,21 +42,22 @@ def architecture() -> str:
 
 
 def described_by(text: str) -> Cpu | None:
-    """The CPU that a text in the form of `/proc/cpuinfo` describes by its first entry; None if it names no features."""
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip().lower(), value.strip())
-    threads = sum(line.startswith("processor") for line in text.splitlines())
+    """The CPU that a text in the form of `/proc/cpuinfo` describes; None if it names no features.
+
+    Where its cores differ, it has what all of them have, and is called what the first one is called.
+    """
+    parted = (line.partition(":") for line in text.splitlines())
+    entries = [(key.strip().lower(), value.strip()) for key, _, value in parted]
+    fields = dict(reversed(entries))
     for key, its_architecture in (("flags", "x86_64"), ("features", "aarch64")):
         if key in fields:
-            words = fields[key].split()
+            words = frozenset.intersection(*(frozenset(value.split()) for name, value in entries if name == key))
             return Cpu(
                 its_architecture,
                 fields.get("vendor_id", fields.get("cpu implementer", "")),
                 fields.get("cpu part", ""),
-                frozenset(words) | {_FEATURES[word] for word in words if word in _FEATURES},
-                threads,
+                words | {_FEATURES[word] for word in words if word in _FEATURES},
+                sum(name == "processor" for name, _ in entries),
             )
     return None
 

@@ -121,15 +121,7 @@ class Detection:
 
 def detection(name: str) -> Detection | None:
     """What a target was made from, if that is a CPU's description instead of a TOML file."""
-    if name in target_names() or Path(name).suffix == ".toml" or name in plugins("targets"):
-        return None
-    cpu = (
-        this_cpu() or detected()
-        if name == "native"
-        else _described(Path(name))
-        if Path(name).is_file()
-        else named(name)
-    )
+    cpu = _cpu_of(name)
     if cpu is None:
         return None
     features = usable(cpu.architecture, cpu.features)
@@ -140,6 +132,15 @@ def detection(name: str) -> Detection | None:
     return Detection(
         cpu, near.name, frozenset(near.features - cpu.features), frozenset(cpu.features & known - features)
     )
+
+
+def _cpu_of(name: str) -> Cpu | None:
+    """The CPU that a target is made from; None where a TOML file or a package says what the target is."""
+    if name == "native":
+        return this_cpu() or detected()
+    if name in target_names() or Path(name).suffix == ".toml" or name in plugins("targets"):
+        return None
+    return _described(Path(name)) if Path(name).is_file() else named(name)
 
 
 def _target(name: str, description: str, cpu: Cpu) -> Target:

@@ -102,6 +102,13 @@ def test_a_copy_of_cpuinfo_and_archspecs_names_are_targets(tmp_path):
     assert "asimddp" in named.features
 
 
+def test_cores_that_differ_have_what_all_of_them_have(tmp_path):
+    (tmp_path / "box").write_text(N1 + "\n" + N1.replace(" asimddp", "").replace("0xd0c", "0xd05"))
+    target = load_target(tmp_path / "box")
+    assert (target.mcpu, target.threads) == ("neoverse-n1", 2)
+    assert "asimddp" not in target.features
+
+
 @pytest.mark.parametrize("text", [None, "no cpu at all"])
 def test_a_stated_cpu_that_isn_t_one_is_refused(tmp_path, monkeypatch, text):
     if text is not None:
