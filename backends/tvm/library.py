@@ -107,10 +107,19 @@ def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell
     def compile(path: Path) -> None:
         tell(symbol, True)
         module = IRModule({tvm.ir.GlobalVar(symbol): kernel})
-        tvm.tirx.build(module, target=target).write_to_file(str(path), "o")
+        try:
+            built = tvm.tirx.build(module, target=target)
+        except Exception:  # LLVM refuses what its own optimizations wrote; what TVM itself refuses, it refuses again
+            built = tvm.tirx.build(module, target=_with_fewer_optimizations(target))
+        built.write_to_file(str(path), "o")
         tell(symbol, False)
 
     return cache.object_file(symbol, compile)
+
+
+def _with_fewer_optimizations(target: Target) -> Target:
+    """A target for which LLVM leaves out the boldest optimizations (of its level 3)."""
+    return Target({**target.export(), "opt-level": 2})
 
 
 def _kernels(module: IRModule) -> Mapping[Any, tirx.PrimFunc]:
