@@ -22,13 +22,8 @@ from .verify import verify
 _KEY = "planish"
 
 
-def save(graph: Graph, path: str | os.PathLike[str], *, lasting: bool = True) -> None:
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Write a graph, the same bytes for an equal graph; the file appears whole or not at all.
-
-    Args:
-        graph: to write.
-        path: of the file.
-        lasting: whether it is to survive a crash of the system as well, which takes the time that the disk takes.
 
     Raises:
         OSError: the folder can't be written, or the disk is full.
@@ -43,8 +38,7 @@ def save(graph: Graph, path: str | os.PathLike[str], *, lasting: bool = True) ->
                 for data in tensors.values():
                     written.writelines(blocks(data))
                 written.flush()
-                if lasting:
-                    os.fsync(written.fileno())
+                os.fsync(written.fileno())
         except OSError as error:
             raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from error
         file.replace(path)
@@ -76,12 +70,8 @@ def _code(dtype: DType) -> str:
     return "_".join(filter(None, (f"{letter}{width}", form.upper())))
 
 
-def load(path: str | os.PathLike[str], *, is_own: bool = False) -> Graph:
+def load(path: str | os.PathLike[str]) -> Graph:
     """The graph in a file; its weights are read when they are touched, and writing into them leaves the file alone.
-
-    Args:
-        path: of the file.
-        is_own: whether planish itself has just written it, so that it needn't be verified.
 
     Raises:
         ModelError: the file is missing, truncated, broken, or holds no graph.
@@ -108,8 +98,7 @@ def load(path: str | os.PathLike[str], *, is_own: bool = False) -> Graph:
 
     try:
         graph = read_graph(text, fetch)
-        if not is_own:
-            verify(graph)
+        verify(graph)
     except (ParseError, CheckError) as error:
         raise ModelError(f"{path}: {error}") from error
     except RecursionError as error:

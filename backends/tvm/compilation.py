@@ -9,7 +9,6 @@ from typing import Any
 from ...ir.errors import PlanishError, TargetError
 from ...ir.extract import extract
 from ...ir.graph import Graph, Node
-from ...ir.storage import save
 from ...passes.legalization.origins import Origins
 from ...passes.reproducer import Reproducer, leave
 from ...targets import Target
@@ -17,6 +16,7 @@ from ...targets.load import write_target
 from ..base import CompilerWarning
 from .choices import Plainness, result_of
 from .compiler import ADVICE, CompilerError, DiedError, ask
+from .handover import hand_over
 from .kernel_cache import KernelCache
 
 _INSTEAD = {
@@ -77,13 +77,13 @@ class Compilation:
         return files
 
     def _asked(self, graph: Graph, folder: Path, directory: Path, **options: Any) -> list[str]:
-        """Have a graph compiled, from a file in a folder."""
-        file = folder / "graph.planish"
-        if not file.exists():
-            save(graph, file, lasting=False)
+        """Have a graph compiled, which is handed over in a folder."""
+        if not (folder / "graph").exists():
+            (folder / "graph").mkdir()
+            hand_over(graph, folder / "graph")
         request = {
             "work": "build",
-            "graph": str(file),
+            "graph": str(folder / "graph"),
             "operators": Origins.of(self.source).operators,
             "target": str(write_target(self.target, folder)),
             "database": str(Path(self.database).absolute()) if self.database else "",

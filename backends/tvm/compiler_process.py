@@ -67,19 +67,19 @@ def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
 
 
 def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
-    from ...ir.storage import load
     from ...passes.legalization.origins import Origins
     from ...targets.load import load_target
     from .building import Build
     from .choices import ESTIMATED, Plainness
     from .database import read_database
+    from .handover import taken_over
 
     def told(name: str, results: Sequence[str], begins: bool) -> None:
         tell(**{"begins" if begins else "ends": name, "results": results})
 
     target, database = load_target(request["target"]), request["database"]
     build = Build(
-        load(request["graph"], is_own=True),
+        taken_over(Path(request["graph"])),
         Origins(request["operators"]),
         target,
         read_database(Path(database)).choices(target, database) if database else ESTIMATED,
@@ -91,16 +91,16 @@ def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
 
 
 def _tuned(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
-    from ...ir.storage import load
     from ...passes.legalization.origins import Origins
     from ...targets.load import load_target
+    from .handover import taken_over
     from .tuning import Tuning
 
     def told(name: str, begins: bool) -> None:
         tell(**{"begins" if begins else "ends": name, "results": []})
 
     origins, target = Origins(request["operators"]), load_target(request["target"])
-    tuning = Tuning(load(request["graph"], is_own=True), origins, target, request["sizes"], told)
+    tuning = Tuning(taken_over(Path(request["graph"])), origins, target, request["sizes"], told)
     tell(kernels=sorted(tuning.kernels))
     for finding in tuning.findings(request["known"], time.monotonic() + request["seconds"]):
         tell(finding=asdict(finding))

@@ -7,13 +7,13 @@ from typing import Any
 
 from ...ir.errors import TargetError
 from ...ir.graph import Graph
-from ...ir.storage import save
 from ...passes.legalization.origins import Origins
 from ...targets import Target
 from ...targets.load import write_target
 from .backend import legal_graph
 from .compiler import DiedError, ask
 from .database import Finding
+from .handover import hand_over
 
 
 def search(
@@ -49,10 +49,11 @@ def search(
             found(Finding(**message["finding"]))
 
     with TemporaryDirectory(prefix="planish-") as folder:
-        save(legal_graph(graph, target), Path(folder, "graph.planish"), lasting=False)
+        Path(folder, "graph").mkdir()
+        hand_over(legal_graph(graph, target), Path(folder, "graph"))
         request = {
             "work": "tune",
-            "graph": str(Path(folder, "graph.planish")),
+            "graph": str(Path(folder, "graph")),
             "operators": Origins.of(graph).operators,
             "target": str(write_target(target, Path(folder))),
             "sizes": dict(sizes),

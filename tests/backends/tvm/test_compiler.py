@@ -260,7 +260,7 @@ def test_an_interrupt_ends_the_work(graph, folder, number) -> None:
     if number != signal.SIGKILL:  # after which the folders of the build itself stay, too
         assert not _lives(folder / "linking")
         assert left_in(folder) == set()
-    assert not list((folder / "tmp").glob("*/graph.planish"))
+    assert not list((folder / "tmp").glob("*/graph"))
 
 
 def _lives(file: Path) -> bool:
