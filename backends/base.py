@@ -93,7 +93,7 @@ class Backend(ABC):
         raise UsageError(f"{database} is for tvm's kernels, and {self.name} has none of them")
 
     def kernels(self, target: "Target") -> Mapping[str, str]:
-        """What the backend's own kernels make use of on a target, by the kind of work, for `planish targets` to show."""
+        """What the backend's own kernels use on a target, by the kind of work, for `planish targets` to show."""
         return {}
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Backend(ABC):
         """Let begin what takes a while before anything can be compiled, beside what is done until then."""
 
     def strict(self) -> "Backend":
-        """The backend that fails where its compiler does, though something plainer might take the place of what it fails over."""
+        """The same backend, which fails where its compiler does instead of falling back to something plainer."""
         return self
 
     @abstractmethod

@@ -19,7 +19,7 @@ _MAX_EXPONENT = 8
 _LONGEST = 2000
 """Characters of an expression."""
 _MOST_TERMS = 1000
-"""Of an expression when it is multiplied out, as sympy does with it."""
+"""The most terms that an expression may have once it is multiplied out, as sympy does with it."""
 _MAX_BITS = 512
 
 

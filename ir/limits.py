@@ -8,19 +8,19 @@ from .errors import ModelError
 from .types import TensorType
 
 MOST_STEPS = 100_000
-"""Of a loop, and parts of a sequence."""
+"""The most steps of a loop, and the most parts of a sequence."""
 
 MOST_BYTES = 4 << 30
-"""Of one tensor that a graph is given or computes; its weights may be larger."""
+"""The most bytes of one tensor that a graph is given or computes; its weights may be larger."""
 
 MOST_OPEN_AXES = 8
-"""Symbolic sizes of one tensor: what torch takes to reason about them doubles with each."""
+"""The most symbolic sizes of one tensor: what torch takes to reason about them doubles with each."""
 
 MOST_AXES = 64
-"""Of one tensor, as numpy and torch have it."""
+"""The most axes of one tensor, as numpy and torch have it."""
 
 MOST_OPERANDS = 4096
-"""Inputs of one node, and its outputs."""
+"""The most inputs of one node, and the most outputs."""
 
 
 def size_fault(types: Iterable[TensorType], sizes: Mapping[str, int]) -> str:

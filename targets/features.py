@@ -103,7 +103,7 @@ _AARCH64 = {
     "svebitperm": Feature("sve-bitperm", ("sve2",)),
 }
 FEATURES: Mapping[str, Mapping[str, Feature]] = {"x86_64": _X86, "aarch64": _AARCH64}
-"""By architecture and by Linux's name; one whose name in LLVM is empty is part of another there."""
+"""All sets by architecture and by Linux's name; one whose name in LLVM is empty is part of another there."""
 
 
 def usable(architecture: str, visible: Iterable[str]) -> frozenset[str]:

@@ -51,7 +51,8 @@ class Tvm(Backend):
             source: the file of the database.
             checks_kernels: whether kernels that nobody has checked are held to the interpreter, which takes a second
                 build; not needed by who compares the results of the whole model with the interpreter's anyway.
-            is_strict: whether a kernel that the compiler dies over ends the build, though a plainer one could take its place.
+            is_strict: whether a kernel that the compiler dies over ends the build, instead of a plainer one
+                taking its place.
         """
         self._database = database
         self._source = source

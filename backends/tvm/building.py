@@ -59,7 +59,8 @@ class Build:
 
         Args:
             directory: that they are written into.
-            is_checked: whether kernels that nobody has checked yet are held to the interpreter, if this machine can run them.
+            is_checked: whether kernels that nobody has checked yet are held to the interpreter, if this machine can
+                run them.
 
         Raises:
             TargetError: an operator that TVM can't run, with its layer, or what TVM's passes and LLVM say.

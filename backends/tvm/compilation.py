@@ -1,4 +1,4 @@
-"""A graph compiled in another process, however often that dies: with plainer kernels where the compiler can't make the best ones."""
+"""A graph compiled in another process, with plainer kernels in the place of those that the compiler dies over."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -113,7 +113,10 @@ class Compilation:
         return None
 
     def _given_way(self, death: DiedError, is_strict: bool) -> list[tuple[str, tuple[str, Node]]]:
-        """Let plainer kernels take the place of the one that a compiler has died over; returns what happened, by results.
+        """Let plainer kernels take the place of the one that a compiler has died over.
+
+        Returns:
+            The message and the last node of the kernel, by the names of the results.
 
         Raises:
             TargetError: there is none, or none is wanted.

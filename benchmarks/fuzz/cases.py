@@ -32,7 +32,7 @@ from planish.targets.load import load_target
 from . import mutations
 
 MOST_BYTES = 2 << 30
-"""Of memory, beyond the size of the file, that reading may take."""
+"""Bytes of memory that reading may take beyond the size of the file."""
 
 Outcome = tuple[str, str]
 

@@ -154,6 +154,6 @@ _AARCH64_FLAGS: Mapping[str, str] = {
     "HasSVE2": "sve2",
     "HasSVE2orSME": "sve2",
 }
-"""By LLVM's predicates, as capstone groups instructions; what isn't listed no CPU has, so that it is found."""
+"""Features by LLVM's predicates, as capstone groups instructions; what isn't listed no CPU has, so that it is found."""
 
 _DECODERS: Mapping[str, Callable[[bytes], Iterator[Needs]]] = {"EM_X86_64": _x86, "EM_AARCH64": _aarch64}

@@ -52,7 +52,7 @@ def _epilogues(rng: np.random.Generator) -> Case:
 
 
 def _integer_products(rng: np.random.Generator) -> Case:
-    """By weights that are small, so that pairs of products fit into 16 bits, and by others."""
+    """Products by weights that are small, so that pairs fit into 16 bits, and by others."""
 
     def build(op: Builder, x: Value) -> list[Value]:
         results: list[Value] = []
