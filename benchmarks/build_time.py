@@ -1,23 +1,31 @@
-"""What it costs that TVM compiles in a process of its own: builds of the same graphs there and in this process, in turns.
+"""What it costs that TVM compiles in a process of its own: builds of the same models there and in planish's process, in turns.
 
     pip install planish[tvm,benchmarks,examples]
     python benchmarks/build_time.py [--only 'resnet*'] [--rounds 3] [--threads 2] [--json RESULTS.json]
 
-The models and pipelines are those of `tvm_speed.py`. Each graph is built with an empty cache of kernels in either way, and then with
-the full one as often as there are rounds; what goes first changes from turn to turn. A build is all that `planish.compile` does:
-making the graph legal, handing it over, compiling, checking kernels that are new, and writing the files. Ratios are seconds there
-over seconds here, so that 1.1 means that a build takes a tenth longer there; the last row has those of the sums.
+The models and pipelines are those of `tvm_speed.py`. A build is what `planish build` does as a command, from the start of Python to
+its end: reading the model, passes with their checks, compiling, checking kernels, and measuring the artifact. "compile" is the part
+of it that a process of its own can slow down: making the graph legal, handing it over, compiling, checking kernels that are new, and
+writing the files, all in a process that goes on from model to model. Either is done with an empty cache of kernels, and then with the
+full one as often as there are rounds, of which the median counts; what goes first changes from turn to turn. Ratios are seconds there
+over seconds here, so that 1.1 means that it takes a tenth longer there; the last row has those of the sums.
 """
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import build_here
 import numpy as np
 import torch
 import typer
@@ -29,64 +37,120 @@ from tvm_speed import BATCHES, CNNS, DYNAMIC, STATIC, TRANSFORMERS, inputs_like
 
 import planish
 from planish.backends.artifact import write_artifact
-from planish.backends.tvm.backend import Tvm, legal_graph
+from planish.backends.tvm.backend import Tvm
 from planish.ir.graph import Graph
-from planish.passes.legalization.origins import Origins
 from planish.targets import Target
 from planish.targets.load import load_target
 
+DATA = '''"""The batches beside this file."""
 
-class Here(Tvm):
-    """TVM in this process, which a fault of LLVM's ends."""
+from pathlib import Path
 
-    def compile(self, graph: Graph, target: Target, directory: Path) -> list[Path]:
-        from planish.backends.tvm.building import Build
-
-        return Build(legal_graph(graph, target), Origins.of(graph), target).write(directory)
+import numpy as np
 
 
-BACKENDS = {"here": Here(), "there": Tvm()}
+def batches():
+    arrays = np.load(Path(__file__).with_name("data.npz"))
+    found = {}
+    for key in arrays.files:
+        index, name = key.split("/", 1)
+        found.setdefault(int(index), {})[name] = arrays[key]
+    return [found[index] for index in sorted(found)]
+'''
+COMMANDS = {
+    "here": [sys.executable, str(Path(build_here.__file__))],
+    "there": [sys.executable, "-c", "from planish.driver.cli import main; main()"],
+}
+BACKENDS = {"here": build_here.Here(), "there": Tvm()}
+KINDS = ("build cold", "build warm", "compile cold", "compile warm")
 
 
-def graphs(name: str, folder: Path, threads: int) -> dict[str, Graph]:
-    """What `tvm_speed.py` builds of a model, by its pipeline."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model and a pipeline.
+
+    Attributes:
+        source: the model's file.
+        pipeline: what follows upon `cleanup,fuse`.
+        data: batches to calibrate with.
+        graph: what the passes make of it.
+    """
+
+    source: Path
+    pipeline: str
+    data: Sequence[Mapping[str, np.ndarray]]
+    graph: Graph
+
+
+def cases(name: str, folder: Path, threads: int) -> Iterator[Case]:
+    """What `tvm_speed.py` builds of a model."""
     source, optimized = model_file(name, folder), optimized_file(name, folder)
     assert source is not None and optimized is not None
     batches = inputs_like(random_inputs(session_of(optimized, threads), 32), BATCHES)
     graph = planish.optimize(planish.read(source), "cleanup,fuse").graph
     data = [dict(zip((value.name for value in graph.inputs), batch.values(), strict=True)) for batch in batches]
-    pipelines = ("", DYNAMIC if name in TRANSFORMERS else STATIC, "reduce-precision")
-    return {pipeline: planish.optimize(graph, pipeline, data=data).graph for pipeline in pipelines}
+    for pipeline in ("", DYNAMIC if name in TRANSFORMERS else STATIC, "reduce-precision"):
+        yield Case(source, pipeline, data, planish.optimize(graph, pipeline, data=data).graph)
 
 
-def seconds(graph: Graph, where: str, target: Target, cache: str, folder: Path) -> float:
-    """What a build takes."""
-    os.environ["PLANISH_CACHE"] = cache
+def built(case: Case, where: str, cache: Path, folder: Path) -> float:
+    """Seconds that the command takes."""
+    data = folder / "data.py"
+    if not data.exists():
+        np.savez(
+            folder / "data.npz",
+            **{f"{index}/{name}": array for index, batch in enumerate(case.data) for name, array in batch.items()},
+        )
+        data.write_text(DATA, encoding="utf-8")
+    pipeline = ",".join(filter(None, ("cleanup,fuse", case.pipeline)))
+    flags = ["-p", pipeline, "-d", f"{data}:batches", "-b", "tvm", "-o", str(folder / where)]
     start = time.perf_counter()
-    write_artifact(folder / where, graph, BACKENDS[where], target)
+    done = subprocess.run(
+        [*COMMANDS[where], "build", str(case.source.absolute()), *flags],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PLANISH_CACHE": str(cache)},
+    )
+    assert not done.returncode, done.stderr
     return time.perf_counter() - start
 
 
-def measured(graph: Graph, target: Target, rounds: int, number: int) -> dict[str, dict[str, float]]:
-    """Seconds of builds with an empty cache and with a full one, the median of the latter, by where they are made."""
+def compiled(case: Case, where: str, cache: Path, folder: Path, target: Target) -> float:
+    """Seconds that compiling alone takes."""
+    os.environ["PLANISH_CACHE"] = str(cache)
+    start = time.perf_counter()
+    write_artifact(folder / where, case.graph, BACKENDS[where], target)
+    return time.perf_counter() - start
+
+
+def measured(case: Case, target: Target, rounds: int, number: int) -> dict[str, dict[str, float]]:
+    """Seconds by what is done, and where."""
     order = ("here", "there") if number % 2 else ("there", "here")
+    ways = {"build": built, "compile": partial(compiled, target=target)}
+    found: dict[str, dict[str, list[float]]] = {kind: {where: [] for where in order} for kind in KINDS}
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-        folder = Path(temporary)
-        cold = {where: seconds(graph, where, target, f"{folder}/cache-{where}", folder) for where in order}
-        warm: dict[str, list[float]] = {where: [] for where in order}
-        for turn in range(rounds):
-            for where in order if turn % 2 else order[::-1]:
-                warm[where].append(seconds(graph, where, target, f"{folder}/cache-{where}", folder))
-    return {"cold": cold, "warm": {where: float(np.median(times)) for where, times in warm.items()}}
+        for name, way in ways.items():
+            folder = Path(temporary, name)
+            folder.mkdir()
+            for turn in range(rounds + 1):
+                for where in order[:: 1 if turn % 2 else -1]:
+                    kind = f"{name} warm" if turn else f"{name} cold"
+                    found[kind][where].append(way(case, where, folder / f"cache-{where}", folder))
+    return {
+        kind: {where: float(np.median(seconds)) for where, seconds in times.items()} for kind, times in found.items()
+    }
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    table = Table("model", "pipeline", "cold here, s", "there / here", "warm here, s", "there / here")
-    total = {kind: {where: sum(row[kind][where] for row in rows) for where in BACKENDS} for kind in ("cold", "warm")}
+    heads = [text for kind in KINDS for text in (f"{kind}, here, s", "there / here")]
+    table = Table("model", "pipeline", *heads)
+    total = {kind: {where: sum(row[kind][where] for row in rows) for where in BACKENDS} for kind in KINDS}
     for row in [*rows, {"model": "all", "pipeline": "", **total}]:
-        cells = [(f"{row[kind]['here']:.1f}", f"{row[kind]['there'] / row[kind]['here']:.3f}") for kind in total]
-        table.add_row(row["model"], row["pipeline"], *cells[0], *cells[1])
-    Console(width=None if os.isatty(1) else 140).print(table)
+        cells = [(f"{row[kind]['here']:.1f}", f"{row[kind]['there'] / row[kind]['here']:.3f}") for kind in KINDS]
+        table.add_row(row["model"], row["pipeline"], *(text for pair in cells for text in pair))
+    Console(width=None if os.isatty(1) else 200).print(table)
 
 
 def main(
@@ -104,10 +168,10 @@ def main(
         if not any(fnmatchcase(name, pattern) for pattern in only.split("|")):
             continue
         with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-            found = graphs(name, folder or Path(temporary), threads)
-        for pipeline, graph in found.items():
-            rows.append({"model": name, "pipeline": pipeline, **measured(graph, target, rounds, len(rows))})
-            typer.echo(json.dumps(rows[-1]), err=True)
+            for case in cases(name, folder or Path(temporary), threads):
+                found = measured(case, target, rounds, len(rows))
+                rows.append({"model": name, "pipeline": case.pipeline, **found})
+                typer.echo(json.dumps(rows[-1]), err=True)
     report(rows)
     if json_file is not None:
         json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

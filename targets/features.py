@@ -1,7 +1,8 @@
 """Instruction sets by architecture: what Linux and archspec call each, what LLVM calls it, and which others it builds on.
 
 Only sets that a compiler may choose for what a kernel computes are listed: AMX and timers, say, are used by nobody here. The
-dependencies are those of LLVM's own tables, where turning on a set turns on what it builds on.
+dependencies are those of LLVM's own tables, where turning on a set turns on what it builds on. SSE4a is the exception: it needs no SSSE3, but without that, LLVM 22 takes elements out of
+a vector's upper half by EXTRQ, which doesn't reach there.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,7 @@ _X86 = {
     "ssse3": Feature("ssse3", ("sse3",)),
     "sse4_1": Feature("sse4.1", ("ssse3",)),
     "sse4_2": Feature("sse4.2", ("sse4_1",)),
-    "sse4a": Feature("sse4a", ("sse3",)),
+    "sse4a": Feature("sse4a", ("ssse3",)),
     "popcnt": Feature("popcnt"),
     "abm": Feature("lzcnt"),
     "bmi1": Feature("bmi"),

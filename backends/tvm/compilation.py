@@ -16,7 +16,7 @@ from ...targets.load import write_target
 from ..base import CompilerWarning
 from .choices import Plainness, result_of
 from .compiler import ADVICE, CompilerError, DiedError, ask
-from .handover import hand_over
+from .handover import handed_over
 from .kernel_cache import KernelCache
 
 _INSTEAD = {
@@ -60,15 +60,15 @@ class Compilation:
             CheckError: a kernel computes something else than its nodes.
         """
         faults: dict[str, tuple[str, Node]] = {}  # by the names of results that plainer kernels compute
-        with TemporaryDirectory(prefix="planish-") as folder:
+        with TemporaryDirectory(prefix="planish-") as folder, handed_over(self.legal, Path(folder, "graph")) as graph:
             while True:
                 try:
-                    files = self._asked(self.legal, Path(folder), directory)
+                    files = self._asked(graph, directory)
                     break
                 except CompilerError as error:
                     raise self._fault(str(error), None) from error
                 except DiedError as death:
-                    if (alone := self._alone(death, Path(folder), directory)) is not None:
+                    if (alone := self._alone(death, graph, directory)) is not None:
                         for name, fault in self._given_way(alone, is_strict):
                             faults.setdefault(name, fault)
         for text, node in dict(faults.values()).items():  # one for each kernel
@@ -76,16 +76,13 @@ class Compilation:
             warnings.warn(f"{text}; {instead}{self._left(text, node)}", CompilerWarning, stacklevel=4)
         return files
 
-    def _asked(self, graph: Graph, folder: Path, directory: Path, **options: Any) -> list[str]:
-        """Have a graph compiled, which is handed over in a folder."""
-        if not (folder / "graph").exists():
-            (folder / "graph").mkdir()
-            hand_over(graph, folder / "graph")
+    def _asked(self, graph: Path, directory: Path, **options: Any) -> list[str]:
+        """Have a graph compiled that is handed over; beside it is what else the process needs."""
         request = {
             "work": "build",
-            "graph": str(folder / "graph"),
+            "graph": str(graph),
             "operators": Origins.of(self.source).operators,
-            "target": str(write_target(self.target, folder)),
+            "target": str(write_target(self.target, graph.parent)),
             "database": str(Path(self.database).absolute()) if self.database else "",
             "plainness": self.plainness,
             "directory": str(directory),
@@ -93,12 +90,12 @@ class Compilation:
             "jobs": None,
         }
         try:
-            return ask(request | options, folder)
+            return ask(request | options, graph.parent)
         except DiedError as death:
             KernelCache.of_user().drop_drafts(death.process)
             raise
 
-    def _alone(self, death: DiedError, folder: Path, directory: Path) -> DiedError | None:
+    def _alone(self, death: DiedError, graph: Path, directory: Path) -> DiedError | None:
         """A death over one thing: if several were worked on side by side, they are tried one after the other.
 
         Returns:
@@ -107,7 +104,7 @@ class Compilation:
         if len(death.running) < 2:
             return death
         try:
-            self._asked(self.legal, folder, directory, jobs=1)
+            self._asked(graph, directory, jobs=1)
         except DiedError as again:
             return again
         return None
@@ -146,9 +143,9 @@ class Compilation:
             near |= {value.producer for one in near for value in one.inputs if value is not None and value.producer}
             near |= {use.node for one in near for value in one.outputs for use in value.uses if use.node in nodes}
             part = extract(self.legal, {position for position, one in enumerate(self.legal.nodes) if one in near})
-            with TemporaryDirectory(prefix="planish-") as folder:
+            with TemporaryDirectory(prefix="planish-") as folder, handed_over(part, Path(folder, "graph")) as graph:
                 try:
-                    self._asked(part, Path(folder), Path(folder), jobs=1, is_checked=False, plainness={})
+                    self._asked(graph, Path(folder), jobs=1, is_checked=False, plainness={})
                 except DiedError:
                     return part
                 except PlanishError:  # the surroundings are no model that TVM takes

@@ -1,11 +1,16 @@
 """A graph on its way to a compiler's process: its text, and its weights as they lie in memory.
 
 A `.planish` file would have all weights in the order of their axes, and turning those of a language model takes longer than to
-compile it from the cache.
+compile it from the cache. They wait in memory where the system lends a file of it: on a disk they would compete with what is
+written into the artifact.
 """
 
 import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -15,21 +20,36 @@ from ...ir.types import TensorType
 
 _TEXT, _WEIGHTS, _PLACES = "graph.txt", "weights.bin", "weights.json"
 _ALIGNMENT = 64
+_MOST_IN_MEMORY = 1 << 30
+"""Bytes of weights up to which they wait in memory: what is larger can be written to the disk while the machine needs its memory."""
 
 
-def hand_over(graph: Graph, folder: Path) -> None:
-    """Write a graph into a folder."""
-    places: dict[str, tuple[int, list[int]]] = {}
-    with (folder / _WEIGHTS).open("wb") as file:
-        for name, data in weights(graph).items():
+@contextmanager
+def handed_over(graph: Graph, folder: Path) -> Generator[Path]:
+    """While this lasts, another process can take over the graph from the folder, which is made."""
+    folder.mkdir()
+    found, places = weights(graph), dict[str, tuple[int, list[int]]]()
+    with _weights_file(folder / _WEIGHTS, sum(data.nbytes for data in found.values())) as file:
+        for name, data in found.items():
             axes = sorted(range(data.ndim), key=lambda axis: -abs(data.strides[axis]))
             lying = np.ascontiguousarray(data.transpose(axes))
             file.write(bytes(-file.tell() % _ALIGNMENT))
             places[name] = file.tell(), axes
             file.write(lying.reshape(-1).view(np.uint8).data)
         file.write(b"\0")  # a file without content couldn't be mapped
-    (folder / _TEXT).write_text(print_graph(graph), encoding="utf-8")
-    (folder / _PLACES).write_text(json.dumps(places), encoding="utf-8")
+        file.flush()
+        (folder / _TEXT).write_text(print_graph(graph), encoding="utf-8")
+        (folder / _PLACES).write_text(json.dumps(places), encoding="utf-8")
+        yield folder
+
+
+def _weights_file(path: Path, size: int) -> IO[bytes]:
+    """A file that a path leads to; it is gone with the process that has opened it if it lies in memory."""
+    if hasattr(os, "memfd_create") and size <= _MOST_IN_MEMORY and Path("/proc/self/fd").is_dir():
+        number = os.memfd_create(path.name)
+        path.symlink_to(f"/proc/{os.getpid()}/fd/{number}")
+        return open(number, "wb")  # noqa: PTH123 -- it has no name
+    return path.open("wb")
 
 
 def taken_over(folder: Path) -> Graph:

@@ -13,7 +13,7 @@ from ...targets.load import write_target
 from .backend import legal_graph
 from .compiler import DiedError, ask
 from .database import Finding
-from .handover import hand_over
+from .handover import handed_over
 
 
 def search(
@@ -48,12 +48,13 @@ def search(
         if "finding" in message:
             found(Finding(**message["finding"]))
 
-    with TemporaryDirectory(prefix="planish-") as folder:
-        Path(folder, "graph").mkdir()
-        hand_over(legal_graph(graph, target), Path(folder, "graph"))
+    with (
+        TemporaryDirectory(prefix="planish-") as folder,
+        handed_over(legal_graph(graph, target), Path(folder, "graph")) as handed,
+    ):
         request = {
             "work": "tune",
-            "graph": str(Path(folder, "graph")),
+            "graph": str(handed),
             "operators": Origins.of(graph).operators,
             "target": str(write_target(target, Path(folder))),
             "sizes": dict(sizes),

@@ -42,7 +42,7 @@ def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
         for tensor in tensors:
             file.write(bytes(-file.tell() % ALIGNMENT))
             offset = file.tell()
-            size = file.write(octets_of(tensor).numpy().data)
+            size = file.write(np.from_dlpack(octets_of(tensor)).data)
             entries.append(Entry(str(tensor.dtype), tuple(map(int, tensor.shape)), offset, size))
     paths[1].write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
     return paths

@@ -28,6 +28,11 @@ def test_only_what_stands_on_something_visible_is_usable():
     assert usable("sparc", ["vis"]) == frozenset()
 
 
+def test_sse4a_is_left_alone_where_llvm_would_shuffle_with_it():
+    assert usable("x86_64", ["sse", "sse2", "sse3", "sse4a"]) == {"sse", "sse2", "sse3"}
+    assert "sse4a" in usable("x86_64", ["sse", "sse2", "sse3", "ssse3", "sse4a"])
+
+
 def test_an_unknown_set_is_named():
     with pytest.raises(UsageError, match="unknown feature 'avx2048' of x86_64"):
         closed("x86_64", ["avx2048"])

@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from planish.backends.tvm.handover import hand_over, taken_over
+from planish.backends.tvm import handover
+from planish.backends.tvm.handover import handed_over, taken_over
 from planish.ir.builder import Builder
 from planish.ir.equal import differences
 from planish.ir.graph import Graph, Location
@@ -33,8 +34,8 @@ def test_weights_of_any_type_lie_as_they_lay(tmp_path: Path) -> None:
     graph.add_input("x", TensorType(DType.float32, ("n", 3)))
     for name, array in arrays.items():
         graph.outputs[name] = op.Identity(graph.add_constant(array, name), name=f"{name}_out")
-    hand_over(graph, tmp_path)
-    again = taken_over(tmp_path)
+    with handed_over(graph, tmp_path / "graph") as folder:
+        again = taken_over(folder)
     assert differences(graph, again) == []
     turned = again.constants["turned"].data
     assert turned.strides == arrays["turned"].strides
@@ -42,5 +43,13 @@ def test_weights_of_any_type_lie_as_they_lay(tmp_path: Path) -> None:
 
 def test_a_graph_without_weights(make_graph, tmp_path: Path) -> None:
     graph = make_graph(lambda op, x: op.Relu(x), "n", 3)
-    hand_over(graph, tmp_path)
-    assert differences(graph, taken_over(tmp_path)) == []
+    with handed_over(graph, tmp_path / "graph") as folder:
+        assert differences(graph, taken_over(folder)) == []
+
+
+def test_weights_that_are_too_large_for_memory(make_graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "_MOST_IN_MEMORY", 8)
+    graph = make_graph(lambda op, x: op.Add(x, np.arange(300, dtype=np.float32)), "n", 300)
+    with handed_over(graph, tmp_path / "graph") as folder:
+        assert not any(path.is_symlink() for path in folder.iterdir())
+        assert differences(graph, taken_over(folder)) == []

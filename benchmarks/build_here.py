@@ -1,0 +1,33 @@
+"""`planish` with TVM's compiler in its own process, as it is nowhere else: what `build_time.py` compares with.
+
+    python benchmarks/build_here.py build RECIPE.yaml
+
+A fault of LLVM's ends the process.
+"""
+
+from pathlib import Path
+
+from planish.backends.tvm.backend import Tvm, legal_graph
+from planish.driver.cli import main
+from planish.ir.graph import Graph
+from planish.passes.legalization.origins import Origins
+from planish.targets import Target
+
+
+class Here(Tvm):
+    """TVM in this process."""
+
+    def compile(self, graph: Graph, target: Target, directory: Path) -> list[Path]:
+        from planish.backends.tvm.building import Build
+
+        return Build(legal_graph(graph, target), Origins.of(graph), target).write(directory)
+
+    def warm_up(self) -> None:
+        """Start no other process."""
+
+
+if __name__ == "__main__":
+    import planish.backends.tvm
+
+    planish.backends.tvm.BACKEND = Here()
+    main()
