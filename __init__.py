@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .passes.base import Effect, GraphwisePass, Pass, PassContext, PassResult
     from .passes.instrument import Instrument
     from .passes.rewrite import RewriteRule
+    from .passes.verification import Verification
 
 __all__ = [
     "Builder",
@@ -37,6 +38,7 @@ __all__ = [
     "PlanishError",
     "Recipe",
     "RewriteRule",
+    "Verification",
     "build",
     "compile",
     "load",
@@ -59,6 +61,7 @@ _HOMES = {
     "PlanishError": ".ir.errors",
     "Recipe": ".driver.recipe",
     "RewriteRule": ".passes.rewrite",
+    "Verification": ".passes.verification",
     "build": ".driver.build",
     "compile": ".driver.api",
     "load": ".backends.artifact",

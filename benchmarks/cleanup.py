@@ -45,7 +45,7 @@ from rich.table import Table
 import planish
 from planish.ir.interpreter import Interpreter
 from planish.passes.base import PassContext
-from planish.passes.manager import PassManager, Verify
+from planish.passes.manager import PassManager
 from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
@@ -186,7 +186,7 @@ def by_planish(pipeline: str) -> Callable[[Path, Path], Found]:
     def run(source: Path, target: Path) -> Found:
         start = time.perf_counter()
         graph = planish.read(source)
-        manager = PassManager(parse_pipeline(pipeline), verify=Verify.STRUCTURE)
+        manager = PassManager(parse_pipeline(pipeline), verify="structure")
         records = manager.run(graph, PassContext(load_target("native"), graph))
         planish.write(graph, target)
         return Found(sum(record.seconds for record in records), time.perf_counter() - start)

@@ -68,7 +68,6 @@ DULL = 1e-2
 def check(name: str, paths: Sequence[str], *, dynamic: bool, passes: str) -> dict[str, Outcome]:
     """The outcome of a model on each path, at the sizes it was traced with, or with symbolic ones at several."""
     import planish
-    from planish.passes.manager import Verify
 
     try:
         subject = zoo.build(name)
@@ -81,7 +80,7 @@ def check(name: str, paths: Sequence[str], *, dynamic: bool, passes: str) -> dic
     signal = _signal([tensor.numpy() for tensor in subject.run(example)], expected[0])
     try:
         graph = planish.trace(subject.module, *example, dynamic_shapes=shapes)
-        graph = planish.optimize(graph, passes, verify=Verify.STRUCTURE).graph
+        graph = planish.optimize(graph, passes, verify="structure").graph
     except Exception as error:
         return dict.fromkeys(paths, _classed(error))
     del subject

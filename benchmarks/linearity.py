@@ -33,7 +33,7 @@ from planish.ir.graph import Graph, Value
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Pass, PassContext
 from planish.passes.instrument import Instrument
-from planish.passes.manager import PassManager, Verify
+from planish.passes.manager import PassManager
 from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
@@ -197,7 +197,7 @@ def optimized(graph: Graph) -> tuple[Graph, Clock, float]:
     copy, clock = graph.clone(), Clock()
     gc.collect()
     start = time.process_time()
-    manager = PassManager(parse_pipeline("cleanup,fuse"), [clock], verify=Verify.STRUCTURE)
+    manager = PassManager(parse_pipeline("cleanup,fuse"), [clock], verify="structure")
     manager.run(copy, PassContext(load_target("native"), copy))
     return copy, clock, time.process_time() - start
 

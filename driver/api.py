@@ -11,8 +11,9 @@ from ..backends.artifact import load, write_artifact
 from ..ir.graph import Graph
 from ..passes.base import PassContext
 from ..passes.instrument import Instrument, PassRecord
-from ..passes.manager import PassManager, Verify
+from ..passes.manager import PassManager
 from ..passes.pipeline import parse_pipeline
+from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
 from .data import make_batches, ports_of, single_sample, sizes_in
@@ -62,7 +63,7 @@ def optimize(
     data: Iterable[Any] = (),
     target: str | Target = "native",
     seed: int = 0,
-    verify: Verify = Verify.NUMERIC,
+    verify: Verification | str = "numeric",
     instruments: Sequence[Instrument] = (),
     reporter: Reporter = SILENT,
 ) -> Optimized:
@@ -75,7 +76,7 @@ def optimize(
             the order of the inputs.
         target: a target's name, its file, or the target itself.
         seed: for whatever is random.
-        verify: what is checked after each pass.
+        verify: what is checked after each pass: a `Verification`, or a text such as `"structure"` or `"numeric,rtol=0.01"`.
         instruments: that watch.
         reporter: hears of progress.
 

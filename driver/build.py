@@ -15,17 +15,17 @@ from ..ir.errors import BudgetError, ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
 from ..passes.base import Effect, Feeds, Pass, PassContext
-from ..passes.check import make_probes
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import format_pipeline
+from ..passes.probes import make_probes
 from ..passes.reproducer import Reproducer, reproducing
 from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
-from .lowering import fastest, lower, lower_all
+from .lowering import Lowering, fastest, lower
 from .measurement import Latency, interleaved
 from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
@@ -105,7 +105,14 @@ class Job:
     def case(self) -> Reproducer:
         """What a failing pass would be reproduced by."""
         pipeline = format_pipeline(self.passes)
-        return Reproducer(self.source, pipeline, self.recipe.target, self.recipe.seed, self.calibration)
+        return Reproducer(
+            self.source,
+            pipeline,
+            self.recipe.target,
+            self.recipe.seed,
+            self.calibration,
+            verification=self.recipe.verify,
+        )
 
     @property
     def is_for_another_machine(self) -> bool:
@@ -168,7 +175,7 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     job.reporter.stage("evaluating the untouched model in ONNX Runtime")
     untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
     before = job.score(untouched.executable.run)
-    probes = make_probes(job.source, job.calibration, job.recipe.seed)
+    probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
     graph, rows = _run_passes(job, before, sizes_in(sample, untouched.executable.inputs))
     if job.is_for_another_machine:
@@ -202,7 +209,9 @@ def _measured(
 ) -> tuple[Latency, Measured, Path]:
     """The latency of the untouched model, and the fastest of what is built and where it is, from probes and a sample."""
     probes, sample = inputs
-    candidates = lower_all(graph, job.recipe.backend, job.target, probes, scratch, job.reporter, job.recipe.database)
+    recipe = job.recipe
+    lowering = Lowering(job.target, probes, recipe.verify, scratch, job.reporter, recipe.database)
+    candidates = lowering.candidates(graph, recipe.backend)
     job.reporter.stage("measuring latency")
     models = [untouched, *(candidate.executable for candidate in candidates)]
     reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
@@ -223,7 +232,7 @@ def _run_passes(job: Job, before: Score | None, sizes: Mapping[str, int]) -> tup
     try:
         watching = [PassReporter(job.reporter), watch, *job.instruments]
         with reproducing(job.case):
-            PassManager(job.passes, watching).run(graph, context)
+            PassManager(job.passes, watching, job.recipe.verify).run(graph, context)
     finally:
         job.reporter.passes(watch.rows)
     return graph, watch.rows

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -34,6 +34,14 @@ Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, 
 Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
 TARGET_HELP = "see `planish targets`; or a TOML file, archspec's name of a CPU (zen4), a copy of another /proc/cpuinfo"
 TargetName = Annotated[str, typer.Option("-t", "--target", help=TARGET_HELP)]
+Verify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEVEL[,KEY=N...]",
+        help="what is checked: none, structure or numeric, how strictly (rtol, atol), on how much (probes, edges); "
+        "such as numeric,rtol=0.01",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
 DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]
@@ -65,6 +73,7 @@ def build(
     metric: Annotated[str | None, typer.Option(help="accuracy, spearman, module:function or file.py:function")] = None,
     max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
+    verify: Verify = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
     as_json: Json = False,
@@ -79,6 +88,7 @@ def build(
         "backend": backend,
         "tuned": tuned,
         "output": output,
+        "verify": verify,
         "data": _given(calibration=data, evaluation=data, metric=metric),
         "budget": _given(metric_drop=max_drop),
     }
@@ -106,9 +116,7 @@ def opt(
     ] = None,
     target: TargetName = "native",
     data: Data = None,
-    verify: Annotated[
-        Literal["none", "structure", "numeric"], typer.Option(help="what is checked after each pass")
-    ] = "numeric",
+    verify: Verify = None,
     print_ir_before: Annotated[
         list[str] | None, typer.Option(metavar="[=PASS]", help="print the graph before this pass, or every pass")
     ] = None,
@@ -132,7 +140,6 @@ def opt(
 ) -> None:
     """Run passes over a model and write the graph."""
     from ..passes.instruments.print_ir import PrintIR
-    from ..passes.manager import Verify
     from .explanation import Explain
     from .instruments import make_instruments
     from .optimize import optimize_file
@@ -152,7 +159,7 @@ def opt(
             output,
             target=target,
             data=data,
-            verify=Verify(verify),
+            verify=verify,
             instruments=[printer, *make_instruments(names, dump_dir)],
             explainer=explainer,
             reporter=reporter,
@@ -179,6 +186,7 @@ def bisect(
     pipeline: Pipeline = None,
     data: Data = None,
     target: TargetName = "native",
+    verify: Verify = None,
     as_json: Json = False,
 ) -> None:
     """Find the pass, and the rewrite in it, after which a check fails.
@@ -191,7 +199,7 @@ def bisect(
 
     reporter = ConsoleReporter(_console())
     with reporter.live():
-        fault = find_fault(subject, pipeline, data, target, reporter)
+        fault = find_fault(subject, pipeline, data, target, reporter, verify)
     if as_json:
         _print_json(None if fault is None else plain(fault))
     else:

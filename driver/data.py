@@ -18,7 +18,7 @@ from ..ir.arrays import read_arrays
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.types import DType
-from ..passes.check import random_array
+from ..passes.probes import random_array
 from .reference import call, resolve, suggestion
 
 LABELS = "labels"

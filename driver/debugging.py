@@ -8,14 +8,16 @@ from ..ir.errors import PassError, UsageError
 from ..ir.graph import Graph
 from ..passes.base import Pass, PassContext
 from ..passes.bisect import Fault, bisect
-from ..passes.check import NumericCheck, make_probes
+from ..passes.check import NumericCheck
 from ..passes.instrument import Instrument
-from ..passes.manager import PassManager, Verify
+from ..passes.manager import PassManager
 from ..passes.order import flattened
 from ..passes.pipeline import format_pipeline, parse_pipeline
 from ..passes.reduce import reduce
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer
+from ..passes.verification import Verification
 from ..targets.load import load_target
+from .backend_check import compile_again
 from .build import prepare
 from .optimize import read_case
 from .recipe import read_recipe
@@ -24,9 +26,16 @@ from .reporter import SILENT, Reporter
 
 
 def find_fault(
-    subject: str, pipeline: str | None, data: str | None, target: str, reporter: Reporter = SILENT
+    subject: str,
+    pipeline: str | None,
+    data: str | None,
+    target: str,
+    reporter: Reporter = SILENT,
+    verify: Verification | str | None = None,
 ) -> Fault | None:
     """The first pass, and the rewrite in it, after which a check fails; None where none fails.
+
+    Where passes are right and a backend is at fault, its error says so, and names the layer.
 
     Args:
         subject: a recipe, the folder of a reproducer, or a model.
@@ -34,6 +43,7 @@ def find_fault(
         data: calibration data for a model.
         target: for a model.
         reporter: hears of progress.
+        verify: what is checked; None for everything, or what a recipe or a reproducer says.
 
     Raises:
         UsageError: a model without a pipeline, or something else with one.
@@ -43,12 +53,18 @@ def find_fault(
         raise UsageError("a recipe says itself what its passes are")
     with isolated_imports(Path(subject).parent if is_recipe else Path()):
         if is_recipe:
-            case = prepare(read_recipe(Path(subject)), reporter).case
+            changed = {} if verify is None else {"verify": verify}
+            case = prepare(read_recipe(Path(subject), changed), reporter).case
         else:
-            case = read_case(subject, pipeline, data, target, reporter)
+            case = read_case(subject, pipeline, data, target, reporter, verify)
         reporter.stage("running the whole pipeline")
-        check = NumericCheck(case.graph, make_probes(case.graph, case.calibration, case.seed))
-        return bisect(parse_pipeline(case.pipeline), check, _context(case, reporter), reporter.stage)
+        context = _context(case, reporter)
+        check = NumericCheck.of(context, case.verification)
+        fault = bisect(parse_pipeline(case.pipeline), check, context, reporter.stage)
+        if fault is None and case.backend:
+            reporter.stage(f"compiling for {case.backend}")
+            compile_again(case, case.run())
+        return fault
 
 
 def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
@@ -79,7 +95,7 @@ def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """How a pipeline failed: by which error, in which pass."""
+    """How a pipeline failed: by which error, in which pass or backend."""
 
     error: str
     step: str
@@ -99,7 +115,11 @@ class _Last(Instrument):
 def _failure(case: Reproducer, passes: Sequence[Pass]) -> _Failure | None:
     last = _Last()
     try:
-        PassManager(passes, [last], Verify.NUMERIC).run(case.graph.clone(), _context(case, SILENT))
+        graph = case.graph.clone()
+        PassManager(passes, [last], case.verification).run(graph, _context(case, SILENT))
+        last.started.append(case.backend)
+        if case.backend:
+            compile_again(case, graph)
     except Exception as error:  # crashes are reduced as well
         step = last.started[-1] if last.started else ""
         raised = error.__cause__ if isinstance(error, PassError) else error
@@ -112,7 +132,7 @@ def _narrowed(case: Reproducer, steps: Sequence[Pass], failure: _Failure) -> Rep
     if not 0 < failure.position < len(steps) or steps[failure.position].name != failure.step:
         return None
     graph = case.graph.clone()
-    PassManager(steps[: failure.position], verify=Verify.NONE).run(graph, _context(case, SILENT))
+    PassManager(steps[: failure.position], verify="none").run(graph, _context(case, SILENT))
     return replace(case, graph=graph, pipeline=format_pipeline(steps[failure.position : failure.position + 1]))
 
 

@@ -9,8 +9,9 @@ from ..backends.artifact import MANIFEST, load, read_manifest, write_artifact
 from ..ir.errors import CheckError, PlanishError, TargetError
 from ..ir.graph import Graph
 from ..passes.base import Feeds
-from ..passes.check import drift, flattened, is_close, rounding_of, run_graph
+from ..passes.verification import Verification
 from ..targets import Target
+from .backend_check import BackendCheck
 from .measurement import Latency
 from .model import read_model
 from .reporter import Reporter, compilers_heard
@@ -69,55 +70,62 @@ def open_subject(reference: str, target: Target, scratch: Path, threads: int | N
     return open_artifact(reference, scratch, threads)
 
 
-def lower_all(
-    graph: Graph,
-    choice: str,
-    target: Target,
-    probes: Sequence[Feeds],
-    scratch: Path,
-    reporter: Reporter,
-    tuned: Path | None = None,
-) -> list[Candidate]:
-    """The graph compiled by the chosen backend, or for `auto` by every one that is installed and can run it.
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """How graphs are compiled and checked.
 
-    Args:
-        graph: to compile.
-        choice: of the backend.
+    Attributes:
         target: to compile for.
         probes: that what was compiled is held to the interpreter on.
+        verification: how strictly.
         scratch: folder for artifacts.
         reporter: hears of progress.
         tuned: what `planish tune` has written.
-
-    Raises:
-        UsageError: the chosen backend isn't one that is tuned.
-        TargetError: no backend can run it.
-        CheckError: what was compiled computes something else than the graph.
     """
-    if choice != "auto":
-        reporter.stage(f"lowering to {choice}")
-        backend = find_backend(choice)
-        backend = backend if tuned is None else backend.tuned(tuned)
-        with compilers_heard(reporter):
-            return [_lower_checked(graph, backend, target, probes, scratch)]
-    candidates: list[Candidate] = []
-    faults: list[PlanishError] = []
-    for backend in map(find_backend, backend_names()):
-        if missing := backend.available():
-            reporter.note(f"{backend.name} is not installed and was not tried ({missing})")
-            continue
-        reporter.stage(f"lowering to {backend.name}")
-        if tuned is not None and backend.tunable:
-            backend = backend.tuned(tuned)
-        try:
-            with compilers_heard(reporter):
-                candidates.append(_lower_checked(graph, backend, target, probes, scratch))
-        except (TargetError, CheckError) as error:
-            faults.append(error)
-            reporter.warn(f"{backend.name} is left out: {error}")
-    if not candidates:
-        raise (faults[0] if faults else TargetError("no backend is installed: pip install onnxruntime"))
-    return candidates
+
+    target: Target
+    probes: Sequence[Feeds]
+    verification: Verification
+    scratch: Path
+    reporter: Reporter
+    tuned: Path | None = None
+
+    def candidates(self, graph: Graph, choice: str) -> list[Candidate]:
+        """A graph compiled by the chosen backend, or for `auto` by every one that is installed and can run it.
+
+        Raises:
+            UsageError: the chosen backend isn't one that is tuned.
+            TargetError: no backend can run it.
+            CheckError: what was compiled computes something else than the graph.
+        """
+        if choice != "auto":
+            backend = find_backend(choice)
+            return [self._candidate(graph, backend if self.tuned is None else backend.tuned(self.tuned))]
+        found: list[Candidate] = []
+        faults: list[PlanishError] = []
+        for backend in map(find_backend, backend_names()):
+            if missing := backend.available():
+                self.reporter.note(f"{backend.name} is not installed and was not tried ({missing})")
+                continue
+            if self.tuned is not None and backend.tunable:
+                backend = backend.tuned(self.tuned)
+            try:
+                found.append(self._candidate(graph, backend))
+            except (TargetError, CheckError) as error:
+                faults.append(error)
+                self.reporter.warn(f"{backend.name} is left out: {error}")
+        if not found:
+            raise (faults[0] if faults else TargetError("no backend is installed: pip install onnxruntime"))
+        return found
+
+    def _candidate(self, graph: Graph, backend: Backend) -> Candidate:
+        self.reporter.stage(f"lowering to {backend.name}")
+        with compilers_heard(self.reporter):
+            candidate = lower(graph, backend, self.target, self.scratch / backend.name)
+        if self.verification.level == "numeric":
+            check = BackendCheck(backend, self.target, self.verification.tolerance)
+            check.hold(candidate.executable, graph, self.probes, self.scratch)
+        return candidate
 
 
 def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tuple[Candidate, Latency]:
@@ -127,39 +135,3 @@ def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tu
         if other[1].speedup_over(best[1]).lower > 1:
             best = other
     return best
-
-
-def _lower_checked(graph: Graph, backend: Backend, target: Target, probes: Sequence[Feeds], scratch: Path) -> Candidate:
-    candidate = lower(graph, backend, target, scratch / backend.name)
-    check_lowering(candidate, graph, probes)
-    return candidate
-
-
-def check_lowering(candidate: Candidate, graph: Graph, probes: Sequence[Feeds]) -> None:
-    """Hold a compiled model to the interpreter: within float tolerance, or quantization's rounding.
-
-    Args:
-        candidate: that was compiled from the graph.
-        graph: what it should compute.
-        probes: that they are compared on.
-
-    Raises:
-        CheckError: an output differs further; it is named.
-    """
-    outputs = run_graph(graph, probes)
-    rounding = rounding_of(graph, probes, outputs)
-    for number, (probe, expected) in enumerate(zip(probes, outputs, strict=True)):
-        found = flattened(dict(zip(graph.outputs, candidate.executable.run(probe), strict=True)))
-        for name, wanted in expected.items():
-            got = found.get(name)
-            if got is None:
-                fault = "is missing"
-            elif got.shape != wanted.shape:
-                fault = f"has shape {list(got.shape)} instead of {list(wanted.shape)}"
-            elif is_close(wanted, got, rounding.get(name, 0.0)):
-                continue
-            else:
-                fault = f"is off by {drift([{name: wanted}], [{name: got}]):.3g} (relative error)"
-            raise CheckError(
-                f"{candidate.backend} computes something else than the graph: output {name!r} {fault} on probe {number}"
-            )

@@ -1,20 +1,17 @@
 """`planish opt`: graph to graph, as mlir-opt."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from ..backends import find_backend
-from ..backends.artifact import write_artifact
 from ..ir.errors import UsageError
-from ..ir.graph import Graph
 from ..passes.instrument import Instrument
-from ..passes.manager import Verify
 from ..passes.pipeline import parse_pipeline
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer, reproducing
-from ..targets.load import load_target
+from ..passes.verification import EVERYTHING, Verification
 from .api import Optimized, optimize
+from .backend_check import compile_again
 from .data import ports_of, read_data
 from .explanation import Explain
 from .model import check_form, read_model, write_model
@@ -29,7 +26,7 @@ def optimize_file(
     *,
     target: str = "native",
     data: str | None = None,
-    verify: Verify = Verify.NUMERIC,
+    verify: Verification | str | None = None,
     instruments: Sequence[Instrument] = (),
     explainer: Explain | None = None,
     reporter: Reporter = SILENT,
@@ -42,7 +39,7 @@ def optimize_file(
         output: a `.onnx` or `.planish` file; None writes nothing.
         target: that passes build for.
         data: that they calibrate on.
-        verify: what is checked after each pass.
+        verify: what is checked after each pass; None for everything, or what a reproducer was left by.
         instruments: that watch.
         explainer: watches as well, and is told of the pipeline before.
         reporter: hears of progress.
@@ -53,41 +50,39 @@ def optimize_file(
     if output is not None:
         check_form(output)
     with isolated_imports(Path()):
-        case = read_case(model, pipeline, data, target, reporter)
+        case = read_case(model, pipeline, data, target, reporter, verify)
         if explainer is not None:
             explainer.prepare(parse_pipeline(case.pipeline))
             instruments = (*instruments, explainer)
-        with reproducing(case):
+        is_known = pipeline is None and is_reproducer(model)  # to fail, and needs no other one beside it
+        with nullcontext() if is_known else reproducing(case):
             result = optimize(
                 case.graph,
                 case.pipeline,
                 data=case.calibration,
                 target=case.target,
                 seed=case.seed,
-                verify=verify,
+                verify=case.verification,
                 instruments=instruments,
                 reporter=reporter,
             )
             if case.backend:
-                _compile_again(case, result.graph, reporter)
+                reporter.stage(f"compiling for {case.backend}")
+                compile_again(case, result.graph)
+                reporter.note(f"{case.backend} compiles it")
     if output is not None:
         write_model(result.graph, output)
     return result
 
 
-def _compile_again(case: Reproducer, graph: Graph, reporter: Reporter) -> None:
-    """Let a compiler fail over a graph as it did before.
-
-    Raises:
-        TargetError: it fails.
-    """
-    reporter.stage(f"compiling for {case.backend}")
-    with TemporaryDirectory(prefix="planish-") as folder:
-        write_artifact(Path(folder, "artifact"), graph, find_backend(case.backend).strict(), load_target(case.target))
-    reporter.note(f"{case.backend} compiles it")
-
-
-def read_case(model: str, pipeline: str | None, data: str | None, target: str, reporter: Reporter) -> Reproducer:
+def read_case(
+    model: str,
+    pipeline: str | None,
+    data: str | None,
+    target: str,
+    reporter: Reporter,
+    verify: Verification | str | None = None,
+) -> Reproducer:
     """A model with what is to be done to it, or what a reproducer holds.
 
     Raises:
@@ -95,11 +90,14 @@ def read_case(model: str, pipeline: str | None, data: str | None, target: str, r
     """
     if is_reproducer(model):
         held = read_reproducer(Path(model))
-        return held if pipeline is None else replace(held, pipeline=pipeline)
+        held = held if pipeline is None else replace(held, pipeline=pipeline)
+        return held if verify is None else replace(held, verification=Verification.of(verify))
     if pipeline is None:
         raise UsageError("a model needs a pipeline: -p cleanup,fuse")
     parse_pipeline(pipeline)  # a typing error is told before a large model is read
+    verification = Verification.of(verify or EVERYTHING)
     reporter.stage(f"reading {model}")
     source = read_model(model)
     batches = [] if data is None else read_data(data, Path(), ports_of(source))
-    return Reproducer(source, pipeline, target, calibration=[batch.inputs for batch in batches])
+    calibration = [batch.inputs for batch in batches]
+    return Reproducer(source, pipeline, target, calibration=calibration, verification=verification)

@@ -14,6 +14,7 @@ from ..ir.suggestion import nearest
 from ..passes import units
 from ..passes.base import Pass
 from ..passes.pipeline import make_passes, parse_pipeline
+from ..passes.verification import EVERYTHING, Verification
 from .reference import suggestion
 from .yaml_file import read_yaml
 
@@ -47,6 +48,15 @@ def _backend(name: str) -> str:
     if name not in names:
         raise ValueError(f"unknown backend {name!r}{nearest(name, names)}")
     return name
+
+
+def _verification(given: Any) -> Any:
+    if not isinstance(given, Verification | str | dict):
+        raise ValueError(f"expected a level, or settings by name, got {given!r}")  # noqa: TRY004 -- pydantic reports no other
+    try:
+        return Verification.of(cast("Any", given))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 Place = Annotated[str, BeforeValidator(fit_name)]
@@ -101,6 +111,7 @@ class Recipe(_Section):
         budget: what the artifact has to meet.
         output: the artifact's folder.
         seed: for whatever is random.
+        verify: what is checked, and how strictly: a level, or `{level, rtol, atol, probes, edges}`.
         folder: what relative paths are relative to.
         name: of the recipe in messages.
     """
@@ -114,6 +125,7 @@ class Recipe(_Section):
     budget: Budget = Budget()
     output: Annotated[Path, BeforeValidator(fit_name)] = Path("dist")
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    verify: Annotated[Verification, BeforeValidator(_verification)] = EVERYTHING
     folder: Path = Field(default=Path(), exclude=True)
     name: str = Field(default="the command line", exclude=True)
 
@@ -147,9 +159,9 @@ def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
         if "output" not in flags:
             raise UsageError("give the artifact's folder: -o DIR")
         return make_recipe({"model": reference, **flags})
-    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output"}):
+    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify"}):
         raise UsageError(
-            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned and -o go with one"
+            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --verify and -o go with one"
         )
     for key in ("output", "tuned"):
         if key in flags:

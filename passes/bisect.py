@@ -13,9 +13,10 @@ from ..ir.graph import Graph
 from ..ir.verify import verify
 from .applications import Applications
 from .base import Effect, Pass, PassContext
-from .check import NumericCheck, Outputs
+from .check import NumericCheck
 from .group import run_each
 from .pipeline import format_pass
+from .yardstick import Yardstick
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class _Run:
         self._steps: list[_Step] = []
         self._graph = check.source.clone()
         self._crash: Exception | None = None
-        self._outputs: dict[int, Sequence[Outputs]] = {0: check.outputs}
+        self._known: dict[int, Yardstick] = {0: check.start}
         self._checks = 0
 
     def all(self, passes: Sequence[Pass]) -> None:
@@ -153,15 +154,15 @@ class _Run:
         if not changing:
             return ""
         weakest = max(changing, key=lambda step: _ORDER.index(step.effect))
-        return self._fault(self._boundary(end), weakest, self._known(start), end)
+        return self._fault(self._boundary(end), weakest, self._reference(start), end)
 
-    def _fault(self, graph: Graph, step: Pass, reference: Sequence[Outputs], boundary: int | None = None) -> str:
+    def _fault(self, graph: Graph, step: Pass, reference: Yardstick, boundary: int | None = None) -> str:
         self._checks += 1
         try:
             verify(graph)
             outputs = self._check.run(graph, step)
             if boundary is not None:
-                self._outputs[boundary] = outputs
+                self._known[boundary] = Yardstick(graph, self._check.probes, outputs)
             self._check.compare(reference, outputs, graph, step)
         except PlanishError as error:
             return str(error)
@@ -170,11 +171,13 @@ class _Run:
     def _boundary(self, index: int) -> Graph:
         return self._steps[index].graph if index < len(self._steps) else self._graph
 
-    def _known(self, boundary: int) -> Sequence[Outputs]:
-        if boundary not in self._outputs:
+    def _reference(self, boundary: int) -> Yardstick:
+        if boundary not in self._known:
             self._checks += 1
-            self._outputs[boundary] = self._check.run(self._boundary(boundary), self._steps[boundary - 1].step)
-        return self._outputs[boundary]
+            graph = self._boundary(boundary)
+            outputs = self._check.run(graph, self._steps[boundary - 1].step)
+            self._known[boundary] = Yardstick(graph, self._check.probes, outputs)
+        return self._known[boundary]
 
     # -- which rewrite in it
 
@@ -212,7 +215,7 @@ class _Run:
             self._checks += 1
             reason = str(error) if isinstance(error, CheckError) else f"{type(error).__name__}: {error}"
         else:
-            reason = self._fault(graph, faulty.step, self._known(position))
+            reason = self._fault(graph, faulty.step, self._reference(position))
         if reason:
             self._last = applications.last
         return reason

@@ -4,7 +4,6 @@ import gc
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from enum import Enum
 from functools import cached_property
 from traceback import extract_tb, walk_tb
 
@@ -12,22 +11,15 @@ from ..ir.errors import CheckError, ModelError, PassError, PlanishError
 from ..ir.graph import Graph, now
 from ..ir.verify import verify
 from .base import Pass, PassContext, PassResult
-from .check import NumericCheck, make_probes
+from .check import NumericCheck
 from .group import Group
 from .instrument import Instrument, PassRecord
 from .order import check_order
 from .pipeline import format_pass, pass_classes
 from .rewrite import RewritePass
+from .verification import Verification
 
 _MOST_MISSES = 5
-
-
-class Verify(Enum):
-    """How much is checked after every pass."""
-
-    NONE = "none"
-    STRUCTURE = "structure"
-    NUMERIC = "numeric"
 
 
 class PassManager:
@@ -36,15 +28,18 @@ class PassManager:
     Args:
         passes: in order.
         instruments: what watches.
-        verify: what is checked after each pass.
+        verify: what is checked after each pass: a `Verification`, or a text that stands for one.
     """
 
     def __init__(
-        self, passes: Sequence[Pass], instruments: Sequence[Instrument] = (), verify: Verify = Verify.NUMERIC
+        self,
+        passes: Sequence[Pass],
+        instruments: Sequence[Instrument] = (),
+        verify: Verification | str = "numeric",
     ) -> None:
         self.passes = passes
         self.instruments = instruments
-        self.verify = verify
+        self.verification = Verification.of(verify)
 
     def run(self, graph: Graph, context: PassContext) -> tuple[PassRecord, ...]:
         """Run all passes on a graph, in place.
@@ -59,10 +54,10 @@ class PassManager:
             return self._run_all(graph, context)
 
     def _run_all(self, graph: Graph, context: PassContext) -> tuple[PassRecord, ...]:
-        if self.verify is not Verify.NONE:
+        if self.verification.level != "none":
             verify(graph)
         self._tell(lambda instrument: instrument.start(graph, context))
-        judge = _Judge(graph, context, self.verify)
+        judge = _Judge(graph, context, self.verification)
         records: list[PassRecord] = []
         try:
             for step in self.passes:
@@ -138,13 +133,13 @@ class _Judge:
         drift: of the graph's outputs from the source's; None if they aren't checked.
     """
 
-    def __init__(self, graph: Graph, context: PassContext, level: Verify) -> None:
+    def __init__(self, graph: Graph, context: PassContext, verification: Verification) -> None:
         self._graph = graph
         self._context = context
-        self._level = level
+        self._verification = verification
         self._moment = now()
         self._returned = dict(graph.outputs)
-        self.drift = 0.0 if level is Verify.NUMERIC else None
+        self.drift = 0.0 if verification.level == "numeric" else None
 
     def hold(self, step: Pass, verified: Callable[[], None]) -> None:
         """Check the graph after a pass.
@@ -154,20 +149,19 @@ class _Judge:
             verified: called when the graph is known to be well formed, before its numbers are checked.
         """
         is_edited = self._graph.is_edited_since(self._moment) or self._graph.outputs != self._returned
-        if is_edited and self._level is not Verify.NONE:
+        if is_edited and self._verification.level != "none":
             _verify_after(step, self._graph)
         verified()
         if not is_edited:
             return
-        if self._level is Verify.NUMERIC:
+        if self._verification.level == "numeric":
             self.drift = self._check.check(self._graph, step)
         self._moment, self._returned = now(), dict(self._graph.outputs)
 
     @cached_property
     def _check(self) -> NumericCheck:
         """Made once, when it is first needed: it runs the source."""
-        source, context = self._context.source, self._context
-        return NumericCheck(source, make_probes(source, context.calibration, context.seed))
+        return NumericCheck.of(self._context, self._verification)
 
 
 def _unchanged(step: Pass, misses: Sequence[str]) -> str:

@@ -122,8 +122,8 @@ def _phrase(bound: Ge | Gt | Le | Lt) -> str:
 
 
 @cache
-def options_of(kind: "type[Pass]") -> dict[str, Option]:
-    """The options of a pass by name, its own first."""
+def options_of(kind: type) -> dict[str, Option]:
+    """The options of a pass by name, its own first; the settings of any other dataclass likewise."""
     from .base import Pass
 
     fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()

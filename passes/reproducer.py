@@ -8,8 +8,8 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 
 from ..ir.arrays import read_arrays
-from ..ir.errors import CheckError, ModelError, PassError, PlanishError
+from ..ir.errors import CheckError, ModelError, PassError, PlanishError, UsageError
 from ..ir.files import RefusedFileError, fit_name, open_regular
 from ..ir.graph import Graph
 from ..ir.storage import load, save
 from ..targets import Target
-from ..targets.load import write_target
-from .base import Feeds
+from ..targets.load import load_target, write_target
+from .base import Feeds, PassContext
+from .manager import PassManager
+from .pipeline import parse_pipeline
+from .verification import EVERYTHING, Verification
 
 _DESCRIPTION, _GRAPH, _DATA = "reproducer.json", "graph.planish", "calibration.npz"
 _LONGEST = 1 << 20
@@ -45,6 +48,7 @@ class Reproducer:
         error: how it failed.
         backend: that compiles the result; empty if passes are what fails.
         machine: the target itself, where no name or file says it.
+        verification: what is checked.
     """
 
     graph: Graph
@@ -55,6 +59,18 @@ class Reproducer:
     error: str = ""
     backend: str = ""
     machine: Target | None = None
+    verification: Verification = EVERYTHING
+
+    def run(self) -> Graph:
+        """What the pipeline makes of the graph, which is left as it is; it is checked as it was.
+
+        Raises:
+            PlanishError: it fails.
+        """
+        graph = self.graph.clone()
+        context = PassContext(load_target(self.target), self.graph, self.calibration, self.seed)
+        PassManager(parse_pipeline(self.pipeline), verify=self.verification).run(graph, context)
+        return graph
 
     def write(self, folder: Path) -> None:
         """Write the folder, whole or not at all; one that is there is replaced."""
@@ -64,6 +80,7 @@ class Reproducer:
             "seed": self.seed,
             "error": self.error,
             "backend": self.backend,
+            "verify": str(self.verification),
             "versions": {"python": platform.python_version(), **dict(filter(all, map(_version, _PACKAGES)))},
         }
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +121,12 @@ def read_reproducer(folder: Path) -> Reproducer:
             held: dict[str, Any] = json.loads(file.read(_LONGEST))
         fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")}
         fields["backend"] = held.get("backend", "")
+        fields["verification"] = Verification.of(held.get("verify", "numeric"))
         fit_name(fields["target"])
-    except (RefusedFileError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (RefusedFileError, UsageError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{folder} is no reproducer, or a broken one: {error}") from error
-    for key, value in fields.items():
+    for key in ("pipeline", "target", "seed", "error", "backend"):
+        value = fields[key]
         is_fit = isinstance(value, str) if key != "seed" else type(value) is int and value >= 0
         if not is_fit:
             raise ModelError(f"{folder / _DESCRIPTION}: {key!r} is {value!r}, which makes no sense")
@@ -147,19 +166,26 @@ def _failed(case: Reproducer, error: Exception) -> Reproducer:
     return replace(case, error=f"{type(error).__name__}: {error}")
 
 
-def leave(case: Reproducer) -> str:
-    """Write a reproducer to where temporary files are; returns what to do with it, from a new line on."""
+def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Reproducer.run) -> str:
+    """Write a reproducer to where temporary files are; returns what to do with it, from a new line on.
+
+    Args:
+        case: to write.
+        again: runs what was written, since one that doesn't fail would send people after what isn't there; None where it
+            is known to fail.
+    """
     folder = Path(tempfile.mkdtemp(prefix="planish-reproducer-"))
     try:
         case.write(folder)
     except OSError as failure:
         shutil.rmtree(folder, ignore_errors=True)
         return f"\nno reproducer could be written: {failure}"
-    again = f"\nsee it again:                planish opt {folder}"
-    if case.backend:
-        return again
+    with suppress(Exception):
+        if again is not None:
+            again(read_reproducer(folder))
+            return f"\n{folder} has all that was run, but doesn't fail again: it depends on something else"
     return (
-        f"{again}"
+        f"\nsee it again:                planish opt {folder}"
         f"\nfind the rewrite at fault:   planish bisect {folder}"
         f"\nshrink it to a few nodes:    planish reduce {folder} -o DIR"
     )

@@ -95,8 +95,9 @@ class Tvm(Backend):
         from .compilation import Compilation
 
         warm_up()
-        compilation = Compilation(graph, legal_graph(graph, target), target, self._source, self._checks_kernels)
-        return [directory / name for name in compilation.write(directory, is_strict=self._is_strict)]
+        legal = legal_graph(graph, target)
+        compilation = Compilation(graph, legal, target, self._source, self._checks_kernels, self._is_strict)
+        return [directory / name for name in compilation.write(directory)]
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         weights, guards = read_weights(directory), Guards.read(directory)

@@ -38,6 +38,8 @@ class Compilation:
         target: that it is compiled for.
         database: the file that `planish tune` has written, if any.
         checks_kernels: whether kernels that nobody has checked are held to the interpreter.
+        is_strict: whether a kernel that can't be compiled ends it, though a plainer one may take its place; then no
+            reproducer is left, since one is what is being run.
         plainness: how plain kernels have to be, by the names of their results, as far as is known by now.
     """
 
@@ -46,14 +48,14 @@ class Compilation:
     target: Target
     database: str = ""
     checks_kernels: bool = True
+    is_strict: bool = False
     plainness: dict[str, Plainness] = field(default_factory=dict[str, Plainness])
 
-    def write(self, directory: Path, *, is_strict: bool = False) -> list[str]:
+    def write(self, directory: Path) -> list[str]:
         """Write the files of an artifact into a folder; returns their names.
 
         Args:
             directory: that exists.
-            is_strict: whether a kernel that can't be compiled ends it, though a plainer one may take its place.
 
         Raises:
             TargetError: an operator that TVM can't run, with its layer, or what TVM's passes, LLVM and the linker say.
@@ -69,7 +71,7 @@ class Compilation:
                     raise self._fault(str(error), None) from error
                 except DiedError as death:
                     if (alone := self._alone(death, graph, directory)) is not None:
-                        for name, fault in self._given_way(alone, is_strict):
+                        for name, fault in self._given_way(alone):
                             faults.setdefault(name, fault)
         for text, node in dict(faults.values()).items():  # one for each kernel
             instead = _INSTEAD[self.plainness[result_of(node)]]
@@ -109,7 +111,7 @@ class Compilation:
             return again
         return None
 
-    def _given_way(self, death: DiedError, is_strict: bool) -> list[tuple[str, tuple[str, Node]]]:
+    def _given_way(self, death: DiedError) -> list[tuple[str, tuple[str, Node]]]:
         """Let plainer kernels take the place of the one that a compiler has died over.
 
         Returns:
@@ -123,7 +125,7 @@ class Compilation:
         node = next((node for node in self.legal.nodes if result_of(node) in results), None)
         text = f"{f'{node.location}: ' if node else ''}TVM's compiler died over {what}: {death.said}"
         level = max((self.plainness.get(name, Plainness.BEST) for name in results), default=Plainness.BEST)
-        if is_strict or node is None or level is Plainness.IMPORTED:
+        if self.is_strict or node is None or level is Plainness.IMPORTED:
             raise self._fault(f"{text}; {ADVICE}", node) from death
         self.plainness |= dict.fromkeys(results, Plainness(level + 1))
         return [(name, (text, node)) for name in results]
@@ -133,8 +135,10 @@ class Compilation:
 
     def _left(self, text: str, node: Node | None) -> str:
         """Leave a reproducer of a fault around a node; returns what to do with it."""
+        if self.is_strict:
+            return ""
         graph = self.source if node is None else self._part(node)
-        return leave(Reproducer(graph, "", backend="tvm", machine=self.target, error=text))
+        return leave(Reproducer(graph, "", backend="tvm", machine=self.target, error=text), again=None)
 
     def _part(self, node: Node) -> Graph:
         """The smallest surroundings of a node that a compiler dies over as well; the whole graph if none are found."""

@@ -15,10 +15,11 @@ import numpy as np
 from ...ir.errors import CheckError, ModelError
 from ...ir.graph import Graph, Node, Value
 from ...ir.interpreter import Interpreter
+from ...ir.numerics import drift, is_close
 from ...ir.ops.dtypes import to_numpy, to_torch
 from ...ir.types import DType
 from ...passes.base import Feeds
-from ...passes.check import drift, is_close, make_probes
+from ...passes.probes import make_probes
 
 Run = Callable[[Feeds], Sequence[np.ndarray]]
 """From inputs by name to the values that were exposed."""

@@ -16,8 +16,8 @@ import numpy as np
 import tvm
 from tvm import IRModule, tirx
 
+from ...ir.numerics import drift
 from ...ir.types import DType
-from ...passes.check import drift
 from .runtime import ALIGNMENT, array_of, as_tensor, tensor_of
 from .weights import in_large_pages
 

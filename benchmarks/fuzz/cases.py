@@ -24,7 +24,7 @@ from planish.ir.errors import PlanishError, TargetError
 from planish.ir.text import parse_graph, print_graph, weights
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
-from planish.passes.manager import PassManager, Verify
+from planish.passes.manager import PassManager
 from planish.passes.pipeline import parse_pipeline
 from planish.passes.reproducer import read_reproducer
 from planish.targets.load import load_target
@@ -58,7 +58,7 @@ def _model(path: Path) -> None:
     parse_graph(print_graph(graph), weights(graph))
     try:
         steps = parse_pipeline("cleanup,fuse")
-        PassManager(steps, verify=Verify.STRUCTURE).run(graph, PassContext(load_target("x86-64"), graph.clone()))
+        PassManager(steps, verify="structure").run(graph, PassContext(load_target("x86-64"), graph.clone()))
     except TargetError:
         pass
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from ...ir.errors import ModelError
 from ...ir.graph import Graph, Location, Value
+from ...ir.numerics import drift
 from ..base import Feeds, Pass, PassContext
-from ..check import drift, make_probes
 from ..instrument import Instrument
 from ..pipeline import format_pass
+from ..probes import make_probes
 
 _NOISE = 1e-6
 """The relative error up to which a value hasn't moved: what another order of a sum makes of float32."""

@@ -5,13 +5,14 @@ import pytest
 
 import planish
 from planish.backends import backend_names, find_backend
-from planish.driver.lowering import lower_all
+from planish.driver.lowering import Lowering
 from planish.driver.recipe import make_recipe
 from planish.driver.reporter import SILENT
 from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
+from planish.passes.verification import Verification
 from planish.targets.load import load_target
 
 THEIRS = """
@@ -65,7 +66,7 @@ def test_it_compiles_what_it_runs_and_is_a_candidate(install, graph, tmp_path) -
     executable = planish.compile(graph, "theirs", "x86-64")
     assert [node.operator for node in executable.graph.nodes] == ["Sigmoid", "Mul"]
     np.testing.assert_allclose(executable(x)[0], x / (1 + np.exp(-x)), rtol=1e-6)
-    candidates = lower_all(graph, "auto", load_target("x86-64"), [{"x": x}], tmp_path, SILENT)
+    candidates = Lowering(load_target("x86-64"), [{"x": x}], Verification(), tmp_path, SILENT).candidates(graph, "auto")
     assert "theirs" in [candidate.backend for candidate in candidates]
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from planish.backends import Executable, find_backend
-from planish.driver.lowering import check_lowering, fastest, lower
+from planish.driver.backend_check import BackendCheck
+from planish.driver.lowering import fastest, lower
 from planish.driver.measurement import Latency
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError
@@ -36,17 +37,16 @@ def relu() -> Graph:
 
 
 def test_a_backend_is_held_to_the_interpreter(tmp_path: Path) -> None:
-    graph = relu()
-    candidate = lower(graph, find_backend("onnxruntime"), load_target("native"), tmp_path / "artifact")
-    check_lowering(candidate, graph, PROBES)
-    off = replace(candidate, executable=Altered(candidate.executable, 1.1, 2))
+    graph, backend, target = relu(), find_backend("onnxruntime"), load_target("native")
+    right = lower(graph, backend, target, tmp_path / "artifact").executable
+    check = BackendCheck(backend, target)
+    check.hold(right, graph, PROBES, tmp_path)
     with pytest.raises(
         CheckError, match=r"onnxruntime computes something else than the graph: output 'y' is off by 0\.1 "
     ):
-        check_lowering(off, graph, PROBES)
-    narrow = replace(candidate, executable=Altered(candidate.executable, 1, 1))
+        check.hold(Altered(right, 1.1, 2), graph, PROBES, tmp_path)
     with pytest.raises(CheckError, match=r"output 'y' has shape \[1, 1\] instead of \[1, 2\] on probe 0"):
-        check_lowering(narrow, graph, PROBES)
+        check.hold(Altered(right, 1, 1), graph, PROBES, tmp_path)
 
 
 @pytest.mark.parametrize(

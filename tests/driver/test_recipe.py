@@ -27,6 +27,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
           - dce
         budget: {metric_drop: 1%, latency: 5 ms, size: 10 MB}
         output: out/
+        verify: {level: numeric, rtol: 0.01}
         """,
     )
     recipe = read_recipe(path)
@@ -38,6 +39,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
     )
     assert (recipe.budget.metric_drop, recipe.budget.latency, recipe.budget.size) == (0.01, 0.005, 10e6)
     assert recipe.folder / recipe.output == tmp_path / "out"
+    assert str(recipe.verify) == "numeric,rtol=0.01"
     text = format_pipeline(recipe.pipeline())
     assert text.startswith("split-sequences,cse,fold-constants,")
     assert text.endswith("quantize{scheme=int8-dynamic,skip=head|tail},dce")
@@ -60,6 +62,8 @@ def test_passes_of_the_recipes_folder_are_found(folder: Path) -> None:
         ("model: m.onnx\nbackend: cuda", "'backend': unknown backend 'cuda'; there are auto, onnxruntime, tvm"),
         ("model: m.onnx\npasses: cleanup", "'passes': expected a list of passes"),
         ("model: m.onnx\npasses: [{dce: 1}]", "'passes': expected `name` or `name: {option: value}`, got {'dce': 1}"),
+        ("model: m.onnx\nverify: {rtoll: 1}", "'verify': verify has no setting 'rtoll'; did you mean 'rtol'"),
+        ("model: m.onnx\nverify: 3", "'verify': expected a level, or settings by name, got 3"),
         ("model: m.onnx\npasses: [", "recipe.yaml:2 is not YAML"),
         ("just words", "recipe.yaml is not a recipe"),
     ],

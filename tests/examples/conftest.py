@@ -10,7 +10,6 @@ import planish
 from planish import Graph
 from planish.driver.recipe import read_recipe
 from planish.driver.reference import isolated_imports, resolve
-from planish.passes.manager import Verify
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -38,7 +37,7 @@ def example(request: pytest.FixtureRequest) -> Example:
     else:
         module, inputs, dynamic_shapes = made
         graph, expected = planish.trace(module, inputs, dynamic_shapes=dynamic_shapes), run_torch(module, feeds)
-    optimized = planish.optimize(graph, "cleanup,fuse", verify=Verify.STRUCTURE).graph  # the tests check the numbers
+    optimized = planish.optimize(graph, "cleanup,fuse", verify="structure").graph  # the tests check the numbers
     return Example(folder, graph, optimized, feeds, expected)
 
 

@@ -8,14 +8,14 @@ import pytest
 import planish
 from planish import Graph
 from planish.backends import Backend, find_backend
-from planish.driver.lowering import check_lowering, lower
+from planish.driver.backend_check import BackendCheck
+from planish.driver.lowering import lower
 from planish.driver.recipe import read_recipe
 from planish.ir.graph import Constant, Node, Value
 from planish.ir.infer import contents, find_operator
 from planish.ir.interpreter import evaluate
 from planish.ir.ops.dtypes import to_numpy, to_torch
 from planish.passes.legalize import legalized
-from planish.passes.manager import Verify
 from planish.passes.pipeline import format_pipeline
 from planish.targets.load import native
 
@@ -26,7 +26,7 @@ def quantized(example) -> Graph:
     quantize = read_recipe(example.folder / "recipe.yaml").pipeline()[-1]
     assert quantize.name == "quantize"
     return planish.optimize(
-        example.optimized, format_pipeline([quantize]), data=[example.feeds], verify=Verify.STRUCTURE
+        example.optimized, format_pipeline([quantize]), data=[example.feeds], verify="structure"
     ).graph
 
 
@@ -49,7 +49,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @pytest.mark.parametrize(("example", "backend"), WAYS, indirect=True)
 def test_a_backend_differs_by_no_more_than_rounding(example, quantized, backend, tmp_path: Path) -> None:
     candidate = lower(quantized, backend, native(), tmp_path / "dist")
-    check_lowering(candidate, quantized, [example.feeds])
+    BackendCheck(backend, native()).hold(candidate.executable, quantized, [example.feeds], tmp_path)
 
 
 @pytest.mark.parametrize(("example", "backend"), WAYS, indirect=True)

@@ -1,7 +1,7 @@
 """Tests of passes are graphs as text, before and after; whatever a pass leaves must compute what it computed."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from planish.ir.refresh import refresh
 from planish.ir.text import parse_graph, print_graph
 from planish.ir.types import TensorType
 from planish.ir.verify import verify
-from planish.passes.base import Effect, Feeds, PassContext, PassResult
+from planish.passes.base import Effect, Feeds, Pass, PassContext, PassResult
 from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
@@ -116,3 +116,22 @@ def graph_of() -> Callable[..., Graph]:
 def feeds_of() -> Callable[..., dict[str, np.ndarray]]:
     """Random inputs for a graph, by a seed."""
     return random_feeds
+
+
+class _Tested(Pass):
+    """Does nothing: tests edit the graph themselves, and have a check judge it as this pass's work."""
+
+    name: ClassVar[str] = "tested"
+
+    def __init__(self, effect: Effect, max_drift: float) -> None:
+        self.effect = effect  # type: ignore[misc]
+        self.max_drift = max_drift  # type: ignore[misc]
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        return PassResult()
+
+
+@pytest.fixture(scope="session")
+def tested() -> Callable[..., Pass]:
+    """A pass that declares an effect."""
+    return lambda effect, max_drift=1.0: _Tested(effect, max_drift)

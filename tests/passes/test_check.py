@@ -8,10 +8,13 @@ import pytest
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, ModelError
 from planish.ir.graph import Graph
+from planish.ir.numerics import drift, is_close
 from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect, Pass, PassResult
-from planish.passes.check import NumericCheck, drift, is_close, make_probes, rounding_of, run_edges, run_graph
+from planish.passes.check import NumericCheck
+from planish.passes.probes import make_probes, run_edges, run_graph
+from planish.passes.yardstick import Yardstick
 
 IDENTITY = "(%x: float32[2, 4]) { %y: float32[2, 4] = Identity(%x) return y = %y }"
 
@@ -82,6 +85,8 @@ def test_of_classes_it_is_the_share_that_differs() -> None:
 def test_float_tolerance() -> None:
     wanted = np.float32([1.0, 100.0, 0.0])
     assert is_close(wanted, wanted + np.float32([1e-3, 0.09, 9e-5]))
+    assert is_close(wanted * np.float32(1e-6), (wanted + np.float32([1e-3, 0.09, 9e-5])) * np.float32(1e-6))
+    assert not is_close(wanted[:1] * np.float32(1e-6), wanted[:1] * np.float32(2e-6))  # small isn't equal
     assert not is_close(wanted, wanted + np.float32([0, 0, 2e-4]))
     assert not is_close(wanted, wanted + np.float32([0, 0.2, 0]))
     assert is_close(np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]))
@@ -99,20 +104,24 @@ QUANTIZED = """(%x: float32[4]) {
 }"""
 
 
+def rounding_of(graph: Graph, probes: list[Any]) -> Any:
+    return Yardstick(graph, probes, run_graph(graph, probes)).rounding
+
+
 def test_what_quantization_rounds_is_measured_on_the_probes(graph_of) -> None:
     """A quarter is half a step: a nudge takes it to the next one. What lies in the middle of a step stays there."""
     graph = graph_of(QUANTIZED)
     middle, edge = ({"x": np.float32([1.0, x, 1.0, 1.0])} for x in (0.0, 0.25))
     for probes, expected in (([middle], 0.01), ([middle, edge], 2 * np.sqrt(0.5**2 / 3))):
-        assert rounding_of(graph, probes, run_graph(graph, probes)) == {"y": pytest.approx(expected)}
-    assert rounding_of(graph_of(IDENTITY), [], []) == {}
+        assert rounding_of(graph, probes) == {"y": pytest.approx(expected)}
+    assert rounding_of(graph_of(IDENTITY), []) == {}
 
 
 def test_what_no_rounding_moves_is_held_exactly_unless_it_is_a_float(graph_of) -> None:
     graph = graph_of(QUANTIZED)
     graph.outputs["size"] = Builder(graph).Shape(graph.inputs[0])
     probes = [{"x": np.float32([1.0, 0.25, 1.0, 1.0])}]
-    assert rounding_of(graph, probes, run_graph(graph, probes))["size"] == 0.0
+    assert rounding_of(graph, probes)["size"] == 0.0
 
 
 def test_a_rounding_pass_over_a_quantized_graph_may_turn_a_rounding(graph_of) -> None:
@@ -369,3 +378,38 @@ def test_dimensions_that_agree_at_other_sizes_alone_are_no_pass_s_fault() -> Non
     check.check(graph.clone(), EXACT)
     with pytest.raises(CheckError, match="declares itself exact"):
         check.check(after(graph, lambda op, y: op.Mul(y, 2.0)), EXACT)
+
+
+# -- conditioning
+
+
+def cancelling() -> tuple[Graph, dict[str, np.ndarray]]:
+    """Sums of numbers around a million that are about 1: all that is left of them is rounding."""
+    graph = Graph("net")
+    x, w = (graph.add_input(name, TensorType(DType.float32, shape)) for name, shape in (("x", (4, 64)), ("w", (64,))))
+    op = Builder(graph)
+    graph.outputs["y"] = op.ReduceSum(op.Mul(x, w), np.array([1]), keepdims=0)
+    random = np.random.default_rng(0)
+    half = random.uniform(1e5, 1e6, (4, 32)).astype(np.float32)
+    x_data = np.concatenate([half, -half + random.standard_normal((4, 32)).astype(np.float32)], axis=1)
+    return graph, {"x": x_data, "w": np.ones(64, np.float32)}
+
+
+def test_what_is_left_of_large_numbers_may_be_off_by_what_rounding_leaves_of_it() -> None:
+    """Two layers of a language model may well do this to its logits."""
+    graph, probe = cancelling()
+    check = NumericCheck(graph, [probe])
+    scale = float(np.abs(check.start.outputs[0]["y"]).max())
+    other = after(graph, lambda op, y: op.Add(y, 5e-4 * scale))
+    assert not is_close(*(run_graph(it, [probe])[0]["y"] for it in (graph, other)))
+    check.check(other, ROUNDING)
+    with pytest.raises(CheckError, match="differs by up to"):
+        check.check(after(graph, lambda op, y: op.Add(y, 5e-3 * scale)), ROUNDING)
+
+
+def test_a_sharp_output_has_next_to_no_slack(graph_of) -> None:
+    graph = graph_of(IDENTITY)
+    check = NumericCheck(graph, [{"x": np.ones((2, 4), np.float32)}])
+    assert check.start.slack(0, "y") < 1e-5
+    with pytest.raises(CheckError, match="differs by up to"):
+        check.check(after(graph, lambda op, y: op.Add(y, 2e-3)), ROUNDING)

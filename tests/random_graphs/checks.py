@@ -10,11 +10,12 @@ from planish.ir.builder import Builder
 from planish.ir.equal import differences
 from planish.ir.errors import PlanishError, TargetError
 from planish.ir.graph import Graph, nested
+from planish.ir.numerics import Outputs
 from planish.ir.text import parse_graph, print_graph, weights
 from planish.ir.types import Container, DType
 from planish.ir.verify import verify
 from planish.passes.base import Effect, Pass, PassContext
-from planish.passes.check import Outputs, run_graph
+from planish.passes.probes import run_graph
 from planish.targets.load import load_target
 
 from .graphs import Sample

@@ -12,8 +12,9 @@ from random import Random
 from typing import Any
 
 from planish.ir.graph import Graph, Value
+from planish.ir.numerics import Outputs
 from planish.ir.text import print_graph
-from planish.passes.check import Outputs, run_graph
+from planish.passes.probes import run_graph
 
 from .cases import fragment, names_by_kind
 from .changes import CHANGES

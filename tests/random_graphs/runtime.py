@@ -8,8 +8,8 @@ from multiprocessing import get_context
 from typing import Any
 
 from planish.ir.graph import Graph
+from planish.ir.numerics import Outputs
 from planish.ir.text import print_graph, weights
-from planish.passes.check import Outputs
 
 from .checks import Broken, State, unequal
 from .graphs import Sample
@@ -85,8 +85,8 @@ def _run(text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> 
     import torch
 
     import planish
+    from planish.ir.numerics import flattened
     from planish.ir.text import parse_graph
-    from planish.passes.check import flattened
 
     torch.set_num_threads(1)
     graph = parse_graph(text, arrays)

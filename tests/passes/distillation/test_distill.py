@@ -10,11 +10,12 @@ from scipy.special import softmax
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, ModelError, UsageError
 from planish.ir.graph import Graph
+from planish.ir.numerics import drift
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import Feeds, PassContext
-from planish.passes.check import drift, run_graph
 from planish.passes.distillation.distill import Distillation
+from planish.passes.probes import run_graph
 from planish.targets.load import load_target
 
 

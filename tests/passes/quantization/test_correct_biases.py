@@ -8,7 +8,7 @@ from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
-from planish.passes.check import run_graph
+from planish.passes.probes import run_graph
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 

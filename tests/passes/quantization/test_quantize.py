@@ -11,11 +11,12 @@ from planish.backends.onnx_file import write_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph, Location
+from planish.ir.numerics import drift
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
-from planish.passes.check import drift, run_graph
 from planish.passes.legalize import legalized
+from planish.passes.probes import run_graph
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 

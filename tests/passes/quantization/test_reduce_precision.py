@@ -9,11 +9,11 @@ from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
+from planish.ir.numerics import drift
 from planish.ir.text import print_graph
 from planish.ir.types import DType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext, PassResult
-from planish.passes.check import drift
 from planish.passes.cleanup.fold_constants import ConstantFolding
 from planish.passes.pipeline import parse_pipeline
 from planish.passes.quantization.reduce_precision import PrecisionReduction

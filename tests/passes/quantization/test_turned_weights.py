@@ -5,9 +5,9 @@ import pytest
 
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
+from planish.ir.numerics import drift
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
-from planish.passes.check import drift
 from planish.passes.quantization.quantize import Quantize
 from planish.passes.quantization.turned_weights import turn_weights
 from planish.targets.load import load_target

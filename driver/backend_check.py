@@ -1,0 +1,201 @@
+"""Whether what a backend has compiled computes what the graph means; where it doesn't, which layer is the first to differ.
+
+Results are compared with the interpreter's. Where they differ, the graph is compiled once more with what its nodes yield among the
+outputs. Then the interpreter goes through the nodes and takes from the backend what each was given, so that no node answers for those
+before it. That finds the node at fault; and where there is none, because the backend has only decided differently which boxes to return
+or which number is the largest, it clears the backend of suspicion.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ..backends import Backend, Executable, find_backend
+from ..backends.artifact import load, write_artifact
+from ..backends.machine import runs_here
+from ..ir.errors import CheckError, ModelError, PlanishError
+from ..ir.graph import Graph, Value
+from ..ir.interpreter import Interpreter
+from ..ir.numerics import FLOATS, Outputs, Tolerance, drift, flattened, is_close, is_float
+from ..ir.ops.dtypes import to_numpy, to_torch
+from ..ir.types import DType
+from ..passes.base import Feeds
+from ..passes.decisions import decides
+from ..passes.probes import make_probes, run_graph
+from ..passes.reproducer import Reproducer, leave
+from ..passes.yardstick import Yardstick
+from ..targets import Target
+from ..targets.load import load_target
+
+_MOST = 1 << 30
+"""Bytes of what nodes yield that are looked at together."""
+_COARSE = 0.02
+"""The relative error of one node that rounds to integers or to 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCheck:
+    """What holds compiled models to the interpreter.
+
+    Attributes:
+        backend: that has compiled them.
+        target: that they are compiled for.
+        tolerance: of floats that aren't rounded coarsely.
+    """
+
+    backend: Backend
+    target: Target
+    tolerance: Tolerance = FLOATS
+
+    def hold(self, executable: Executable, graph: Graph, probes: Sequence[Feeds], scratch: Path) -> None:
+        """Hold a compiled model to the interpreter: within float tolerance, or quantization's rounding.
+
+        Args:
+            executable: that was compiled from the graph.
+            graph: what it should compute.
+            probes: that they are compared on.
+            scratch: a folder for whatever else has to be compiled.
+
+        Raises:
+            CheckError: an output differs further. It says which layer is at fault, and leaves a reproducer.
+        """
+        if fault := self._difference(executable, graph, probes, scratch):
+            name, machine = self.backend.name, self.target
+            case = Reproducer(graph, "", calibration=probes, backend=name, machine=machine, error=fault)
+            raise CheckError(f"{fault}{leave(case, self.run_again)}")
+
+    def run_again(self, case: Reproducer) -> None:
+        """Let a backend fail as it did before: over the graph of a reproducer.
+
+        Raises:
+            TargetError: it can't compile the graph.
+            CheckError: it computes something else.
+        """
+        probes = make_probes(case.graph, case.calibration, case.seed, case.verification.probes)
+        with TemporaryDirectory(prefix="planish-") as folder:
+            write_artifact(Path(folder, "artifact"), case.graph, self.backend, self.target)
+            if self.backend.native and not runs_here(self.target.architecture, self.target.features):
+                return
+            executable = load(Path(folder, "artifact"))
+            if fault := self._difference(executable, case.graph, probes, Path(folder)):
+                raise CheckError(fault)
+
+    def _difference(self, executable: Executable, graph: Graph, probes: Sequence[Feeds], scratch: Path) -> str:
+        """How a compiled model differs from what the graph means, or nothing."""
+        yardstick = Yardstick(graph, probes, run_graph(graph, probes))
+        for number, (probe, expected) in enumerate(zip(probes, yardstick.outputs, strict=True)):
+            found = flattened(dict(zip(graph.outputs, executable.run(probe), strict=True)))
+            if not (fault := self._fault(expected, found, yardstick, number)):
+                continue
+            layer, again = self._first_difference(graph, probe, scratch / f"nodes-{number}")
+            if layer or again is None or self._fault(again, found, yardstick, number):
+                return f"{layer}{self.backend.name} computes something else than the graph: {fault} on probe {number}"
+        return ""
+
+    def _fault(self, expected: Outputs, found: Outputs, yardstick: Yardstick, number: int) -> str:
+        """What is wrong with outputs, or nothing."""
+        for name, wanted in expected.items():
+            got, rounding = found.get(name), yardstick.rounding.get(name, 0.0)
+            if got is None:
+                return f"output {name!r} is missing"
+            if got.shape != wanted.shape:
+                return f"output {name!r} has shape {list(got.shape)} instead of {list(wanted.shape)}"
+            if is_close(wanted, got, rounding, tolerance=self.tolerance):
+                continue
+            slack = yardstick.slack(number, name) if is_float(wanted) else 0.0
+            if not is_close(wanted, got, rounding, tolerance=self.tolerance, slack=slack):
+                return f"output {name!r} is off by {drift([{name: wanted}], [{name: got}]):.3g} (relative error)"
+        return ""
+
+    def _first_difference(self, graph: Graph, probe: Feeds, folder: Path) -> tuple[str, Outputs | None]:
+        """The first layer that the backend computes otherwise, for the head of a message, and what the outputs are then.
+
+        There are no outputs if nothing is known: the backend doesn't take what nodes yield for outputs.
+        """
+        values = _of_interest(graph, probe)
+        try:
+            write_artifact(folder, _exposed(graph, values), self.backend, self.target)
+            results = load(folder).run(probe)
+        except PlanishError:
+            return "", None
+        count = len(graph.outputs)
+        walk = _Walk(dict(zip(values, results[count:], strict=True)), self.tolerance)
+        with suppress(ModelError):  # numbers that are wrong may have shapes that are
+            Interpreter(graph).run(probe, walk)
+        return walk.first, flattened(dict(zip(graph.outputs, results[:count], strict=True)))
+
+
+class _Walk:
+    """Goes through a graph with what a backend's nodes have yielded.
+
+    Attributes:
+        first: the layer of the first node that differs, and how, for the head of a message; empty if none does.
+    """
+
+    def __init__(self, found: Mapping[Value, np.ndarray], tolerance: Tolerance) -> None:
+        self.first = ""
+        self._found = found
+        self._tolerance = tolerance
+
+    def __call__(self, value: Value, expected: Any) -> Any:
+        if value not in self._found:
+            return None
+        got, node = self._found[value], value.producer
+        assert node is not None
+        if not self.first and (fault := self._fault(to_numpy(expected), got, is_coarse="Quantize" in node.operator)):
+            self.first = f"{node.location}: {node.operator} {fault}; "
+        return to_torch(got)
+
+    def _fault(self, wanted: np.ndarray, got: np.ndarray, *, is_coarse: bool) -> str:
+        if wanted.shape != got.shape:
+            return f"gives the shape {list(got.shape)} instead of {list(wanted.shape)}"
+        error = drift([{"": wanted}], [{"": got}])
+        is_coarse = is_coarse or (is_float(wanted) and DType.of(wanted.dtype).bits <= 16)
+        if is_close(wanted, got, tolerance=self._tolerance) or (is_coarse and error <= _COARSE):
+            return ""
+        return f"is off by {error:.3g} (relative error)"
+
+
+def compile_again(case: Reproducer, graph: Graph) -> None:
+    """Have the backend of a reproducer compile what its pipeline made of its graph.
+
+    Raises:
+        TargetError: it can't compile that.
+        CheckError: it computes something else.
+    """
+    check = BackendCheck(find_backend(case.backend).strict(), load_target(case.target), case.verification.tolerance)
+    check.run_again(replace(case, graph=graph))
+
+
+def _of_interest(graph: Graph, probe: Feeds) -> list[Value]:
+    """What the nodes of a graph yield; if that is much, only what is decided, and on what."""
+    sizes: dict[Value, int] = {}
+    yielded = {output for node in graph.nodes for output in node.outputs}
+
+    def observe(value: Value, tensor: Any) -> None:
+        if value in yielded and value.dtype is not DType.string:
+            sizes[value] = tensor.nbytes
+
+    Interpreter(graph).run(probe, observe)
+    if sum(sizes.values()) <= _MOST:
+        return list(sizes)
+    nodes = [node for node in graph.nodes if decides(node)]
+    return [value for value in sizes if any(value in (*node.inputs, *node.outputs) for node in nodes)]
+
+
+def _exposed(graph: Graph, values: Sequence[Value]) -> Graph:
+    """A copy that returns some values behind its own outputs."""
+    copy = graph.clone()
+    twins = {
+        value: twin
+        for node, other in zip(graph.nodes, copy.nodes, strict=True)
+        for value, twin in zip(node.outputs, other.outputs, strict=True)
+    }
+    for number, value in enumerate(values):
+        copy.outputs[f"{number}"] = twins[value]
+    return copy

@@ -1,0 +1,106 @@
+"""How far results are from others, and how far they may be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .types import DType
+
+Outputs = Mapping[str, np.ndarray]
+"""What a model returns, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far floats may be from those that they should equal, because sums round differently in another order.
+
+    Attributes:
+        rtol: relative to each number.
+        atol: relative to the largest number of the array, or to 1 if that is less.
+    """
+
+    rtol: float = 1e-3
+    atol: float = 1e-4
+
+    def __str__(self) -> str:
+        return f"rtol {self.rtol:g} and atol {self.atol:g}"
+
+
+FLOATS = Tolerance()
+
+
+def flattened(outputs: Mapping[str, Any]) -> Outputs:
+    """Outputs as arrays alone: those of a sequence one by one, an optional that holds nothing not at all."""
+    flat: dict[str, np.ndarray] = {}
+    for name, held in outputs.items():
+        if isinstance(held, list):
+            flat.update((f"{name}[{index}]", array) for index, array in enumerate(held))
+        elif held is not None:
+            flat[name] = held
+    return flat
+
+
+def is_float(array: np.ndarray) -> bool:
+    """Whether the elements are floats of any width."""
+    return DType.of(array.dtype).is_float
+
+
+def drift(reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
+    """The largest relative error of any output, as the ratio of L2 norms over all probes: 0 for equal, 1 for unrelated.
+
+    For what isn't float, such as classes, it is the share that differs. Places where the reference itself is not finite
+    (masks) don't count. Outputs of other shapes are infinitely far away.
+    """
+    return max((relative_error(name, reference, actual) for name in reference[0]), default=0.0) if reference else 0.0
+
+
+def relative_error(name: str, reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
+    """The error of one output, measured as by `drift`."""
+    pairs = [(expected[name], got[name]) for expected, got in zip(reference, actual, strict=True) if name in expected]
+    if any(expected.shape != got.shape for expected, got in pairs):
+        return float("inf")
+    if not is_float(reference[0][name]):
+        differing = np.concatenate([(expected != got).reshape(-1) for expected, got in pairs])
+        return float(np.mean(differing)) if differing.size else 0.0
+    error = norm = 0.0
+    for expected, got in pairs:
+        finite = np.isfinite(expected.astype(np.float64))
+        wanted = expected.astype(np.float64)[finite]
+        error += float(np.sum((got.astype(np.float64)[finite] - wanted) ** 2))
+        norm += float(np.sum(wanted**2))
+    if error == 0.0:
+        return 0.0
+    return float(np.sqrt(error / norm)) if norm and np.isfinite(error) else float("inf")
+
+
+def is_close(
+    expected: np.ndarray, got: np.ndarray, rounding: float = 0.0, *, tolerance: Tolerance = FLOATS, slack: float = 0.0
+) -> bool:
+    """Whether two results of one shape agree: floats within a tolerance, all else to the element.
+
+    Args:
+        expected: what is right.
+        got: what is held to it.
+        rounding: a relative error that is allowed instead, if it isn't 0.
+        tolerance: of floats.
+        slack: by which every float may be off beyond that.
+    """
+    if rounding:
+        return drift([{"": expected}], [{"": got}]) <= rounding
+    if not is_float(expected):
+        return bool(np.array_equal(expected, got))
+    atol = tolerance.atol * min(1.0, scale_of(expected)) + slack
+    return bool(np.allclose(got, expected, rtol=tolerance.rtol, atol=atol, equal_nan=True))
+
+
+def scale_of(array: np.ndarray) -> float:
+    """The size of the largest finite number."""
+    sizes = np.abs(array.astype(np.float64))
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
+
+
+def largest_difference(expected: np.ndarray, got: np.ndarray) -> float:
+    """The largest difference between two numbers at the same place."""
+    return float(np.nanmax(np.abs(expected.astype(np.float64) - got.astype(np.float64)), initial=0.0))

@@ -1,0 +1,160 @@
+"""What a model decides by comparing numbers, and how another run is led to decide the same.
+
+Sorting, selecting, comparing and rounding to whole numbers turn the smallest error into another order, another class, or other sizes,
+after which nothing can be compared place by place. So one run's decisions are noted with what was decided on. Another run is asked
+the same questions: where its numbers are those of the first but for rounding, it goes on with the first one's answer. What comes out
+is continuous in the numbers again, and a wrong model still shows: it asks something else.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from ..ir.graph import Constant, Graph, Node, Value
+from ..ir.numerics import Outputs, flattened, is_float, scale_of
+from .base import Feeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STEPS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Sign"})
+"""Operators that make floats of floats, but not continuously."""
+_SIZES = frozenset({"Shape", "Size"})
+"""Operators that read no numbers."""
+_CLOSE = 1e-3
+"""How far numbers that are decided on may be from those of the first run, relative to the largest of them."""
+
+_Question: TypeAlias = tuple[str, str, int]
+"""An operator, its attributes, and which of its outputs is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """An answer, and what it was decided on."""
+
+    operands: tuple[np.ndarray | None, ...]
+    answer: "Tensor"
+
+
+def decides(node: Node) -> bool:
+    """Whether a small error in what a node reads may become a large one. Grids of quantization are judged by other means."""
+    reads_floats = any(value is not None and value.dtype.is_float for value in node.inputs)
+    if not reads_floats or node.operator in _SIZES or "Quantize" in node.operator:
+        return False
+    return node.operator in _STEPS or any(not value.dtype.is_float for value in node.outputs)
+
+
+def decisions(graph: Graph) -> tuple[Node, ...]:
+    """The nodes of a graph, and of those inside it, that decide something."""
+    return tuple(node for node in _all_nodes(graph) if decides(node))
+
+
+def _all_nodes(graph: Graph) -> Iterator[Node]:
+    for node in graph.nodes:
+        yield node
+        yield from chain.from_iterable(
+            _all_nodes(inner) for inner in node.attributes.values() if isinstance(inner, Graph)
+        )
+
+
+class _Witness:
+    """Sees the numbers of a run, and what is decided on them."""
+
+    def __init__(self, graph: Graph) -> None:
+        nodes = decisions(graph)
+        self._deciding = {value: (node, index) for node in nodes for index, value in enumerate(node.outputs)}
+        self._operands = {value for node in nodes for value in node.inputs}
+        self._held: dict[Value, np.ndarray] = {}
+
+    def __call__(self, value: Value, tensor: "Tensor") -> "Tensor | None":
+        from ..ir.ops.dtypes import to_numpy  # brings torch, which listing the passes must not
+
+        answer = None
+        if value in self._deciding:
+            node, index = self._deciding[value]
+            question = node.operator, repr(sorted(map(repr, node.attributes.items()))), index
+            operands = tuple(None if operand is None else self._known(operand) for operand in node.inputs)
+            answer = self.decided(question, _Decision(operands, tensor))
+        if value in self._operands:
+            self._held[value] = to_numpy(tensor if answer is None else answer)
+        return answer
+
+    def _known(self, value: Value) -> np.ndarray | None:
+        """What a value holds; None for what is no tensor."""
+        return value.data if isinstance(value, Constant) else self._held.get(value)
+
+    def decided(self, question: _Question, decision: _Decision) -> "Tensor | None":
+        """Another answer to go on with, if any."""
+        raise NotImplementedError
+
+
+class Record(_Witness):
+    """The decisions of one run, in order."""
+
+    def __init__(self, graph: Graph, probe: Feeds) -> None:
+        from ..ir.interpreter import Interpreter
+
+        super().__init__(graph)
+        self.taken: dict[_Question, list[_Decision]] = {}
+        Interpreter(graph).run(probe, self)
+
+    def decided(self, question: _Question, decision: _Decision) -> None:
+        self.taken.setdefault(question, []).append(decision)
+
+
+class Replay(_Witness):
+    """Decides as another run did.
+
+    Args:
+        graph: that runs.
+        record: of the other run.
+        forced: whether the numbers may differ by more than rounding; then questions are told apart by their order.
+    """
+
+    def __init__(self, graph: Graph, record: Record, *, forced: bool = False) -> None:
+        super().__init__(graph)
+        self._left = {question: list(taken) for question, taken in record.taken.items()}
+        self._forced = forced
+
+    def decided(self, question: _Question, decision: _Decision) -> "Tensor | None":
+        left = self._left.get(question, [])
+        for position, earlier in enumerate(left):
+            if _is_alike(earlier, decision) and (self._forced or _is_same(earlier, decision)):
+                return left.pop(position).answer
+        return None
+
+
+def replayed(graph: Graph, probe: Feeds, record: Record, *, forced: bool = False) -> Outputs:
+    """The outputs of a graph that decides as another run did; see `Replay`."""
+    from ..ir.interpreter import Interpreter
+
+    return flattened(Interpreter(graph).run(probe, Replay(graph, record, forced=forced)))
+
+
+def _is_alike(one: _Decision, other: _Decision) -> bool:
+    """Whether two decisions are about numbers of the same shapes and types."""
+    if len(one.operands) != len(other.operands) or one.answer.dtype != other.answer.dtype:
+        return False
+    pairs = zip(one.operands, other.operands, strict=True)
+    return all(_kind(first) == _kind(second) for first, second in pairs)
+
+
+def _kind(array: np.ndarray | None) -> tuple[tuple[int, ...], np.dtype] | None:
+    return None if array is None else (array.shape, array.dtype)
+
+
+def _is_same(one: _Decision, other: _Decision) -> bool:
+    """Whether two decisions are about the same numbers, but for rounding."""
+    return all(
+        first is None or second is None or _is_close(first, second)
+        for first, second in zip(one.operands, other.operands, strict=True)
+    )
+
+
+def _is_close(one: np.ndarray, other: np.ndarray) -> bool:
+    if not is_float(one):
+        return np.array_equal(one, other)
+    return np.allclose(other.astype(np.float64), one.astype(np.float64), 0.0, _CLOSE * scale_of(one), equal_nan=True)

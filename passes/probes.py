@@ -1,0 +1,138 @@
+"""Probes: inputs that graphs are compared on, and what graphs give for them."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from ..ir.dims import Dim, evaluate, symbols
+from ..ir.errors import CheckError, ModelError
+from ..ir.graph import Graph, Value
+from ..ir.limits import check_types
+from ..ir.numerics import Outputs, flattened, is_float
+from ..ir.types import DType
+from .base import Feeds
+
+_PROBE_SIZES = (2, 16, 64, 224)
+
+_EDGES = (0.0, -0.0, 1.0, -1.0)
+_FAR_EDGES = (1e-6, -1e-6, 32.0, -32.0)
+"""For elements of more than 16 bits: where functions are all but linear, and where they saturate."""
+
+
+def run_graph(graph: Graph, probes: Sequence[Feeds], *, held_to_types: bool = False) -> list[Outputs]:
+    """The graph's outputs on each probe, from the interpreter.
+
+    Args:
+        graph: to run.
+        probes: its inputs.
+        held_to_types: whether every tensor must have the shape that its type declares.
+
+    Raises:
+        ModelError: a node fails; the layer is named.
+        CheckError: a tensor has another shape.
+    """
+    from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+
+    interpreter = Interpreter(graph)
+    return [flattened(interpreter.run(probe, _Shapes(graph) if held_to_types else None)) for probe in probes]
+
+
+class _Shapes:
+    """Holds the tensors of one run to the shapes of their types, with each symbol standing for one size."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._own = {
+            *graph.inputs,
+            *(value for node in graph.nodes for value in node.outputs),
+        }  # not those inside nodes
+        self._sizes: dict[str, int] = {}
+
+    def __call__(self, value: Value, tensor: Any) -> None:
+        if value not in self._own or value.type.dims is None:
+            return
+        shape = tuple(tensor.shape)
+        if len(shape) != len(value.type.dims) or not all(map(self._fits, value.type.dims, shape)):
+            where = "" if value.producer is None else f" of {value.producer.location}"
+            raise CheckError(f"{value!r}{where} came out with the shape {list(shape)}: its type is wrong")
+
+    def _fits(self, dim: Dim, size: int) -> bool:
+        """Whether a dimension may be of a size; a symbol that is met for the first time may."""
+        if isinstance(dim, str) and symbols(dim) == frozenset((dim,)):
+            return self._sizes.setdefault(dim, size) == size
+        if not self._sizes.keys() >= symbols(dim):
+            return True
+        return evaluate(dim, self._sizes) == size
+
+
+def make_probes(
+    graph: Graph, calibration: Sequence[Feeds], seed: int = 0, count: int = 2, *, held_to_types: bool = False
+) -> list[Feeds]:
+    """Inputs for the numeric check: real ones where there is calibration data, random ones otherwise.
+
+    Args:
+        graph: that runs on them.
+        calibration: the real ones.
+        seed: of the random ones.
+        count: of the real ones.
+        held_to_types: whether random ones are of sizes at which every tensor has the shape that its type declares.
+
+    Raises:
+        ModelError: the graph runs on none of the sizes tried for its symbolic dimensions.
+    """
+    if calibration:
+        return list(calibration[:count])
+    generator = np.random.default_rng(seed)
+    reason = ""
+    for size in _PROBE_SIZES:
+        try:
+            probes = [{value.name: _random(value, size + step, generator) for value in graph.inputs} for step in (0, 1)]
+            run_graph(graph, probes, held_to_types=held_to_types)
+        except (ModelError, CheckError) as error:
+            reason = str(error)
+            continue
+        return list(probes)
+    raise ModelError(f"the model runs on no random input ({reason}); give calibration data to check it on")
+
+
+def run_edges(graph: Graph, probe: Feeds) -> tuple[list[Feeds], list[Outputs]]:
+    """A probe's shapes with edge values and what a graph gives for them; nothing if it doesn't run on them.
+
+    Half of the floats, and of few all, are zeros of both signs, ones, and numbers so small or large that functions are linear or saturate;
+    the rest is the probe's. Whole numbers are zeros, or, where the model doesn't take these, the probe's.
+    """
+    generator = np.random.default_rng(0)
+    floats = {name: _at_edges(array, generator) for name, array in probe.items() if is_float(array)}
+    zeros = {name: np.zeros_like(array) for name, array in probe.items() if array.dtype.kind in "biu"}
+    for edges in ({**probe, **zeros, **floats}, {**probe, **floats}):
+        with suppress(ModelError):
+            return [edges], run_graph(graph, [edges])
+    return [], []
+
+
+def _at_edges(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    edges = _EDGES if DType.of(array.dtype).bits <= 16 else _EDGES + _FAR_EDGES
+    places = generator.permutation(array.size)[: max(len(edges), array.size // 2)]
+    flat = array.flatten()
+    flat[places] = np.resize(edges, len(places))
+    return flat.reshape(array.shape)
+
+
+def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarray:
+    """A random array for an input.
+
+    Raises:
+        ModelError: the input is no tensor of a known rank, or would take too much memory.
+    """
+    check_types([value.type], dict.fromkeys(value.type.symbols, size), f"input {value.name!r}")
+    shape = [evaluate(dim, dict.fromkeys(symbols(dim), size)) for dim in value.shape]
+    return random_array(value.dtype, shape, generator)
+
+
+def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks."""
+    if not dtype.is_float:
+        return generator.integers(0, 2, shape).astype(dtype.numpy)
+    numbers = generator.standard_normal(shape)
+    return (np.abs(numbers) if dtype is DType.float8_e8m0fnu else numbers).astype(dtype.numpy)  # powers have no sign

@@ -1,0 +1,124 @@
+"""What a graph gives on probes, and how far another one may be from that: rounding is measured on the graph itself."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from ..ir.builder import Builder
+from ..ir.graph import Constant, Graph, Value
+from ..ir.numerics import FLOATS, Outputs, flattened, is_float, largest_difference, relative_error, scale_of
+from .base import Feeds
+from .decisions import Record, Replay, decisions, replayed
+from .legalization.integers import ROW_QUANTIZER
+from .probes import run_graph
+
+ROUNDING_FLOOR = 0.01
+"""The relative error that the floats of a graph which rounds coarsely are allowed at the least."""
+
+_NUDGE = 1e-6
+"""As much as adding in another order does, relatively."""
+_QUANTIZERS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear", ROW_QUANTIZER})
+
+
+class Yardstick:
+    """A graph whose outputs are right, up to rounding.
+
+    Attributes:
+        graph: that others are held to.
+        probes: its inputs.
+        outputs: the interpreter's on them.
+    """
+
+    def __init__(self, graph: Graph, probes: Sequence[Feeds], outputs: Sequence[Outputs]) -> None:
+        self.graph = graph
+        self.probes = probes
+        self.outputs = outputs
+
+    @cached_property
+    def decides(self) -> bool:
+        """Whether something in the graph depends on its numbers other than continuously."""
+        return bool(decisions(self.graph))
+
+    def decided_alike(self, graph: Graph, *, forced: bool = False) -> list[Outputs]:
+        """The outputs of another graph on the probes if it decides as this one; see `decisions.Replay`."""
+        pairs = zip(self.probes, self._records, strict=True)
+        return [replayed(graph, probe, record, forced=forced) for probe, record in pairs]
+
+    @cached_property
+    def _records(self) -> Sequence[Record]:
+        return [Record(self.graph, probe) for probe in self.probes]
+
+    def slack(self, number: int, name: str) -> float:
+        """By how much rounding may move the numbers of a float output on a probe, whatever the tolerance says.
+
+        All numbers on the way are nudged by a millionth, up or down at random, and twice the largest move is allowed, within
+        what the tolerance allows the output's largest number.
+        """
+        expected = self.outputs[number][name]
+        pairs = [(expected, run[name]) for run in self._nudged(number) if name in run]
+        moves = [largest_difference(*pair) if pair[0].shape == pair[1].shape else float("inf") for pair in pairs]
+        return min(2 * max(moves, default=0.0), FLOATS.rtol * scale_of(expected))
+
+    def _nudged(self, number: int) -> Sequence[Outputs]:
+        if number not in self._nudges:
+            self._nudges[number] = [self._run_nudged(number, seed) for seed in range(2)]
+        return self._nudges[number]
+
+    @cached_property
+    def _nudges(self) -> dict[int, Sequence[Outputs]]:
+        return {}
+
+    def _run_nudged(self, number: int, seed: int) -> Outputs:
+        import torch  # which listing the passes must not
+
+        from ..ir.interpreter import Interpreter
+
+        generator = torch.Generator().manual_seed(seed)
+        decide = Replay(self.graph, self._records[number])
+
+        def observe(value: Value, tensor: Any) -> Any:
+            if tensor.dtype in (torch.float32, torch.float64):
+                signs = torch.randint(0, 2, tensor.shape, generator=generator, dtype=torch.int8) * 2 - 1
+                tensor = tensor * (1 + _NUDGE * signs)
+            answer = decide(value, tensor)
+            return tensor if answer is None else answer
+
+        return flattened(Interpreter(self.graph).run(self.probes[number], observe))
+
+    @cached_property
+    def rounding(self) -> dict[str, float]:
+        """The relative error that each output of a graph which rounds coarsely may have in a correct run; empty for others.
+
+        An activation that falls on the other side of a rounding is a step of the grid off, and the layers after it round what
+        follows from that anew. How far this carries depends on the model, so it is measured: all that is quantized is nudged
+        by one part in a million, and twice the largest move is allowed.
+        """
+        if not any("Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in self.graph.nodes):
+            return {}
+        runs = [self._alike(_scaled(self.graph, factor)) for factor in (1 - _NUDGE, 1 + _NUDGE)]
+        return {
+            name: max(2 * self._largest_move(name, runs), ROUNDING_FLOOR if is_float(array) else 0.0)
+            for name, array in (self.outputs[0] if self.outputs else {}).items()
+        }
+
+    def _alike(self, graph: Graph) -> Sequence[Outputs]:
+        return self.decided_alike(graph) if self.decides else run_graph(graph, self.probes)
+
+    def _largest_move(self, name: str, runs: Sequence[Sequence[Outputs]]) -> float:
+        pairs = [pair for run in runs for pair in zip(self.outputs, run, strict=True)]
+        return max((relative_error(name, [expected], [moved]) for expected, moved in pairs), default=0.0)
+
+
+def _scaled(graph: Graph, factor: float) -> Graph:
+    """A copy in which whatever is quantized at run time is scaled by a factor first."""
+    copy = graph.clone()
+    for node in copy.nodes:
+        value = node.input(0)
+        if node.operator in _QUANTIZERS and not isinstance(value, Constant):
+            copy.set_input(node, 0, Builder(copy, before=node).Mul(value, factor))
+    return copy
+
+
+def _is_short(value: Value) -> bool:
+    """Whether a value is a float of 16 bits or fewer, rounded to a grid as coarse as that of integers."""
+    return value.dtype.is_float and value.dtype.bits <= 16

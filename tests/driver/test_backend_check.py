@@ -1,0 +1,117 @@
+"""A backend that computes something else is found out, with the layer; one that only rounds otherwise is not accused."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from planish.backends import find_backend
+from planish.backends.artifact import load, write_artifact
+from planish.backends.base import Backend, Executable, Port
+from planish.driver import backend_check
+from planish.driver.backend_check import BackendCheck
+from planish.driver.debugging import find_fault, shrink
+from planish.driver.optimize import optimize_file
+from planish.ir.builder import Builder
+from planish.ir.errors import CheckError
+from planish.ir.graph import Graph, Location, Node
+from planish.ir.types import DType, TensorType
+from planish.targets import Target
+from planish.targets.load import load_target
+
+
+class Other(Backend):
+    """ONNX Runtime, for a graph in which what some operator's nodes read is changed first."""
+
+    name: ClassVar[str] = "onnxruntime"  # which artifacts are loaded with, and reproducers run
+
+    def __init__(self, operator: str, change: Callable[[Builder, Node], None]) -> None:
+        self._operator, self._change, self._inner = operator, change, find_backend("onnxruntime")
+
+    def available(self) -> None:
+        return None
+
+    def compile(self, graph: Graph, target: Target, directory: Path) -> Sequence[Path]:
+        changed = graph.clone()
+        for node in list(changed.nodes):
+            if node.operator == self._operator:
+                self._change(Builder(changed, before=node), node)
+        return self._inner.compile(changed, target, directory)
+
+    def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
+        return self._inner.load(directory, inputs, outputs, threads)
+
+
+def scaled(by: float) -> Callable[[Builder, Node], None]:
+    def change(op: Builder, node: Node) -> None:
+        value = node.inputs[0]
+        assert value is not None
+        signs = np.resize(np.float32([1, -1, 1]), value.type.static_shape)
+        op.graph.set_input(node, 0, op.Mul(value, (1 + np.float32(by) * signs).astype(np.float32)))
+
+    return change
+
+
+def classifier() -> Graph:
+    """A gate, and the two largest of what it lets through, which its third and fourth numbers nearly are as well."""
+    graph = Graph("classifier")
+    x = graph.add_input("x", TensorType(DType.float32, (1, 6)))
+    y = Builder(graph, location=Location("net.gate")).Sigmoid(x)
+    op = Builder(graph, location=Location("net.head"))
+    values, indices = op.TopK(op.Mul(y, np.float32(3)), np.array([3]), outputs=2)
+    graph.outputs |= {"values": values, "indices": indices}
+    return graph
+
+
+PROBE = {"x": np.float32([[0.5, 0.5, 0.5, 0.5, 0.25, 0.125]])}
+
+
+def compiled(backend: Backend, folder: Path) -> Executable:
+    write_artifact(folder, classifier(), backend, load_target("native"))
+    return load(folder)
+
+
+def hold(backend: Backend, folder: Path) -> None:
+    check = BackendCheck(backend, load_target("native"))
+    check.hold(compiled(backend, folder / "artifact"), classifier(), [PROBE], folder)
+
+
+def test_a_decision_that_rounding_turns_is_no_fault(tmp_path: Path) -> None:
+    backend = Other("Sigmoid", scaled(1e-6))
+    (_, turned), (_, indices) = (
+        compiled(it, tmp_path / name).run(PROBE) for it, name in ((backend, "a"), (find_backend("onnxruntime"), "b"))
+    )
+    assert not np.array_equal(turned, indices)
+    hold(backend, tmp_path)
+
+
+@pytest.mark.parametrize(("operator", "layer"), [("Sigmoid", "net.gate: Sigmoid"), ("TopK", "net.head: TopK")])
+def test_the_layer_at_fault_is_named(operator: str, layer: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckError, match=rf"^{layer} is off by .*; onnxruntime computes something else than the graph: "
+    ):
+        hold(Other(operator, scaled(0.05)), tmp_path)
+
+
+def test_what_fails_leaves_a_reproducer_that_fails_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Other("TopK", scaled(0.05))
+    with pytest.raises(CheckError, match="planish opt") as raised:
+        hold(backend, tmp_path)
+    (folder,) = set(re.findall(r"\S+planish-reproducer-\S+", str(raised.value)))
+    assert optimize_file(folder, None, None).records == ()  # with ONNX Runtime as it is, all is well
+    monkeypatch.setattr(backend_check, "find_backend", lambda _: backend)
+    for run in (lambda: optimize_file(folder, None, None), lambda: find_fault(folder, None, None, "native")):
+        with pytest.raises(CheckError, match="net.head: TopK is off by"):
+            run()
+    assert [node.operator for node in shrink(folder).graph.nodes] == ["TopK"]
+
+
+def test_a_reproducer_that_does_not_fail_again_says_so(tmp_path: Path) -> None:
+    """An executable that was tampered with can't be made again from the graph."""
+    right, backend = find_backend("onnxruntime"), Other("Sigmoid", scaled(0.05))
+    check = BackendCheck(right, load_target("native"))
+    with pytest.raises(CheckError, match="doesn't fail again: it depends on something else"):
+        check.hold(compiled(backend, tmp_path / "artifact"), classifier(), [PROBE], tmp_path)
