@@ -150,12 +150,22 @@ def bind(
         if port.name not in given:
             raise ModelError(f"input {port.name!r} ({port}) is missing")
         if not port.container:
-            given[port.name] = np.asarray(given[port.name])
+            given[port.name] = _plain(port, given[port.name])
             _check(port, given[port.name], sizes)
     for port in ports:
         if not port.container:
             _check_expressions(port, given[port.name], sizes)
     return {port.name: given[port.name] for port in ports}
+
+
+def _plain(port: Port, given: np.ndarray) -> np.ndarray:
+    """An array in the machine's own order of bytes, without a mask, which nothing here would look at."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise ModelError(
+            f"input {port.name!r} is a masked array: fill it with .filled(VALUE), or give a mask that the model takes"
+        )
+    array = np.asarray(given)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:

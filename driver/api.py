@@ -1,5 +1,6 @@
 """The face of the package for Python: the same steps as the command line's, on graphs in memory."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..passes.pipeline import parse_pipeline
 from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
-from .data import make_batches, ports_of, single_sample, sizes_in
+from .data import doubts, make_batches, ports_of, single_sample, sizes_in
 from .model import read_model, write_model
 from .reporter import SILENT, PassReporter, Reporter
 
@@ -89,6 +90,8 @@ def optimize(
     passes = parse_pipeline(pipeline)
     ports = ports_of(graph)
     feeds = [batch.inputs for batch in make_batches(data, ports, "data")]
+    for doubt in doubts(feeds):
+        warnings.warn(doubt, stacklevel=2)
     sizes = sizes_in(single_sample(feeds[0], ports), ports) if feeds else {}
     result = graph.clone()
     context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress)

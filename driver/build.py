@@ -23,7 +23,7 @@ from ..passes.reproducer import Reproducer, reproducing
 from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
-from .data import Batch, held_out, ports_of, read_data, single_sample, sizes_in
+from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
 from .lowering import Lowering, fastest, lower
 from .measurement import Latency, interleaved
@@ -142,6 +142,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     if not evaluation and recipe.budget.metric_drop is not None:
         raise UsageError("a budget on the metric needs evaluation data with labels")
     feeds = [batch.inputs for batch in calibration]
+    for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
+        reporter.warn(doubt)
     metric = metric if evaluation else None
     job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric)
     if job.is_for_another_machine and recipe.budget.latency is not None:

@@ -17,6 +17,7 @@ from ..backends.base import Port, bind
 from ..ir.arrays import read_arrays
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
+from ..ir.numerics import is_float
 from ..ir.types import DType
 from ..passes.probes import random_array
 from .reference import call, resolve, suggestion
@@ -27,6 +28,11 @@ BATCH_SIZE = 32
 
 HELD_OUT = 4
 """Where calibration and evaluation share one source, every fourth batch calibrates and the others evaluate."""
+
+_TINY = 1e-6
+"""Numbers below which an input looks like nothing."""
+_FAR = 10.0
+"""Standard deviations by which means may differ, and times by which these deviations may, until data look unlike each other."""
 
 Feeds: TypeAlias = Mapping[str, np.ndarray]
 
@@ -74,6 +80,55 @@ def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> li
         ModelError: arrays don't fit the model's inputs; names what was expected.
     """
     return [_batch(item, ports, f"{source}, batch {number}") for number, item in enumerate(items)]
+
+
+def doubts(calibration: Sequence[Feeds], evaluation: Sequence[Feeds] = ()) -> list[str]:
+    """What makes calibration data look like something else than data, input by input, with what to do about it."""
+    found: list[str] = []
+    for name in calibration[0] if calibration else ():
+        seen, asked = _moments(name, calibration), _moments(name, evaluation)
+        remedy = "passes that observe it see nothing of the model's real numbers: calibrate on real samples"
+        if seen is None:
+            continue
+        if seen.least == seen.most and seen.count > 1:
+            found.append(f"the calibration data's input {name!r} is {seen.most:g} everywhere; {remedy}")
+        elif max(abs(seen.least), abs(seen.most)) < _TINY:
+            found.append(f"the calibration data's input {name!r} is nowhere above {_TINY:g}; {remedy}")
+        elif asked is not None and seen.is_far_from(asked):
+            found.append(
+                f"the calibration data's input {name!r} is {seen}, the evaluation data's {asked}: "
+                "prepare both alike, or quantization covers a range that isn't used"
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """What an input's numbers are like, over all batches."""
+
+    count: int
+    least: float
+    most: float
+    mean: float
+    deviation: float
+
+    def is_far_from(self, other: "_Moments") -> bool:
+        spread = max(self.deviation, other.deviation)
+        return abs(self.mean - other.mean) > _FAR * spread or spread > _FAR * min(self.deviation, other.deviation)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} ± {self.deviation:.3g}"
+
+
+def _moments(name: str, batches: Sequence[Feeds]) -> _Moments | None:
+    """The moments of a float input that is no mask; None of anything else."""
+    arrays = [feeds[name] for feeds in batches]
+    if not arrays or not all(isinstance(array, np.ndarray) and is_float(array) for array in arrays):
+        return None
+    numbers = np.concatenate([array.astype(np.float64).reshape(-1) for array in arrays])
+    if not np.isfinite(numbers).all():
+        return None
+    return _Moments(numbers.size, numbers.min(), numbers.max(), numbers.mean(), numbers.std())
 
 
 def held_out(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
@@ -133,16 +188,36 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
         labels = given.pop(LABELS, labels)
     dtypes = {port.name: DType[port.dtype] for port in ports}
     try:
-        return Batch(
-            bind(ports, (), {name: _restored(array, dtypes.get(name)) for name, array in given.items()}), labels
-        )
+        inputs = bind(ports, (), {name: _restored(array, dtypes.get(name)) for name, array in given.items()})
+        for name, array in inputs.items():
+            _check_numbers(name, array)
     except ModelError as error:
         raise ModelError(f"{place}: {error}") from error
+    return Batch(inputs, labels)
+
+
+def _check_numbers(name: str, array: Any) -> None:
+    """Refuse what no statistics can be made of."""
+    if not isinstance(array, np.ndarray) or array.dtype == np.object_:
+        return
+    if not array.size:
+        raise ModelError(f"input {name!r} has no elements, its shape is {list(array.shape)}: leave the batch out")
+    if not is_float(array):
+        return
+    numbers = array.astype(np.float64, copy=False)
+    if not_numbers := int(np.isnan(numbers).sum()):
+        raise ModelError(f"input {name!r} has {not_numbers} NaN of {array.size}: drop these samples, or fill them")
+    is_mask = bool(np.isin(numbers, (0.0, -np.inf)).all())
+    if not is_mask and (infinite := int(np.isinf(numbers).sum())):
+        raise ModelError(
+            f"input {name!r} has {infinite} infinities of {array.size}: drop these samples, or clip them "
+            "(a mask may have them, but nothing else than 0 and -inf)"
+        )
 
 
 def _restored(array: Any, dtype: DType | None) -> np.ndarray:
     """An array of a type that numpy lacks as such: saved in a file, it becomes one of nameless bytes."""
-    array = np.asarray(array)
+    array = np.asanyarray(array)  # a masked one stays one, and is refused
     is_nameless = array.dtype.type is np.void and not array.dtype.names
     if dtype is not None and dtype.is_foreign and is_nameless and array.itemsize == dtype.numpy.itemsize:
         return array.view(dtype.numpy)

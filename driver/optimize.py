@@ -12,7 +12,7 @@ from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer, repr
 from ..passes.verification import EVERYTHING, Verification
 from .api import Optimized, optimize
 from .backend_check import compile_again
-from .data import ports_of, read_data
+from .data import doubts, ports_of, read_data
 from .explanation import Explain
 from .model import check_form, read_model, write_model
 from .reference import isolated_imports
@@ -100,4 +100,6 @@ def read_case(
     source = read_model(model)
     batches = [] if data is None else read_data(data, Path(), ports_of(source))
     calibration = [batch.inputs for batch in batches]
+    for doubt in doubts(calibration):
+        reporter.warn(doubt)
     return Reproducer(source, pipeline, target, calibration=calibration, verification=verification)

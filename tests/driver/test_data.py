@@ -1,10 +1,11 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from planish.backends.base import Port
-from planish.driver.data import held_out, random_sample, read_data, single_sample
+from planish.driver.data import doubts, held_out, make_batches, random_sample, read_data, single_sample
 from planish.driver.reference import isolated_imports
 from planish.ir.errors import ModelError, UsageError
 from planish.ir.types import DType
@@ -128,3 +129,56 @@ def test_random_samples_fit_their_ports() -> None:
         "ids": ("int64", (1, 7)),
         "x": ("float16", (1, 3)),
     }
+
+
+# -- numbers that nothing can be learned from
+
+
+def batches_of(*arrays: np.ndarray) -> list[dict[str, np.ndarray]]:
+    return [batch.inputs for batch in make_batches([{"features": array} for array in arrays], OPEN, "data")]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (
+            np.where(features(2) == 3, np.nan, features(2)),
+            "data, batch 1: input 'features' has 1 NaN of 16: drop these",
+        ),
+        (np.where(features(2) > 13, np.inf, features(2)), "has 2 infinities of 16: drop these samples, or clip them"),
+        (features(0), r"has no elements, its shape is \[0, 8\]: leave the batch out"),
+        (np.ma.masked_less(features(2), 3), "is a masked array: fill it with"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        batches_of(features(2), array.astype(np.float32))
+
+
+def test_a_mask_may_be_infinite() -> None:
+    mask = np.where(features(2) > 5, -np.inf, 0).astype(np.float32)
+    np.testing.assert_array_equal(batches_of(mask)[0]["features"], mask)
+    assert doubts(batches_of(mask)) == []
+
+
+def test_another_order_of_bytes_is_read_as_such() -> None:
+    (read,) = batches_of(features(3).astype(">f4"))
+    np.testing.assert_array_equal(read["features"], features(3))
+    assert read["features"].dtype.isnative
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((2, 8), 0.5, np.float32), "'features' is 0.5 everywhere; passes that observe it see nothing"),
+        (features(2) * np.float32(1e-40), "'features' is nowhere above 1e-06; passes that observe it see nothing"),
+        (
+            features(2) * 255,
+            r"'features' is 1.91e\+03 ± 1.18e\+03, the evaluation data's 7.5 ± 4.61: prepare both alike",
+        ),
+    ],
+)
+def test_what_does_not_look_like_data_is_told(array: np.ndarray, message: str) -> None:
+    (doubt,) = doubts(batches_of(array), batches_of(features(2)))
+    assert re.search(message, doubt)
+    assert doubts(batches_of(features(2)), batches_of(features(3))) == []
