@@ -11,7 +11,7 @@ from ..backends import Executable, backend_names, find_backend
 from ..backends.artifact import amend_manifest, replaced, write_artifact
 from ..backends.machine import runs_here
 from ..ir.analysis.cost import summarize
-from ..ir.errors import BudgetError, ModelError, UsageError
+from ..ir.errors import BudgetError, ModelError, TargetError, UsageError
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
 from ..passes.base import Effect, Feeds, Pass, PassContext
@@ -60,6 +60,8 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT, instruments:
         artifact, directory, graph = _run(job, scratch)
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
+        if recipe.budget.metric_drop is None and (loss := _loss(artifact)):
+            reporter.warn(loss)
         shutil.copytree(directory, draft, dirs_exist_ok=True)
         amend_manifest(draft, _provenance(job, graph, artifact))
     return artifact
@@ -121,8 +123,9 @@ class Job:
         is_native = backend != "auto" and find_backend(backend).native
         return is_native and not runs_here(self.target.architecture, self.target.features)
 
-    def score(self, run: Run) -> Score | None:
-        return None if self.metric is None else evaluate(self.metric, run, self.evaluation)
+    def score(self, run: Run, *, resamples: bool = False) -> Score | None:
+        """The metric of a model; with resamples where it is to be compared with another's."""
+        return None if self.metric is None else evaluate(self.metric, run, self.evaluation, resamples=resamples)
 
 
 def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
@@ -134,8 +137,10 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     if recipe.database is not None:  # before the passes take their time
         find_backend("tvm" if recipe.backend == "auto" else recipe.backend).tuned(recipe.database)
     for backend in map(find_backend, backend_names() if recipe.backend == "auto" else [recipe.backend]):
-        if not backend.available():
+        if not (missing := backend.available()):
             backend.warm_up()
+        elif recipe.backend != "auto":
+            raise TargetError(f"backend {backend.name} is not installed: {missing}")
     reporter.stage(f"reading {recipe.model}")
     source = read_model(recipe.model, recipe.folder)
     calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)
@@ -176,7 +181,7 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     """The artifact as it will be, the folder it is in for now, and the graph that it holds."""
     job.reporter.stage("evaluating the untouched model in ONNX Runtime")
     untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
-    before = job.score(untouched.executable.run)
+    before = job.score(untouched.executable.run, resamples=True)
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
     graph, rows = _run_passes(job, before, sizes_in(sample, untouched.executable.inputs))
@@ -203,7 +208,7 @@ def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
     files = write_artifact(directory, graph, backend, job.target)["files"]
     job.reporter.warn(f"this machine can't run what is built for {job.target.name}: it is neither checked nor measured")
     size = sum(file["size"] for file in files.values())
-    return Measured(backend.name, None, size, job.score(interpreted(graph))), directory
+    return Measured(backend.name, None, size, job.score(interpreted(graph), resamples=True)), directory
 
 
 def _measured(
@@ -224,7 +229,11 @@ def _measured(
         job.reporter.note(f"latency of the candidates: {', '.join(taken)}")
     best, latency = fastest(candidates, latencies)
     job.reporter.stage(f"evaluating the artifact in {best.backend}")
-    return reference, Measured(best.backend, latency, best.size, job.score(best.executable.run)), best.directory
+    return (
+        reference,
+        Measured(best.backend, latency, best.size, job.score(best.executable.run, resamples=True)),
+        best.directory,
+    )
 
 
 def _run_passes(job: Job, before: Score | None, sizes: Mapping[str, int]) -> tuple[Graph, Sequence[PassRow]]:
@@ -280,6 +289,19 @@ def _check_budget(budget: Budget, artifact: Artifact) -> None:
         missed.append(f"the size is {show_bytes(artifact.built.size)}, more than {show_bytes(budget.size)}")
     if missed:
         raise BudgetError(f"the budget is missed, so nothing is written: {'; '.join(missed)}")
+
+
+def _loss(artifact: Artifact) -> str:
+    """What to say of a metric that has got worse by more than chance, where nobody has said how far it may."""
+    interval = artifact.drop_interval
+    if artifact.drop is None or artifact.drop <= 0 or (interval is not None and interval[0] <= 0):
+        return ""
+    assert artifact.metric is not None
+    likely = "" if interval is None else f" (95 % between {interval[0]:.4f} and {interval[1]:.4f})"
+    return (
+        f"the metric {artifact.metric.name} gets worse by {artifact.drop:.4f}{likely}, and no budget says by how much it may: "
+        "see at which pass, and bound it with `budget: {metric_drop: ...}` or --max-drop"
+    )
 
 
 def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:

@@ -5,6 +5,7 @@ of the model's outputs on batch i, `labels[i]` that batch's labels. It returns a
 function has a true attribute `lower_is_better`.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ def hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:
     return np.concatenate(right)
 
 
+_RESAMPLES, _FEWEST, _SECONDS = 1000, 8, 2.0
+"""How often batches are drawn anew, from how many at the least, and for how long."""
 BUILT_IN: dict[str, Callable[[Predictions, Sequence[Any]], float]] = {"accuracy": accuracy, "spearman": spearman}
 
 
@@ -70,10 +73,18 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A metric's value, and for accuracy which samples were right, so that two models can be compared in pairs."""
+    """A metric's value, and what it takes to compare two models in pairs.
+
+    Attributes:
+        value: on all batches.
+        hits: for accuracy, which samples were right.
+        resamples: the value on batches drawn anew, with replacement, the same ones for every model; empty where it wasn't
+            asked for or there are too few batches.
+    """
 
     value: float
     hits: np.ndarray | None = None
+    resamples: Sequence[float] = ()
 
 
 def find_metric(name: str, folder: Path) -> Metric:
@@ -97,18 +108,63 @@ def find_metric(name: str, folder: Path) -> Metric:
     return Metric(name, function)
 
 
-def evaluate(metric: Metric, run: Run, batches: Sequence[Batch]) -> Score:
+def drop_interval(metric: Metric, before: Score, after: Score) -> tuple[float, float] | None:
+    """The 95 % interval of how much worse a metric gets, by a paired bootstrap; None where there is too little to draw from.
+
+    Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals.
+    """
+    if before.hits is not None and after.hits is not None and before.hits.size:
+        change = before.hits.astype(int) - after.hits.astype(int)
+        shares = [float(np.mean(change == one)) for one in (1, -1, 0)]
+        drawn = np.random.default_rng(0).multinomial(change.size, shares, 2000) / change.size
+        drops = drawn[:, 0] - drawn[:, 1]
+    else:
+        drops = np.array([metric.drop(*pair) for pair in zip(before.resamples, after.resamples, strict=False)])
+        drops = drops[np.isfinite(drops)]
+    if not drops.size:
+        return None
+    low, high = np.quantile(drops, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def evaluate(metric: Metric, run: Run, batches: Sequence[Batch], *, resamples: bool = False) -> Score:
     """The metric of a model on labelled batches.
+
+    Args:
+        metric: to compute.
+        run: the model.
+        batches: with labels.
+        resamples: whether to compute it on batches drawn anew as well, unless that takes long.
 
     Raises:
         ModelError: the metric fails, or is no finite number.
     """
     predictions = [list(run(batch.inputs)) for batch in batches]
     labels = [batch.labels for batch in batches]
+    value = _value(metric, predictions, labels)
+    if metric.function is accuracy:
+        return Score(value, hits(predictions, labels))
+    return Score(value, resamples=_resampled(metric, predictions, labels) if resamples else ())
+
+
+def _value(metric: Metric, predictions: Predictions, labels: Sequence[Any]) -> float:
     value = np.asarray(call(metric.name, metric.function, predictions, labels))
     if value.ndim or value.dtype.kind not in "fiu" or not np.isfinite(value):
         raise ModelError(f"the metric {metric.name} is {value}, not a finite number")
-    return Score(float(value), hits(predictions, labels) if metric.function is accuracy else None)
+    return float(value)
+
+
+def _resampled(metric: Metric, predictions: Predictions, labels: Sequence[Any]) -> list[float]:
+    """The metric on batches drawn anew, as often as there is time for."""
+    count, draw, end = len(labels), np.random.default_rng(0), time.monotonic() + _SECONDS
+    found: list[float] = []
+    while count >= _FEWEST and len(found) < _RESAMPLES and time.monotonic() < end:
+        drawn = draw.integers(0, count, count)
+        try:
+            found.append(_value(metric, [predictions[index] for index in drawn], [labels[index] for index in drawn]))
+        except ModelError:  # a draw may have no metric: all labels the same
+            found.append(np.nan)
+    return found
 
 
 def interpreted(graph: Graph) -> Run:

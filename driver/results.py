@@ -13,7 +13,7 @@ import numpy as np
 from ..backends import Executable
 from ..ir.analysis.cost import Cost
 from ..passes.base import Effect
-from .evaluation import Metric, Score
+from .evaluation import Metric, Score, drop_interval
 from .measurement import Latency, Ratio
 
 
@@ -102,6 +102,13 @@ class Artifact:
         return self.metric.drop(self.untouched.score.value, self.built.score.value)
 
     @property
+    def drop_interval(self) -> tuple[float, float] | None:
+        """Where 95 % of the drops lie if other samples had been drawn; None where that isn't known."""
+        if self.metric is None or self.untouched.score is None or self.built.score is None:
+            return None
+        return drop_interval(self.metric, self.untouched.score, self.built.score)
+
+    @property
     def flips(self) -> tuple[int, int] | None:
         """For accuracy: how many samples only the untouched model gets right, and how many only the artifact."""
         before, after = (None if it.score is None else it.score.hits for it in (self.untouched, self.built))
@@ -120,6 +127,7 @@ class Artifact:
         return {
             "metric": None if self.metric is None else self.metric.name,
             "metric_drop": self.drop,
+            "metric_drop_interval": self.drop_interval,
             "flips": self.flips,
             "speedup": plain(self.speedup),
             "size_ratio": self.shrinkage,

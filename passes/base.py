@@ -118,6 +118,13 @@ class Pass(ABC):
     def __post_init__(self) -> None:
         check_options(self)
 
+    def require(self, context: PassContext) -> None:  # noqa: B027 -- most take what they are given
+        """Refuse surroundings in which the pass can't work; asked before any pass of a pipeline runs.
+
+        Raises:
+            UsageError: something is missing, such as calibration data.
+        """
+
     @final
     def apply(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""
@@ -130,7 +137,7 @@ class Pass(ABC):
         """What a pass does, as far as `context` lets it: `context.applies(rewrite, node)` is asked before each rewrite.
 
         Raises:
-            UsageError: options make no sense together, or needed calibration data is missing.
+            UsageError: options make no sense together, or for this graph.
         """
 
 

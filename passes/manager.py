@@ -14,7 +14,7 @@ from .base import Pass, PassContext, PassResult
 from .check import NumericCheck
 from .group import Group
 from .instrument import Instrument, PassRecord
-from .order import check_order
+from .order import check_order, flattened
 from .pipeline import format_pass, pass_classes
 from .rewrite import RewritePass
 from .verification import Verification
@@ -45,11 +45,13 @@ class PassManager:
         """Run all passes on a graph, in place.
 
         Raises:
-            UsageError: the order of the passes contradicts what they declare.
+            UsageError: the order of the passes contradicts what they declare, or one lacks something.
             CheckError: after some pass the graph is malformed or means something else, or a required pass changed nothing.
             PassError: a pass of the user's or of another package crashed.
         """
         check_order(self.passes, tuple(pass_classes().values()))
+        for step in flattened(self.passes):
+            step.require(context)
         with _unswept():
             return self._run_all(graph, context)
 

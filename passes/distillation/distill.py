@@ -50,7 +50,7 @@ class Distillation(Pass):
     temperature: Annotated[float, Gt(0)] = 4.0
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        self._check_data(context)
+        self.require(context)
         measures = choose_measures(context.source, self.loss)
         if not measures:
             raise UsageError(f"{self.name}: the model has no float output to match")
@@ -72,7 +72,7 @@ class Distillation(Pass):
         arrays |= {rounding.constant: rounding.integers() for rounding in roundings}
         return PassResult({"weights": _copy_arrays(arrays, graph)})
 
-    def _check_data(self, context: PassContext) -> None:
+    def require(self, context: PassContext) -> None:
         if not context.calibration:
             raise UsageError(
                 f"{self.name} learns from inputs and got none; give calibration data "

@@ -63,6 +63,10 @@ class Quantize(Pass):
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
+    def require(self, context: PassContext) -> None:
+        if self.scheme == "int8" and context.target.int8 is not None:
+            first_batches(context, 1)
+
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         if self.scheme == "int4":
             return self._run_on_weights(graph, context)

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,22 @@ def test_the_metric_is_evaluated_after_lossy_passes(folder: Path) -> None:
     assert artifact.passes[3].metric is None
     worse, better = artifact.flips
     assert artifact.drop == pytest.approx((worse - better) / 48)
+
+
+def test_a_metric_that_falls_unbounded_is_warned_about(folder: Path) -> None:
+    listener = Listener()
+    build(recipe(folder, passes=["dce", "passes_of_mine:Negate"]), listener)
+    (warning,) = [text for text in listener.warnings if "metric" in text]
+    assert re.match(
+        r"the metric accuracy gets worse by 1\.0000 \(95 % between 1\.0000 and 1\.0000\), and no budget", warning
+    )
+    build(recipe(folder, passes=["dce"]), same := Listener())
+    assert not any("metric" in text for text in same.warnings)
+
+
+def test_what_a_pass_lacks_is_told_before_any_runs(folder: Path) -> None:
+    with pytest.raises(UsageError, match="static int8 quantization needs calibration data"):
+        build(recipe(folder, passes=["passes_of_mine:Explode", "quantize"], data={}))
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,14 @@ def test_what_the_documentation_adds_works(folder: Path, capsys: pytest.CaptureF
 def test_the_recipe_of_the_documentation_reads() -> None:
     import yaml
 
-    [text] = blocks("recipes.md", "yaml")
+    text, checks = blocks("recipes.md", "yaml")
     recipe = make_recipe(yaml.safe_load(text))
     assert recipe.budget.latency == pytest.approx(0.005)
     assert {"quantize", "prune-channels"} <= {step.name for step in recipe.pipeline()}
+    assert (
+        str(make_recipe({"model": "m.onnx", **yaml.safe_load(checks)}).verify)
+        == "numeric,rtol=0.01,probes=4,edges=false"
+    )
 
 
 def test_a_metric_of_the_documentation_is_marked(tmp_path: Path) -> None:

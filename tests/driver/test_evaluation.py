@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from planish.driver.data import Batch
-from planish.driver.evaluation import Metric, accuracy, evaluate, find_metric, spearman
+from planish.driver.evaluation import Metric, Score, accuracy, drop_interval, evaluate, find_metric, spearman
 from planish.driver.reference import isolated_imports
 from planish.ir.errors import ModelError, UsageError
 
@@ -65,3 +65,35 @@ def test_a_metric_of_another_package(install, tmp_path: Path) -> None:
 def test_a_metric_must_be_a_number(value: object) -> None:
     with pytest.raises(ModelError, match=r"the metric mine is .*, not a finite number"):
         evaluate(Metric("mine", lambda predictions, labels: value), lambda feeds: [EYE], [Batch({}, [0])])
+
+
+# -- how much worse, and how sure that is
+
+
+def right(share: float, count: int = 1000) -> Score:
+    return Score(share, np.arange(count) < share * count)
+
+
+def test_a_drop_of_accuracy_has_a_paired_interval() -> None:
+    low, high = drop_interval(find_metric("accuracy", Path()), right(0.95), right(0.93))
+    assert 0.01 < low < 0.02 < high < 0.03  # of the same samples; two independent ones would say -0.001 to 0.041
+    low, high = drop_interval(find_metric("accuracy", Path()), right(0.95, 20), right(0.9, 20))
+    assert low <= 0 < high
+
+
+def test_any_metric_is_drawn_anew_in_pairs() -> None:
+    random = np.random.default_rng(0)
+    truth = random.standard_normal((64, 4))
+    batches = [Batch({"x": row}, labels=row) for row in truth]
+    metric = find_metric("spearman", Path())
+    good, bad = (
+        evaluate(
+            metric, lambda feeds, noise=noise: [feeds["x"] + noise * np.sin(97 * feeds["x"])], batches, resamples=True
+        )
+        for noise in (0.1, 0.5)
+    )
+    interval = drop_interval(metric, good, bad)
+    assert interval is not None
+    assert 0 < interval[0] < metric.drop(good.value, bad.value) < interval[1]
+    few = evaluate(metric, lambda feeds: [feeds["x"]], batches[:3], resamples=True)
+    assert drop_interval(metric, few, few) is None
