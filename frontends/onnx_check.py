@@ -89,9 +89,9 @@ class _Check:
         proto = self._proto
         for entry in proto.opset_import:
             domain = "" if entry.domain == "ai.onnx" else entry.domain
-            if domain in self._versions or not 0 < entry.version < 1 << 31:
+            if self._versions.get(domain, entry.version) != entry.version or not 0 < entry.version < 1 << 31:
                 raise ModelError(
-                    f"it names the operators of {domain or 'the standard'} twice, or in version {entry.version}"
+                    f"it names the operators of {domain or 'the standard'} in two versions, or in version {entry.version}"
                 )
             self._versions[domain] = entry.version
         self._functions()

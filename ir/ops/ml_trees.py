@@ -1,0 +1,330 @@
+"""Ensembles of trees (`ai.onnx.ml`): TreeEnsemble, and the two that it took the place of in version 5 of the domain.
+
+The old ones are operators of their own, since a leaf of theirs may have a weight for each class: TreeEnsemble has one weight
+to a leaf, so that a forest would be walked through once per class. What they leave open is as ONNX Runtime does it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dtypes import to_torch
+from .ml_scores import Floats, Texts, Whole, classified, labelled, transformed
+from .registry import operator
+
+Array: TypeAlias = np.ndarray | None
+
+_TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
+_AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
+_MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
+"""In the order of the numbers that `TreeEnsemble` gives them."""
+_MEMBER, _LEAF = 6, 7
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """The inner nodes of all trees, one element each; a child is a node or a leaf."""
+
+    feature: Tensor
+    mode: Tensor
+    split: Tensor
+    missing_is_true: Tensor
+    children: Tensor
+    """`[node, 2]`: where a false and a true answer lead."""
+    is_leaf: Tensor
+    members: list[Tensor]
+    """Of the set that each node with mode 6 asks about, in order."""
+
+    def answers(self, x: Tensor, at: Tensor) -> Tensor:
+        """Whether what each row's `[row, tree]` node asks is true."""
+        value = x.gather(1, self.feature[at])
+        split, mode = self.split[at], self.mode[at]
+        choices = (value <= split, value < split, value >= split, value > split, value == split, value != split)
+        answer = torch.zeros_like(mode, dtype=torch.bool)
+        for code, choice in enumerate(choices):
+            answer = torch.where(mode == code, choice, answer)
+        for number, node in enumerate((self.mode == _MEMBER).nonzero().reshape(-1).tolist()):
+            answer = torch.where(at == node, torch.isin(value, self.members[number]), answer)
+        return answer | (self.missing_is_true[at] & value.isnan())
+
+    def leaves(self, x: Tensor, roots: Tensor) -> Tensor:
+        """The leaf that each row comes to in each tree; a root with mode 7 is one itself."""
+        at = roots.expand(x.shape[0], -1)
+        arrived = self.mode[at] == _LEAF
+        while not arrived.all():
+            node = torch.where(arrived, 0, at)
+            turn = self.answers(x, node).long()
+            at = torch.where(arrived, at, self.children[node, turn])
+            arrived = arrived | self.is_leaf[node, turn]
+        return at
+
+
+def _ensemble_type(x: Tensor, *, n_targets: int | None = None, **attributes: object) -> Tensor:
+    return x.new_empty((x.shape[0], n_targets or 1))
+
+
+@operator("ai.onnx.ml::TreeEnsemble", types=_ensemble_type)
+def tree_ensemble(
+    x: Tensor,
+    *,
+    aggregate_function: int = 1,
+    leaf_targetids: tuple[int, ...],
+    leaf_weights: np.ndarray,
+    membership_values: Array = None,
+    n_targets: int | None = None,
+    nodes_falseleafs: tuple[int, ...],
+    nodes_falsenodeids: tuple[int, ...],
+    nodes_featureids: tuple[int, ...],
+    nodes_hitrates: Array = None,
+    nodes_missing_value_tracks_true: Whole = None,
+    nodes_modes: np.ndarray,
+    nodes_splits: np.ndarray,
+    nodes_trueleafs: tuple[int, ...],
+    nodes_truenodeids: tuple[int, ...],
+    post_transform: int = 0,
+    tree_roots: tuple[int, ...],
+) -> Tensor:
+    nodes = _Nodes(
+        torch.tensor(nodes_featureids),
+        to_torch(nodes_modes),
+        to_torch(nodes_splits),
+        torch.tensor(nodes_missing_value_tracks_true or [0] * len(nodes_modes)).bool(),
+        torch.tensor([nodes_falsenodeids, nodes_truenodeids]).T,
+        torch.tensor([nodes_falseleafs, nodes_trueleafs]).bool().T,
+        _sets(membership_values),
+    )
+    leaves = nodes.leaves(x, torch.tensor(tree_roots))
+    weights = to_torch(leaf_weights)[leaves]
+    targets = torch.tensor(leaf_targetids)[leaves]
+    y = _aggregated(weights, targets, n_targets or 1, _AGGREGATES[aggregate_function], len(tree_roots))
+    return transformed(y, _TRANSFORMS[post_transform])
+
+
+def _sets(values: Array) -> list[Tensor]:
+    """The sets in a row of members, each of which ends with a NaN."""
+    if values is None:
+        return []
+    ends = np.flatnonzero(np.isnan(values))
+    return [to_torch(part[~np.isnan(part)]) for part in np.split(values, ends + 1)[: len(ends)]]
+
+
+def _aggregated(weights: Tensor, targets: Tensor, count: int, function: str, trees: int) -> Tensor:
+    """What `[row, weight]` come to for each of so many targets."""
+    shape = (weights.shape[0], count)
+    if function in ("AVERAGE", "SUM"):
+        y = weights.new_zeros(shape).scatter_add(1, targets, weights)
+        return y / trees if function == "AVERAGE" else y
+    limits = torch.finfo(weights.dtype)
+    start = weights.new_full(shape, limits.max if function == "MIN" else limits.min)
+    return start.scatter_reduce(1, targets, weights, "amin" if function == "MIN" else "amax")
+
+
+# -- those of the versions before 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Forest:
+    """What the attributes of an old ensemble say of its trees, node by node; the first node of a tree is its root."""
+
+    trees: tuple[int, ...]
+    numbers: tuple[int, ...]
+    features: tuple[int, ...]
+    modes: tuple[str, ...]
+    splits: Tensor
+    missing: Whole
+    turns: tuple[tuple[int, ...], tuple[int, ...]]
+    """The numbers of the nodes where a false and a true answer lead, within the tree."""
+
+    @property
+    def count(self) -> int:
+        """How many trees there are."""
+        return len(set(self.trees))
+
+    def scores(
+        self, x: Tensor, owners: Iterable[tuple[int, int]], targets: tuple[int, ...], weights: Tensor, count: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The weights `[row, target]` in the leaves that rows come to, tree by tree, and whether there are any.
+
+        Args:
+            x: the rows.
+            owners: for each weight, the tree and the number of its leaf.
+            targets: that each weight is for.
+            weights: all of them.
+            count: of targets.
+        """
+        place = {key: index for index, key in enumerate(zip(self.trees, self.numbers, strict=True))}
+        at = torch.tensor([place[owner] for owner in owners]), torch.tensor(targets)
+        table = weights.new_zeros((len(place), count)).index_put(at, weights, accumulate=True)
+        held = torch.zeros(table.shape, dtype=torch.bool).index_put(at, torch.tensor(True))
+        for leaves in self._leaves(x.reshape(-1, x.shape[-1]), place).T:
+            yield table[leaves], held[leaves]
+
+    def _leaves(self, x: Tensor, place: dict[tuple[int, int], int]) -> Tensor:
+        modes = torch.tensor([_LEAF if mode == "LEAF" else _MODES.index(mode) for mode in self.modes])
+        children = torch.tensor(
+            [[place.get(key, 0) for key in zip(self.trees, turn, strict=True)] for turn in self.turns]
+        ).T
+        nodes = _Nodes(
+            torch.tensor(self.features),
+            modes,
+            self.splits,
+            torch.tensor(self.missing or [0] * len(modes)).bool(),
+            children,
+            modes[children] == _LEAF,
+            [],
+        )
+        roots = {tree: index for index, tree in reversed(list(enumerate(self.trees)))}
+        return nodes.leaves(x if x.is_floating_point() else x.float(), torch.tensor(sorted(roots.values())))
+
+
+def _row(floats: Floats, tensor: Array) -> Tensor:
+    """What one of two attributes holds."""
+    return torch.tensor(floats or ()) if tensor is None else to_torch(tensor).reshape(-1)
+
+
+def _regressed(x: Tensor, *, n_targets: int | None = None, **attributes: object) -> Tensor:
+    return x.new_empty((x.shape[0] if x.ndim > 1 else 1, n_targets or 1), dtype=torch.float32)
+
+
+@operator("ai.onnx.ml::TreeEnsembleRegressor", types=_regressed)
+def tree_ensemble_regressor(
+    x: Tensor,
+    *,
+    aggregate_function: str = "SUM",
+    base_values: Floats = None,
+    base_values_as_tensor: Array = None,
+    n_targets: int | None = None,
+    nodes_falsenodeids: Whole = None,
+    nodes_featureids: Whole = None,
+    nodes_hitrates: Floats = None,
+    nodes_hitrates_as_tensor: Array = None,
+    nodes_missing_value_tracks_true: Whole = None,
+    nodes_modes: Texts = None,
+    nodes_nodeids: Whole = None,
+    nodes_treeids: Whole = None,
+    nodes_truenodeids: Whole = None,
+    nodes_values: Floats = None,
+    nodes_values_as_tensor: Array = None,
+    post_transform: str = "NONE",
+    target_ids: Whole = None,
+    target_nodeids: Whole = None,
+    target_treeids: Whole = None,
+    target_weights: Floats = None,
+    target_weights_as_tensor: Array = None,
+) -> Tensor:
+    """What leaves say of each target, together; of a single one, PROBIT is the only function that is applied."""
+    forest = _Forest(
+        nodes_treeids or (),
+        nodes_nodeids or (),
+        nodes_featureids or (),
+        nodes_modes or (),
+        _row(nodes_values, nodes_values_as_tensor),
+        nodes_missing_value_tracks_true,
+        (nodes_falsenodeids or (), nodes_truenodeids or ()),
+    )
+    count = n_targets or 1
+    owners = zip(target_treeids or (), target_nodeids or (), strict=True)
+    weights = _row(target_weights, target_weights_as_tensor)
+    base = _row(base_values, base_values_as_tensor)
+    rows = list(forest.scores(x, owners, target_ids or (), weights, count))
+    if aggregate_function in ("MIN", "MAX"):
+        least = aggregate_function == "MIN"
+        start = torch.inf if least else -torch.inf
+        all_ = torch.stack([torch.where(held, row, start) for row, held in rows])
+        y = all_.amin(0) if least else all_.amax(0)
+        y = torch.where(y == start, 0, y)
+    else:
+        y = sum((row for row, _ in rows), torch.zeros(()))
+        y = y / forest.count if aggregate_function == "AVERAGE" else y
+    y = y + base if len(base) == count else y
+    return transformed(y, post_transform if count > 1 or post_transform == "PROBIT" else "NONE").float()
+
+
+def _classified(
+    x: Tensor, *, classlabels_int64s: Whole = None, classlabels_strings: Texts = None, **attributes: object
+) -> tuple[Tensor, Tensor]:
+    return classified(x, len(classlabels_strings or classlabels_int64s or ()), classlabels_strings)
+
+
+@operator("ai.onnx.ml::TreeEnsembleClassifier", types=_classified)
+def tree_ensemble_classifier(
+    x: Tensor,
+    *,
+    base_values: Floats = None,
+    base_values_as_tensor: Array = None,
+    class_ids: Whole = None,
+    class_nodeids: Whole = None,
+    class_treeids: Whole = None,
+    class_weights: Floats = None,
+    class_weights_as_tensor: Array = None,
+    classlabels_int64s: Whole = None,
+    classlabels_strings: Texts = None,
+    nodes_falsenodeids: Whole = None,
+    nodes_featureids: Whole = None,
+    nodes_hitrates: Floats = None,
+    nodes_hitrates_as_tensor: Array = None,
+    nodes_missing_value_tracks_true: Whole = None,
+    nodes_modes: Texts = None,
+    nodes_nodeids: Whole = None,
+    nodes_treeids: Whole = None,
+    nodes_truenodeids: Whole = None,
+    nodes_values: Floats = None,
+    nodes_values_as_tensor: Array = None,
+    post_transform: str = "NONE",
+) -> tuple[Tensor, Tensor]:
+    """The label of the greatest sum of leaves' weights, and the sums; two classes may share one."""
+    forest = _Forest(
+        nodes_treeids or (),
+        nodes_nodeids or (),
+        nodes_featureids or (),
+        nodes_modes or (),
+        _row(nodes_values, nodes_values_as_tensor),
+        nodes_missing_value_tracks_true,
+        (nodes_falsenodeids or (), nodes_truenodeids or ()),
+    )
+    labels = classlabels_strings or classlabels_int64s or ()
+    owners = zip(class_treeids or (), class_nodeids or (), strict=True)
+    weights = _row(class_weights, class_weights_as_tensor)
+    base = _row(base_values, base_values_as_tensor)
+    rows = list(forest.scores(x, owners, class_ids or (), weights, len(labels)))
+    sums = sum((row for row, _ in rows), torch.zeros(()))
+    held = torch.stack([held for _, held in rows]).any(0)
+    if len(labels) == 2:
+        is_shared = len(set(class_ids or ())) == 1
+        places, scores = _of_two(sums, held, base, weights, post_transform, is_shared=is_shared)
+        labels = labels if is_shared or classlabels_strings else (0, 1)
+    else:
+        sums[:, : len(base)] += base
+        held[:, : len(base)] = True
+        places = sums.masked_fill(~held, -torch.inf).argmax(1)
+        scores = transformed(sums, post_transform)
+    return labelled(places, labels), scores.float()
+
+
+def _of_two(
+    sums: Tensor, held: Tensor, base: Tensor, weights: Tensor, transform: str, *, is_shared: bool
+) -> tuple[Tensor, Tensor]:
+    """Whether the second of two classes is chosen, and the scores of both.
+
+    Where all weights are of one class, as converters write it, and a row has a score for the first alone, it is that of the
+    second: a probability if no weight is negative, a number whose sign decides otherwise.
+    """
+    first, second = sums.unbind(1)
+    if len(base) == 2:
+        shared = base[1] + first
+        first, second = torch.where(held[:, 1], -shared, first + base[0]), torch.where(held[:, 1], shared, second)
+    elif len(base) == 1:
+        first = first + base
+    pair = torch.stack([first, second], 1).where(held, 0)
+    score = torch.where(held[:, 1], pair[:, 1], pair[:, 0])
+    is_probability = is_shared and bool((weights >= 0).all())
+    chosen = score > (0.5 if is_probability else 0)
+    other = 1 - score if is_probability and transform != "LOGISTIC" else -score
+    alone = torch.stack([other, score], 1)
+    alone = torch.sigmoid(alone) if transform == "LOGISTIC" else alone
+    is_alone = (~held[:, 1] & (len(base) < 2)).unsqueeze(1)
+    return chosen.long(), torch.where(is_alone, alone, transformed(pair, transform))
