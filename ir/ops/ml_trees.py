@@ -231,16 +231,15 @@ def tree_ensemble_regressor(
     weights = _row(target_weights, target_weights_as_tensor)
     base = _row(base_values, base_values_as_tensor)
     rows = list(forest.scores(x, owners, target_ids or (), weights, count))
+    held = torch.stack([held for _, held in rows])
     if aggregate_function in ("MIN", "MAX"):
-        least = aggregate_function == "MIN"
-        start = torch.inf if least else -torch.inf
-        all_ = torch.stack([torch.where(held, row, start) for row, held in rows])
-        y = all_.amin(0) if least else all_.amax(0)
-        y = torch.where(y == start, 0, y)
+        parts = torch.stack([row for row, _ in rows])
+        y = parts.masked_fill(~held, torch.inf).amin(0) if aggregate_function == "MIN" else parts.masked_fill(~held, -torch.inf).amax(0)
     else:
         y = sum((row for row, _ in rows), torch.zeros(()))
         y = y / forest.count if aggregate_function == "AVERAGE" else y
     y = y + base if len(base) == count else y
+    y = torch.where(held.any(0), y, 0)  # what no leaf speaks of has no base value either
     return transformed(y, post_transform if count > 1 or post_transform == "PROBIT" else "NONE").float()
 
 
