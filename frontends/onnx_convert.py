@@ -48,9 +48,7 @@ def normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
     return _converted(proto, file, version)
 
 
-def renewed(
-    operator: str, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute]
-) -> dict[str, Attribute]:
+def renewed(operator: str, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
     """Attributes as the newest version of `ai.onnx.ml` has them: the first one's LabelEncoder numbers its classes, both ways."""
     kept = dict(attributes)
     if operator != "ai.onnx.ml::LabelEncoder" or "classes_strings" not in kept or inputs[0] is None:

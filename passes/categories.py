@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def _seen(graph: Graph, probe: Feeds, encoders: Sequence[Node]) -> dict[Node, se
 
     given: dict[Value | None, set[str] | set[int]] = {node.inputs[0]: set() for node in encoders}
 
-    def observe(value: Value, tensor: object) -> None:
+    def observe(value: Value, tensor: Any) -> None:
         if value in given:
             given[value] = set(to_numpy(tensor).reshape(-1).tolist())
 

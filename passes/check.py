@@ -224,6 +224,8 @@ def _fault(expected: np.ndarray, got: np.ndarray, step: Pass, rounding: float) -
     """What is wrong with an output, or nothing."""
     if expected.shape != got.shape or expected.dtype != got.dtype:
         return f"was {expected.dtype}{list(expected.shape)} and is {got.dtype}{list(got.shape)}"
+    if expected.dtype == object:
+        return "" if np.array_equal(expected, got) else "has other texts"
     if _is_float(got) and np.any(np.isnan(got) & ~np.isnan(expected)):
         return "has become NaN"
     if step.effect is Effect.EXACT and not np.array_equal(expected, got, equal_nan=_is_float(expected)):
@@ -237,6 +239,8 @@ def is_close(expected: np.ndarray, got: np.ndarray, rounding: float = 0.0) -> bo
     """Whether two results agree within float tolerance or, where that is given, a relative error of rounding."""
     if rounding:
         return drift([{"": expected}], [{"": got}]) <= rounding
+    if expected.dtype == object:
+        return np.array_equal(expected, got)
     return bool(np.allclose(got, expected, rtol=RTOL, atol=ATOL, equal_nan=_is_float(expected)))
 
 

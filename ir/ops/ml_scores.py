@@ -28,7 +28,7 @@ def transformed(scores: Tensor, transform: str) -> Tensor:
             return scores
 
 
-def labelled(places: Tensor, labels: Sequence[str] | Sequence[int]) -> Tensor:
+def labelled(places: Tensor, labels: Sequence[str | int]) -> Tensor:
     """The labels at some places among all of them, which are names or numbers."""
     chosen = [labels[place] for place in places.reshape(-1).tolist()]
     if labels and isinstance(labels[0], str):

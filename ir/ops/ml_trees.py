@@ -6,6 +6,7 @@ to a leaf, so that a forest would be walked through once per class. What they le
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import TypeAlias
 
 import numpy as np
@@ -234,9 +235,13 @@ def tree_ensemble_regressor(
     held = torch.stack([held for _, held in rows])
     if aggregate_function in ("MIN", "MAX"):
         parts = torch.stack([row for row, _ in rows])
-        y = parts.masked_fill(~held, torch.inf).amin(0) if aggregate_function == "MIN" else parts.masked_fill(~held, -torch.inf).amax(0)
+        y = (
+            parts.masked_fill(~held, torch.inf).amin(0)
+            if aggregate_function == "MIN"
+            else parts.masked_fill(~held, -torch.inf).amax(0)
+        )
     else:
-        y = sum((row for row, _ in rows), torch.zeros(()))
+        y = reduce(torch.add, (row for row, _ in rows))
         y = y / forest.count if aggregate_function == "AVERAGE" else y
     y = y + base if len(base) == count else y
     y = torch.where(held.any(0), y, 0)  # what no leaf speaks of has no base value either
@@ -290,7 +295,7 @@ def tree_ensemble_classifier(
     weights = _row(class_weights, class_weights_as_tensor)
     base = _row(base_values, base_values_as_tensor)
     rows = list(forest.scores(x, owners, class_ids or (), weights, len(labels)))
-    sums = sum((row for row, _ in rows), torch.zeros(()))
+    sums = reduce(torch.add, (row for row, _ in rows))
     held = torch.stack([held for _, held in rows]).any(0)
     if len(labels) == 2:
         is_shared = len(set(class_ids or ())) == 1

@@ -1,6 +1,6 @@
 """Models of support vectors (`ai.onnx.ml`), after libsvm; what they leave open is as ONNX Runtime does it."""
 
-from itertools import accumulate, combinations
+from itertools import accumulate, combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -108,7 +108,7 @@ def svm_classifier(
 def _compared(kernel: Tensor, weights: Tensor, offsets: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """A score for each two classes, positive for the first of them, and how many of these each class wins."""
     starts = (0, *accumulate(counts))
-    parts = [slice(*bounds) for bounds in zip(starts, starts[1:], strict=False)]
+    parts = [slice(*bounds) for bounds in pairwise(starts)]
     votes = torch.zeros((len(kernel), len(counts)))
     sums: list[Tensor] = []
     for number, (first, second) in enumerate(combinations(range(len(counts)), 2)):
