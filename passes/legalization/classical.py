@@ -107,9 +107,7 @@ def _one_hot_encoder(op: Builder, node: Node) -> Value:
 
 def _scaler(op: Builder, node: Node) -> Value:
     x = cast(op, operand(node, 0), DType.float32)
-    return op.Mul(
-        op.Sub(x, floats(attribute(node, "offset", (0.0,)))), floats(attribute(node, "scale", (1.0,)))
-    )
+    return op.Mul(op.Sub(x, floats(attribute(node, "offset", (0.0,)))), floats(attribute(node, "scale", (1.0,))))
 
 
 # -- linear models

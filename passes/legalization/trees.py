@@ -101,10 +101,10 @@ def _old_trees(node: Node, prefix: str, count: int) -> _Trees:
     place = {key: index for index, key in enumerate(zip(trees, numbers, strict=True))}
     own = np.arange(len(place))
     is_leaf = np.array([mode == "LEAF" for mode in modes])
-    turns = [
+    no, yes = (
         np.array([place.get(key, 0) for key in zip(trees, node.attributes[f"nodes_{turn}nodeids"], strict=True)])
         for turn in ("false", "true")
-    ]
+    )
     owners = zip(node.attributes[f"{prefix}_treeids"], node.attributes[f"{prefix}_nodeids"], strict=True)
     at = [place[owner] for owner in owners], node.attributes[f"{prefix}_ids"]
     weights = _row(node, f"{prefix}_weights")
@@ -117,7 +117,8 @@ def _old_trees(node: Node, prefix: str, count: int) -> _Trees:
         frozenset(modes) - {"LEAF"},
         _row(node, "nodes_values"),
         _truths(attribute(node, "nodes_missing_value_tracks_true", None), len(place)),
-        *(np.where(is_leaf, own, turn) for turn in turns),
+        np.where(is_leaf, own, no),
+        np.where(is_leaf, own, yes),
         np.array(sorted({tree: index for index, tree in reversed(list(enumerate(trees)))}.values())),
         table,
         held,
@@ -167,11 +168,18 @@ def _classifier(op: Builder, node: Node) -> tuple[Value, Value]:
     elif scored == [True, False] and len(base) < 2:
         y = op.Add(op.Gather(y, [0], axis=1), base.sum(dtype=y.dtype.numpy))
         places = op.Cast(op.Squeeze(op.Greater(y, threshold), [1]), to=DType.int64)
-        other = op.Sub(op.constant(np.ones((), y.dtype.numpy)), y) if is_probability and transform != "LOGISTIC" else op.Neg(y)
+        other = (
+            op.Sub(op.constant(np.ones((), y.dtype.numpy)), y)
+            if is_probability and transform != "LOGISTIC"
+            else op.Neg(y)
+        )
         scores = op.Concat(other, y, axis=1)
         scores = op.Sigmoid(scores) if transform == "LOGISTIC" else scores
     elif len(labels) == 2 and scored[1] and not len(base):
-        scores, places = transformed(op, y, transform), op.Cast(op.Greater(op.Gather(y, op.constant(1), axis=1), threshold), to=DType.int64)
+        scores, places = (
+            transformed(op, y, transform),
+            op.Cast(op.Greater(op.Gather(y, op.constant(1), axis=1), threshold), to=DType.int64),
+        )
         labels = labels if not scored[0] else (0, 1)
     else:
         raise RefusedError("its leaves have weights for some classes alone")
