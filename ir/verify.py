@@ -272,10 +272,14 @@ def _kind(attribute: Attribute) -> str:
         case ():
             return _EMPTY
         case tuple():
-            kinds = {_kind(item) for item in attribute}
+            kinds = {_kind_of_items(held) for held in set(map(type, attribute))}  # there may be a million items
             return f"{kinds.pop()}S" if kinds in ({"INT"}, {"FLOAT"}, {"STRING"}) else ""
         case _:
             return ""
+
+
+def _kind_of_items(of: type) -> str:
+    return next((name for held, name in ((int, "INT"), (float, "FLOAT"), (str, "STRING")) if issubclass(of, held)), "")
 
 
 def _kind_of(value: Value) -> _Kind:

@@ -4,7 +4,7 @@ The old ones are operators of their own, since a leaf of theirs may have a weigh
 to a leaf, so that a forest would be walked through once per class. What they leave open is as ONNX Runtime does it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeAlias
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..forest import LEAF, MODES, Forest
 from .dtypes import to_torch
 from .ml_scores import Floats, Texts, Whole, classified, labelled, transformed
 from .registry import operator
@@ -21,9 +22,8 @@ Array: TypeAlias = np.ndarray | None
 
 _TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
-_MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
 """In the order of the numbers that `TreeEnsemble` gives them."""
-_MEMBER, _LEAF = 6, 7
+_MEMBER, _LEAF = MODES.index("BRANCH_MEMBER"), MODES.index(LEAF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +48,25 @@ class _Nodes:
         answer = torch.zeros_like(mode, dtype=torch.bool)
         for code, choice in enumerate(choices):
             answer = torch.where(mode == code, choice, answer)
-        for number, node in enumerate((self.mode == _MEMBER).nonzero().reshape(-1).tolist()):
-            answer = torch.where(at == node, torch.isin(value, self.members[number]), answer)
+        for node, members in zip(self._asking_of_sets(), self.members, strict=True):
+            answer = torch.where(at == node, torch.isin(value, members), answer)
         return answer | (self.missing_is_true[at] & value.isnan())
+
+    def _asking_of_sets(self) -> list[int]:
+        return (self.mode == _MEMBER).nonzero().reshape(-1).tolist() if self.members else []
 
     def leaves(self, x: Tensor, roots: Tensor) -> Tensor:
         """The leaf that each row comes to in each tree; a root with mode 7 is one itself."""
         at = roots.expand(x.shape[0], -1)
         arrived = self.mode[at] == _LEAF
-        while not arrived.all():
+        for _ in range(len(self.mode) + 1):
+            if arrived.all():
+                return at
             node = torch.where(arrived, 0, at)
             turn = self.answers(x, node).long()
             at = torch.where(arrived, at, self.children[node, turn])
             arrived = arrived | self.is_leaf[node, turn]
-        return at
+        raise ValueError("its nodes lead round in a circle")
 
 
 def _ensemble_type(x: Tensor, *, n_targets: int | None = None, **attributes: object) -> Tensor:
@@ -127,64 +132,22 @@ def _aggregated(weights: Tensor, targets: Tensor, count: int, function: str, tre
 # -- those of the versions before 5
 
 
-@dataclass(frozen=True, slots=True)
-class _Forest:
-    """What the attributes of an old ensemble say of its trees, node by node; the first node of a tree is its root."""
-
-    trees: tuple[int, ...]
-    numbers: tuple[int, ...]
-    features: tuple[int, ...]
-    modes: tuple[str, ...]
-    splits: Tensor
-    missing: Whole
-    turns: tuple[tuple[int, ...], tuple[int, ...]]
-    """The numbers of the nodes where a false and a true answer lead, within the tree."""
-
-    @property
-    def count(self) -> int:
-        """How many trees there are."""
-        return len(set(self.trees))
-
-    def scores(
-        self, x: Tensor, owners: Iterable[tuple[int, int]], targets: tuple[int, ...], weights: Tensor, count: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The weights `[row, target]` in the leaves that rows come to, tree by tree, and whether there are any.
-
-        Args:
-            x: the rows.
-            owners: for each weight, the tree and the number of its leaf.
-            targets: that each weight is for.
-            weights: all of them.
-            count: of targets.
-        """
-        place = {key: index for index, key in enumerate(zip(self.trees, self.numbers, strict=True))}
-        at = torch.tensor([place[owner] for owner in owners]), torch.tensor(targets)
-        table = weights.new_zeros((len(place), count)).index_put(at, weights, accumulate=True)
-        held = torch.zeros(table.shape, dtype=torch.bool).index_put(at, torch.tensor(True))
-        for leaves in self._leaves(x.reshape(-1, x.shape[-1]), place).T:
-            yield table[leaves], held[leaves]
-
-    def _leaves(self, x: Tensor, place: dict[tuple[int, int], int]) -> Tensor:
-        modes = torch.tensor([_LEAF if mode == "LEAF" else _MODES.index(mode) for mode in self.modes])
-        children = torch.tensor(
-            [[place.get(key, 0) for key in zip(self.trees, turn, strict=True)] for turn in self.turns]
-        ).T
-        nodes = _Nodes(
-            torch.tensor(self.features),
-            modes,
-            self.splits,
-            torch.tensor(self.missing or [0] * len(modes)).bool(),
-            children,
-            modes[children] == _LEAF,
-            [],
-        )
-        roots = {tree: index for index, tree in reversed(list(enumerate(self.trees)))}
-        return nodes.leaves(x if x.is_floating_point() else x.float(), torch.tensor(sorted(roots.values())))
-
-
-def _row(floats: Floats, tensor: Array) -> Tensor:
-    """What one of two attributes holds."""
-    return torch.tensor(floats or ()) if tensor is None else to_torch(tensor).reshape(-1)
+def _leaf_scores(forest: Forest, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The weights `[row, target]` in the leaves that rows come to, tree by tree, and whether there are any."""
+    modes, children = torch.from_numpy(forest.modes), torch.from_numpy(np.stack([forest.no, forest.yes], 1))
+    nodes = _Nodes(
+        torch.from_numpy(forest.features),
+        modes,
+        to_torch(forest.splits),
+        torch.from_numpy(forest.missing),
+        children,
+        modes[children] == _LEAF,
+        [],
+    )
+    x = x.reshape(-1, x.shape[-1])
+    table, held = to_torch(forest.table), torch.from_numpy(forest.held)
+    for leaves in nodes.leaves(x if x.is_floating_point() else x.float(), torch.from_numpy(forest.roots)).T:
+        yield table[leaves], held[leaves]
 
 
 def _regressed(x: Tensor, *, n_targets: int | None = None, **attributes: object) -> Tensor:
@@ -218,20 +181,10 @@ def tree_ensemble_regressor(
     target_weights_as_tensor: Array = None,
 ) -> Tensor:
     """What leaves say of each target, together; of a single one, PROBIT is the only function that is applied."""
-    forest = _Forest(
-        nodes_treeids or (),
-        nodes_nodeids or (),
-        nodes_featureids or (),
-        nodes_modes or (),
-        _row(nodes_values, nodes_values_as_tensor),
-        nodes_missing_value_tracks_true,
-        (nodes_falsenodeids or (), nodes_truenodeids or ()),
-    )
     count = n_targets or 1
-    owners = zip(target_treeids or (), target_nodeids or (), strict=True)
-    weights = _row(target_weights, target_weights_as_tensor)
-    base = _row(base_values, base_values_as_tensor)
-    rows = list(forest.scores(x, owners, target_ids or (), weights, count))
+    forest = Forest.of(locals(), "target", count)
+    base = to_torch(forest.base)
+    rows = list(_leaf_scores(forest, x))
     held = torch.stack([held for _, held in rows])
     if aggregate_function in ("MIN", "MAX"):
         parts = torch.stack([row for row, _ in rows])
@@ -242,7 +195,7 @@ def tree_ensemble_regressor(
         )
     else:
         y = reduce(torch.add, (row for row, _ in rows))
-        y = y / forest.count if aggregate_function == "AVERAGE" else y
+        y = y / len(rows) if aggregate_function == "AVERAGE" else y
     y = y + base if len(base) == count else y
     y = torch.where(held.any(0), y, 0)  # what no leaf speaks of has no base value either
     return transformed(y, post_transform if count > 1 or post_transform == "PROBIT" else "NONE").float()
@@ -281,20 +234,10 @@ def tree_ensemble_classifier(
     post_transform: str = "NONE",
 ) -> tuple[Tensor, Tensor]:
     """The label of the greatest sum of leaves' weights, and the sums; two classes may share one."""
-    forest = _Forest(
-        nodes_treeids or (),
-        nodes_nodeids or (),
-        nodes_featureids or (),
-        nodes_modes or (),
-        _row(nodes_values, nodes_values_as_tensor),
-        nodes_missing_value_tracks_true,
-        (nodes_falsenodeids or (), nodes_truenodeids or ()),
-    )
     labels = classlabels_strings or classlabels_int64s or ()
-    owners = zip(class_treeids or (), class_nodeids or (), strict=True)
-    weights = _row(class_weights, class_weights_as_tensor)
-    base = _row(base_values, base_values_as_tensor)
-    rows = list(forest.scores(x, owners, class_ids or (), weights, len(labels)))
+    forest = Forest.of(locals(), "class", len(labels))
+    base, weights = to_torch(forest.base), to_torch(forest.weights)
+    rows = list(_leaf_scores(forest, x))
     sums = reduce(torch.add, (row for row, _ in rows))
     held = torch.stack([held for _, held in rows]).any(0)
     if len(labels) == 2:

@@ -8,8 +8,14 @@ import onnxruntime
 import pytest
 
 from planish.frontends.onnx import read_onnx
+from planish.ir.builder import Builder
+from planish.ir.errors import ModelError, TargetError
+from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
+from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
+from planish.passes.legalize import legalized
+from planish.targets.load import load_target
 
 FEATURES = 4
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ")
@@ -178,3 +184,38 @@ def test_support_vectors_of_numbers(kernel: str, is_one_class: int, tmp_path: An
     }
     x = generator.normal(size=(20, FEATURES)).astype(np.float32)
     held_to_runtime("SVMRegressor", attributes, x, 1, tmp_path)
+
+
+CIRCLE = {
+    "nodes_treeids": [0, 0],
+    "nodes_nodeids": [0, 1],
+    "nodes_featureids": [0, 0],
+    "nodes_values": [0.0, 0.0],
+    "nodes_modes": ["BRANCH_LEQ", "BRANCH_LEQ"],
+    "nodes_truenodeids": [1, 0],
+    "nodes_falsenodeids": [1, 0],
+    "class_treeids": [0],
+    "class_nodeids": [1],
+    "class_ids": [0],
+    "class_weights": [1.0],
+    "classlabels_int64s": [0, 1],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "its nodes lead round in a circle"),
+        ({"class_nodeids": [7]}, "it speaks of a node that none of its trees has"),
+        ({"nodes_truenodeids": [1, 9]}, "it speaks of a node that none of its trees has"),
+    ],
+)
+def test_broken_trees_are_refused(change: Attributes, message: str) -> None:
+    graph = Graph("broken")
+    x = graph.add_input("x", TensorType(DType.float32, (2, FEATURES)))
+    op = Builder(graph, location=Location("forest"))
+    _, graph.outputs["y"] = op("ai.onnx.ml::TreeEnsembleClassifier", x, outputs=2, **(CIRCLE | change))
+    with pytest.raises(ModelError, match=f"forest: .*{message}"):
+        Interpreter(graph).run({"x": np.zeros((2, FEATURES), np.float32)})
+    with pytest.raises(TargetError, match=f"forest: tvm can't run ai.onnx.ml::TreeEnsembleClassifier: .*{message}"):
+        legalized(graph, load_target("x86-64"), "tvm")
