@@ -264,8 +264,8 @@ def rounding_of(graph: Graph, probes: Sequence[Feeds], outputs: Sequence[Outputs
         return {}
     nudged = [run_graph(_nudged(graph, factor), probes) for factor in _NUDGES]
     return {
-        name: max(2 * _largest_move(name, outputs, nudged), ROUNDING_FLOOR if value.dtype.is_float else 0.0)
-        for name, value in graph.outputs.items()
+        name: max(2 * _largest_move(name, outputs, nudged), ROUNDING_FLOOR if _is_float(array) else 0.0)
+        for name, array in (outputs[0].items() if outputs else ())
     }
 
 

@@ -13,7 +13,7 @@ from planish.ir.errors import ModelError, TargetError
 from planish.ir.interpreter import Interpreter
 from planish.ir.text import parse_graph, print_graph, weights
 from planish.ir.types import Container
-from planish.passes.check import flattened
+from planish.passes.check import flattened, rounding_of, run_graph
 
 ML = "ai.onnx.ml"
 X = np.array([[-1.0, 2.0], [0.5, 0.25], [3.0, -4.0]], np.float32)
@@ -54,7 +54,7 @@ def write(
 
 
 def node(operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
-    domain = "" if operator in ("Add", "Concat", "Cast", "Identity") else ML
+    domain = "" if operator in ("Cast", "Concat", "MatMul") else ML
     return onnx.helper.make_node(operator, inputs, outputs, domain=domain, name=f"my_{outputs[-1]}", **attributes)
 
 
@@ -106,6 +106,26 @@ def test_maps_are_compared_by_key() -> None:
         "maps['b']": [2, 4],
         "y": X.tolist(),
     }
+
+
+def test_maps_of_quantized_models_may_be_rounded_otherwise(tmp_path: Path) -> None:
+    labels = list(range(16))
+    generator = np.random.default_rng(0)
+    x, weight = (generator.standard_normal(shape).astype(np.float32) for shape in ((3, 64), (64, 16)))
+    nodes = [
+        node("MatMul", ["x", "w"], ["scores"]),
+        node("ZipMap", ["scores"], ["maps"], classlabels_int64s=labels),
+    ]
+    path = write(tmp_path / "model.onnx", nodes, {"x": x}, ["maps"])
+    model = onnx.load(path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, path)
+    graph = planish.optimize(planish.read(path), "quantize{scheme=int8-dynamic}").graph
+    rounding = rounding_of(graph, [{"x": x}], run_graph(graph, [{"x": x}]))
+    assert rounding.keys() == {f"maps[{label}]" for label in labels}
+    (maps,) = planish.compile(graph)(x)
+    assert [list(row) for row in maps] == [labels] * 3
+    np.testing.assert_allclose([list(row.values()) for row in maps], x @ weight, atol=0.5)
 
 
 def test_tvm_refuses_maps_by_name(tmp_path: Path) -> None:
