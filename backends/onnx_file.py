@@ -13,7 +13,7 @@ import onnx_ir
 
 from ..ir.blocks import blocks
 from ..ir.graph import Graph
-from .onnx_model import to_onnx
+from .onnx_model import to_onnx, to_proto
 
 Tensor: TypeAlias = onnx_ir.Tensor[np.ndarray]
 
@@ -75,7 +75,7 @@ def _write_apart(model: onnx_ir.Model, path: Path) -> None:
                 data.name, file.tell(), weight.nbytes, weight.dtype, shape=weight.shape, name=weight.name or ""
             )
             file.writelines(_raw(weight))
-    path.write_bytes(onnx_ir.to_proto(model).SerializeToString())
+    path.write_bytes(to_proto(model).SerializeToString())
 
 
 def _write_inline(model: onnx_ir.Model, path: Path) -> None:
@@ -90,7 +90,7 @@ def _write_inline(model: onnx_ir.Model, path: Path) -> None:
         head = onnx.TensorProto(name=weight.name, data_type=weight.dtype.value, dims=weight.shape.numpy())
         fields = head.SerializeToString() + _prefix(head.RAW_DATA_FIELD_NUMBER, weight.nbytes)
         heads[weight] = _prefix(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(fields) + weight.nbytes) + fields
-    proto = onnx_ir.to_proto(model)
+    proto = to_proto(model)
     graph = proto.graph.SerializeToString()
     proto.ClearField("graph")
     size = len(graph) + sum(len(head) + weight.nbytes for weight, head in heads.items())

@@ -9,9 +9,9 @@ from onnx_ir import AttributeType
 
 from ..ir.errors import ModelError, TargetError
 from ..ir.graph import Attribute, Constant, Graph, Location, Node, Value, nested
-from ..ir.opset import MODULE_KEY, OPSET, SOURCE_KEY
-from ..ir.types import DType, TensorType
-from ..ir.verify import lowest_opset
+from ..ir.opset import MODULE_KEY, SOURCE_KEY
+from ..ir.types import Container, DType, TensorType
+from ..ir.verify import lowest_opset, schema_of
 
 IR_VERSION = 10
 """Of the file format: the lowest that is written, so that the most runtimes read it."""
@@ -25,6 +25,10 @@ _IR_VERSIONS = {
     DType.float6_e3m2fn: 14,
 }
 """What brought the element types that came later."""
+
+_KEYS = {Container.MAPS_OF_NUMBERS: DType.int64, Container.MAPS_OF_TEXTS: DType.string}
+_HELD = "planish.type"
+"""Under this key an output keeps its type."""
 
 
 def to_onnx(graph: Graph) -> onnx_ir.Model:
@@ -47,6 +51,18 @@ def _ir_version(graph: Graph) -> int:
     inner = (value for node in graph.nodes for value in node.attributes.values() if isinstance(value, Graph))
     own = (_IR_VERSIONS.get(value.dtype, IR_VERSION) for value in graph.values())
     return max(IR_VERSION, *own, *map(_ir_version, inner))
+
+
+def to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
+    """What `to_onnx` makes as protobuf, outputs that are maps with their types."""
+    proto = onnx_ir.to_proto(model)
+    for value, info in zip(model.graph.outputs, proto.graph.output, strict=True):
+        type = value.meta[_HELD]
+        if type.container in _KEYS:
+            element = onnx.helper.make_tensor_type_proto(type.dtype.value, type.dims)
+            entries = onnx.helper.make_map_type_proto(_KEYS[type.container].value, element)
+            info.type.CopyFrom(onnx.helper.make_sequence_type_proto(entries))
+    return proto
 
 
 class _Names:
@@ -97,6 +113,7 @@ class _Writer:
                 node_name = self._node_names.claim(output.name or "")
                 nodes.append(onnx_ir.Node("", "Identity", [self._values[value]], outputs=[output], name=node_name))
             output.type, output.shape = _type(value.type)
+            output.meta[_HELD] = value.type
             outputs.append(output)
         return onnx_ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, name=graph.name)
 
@@ -144,10 +161,8 @@ def _versions(graph: Graph) -> dict[str, int]:
     """The versions of the domains beside the standard's own: the newest that an operator of the graph has changed in."""
     versions: dict[str, int] = {}
     for node in (node for part in nested(graph) for node in part.nodes if node.domain):
-        operator = node.operator.rpartition("::")[2]
-        known = onnx.defs.has(operator, node.domain)
-        since = onnx.defs.get_schema(operator, node.domain).since_version if known else 1
-        versions[node.domain] = max(since, versions.get(node.domain, 1))
+        schema = schema_of(node.operator)
+        versions[node.domain] = max(schema.since_version if schema else 1, versions.get(node.domain, 1))
     return dict(sorted(versions.items()))
 
 
@@ -173,11 +188,10 @@ def _attribute(node: Node, name: str, value: Attribute) -> onnx_ir.Attr:
 
 def _schema_kind(operator: str, attribute: str) -> AttributeType | None:
     """The type that the standard's schema gives an attribute: the value alone doesn't tell for `()` or `alpha=1`."""
-    domain, _, name = operator.rpartition("::")
-    if not onnx.defs.has(name, domain):
+    schema = schema_of(operator)
+    if schema is None or attribute not in schema.attributes:
         return None
-    known = (onnx.defs.get_schema(name, domain) if domain else onnx.defs.get_schema(name, OPSET)).attributes
-    return AttributeType(known[attribute].type.value) if attribute in known else None  # pyright: ignore[reportAttributeAccessIssue] -- its stub forgets the enum
+    return AttributeType(schema.attributes[attribute].type.value)  # pyright: ignore[reportAttributeAccessIssue] -- its stub forgets the enum
 
 
 def _kind(value: Attribute) -> AttributeType | None:
@@ -198,7 +212,10 @@ def _kind(value: Attribute) -> AttributeType | None:
             return None
 
 
-def _type(type: TensorType) -> tuple[onnx_ir.TypeProtocol, onnx_ir.Shape | None]:
+def _type(type: TensorType) -> tuple[onnx_ir.TypeProtocol | None, onnx_ir.Shape | None]:
+    """The type as onnx_ir has it: none for maps, which it doesn't know."""
+    if type.container in _KEYS:
+        return None, None
     held: onnx_ir.TypeProtocol = onnx_ir.TensorType(onnx_ir.DataType(type.dtype.value))
     for word in reversed(type.container.value.split()):
         held = onnx_ir.SequenceType(held) if word == "sequence" else onnx_ir.OptionalType(held)

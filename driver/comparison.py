@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ..ir.errors import ModelError
+from ..ir.numerics import flattened
 from ..targets.load import load_target
 from .bench import sample_for
 from .data import Batch, read_data
@@ -27,7 +28,8 @@ class OutputDifference:
         relative: error, as the ratio of L2 norms, like the drift of a pass.
         cosine: between the two, flattened.
         sqnr: signal to noise, in decibels; infinite where they are equal.
-        agreement: share of rows along the last axis whose largest element is at the same place; None for scalars.
+        agreement: share of rows along the last axis whose largest element is at the same place, and of texts that are the
+            same; None for scalars.
     """
 
     name: str
@@ -106,22 +108,26 @@ def _differences(
     names = [port.name for port in first.executable.outputs]
     if len(a[0]) != len(b[0]):
         raise ModelError(f"the models have {len(a[0])} and {len(b[0])} outputs and can't be compared")
-    return [
-        _difference(name, [batch[index] for batch in a], [batch[index] for batch in b])
-        for index, name in enumerate(names)
-    ]
+    wanted, got = ([flattened(dict(zip(names, batch, strict=True))) for batch in batches] for batches in (a, b))
+    if [batch.keys() for batch in wanted] != [batch.keys() for batch in got]:
+        raise ModelError("the models return sequences of other lengths, or maps of other keys, and can't be compared")
+    return [_difference(name, [batch[name] for batch in wanted], [batch[name] for batch in got]) for name in wanted[0]]
 
 
 def _difference(name: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> OutputDifference:
     for wanted, got in zip(a, b, strict=True):
         if wanted.shape != got.shape:
             raise ModelError(f"output {name!r} has shapes {list(wanted.shape)} and {list(got.shape)}")
+    if a[0].dtype == object:
+        same = [x == y for x, y in zip(a, b, strict=True)]
+        a, b = [np.ones(x.shape) for x in a], [x.astype(np.float64) for x in same]
+    else:
+        same = [x.argmax(-1) == y.argmax(-1) for x, y in zip(a, b, strict=True) if x.ndim]
     wanted, got = (np.concatenate([array.ravel().astype(np.float64) for array in arrays]) for arrays in (a, b))
     finite = np.isfinite(wanted) & np.isfinite(got)  # masks are infinite in both
     wanted, got = wanted[finite], got[finite]
     error, signal = np.abs(wanted - got), float(wanted @ wanted)
     noise, norms = (float(error @ error), float(np.linalg.norm(wanted) * np.linalg.norm(got)))
-    same = [x.argmax(-1) == y.argmax(-1) for x, y in zip(a, b, strict=True) if x.ndim]
     with np.errstate(divide="ignore"):
         sqnr = float(10 * np.log10(signal / noise)) if noise else float("inf")
     return OutputDifference(

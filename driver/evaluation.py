@@ -24,7 +24,10 @@ Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
 
 
 def accuracy(predictions: Predictions, labels: Sequence[Any]) -> float:
-    """The share of samples whose largest score, along the last axis of the first output, is at the label."""
+    """The share of samples whose largest score, along the last axis of the first output, is at the label.
+
+    Where the first output holds labels itself, as classical models return them, it is the share of those that are right.
+    """
     return float(hits(predictions, labels).mean())
 
 
@@ -43,7 +46,8 @@ def hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:
     """For each sample, whether the prediction is right: bool[samples]."""
     right: list[np.ndarray] = []
     for outputs, wanted in zip(predictions, labels, strict=True):
-        chosen = outputs[0].argmax(-1)
+        is_label = outputs[0].dtype.kind != "f" and outputs[0].shape == np.shape(wanted)
+        chosen = outputs[0] if is_label else outputs[0].argmax(-1)
         if chosen.shape != np.shape(wanted):
             raise ModelError(f"accuracy needs labels of shape {list(chosen.shape)}, got {list(np.shape(wanted))}")
         right.append(np.ravel(chosen == np.asarray(wanted)))

@@ -25,7 +25,7 @@ from ..ir.types import Container, TensorType
 from ..ir.verify import verify
 from .dim_names import DimNames
 from .onnx_check import check_model, graphs_of, nodes_of
-from .onnx_convert import normalized
+from .onnx_convert import normalized, renewed
 from .onnx_weights import Weights, dtype_of, take_weights
 
 
@@ -190,7 +190,7 @@ class _Reader:
             if taken is not None:
                 self._values.update(zip((output.name or "" for output in outputs), taken, strict=False))
                 return
-            attributes = self._attributes(node, operator, inputs)
+            attributes = renewed(operator, inputs, self._attributes(node, operator, inputs))
             types = infer(operator, inputs, attributes, len(outputs))
             if not len(outputs) <= len(types) <= len(node.outputs):
                 raise ModelError(f"it has {len(node.outputs)} outputs, and {len(types)} results")

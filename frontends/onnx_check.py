@@ -89,10 +89,11 @@ class _Check:
         proto = self._proto
         for entry in proto.opset_import:
             domain = "" if entry.domain == "ai.onnx" else entry.domain
-            if domain in self._versions or not 0 < entry.version < 1 << 31:
-                raise ModelError(
-                    f"it names the operators of {domain or 'the standard'} twice, or in version {entry.version}"
-                )
+            whose = f"it names the operators of {domain or 'the standard'} in"
+            if not 0 < entry.version < 1 << 31:
+                raise ModelError(f"{whose} version {entry.version}")
+            if self._versions.get(domain, entry.version) != entry.version:  # some converters write the same twice
+                raise ModelError(f"{whose} two versions, {self._versions[domain]} and {entry.version}")
             self._versions[domain] = entry.version
         self._functions()
         self._graph(proto.graph, "the graph", is_function=False, depth=0, loops=0)

@@ -6,13 +6,16 @@ A process costs a third of a second; models at a current opset and without funct
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from ..ir.errors import ModelError
+from ..ir.graph import Attribute, Value
 from ..ir.opset import LOWEST_OPSET, OPSET
+from ..ir.types import DType
 from .onnx_check import called, nodes_of, version_of
 
 _SECONDS = 120
@@ -43,6 +46,16 @@ def normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
     if not proto.functions and version >= LOWEST_OPSET:
         return proto
     return _converted(proto, file, version)
+
+
+def renewed(operator: str, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """Attributes as the newest version of `ai.onnx.ml` has them: the first one's LabelEncoder numbers its classes, both ways."""
+    kept = dict(attributes)
+    if operator != "ai.onnx.ml::LabelEncoder" or "classes_strings" not in kept or inputs[0] is None:
+        return kept
+    names = kept.pop("classes_strings")
+    by = ("keys_strings", "values_int64s") if inputs[0].dtype is DType.string else ("values_strings", "keys_int64s")
+    return kept | dict(zip(by, (names, tuple(range(len(names)))), strict=True))
 
 
 def _converted(proto: onnx.ModelProto, file: Path, version: int) -> onnx.ModelProto:

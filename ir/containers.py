@@ -269,6 +269,11 @@ def _held(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorTy
     return [type.within(inner.get(type.container, type.container))]
 
 
+def _zip_map(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:
+    by = Container.MAPS_OF_TEXTS if attributes.get("classlabels_strings") else Container.MAPS_OF_NUMBERS
+    return [TensorType(_first(inputs).dtype, (), by)]
+
+
 _RULES: dict[str, Rule] = {
     "ConcatFromSequence": _concatenate,
     "Identity": lambda inputs, attributes, outputs: [_first(inputs)],
@@ -286,4 +291,5 @@ _RULES: dict[str, Rule] = {
     "SequenceLength": lambda inputs, attributes, outputs: [_COUNT],
     "SequenceMap": _map,
     "SplitToSequence": _split,
+    "ai.onnx.ml::ZipMap": _zip_map,
 }

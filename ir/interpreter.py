@@ -18,8 +18,8 @@ Observer = Callable[[Value, torch.Tensor], torch.Tensor | None]
 """What sees each value's tensor; where it returns another one, that is computed with instead."""
 
 
-Held: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | None
-"""A tensor, a sequence, or an optional that holds nothing."""
+Held: TypeAlias = torch.Tensor | Sequence[torch.Tensor] | Sequence[Mapping[int | str, float]] | None
+"""A tensor, a sequence of tensors or of maps, or an optional that holds nothing."""
 
 
 class Interpreter:
@@ -135,7 +135,7 @@ def _fed(given: Any) -> Held:
 def _returned(held: Held) -> Any:
     if held is None or isinstance(held, torch.Tensor):
         return None if held is None else to_numpy(held)
-    return [to_numpy(tensor) for tensor in held]
+    return [to_numpy(item) if isinstance(item, torch.Tensor) else item for item in held]
 
 
 def evaluate(

@@ -32,10 +32,12 @@ FLOATS = Tolerance()
 
 
 def flattened(outputs: Mapping[str, Any]) -> Outputs:
-    """Outputs as arrays alone: those of a sequence one by one, an optional that holds nothing not at all."""
+    """Outputs as arrays alone: those of a sequence one by one, maps by key, an optional that holds nothing not at all."""
     flat: dict[str, np.ndarray] = {}
     for name, held in outputs.items():
-        if isinstance(held, list):
+        if isinstance(held, list) and held and isinstance(held[0], dict):
+            flat.update((f"{name}[{key!r}]", np.array([row[key] for row in held], np.float32)) for key in held[0])
+        elif isinstance(held, list):
             flat.update((f"{name}[{index}]", array) for index, array in enumerate(held))
         elif held is not None:
             flat[name] = held

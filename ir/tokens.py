@@ -18,11 +18,12 @@ _NAME = r"/?[\w.$-]+(?:/[\w.$-]+)*"
 _WORD = r"[A-Za-z_][\w.]*(?:::[\w.]+)*"
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
 _TENSOR = r"[a-z]\w*\[[^\]\n]*\]"
+_HELD = r"(?:optional\(sequence|sequence\(map_(?:int64|string))"
 _TOKEN = re.compile(
     rf"""(?P<blank>\s+|//[^\n]*)
        | (?P<name>%(?:{_STRING}|{_NAME}))
        | (?P<string>{_STRING})
-       | (?P<type>optional\(sequence\({_TENSOR}\)\)|(?:optional|sequence)\({_TENSOR}\)|{_TENSOR})
+       | (?P<type>{_HELD}\({_TENSOR}\)\)|(?:optional|sequence)\({_TENSOR}\)|{_TENSOR})
        | (?P<number>[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d*)?(?:e[-+]?\d+)?)|-inf)
        | (?P<word>{_WORD})
        | (?P<mark>[(){{}}\[\],:=@])

@@ -135,12 +135,14 @@ def _numpy_dtype(dtype: DType) -> np.dtype:
 
 
 class Container(Enum):
-    """What a value keeps tensors in; `NONE` for a tensor itself."""
+    """What a value keeps tensors in; `NONE` for a tensor itself. A map has one under each key."""
 
     NONE = ""
     SEQUENCE = "sequence"
     OPTIONAL = "optional"
     OPTIONAL_SEQUENCE = "optional sequence"
+    MAPS_OF_NUMBERS = "sequence map_int64"
+    MAPS_OF_TEXTS = "sequence map_string"
 
 
 class TensorType:

@@ -272,10 +272,14 @@ def _kind(attribute: Attribute) -> str:
         case ():
             return _EMPTY
         case tuple():
-            kinds = {_kind(item) for item in attribute}
+            kinds = {_kind_of_items(held) for held in set(map(type, attribute))}  # there may be a million items
             return f"{kinds.pop()}S" if kinds in ({"INT"}, {"FLOAT"}, {"STRING"}) else ""
         case _:
             return ""
+
+
+def _kind_of_items(of: type) -> str:
+    return next((name for held, name in ((int, "INT"), (float, "FLOAT"), (str, "STRING")) if issubclass(of, held)), "")
 
 
 def _kind_of(value: Value) -> _Kind:
@@ -308,16 +312,27 @@ def _type_variable_fault(schema: _Schema, inputs: tuple[_Kind | None, ...], outp
     return ""
 
 
-@cache
-def _schema(operator: str, opset: int) -> _Schema | None:
+def schema_of(operator: str, opset: int = OPSET) -> "OpSchema | None":
+    """The schema of an operator of the standard; None where it has none.
+
+    That of another domain than the standard's own is the newest: operators that their domain gave up are as they were last.
+    """
     from onnx import defs  # a quarter of a second to import: loading and printing graphs do without
 
     domain, _, name = operator.rpartition("::")
     try:
         schema = defs.get_schema(name, domain) if domain else defs.get_schema(name, opset)
+        if schema.deprecated and domain:
+            schema = defs.get_schema(name, schema.since_version - 1, domain)
     except defs.SchemaError:
         return None
-    if schema.deprecated:
+    return None if schema.deprecated else schema
+
+
+@cache
+def _schema(operator: str, opset: int) -> _Schema | None:
+    schema = schema_of(operator, opset)
+    if schema is None:
         return None
     return _Schema(
         inputs=_Side(_parameters(schema.inputs), schema.min_input, schema.max_input),
@@ -345,7 +360,8 @@ def _onnx_name(dtype: DType, container: Container) -> str:
 
     name = f"tensor({TensorProto.DataType.Name(dtype.value).lower()})"
     for word in reversed(container.value.replace("sequence", "seq").split()):
-        name = f"{word}({name})"
+        holder, _, key = word.partition("_")
+        name = f"{holder}({key},{name})" if key else f"{holder}({name})"
     return name
 
 

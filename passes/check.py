@@ -129,6 +129,8 @@ class NumericCheck:
             return "is missing"
         if expected.shape != got.shape or expected.dtype != got.dtype:
             return f"was {expected.dtype}{list(expected.shape)} and is {got.dtype}{list(got.shape)}"
+        if expected.dtype == object:
+            return "" if np.array_equal(expected, got) else "has other texts"
         if is_float(got) and np.any(np.isnan(got) & ~np.isnan(expected)):
             return "has become NaN"
         if step.effect is Effect.EXACT and not np.array_equal(expected, got, equal_nan=is_float(expected)):

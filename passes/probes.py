@@ -13,6 +13,7 @@ from ..ir.limits import check_types
 from ..ir.numerics import Outputs, flattened, is_float
 from ..ir.types import DType
 from .base import Feeds
+from .categories import of_categories
 
 _PROBE_SIZES = (2, 16, 64, 224)
 
@@ -88,6 +89,7 @@ def make_probes(
     for size in _PROBE_SIZES:
         try:
             probes = [{value.name: _random(value, size + step, generator) for value in graph.inputs} for step in (0, 1)]
+            probes = [of_categories(graph, probe, generator) for probe in probes]
             run_graph(graph, probes, held_to_types=held_to_types)
         except (ModelError, CheckError) as error:
             reason = str(error)
@@ -131,7 +133,9 @@ def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarr
 
 
 def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks."""
+    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks, or their digits."""
+    if dtype is DType.string:
+        return generator.integers(0, 2, shape).astype(str).astype(object)
     if not dtype.is_float:
         return generator.integers(0, 2, shape).astype(dtype.numpy)
     numbers = generator.standard_normal(shape)

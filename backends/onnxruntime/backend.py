@@ -78,11 +78,9 @@ class OnnxRuntimeExecutable(Executable):
 
 
 def _fault_of(graph: "Graph") -> str:
-    import onnx_ir
+    from ..onnx_model import to_onnx, to_proto
 
-    from ..onnx_model import to_onnx
-
-    return _fault(onnx_ir.to_proto(to_onnx(graph)).SerializeToString())
+    return _fault(to_proto(to_onnx(graph)).SerializeToString())
 
 
 def _fault(model: Path | bytes) -> str:

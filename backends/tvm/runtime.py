@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""TVM's runtime, by its small library alone: importing the `tvm` package loads the compiler, and takes seconds."""
+"""TVM's runtime, by its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
 
 import os
 import sys
@@ -152,7 +152,8 @@ def _runtime() -> Any:
     package = find_spec("tvm")
     assert package is not None
     folders = [Path(folder) / "lib" for folder in package.submodule_search_locations or ()]
-    tvm_ffi.libinfo.load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
+    for library in ("tvm_runtime", "tvm_runtime_extra"):  # the second has what sorts
+        tvm_ffi.libinfo.load_lib_ctypes("tvm", library, "RTLD_GLOBAL", extra_lib_paths=folders)
     return tvm_ffi
 
 

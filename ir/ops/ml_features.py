@@ -10,13 +10,10 @@ from torch import Tensor
 
 from ..types import DType
 from .dtypes import to_torch, torch_dtype
+from .ml_scores import Floats, Texts, Whole
 from .narrow import bytewise
 from .registry import operator
 from .texts import STRING, from_texts, to_texts
-
-Floats = tuple[float, ...] | None
-Whole = tuple[int, ...] | None
-Texts = tuple[str, ...] | None
 
 
 @operator("ai.onnx.ml::ArrayFeatureExtractor")
@@ -68,12 +65,16 @@ def scaler(x: Tensor, *, offset: Floats = None, scale: Floats = None) -> Tensor:
     return (x.float() - torch.tensor(offset or (0.0,))) * torch.tensor(scale or (1.0,))
 
 
-@operator("ai.onnx.ml::OneHotEncoder")
+def _encoded_type(x: Tensor, *, cats_int64s: Whole = None, cats_strings: Texts = None, zeros: int = 1) -> Tensor:
+    return x.new_empty((*x.shape, len(cats_strings or cats_int64s or ())), dtype=torch.float32)
+
+
+@operator("ai.onnx.ml::OneHotEncoder", types=_encoded_type)
 def one_hot_encoder(x: Tensor, *, cats_int64s: Whole = None, cats_strings: Texts = None, zeros: int = 1) -> Tensor:
     """A last axis of categories; without `zeros` every element must be of one."""
     known = from_texts(cats_strings, (len(cats_strings),)) if cats_strings else torch.tensor(cats_int64s or ())
     y = _is_equal(x.unsqueeze(-1), known.to(x.device)).float()
-    if not zeros and not x.is_meta and not y.any(-1).all():
+    if not zeros and not y.any(-1).all():
         raise ValueError("an element is of none of the categories")
     return y
 

@@ -58,10 +58,19 @@ def string_normalizer(
 
 @operator("RegexFullMatch", types=lambda x, pattern=None: torch.empty_like(x, dtype=torch.bool))
 def regex_full_match(x: Tensor, *, pattern: str | None = None) -> Tensor:
+    whole = matcher(pattern)
+    return torch.tensor([whole.fullmatch(text) is not None for text in to_texts(x)]).bool().reshape(x.shape)
+
+
+def matcher(pattern: str | None) -> re.Pattern[str]:
+    """A pattern of RE2's as Python's.
+
+    Raises:
+        ValueError: they don't read it alike.
+    """
     if pattern is None or _FOREIGN.search(pattern):
         raise ValueError(f"the pattern {pattern!r} can't be matched as RE2 would")
-    matcher = re.compile(pattern.replace(r"\z", r"\Z"), re.ASCII)
-    return torch.tensor([matcher.fullmatch(text) is not None for text in to_texts(x)]).bool().reshape(x.shape)
+    return re.compile(pattern.replace(r"\z", r"\Z"), re.ASCII)
 
 
 def _vector_type(x: Tensor, *, ngram_indexes: tuple[int, ...], **attributes: object) -> Tensor:

@@ -5,6 +5,7 @@ from . import (
     attention,
     branches,
     casts,
+    classical,
     integers,
     layers,
     losses,
@@ -14,6 +15,7 @@ from . import (
     runtime,
     signal,
     states,
+    trees,
 )
 from .expansion import Expansion
 
@@ -22,6 +24,7 @@ EXPANSIONS: dict[str, Expansion] = {
     **attention.EXPANSIONS,
     **branches.EXPANSIONS,
     **casts.EXPANSIONS,
+    **classical.EXPANSIONS,
     **integers.EXPANSIONS,
     **layers.EXPANSIONS,
     **losses.EXPANSIONS,
@@ -31,4 +34,5 @@ EXPANSIONS: dict[str, Expansion] = {
     **runtime.EXPANSIONS,
     **signal.EXPANSIONS,
     **states.EXPANSIONS,
+    **trees.EXPANSIONS,
 }

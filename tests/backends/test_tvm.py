@@ -217,6 +217,25 @@ def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
         find_backend("tvm").load(tmp_path, [], [], None)
 
 
+SORTED = """
+import sys
+
+import numpy as np
+
+import planish
+
+print(planish.load(sys.argv[1])(np.array([3, 1, 2], np.float32))[0].tolist())
+"""
+
+
+def test_what_sorts_runs_in_a_process_that_compiles_nothing(make_graph, target, tmp_path) -> None:
+    graph = make_graph(lambda op, x: op.TopK(x, np.array([2]), outputs=2)[0], 3)
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    program = [sys.executable, "-c", SORTED, str(tmp_path / "dist")]
+    run = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[3.0, 2.0]"
+
+
 PINNED = """
 import os
 import sys

@@ -313,6 +313,28 @@ def test_compare_refuses_what_does_not_correspond(folder: Path) -> None:
     assert "output 'output' has shapes [1, 4] and [1, 3]" in message(result)
 
 
+def test_compare_takes_maps_by_key_and_texts_by_their_share(folder: Path) -> None:
+    import onnx
+
+    for number, name in enumerate(("b", "c")):
+        attributes = {"classlabels_strings": ["a", name], "coefficients": [0.0, -1.0], "intercepts": [1.0, 2.0]}
+        nodes = [
+            onnx.helper.make_node("LinearClassifier", ["x"], ["label", "scores"], domain="ai.onnx.ml", **attributes),
+            onnx.helper.make_node("ZipMap", ["scores"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["a", "b"]),
+        ]
+        x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 1])
+        outputs = [onnx.ValueInfoProto(name=output) for output in ("label", "maps")]
+        graph = onnx.helper.make_graph(nodes, "model", [x], outputs)
+        imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("ai.onnx.ml", 1)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=imports, ir_version=10), folder / f"{number}.onnx")
+    comparison = json.loads(planish("compare", "0.onnx", "1.onnx", "--json").stdout)
+    label, *maps = comparison["outputs"]
+    assert label["name"] == "label"
+    assert label["agreement"] < 1
+    assert label["largest"] == 1
+    assert [(row["name"], row["largest"]) for row in maps] == [("maps['a']", 0), ("maps['b']", 0)]
+
+
 def test_passes_as_json() -> None:
     described = json.loads(planish("passes", "prune-channels", "--json").stdout)
     assert described["effect"] == "lossy"

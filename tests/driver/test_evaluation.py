@@ -16,6 +16,12 @@ def test_accuracy_counts_samples_not_batches() -> None:
     assert accuracy(predictions, [np.array([0, 1, 0]), np.array([0])]) == 0.5
 
 
+def test_accuracy_of_labels_that_the_model_gives_itself() -> None:
+    names = [np.array(["a", "b"], dtype=object), EYE[[0, 0]]]
+    assert accuracy([names, names], [np.array(["a", "c"]), np.array(["a", "b"])]) == 0.75
+    assert accuracy([[np.array([3, 5, 8]), EYE[[0, 0, 0]]]], [[3, 5, 5]]) == pytest.approx(2 / 3)
+
+
 def test_accuracy_per_token() -> None:
     assert accuracy([[EYE[[[0, 1], [2, 3]]]]], [[[0, 1], [2, 0]]]) == 0.75
 

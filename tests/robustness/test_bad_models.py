@@ -199,7 +199,7 @@ def a_long_name(model: onnx.ModelProto) -> None:
         (elements_of_an_unknown_type, "input 'x' has element type 999, which planish doesn't know"),
         (a_map, "input 'x' is a map, and planish knows tensors, sequences and optionals"),
         (a_sequence_of_nothing, "input 'x' has no type"),
-        (operators_of_two_versions, "it names the operators of the standard twice"),
+        (operators_of_two_versions, "it names the operators of the standard in two versions, "),
         (operators_of_no_version, "in version 0"),
         (a_name_with_controls, "with characters that can't be printed"),
         (a_long_name, "a name of 10,000,000 characters, 'nnn"),
