@@ -1,18 +1,15 @@
 """Operators on strings. They run on the host, from Python's strings to Python's strings."""
 
-import re
 from collections import Counter
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ..errors import TargetError
 from .from_data import FromData
 from .registry import operator
 from .texts import STRING, from_texts, to_texts
-
-_FOREIGN = re.compile(r"\\[pPCQ]|\[\[:|\(\?P?[=!<>]|\(\?[a-zA-Z]*U")
-"""Parts of a pattern that Google's RE2 and Python read differently, or of which RE2 knows nothing."""
 
 
 @operator("StringConcat", types=lambda x, y: (x == y).to(STRING))
@@ -58,9 +55,19 @@ def string_normalizer(
 
 @operator("RegexFullMatch", types=lambda x, pattern=None: torch.empty_like(x, dtype=torch.bool))
 def regex_full_match(x: Tensor, *, pattern: str | None = None) -> Tensor:
-    if pattern is None or _FOREIGN.search(pattern):
-        raise ValueError(f"the pattern {pattern!r} can't be matched as RE2 would")
-    matcher = re.compile(pattern.replace(r"\z", r"\Z"), re.ASCII)
+    """Whether a pattern matches the whole of each string, by the library that the standard names: it takes linear time."""
+    try:
+        import re2
+    except ImportError as error:
+        raise TargetError("matching patterns needs RE2: pip install 'planish[regex]'") from error
+    if pattern is None:
+        raise ValueError("it has no pattern")
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        matcher = re2.compile(pattern, options)
+    except re2.error as error:
+        raise ValueError(f"the pattern {pattern!r} is none of RE2's: {error.args[0].decode()}") from error
     return torch.tensor([matcher.fullmatch(text) is not None for text in to_texts(x)]).bool().reshape(x.shape)
 
 
