@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from .analysis.liveness import last_uses
-from .errors import ModelError
+from .errors import ModelError, TargetError
 from .graph import Constant, Graph, Node, Value
 from .infer import call_attributes, find_operator
 from .limits import MOST_BYTES, check_types
@@ -145,6 +145,7 @@ def evaluate(
 
     Raises:
         ModelError: torch refuses, or the result is beyond all bounds; it names the layer.
+        TargetError: it needs a package that isn't installed.
     """
     arguments: list[Any] = []
     for index, value in enumerate(node.inputs):
@@ -158,6 +159,8 @@ def evaluate(
         results = definition.function(*arguments, **keywords)
     except ModelError:  # from a graph inside the node, which knows better where
         raise
+    except TargetError as error:
+        raise TargetError(f"{node.location}: {node!r} can't be run here: {error}") from error
     except Exception as error:  # whatever torch raises is a property of the model and its input
         raise ModelError(f"{node.location}: {node!r} failed: {error}") from error
     results = results if isinstance(results, tuple) else (results,)

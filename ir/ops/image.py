@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import TargetError
 from .from_data import FromData
 from .registry import operator
 
@@ -20,7 +21,7 @@ def image_decoder(encoded: Tensor, *, pixel_format: str = "RGB") -> Tensor:
     try:
         from PIL import Image
     except ImportError as error:
-        raise RuntimeError("decoding images needs Pillow: pip install planish[images]") from error
+        raise TargetError("decoding images needs Pillow: pip install 'planish[images]'") from error
     image = Image.open(BytesIO(encoded.cpu().numpy().tobytes()))
     if pixel_format == "Grayscale":
         return torch.from_numpy(np.array(image.convert("L"))).unsqueeze(2)

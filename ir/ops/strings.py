@@ -1,18 +1,16 @@
 """Operators on strings. They run on the host, from Python's strings to Python's strings."""
 
-import re
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import TargetError
 from .from_data import FromData
 from .registry import operator
 from .texts import STRING, from_texts, to_texts
-
-_FOREIGN = re.compile(r"\\[pPCQ]|\[\[:|\(\?P?[=!<>]|\(\?[a-zA-Z]*U")
-"""Parts of a pattern that Google's RE2 and Python read differently, or of which RE2 knows nothing."""
 
 
 @operator("StringConcat", types=lambda x, y: (x == y).to(STRING))
@@ -58,19 +56,35 @@ def string_normalizer(
 
 @operator("RegexFullMatch", types=lambda x, pattern=None: torch.empty_like(x, dtype=torch.bool))
 def regex_full_match(x: Tensor, *, pattern: str | None = None) -> Tensor:
+    """Whether a pattern matches the whole of each string."""
     whole = matcher(pattern)
     return torch.tensor([whole.fullmatch(text) is not None for text in to_texts(x)]).bool().reshape(x.shape)
 
 
-def matcher(pattern: str | None) -> re.Pattern[str]:
-    """A pattern of RE2's as Python's.
+def matcher(pattern: str | None, *, longest: bool = False) -> Any:
+    """A pattern, made ready by the library that the standard names: it takes linear time.
+
+    Args:
+        pattern: of RE2.
+        longest: whether the longest text that matches counts, instead of the one that the first alternative gives.
 
     Raises:
-        ValueError: they don't read it alike.
+        TargetError: the library isn't installed.
+        ValueError: RE2 doesn't read the pattern.
     """
-    if pattern is None or _FOREIGN.search(pattern):
-        raise ValueError(f"the pattern {pattern!r} can't be matched as RE2 would")
-    return re.compile(pattern.replace(r"\z", r"\Z"), re.ASCII)
+    try:
+        import re2
+    except ImportError as error:
+        raise TargetError("matching patterns needs RE2: pip install 'planish[regex]'") from error
+    if pattern is None:
+        raise ValueError("it has no pattern")
+    options = re2.Options()
+    options.log_errors = False
+    options.longest_match = longest
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        raise ValueError(f"the pattern {pattern!r} is none of RE2's: {error.args[0].decode()}") from error
 
 
 def _vector_type(x: Tensor, *, ngram_indexes: tuple[int, ...], **attributes: object) -> Tensor:

@@ -1,6 +1,5 @@
 """ONNX Runtime's Tokenizer, which converters of models of texts write before TfIdfVectorizer."""
 
-import re
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -11,8 +10,6 @@ from .strings import matcher
 from .texts import from_texts, to_texts
 
 _START, _END = "\x02", "\x03"
-_LONGEST = re.compile(r"\||[*+?}]\?")
-"""Parts of a pattern by which Python may match less than the longest text, which is what the tokenizer takes."""
 
 
 @operator(
@@ -39,8 +36,9 @@ def tokenizer(
     elif separators:
         rows = [list(_parts(text, separators, mincharnum)) for text in to_texts(x)]
     else:
-        found = _pattern(tokenexp or "")
-        rows = [[token for token in _matches(found, text) if len(token) >= mincharnum] for text in to_texts(x)]
+        found = matcher(tokenexp or "", longest=True)
+        matches = ((match[0] for match in found.finditer(text)) for text in to_texts(x))
+        rows = [[token for token in row if len(token) >= mincharnum] for row in matches]
     width = max(map(len, rows), default=0)
     if mark and width:
         rows, width = [[_START, *row, _END] for row in rows], width + 2
@@ -48,20 +46,10 @@ def tokenizer(
     return from_texts(tokens, (*x.shape, width))
 
 
-def _pattern(expression: str) -> re.Pattern[str]:
-    if _LONGEST.search(expression):
-        raise ValueError(f"the pattern {expression!r} can't be matched as RE2 would")
-    return matcher(expression)
-
-
-def _matches(found: re.Pattern[str], text: str) -> Iterator[str]:
-    return (match[0] for match in found.finditer(text))
-
-
 def _parts(text: str, separators: tuple[str, ...], least: int) -> Iterator[str]:
     """What is left of a text when one separator after the other has taken it apart."""
     row = [text]
     for separator in separators:
-        splits = _pattern(f"(?:{separator})")
+        splits = matcher(f"(?:{separator})", longest=True)
         row = [part for piece in row for part in splits.split(piece) if len(part) >= least]
     return iter(row)

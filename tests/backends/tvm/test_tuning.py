@@ -16,7 +16,7 @@ from planish.backends.artifact import load, write_artifact
 from planish.backends.tvm import products, tuning
 from planish.backends.tvm.backend import legal_graph
 from planish.backends.tvm.choices import spelled
-from planish.backends.tvm.database import Database, Entry, read_database
+from planish.backends.tvm.database import LONGEST, Database, Entry, read_database
 from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels.convolution import Convolution
 from planish.backends.tvm.kernels.gemm import Gemm, tiles
@@ -149,6 +149,15 @@ def test_a_broken_file_is_named(tmp_path, text, fault) -> None:
     with pytest.raises(ModelError, match="tuned.json is no database of `planish tune`: ") as caught:
         find_backend("tvm").tuned(tmp_path / "tuned.json")
     assert fault in str(caught.value)
+
+
+def test_a_file_that_is_long_or_deep_is_refused(tmp_path) -> None:
+    (tmp_path / "tuned.json").write_bytes(b" " * (LONGEST + 1))
+    with pytest.raises(ModelError, match=r"tuned.json is longer than 4,194,304 bytes"):
+        find_backend("tvm").tuned(tmp_path / "tuned.json")
+    (tmp_path / "tuned.json").write_bytes(b"[" * LONGEST)
+    with pytest.raises(ModelError, match=r"tuned.json is no database of `planish tune`: Invalid JSON: recursion limit"):
+        find_backend("tvm").tuned(tmp_path / "tuned.json")
 
 
 def test_what_is_not_there_or_not_for_it(tmp_path) -> None:

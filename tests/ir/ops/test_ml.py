@@ -116,6 +116,8 @@ def model(case: Case) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("name", CASES)
 def test_results_are_those_of_onnx_runtime(name: str, tmp_path: Any) -> None:
+    if name == "RegexFullMatch":
+        pytest.importorskip("re2")
     made = model(CASES[name])
     feeds = {f"x{index}": array for index, array in enumerate(CASES[name][1])}
     expected = onnxruntime.InferenceSession(made.SerializeToString()).run(None, feeds)
@@ -153,7 +155,24 @@ def test_strings_go_through_what_moves_elements(tmp_path: Any) -> None:
         np.testing.assert_array_equal(got, expected, operator)
 
 
-def test_a_pattern_that_python_reads_otherwise_is_refused(tmp_path: Any) -> None:
-    onnx.save(model(("RegexFullMatch", [WORDS], {"pattern": r"\pL+"}, 1)), tmp_path / "case.onnx")
-    with pytest.raises(ModelError, match="can't be matched as RE2 would"):
-        Interpreter(read_onnx(tmp_path / "case.onnx")).run({"x0": WORDS})
+def matched(pattern: str, words: np.ndarray, folder: Any) -> np.ndarray:
+    pytest.importorskip("re2")
+    onnx.save(model(("RegexFullMatch", [words], {"pattern": pattern}, 1)), folder / "case.onnx")
+    return Interpreter(read_onnx(folder / "case.onnx")).run({"x0": words})["y0"]
+
+
+def test_patterns_are_re2s(tmp_path: Any) -> None:
+    assert matched(r"\pL+", WORDS, tmp_path).tolist() == [True, True, False, True, True]
+    assert matched(r"(?U)[[:alpha:]]+\z", WORDS, tmp_path).tolist() == [True, True, False, True, False]
+
+
+def test_a_pattern_takes_no_more_than_linear_time(tmp_path: Any) -> None:
+    """Python's own `re` would not come to an end."""
+    assert not matched("(a*)*b", np.array(["a" * 10_000], dtype=object), tmp_path).any()
+
+
+@pytest.mark.parametrize("pattern", ["(", r"(a)\1", "(?=a)a", "((a{100}){100}){100}"])
+def test_a_pattern_that_re2_refuses_is_named(pattern: str, tmp_path: Any) -> None:
+    with pytest.raises(ModelError, match=r"case\.onnx|RegexFullMatch") as caught:
+        matched(pattern, WORDS, tmp_path)
+    assert f"the pattern {pattern!r} is none of RE2's: " in str(caught.value)
