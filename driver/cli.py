@@ -65,6 +65,10 @@ def build(
     metric: Annotated[str | None, typer.Option(help="accuracy, spearman, module:function or file.py:function")] = None,
     max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(metavar="KEYFILE", help="a file whose bytes are the key that the artifact is signed with"),
+    ] = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
     as_json: Json = False,
@@ -83,15 +87,17 @@ def build(
         "budget": _given(metric_drop=max_drop),
     }
     from .build import build as build_artifact
+    from .build import read_key
     from .instruments import make_instruments
     from .recipe import chosen_recipe
     from .reference import isolated_imports
     from .report import ConsoleReporter
 
     chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value})
+    key = None if sign is None else read_key(sign)
     reporter = ConsoleReporter(_console())
     with reporter.live(), isolated_imports(Path()):
-        artifact = build_artifact(chosen, reporter, make_instruments(instrument or [], dump_dir))
+        artifact = build_artifact(chosen, reporter, make_instruments(instrument or [], dump_dir), key=key)
     typer.echo(f"built {artifact.directory}", err=True)
     if as_json:
         _print_json({"artifact": str(artifact.directory), **artifact.summary()})

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..backends import find_backend
 from ..backends.artifact import write_artifact
+from ..ir.drafts import workspace
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from ..passes.instrument import Instrument
@@ -82,7 +82,7 @@ def _compile_again(case: Reproducer, graph: Graph, reporter: Reporter) -> None:
         TargetError: it fails.
     """
     reporter.stage(f"compiling for {case.backend}")
-    with TemporaryDirectory(prefix="planish-") as folder:
+    with workspace() as folder:
         write_artifact(Path(folder, "artifact"), graph, find_backend(case.backend).strict(), load_target(case.target))
     reporter.note(f"{case.backend} compiles it")
 
