@@ -4,34 +4,41 @@ Loading one needs nothing but numpy and the runtime.
 """
 
 import hashlib
-import json
 import os
-import shutil
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ir.drafts import beside, put
 from ..ir.errors import ModelError, TargetError, UsageError
+from ..ir.files import RefusedFileError, open_within, writing
+from ..ir.types import DType
 from . import find_backend
 from .base import Backend, Executable, Port
 from .machine import check_machine
+from .manifest import FORMAT, check_threads, foreign_in, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from ..ir.graph import Graph, Value
     from ..targets import Target
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+
 _LARGE = 1 << 24
-"""Bytes from which reading a file takes as long as starting a thread for it many times over. Libraries of kernels are smaller."""
+"""Bytes of weights from which reading them takes as long as starting a thread for it many times over."""
 
 
 def write_artifact(
-    directory: Path, graph: "Graph", backend: Backend, target: "Target", extra: Mapping[str, Any] | None = None
+    directory: Path,
+    graph: "Graph",
+    backend: Backend,
+    target: "Target",
+    extra: Mapping[str, Any] | None = None,
+    *,
+    key: bytes | None = None,
 ) -> dict[str, Any]:
     """Compile a graph into an artifact folder; an artifact that is already there is replaced once the new one is whole.
 
@@ -41,17 +48,18 @@ def write_artifact(
         backend: what to lower it to.
         target: the machine to build for.
         extra: further keys of the manifest, such as measurements.
+        key: that the manifest is signed with.
 
     Returns:
         The manifest.
 
     Raises:
         TargetError: the backend can't run the graph, or is not installed.
-        UsageError: the folder exists and holds something else.
+        UsageError: the folder exists and holds something else, the disk is full, or nothing may be written there.
     """
     if missing := backend.available():
         raise TargetError(f"backend {backend.name} is not installed: {missing}")
-    with replaced(directory) as folder:
+    with replaced(directory) as folder, writing(folder):
         files = backend.compile(graph, target, folder)
         manifest = {
             "format": FORMAT,
@@ -70,96 +78,108 @@ def write_artifact(
             **backend.provenance,
             **(extra or {}),
         }
-        _write_manifest(folder, manifest)
-    return manifest
+        return write_manifest(folder, manifest, key)
 
 
-def amend_manifest(directory: Path, extra: Mapping[str, Any]) -> None:
-    """Add keys to an artifact's manifest, such as what was measured on it.
+def amend_manifest(directory: Path, extra: Mapping[str, Any], key: bytes | None = None) -> None:
+    """Add keys to an artifact's manifest, such as what was measured on it, and sign it with a key if there is one.
 
     Raises:
         ModelError: there is no artifact.
     """
-    _write_manifest(directory, {**read_manifest(directory), **extra})
+    write_manifest(directory, {**read_manifest(directory), **extra}, key)
 
 
-def load(directory: str | Path, threads: int | None = None) -> Executable:
-    """Make an artifact runnable.
+def load(directory: str | Path, threads: int | None = None, *, key: bytes | None = None) -> Executable:
+    """Make an artifact runnable. Every file of it is checked before anything in it runs.
 
     Args:
         directory: of the artifact.
         threads: to run with; those of the target that it was built for by default.
+        key: that the artifact has to be signed with, as by `planish build --sign`.
 
     Raises:
-        ModelError: the folder is no artifact, or a file is missing, damaged, or of a newer version.
+        ModelError: the folder is no artifact, a file is missing, damaged, or of a newer version, or the key isn't the signature's.
         TargetError: the runtime is not installed, or the machine can't run what was compiled.
+        UsageError: the number of threads makes no sense, the key is empty, or nothing in the folder may be run.
     """
     folder = Path(directory)
-    manifest = read_manifest(folder)
+    if threads is not None:
+        try:
+            check_threads(threads)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    while True:
+        before = _identity(folder)
+        try:
+            executable = _load(folder, threads, key)
+        except ModelError:
+            if _identity(folder) == before:
+                raise
+            continue  # a build has replaced it meanwhile
+        if _identity(folder) == before:
+            return executable
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
     try:
-        large = _check_files(folder, manifest["files"])
-        inputs, outputs = ([_read_port(port) for port in manifest[key]] for key in ("inputs", "outputs"))
-        backend, target = find_backend(manifest["backend"]), manifest["target"]
-        if missing := backend.available():
-            raise TargetError(f"{folder} needs the runtime {backend.name}: {missing}")
-        if backend.native:
-            check_machine(target["architecture"], target["features"])
-        with _checked_meanwhile(large):
-            return backend.load(folder, inputs, outputs, threads or target["threads"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder / MANIFEST} is damaged: {error!r}") from error
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """An artifact's manifest.
-
-    Raises:
-        ModelError: there is none, or it can't be read.
-    """
-    path = directory / MANIFEST
+def _load(folder: Path, threads: int | None, key: bytes | None) -> Executable:
+    manifest = read_manifest(folder, key)
+    inputs, outputs = ([_read_port(port) for port in manifest[key]] for key in ("inputs", "outputs"))
+    unknown = [port.dtype for port in (*inputs, *outputs) if port.dtype not in DType.__members__]
+    if unknown:
+        raise ModelError(f"{folder} has inputs or outputs of an unknown type: {unknown[0]!r}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{directory} is not an artifact: {path} can't be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise ModelError(f"{path} has format {found}, but this version of planish reads format {FORMAT}")
-    return manifest
-
-
-def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[Path, str]:
-    """Check what is there; the digests that large files should have are left to be checked."""
-    large: dict[Path, str] = {}
-    for name, expected in files.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise ModelError(f"{path} is missing from the artifact")
-        if (size := path.stat().st_size) != expected["size"]:
-            raise ModelError(f"{path} is damaged: it has {size} bytes instead of {expected['size']}")
-        if size > _LARGE:
-            large[path] = expected["sha256"]
-        else:
-            _check_digest(path, expected["sha256"])
-    return large
+        backend = find_backend(manifest["backend"])
+    except UsageError as error:
+        raise ModelError(f"{folder} is damaged, or needs another package: {error}") from error
+    files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    weights = {name: entry for name, entry in files.items() if name in backend.weights and entry["size"] > _LARGE}
+    _check_files(folder, {name: entry for name, entry in files.items() if name not in weights})
+    for name in backend.opens(folder):
+        if name not in files:
+            raise ModelError(f"{folder} is damaged: its manifest doesn't list the file {name!r}, which would be opened")
+    if missing := backend.available():
+        raise TargetError(f"{folder} needs the runtime {backend.name}: {missing}")
+    target = manifest["target"]
+    if backend.native:
+        check_machine(target["architecture"], target["features"])
+    with _checked_meanwhile(folder, weights) if weights else nullcontext():
+        return backend.load(folder, inputs, outputs, threads or target["threads"])
 
 
 @contextmanager
-def _checked_meanwhile(digests: Mapping[Path, str]) -> Generator[None]:
-    """Check files while they are being loaded: each takes as long as the other. What is wrong with a file explains why it can't be loaded."""
+def _checked_meanwhile(folder: Path, weights: Mapping[str, Mapping[str, Any]]) -> Generator[None]:
+    """Check weights while they are being loaded: each takes as long as the other. What is wrong with them explains why they can't be."""
     with ThreadPoolExecutor(1) as pool:
-        checks = [pool.submit(_check_digest, path, digest) for path, digest in digests.items()]
+        check = pool.submit(_check_files, folder, weights)
         try:
             yield
         finally:
-            for check in checks:
-                check.result()
+            check.result()
 
 
-def _check_digest(path: Path, expected: str) -> None:
-    if _digest(path) != expected:
-        raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's")
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, expected in files.items():
+        path = folder / name
+        if Path(name).name != name:
+            raise ModelError(f"{path} is missing from the artifact: it would lie elsewhere")
+        try:
+            with open_within(folder, name, may_have_names=True) as file:
+                if (size := os.fstat(file.fileno()).st_size) != expected["size"]:
+                    raise ModelError(f"{path} is damaged: it has {size} bytes instead of {expected['size']}")
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's")
+        except RefusedFileError as error:
+            raise ModelError(f"{path} is missing from the artifact, or not a file of its own: {error}") from error
+        except OSError as error:
+            raise ModelError(f"{path} can't be read: {error.strerror}") from error
 
 
 def port_of(name: str, value: "Value") -> Port:
@@ -177,32 +197,30 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    draft = folder / f".{MANIFEST}"
-    draft.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(folder / MANIFEST)
-
-
 @contextmanager
 def replaced(directory: Path) -> Generator[Path]:
-    """A folder to fill, which takes the place of `directory` at the end, and vanishes if anything fails."""
-    if (
-        directory.exists()
-        and not (directory / MANIFEST).is_file()
-        and (directory.is_file() or any(directory.iterdir()))
-    ):
-        raise UsageError(f"{directory} exists and is not an artifact: name another folder, or empty it")
-    directory = directory.absolute()
-    draft, old = (directory.with_name(f".{directory.name}.{word}.{os.getpid()}") for word in ("new", "old"))
-    draft.mkdir(parents=True)
-    try:
+    """A folder to fill, which takes the place of `directory` at the end in one step, and vanishes if anything fails.
+
+    Raises:
+        UsageError: there is something that planish didn't write, the disk is full, or nothing may be written there.
+    """
+    directory = directory.resolve()
+    with writing(directory):
+        _check_place(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    with beside(directory) as held:
+        draft = held / directory.name
+        draft.mkdir()
         yield draft
-        if directory.exists():
-            directory.replace(old)
-        draft.replace(directory)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        if old.exists() and not directory.exists():
-            old.replace(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        with writing(directory):
+            _check_place(directory)
+            put(draft, directory)
+
+
+def _check_place(directory: Path) -> None:
+    """Refuse to replace what planish didn't write."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    fault = foreign_in(directory) if directory.is_dir() else "exists and is not an artifact"
+    if fault is not None:
+        raise UsageError(f"{directory} {fault}: name another folder, or empty it")

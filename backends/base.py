@@ -1,7 +1,7 @@
 """What a backend is: it turns a legal graph into files, and files into something that runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -70,12 +70,14 @@ class Backend(ABC):
         name: in recipes and manifests; that of its package.
         native: whether what it compiles is machine code of the target.
         tunable: whether `planish tune` measures its kernels.
+        weights: the names of files that hold numbers alone, and are checked while they are loaded; all others are before.
         support: of a backend of another package, what `legalize` has to do for it; None where it runs all of the standard.
     """
 
     name: ClassVar[str]
     native: ClassVar[bool] = False
     tunable: ClassVar[bool] = False
+    weights: ClassVar[frozenset[str]] = frozenset()
     support: ClassVar["Support | None"] = None
 
     @property
@@ -114,6 +116,14 @@ class Backend(ABC):
         Raises:
             TargetError: an operator that the backend can't run, by name and layer.
         """
+
+    def opens(self, directory: Path) -> Collection[str]:
+        """The names of files that `load` opens, as far as they are known: an artifact has to list them.
+
+        Args:
+            directory: in which the files that are listed have been checked, except for weights.
+        """
+        return ()
 
     @abstractmethod
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:

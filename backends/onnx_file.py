@@ -1,9 +1,6 @@
 """Writes ONNX files weight by weight: none is copied, however large the model."""
 
-import os
-import shutil
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +9,8 @@ import onnx
 import onnx_ir
 
 from ..ir.blocks import blocks
+from ..ir.drafts import beside
+from ..ir.files import writing
 from ..ir.graph import Graph
 from .onnx_model import to_onnx, to_proto
 
@@ -34,11 +33,14 @@ def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> N
 
     Raises:
         TargetError: an operator that ONNX can't express, by name and layer.
+        UsageError: the disk is full, or nothing may be written there.
     """
     model = to_onnx(graph)
     size = sum(weight.nbytes for part in model.graphs() for weight in _large(part).values())
     write = _write_apart if size > inline_bytes else _write_inline
-    with _folder_beside(path) as folder:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as folder, writing(path):
         write(model, folder / path.name)
         for file in sorted(folder.iterdir(), reverse=True):  # the data first: a model never lacks its weights
             file.replace(path.parent / file.name)
@@ -52,16 +54,6 @@ def _large(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, Tensor]:
         for value, tensor in weights.items()
         if isinstance(tensor, onnx_ir.Tensor) and tensor.nbytes > _SMALL
     }
-
-
-@contextmanager
-def _folder_beside(path: Path) -> Generator[Path]:
-    folder = path.with_name(f".{path.name}.{os.getpid()}")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _write_apart(model: onnx_ir.Model, path: Path) -> None:

@@ -2,17 +2,22 @@
 
 python benchmarks/soak.py files --cases 200000                 all formats
 python benchmarks/soak.py files --formats onnx --only onnx:17  one case again, with its traceback
+python benchmarks/soak.py faults                               builds that are killed, or out of disk; as root, or without the latter
 """
 
 import argparse
 import json
+import shutil
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fuzz import faults as fault_cases
 from fuzz.cases import FORMATS, check_case, make_case
+from fuzz.places import Fault, prepare
 from fuzz.seeds import write_seeds
 from workers import check_all
 
@@ -73,6 +78,51 @@ def _again(name: str, seeds: Path, keep: Path | None) -> int:
     return 0
 
 
+def faults(arguments: argparse.Namespace) -> int:
+    """Builds that are killed, interrupted, out of disk, or in each other's way; returns how many have failed."""
+    with TemporaryDirectory(prefix="planish-faults-") as folder:
+        place = Path(folder)
+        counts, failures = Counter[str](), dict[str, str]()
+        for name, check in _fault_cases(arguments, place):
+            if not name.startswith(arguments.only or ""):
+                continue
+            try:
+                outcome = check()
+            except Fault as fault:
+                failures[name], outcome = str(fault), "FAILED"
+                print(f"{name}: {fault}", file=sys.stderr, flush=True)
+            counts[f"{name.partition(':')[0]}, {outcome}"] += 1
+            shutil.rmtree(place / name.replace(":", "-"), ignore_errors=True)
+    if arguments.json:
+        print(json.dumps({"counts": counts, "failures": failures}))
+        return len(failures)
+    for what, count in sorted(counts.items()):
+        print(f"{count:5} {what}")
+    for name, fault in failures.items():
+        print(f"{name}: {fault}")
+    return len(failures)
+
+
+def _fault_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The cases by name: what checks each."""
+    seconds = prepare(folder)
+    signals = [("kill", arguments.kills), ("interrupt", arguments.interrupts)]
+    for name in (
+        f"{kind}:{number}" for kind, count in signals for number in range(arguments.first, arguments.first + count)
+    ):
+        yield name, lambda name=name: fault_cases.signalled(name, folder / name.replace(":", "-"), seconds)
+    if arguments.swaps:
+        yield from fault_cases.swaps(folder, arguments.swaps)
+    is_root = fault_cases.can_mount()
+    if arguments.sizes and not is_root:
+        print("skipped: full disks, since only root may mount small ones", file=sys.stderr)
+    for number, size in enumerate(fault_cases.sizes(arguments.sizes) if is_root else ()):
+        for name in (f"{which}:{number}" for which in ("output", "cache", "temporary")):
+            yield name, lambda name=name, size=size: fault_cases.full(name, size, folder / name.replace(":", "-"))
+    for name in (f"together:{number}" for number in range(arguments.rounds)):
+        yield name, lambda name=name: fault_cases.side_by_side(name, folder / name.replace(":", "-"), arguments.builds)
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,6 +136,19 @@ def main() -> int:
     command.add_argument("--keep", type=Path, help="folder that the files of --only are left in")
     command.add_argument("--json", action="store_true")
     command.set_defaults(run=files)
+    command = commands.add_parser("faults", help=faults.__doc__)
+    command.add_argument("--kills", type=int, default=200, help="builds that are killed at random moments")
+    command.add_argument("--interrupts", type=int, default=200, help="builds that are interrupted at random moments")
+    command.add_argument("--first", type=int, default=0, help="number of the first of these")
+    command.add_argument(
+        "--swaps", type=int, default=1000, help="kills within the swap, at most, where it exchanges and where not"
+    )
+    command.add_argument("--sizes", type=int, default=20, help="sizes of full disks for each of three folders")
+    command.add_argument("--rounds", type=int, default=24, help="of builds side by side")
+    command.add_argument("--builds", type=int, default=3, help="side by side")
+    command.add_argument("--only", help="a case, such as kill:17, or the beginning of the names of several")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(run=faults)
     arguments = parser.parse_args()
     return min(arguments.run(arguments), 1)
 

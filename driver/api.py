@@ -4,11 +4,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..backends import Executable, find_backend
 from ..backends.artifact import load, write_artifact
+from ..ir.drafts import workspace
 from ..ir.graph import Graph
 from ..passes.base import PassContext
 from ..passes.instrument import Instrument, PassRecord
@@ -117,7 +117,7 @@ def compile(
     """
     machine = target if isinstance(target, Target) else load_target(target)
     found = find_backend(backend) if tuned is None else find_backend(backend).tuned(Path(tuned))
-    with TemporaryDirectory(prefix="planish-") as folder:
+    with workspace() as folder:
         directory = Path(folder) / "artifact"
         write_artifact(directory, graph, found, machine)
         return load(directory)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from ..backends import Backend, Executable, find_backend
 from ..backends.artifact import load, write_artifact
 from ..backends.machine import runs_here
+from ..ir.drafts import workspace
 from ..ir.errors import CheckError, ModelError, PlanishError
 from ..ir.graph import Graph, Value
 from ..ir.interpreter import Interpreter
@@ -77,12 +77,12 @@ class BackendCheck:
             CheckError: it computes something else.
         """
         probes = make_probes(case.graph, case.calibration, case.seed, case.verification.probes)
-        with TemporaryDirectory(prefix="planish-") as folder:
-            write_artifact(Path(folder, "artifact"), case.graph, self.backend, self.target)
+        with workspace() as folder:
+            write_artifact(folder / "artifact", case.graph, self.backend, self.target)
             if self.backend.native and not runs_here(self.target.architecture, self.target.features):
                 return
-            executable = load(Path(folder, "artifact"))
-            if fault := self._difference(executable, case.graph, probes, Path(folder)):
+            executable = load(folder / "artifact")
+            if fault := self._difference(executable, case.graph, probes, folder):
                 raise CheckError(fault)
 
     def _difference(self, executable: Executable, graph: Graph, probes: Sequence[Feeds], scratch: Path) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from ..ir.drafts import workspace
 from ..ir.errors import ModelError
 from ..targets.load import load_target
 from .data import Feeds, random_sample, read_data, single_sample
@@ -48,7 +48,7 @@ def bench(references: Sequence[str], target: str, data: str | None, threads: int
         threads: for all of them instead of their own.
     """
     machine = load_target(target)
-    with isolated_imports(Path()), TemporaryDirectory(prefix="planish-") as scratch:
+    with isolated_imports(Path()), workspace() as scratch:
         subjects = [
             open_subject(reference, machine, Path(scratch, str(number)), threads)
             for number, reference in enumerate(references)

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..backends import Executable, backend_names, find_backend
 from ..backends.artifact import amend_manifest, replaced, write_artifact
 from ..backends.machine import runs_here
+from ..backends.manifest import check_key
 from ..ir.analysis.cost import summarize
+from ..ir.drafts import workspace
 from ..ir.errors import BudgetError, ModelError, TargetError, UsageError
+from ..ir.files import RefusedFileError, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
 from ..passes.base import Effect, Feeds, Pass, PassContext
@@ -34,16 +36,23 @@ from .reporter import SILENT, PassReporter, Reporter
 from .results import Artifact, Measured, PassRow, plain
 
 
-def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT, instruments: Sequence[Instrument] = ()) -> Artifact:
+def build(
+    recipe: Recipe | str | Path,
+    reporter: Reporter = SILENT,
+    instruments: Sequence[Instrument] = (),
+    *,
+    key: bytes | None = None,
+) -> Artifact:
     """Build an artifact; an older one in its place is replaced once the new one is whole and within its budget.
 
     Args:
         recipe: or the path of one.
         reporter: hears of progress.
         instruments: that watch the passes.
+        key: that the artifact's manifest is signed with.
 
     Raises:
-        UsageError: the recipe makes no sense.
+        UsageError: the recipe makes no sense, a disk is full, or nothing may be written where it should be.
         ModelError: the model or the data can't be used.
         CheckError: a pass or a backend changed what the model computes; nothing is written.
         BudgetError: the artifact misses its budget; nothing is written.
@@ -52,19 +61,38 @@ def build(recipe: Recipe | str | Path, reporter: Reporter = SILENT, instruments:
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     output = recipe.folder / recipe.output
     _check_place(output)
+    if key is not None:
+        check_key(key)
     with ExitStack() as stack:
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="planish-")))
+        scratch = stack.enter_context(workspace())
         job = prepare(recipe, reporter, instruments)
         artifact, directory, graph = _run(job, scratch)
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
         if recipe.budget.metric_drop is None and (loss := _loss(artifact)):
             reporter.warn(loss)
-        shutil.copytree(directory, draft, dirs_exist_ok=True)
-        amend_manifest(draft, _provenance(job, graph, artifact))
+        with writing(output):
+            for file in directory.iterdir():
+                shutil.copy(file, draft)
+        amend_manifest(draft, _provenance(job, graph, artifact), key)
     return artifact
+
+
+def read_key(path: Path) -> bytes:
+    """The bytes of a file as a key to sign artifacts with.
+
+    Raises:
+        UsageError: there is no such file, or it is empty.
+    """
+    try:
+        with open_regular(path) as file:
+            key = file.read()
+    except RefusedFileError as error:
+        raise UsageError(f"the key {path} can't be read: {error}") from error
+    check_key(key)
+    return key
 
 
 def _check_place(output: Path) -> None:

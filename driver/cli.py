@@ -34,14 +34,8 @@ Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, 
 Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
 TARGET_HELP = "see `planish targets`; or a TOML file, archspec's name of a CPU (zen4), a copy of another /proc/cpuinfo"
 TargetName = Annotated[str, typer.Option("-t", "--target", help=TARGET_HELP)]
-Verify = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LEVEL[,KEY=N...]",
-        help="what is checked: none, structure or numeric, how strictly (rtol, atol), on how much (probes, edges); "
-        "such as numeric,rtol=0.01",
-    ),
-]
+VERIFY_HELP = "what is checked: none, structure or numeric, with rtol, atol, probes and edges as in numeric,rtol=0.01"
+Verify = Annotated[str | None, typer.Option(metavar="LEVEL[,KEY=N...]", help=VERIFY_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
 DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]
@@ -74,6 +68,7 @@ def build(
     max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
     verify: Verify = None,
+    sign: Annotated[Path | None, typer.Option(metavar="KEYFILE", help="whose bytes sign the artifact")] = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
     as_json: Json = False,
@@ -93,15 +88,17 @@ def build(
         "budget": _given(metric_drop=max_drop),
     }
     from .build import build as build_artifact
+    from .build import read_key
     from .instruments import make_instruments
     from .recipe import chosen_recipe
     from .reference import isolated_imports
     from .report import ConsoleReporter
 
     chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value})
+    key = None if sign is None else read_key(sign)
     reporter = ConsoleReporter(_console())
     with reporter.live(), isolated_imports(Path()):
-        artifact = build_artifact(chosen, reporter, make_instruments(instrument or [], dump_dir))
+        artifact = build_artifact(chosen, reporter, make_instruments(instrument or [], dump_dir), key=key)
     typer.echo(f"built {artifact.directory}", err=True)
     if as_json:
         _print_json({"artifact": str(artifact.directory), **artifact.summary()})

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ..ir.drafts import workspace
 from ..ir.errors import ModelError
 from ..ir.numerics import flattened
 from ..targets.load import load_target
@@ -77,7 +77,7 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Compa
         ModelError: the two can't run on the same inputs, or their outputs don't correspond.
     """
     machine = load_target(target)
-    with isolated_imports(Path()), TemporaryDirectory(prefix="planish-") as scratch:
+    with isolated_imports(Path()), workspace() as scratch:
         first, second = (open_subject(it, machine, Path(scratch, str(number))) for number, it in enumerate((a, b)))
         batches = read_data(data, Path(), first.executable.inputs) if data else [Batch(sample_for(first, None))]
         outputs = [[subject.executable(*batch.inputs.values()) for batch in batches] for subject in (first, second)]

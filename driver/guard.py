@@ -10,15 +10,12 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from ..ir.errors import PassError, PlanishError, printable
+from ..ir.errors import PassError, PlanishError, UsageError, printable
+from ..ir.files import NOT_OURS, refusal
+from . import interrupts
 
 INTERRUPTED = 130
 _OPTIONAL = ("--print-ir-before", "--print-ir-after")
-_NOT_OURS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-}
-"""What a folder or a name is to blame for."""
 
 
 class GuardedCommand(TyperCommand):
@@ -29,24 +26,32 @@ class GuardedCommand(TyperCommand):
         return super().parse_args(ctx, [f"{arg}=*" if arg in _OPTIONAL else arg for arg in args])
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise
-        except PassError as error:
-            raise _ended(f"{error}\nThe traceback is in {_written(error)}.", error.exit_code) from error
-        except PlanishError as error:
-            raise _ended(str(error), error.exit_code) from error
-        except KeyboardInterrupt as error:
-            raise _ended("interrupted", INTERRUPTED) from error
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read our output has gone; typer ends quietly
+        with interrupts.noted():
+            try:
+                return super().invoke(ctx)
+            except (typer.Exit, typer.Abort):
                 raise
-            if error.errno in _NOT_OURS:
-                raise _ended(f"{error.filename or 'a file'}: {error.strerror}", 2) from error
-            raise _bug(error) from error
-        except Exception as error:
-            raise _bug(error) from error
+            except Exception as error:
+                raise _told(error) from error
+            except KeyboardInterrupt as error:
+                raise _ended("interrupted", INTERRUPTED) from error
+
+
+def _told(error: Exception) -> Exception:
+    """What ends a command instead of an error, after it was told."""
+    if interrupts.is_interrupted():
+        return _ended("interrupted", INTERRUPTED)
+    if isinstance(error, PassError):
+        return _ended(f"{error}\n{_written(error)}", error.exit_code)
+    if isinstance(error, PlanishError):
+        return _ended(str(error), error.exit_code)
+    if (
+        isinstance(error, OSError) and error.errno == errno.EPIPE
+    ):  # whoever read our output has gone; typer ends quietly
+        return error
+    if isinstance(error, OSError) and error.errno in NOT_OURS:
+        return _ended(refusal(error, "a file"), UsageError.exit_code)
+    return _bug(error)
 
 
 def _ended(message: str, code: int) -> typer.Exit:
@@ -58,17 +63,20 @@ def _bug(error: Exception) -> typer.Exit:
     """Ask for what is needed to reproduce a bug of ours."""
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     return _ended(
-        f"{type(error).__name__}: {error}{notes}\nThis is a bug in planish. Please report it with the file "
-        f"{_written(error)}, which holds the command and the traceback.",
+        f"{type(error).__name__}: {error}{notes}\nThis is a bug in planish. Please report it with the command. {_written(error)}",
         PlanishError.exit_code,
     )
 
 
 def _written(error: Exception) -> str:
-    """The path of a file with the command and the traceback."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="planish-crash-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(f"planish {version('planish')}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
-        file.write("".join(traceback.format_exception(error)))
-    return file.name
+    """Where the command and the traceback are: in a file, or if none can be written here and now."""
+    text = f"planish {version('planish')}, Python {sys.version}\n{' '.join(sys.argv)}\n\n"
+    text += "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="planish-crash-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+    except OSError as failure:
+        return f"No file could be written with the traceback ({failure.strerror}):\n{text}"
+    return f"The traceback is in {file.name}."

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import Backend, Executable, backend_names, find_backend
-from ..backends.artifact import MANIFEST, load, read_manifest, write_artifact
+from ..backends.artifact import load, write_artifact
+from ..backends.manifest import MANIFEST, read_manifest
 from ..ir.errors import CheckError, PlanishError, TargetError
 from ..ir.graph import Graph
 from ..passes.base import Feeds

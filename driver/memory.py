@@ -3,10 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ..ir.drafts import workspace
 from ..passes.instruments.memory import STATUS, resident
 from .data import Feeds
 
@@ -20,7 +20,7 @@ def peak_memory(artifact: Path, feeds: Feeds) -> int | None:
     """
     if not STATUS.is_file():
         return None
-    with TemporaryDirectory(prefix="planish-") as folder:
+    with workspace() as folder:
         file = Path(folder, "feeds.npz")
         np.savez(file, *feeds.values())
         command = [sys.executable, "-m", "planish.driver.memory", str(artifact), str(file)]

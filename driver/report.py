@@ -10,6 +10,7 @@ from rich.table import Table
 from ..ir.errors import printable
 from ..passes.instrument import PassRecord
 from ..passes.units import show_bytes, show_count, show_seconds
+from . import interrupts
 from .bench import BenchRow
 from .comparison import Comparison
 from .inspection import Inspection
@@ -45,6 +46,7 @@ class ConsoleReporter(Reporter):
             yield
 
     def stage(self, text: str) -> None:
+        interrupts.check()
         text = printable(text)
         if self._progress is None or self._task is None:
             self._console.print(text, style="dim")
@@ -66,6 +68,7 @@ class ConsoleReporter(Reporter):
             self._console.print(passes_table(rows))
 
     def built(self, artifact: Artifact) -> None:
+        interrupts.check()
         self._console.print(summary_table(artifact))
         if artifact.is_slower:
             self.warn("the artifact is slower than the untouched model; leave out what made it so, or try its skip=")

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..backends import find_backend
 from ..backends.machine import runs_here
+from ..ir.drafts import workspace
 from ..ir.errors import TargetError, UsageError
 from ..targets.load import load_target
 from .bench import sample_for
@@ -81,7 +81,7 @@ def tune(
 
     database = read_database(output) if output.exists() else Database()
     graph = optimize_file(model, pipeline, None, target=target, data=data, reporter=reporter).graph
-    with TemporaryDirectory(prefix="planish-") as scratch, compilers_heard(reporter):
+    with workspace() as scratch, compilers_heard(reporter):
         reporter.stage("compiling the model by estimated times")
         estimated = lower(graph, backend, machine, Path(scratch, "estimated"))
         sample = sample_for(estimated, data)

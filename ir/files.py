@@ -1,14 +1,44 @@
-"""Files that others wrote, opened so that nothing but a regular file is read, and nothing beyond the folder that it may lie in."""
+"""Files that others wrote, opened so that nothing but a regular file is read, and nothing beyond the folder that it may lie in.
 
+What the system refuses to write is told with the path that it is about.
+"""
+
+import errno
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import BinaryIO, TypeVar
+
+from .errors import UsageError
 
 T = TypeVar("T")
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe that nobody writes into would never open
 _LONGEST = 4096
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+NOT_OURS = {
+    *_FULL,
+    *(
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EBUSY,
+        errno.EXDEV,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EMLINK,
+        errno.EEXIST,
+    ),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE),
+}
+"""What a disk, a folder or a name is to blame for."""
+_ADVICE = dict.fromkeys(_FULL, "; make room there, or name another folder") | {
+    errno.EBUSY: "; where a disk is mounted, name a folder in it"
+}
 
 
 class RefusedFileError(Exception):
@@ -27,7 +57,52 @@ def fit_name(given: T) -> T:
     return given
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Generator[None]:
+    """What the system refuses while this lasts is told with the path that it names, or else with this one.
+
+    Raises:
+        UsageError: the disk is full, nothing may be written there, or the path makes no sense.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            raise
+        raise UsageError(refusal(error, path)) from error
+
+
+def is_full(said: str) -> bool:
+    """Whether somebody else's message is about a disk that is full."""
+    return any(os.strerror(number) in said for number in _FULL)
+
+
+def refusal(error: OSError, path: str | os.PathLike[str]) -> str:
+    """What the system has refused to do, and where: at what it names, or else at a path that is known."""
+    place = os.fsdecode(error.filename2 or error.filename or path)
+    return f"{place} can't be written: {error.strerror}{_ADVICE.get(error.errno or 0, '')}"
+
+
+def make_room(folder: Path, size: int) -> None:
+    """Make sure that a disk can take so many bytes, for what would crash where they don't fit.
+
+    Raises:
+        UsageError: it can't.
+    """
+    with writing(folder), TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def file_in_memory(name: str) -> tuple[BinaryIO, Path] | None:
+    """A file that is on no disk, and a path of it for other processes while this one has it open; None where no system lends one."""
+    if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").is_dir():
+        return None
+    number = os.memfd_create(name)
+    return os.fdopen(number, "w+b"), Path(f"/proc/{os.getpid()}/fd/{number}")
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open the file that a user names, which may be a link to one.
 
     Raises:
@@ -40,7 +115,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return _checked(descriptor)
 
 
-def open_within(folder: Path, location: str) -> BinaryIO:
+def open_within(folder: Path, location: str, *, may_have_names: bool = False) -> BufferedReader:
     """Open a file that another file names by its place in a folder.
 
     Each part of the path is opened by itself and follows no symbolic link, so that nobody can exchange one in between. A
@@ -49,6 +124,7 @@ def open_within(folder: Path, location: str) -> BinaryIO:
     Args:
         folder: that the file must lie in; it may be reached by links.
         location: relative to the folder.
+        may_have_names: whether hard links are fine, as where it is known what the file holds.
 
     Raises:
         RefusedFileError: it would lie elsewhere, is reached by a link, isn't there, or is no regular file.
@@ -72,7 +148,7 @@ def open_within(folder: Path, location: str) -> BinaryIO:
     except OSError as error:
         raise RefusedFileError(error.strerror or str(error)) from error
     file = _checked(descriptor)
-    if os.fstat(file.fileno()).st_nlink > 1:
+    if not may_have_names and os.fstat(file.fileno()).st_nlink > 1:
         file.close()
         raise RefusedFileError("it is a hard link, whose other name may lie anywhere; give a copy of it")
     return file
@@ -87,7 +163,7 @@ def _reason(part: str, folder: int, error: OSError) -> str:
     return f"{part!r} is a symbolic link; give a copy of what it names" if is_link else error.strerror or str(error)
 
 
-def _checked(descriptor: int) -> BinaryIO:
+def _checked(descriptor: int) -> BufferedReader:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

@@ -5,14 +5,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .blocks import blocks
+from .drafts import beside
 from .errors import CheckError, ModelError
-from .files import RefusedFileError, open_regular
+from .files import RefusedFileError, open_regular, writing
 from .graph import Graph
 from .text import print_graph, read_graph, weights
 from .tokens import ParseError
@@ -26,21 +26,18 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Write a graph, the same bytes for an equal graph; the file appears whole or not at all.
 
     Raises:
-        OSError: the folder can't be written, or the disk is full.
+        UsageError: the folder can't be written, or the disk is full.
     """
     path = Path(path)
     tensors = dict(sorted(weights(graph).items(), key=lambda item: (-item[1].itemsize, item[0])))
-    with TemporaryDirectory(prefix=".planish-", dir=path.parent) as folder:
-        file = Path(folder, path.name)
-        try:
-            with file.open("wb") as written:
-                written.write(_header(tensors, {_KEY: print_graph(graph)}))
-                for data in tensors.values():
-                    written.writelines(blocks(data))
-                written.flush()
-                os.fsync(written.fileno())
-        except OSError as error:
-            raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from error
+    with beside(path) as folder, writing(path):
+        file = folder / path.name
+        with file.open("wb") as written:
+            written.write(_header(tensors, {_KEY: print_graph(graph)}))
+            for data in tensors.values():
+                written.writelines(blocks(data))
+            written.flush()
+            os.fsync(written.fileno())
         file.replace(path)
 
 

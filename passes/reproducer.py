@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from ..ir.arrays import read_arrays
+from ..ir.drafts import beside, put
 from ..ir.errors import CheckError, ModelError, PassError, PlanishError, UsageError
-from ..ir.files import RefusedFileError, fit_name, open_regular
+from ..ir.files import RefusedFileError, fit_name, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.storage import load, save
 from ..targets import Target
@@ -73,7 +74,11 @@ class Reproducer:
         return graph
 
     def write(self, folder: Path) -> None:
-        """Write the folder, whole or not at all; one that is there is replaced."""
+        """Write the folder, whole or not at all; a reproducer that is there is replaced.
+
+        Raises:
+            UsageError: there is something else, the disk is full, or nothing may be written there.
+        """
         description = {
             "pipeline": self.pipeline,
             "target": self.target,
@@ -83,9 +88,13 @@ class Reproducer:
             "verify": str(self.verification),
             "versions": {"python": platform.python_version(), **dict(filter(all, map(_version, _PACKAGES)))},
         }
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".planish-", dir=folder.parent) as scratch:
-            draft = Path(scratch, folder.name)
+        folder = folder.resolve()
+        if folder.exists() and not is_reproducer(str(folder)) and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{folder} holds something other than a reproducer: name another folder, or empty it")
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with beside(folder) as held, writing(folder):
+            draft = held / folder.name
             draft.mkdir()
             save(self.graph, draft / _GRAPH)
             if self.calibration:
@@ -93,9 +102,7 @@ class Reproducer:
             if self.machine is not None:
                 description["target"] = write_target(self.machine, draft).name
             (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            draft.rename(folder)
+            put(draft, folder)
 
 
 def _save_arrays(batches: Sequence[Feeds], path: Path) -> None:
@@ -174,11 +181,13 @@ def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Repro
         again: runs what was written, since one that doesn't fail would send people after what isn't there; None where it
             is known to fail.
     """
-    folder = Path(tempfile.mkdtemp(prefix="planish-reproducer-"))
+    folder = None
     try:
+        folder = Path(tempfile.mkdtemp(prefix="planish-reproducer-"))
         case.write(folder)
-    except OSError as failure:
-        shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, UsageError) as failure:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         return f"\nno reproducer could be written: {failure}"
     with suppress(Exception):
         if again is not None:

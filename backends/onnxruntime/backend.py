@@ -1,8 +1,9 @@
 """The ONNX Runtime backend; loading and running need numpy and onnxruntime alone."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ...targets import Target
 
 _MODEL = "model.onnx"
+_LOCATION = b"\x0a\x08location\x12"
+"""What stands before the name of a file in protobuf: the fields of a `StringStringEntryProto`, its key and the number of its value."""
 _ERRORS_ONLY = 3  # of ONNX Runtime's log severities
 
 
@@ -42,6 +45,9 @@ class OnnxRuntime(Backend):
             found = diagnosis(legal, Origins.of(graph).name, _fault_of)
             raise TargetError(found or f"ONNX Runtime can't run the model: {fault}")
         return sorted(directory.glob(f"{_MODEL}*"))
+
+    def opens(self, directory: Path) -> Collection[str]:
+        return _MODEL, *_named_in(directory / _MODEL)
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         try:
@@ -75,6 +81,22 @@ class OnnxRuntimeExecutable(Executable):
             return [values.to_array(result, dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
         foreign = {name: values.from_array(feeds[name]) for name in self._foreign}
         return self._session.run(self._names, {**feeds, **foreign})
+
+
+def _named_in(model: Path) -> set[str]:
+    """The files that a model's weights are in, as its bytes name them: parsing these would take protobuf, and copy the weights."""
+    found: set[str] = set()
+    try:
+        with model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            place = content.find(_LOCATION)
+            while place >= 0:
+                begin = place + len(_LOCATION)
+                size = content[begin] if begin < len(content) else 0
+                found.add(content[begin + 1 : begin + 1 + size].decode(errors="replace"))
+                place = content.find(_LOCATION, begin)
+    except (OSError, ValueError) as error:  # the latter for an empty file
+        raise ModelError(f"{model} can't be read: {error}") from error
+    return found
 
 
 def _fault_of(graph: "Graph") -> str:

@@ -3,22 +3,24 @@
 """The TVM backend."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...ir.errors import ModelError, TargetError
+from ...ir.drafts import workspace
+from ...ir.errors import ModelError, PlanishError, TargetError
 from ...ir.types import DType
 from ..base import Backend, Executable, Port
 from .carriers import carried, restored
 from .compiler import ADVICE, LIBRARY, line_of, warm_up
+from .guards import FILE as GUARDS
 from .guards import Guards
 from .runtime import Program
-from .weights import read_weights
+from .weights import FILE as WEIGHTS
+from .weights import TABLE, read_weights
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
@@ -35,6 +37,7 @@ class Tvm(Backend):
     name: ClassVar[str] = "tvm"
     native: ClassVar[bool] = True
     tunable: ClassVar[bool] = True
+    weights: ClassVar[frozenset[str]] = frozenset({WEIGHTS})
 
     def __init__(
         self,
@@ -99,10 +102,15 @@ class Tvm(Backend):
         compilation = Compilation(graph, legal, target, self._source, self._checks_kernels, self._is_strict)
         return [directory / name for name in compilation.write(directory)]
 
+    def opens(self, directory: Path) -> Collection[str]:
+        return (LIBRARY, GUARDS, WEIGHTS, TABLE)
+
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         weights, guards = read_weights(directory), Guards.read(directory)
         try:
             program = _load_program(directory / LIBRARY, weights, threads)
+        except PlanishError:
+            raise
         except Exception as error:  # whatever its C++ throws
             raise ModelError(f"{directory / LIBRARY}: TVM can't load it: {line_of(error)}") from error
         return TvmExecutable(program, inputs, outputs, guards)
@@ -162,5 +170,5 @@ def _load_program(library: Path, weights: Sequence[Any], threads: int | None) ->
     if library not in _LOADED:
         _LOADED.add(library)
         return Program(library, weights, threads)
-    with TemporaryDirectory(prefix="planish-") as folder:
+    with workspace() as folder:
         return Program(Path(shutil.copy(library, folder)), weights, threads)

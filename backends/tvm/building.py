@@ -2,15 +2,18 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """From a legal graph to the files of an artifact: what a compiler's process does."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 
-from ...ir.errors import TargetError
+from ...ir.drafts import workspace
+from ...ir.errors import PlanishError, TargetError, UsageError
+from ...ir.files import is_full, make_room, writing
 from ...ir.graph import Graph, Value
 from ...passes.base import Feeds
 from ...passes.legalization.origins import Origins
@@ -30,6 +33,11 @@ from .lowering import kernels, to_relax
 from .reproducible import ordered_symbols
 from .runtime import Program
 from .weights import write_weights
+
+_COPIES = 3
+"""Of all kernels that linking takes on a disk: as they are, in the library, and what linkers are generous with."""
+_BESIDE_KERNELS = 1 << 20
+"""Bytes that linking takes for what isn't a kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class Build:
         Raises:
             TargetError: an operator that TVM can't run, with its layer, or what TVM's passes and LLVM say.
             CheckError: a kernel computes something else than its nodes.
+            UsageError: a disk is full, or nothing may be written or run where it should be.
         """
         find_linker(self.target.architecture)  # or compiling would be for nothing
         cache = KernelCache.of_user()
@@ -89,11 +98,19 @@ class Build:
         module, weights = hoisted(lowered.module)
         try:
             plan = planned(module, machine, lowered.results)
-            executable = link(plan.module, machine, cache, jobs=self.jobs, tell=self._teller(plan.results))
-            self.tell(LINKING, (), True)
-            executable.export_library(library, fcompile=linker)
-            self.tell(LINKING, (), False)
+            executable, size = link(plan.module, machine, cache, jobs=self.jobs, tell=self._teller(plan.results))
+            with workspace() as folder:
+                make_room(folder, _COPIES * size + _BESIDE_KERNELS)
+                self.tell(LINKING, (), True)
+                executable.export_library(folder / LIBRARY, fcompile=linker, workspace_dir=str(folder))
+                self.tell(LINKING, (), False)
+                with writing(library):
+                    shutil.move(folder / LIBRARY, library)
+        except PlanishError:
+            raise
         except Exception as error:  # TVM's passes, LLVM and the linker raise what they like
+            if is_full(str(error)):
+                raise UsageError(f"{gettempdir()} can't be written: {line_of(error)}") from error
             raise CompilerError(f"TVM can't compile the model for {self.target.name}: {line_of(error)}") from error
         return weights, lowered.guards, list(plan.results)
 
@@ -107,8 +124,8 @@ class Build:
         probe = random_input(graph)
         for part in parts_of(graph, nodes) if probe is not None else ():
             values = part.expose(graph)
-            with TemporaryDirectory(prefix="planish-") as folder:
-                library = Path(folder) / LIBRARY
+            with workspace() as folder:
+                library = folder / LIBRARY
                 weights, _, _ = self._library(graph, cache, library)
                 program = Program(library, weights, self.target.threads)
 

@@ -3,11 +3,12 @@
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...ir.errors import PlanishError, TargetError
+from ...ir.drafts import workspace
+from ...ir.errors import PlanishError, TargetError, UsageError
 from ...ir.extract import extract
+from ...ir.files import is_full
 from ...ir.graph import Graph, Node
 from ...passes.legalization.origins import Origins
 from ...passes.reproducer import Reproducer, leave
@@ -60,9 +61,10 @@ class Compilation:
         Raises:
             TargetError: an operator that TVM can't run, with its layer, or what TVM's passes, LLVM and the linker say.
             CheckError: a kernel computes something else than its nodes.
+            UsageError: a disk is full, or nothing may be written where it should be.
         """
         faults: dict[str, tuple[str, Node]] = {}  # by the names of results that plainer kernels compute
-        with TemporaryDirectory(prefix="planish-") as folder, handed_over(self.legal, Path(folder, "graph")) as graph:
+        with workspace() as folder, handed_over(self.legal, folder / "graph") as graph:
             while True:
                 try:
                     files = self._asked(graph, directory)
@@ -94,7 +96,9 @@ class Compilation:
         try:
             return ask(request | options, graph.parent)
         except DiedError as death:
-            KernelCache.of_user().drop_drafts(death.process)
+            KernelCache.of_user().drop_drafts()
+            if is_full(death.said):
+                raise UsageError(f"{graph.parent} can't be written: {death.said}") from death
             raise
 
     def _alone(self, death: DiedError, graph: Path, directory: Path) -> DiedError | None:
@@ -147,9 +151,9 @@ class Compilation:
             near |= {value.producer for one in near for value in one.inputs if value is not None and value.producer}
             near |= {use.node for one in near for value in one.outputs for use in value.uses if use.node in nodes}
             part = extract(self.legal, {position for position, one in enumerate(self.legal.nodes) if one in near})
-            with TemporaryDirectory(prefix="planish-") as folder, handed_over(part, Path(folder, "graph")) as graph:
+            with workspace() as folder, handed_over(part, folder / "graph") as graph:
                 try:
-                    self._asked(graph, Path(folder), jobs=1, is_checked=False, plainness={})
+                    self._asked(graph, folder, jobs=1, is_checked=False, plainness={})
                 except DiedError:
                     return part
                 except PlanishError:  # the surroundings are no model that TVM takes

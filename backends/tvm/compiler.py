@@ -18,6 +18,7 @@ from signal import SIGKILL, Signals
 from typing import IO, Any, TypeAlias
 
 from ...ir import errors
+from ...ir.files import file_in_memory
 
 Message: TypeAlias = Mapping[str, Any]
 """What a process tells, as JSON: a key that says what it is, and what belongs to that."""
@@ -41,14 +42,12 @@ class DiedError(Exception):
     """A compiler's process ended before its work was done.
 
     Attributes:
-        process: its number.
         running: the names of what it worked on, with the names of the graph's values that each is for.
         said: the compiler's last line.
     """
 
-    def __init__(self, process: int, running: Mapping[str, Sequence[str]], said: str) -> None:
+    def __init__(self, running: Mapping[str, Sequence[str]], said: str) -> None:
         super().__init__(said)
-        self.process = process
         self.running = running
         self.said = said
 
@@ -99,6 +98,12 @@ def warm_up() -> None:
         _idle.put(_Process())
 
 
+def _log() -> IO[bytes]:
+    """In memory, if the system lends a file of it: there the last words are heard even of who died of a disk that is full."""
+    lent = file_in_memory("said")
+    return tempfile.TemporaryFile() if lent is None else lent[0]
+
+
 @dataclass(slots=True)
 class _Process:
     """A process that compiles, from when it is started.
@@ -108,7 +113,7 @@ class _Process:
         running: what it works on.
     """
 
-    said: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    said: IO[bytes] = field(default_factory=_log)
     running: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     _process: subprocess.Popen[bytes] = field(init=False)
 
@@ -158,7 +163,7 @@ class _Process:
         how = f"signal {Signals(-code).name}" if code < 0 else f"exit code {code}"
         how += ", as where memory runs out" if how.endswith("SIGKILL") else ""
         said = " ".join((fatal or lines or ["it said nothing"])[-1].split())[:_LINE]
-        return DiedError(self._process.pid, dict(self.running), f"{said} ({how})")
+        return DiedError(dict(self.running), f"{said} ({how})")
 
     def end(self) -> None:
         """Stop the process whatever it does; work that it was asked for is lost."""

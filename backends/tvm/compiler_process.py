@@ -17,9 +17,11 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
+from signal import SIGKILL
 from typing import Any
 
-from ...ir.errors import PlanishError
+from ...ir.errors import PlanishError, UsageError
+from ...ir.files import NOT_OURS, refusal
 from .compiler import kind_of
 
 
@@ -50,7 +52,7 @@ def _read(requests: SimpleQueue[dict[str, Any]]) -> None:
         requests.put(request)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    os._exit(0)  # nobody waits for what is being done
+    os.killpg(0, SIGKILL)  # nobody waits for what is being done, nor for the linker
 
 
 def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
@@ -62,6 +64,11 @@ def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
         tell(done=_DONE[request["work"]](request, tell))
     except PlanishError as error:
         tell(fault=kind_of(error), text=str(error))
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            tell(fault="", text=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        else:
+            tell(fault=UsageError.__name__, text=refusal(error, request["scratch"]))
     except Exception as error:  # a bug of ours, which is told where somebody reads it
         tell(fault="", text=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 

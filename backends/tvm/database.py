@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ...ir.drafts import beside
 from ...ir.errors import ModelError, UsageError
-from ...ir.files import RefusedFileError, open_regular
+from ...ir.files import RefusedFileError, open_regular, writing
 from ...targets import Target
 from .choices import Choices, Parameters, spelled
 
@@ -91,8 +91,8 @@ class Database(_Section):
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        with TemporaryDirectory(prefix=".planish-", dir=path.parent) as folder:
-            draft = Path(folder, path.name)
+        with beside(path) as folder, writing(path):
+            draft = folder / path.name
             draft.write_text(self._text, encoding="utf-8")
             draft.replace(path)
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dims import Dim, evaluate, symbols
+from ...ir.dims import Dim, evaluate, is_dim, symbols
 from ...ir.errors import ModelError
+from ...ir.files import writing
 
 if TYPE_CHECKING:
     from ...ir.graph import Node, Value
@@ -50,11 +51,25 @@ class Guards:
 
     @classmethod
     def read(cls, directory: Path) -> "Guards":
-        return cls(**json.loads((directory / FILE).read_text(encoding="utf-8")))
+        """What is in an artifact's folder.
+
+        Raises:
+            ModelError: the file can't be read, or holds something else.
+        """
+        path = directory / FILE
+        try:
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            words = [word for row in (found.early, found.late) for pair in row.items() for word in pair]
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(f"{path} can't be read: {error}") from error
+        if not all(isinstance(word, str) for word in words) or not all(map(is_dim, found.early)):
+            raise ModelError(f"{path} is damaged: it holds something other than sizes and what needs them")
+        return found
 
     def write(self, directory: Path) -> Path:
         path = directory / FILE
-        path.write_text(json.dumps({"early": self.early, "late": self.late}, indent=1) + "\n", encoding="utf-8")
+        with writing(path):
+            path.write_text(json.dumps({"early": self.early, "late": self.late}, indent=1) + "\n", encoding="utf-8")
         return path
 
     def check_inputs(self, sizes: Mapping[str, int]) -> None:

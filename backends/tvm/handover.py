@@ -6,14 +6,14 @@ written into the artifact.
 """
 
 import json
-import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from ...ir.files import file_in_memory, writing
 from ...ir.graph import Graph
 from ...ir.text import print_graph, read_graph, weights
 from ...ir.types import TensorType
@@ -26,29 +26,42 @@ _MOST_IN_MEMORY = 1 << 30
 
 @contextmanager
 def handed_over(graph: Graph, folder: Path) -> Generator[Path]:
-    """While this lasts, another process can take over the graph from the folder, which is made."""
-    folder.mkdir()
-    found, places = weights(graph), dict[str, tuple[int, list[int]]]()
-    with _weights_file(folder / _WEIGHTS, sum(data.nbytes for data in found.values())) as file:
-        for name, data in found.items():
-            axes = sorted(range(data.ndim), key=lambda axis: -abs(data.strides[axis]))
-            lying = np.ascontiguousarray(data.transpose(axes))
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-            places[name] = file.tell(), axes
-            file.write(lying.reshape(-1).view(np.uint8).data)
-        file.write(b"\0")  # a file without content couldn't be mapped
-        file.flush()
-        (folder / _TEXT).write_text(print_graph(graph), encoding="utf-8")
-        (folder / _PLACES).write_text(json.dumps(places), encoding="utf-8")
+    """While this lasts, another process can take over the graph from the folder, which is made.
+
+    Raises:
+        UsageError: the disk is full, or nothing may be written there.
+    """
+    found = weights(graph)
+    with writing(folder):
+        folder.mkdir()
+        file = _weights_file(folder / _WEIGHTS, sum(data.nbytes for data in found.values()))
+    with file:
+        with writing(folder):
+            places = _write(found, file)
+            (folder / _TEXT).write_text(print_graph(graph), encoding="utf-8")
+            (folder / _PLACES).write_text(json.dumps(places), encoding="utf-8")
         yield folder
+
+
+def _write(found: Mapping[str, np.ndarray], file: IO[bytes]) -> dict[str, tuple[int, list[int]]]:
+    """Write weights as they lie in memory; returns where each begins, and its axes by the steps that they have."""
+    places = dict[str, tuple[int, list[int]]]()
+    for name, data in found.items():
+        axes = sorted(range(data.ndim), key=lambda axis: -abs(data.strides[axis]))
+        lying = np.ascontiguousarray(data.transpose(axes))
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+        places[name] = file.tell(), axes
+        file.write(lying.reshape(-1).view(np.uint8).data)
+    file.write(b"\0")  # a file without content couldn't be mapped
+    file.flush()
+    return places
 
 
 def _weights_file(path: Path, size: int) -> IO[bytes]:
     """A file that a path leads to; it is gone with the process that has opened it if it lies in memory."""
-    if hasattr(os, "memfd_create") and size <= _MOST_IN_MEMORY and Path("/proc/self/fd").is_dir():
-        number = os.memfd_create(path.name)
-        path.symlink_to(f"/proc/{os.getpid()}/fd/{number}")
-        return open(number, "wb")  # noqa: PTH123 -- it has no name
+    if size <= _MOST_IN_MEMORY and (lent := file_in_memory(path.name)):
+        path.symlink_to(lent[1])
+        return lent[0]
     return path.open("wb")
 
 

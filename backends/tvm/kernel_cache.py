@@ -1,6 +1,7 @@
 """Compiled kernels, kept between builds in a folder that processes may share.
 
-A kernel is there as `SYMBOL.o`, and beside it `SYMBOL.checked` once its results were held to the interpreter's.
+A kernel is there as `SYMBOL.o`, an object file with a digest behind it, and beside it `SYMBOL.checked` once its results were held to
+the interpreter's. Builds take its content, so that nothing that becomes of the file later is any of their business.
 """
 
 import os
@@ -8,15 +9,18 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
+from ...ir.drafts import beside, sweep
 from ...ir.errors import TargetError, UsageError
+from ...ir.files import writing
 
 VARIABLE = "PLANISH_CACHE"
 """Of the environment: the folder of caches, instead of the one that the system has for its user."""
 _KEPT = 30 * 24 * 3600
 """Seconds for which a kernel is kept that nobody asks for."""
+_DIGEST = sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +49,21 @@ class KernelCache:
             raise UsageError(f"the cache {root} can't be made: {error}; name another folder in {VARIABLE}") from error
         return cls(folder)
 
-    def object_file(self, symbol: str, compile: Callable[[Path], None]) -> Path:
-        """A kernel's object file, which `compile` writes if there is none."""
-        path = self.folder / f"{symbol}.o"
-        if path.is_file():
-            with suppress(OSError):  # somebody else's
-                path.touch()
-            return path
-        with NamedTemporaryFile(dir=self.folder, prefix=_draft(os.getpid()), suffix=".o", delete=False) as draft:
-            try:
-                compile(Path(draft.name))
-                Path(draft.name).replace(path)
-            except BaseException:
-                Path(draft.name).unlink(missing_ok=True)
-                raise
-        return path
+    def kernel(self, symbol: str, compile: Callable[[], bytes]) -> bytes:
+        """A kernel's object file, which `compile` makes if there is none, or one that is damaged.
 
-    def drop_drafts(self, process: int) -> None:
-        """Erase what a process that has died was writing."""
-        for path in self.folder.glob(f"{_draft(process)}*"):
-            path.unlink(missing_ok=True)
+        Raises:
+            UsageError: the disk is full, or nothing may be written there.
+        """
+        path = self.folder / f"{symbol}.o"
+        if (kept := _kept(path)) is not None:
+            return kept
+        content = compile()
+        with beside(path) as folder, writing(path):
+            draft = folder / path.name
+            draft.write_bytes(content + _digest(symbol, content))
+            draft.replace(path)
+        return content
 
     def unchecked(self, symbols: Iterable[str]) -> list[str]:
         """Those of some kernels whose results nobody has held to the interpreter's."""
@@ -72,15 +71,24 @@ class KernelCache:
 
     def mark_checked(self, symbols: Iterable[str]) -> None:
         for symbol in symbols:
-            self._mark(symbol).touch()
+            with writing(self._mark(symbol)):
+                self._mark(symbol).touch()
 
     def drop_old(self) -> None:
-        """Erase what nobody has asked for in a long time."""
-        horizon = time.time() - _KEPT
+        """Erase what nobody has asked for in a long time, and what builds that have died were writing."""
+        self.drop_drafts()
+        now = time.time()
         for path in self.folder.iterdir():
             with suppress(OSError):  # another process was faster
-                if path.stat().st_mtime < horizon:
+                age = now - path.stat().st_mtime
+                if age < 0:  # a clock that was ahead
+                    os.utime(path, (now, now))
+                elif age > _KEPT:
                     path.unlink()
+
+    def drop_drafts(self) -> None:
+        """Erase what builds that have died were writing."""
+        sweep(self.folder)
 
     def _mark(self, symbol: str) -> Path:
         return self.folder / f"{symbol}.checked"
@@ -94,6 +102,19 @@ def _default() -> Path:
     return platformdirs.user_cache_path("planish")
 
 
-def _draft(process: int) -> str:
-    """What the names of files begin with that a process is writing."""
-    return f".{process}-"
+def _kept(path: Path) -> bytes | None:
+    """A kernel that is there and whole."""
+    try:
+        held = path.read_bytes()
+    except OSError:
+        return None
+    content, digest = held[:-_DIGEST], held[-_DIGEST:]
+    if digest != _digest(path.stem, content):
+        return None
+    with suppress(OSError):  # somebody else's
+        path.touch()
+    return content
+
+
+def _digest(symbol: str, content: bytes) -> bytes:
+    return sha256(symbol.encode() + b"\0" + content).digest()

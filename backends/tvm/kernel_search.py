@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from ...ir.drafts import workspace
 from ...ir.errors import TargetError
 from ...ir.graph import Graph
 from ...passes.legalization.origins import Origins
@@ -49,7 +49,7 @@ def search(
             found(Finding(**message["finding"]))
 
     with (
-        TemporaryDirectory(prefix="planish-") as folder,
+        workspace() as folder,
         handed_over(legal_graph(graph, target), Path(folder, "graph")) as handed,
     ):
         request = {

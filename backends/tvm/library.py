@@ -7,8 +7,9 @@ compiled once.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -21,6 +22,8 @@ from tvm import IRModule, relax, tirx
 from tvm.runtime import load_static_library
 from tvm.target import Target, codegen
 
+from ...ir.drafts import workspace
+from ...ir.files import file_in_memory
 from .kernel_cache import KernelCache
 from .reproducible import legalization, ordered_symbols, pipeline
 
@@ -76,8 +79,8 @@ def _calls(function: Any) -> Iterator[tuple[str, str]]:
 
 def link(
     module: IRModule, target: Target, cache: KernelCache, *, jobs: int | None = None, tell: Tell = lambda *_: None
-) -> tvm.runtime.Executable:
-    """What runs a module that was planned; kernels that the cache hasn't are compiled side by side.
+) -> tuple[tvm.runtime.Executable, int]:
+    """What runs a module that was planned, and the bytes of its kernels; those that the cache hasn't are compiled side by side.
 
     Args:
         module: that was planned.
@@ -93,28 +96,49 @@ def link(
     by_symbol = {_symbol(kernel): kernel for kernel in kernels.values()}
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         compile_one = partial(_object_file, target=target, cache=cache, tell=tell)
-        files = dict(zip(by_symbol, pool.map(compile_one, by_symbol.values()), strict=True))
+        contents = dict(zip(by_symbol, pool.map(compile_one, by_symbol.values()), strict=True))
     linked = module.clone()
     for variable, kernel in kernels.items():
         linked[variable] = relax.ExternFunc(_symbol(kernel))
-    libraries = [load_static_library(str(path), [symbol]) for symbol, path in files.items()]
-    return relax.build(linked.with_attr("external_mods", libraries), target=target, relax_pipeline=None)
+    libraries = [_static_library(symbol, content) for symbol, content in contents.items()]
+    executable = relax.build(linked.with_attr("external_mods", libraries), target=target, relax_pipeline=None)
+    return executable, sum(map(len, contents.values()))
 
 
-def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell: Tell) -> Path:
+def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell: Tell) -> bytes:
     symbol = _symbol(kernel)
 
-    def compile(path: Path) -> None:
+    def compile() -> bytes:
         tell(symbol, True)
         module = IRModule({tvm.ir.GlobalVar(symbol): kernel})
         try:
             built = tvm.tirx.build(module, target=target)
         except Exception:  # LLVM refuses what its own optimizations wrote; what TVM itself refuses, it refuses again
             built = tvm.tirx.build(module, target=_with_fewer_optimizations(target))
-        built.write_to_file(str(path), "o")
+        with _lent_file() as path:
+            built.write_to_file(str(path), "o")
+            content = path.read_bytes()
         tell(symbol, False)
+        return content
 
-    return cache.object_file(symbol, compile)
+    return cache.kernel(symbol, compile)
+
+
+def _static_library(symbol: str, content: bytes) -> Any:
+    with _lent_file() as path:
+        path.write_bytes(content)
+        return load_static_library(str(path), [symbol])
+
+
+@contextmanager
+def _lent_file() -> Generator[Path]:
+    """A file in memory, if the system lends one: LLVM ends the process that writes to a disk that is full."""
+    if (lent := file_in_memory("kernel")) is not None:
+        with lent[0]:
+            yield lent[1]
+    else:
+        with workspace() as folder:
+            yield folder / "kernel.o"
 
 
 def _with_fewer_optimizations(target: Target) -> Target:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.errors import UsageError
 from ...ir.types import DType
 
 _CPU, _POOLED = 1, 2
@@ -39,7 +40,16 @@ class Program:
     """A library's `main` with its weights. Threads may call it side by side: each call has a virtual machine to itself."""
 
     def __init__(self, library: Path, weights: Sequence[Any], threads: int | None) -> None:
-        """A call runs on as many threads as given; None leaves that to TVM."""
+        """A call runs on as many threads as given; None leaves that to TVM.
+
+        Raises:
+            UsageError: the library lies where nothing may be run.
+        """
+        if hasattr(os, "ST_NOEXEC") and os.statvfs(library).f_flag & os.ST_NOEXEC:
+            raise UsageError(
+                f"{library} can't be run: its file system is mounted noexec; copy it to another one, or name a folder of another "
+                "one in TMPDIR"
+            )
         self._threads = threads
         self._library = _runtime().load_module(str(library))
         self._weights = tuple(weights)

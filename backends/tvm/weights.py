@@ -4,17 +4,21 @@
 
 import json
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...ir.errors import ModelError
+from ...ir.files import writing
+from ...ir.types import DType
 from .runtime import ALIGNMENT, as_tensor
 
-_FILE, _TABLE = "weights.bin", "weights.json"
+FILE, TABLE = "weights.bin", "weights.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +40,16 @@ class Entry:
 
 def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
     """Write constants into an artifact's folder; returns the files."""
-    paths = [directory / _FILE, directory / _TABLE]
+    paths = [directory / FILE, directory / TABLE]
     entries: list[Entry] = []
-    with paths[0].open("wb") as file:
+    with writing(paths[0]), paths[0].open("wb") as file:
         for tensor in tensors:
             file.write(bytes(-file.tell() % ALIGNMENT))
             offset = file.tell()
             size = file.write(np.from_dlpack(octets_of(tensor)).data)
             entries.append(Entry(str(tensor.dtype), tuple(map(int, tensor.shape)), offset, size))
-    paths[1].write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
+    with writing(paths[1]):
+        paths[1].write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", encoding="utf-8")
     return paths
 
 
@@ -52,17 +57,33 @@ def read_weights(directory: Path) -> list[Any]:
     """The constants in an artifact's folder, as tensors.
 
     Raises:
-        ModelError: the files can't be read.
+        ModelError: the files can't be read, or the table is not one of what is in the file.
     """
     try:
-        table = json.loads((directory / _TABLE).read_text(encoding="utf-8"))
-        entries = [Entry(**entry) for entry in table]
-        with (directory / _FILE).open("rb") as file:
-            octets = in_large_pages(entries[-1].offset + entries[-1].size if entries else 0)
+        with (directory / FILE).open("rb") as file:
+            held = os.fstat(file.fileno()).st_size
+            entries = [_entry(given, held) for given in json.loads((directory / TABLE).read_text(encoding="utf-8"))]
+            octets = in_large_pages(max((entry.offset + entry.size for entry in entries), default=0))
             file.readinto(octets.data)
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{directory / _FILE} can't be read: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ModelError(f"{directory / FILE} can't be read: {error}") from error
     return [as_tensor(octets[entry.offset : entry.offset + entry.size], entry.shape, entry.dtype) for entry in entries]
+
+
+def _entry(given: Any, held: int) -> Entry:
+    """What a table says of a constant, in a file of so many bytes.
+
+    Raises:
+        ValueError: there is no such constant in it.
+    """
+    entry = Entry(**given)
+    numbers = (*entry.shape, entry.offset, entry.size)
+    if not all(type(number) is int and 0 <= number <= held for number in numbers):
+        raise ValueError(f"{TABLE} has a constant that isn't in the file: {entry}"[:300])
+    bits = DType[entry.dtype].bits * prod(entry.shape)
+    if entry.offset + entry.size > held or entry.size != -(-bits // 8):
+        raise ValueError(f"{TABLE} has a constant of another size than the file holds: {entry}"[:300])
+    return entry
 
 
 def in_large_pages(size: int) -> np.ndarray:

@@ -56,6 +56,7 @@ def test_a_failure_leaves_the_old_artifact_and_nothing_else(artifact: Path, make
 
 def test_a_new_artifact_takes_the_old_one_s_place(artifact: Path, make_graph, target) -> None:
     (artifact / "report.html").write_text("of the old one")
+    (artifact / ".manifest.json").write_text("of an amendment that was killed")
     write_artifact(artifact, make_graph(lambda op, x: op.Neg(x), 2), find_backend("onnxruntime"), target)
     assert sorted(path.name for path in artifact.iterdir()) == ["manifest.json", "model.onnx"]
     assert list(artifact.parent.iterdir()) == [artifact]

@@ -1,6 +1,8 @@
 """The command line as a user meets it: exit codes, messages, JSON, and what is never imported."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from typer.testing import CliRunner, Result
 
+from planish.backends.artifact import load
 from planish.driver import cli
 from planish.ir.opset import OPSET
 from planish.passes.cleanup.dce import DeadCodeElimination
@@ -154,6 +158,49 @@ def test_an_interrupt(folder: Path) -> None:
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
     assert [path.name for path in folder.iterdir() if "x" in path.suffixes or path.name.startswith(".x")] == []
+
+
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_an_interrupt_that_a_runtime_takes_for_something_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_swallowed: bool
+) -> None:
+    make = onnxruntime.InferenceSession
+
+    def interrupted(*given: object, **named: object) -> object:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            if not is_swallowed:
+                raise RuntimeError("the constructor failed") from error
+        return make(*given, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", interrupted)
+    result = planish("build", "net.planish", "-o", "x", "-b", "onnxruntime")
+    assert result.exit_code == 130, result.output
+    assert "error: interrupted" in result.stderr
+    assert not (folder / "x").exists()
+
+
+def test_a_signed_build(folder: Path) -> None:
+    (folder / "key").write_bytes(b"\0 of this test\n")
+    arguments = ["build", "net.planish", "-b", "onnxruntime", "-p", "cse", "-o", "signed"]
+    assert planish(*arguments, "--sign", "key").exit_code == 0
+    load(folder / "signed", key=b"\0 of this test\n")
+    (folder / "key").write_bytes(b"")
+    for name in ("key", "no-key"):
+        result = planish(*arguments, "--sign", name)
+        assert result.exit_code == 2
+        assert "key" in message(result)
+
+
+def test_a_full_disk_is_told_with_its_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/file")
+
+    monkeypatch.setattr(DeadCodeElimination, "run", full)
+    result = planish("build", "net.planish", "-o", "x", "-p", "dce")
+    assert result.exit_code == 2
+    assert "/somewhere/file can't be written: No space left on device; make room there" in message(result)
 
 
 def test_a_termination_cleans_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

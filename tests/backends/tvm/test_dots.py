@@ -90,7 +90,7 @@ def agree_on(request, dotprod_spelled_out, tmp_path) -> Callable[..., None]:
         ConstantFolding().run(legal, PassContext(target, source=graph))
         module, weights = hoisted(to_relax(legal, Origins.of(graph), target).module)
         machine, library = llvm_target(native), tmp_path / "model.so"
-        link(planned(module, machine).module, machine, KernelCache(tmp_path)).export_library(library)
+        link(planned(module, machine).module, machine, KernelCache(tmp_path))[0].export_library(library)
         found = Program(library, weights, 2)([carried(x)])
         for result, (name, expected) in zip(found, Interpreter(graph).run({"x": x}).items(), strict=True):
             np.testing.assert_array_equal(restored(result, graph.outputs[name].dtype), expected, err_msg=name)

@@ -2,6 +2,7 @@
 
 import gc
 import mmap
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,22 +103,55 @@ def test_kernels_are_checked_in_parts_that_fit_into_memory(
     build(make_graph(made, 7, DEPTH), target, tmp_path / "dist")
 
 
-def test_what_a_compiler_left_half_written_is_no_kernel(cache) -> None:
-    def fail(path: Path) -> None:
-        path.write_bytes(b"half")
+def kernel(symbol: str, cache: KernelCache, content: bytes = b"whole") -> bytes:
+    return cache.kernel(symbol, lambda: content)
+
+
+def test_what_a_compiler_fails_over_is_no_kernel(cache) -> None:
+    def fail() -> bytes:
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        cache.object_file("kernel", fail)
+        cache.kernel("kernel", fail)
     assert not list(cache.folder.iterdir())
-    assert cache.object_file("kernel", lambda path: path.write_bytes(b"whole")).read_bytes() == b"whole"
+    assert kernel("kernel", cache) == b"whole"
 
 
-def test_old_kernels_are_dropped(cache, monkeypatch) -> None:
-    cache.object_file("old", lambda path: path.write_bytes(b""))
-    monkeypatch.setattr("time.time", lambda: 1e11)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda held: held[:-1],
+        lambda held: b"",
+        lambda held: bytes([held[0] ^ 1]) + held[1:],
+        lambda held: held[:-1] + bytes([held[-1] ^ 1]),
+    ],
+)
+def test_a_damaged_kernel_is_made_again(cache, damage) -> None:
+    kernel("kernel", cache)
+    path = cache.folder / "kernel.o"
+    path.write_bytes(damage(path.read_bytes()))
+    assert kernel("kernel", cache, b"again") == b"again"
+    assert kernel("kernel", cache, b"once more") == b"again"
+
+
+def test_a_kernel_under_another_s_name_is_none(cache) -> None:
+    kernel("kernel", cache)
+    (cache.folder / "kernel.o").rename(cache.folder / "other.o")
+    assert kernel("other", cache, b"other") == b"other"
+
+
+def test_old_kernels_are_dropped_and_those_of_a_clock_that_was_ahead_grow_old(cache, monkeypatch) -> None:
+    kernel("old", cache)
+    now = (cache.folder / "old.o").stat().st_mtime
+    ahead = 4102444800.0  # the year 2100
+    monkeypatch.setattr("time.time", lambda: ahead)
+    kernel("new", cache)
+    os.utime(cache.folder / "new.o", (ahead, ahead))
     cache.drop_old()
-    assert not list(cache.folder.iterdir())
+    assert [path.name for path in cache.folder.iterdir()] == ["new.o"]
+    monkeypatch.setattr("time.time", lambda: now)
+    cache.drop_old()
+    assert (cache.folder / "new.o").stat().st_mtime == now
 
 
 def test_a_cache_that_can_t_be_made_is_named(tmp_path, monkeypatch) -> None:

@@ -1,0 +1,165 @@
+"""The manifest of an artifact: what it says is held to what it may say before anything else is opened, and can be signed."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ..ir.drafts import sweep
+from ..ir.errors import ModelError, UsageError
+from ..ir.files import RefusedFileError, open_within, writing
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DRAFT = f".{MANIFEST}"
+MOST_THREADS = 1024
+"""Beyond which a number of threads is taken for a mistake."""
+_LONGEST = 1 << 24
+"""Bytes of a manifest."""
+_SIGNATURE = "signature"
+_SIZES = range(1 << 63)
+_CONTAINERS = ("", "sequence", "optional")
+
+
+def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
+    """An artifact's manifest.
+
+    Args:
+        directory: of the artifact.
+        key: that it has to be signed with; None to take it unsigned, too.
+
+    Raises:
+        ModelError: there is none, it can't be read or makes no sense, or it isn't signed with the key.
+        UsageError: the key is empty.
+    """
+    path = directory / MANIFEST
+    if not directory.exists():
+        sweep(directory.absolute().parent)  # a build may have been killed while it was set aside
+    try:
+        with open_within(directory, MANIFEST, may_have_names=True) as file:
+            text = file.read(_LONGEST + 1)
+    except RefusedFileError as error:
+        raise ModelError(f"{directory} is not an artifact: {path} can't be read ({error})") from error
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}") from error
+    if len(text) > _LONGEST:
+        raise ModelError(f"{path} is damaged: it has more than {_LONGEST} bytes")
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ModelError(f"{path} has format {found}, but this version of planish reads format {FORMAT}")
+    manifest = cast("dict[str, Any]", manifest)
+    if key is not None and not hmac.compare_digest(str(manifest.get(_SIGNATURE)).encode(), _signed(manifest, key)):
+        signature = "another signature" if _SIGNATURE in manifest else "no signature"
+        raise ModelError(f"{path} has {signature} than that of the key: don't run it unless you know who wrote it")
+    try:
+        _check(manifest)
+    except KeyError as error:
+        raise ModelError(f"{path} is damaged: {error!r}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | None = None) -> dict[str, Any]:
+    """Write a manifest, whole or not at all, signed if there is a key; returns what is written.
+
+    Raises:
+        UsageError: the disk is full, nothing may be written there, or the key is empty.
+    """
+    written = {name: value for name, value in manifest.items() if name != _SIGNATURE}
+    if key is not None:
+        written[_SIGNATURE] = _signed(written, key).decode()
+    draft = directory / DRAFT
+    with writing(directory / MANIFEST):
+        draft.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.replace(directory / MANIFEST)
+    return written
+
+
+def foreign_in(directory: Path) -> str | None:
+    """What says that a folder isn't an artifact of planish's; None if nothing does. Single files that lie in one are no reason."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        listed = set(manifest["files"])
+        is_ours = all(isinstance(manifest[key], str) for key in ("planish", "backend"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "exists and is not an artifact"
+    held = {path.name: path for path in directory.iterdir() if path.name not in (MANIFEST, DRAFT)}
+    if not is_ours or (held and not listed & held.keys()):
+        return "exists and is not an artifact"
+    inner = sorted(name for name, path in held.items() if path.is_dir())
+    return f"holds the folder {inner[0]}, which planish didn't write" if inner else None
+
+
+def check_key(key: bytes) -> None:
+    """Refuse a key that anybody has.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if not key:
+        raise UsageError("the key of a signature is empty")
+
+
+def _signed(manifest: Mapping[str, Any], key: bytes) -> bytes:
+    """The signature of a manifest: HMAC-SHA256 of it as JSON, without spaces and with sorted keys."""
+    check_key(key)
+    plain = {name: value for name, value in manifest.items() if name != _SIGNATURE}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return b"hmac-sha256:" + hmac.new(key, text.encode(), hashlib.sha256).hexdigest().encode()
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Hold what loading makes use of to the types that it has.
+
+    Raises:
+        KeyError: something is missing.
+        ValueError: something is of another type, or out of range.
+    """
+    _fit("backend", manifest["backend"], isinstance(manifest["backend"], str))
+    files = _fit("files", manifest["files"], isinstance(manifest["files"], dict))
+    for name, entry in files.items():
+        _fit(f"the entry of {name}", entry, isinstance(entry, dict))
+        _fit(f"the size of {name}", entry["size"], type(entry["size"]) is int and entry["size"] in _SIZES)
+        _fit(f"the SHA-256 of {name}", entry["sha256"], isinstance(entry["sha256"], str))
+    for key in ("inputs", "outputs"):
+        for port in _fit(key, manifest[key], isinstance(manifest[key], list)):
+            _check_port(key, _fit(f"one of {key}", port, isinstance(port, dict)))
+    target = _fit("target", manifest["target"], isinstance(manifest["target"], dict))
+    _fit("the architecture", target["architecture"], isinstance(target["architecture"], str))
+    features = _fit("features", target["features"], isinstance(target["features"], list))
+    _fit("features", features, all(isinstance(feature, str) for feature in features))
+    check_threads(target["threads"])
+
+
+def check_threads(number: Any) -> None:
+    """Hold a number of threads to what makes sense.
+
+    Raises:
+        ValueError: it makes none.
+    """
+    _fit("the number of threads", number, type(number) is int and 1 <= number <= MOST_THREADS)
+
+
+def _check_port(key: str, port: Mapping[str, Any]) -> None:
+    for name in ("name", "dtype"):
+        _fit(f"the {name} of one of {key}", port[name], isinstance(port[name], str))
+    dims = port["shape"]
+    is_shape = isinstance(dims, list) and all(
+        isinstance(dim, str) or (type(dim) is int and dim in _SIZES) for dim in cast("list[Any]", dims)
+    )
+    _fit(f"the shape of {port['name']}", dims, dims is None or is_shape)
+    container = port.get("container", "")
+    _fit(f"the container of {port['name']}", container, isinstance(container, str) and container in _CONTAINERS)
+
+
+def _fit(what: str, value: Any, is_fit: bool) -> Any:
+    if not is_fit:
+        raise ValueError(f"{what} can't be {value!r}"[:300])
+    return value
