@@ -20,7 +20,8 @@ _LONGEST = 1 << 24
 """Bytes of a manifest."""
 _SIGNATURE = "signature"
 _SIZES = range(1 << 63)
-_CONTAINERS = ("", "sequence", "optional")
+CONTAINERS = ("", "sequence", "optional", "optional sequence", "sequence map_int64", "sequence map_string")
+"""The values of `ir.types.Container`, which loading an artifact doesn't import."""
 
 
 def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def _check_port(key: str, port: Mapping[str, Any]) -> None:
     )
     _fit(f"the shape of {port['name']}", dims, dims is None or is_shape)
     container = port.get("container", "")
-    _fit(f"the container of {port['name']}", container, isinstance(container, str) and container in _CONTAINERS)
+    _fit(f"the container of {port['name']}", container, isinstance(container, str) and container in CONTAINERS)
 
 
 def _fit(what: str, value: Any, is_fit: bool) -> Any:

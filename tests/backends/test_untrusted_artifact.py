@@ -13,9 +13,10 @@ import pytest
 
 from planish.backends import find_backend, onnx_file
 from planish.backends.artifact import amend_manifest, load, write_artifact
-from planish.backends.manifest import MOST_THREADS
+from planish.backends.manifest import CONTAINERS, MOST_THREADS
 from planish.ir.errors import ModelError, PlanishError, TargetError, UsageError
 from planish.ir.graph import Graph
+from planish.ir.types import Container
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from fuzz.mutations import mutate_json, several
@@ -259,3 +260,7 @@ def test_nothing_is_lost_to_errors_of_the_system(artifact: Path, small_cnn: Grap
         assert caught.value.exit_code == 2
     assert {path.name: path.read_bytes() for path in artifact.iterdir()} == before
     assert sorted(path.name for path in artifact.parent.iterdir()) == ["dist", "file"]
+
+
+def test_ports_may_be_of_any_container() -> None:
+    assert set(CONTAINERS) == {container.value for container in Container}
