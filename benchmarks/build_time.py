@@ -1,7 +1,7 @@
 """What it costs that TVM compiles in a process of its own: builds of the same models there and in planish's process, in turns.
 
     pip install planish[tvm,benchmarks,examples]
-    python benchmarks/build_time.py [--only 'resnet*'] [--rounds 3] [--threads 2] [--json RESULTS.json]
+    python benchmarks/build_time.py [--only "resnet*"] [--parts build,compile] [--pipelines 3] [--rounds 3] [--json RESULTS.json]
 
 The models and pipelines are those of `tvm_speed.py`. A build is what `planish build` does as a command, from the start of Python to
 its end: reading the model, passes with their checks, compiling, checking kernels, and measuring the artifact. "compile" is the part
@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,6 @@ COMMANDS = {
     "there": [sys.executable, "-c", "from planish.driver.cli import main; main()"],
 }
 BACKENDS = {"here": build_here.Here(), "there": Tvm()}
-KINDS = ("build cold", "build warm", "compile cold", "compile warm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +125,15 @@ def compiled(case: Case, where: str, cache: Path, folder: Path, target: Target) 
     return time.perf_counter() - start
 
 
-def measured(case: Case, target: Target, rounds: int, number: int) -> dict[str, dict[str, float]]:
+def measured(case: Case, parts: Sequence[str], target: Target, rounds: int, number: int) -> dict[str, dict[str, float]]:
     """Seconds by what is done, and where."""
     order = ("here", "there") if number % 2 else ("there", "here")
     ways = {"build": built, "compile": partial(compiled, target=target)}
-    found: dict[str, dict[str, list[float]]] = {kind: {where: [] for where in order} for kind in KINDS}
+    kinds = [f"{part} {state}" for part in parts for state in ("cold", "warm")]
+    found: dict[str, dict[str, list[float]]] = {kind: {where: [] for where in order} for kind in kinds}
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-        for name, way in ways.items():
+        for name in parts:
+            way = ways[name]
             folder = Path(temporary, name)
             folder.mkdir()
             for turn in range(rounds + 1):
@@ -144,11 +146,12 @@ def measured(case: Case, target: Target, rounds: int, number: int) -> dict[str, 
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    heads = [text for kind in KINDS for text in (f"{kind}, here, s", "there / here")]
+    kinds = [key for key in rows[0] if key not in ("model", "pipeline")]
+    heads = [text for kind in kinds for text in (f"{kind}, here, s", "there / here")]
     table = Table("model", "pipeline", *heads)
-    total = {kind: {where: sum(row[kind][where] for row in rows) for where in BACKENDS} for kind in KINDS}
+    total = {kind: {where: sum(row[kind][where] for row in rows) for where in BACKENDS} for kind in kinds}
     for row in [*rows, {"model": "all", "pipeline": "", **total}]:
-        cells = [(f"{row[kind]['here']:.1f}", f"{row[kind]['there'] / row[kind]['here']:.3f}") for kind in KINDS]
+        cells = [(f"{row[kind]['here']:.1f}", f"{row[kind]['there'] / row[kind]['here']:.3f}") for kind in kinds]
         table.add_row(row["model"], row["pipeline"], *(text for pair in cells for text in pair))
     Console(width=None if os.isatty(1) else 200).print(table)
 
@@ -156,6 +159,8 @@ def report(rows: list[dict[str, Any]]) -> None:
 def main(
     only: Annotated[str, typer.Option(help="a glob of models, or several with | between them")] = "*",
     rounds: Annotated[int, typer.Option(help="builds with a full cache, in either way")] = 3,
+    parts: Annotated[str, typer.Option(help="build, compile, or both")] = "build,compile",
+    pipelines: Annotated[int, typer.Option(help="how many of a model's: float32, then int8, then bfloat16")] = 3,
     threads: Annotated[int, typer.Option(help="of everything")] = 2,
     folder: Annotated[Path | None, typer.Option(help="where exported models are kept, and found")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the results to a file")] = None,
@@ -168,8 +173,8 @@ def main(
         if not any(fnmatchcase(name, pattern) for pattern in only.split("|")):
             continue
         with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
-            for case in cases(name, folder or Path(temporary), threads):
-                found = measured(case, target, rounds, len(rows))
+            for case in islice(cases(name, folder or Path(temporary), threads), pipelines):
+                found = measured(case, parts.split(","), target, rounds, len(rows))
                 rows.append({"model": name, "pipeline": case.pipeline, **found})
                 typer.echo(json.dumps(rows[-1]), err=True)
     report(rows)

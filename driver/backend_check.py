@@ -92,8 +92,8 @@ class BackendCheck:
             found = flattened(dict(zip(graph.outputs, executable.run(probe), strict=True)))
             if not (fault := self._fault(expected, found, yardstick, number)):
                 continue
-            layer, again = self._first_difference(graph, probe, scratch / f"nodes-{number}")
-            if layer or again is None or self._fault(again, found, yardstick, number):
+            layer, right = self._node_by_node(graph, probe, scratch / f"nodes-{number}")
+            if layer or right is None or self._fault(right, found, yardstick, number):
                 return f"{layer}{self.backend.name} computes something else than the graph: {fault} on probe {number}"
         return ""
 
@@ -112,10 +112,11 @@ class BackendCheck:
                 return f"output {name!r} is off by {drift([{name: wanted}], [{name: got}]):.3g} (relative error)"
         return ""
 
-    def _first_difference(self, graph: Graph, probe: Feeds, folder: Path) -> tuple[str, Outputs | None]:
-        """The first layer that the backend computes otherwise, for the head of a message, and what the outputs are then.
+    def _node_by_node(self, graph: Graph, probe: Feeds, folder: Path) -> tuple[str, Outputs | None]:
+        """The first layer that the backend computes otherwise, for the head of a message, and what the outputs should be.
 
-        There are no outputs if nothing is known: the backend doesn't take what nodes yield for outputs.
+        These are the interpreter's for what the backend's nodes have yielded; there are none where nothing is known, since the
+        backend doesn't take what nodes yield for outputs.
         """
         values = _of_interest(graph, probe)
         try:
@@ -123,11 +124,11 @@ class BackendCheck:
             results = load(folder).run(probe)
         except PlanishError:
             return "", None
-        count = len(graph.outputs)
-        walk = _Walk(dict(zip(values, results[count:], strict=True)), self.tolerance)
+        walk = _Walk(dict(zip(values, results[len(graph.outputs) :], strict=True)), self.tolerance)
+        right = None
         with suppress(ModelError):  # numbers that are wrong may have shapes that are
-            Interpreter(graph).run(probe, walk)
-        return walk.first, flattened(dict(zip(graph.outputs, results[:count], strict=True)))
+            right = flattened(Interpreter(graph).run(probe, walk))
+        return walk.first, right
 
 
 class _Walk:
