@@ -1,7 +1,7 @@
 """Setuptools, with archives that are the same to the byte wherever and whenever they are built.
 
-Times are those of SOURCE_DATE_EPOCH, or of 1980 without it; what else a machine and its user leave in an archive (owners,
-rights, the order of files) is put to one value. What earlier builds left in `build/` stays out.
+Times are those of SOURCE_DATE_EPOCH, or of 1980 without it; what else a machine and its user leave in an archive
+(owners, rights, the order of files) is put to one value. What earlier builds left in `build/` stays out.
 """
 
 import gzip

@@ -99,7 +99,7 @@ def load(directory: str | Path, threads: int | None = None, *, key: bytes | None
         key: that the artifact has to be signed with, as by `planish build --sign`.
 
     Raises:
-        ModelError: the folder is no artifact, a file is missing, damaged, or of a newer version, or the key isn't the signature's.
+        ModelError: the folder is no artifact, a file is missing, damaged, of a newer version, or signed by another key.
         TargetError: the runtime is not installed, or the machine can't run what was compiled.
         UsageError: the number of threads makes no sense, the key is empty, or nothing in the folder may be run.
     """
@@ -156,7 +156,10 @@ def _load(folder: Path, threads: int | None, key: bytes | None) -> Executable:
 
 @contextmanager
 def _checked_meanwhile(folder: Path, weights: Mapping[str, Mapping[str, Any]]) -> Generator[None]:
-    """Check weights while they are being loaded: each takes as long as the other. What is wrong with them explains why they can't be."""
+    """Check weights while they are being loaded, since each takes as long as the other.
+
+    What is wrong with them is told in place of why they can't be loaded.
+    """
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(_check_files, folder, weights)
         try:

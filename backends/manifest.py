@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what it says is held to what it may say before anything else is opened, and can be signed."""
+"""The manifest of an artifact, which is held to what it may say before anything else is opened, and can be signed."""
 
 import hashlib
 import hmac
@@ -84,7 +84,7 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | No
 
 
 def foreign_in(directory: Path) -> str | None:
-    """What says that a folder isn't an artifact of planish's; None if nothing does. Single files that lie in one are no reason."""
+    """What says that a folder isn't an artifact of planish's, which further files in it don't; None if nothing does."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         listed = set(manifest["files"])

@@ -37,7 +37,7 @@ SECONDS = 300.0
 """After which a model counts as hung."""
 
 RTOL = 1e-4
-"""Of scores: relative to the number, and to the largest one of the output."""
+"""How far scores may be off: relative to the number, and to the largest one of the output."""
 
 
 # -- one model, in a process of its own
@@ -59,7 +59,7 @@ def check(name: str, paths: Sequence[str]) -> dict[str, Outcome]:
         onnx.save(model, file)
         try:
             graph: Graph = planish.optimize(planish.read(file), "cleanup").graph
-        except Exception as error:
+        except Exception as error:  # all of them are findings
             return dict.fromkeys(paths, _classed(error, set()))
     named = {value.name for value in graph.inputs} | {node.operator for node in graph.nodes}
     outcomes: dict[str, Outcome] = {}
@@ -68,7 +68,7 @@ def check(name: str, paths: Sequence[str]) -> dict[str, Outcome]:
         try:
             _compare(_run(graph, path, feeds), expected)
             outcomes[path] = ("equal", f"{time.perf_counter() - start:.1f} s")
-        except Exception as error:
+        except Exception as error:  # all of them are findings
             outcomes[path] = _classed(error, named)
     return outcomes
 

@@ -107,7 +107,7 @@ class BackendCheck:
                 return f"output {name!r} has shape {list(got.shape)} instead of {list(wanted.shape)}"
             if is_close(wanted, got, rounding, tolerance=self.tolerance):
                 continue
-            slack = yardstick.slack(number, name) if is_float(wanted) else 0.0
+            slack = yardstick.slack(number, name, self.tolerance) if is_float(wanted) else 0.0
             if not is_close(wanted, got, rounding, tolerance=self.tolerance, slack=slack):
                 return f"output {name!r} is off by {drift([{name: wanted}], [{name: got}]):.3g} (relative error)"
         return ""

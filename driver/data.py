@@ -125,10 +125,13 @@ def _moments(name: str, batches: Sequence[Feeds]) -> _Moments | None:
     arrays = [feeds[name] for feeds in batches]
     if not arrays or not all(isinstance(array, np.ndarray) and is_float(array) for array in arrays):
         return None
-    numbers = np.concatenate([array.astype(np.float64).reshape(-1) for array in arrays])
-    if not np.isfinite(numbers).all():
+    if not all(np.isfinite(array).all() for array in arrays):
         return None
-    return _Moments(numbers.size, numbers.min(), numbers.max(), numbers.mean(), numbers.std())
+    count = sum(array.size for array in arrays)
+    mean = sum(float(array.astype(np.float64).sum()) for array in arrays) / count
+    square = sum(float(np.square(array.astype(np.float64) - mean).sum()) for array in arrays) / count
+    least, most = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
+    return _Moments(count, least, most, mean, float(np.sqrt(square)))
 
 
 def held_out(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
@@ -202,7 +205,7 @@ def _check_numbers(name: str, array: Any) -> None:
         return
     if not array.size:
         raise ModelError(f"input {name!r} has no elements, its shape is {list(array.shape)}: leave the batch out")
-    if not is_float(array):
+    if not is_float(array) or np.isfinite(array).all():
         return
     numbers = array.astype(np.float64, copy=False)
     if not_numbers := int(np.isnan(numbers).sum()):

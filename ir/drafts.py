@@ -26,7 +26,7 @@ _ASIDE = ".replaced"
 """The folder of a draft in which an older version waits, by its own name, until the new one is in its place."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _EXCHANGE, _HERE = 2, -100
-"""Of Linux's `renameat2`: the flag that lets two names change places, and paths relative to the working directory."""
+"""What `renameat2` of Linux takes: the flag that lets two names change places, and paths relative to the working directory."""
 
 
 @contextmanager

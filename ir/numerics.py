@@ -53,17 +53,18 @@ def drift(reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
     """The largest relative error of any output, as the ratio of L2 norms over all probes: 0 for equal, 1 for unrelated.
 
     For what isn't float, such as classes, it is the share that differs. Places where the reference itself is not finite
-    (masks) don't count. Outputs of other shapes are infinitely far away.
+    (masks) don't count. Outputs that are missing or of other shapes are infinitely far away.
     """
     return max((relative_error(name, reference, actual) for name in reference[0]), default=0.0) if reference else 0.0
 
 
 def relative_error(name: str, reference: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
     """The error of one output, measured as by `drift`."""
-    pairs = [(expected[name], got[name]) for expected, got in zip(reference, actual, strict=True) if name in expected]
-    if any(expected.shape != got.shape for expected, got in pairs):
+    rows = [row for row in zip(reference, actual, strict=True) if name in row[0]]
+    if any(name not in got or expected[name].shape != got[name].shape for expected, got in rows):
         return float("inf")
-    if not is_float(reference[0][name]):
+    pairs = [(expected[name], got[name]) for expected, got in rows]
+    if pairs and not is_float(pairs[0][0]):
         differing = np.concatenate([(expected != got).reshape(-1) for expected, got in pairs])
         return float(np.mean(differing)) if differing.size else 0.0
     error = norm = 0.0

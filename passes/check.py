@@ -112,7 +112,7 @@ class NumericCheck:
                 fault = self._difference(wanted, result, step, rounding.get(name, scaled))
                 is_off = step.effect is Effect.ROUNDING and result is not None and result.shape == wanted.shape
                 if fault and is_off and is_float(wanted):
-                    fault = self._difference(wanted, result, step, slack=reference.slack(number, name))
+                    fault = self._difference(wanted, result, step, slack=reference.slack(number, name, self._tolerance))
                 if fault:
                     where = "edge values" if is_edge else f"probe {number}"
                     return (

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..ir.builder import Builder
 from ..ir.graph import Constant, Graph, Value
-from ..ir.numerics import FLOATS, Outputs, flattened, is_float, largest_difference, relative_error, scale_of
+from ..ir.numerics import Outputs, Tolerance, flattened, is_float, largest_difference, relative_error, scale_of
 from .base import Feeds
 from .decisions import Record, Replay, decisions, replayed
 from .legalization.integers import ROW_QUANTIZER
@@ -48,8 +48,8 @@ class Yardstick:
     def _records(self) -> Sequence[Record]:
         return [Record(self.graph, probe) for probe in self.probes]
 
-    def slack(self, number: int, name: str) -> float:
-        """By how much rounding may move the numbers of a float output on a probe, whatever the tolerance says.
+    def slack(self, number: int, name: str, tolerance: Tolerance) -> float:
+        """How far rounding may move the numbers of a float output on a probe, beyond what a tolerance says of each.
 
         All numbers on the way are nudged by a millionth, up or down at random, and twice the largest move is allowed, within
         what the tolerance allows the output's largest number.
@@ -57,7 +57,7 @@ class Yardstick:
         expected = self.outputs[number][name]
         pairs = [(expected, run[name]) for run in self._nudged(number) if name in run]
         moves = [largest_difference(*pair) if pair[0].shape == pair[1].shape else float("inf") for pair in pairs]
-        return min(2 * max(moves, default=0.0), FLOATS.rtol * scale_of(expected))
+        return min(2 * max(moves, default=0.0), tolerance.rtol * scale_of(expected))
 
     def _nudged(self, number: int) -> Sequence[Outputs]:
         if number not in self._nudges:
@@ -105,8 +105,10 @@ class Yardstick:
         return self.decided_alike(graph) if self.decides else run_graph(graph, self.probes)
 
     def _largest_move(self, name: str, runs: Sequence[Sequence[Outputs]]) -> float:
-        pairs = [pair for run in runs for pair in zip(self.outputs, run, strict=True)]
-        return max((relative_error(name, [expected], [moved]) for expected, moved in pairs), default=0.0)
+        """The largest error among runs, without those that came out in other shapes, of which it says nothing."""
+        pairs = [pair for run in runs for pair in zip(self.outputs, run, strict=True) if all(name in it for it in pair)]
+        alike = [pair for pair in pairs if pair[0][name].shape == pair[1][name].shape]
+        return max((relative_error(name, [expected], [moved]) for expected, moved in alike), default=0.0)
 
 
 def _scaled(graph: Graph, factor: float) -> Graph:

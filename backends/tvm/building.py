@@ -35,7 +35,7 @@ from .runtime import Program
 from .weights import write_weights
 
 _COPIES = 3
-"""Of all kernels that linking takes on a disk: as they are, in the library, and what linkers are generous with."""
+"""How many times the kernels' size linking takes on a disk: as they are, in the library, and what linkers are generous with."""
 _BESIDE_KERNELS = 1 << 20
 """Bytes that linking takes for what isn't a kernel."""
 

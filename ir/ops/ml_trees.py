@@ -38,7 +38,7 @@ class _Nodes:
     """`[node, 2]`: where a false and a true answer lead."""
     is_leaf: Tensor
     members: list[Tensor]
-    """Of the set that each node with mode 6 asks about, in order."""
+    """The sets that the nodes with mode 6 ask about, in order."""
 
     def answers(self, x: Tensor, at: Tensor) -> Tensor:
         """Whether what each row's `[row, tree]` node asks is true."""

@@ -8,7 +8,7 @@ import pytest
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, ModelError
 from planish.ir.graph import Graph
-from planish.ir.numerics import drift, is_close
+from planish.ir.numerics import FLOATS, Tolerance, drift, is_close
 from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect, Pass, PassResult
@@ -65,6 +65,13 @@ def test_drift_is_over_all_probes_and_of_the_worst_output() -> None:
     assert drift([{"y": a}, {"y": b}], [{"y": a}, {"y": b + 0.5}]) == pytest.approx(0.1)
     assert drift([{"y": a, "z": b}], [{"y": a, "z": b * 2}]) == pytest.approx(1.0)
     assert drift([], []) == 0.0
+
+
+def test_what_is_missing_or_of_another_shape_is_far_away() -> None:
+    a = np.float32([3.0, 4.0])
+    assert drift([{"y": a}], [{}]) == np.inf
+    assert drift([{"y": a}], [{"y": a[:1]}]) == np.inf
+    assert drift([{"y": a}, {}], [{"y": a}, {}]) == 0.0
 
 
 def test_masks_of_infinities_do_not_count_but_new_ones_do() -> None:
@@ -407,9 +414,14 @@ def test_what_is_left_of_large_numbers_may_be_off_by_what_rounding_leaves_of_it(
         check.check(after(graph, lambda op, y: op.Add(y, 5e-3 * scale)), ROUNDING)
 
 
+def test_who_asks_for_a_strict_tolerance_gets_it() -> None:
+    graph, probe = cancelling()
+    assert NumericCheck(graph, [probe]).start.slack(0, "y", Tolerance(rtol=0.0)) == 0.0
+
+
 def test_a_sharp_output_has_next_to_no_slack(graph_of) -> None:
     graph = graph_of(IDENTITY)
     check = NumericCheck(graph, [{"x": np.ones((2, 4), np.float32)}])
-    assert check.start.slack(0, "y") < 1e-5
+    assert check.start.slack(0, "y", FLOATS) < 1e-5
     with pytest.raises(CheckError, match="differs by up to"):
         check.check(after(graph, lambda op, y: op.Add(y, 2e-3)), ROUNDING)

@@ -19,7 +19,7 @@ UNKNOWN = {
     "ai.onnx.preview.training::Gradient": "of the graph around it",
 }
 GIVEN_UP = {"ai.onnx.ml::TreeEnsembleClassifier", "ai.onnx.ml::TreeEnsembleRegressor"}
-"""By their domain, but written by converters still."""
+"""Operators that their domain has given up, but converters still write."""
 EMPTY = inspect.Parameter.empty
 
 
