@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..ir.builder import Builder
 from ..ir.errors import ModelError, TargetError, UsageError
-from ..ir.graph import Graph, Node, Value
+from ..ir.graph import Constant, Graph, Node, Value
 from ..ir.plugins import plugins
 from ..ir.suggestion import nearest
 from ..ir.types import TensorType
@@ -45,12 +45,14 @@ class Legalization(Pass):
 
         Raises:
             UsageError: there is no such backend.
-            TargetError: an input or an operator that the backend can't run, with the layer and the reason.
+            TargetError: an input, an output or an operator that the backend can't run, with the layer and the reason.
         """
         support, origins = self._support(), Origins.of(graph)
-        for value in graph.inputs:
+        ports = [*(("input", value.name, value) for value in graph.inputs)]
+        ports += [("output", name, value) for name, value in graph.outputs.items() if isinstance(value, Constant)]
+        for kind, name, value in ports:
             if reason := support.unheld(value.type):
-                raise TargetError(f"input {value.name!r}: {self.backend} can't run the model: {reason}")
+                raise TargetError(f"{kind} {name!r}: {self.backend} can't run the model: {reason}")
         self._check(graph, _unheld, support, origins)
         counts: Counter[str] = Counter()
         slow = frozenset(FUSED) - context.target.fused.get(self.backend, frozenset(FUSED))

@@ -1,8 +1,8 @@
 """Every pass that declares itself exact or rounding is, on graphs at random, alone and after others.
 
-The graphs are of all operators (see `random_graphs`). Each is given to every pass, and some to ONNX Runtime as well, where
-that takes longest. `pytest tests/passes/test_effects.py --graphs 2000` takes the first 2,000, and `--graphs 2000:4000` the
-next. What fails is printed as the smallest recipe that still does, which `sample` makes a graph of, and that graph's text.
+The graphs are of all operators (see `random_graphs`). Each is given to every pass, and some to ONNX Runtime and to TVM as
+well, which takes longest. `pytest tests/passes/test_effects.py -k keep -s --graphs 2000` takes the first 2,000, and
+`--graphs 2000:4000` the next, all of them in TVM too. What fails is printed as the smallest recipe that still does, which `sample` makes a graph of, and that graph's text.
 """
 
 import inspect
@@ -34,8 +34,8 @@ KEEPING: list[Pass] = [
 ]
 """All passes that keep what a graph computes."""
 
-SHARE = 4
-"""Of the graphs, one in so many is run by ONNX Runtime too."""
+SHARES = {"onnxruntime": 4, "tvm": 25}
+"""Of the graphs, one in so many is run by a backend too; TVM runs all that were asked for by number."""
 
 
 FEW, MANY = 100, 200
@@ -45,27 +45,31 @@ SHOWING = (191, 184, 188, 102, 40, 83, 192, 75, 37, 135, 126)
 """The numbers of small graphs that show the planted mistakes, and are tried first: making a graph is what takes time."""
 
 
-def hold(made_of: Recipe, onnxruntime: Runtime | None) -> Sample:
-    """Hold all passes to their word on one graph, alone and in some order."""
+def hold(made_of: Recipe, onnxruntime: Runtime | None, tvm: Runtime | None) -> Sample:
+    """Hold all passes to their word on one graph, alone and in some order, and backends to what it computes."""
     given = sample(made_of)
     first = state = State(given.graph, given.outputs)
     states = {step: passed(step, given, first) for step in KEEPING}
-    steps = [step for step in KEEPING if onnxruntime is None or step is not FOR_TVM]
+    steps = [step for step in KEEPING if (onnxruntime is None and tvm is None) or step is not FOR_TVM]
     for step in Random(made_of.seed).sample(steps, len(steps)):
         state = passed(step, given, state) or state
     if onnxruntime is not None:
         onnxruntime.hold(given, [*((step.name, states[step]) for step in steps if states[step]), ("all", state)])
+    if tvm is not None:
+        tvm.hold_last(given, state)
     return given
 
 
 def test_passes_keep_what_a_graph_computes(graphs: range | None) -> None:
     failed: dict[int, str] = {}
     found: set[str] = set()
-    with runtime() as onnxruntime:
+    with runtime("onnxruntime") as onnxruntime, runtime("tvm") as tvm:
 
         def fault(number: int, made_of: Recipe) -> str:
             try:
-                given = hold(made_of, onnxruntime if number % SHARE == 0 else None)
+                on_tvm = graphs is not None or number % SHARES["tvm"] == 0
+                on_runtime = number % SHARES["onnxruntime"] == 0
+                given = hold(made_of, onnxruntime if on_runtime else None, tvm if on_tvm else None)
             except Exception as error:  # of whatever kind: a pass may fall over a graph
                 return f"{type(error).__name__}: {error}"
             found.update(node.operator for part in nested(given.graph) for node in part.nodes)
@@ -79,9 +83,13 @@ def test_passes_keep_what_a_graph_computes(graphs: range | None) -> None:
             small = smallest(recipe(number), lambda other: bool(fault(number, other)))
             pytest.fail(f"graphs {list(failed)}; of {number}, {small} is enough: {fault(number, small)}", pytrace=False)
     known = {kind.partition("_expanded")[0] for kind in names_by_kind()}
-    print(f"{len(found & known)} of {len(known)} operators; ONNX Runtime: {onnxruntime}")
-    assert len(found & known) > 0.6 * len(known), sorted(known - found)
-    assert onnxruntime.agreed > len(onnxruntime.refused) + len(onnxruntime.strange)
+    print(f"{len(found & known)} of {len(known)} operators")
+    for backend in (onnxruntime, tvm):
+        print(backend)
+    if graphs is None:
+        assert len(found & known) > 0.6 * len(known), sorted(known - found)
+        assert onnxruntime.agreed > len(onnxruntime.refused) + len(onnxruntime.strange)
+        assert tvm.agreed
 
 
 # -- mistakes that were planted

@@ -1,5 +1,7 @@
-"""ONNX Runtime on random graphs, in a process of its own: it may end a process over an odd one."""
+"""Backends on random graphs, each in a process of its own: ONNX Runtime may end a process over an odd one."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,39 +16,58 @@ from planish.ir.text import print_graph, weights
 from .checks import Broken, State, unequal
 from .graphs import Sample
 
+_SHOWN = 60
+"""Characters of a reason, by which refusals are counted."""
 _SECONDS = 120.0
 """After which a graph counts as hung."""
 
 
 class Runtime:
-    """ONNX Runtime, with what it refused, and where it computes something else than the interpreter.
+    """A backend, with what it refused, and where it computes something else than the interpreter.
 
     Attributes:
+        backend: its name.
         agreed: graphs on which it computes what the interpreter computes.
         refused: why it can't run others.
         strange: what it computes of others that neither the interpreter nor the standard says.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
         self.agreed = 0
         self.refused: list[str] = []
         self.strange: list[str] = []
         self._pool: ProcessPoolExecutor | None = None
 
     def __str__(self) -> str:
-        return f"{self.agreed} agreed, {len(self.refused)} refused, {len(self.strange)} strange"
+        rows = [f"{self.backend}: {self.agreed} agreed, {len(self.refused)} refused, {len(self.strange)} strange"]
+        reasons = Counter(re.sub(r"^.*?: ", "", reason)[:_SHOWN] for reason in self.refused)
+        rows += [f"{count:5} x {reason}" for reason, count in reasons.most_common()]
+        return "\n".join([*rows, *self.strange])
 
     def run(self, graph: Graph, probes: Sequence[Mapping[str, Any]]) -> Sequence[Outputs] | str:
         """The outputs, or why there are none."""
         self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"))
         try:
-            return self._pool.submit(_run, print_graph(graph), weights(graph), list(probes)).result(_SECONDS)
+            return self._pool.submit(_run, self.backend, print_graph(graph), weights(graph), list(probes)).result(_SECONDS)
         except BrokenProcessPool:
             self._pool = None
             return "the process died"
 
+    def hold_last(self, sample: Sample, state: State) -> None:
+        """Hold what all passes made of a graph to what it computes; the graph itself is only run if that fails.
+
+        Raises:
+            Broken: the backend gives other outputs than the interpreter, though none of the passes is needed for that.
+        """
+        after = self.run(state.graph, sample.probes)
+        if isinstance(after, str) or unequal(sample, sample.outputs, after, is_exact=False):
+            self.hold(sample, [("all", state)])
+        else:
+            self.agreed += 1
+
     def hold(self, sample: Sample, states: Sequence[tuple[str, State]]) -> None:
-        """Hold what passes made of a graph to what the runtime makes of it before them.
+        """Hold what passes made of a graph to what the backend makes of it before them.
 
         Raises:
             Broken: it gives other outputs after a pass, or none.
@@ -62,9 +83,9 @@ class Runtime:
         for name, state in states:
             after = self.run(state.graph, sample.probes)
             if isinstance(after, str):
-                raise Broken(f"after {name}, ONNX Runtime refuses: {after}\n{print_graph(state.graph)}")
+                raise Broken(f"after {name}, {self.backend} refuses: {after}\n{print_graph(state.graph)}")
             if different := unequal(sample, sample.outputs, after, is_exact=False):
-                raise Broken(f"after {name}, in ONNX Runtime: {different}\n{print_graph(state.graph)}")
+                raise Broken(f"after {name}, in {self.backend}: {different}\n{print_graph(state.graph)}")
 
     def end(self) -> None:
         if self._pool is not None:
@@ -72,26 +93,34 @@ class Runtime:
 
 
 @contextmanager
-def runtime() -> Iterator[Runtime]:
-    """A runtime whose process ends with it."""
-    held = Runtime()
+def runtime(backend: str) -> Iterator[Runtime]:
+    """A backend whose process ends with it."""
+    held = Runtime(backend)
     try:
         yield held
     finally:
         held.end()
 
 
-def _run(text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> list[Outputs] | str:
+def _run(backend: str, text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> list[Outputs] | str:
     import torch
 
-    import planish
+    from planish.backends import find_backend
+    from planish.backends.artifact import load, write_artifact
+    from planish.backends.tvm.backend import Tvm
+    from planish.ir.drafts import workspace
+    from planish.ir.errors import PlanishError
     from planish.ir.numerics import flattened
     from planish.ir.text import parse_graph
+    from planish.targets.load import load_target
 
     torch.set_num_threads(1)
     graph = parse_graph(text, arrays)
+    found = Tvm(checks_kernels=False) if backend == "tvm" else find_backend(backend)
     try:
-        executable = planish.compile(graph, backend="onnxruntime")
+        with workspace() as folder:
+            write_artifact(folder / "artifact", graph, found, load_target("native"))
+            executable = load(folder / "artifact", threads=1)
         return [flattened(dict(zip(graph.outputs, executable.run(probe), strict=True))) for probe in probes]
-    except planish.PlanishError as error:
+    except PlanishError as error:
         return str(error)
