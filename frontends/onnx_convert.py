@@ -1,13 +1,17 @@
 """Converts old ONNX models and puts functions in place of their calls, by onnx's own C++ in a process of its own.
 
-A process costs a third of a second; models at a current opset and without functions need none.
+The first one costs a third of a second; models at a current opset and without functions need none.
 """
 
+import atexit
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -63,21 +67,65 @@ def _converted(proto: onnx.ModelProto, file: Path, version: int) -> onnx.ModelPr
     proto.ir_version = max(proto.ir_version, 4)  # before, weights had to be inputs, as not all are
     content = proto.SerializeToString()
     target = LOWEST_OPSET if version < LOWEST_OPSET else 0
-    worker = str(Path(__file__).with_name("onnx_worker.py"))
-    # -P: the folder of the worker has an onnx.py
-    command = [sys.executable, "-P", worker, *map(str, (target, _SECONDS, _MEMORY + _TIMES * len(content)))]
-    try:
-        done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=2 * _SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(f"{what} within {_SECONDS} seconds") from error
-    if done.returncode == -signal.SIGXCPU:
+    code, answer = _worker(os.getpid()).convert(content, target)
+    if code in (-signal.SIGXCPU, -signal.SIGALRM):
         raise ModelError(f"{what} within {_SECONDS} seconds")
-    if done.returncode < 0:
-        raise ModelError(f"{what}: onnx's converter crashes on it ({signal.Signals(-done.returncode).name})")
+    if code < 0:
+        raise ModelError(f"{what}: onnx's converter crashes on it ({signal.Signals(-code).name})")
     try:
-        if done.returncode == 0:
-            return onnx.ModelProto.FromString(done.stdout)
+        if code == 0:
+            return onnx.ModelProto.FromString(answer)
     except DecodeError as error:
         raise ModelError(f"{what}: onnx's converter returns no model") from error
-    reason = " ".join(done.stderr.decode(errors="replace").split())
+    reason = " ".join(answer.decode(errors="replace").split())
     raise ModelError(f"{what}: {reason[-2000:]}")
+
+
+class _Worker:
+    """A process that converts models one after the other, for the process that has this number."""
+
+    def __init__(self, owner: int) -> None:
+        self._owner = owner
+        self._lock = Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self._end)
+
+    def convert(self, content: bytes, version: int) -> tuple[int, bytes]:
+        """The exit code of a model's converter, and the model that it has made or what it has said."""
+        with self._lock:
+            process = self._process = self._process or _started()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                limits = (_SECONDS, _MEMORY + _TIMES * len(content))
+                process.stdin.write(b"%d %d %d %d\n" % (version, *limits, len(content)) + content)
+                process.stdin.flush()
+                code, size = map(int, process.stdout.readline().split())
+                return code, process.stdout.read(size)
+            except (OSError, ValueError):  # it was killed, as where memory runs out
+                self._end()
+                return -signal.SIGKILL, b""
+            except BaseException:  # an interrupt, say, while it is half-way through a model
+                self._end()
+                raise
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None and os.getpid() == self._owner:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@cache
+def _worker(process: int) -> _Worker:
+    """The worker of a process: after a fork, a child must not talk to its parent's."""
+    return _Worker(process)
+
+
+def _started() -> subprocess.Popen[bytes]:
+    # -P: the folder of the worker has an onnx.py
+    command = [sys.executable, "-P", str(Path(__file__).with_name("onnx_worker.py"))]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )

@@ -1,35 +1,65 @@
-"""Run as a program: a model on stdin comes out of stdout without functions, and converted to an opset.
+"""Run as a program: models on stdin come out of stdout without functions, and converted to an opset.
 
-It imports onnx alone, whose C++ may crash on what a stranger made, or take all the time and memory that there are: it does so
-here, where that is only the end of this process. See `onnx_convert`, which starts it.
+It imports onnx alone, whose C++ may crash on what a stranger made, or take all the time and memory that there are. So each model
+has a child of its own, forked when onnx has been imported, for which that is the end. See `onnx_convert`, which starts it.
 """
 
 import os
 import resource
+import signal
 import sys
+import tempfile
+from typing import IO
 
 import onnx
 from onnx import inliner, version_converter
 
 
-def main(version: int, seconds: int, memory: int) -> None:
-    """Convert, with so much of the processor's time and so many bytes of memory at most."""
-    for kind, limit in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-    result = os.dup(1)
+def main() -> None:
+    """Answer each request, a line of numbers and a model, by an exit code, a size, and so many bytes of a result or an error."""
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while line := requests.readline():
+        version, seconds, memory, size = map(int, line.split())
+        content = requests.read(size)
+        with _file() as result, _file() as errors:
+            child = os.fork()
+            if not child:
+                _end_with(content, version, seconds, memory, result, errors)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            said = result if code == 0 else errors
+            said.seek(0)
+            text = said.read()
+        answers.write(b"%d %d\n" % (code, len(text)) + text)
+        answers.flush()
+
+
+def _file() -> IO[bytes]:
+    """A file that is in memory where the system has such, or else temporary."""
+    return os.fdopen(os.memfd_create("planish"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
+
+
+def _end_with(content: bytes, version: int, seconds: int, memory: int, result: IO[bytes], errors: IO[bytes]) -> None:
+    """Convert a model, and end this process; it has so much of the processor's time and so many bytes of memory at most."""
+    os.dup2(errors.fileno(), 2)
     os.dup2(2, 1)  # the converter prints
-    proto = onnx.ModelProto.FromString(sys.stdin.buffer.read())
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
-    if version:
-        proto = version_converter.convert_version(proto, version)
-    with os.fdopen(result, "wb") as file:
-        file.write(proto.SerializeToString())
+    try:
+        for kind, limit in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)):
+            hard = resource.getrlimit(kind)[1]
+            resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+        signal.alarm(2 * seconds)
+        proto = onnx.ModelProto.FromString(content)
+        if proto.functions:
+            proto = inliner.inline_local_functions(proto)
+        if version:
+            proto = version_converter.convert_version(proto, version)
+        result.write(proto.SerializeToString())
+        result.flush()
+    except BaseException as error:  # C++ raises whatever pybind makes of it
+        errors.write(f"{type(error).__name__}: {error}".encode(errors="replace"))
+        errors.flush()
+        os._exit(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    try:
-        main(*map(int, sys.argv[1:]))
-    except Exception as error:  # C++ raises whatever pybind makes of it
-        sys.exit(f"{type(error).__name__}: {error}")
+    main()

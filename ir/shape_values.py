@@ -14,6 +14,7 @@ import numpy as np
 
 from .dims import Dim
 from .graph import Attribute, Constant, Node, Value
+from .traits import Trait, has_trait
 from .types import DType
 from .unknown import UNKNOWN
 
@@ -21,12 +22,11 @@ Elements = np.ndarray
 """An array of dtype object: ints, symbolic ints, and `UNKNOWN`."""
 
 _MAX_ELEMENTS = 64
-_SOURCES = ("Shape", "Size")
 
 
 def symbols(value: Value) -> frozenset[str]:
     """The symbols that the elements may speak of."""
-    sources = [node.inputs[0] for node in _chain(value) if node.operator in _SOURCES]
+    sources = [node.inputs[0] for node in _chain(value) if has_trait(node.operator, Trait.SHAPE_ONLY)]
     return frozenset().union(*(source.type.symbols for source in sources if source is not None))
 
 
@@ -35,7 +35,7 @@ def signature(value: Value) -> Hashable:
     places: dict[Node, int] = {}
     rows: list[Hashable] = []
     for node in _chain(value):
-        is_source = node.operator in _SOURCES
+        is_source = has_trait(node.operator, Trait.SHAPE_ONLY)
         operands = [operand if is_source else _origin(operand, places) for operand in node.inputs]
         attributes = tuple([(name, _hashable(node.attributes[name])) for name in sorted(node.attributes)])
         read = tuple([operand.type if isinstance(operand, Value) else operand for operand in operands])
@@ -63,7 +63,7 @@ def elements(value: Value, size: Callable[[Dim], Any]) -> Elements | None:
     """The elements in the tensor's own shape, or None where even their number isn't known, or is large."""
     known: dict[Value, Elements | None] = {}
     for node in _chain(value):
-        operands = () if node.operator in _SOURCES else node.inputs
+        operands = () if has_trait(node.operator, Trait.SHAPE_ONLY) else node.inputs
         found = [None if operand is None else _found(operand, known) for operand in operands]
         missing = any(row is None and operand is not None for row, operand in zip(found, operands, strict=True))
         try:
@@ -104,7 +104,7 @@ def _chain(value: Value) -> list[Node]:
         node, is_ready = pending.pop()
         if node is None or node in order or node.operator not in _RULES or not _is_small(node.output):
             continue
-        if is_ready or node.operator in _SOURCES:
+        if is_ready or has_trait(node.operator, Trait.SHAPE_ONLY):
             order[node] = None
             continue
         pending.append((node, True))

@@ -15,15 +15,12 @@ import numpy as np
 
 from ..ir.graph import Constant, Graph, Node, Value
 from ..ir.numerics import Outputs, flattened, is_float, scale_of
+from ..ir.traits import Trait, has_trait
 from .base import Feeds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STEPS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Sign"})
-"""Operators that make floats of floats, but not continuously."""
-_SIZES = frozenset({"Shape", "Size"})
-"""Operators that read no numbers."""
 _CLOSE = 1e-3
 """How far numbers that are decided on may be from those of the first run, relative to the largest of them."""
 
@@ -42,9 +39,9 @@ class _Decision:
 def decides(node: Node) -> bool:
     """Whether a small error in what a node reads may become a large one. Grids of quantization are judged by other means."""
     reads_floats = any(value is not None and value.dtype.is_float for value in node.inputs)
-    if not reads_floats or node.operator in _SIZES or "Quantize" in node.operator:
+    if not reads_floats or has_trait(node.operator, Trait.SHAPE_ONLY) or "Quantize" in node.operator:
         return False
-    return node.operator in _STEPS or any(not value.dtype.is_float for value in node.outputs)
+    return has_trait(node.operator, Trait.DISCONTINUOUS) or any(not value.dtype.is_float for value in node.outputs)
 
 
 def decisions(graph: Graph) -> tuple[Node, ...]:

@@ -7,9 +7,9 @@ from typing import Any
 from ..ir.builder import Builder
 from ..ir.graph import Constant, Graph, Value
 from ..ir.numerics import Outputs, Tolerance, flattened, is_float, largest_difference, relative_error, scale_of
+from ..ir.traits import Trait, has_trait
 from .base import Feeds
 from .decisions import Record, Replay, decisions, replayed
-from .legalization.integers import ROW_QUANTIZER
 from .probes import run_graph
 
 ROUNDING_FLOOR = 0.01
@@ -17,7 +17,6 @@ ROUNDING_FLOOR = 0.01
 
 _NUDGE = 1e-6
 """As much as adding in another order does, relatively."""
-_QUANTIZERS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear", ROW_QUANTIZER})
 
 
 class Yardstick:
@@ -116,7 +115,7 @@ def _scaled(graph: Graph, factor: float) -> Graph:
     copy = graph.clone()
     for node in copy.nodes:
         value = node.input(0)
-        if node.operator in _QUANTIZERS and not isinstance(value, Constant):
+        if has_trait(node.operator, Trait.QUANTIZING) and not isinstance(value, Constant):
             copy.set_input(node, 0, Builder(copy, before=node).Mul(value, factor))
     return copy
 

@@ -16,21 +16,14 @@ import numpy as np
 from ...ir.dims import Dim, evaluate, is_dim, symbols
 from ...ir.errors import ModelError
 from ...ir.files import writing
+from ...ir.traits import Trait, has_trait
 
 if TYPE_CHECKING:
     from ...ir.graph import Node, Value
 
 FILE = "guards.json"
 
-ELEMENTWISE = frozenset(
-    {
-        *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
-        *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor"),
-    }
-)
-"""Operators that broadcast all their operands."""
-
-_RIGHT = ELEMENTWISE | {
+_RIGHT = {
     *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
     *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
 }
@@ -95,7 +88,7 @@ class Guards:
 
 def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
     """The sizes that a node needs not to be 0: where they are, its outputs should be something nonetheless."""
-    if node.operator in _RIGHT or _has_computed_bounds(node):
+    if node.operator in _RIGHT or has_trait(node.operator, Trait.BROADCASTING) or _has_computed_bounds(node):
         return []
     dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
     found = [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]

@@ -12,8 +12,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from ...ir.graph import Attribute, Constant, Node
 from ...ir.infer import contents, find_operator
 from ...ir.opset import OPSET
+from ...ir.traits import Trait, has_trait
 from . import broadcasting
-from .guards import ELEMENTWISE
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -29,7 +29,7 @@ def imported(lowering: "Lowering", node: Node) -> Any:
     if node.operator not in importers:
         raise NotImplementedError("there is no kernel for it")
     attributes = {name: _attribute(value) for name, value in node.attributes.items()}
-    if node.operator in ELEMENTWISE:
+    if has_trait(node.operator, Trait.BROADCASTING):
         broadcasting.bind_result(lowering, node)
     attributes["tvm_custom"] = {"name": "", "num_outputs": len(node.outputs)}
     inputs = onnx_frontend.onnx_input(_operand(lowering, node, index) for index in range(len(node.inputs)))
@@ -41,7 +41,7 @@ def _operand(lowering: "Lowering", node: Node, index: int) -> Any:
     value = node.inputs[index]
     if value is None:
         return None
-    if node.operator in ELEMENTWISE:
+    if has_trait(node.operator, Trait.BROADCASTING):
         return broadcasting.operand(lowering, value, node.output.shape)
     elements = contents(value) if index in find_operator(node.operator).host else None
     if elements is None or isinstance(value, Constant):

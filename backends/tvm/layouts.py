@@ -17,22 +17,14 @@ from tvm import relax
 
 from ...ir.dims import Dim
 from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.traits import Trait, has_trait
 from ...ir.types import DType, TensorType
 from .groups import QUANTIZING, step_attributes, step_operands
-from .guards import ELEMENTWISE
 from .kernels.blocks import Images, block_kernel, unblock_kernel
 from .kernels.pixelwise import Form, Pixelwise, pixelwise_kernel
 
 if TYPE_CHECKING:
     from .lowering import Lowering
-
-_UNARY = frozenset(
-    {
-        *("Abs", "Ceil", "Celu", "Clip", "DequantizeLinear", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
-        *("HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "PRelu", "QuantizeLinear", "Reciprocal", "Relu"),
-        *("Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +84,8 @@ class Layouts:
 
     def twin(self, node: Node) -> Node | None:
         """The node as if it had been written for blocks, if it is elementwise and reads blocks."""
-        is_elementwise = node.operator in ELEMENTWISE | _UNARY and is_image(node.outputs[0].type)
-        is_elementwise &= node.operator in QUANTIZING or node.outputs[0].dtype is DType.float32
+        is_elementwise = node.operator in QUANTIZING or _gives_floats(node)
+        is_elementwise &= is_image(node.outputs[0].type)
         if not (is_elementwise or _is_rounding(node)) or not any(value in self._held for value in node.inputs):
             return None
         graph = Graph(node.operator)
@@ -162,6 +154,12 @@ def images_of(type: TensorType) -> Images:
     batch, *sizes = type.shape
     channels, *spatial = (size for size in sizes if isinstance(size, int))
     return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial), str(type.dtype))
+
+
+def _gives_floats(node: Node) -> bool:
+    """Whether it computes float32, element by element."""
+    is_elementwise = node.operator != "Cast" and has_trait(node.operator, Trait.ELEMENTWISE)
+    return is_elementwise and node.outputs[0].dtype is DType.float32
 
 
 def _is_rounding(node: Node) -> bool:

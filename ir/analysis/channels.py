@@ -19,9 +19,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..graph import Constant, Graph, Node, Value
+from ..traits import Trait, has_trait
 from .ties import Axis, Tie, ties
-
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "com.microsoft::FusedMatMul"})
 
 
 class Member(NamedTuple):
@@ -155,6 +154,10 @@ def _weights(
     for node, tie in edges:
         operands, others = node.inputs[:2], node.outputs if produce else node.inputs[:2]
         for axis, other in ((tie.left, tie.right), (tie.right, tie.left)):
-            weight = node.operator in _WEIGHTED and isinstance(axis.value, Constant) and axis.value in operands
+            weight = (
+                has_trait(node.operator, Trait.CONTRACTING)
+                and isinstance(axis.value, Constant)
+                and axis.value in operands
+            )
             if weight and axis in members and other.value in others:
                 yield node, members[axis]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..dims import Dim
 from ..graph import Node, Value
+from ..traits import Trait, has_trait
 
 
 class Axis(NamedTuple):
@@ -54,7 +55,7 @@ _RULES: dict[str, Rule] = {}
 
 def ties(node: Node) -> list[Tie]:
     """What a node ties; empty where its operator isn't understood."""
-    rule = _RULES.get(node.operator)
+    rule = _RULES.get(node.operator, _elementwise if has_trait(node.operator, Trait.ELEMENTWISE) else None)
     is_ranked = all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs))
     return [tie for tie in rule(node) if tie.holds] if rule is not None and is_ranked else []
 
@@ -191,19 +192,6 @@ def _back(value: Value, index: int) -> Axis:
 # -- what acts on each element, channel or row
 
 
-# fmt: off
-_ELEMENTWISE = (
-    "Abs", "Add", "And", "BitShift", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Div", "Dropout", "Elu", "Equal",
-    "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
-    "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu",
-    "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub",
-    "Sum", "Swish", "Tanh", "ThresholdedRelu", "Where", "Xor",
-    "com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu",
-)
-# fmt: on
-
-
-@_rule(*_ELEMENTWISE)
 def _elementwise(node: Node) -> Iterator[Tie]:
     for value in (*_given(node), *node.outputs[1:]):
         yield from _broadcast(value, node.outputs[0])

@@ -4,94 +4,95 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..traits import Trait
 from .registry import operator
 from .unsigned import bounded
 
 
-@operator("Relu")
+@operator("Relu", traits=Trait.ELEMENTWISE)
 def relu(x: Tensor) -> Tensor:
     return torch.relu(x)
 
 
-@operator("Sigmoid")
+@operator("Sigmoid", traits=Trait.ELEMENTWISE)
 def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
-@operator("LeakyRelu")
+@operator("LeakyRelu", traits=Trait.ELEMENTWISE)
 def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
     return F.leaky_relu(x, alpha)
 
 
-@operator("PRelu")
+@operator("PRelu", traits=Trait.ELEMENTWISE)
 @bounded
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope, x)
 
 
-@operator("ThresholdedRelu")
+@operator("ThresholdedRelu", traits=Trait.ELEMENTWISE)
 def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return torch.where(x > alpha, x, 0)
 
 
-@operator("Elu")
+@operator("Elu", traits=Trait.ELEMENTWISE)
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.elu(x, alpha)
 
 
-@operator("Celu")
+@operator("Celu", traits=Trait.ELEMENTWISE)
 def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.celu(x, alpha)
 
 
-@operator("Selu")
+@operator("Selu", traits=Trait.ELEMENTWISE)
 def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Tensor:
     return gamma * F.elu(x, alpha)
 
 
-@operator("Gelu")
+@operator("Gelu", traits=Trait.ELEMENTWISE)
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return F.gelu(x, approximate=approximate)
 
 
-@operator("Swish")
+@operator("Swish", traits=Trait.ELEMENTWISE)
 def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     return F.silu(x) if alpha == 1 else x * torch.sigmoid(alpha * x)
 
 
-@operator("SwiGLU")
+@operator("SwiGLU", traits=Trait.ELEMENTWISE)
 def swiglu(a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
     if a.shape != b.shape:
         raise ValueError("the gate and what it gates differ in shape")
     return swish(a, alpha=alpha) * b
 
 
-@operator("HardSigmoid")
+@operator("HardSigmoid", traits=Trait.ELEMENTWISE)
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
     return (alpha * x + beta).clamp(0, 1)
 
 
-@operator("HardSwish")
+@operator("HardSwish", traits=Trait.ELEMENTWISE)
 def hard_swish(x: Tensor) -> Tensor:
     return F.hardswish(x)
 
 
-@operator("Mish")
+@operator("Mish", traits=Trait.ELEMENTWISE)
 def mish(x: Tensor) -> Tensor:
     return F.mish(x)
 
 
-@operator("Softplus")
+@operator("Softplus", traits=Trait.ELEMENTWISE)
 def softplus(x: Tensor) -> Tensor:
     return F.softplus(x)
 
 
-@operator("Softsign")
+@operator("Softsign", traits=Trait.ELEMENTWISE)
 def softsign(x: Tensor) -> Tensor:
     return F.softsign(x)
 
 
-@operator("Shrink")
+@operator("Shrink", traits=Trait.ELEMENTWISE)
 def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
     y = torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, 0))
     return y.to(x.dtype)
@@ -107,6 +108,6 @@ def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     return torch.log_softmax(x, axis)
 
 
-@operator("Hardmax")
+@operator("Hardmax", traits=Trait.DISCONTINUOUS)
 def hardmax(x: Tensor, *, axis: int = -1) -> Tensor:
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1)

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from ..types import DType
 from .dtypes import dtype_of, to_numpy, torch_dtype
 from .narrow import is_narrow, narrow, plain
@@ -19,17 +20,25 @@ _NEXT = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
 """For each way of rounding to powers of two, the least number between 0.5 and 1 that becomes 1."""
 
 
-@operator("Cast", types=lambda x, to, **attributes: torch.empty_like(x, dtype=torch_dtype(DType(to))))
+@operator(
+    "Cast",
+    types=lambda x, to, **attributes: torch.empty_like(x, dtype=torch_dtype(DType(to))),
+    traits=Trait.ELEMENTWISE,
+)
 def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
     return convert(x, torch_dtype(DType(to)), saturate=bool(saturate), round_mode=round_mode)
 
 
-@operator("CastLike", types=lambda x, target, **attributes: torch.empty_like(x, dtype=target.dtype))
+@operator(
+    "CastLike",
+    types=lambda x, target, **attributes: torch.empty_like(x, dtype=target.dtype),
+    traits=Trait.ELEMENTWISE,
+)
 def cast_like(x: Tensor, target: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
     return convert(x, target.dtype, saturate=bool(saturate), round_mode=round_mode)
 
 
-@operator("BitCast")
+@operator("BitCast", traits=Trait.ELEMENTWISE)
 def bit_cast(x: Tensor, *, to: int) -> Tensor:
     """The same bits, read as another type of the same width."""
     if DType(to).bits != dtype_of(x.dtype).bits:

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from .registry import operator
 from .window import pad_last, window
 
 
-@operator("Conv")
+@operator("Conv", traits=Trait.CONTRACTING)
 def conv(
     x: Tensor,
     w: Tensor,
@@ -27,7 +28,7 @@ def conv(
     return torch.convolution(x, w, b, over.strides, padding, over.dilations, False, (0,) * len(over.kernel), group)
 
 
-@operator("ConvTranspose")
+@operator("ConvTranspose", traits=Trait.CONTRACTING)
 def conv_transpose(
     x: Tensor,
     w: Tensor,

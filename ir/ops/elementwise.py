@@ -6,30 +6,34 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from .from_data import NOTHING
 from .registry import Ints, operator
 from .unsigned import bounded, compared, widened
 
+_BROADCASTING = Trait.ELEMENTWISE | Trait.BROADCASTING
+_COMMUTATIVE = _BROADCASTING | Trait.COMMUTATIVE
 
-def _register_unary(name: str, function: Callable[[Tensor], Tensor]) -> None:
+
+def _register_unary(name: str, function: Callable[[Tensor], Tensor], traits: Trait = Trait.ELEMENTWISE) -> None:
     def meaning(x: Tensor) -> Tensor:
         return function(x)
 
-    operator(name)(bounded(meaning))
+    operator(name, traits=traits)(bounded(meaning))
 
 
-def _register_binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+def _register_binary(name: str, function: Callable[[Tensor, Tensor], Tensor], traits: Trait) -> None:
     def meaning(a: Tensor, b: Tensor) -> Tensor:
         return function(a, b)
 
-    operator(name)(widened(meaning))
+    operator(name, traits=traits)(widened(meaning))
 
 
 def _register_variadic(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
     def meaning(*inputs: Tensor) -> Tensor:
         return reduce(function, inputs)
 
-    operator(name)(compared(meaning))
+    operator(name, traits=_COMMUTATIVE)(compared(meaning))
 
 
 for _name, _unary in {
@@ -40,17 +44,13 @@ for _name, _unary in {
     "Asinh": torch.asinh,
     "Atan": torch.atan,
     "Atanh": torch.atanh,
-    "Ceil": torch.ceil,
     "Cos": torch.cos,
     "Cosh": torch.cosh,
     "Erf": torch.erf,
     "Exp": torch.exp,
-    "Floor": torch.floor,
     "Log": torch.log,
     "Neg": torch.neg,
     "Reciprocal": torch.reciprocal,
-    "Round": torch.round,  # half to even, as ONNX has it
-    "Sign": torch.sign,
     "Sin": torch.sin,
     "Sinh": torch.sinh,
     "Sqrt": torch.sqrt,
@@ -59,18 +59,23 @@ for _name, _unary in {
 }.items():
     _register_unary(_name, _unary)
 
+for _name, _unary in {
+    "Ceil": torch.ceil,
+    "Floor": torch.floor,
+    "Round": torch.round,  # half to even, as ONNX has it
+    "Sign": torch.sign,
+}.items():
+    _register_unary(_name, _unary, Trait.ELEMENTWISE | Trait.DISCONTINUOUS)
 
-@operator("Identity")
+
+@operator("Identity", traits=Trait.ELEMENTWISE | Trait.MOVING)
 def identity(x: Tensor) -> Tensor:
     return x
 
 
-for _name, _binary in {
-    "Add": torch.add,
-    "Mul": torch.mul,
-    "Sub": torch.sub,
-}.items():
-    _register_binary(_name, _binary)
+_register_binary("Add", torch.add, _COMMUTATIVE)
+_register_binary("Mul", torch.mul, _COMMUTATIVE)
+_register_binary("Sub", torch.sub, _BROADCASTING)
 
 for _name, _binary in {
     "Max": torch.maximum,
@@ -80,12 +85,12 @@ for _name, _binary in {
     _register_variadic(_name, _binary)
 
 
-@operator("Mean")
+@operator("Mean", traits=_COMMUTATIVE)
 def mean(*inputs: Tensor) -> Tensor:
     return reduce(torch.add, inputs) / len(inputs)
 
 
-@operator("Div")
+@operator("Div", traits=_BROADCASTING)
 @bounded
 def div(a: Tensor, b: Tensor) -> Tensor:
     if a.is_floating_point() or not a.dtype.is_signed:
@@ -94,19 +99,19 @@ def div(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(is_minus_one, -a, torch.div(a, b.masked_fill(is_minus_one, 1), rounding_mode="trunc"))
 
 
-@operator("Mod")
+@operator("Mod", traits=_BROADCASTING | Trait.DISCONTINUOUS)
 @bounded
 def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
     return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
-@operator("Pow")
+@operator("Pow", traits=_BROADCASTING)
 @bounded
 def power(x: Tensor, y: Tensor) -> Tensor:
     return torch.pow(x, y).to(x.dtype)
 
 
-@operator("Clip")
+@operator("Clip", traits=Trait.ELEMENTWISE)
 @compared
 def clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
     return x if min is None and max is None else torch.clamp(x, min, max)
@@ -129,7 +134,7 @@ _register_cumulative("CumSum", torch.cumsum, 0)
 _register_cumulative("CumProd", torch.cumprod, 1)
 
 
-@operator("Dropout", from_data={"training_mode": NOTHING})
+@operator("Dropout", from_data={"training_mode": NOTHING}, traits=Trait.ELEMENTWISE)
 def dropout(
     x: Tensor,
     ratio: Tensor | None = None,

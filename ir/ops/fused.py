@@ -4,12 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..traits import Trait
 from .norm import layer_normalization
 from .quant import dynamic_quantize_linear, matmul_integer, requantize
 from .registry import operator
 
 
-@operator("com.microsoft::FusedMatMul")
+@operator("com.microsoft::FusedMatMul", traits=Trait.CONTRACTING)
 def fused_matmul(
     a: Tensor,
     b: Tensor,
@@ -31,22 +32,22 @@ def _transposed(x: Tensor, matrix: int, batch: int) -> Tensor:
     return x.mT if matrix else x
 
 
-@operator("com.microsoft::Gelu")
+@operator("com.microsoft::Gelu", traits=Trait.ELEMENTWISE)
 def gelu(x: Tensor) -> Tensor:
     return F.gelu(x)
 
 
-@operator("com.microsoft::BiasGelu")
+@operator("com.microsoft::BiasGelu", traits=Trait.ELEMENTWISE)
 def bias_gelu(a: Tensor, b: Tensor) -> Tensor:
     return F.gelu(a + b)
 
 
-@operator("com.microsoft::FastGelu")
+@operator("com.microsoft::FastGelu", traits=Trait.ELEMENTWISE)
 def fast_gelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.gelu(x if bias is None else x + bias, approximate="tanh")
 
 
-@operator("com.microsoft::QuickGelu")
+@operator("com.microsoft::QuickGelu", traits=Trait.ELEMENTWISE)
 def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Tensor:
     return x * torch.sigmoid(alpha * x)
 
@@ -67,7 +68,7 @@ def skip_layer_normalization(
     return normalized[0] if outputs == 1 else (*normalized, total)[:outputs]
 
 
-@operator("com.microsoft::MatMulIntegerToFloat")
+@operator("com.microsoft::MatMulIntegerToFloat", traits=Trait.WITHOUT_GRADIENT)
 def matmul_integer_to_float(
     a: Tensor,
     b: Tensor,
@@ -81,7 +82,7 @@ def matmul_integer_to_float(
     return y if bias is None else y + bias
 
 
-@operator("com.microsoft::DynamicQuantizeMatMul")
+@operator("com.microsoft::DynamicQuantizeMatMul", traits=Trait.WITHOUT_GRADIENT)
 def dynamic_quantize_matmul(
     a: Tensor, b: Tensor, b_scale: Tensor, b_zero_point: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
@@ -89,7 +90,7 @@ def dynamic_quantize_matmul(
     return matmul_integer_to_float(quantized, b, scale, b_scale, zero_point, b_zero_point, bias)
 
 
-@operator("com.microsoft::QGemm")
+@operator("com.microsoft::QGemm", traits=Trait.WITHOUT_GRADIENT)
 def quantized_gemm(
     a: Tensor,
     a_scale: Tensor,

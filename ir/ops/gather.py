@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from .narrow import bytewise
 from .registry import operator
 from .sizes import place_of
@@ -14,20 +15,20 @@ from .unsigned import compared, widened
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-@operator("Gather")
+@operator("Gather", traits=Trait.MOVING)
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     places = [None] * place_of(axis, x.ndim) + [indices.long()]
     return torch.ops.aten.index(x, places)  # x[...] would ask a scalar index for its value
 
 
-@operator("GatherElements")
+@operator("GatherElements", traits=Trait.MOVING)
 @bytewise
 @widened
 def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     return x.gather(axis, _counted(indices, x.shape[axis]))
 
 
-@operator("GatherND")
+@operator("GatherND", traits=Trait.MOVING)
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     if indices.shape[-1] > x.ndim - batch_dims:
         raise ValueError(f"{indices.shape[-1]} indices for each element of a tensor of {x.ndim} axes")

@@ -3,17 +3,18 @@
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from .registry import operator
 from .unsigned import widened
 
 
-@operator("MatMul")
+@operator("MatMul", traits=Trait.CONTRACTING)
 @widened
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
 
 
-@operator("Gemm")
+@operator("Gemm", traits=Trait.CONTRACTING)
 @widened
 def gemm(
     a: Tensor,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from ..types import DType
 from .dtypes import to_torch, torch_dtype
 from .ml_scores import Floats, Texts, Whole
@@ -23,7 +24,7 @@ def array_feature_extractor(x: Tensor, indices: Tensor) -> Tensor:
     return y.unsqueeze(0) if x.ndim == 1 else y
 
 
-@operator("ai.onnx.ml::Binarizer")
+@operator("ai.onnx.ml::Binarizer", traits=Trait.ELEMENTWISE)
 def binarizer(x: Tensor, *, threshold: float = 0.0) -> Tensor:
     return (x > threshold).to(x.dtype)
 
@@ -97,7 +98,7 @@ def _mapped_type(x: Tensor, *, cats_int64s: Whole = None, **attributes: object) 
     return torch.empty_like(x, dtype=torch.int64 if x.dtype is STRING else STRING)
 
 
-@operator("ai.onnx.ml::CategoryMapper", types=_mapped_type)
+@operator("ai.onnx.ml::CategoryMapper", types=_mapped_type, traits=Trait.ELEMENTWISE)
 def category_mapper(
     x: Tensor,
     *,
@@ -139,7 +140,7 @@ def _label_type(
     return torch.empty_like(x, dtype=torch_dtype(dtype))
 
 
-@operator("ai.onnx.ml::LabelEncoder", types=_label_type)
+@operator("ai.onnx.ml::LabelEncoder", types=_label_type, traits=Trait.ELEMENTWISE)
 def label_encoder(
     x: Tensor,
     *,

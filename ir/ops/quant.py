@@ -6,6 +6,7 @@ Integer products are summed in float64, which holds every sum of 8-bit products 
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from ..types import DType
 from .cast import convert
 from .conv import conv
@@ -71,7 +72,7 @@ def _quantize(
     return _plus(rounded, zero_point, axis, block_size).clamp(*dtype_of(to).limits)
 
 
-@operator("QuantizeLinear", trainable=_quantize)
+@operator("QuantizeLinear", trainable=_quantize, traits=Trait.QUANTIZING)
 def quantize_linear(
     x: Tensor,
     scale: Tensor,
@@ -108,12 +109,12 @@ def dequantize_linear(
     return y.to(torch_dtype(DType(output_dtype)) if output_dtype else scale.dtype)
 
 
-@operator("DynamicQuantizeLinear")
+@operator("DynamicQuantizeLinear", traits=Trait.QUANTIZING | Trait.WITHOUT_GRADIENT)
 def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _on_grid(x, x.amin(), x.amax())
 
 
-@operator("planish::DynamicQuantizeRows")
+@operator("planish::DynamicQuantizeRows", traits=Trait.QUANTIZING | Trait.WITHOUT_GRADIENT)
 def dynamic_quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """DynamicQuantizeLinear with a grid for each row: of `[..., n]` there are as many scales and zero points as `[..., 1]`."""
     return _on_grid(x, x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
@@ -149,14 +150,14 @@ def requantize(total: Tensor, factor: Tensor, zero_point: Tensor) -> Tensor:
     return y.clamp(*dtype_of(zero_point.dtype).limits).to(zero_point.dtype)
 
 
-@operator("MatMulInteger")
+@operator("MatMulInteger", traits=Trait.WITHOUT_GRADIENT)
 def matmul_integer(
     a: Tensor, b: Tensor, a_zero_point: Tensor | None = None, b_zero_point: Tensor | None = None
 ) -> Tensor:
     return (_shifted(a, _rows(a_zero_point)) @ _shifted(b, b_zero_point)).to(torch.int32)
 
 
-@operator("ConvInteger")
+@operator("ConvInteger", traits=Trait.WITHOUT_GRADIENT)
 def conv_integer(
     x: Tensor,
     w: Tensor,
@@ -183,7 +184,7 @@ def conv_integer(
     return y.to(torch.int32)
 
 
-@operator("QLinearMatMul")
+@operator("QLinearMatMul", traits=Trait.WITHOUT_GRADIENT)
 def quantized_matmul(
     a: Tensor,
     a_scale: Tensor,
@@ -200,7 +201,7 @@ def quantized_matmul(
     return requantize(total, left * b_scale / y_scale, y_zero_point)
 
 
-@operator("QLinearConv")
+@operator("QLinearConv", traits=Trait.WITHOUT_GRADIENT)
 def quantized_conv(
     x: Tensor,
     x_scale: Tensor,

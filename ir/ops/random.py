@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from ..types import DType
 from .dtypes import torch_dtype
 from .registry import operator
@@ -26,41 +27,41 @@ def _like(x: Tensor, dtype: int | None) -> Tensor:
     return torch.empty_like(x, dtype=x.dtype if dtype is None else torch_dtype(DType(dtype)))
 
 
-@operator("RandomNormal")
+@operator("RandomNormal", traits=Trait.RANDOM)
 def random_normal(
     *, shape: tuple[int, ...], dtype: int = 1, mean: float = 0.0, scale: float = 1.0, seed: float | None = None
 ) -> Tensor:
     return _normal(torch.empty(shape, dtype=torch_dtype(DType(dtype))), mean, scale, seed)
 
 
-@operator("RandomNormalLike")
+@operator("RandomNormalLike", traits=Trait.RANDOM)
 def random_normal_like(
     x: Tensor, *, dtype: int | None = None, mean: float = 0.0, scale: float = 1.0, seed: float | None = None
 ) -> Tensor:
     return _normal(_like(x, dtype), mean, scale, seed)
 
 
-@operator("RandomUniform")
+@operator("RandomUniform", traits=Trait.RANDOM)
 def random_uniform(
     *, shape: tuple[int, ...], dtype: int = 1, low: float = 0.0, high: float = 1.0, seed: float | None = None
 ) -> Tensor:
     return _uniform(torch.empty(shape, dtype=torch_dtype(DType(dtype))), low, high, seed)
 
 
-@operator("RandomUniformLike")
+@operator("RandomUniformLike", traits=Trait.RANDOM)
 def random_uniform_like(
     x: Tensor, *, dtype: int | None = None, low: float = 0.0, high: float = 1.0, seed: float | None = None
 ) -> Tensor:
     return _uniform(_like(x, dtype), low, high, seed)
 
 
-@operator("Bernoulli")
+@operator("Bernoulli", traits=Trait.RANDOM)
 def bernoulli(x: Tensor, *, dtype: int | None = None, seed: float | None = None) -> Tensor:
     y = _uniform(torch.empty_like(x), 0.0, 1.0, seed) < x
     return y.to(x.dtype if dtype is None else torch_dtype(DType(dtype)))
 
 
-@operator("Multinomial")
+@operator("Multinomial", traits=Trait.RANDOM)
 def multinomial(x: Tensor, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None) -> Tensor:
     """Classes drawn for each row of logarithms of weights."""
     weights = torch.softmax(x.float(), 1)

@@ -5,7 +5,7 @@ after it are its attributes, with the schema's defaults. An input annotated `Int
 the bounds of a slice): the function gets a sequence of ints, symbolic ones during type inference, instead of a tensor.
 A function with a keyword parameter `outputs` is told how many outputs its node has, one with `input_dtype` torch's element
 type of its first input. A sequence is a list of tensors, an empty optional None, and a graph inside the node a `Body`.
-What of the outputs' types depends on data is declared beside it (see `from_data`).
+What of the outputs' types depends on data is declared beside it (see `from_data`), and so are its traits.
 
 Operators of other packages have a domain of their own, and say how they are spelled out in known ones for backends that
 lack them. The package names the module that registers them by an entry point `DOMAIN = "module"` of the group
@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import ModelError, UsageError
 from ..plugins import plugins
+from ..traits import Trait
 from ..types import TensorType
 from .from_data import FromData
 
@@ -57,6 +58,7 @@ class Operator:
         from_data: which sizes of the outputs depend on data, by the position of the input that decides them.
         types: run instead of the function on tensors without data, where the function can't.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
+        traits: what it has in common with others.
         expansion: spells a node out in other operators, for backends that have none of its domain: a function of a `Builder`
             and the node, which returns the values that stand for its outputs.
     """
@@ -71,6 +73,7 @@ class Operator:
     from_data: Mapping[int, FromData] = field(default_factory=dict)
     types: Callable[..., Any] | None = None
     trainable: Callable[..., Any] | None = None
+    traits: Trait = Trait.NONE
     expansion: Callable[..., Any] | None = None
 
 
@@ -83,6 +86,7 @@ def operator(
     from_data: Mapping[str, FromData] | None = None,
     types: Callable[..., Any] | None = None,
     trainable: Callable[..., Any] | None = None,
+    traits: Trait = Trait.NONE,
     expansion: Callable[..., Any] | None = None,
 ) -> Callable[[Meaning], Meaning]:
     """Register the decorated torch function as the meaning of an operator.
@@ -115,6 +119,7 @@ def operator(
             from_data={inputs.index(decider): rule for decider, rule in (from_data or {}).items()},
             types=types,
             trainable=trainable,
+            traits=traits,
             expansion=expansion,
         )
         return function

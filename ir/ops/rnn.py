@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..traits import Trait
 from .registry import operator
 
 Activation = Callable[[Tensor], Tensor]
@@ -155,7 +156,7 @@ def _types(
     return y if outputs == 1 else (y, state, state)[:outputs]
 
 
-@operator("RNN", types=_types)
+@operator("RNN", types=_types, traits=Trait.RECURRENT)
 def rnn(
     x: Tensor,
     w: Tensor,
@@ -189,7 +190,7 @@ def rnn(
     return layer.results([run(index) for index in range(len(layer.directions))], outputs)
 
 
-@operator("GRU", types=_types)
+@operator("GRU", types=_types, traits=Trait.RECURRENT)
 def gru(
     x: Tensor,
     w: Tensor,
@@ -234,7 +235,7 @@ def gru(
     return layer.results([run(index) for index in range(len(layer.directions))], outputs)
 
 
-@operator("LSTM", types=_types)
+@operator("LSTM", types=_types, traits=Trait.RECURRENT)
 def lstm(
     x: Tensor,
     w: Tensor,

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..traits import Trait
 from .from_data import NOTHING, FromData
 from .narrow import bytewise
 from .registry import Ints, operator
@@ -34,7 +35,9 @@ def non_zero(x: Tensor) -> Tensor:
     return x.to(torch.bool).nonzero().T
 
 
-@operator("Compress", from_data={"condition": FromData(lambda axis: [axis or 0])}, types=_compressed_type)
+@operator(
+    "Compress", from_data={"condition": FromData(lambda axis: [axis or 0])}, types=_compressed_type, traits=Trait.MOVING
+)
 def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
     places = condition.nonzero().reshape(-1)
     return x.reshape(-1)[places] if axis is None else x.index_select(axis, places)

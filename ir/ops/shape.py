@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from ..limits import MOST_AXES
+from ..traits import Trait
 from .from_data import Axes, FromData, along, for_each_axis, places
 from .narrow import bytewise
 from .registry import Ints, operator
 from .sizes import is_known, place_of
 
 
-@operator("Shape")
+@operator("Shape", traits=Trait.SHAPE_ONLY)
 def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
     """The sizes; of symbolic ones only how many there are, since their values aren't numbers."""
     sizes = list(x.shape[start:end])
@@ -21,7 +22,7 @@ def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
     return torch.empty(len(sizes), dtype=torch.int64, device=x.device)
 
 
-@operator("Size")
+@operator("Size", traits=Trait.SHAPE_ONLY)
 def size(x: Tensor) -> Tensor:
     count = prod(x.shape)
     if isinstance(count, int):
@@ -43,7 +44,7 @@ def _freely(row: Ints) -> list[int]:
     return [-1 if axis in rest else 1 if axis in unknown else size for axis, size in enumerate(row)]
 
 
-@operator("Reshape", from_data={"shape": FromData(_reshaped_freely, _freely)})
+@operator("Reshape", from_data={"shape": FromData(_reshaped_freely, _freely)}, traits=Trait.MOVING | Trait.RESHAPING)
 def reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
     keeps = not allowzero
     sizes = [x.shape[axis] if keeps and is_known(size, 0) else size for axis, size in enumerate(shape)]
@@ -54,7 +55,7 @@ def reshape(x: Tensor, shape: Ints, *, allowzero: int = 0) -> Tensor:
     return x.new_empty([found if is_known(size, -1) else size for size, found in zip(sizes, rest, strict=True)])
 
 
-@operator("Flatten")
+@operator("Flatten", traits=Trait.MOVING | Trait.RESHAPING)
 def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
     if axis < 0:
         axis += x.ndim
@@ -78,7 +79,7 @@ def _squeezable(x: Tensor, row: Ints) -> list[int]:
     return _single(x)[: len(row)]
 
 
-@operator("Squeeze", from_data={"axes": FromData(_left, _squeezable)})
+@operator("Squeeze", from_data={"axes": FromData(_left, _squeezable)}, traits=Trait.MOVING | Trait.RESHAPING)
 def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
     if axes is None:
         return x.squeeze()
@@ -94,7 +95,11 @@ def _spread(x: Tensor, row: Ints) -> Axes:
     return range(x.ndim + len(row))
 
 
-@operator("Unsqueeze", from_data={"axes": FromData(_spread, lambda row: list(range(len(row))))})
+@operator(
+    "Unsqueeze",
+    from_data={"axes": FromData(_spread, lambda row: list(range(len(row))))},
+    traits=Trait.MOVING | Trait.RESHAPING,
+)
 def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     rank = x.ndim + len(axes)
     if rank > MOST_AXES:
@@ -104,7 +109,7 @@ def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     return x
 
 
-@operator("Transpose")
+@operator("Transpose", traits=Trait.MOVING)
 @bytewise
 def transpose(x: Tensor, *, perm: tuple[int, ...] | None = None) -> Tensor:
     return x.permute(tuple(reversed(range(x.ndim))) if perm is None else perm)
@@ -119,7 +124,7 @@ def _expanded(x: Tensor, row: Ints) -> Axes:
     return [outer + axis for axis in unknown if not isinstance(sizes[outer + axis], int) or sizes[outer + axis] == 1]
 
 
-@operator("Expand", from_data={"shape": FromData(_expanded, 1)})
+@operator("Expand", from_data={"shape": FromData(_expanded, 1)}, traits=Trait.MOVING)
 def expand(x: Tensor, shape: Ints) -> Tensor:
     """Broadcast both ways: a 1 in the wanted shape keeps the input's size."""
     missing = len(shape) - x.ndim
@@ -128,6 +133,6 @@ def expand(x: Tensor, shape: Ints) -> Tensor:
     return x.expand([have if is_known(want, 1) else want for have, want in zip(sizes, wanted, strict=True)])
 
 
-@operator("Tile", from_data={"repeats": FromData(along, for_each_axis(1))})
+@operator("Tile", from_data={"repeats": FromData(along, for_each_axis(1))}, traits=Trait.MOVING)
 def tile(x: Tensor, repeats: Ints) -> Tensor:
     return x.repeat(tuple(repeats))

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..traits import Trait
 from ..unknown import UNKNOWN
 from .from_data import NOTHING, FromData, along, filled, for_each_axis, places
 from .narrow import bytewise
@@ -18,7 +19,7 @@ SURE = 32
 """A symbolic size is taken to be at least this: a bound up to here lies inside the tensor, a greater one may not."""
 
 
-@operator("Concat")
+@operator("Concat", traits=Trait.MOVING)
 def concat(*inputs: Tensor, axis: int) -> Tensor:
     if all(isinstance(size, int) for x in inputs for size in x.shape):
         return torch.cat(inputs, axis)
@@ -42,7 +43,7 @@ def _pieces_that_fit(x: Tensor, row: Ints, axis: int, outputs: int) -> list[int]
     return sizes
 
 
-@operator("Split", from_data={"split": FromData(_pieces, _pieces_that_fit, is_size=True)})
+@operator("Split", from_data={"split": FromData(_pieces, _pieces_that_fit, is_size=True)}, traits=Trait.MOVING)
 def split(
     x: Tensor, split: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
 ) -> Tensor | tuple[Tensor, ...]:
@@ -61,6 +62,7 @@ def _first_axes(x: Tensor, row: Ints, starts: Ints) -> list[int]:
 
 @operator(
     "Slice",
+    traits=Trait.MOVING,
     from_data={
         "starts": FromData(along, for_each_axis(0)),
         "ends": FromData(along, for_each_axis(_BEYOND)),
@@ -125,6 +127,7 @@ def _first_padded(x: Tensor, row: Ints, pads: Ints) -> list[int]:
 
 @operator(
     "Pad",
+    traits=Trait.MOVING,
     from_data={
         "pads": FromData(along, for_each_axis(0, times=2)),
         "axes": FromData(lambda x: range(x.ndim), _first_padded),
@@ -168,7 +171,7 @@ def _sources(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
     return torch.minimum(places, period - places) if period != 1 else places
 
 
-@operator("CenterCropPad", from_data={"shape": FromData(along, for_each_axis(1))})
+@operator("CenterCropPad", from_data={"shape": FromData(along, for_each_axis(1))}, traits=Trait.MOVING)
 def center_crop_pad(x: Tensor, shape: Ints, *, axes: tuple[int, ...] | None = None) -> Tensor:
     along = [place_of(axis, x.ndim) for axis in axes] if axes is not None else list(range(x.ndim))
     wanted = dict(zip(along, shape, strict=True))
@@ -184,7 +187,7 @@ def triangle(x: Tensor, k: Ints | None = None, *, upper: int = 1) -> Tensor:
     return torch.triu(x, diagonal) if upper else torch.tril(x, diagonal)
 
 
-@operator("DepthToSpace")
+@operator("DepthToSpace", traits=Trait.MOVING)
 def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = x.shape
     if mode == "CRD":
@@ -194,7 +197,7 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     return blocks.reshape(n, depth, h * blocksize, w * blocksize)
 
 
-@operator("SpaceToDepth")
+@operator("SpaceToDepth", traits=Trait.MOVING)
 def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     n, c, h, w = x.shape
     sizes = (n, c * blocksize**2, h // blocksize, w // blocksize)
@@ -208,7 +211,7 @@ def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     )
 
 
-@operator("ReverseSequence")
+@operator("ReverseSequence", traits=Trait.MOVING)
 @bytewise
 @widened
 def reverse_sequence(x: Tensor, lengths: Tensor, *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 
 from ..errors import TargetError
+from ..traits import Trait
 from .from_data import FromData
 from .registry import operator
 from .texts import STRING, from_texts, to_texts
 
 
-@operator("StringConcat", types=lambda x, y: (x == y).to(STRING))
+@operator(
+    "StringConcat",
+    types=lambda x, y: (x == y).to(STRING),
+    traits=Trait.ELEMENTWISE | Trait.BROADCASTING,
+)
 def string_concat(x: Tensor, y: Tensor) -> Tensor:
     x, y = torch.broadcast_tensors(x, y)
     return from_texts((left + right for left, right in zip(to_texts(x), to_texts(y), strict=True)), x.shape)
@@ -54,7 +59,11 @@ def string_normalizer(
     return from_texts(kept, (len(kept),) if x.ndim == 1 else (1, len(kept)))
 
 
-@operator("RegexFullMatch", types=lambda x, pattern=None: torch.empty_like(x, dtype=torch.bool))
+@operator(
+    "RegexFullMatch",
+    types=lambda x, pattern=None: torch.empty_like(x, dtype=torch.bool),
+    traits=Trait.ELEMENTWISE,
+)
 def regex_full_match(x: Tensor, *, pattern: str | None = None) -> Tensor:
     """Whether a pattern matches the whole of each string."""
     whole = matcher(pattern)

@@ -1,10 +1,7 @@
 """Which nodes draw random numbers: no two of them are the same, and none is known in advance."""
 
 from ...ir.graph import Node
-
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
+from ...ir.traits import Trait, has_trait
 
 
 def is_random(node: Node) -> bool:
@@ -12,4 +9,4 @@ def is_random(node: Node) -> bool:
     if node.operator == "Dropout":
         training = node.constant(2)
         return node.input(2) is not None and (training is None or bool(training.any()))
-    return node.operator in _RANDOM
+    return has_trait(node.operator, Trait.RANDOM)

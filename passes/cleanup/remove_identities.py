@@ -8,6 +8,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Graph, Node, Value
+from ...ir.traits import Trait, has_trait
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 from .reshapes import are_alike, order_of, reshaped, simplified_reshape, simplified_transpose
@@ -43,11 +44,6 @@ class IdentityRemoval(GraphwisePass):
         return PassResult(counts)
 
 
-_BROADCASTING = (
-    frozenset({"Add", "Div", "Max", "Mean", "Min", "Mod", "Mul", "Pow", "Sub", "Sum", "Where"})
-    | frozenset({"And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Or", "Xor"})
-    | frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
-)
 _Rule = Callable[[Graph, Node], Value | None]
 
 
@@ -122,7 +118,7 @@ def _expand(graph: Graph, node: Node) -> Value | None:
 
 
 def _broadcasts(node: Node, operand: Value) -> bool:
-    if node.operator not in _BROADCASTING or not node.output.type.is_ranked:
+    if not has_trait(node.operator, Trait.BROADCASTING) or not node.output.type.is_ranked:
         return False
     others = [value for value in node.inputs if value is not None and value is not operand and value.type.is_ranked]
     return any(value.shape == node.output.shape for value in others)

@@ -8,11 +8,9 @@ from ...ir.builder import Builder
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Graph, Node, Value
+from ...ir.traits import Trait, has_trait
 from ...ir.types import TensorType
 from .simplify_shapes import reshape_target
-
-RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
-"""What keeps the order of the elements."""
 
 
 def are_alike(one: Value, other: Value) -> bool:
@@ -29,7 +27,7 @@ def simplified_transpose(graph: Graph, node: Node) -> Value | None:
     if order == tuple(range(len(order))):
         return source
     inner = source.producer
-    if inner is not None and inner.operator in RESHAPES and moves_units(node):
+    if inner is not None and has_trait(inner.operator, Trait.RESHAPING) and moves_units(node):
         return reshaped(graph, node)
     if inner is None or inner.operator != "Transpose" or inner.inputs[0] is None:
         return None
@@ -88,7 +86,7 @@ def _as_reshape(graph: Graph, node: Node, start: Value, shape: TensorType) -> Va
 
 def _before_reshape(node: Node) -> Value | None:
     """What a reshape reads, whatever it is called, if its rank is known."""
-    start = node.inputs[0] if node.operator in RESHAPES or moves_units(node) else None
+    start = node.inputs[0] if has_trait(node.operator, Trait.RESHAPING) or moves_units(node) else None
     return start if start is not None and start.type.is_ranked else None
 
 

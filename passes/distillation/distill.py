@@ -11,16 +11,11 @@ from annotated_types import Ge, Gt
 
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Graph
+from ...ir.traits import Trait, has_trait
 from ..base import Effect, Pass, PassContext, PassResult
-from ..legalization.integers import ROW_QUANTIZER
 from .integer_weights import thaw
 from .loss import choose_measures, measure
 from .trainer import Lesson, Trainer, is_weight, make_lessons
-
-_WITHOUT_GRADIENT = frozenset(
-    {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", ROW_QUANTIZER}
-    | {"com.microsoft::DynamicQuantizeMatMul", "com.microsoft::MatMulIntegerToFloat", "com.microsoft::QGemm"}
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class Distillation(Pass):
 
     def _check_gradients(self, graph: Graph) -> None:
         for node in graph.nodes:
-            if node.operator in _WITHOUT_GRADIENT:
+            if has_trait(node.operator, Trait.WITHOUT_GRADIENT):
                 raise UsageError(
                     f"{self.name}: {node.operator} in {node.location} computes in integers, through which nothing is "
                     "learnt; distill before the model is quantized, or quantize with scheme=int8"

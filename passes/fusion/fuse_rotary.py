@@ -8,6 +8,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Node, Value
+from ...ir.traits import Trait, has_trait
 from ...ir.types import DType
 from ..base import Effect
 from ..rewrite import Match, RewritePass, RewriteRule
@@ -70,19 +71,20 @@ def _repeats(angles: Value) -> bool:
         return False
     if node.operator == "Concat":
         return node.attributes["axis"] in (-1, angles.type.rank - 1) and len({*node.inputs}) == 1 < len(node.inputs)
-    return node.operator in _FEATUREWISE and _repeats_in(node)
+    return _is_featurewise(node) and _repeats_in(node)
 
 
-_FEATUREWISE = frozenset({"Cast", "Cos", "Expand", "Identity", "Mul", "Sin", "Unsqueeze"})
-"""Operators whose result repeats where their first input does, as far as the last axis is the same."""
+def _is_featurewise(node: Node) -> bool:
+    """Whether the result repeats where the first input does, as far as the last axis is the same."""
+    if has_trait(node.operator, Trait.ELEMENTWISE):
+        return all(isinstance(value, Constant) and value.data.size == 1 for value in node.inputs[1:])
+    return node.operator in ("Expand", "Unsqueeze")
 
 
 def _repeats_in(node: Node) -> bool:
-    source, *others = node.inputs
-    if source is None or not source.type.is_ranked or source.shape[-1:] != node.output.shape[-1:]:
-        return False
-    is_scaled = node.operator != "Mul" or all(isinstance(it, Constant) and it.data.size == 1 for it in others)
-    return is_scaled and _repeats(source)
+    source = node.inputs[0]
+    is_kept = source is not None and source.type.is_ranked and source.shape[-1:] == node.output.shape[-1:]
+    return is_kept and _repeats(source)
 
 
 def _rotated(op: Builder, match: Match) -> Value:

@@ -6,11 +6,11 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Node, Value
+from ...ir.traits import Trait, has_trait
 from .expansion import Expansion, operand, size_of
 
 _NEAR = 200
 """Nodes before a mask among which the numbers that it is made of are looked for, the nearest first."""
-_MOVING = frozenset({"Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})
 
 
@@ -73,7 +73,8 @@ def _may_be_lowest(mask: Value) -> bool:
         else:
             new = [other for other in value.producer.inputs if other is not None and other not in seen]
             seen.update(new)
-            waiting += [(other, is_moved and value.producer.operator in _MOVING) for other in new]
+            is_moved &= value.producer.operator == "Cast" or has_trait(value.producer.operator, Trait.MOVING)
+            waiting += [(other, is_moved) for other in new]
     return False
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ...ir.graph import Node
+from ...ir.traits import Trait, has_trait
 from ...ir.types import DType, TensorType
 from ..quantization.grid import grid_of
 from ..quantization.nibbles import BlockWeight
@@ -16,10 +17,6 @@ from .support import Support
 
 def _always(node: Node) -> bool:
     return True
-
-
-def _absent(node: Node) -> str:
-    return "there is no kernel for it"
 
 
 def _is_mixed_power(node: Node) -> bool:
@@ -45,7 +42,7 @@ def _is_multiplied(node: Node) -> bool:
     assert x is not None
     assert scale is not None
     return (
-        all(use.node.operator in _MULTIPLYING and use.index < 2 for use in node.output.uses)
+        all(use.has_trait(node.operator, Trait.CONTRACTING) and use.index < 2 for use in node.output.uses)
         and x.dtype in (DType.uint8, DType.int8)
         and node.output.dtype is scale.dtype is DType.float32
         and scale.type.rank <= 1
@@ -118,42 +115,31 @@ def _unheld(type: TensorType) -> str:
 def _is_half(node: Node) -> bool:
     return (
         not node.graphs
-        and node.operator not in _MOVING | _ROUNDING
+        and not _moves(node)
+        and node.operator not in _ROUNDING
         and any(value is not None and value.dtype in (DType.float16, DType.bfloat16) for value in node.inputs)
     )
 
 
-def _coded(node: Node) -> str:
+def _moves(node: Node) -> bool:
+    """Whether nothing is computed with elements."""
+    return node.operator in ("Cast", "CastLike", "Range") or has_trait(node.operator, Trait.MOVING | Trait.SHAPE_ONLY)
+
+
+def _uncomputed(node: Node) -> str:
     """Elements of up to 8 bits are held as codes, which nothing can be computed with."""
+    if has_trait(node.operator, Trait.RANDOM) and node.operator not in EXPANSIONS:
+        return "there is no kernel for it"
     values = (value for value in (*node.inputs, *node.outputs) if value is not None)
     small = next((value.dtype for value in values if value.dtype.bits < 8 + value.dtype.is_float), None)
-    return "" if small is None or node.operator in _MOVING else f"it computes with {small}: cast it to float32 before"
+    return "" if small is None or _moves(node) else f"it computes with {small}: cast it to float32 before"
 
-
-_MULTIPLYING = frozenset({"Conv", "Gemm", "MatMul"})
-
-_MOVING = frozenset(
-    {
-        *("Cast", "CastLike", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements"),
-        *("GatherND", "Identity", "Pad", "Range", "Reshape", "Shape", "Size", "Slice", "SpaceToDepth", "Split"),
-        *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
-    }
-)
-"""Operators that compute nothing with elements."""
 
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 """Operators that stay in half precision beside these, and those that are spelled out in steps that round."""
 
 _OWN = {"Cast", "Resize"}
 """Operators that are spelled out for the other backend alone."""
-
-_ABSENT = [
-    "Bernoulli",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-]
 
 TVM = Support(
     expanded={
@@ -179,8 +165,7 @@ TVM = Support(
         "Trilu": _is_computed,
     },
     domains=frozenset({"planish"}),
-    refused=dict.fromkeys(_ABSENT, _absent),
     unheld=_unheld,
-    uncomputed=_coded,
+    uncomputed=_uncomputed,
     widened=_is_half,
 )

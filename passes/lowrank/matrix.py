@@ -4,8 +4,8 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
+from ...ir.traits import Trait, has_trait
 
-_PRODUCTS = ("Gemm", "MatMul", "com.microsoft::FusedMatMul")
 _WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 _TURNS = ("transA", "transBatchA", "transBatchB")
 
@@ -17,7 +17,8 @@ def read_matrix(node: Node) -> np.ndarray | None:
         return None
     if node.operator == "Conv" and node.attributes.get("group", 1) == 1 and set(weight.shape[2:]) == {1}:
         return weight.reshape(weight.shape[:2]).T
-    if node.operator in _PRODUCTS and weight.ndim == 2:
+    is_product = has_trait(node.operator, Trait.CONTRACTING) and "Conv" not in node.operator
+    if is_product and weight.ndim == 2:
         return weight.T if node.attributes.get("transB") else weight
     return None
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.traits import Trait, has_trait
 from ...ir.types import DType
 from ..base import PassContext
-
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def select_layers(graph: Graph, operators: frozenset[str], context: PassContext,
     layers: list[Layer] = []
     misses: list[str] = []
     for node in graph.nodes:
-        if node.operator not in _WEIGHTED or not context.selects(node):
+        if not has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT) or not context.selects(node):
             continue
         reason = _obstacle(node, operators) or _remainder(node, block)
         if reason:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.graph import Graph, Node, Use, Value
+from ...ir.traits import Trait, has_trait
 from ...ir.types import DType
 from .bounds import Bounds, bounds_of, told_apart
 from .layers import Layer
 
 _COMPUTES = frozenset({"Add", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"})
-_MOVES = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})  # the grid stays the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) 
     """
     weighted = {layer.node for layer in layers}
     integers = {result(graph, node) for node in weighted if node.operator == "Conv"}
-    carriers = _carriers(graph, weighted, integers, operators & (_COMPUTES | _MOVES))
+    carriers = _carriers(graph, weighted, integers, frozenset(filter(_carries, operators)))
 
     def is_integer(use: Use) -> bool:
         return use.node in carriers or (use.node in weighted and use.index == 0)
@@ -74,7 +74,7 @@ def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) 
             value: told_apart([] if graph.is_output(value) else [use.node for use in uses])
             for value, uses in reads.items()
         },
-        moved={node.outputs[0]: node.inputs[0] for node in carriers if node.operator in _MOVES and node.inputs[0]},
+        moved={node.outputs[0]: node.inputs[0] for node in carriers if _keeps_grid(node.operator) and node.inputs[0]},
         absorbed=[node for node in graph.nodes if node.outputs[0] in integers and _is_bound(node)],
         carriers=tuple(carriers),
     )
@@ -98,10 +98,19 @@ def _carriers(graph: Graph, weighted: set[Node], integers: set[Value], operators
 def result(graph: Graph, node: Node) -> Value:
     """What an integer kernel yields for a node: its output, after the Relu or Clip that alone reads it."""
     value = node.outputs[0]
-    if node.operator in _MOVES or value.use_count != 1 or graph.is_output(value):
+    if _keeps_grid(node.operator) or value.use_count != 1 or graph.is_output(value):
         return value
     reader = value.uses[0].node
     return reader.output if _is_bound(reader) and reader.inputs[0] is value else value
+
+
+def _carries(operator: str) -> bool:
+    return operator in _COMPUTES or _keeps_grid(operator)
+
+
+def _keeps_grid(operator: str) -> bool:
+    """Whether an operator gives elements of its first input, so that they stay on its grid."""
+    return operator == "MaxPool" or (has_trait(operator, Trait.MOVING) and operator not in ("Concat", "Where"))
 
 
 def _is_bound(node: Node) -> bool:

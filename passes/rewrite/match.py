@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
+from ...ir.traits import Trait, has_trait
 from ...ir.types import DType
 from .pattern import (
-    COMMUTATIVE,
     Application,
     AttributeVariable,
     Either,
@@ -189,7 +189,7 @@ def pairings(pattern: Application, node: Node) -> Iterable[Sequence[tuple[Patter
     excess = len(inputs) - len(operands)
     if excess > 0 and rest is None:
         return ()
-    if pattern.operator not in COMMUTATIVE:
+    if not has_trait(pattern.operator, Trait.COMMUTATIVE):
         pairs = tuple(zip(operands, (*inputs, *(None,) * -excess), strict=False))
         return (pairs if rest is None else (*pairs, (rest, inputs[len(operands) :])),)
     orders = permutations(range(len(inputs)), len(operands))  # none if there are too few: these aren't optional

@@ -11,11 +11,6 @@ from ...ir.builder import attribute_value
 from ...ir.errors import UsageError
 from ...ir.graph import Attribute
 
-COMMUTATIVE = frozenset(
-    {"Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"}
-)
-"""Operators whose operands match in any order."""
-
 
 @dataclass(frozen=True, slots=True)
 class Variable:

@@ -49,7 +49,9 @@ class Runtime:
         """The outputs, or why there are none."""
         self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"))
         try:
-            return self._pool.submit(_run, self.backend, print_graph(graph), weights(graph), list(probes)).result(_SECONDS)
+            return self._pool.submit(_run, self.backend, print_graph(graph), weights(graph), list(probes)).result(
+                _SECONDS
+            )
         except BrokenProcessPool:
             self._pool = None
             return "the process died"
