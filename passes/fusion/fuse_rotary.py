@@ -83,8 +83,9 @@ def _is_featurewise(node: Node) -> bool:
 
 def _repeats_in(node: Node) -> bool:
     source = node.inputs[0]
-    is_kept = source is not None and source.type.is_ranked and source.shape[-1:] == node.output.shape[-1:]
-    return is_kept and _repeats(source)
+    if source is None or not source.type.is_ranked or source.shape[-1:] != node.output.shape[-1:]:
+        return False
+    return _repeats(source)
 
 
 def _rotated(op: Builder, match: Match) -> Value:

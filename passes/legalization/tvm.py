@@ -42,7 +42,7 @@ def _is_multiplied(node: Node) -> bool:
     assert x is not None
     assert scale is not None
     return (
-        all(use.has_trait(node.operator, Trait.CONTRACTING) and use.index < 2 for use in node.output.uses)
+        all(use.node.operator in _MULTIPLYING and use.index < 2 for use in node.output.uses)
         and x.dtype in (DType.uint8, DType.int8)
         and node.output.dtype is scale.dtype is DType.float32
         and scale.type.rank <= 1
@@ -134,6 +134,9 @@ def _uncomputed(node: Node) -> str:
     small = next((value.dtype for value in values if value.dtype.bits < 8 + value.dtype.is_float), None)
     return "" if small is None or _moves(node) else f"it computes with {small}: cast it to float32 before"
 
+
+_MULTIPLYING = frozenset({"Conv", "Gemm", "MatMul"})
+"""Operators that have kernels on integers here."""
 
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 """Operators that stay in half precision beside these, and those that are spelled out in steps that round."""
