@@ -144,7 +144,7 @@ _MOVING = frozenset(
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 """Operators that stay in half precision beside these, and those that are spelled out in steps that round."""
 
-_OWN = {"Cast", "Resize"}
+_OWN = {"Cast", "Div", "Resize"}
 """Operators that are spelled out for the other backend alone."""
 
 _ABSENT = [
