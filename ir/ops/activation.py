@@ -51,7 +51,7 @@ def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 
 
 @operator("Gelu")
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    return F.gelu(x, approximate=approximate)
+    return torch.where(x == torch.inf, x, F.gelu(x, approximate=approximate))  # torch has NaN
 
 
 @operator("Swish")
@@ -73,7 +73,7 @@ def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
 
 @operator("HardSwish")
 def hard_swish(x: Tensor) -> Tensor:
-    return F.hardswish(x)
+    return x * (x / 6 + 0.5).clamp(0, 1)
 
 
 @operator("Mish")

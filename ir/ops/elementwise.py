@@ -50,7 +50,6 @@ for _name, _unary in {
     "Neg": torch.neg,
     "Reciprocal": torch.reciprocal,
     "Round": torch.round,  # half to even, as ONNX has it
-    "Sign": torch.sign,
     "Sin": torch.sin,
     "Sinh": torch.sinh,
     "Sqrt": torch.sqrt,
@@ -58,6 +57,13 @@ for _name, _unary in {
     "Tanh": torch.tanh,
 }.items():
     _register_unary(_name, _unary)
+
+
+@operator("Sign")
+@bounded
+def sign(x: Tensor) -> Tensor:
+    """NaN stays, in torch it has the sign 0."""
+    return torch.where(x.isnan(), x, x.sign()) if x.is_floating_point() else x.sign()
 
 
 @operator("Identity")

@@ -44,6 +44,7 @@ ONNXRUNTIME = Support(
         "LSTM": is_batch_first,
         "MatMulInteger": lambda node: _is_of_row_grids(node) or _may_sum_nothing(node),
         "MaxUnpool": lambda node: node.input(2) is not None,
+        "MeanVarianceNormalization": lambda node: True,
         "QuantizeLinear": _is_unsaturated,
         "RNN": is_batch_first,
         "Range": is_of_vectors,

@@ -153,7 +153,7 @@ def never_empty(node: Node) -> Expansion | None:
     if _is_sure(batch) and (_is_sure(time) or node.operator == "LSTM"):
         return None
     made = x.producer
-    if made is not None and made.operator == "Reshape" and np.array_equal(made.constant(1), shape):
+    if made is not None and made.operator == "Reshape" and np.array_equal(_numbers(made, 1), shape):
         return None
     return lambda op, node: op(
         node.operator,
