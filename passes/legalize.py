@@ -19,6 +19,7 @@ from .legalization.expansions import EXPANSIONS
 from .legalization.fused import FUSED
 from .legalization.onnxruntime import ONNXRUNTIME
 from .legalization.origins import Origins
+from .legalization.places import misplaced
 from .legalization.support import Support
 from .legalization.tvm import TVM
 
@@ -159,7 +160,8 @@ def _unheld(node: Node, support: Support) -> str:
 
 
 def _objection(node: Node, support: Support) -> str:
-    return _foreign(node, support) or support.uncomputed(node) or support.refused.get(node.operator, lambda _: "")(node)
+    refused = support.refused.get(node.operator, lambda _: "")
+    return _foreign(node, support) or support.uncomputed(node) or refused(node) or misplaced(node)
 
 
 def _foreign(node: Node, support: Support) -> str:

@@ -128,11 +128,11 @@ class TvmExecutable(Executable):
         self._guards = guards
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        if self._guards.early:
+        if self._guards.early or self._guards.places:
             shapes = ((port.shape, feeds[port.name].shape) for port in self.inputs)
-            self._guards.check_inputs(
-                {dim: size for dims, sizes in shapes for dim, size in zip(dims, sizes, strict=True)}
-            )
+            named = {dim: size for dims, sizes in shapes for dim, size in zip(dims, sizes, strict=True)}
+            self._guards.check_inputs(named)
+            self._guards.check_places(feeds, named)
         arrays = [carried(np.ascontiguousarray(feeds[name]).reshape(feeds[name].shape)) for name in self._names]
         try:
             results = self._program(arrays)

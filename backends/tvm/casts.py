@@ -77,9 +77,22 @@ def _converted(lowering: "Lowering", x: Any, source: DType, to: DType) -> Any:
         return relax.op.where(relax.op.isnan(x), nan, lowering.block.emit(relax.op.astype(x, str(to))))
     if to.is_integer and to.bits < 8:
         return lowering.kernel(partial(_cut, to=to), x)
-    if source.is_float and to.is_integer and to.bits < 64:
-        x = lowering.block.emit(relax.op.astype(x, "int64" if to.bits == 32 else "int32"))
+    if source.is_float and to.is_integer and (to.bits < 32 or to is DType.uint32):
+        x = lowering.block.emit(relax.op.astype(x, "int32" if to.bits < 32 else "int64"))
     return relax.op.astype(x, str(to))
+
+
+def ranks(x: te.Tensor) -> Any:
+    """Integers in the order of floats, with NaN above all of them: sorting would stumble over it."""
+    bits = str(x.dtype).replace("float", "int")
+    most = tirx.max_value(bits)
+
+    def element(*place: Any) -> Any:
+        code = tirx.reinterpret(bits, x(*place))
+        size = code & most
+        return choose(tirx.isnan(x(*place)), most, choose(code < tirx.const(0, bits), -size, size))
+
+    return te.compute(x.shape, element, name="ranks")
 
 
 def _cut(x: te.Tensor, *, to: DType) -> Any:

@@ -3,6 +3,7 @@
 """Converters of our own, where the graph knows more than TVM's importer finds out, or where that is wrong."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -29,13 +30,14 @@ from . import (
     windows,
 )
 from .carriers import carried, carrier
-from .casts import cast
+from .casts import cast, ranks
 from .detection import non_max_suppression
 from .groups import Template
 from .importer import imported
 from .padding import pad
-from .regions import roi_align
+from .regions import max_roi_pool, roi_align
 from .resize import resize
+from .selection import non_zero
 
 if TYPE_CHECKING:
     from .lowering import Lowering
@@ -211,12 +213,17 @@ def _topk(lowering: "Lowering", node: Node) -> Any:
     elements = _elements(node, 1)
     count = elements[0] if elements is not None and isinstance(elements[0], int) else -1
     largest = bool(node.attributes.get("largest", 1))
-    found = relax.op.topk(lowering.tensor(data), count, axis, "both", largest, "int64")
-    if count >= 0:
-        return found
-    pair = lowering.block.emit(found)
-    results = [lowering.block.emit(relax.TupleGetItem(pair, index)) for index in range(2)]
-    return relax.Tuple([sizes.first(lowering, result, wanted, axis, node.outputs[0].shape[axis]) for result in results])
+    x = lowering.tensor(data)
+    order = lowering.block.emit(lowering.kernel(ranks, x)) if data.dtype.is_float else x
+    places = lowering.block.emit(relax.op.topk(order, count, axis, "indices", largest, "int64"))
+    results = [
+        lowering.block.emit(lowering.kernel(partial(indexing.gather_elements_along, axis=axis), x, places)),
+        places,
+    ]
+    if count < 0:
+        dim = node.outputs[0].shape[axis]
+        results = [sizes.first(lowering, result, wanted, axis, dim) for result in results]
+    return relax.Tuple(results)
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -235,7 +242,9 @@ CONVERTERS: dict[str, Converter] = {
     "Flatten": _reshape,
     "Gather": _gather,
     "Identity": _identity,
+    "MaxRoiPool": max_roi_pool,
     "NonMaxSuppression": non_max_suppression,
+    "NonZero": non_zero,
     "Pad": pad,
     "Range": _range,
     "Reshape": _reshape,

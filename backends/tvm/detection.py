@@ -11,6 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from ...ir.graph import Node
+from .casts import ranks
 from .sizes import cut_to
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def non_max_suppression(lowering: "Lowering", node: Node) -> Any:
         relax.const(default) if node.input(index) is None else lowering.tensor(node.inputs[index])
         for index, default in ((2, np.int64(0)), (3, np.float32(0)), (4, np.float32(-np.inf)))
     )
-    order = lowering.block.emit(relax.op.argsort(scores, axis=-1, descending=True, dtype="int64"))
+    order = lowering.block.emit(lowering.kernel(ranks, scores))
+    order = lowering.block.emit(relax.op.argsort(order, axis=-1, descending=True, dtype="int64"))
     keeps_all = node.input(4) is None
     center = bool(node.attributes.get("center_point_box", 0))
 

@@ -108,9 +108,11 @@ def _sloped(node: Node, x: Any, slope: Any) -> Any:
 
 
 def _sign(node: Node, x: Any) -> Any:
-    positive = choose(x > _constant(0, x), _constant(1, x), _constant(0, x))  # also of NaN, as torch has it
-    unsigned = str(x.ty.dtype).startswith("uint")
-    return positive if unsigned else choose(x < _constant(0, x), _constant(-1, x), positive)
+    positive = choose(x > _constant(0, x), _constant(1, x), _constant(0, x))
+    if str(x.ty.dtype).startswith("uint"):
+        return positive
+    sign = choose(x < _constant(0, x), _constant(-1, x), positive)
+    return choose(tirx.isnan(x), x, sign) if _is_float(node) else sign
 
 
 def _shrunk(node: Node, x: Any) -> Any:

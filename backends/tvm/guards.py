@@ -1,4 +1,4 @@
-"""Sizes that must not be 0: TVM's kernels leave garbage where they should reduce, multiply or slide over nothing, or slice
+"""Sizes that must not be 0: TVM's kernels leave garbage where they should reduce, multiply or slide over nothing, or read
 beyond the end.
 
 Some are known before the model runs, from the sizes of its inputs; of the others, which depend on data, the model returns
@@ -6,8 +6,10 @@ a row beside its outputs.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +21,13 @@ from ...ir.files import writing
 from ...ir.traits import Trait, has_trait
 
 if TYPE_CHECKING:
-    from ...ir.graph import Node, Value
+    from ...ir.graph import Graph, Node, Value
 
 FILE = "guards.json"
 
 _RIGHT = {
-    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
+    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "NonZero", "Range", "ReduceMax", "ReduceMin"),
+    "ReduceProd",
     *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
 }
 """Operators that are right about empty tensors whatever becomes of the size."""
@@ -37,10 +40,12 @@ class Guards:
     Attributes:
         early: over symbols of the inputs' shapes.
         late: over symbols that depend on data, in the order in which the model returns them.
+        places: by the inputs that are read as places along an axis, its size and what reads there.
     """
 
     early: Mapping[str, str]
     late: Mapping[str, str]
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
     @classmethod
     def read(cls, directory: Path) -> "Guards":
@@ -53,16 +58,18 @@ class Guards:
         try:
             found = cls(**json.loads(path.read_text(encoding="utf-8")))
             words = [word for row in (found.early, found.late) for pair in row.items() for word in pair]
+            words += [word for pair in found.places.values() for word in pair]
+            dims = [*found.early, *(dim for dim, _ in found.places.values())]
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{path} can't be read: {error}") from error
-        if not all(isinstance(word, str) for word in words) or not all(map(is_dim, found.early)):
+        if not all(isinstance(word, str) for word in words) or not all(map(is_dim, dims)):
             raise ModelError(f"{path} is damaged: it holds something other than sizes and what needs them")
         return found
 
     def write(self, directory: Path) -> Path:
         path = directory / FILE
         with writing(path):
-            path.write_text(json.dumps({"early": self.early, "late": self.late}, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         return path
 
     def check_inputs(self, sizes: Mapping[str, int]) -> None:
@@ -75,6 +82,20 @@ class Guards:
             if evaluate(dim, sizes) == 0:
                 raise _refusal(dim, user)
 
+    def check_places(self, feeds: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> None:
+        """Hold the inputs that are places to the sizes of what is read there.
+
+        Raises:
+            ModelError: there is no such place, naming the layer.
+        """
+        for name, (dim, user) in self.places.items():
+            places, size = feeds[name], evaluate(dim, sizes)
+            if not places.size:
+                continue
+            for extreme in (np.maximum, np.minimum):  # the methods of arrays take twice as long
+                if not -size <= (place := extreme.reduce(places, None)) < size:
+                    raise ModelError(f"input {name!r}: {user} finds no place {place} among {size}")
+
     def check_results(self, sizes: np.ndarray) -> None:
         """Hold the sizes that the model returned to the late guards.
 
@@ -86,20 +107,88 @@ class Guards:
                 raise _refusal(dim, user)
 
 
+_TOLD = frozenset({"Reshape", "Slice", "Squeeze"})
+"""Operators whose further inputs are sizes, axes or bounds."""
+
+
 def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
     """The sizes that a node needs not to be 0: where they are, its outputs should be something nonetheless."""
-    if node.operator in _RIGHT or has_trait(node.operator, Trait.BROADCASTING) or _has_computed_bounds(node):
+    if _has_computed_bounds(node):
         return []
+    if node.operator in _RIGHT or has_trait(node.operator, Trait.BROADCASTING):
+        return _fitting(node)
     dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
     found = [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
-    return [*found, *_bounded(node)] if node.operator == "Slice" else found
+    return [*found, *(_bounded(node) if node.operator == "Slice" else _fitting(node))]
+
+
+def read_places(graph: "Graph", name: Callable[["Node"], str]) -> dict[str, tuple[str, str]]:
+    """The inputs that are read as places along an axis, with its size and what reads there, as `Guards` has them.
+
+    Args:
+        graph: that is lowered.
+        name: what the user calls a node's operator.
+    """
+    given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
+    found: dict[str, tuple[str, str]] = {}
+    for node in graph.nodes:
+        x, value = node.input(0), node.input(1)
+        if node.operator not in _PLACING or x is None or value is None:
+            continue
+        while (maker := value.producer) is not None and _keeps_numbers(maker) and maker.inputs[0] is not None:
+            value = maker.inputs[0]
+        dim = x.shape[node.attributes.get("axis", 0)]
+        if value in graph.inputs and value.dtype.is_integer and symbols(dim) <= given:
+            found.setdefault(value.name, (str(dim), f"{node.location}: {name(node)}"))
+    return found
+
+
+_PLACING = frozenset({"Gather", "GatherElements", "ScatterElements"})
+_KEEPING = frozenset({"Cast", "Expand", "Identity", "Transpose"})
+"""Operators that keep all numbers, beside those that reshape."""
+
+
+def _keeps_numbers(node: "Node") -> bool:
+    return node.operator in _KEEPING or has_trait(node.operator, Trait.RESHAPING)
 
 
 def _has_computed_bounds(node: "Node") -> bool:
-    """Whether it is a slice whose bounds are held to the sizes when the model runs."""
+    """Whether sizes, axes or bounds that it is told are held to the shapes when the model runs."""
     from ...ir.infer import contents  # brings torch, which an artifact runs without
 
-    return node.operator == "Slice" and any(value is not None and contents(value) is None for value in node.inputs[1:])
+    return node.operator in _TOLD and any(value is not None and contents(value) is None for value in node.inputs[1:])
+
+
+def _fitting(node: "Node") -> list[str]:
+    """What is 0 unless shapes fit each other that the kernels take to fit, which would read beyond the end."""
+    shapes: list[Sequence[Dim]] = [() if value is None else value.shape for value in node.inputs]
+    x, *rest = shapes
+    if node.operator == "TopK":
+        size, count = x[node.attributes.get("axis", -1)], node.constant(1)
+        least = 0 if count is None else int(count[0])
+        return [f"Max({size} - {least - 1}, 0)"] if isinstance(size, str) and least > 1 else []
+    if node.operator in ("Reshape", "Squeeze"):
+        return _unequal(x, node.output.shape)
+    if node.operator == "ScatterElements":
+        pairs = zip(*rest, strict=True)
+    elif node.operator == "ScatterND" and isinstance(depth := rest[0][-1], int):
+        pairs = zip((*rest[0][:-1], *x[depth:]), rest[1], strict=True)
+    else:
+        return []
+    return [fault for one, other in pairs for fault in _unequal([one], [other])]
+
+
+def _unequal(one: Sequence[Dim], other: Sequence[Dim]) -> list[str]:
+    """What is 0 unless two shapes have as many elements; nothing where they do at a few sizes."""
+    alone = Counter(one) - Counter(other), Counter(other) - Counter(one)
+    names = sorted(frozenset().union(*(symbols(dim) for dims in alone for dim in dims)))
+    rows = [{name: 2 + (step + 3 * place) % 11 for place, name in enumerate(names)} for step in range(11)]
+    counts = [[prod(evaluate(dim, row) for dim in dims.elements()) for dims in alone] for row in rows]
+    if all(a == b for a, b in counts):
+        return []
+    a, b = ("*".join(f"({dim})" for dim in dims.elements()) or "1" for dims in alone)
+    fault = f"Max(1 - ({a} - {b})**2, 0)"
+    return [fault] if is_dim(fault) else []  # there is an end to what a dimension may be
 
 
 def _bounded(node: "Node") -> list[str]:
@@ -132,6 +221,8 @@ def _vanishes(shape: Sequence[Dim], dim: str) -> bool:
 
 
 def _refusal(dim: str, user: str) -> ModelError:
+    if dim.startswith("Max(1 - "):
+        return ModelError(f"{user} gets tensors that don't fit, for {dim} is 0")
     if dim.startswith("Max("):
         return ModelError(f"{user} gets a tensor that is smaller than its bounds, for {dim} is 0")
     return ModelError(f"{user} gets an empty tensor, of size {dim} = 0, which TVM's kernels don't allow for")

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 def gather_elements(lowering: "Lowering", node: Node) -> Any:
     x, indices = tensors(lowering, node)
     axis = node.attributes.get("axis", 0) % len(x.ty.shape)
+    return lowering.kernel(partial(gather_elements_along, axis=axis), x, indices)
 
-    def gather_elements(x: te.Tensor, indices: te.Tensor) -> Any:
-        def element(*place: Any) -> Any:
-            at = counted(indices(*place).astype("int64"), x.shape[axis])
-            return x(*place[:axis], at, *place[axis + 1 :])
 
-        return te.compute(indices.shape, element, name="gather_elements")
+def gather_elements_along(x: te.Tensor, indices: te.Tensor, *, axis: int) -> Any:
+    def element(*place: Any) -> Any:
+        at = counted(indices(*place).astype("int64"), x.shape[axis])
+        return x(*place[:axis], at, *place[axis + 1 :])
 
-    return lowering.kernel(gather_elements, x, indices)
+    return te.compute(indices.shape, element, name="gather_elements")
 
 
 def gather_nd(lowering: "Lowering", node: Node) -> Any:

@@ -29,7 +29,7 @@ from . import converters
 from .carriers import carried, carrier
 from .choices import ESTIMATED, Choices, Plainness, UnfitError, result_of
 from .groups import Group, find_groups
-from .guards import Guards, guarded
+from .guards import Guards, guarded, read_places
 from .importer import imported
 from .kernels.elements import ELEMENTS
 from .kernels.machine import Machine
@@ -145,7 +145,8 @@ class Lowering:
     def guards(self) -> Guards:
         """What the nodes lowered so far need not to be 0."""
         early = {dim: user for dim, user in self._guards.items() if symbols(dim) <= self.given}
-        return Guards(early, {dim: user for dim, user in self._guards.items() if dim not in early})
+        late = {dim: user for dim, user in self._guards.items() if dim not in early}
+        return Guards(early, late, read_places(self._graph, self._origins.name))
 
     def size(self, dim: Dim) -> Any:
         """A dimension as TVM takes it: an int or an expression over its variables."""

@@ -157,4 +157,38 @@ def _is_zero(size: Any) -> bool:
     return isinstance(size, int | tirx.IntImm) and int(size) == 0
 
 
-CONVERTERS = dict.fromkeys(_REDUCTIONS, _reduce)
+def _place_of_extreme(lowering: "Lowering", node: Node) -> Any:
+    """The first or the last place of the extreme along an axis, NaN being beyond all numbers.
+
+    TVM's own finds no place of an infinity, and one or another where there is NaN.
+    """
+    value = node.inputs[0]
+    assert value is not None
+    combiner, nothing = _REDUCTIONS["ReduceMax" if node.operator == "ArgMax" else "ReduceMin"]
+    best = partial(reduction, combiner=combiner, nothing=nothing(value.dtype), keeps=True)
+    axis = node.attributes.get("axis", 0) % value.type.rank
+    is_last, keeps = (bool(node.attributes.get(*pair)) for pair in (("select_last_index", 0), ("keepdims", 1)))
+    nowhere = -1 if is_last else _FAR
+
+    def place(x: te.Tensor) -> Any:
+        extreme, size = best(x, axes=[axis]), x.shape[axis]
+        step = te.reduce_axis((0, size), "place")
+        pick = te.comm_reducer(larger if is_last else _smaller, lambda dtype: integer(nowhere))
+
+        def element(*at: Any) -> Any:
+            before, behind = at[:axis], at[axis + keeps :]
+            number, most = x(*before, step, *behind), extreme(*before, 0, *behind)
+            is_there = tirx.EQ(number, most)
+            if value.dtype.is_float:
+                is_there = tirx.any(is_there, tirx.isnan(number))
+            return pick(choose(is_there, step.astype("int64"), integer(nowhere)), axis=[step])
+
+        shape = [*x.shape[:axis], *([1] if keeps else []), *x.shape[axis + 1 :]]
+        return te.compute(shape, element, name="place")
+
+    return lowering.kernel(place, lowering.tensor(value))
+
+
+_FAR = 2**62
+
+CONVERTERS = {**dict.fromkeys(_REDUCTIONS, _reduce), **dict.fromkeys(("ArgMax", "ArgMin"), _place_of_extreme)}

@@ -1,8 +1,8 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""RoiAlign: regions of images sampled between pixels.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
+"""Regions of images: RoiAlign samples between pixels, MaxRoiPool takes maxima.
 
-TVM's own scales a region after it has been moved by half a pixel instead of before, and samples regions that are turned
+TVM's own RoiAlign scales a region after it has been moved by half a pixel instead of before, and samples regions that are turned
 around, of which there is nothing to sample.
 """
 
@@ -12,12 +12,12 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from tvm import te, tirx
+from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from ...ir.graph import Node
-from .expressions import choose, counted, integer
+from .expressions import choose, counted, integer, same
 from .reductions import larger
 from .sizes import tensors
 
@@ -48,6 +48,25 @@ def _aligned(x: te.Tensor, rois: te.Tensor, batch: te.Tensor, *, node: Node) -> 
 
     out = tirx.decl_buffer(shape, x.dtype, "cells", layout=None)
     return te.extern([shape], [x, rois, batch], body, dtype=x.dtype, out_buffers=[out], name="roi_align")
+
+
+def max_roi_pool(lowering: "Lowering", node: Node) -> Any:
+    """TVM's own, with the numbers of images moved to the nearest that there are."""
+    x, rois = tensors(lowering, node)
+
+    def known(rois: te.Tensor, *, count: Any) -> Any:
+        last = (count - 1).astype(rois.dtype)
+
+        def element(region: Any, place: Any) -> Any:
+            number = rois(region, place)
+            image = tirx.min(tirx.max(number, tirx.const(0, rois.dtype)), last)
+            return choose(same(place, 0), image, number)
+
+        return te.compute(rois.shape, element, name="known")
+
+    rois = lowering.block.emit(lowering.kernel(known, rois, count=x.ty.shape[0]))
+    size, scale = node.attributes["pooled_shape"], node.attributes.get("spatial_scale", 1.0)
+    return relax.op.vision.roi_pool(x, rois, list(size), scale)
 
 
 @dataclass(frozen=True, slots=True)

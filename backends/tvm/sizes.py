@@ -165,6 +165,10 @@ def _between(value: Any, low: Any, high: Any) -> Any:
     return tirx.max(tirx.min(value, high), low)
 
 
+_SANE = 1 << 40
+"""Elements that may be counted up: the bytes of many more would overflow, and fewer be asked for than are written."""
+
+
 def range_(lowering: "Lowering", node: Node) -> Any:
     bounds = tensors(lowering, node)
     dtype = node.output.dtype
@@ -173,10 +177,12 @@ def range_(lowering: "Lowering", node: Node) -> Any:
     def length(start: te.Tensor, limit: te.Tensor, delta: te.Tensor) -> Any:
         first, beyond, step = (bound(*[0] * len(bound.shape)).astype(wide) for bound in (start, limit, delta))
         if dtype.is_float:
-            count = tirx.ceil((beyond - first) / step).astype("int64")
+            steps = tirx.ceil((beyond - first) / step)
+            count, is_wrong = steps.astype("int64"), tirx.Not(tirx.isfinite(steps))
         else:
-            _, count, _ = _stepped(first, beyond, step)
-        return row([tirx.max(count, integer(0))])
+            (_, count, _), is_wrong = _stepped(first, beyond, step), same(step, 0)
+        count = tirx.max(choose(is_wrong, integer(0), count), integer(0))
+        return row([count, choose(tirx.any(is_wrong, count > _SANE), integer(1), integer(0))])
 
     shape = lowering.computed(lowering.kernel(length, *bounds), node.output.shape)
 

@@ -18,16 +18,32 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 
+def _counts(pixels: Sequence[Any], taps: Sequence[Any], node: Node) -> list[Any]:
+    """How many windows there are along each axis."""
+    rank = len(pixels)
+    strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
+    reaches = [size + pads[axis] + pads[rank + axis] for axis, size in enumerate(pixels)]
+    spans = [(count - 1) * gap + 1 for count, gap in zip(taps, gaps, strict=True)]
+    return [
+        tirx.floordiv(reach - span, integer(stride)) + 1
+        for reach, span, stride in zip(reaches, spans, strides, strict=True)
+    ]
+
+
+def _attributes(rank: int) -> list[tuple[str, tuple[int, ...]]]:
+    return [("strides", (1,) * rank), ("dilations", (1,) * rank), ("pads", (0,) * 2 * rank)]
+
+
 def columns_to_image(lowering: "Lowering", node: Node) -> Any:
     """Every pixel is the sum of the taps that it was in; the sizes of image and window may be computed."""
     x, image, block = tensors(lowering, node)
     rank = node.output.type.rank - 2
-    get = node.attributes.get
-    strides, gaps, pads = get("strides", (1,) * rank), get("dilations", (1,) * rank), get("pads", (0,) * 2 * rank)
+    strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
 
     def sizes(x: te.Tensor, image: te.Tensor, block: te.Tensor) -> Any:
-        taps = elements(block)
-        return row([tirx.floordiv(x.shape[1], product(taps)), *elements(image), *taps])
+        taps, pixels = elements(block), elements(image)
+        fault = product(_counts(pixels, taps, node)) - x.shape[2]
+        return row([tirx.floordiv(x.shape[1], product(taps)), *pixels, *taps, fault])
 
     known = [None if value is None else contents(value) for value in node.inputs[1:3]]
     taps = known[1] or [lowering.symbol("taps") for _ in range(rank)]
@@ -35,14 +51,7 @@ def columns_to_image(lowering: "Lowering", node: Node) -> Any:
 
     def fold(x: te.Tensor, *, shape: Sequence[Any], kernel: Sequence[Any]) -> Any:
         each = [te.reduce_axis((0, size), f"tap{axis}") for axis, size in enumerate(kernel)]
-        counts = [
-            tirx.floordiv(
-                shape[2 + axis] + pads[axis] + pads[rank + axis] - (kernel[axis] - 1) * gaps[axis] - 1,
-                integer(strides[axis]),
-            )
-            + 1
-            for axis in range(rank)
-        ]
+        counts = _counts(shape[2:], kernel, node)
 
         def element(*place: Any) -> Any:
             tap = place[1].astype("int64")

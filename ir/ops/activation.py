@@ -52,7 +52,7 @@ def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 
 
 @operator("Gelu", traits=Trait.ELEMENTWISE)
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    return F.gelu(x, approximate=approximate)
+    return torch.where(x == torch.inf, x, F.gelu(x, approximate=approximate))  # torch has NaN
 
 
 @operator("Swish", traits=Trait.ELEMENTWISE)
@@ -74,7 +74,7 @@ def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
 
 @operator("HardSwish", traits=Trait.ELEMENTWISE)
 def hard_swish(x: Tensor) -> Tensor:
-    return F.hardswish(x)
+    return x * (x / 6 + 0.5).clamp(0, 1)
 
 
 @operator("Mish", traits=Trait.ELEMENTWISE)

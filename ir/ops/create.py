@@ -44,6 +44,8 @@ def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> 
 def range_(start: Ints, limit: Ints, delta: Ints, *, stash_type: int = 1, input_dtype: torch.dtype) -> Tensor:
     """Half precision is counted up in more, by torch as by `stash_type`."""
     first, beyond, step = start[0], limit[0], delta[0]
+    if isinstance(step, int | float) and step == 0:
+        raise ValueError("it has steps of 0")
     if beyond <= first if step > 0 else beyond >= first:
         return torch.empty(0, dtype=input_dtype)
     return torch.arange(first, beyond, step, dtype=input_dtype)

@@ -63,9 +63,15 @@ for _name, _unary in {
     "Ceil": torch.ceil,
     "Floor": torch.floor,
     "Round": torch.round,  # half to even, as ONNX has it
-    "Sign": torch.sign,
 }.items():
     _register_unary(_name, _unary, Trait.ELEMENTWISE | Trait.DISCONTINUOUS)
+
+
+@operator("Sign", traits=Trait.ELEMENTWISE | Trait.DISCONTINUOUS)
+@bounded
+def sign(x: Tensor) -> Tensor:
+    """NaN stays, in torch it has the sign 0."""
+    return torch.where(x.isnan(), x, x.sign()) if x.is_floating_point() else x.sign()
 
 
 @operator("Identity", traits=Trait.ELEMENTWISE | Trait.MOVING)

@@ -1,5 +1,6 @@
 """Reading and writing elements at computed positions. A negative position counts from the end."""
 
+from collections.abc import Sequence
 from functools import reduce
 from math import prod
 
@@ -10,7 +11,7 @@ from ..traits import Trait
 from .narrow import bytewise
 from .registry import operator
 from .sizes import place_of
-from .unsigned import compared, widened
+from .unsigned import compared, has_data, widened
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
@@ -47,6 +48,7 @@ def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int =
 
 
 def _scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int, reduction: str) -> Tensor:
+    _check_updates(updates, indices.shape)
     places = _counted(indices, x.shape[axis])
     if reduction == "none":
         return x.scatter(axis, places, updates)
@@ -63,6 +65,7 @@ def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = 
 
 
 def _scatter_blocks(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str) -> Tensor:
+    _check_updates(updates, (*indices.shape[:-1], *x.shape[indices.shape[-1] :]))
     places = indices.long().unbind(-1)
     if reduction in ("none", "add"):
         return x.index_put(places, updates, accumulate=reduction == "add")
@@ -91,6 +94,12 @@ def tensor_scatter(
         rows = rows % past.shape[axis]
     shape = [size if index in (0, axis) else 1 for index, size in enumerate(update.shape)]
     return past.scatter(axis, rows.reshape(shape).expand(update.shape), update)
+
+
+def _check_updates(updates: Tensor, shape: Sequence[int]) -> None:
+    """Refuse updates that torch would broadcast, or take a part of."""
+    if has_data(updates) and tuple(updates.shape) != tuple(shape):
+        raise ValueError(f"the updates have the shape {list(updates.shape)}, and {list(shape)} is asked for")
 
 
 def _counted(indices: Tensor, size: int) -> Tensor:

@@ -88,7 +88,9 @@ def quantize_linear(
     y = _ratio(x, scale, axis, block_size, precision)
     if dtype_of(to).is_float:
         return convert(_plus(y, zero_point, axis, block_size), to, saturate=bool(saturate))
-    return convert(_plus(torch.round(y), zero_point, axis, block_size).clamp(*dtype_of(to).limits), to, saturate=True)
+    low, high = dtype_of(to).limits
+    rounded = _plus(torch.round(y), zero_point, axis, block_size).clamp(low, high)
+    return convert(rounded.nan_to_num(low), to, saturate=True)  # as runtimes make of NaN
 
 
 @operator("DequantizeLinear")

@@ -127,6 +127,8 @@ def _expanded(x: Tensor, row: Ints) -> Axes:
 @operator("Expand", from_data={"shape": FromData(_expanded, 1)}, traits=Trait.MOVING)
 def expand(x: Tensor, shape: Ints) -> Tensor:
     """Broadcast both ways: a 1 in the wanted shape keeps the input's size."""
+    if any(isinstance(size, int) and size < 0 for size in shape):
+        raise ValueError(f"it asks for the shape {list(shape)}")
     missing = len(shape) - x.ndim
     wanted = [1] * -missing + list(shape)
     sizes = [1] * missing + list(x.shape)

@@ -73,7 +73,7 @@ def _first_axes(x: Tensor, row: Ints, starts: Ints) -> list[int]:
 def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
     for index, (start, end) in enumerate(zip(map(_clamped, starts), map(_clamped, ends), strict=True)):
         axis = place_of(axes[index], x.ndim) if axes else index
-        step = steps[index] if steps else 1
+        step = _clamped(steps[index]) if steps else 1
         if step < 0:
             start, end = _mirrored(start, end, x.shape[axis])
             x, step = x.flip(axis), -step

@@ -101,6 +101,14 @@ def _rms_normalization(op: Builder, node: Node) -> Value:
     return op.Mul(cast(op, op.Mul(stash, inverse), scale.dtype), scale)
 
 
+def _mean_variance_normalization(op: Builder, node: Node) -> Value:
+    """Runtimes leave out what is added to a deviation, and divide 0 by 0 where all is the same."""
+    x, axes = operand(node, 0), list(attribute(node, "axes", (0, 2, 3)))
+    centred = op.Sub(x, op.ReduceMean(x, axes))
+    deviation = op.Sqrt(op.ReduceMean(op.Mul(centred, centred), axes))
+    return op.Div(centred, op.Add(deviation, 1e-9))
+
+
 def _lp_normalization(op: Builder, node: Node) -> Value:
     """Where all is zero, it stays so."""
     x, axes = operand(node, 0), [attribute(node, "axis", -1)]
@@ -145,6 +153,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "IsInf": _is_infinite,
     "LayerNormalization": _layer_normalization,
     "LpNormalization": _lp_normalization,
+    "MeanVarianceNormalization": _mean_variance_normalization,
     "Mish": _mish,
     "OneHot": _one_hot,
     "Pow": _power,

@@ -18,6 +18,12 @@ def _center_crop_pad(op: Builder, node: Node) -> Value:
     return op.Pad(x, op.Concat(begin, op.Sub(missing, begin), axis=0), None, axes)
 
 
+def _compress(op: Builder, node: Node) -> Value:
+    x, axis = operand(node, 0), attribute(node, "axis", None)
+    places = op.Reshape(op.NonZero(operand(node, 1)), [-1])
+    return op.Gather(op.Reshape(x, [-1]) if axis is None else x, places, axis=axis or 0)
+
+
 def _reverse_sequence(op: Builder, node: Node) -> Value:
     x, lengths = operand(node, 0), op.Unsqueeze(operand(node, 1), [1])
     batch, time = (attribute(node, name, default) for name, default in (("batch_axis", 1), ("time_axis", 0)))
@@ -112,6 +118,7 @@ def _space_to_depth(op: Builder, node: Node) -> Value:
 EXPANSIONS: dict[str, Expansion] = {
     "AffineGrid": _affine_grid,
     "CenterCropPad": _center_crop_pad,
+    "Compress": _compress,
     "CumProd": _cumulative,
     "CumSum": _cumulative,
     "ReverseSequence": _reverse_sequence,

@@ -4,10 +4,11 @@ from ...ir.graph import Node
 from ...ir.types import DType
 from .attention import is_shortened
 from .casts import is_miscast
+from .expansion import operand
 from .fused import SKIP_NORM, is_skip_norm
 from .masks import adjustment
 from .recurrent import is_batch_first
-from .runtime import is_of_vectors, is_unaligned, untransformed
+from .runtime import divides_least, is_of_vectors, is_unaligned, never_empty, untransformed
 from .support import Support
 
 
@@ -24,18 +25,26 @@ def _is_of_row_grids(node: Node) -> bool:
     return zero_point is not None and zero_point.type.rank > 0
 
 
+def _may_sum_nothing(node: Node) -> bool:
+    """Whether the rows may have no elements: the kernel leaves in memory whatever lies there."""
+    depth = operand(node, 0).shape[-1]
+    return not isinstance(depth, int) or not depth
+
+
 ONNXRUNTIME = Support(
     expanded={
         "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
         "Bernoulli": lambda node: True,
         "Cast": is_miscast,
         "CastLike": lambda node: True,
+        "Div": divides_least,
         "GRU": is_batch_first,
         "HardSigmoid": _is_double,
         "HardSwish": _is_double,
         "LSTM": is_batch_first,
-        "MatMulInteger": _is_of_row_grids,
+        "MatMulInteger": lambda node: _is_of_row_grids(node) or _may_sum_nothing(node),
         "MaxUnpool": lambda node: node.input(2) is not None,
+        "MeanVarianceNormalization": lambda node: True,
         "QuantizeLinear": _is_unsaturated,
         "RNN": is_batch_first,
         "Range": is_of_vectors,
@@ -44,7 +53,12 @@ ONNXRUNTIME = Support(
         "Swish": lambda node: True,
         "ai.onnx.preview::FlexAttention": lambda node: True,
     },
-    adjusted={"Attention": adjustment, "ai.onnx.ml::TreeEnsemble": untransformed},
+    adjusted={
+        "Attention": adjustment,
+        "GRU": never_empty,
+        "LSTM": never_empty,
+        "ai.onnx.ml::TreeEnsemble": untransformed,
+    },
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),
     kernel=lambda node: SKIP_NORM if is_skip_norm(node) else node.operator,
 )

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from ...ir.builder import Builder
-from ...ir.graph import Node, Value
+from ...ir.dims import Dim
+from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
 from .attention import repeat_heads
 from .branches import written_out
@@ -102,8 +103,78 @@ def _tree_ensemble(op: Builder, node: Node) -> Value:
     return op.Softmax(scores) if attribute(node, "post_transform", 0) == _SOFTMAX else op.Sigmoid(scores)
 
 
+def divides_least(node: Node) -> bool:
+    """Whether it may divide the least integer by -1, over which the processor ends ONNX Runtime's process."""
+    from ...ir.infer import contents  # brings torch, which listing the passes must not
+
+    a, b, dtype = operand(node, 0), operand(node, 1), node.output.dtype
+    if dtype not in (DType.int32, DType.int64) or _is_other_than_minus_one(b):
+        return False
+    if isinstance(a, Constant):
+        return bool((a.data == dtype.limits[0]).any())
+    return contents(a) is None  # sizes are never as low
+
+
+def _is_other_than_minus_one(value: Value) -> bool:
+    """Whether a divisor is a constant without -1, or one that was made so below."""
+    if isinstance(value, Constant):
+        return not (value.data == -1).any()
+    where = value.producer
+    if where is None or where.operator != "Where" or not np.array_equal(_numbers(where, 1), 1):
+        return False
+    equal = operand(where, 0).producer
+    if equal is None or equal.operator != "Equal" or equal.inputs[0] is not where.inputs[2]:
+        return False
+    return np.array_equal(_numbers(equal, 1), -1)
+
+
+def _numbers(node: Node, index: int) -> np.ndarray:
+    """An operand that is a constant; nothing for another."""
+    data = node.constant(index)
+    return np.zeros(0) if data is None else data
+
+
+def _quotient(op: Builder, node: Node) -> Value:
+    """By -1 a number is turned about, which wraps as in the interpreter."""
+    a, b = operand(node, 0), operand(node, 1)
+    one, minus_one = (op.constant(np.array(number, b.dtype.numpy)) for number in (1, -1))
+    is_minus_one = op.Equal(b, minus_one)
+    return op.Where(is_minus_one, op.Neg(a), op.Div(a, op.Where(is_minus_one, one, b)))
+
+
+def never_empty(node: Node) -> Expansion | None:
+    """What lets a recurrent layer fail in front of a kernel that ends the process over nothing: where there is no batch,
+    and for GRU no step.
+
+    A size that follows from the others can't be told where these make nothing.
+    """
+    x, shape = operand(node, 0), _FOLLOWING[node.operator]
+    time, batch = x.shape[:2]
+    if _is_sure(batch) and (_is_sure(time) or node.operator == "LSTM"):
+        return None
+    made = x.producer
+    if made is not None and made.operator == "Reshape" and np.array_equal(_numbers(made, 1), shape):
+        return None
+    return lambda op, node: op(
+        node.operator,
+        op.Reshape(operand(node, 0), shape),
+        *node.inputs[1:],
+        outputs=len(node.outputs),
+        **node.attributes,
+    )
+
+
+_FOLLOWING = {"GRU": (0, 0, -1), "LSTM": (-1, 0, 0)}
+"""Shapes of `[time, batch, size]` in which one size follows from those that must not be 0."""
+
+
+def _is_sure(dim: Dim) -> bool:
+    return isinstance(dim, int) and dim > 0
+
+
 EXPANSIONS: dict[str, Expansion] = {
     "Bernoulli": _bernoulli,
+    "Div": _quotient,
     "Range": _range,
     "Resize": _resize,
     "SwiGLU": _swiglu,

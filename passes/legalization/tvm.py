@@ -127,8 +127,8 @@ def _moves(node: Node) -> bool:
 
 
 def _uncomputed(node: Node) -> str:
-    """Elements of up to 8 bits are held as codes, which nothing can be computed with."""
-    if has_trait(node.operator, Trait.RANDOM) and node.operator not in EXPANSIONS:
+    """Why a node can't be computed: elements of up to 8 bits, for one, are held as codes."""
+    if node.operator == "Unique" or (has_trait(node.operator, Trait.RANDOM) and node.operator not in EXPANSIONS):
         return "there is no kernel for it"
     values = (value for value in (*node.inputs, *node.outputs) if value is not None)
     small = next((value.dtype for value in values if value.dtype.bits < 8 + value.dtype.is_float), None)
@@ -141,7 +141,7 @@ _MULTIPLYING = frozenset({"Conv", "Gemm", "MatMul"})
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 """Operators that stay in half precision beside these, and those that are spelled out in steps that round."""
 
-_OWN = {"Cast", "Resize"}
+_OWN = {"Cast", "Div", "Resize"}
 """Operators that are spelled out for the other backend alone."""
 
 TVM = Support(

@@ -24,6 +24,14 @@ def test_inputs_go_by_position_by_name_or_both() -> None:
         assert bound["mask"] is mask
 
 
+def test_numbers_in_another_order_of_bytes_are_converted() -> None:
+    ids, mask = (array + 7 for array in arrays())
+    bound = bind(PORTS, (ids.astype(">i8"), mask.astype(">f4")), {})
+    assert all(array.dtype.isnative for array in bound.values())
+    assert np.array_equal(bound["ids"], ids)
+    assert np.array_equal(bound["mask"], mask)
+
+
 IDS, MASK = arrays()
 
 
@@ -40,6 +48,7 @@ IDS, MASK = arrays()
         ((IDS, MASK[..., :2]), {}, "'mask' must be .* dimension 2 must be 3"),
         ((IDS[:1], MASK), {}, "'mask' must be .* dimension 0 must be batch = 1"),
         ((IDS, MASK[:, :9]), {}, r"'mask': dimension 1 must be 2\*length = 10, got 9"),
+        ((IDS, np.ma.masked_equal(MASK, 0)), {}, r"'mask' is a masked array: fill it with .filled\(VALUE\)"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, named, message: str) -> None:

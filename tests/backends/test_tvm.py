@@ -136,7 +136,14 @@ def test_rows_of_a_table(make_graph, lower, dtype) -> None:
     graph = make_graph(lambda op, x: op.Gather(table, x), "n", dtype=DType.of(np.dtype(dtype)))
     executable = lower(graph)
     assert np.array_equal(executable(np.array([0, 3, -1, -4], dtype))[0], table[[0, 3, -1, -4]])
-    assert executable(np.array([4000000], dtype))[0].shape == (1, 3)  # nothing sensible, but no crash
+    with pytest.raises(ModelError, match=r"^input 'x': .*: Gather finds no place 4000000 among 4$"):
+        executable(np.array([0, 4000000], dtype))
+
+
+def test_computed_rows_of_a_table_are_the_nearest(make_graph, lower) -> None:
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    graph = make_graph(lambda op, x: op.Gather(table, op.Add(x, 1)), "n", dtype=DType.int64)
+    assert np.array_equal(lower(graph)(np.array([0, 4000000]))[0], table[[1, 3]])
 
 
 @pytest.mark.parametrize(

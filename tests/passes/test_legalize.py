@@ -288,3 +288,17 @@ def test_products_of_row_grids_are_left_to_kernels_of_integers() -> None:
         assert product.operator == "MatMulInteger"
         assert (product.input(2) is None) == (backend == "onnxruntime")
         assert np.array_equal(Interpreter(legal).run(feeds)["y0"], Interpreter(graph).run(feeds)["y0"])
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+def test_a_constant_place_that_is_not_there_is_named(backend: str) -> None:
+    text = """graph "g"(%x: float32[n, 3]) {
+      const %rows: int64[1] = [7]
+      const %columns: int64[2] = [0, -4]
+      %known: float32[1, 3] = Gather(%x, %rows)
+      %y: float32[1, 2] = Gather(%known, %columns) {axis = 1} @"head"
+      return y = %y
+    }"""
+    message = rf"^head: {backend} can't run Gather: it asks for place -4 of an axis of 3 elements"
+    with pytest.raises(TargetError, match=message):
+        legalized(parse_graph(text, {}), load_target("native"), backend)

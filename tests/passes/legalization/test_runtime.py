@@ -13,6 +13,7 @@ from planish.ir.builder import Builder
 from planish.ir.dims import Dim
 from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
+from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
 from planish.passes.legalize import legalized
 from planish.targets.load import load_target
@@ -109,3 +110,51 @@ def check(graph: Graph, feeds: dict[str, np.ndarray], folder: Path) -> None:
 def run(graph: Graph, feeds: dict[str, np.ndarray], folder: Path) -> list[np.ndarray]:
     write_artifact(folder / "artifact", graph, find_backend("onnxruntime"), load_target("native"))
     return load(folder / "artifact").run(feeds)
+
+
+def operators(graph: Graph) -> list[str]:
+    return [node.operator for node in legalized(graph, load_target("native"), "onnxruntime").nodes]
+
+
+QUOTIENTS: dict[str, tuple[str, list[str]]] = {
+    "of anything": ("%y: int64[n] = Div(%x, %x)", ["Equal", "Neg", "Where", "Div", "Where"]),
+    "by -1": ("const %c: int64[] = -1\n%y: int64[n] = Div(%x, %c)", ["Equal", "Neg", "Where", "Div", "Where"]),
+    "by another": ("const %c: int64[] = 2\n%y: int64[n] = Div(%x, %c)", ["Div"]),
+    "of a size": ("%s: int64[1] = Shape(%x)\n%y: int64[n] = Div(%s, %x)", ["Shape", "Div"]),
+    "of a number": ("const %c: int64[] = 7\n%y: int64[n] = Div(%c, %x)", ["Div"]),
+    "of few bits": ("%a: int16[n] = Cast(%x) {to = 5}\n%y: int16[n] = Div(%a, %a)", ["Cast", "Div"]),
+}
+
+
+@pytest.mark.parametrize("quotient", QUOTIENTS)
+def test_integers_are_divided_so_that_the_process_goes_on(quotient: str, tmp_path: Path) -> None:
+    lines, expected = QUOTIENTS[quotient]
+    graph = parse_graph(f'graph "g"(%x: int64[n]) {{ {lines} \n return y = %y }}', {})
+    assert sorted(operators(graph)) == sorted(expected)
+    feeds = {"x": np.array([-(2**63), -1, 5])}
+    if quotient == "of anything":
+        check(graph, feeds, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("operator", "gates", "shape", "is_guarded"),
+    [
+        ("LSTM", 4, (5, 2), False),
+        ("LSTM", 4, ("time", 2), False),
+        ("LSTM", 4, (5, "batch"), True),
+        ("GRU", 3, (5, 2), False),
+        ("GRU", 3, ("time", 2), True),
+        ("GRU", 3, (5, "batch"), True),
+    ],
+)
+def test_recurrent_layers_fail_over_nothing(
+    operator: str, gates: int, shape: Sequence[Dim], is_guarded: bool, tmp_path: Path
+) -> None:
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (*shape, 2)))
+    weights = floats(1, 4 * gates, 2), floats(1, 4 * gates, 4)
+    y, _ = Builder(graph)(operator, x, *weights, hidden_size=4, outputs=2)
+    graph.outputs["y"] = y
+    assert operators(graph) == [*["Reshape"] * is_guarded, operator]
+    assert legalized(graph, load_target("native"), "onnxruntime").outputs["y"].shape == y.shape
+    check(graph, {"x": floats(5, 2, 2)}, tmp_path)

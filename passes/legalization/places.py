@@ -1,0 +1,25 @@
+"""Constant places that aren't there: of backends some fail over them when they run, and others read the nearest."""
+
+from ...ir.graph import Node
+from .expansion import attribute, operand
+
+_ALONG = frozenset({"Gather", "GatherElements", "ScatterElements"})
+_DEEP = frozenset({"GatherND", "ScatterND"})
+
+
+def misplaced(node: Node) -> str:
+    """Which place that a node reads or writes isn't there, as a phrase; empty where all are, or sizes aren't known."""
+    if node.operator not in _ALONG | _DEEP:
+        return ""
+    places, shape = node.constant(1), operand(node, 0).shape
+    if places is None or not places.size:
+        return ""
+    if node.operator in _ALONG:
+        sizes, rows = [shape[attribute(node, "axis", 0)]], places.reshape(-1, 1)
+    else:
+        depth, batch = places.shape[-1], attribute(node, "batch_dims", 0)
+        sizes, rows = shape[batch : batch + depth], places.reshape(-1, depth)
+    for size, column in zip(sizes, rows.T, strict=True):
+        if isinstance(size, int) and len(beyond := column[(column >= size) | (column < -size)]):
+            return f"it asks for place {int(beyond[0])} of an axis of {size} elements"
+    return ""
