@@ -16,6 +16,7 @@ from ...passes.cleanup.reshapes import moves_units
 from . import (
     attention,
     channels,
+    choosing,
     convolutions,
     elementwise,
     indexing,
@@ -32,6 +33,7 @@ from .carriers import carried, carrier
 from .casts import cast
 from .detection import non_max_suppression
 from .groups import Template
+from .guards import has_computed_bounds
 from .importer import imported
 from .padding import pad
 from .regions import roi_align
@@ -157,7 +159,7 @@ def _tile(lowering: "Lowering", node: Node) -> Any:
 def _slice(lowering: "Lowering", node: Node) -> Any:
     """Where sizes are symbolic, the importer would take ONNX's open-ended bounds for exact ones."""
     data: Value | None = node.inputs[0]
-    if any(value is not None and contents(value) is None for value in node.inputs[1:]):
+    if has_computed_bounds(node):
         return sizes.slice_(lowering, node)
     starts, steps = _elements(node, 1), _elements(node, 4)
     assert data is not None
@@ -224,6 +226,7 @@ CONVERTERS: dict[str, Converter] = {
     **indexing.CONVERTERS,
     **pools.CONVERTERS,
     **channels.CONVERTERS,
+    **choosing.CONVERTERS,
     **quantized.CONVERTERS,
     **reductions.CONVERTERS,
     **rows.CONVERTERS,

@@ -95,18 +95,22 @@ class Guards:
 
 def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
     """The sizes that a node needs not to be 0: where they are, its outputs should be something nonetheless."""
-    if node.operator in _RIGHT or _has_computed_bounds(node):
+    if node.operator in _RIGHT or has_computed_bounds(node):
         return []
     dims = dict.fromkeys(dim for value in inputs for dim in value.shape if isinstance(dim, str))
     found = [dim for dim in dims if not all(_vanishes(output.shape, dim) for output in node.outputs)]
     return [*found, *_bounded(node)] if node.operator == "Slice" else found
 
 
-def _has_computed_bounds(node: "Node") -> bool:
-    """Whether it is a slice whose bounds are held to the sizes when the model runs."""
+def has_computed_bounds(node: "Node") -> bool:
+    """Whether it is a slice whose bounds are held to the sizes when the model runs: these or those are known only then."""
     from ...ir.infer import contents  # brings torch, which an artifact runs without
+    from ...ir.unknown import is_from_data
 
-    return node.operator == "Slice" and any(value is not None and contents(value) is None for value in node.inputs[1:])
+    if node.operator != "Slice" or node.inputs[0] is None:
+        return False
+    is_known = all(value is None or contents(value) is not None for value in node.inputs[1:])
+    return not is_known or any(map(is_from_data, node.output.type.symbols - node.inputs[0].type.symbols))
 
 
 def _bounded(node: "Node") -> list[str]:

@@ -153,6 +153,7 @@ _ABSENT = [
     "RandomNormalLike",
     "RandomUniform",
     "RandomUniformLike",
+    "Unique",
 ]
 
 TVM = Support(

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from planish.ir.builder import Builder
+from planish.ir.errors import TargetError
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
+from planish.passes.legalize import legalized
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.uint8, np.bool_])
+def test_places_of_what_is_not_zero(agree, dtype: type) -> None:
+    """Some, all and none of them; what follows has their number as a size."""
+    some = RNG.integers(0, 2, (3, 5)).astype(dtype)
+
+    def build(op, x):
+        places = op.NonZero(x)
+        return places, op.Mul(op.Transpose(places, perm=[1, 0]), np.array(3))
+
+    agree(build, some, dims=[("n", 5)], again=[[np.ones((2, 5), dtype)], [np.zeros((4, 5), dtype)]])
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_what_a_condition_chooses(agree, axis: int | None) -> None:
+    """A condition may be shorter than the axis, and choose nothing."""
+    attributes = {} if axis is None else {"axis": axis}
+    x, condition = RNG.standard_normal((4, 5)).astype(np.float32), np.array([True, False, True])
+    nothing, sizes = [x[:3], condition & False], [("n", 5), (3,)]
+    agree(lambda op, x, it: op.Compress(x, it, **attributes), x, condition, dims=sizes, again=[nothing])
+
+
+def test_the_first_of_what_data_tells(agree) -> None:
+    """Of fewer than are wanted all are taken: the bounds are known, but the size isn't."""
+
+    def build(op, x):
+        places = op.Reshape(op.NonZero(x), np.array([-1]))
+        first = op.Slice(places, np.array([0]), np.array([3]), np.array([0]))
+        return first, op.Gather(x, first), op.Slice(places, np.array([1]), np.array([99]), np.array([0]))
+
+    many, one = np.float32([1, 0, 2, 3, 0, 4]), np.float32([0, 0, 5])
+    agree(build, many, dims=[("n",)], again=[[one], [one * 0]])
+
+
+def test_what_calls_numpy_is_refused_by_name(target) -> None:
+    graph = Graph("unique")
+    x = graph.add_input("x", TensorType(DType.float32, (6,)))
+    graph.outputs["y"] = Builder(graph).Unique(x)
+    with pytest.raises(TargetError, match="tvm can't run Unique: there is no kernel for it"):
+        legalized(graph, target, "tvm")
