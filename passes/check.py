@@ -47,8 +47,8 @@ class NumericCheck:
     def of(cls, context: PassContext, verification: Verification) -> "NumericCheck":
         """The check of passes that run in a context."""
         source = context.source
-        probes = make_probes(source, context.calibration, context.seed, verification.probes)
-        return cls(source, probes, verification)
+        made = () if context.probes else make_probes(source, context.calibration, context.seed, verification.probes)
+        return cls(source, context.probes or made, verification)
 
     def check(self, graph: Graph, step: Pass) -> float:
         """The drift from the source after a pass.
