@@ -60,7 +60,8 @@ _RESHAPES = {"Reshape": sizes.reshape, "Squeeze": sizes.squeeze, "Unsqueeze": si
 
 
 def _reshape(lowering: "Lowering", node: Node) -> Any:
-    if node.operator in _RESHAPES and node.input(1) is not None and _elements(node, 1) is None:
+    is_known = _elements(node, 1) is not None and all(map(lowering.is_bound, node.output.shape))
+    if node.operator in _RESHAPES and node.input(1) is not None and not is_known:
         return _RESHAPES[node.operator](lowering, node)
     return relax.op.reshape(_data(lowering, node), lowering.shape(node.output.shape))
 
@@ -70,7 +71,7 @@ def _transpose(lowering: "Lowering", node: Node) -> Any:
 
 
 def _expand(lowering: "Lowering", node: Node) -> Any:
-    if _elements(node, 1) is None:
+    if _elements(node, 1) is None or not all(map(lowering.is_bound, node.output.shape)):
         return sizes.expand(lowering, node)
     return relax.op.broadcast_to(_data(lowering, node), lowering.shape(node.output.shape))
 

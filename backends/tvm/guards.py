@@ -31,8 +31,9 @@ ELEMENTWISE = frozenset(
 """Operators that broadcast all their operands."""
 
 _RIGHT = ELEMENTWISE | {
-    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "Range", "ReduceMax", "ReduceMin", "ReduceProd"),
-    *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
+    *("Compress", "Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "NonMaxSuppression", "NonZero", "Range"),
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size"),
+    *("Split", "Squeeze", "Unsqueeze"),
 }
 """Operators that are right about empty tensors whatever becomes of the size."""
 

@@ -19,7 +19,7 @@ def test_places_of_what_is_not_zero(agree, dtype: type) -> None:
         places = op.NonZero(x)
         return places, op.Mul(op.Transpose(places, perm=[1, 0]), np.array(3))
 
-    agree(build, some, dims=[("n", 5)], again=[[np.ones((2, 5), dtype)], [np.zeros((4, 5), dtype)]])
+    agree(build, some, dims=[("n", 5)], again=[[np.ones((2, 5), dtype)], [np.zeros((4, 5), dtype)], [some[:0]]])
 
 
 @pytest.mark.parametrize("axis", [None, 0, -1])
@@ -29,6 +29,18 @@ def test_what_a_condition_chooses(agree, axis: int | None) -> None:
     x, condition = RNG.standard_normal((4, 5)).astype(np.float32), np.array([True, False, True])
     nothing, sizes = [x[:3], condition & False], [("n", 5), (3,)]
     agree(lambda op, x, it: op.Compress(x, it, **attributes), x, condition, dims=sizes, again=[nothing])
+
+
+def test_what_nothing_is_written_to(agree) -> None:
+    """Rows are written where a tensor isn't 0, which may be nowhere, as of boxes on a level of a pyramid."""
+
+    def build(op, x, rows):
+        places = op.Reshape(op.NonZero(x), np.array([-1, 1]))
+        first = op.Gather(rows, op.Reshape(places, np.array([-1])))
+        return op.ScatterND(op.Mul(rows, np.float32(2)), places, first)
+
+    x, rows = np.float32([0, 1, 0, 2]), RNG.standard_normal((4, 3)).astype(np.float32)
+    agree(build, x, rows, dims=[("n",), ("n", 3)], again=[[x * 0, rows]])
 
 
 def test_the_first_of_what_data_tells(agree) -> None:
