@@ -31,7 +31,17 @@ ELEMENTWISE = frozenset(
 """Operators that broadcast all their operands."""
 
 _RIGHT = ELEMENTWISE | {
-    *("Compress", "Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "NonMaxSuppression", "NonZero", "Range"),
+    *(
+        "Compress",
+        "Concat",
+        "ConstantOfShape",
+        "Expand",
+        "Flatten",
+        "Identity",
+        "NonMaxSuppression",
+        "NonZero",
+        "Range",
+    ),
     *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size"),
     *("Split", "Squeeze", "Unsqueeze"),
 }
