@@ -115,13 +115,8 @@ class NumericCheck:
                 is_off = is_rounding and result is not None and result.shape == wanted.shape
                 if fault and is_off and is_float(wanted):
                     fault = self._difference(wanted, result, step, slack=reference.slack(number, name, self._tolerance))
-                if (
-                    fault
-                    and is_edge
-                    and is_rounding
-                    and "NaN" not in fault
-                    and not reference.is_steady(number, self._tolerance)
-                ):
+                is_doubtful = bool(fault) and is_edge and is_rounding and "NaN" not in fault
+                if is_doubtful and not reference.is_steady(number, self._tolerance):
                     break  # where any rounding changes everything, edge values say nothing
                 if fault:
                     where = "edge values" if is_edge else f"probe {number}"
