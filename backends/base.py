@@ -109,6 +109,16 @@ class Backend(ABC):
         """The same backend, which fails where its compiler does instead of falling back to something plainer."""
         return self
 
+    def refuse(self, graph: "Graph", target: "Target") -> None:
+        """Refuse a graph that can't be compiled, as far as that is told in less time than compiling takes.
+
+        Raises:
+            TargetError: as `compile` does.
+        """
+        from ..passes.legalize import legalized
+
+        legalized(graph, target, self.name)
+
     @abstractmethod
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         """Write a graph in the backend's form into a folder; returns the files.

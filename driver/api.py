@@ -8,9 +8,10 @@ from typing import Any
 
 from ..backends import Executable, find_backend
 from ..backends.artifact import load, write_artifact
+from ..backends.base import bind
 from ..ir.drafts import workspace
 from ..ir.graph import Graph
-from ..passes.base import PassContext
+from ..passes.base import Feeds, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import parse_pipeline
@@ -65,6 +66,7 @@ def optimize(
     target: str | Target = "native",
     seed: int = 0,
     verify: Verification | str = "numeric",
+    probes: Sequence[Feeds] = (),
     instruments: Sequence[Instrument] = (),
     reporter: Reporter = SILENT,
 ) -> Optimized:
@@ -78,6 +80,7 @@ def optimize(
         target: a target's name, its file, or the target itself.
         seed: for whatever is random.
         verify: what is checked after each pass: a `Verification`, or a text such as `"structure"` or `"numeric,rtol=0.01"`.
+        probes: inputs by name that graphs are compared on; by default the first batches of the data, or random ones.
         instruments: that watch.
         reporter: hears of progress.
 
@@ -94,7 +97,8 @@ def optimize(
         warnings.warn(doubt, stacklevel=2)
     sizes = sizes_in(single_sample(feeds[0], ports), ports) if feeds else {}
     result = graph.clone()
-    context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress)
+    given = [bind(ports, (), probe) for probe in probes]
+    context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress, probes=given)
     records = PassManager(passes, [PassReporter(reporter), *instruments], verify).run(result, context)
     return Optimized(result, records)
 

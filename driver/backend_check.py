@@ -28,6 +28,7 @@ from ..passes.base import Feeds
 from ..passes.decisions import decides
 from ..passes.probes import make_probes, run_graph
 from ..passes.reproducer import Reproducer, leave
+from ..passes.verification import Verification
 from ..passes.yardstick import Yardstick
 from ..targets import Target
 from ..targets.load import load_target
@@ -66,7 +67,10 @@ class BackendCheck:
         """
         if fault := self._difference(executable, graph, probes, scratch):
             name, machine = self.backend.name, self.target
-            case = Reproducer(graph, "", calibration=probes, backend=name, machine=machine, error=fault)
+            verification = Verification(rtol=self.tolerance.rtol, atol=self.tolerance.atol)
+            case = Reproducer(
+                graph, "", backend=name, machine=machine, error=fault, verification=verification, probes=probes
+            )
             raise CheckError(f"{fault}{leave(case, self.run_again)}")
 
     def run_again(self, case: Reproducer) -> None:
@@ -76,7 +80,7 @@ class BackendCheck:
             TargetError: it can't compile the graph.
             CheckError: it computes something else.
         """
-        probes = make_probes(case.graph, case.calibration, case.seed, case.verification.probes)
+        probes = case.probes or make_probes(case.graph, case.calibration, case.seed, case.verification.probes)
         with workspace() as folder:
             write_artifact(folder / "artifact", case.graph, self.backend, self.target)
             if self.backend.native and not runs_here(self.target.architecture, self.target.features):

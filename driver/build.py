@@ -27,7 +27,7 @@ from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
-from .lowering import Lowering, fastest, lower
+from .lowering import Lowering, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
@@ -207,6 +207,8 @@ def _read_sources(
 
 def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     """The artifact as it will be, the folder it is in for now, and the graph that it holds."""
+    if job.recipe.backend != "auto":  # of several, one may run it
+        refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
     job.reporter.stage("evaluating the untouched model in ONNX Runtime")
     untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
     before = job.score(untouched.executable.run, resamples=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backends.artifact import port_of
 from ..backends.base import Port, bind
-from ..ir.arrays import read_arrays
+from ..ir.arrays import read_arrays, restored
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.numerics import is_float
@@ -191,7 +191,9 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
         labels = given.pop(LABELS, labels)
     dtypes = {port.name: DType[port.dtype] for port in ports}
     try:
-        inputs = bind(ports, (), {name: _restored(array, dtypes.get(name)) for name, array in given.items()})
+        inputs = bind(
+            ports, (), {name: restored(np.asanyarray(array), dtypes.get(name)) for name, array in given.items()}
+        )
         for name, array in inputs.items():
             _check_numbers(name, array)
     except ModelError as error:
@@ -216,15 +218,6 @@ def _check_numbers(name: str, array: Any) -> None:
             f"input {name!r} has {infinite} infinities of {array.size}: drop these samples, or clip them "
             "(a mask may have them, but nothing else than 0 and -inf)"
         )
-
-
-def _restored(array: Any, dtype: DType | None) -> np.ndarray:
-    """An array of a type that numpy lacks as such: saved in a file, it becomes one of nameless bytes."""
-    array = np.asanyarray(array)  # a masked one stays one, and is refused
-    is_nameless = array.dtype.type is np.void and not array.dtype.names
-    if dtype is not None and dtype.is_foreign and is_nameless and array.itemsize == dtype.numpy.itemsize:
-        return array.view(dtype.numpy)
-    return array
 
 
 def _call_factory(reference: str, folder: Path) -> list[Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..ir.errors import PassError, UsageError
 from ..ir.graph import Graph
-from ..passes.base import Pass, PassContext
+from ..passes.base import Pass
 from ..passes.bisect import Fault, bisect
 from ..passes.check import NumericCheck
 from ..passes.instrument import Instrument
@@ -16,7 +16,6 @@ from ..passes.pipeline import format_pipeline, parse_pipeline
 from ..passes.reduce import reduce
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer
 from ..passes.verification import Verification
-from ..targets.load import load_target
 from .backend_check import compile_again
 from .build import prepare
 from .optimize import read_case
@@ -58,7 +57,7 @@ def find_fault(
         else:
             case = read_case(subject, pipeline, data, target, reporter, verify)
         reporter.stage("running the whole pipeline")
-        context = _context(case, reporter)
+        context = replace(case.context, progress=reporter.progress)
         check = NumericCheck.of(context, case.verification)
         fault = bisect(parse_pipeline(case.pipeline), check, context, reporter.stage)
         if fault is None and case.backend:
@@ -88,9 +87,9 @@ def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
         passes = parse_pipeline(case.pipeline)
 
         def fails(graph: Graph) -> bool:
-            return _failure(replace(case, graph=graph, calibration=()), passes) == failure
+            return _failure(replace(case, graph=graph, calibration=(), probes=()), passes) == failure
 
-        return replace(case, graph=reduce(case.graph, fails, reporter.progress), calibration=())
+        return replace(case, graph=reduce(case.graph, fails, reporter.progress), calibration=(), probes=()).probed
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ def _failure(case: Reproducer, passes: Sequence[Pass]) -> _Failure | None:
     last = _Last()
     try:
         graph = case.graph.clone()
-        PassManager(passes, [last], case.verification).run(graph, _context(case, SILENT))
+        PassManager(passes, [last], case.verification).run(graph, case.context)
         last.started.append(case.backend)
         if case.backend:
             compile_again(case, graph)
@@ -132,9 +131,5 @@ def _narrowed(case: Reproducer, steps: Sequence[Pass], failure: _Failure) -> Rep
     if not 0 < failure.position < len(steps) or steps[failure.position].name != failure.step:
         return None
     graph = case.graph.clone()
-    PassManager(steps[: failure.position], verify="none").run(graph, _context(case, SILENT))
+    PassManager(steps[: failure.position], verify="none").run(graph, case.context)
     return replace(case, graph=graph, pipeline=format_pipeline(steps[failure.position : failure.position + 1]))
-
-
-def _context(case: Reproducer, reporter: Reporter) -> PassContext:
-    return PassContext(load_target(case.target), case.graph, case.calibration, case.seed, progress=reporter.progress)

@@ -9,7 +9,10 @@ from ..backends.artifact import load, write_artifact
 from ..backends.manifest import MANIFEST, read_manifest
 from ..ir.errors import CheckError, PlanishError, TargetError
 from ..ir.graph import Graph
-from ..passes.base import Feeds
+from ..passes.base import Effect, Feeds, Pass, PassContext
+from ..passes.group import run_each
+from ..passes.manager import other_packages
+from ..passes.order import flattened
 from ..passes.verification import Verification
 from ..targets import Target
 from .backend_check import BackendCheck
@@ -69,6 +72,34 @@ def open_subject(reference: str, target: Target, scratch: Path, threads: int | N
         return open_artifact(reference, Path(reference), threads)
     write_artifact(scratch, read_model(reference), find_backend("onnxruntime"), target)
     return open_artifact(reference, scratch, threads)
+
+
+def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, backend: Backend) -> None:
+    """Refuse a model that a backend can't run before passes take their time, if it is certain that these don't change that.
+
+    Those that keep what the model computes are run on a copy, unchecked, and the backend is asked once more. Lossy ones change the
+    widths and weights of layers, which backends don't object to. Of other packages' passes nobody knows.
+
+    Raises:
+        TargetError: with the layer, as when it is compiled.
+    """
+    try:
+        backend.refuse(source, context.target)
+    except TargetError:
+        graph = source.clone()
+    else:
+        return
+    if any(map(other_packages, flattened(passes))):
+        return
+    try:
+        run_each(passes, context, lambda step, narrowed: not _is_lossy(step) and step.apply(graph, narrowed).changed)
+    except Exception:  # which is told of, with a reproducer, where the passes are checked
+        return
+    backend.refuse(graph, context.target)
+
+
+def _is_lossy(step: Pass) -> bool:
+    return step.effect is Effect.LOSSY
 
 
 @dataclass(frozen=True, slots=True)

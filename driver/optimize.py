@@ -63,6 +63,7 @@ def optimize_file(
                 target=case.target,
                 seed=case.seed,
                 verify=case.verification,
+                probes=case.probes,
                 instruments=instruments,
                 reporter=reporter,
             )

@@ -10,6 +10,7 @@ from numpy.lib import format as npy
 
 from .errors import ModelError
 from .files import RefusedFileError, open_regular
+from .types import DType
 
 UNPACKED_BYTES, UNPACKED_TIMES = 1 << 30, 8
 """What a file may unpack to: so many bytes, and so many times its own size."""
@@ -43,6 +44,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # zip, zlib, tokenize and numpy each raise their own
         raise ModelError(f"{path} is not an .npz of plain arrays: {error or type(error).__name__}") from error
     return found
+
+
+def restored(array: np.ndarray, dtype: DType | None) -> np.ndarray:
+    """An array of a type that numpy lacks as such: saved in a file, it becomes one of nameless bytes."""
+    is_nameless = array.dtype.type is np.void and not array.dtype.names
+    if dtype is not None and dtype.is_foreign and is_nameless and array.itemsize == dtype.numpy.itemsize:
+        return array.view(dtype.numpy)
+    return array
 
 
 def _check_size(archive: zipfile.ZipFile, path: Path) -> None:

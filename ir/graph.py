@@ -275,7 +275,7 @@ class Graph:
         return self._count
 
     def is_edited_since(self, moment: int) -> bool:
-        """Whether nodes or constants came, went or changed after a moment; not, whether something else is returned."""
+        """Whether nodes, constants or inputs came, went or changed after a moment; not, whether something else is returned."""
         if _moment == moment:
             return False
         if self._edited > moment or any(constant.edited > moment for constant in self.constants.values()):
@@ -340,6 +340,7 @@ class Graph:
     def add_input(self, name: str, type: TensorType) -> Value:
         value = Value(self._claim(name), type, index=len(self.inputs))
         self.inputs.append(value)
+        self._edited = _next_moment()
         return value
 
     def add_constant(self, data: np.ndarray, name: str = "constant") -> Constant:

@@ -57,6 +57,7 @@ class PassContext:
         progress: called with a description, the steps done and the steps in all, for long work.
         selection: the nodes that may be touched.
         applications: the rewrites so far; it may end them at a number, to find the one at fault.
+        probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random ones.
     """
 
     target: Target
@@ -67,6 +68,7 @@ class PassContext:
     progress: Callable[[str, int, int], None] = lambda description, done, total: None
     selection: Selection = field(default_factory=Selection)
     applications: Applications = field(default_factory=Applications)
+    probes: Sequence[Feeds] = ()
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
         """The same surroundings for a step that is only to touch part of the graph."""

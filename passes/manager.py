@@ -187,15 +187,20 @@ def _result(step: Pass, graph: Graph, context: PassContext) -> PassResult:
 
 def _place(step: Pass, error: Exception) -> str:
     """File and line of a pass or rule of somebody else's that raised, or called what did; nothing in one of planish's own."""
-    rules = step.rules if isinstance(step, RewritePass) else ()
-    functions = [function for rule in rules for function in (rule.pattern, rule.replacement, rule.check)]
-    authors = {_package(author.__module__) for author in (type(step), *functions)} - {_package(__name__)}
+    authors = other_packages(step)
     places = [
         f"{frame.f_code.co_filename}:{line}"
         for frame, line in walk_tb(error.__traceback__)
         if _package(frame.f_globals["__name__"]) in authors
     ]
     return places[-1] if places else ""
+
+
+def other_packages(step: Pass) -> set[str]:
+    """The packages, beside planish, that a pass and its rules are of."""
+    rules = step.rules if isinstance(step, RewritePass) else ()
+    functions = [function for rule in rules for function in (rule.pattern, rule.replacement, rule.check)]
+    return {_package(author.__module__) for author in (type(step), *functions)} - {_package(__name__)}
 
 
 def _package(module: str) -> str:

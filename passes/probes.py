@@ -105,8 +105,11 @@ def run_edges(graph: Graph, probe: Feeds) -> tuple[list[Feeds], list[Outputs]]:
     the rest is the probe's. Whole numbers are zeros, or, where the model doesn't take these, the probe's.
     """
     generator = np.random.default_rng(0)
-    floats = {name: _at_edges(array, generator) for name, array in probe.items() if is_float(array)}
-    zeros = {name: np.zeros_like(array) for name, array in probe.items() if array.dtype.kind in "biu"}
+    arrays = {
+        name: array for name, array in probe.items() if isinstance(array, np.ndarray)
+    }  # not what a sequence holds
+    floats = {name: _at_edges(array, generator) for name, array in arrays.items() if is_float(array)}
+    zeros = {name: np.zeros_like(array) for name, array in arrays.items() if array.dtype.kind in "biu"}
     for edges in ({**probe, **zeros, **floats}, {**probe, **floats}):
         with suppress(ModelError):
             return [edges], run_graph(graph, [edges])

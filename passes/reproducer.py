@@ -1,14 +1,15 @@
 """Reproducers: what is needed to let a pipeline or a compiler fail again, as a folder.
 
 `graph.planish` is the model as it was read, or what a compiler failed over; `calibration.npz` the data that passes were given, if
-any; and `reproducer.json` the rest: pipeline, target, seed, backend, versions, and the error.
+any; `probes.npz` what graphs were compared on where that isn't the data; and `reproducer.json` the rest: pipeline, target, seed,
+backend, versions, and the error.
 """
 
 import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -17,20 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.arrays import read_arrays
+from ..ir.arrays import read_arrays, restored
 from ..ir.drafts import beside, put
 from ..ir.errors import CheckError, ModelError, PassError, PlanishError, UsageError
 from ..ir.files import RefusedFileError, fit_name, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.storage import load, save
+from ..ir.types import Container, DType, TensorType
 from ..targets import Target
 from ..targets.load import load_target, write_target
 from .base import Feeds, PassContext
 from .manager import PassManager
 from .pipeline import parse_pipeline
+from .probes import make_probes
 from .verification import EVERYTHING, Verification
 
-_DESCRIPTION, _GRAPH, _DATA = "reproducer.json", "graph.planish", "calibration.npz"
+_DESCRIPTION, _GRAPH, _DATA, _PROBES = "reproducer.json", "graph.planish", "calibration.npz", "probes.npz"
 _LONGEST = 1 << 20
 """Bytes of the description."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
@@ -50,6 +53,7 @@ class Reproducer:
         backend: that compiles the result; empty if passes are what fails.
         machine: the target itself, where no name or file says it.
         verification: what is checked.
+        probes: that graphs are compared on; made of the data, or at random, where there are none.
     """
 
     graph: Graph
@@ -61,6 +65,21 @@ class Reproducer:
     backend: str = ""
     machine: Target | None = None
     verification: Verification = EVERYTHING
+    probes: Sequence[Feeds] = ()
+
+    @property
+    def context(self) -> PassContext:
+        """What the passes run in."""
+        return PassContext(load_target(self.target), self.graph, self.calibration, self.seed, probes=self.probes)
+
+    @property
+    def probed(self) -> "Reproducer":
+        """The same with the very probes, which another version of numpy may make otherwise; those that are data are there."""
+        if self.probes or self.calibration or self.verification.level != "numeric":
+            return self
+        with suppress(PlanishError):
+            return replace(self, probes=make_probes(self.graph, (), self.seed, self.verification.probes))
+        return self
 
     def run(self) -> Graph:
         """What the pipeline makes of the graph, which is left as it is; it is checked as it was.
@@ -69,8 +88,7 @@ class Reproducer:
             PlanishError: it fails.
         """
         graph = self.graph.clone()
-        context = PassContext(load_target(self.target), self.graph, self.calibration, self.seed)
-        PassManager(parse_pipeline(self.pipeline), verify=self.verification).run(graph, context)
+        PassManager(parse_pipeline(self.pipeline), verify=self.verification).run(graph, self.context)
         return graph
 
     def write(self, folder: Path) -> None:
@@ -97,19 +115,46 @@ class Reproducer:
             draft = held / folder.name
             draft.mkdir()
             save(self.graph, draft / _GRAPH)
-            if self.calibration:
-                _save_arrays(self.calibration, draft / _DATA)
+            for batches, name in ((self.calibration, _DATA), (self.probes, _PROBES)):
+                if batches:
+                    _save_batches(batches, draft / name)
             if self.machine is not None:
                 description["target"] = write_target(self.machine, draft).name
             (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             put(draft, folder)
 
 
-def _save_arrays(batches: Sequence[Feeds], path: Path) -> None:
-    arrays: Mapping[str, Any] = {
-        f"{number}/{name}": array for number, feeds in enumerate(batches) for name, array in feeds.items()
-    }
+def _save_batches(batches: Sequence[Feeds], path: Path) -> None:
+    arrays: dict[str, Any] = {}
+    for number, feeds in enumerate(batches):
+        for name, array in feeds.items():
+            if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] -- of a sequence or an optional
+                raise UsageError(f"input {name!r} is given no array, and there is no file for anything else")
+            arrays[f"{number}/{name}"] = array.astype(str) if array.dtype == object else array
     np.savez(path, **arrays)
+
+
+def _read_batches(path: Path, graph: Graph) -> list[Feeds]:
+    """The batches of a file, held to the inputs of a graph; none if there is no file.
+
+    Raises:
+        ModelError: it is broken, or doesn't fit.
+    """
+    batches: dict[str, dict[str, np.ndarray]] = {}
+    types = {value.name: value.type for value in graph.inputs}
+    for key, array in (read_arrays(path) if path.exists() else {}).items():
+        number, _, name = key.partition("/")
+        if name not in types or not _is_fit(held := restored(array, types[name].dtype), types[name]):
+            raise ModelError(f"{path}: {key!r} is {array.dtype}{list(array.shape)}, which no input of the graph is")
+        batches.setdefault(number, {})[name] = held.astype(object) if held.dtype.kind == "U" else held
+    if any(feeds.keys() != types.keys() for feeds in batches.values()):
+        raise ModelError(f"{path} lacks some of the inputs {', '.join(types)}")
+    return list(batches.values())
+
+
+def _is_fit(array: np.ndarray, type: TensorType) -> bool:
+    is_typed = array.dtype.kind == "U" if type.dtype is DType.string else array.dtype == type.dtype.numpy
+    return is_typed and type.container is Container.NONE and (type.dims is None or len(type.dims) == array.ndim)
 
 
 def is_reproducer(reference: str) -> bool:
@@ -137,14 +182,11 @@ def read_reproducer(folder: Path) -> Reproducer:
         is_fit = isinstance(value, str) if key != "seed" else type(value) is int and value >= 0
         if not is_fit:
             raise ModelError(f"{folder / _DESCRIPTION}: {key!r} is {value!r}, which makes no sense")
-    batches: dict[str, dict[str, np.ndarray]] = {}
-    if (folder / _DATA).exists():
-        for key, array in read_arrays(folder / _DATA).items():
-            number, _, name = key.partition("/")
-            batches.setdefault(number, {})[name] = array
     if (folder / fields["target"]).is_file():
         fields["target"] = str(folder / fields["target"])
-    return Reproducer(load(folder / _GRAPH), calibration=list(batches.values()), **fields)
+    graph = load(folder / _GRAPH)
+    calibration, probes = (_read_batches(folder / name, graph) for name in (_DATA, _PROBES))
+    return Reproducer(graph, calibration=calibration, probes=probes, **fields)
 
 
 @contextmanager
@@ -170,7 +212,7 @@ def reproducing(case: Reproducer) -> Generator[None]:
 
 
 def _failed(case: Reproducer, error: Exception) -> Reproducer:
-    return replace(case, error=f"{type(error).__name__}: {error}")
+    return replace(case.probed, error=f"{type(error).__name__}: {error}")
 
 
 def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Reproducer.run) -> str:

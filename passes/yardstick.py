@@ -53,10 +53,21 @@ class Yardstick:
         All numbers on the way are nudged by a millionth, up or down at random, and twice the largest move is allowed, within
         what the tolerance allows the output's largest number.
         """
+        return min(self._move(number, name), tolerance.rtol * scale_of(self.outputs[number][name]))
+
+    def is_steady(self, number: int, tolerance: Tolerance) -> bool:
+        """Whether rounding leaves all float outputs on a probe within what a tolerance allows their largest numbers."""
+        outputs = self.outputs[number].items()
+        return all(
+            self._move(number, name) <= tolerance.rtol * scale_of(array) for name, array in outputs if is_float(array)
+        )
+
+    def _move(self, number: int, name: str) -> float:
+        """Twice as far as numbers of an output go when all on the way are nudged."""
         expected = self.outputs[number][name]
         pairs = [(expected, run[name]) for run in self._nudged(number) if name in run]
         moves = [largest_difference(*pair) if pair[0].shape == pair[1].shape else float("inf") for pair in pairs]
-        return min(2 * max(moves, default=0.0), tolerance.rtol * scale_of(expected))
+        return 2 * max(moves, default=0.0)
 
     def _nudged(self, number: int) -> Sequence[Outputs]:
         if number not in self._nudges:

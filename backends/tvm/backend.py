@@ -94,6 +94,16 @@ class Tvm(Backend):
     def strict(self) -> "Tvm":
         return Tvm(self._database, self._source, checks_kernels=self._checks_kernels, is_strict=True)
 
+    def refuse(self, graph: "Graph", target: "Target") -> None:
+        """Refuse what isn't legal, and sizes that depend on data in a way that isn't followed."""
+        from ...ir.unknown import is_from_data
+        from .compilation import Compilation
+
+        legal = legal_graph(graph, target)
+        symbols = (symbol for node in legal.nodes for value in node.outputs for symbol in value.type.symbols)
+        if any(map(is_from_data, symbols)):
+            Compilation(graph, legal, target).refuse()
+
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         from .compilation import Compilation
 

@@ -29,7 +29,7 @@ from .kernel_check import check_kernels, parts_of, random_input
 from .library import Tell, link, planned
 from .linker import find_linker
 from .llvm import llvm_target
-from .lowering import kernels, to_relax
+from .lowering import Lowered, kernels, to_relax
 from .reproducible import ordered_symbols
 from .runtime import Program
 from .weights import write_weights
@@ -87,13 +87,21 @@ class Build:
         cache.drop_old()
         return [directory / LIBRARY, guards.write(directory), *write_weights(directory, weights)]
 
-    def _library(self, graph: Graph, cache: KernelCache, library: Path) -> tuple[Sequence[Any], Guards, Sequence[str]]:
-        """Write the library of a graph; returns its weights, what guards its inputs, and the kernels in it."""
+    def lowered(self, graph: Graph) -> Lowered:
+        """A graph in Relax: this one, or another with more outputs.
+
+        Raises:
+            TargetError: an operator that TVM can't run, with its layer.
+        """
         try:
             with ordered_symbols():
-                lowered = to_relax(graph, self.origins, self.target, self.choices, self.plainness)
+                return to_relax(graph, self.origins, self.target, self.choices, self.plainness)
         except TargetError as error:
             raise TargetError(f"{error}; {ADVICE}") from error
+
+    def _library(self, graph: Graph, cache: KernelCache, library: Path) -> tuple[Sequence[Any], Guards, Sequence[str]]:
+        """Write the library of a graph; returns its weights, what guards its inputs, and the kernels in it."""
+        lowered = self.lowered(graph)
         machine, linker = llvm_target(self.target), find_linker(self.target.architecture)
         module, weights = hoisted(lowered.module)
         try:

@@ -1,6 +1,7 @@
 """A graph compiled in another process, with plainer kernels in the place of those that the compiler dies over."""
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ class Compilation:
             instead = _INSTEAD[self.plainness[result_of(node)]]
             warnings.warn(f"{text}; {instead}{self._left(text, node)}", CompilerWarning, stacklevel=4)
         return files
+
+    def refuse(self) -> None:
+        """Lower the graph without compiling it.
+
+        Raises:
+            TargetError: an operator that TVM can't run, with its layer.
+        """
+        with workspace() as folder, handed_over(self.legal, folder / "graph") as graph, suppress(DiedError):
+            self._asked(graph, folder, work="lower")
 
     def _asked(self, graph: Path, directory: Path, **options: Any) -> list[str]:
         """Have a graph compiled that is handed over; beside it is what else the process needs."""

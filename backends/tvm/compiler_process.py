@@ -18,11 +18,14 @@ from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIGKILL
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...ir.errors import PlanishError, UsageError
 from ...ir.files import NOT_OURS, refusal
 from .compiler import kind_of
+
+if TYPE_CHECKING:
+    from .building import Build
 
 
 def main() -> None:
@@ -74,6 +77,16 @@ def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
 
 
 def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
+    build = _build_of(request, tell)
+    return [path.name for path in build.write(Path(request["directory"]), is_checked=request["is_checked"])]
+
+
+def _lowered(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
+    build = _build_of(request, tell)
+    build.lowered(build.graph)
+
+
+def _build_of(request: Mapping[str, Any], tell: Callable[..., None]) -> "Build":
     from ...passes.legalization.origins import Origins
     from ...targets.load import load_target
     from .building import Build
@@ -85,7 +98,7 @@ def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
         tell(**{"begins" if begins else "ends": name, "results": results})
 
     target, database = load_target(request["target"]), request["database"]
-    build = Build(
+    return Build(
         taken_over(Path(request["graph"])),
         Origins(request["operators"]),
         target,
@@ -94,7 +107,6 @@ def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
         request["jobs"],
         told,
     )
-    return [path.name for path in build.write(Path(request["directory"]), is_checked=request["is_checked"])]
 
 
 def _tuned(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
@@ -113,4 +125,4 @@ def _tuned(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
         tell(finding=asdict(finding))
 
 
-_DONE = {"build": _built, "tune": _tuned}
+_DONE = {"build": _built, "lower": _lowered, "tune": _tuned}

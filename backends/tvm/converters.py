@@ -33,6 +33,7 @@ from .carriers import carried, carrier
 from .casts import cast, ranks
 from .detection import non_max_suppression
 from .groups import Template
+from .guards import has_computed_bounds
 from .importer import imported
 from .padding import pad
 from .regions import max_roi_pool, roi_align
@@ -60,7 +61,8 @@ _RESHAPES = {"Reshape": sizes.reshape, "Squeeze": sizes.squeeze, "Unsqueeze": si
 
 
 def _reshape(lowering: "Lowering", node: Node) -> Any:
-    if node.operator in _RESHAPES and node.input(1) is not None and _elements(node, 1) is None:
+    is_known = _elements(node, 1) is not None and all(map(lowering.is_bound, node.output.shape))
+    if node.operator in _RESHAPES and node.input(1) is not None and not is_known:
         return _RESHAPES[node.operator](lowering, node)
     return relax.op.reshape(_data(lowering, node), lowering.shape(node.output.shape))
 
@@ -70,7 +72,7 @@ def _transpose(lowering: "Lowering", node: Node) -> Any:
 
 
 def _expand(lowering: "Lowering", node: Node) -> Any:
-    if _elements(node, 1) is None:
+    if _elements(node, 1) is None or not all(map(lowering.is_bound, node.output.shape)):
         return sizes.expand(lowering, node)
     return relax.op.broadcast_to(_data(lowering, node), lowering.shape(node.output.shape))
 
@@ -159,7 +161,7 @@ def _tile(lowering: "Lowering", node: Node) -> Any:
 def _slice(lowering: "Lowering", node: Node) -> Any:
     """Where sizes are symbolic, the importer would take ONNX's open-ended bounds for exact ones."""
     data: Value | None = node.inputs[0]
-    if any(value is not None and contents(value) is None for value in node.inputs[1:]):
+    if has_computed_bounds(node):
         return sizes.slice_(lowering, node)
     starts, steps = _elements(node, 1), _elements(node, 4)
     assert data is not None

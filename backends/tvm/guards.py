@@ -26,9 +26,19 @@ if TYPE_CHECKING:
 FILE = "guards.json"
 
 _RIGHT = {
-    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "NonZero", "Range", "ReduceMax", "ReduceMin"),
-    "ReduceProd",
-    *("ReduceSum", "Reshape", "Shape", "Size", "Split", "Squeeze", "Unsqueeze"),
+    *(
+        "Concat",
+        "ConstantOfShape",
+        "Expand",
+        "Flatten",
+        "Identity",
+        "NonMaxSuppression",
+        "NonZero",
+        "Range",
+        "ReduceMax",
+    ),
+    *("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Split"),
+    *("Squeeze", "Unsqueeze"),
 }
 """Operators that are right about empty tensors whatever becomes of the size."""
 
@@ -113,7 +123,7 @@ _TOLD = frozenset({"Reshape", "Slice", "Squeeze"})
 
 def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
     """The sizes that a node needs not to be 0: where they are, its outputs should be something nonetheless."""
-    if _has_computed_bounds(node):
+    if has_computed_bounds(node):
         return []
     if node.operator in _RIGHT or has_trait(node.operator, Trait.BROADCASTING):
         return _fitting(node)
@@ -152,11 +162,17 @@ def _keeps_numbers(node: "Node") -> bool:
     return node.operator in _KEEPING or has_trait(node.operator, Trait.RESHAPING)
 
 
-def _has_computed_bounds(node: "Node") -> bool:
-    """Whether sizes, axes or bounds that it is told are held to the shapes when the model runs."""
+def has_computed_bounds(node: "Node") -> bool:
+    """Whether sizes, axes or bounds that it is told are held to the shapes when the model runs: these or those are known only then."""
     from ...ir.infer import contents  # brings torch, which an artifact runs without
+    from ...ir.unknown import is_from_data
 
-    return node.operator in _TOLD and any(value is not None and contents(value) is None for value in node.inputs[1:])
+    if node.operator not in _TOLD:
+        return False
+    is_known = all(value is None or contents(value) is not None for value in node.inputs[1:])
+    if node.operator != "Slice" or node.inputs[0] is None:
+        return not is_known
+    return not is_known or any(map(is_from_data, node.output.type.symbols - node.inputs[0].type.symbols))
 
 
 def _fitting(node: "Node") -> list[str]:

@@ -99,12 +99,10 @@ def make_case(name: str, seeds: Path, folder: Path) -> Path:
     if kind == "onnx":
         (folder / "weights.bin").write_bytes(np.ones(64, np.float32).tobytes())
     if kind == "reproducer":
-        for other in ("planish", "npz"):
-            content = (seeds / other / "0").read_bytes()
-            beside = folder / {"planish": "graph.planish", "npz": "calibration.npz"}[other]
-            beside.write_bytes(
-                mutations.several(FORMATS[other].mutate, content, random) if random.random() < 0.3 else content
-            )
+        for beside, seed in (("graph.planish", "planish/0"), ("calibration.npz", "npz/1"), ("probes.npz", "npz/1")):
+            content, mutate = (seeds / seed).read_bytes(), FORMATS[seed.partition("/")[0]].mutate
+            is_mutated = random.random() < 0.3
+            (folder / beside).write_bytes(mutations.several(mutate, content, random) if is_mutated else content)
     return path
 
 

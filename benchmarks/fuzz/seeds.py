@@ -93,12 +93,13 @@ def write_seeds(folder: Path) -> None:
 
 def _all() -> dict[str, list[bytes]]:
     targets = sorted((Path(planish.__file__).parent / "targets").glob("*.toml"))
-    planish_file, npz = _planish(), _npz()
+    data = _npz(x=np.ones((8, 4), np.float32), labels=np.arange(8))
+    probes = _npz(**{"0/x": np.ones((2, 64), np.float32), "0/c": np.array(True)})  # of the graph
     return {
         "onnx": _onnx(),
         "pt2": _pt2(),
-        "planish": [planish_file],
-        "npz": [npz],
+        "planish": [_planish()],
+        "npz": [data, probes],
         "yaml": [RECIPE],
         "toml": [path.read_bytes() for path in targets],
         "json": [json.dumps(TUNING).encode()],
@@ -164,8 +165,8 @@ def _planish() -> bytes:
         return Path(folder, "g.planish").read_bytes()
 
 
-def _npz() -> bytes:
+def _npz(**arrays: np.ndarray) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder, "data.npz")
-        np.savez(path, x=np.ones((8, 4), np.float32), labels=np.arange(8))
+        np.savez(path, **arrays)
         return path.read_bytes()

@@ -18,7 +18,9 @@ from planish.driver.optimize import optimize_file
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError
 from planish.ir.graph import Graph, Location, Node
+from planish.ir.numerics import FLOATS, Tolerance
 from planish.ir.types import DType, TensorType
+from planish.passes.reproducer import read_reproducer
 from planish.targets import Target
 from planish.targets.load import load_target
 
@@ -74,8 +76,8 @@ def compiled(backend: Backend, folder: Path) -> Executable:
     return load(folder)
 
 
-def hold(backend: Backend, folder: Path) -> None:
-    check = BackendCheck(backend, load_target("native"))
+def hold(backend: Backend, folder: Path, tolerance: Tolerance = FLOATS) -> None:
+    check = BackendCheck(backend, load_target("native"), tolerance)
     check.hold(compiled(backend, folder / "artifact"), classifier(), [PROBE], folder)
 
 
@@ -96,11 +98,15 @@ def test_the_layer_at_fault_is_named(operator: str, layer: str, tmp_path: Path) 
         hold(Other(operator, scaled(0.05)), tmp_path)
 
 
-def test_what_fails_leaves_a_reproducer_that_fails_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = Other("TopK", scaled(0.05))
+@pytest.mark.parametrize(("by", "tolerance"), [(0.05, FLOATS), (1e-4, Tolerance(1e-6, 1e-6))], ids=["usual", "strict"])
+def test_what_fails_leaves_a_reproducer_that_fails_again(
+    by: float, tolerance: Tolerance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Other("TopK", scaled(by))
     with pytest.raises(CheckError, match="planish opt") as raised:
-        hold(backend, tmp_path)
+        hold(backend, tmp_path, tolerance)
     (folder,) = set(re.findall(r"\S+planish-reproducer-\S+", str(raised.value)))
+    np.testing.assert_array_equal(read_reproducer(Path(folder)).probes[0]["x"], PROBE["x"])
     assert optimize_file(folder, None, None).records == ()  # with ONNX Runtime as it is, all is well
     monkeypatch.setattr(backend_check, "find_backend", lambda _: backend)
     for run in (lambda: optimize_file(folder, None, None), lambda: find_fault(folder, None, None, "native")):

@@ -1,5 +1,6 @@
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ from planish.driver.build import build
 from planish.driver.recipe import make_recipe
 from planish.driver.reporter import Reporter
 from planish.ir.errors import BudgetError, CheckError, ModelError, PassError, TargetError, UsageError
+from planish.ir.graph import Graph
+from planish.ir.storage import save
 from planish.ir.text import parse_graph
+from planish.passes.base import PassContext
+from planish.passes.instrument import Instrument
 from planish.targets.features import FEATURES
 from planish.targets.load import load_target
 
@@ -191,6 +196,28 @@ def other_machine(folder: Path) -> Path:
         f"features = [{lacking!r}]\nthreads = 1\n"
     )
     return file
+
+
+def test_what_a_backend_can_t_run_is_refused_before_the_passes(folder: Path) -> None:
+    pytest.importorskip("tvm")
+    graph = parse_graph(
+        """graph "distinct"(%x: float32[6]) {
+          %y: float32[unique_x__4331b4743e_0] = Unique(%x) @ "net.head"
+          return y = %y
+        }"""
+    )
+    save(graph, folder / "distinct.planish")
+    ran: list[str] = []
+
+    class Watch(Instrument):
+        def start(self, graph: Graph, context: PassContext) -> None:
+            ran.append(graph.name)
+
+    for backend in ("tvm", "auto"):
+        asked = recipe(folder, model="distinct.planish", data={}, backend=backend)
+        with pytest.raises(TargetError, match="net.head: tvm can't run Unique") if backend == "tvm" else nullcontext():
+            assert build(asked, instruments=[Watch()]).built.backend == "onnxruntime"
+        assert len(ran) == (backend == "auto")
 
 
 def test_what_is_for_another_machine_is_written_and_not_run(folder: Path, other_machine: Path) -> None:

@@ -1,18 +1,23 @@
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from planish.backends import Executable, find_backend
 from planish.driver.backend_check import BackendCheck
-from planish.driver.lowering import fastest, lower
+from planish.driver.lowering import fastest, lower, refuse_early
 from planish.driver.measurement import Latency
 from planish.ir.builder import Builder
-from planish.ir.errors import CheckError
-from planish.ir.graph import Graph
+from planish.ir.errors import CheckError, TargetError
+from planish.ir.graph import Graph, Location
+from planish.ir.text import print_graph
 from planish.ir.types import DType, TensorType
+from planish.passes.base import Effect, Pass, PassContext, PassResult
+from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
 PROBES = [{"x": np.array([[-1.0, 2.0]], np.float32)}]
@@ -47,6 +52,44 @@ def test_a_backend_is_held_to_the_interpreter(tmp_path: Path) -> None:
         check.hold(Altered(right, 1.1, 2), graph, PROBES, tmp_path)
     with pytest.raises(CheckError, match=r"output 'y' has shape \[1, 1\] instead of \[1, 2\] on probe 0"):
         check.hold(Altered(right, 1, 1), graph, PROBES, tmp_path)
+
+
+def distinct(*, is_used: bool = True) -> Graph:
+    """What TVM has no kernel for."""
+    graph = Graph("distinct")
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 2)))
+    found = Builder(graph, location=Location("net.head")).Unique(x)
+    graph.outputs["y"] = found if is_used else Builder(graph).Relu(x)
+    return graph
+
+
+@dataclass(frozen=True)
+class Mending(Pass):
+    """Leaves out what isn't needed, as anybody's pass may."""
+
+    name: ClassVar[str] = "mending"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        return PassResult()
+
+
+def test_what_no_pass_changes_is_refused_early() -> None:
+    target, backends = load_target("native"), [find_backend(name) for name in ("onnxruntime", "tvm")]
+    for graph, steps, is_refused in [
+        (distinct(), (), True),
+        (distinct(), parse_pipeline("cleanup,fuse,quantize"), True),
+        (distinct(), (Mending(),), False),  # nobody knows what that does
+        (distinct(is_used=False), (), True),
+        (distinct(is_used=False), parse_pipeline("group(dce)"), False),
+    ]:
+        before, context = print_graph(graph), PassContext(target, graph)
+        refuse_early(graph, steps, context, backends[0])
+        with pytest.raises(TargetError) if is_refused else nullcontext() as raised:
+            refuse_early(graph, steps, context, backends[1])
+        if is_refused:
+            assert str(raised.value).startswith("net.head: tvm can't run Unique: there is no kernel for it; build for")
+        assert print_graph(graph) == before
 
 
 @pytest.mark.parametrize(

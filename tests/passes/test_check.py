@@ -285,6 +285,32 @@ def test_what_is_wrong_at_edges_alone_is_found(source: Graph, check: NumericChec
             check.check(wrong, step)
 
 
+def test_edges_say_nothing_where_any_rounding_changes_everything(graph_of) -> None:
+    """Waves whose phase no float holds at edge values, though it does for data; NaN are wrong nonetheless."""
+    text = """(%x: float32[8]) {
+      const %k: float32[] = FACTOR
+      %p: float32[8] = Mul(%x, %k)
+      %y: float32[8] = WAVE(%p)
+      return y = %y
+    }"""
+    source, other, wrong = (
+        graph_of(text.replace("FACTOR", factor).replace("WAVE", wave))
+        for factor, wave in (("1e6", "Sin"), ("1000001.0", "Sin"), ("1e6", "Cos"))
+    )
+    probe = {"x": np.linspace(-1e-6, 1e-6, 8, dtype=np.float32)}
+    check = NumericCheck(source, [probe])
+    check.check(other, ROUNDING)
+    for faulty, message in [
+        (wrong, "on probe 0"),
+        (
+            after(other, lambda op, y: op.Add(y, op.Mul(op.Sqrt(op.Sub(np.float32(0.5), op.graph.inputs[0])), 0.0))),
+            "has become NaN",
+        ),
+    ]:
+        with pytest.raises(CheckError, match=message):
+            check.check(faulty, ROUNDING)
+
+
 def test_a_loss_at_edges_is_none(source: Graph, check: NumericCheck) -> None:
     """Where quantization saturates, say; and what follows is held to that."""
     lossy = after(source, lambda op, y: op.Clip(y, -16.0, 16.0))

@@ -22,4 +22,5 @@ def test_boxes_that_overlap_are_suppressed(agree, center: int) -> None:
     rest = [np.array([4]), np.array([0.3], np.float32), np.array([0.2], np.float32)]
     dims = [("n", "boxes", 4), ("n", "classes", "boxes"), (1,), (1,), (1,)]
     few = [boxes[:1, :5], SCORES[:1, :2, :5], np.array([0]), *rest[1:]]
-    agree(build, boxes, SCORES, *rest, dims=dims, again=[few])
+    none = [boxes[:1, :0], SCORES[:1, :2, :0], *rest]
+    agree(build, boxes, SCORES, *rest, dims=dims, again=[few, none])
