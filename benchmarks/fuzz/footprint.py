@@ -61,6 +61,12 @@ def growth(sizes: Iterable[int]) -> float:
     return float(np.median((values[other] - values[one]) / (other - one)))
 
 
+def peak_growth(sizes: Sequence[int]) -> float:
+    """By how much the largest size grows from one half to the other, by the number of sizes: for one that falls now and then."""
+    half = len(sizes) // 2
+    return (max(sizes[half:]) - max(sizes[:half])) / half
+
+
 def settled(footprints: Sequence[Footprint]) -> Sequence[Footprint]:
     """The last three quarters: what is loaded and made once has been by then."""
     return footprints[len(footprints) // 4 :]

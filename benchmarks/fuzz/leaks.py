@@ -9,13 +9,15 @@ import numpy as np
 
 import planish
 
-from .footprint import Footprint, compiler, growth, settled
+from .footprint import Footprint, compiler, growth, peak_growth, settled
 from .models import batch, model, optimized
 
 MOST_BYTES = 20_000
 """A cycle that a process may grow by."""
 _NARROWEST = 16
 """Channels of the first model."""
+_GROWTH = {"the process": growth, "the compiler": peak_growth}
+"""How the growth of a process is told: the compiler is a new one now and then."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,15 @@ def cycles(name: str, count: int) -> Leaks:
         count: how many cycles.
     """
     backend, dtype, which = name.split(":")
-    held: dict[str, list[Footprint]] = {}
+    held: dict[str, list[Footprint]] = {who: [] for who in _GROWTH}
     for number in range(count):
         _cycle(_NARROWEST + (number if which == "new" else 0), backend, dtype)
         gc.collect()
-        held.setdefault("the process", []).append(Footprint.of(os.getpid()))
+        held["the process"].append(Footprint.of(os.getpid()))
         if (other := compiler()) is not None:
-            held.setdefault("the compiler", []).append(other)
-    rows = {who: settled(row) for who, row in held.items()}
-    grown = {who: growth(footprint.memory for footprint in row) for who, row in rows.items()}
+            held["the compiler"].append(other)
+    rows = {who: settled(row) for who, row in held.items() if row}
+    grown = {who: _GROWTH[who]([footprint.memory for footprint in row]) for who, row in rows.items()}
     return Leaks(grown, [fault for who, row in rows.items() for fault in _left(who, row)])
 
 
