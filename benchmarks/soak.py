@@ -3,26 +3,40 @@
 python benchmarks/soak.py files --cases 200000                 all formats
 python benchmarks/soak.py files --formats onnx --only onnx:17  one case again, with its traceback
 python benchmarks/soak.py faults                               builds that are killed, or out of disk; as root, or without the latter
+python benchmarks/soak.py threads                              8 threads that call one model, 10,000 times each
+python benchmarks/soak.py leaks                                200 models that are compiled, called and dropped, one after the other
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import shutil
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fuzz import faults as fault_cases
 from fuzz.cases import FORMATS, check_case, make_case
-from fuzz.places import Fault, prepare
+from fuzz.leaks import Leaks, cycles
+from fuzz.models import PIPELINES
+from fuzz.places import BACKENDS, Fault, prepare
 from fuzz.seeds import write_seeds
+from fuzz.threads import Called, calls
 from workers import check_all
 
 SECONDS = 30.0
 """After which a case counts as hung."""
+
+CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16", "SYMPY_CACHE_SIZE": "100"}
+"""How much torch and sympy may keep, of kernels and expressions for new sizes: by default 1024 and 1000, which takes longer to fill."""
 
 GOOD = ("equal", "refused")
 
@@ -123,6 +137,47 @@ def _fault_cases(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[
         yield name, lambda name=name: fault_cases.side_by_side(name, folder / name.replace(":", "-"), arguments.builds)
 
 
+def threads(arguments: argparse.Namespace) -> int:
+    """Calls of one model from several threads; returns how many models have failed."""
+    names = map(":".join, product(arguments.backends, arguments.dtypes))
+    return _each_alone(names, calls, (arguments.threads, arguments.calls), arguments.json)
+
+
+def leaks(arguments: argparse.Namespace) -> int:
+    """Models that are compiled, called and dropped; returns how many rows of them have failed."""
+    os.environ |= CACHES
+    names = map(":".join, product(arguments.backends, arguments.dtypes, arguments.models))
+    return _each_alone(names, cycles, (arguments.cycles,), arguments.json)
+
+
+def _each_alone(
+    names: Iterable[str], work: Callable[..., Called | Leaks], given: tuple[int, ...], as_json: bool
+) -> int:
+    """Each case in a process of its own, so that none finds the memory of another; returns how many have failed."""
+    found: dict[str, object] = {}
+    failures = 0
+    with TemporaryDirectory(prefix="planish-cache-") as folder:
+        os.environ["PLANISH_CACHE"] = folder
+        for name in names:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                try:
+                    outcome = pool.submit(work, name, *given).result()
+                    found[name], faults = asdict(outcome), outcome.faults
+                except BrokenProcessPool as death:
+                    found[name], faults = {}, [str(death)]
+            failures += bool(faults)
+            print(name, found[name], *faults, sep="\n    ", file=sys.stderr if as_json else sys.stdout, flush=True)
+    if as_json:
+        print(json.dumps({"found": found, "failures": failures}))
+    return failures
+
+
+def _add_cases(command: argparse.ArgumentParser) -> None:
+    for name, choices in {"backends": BACKENDS, "dtypes": tuple(PIPELINES)}.items():
+        command.add_argument(f"--{name}", nargs="+", choices=choices, default=choices)
+    command.add_argument("--json", action="store_true")
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,6 +204,16 @@ def main() -> int:
     command.add_argument("--only", help="a case, such as kill:17, or the beginning of the names of several")
     command.add_argument("--json", action="store_true")
     command.set_defaults(run=faults)
+    command = commands.add_parser("threads", help=threads.__doc__)
+    command.add_argument("--threads", type=int, default=8)
+    command.add_argument("--calls", type=int, default=10_000, help="of each thread")
+    _add_cases(command)
+    command.set_defaults(run=threads)
+    command = commands.add_parser("leaks", help=leaks.__doc__)
+    command.add_argument("--cycles", type=int, default=200)
+    command.add_argument("--models", nargs="+", choices=("same", "new"), default=("same", "new"), help="of the cycles")
+    _add_cases(command)
+    command.set_defaults(run=leaks)
     arguments = parser.parse_args()
     return min(arguments.run(arguments), 1)
 

@@ -28,6 +28,7 @@ class Scope:
     def __init__(self, symbols: Sequence[str], sizes: Sequence[int]) -> None:
         self.environment = environment = ShapeEnv(duck_shape=False, specialize_zero_one=False)
         self.mode = FakeTensorMode(shape_env=environment)
+        self.mode.cache_enabled = False  # it never forgets a shape, and asking it takes as long as what it would answer
         self.sizes: dict[str, Any] = {}
         self._names: dict[sympy.Expr, sympy.Symbol] = {}
         for index, name in enumerate(symbols):

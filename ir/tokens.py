@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -139,7 +139,7 @@ class Tokens:
         raise ParseError(f"line {line}, column {column}: {message}")
 
 
-@cache
+@lru_cache(maxsize=1 << 12)
 def _parse_type(text: str) -> TensorType:
     match = re.fullmatch(r"((?:\w+\()*)(\w+)\[(.*)\]\)*", text)
     assert match is not None  # as the token's pattern has it

@@ -3,7 +3,7 @@
 import builtins
 import re
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
@@ -98,7 +98,7 @@ class DType(Enum):
         return self.name
 
 
-@cache
+@lru_cache(maxsize=1 << 12)
 def _symbols(dims: tuple[Dim, ...]) -> frozenset[str]:
     return frozenset().union(*map(symbols, dims))
 

@@ -3,6 +3,7 @@
 """The TVM backend."""
 
 import shutil
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from .carriers import carried, restored
 from .compiler import ADVICE, LIBRARY, line_of, warm_up
 from .guards import FILE as GUARDS
 from .guards import Guards
-from .runtime import Program
+from .runtime import Program, is_loaded
 from .weights import FILE as WEIGHTS
 from .weights import TABLE, read_weights
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from .database import Database
 
 _LARGEST_CONSTANT = 1 << 20  # bytes that a folded constant may have grown to: masks and waves needn't be made anew
-_LOADED: set[Path] = set()
+_LOADING = threading.Lock()
+"""Held from where a library is looked for until it is loaded, so that no two programs load the same one."""
 
 
 class Tvm(Backend):
@@ -171,14 +173,14 @@ def legal_graph(graph: "Graph", target: "Target") -> "Graph":
 
 
 def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:
-    """The library in a file as it is now.
+    """The library in a file as it is now, for one program alone.
 
-    The dynamic loader goes by names: asked for one again, it gives back what it loaded before the file was replaced. So
-    from the second time on, a copy is loaded under a name of its own.
+    The dynamic loader goes by names and files: while it holds a library, it gives back the same one, even if the file was
+    replaced meanwhile. Then a copy is loaded under a name of its own.
     """
     library = library.resolve()
-    if library not in _LOADED:
-        _LOADED.add(library)
-        return Program(library, weights, threads)
+    with _LOADING:
+        if not is_loaded(library):
+            return Program(library, weights, threads)
     with workspace() as folder:
         return Program(Path(shutil.copy(library, folder)), weights, threads)

@@ -30,6 +30,8 @@ LINKING, CHECKING = "the library of all kernels", "the check of new kernels"
 ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
 _BEGINS, _ENDS, _DONE, _FAULT = "begins", "ends", "done", "fault"
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
+_MOST_REQUESTS = 64
+"""After so many answers a new process takes the place of one: each leaves holes in its heap, which grows by half a megabyte or so."""
 _LINE = 300
 """Characters of what a compiler says that are told on."""
 
@@ -72,13 +74,21 @@ def ask(request: Message, scratch: Path, hear: Callable[[Message], None] = lambd
         here = {"environment": dict(os.environ), "folder": str(Path.cwd()), "scratch": str(scratch)}
         answer = process.ask({**request, **here}, hear)
     except errors.PlanishError:
-        _idle.put(process)
+        _lay_by(process)
         raise
     except BaseException:  # it has died, or was interrupted and is half-way through something
         process.end()
         raise
-    _idle.put(process)
+    _lay_by(process)
     return answer
+
+
+def _lay_by(process: "_Process") -> None:
+    """Let a process wait for more work, unless it has done enough."""
+    if process.requests < _MOST_REQUESTS:
+        _idle.put(process)
+    else:
+        process.end()
 
 
 def _taken() -> "_Process":
@@ -111,10 +121,12 @@ class _Process:
     Attributes:
         said: the file that it writes its errors into.
         running: what it works on.
+        requests: how many it was given.
     """
 
     said: IO[bytes] = field(default_factory=_log)
     running: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    requests: int = 0
     _process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +146,7 @@ class _Process:
     def ask(self, request: Message, hear: Callable[[Message], None]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self.requests += 1
         self.running.clear()
         self.said.seek(0)
         self.said.truncate()

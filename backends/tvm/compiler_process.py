@@ -3,6 +3,7 @@
 It ends with the process that has started it, whatever it does at that time.
 """
 
+import gc
 import json
 import os
 import resource
@@ -45,6 +46,7 @@ def main() -> None:
         import_module(".building", __package__)  # takes a while, and is done before anything is asked for
         while True:
             _serve(requests.get(), tell)
+            gc.collect()  # or the graph's weights, which are another process's files, stay until there is more work
 
 
 def _read(requests: SimpleQueue[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """TVM's runtime, by its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
 
+import ctypes
 import os
 import sys
 import threading
@@ -51,7 +52,7 @@ class Program:
                 "one in TMPDIR"
             )
         self._threads = threads
-        self._library = _runtime().load_module(str(library))
+        self._library = _runtime().load_module(str(library), keep_module_alive=False)  # it is unloaded with the program
         self._weights = tuple(weights)
         self._idle: SimpleQueue[_Machine] = SimpleQueue()
         self._idle.put(_Machine(self._library))
@@ -93,6 +94,16 @@ class _Machine:
         placed = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
         placed[...] = array
         return tensor_of(placed)
+
+
+def is_loaded(library: Path) -> bool:
+    """Whether the dynamic loader holds the library in a file, or one by its name."""
+    loader = ctypes.CDLL(None)
+    loader.dlopen.restype, loader.dlclose.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    held = loader.dlopen(os.fsencode(library), os.RTLD_LAZY | os.RTLD_NOLOAD)
+    if held is not None:
+        loader.dlclose(held)
+    return held is not None
 
 
 def use_threads(number: int) -> None:

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planish.ir.builder import Builder
 from planish.ir.dims import Dim, evaluate
@@ -311,3 +312,13 @@ def test_a_part_of_a_split_at_constant_places_has_a_size(sizes: str, place: int,
     }}""")
     refresh(graph)
     assert str(graph.outputs["y"].type) == f"float32[n, {size}]"
+
+
+def test_torch_keeps_no_shape_that_was_asked_about() -> None:
+    def kept() -> int:
+        return len(FakeTensorMode.cache) + len(scope(("batch",)).environment.fake_tensor_cache)
+
+    before = kept()
+    for width in range(1000, 1008):
+        assert shape_of("Relu", tensor("batch", width)) == ("batch", width)
+    assert kept() == before

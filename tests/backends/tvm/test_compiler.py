@@ -215,6 +215,19 @@ def test_a_bug_over_there_is_told_as_one(folder) -> None:
     assert "Traceback" in caught.value.__notes__[0]
 
 
+def test_a_process_gives_way_to_a_new_one_after_enough_work(graph, target, folder, monkeypatch) -> None:
+    def serving() -> int:
+        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+        process = compiler._taken()
+        compiler._lay_by(process)
+        return process._process.pid
+
+    first = serving()
+    assert serving() == first
+    monkeypatch.setattr(compiler, "_MOST_REQUESTS", 1)
+    assert serving() != first
+
+
 def test_a_process_that_is_left_alone_erases_its_own_folder_and_no_other(folder) -> None:
     scratch, kept = folder / "tmp" / "scratch", folder / "tmp" / "kept"
     scratch.mkdir()

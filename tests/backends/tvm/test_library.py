@@ -16,9 +16,11 @@ from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.tvm.backend import legal_graph
 from planish.backends.tvm.building import Build
+from planish.backends.tvm.compiler import LIBRARY
 from planish.backends.tvm.hoisting import hoisted
 from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels import elements, epilogue
+from planish.backends.tvm.runtime import is_loaded
 from planish.backends.tvm.weights import read_weights, write_weights
 from planish.ir.errors import CheckError, UsageError
 from planish.ir.graph import Graph
@@ -216,6 +218,22 @@ def test_threads_call_it_side_by_side(graph, target, tmp_path) -> None:
         thread.join()
     assert all(np.array_equal(y, wanted) for ys, wanted in zip(found, expected, strict=True) for y in ys)
     assert all(len(ys) == 50 for ys in found)
+
+
+def test_a_library_is_one_models_alone_and_goes_with_it(graph, make_graph, target, tmp_path) -> None:
+    folder, x = tmp_path / "dist", np.ones((4, DEPTH), np.float32)
+    write_artifact(folder, graph, find_backend("tvm"), target)
+    one, other = load(folder), load(folder)
+    kept, copied = one(x)[0], other(x)[0]
+    expected = kept.copy()
+    assert is_loaded(folder / LIBRARY)
+    del one, other
+    assert not is_loaded(folder / LIBRARY)
+    assert "model.so" not in Path("/proc/self/maps").read_text()
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(copied, expected)
+    write_artifact(folder, make_graph(lambda op, x: op.Neg(layer(op, x)), 4, DEPTH), find_backend("tvm"), target)
+    np.testing.assert_array_equal(load(folder)(x)[0], -expected)
 
 
 @pytest.mark.skipif(not MEMORY.exists(), reason="the system doesn't say how much memory a process has")

@@ -1,0 +1,72 @@
+"""What a process holds of the system."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+_COMPILER = b"compiler_process"
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process holds at a moment.
+
+    Attributes:
+        memory: bytes that are its own, and that it has written to.
+        libraries: of artifacts that are mapped.
+        files: that are open.
+        threads: that it has.
+    """
+
+    memory: int
+    libraries: int
+    files: int
+    threads: int
+
+    @classmethod
+    def of(cls, process: int | str = "self") -> "Footprint":
+        """The footprint of a process, by its number.
+
+        Raises:
+            OSError: there is no such process.
+        """
+        folder = Path("/proc", str(process))
+        lines = (line.split() for line in (folder / "smaps_rollup").read_text().splitlines())
+        memory = sum(int(words[1]) << 10 for words in lines if words[0] == "Private_Dirty:")
+        names = {line.split(maxsplit=5)[-1] for line in (folder / "maps").read_text().splitlines()}
+        libraries = sum("model.so" in name for name in names)
+        return cls(memory, libraries, *(len(list((folder / name).iterdir())) for name in ("fd", "task")))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """All but the memory."""
+        return {name: count for name, count in asdict(self).items() if name != "memory"}
+
+
+def compiler() -> Footprint | None:
+    """The footprint of the process that TVM compiles in for this one, if there is one."""
+    children = Path("/proc/self/task").glob("*/children")
+    for process in (number for path in children for number in path.read_text().split()):
+        if _COMPILER in Path("/proc", process, "cmdline").read_bytes():
+            return Footprint.of(process)
+    return None
+
+
+def growth(sizes: Iterable[int]) -> float:
+    """By how much sizes grow from one to the next: the median of the slopes between all pairs (Theil and Sen)."""
+    values = np.fromiter(sizes, float)
+    one, other = np.triu_indices(values.size, 1)
+    return float(np.median((values[other] - values[one]) / (other - one)))
+
+
+def peak_growth(sizes: Sequence[int]) -> float:
+    """By how much the largest size grows from one half to the other, by the number of sizes: for one that falls now and then."""
+    half = len(sizes) // 2
+    return (max(sizes[half:]) - max(sizes[:half])) / half
+
+
+def settled(footprints: Sequence[Footprint]) -> Sequence[Footprint]:
+    """The last three quarters: what is loaded and made once has been by then."""
+    return footprints[len(footprints) // 4 :]
