@@ -1,6 +1,7 @@
 """Targets by name, from files, and from the machine at hand."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 _FOLDER = Path(__file__).parent
 _KINDS: dict[type, str] = {str: "a text", int: "a whole number", list: "a list of texts", dict: "a table"}
+_NAME = r"[\w.+-]{1,100}"
 _KEYS = ("description", "architecture", "mcpu", "features", "threads", "fused", "bfloat16", "int8", "int4")
 
 
@@ -215,11 +217,14 @@ def _content(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not a TOML file: {error}") from error
     if "extends" not in content:
         return content
-    base = path.with_name(f"{content.pop('extends')}.toml")
+    name = content.pop("extends")
+    if not (isinstance(name, str) and re.fullmatch(_NAME, name)):
+        raise UsageError(f"{path}: key 'extends' must be the name of a target, not {str(name)[:60]!r}")
+    base = path.with_name(f"{name}.toml")
     if not base.is_file():
         raise UsageError(f"{path}: key 'extends': there is no target {base}")
     if base in extending or base == path:

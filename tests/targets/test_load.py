@@ -155,6 +155,21 @@ def test_a_missing_target_that_is_extended_is_named(tmp_path):
         load_target(file)
 
 
+@pytest.mark.parametrize("base", ['"../other"', '"/etc/passwd"', f'"{"x" * 4000}"', '"a*b"', '"a\\u0000b"', "7", "[]"])
+def test_what_is_no_name_is_not_extended(tmp_path, base):
+    file = tmp_path / "board.toml"
+    file.write_text(f"extends = {base}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"board\.toml: key 'extends' must be the name of a target, not "):
+        load_target(file)
+
+
+def test_arrays_in_arrays_without_end_are_no_target(tmp_path):
+    file = tmp_path / "board.toml"
+    file.write_text(f"features = {'[' * 10_000}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"board\.toml: not a TOML file"):
+        load_target(file)
+
+
 def test_targets_that_extend_each_other_are_named(tmp_path):
     for name, base in (("one", "two"), ("two", "one"), ("self", "self")):
         (tmp_path / f"{name}.toml").write_text(f'extends = "{base}"', encoding="utf-8")
