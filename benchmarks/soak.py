@@ -2,6 +2,7 @@
 
 python benchmarks/soak.py files --cases 200000                 all formats
 python benchmarks/soak.py files --formats onnx --only onnx:17  one case again, with its traceback
+python benchmarks/soak.py guided --seconds 600                 files that reach new lines, by atheris; on Linux
 python benchmarks/soak.py faults                               builds that are killed, or out of disk; as root, or without the latter
 python benchmarks/soak.py threads                              8 threads that call one model, 10,000 times each
 python benchmarks/soak.py leaks                                200 models that are compiled, called and dropped, one after the other
@@ -11,7 +12,9 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
+import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -24,7 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fuzz import faults as fault_cases
-from fuzz.cases import FORMATS, check_case, make_case
+from fuzz.cases import FORMATS, GOOD, check_case, make_case
 from fuzz.leaks import Leaks, cycles
 from fuzz.models import PIPELINES
 from fuzz.places import BACKENDS, Fault, prepare
@@ -37,8 +40,6 @@ SECONDS = 30.0
 
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16", "SYMPY_CACHE_SIZE": "100"}
 """How much torch and sympy may keep, of kernels and expressions for new sizes: by default 1024 and 1000, which takes longer to fill."""
-
-GOOD = ("equal", "refused")
 
 
 def files(arguments: argparse.Namespace) -> int:
@@ -90,6 +91,25 @@ def _again(name: str, seeds: Path, keep: Path | None) -> int:
             traceback.print_exc()
             return 1
     return 0
+
+
+def guided(arguments: argparse.Namespace) -> int:
+    """Files that reach new lines of code, of each format for so many seconds; returns how many formats have failed."""
+    failures = 0
+    with TemporaryDirectory(prefix="planish-seeds-") as folder:
+        write_seeds(Path(folder))
+        for kind in arguments.formats:
+            corpus = arguments.corpus / kind
+            corpus.mkdir(parents=True, exist_ok=True)
+            paths = map(str, (Path(folder) / kind, corpus.absolute(), arguments.seconds))
+            command = [sys.executable, "-m", "fuzz.guided", kind, *paths]
+            done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+            stats = re.findall(r"stat::(number_of_executed_units|new_units_added|peak_rss_mb): +(\d+)", done.stderr)
+            print(kind, ", ".join(f"{name} {number}" for name, number in stats), flush=True)
+            if done.returncode:
+                failures += 1
+                print(*done.stderr.splitlines()[-20:], sep="\n    ", flush=True)
+    return failures
 
 
 def faults(arguments: argparse.Namespace) -> int:
@@ -191,6 +211,13 @@ def main() -> int:
     command.add_argument("--keep", type=Path, help="folder that the files of --only are left in")
     command.add_argument("--json", action="store_true")
     command.set_defaults(run=files)
+    command = commands.add_parser("guided", help=guided.__doc__)
+    command.add_argument("--seconds", type=int, default=600, help="for each format")
+    command.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    command.add_argument(
+        "--corpus", type=Path, default=Path("corpus"), help="folder of what was found, from run to run"
+    )
+    command.set_defaults(run=guided)
     command = commands.add_parser("faults", help=faults.__doc__)
     command.add_argument("--kills", type=int, default=200, help="builds that are killed at random moments")
     command.add_argument("--interrupts", type=int, default=200, help="builds that are interrupted at random moments")

@@ -35,6 +35,7 @@ MOST_BYTES = 2 << 30
 """Bytes of memory that reading may take beyond the size of the file."""
 
 Outcome = tuple[str, str]
+GOOD = ("equal", "refused")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def check_case(name: str, seeds: tuple[str, ...]) -> dict[str, Outcome]:
         path = make_case(name, Path(seeds[0]), Path(folder))
         before = _content(Path(folder))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        outcome = _outcome(FORMATS[name.partition(":")[0]], path)
+        outcome = outcome_of(FORMATS[name.partition(":")[0]], path)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - peak
         if grown > MOST_BYTES + path.stat().st_size:
             outcome = ("memory", f"it took {grown >> 20} MB")
@@ -122,7 +123,8 @@ def check_case(name: str, seeds: tuple[str, ...]) -> dict[str, Outcome]:
     return {seeds[0]: outcome}
 
 
-def _outcome(form: Format, path: Path) -> Outcome:
+def outcome_of(form: Format, path: Path) -> Outcome:
+    """The class of what reading a file ends in, and what is said."""
     said = StringIO()
     try:
         with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings(action="ignore"):
