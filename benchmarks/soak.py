@@ -108,7 +108,8 @@ def guided(arguments: argparse.Namespace) -> int:
             print(kind, ", ".join(f"{name} {number}" for name, number in stats), flush=True)
             if done.returncode:
                 failures += 1
-                print(*done.stderr.splitlines()[-20:], sep="\n    ", flush=True)
+                said = done.stderr.partition("Uncaught Python exception")[2] or done.stderr
+                print(*said.splitlines()[:40], sep="\n    ", flush=True)
     return failures
 
 

@@ -13,6 +13,7 @@ class Trait(Flag):
         BROADCASTING: it broadcasts all operands to one another.
         COMMUTATIVE: the order of the operands doesn't matter.
         MOVING: the outputs hold elements of the inputs as they are.
+        INDEXING: the second input holds places along an axis of the first.
         RESHAPING: the output is the first input in another shape, in the same row-major order.
         DISCONTINUOUS: it makes floats from floats, and jumps.
         QUANTIZING: it rounds floats to a grid of integers.
@@ -28,6 +29,7 @@ class Trait(Flag):
     BROADCASTING = auto()
     COMMUTATIVE = auto()
     MOVING = auto()
+    INDEXING = auto()
     RESHAPING = auto()
     DISCONTINUOUS = auto()
     QUANTIZING = auto()

@@ -4,7 +4,9 @@ import builtins
 import re
 from enum import Enum
 from functools import cache, lru_cache
+from threading import Lock
 from typing import Any, ClassVar, NoReturn, Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -145,6 +147,9 @@ class Container(Enum):
     MAPS_OF_TEXTS = "sequence map_string"
 
 
+_MAKING = Lock()
+
+
 class TensorType:
     """The type of a tensor, or of what keeps tensors: a sequence, an optional one.
 
@@ -156,21 +161,25 @@ class TensorType:
         container: what keeps tensors of this element type and these dimensions.
     """
 
-    __slots__ = ("container", "dims", "dtype")
-    _all: ClassVar[dict[tuple[DType, tuple[Dim, ...] | None, Container], Self]] = {}
+    __slots__ = ("__weakref__", "container", "dims", "dtype")
+    _all: ClassVar[WeakValueDictionary[tuple[DType, tuple[Dim, ...] | None, Container], Self]] = WeakValueDictionary()
     dtype: DType
     dims: tuple[Dim, ...] | None
     container: Container
 
     def __new__(cls, dtype: DType, dims: tuple[Dim, ...] | None, container: Container = Container.NONE) -> Self:
         key = (dtype, dims, container)
-        type = cls._all.get(key)
-        if type is None:
-            type = cls._all[key] = super().__new__(cls)
-            set_ = object.__setattr__
-            set_(type, "dtype", dtype)
-            set_(type, "dims", dims)
-            set_(type, "container", container)
+        return cls._all.get(key) or cls._made(*key)
+
+    @classmethod
+    def _made(cls, *key: Any) -> Self:
+        with _MAKING:
+            type = cls._all.get(key)
+            if type is None:  # no other thread has been faster
+                type = super().__new__(cls)
+                for name, value in zip(("dtype", "dims", "container"), key, strict=True):
+                    object.__setattr__(type, name, value)
+                cls._all[key] = type
         return type
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

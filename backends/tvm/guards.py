@@ -143,7 +143,7 @@ def read_places(graph: "Graph", name: Callable[["Node"], str]) -> dict[str, tupl
     found: dict[str, tuple[str, str]] = {}
     for node in graph.nodes:
         x, value = node.input(0), node.input(1)
-        if node.operator not in _PLACING or x is None or value is None:
+        if not has_trait(node.operator, Trait.INDEXING) or x is None or value is None:
             continue
         while (maker := value.producer) is not None and _keeps_numbers(maker) and maker.inputs[0] is not None:
             value = maker.inputs[0]
@@ -153,7 +153,6 @@ def read_places(graph: "Graph", name: Callable[["Node"], str]) -> dict[str, tupl
     return found
 
 
-_PLACING = frozenset({"Gather", "GatherElements", "ScatterElements"})
 _KEEPING = frozenset({"Cast", "Expand", "Identity", "Transpose"})
 """Operators that keep all numbers, beside those that reshape."""
 

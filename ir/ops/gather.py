@@ -16,13 +16,13 @@ from .unsigned import compared, has_data, widened
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-@operator("Gather", traits=Trait.MOVING)
+@operator("Gather", traits=Trait.MOVING | Trait.INDEXING)
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     places = [None] * place_of(axis, x.ndim) + [indices.long()]
     return torch.ops.aten.index(x, places)  # x[...] would ask a scalar index for its value
 
 
-@operator("GatherElements", traits=Trait.MOVING)
+@operator("GatherElements", traits=Trait.MOVING | Trait.INDEXING)
 @bytewise
 @widened
 def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
@@ -40,7 +40,7 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     return x[(*batch, *indices.long().unbind(-1))]
 
 
-@operator("ScatterElements")
+@operator("ScatterElements", traits=Trait.INDEXING)
 @bytewise
 def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none") -> Tensor:
     adapted = compared if reduction in ("max", "min") else widened

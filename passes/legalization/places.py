@@ -1,20 +1,21 @@
 """Constant places that aren't there: of backends some fail over them when they run, and others read the nearest."""
 
 from ...ir.graph import Node
+from ...ir.traits import Trait, has_trait
 from .expansion import attribute, operand
 
-_ALONG = frozenset({"Gather", "GatherElements", "ScatterElements"})
-_DEEP = frozenset({"GatherND", "ScatterND"})
+_DEEP = ("GatherND", "ScatterND")
 
 
 def misplaced(node: Node) -> str:
     """Which place that a node reads or writes isn't there, as a phrase; empty where all are, or sizes aren't known."""
-    if node.operator not in _ALONG | _DEEP:
+    is_along = has_trait(node.operator, Trait.INDEXING)
+    if not is_along and node.operator not in _DEEP:
         return ""
     places, shape = node.constant(1), operand(node, 0).shape
     if places is None or not places.size:
         return ""
-    if node.operator in _ALONG:
+    if is_along:
         sizes, rows = [shape[attribute(node, "axis", 0)]], places.reshape(-1, 1)
     else:
         depth, batch = places.shape[-1], attribute(node, "batch_dims", 0)
