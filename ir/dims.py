@@ -54,7 +54,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def _parse(expression: str) -> ast.expr:
     try:
         if len(expression) > _LONGEST:
@@ -80,7 +80,7 @@ def _terms(node: ast.expr) -> int:
             return sum(_terms(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)) or 1
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def symbols(dim: Dim) -> frozenset[str]:
     """The symbols in a dimension: `{"batch"}` for `batch*12`, nothing for an int."""
     if isinstance(dim, int):

@@ -123,7 +123,7 @@ _FOUND: dict[Hashable, tuple[TensorType, ...]] = {}
 """Types by what they depend on: the layers of a network repeat one another."""
 _CONTENTS: dict[Hashable, tuple[Dim, ...] | None] = {}
 """Elements by what they follow from."""
-_MOST = 10_000
+_MOST = 1_000
 """Of each; then it begins anew."""
 _SMALL = 1024
 """Bytes of a row of sizes that is compared."""

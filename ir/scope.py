@@ -5,6 +5,7 @@ import logging
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, reduce
+from itertools import count
 from typing import Any
 
 import sympy
@@ -80,9 +81,19 @@ def expression_dim(expression: sympy.Expr, names: Mapping[sympy.Expr, sympy.Expr
     return text
 
 
-@lru_cache(maxsize=64)
+_CALLS_OF_SCOPE, _LIFETIME = count(1), 2000
+"""A scope learns a little by each question and forgets nothing, so that all are made anew after so many."""
+
+
 def scope(symbols: tuple[str, ...], attempt: int = 0) -> Scope:
     """The scope of some symbols, shared by everything that has just these."""
+    if next(_CALLS_OF_SCOPE) % _LIFETIME == 0:
+        _scope.cache_clear()
+    return _scope(symbols, attempt)
+
+
+@lru_cache(maxsize=64)
+def _scope(symbols: tuple[str, ...], attempt: int) -> Scope:
     return Scope(symbols, SIZES[attempt])
 
 
@@ -103,6 +114,6 @@ def unspoilt(within: Scope) -> Generator[None]:
         logger.disabled = False
         is_spoilt = bool(within.environment.replacements)
         if is_spoilt:
-            scope.cache_clear()
+            _scope.cache_clear()
     if is_spoilt:
         raise ModelError("it fixes a symbolic size, or equates two")

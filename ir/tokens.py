@@ -139,7 +139,7 @@ class Tokens:
         raise ParseError(f"line {line}, column {column}: {message}")
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def _parse_type(text: str) -> TensorType:
     match = re.fullmatch(r"((?:\w+\()*)(\w+)\[(.*)\]\)*", text)
     assert match is not None  # as the token's pattern has it

@@ -100,7 +100,7 @@ class DType(Enum):
         return self.name
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def _symbols(dims: tuple[Dim, ...]) -> frozenset[str]:
     return frozenset().union(*map(symbols, dims))
 

@@ -70,7 +70,7 @@ def size_of_result(
     return _symbol(f"{operator.rpartition('::')[2].lower()}_{cause}", key, number)
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def is_from_data(symbol: str) -> bool:
     """Whether a symbol stands for a size that only data tells, which may be 0 or 1 as well."""
     return _MARK.search(symbol) is not None

@@ -101,7 +101,7 @@ def _check_value(value: Value) -> None:
         raise CheckError(f"the data of {value!r} is {TensorType.of(value.data)}")
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def _type_fault(type: TensorType) -> str:
     """The first wrong dimension; nothing if there is none."""
     for dim in type.dims or ():
@@ -292,7 +292,7 @@ def _describe(kind: _Kind) -> str:
     return f"{container.value} of {dtype}" if container.value else str(dtype)
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def _type_variable_fault(schema: _Schema, inputs: tuple[_Kind | None, ...], outputs: tuple[_Kind, ...]) -> str:
     """What is wrong with the element types, nothing if they suit; cached, for nodes repeat a few combinations."""
     bound: dict[str, tuple[_Kind, str]] = {}

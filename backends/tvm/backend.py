@@ -2,6 +2,7 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The TVM backend."""
 
+import os
 import shutil
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 _LARGEST_CONSTANT = 1 << 20  # bytes that a folded constant may have grown to: masks and waves needn't be made anew
 _LOADING = threading.Lock()
 """Held from where a library is looked for until it is loaded, so that no two programs load the same one."""
+
+
+def _renew_lock() -> None:
+    """Another thread of the process that this one was forked from may have held it."""
+    global _LOADING  # noqa: PLW0603 -- a lock can't be taken from a thread that isn't here
+    _LOADING = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Tvm(Backend):
