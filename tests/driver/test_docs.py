@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 import planish
+from planish.backends.tvm.backend import legal_graph
 from planish.driver.instruments import make_instruments
 from planish.driver.recipe import make_recipe
 from planish.driver.reference import isolated_imports, resolve
 from planish.ir import errors
 from planish.ir.ops import operators
-from planish.ir.text import parse_graph
+from planish.ir.text import parse_graph, print_graph
+from planish.passes.legalization.origins import Origins
+from planish.targets.load import load_target
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -53,6 +56,35 @@ def test_what_the_documentation_adds_works(folder: Path, capsys: pytest.CaptureF
     del operators()["acme::SquaredRelu"]  # or other tests would know it too
     assert [node.operator for node in legal.graph.nodes] == ["Relu", "Mul", "Mul"]
     assert "largest after legalize: %" in capsys.readouterr().err
+
+
+def test_the_model_of_the_architecture_is_followed(folder: Path) -> None:
+    (code,), texts = blocks("architecture.md", "python"), blocks("architecture.md", "text")
+    (folder / "net.py").write_text(code)
+    with isolated_imports(folder):
+        traced = resolve("net.py:trace", folder)()
+    optimized = planish.optimize(traced, "cleanup,fuse").graph
+    target = load_target("x86-64-avx512-vnni")
+    legal = legal_graph(optimized, target)
+    found = [
+        re.sub(r' "net.py:\d+"$| @ "" "net.py:\d+"$', "", print_graph(it), flags=re.MULTILINE)
+        for it in (traced, optimized, legal)
+    ]
+    assert [text.strip() for text in texts[1:4]] == [text.strip() for text in found]
+    pytest.importorskip("tvm")
+    from planish.backends.tvm.lowering import to_relax
+
+    relax = to_relax(legal, Origins.of(legal), target).module["main"].script()
+    calls = [re.sub(r"metadata\S* metadata\S*\)", "…)", line.strip()) for line in relax.splitlines() if " = R." in line]
+    assert texts[4].split("\n")[:-1] == calls
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", text))
+    assert len(named) > 30
+    files = {path.relative_to(DOCS.parent).as_posix() for path in DOCS.parent.rglob("*.py")}
+    assert not {name for name in named if not any(f"/{file}".find(f"/{name}") >= 0 for file in files)}
 
 
 def test_the_recipe_of_the_documentation_reads() -> None:
