@@ -1,19 +1,15 @@
 """The rewrites that passes apply: they are counted, and can be ended at a number to find the one at fault."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..ir.graph import Location, Node
-
-if TYPE_CHECKING:
-    from .base import Pass
 
 
 class Application(NamedTuple):
     """The start of a pass, or a rewrite in it.
 
     Attributes:
-        step: the pass.
         position: how many passes had been started, this one included.
         rewrite: its name; empty for the start of a pass.
         operator: of the node that is rewritten, as it was before.
@@ -21,7 +17,6 @@ class Application(NamedTuple):
         location: of the layer.
     """
 
-    step: "Pass"
     position: int
     rewrite: str = ""
     operator: str = ""
@@ -48,11 +43,11 @@ class Applications:
     count: int = 0
     last: Application | None = None
 
-    def begin(self, step: "Pass") -> bool:
+    def begin(self) -> bool:
         """Let a pass start, unless the limit is reached."""
         if self.is_over:
             return False
-        self.last = Application(step, 1 if self.last is None else self.last.position + 1)
+        self.last = Application(1 if self.last is None else self.last.position + 1)
         self.count += 1
         return True
 
@@ -63,7 +58,7 @@ class Applications:
         last = self.last
         if last is not None:  # or somebody calls a pass's `run` by itself
             name = node.outputs[0].name if node.outputs else ""
-            self.last = Application(last.step, last.position, rewrite, node.operator, name, node.location)
+            self.last = Application(last.position, rewrite, node.operator, name, node.location)
             self.count += 1
         return True
 

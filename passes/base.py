@@ -130,7 +130,7 @@ class Pass(ABC):
     @final
     def apply(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""
-        if not context.applications.begin(self):
+        if not context.applications.begin():
             return PassResult()
         return self.run(graph, context.narrowed(self.only, self.skip))
 

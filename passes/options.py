@@ -6,16 +6,14 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from inspect import get_annotations
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, Unit
 
 from ..ir.errors import UsageError
 from ..ir.suggestion import nearest
 from . import units
-
-if TYPE_CHECKING:
-    from .base import Pass
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple[str, ...]: "texts"}
 _UNITS = {"B": units.BYTES, "s": units.SECONDS, "1": units.PARTS}
@@ -124,12 +122,10 @@ def _phrase(bound: Ge | Gt | Le | Lt) -> str:
 @cache
 def options_of(kind: type) -> dict[str, Option]:
     """The options of a pass by name, its own first; the settings of any other dataclass likewise."""
-    from .base import Pass
-
     fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-    shared = {field.name for field in dataclasses.fields(Pass)} if kind is not Pass else set[str]()
+    own = get_annotations(kind)
     hints = get_type_hints(kind, include_extras=True)
-    ordered = sorted((field for field in fields if field.init), key=lambda field: field.name in shared)
+    ordered = sorted((field for field in fields if field.init), key=lambda field: field.name not in own)
     return {field.name: _option(field, hints[field.name]) for field in ordered if _is_text(hints[field.name])}
 
 
@@ -158,7 +154,7 @@ def _flattened(metadata: Any) -> Iterator[Any]:
         yield from item if isinstance(item, GroupedMetadata) else (item,)
 
 
-def check_options(step: "Pass") -> None:
+def check_options(step: Any) -> None:
     """Hold the options of a pass to their ranges and choices.
 
     Raises:
@@ -194,7 +190,7 @@ def read_options(kind: "type[Pass]", name: str, given: dict[str, Any]) -> dict[s
     return values
 
 
-def format_options(step: "Pass") -> str:
+def format_options(step: Any) -> str:
     """The options of a pass that are not at their defaults, as `{ratio=0.3}`, or an empty text."""
     given = {
         option.name: getattr(step, option.name)

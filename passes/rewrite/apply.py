@@ -10,7 +10,8 @@ from ...ir.builder import Builder, Operand
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Constant, Graph, Location, Node, Value, nested
 from ..base import Pass, PassContext, PassResult
-from .match import Match, find_matches
+from .match import find_matches
+from .matched import Match
 from .reach import Reach
 from .rule import RewriteRule
 

@@ -14,7 +14,6 @@ from ...ir.graph import Constant, Graph, Node, Value, nested
 from ...ir.types import DType
 from .match import (
     Found,
-    Match,
     attribute_of,
     bind,
     complete,
@@ -25,6 +24,7 @@ from .match import (
     reached,
     without,
 )
+from .matched import Match
 from .pattern import Application, AttributeVariable, Either, Number, Optional, Pattern, Rest, Result, Variable, choices
 from .rule import RewriteRule, Way
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ import numpy as np
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 from ...ir.traits import Trait, has_trait
 from ...ir.types import DType
+from .matched import Match
 from .pattern import (
     Application,
     AttributeVariable,
@@ -26,51 +26,6 @@ from .pattern import (
     keys,
 )
 from .rule import RewriteRule, Way
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Where a pattern was found.
-
-    Attributes:
-        root: the node whose output is replaced, or the first of them.
-        nodes: all nodes of the pattern, the root first.
-        results: the values that are replaced.
-        place: the node before which the replacement is written.
-        values: what each variable is bound to; None for an optional input that is left out.
-        rests: what each `op.rest` is bound to.
-        attributes: what each `op.attribute` is bound to.
-    """
-
-    root: Node
-    nodes: tuple[Node, ...]
-    results: tuple[Value, ...]
-    place: Node
-    values: dict[str, Value | None]
-    rests: dict[str, tuple[Value | None, ...]]
-    attributes: dict[str, Attribute]
-
-    def __getitem__(self, variable: str) -> Value:
-        value = self.values[variable]
-        if value is None:
-            raise KeyError(f"{variable} is an input that is left out")
-        return value
-
-    def constant(self, variable: str) -> np.ndarray | None:
-        """The data of a variable that is bound to a constant, None otherwise."""
-        value = self.values[variable]
-        return value.data if isinstance(value, Constant) else None
-
-    def data(self, variable: str) -> np.ndarray:
-        """The data of a variable that the rule's pattern or check found constant."""
-        value = self[variable]
-        assert isinstance(value, Constant)
-        return value.data
-
-    def node(self, operator: str) -> Node:
-        """The first node of an operator in the match, from the root up."""
-        return next(node for node in self.nodes if node.operator == operator)
-
 
 Found: TypeAlias = dict[Key, Any]
 """What the parts of a pattern stand for, so far, in the order in which they were met."""

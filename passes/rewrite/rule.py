@@ -16,22 +16,20 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from ...ir.builder import Builder
 from ...ir.errors import UsageError
 from ...ir.graph import Value
 from ..base import Effect
+from .matched import Match
 from .pattern import Application, Name, PatternBuilder, Result, Variable, key_of, keys, parts
-
-if TYPE_CHECKING:
-    from .match import Match
 
 Way: TypeAlias = tuple[Variable | Result, tuple[Result, ...]]
 """A part of a pattern that is bound, and what is below it, nearest first."""
 
 
-def _always(match: "Match") -> str:
+def _always(match: Match) -> str:
     return ""
 
 
@@ -52,7 +50,7 @@ class RewriteRule:
     name: str
     pattern: Callable[..., Any]
     replacement: Callable[..., Any]
-    check: Callable[["Match"], str] = field(default=_always)
+    check: Callable[[Match], str] = field(default=_always)
     effect: Effect = Effect.ROUNDING
     description: str = "A rewrite rule."
 
@@ -118,7 +116,7 @@ class RewriteRule:
     def _wanted(self) -> tuple[str, ...]:
         return _parameters(self.replacement)
 
-    def build(self, op: Builder, match: "Match") -> tuple[Value, ...]:
+    def build(self, op: Builder, match: Match) -> tuple[Value, ...]:
         """Write the replacement of a match into the graph.
 
         Raises:
