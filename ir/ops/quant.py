@@ -118,7 +118,7 @@ def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @operator("planish::DynamicQuantizeRows", traits=Trait.QUANTIZING | Trait.WITHOUT_GRADIENT)
 def dynamic_quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """DynamicQuantizeLinear with a grid for each row: of `[..., n]` there are as many scales and zero points as `[..., 1]`."""
+    """DynamicQuantizeLinear with a grid for each row: scales and zero points are `[..., 1]` for an input `[..., n]`."""
     return _on_grid(x, x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
 
 

@@ -29,7 +29,7 @@ def _register(name: str, function: Reduction, adapted: Callable[[Function], Func
 
 
 def _reduced(x: Tensor, row: Ints, keepdims: int) -> Axes:
-    """Which axes are reduced is unknown, and so are the sizes that are left."""
+    """The axes of the result whose sizes are unknown, since it is unknown which axes are reduced."""
     if keepdims:
         return changeable(x, range(x.ndim))
     places(row)

@@ -63,7 +63,7 @@ def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
 
 
 def _left(x: Tensor, row: Ints) -> Axes:
-    """If there are no more axes of one element than are squeezed, it is known which these are."""
+    """The axes whose sizes are unknown: none, if all axes that may have one element are squeezed."""
     places(row)
     return range(x.ndim - len(row)) if len(_single(x)) > len(row) else []
 
