@@ -301,7 +301,7 @@ def masked_select(op: Lowering, x: Value, mask: Value) -> Value:
 
 @lowers("aten.masked_scatter.default")
 def masked_scatter(op: Lowering, x: Value, mask: Value, source: Value) -> Value:
-    """Where the mask is set the next of the source's elements."""
+    """Put the next of the source's elements at each place where the mask is set."""
     shape = op.result_shape
     mask, x = op.expand(mask, shape), op.expand(x, shape)
     if 0 in source.shape:

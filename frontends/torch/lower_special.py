@@ -39,7 +39,7 @@ def expm1(op: Lowering, x: Value) -> Value:
 
 @lowers("aten.log2.default", "aten.log10.default")
 def log_to_base(op: Lowering, x: Value) -> Value:
-    """In double, so that powers of the base have whole logarithms."""
+    """Compute a logarithm in double precision, so that powers of the base have whole logarithms."""
     base = 2 if "log2" in str(op.node.target) else 10
     return op.cast(op.Div(op.Log(op.cast(x, DType.float64)), math.log(base)), op.result_type)
 
@@ -99,7 +99,7 @@ def erfinv(op: Lowering, x: Value) -> Value:
 
 
 def _polynomial(op: Lowering, x: Value, coefficients: tuple[float, ...]) -> Value:
-    """By Horner's rule, the highest power's coefficient first."""
+    """Evaluate a polynomial by Horner's rule; the highest power's coefficient comes first."""
     first, *others = coefficients
     return reduce(lambda y, coefficient: op.Add(op.Mul(y, x), coefficient), others, op.cast(first, x.dtype))
 
