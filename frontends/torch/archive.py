@@ -102,7 +102,7 @@ def _expressions(value: Any) -> Iterator[str]:
 
 
 def _is_arithmetic(expression: str) -> bool:
-    """Whether an expression consists of numbers, symbols and sympy's functions, which are capitalized as no built-in is."""
+    """Whether an expression has only numbers, symbols and sympy's functions, capitalized as no built-in function is."""
     tree = ast.parse(re.sub(r"\bSymbol\('\w+'", "Symbol(0", expression), mode="eval")
     calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
     return all(

@@ -28,7 +28,7 @@ def functional_name(node: fx.Node) -> str:
 
 
 def show_dropout(graph: fx.Graph) -> None:
-    """Turn dropout in evaluation mode into an alias: it returns its operand itself, though torch's exporter hides that."""
+    """Turn dropout in evaluation mode into an alias: it returns its very operand, which torch's exporter hides."""
     for node in graph.nodes:
         if node.target is torch.ops.aten.dropout.default and not node.args[2]:
             node.target, node.args = _ALIAS, node.args[:1]
