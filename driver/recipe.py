@@ -131,7 +131,7 @@ class Recipe(_Section):
 
     @property
     def database(self) -> Path | None:
-        """Where `tuned` is."""
+        """The path of the database of tuned kernels, `tuned`; None if the recipe names none."""
         return None if self.tuned is None else self.folder / self.tuned
 
     def pipeline(self) -> tuple[Pass, ...]:
