@@ -1,8 +1,8 @@
 """Reproducers: what is needed to let a pipeline or a compiler fail again, as a folder.
 
-`graph.planish` is the model as it was read, or what a compiler failed over; `calibration.npz` the data that passes were given, if
-any; `probes.npz` what graphs were compared on where that isn't the data; and `reproducer.json` the rest: pipeline, target, seed,
-backend, versions, and the error.
+`graph.planish` is the model as it was read, or what a compiler failed over; `calibration.npz` the data that passes were
+given, if any; `probes.npz` what graphs were compared on where that isn't the data; and `reproducer.json` the rest:
+pipeline, target, seed, backend, versions, and the error.
 """
 
 import json
@@ -74,7 +74,7 @@ class Reproducer:
 
     @property
     def probed(self) -> "Reproducer":
-        """The same with the very probes, which another version of numpy may make otherwise; those that are data are there."""
+        """The same with the very probes, unless they are data, since another version of numpy may make others."""
         if self.probes or self.calibration or self.verification.level != "numeric":
             return self
         with suppress(PlanishError):
@@ -220,8 +220,8 @@ def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Repro
 
     Args:
         case: to write.
-        again: runs what was written, since one that doesn't fail would send people after what isn't there; None where it
-            is known to fail.
+        again: runs what was written, since one that doesn't fail would send people after what isn't there; None where
+            it is known to fail.
     """
     folder = None
     try:

@@ -99,7 +99,7 @@ def _split(op: Builder, match: Match) -> Value:
 
 
 def _of_packed_rows(op: Any, x: Any, shape: Any, mask: Any, a: Any, b: Any, c: Any) -> Any:
-    """So they are where the sequence is first, and the heads are no axis any more."""
+    """Attention to rows packed as they are where the sequence comes first and the heads are no axis any more."""
     packed = op.Reshape(x, shape)
     parts = (op.Reshape(op.Gather(packed, index, axis=2), flat) for index, flat in enumerate((a, b, c)))
     return op.Attention(*parts, mask)
@@ -127,8 +127,8 @@ def _split_rows(op: Builder, match: Match) -> Value:
 class HeadFusion(RewritePass):
     """Give Attention queries, keys and values as products compute them, and let it take their heads apart.
 
-    Also where the sequence comes before the batch, as in torch's MultiheadAttention: the heads of a whole batch are then those
-    of one sequence. Queries, keys and values that one product computes are split, not gathered.
+    Also where the sequence comes before the batch, as in torch's MultiheadAttention: the heads of a whole batch are
+    then those of one sequence. Queries, keys and values that one product computes are split, not gathered.
     """
 
     name: ClassVar[str] = "fuse-heads"

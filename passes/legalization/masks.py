@@ -27,8 +27,9 @@ def adjustment(node: Node) -> Expansion | None:
 def _with_raised_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
     """The same with the lowest number but one instead of the lowest in the mask.
 
-    The kernel takes a row of the lowest number for one that may look nowhere, as one of minus infinity may, and gives zeros.
-    In the standard that row's scores are all equal, and it gets the mean of the values: so do models with padding.
+    The kernel takes a row of the lowest number for one that may look nowhere, as one of minus infinity may, and gives
+    zeros. In the standard that row's scores are all equal, and it gets the mean of the values: so do models with
+    padding.
     """
     mask = operand(node, 3)
     lowest, raised = _bounds(mask)

@@ -1,7 +1,8 @@
 """Recurrent layers, written out step by step where it is known how many steps there are.
 
-Inside, a sequence is `[time, batch, size]`. A sequence that is shorter than the others keeps its state once it has ended,
-and its outputs are zero from there on. A state that isn't given is zero, and leaves out what is computed with it.
+Inside, a sequence is `[time, batch, size]`. A sequence that is shorter than the others keeps its state once it has
+ended, and its outputs are zero from there on. A state that isn't given is zero, and leaves out what is computed with
+it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from .expansion import Expansion, RefusedError, attribute, cast, operand
 State = tuple[Value | None, ...]
 Activation = Callable[[Value], Value]
 Step = Callable[[Value, State], tuple[Value, ...]]
-"""From what the input adds to the gates, and the state, to the next state; its first tensor is the output."""
+"""A function of what the input adds to the gates and of the state, which returns the next state, the output first."""
 
 _DEFAULTS: dict[str, tuple[float | None, float | None]] = {
     "affine": (1.0, 0.0),

@@ -1,4 +1,4 @@
-"""Ensembles of trees (`ai.onnx.ml`) as steps that all rows and trees take together, each from a node to one of its children."""
+"""Ensembles of trees (`ai.onnx.ml`) as steps that all rows and trees take together, each from a node to a child."""
 
 from collections.abc import Iterator
 from dataclasses import replace

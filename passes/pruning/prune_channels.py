@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels of the least important filters are removed, and the model is a smaller dense one."""
+"""Structured pruning: whole channels of the least important filters are removed, for a smaller dense model."""
 
 import math
 from dataclasses import dataclass
