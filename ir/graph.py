@@ -130,8 +130,7 @@ class Node:
     Attributes:
         operator: ONNX's name, such as `Conv`; other domains are spelled out, as in `com.microsoft::FusedMatMul`.
         inputs: values in the schema's order; None where an optional input is left out.
-        attributes: only those that are set; the schema's defaults hold for the rest. They are changed by assigning
-            others.
+        attributes: only those that are set; the schema's defaults hold for the rest. To change them, assign others.
         graphs: those among the attributes: branches, the body of a loop.
         edited: the moment of the last change of anything that the node computes, or of the types of what it reads.
         conforms: whether `verify` found that operator, attributes and types suit each other; not known of changed ones.

@@ -65,7 +65,7 @@ def _check_schema(node: Node) -> None:
 
 
 _SOUND: set[Hashable] = set()
-"""What makes nodes conform to their schemas, of those that did: nodes repeat a few combinations."""
+"""The combinations that were found to conform to their schemas: nodes repeat a few of them."""
 
 
 def _fail(node: Node, fault: str) -> NoReturn:

@@ -146,7 +146,7 @@ def _moved(node: Node, operands: Sequence[Places]) -> Places:
 
 
 def _mapped(node: Node, places: Places, axes: Mapping[int, int]) -> Places:
-    """Elements of a value along other axes: those of the result by those of the value, from the front."""
+    """What is known of a value moved to other axes; `axes` maps the result's axes to the value's, from the front."""
     value, result = node.inputs[0], node.outputs[0]
     if value is None or not value.type.is_ranked or not result.type.is_ranked:
         return _together([places])
@@ -178,7 +178,7 @@ def _squeezed(node: Node, operands: Sequence[Places]) -> Places:
 
 
 def _reshaped(node: Node, operands: Sequence[Places]) -> Places:
-    """The last axes may stay as they are."""
+    """What is known of a reshape, through the last axes that stay as they are."""
     value, result = node.inputs[0], node.output
     if value is None or not value.type.is_ranked or not result.type.is_ranked:
         return _moved(node, operands)

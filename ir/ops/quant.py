@@ -31,7 +31,7 @@ def _quantized_type(zero_point: Tensor | None, output_dtype: int) -> torch.dtype
 
 
 def _precision(scale: Tensor) -> torch.dtype:
-    """The type that is computed in by a scale: its own, where torch can."""
+    """The type in which a tensor is scaled: the scale's own, where torch can compute in it."""
     if not scale.is_floating_point():
         return torch.float64
     return scale.dtype if scale.dtype.itemsize > 1 else torch.float32

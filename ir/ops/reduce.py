@@ -69,7 +69,7 @@ def _log_sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _extreme(function: Callable[..., Tensor], sign: int) -> Reduction:
-    """A maximum or minimum, which of nothing is the infinity, or the end of the integers, that anything replaces."""
+    """A maximum or minimum; without elements, it is the infinity or the end of the integers that anything replaces."""
 
     def run(x: Tensor, axes: list[int]) -> Tensor:
         if not any(isinstance(x.shape[axis], int) and x.shape[axis] == 0 for axis in axes):

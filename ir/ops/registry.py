@@ -173,5 +173,5 @@ def _check_name(name: str, function: Callable[..., Any]) -> None:
 
 
 def unpacked(results: tuple[Any, ...]) -> Any:
-    """Results of a number that differs, as a function returns them: the only one by itself."""
+    """Results as a function returns them: a tuple, or a single result by itself."""
     return results[0] if len(results) == 1 else results
