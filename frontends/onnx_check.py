@@ -23,7 +23,7 @@ MOST_NODES = 100_000
 """The most nodes that a model's functions may become when they are put in place of their calls."""
 
 DEEPEST, DEEPEST_LOOPS = 24, 6
-"""How many graphs, and how many bodies of loops among them, may lie inside one another."""
+"""The most graphs, and the most bodies of loops among them, that may lie inside one another."""
 
 LONGEST_NAME = 4096
 """Characters of a name: names are part of messages, of other names, and of files' text."""

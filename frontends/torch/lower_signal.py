@@ -58,7 +58,7 @@ def _transformed(op: Lowering, pairs: Value, axes: Sequence[int], *, inverse: bo
 
 
 def _scaled(op: Lowering, x: Value, sizes: Sequence[Dim], halves: int) -> Value:
-    """Times so many halves of a power of the number of elements that were transformed."""
+    """Multiply by the number of transformed elements to the power `halves / 2`."""
     if not halves:
         return x
     known = math.prod(size for size in sizes if isinstance(size, int))
