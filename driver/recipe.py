@@ -150,7 +150,7 @@ class Recipe(_Section):
 
 
 def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
-    """The recipe of a file, or of a model and flags; of a recipe, flags may change where, for what and how it builds.
+    """The recipe of a file, or of a model and flags; for a file, flags may change where, for what and how it builds.
 
     Raises:
         UsageError: see `read_recipe`, or a flag that doesn't go with a recipe.
