@@ -84,7 +84,7 @@ class _Step:
 
     @property
     def effect(self) -> Effect | None:
-        """What it may have done to the outputs; None where it did nothing."""
+        """What the step may have done to the outputs; None if it changed nothing."""
         return self.step.effect if self.changed else None
 
 

@@ -163,7 +163,7 @@ class _Judge:
 
     @cached_property
     def _check(self) -> NumericCheck:
-        """Made once, when it is first needed: it runs the source."""
+        """The numeric check, made once and only when needed, since it runs the source."""
         return NumericCheck.of(self._context, self._verification)
 
 

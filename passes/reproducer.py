@@ -35,7 +35,7 @@ from .verification import EVERYTHING, Verification
 
 _DESCRIPTION, _GRAPH, _DATA, _PROBES = "reproducer.json", "graph.planish", "calibration.npz", "probes.npz"
 _LONGEST = 1 << 20
-"""Bytes of the description."""
+"""The most bytes of the description."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
 
 

@@ -63,7 +63,7 @@ def _cast(graph: Graph, node: Node) -> Value | None:
 
 
 def _cast_like(graph: Graph, node: Node) -> Value | None:
-    """A Cast: what was only asked for its type needn't be there any more."""
+    """A Cast instead, so that a value asked only for its type needn't stay."""
     source = _cast(graph, node)
     if source is not None or node.inputs[0] is None:
         return source

@@ -14,7 +14,7 @@ from .fuse_attention import again
 _BATCH_FIRST = ((0, 2, 1, 3), (0, 2, 1, 3))
 """How `[batch, sequence, head, size]` becomes `[batch, head, sequence, size]`, and back."""
 _SEQUENCE_FIRST = ((1, 2, 0, 3), (2, 0, 1, 3))
-"""How `[sequence, batch, head, size]` does, in torch's MultiheadAttention."""
+"""How `[sequence, batch, head, size]` becomes `[batch, head, sequence, size]` and back, in MultiheadAttention."""
 
 
 def _between_heads(op: Any, q: Any, k: Any, v: Any, mask: Any, a: Any, b: Any, c: Any, d: Any) -> Any:

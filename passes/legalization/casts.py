@@ -25,7 +25,7 @@ def is_miscast(node: Node) -> bool:
 
 
 def _is_bounded(x: Value) -> bool:
-    """Whether what is too large was made infinite, below."""
+    """Whether numbers that are too large were made infinite by the expansion of this file."""
     node = x.producer
     if node is None or node.operator != "Where" or node.inputs[1] is None or node.inputs[1].producer is None:
         return False

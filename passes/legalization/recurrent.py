@@ -126,7 +126,7 @@ class _Direction:
         return self.layer.op.Gather(operand(self.layer.node, place), self.layer.op.constant(self.index))
 
     def biases(self, part: int) -> list[Value | None]:
-        """Those of the gates that belong to the input (0) or to the state (1)."""
+        """The biases of the gates, of the input (0) or of the state (1)."""
         op, count = self.layer.op, self.layer.gates
         if self.layer.node.input(3) is None:
             return [None] * count
@@ -165,7 +165,7 @@ _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False,
 
 
 def _activations(op: Builder, node: Node, names: Sequence[str], each: int) -> list[Activation]:
-    """Those of all directions, `each` for one; those that take an alpha or beta use up the given ones in turn.
+    """The activations of all directions, `each` to one; those with an alpha or beta use up the given ones in turn.
 
     What is clipped is the sums that go into the gates, of which the third activation, an LSTM cell's, takes none.
     """

@@ -71,7 +71,7 @@ def _lengths(node: Node) -> list[tuple[float, int]]:
 
 
 def _resize(op: Builder, node: Node) -> Value:
-    """The part of the input that the elements there are reach, with their corners aligned to its."""
+    """Resize the part of the input that the elements reach, with the corners aligned to the input's."""
     lengths = _lengths(node)
     ends = [(size - 1) / (length - 1) if size > 1 else 0.0 for length, size in lengths]
     changed = {name: value for name, value in node.attributes.items() if name != "coordinate_transformation_mode"}

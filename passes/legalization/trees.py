@@ -41,7 +41,7 @@ def _levels(forest: Forest) -> Iterator[np.ndarray]:
 
 
 def _weights(op: Builder, forest: Forest, x: Value) -> Value:
-    """`[row, tree, target]`: those of the leaves that rows come to."""
+    """The weights `[row, tree, target]` of the leaves that rows come to."""
     asked = sorted({MODES[code] for code in np.unique(forest.modes)} - {LEAF})
     if len(asked) > 1 or not _QUESTIONS.keys() >= set(asked):
         raise RefusedError(f"its nodes ask {' and '.join(asked)}, where one comparison is known")
