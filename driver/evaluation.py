@@ -114,7 +114,7 @@ def find_metric(name: str, folder: Path) -> Metric:
 
 
 def drop_interval(metric: Metric, before: Score, after: Score) -> tuple[float, float] | None:
-    """The 95 % interval of how much worse a metric gets, by a paired bootstrap; None if there is too little to draw.
+    """A 95 % interval of how much worse a metric gets, by a paired bootstrap; None if there is too little to draw from.
 
     Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals.
     """

@@ -75,7 +75,7 @@ def open_subject(reference: str, target: Target, scratch: Path, threads: int | N
 
 
 def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, backend: Backend) -> None:
-    """Refuse a model that a backend can't run before passes take their time, if certainly no pass changes that.
+    """Refuse a model that a backend can't run before passes take their time, if it is sure that no pass changes that.
 
     Passes that keep what the model computes are run on a copy, unchecked, and the backend is asked once more. Lossy
     passes change the widths and weights of layers, which backends don't object to. Of other packages' passes nobody

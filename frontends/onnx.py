@@ -284,7 +284,7 @@ class _Reader:
 
 
 def _is_sorted(graph: onnx_ir.Graph) -> bool:
-    """Whether every value is computed before it is read, also inside nodes, which not all files heed as they should."""
+    """Whether every value is computed before it is read, also inside nodes, as the standard asks; some files differ."""
     later = {output for node in graph for output in node.outputs}
     for node in graph:
         inner = (value for attribute in node.attributes.values() for value in _read_in(attribute))

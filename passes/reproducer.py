@@ -74,7 +74,7 @@ class Reproducer:
 
     @property
     def probed(self) -> "Reproducer":
-        """The same with the very probes, unless they are data, since another version of numpy may make others."""
+        """The reproducer with its very probes, unless they are data, since another version of numpy may make others."""
         if self.probes or self.calibration or self.verification.level != "numeric":
             return self
         with suppress(PlanishError):

@@ -63,7 +63,7 @@ def _cast(graph: Graph, node: Node) -> Value | None:
 
 
 def _cast_like(graph: Graph, node: Node) -> Value | None:
-    """A Cast instead, so that a value asked only for its type needn't stay."""
+    """A Cast in place of CastLike, so that a value read only for its type needn't stay."""
     source = _cast(graph, node)
     if source is not None or node.inputs[0] is None:
         return source

@@ -100,7 +100,7 @@ def moves_units(node: Node) -> bool:
 
 
 def _taken_apart_before(graph: Graph, node: Node, inner: Node) -> Value | None:
-    """Axes that are taken apart after a transpose are so before it, in one with the reshape that is there.
+    """Take axes apart before a transpose instead of after it, in one with the reshape that is there.
 
     Args:
         graph: that the nodes are in.
@@ -120,7 +120,7 @@ def _taken_apart_before(graph: Graph, node: Node, inner: Node) -> Value | None:
 
 
 def _merged_after(graph: Graph, node: Node, inner: Node) -> Value | None:
-    """Axes that are merged before a transpose are so after it, in one with the reshape that is there."""
+    """Merge axes after a transpose instead of before it, in one with the reshape that is there."""
     start, merged = _reshaped_from(inner), inner.inputs[0]
     groups = _merged_axes(start.shape, merged.shape) if start is not None and merged is not None else None
     if start is None or groups is None:

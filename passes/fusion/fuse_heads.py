@@ -79,7 +79,7 @@ def _whole(op: Builder, match: Match) -> Value:
 
 
 def _of_packed(op: Any, x: Any, shape: Any, mask: Any, hidden: Any) -> Any:
-    """Queries, keys and values are computed by one product, and told apart by an axis of three before their heads."""
+    """Queries, keys and values from one product, told apart by an axis of three before their heads."""
     packed = op.Transpose(op.Reshape(x, shape), perm=(2, 0, 3, 1, 4))
     attended = op.Attention(*(op.Gather(packed, index, axis=0) for index in range(3)), mask)
     return op.Reshape(op.Transpose(attended, perm=_BATCH_FIRST[1]), hidden)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 _DAMPING = 0.01
-"""The share of the mean second moment added to each, as GPTQ adds to its Hessian (Frantar et al., ICLR 2023)."""
+"""The share of the mean second moment that is added to each, as in GPTQ's Hessian (Frantar et al., ICLR 2023)."""
 
 
 @dataclass(frozen=True)

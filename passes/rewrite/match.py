@@ -243,7 +243,7 @@ def without(pattern: Optional, found: Found) -> Sequence[Found]:
 
 
 def is_number(value: Value | None, number: float, reader: Node) -> bool:
-    """Whether an operand stands for a number, which it doesn't if a rank above all others' adds dimensions."""
+    """Whether an operand stands for a number; one of higher rank than the others doesn't, since it adds dimensions."""
     if not isinstance(value, Constant) or value.data.size != 1 or value.dtype is DType.string:
         return False
     others = (other.type for other in reader.inputs if other is not None and not isinstance(other, Constant))
