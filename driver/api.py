@@ -79,7 +79,8 @@ def optimize(
             the order of the inputs.
         target: a target's name, its file, or the target itself.
         seed: for whatever is random.
-        verify: what is checked after each pass: a `Verification`, or a text such as `"structure"` or `"numeric,rtol=0.01"`.
+        verify: what is checked after each pass: a `Verification`, or a text such as `"structure"` or
+            `"numeric,rtol=0.01"`.
         probes: inputs by name that graphs are compared on; by default the first batches of the data, or random ones.
         instruments: that watch.
         reporter: hears of progress.

@@ -1,9 +1,9 @@
-"""Whether what a backend has compiled computes what the graph means; where it doesn't, which layer is the first to differ.
+"""Whether a backend's compiled graph computes what the graph means, and if not, which layer is the first to differ.
 
-Results are compared with the interpreter's. Where they differ, the graph is compiled once more with what its nodes yield among the
-outputs. Then the interpreter goes through the nodes and takes from the backend what each was given, so that no node answers for those
-before it. That finds the node at fault; and where there is none, because the backend has only decided differently which boxes to return
-or which number is the largest, it clears the backend of suspicion.
+Results are compared with the interpreter's. Where they differ, the graph is compiled once more with what its nodes
+yield among the outputs. Then the interpreter goes through the nodes and takes from the backend what each was given, so
+that no node answers for those before it. That finds the node at fault; and where there is none, because the backend has
+only decided differently which boxes to return or which number is the largest, it clears the backend of suspicion.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,10 +117,10 @@ class BackendCheck:
         return ""
 
     def _node_by_node(self, graph: Graph, probe: Feeds, folder: Path) -> tuple[str, Outputs | None]:
-        """The first layer that the backend computes otherwise, for the head of a message, and what the outputs should be.
+        """The first layer that the backend computes otherwise, for a message's head, and what the outputs should be.
 
-        These are the interpreter's for what the backend's nodes have yielded; there are none where nothing is known, since the
-        backend doesn't take what nodes yield for outputs.
+        The right outputs are the interpreter's for what the backend's nodes have yielded; there are none where nothing
+        is known, since the backend doesn't take what nodes yield for outputs.
         """
         values = _of_interest(graph, probe)
         try:

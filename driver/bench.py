@@ -14,7 +14,7 @@ from .memory import peak_memory
 from .reference import isolated_imports
 
 _SIZES = (32, 224, 2)
-"""Tried in turn for the open dimensions of random inputs."""
+"""Sizes tried in turn for the open dimensions of random inputs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
 def _measured(
     job: Job, graph: Graph, untouched: Executable, inputs: tuple[Sequence[Feeds], Feeds], scratch: Path
 ) -> tuple[Latency, Measured, Path]:
-    """The latency of the untouched model, and the fastest of what is built and where it is, from probes and a sample."""
+    """The latency of the untouched model, the fastest of the built models, and its path, from probes and a sample."""
     probes, sample = inputs
     recipe = job.recipe
     lowering = Lowering(job.target, probes, recipe.verify, scratch, job.reporter, recipe.database)
@@ -329,13 +329,14 @@ def _loss(artifact: Artifact) -> str:
     assert artifact.metric is not None
     likely = "" if interval is None else f" (95 % between {interval[0]:.4f} and {interval[1]:.4f})"
     return (
-        f"the metric {artifact.metric.name} gets worse by {artifact.drop:.4f}{likely}, and no budget says by how much it may: "
+        f"the metric {artifact.metric.name} gets worse by {artifact.drop:.4f}{likely}, "
+        "and no budget says by how much it may: "
         "see at which pass, and bound it with `budget: {metric_drop: ...}` or --max-drop"
     )
 
 
 def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
-    """What the manifest says beyond how to run the model: from what and by which passes it was built, and how it did."""
+    """What the manifest says beyond how to run the model: the recipe, hashes of source and result, and measurements."""
     return {
         "recipe": job.recipe.model_dump(mode="json"),
         "source": structural_hash(job.source),

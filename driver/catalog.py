@@ -75,7 +75,7 @@ def _values(option: Option) -> str:
 
 
 def explain_pass(name: str) -> str:
-    """The same, to be read.
+    """Describe a pass or a preset as text.
 
     Raises:
         UsageError: as above.

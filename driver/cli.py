@@ -322,7 +322,7 @@ def passes(name: Annotated[str | None, typer.Argument(help="of one pass")] = Non
 
 @app.command(cls=GuardedCommand)
 def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None, as_json: Json = False) -> None:
-    """List the targets, or describe one: `planish targets native` says what was detected on this machine and what follows."""
+    """List targets or describe one: `planish targets native` says what was found on this machine and what follows."""
     from . import catalog
 
     _list(catalog.targets() if name is None else catalog.describe_target(name), as_json)

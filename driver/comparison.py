@@ -28,8 +28,8 @@ class OutputDifference:
         relative: error, as the ratio of L2 norms, like the drift of a pass.
         cosine: between the two, flattened.
         sqnr: signal to noise, in decibels; infinite where they are equal.
-        agreement: share of rows along the last axis whose largest element is at the same place, and of texts that are the
-            same; None for scalars.
+        agreement: share of rows along the last axis whose largest element is at the same place, and of texts that are
+            the same; None for scalars.
     """
 
     name: str

@@ -32,7 +32,7 @@ HELD_OUT = 4
 _TINY = 1e-6
 """Numbers below which an input looks like nothing."""
 _FAR = 10.0
-"""Standard deviations by which means may differ, and times by which these deviations may, until data look unlike each other."""
+"""Standard deviations that means may differ by, and factors that deviations may, before data look unlike each other."""
 
 Feeds: TypeAlias = Mapping[str, np.ndarray]
 

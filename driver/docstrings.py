@@ -30,6 +30,6 @@ def attributes_of(kind: type) -> Mapping[str, str]:
 
 
 def _own(kind: type) -> str:
-    """Its docstring, and none of its bases'; that of a dataclass without one is its signature."""
+    """A class's docstring, and none of its bases'; that of a dataclass without one is its signature, so left out."""
     text = inspect.cleandoc(kind.__doc__ or "") if "__doc__" in vars(kind) else ""
     return "" if text.startswith(f"{kind.__name__}(") else text

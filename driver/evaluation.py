@@ -26,7 +26,8 @@ Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
 def accuracy(predictions: Predictions, labels: Sequence[Any]) -> float:
     """The share of samples whose largest score, along the last axis of the first output, is at the label.
 
-    Where the first output holds labels itself, as classical models return them, it is the share of those that are right.
+    Where the first output holds labels itself, as classical models return them, it is the share of those that are
+    right.
     """
     return float(hits(predictions, labels).mean())
 
@@ -43,7 +44,7 @@ def spearman(predictions: Predictions, labels: Sequence[Any]) -> float:
 
 
 def hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:
-    """For each sample, whether the prediction is right: bool[samples]."""
+    """Whether the prediction is right for each sample: bool[samples]."""
     right: list[np.ndarray] = []
     for outputs, wanted in zip(predictions, labels, strict=True):
         is_label = outputs[0].dtype.kind != "f" and outputs[0].shape == np.shape(wanted)
@@ -82,8 +83,8 @@ class Score:
     Attributes:
         value: on all batches.
         hits: for accuracy, which samples were right.
-        resamples: the value on batches drawn anew, with replacement, the same ones for every model; empty where it wasn't
-            asked for or there are too few batches.
+        resamples: the value on batches drawn anew, with replacement, the same ones for every model; empty where it
+            wasn't asked for or there are too few batches.
     """
 
     value: float
@@ -113,7 +114,7 @@ def find_metric(name: str, folder: Path) -> Metric:
 
 
 def drop_interval(metric: Metric, before: Score, after: Score) -> tuple[float, float] | None:
-    """The 95 % interval of how much worse a metric gets, by a paired bootstrap; None where there is too little to draw from.
+    """A 95 % interval of how much worse a metric gets, by a paired bootstrap; None if there is too little to draw from.
 
     Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), percentile intervals.
     """

@@ -63,7 +63,8 @@ def _bug(error: Exception) -> typer.Exit:
     """Ask for what is needed to reproduce a bug of ours."""
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     return _ended(
-        f"{type(error).__name__}: {error}{notes}\nThis is a bug in planish. Please report it with the command. {_written(error)}",
+        f"{type(error).__name__}: {error}{notes}\n"
+        f"This is a bug in planish. Please report it with the command. {_written(error)}",
         PlanishError.exit_code,
     )
 

@@ -1,4 +1,4 @@
-"""Interrupts that aren't lost: in a runtime's constructor or while an object is erased, they become other errors, or none."""
+"""Interrupts that aren't lost: in a runtime's constructor or a finalizer they become other errors, or none."""
 
 import signal
 from collections.abc import Generator

@@ -75,10 +75,11 @@ def open_subject(reference: str, target: Target, scratch: Path, threads: int | N
 
 
 def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, backend: Backend) -> None:
-    """Refuse a model that a backend can't run before passes take their time, if it is certain that these don't change that.
+    """Refuse a model that a backend can't run before passes take their time, if it is sure that no pass changes that.
 
-    Those that keep what the model computes are run on a copy, unchecked, and the backend is asked once more. Lossy ones change the
-    widths and weights of layers, which backends don't object to. Of other packages' passes nobody knows.
+    Passes that keep what the model computes are run on a copy, unchecked, and the backend is asked once more. Lossy
+    passes change the widths and weights of layers, which backends don't object to. Of other packages' passes nobody
+    knows.
 
     Raises:
         TargetError: with the layer, as when it is compiled.

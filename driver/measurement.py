@@ -13,7 +13,7 @@ BLOCK_SECONDS = 0.01
 """Each model runs for about as long in each round, so that short ones are resolved and caches are warm."""
 
 PAUSE_SECONDS = 0.003
-"""Between models: the worker threads of a runtime spin for a while and would slow the next one."""
+"""The pause between models: the worker threads of a runtime spin for a while and would slow the next one."""
 
 LONGEST_SECONDS = 20.0
 WARM_UP = 3
@@ -21,7 +21,7 @@ WARM_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times faster: the median over rounds, and its quartiles."""
+    """How many times faster one model is than another: the median over rounds, and its quartiles."""
 
     median: float
     lower: float
@@ -29,7 +29,7 @@ class Ratio:
 
     @property
     def inverse(self) -> "Ratio":
-        """How many times slower."""
+        """How many times slower it is."""
         return Ratio(1 / self.median, 1 / self.upper, 1 / self.lower)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Peak memory of an artifact, measured in a process of its own: `python -m planish.driver.memory ARTIFACT FEEDS.npz`."""
+"""Peak memory of an artifact, in a process of its own: `python -m planish.driver.memory ARTIFACT FEEDS.npz`."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from .data import Feeds
 
 
 def peak_memory(artifact: Path, feeds: Feeds) -> int | None:
-    """Bytes that a process grows by when it loads the runtime and the artifact and runs it; None elsewhere than on Linux.
+    """The bytes that a process grows by when it loads the runtime and the artifact and runs it; None except on Linux.
 
     Args:
         artifact: its folder.

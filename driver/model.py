@@ -11,9 +11,10 @@ from .reference import call, resolve, suggestion
 
 
 def read_model(reference: str, folder: Path = Path()) -> Graph:
-    """The graph of a `.onnx`, `.pt2` or `.planish` file, or of what `file.py:factory` or `package.module:factory` makes.
+    """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory makes.
 
-    A factory returns (module, example inputs), (module, example inputs, dynamic shapes), or the path of such a file.
+    A factory, `file.py:factory` or `package.module:factory`, returns (module, example inputs), (module, example inputs,
+    dynamic shapes), or the path of such a file.
 
     Args:
         reference: what the user wrote.
@@ -59,7 +60,8 @@ def _read(reference: str, folder: Path) -> Graph:
         return _trace(reference, folder)
     if reader is None:
         raise UsageError(
-            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory or package.module:factory"
+            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory or "
+            "package.module:factory"
         )
     if not path.exists():
         neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]

@@ -131,7 +131,7 @@ class Recipe(_Section):
 
     @property
     def database(self) -> Path | None:
-        """Where `tuned` is."""
+        """The path of the database of tuned kernels, `tuned`; None if the recipe names none."""
         return None if self.tuned is None else self.folder / self.tuned
 
     def pipeline(self) -> tuple[Pass, ...]:
@@ -150,7 +150,7 @@ class Recipe(_Section):
 
 
 def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
-    """The recipe of a file, or of a model and flags; of a recipe, flags may change where, for what and how it builds.
+    """The recipe of a file, or of a model and flags; for a file, flags may change where, for what and how it builds.
 
     Raises:
         UsageError: see `read_recipe`, or a flag that doesn't go with a recipe.

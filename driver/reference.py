@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @contextmanager
 def isolated_imports(folder: Path) -> Generator[None]:
-    """Let modules of a folder be imported by name, and forget them afterwards: two recipes may each have a `data.py`."""
+    """Let modules of a folder be imported by name, then forget them, since two recipes may each have a `data.py`."""
     path, modules = list(sys.path), set(sys.modules)
     _add_to_path(folder)
     try:

@@ -41,7 +41,7 @@ SILENT = Reporter()
 
 @contextmanager
 def compilers_heard(reporter: Reporter) -> Generator[None]:
-    """While this lasts, what a backend's compiler failed over is told to a reporter, instead of by Python's warnings."""
+    """Tell a reporter, instead of Python's warnings, what a backend's compiler failed over while this lasts."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CompilerWarning)
         show = warnings.showwarning
@@ -57,7 +57,7 @@ def compilers_heard(reporter: Reporter) -> Generator[None]:
 
 
 class PassReporter(Instrument):
-    """Tells a reporter which pass runs, and in the end which of those that the user asked for by name found nothing to do."""
+    """Tells a reporter which pass runs, and in the end which passes asked for by name found nothing to do."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter

@@ -91,7 +91,7 @@ class Artifact:
 
     @property
     def shrinkage(self) -> float:
-        """How many times smaller."""
+        """How many times smaller the artifact is than the untouched model."""
         return self.untouched.size / self.built.size
 
     @property
@@ -110,7 +110,7 @@ class Artifact:
 
     @property
     def flips(self) -> tuple[int, int] | None:
-        """For accuracy: how many samples only the untouched model gets right, and how many only the artifact."""
+        """How many samples only the untouched model gets right, and how many only the artifact, where that is known."""
         before, after = (None if it.score is None else it.score.hits for it in (self.untouched, self.built))
         if before is None or after is None:
             return None

@@ -12,7 +12,7 @@ LONGEST = 1 << 18
 """Bytes of a file; reading so many takes a few seconds."""
 
 MOST_VALUES = 10_000
-"""In a file, each counted as often as aliases name it, and a text by its length."""
+"""The most values in a file, each counted as often as aliases name it, and a text by its length."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _values(value: Any, known: dict[int, int]) -> int:
-    """How many values there are in one, each counted as often as it is named."""
+    """How many values there are in a value, each counted as often as it is named."""
     if isinstance(value, str | bytes):
         return 1 + len(value) // 100
     if not isinstance(value, dict | list):

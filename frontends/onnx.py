@@ -284,7 +284,7 @@ class _Reader:
 
 
 def _is_sorted(graph: onnx_ir.Graph) -> bool:
-    """Whether all is computed before it is read, also inside of nodes: the standard asks for it, not all files heed it."""
+    """Whether every value is computed before it is read, also inside nodes, as the standard asks; some files differ."""
     later = {output for node in graph for output in node.outputs}
     for node in graph:
         inner = (value for attribute in node.attributes.values() for value in _read_in(attribute))

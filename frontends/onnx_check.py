@@ -1,4 +1,4 @@
-"""What an ONNX file must be before anything else looks at it: names, attributes and operands that fit the operators' schemas.
+"""Checks before anything else looks at an ONNX file: names, attributes and operands must fit the operators' schemas.
 
 Libraries that read the file afterwards take this for granted, and crash where it isn't so.
 """
@@ -20,10 +20,10 @@ from ..ir.opset import OPSET
 from .onnx_weights import dtype_of
 
 MOST_NODES = 100_000
-"""As many nodes as functions of the model may become where they are put in place of their calls."""
+"""The most nodes that a model's functions may become when they are put in place of their calls."""
 
 DEEPEST, DEEPEST_LOOPS = 24, 6
-"""How many graphs, and how many bodies of loops among them, may lie inside one another."""
+"""The most graphs, and the most bodies of loops among them, that may lie inside one another."""
 
 LONGEST_NAME = 4096
 """Characters of a name: names are part of messages, of other names, and of files' text."""
@@ -129,7 +129,8 @@ class _Check:
     def _graph(self, graph: onnx.GraphProto, where: str, *, is_function: bool, depth: int, loops: int) -> None:
         if depth > DEEPEST or loops > DEEPEST_LOOPS:
             raise ModelError(
-                f"{where} lies inside {depth} others, {loops} of them bodies of loops; {DEEPEST} and {DEEPEST_LOOPS} are the most"
+                f"{where} lies inside {depth} others, {loops} of them bodies of loops; "
+                f"{DEEPEST} and {DEEPEST_LOOPS} are the most"
             )
         if graph.sparse_initializer:
             raise ModelError(

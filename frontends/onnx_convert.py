@@ -53,7 +53,7 @@ def normalized(proto: onnx.ModelProto, file: Path) -> onnx.ModelProto:
 
 
 def renewed(operator: str, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    """Attributes as the newest version of `ai.onnx.ml` has them: the first one's LabelEncoder numbers its classes, both ways."""
+    """Attributes as in the newest `ai.onnx.ml`: in the first one, LabelEncoder numbered its classes, both ways."""
     kept = dict(attributes)
     if operator != "ai.onnx.ml::LabelEncoder" or "classes_strings" not in kept or inputs[0] is None:
         return kept

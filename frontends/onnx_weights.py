@@ -1,7 +1,7 @@
 """The tensors of ONNX files, wherever they stand: in the file, or memory-mapped from files beside it.
 
-All of them are read here, before any library sees the model, so that none opens a file that a model names. Large ones are
-lifted out meanwhile: conversions copy no weights.
+All of them are read here, before any library sees the model, so that none opens a file that a model names. Large ones
+are lifted out meanwhile: conversions copy no weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,7 +46,8 @@ def take_weights(proto: onnx.ModelProto, file: Path) -> Weights:
     """Move the large tensors out of a model; initializers leave inputs of their types.
 
     Raises:
-        ModelError: one is damaged, of an unknown type, or lies in a file that can't be read or is beyond the model's folder.
+        ModelError: one is damaged, of an unknown type, or lies in a file that can't be read or is beyond the model's
+            folder.
     """
     store = _Store(file)
     outermost: dict[str, np.ndarray] = {}

@@ -1,7 +1,8 @@
 """Run as a program: models on stdin come out of stdout without functions, and converted to an opset.
 
-It imports onnx alone, whose C++ may crash on what a stranger made, or take all the time and memory that there are. So each model
-has a child of its own, forked when onnx has been imported, for which that is the end. See `onnx_convert`, which starts it.
+It imports onnx alone, whose C++ may crash on what a stranger made, or take all the time and memory that there are. So
+each model has a child of its own, forked when onnx has been imported, for which that is the end. See `onnx_convert`,
+which starts it.
 """
 
 import os
@@ -16,7 +17,10 @@ from onnx import inliner, version_converter
 
 
 def main() -> None:
-    """Answer each request, a line of numbers and a model, by an exit code, a size, and so many bytes of a result or an error."""
+    """Answer each request, a line of numbers and a model, with an exit code, a size and that many bytes.
+
+    The bytes are the converted model, or the text of an error.
+    """
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while line := requests.readline():
         version, seconds, memory, size = map(int, line.split())
@@ -39,7 +43,7 @@ def _file() -> IO[bytes]:
 
 
 def _end_with(content: bytes, version: int, seconds: int, memory: int, result: IO[bytes], errors: IO[bytes]) -> None:
-    """Convert a model, and end this process; it has so much of the processor's time and so many bytes of memory at most."""
+    """Convert a model and end this process, within so many seconds of processor time and so many bytes of memory."""
     os.dup2(errors.fileno(), 2)
     os.dup2(2, 1)  # the converter prints
     try:

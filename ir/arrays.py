@@ -16,7 +16,7 @@ UNPACKED_BYTES, UNPACKED_TIMES = 1 << 30, 8
 """What a file may unpack to: so many bytes, and so many times its own size."""
 
 EMPTY_ROWS = 1 << 20
-"""The most rows of an array whose rows have no elements: they take no memory by themselves, but every batch of them does."""
+"""The most rows of an array whose rows have no elements: the rows take no memory, but every batch of them does."""
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -61,7 +61,8 @@ def _check_size(archive: zipfile.ZipFile, path: Path) -> None:
     )
     if size > most:
         raise ModelError(
-            f"{path} unpacks to {size:,} bytes, more than {most:,}: if it is yours, write it with numpy.savez, which packs nothing"
+            f"{path} unpacks to {size:,} bytes, more than {most:,}: "
+            "if it is yours, write it with numpy.savez, which packs nothing"
         )
 
 

@@ -1,8 +1,8 @@
 """Types of what is not a plain tensor: rules for the operators that hold graphs, sequences and optionals.
 
-A graph inside a node has types already, from `body_inputs`, which says what such a graph is given; here they become those
-of the node. Two types that a value may have are joined: a dimension that they don't share becomes a symbol of its own, a
-rank that they don't share is unknown.
+A graph inside a node has types already, from `body_inputs`, which says what such a graph is given; here they become
+those of the node. Two types that a value may have are joined: a dimension that they don't share becomes a symbol of its
+own, a rank that they don't share is unknown.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -218,7 +218,7 @@ def _split(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorT
 
 
 def _at(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType]:
-    """An element's type: exact where a tensor of a known size was split at constant places, and the position is constant."""
+    """An element's type: exact if a tensor of known size was split at constant places and the position is constant."""
     element, place = _element(_first(inputs)), inputs[1]
     split = inputs[0].producer if inputs[0] is not None else None
     if split is None or split.operator != "SplitToSequence" or not isinstance(place, Constant):
@@ -231,7 +231,7 @@ def _at(inputs: Inputs, attributes: Attributes, outputs: int) -> list[TensorType
 
 
 def part_sizes(split: Node) -> list[int] | None:
-    """The sizes of the parts that a SplitToSequence makes along its axis; None where they aren't known, or the axis goes."""
+    """The sizes of the parts that a SplitToSequence makes along its axis; None if unknown, or if the axis goes."""
     x, sizes = split.inputs[0], split.input(1)
     if x is None or not x.type.is_ranked or (sizes is None and not split.attributes.get("keepdims", 1)):
         return None

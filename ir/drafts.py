@@ -1,7 +1,7 @@
-"""Folders in which something becomes whole before it takes its place, and what is left of them when a process is killed.
+"""Folders in which something becomes whole before it takes its place, and what a killed process leaves of them.
 
-A draft is locked for as long as its process is alive, whatever the process's number: whoever makes the next one in the same folder
-erases those that nobody holds, and puts back what such a process had set aside.
+A draft is locked for as long as its process is alive, whatever the process's number: whoever makes the next one in the
+same folder erases those that nobody holds, and puts back what such a process had set aside.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ _ASIDE = ".replaced"
 """The folder of a draft in which an older version waits, by its own name, until the new one is in its place."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _EXCHANGE, _HERE = 2, -100
-"""What `renameat2` of Linux takes: the flag that lets two names change places, and paths relative to the working directory."""
+"""Arguments of Linux's `renameat2`: the flag that exchanges two names, and paths relative to the working directory."""
 
 
 @contextmanager
@@ -56,9 +56,10 @@ def workspace() -> Generator[Path]:
 
 
 def put(draft: Path, place: Path) -> None:
-    """Let a draft that lies in a folder `beside` the place take it in one step; a folder that was there becomes the draft.
+    """Move a draft, made in a folder `beside` a place, there in one step; a folder that was there becomes the draft.
 
-    Where the system can't exchange two folders, the older one is set aside first: `sweep` puts it back after a kill in between.
+    Where the system can't exchange two folders, the older one is set aside first: `sweep` puts it back after a kill in
+    between.
     """
     try:
         draft.rename(place)
@@ -175,7 +176,7 @@ def _set_aside(draft: Path, place: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Generator[None]:
-    """While this lasts, no other process is in here for the same folder."""
+    """Keep other processes out of this context for the same folder."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with suppress(OSError):  # a file system without locks

@@ -4,7 +4,7 @@ _HEAD, _TAIL = 6000, 2000
 
 
 def printable(text: str) -> str:
-    """A text as it may reach a terminal or a log: what would steer these is escaped, and the middle of a long one left out.
+    """Make a text fit for a terminal or a log: escape what isn't printable, and shorten a long text in the middle.
 
     Names in a model or a recipe are its author's, who may not be a friend.
     """

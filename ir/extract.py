@@ -8,8 +8,8 @@ from .graph import Graph, Node, Value
 def extract(graph: Graph, kept: Collection[int]) -> Graph:
     """A graph of some of another's nodes.
 
-    What they read of the other nodes becomes an input. What none of them reads is returned, and so is what the graph returned
-    of theirs. Inputs and constants that nobody reads any more are left out.
+    What they read of the other nodes becomes an input. What none of them reads is returned, and so is what the graph
+    returned of theirs. Inputs and constants that nobody reads any more are left out.
 
     Args:
         graph: is left as it is.

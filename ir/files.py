@@ -1,4 +1,4 @@
-"""Files that others wrote, opened so that nothing but a regular file is read, and nothing beyond the folder that it may lie in.
+"""Files that others wrote, opened so that only regular files are read, and only inside the folder they may lie in.
 
 What the system refuses to write is told with the path that it is about.
 """
@@ -95,7 +95,10 @@ def make_room(folder: Path, size: int) -> None:
 
 
 def file_in_memory(name: str) -> tuple[BinaryIO, Path] | None:
-    """A file that is on no disk, and a path of it for other processes while this one has it open; None where no system lends one."""
+    """A file on no disk, and a path by which other processes can open it while it is open here.
+
+    None where the system has no such files.
+    """
     if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").is_dir():
         return None
     number = os.memfd_create(name)
@@ -118,8 +121,8 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 def open_within(folder: Path, location: str, *, may_have_names: bool = False) -> BufferedReader:
     """Open a file that another file names by its place in a folder.
 
-    Each part of the path is opened by itself and follows no symbolic link, so that nobody can exchange one in between. A
-    file that has a second name (a hard link) may be anybody's and is refused as well.
+    Each part of the path is opened by itself and follows no symbolic link, so that nobody can exchange one in between.
+    A file that has a second name (a hard link) may be anybody's and is refused as well.
 
     Args:
         folder: that the file must lie in; it may be reached by links.

@@ -21,6 +21,6 @@ def check_finite(graph: Graph) -> None:
 
 
 def _has_nan(data: np.ndarray) -> bool:
-    """By the least element, which is NaN if any is: unlike `isnan` of them all, this allocates nothing."""
+    """Whether any element is NaN: the least one is then, and unlike `isnan` of all, finding it allocates nothing."""
     with np.errstate(invalid="ignore"):
         return data.size > 0 and bool(np.isnan(data.min()))

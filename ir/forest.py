@@ -11,7 +11,7 @@ import numpy as np
 
 LEAF = "LEAF"
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER", LEAF)
-"""In the order of TreeEnsemble's numbers, which has no leaves among its nodes."""
+"""The modes of nodes in the order of TreeEnsemble's numbers, which has no leaves among its nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Forest:
 
 
 class _Places:
-    """Where keys are in a row of them."""
+    """The positions of keys in a row of keys."""
 
     def __init__(self, keys: np.ndarray) -> None:
         self._order = np.argsort(keys, kind="stable")

@@ -39,7 +39,7 @@ _NO_ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType({})
 
 
 _moment = 0
-"""Of the last edit of any graph."""
+"""The moment of the last edit of any graph."""
 
 
 def now() -> int:
@@ -130,7 +130,7 @@ class Node:
     Attributes:
         operator: ONNX's name, such as `Conv`; other domains are spelled out, as in `com.microsoft::FusedMatMul`.
         inputs: values in the schema's order; None where an optional input is left out.
-        attributes: only those that are set; the schema's defaults hold for the rest. They are changed by assigning others.
+        attributes: only those that are set; the schema's defaults hold for the rest. To change them, assign others.
         graphs: those among the attributes: branches, the body of a loop.
         edited: the moment of the last change of anything that the node computes, or of the types of what it reads.
         conforms: whether `verify` found that operator, attributes and types suit each other; not known of changed ones.
@@ -224,8 +224,8 @@ class Node:
 class Graph:
     """A function from tensors to tensors.
 
-    A graph inside a node (a branch, the body of a loop) may read the values of the graphs around it, as in ONNX; what it
-    returns is its own. Names are unique in a graph with all that is inside it.
+    A graph inside a node (a branch, the body of a loop) may read the values of the graphs around it, as in ONNX; what
+    it returns is its own. Names are unique in a graph with all that is inside it.
 
     Attributes:
         name: of the model.
@@ -275,7 +275,7 @@ class Graph:
         return self._count
 
     def is_edited_since(self, moment: int) -> bool:
-        """Whether nodes, constants or inputs came, went or changed after a moment; not, whether something else is returned."""
+        """Whether nodes, constants or inputs came, went or changed after a moment; what is returned doesn't count."""
         if _moment == moment:
             return False
         if self._edited > moment or any(constant.edited > moment for constant in self.constants.values()):
@@ -486,7 +486,7 @@ class Graph:
         return copy
 
     def discard(self) -> None:
-        """Give up a graph that is in no node: it reads nothing any more of the graphs around it, and its names are free."""
+        """Give up a graph that is in no node: it stops reading the graphs around it, and its names become free."""
         for node in self.nodes:
             _release(node)
         for part in nested(self):

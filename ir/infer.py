@@ -1,13 +1,13 @@
 """Type inference: an operator's own torch function, run on tensors without data.
 
-Static shapes run on meta tensors. Symbolic ones run on fake tensors whose sizes are torch's symbolic ints, and come back
-as expressions. What an operator reads on the host (a shape, the bounds of a slice) is followed to where it was made, so
-that a `Reshape` by `Concat(Shape(x)[0:1], [-1, 64])` has the type that one expects. Where it was made from data, the
-operator's declaration says which sizes are unknown (see `ops.from_data`), and these get symbols of their own.
+Static shapes run on meta tensors. Symbolic ones run on fake tensors whose sizes are torch's symbolic ints, and come
+back as expressions. What an operator reads on the host (a shape, the bounds of a slice) is followed to where it was
+made, so that a `Reshape` by `Concat(Shape(x)[0:1], [-1, 64])` has the type that one expects. Where it was made from
+data, the operator's declaration says which sizes are unknown (see `ops.from_data`), and these get symbols of their own.
 
-The symbols of inputs are sizes that the model's author had in mind: they are taken not to be 1, to agree where they meet,
-and to be long enough. A size that only data tells may be anything, so what is found for one is tried at many sizes, and
-given up for a new symbol where it doesn't hold (see `trials`).
+The symbols of inputs are sizes that the model's author had in mind: they are taken not to be 1, to agree where they
+meet, and to be long enough. A size that only data tells may be anything, so what is found for one is tried at many
+sizes, and given up for a new symbol where it doesn't hold (see `trials`).
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -124,7 +124,7 @@ _FOUND: dict[Hashable, tuple[TensorType, ...]] = {}
 _CONTENTS: dict[Hashable, tuple[Dim, ...] | None] = {}
 """Elements by what they follow from."""
 _MOST = 1_000
-"""Of each; then it begins anew."""
+"""The most entries of either cache; a full one is emptied."""
 _SMALL = 1024
 """Bytes of a row of sizes that is compared."""
 
@@ -137,7 +137,7 @@ def _keep(found: dict[Hashable, Kept], key: Hashable, value: Kept) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """An output of an application: the sizes that came out, and the symbols of those that its declaration calls unknown."""
+    """An output of an application: the sizes that came out, and symbols for those that are declared unknown."""
 
     dtype: DType
     shape: tuple[Any, ...]
@@ -241,8 +241,8 @@ class _Inference:
     def _runs(self, *, together: bool) -> list[tuple[Mapping[str, int], list[_Result]]]:
         """What comes out at the sizes that are tried, those left out that don't fit.
 
-        A sum or product of sizes is hardly ever the number that it must agree with. Where no sizes fit, such expressions
-        are taken for any number, and elements of which data tells for unknown ones.
+        A sum or product of sizes is hardly ever the number that it must agree with. Where no sizes fit, such
+        expressions are taken for any number, and elements of which data tells for unknown ones.
         """
         rows = [
             self._argument(lambda dim: dim if isinstance(dim, int) else UNKNOWN, index, value)

@@ -124,7 +124,7 @@ def _dense(held: Held) -> Held:
 
 
 def _fed(given: Any) -> Held:
-    """What is computed with: of arrays in the layout that their shape has."""
+    """The tensors to compute with, from arrays brought into the layout that their shape has."""
     if given is None:
         return None
     if isinstance(given, list | tuple):

@@ -16,8 +16,8 @@ from .types import TensorType
 def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
     """The graph as a module that computes it.
 
-    `forward` takes the inputs in order and returns a tuple of the outputs in order. Constants of a floating type of 16 bits
-    or more are parameters, the others buffers; all share memory with the graph's arrays.
+    `forward` takes the inputs in order and returns a tuple of the outputs in order. Constants of a floating type of 16
+    bits or more are parameters, the others buffers; all share memory with the graph's arrays.
 
     Args:
         graph: to run or train.
@@ -28,7 +28,7 @@ def to_module(graph: Graph, *, training: bool = False) -> fx.GraphModule:
 
 
 def _module(graph: Graph, around: Sequence[Value], *, training: bool) -> fx.GraphModule:
-    """As `to_module`; what the graph reads of those around it becomes further inputs."""
+    """Do what `to_module` does; values of the graphs around that the graph reads become further inputs."""
     root = nn.Module()
     target = fx.Graph()
     values: dict[Value, fx.Node] = {

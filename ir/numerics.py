@@ -32,7 +32,7 @@ FLOATS = Tolerance()
 
 
 def flattened(outputs: Mapping[str, Any]) -> Outputs:
-    """Outputs as arrays alone: those of a sequence one by one, maps by key, an optional that holds nothing not at all."""
+    """Outputs as arrays alone: one for each element of a sequence or key of a map, none for an empty optional."""
     flat: dict[str, np.ndarray] = {}
     for name, held in outputs.items():
         if isinstance(held, list) and held and isinstance(held[0], dict):

@@ -1,4 +1,4 @@
-"""The version of ONNX's operator set that the whole project speaks; models of other versions are converted on import."""
+"""The version of ONNX's operator set that planish speaks; models of other versions are converted on import."""
 
 OPSET = 28
 
@@ -6,7 +6,7 @@ LOWEST_OPSET = 21
 """Graphs are written in the lowest opset from this one on that expresses them, so that the most runtimes read them."""
 
 LAST_OF_OLD_KERNELS = 21
-"""The opset for graphs with operators that the next one gave more element types alone: runtimes still have them as before."""
+"""The opset for operators that the next one only extends to more element types: runtimes still have the old kernels."""
 
 OLD_KERNELS = frozenset(
     {"MaxRoiPool", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "RoiAlign"}

@@ -1,4 +1,4 @@
-"""What other packages add: entry points in their metadata, read when a name isn't planish's own, loaded when it is used.
+"""What other packages add: entry points, read when a name isn't planish's own and loaded when it is used.
 
 The groups are `planish.passes`, `planish.operators`, `planish.targets`, `planish.backends`, `planish.metrics` and
 `planish.instruments`. An entry's name is that by which users ask for it; one of planish's own comes before it.

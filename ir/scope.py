@@ -18,8 +18,8 @@ from .dims import Dim, evaluate, is_dim
 from .errors import ModelError
 
 # What torch asks about a symbolic size (is it 1? even? larger than that table?) is answered as if it had one of these
-# sizes. They are divisible by 16 and unlike the usual widths; should an operator come out fixed to one, or fail, the next
-# row is tried: larger sizes for deep pyramids, smaller ones for short tables.
+# sizes. They are divisible by 16 and unlike the usual widths; should an operator come out fixed to one, or fail, the
+# next row is tried: larger sizes for deep pyramids, smaller ones for short tables.
 SIZES = ((352, 416, 304, 464, 272, 368, 496), (19392, 19776, 20544, 20928, 21696, 24384), (48, 34, 38, 46, 58, 62))
 
 

@@ -1,7 +1,7 @@
 """The elements of small tensors that are computed from shapes: `Shape`, `Gather`, `Concat` and their kin.
 
-Elements are whatever arithmetic the caller brings: `size` turns a dimension into an int, a symbolic int, or a node. Those
-that depend on data are `UNKNOWN`, each by itself: the others in the same row are still known.
+Elements are whatever arithmetic the caller brings: `size` turns a dimension into an int, a symbolic int, or a node.
+Those that depend on data are `UNKNOWN`, each by itself: the others in the same row are still known.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -45,7 +45,7 @@ def signature(value: Value) -> Hashable:
 
 
 def _origin(value: Value | None, places: Mapping[Node, int]) -> Hashable:
-    """Where an operand is from: the place of its producer, the bytes of a small constant; of others the type."""
+    """The origin of an operand: the place of its producer, or the bytes of a small constant, or else the type."""
     if value is None:
         return None
     if value.producer is not None and value.producer in places:

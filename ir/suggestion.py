@@ -7,7 +7,7 @@ _LONG = 12
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a known name is near, otherwise `; there are x, y`, or nothing where those are many."""
+    """`; did you mean 'x'?` if a known name is near; otherwise `; there are x, y`, or nothing if those are many."""
     names = sorted(known)
     if not names:
         return "; there is none"

@@ -10,8 +10,8 @@
 
 A constant of more than 16 elements has no `=`: its data lies beside the text, under its name. Names with unusual
 characters are JSON strings, as in `%"a name"`; so are operators, attributes and outputs that need it. `//` starts a
-comment. A graph inside a node (a branch, a loop's body) is an attribute like any other, and may read the values around it.
-A tensor whose rank isn't known is `float32[...]`; `sequence(float32[n])` and `optional(float32[n])` hold tensors.
+comment. A graph inside a node (a branch, a loop's body) is an attribute like any other, and may read the values around
+it. A tensor whose rank isn't known is `float32[...]`; `sequence(float32[n])` and `optional(float32[n])` hold tensors.
 """
 
 import json
@@ -145,7 +145,7 @@ def parse_graph(text: str, weights: Mapping[str, np.ndarray] | None = None) -> G
 
 
 def read_graph(text: str, fetch: Fetch) -> Graph:
-    """As `parse_graph`, with a function that gives the data of a constant by name and type, or raises KeyError."""
+    """Parse a graph as `parse_graph` does; `fetch` gives a constant's data by name and type, or raises KeyError."""
     tokens = Tokens(text)
     graph = _Parser(tokens, fetch).parse()
     tokens.take("end")

@@ -1,4 +1,4 @@
-"""What operators have in common, as analyses and passes ask for it. Each operator says it where it is registered (`ir/ops`)."""
+"""What operators have in common, for analyses and passes to ask; each says so where it is registered (`ir/ops`)."""
 
 from enum import Flag, auto
 from functools import cache

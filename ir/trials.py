@@ -1,7 +1,8 @@
 """Trials: whether what was found for the sizes of a result holds whatever the sizes are that only data tells.
 
-A symbolic run answers each question about a size (is it 1? less than 10?) for one size and forgets that it asked. So the
-operator is run at many sizes as well: at 0, 1 and 2, at sizes that agree with others, and at those that divide well.
+A symbolic run answers each question about a size (is it 1? less than 10?) for one size and forgets that it asked. So
+the operator is run at many sizes as well: at 0, 1 and 2, at sizes that agree with others, and at those that divide
+well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -53,7 +53,8 @@ class DType(Enum):
         An element of fewer than 8 bits has a byte of its own there, with its code in the low bits.
 
         Raises:
-            TargetError: ml_dtypes is not installed, which an artifact whose inputs and outputs are numpy's can do without.
+            TargetError: ml_dtypes is not installed, which an artifact whose inputs and outputs are numpy's can do
+                without.
         """
         return _numpy_dtype(self)
 
@@ -72,7 +73,7 @@ class DType(Enum):
 
     @property
     def is_trainable(self) -> builtins.bool:
-        """Whether it is a float that is computed with, of 16 bits or more; narrower ones are quantized, as integers are."""
+        """Whether it is a float of 16 bits or more, to be computed with; narrower ones are quantized, like integers."""
         return self.is_float and self.bits > 8
 
     @property

@@ -1,7 +1,7 @@
 """What only data tells: elements that are not known at compile time, and symbols for the sizes that follow from them.
 
-Such a symbol is named after what decides the size, with a digest of it: a node that is inferred anew, or an equal one, gets
-the same symbol, and two sizes that may differ never share one.
+Such a symbol is named after what decides the size, with a digest of it: a node that is inferred anew, or an equal one,
+gets the same symbol, and two sizes that may differ never share one.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def size_of_element(value: Value, index: int) -> Dim:
 
 
 def size_called(name: str, what: int | str) -> str:
-    """The symbol for a size that a value has by the way that it came about: an axis on which two branches don't agree."""
+    """The symbol for a size, named by how it came about, such as an axis on which two branches don't agree."""
     return _symbol(name, [name, what], what if isinstance(what, int) else 0)
 
 

@@ -65,7 +65,7 @@ def _check_schema(node: Node) -> None:
 
 
 _SOUND: set[Hashable] = set()
-"""What makes nodes conform to their schemas, of those that did: nodes repeat a few combinations."""
+"""The combinations that were found to conform to their schemas: nodes repeat a few of them."""
 
 
 def _fail(node: Node, fault: str) -> NoReturn:
@@ -112,7 +112,7 @@ def _type_fault(type: TensorType) -> str:
 
 
 def _check_order(graph: Graph, uses: dict[Value, set[Use]], visible: set[Value]) -> None:
-    """Values are defined before they are read, here or in a graph around this one; who reads them is noted in `uses`."""
+    """Check that values are defined before they are read, here or in a graph around; note their readers in `uses`."""
     own: set[Value] = set()
 
     def define(*values: Value) -> None:
@@ -199,7 +199,8 @@ class _Schema:
 def lowest_opset(graph: Graph) -> int:
     """The lowest opset, from `LOWEST_OPSET` on, that has every node of a graph with the meaning that it has here.
 
-    For operators that runtimes know in an older version only, it is that version's if the other nodes are expressed in it.
+    For operators that runtimes know in an older version only, it is that version's if the other nodes are expressed in
+    it.
     """
     nodes = [node for part in nested(graph) for node in part.nodes]
     if any(node.operator in OLD_KERNELS for node in nodes):
@@ -316,7 +317,8 @@ def _type_variable_fault(schema: _Schema, inputs: tuple[_Kind | None, ...], outp
 def schema_of(operator: str, opset: int = OPSET) -> "OpSchema | None":
     """The schema of an operator of the standard; None where it has none.
 
-    That of another domain than the standard's own is the newest: operators that their domain gave up are as they were last.
+    That of another domain than the standard's own is the newest: operators that their domain gave up are as they were
+    last.
     """
     from onnx import defs  # a quarter of a second to import: loading and printing graphs do without
 

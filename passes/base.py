@@ -57,7 +57,8 @@ class PassContext:
         progress: called with a description, the steps done and the steps in all, for long work.
         selection: the nodes that may be touched.
         applications: the rewrites so far; it may end them at a number, to find the one at fault.
-        probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random ones.
+        probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random
+            ones.
     """
 
     target: Target
@@ -79,7 +80,7 @@ class PassContext:
         return node in self.selection
 
     def applies(self, rewrite: str, *nodes: Node) -> bool:
-        """Whether a pass may rewrite some nodes, asked right before it does; what is granted is counted, by the first."""
+        """Whether a pass may rewrite some nodes, asked right before it does; a yes is counted for the first of them."""
         is_selected = not self.selection.rows or all(node in self.selection for node in nodes)
         return is_selected and self.applications.take(rewrite, nodes[0])
 
@@ -88,12 +89,13 @@ class PassContext:
 class Pass(ABC):
     """A transformation of a graph, in place.
 
-    Subclasses are frozen dataclasses. Their fields are options with defaults: int, float, bool, str, a `Literal` of texts or
-    a tuple of str, so that a pass round-trips through pipeline text. Ranges and units are annotations in the sense of
-    `annotated_types`, as in `ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.5`, and hold from the start.
+    Subclasses are frozen dataclasses. Their fields are options with defaults: int, float, bool, str, a `Literal` of
+    texts or a tuple of str, so that a pass round-trips through pipeline text. Ranges and units are annotations in the
+    sense of `annotated_types`, as in `ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.5`, and hold from the start.
 
     Attributes:
-        only: globs on layers' module paths, operators or names of values; the pass touches nothing else. All where empty.
+        only: globs on layers' module paths, operators or names of values; the pass touches nothing else. All where
+            empty.
         skip: globs on what it leaves as it is.
         required: it is an error if nothing changes.
     """

@@ -1,7 +1,8 @@
 """Finding the rewrite at fault, in as few checks as a binary search takes.
 
-The pipeline runs once, without checks, and the graph is kept as each pass was given it. A search over these graphs finds the
-pass after which the outputs are wrong first. Then that pass alone runs again, each time ended at another number of rewrites.
+The pipeline runs once, without checks, and the graph is kept as each pass was given it. A search over these graphs
+finds the pass after which the outputs are wrong first. Then that pass alone runs again, each time ended at another
+number of rewrites.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ class _Step:
 
     @property
     def effect(self) -> Effect | None:
-        """What it may have done to the outputs; None where it did nothing."""
+        """What the step may have done to the outputs; None if it changed nothing."""
         return self.step.effect if self.changed else None
 
 
@@ -132,7 +133,10 @@ class _Run:
         return None if self._crash is None else ends
 
     def _stretches(self, ends: int, tolerant: bool) -> list[tuple[int, int]]:
-        """From boundary to boundary: passes by themselves that may lose something, or also round, and those between."""
+        """The stretches of passes to check: lossy passes, and rounding ones too if not tolerant, stand alone.
+
+        Stretches in which no pass changed anything are left out.
+        """
         apart = {Effect.LOSSY} if tolerant else {Effect.LOSSY, Effect.ROUNDING}
         cuts = {0, ends}
         for index, step in enumerate(self._steps[:ends]):
@@ -222,4 +226,4 @@ class _Run:
 
 
 _ORDER = (Effect.EXACT, Effect.ROUNDING, Effect.LOSSY)
-"""From the strongest promise to the weakest."""
+"""The effects in order, from the strongest promise to the weakest."""

@@ -21,8 +21,8 @@ Column: TypeAlias = tuple[str, int]
 def of_categories(graph: Graph, probe: Feeds, generator: np.random.Generator) -> Feeds:
     """A probe in which all that comes to an encoder without a place for the unknown is one of its categories.
 
-    Which columns come to it shows when each is filled with a mark of its own: one encoder after the other, since a model
-    ends at the first that doesn't know its marks.
+    Which columns come to it shows when each is filled with a mark of its own: one encoder after the other, since a
+    model ends at the first that doesn't know its marks.
     """
     encoders = [node for node in graph.nodes if node.operator == _ENCODER and not node.attributes.get("zeros", 1)]
     found: dict[Column, Sequence[str] | Sequence[int]] = {}

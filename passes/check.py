@@ -17,12 +17,13 @@ class NumericCheck:
     """Compares a graph with its source, pass by pass.
 
     An EXACT pass is held to the outputs before it, a ROUNDING pass to those after the last LOSSY one, so that errors
-    neither add up nor hide behind the loss; a LOSSY pass is held to its own `max_drift`. The edge values of the first probe
-    are compared as well, where a model takes them, but say nothing about what is lossy or quantized: no data looks like that.
-    Nor do they say anything of a ROUNDING pass where the source itself moves beyond the tolerance by rounding.
+    neither add up nor hide behind the loss; a LOSSY pass is held to its own `max_drift`. The edge values of the first
+    probe are compared as well, where a model takes them, but say nothing about what is lossy or quantized: no data
+    looks like that. Nor do they say anything of a ROUNDING pass where the source itself moves beyond the tolerance by
+    rounding.
 
-    Where a model decides something by its numbers, such as which boxes it returns, graphs that decide differently are run
-    again with the reference's decisions (`decisions.Replay`), and judged by what they give then.
+    Where a model decides something by its numbers, such as which boxes it returns, graphs that decide differently are
+    run again with the reference's decisions (`decisions.Replay`), and judged by what they give then.
 
     Attributes:
         source: the graph before any pass.

@@ -1,9 +1,10 @@
 """What a model decides by comparing numbers, and how another run is led to decide the same.
 
-Sorting, selecting, comparing and rounding to whole numbers turn the smallest error into another order, another class, or other sizes,
-after which nothing can be compared place by place. So one run's decisions are noted with what was decided on. Another run is asked
-the same questions: where its numbers are those of the first but for rounding, it goes on with the first one's answer. What comes out
-is continuous in the numbers again, and a wrong model still shows: it asks something else.
+Sorting, selecting, comparing and rounding to whole numbers turn the smallest error into another order, another class,
+or other sizes, after which nothing can be compared place by place. So one run's decisions are noted with what was
+decided on. Another run is asked the same questions: where its numbers are those of the first but for rounding, it goes
+on with the first one's answer. What comes out is continuous in the numbers again, and a wrong model still shows: it
+asks something else.
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ class _Decision:
 
 
 def decides(node: Node) -> bool:
-    """Whether a small error in what a node reads may become a large one. Grids of quantization are judged by other means."""
+    """Whether a small error in what a node reads may become a large one; grids of quantization are judged otherwise."""
     reads_floats = any(value is not None and value.dtype.is_float for value in node.inputs)
     if not reads_floats or has_trait(node.operator, Trait.SHAPE_ONLY) or "Quantize" in node.operator:
         return False

@@ -43,7 +43,7 @@ class Group(Pass):
 
 
 def run_each(steps: Sequence[Pass], context: PassContext, run: Callable[[Pass, PassContext], bool]) -> bool:
-    """Hand passes to `run` one by one, those of groups with what these narrow; returns whether any changed something."""
+    """Hand passes to `run` one by one, a group's with what it narrows; return whether any changed something."""
     changed = False
 
     def inner(step: Pass, narrowed: PassContext) -> bool:

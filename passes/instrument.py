@@ -33,8 +33,8 @@ class PassRecord:
 class Instrument:
     """Something that watches; every hook does nothing by default.
 
-    Those that are made without arguments may have a name, by which `--instrument` knows them; one of another package has
-    the name of its entry point in the group `planish.instruments`.
+    Those that are made without arguments may have a name, by which `--instrument` knows them; one of another package
+    has the name of its entry point in the group `planish.instruments`.
     """
 
     name: ClassVar[str] = ""

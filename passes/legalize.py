@@ -24,7 +24,7 @@ from .legalization.support import Support
 from .legalization.tvm import TVM
 
 SUPPORT: dict[str, Support] = {"onnxruntime": ONNXRUNTIME, "tvm": TVM}
-"""By the name of the backend, for those of planish; another package's says it itself."""
+"""What each of planish's backends runs, by its name; another package's backend says that itself."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _steps(graph: Graph, support: Support, slow: frozenset[str]) -> Iterator[tup
 
 
 def _expansion(node: Node, support: Support) -> Expansion | None:
-    """What spells a node out for the backend: an expansion of ours, or the one that another package's operator brings."""
+    """The expansion of a node for the backend: planish's own, or the one that another package's operator brings."""
     if node.operator in support.expanded:
         return EXPANSIONS[node.operator] if support.expanded[node.operator](node) else None
     if not node.domain or node.domain in support.domains:

@@ -46,7 +46,8 @@ class PassManager:
 
         Raises:
             UsageError: the order of the passes contradicts what they declare, or one lacks something.
-            CheckError: after some pass the graph is malformed or means something else, or a required pass changed nothing.
+            CheckError: after some pass the graph is malformed or means something else, or a required pass changed
+                nothing.
             PassError: a pass of the user's or of another package crashed.
         """
         check_order(self.passes, tuple(pass_classes().values()))
@@ -111,8 +112,8 @@ class PassManager:
 def _unswept() -> Generator[None]:
     """Keep Python's collector from going through all that is there already, the graph above all.
 
-    A pass makes as many objects as the graph has nodes, so that it would look through the whole heap for cycles among them
-    once or twice in a pipeline, which takes longer than some passes. What is made meanwhile is collected as ever.
+    A pass makes as many objects as the graph has nodes, so that it would look through the whole heap for cycles among
+    them once or twice in a pipeline, which takes longer than some passes. What is made meanwhile is collected as ever.
     """
     gc.freeze()
     try:
@@ -162,7 +163,7 @@ class _Judge:
 
     @cached_property
     def _check(self) -> NumericCheck:
-        """Made once, when it is first needed: it runs the source."""
+        """The numeric check, made once and only when needed, since it runs the source."""
         return NumericCheck.of(self._context, self._verification)
 
 
@@ -186,7 +187,7 @@ def _result(step: Pass, graph: Graph, context: PassContext) -> PassResult:
 
 
 def _place(step: Pass, error: Exception) -> str:
-    """File and line of a pass or rule of somebody else's that raised, or called what did; nothing in one of planish's own."""
+    """The file and line of another package's pass or rule that raised, or called what did; empty for planish's own."""
     authors = other_packages(step)
     places = [
         f"{frame.f_code.co_filename}:{line}"

@@ -1,8 +1,8 @@
 """Pipelines as text: `fold-constants,fixpoint(cse,dce),prune-channels{ratio=0.3,skip=head*},quantize{scheme=int8}`.
 
-A step is a pass's name, a preset's, or `module:Name` for a pass class or a rewrite rule of the user's own. Options in braces
-are the fields of the pass; a tuple's items are separated by `|`, and values with unusual characters are quoted. Passes that
-are made of others, `group` and `fixpoint`, have these in parentheses; a preset with options is a group.
+A step is a pass's name, a preset's, or `module:Name` for a pass class or a rewrite rule of the user's own. Options in
+braces are the fields of the pass; a tuple's items are separated by `|`, and values with unusual characters are quoted.
+Passes that are made of others, `group` and `fixpoint`, have these in parentheses; a preset with options is a group.
 """
 
 import re
@@ -21,7 +21,8 @@ from .options import format_options, read_options
 from .rewrite import RewriteRule, rule_pass
 
 PRESETS: dict[str, str] = {
-    "cleanup": "split-sequences,cse,fold-constants,drop-dead-branches,simplify-shapes,remove-identities,fold-constants,cse,dce",
+    "cleanup": "split-sequences,cse,fold-constants,drop-dead-branches,simplify-shapes,remove-identities,"
+    "fold-constants,cse,dce",
     "fuse": "fuse-pads,fuse-reshapes,fuse-batch-norm,fuse-bias,fuse-scales,fuse-activations,fuse-gelu,fuse-layer-norm,"
     "fuse-rms-norm,fuse-group-norm,fuse-rotary,fuse-attention,drop-softmax-guards,remove-identities,dce,"
     "fuse-heads,fuse-reshapes,remove-identities,fold-constants,cse,dce",

@@ -19,7 +19,7 @@ _PROBE_SIZES = (2, 16, 64, 224)
 
 _EDGES = (0.0, -0.0, 1.0, -1.0)
 _FAR_EDGES = (1e-6, -1e-6, 32.0, -32.0)
-"""For elements of more than 16 bits: where functions are all but linear, and where they saturate."""
+"""Numbers where functions are all but linear, and where they saturate, for elements of more than 16 bits."""
 
 
 def run_graph(graph: Graph, probes: Sequence[Feeds], *, held_to_types: bool = False) -> list[Outputs]:
@@ -101,8 +101,9 @@ def make_probes(
 def run_edges(graph: Graph, probe: Feeds) -> tuple[list[Feeds], list[Outputs]]:
     """A probe's shapes with edge values and what a graph gives for them; nothing if it doesn't run on them.
 
-    Half of the floats, and of few all, are zeros of both signs, ones, and numbers so small or large that functions are linear or saturate;
-    the rest is the probe's. Whole numbers are zeros, or, where the model doesn't take these, the probe's.
+    Half of the floats, and of few all, are zeros of both signs, ones, and numbers so small or large that functions are
+    linear or saturate; the rest is the probe's. Whole numbers are zeros, or, where the model doesn't take these, the
+    probe's.
     """
     generator = np.random.default_rng(0)
     arrays = {
@@ -136,7 +137,7 @@ def _random(value: Value, size: int, generator: np.random.Generator) -> np.ndarr
 
 
 def random_array(dtype: DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
-    """A random array for an input: normal floats; ints of 0 and 1, which are valid as indices and as masks, or their digits."""
+    """A random array for an input: normal floats; or 0s and 1s, valid as indices and masks, for texts as digits."""
     if dtype is DType.string:
         return generator.integers(0, 2, shape).astype(str).astype(object)
     if not dtype.is_float:

@@ -1,6 +1,7 @@
 """Delta debugging of graphs: the few nodes of a graph with which something still goes wrong.
 
-Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE Transactions on Software Engineering 28, 2002.
+Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE Transactions on Software Engineering
+28, 2002.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def reduce(
 
 
 def _cut(nodes: list[int], still_fails: Callable[[Sequence[int]], bool]) -> list[int]:
-    """The shortest stretch of the nodes that fails, if longer ones do too: first without an end, then without a start."""
+    """The shortest stretch of nodes that fails, if longer ones do too: cut at the end first, then at the start."""
     low, high = 0, len(nodes)
     while high - low > 1:
         middle = (low + high) // 2

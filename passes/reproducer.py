@@ -1,8 +1,8 @@
 """Reproducers: what is needed to let a pipeline or a compiler fail again, as a folder.
 
-`graph.planish` is the model as it was read, or what a compiler failed over; `calibration.npz` the data that passes were given, if
-any; `probes.npz` what graphs were compared on where that isn't the data; and `reproducer.json` the rest: pipeline, target, seed,
-backend, versions, and the error.
+`graph.planish` is the model as it was read, or what a compiler failed over; `calibration.npz` the data that passes were
+given, if any; `probes.npz` what graphs were compared on where that isn't the data; and `reproducer.json` the rest:
+pipeline, target, seed, backend, versions, and the error.
 """
 
 import json
@@ -35,7 +35,7 @@ from .verification import EVERYTHING, Verification
 
 _DESCRIPTION, _GRAPH, _DATA, _PROBES = "reproducer.json", "graph.planish", "calibration.npz", "probes.npz"
 _LONGEST = 1 << 20
-"""Bytes of the description."""
+"""The most bytes of the description."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
 
 
@@ -74,7 +74,7 @@ class Reproducer:
 
     @property
     def probed(self) -> "Reproducer":
-        """The same with the very probes, which another version of numpy may make otherwise; those that are data are there."""
+        """The reproducer with its very probes, unless they are data, since another version of numpy may make others."""
         if self.probes or self.calibration or self.verification.level != "numeric":
             return self
         with suppress(PlanishError):
@@ -220,8 +220,8 @@ def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Repro
 
     Args:
         case: to write.
-        again: runs what was written, since one that doesn't fail would send people after what isn't there; None where it
-            is known to fail.
+        again: runs what was written, since one that doesn't fail would send people after what isn't there; None where
+            it is known to fail.
     """
     folder = None
     try:

@@ -13,8 +13,8 @@ class Selection:
     """Nodes by globs on the module path of their layer, their operator, or the names of their outputs.
 
     Attributes:
-        rows: pairs of `only` and `skip`. Every pair must let a node pass: one of `only` matches it, unless there is none, and
-            none of `skip` does.
+        rows: pairs of `only` and `skip`. Every pair must let a node pass: one of `only` matches it, unless there is
+            none, and none of `skip` does.
     """
 
     rows: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()

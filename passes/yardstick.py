@@ -16,7 +16,7 @@ ROUNDING_FLOOR = 0.01
 """The relative error that the floats of a graph which rounds coarsely are allowed at the least."""
 
 _NUDGE = 1e-6
-"""As much as adding in another order does, relatively."""
+"""The relative size of a nudge: as much as adding in another order changes."""
 
 
 class Yardstick:
@@ -50,8 +50,8 @@ class Yardstick:
     def slack(self, number: int, name: str, tolerance: Tolerance) -> float:
         """How far rounding may move the numbers of a float output on a probe, beyond what a tolerance says of each.
 
-        All numbers on the way are nudged by a millionth, up or down at random, and twice the largest move is allowed, within
-        what the tolerance allows the output's largest number.
+        All numbers on the way are nudged by a millionth, up or down at random, and twice the largest move is allowed,
+        within what the tolerance allows the output's largest number.
         """
         return min(self._move(number, name), tolerance.rtol * scale_of(self.outputs[number][name]))
 
@@ -97,11 +97,11 @@ class Yardstick:
 
     @cached_property
     def rounding(self) -> dict[str, float]:
-        """The relative error that each output of a graph which rounds coarsely may have in a correct run; empty for others.
+        """The relative error that each output of a coarsely rounding graph may have in a correct run; empty for others.
 
-        An activation that falls on the other side of a rounding is a step of the grid off, and the layers after it round what
-        follows from that anew. How far this carries depends on the model, so it is measured: all that is quantized is nudged
-        by one part in a million, and twice the largest move is allowed.
+        An activation that falls on the other side of a rounding is a step of the grid off, and the layers after it
+        round what follows from that anew. How far this carries depends on the model, so it is measured: all that is
+        quantized is nudged by one part in a million, and twice the largest move is allowed.
         """
         if not any("Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in self.graph.nodes):
             return {}

@@ -1,8 +1,9 @@
-"""Instruction sets by architecture: what Linux and archspec call each, what LLVM calls it, and which others it builds on.
+"""Instruction sets by architecture: the names that Linux, archspec and LLVM give each, and the sets it builds on.
 
-Only sets that a compiler may choose for what a kernel computes are listed: AMX and timers, say, are used by nobody here. The
-dependencies are those of LLVM's own tables, where turning on a set turns on what it builds on. SSE4a is the exception: it needs no SSSE3, but without that, LLVM 22 takes elements out of
-a vector's upper half by EXTRQ, which doesn't reach there.
+Only sets that a compiler may choose for what a kernel computes are listed: AMX and timers, say, are used by nobody
+here. The dependencies are those of LLVM's own tables, where turning on a set turns on what it builds on. SSE4a is the
+exception: it needs no SSSE3, but without that, LLVM 22 takes elements out of a vector's upper half by EXTRQ, which
+doesn't reach there.
 """
 
 from collections.abc import Iterable, Mapping
@@ -108,7 +109,7 @@ FEATURES: Mapping[str, Mapping[str, Feature]] = {"x86_64": _X86, "aarch64": _AAR
 
 
 def usable(architecture: str, visible: Iterable[str]) -> frozenset[str]:
-    """The instruction sets of a machine that a compiler may be told of: those whose whole foundation is visible as well.
+    """The instruction sets of a machine that a compiler may be told of: those whose whole foundation is visible too.
 
     Args:
         architecture: of the machine.

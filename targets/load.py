@@ -38,8 +38,8 @@ def load_target(name_or_path: str | Path) -> Target:
     """The target of a name or a file.
 
     Args:
-        name_or_path: `native`, one of `target_names`, archspec's name of a CPU (`zen4`, `neoverse_v1`), a TOML file, or a file
-            with what `/proc/cpuinfo` says on a machine.
+        name_or_path: `native`, one of `target_names`, archspec's name of a CPU (`zen4`, `neoverse_v1`), a TOML file, or
+            a file with what `/proc/cpuinfo` says on a machine.
 
     Raises:
         UsageError: there is no such target, or its file is broken; the file and the key are named.
@@ -146,7 +146,7 @@ def _cpu_of(name: str) -> Cpu | None:
 
 
 def _target(name: str, description: str, cpu: Cpu) -> Target:
-    """A target for a CPU: the most capable one whose instruction sets it has, with its own, and the nearest CPU's name."""
+    """The most capable target that fits a CPU, with all instruction sets of the CPU and the nearest CPU's name."""
     features = usable(cpu.architecture, cpu.features)
     kin = [target for target in map(load_target, target_names()) if target.architecture == cpu.architecture]
     fitting = [target for target in kin if target.features <= features]

@@ -21,7 +21,7 @@ def detected() -> Cpu:
 
 
 def named(name: str) -> Cpu | None:
-    """A CPU by archspec's name of it, such as `zen4`, with all that this design has; None if there is none of that name."""
+    """A CPU by archspec's name, such as `zen4`, with everything that its design has; None if none has that name."""
     if name not in names():
         return None
     found = archspec.cpu.TARGETS[name]

@@ -29,15 +29,17 @@ class Target:
         name: of the TOML file, or `native`.
         description: one line for `planish targets`.
         architecture: `x86_64` or `aarch64`.
-        mcpu: LLVM's name of the CPU that instructions are ordered for, such as `znver4`; it says nothing of what there is.
-        features: instruction sets that a compiler may use, all that they build on among them, as Linux and archspec call
-            them (`avx512_vnni`); `targets.features` lists them.
+        mcpu: LLVM's name of the CPU that instructions are ordered for, such as `znver4`; it says nothing of what there
+            is.
+        features: instruction sets that a compiler may use, all that they build on among them, as Linux and archspec
+            call them (`avx512_vnni`); `targets.features` lists them.
         threads: that an executable should use.
-        fused: the fused operators that are faster than what they are made of, by backend; where a backend is missing, all
-            that it runs are taken to be.
+        fused: the fused operators that are faster than what they are made of, by backend; where a backend is missing,
+            all that it runs are taken to be.
         int8: what is legal and profitable in 8-bit integers; None where nothing is.
         bfloat16: the operators whose products are faster in bfloat16 than in float32, by backend.
-        int4: the operators whose products of a few rows are faster with constant weights in 4 bits than in float32, by backend.
+        int4: the operators whose products of a few rows are faster with constant weights in 4 bits than in float32, by
+            backend.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""PyTorch models: `torch.export` gives an fx graph of ATen operators, a table turns each of those into ONNX operators."""
+"""PyTorch models: `torch.export` gives an fx graph of ATen operators, and a table lowers each of them to ONNX's."""
 
 from .trace import read_pt2, trace
 

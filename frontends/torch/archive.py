@@ -1,7 +1,7 @@
 """Reads `torch.export` archives (`.pt2`) without running what is in them.
 
-torch itself unpickles some of an archive's records, loads compiled libraries from it, and hands its shape expressions to
-`eval`. Whatever would get there is refused first, as torch's own reader sees it.
+torch itself unpickles some of an archive's records, loads compiled libraries from it, and hands its shape expressions
+to `eval`. Whatever would get there is refused first, as torch's own reader sees it.
 """
 
 import ast
@@ -102,7 +102,7 @@ def _expressions(value: Any) -> Iterator[str]:
 
 
 def _is_arithmetic(expression: str) -> bool:
-    """Whether an expression is made of numbers, symbols, and sympy's functions, which are in capitals as no built-in is."""
+    """Whether an expression has only numbers, symbols and sympy's functions, capitalized as no built-in function is."""
     tree = ast.parse(re.sub(r"\bSymbol\('\w+'", "Symbol(0", expression), mode="eval")
     calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
     return all(

@@ -1,4 +1,4 @@
-"""From a module to an exported program: what `torch.export` needs of a module, its inputs and its outputs."""
+"""Export a module: what `torch.export` needs of a module, its inputs and its outputs."""
 
 import logging
 import warnings
@@ -78,7 +78,7 @@ def distinct(arguments: Any) -> Any:
 
 @contextmanager
 def silent() -> Generator[None]:
-    """While torch exports: its warnings, logs and dumps of half-made graphs say nothing that its error doesn't say."""
+    """Silence torch while it exports: its warnings, logs and dumps of half-made graphs add nothing to its error."""
     with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
@@ -101,7 +101,7 @@ def _in_evaluation(module: nn.Module) -> Generator[None]:
 
 @contextmanager
 def _plain_results(module: nn.Module) -> Generator[None]:
-    """While it lasts, the module returns a row of what is in its results, and of objects that export doesn't know their tensors.
+    """Let a module return a flat list of its results while this lasts; objects unknown to export become their tensors.
 
     A container of a library's own need not be put together again in the order in which it was taken apart.
     """

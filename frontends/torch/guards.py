@@ -1,11 +1,12 @@
 """What Python asks while torch exports, and torch won't answer.
 
-Numbers are kept in buffers, to be saved with the weights: a stride, a padding. A graph is made for one set of weights, and
-so they are known.
+Numbers are kept in buffers, to be saved with the weights: a stride, a padding. A graph is made for one set of weights,
+and so they are known.
 
-Libraries ask sizes whether they are 1, or more than 1, to choose among ways that give the same. Of symbolic sizes of inputs
-torch says that they are neither 0 nor 1, and it takes the way for all the others; of sizes that only the data tells it
-refuses to say anything. Here both are answered alike, unless a model asks whether there is anything: often there isn't.
+Libraries ask sizes whether they are 1, or more than 1, to choose among ways that give the same. Of symbolic sizes of
+inputs torch says that they are neither 0 nor 1, and it takes the way for all the others; of sizes that only the data
+tells it refuses to say anything. Here both are answered alike, unless a model asks whether there is anything: often
+there isn't.
 """
 
 from collections.abc import Generator
@@ -24,7 +25,7 @@ _TORCH = str(Path(torch.__file__).parent)
 
 @contextmanager
 def ordinary_sizes() -> Generator[None]:
-    """While it lasts, what holds for all sizes from 2 on holds for sizes that only the data tells."""
+    """Let whatever holds for all sizes from 2 on hold for sizes that only the data tells, as long as this lasts."""
     evaluate = ShapeEnv.evaluate_expr
 
     def ask(self: ShapeEnv, orig_expr: sympy.Basic, *arguments: Any, **options: Any) -> sympy.Basic:
@@ -80,7 +81,7 @@ def _is_asked_by_torch(environment: ShapeEnv) -> bool:
 
 @contextmanager
 def known_numbers(module: nn.Module) -> Generator[None]:
-    """While it lasts, a module's whole numbers are known, until the module writes to them."""
+    """Let a module's whole numbers be known, as long as this lasts and the module doesn't write to them."""
     numbers = {
         id(buffer): buffer for buffer in module.buffers() if buffer.numel() == 1 and not buffer.is_floating_point()
     }

@@ -1,7 +1,8 @@
 """Operators that write into their operand, such as `add_`, in a graph of values that nobody writes into.
 
-Taking a program apart replaces them, but traces it anew, which takes longer than the export itself. Most programs do without:
-an operand stands for its new value from the write on, which is right where no other name of the same memory is read later.
+Taking a program apart replaces them, but traces it anew, which takes longer than the export itself. Most programs do
+without: an operand stands for its new value from the write on, which is right where no other name of the same memory is
+read later.
 """
 
 from collections import defaultdict
@@ -22,12 +23,12 @@ def writes(node: fx.Node) -> bool:
 
 
 def functional_name(node: fx.Node) -> str:
-    """Of its operator, or of the one that returns what it would write: `aten.add.Tensor` for `aten.add_.Tensor`."""
+    """The name of the operator that doesn't write: `aten.add.Tensor` for `aten.add_.Tensor`, else the node's own."""
     return str(node.target).replace("_.", ".", 1) if writes(node) else str(node.target)
 
 
 def show_dropout(graph: fx.Graph) -> None:
-    """Make an alias of dropout in evaluation mode: it returns its operand itself, though torch's exporter hides that."""
+    """Turn dropout in evaluation mode into an alias: it returns its very operand, which torch's exporter hides."""
     for node in graph.nodes:
         if node.target is torch.ops.aten.dropout.default and not node.args[2]:
             node.target, node.args = _ALIAS, node.args[:1]
@@ -42,7 +43,7 @@ def is_training(node: fx.Node) -> bool:
 
 
 def names_of(node: fx.Node) -> list[fx.Node]:
-    """The nodes that are the very tensor which a node returns: itself, what it writes into, what that wrote into, ..."""
+    """The nodes that are the very tensor that a node returns: itself, what it writes into, what that wrote into, ..."""
     names = [node]
     while writes(names[-1]) or names[-1].target is _ALIAS:
         names.append(_operand(names[-1]))

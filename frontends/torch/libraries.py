@@ -44,7 +44,7 @@ def _length(thing: Any) -> Any:
 
 
 def _batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """`torchvision.ops.batched_nms` by moving the boxes of each class to a place of their own, as it does for few boxes."""
+    """Do `torchvision.ops.batched_nms` by moving each class's boxes to a place of their own, as it does for few."""
     offsets = idxs.to(boxes) * (boxes.max() + 1)
     return torch.ops.torchvision.nms(boxes + offsets[:, None], scores, iou_threshold)
 
@@ -110,4 +110,4 @@ _REPLACEMENTS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "torchvision.models.detection.roi_heads": {"heatmaps_to_keypoints": _heatmaps_to_keypoints},
     "torchvision.models.detection.transform": {"paste_masks_in_image": _paste_masks},
 }
-"""By module and name; a built-in function is shadowed."""
+"""Replacements by module and name; one for a built-in function shadows it in that module."""

@@ -70,7 +70,7 @@ def softmax(op: Lowering, x: Value, axis: int, _dtype: Any = None) -> Value:
 
 @lowers("aten._safe_softmax.default")
 def safe_softmax(op: Lowering, x: Value, axis: int, dtype: Any = None) -> Value:
-    """Zeros where all is minus infinity."""
+    """Softmax with zeros in rows that are all minus infinity."""
     x = op.cast(x, op.result_type)
     if x.type.rank == 0:
         return op.Where(op.Equal(x, -math.inf), op.cast(0.0, x.dtype), softmax(op, x, axis))

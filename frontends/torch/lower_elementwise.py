@@ -150,7 +150,7 @@ def floor_quotient(op: Lowering, a: Value, b: Value) -> Value:
 
 
 def _rest(op: Lowering, a: Value, b: Value) -> tuple[Value, Value]:
-    """The remainder of a division of floats towards zero, and whether it is on the other side of zero than the divisor."""
+    """The remainder of a division of floats towards zero, and whether its sign is the opposite of the divisor's."""
     rest = op.Mod(a, b, fmod=1)
     is_opposite = op.Xor(op.Less(rest, 0.0), op.Less(b, 0.0))
     return rest, op.And(is_opposite, op.Not(op.Equal(rest, 0.0)))
@@ -190,7 +190,7 @@ def power(op: Lowering, a: Operand, b: Operand) -> Value:
 
 
 def _integer_power(op: Lowering, a: Value, b: Operand) -> Value:
-    """Of a constant exponent by products, which are exact; a negative exponent leaves of ones alone anything."""
+    """Raise integers to a constant power by products, which are exact; a negative power is 0 but for 1 and -1."""
     if isinstance(b, int) and 0 < b < 64:
         half = a if b == 1 else _integer_power(op, op.Mul(a, a), b // 2)
         return half if b == 1 or b % 2 == 0 else op.Mul(half, a)

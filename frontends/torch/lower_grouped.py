@@ -13,7 +13,8 @@ def grouped_mm(op: Lowering, x: Value, weights: Value, ends: Value | None = None
     """The product of each row of `[rows, k]` with its group's matrix of `[groups, k, n]`; rows of no group become 0.
 
     Group `g` is the rows from `ends[g - 1]` up to `ends[g]`. A few rows fetch their matrices; where there are more rows
-    than groups, which would fetch some matrices again and again, each group multiplies all rows with those of others at 0.
+    than groups, which would fetch some matrices again and again, each group multiplies all rows, with those of others
+    at 0.
     """
     if x.type.rank != 2 or weights.type.rank != 3 or ends is None or bias is not None:
         raise ModelError(f"{op.location}: only a matrix of rows times one matrix for each group has a counterpart")

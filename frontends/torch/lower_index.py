@@ -17,7 +17,7 @@ _END = np.iinfo(np.int64).max
 
 
 def _in_a_row(op: Lowering, function: Callable[..., Value], x: Value, *values: Operand) -> Value:
-    """A function of tensors with axes, of tensors without."""
+    """Apply a function that needs tensors with axes to tensors that may have none."""
     rows = [
         op.reshape(value, [1]) if isinstance(value, Value) and not value.type.rank else value for value in (x, *values)
     ]
@@ -259,7 +259,7 @@ def _without_ones(op: Lowering, x: Value, rank: int) -> Value:
 def _put_where(
     op: Lowering, x: Value, indices: Sequence[Value | None], source: Value, accumulate: bool
 ) -> Value | None:
-    """Writing where a mask is set what is the same at each of its places: a choice, with no need to know these."""
+    """Write what is the same at each place of a mask, as a choice that needn't know the places; None if it isn't."""
     axis, mask = next((axis, index) for axis, index in enumerate(indices) if index is not None)
     if len(indices) != axis + 1 or mask.dtype is not DType.bool:
         return None
@@ -301,7 +301,7 @@ def masked_select(op: Lowering, x: Value, mask: Value) -> Value:
 
 @lowers("aten.masked_scatter.default")
 def masked_scatter(op: Lowering, x: Value, mask: Value, source: Value) -> Value:
-    """Where the mask is set the next of the source's elements."""
+    """Put the next of the source's elements at each place where the mask is set."""
     shape = op.result_shape
     mask, x = op.expand(mask, shape), op.expand(x, shape)
     if 0 in source.shape:

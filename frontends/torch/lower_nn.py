@@ -76,7 +76,7 @@ def addbmm(op: Lowering, bias: Value, a: Value, b: Value, *, beta: float = 1, al
 
 @lowers("aten.bilinear.default")
 def bilinear(op: Lowering, a: Value, b: Value, weight: Value, bias: Value | None = None) -> Value:
-    """For each output a product of both inputs with a matrix `weight[output]`."""
+    """The product of both inputs with a matrix `weight[output]`, for each output."""
     outputs, left, right = weight.type.static_shape
     rows = op.Reshape(op.Transpose(weight, perm=(1, 0, 2)), [left, outputs * right])
     halfway = op.reshape(op.MatMul(a, rows), [*a.shape[:-1], outputs, right])

@@ -62,7 +62,7 @@ def batch_norm_with_statistics(
     momentum: float,
     eps: float,
 ) -> tuple[Value, ...]:
-    """With the running statistics as they are afterwards."""
+    """Batch normalization, followed by the running statistics as they are afterwards."""
     if not training:
         return *native_batch_norm(op, x, weight, bias, mean, variance, momentum, eps), mean, variance
     y, own_mean, inverse = _normalized_by_batch(op, x, weight, bias, eps)
@@ -102,7 +102,7 @@ def _normalized_by_batch(
 
 
 def _scaled(op: Lowering, x: Value, weight: Value | None, bias: Value | None) -> Value:
-    """By a factor for each channel, and moved by another number."""
+    """Multiply each channel by its weight and add its bias, where these are given."""
     spatial = list(range(1, x.type.rank - 1))
     x = x if weight is None else op.Mul(x, op.Unsqueeze(weight, spatial) if spatial else weight)
     return x if bias is None else op.Add(x, op.Unsqueeze(bias, spatial) if spatial else bias)
@@ -192,7 +192,7 @@ def native_group_norm(
     groups: int,
     eps: float,
 ) -> tuple[Value, Value, Value]:
-    """Also the mean of each group `[batch, group]` and the inverse of its deviation."""
+    """Group normalization, the mean of each group `[batch, group]`, and the inverse of its deviation."""
     y = group_norm(op, x, groups, weight, bias, eps)
     if not op.is_read(1) and not op.is_read(2):
         return y, x, x

@@ -109,7 +109,7 @@ def adaptive_average_pool(op: Lowering, x: Value, size: Sequence[Dim]) -> Value:
 
 
 def _average_along(op: Lowering, x: Value, axis: int, wanted: Dim) -> Value:
-    """Adaptive average pooling along one axis: the windows differ, so it is a product with a matrix of their weights."""
+    """Adaptive average pooling along one axis, as a product with a matrix of weights, since the windows differ."""
     have = x.shape[axis]
     if have == wanted:
         return x
@@ -124,7 +124,7 @@ def _average_along(op: Lowering, x: Value, axis: int, wanted: Dim) -> Value:
 
 
 def _weights(op: Lowering, have: Dim, wanted: Dim, x: Value) -> Value:
-    """For each window, what each element weighs in its mean."""
+    """The weight of each element in the mean of each window."""
     if isinstance(have, int) and isinstance(wanted, int):
         rows = np.zeros((wanted, have), x.dtype.numpy)
         for place, (begin, end) in enumerate(_bounds(have, wanted)):

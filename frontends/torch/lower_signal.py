@@ -43,7 +43,7 @@ def transform_to_reals(op: Lowering, z: Complex, axes: Sequence[int], norm: int,
 
 
 def _halves(op: Lowering, size: Dim) -> tuple[Operand, Operand]:
-    """Of a spectrum that is mirrored, the last place that occurs twice, and the one beyond the half that is given."""
+    """The last place that occurs twice in a mirrored spectrum, and the first beyond the half that is given."""
     if isinstance(size, int):
         return [(size - 1) // 2], [size // 2 + 1]
     whole = op.size(size)
@@ -58,7 +58,7 @@ def _transformed(op: Lowering, pairs: Value, axes: Sequence[int], *, inverse: bo
 
 
 def _scaled(op: Lowering, x: Value, sizes: Sequence[Dim], halves: int) -> Value:
-    """Times so many halves of a power of the number of elements that were transformed."""
+    """Multiply by the number of transformed elements to the power `halves / 2`."""
     if not halves:
         return x
     known = math.prod(size for size in sizes if isinstance(size, int))

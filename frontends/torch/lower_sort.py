@@ -73,7 +73,7 @@ def median_of_all(op: Lowering, x: Value) -> Value:
 
 
 def _median(op: Lowering, x: Value, axis: int) -> tuple[Value, Value]:
-    """The lower one of two; NaN where there is one, or that of what is none."""
+    """The lower median and its place; NaN where an element is, or for nanmedian where all are."""
     size = op.size(x.shape[axis])
     shape = [1 if index == axis % x.type.rank else dim for index, dim in enumerate(x.shape)]
     if not x.dtype.is_float:
@@ -248,7 +248,7 @@ def unique_slices(
 
 
 def _different(op: Lowering, x: Value, axis: int | None) -> tuple[Value, Value, Value]:
-    """Unique elements or slices, the one that each is, and how many there are of each; integers all in one type."""
+    """The unique elements or slices, which of them each one is, and how often each occurs; integers are widened."""
     wide = x if x.dtype.is_float else op.cast(x, DType.int64)
     values, _, inverse, counts = op.Unique(wide, outputs=4, axis=axis, sorted=1)
     return op.cast(values, x.dtype), inverse, counts

@@ -39,7 +39,7 @@ def expm1(op: Lowering, x: Value) -> Value:
 
 @lowers("aten.log2.default", "aten.log10.default")
 def log_to_base(op: Lowering, x: Value) -> Value:
-    """In double, so that powers of the base have whole logarithms."""
+    """Compute a logarithm in double precision, so that powers of the base have whole logarithms."""
     base = 2 if "log2" in str(op.node.target) else 10
     return op.cast(op.Div(op.Log(op.cast(x, DType.float64)), math.log(base)), op.result_type)
 
@@ -99,7 +99,7 @@ def erfinv(op: Lowering, x: Value) -> Value:
 
 
 def _polynomial(op: Lowering, x: Value, coefficients: tuple[float, ...]) -> Value:
-    """By Horner's rule, the highest power's coefficient first."""
+    """Evaluate a polynomial by Horner's rule; the highest power's coefficient comes first."""
     first, *others = coefficients
     return reduce(lambda y, coefficient: op.Add(op.Mul(y, x), coefficient), others, op.cast(first, x.dtype))
 
@@ -183,7 +183,7 @@ def x_log1p_y(op: Lowering, x: Operand, y: Operand) -> Value:
 
 
 def _zero_times(op: Lowering, x: Value, logarithm: Value, y: Value) -> Value:
-    """X times the logarithm of y; zero where x is, unless y is no number."""
+    """The product of x and the logarithm of y; 0 where x is 0, unless y is NaN."""
     is_zero = op.And(op.Equal(x, 0.0), op.Not(op.IsNaN(y)))
     return op.Where(is_zero, op.cast(0.0, x.dtype), op.Mul(x, logarithm))
 
@@ -197,7 +197,7 @@ def entropy(op: Lowering, x: Value) -> Value:
 
 @lowers("aten.fmax.default", "aten.fmin.default")
 def extreme_number(op: Lowering, a: Value, b: Value) -> Value:
-    """The larger or smaller one, where only one is a number that."""
+    """The larger or the smaller number, or if only one isn't NaN, that one."""
     kind = "Max" if "fmax" in str(op.node.target) else "Min"
     a, b = op.cast(a, op.result_type), op.cast(b, op.result_type)
     if op.result_type is DType.bool:

@@ -1,7 +1,7 @@
 """What turns one ATen operator into nodes, and the table of those that can be turned.
 
-A lowering is a function of a `Lowering` builder and the operator's arguments as ATen has them: tensors arrive as values,
-symbolic sizes as dimensions, everything else as it is.
+A lowering is a function of a `Lowering` builder and the operator's arguments as ATen has them: tensors arrive as
+values, symbolic sizes as dimensions, everything else as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from .sizes import Sizes
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 LOWERINGS: dict[str, Callable[..., Any]] = {}
-"""By the name of an operator with its overload, such as `aten.add.Tensor`."""
+"""The lowerings by the name of the operator with its overload, such as `aten.add.Tensor`."""
 
 
 def lowers(*names: str) -> Callable[[Function], Function]:
@@ -111,7 +111,7 @@ class Lowering(Builder):
         return self.Expand(value, self.row(wanted))
 
     def filled(self, number: float, shape: Sequence[Dim] | None = None) -> Value:
-        """One number everywhere, in the shape and the element type of the (first) result unless another shape is given."""
+        """One number everywhere, in the first result's element type and, unless another shape is given, its shape."""
         return self.expand(self.cast(number, self.result_type), self.result_shape if shape is None else shape)
 
     def flat(self, value: Value) -> Value:

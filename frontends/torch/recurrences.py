@@ -1,4 +1,4 @@
-"""Recurrent layers as operators of their own while torch exports, which would write out every step and fix their number."""
+"""Recurrent layers kept as operators while torch exports, which would unroll them and fix the number of steps."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class WholeRecurrences(TorchFunctionMode):
-    """While it is on, recurrent layers are kept whole; sequences that are packed are left to torch."""
+    """Keeps recurrent layers whole while it is on; packed sequences are left to torch."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -12,7 +12,7 @@ _LARGEST_DENOMINATOR = 1024
 
 
 def in_whole_numbers(expression: sympy.Expr) -> sympy.Expr:
-    """An expression with the products of sizes and fractions in it that are rounded as quotients; others as they are."""
+    """Write an expression's rounded products of sizes and fractions as integer quotients; leave others as they are."""
     whole: Any = expression
     for function, is_up in _ROUNDING.items():
         whole = whole.replace(function, lambda argument, is_up=is_up: _quotient(argument, is_up))

@@ -1,4 +1,4 @@
-"""From a module to a graph: export, decompose what the table lacks, then lower node by node."""
+"""Turn a module into a graph: export, decompose what the table lacks, then lower node by node."""
 
 import inspect
 import operator as python
@@ -57,8 +57,8 @@ def trace(
 ) -> Graph:
     """Trace a module into a graph.
 
-    The graph returns the tensors that the module returns, in order, also those that nested containers and objects such as
-    caches hold; numbers and texts among them are left out.
+    The graph returns the tensors that the module returns, in order, also those that nested containers and objects such
+    as caches hold; numbers and texts among them are left out.
 
     Args:
         module: in evaluation mode; what is in training mode is switched for the duration of the trace.
@@ -312,7 +312,7 @@ def _location(node: fx.Node) -> Location:
 def _specifications(
     module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], shapes: Any
 ) -> list[Any]:
-    """What `dynamic_shapes` says of each input, in the order in which export flattens them; None where it says nothing."""
+    """What `dynamic_shapes` says of each input, in the order in which export flattens them; None if it says nothing."""
     bound = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
     said: dict[int, Any] = {}
 
@@ -332,7 +332,7 @@ def _specifications(
 
 
 def _symbol_names(program: ExportedProgram, specifications: Sequence[Any]) -> dict[str, str]:
-    """Names for the symbols that torch made up: the user's (`Dim("batch")`), or of the input and axis they first occur at."""
+    """Names for torch's symbols: the user's (`Dim("batch")`), or the input and axis where each first occurs."""
     names: dict[str, str] = {}
     inputs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     nodes = {node.name: node for node in program.graph.nodes}

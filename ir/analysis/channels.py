@@ -62,8 +62,8 @@ class ChannelGroup:
 def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
     """The axes of a graph's values, with an edge for each tie of an operator; symbolic dimensions are left out.
 
-    A node's attribute `frozen` says why none of its indices can be removed, or is None. An edge has the `tie`, whose left
-    axis is not always the edge's first, and the `node` that it comes from.
+    A node's attribute `frozen` says why none of its indices can be removed, or is None. An edge has the `tie`, whose
+    left axis is not always the edge's first, and the `node` that it comes from.
     """
     coupling: nx.MultiGraph[Axis] = nx.MultiGraph()
     for value in graph.values():

@@ -1,12 +1,12 @@
 """Open places: where masks let something through, so that no softmax of a masked row has nothing to choose from.
 
-A place of a float tensor is open if it holds a finite number, a place of a tensor of truth values if that is true. A softmax
-gives NaN in a row that has no open place, or one that is NaN or infinite, and a number anywhere else.
+A place of a float tensor is open if it holds a finite number, a place of a tensor of truth values if that is true. A
+softmax gives NaN in a row that has no open place, or one that is NaN or infinite, and a number anywhere else.
 
-Three things are assumed, and nothing else: a graph's float inputs are finite numbers; so is what is computed from finite
-numbers of ordinary size by sums, products and functions that have no poles (`_TOTAL`); and only constants may be of a size
-near the end of their type's range, such as `finfo.min` in masks: these are followed, and a sum of two of them isn't taken
-for finite.
+Three things are assumed, and nothing else: a graph's float inputs are finite numbers; so is what is computed from
+finite numbers of ordinary size by sums, products and functions that have no poles (`_TOTAL`); and only constants may be
+of a size near the end of their type's range, such as `finfo.min` in masks: these are followed, and a sum of two of them
+isn't taken for finite.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +75,10 @@ def open_places(graph: Graph, *, takes_numbers: bool = True) -> Mapping[Value, P
 
 
 def _of_type(value: Value, places: Places) -> Places:
-    """Integers are always finite; floats of eight bits may lack signs, zeros or infinities, and nothing is said of them."""
+    """Correct what is known of a value by its type.
+
+    Integers are always finite; floats of eight bits may lack signs, zeros or infinities, so nothing is said of them.
+    """
     if value.type.container is not Container.NONE:
         return _UNKNOWN
     if value.dtype is DType.bool:
@@ -84,7 +87,7 @@ def _of_type(value: Value, places: Places) -> Places:
 
 
 def _of_array(data: np.ndarray, dtype: DType) -> Places:
-    """By the least and the greatest element, without a copy of a weight."""
+    """What is known of an array from its least and its greatest element, without a copy of a weight."""
     if dtype is DType.bool:
         return _with_rows(data, 1.0)
     if dtype.is_integer or data.size == 0:
@@ -123,7 +126,7 @@ def _held(node: Node, places: Places) -> Places:
 
 
 def _total(node: Node, operands: Sequence[Places]) -> Places:
-    """Of ordinary numbers, an ordinary number: none may be so large that its square isn't finite."""
+    """What a function without poles gives: finite numbers, if its operands and even their squares are finite."""
     limit = _largest(node.outputs[0].dtype) ** 0.5
     return _FULL if all(places.full and places.size <= limit for places in operands) else _UNKNOWN
 
@@ -143,7 +146,7 @@ def _moved(node: Node, operands: Sequence[Places]) -> Places:
 
 
 def _mapped(node: Node, places: Places, axes: Mapping[int, int]) -> Places:
-    """Elements of a value along other axes: those of the result by those of the value, from the front."""
+    """What is known of a value moved to other axes; `axes` maps the result's axes to the value's, from the front."""
     value, result = node.inputs[0], node.outputs[0]
     if value is None or not value.type.is_ranked or not result.type.is_ranked:
         return _together([places])
@@ -175,7 +178,7 @@ def _squeezed(node: Node, operands: Sequence[Places]) -> Places:
 
 
 def _reshaped(node: Node, operands: Sequence[Places]) -> Places:
-    """The last axes may stay as they are."""
+    """What is known of a reshape, through the last axes that stay as they are."""
     value, result = node.inputs[0], node.output
     if value is None or not value.type.is_ranked or not result.type.is_ranked:
         return _moved(node, operands)
@@ -332,7 +335,7 @@ _TOTAL = (
     *("Swish", "Tanh"),
     *("com.microsoft::FusedMatMul", "com.microsoft::Gelu", "com.microsoft::QuickGelu"),
 )
-"""Functions that give a finite number for all finite numbers of ordinary size; of normalizations, epsilon sees to it."""
+"""Functions that map finite numbers of ordinary size to finite numbers; normalizations do so thanks to epsilon."""
 
 _MOVING = (
     *("Ceil", "DepthToSpace", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Relu", "Round", "Slice"),

@@ -9,8 +9,8 @@ under the schema's names, unless they are the schema's defaults:
 A list of tensors is so many inputs as its attribute says, an element type is its code in ONNX, and a number that is
 neither an int nor a float is an array without axes. Where a tensor lies in memory is left out.
 
-A graph may come from anybody, so only what can do nothing but compute may run: operators that write into nothing, return
-tensors, draw no random numbers, and that torch's own compilers know the shapes of.
+A graph may come from anybody, so only what can do nothing but compute may run: operators that write into nothing,
+return tensors, draw no random numbers, and that torch's own compilers know the shapes of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from .registry import Operator
 
 DOMAIN = "aten"
 _PRIVATE = ("_fft_", "_linalg_")
-"""Of the operators whose names begin with an underscore, those that torch.fft and torch.linalg are made of."""
+"""Prefixes of the private operators that may run, since torch.fft and torch.linalg are made of them."""
 _MEMORY = frozenset({"device", "generator", "layout", "memory_format", "non_blocking", "pin_memory"})
 _ANYWHERE = "CompositeExplicitAutogradNonFunctional"
 """The dispatch key of operators that are made of others and so run wherever those do, without data too."""

@@ -17,7 +17,7 @@ from .texts import STRING, from_texts, to_texts
 
 _POWERS = torch.float8_e8m0fnu
 _NEXT = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
-"""For each way of rounding to powers of two, the least number between 0.5 and 1 that becomes 1."""
+"""The least number between 0.5 and 1 that becomes 1, for each way of rounding to powers of two."""
 
 
 @operator(
@@ -90,7 +90,7 @@ def _whole(text: str) -> int:
 
 
 def _single(x: Tensor) -> Tensor:
-    """In float32, so that rounding it to fewer bits is rounding the original: what isn't exact gets an odd last bit."""
+    """The tensor in float32, inexact numbers with an odd last bit, so that rounding it further rounds the original."""
     y = x.float()
     if x.dtype is not torch.float64:
         return y

@@ -42,7 +42,7 @@ def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> 
     from_data={name: FromData(lambda: [0], row) for name, row in {"start": 0, "limit": 1, "delta": 1}.items()},
 )
 def range_(start: Ints, limit: Ints, delta: Ints, *, stash_type: int = 1, input_dtype: torch.dtype) -> Tensor:
-    """Half precision is counted up in more, by torch as by `stash_type`."""
+    """Count from a start up to a limit; torch adds up half precision in a wider type, as `stash_type` asks."""
     first, beyond, step = start[0], limit[0], delta[0]
     if isinstance(step, int | float) and step == 0:
         raise ValueError("it has steps of 0")

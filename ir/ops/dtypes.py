@@ -1,7 +1,7 @@
 """Between numpy arrays and torch tensors, and between their element types and ours.
 
-An element of fewer than 8 bits has a byte of its own, with its code in the low bits, under an element type that torch can
-carry about but not compute with; `narrow` says what the bytes mean.
+An element of fewer than 8 bits has a byte of its own, with its code in the low bits, under an element type that torch
+can carry about but not compute with; `narrow` says what the bytes mean.
 """
 
 import warnings
@@ -19,7 +19,7 @@ _STAND_INS = {
     DType.float6_e2m3fn: torch.bits8,
     DType.float6_e3m2fn: torch.bits1x8,
 }
-"""For types that torch lacks (its own float4 is a pair in a byte): opaque bytes that nothing else here uses."""
+"""Stand-ins for types that torch lacks (its own float4 is a pair in a byte): opaque bytes with no other use here."""
 _TORCH: dict[DType, torch.dtype] = {dtype: _STAND_INS.get(dtype) or getattr(torch, dtype.name) for dtype in DType}
 _DTYPES: dict[torch.dtype, DType] = {there: dtype for dtype, there in _TORCH.items()}
 
@@ -67,7 +67,7 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _carrier(dtype: DType) -> np.dtype:
-    """As what a type that numpy lacks crosses over: integers of its width."""
+    """The integers of the same width, as which a type that numpy lacks crosses over."""
     return np.dtype(f"uint{8 * dtype.numpy.itemsize}")
 
 

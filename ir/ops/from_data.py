@@ -22,7 +22,7 @@ from .sizes import is_known
 
 Rule: TypeAlias = Callable[..., Any]
 Axes: TypeAlias = Iterable[int]
-"""Of every output."""
+"""The axes that have sizes of their own, the same ones in every output."""
 
 
 class RankFromData(Exception):  # noqa: N818 -- a finding, not an error
@@ -58,7 +58,7 @@ class FromData:
 
 
 def numbered(axes: list[Any], ranks: Sequence[int]) -> list[dict[int, int]]:
-    """For each output, by its rank, the numbers of its unknown sizes by axis, out of what a rule gave."""
+    """The numbers of each output's unknown sizes by axis, from what a rule gave and the outputs' ranks."""
     if not axes or not isinstance(axes[0], Mapping):
         return [{axis % rank: axis % rank for axis in axes} for rank in ranks]
     return [{axis % rank: number for axis, number in sizes.items()} for rank, sizes in zip(ranks, axes, strict=False)]

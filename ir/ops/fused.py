@@ -130,9 +130,10 @@ def matmul_of_few_bits(
     bits: int = 4,
     accuracy_level: int = 0,
 ) -> Tensor:
-    """By weights `[N, K]`, whose codes lie in bytes, lower bits first; each block along a row has a scale and a zero point.
+    """Multiply by weights `[N, K]` whose codes lie in bytes, lower bits first.
 
-    Zero points are packed as the weights are, or floats. Whatever accuracy is asked for, nothing but sums is rounded.
+    Each block along a row has a scale and a zero point. Zero points are packed as the weights are, or floats. Whatever
+    accuracy is asked for, only sums are rounded.
     """
     if g_idx is not None:
         raise ValueError("it says by g_idx which block a column belongs to, which ONNX Runtime has deprecated")

@@ -19,7 +19,7 @@ from .texts import STRING, from_texts, to_texts
 
 @operator("ai.onnx.ml::ArrayFeatureExtractor")
 def array_feature_extractor(x: Tensor, indices: Tensor) -> Tensor:
-    """Columns of the last axis; of a single row too, a matrix is made."""
+    """Columns of the last axis, as a matrix even for a single row."""
     y = x.index_select(-1, indices.reshape(-1))
     return y.unsqueeze(0) if x.ndim == 1 else y
 

@@ -1,7 +1,8 @@
 """Ensembles of trees (`ai.onnx.ml`): TreeEnsemble, and the two that it took the place of in version 5 of the domain.
 
-The old ones are operators of their own, since a leaf of theirs may have a weight for each class: TreeEnsemble has one weight
-to a leaf, so that a forest would be walked through once per class. What they leave open is as ONNX Runtime does it.
+The old ones are operators of their own, since a leaf of theirs may have a weight for each class: TreeEnsemble has one
+weight to a leaf, so that a forest would be walked through once per class. What they leave open is as ONNX Runtime does
+it.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ Array: TypeAlias = np.ndarray | None
 
 _TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
-"""In the order of the numbers that `TreeEnsemble` gives them."""
+"""Transforms and aggregates, each in the order of the numbers that `TreeEnsemble` gives them."""
 _MEMBER, _LEAF = MODES.index("BRANCH_MEMBER"), MODES.index(LEAF)
 
 
@@ -257,8 +258,8 @@ def _of_two(
 ) -> tuple[Tensor, Tensor]:
     """Whether the second of two classes is chosen, and the scores of both.
 
-    Where all weights are of one class, as converters write it, and a row has a score for the first alone, it is that of the
-    second: a probability if no weight is negative, a number whose sign decides otherwise.
+    Where all weights are of one class, as converters write it, and a row has a score for the first alone, it is that of
+    the second: a probability if no weight is negative, a number whose sign decides otherwise.
     """
     first, second = sums.unbind(1)
     if len(base) == 2:

@@ -31,7 +31,7 @@ def _quantized_type(zero_point: Tensor | None, output_dtype: int) -> torch.dtype
 
 
 def _precision(scale: Tensor) -> torch.dtype:
-    """The type that is computed in by a scale: its own, where torch can."""
+    """The type in which a tensor is scaled: the scale's own, where torch can compute in it."""
     if not scale.is_floating_point():
         return torch.float64
     return scale.dtype if scale.dtype.itemsize > 1 else torch.float32
@@ -118,7 +118,7 @@ def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @operator("planish::DynamicQuantizeRows", traits=Trait.QUANTIZING | Trait.WITHOUT_GRADIENT)
 def dynamic_quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """DynamicQuantizeLinear with a grid for each row: of `[..., n]` there are as many scales and zero points as `[..., 1]`."""
+    """DynamicQuantizeLinear with a grid for each row: scales and zero points are `[..., 1]` for an input `[..., n]`."""
     return _on_grid(x, x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
 
 

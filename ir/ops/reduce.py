@@ -29,7 +29,7 @@ def _register(name: str, function: Reduction, adapted: Callable[[Function], Func
 
 
 def _reduced(x: Tensor, row: Ints, keepdims: int) -> Axes:
-    """Which axes are reduced is unknown, and so are the sizes that are left."""
+    """The axes of the result whose sizes are unknown, since it is unknown which axes are reduced."""
     if keepdims:
         return changeable(x, range(x.ndim))
     places(row)
@@ -69,7 +69,7 @@ def _log_sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _extreme(function: Callable[..., Tensor], sign: int) -> Reduction:
-    """A maximum or minimum, which of nothing is the infinity, or the end of the integers, that anything replaces."""
+    """A maximum or minimum; without elements, it is the infinity or the end of the integers that anything replaces."""
 
     def run(x: Tensor, axes: list[int]) -> Tensor:
         if not any(isinstance(x.shape[axis], int) and x.shape[axis] == 0 for axis in axes):

@@ -69,7 +69,7 @@ def _maximum_type(x: Tensor, rois: Tensor, *, pooled_shape: tuple[int, ...], spa
 
 @operator("MaxRoiPool", types=_maximum_type)
 def max_roi_pool(x: Tensor, rois: Tensor, *, pooled_shape: tuple[int, ...], spatial_scale: float = 1.0) -> Tensor:
-    """The greatest pixel in each cell of a region's grid, zero in an empty one; a region's first number is its image."""
+    """The greatest pixel in each cell of a region's grid, 0 in an empty one; a region's first number is its image."""
     regions: list[Tensor] = []
     for roi in rois.tolist():
         image, corner = int(roi[0]), [_rounded(edge * spatial_scale) for edge in roi[1:]]

@@ -3,9 +3,9 @@
 The parameters before `*` are the operator's inputs in the order of its schema, `None` by default where optional; those
 after it are its attributes, with the schema's defaults. An input annotated `Ints` is read on the host (a shape, axes,
 the bounds of a slice): the function gets a sequence of ints, symbolic ones during type inference, instead of a tensor.
-A function with a keyword parameter `outputs` is told how many outputs its node has, one with `input_dtype` torch's element
-type of its first input. A sequence is a list of tensors, an empty optional None, and a graph inside the node a `Body`.
-What of the outputs' types depends on data is declared beside it (see `from_data`), and so are its traits.
+A function with a keyword parameter `outputs` is told how many outputs its node has, one with `input_dtype` torch's
+element type of its first input. A sequence is a list of tensors, an empty optional None, and a graph inside the node a
+`Body`. What of the outputs' types depends on data is declared beside it (see `from_data`), and so are its traits.
 
 Operators of other packages have a domain of their own, and say how they are spelled out in known ones for backends that
 lack them. The package names the module that registers them by an entry point `DOMAIN = "module"` of the group
@@ -59,8 +59,8 @@ class Operator:
         types: run instead of the function on tensors without data, where the function can't.
         trainable: the meaning while training, where it differs: rounding passes gradients straight through.
         traits: what it has in common with others.
-        expansion: spells a node out in other operators, for backends that have none of its domain: a function of a `Builder`
-            and the node, which returns the values that stand for its outputs.
+        expansion: spells a node out in other operators, for backends that have none of its domain: a function of a
+            `Builder` and the node, which returns the values that stand for its outputs.
     """
 
     name: str
@@ -129,7 +129,7 @@ def operator(
 
 @cache
 def operators() -> dict[str, Operator]:
-    """Every operator that is known, by name; the families' files are imported on first use, other packages' by domain."""
+    """Every known operator by name; planish's files are imported on first use, other packages' by domain."""
     package = __package__ or ""
     for module in iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
@@ -173,5 +173,5 @@ def _check_name(name: str, function: Callable[..., Any]) -> None:
 
 
 def unpacked(results: tuple[Any, ...]) -> Any:
-    """Results of a number that differs, as a function returns them: the only one by itself."""
+    """Results as a function returns them: a tuple, or a single result by itself."""
     return results[0] if len(results) == 1 else results

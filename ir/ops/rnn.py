@@ -1,7 +1,7 @@
 """Recurrent layers, step by step: any activations, directions, peepholes and lengths of the standard's.
 
-Inside, a sequence is `[time, batch, size]`. A sequence that is shorter than the others keeps its state once it has ended,
-and its outputs are zero from there on.
+Inside, a sequence is `[time, batch, size]`. A sequence that is shorter than the others keeps its state once it has
+ended, and its outputs are zero from there on.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from .registry import operator
 
 Activation = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
-"""From what the input adds to the gates, and the state, to the next state; its first tensor is the output."""
+"""A function of what the input adds to the gates and of the state, which returns the next state, the output first."""
 Floats = tuple[float, ...] | None
 
 _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float | None, float | None]]] = {
@@ -32,7 +32,7 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float | None, float |
     "tanh": (torch.tanh, (None, None)),
     "thresholdedrelu": (lambda x, alpha: torch.where(x >= alpha, x, 0), (1.0, None)),
 }
-"""By name in small letters: the function and the defaults of alpha and beta, None where it has none."""
+"""The activation functions by lower-case name, each with the defaults of alpha and beta, None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class _Layer:
         return (y if order is None else y.gather(0, order.expand(y.shape))), state
 
     def _order(self) -> Tensor:
-        """For each step and sequence the step that takes its place backwards, `[time, batch, 1]`; its own inverse."""
+        """The step that takes each step's place in a sequence read backwards, `[time, batch, 1]`; its own inverse."""
         steps = torch.arange(self.x.shape[0], device=self.x.device).unsqueeze(1)
         lengths = steps.new_full((1,), self.x.shape[0]) if self.lengths is None else self.lengths.long()
         places = torch.where(steps < lengths, lengths - 1 - steps, steps)

@@ -61,7 +61,7 @@ def unique(x: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: int 
 
 
 def _unique_strings(x: Tensor, *, axis: int | None, sorted: int, outputs: int) -> Tensor | tuple[Tensor, ...]:
-    """By the places that the strings have in their order."""
+    """Apply `unique` to strings by way of their ranks in sorted order."""
     order, ranks = np.unique(to_array(x), return_inverse=True)
     places = torch.from_numpy(ranks.reshape(x.shape))
     found = unique(places, axis=axis, sorted=sorted, outputs=outputs)

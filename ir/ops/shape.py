@@ -15,7 +15,7 @@ from .sizes import is_known, place_of
 
 @operator("Shape", traits=Trait.SHAPE_ONLY)
 def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
-    """The sizes; of symbolic ones only how many there are, since their values aren't numbers."""
+    """The sizes as a tensor; if any is symbolic, only their number is right, since symbols have no values."""
     sizes = list(x.shape[start:end])
     if all(isinstance(size, int) for size in sizes):
         return torch.tensor(sizes, dtype=torch.int64, device=x.device)
@@ -63,7 +63,7 @@ def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
 
 
 def _left(x: Tensor, row: Ints) -> Axes:
-    """If there are no more axes of one element than are squeezed, it is known which these are."""
+    """The axes whose sizes are unknown: none, if all axes that may have one element are squeezed."""
     places(row)
     return range(x.ndim - len(row)) if len(_single(x)) > len(row) else []
 

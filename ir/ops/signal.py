@@ -30,7 +30,7 @@ for _name, _terms in _COSINES.items():
 
 
 def _single(x: Tensor) -> Tensor:
-    """At least in float32: torch has no transforms of less."""
+    """The tensor in float32 or wider, since torch has no transforms of narrower types."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -74,7 +74,7 @@ def discrete_fourier_transform(
 
 
 def _length(signal: Tensor, window: Tensor | None) -> int:
-    """Of a frame, if it isn't given."""
+    """The length of a frame that isn't given: the window's, or without a window the signal's."""
     return signal.shape[1] if window is None else window.shape[0]
 
 

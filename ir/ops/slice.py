@@ -159,7 +159,7 @@ def pad(
 
 
 def _sources(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tensor:
-    """For each place along a padded axis, the place that its element comes from."""
+    """The place that each element along a padded axis comes from."""
     size = x.shape[axis]
     places = torch.arange(-begin, size + end, device=x.device)
     if mode == "edge":

@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 
 
 def to_tensor(strings: np.ndarray) -> Tensor:
-    """A tensor of an array of strings; bytes are UTF-8."""
+    """A tensor with the strings of an array; bytes are UTF-8."""
     return from_texts(
         (text.decode() if isinstance(text, bytes) else str(text) for text in strings.reshape(-1)), strings.shape
     )

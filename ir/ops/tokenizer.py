@@ -28,8 +28,8 @@ def tokenizer(
 ) -> Tensor:
     """The tokens of each string along a last axis, filled up at the end; those shorter than `mincharnum` are left out.
 
-    Tokens are what an expression matches, or what is between separators, which are expressions as well; an empty separator
-    is between all characters. With `mark`, control characters stand before and behind the tokens of a string.
+    Tokens are what an expression matches, or what is between separators, which are expressions as well; an empty
+    separator is between all characters. With `mark`, control characters stand before and behind the tokens of a string.
     """
     if separators == ("",) or tokenexp == ".":
         rows = [list(text) for text in to_texts(x)]

@@ -12,7 +12,7 @@ from .registry import operator
 
 
 def _rows(inputs: Sequence[Tensor], kinds: int) -> list[tuple[Tensor, ...]]:
-    """For each parameter what belongs to it."""
+    """One row for each parameter, with what belongs to it."""
     count = len(inputs) // kinds
     return list(zip(*(inputs[kind * count : (kind + 1) * count] for kind in range(kinds)), strict=True))
 

@@ -1,7 +1,7 @@
 """torch has little arithmetic on unsigned integers wider than 8 bits: they are computed in int64 and cut back.
 
-What wraps in int64 as it does in uint64 is right for all numbers. Comparisons take numbers from 2**63 on as the int64 that
-has their place in the order; what is neither refuses them.
+What wraps in int64 as it does in uint64 is right for all numbers. Comparisons take numbers from 2**63 on as the int64
+that has their place in the order; what is neither refuses them.
 """
 
 from collections.abc import Callable
@@ -36,22 +36,22 @@ def _through(
 
 
 def widened(function: Function) -> Function:
-    """For sums, products and bits, which wrap."""
+    """Make a function take wide unsigned integers, if it is made of sums, products or bit operations, which wrap."""
     return _through(function, Tensor.long, Tensor.long)
 
 
 def compared(function: Function) -> Function:
-    """For what depends on the order of numbers alone, and returns one of them or a truth."""
+    """Make a function take wide unsigned integers, if it depends on their order alone and returns numbers or truths."""
     return _through(function, _ranked, _unranked)
 
 
 def located(function: Function) -> Function:
-    """For what depends on the order of numbers alone, and returns places."""
+    """Make a function take wide unsigned integers, if it depends on their order alone and returns places."""
     return _through(function, _ranked, None)
 
 
 def bounded(function: Function) -> Function:
-    """For what is right only for numbers that int64 holds."""
+    """Make a function take wide unsigned integers, if it is right only for numbers that int64 holds."""
     return _through(function, _held, Tensor.long)
 
 

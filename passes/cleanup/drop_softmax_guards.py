@@ -15,11 +15,12 @@ from ..base import Effect, Pass, PassContext, PassResult
 class SoftmaxGuardRemoval(Pass):
     """Drop what turns the NaN of a softmax over nothing into zeros, where it is proved that each row has something.
 
-    torch gives zeros for a row of attention that is masked altogether. Exporters write that as `Where(IsNaN(p), 0, p)`, or
-    as `Where(mask, p, 0)` where `p` is the softmax of `Where(mask, scores, -inf)`. The proof follows what masks are made of
-    (`ir/analysis/open_places`): a causal triangle lets each row see its diagonal, masks of finite numbers close no place, and
-    without a mask nothing is closed. It takes float inputs for finite numbers, and arithmetic of such for finite; where
-    it overflows instead, NaN is no longer turned into zeros. A mask that is an input may close a row: its guards stay.
+    torch gives zeros for a row of attention that is masked altogether. Exporters write that as `Where(IsNaN(p), 0, p)`,
+    or as `Where(mask, p, 0)` where `p` is the softmax of `Where(mask, scores, -inf)`. The proof follows what masks are
+    made of (`ir/analysis/open_places`): a causal triangle lets each row see its diagonal, masks of finite numbers close
+    no place, and without a mask nothing is closed. It takes float inputs for finite numbers, and arithmetic of such for
+    finite; where it overflows instead, NaN is no longer turned into zeros. A mask that is an input may close a row: its
+    guards stay.
     """
 
     name: ClassVar[str] = "drop-softmax-guards"

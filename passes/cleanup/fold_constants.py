@@ -17,8 +17,8 @@ class ConstantFolding(GraphwisePass):
     """Run nodes of which every input is constant, and keep their results.
 
     A result that is larger than `limit` bytes and than all the constants together that it makes superfluous stays
-    computed: a broadcast mask would swell the model, and so would the transposition of an embedding that is looked up as
-    well. What a weight is dequantized from, or widened from bfloat16, stays too, since that is how it is stored.
+    computed: a broadcast mask would swell the model, and so would the transposition of an embedding that is looked up
+    as well. What a weight is dequantized from, or widened from bfloat16, stays too, since that is how it is stored.
 
     Attributes:
         limit: of a result that may add to the size of the model.

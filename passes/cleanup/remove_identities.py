@@ -52,7 +52,7 @@ def _same(graph: Graph, node: Node) -> Value | None:
 
 
 def _same_type(graph: Graph, node: Node) -> Value | None:
-    """For operators that only change the type: the input, if it has the output's type already."""
+    """The input of an operator that only changes the type, if that is the output's type already."""
     source = node.inputs[0]
     return source if source is not None and are_alike(source, node.outputs[0]) else None
 
@@ -63,7 +63,7 @@ def _cast(graph: Graph, node: Node) -> Value | None:
 
 
 def _cast_like(graph: Graph, node: Node) -> Value | None:
-    """A Cast: what was only asked for its type needn't be there any more."""
+    """A Cast in place of CastLike, so that a value read only for its type needn't stay."""
     source = _cast(graph, node)
     if source is not None or node.inputs[0] is None:
         return source
@@ -72,7 +72,7 @@ def _cast_like(graph: Graph, node: Node) -> Value | None:
 
 
 def _neutral(number: float, *, both_sides: bool) -> _Rule:
-    """For arithmetic with a neutral element: the other operand, if it isn't broadcast by the neutral one."""
+    """A rule for arithmetic with a neutral element: it takes the other operand, unless that one is broadcast."""
 
     def rule(graph: Graph, node: Node) -> Value | None:
         for index in (0, 1) if both_sides else (1,):
@@ -109,7 +109,7 @@ def _gather(graph: Graph, node: Node) -> Value | None:
 
 
 def _expand(graph: Graph, node: Node) -> Value | None:
-    """What is only expanded for operators that would do it themselves, since another operand has the size that comes out."""
+    """The input of an Expand whose readers all broadcast it themselves, since another operand has the full size."""
     source = node.inputs[0]
     if source is None or are_alike(source, node.output):
         return source

@@ -19,7 +19,7 @@ def are_alike(one: Value, other: Value) -> bool:
 
 
 def simplified_transpose(graph: Graph, node: Node) -> Value | None:
-    """A transpose that keeps the order is its input; one of a transpose or a reshape is a single one, if that can be said."""
+    """The input of a transpose that keeps the order, or one node for it and the transpose or reshape before it."""
     source = node.inputs[0]
     if source is None or not source.type.is_ranked:
         return None
@@ -35,7 +35,7 @@ def simplified_transpose(graph: Graph, node: Node) -> Value | None:
 
 
 def simplified_reshape(graph: Graph, node: Node) -> Value | None:
-    """A reshape to the shape that is there is its input; one of a reshape is a single reshape, if that can be written."""
+    """The input of a reshape to the same shape, or one reshape for two in a row, if that can be written."""
     source, shape = node.inputs[0], node.output.type
     if source is None or are_alike(source, node.output):
         return source
@@ -50,7 +50,7 @@ def simplified_reshape(graph: Graph, node: Node) -> Value | None:
 
 
 def reshaped(graph: Graph, node: Node) -> Value | None:
-    """The result of a node that keeps the order of elements, as one reshape of what is before all such; None if it can't be.
+    """The result of a node that keeps the order of elements, as one reshape of what precedes all such nodes, or None.
 
     Args:
         graph: that the node is in.
@@ -91,7 +91,7 @@ def _before_reshape(node: Node) -> Value | None:
 
 
 def moves_units(node: Node) -> bool:
-    """Whether a node is a transpose under which only axes of size 1 change places with others: the elements keep theirs."""
+    """Whether a node is a transpose that moves only axes of size 1 past others, so that elements keep their order."""
     source = node.inputs[0] if node.operator == "Transpose" else None
     if source is None or not source.type.is_ranked:
         return False
@@ -100,7 +100,7 @@ def moves_units(node: Node) -> bool:
 
 
 def _taken_apart_before(graph: Graph, node: Node, inner: Node) -> Value | None:
-    """Axes that are taken apart after a transpose are so before it, in one with the reshape that is there.
+    """Take axes apart before a transpose instead of after it, in one with the reshape that is there.
 
     Args:
         graph: that the nodes are in.
@@ -120,7 +120,7 @@ def _taken_apart_before(graph: Graph, node: Node, inner: Node) -> Value | None:
 
 
 def _merged_after(graph: Graph, node: Node, inner: Node) -> Value | None:
-    """Axes that are merged before a transpose are so after it, in one with the reshape that is there."""
+    """Merge axes after a transpose instead of before it, in one with the reshape that is there."""
     start, merged = _reshaped_from(inner), inner.inputs[0]
     groups = _merged_axes(start.shape, merged.shape) if start is not None and merged is not None else None
     if start is None or groups is None:
@@ -150,7 +150,7 @@ def _reshaped_from(node: Node) -> Value | None:
 
 
 def _merged_axes(shape: Sequence[Dim], merged: Sequence[Dim]) -> list[list[int]] | None:
-    """For each axis of a reshape's result the axes that are merged in it; None if it does anything but merging."""
+    """The axes that are merged in each axis of a reshape's result; None if it does anything but merging."""
     groups: list[list[int]] = []
     axis = 0
     for size in merged:

@@ -17,8 +17,8 @@ from ..base import Effect, GraphwisePass, PassContext, PassResult
 class ShapeSimplification(GraphwisePass):
     """Replace computed shapes by constants.
 
-    Small integer tensors of which every element is known become constants. A `Reshape` to symbolic sizes is written with
-    0 (copy the input's) and one -1 (the rest) where that says the same.
+    Small integer tensors of which every element is known become constants. A `Reshape` to symbolic sizes is written
+    with 0 (copy the input's) and one -1 (the rest) where that says the same.
     """
 
     name: ClassVar[str] = "simplify-shapes"

@@ -23,15 +23,15 @@ class Distillation(Pass):
     """Train the weights on calibration data so that the outputs come back to those of the source model.
 
     No labels are needed. A quantized graph is trained with rounding in place, its integer weights included. The last
-    tenth of the batches is held out, and the weights that did best on it are kept: the model never ends worse there than
-    it began.
+    tenth of the batches is held out, and the weights that did best on it are kept: the model never ends worse there
+    than it began.
 
     Attributes:
         epochs: passes over the calibration data.
         lr: the learning rate of Adam at the start; it falls to zero along a cosine.
         loss: `kl` compares outputs as classes' softened probabilities (Hinton et al., "Distilling the Knowledge in a
-            Neural Network", 2015), `mse` as numbers, relative to their size. `auto` takes `kl` for what a softmax gives and
-            for logits, which are what a linear layer gives in two dimensions, and `mse` for the rest.
+            Neural Network", 2015), `mse` as numbers, relative to their size. `auto` takes `kl` for what a softmax gives
+            and for logits, which are what a linear layer gives in two dimensions, and `mse` for the rest.
         temperature: softens the probabilities of `kl`.
     """
 

@@ -56,7 +56,7 @@ def _thaw(graph: Graph, node: Node) -> Rounding:
 
 
 def _limits(integers: Constant) -> tuple[int, int]:
-    """The whole of 32 bits for a bias; for a weight what it has reached already, since a target may ask for 7 bits."""
+    """The limits of an integer: 32 bits for a bias, a weight's present extremes, since a target may ask for 7 bits."""
     if integers.dtype is DType.int32:
         bounds = np.iinfo(np.int32)
         return bounds.min, bounds.max

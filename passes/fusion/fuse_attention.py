@@ -228,9 +228,10 @@ def _repeats(one: Value, many: Value) -> bool:
 class AttentionFusion(RewritePass):
     """Write Attention for the products, the softmax and the masks that it is made of, in all of their usual forms.
 
-    Masks in place of scores become masks that are added, and those that forbid nothing, or what lies ahead, go; heads of keys
-    and values that are repeated for groups of queries aren't any more. What guards against the NaN of a row that is masked altogether goes too, since Attention gives zeros
-    for it. Where nothing guarded against it, masks that are added are taken to leave something open in each row.
+    Masks in place of scores become masks that are added, and those that forbid nothing, or what lies ahead, go; heads
+    of keys and values that are repeated for groups of queries aren't any more. What guards against the NaN of a row
+    that is masked altogether goes too, since Attention gives zeros for it. Where nothing guarded against it, masks that
+    are added are taken to leave something open in each row.
     """
 
     name: ClassVar[str] = "fuse-attention"

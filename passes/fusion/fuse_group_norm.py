@@ -30,7 +30,7 @@ def _check(match: Match) -> str:
 
 
 def _group_norm(op: Builder, match: Match) -> Value:
-    """Of groups of one channel each, instance normalisation."""
+    """GroupNormalization, or InstanceNormalization where each group is one channel."""
     x, groups, epsilon = match["x"], match.data("scale").size, match.attributes["epsilon"]
     channels = x.shape[1]
     assert isinstance(channels, int)
@@ -78,7 +78,7 @@ def _rule(name: str, outer: str, inner: str) -> RewriteRule:
 
 @dataclass(frozen=True)
 class GroupNormFusion(RewritePass):
-    """Write GroupNormalization for InstanceNormalization of groups, and fold the scales and biases of channels after it.
+    """Write GroupNormalization for InstanceNormalization of groups and fold the scales and biases of channels after it.
 
     Those after InstanceNormalization are folded as well.
     """

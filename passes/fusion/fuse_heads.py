@@ -14,7 +14,7 @@ from .fuse_attention import again
 _BATCH_FIRST = ((0, 2, 1, 3), (0, 2, 1, 3))
 """How `[batch, sequence, head, size]` becomes `[batch, head, sequence, size]`, and back."""
 _SEQUENCE_FIRST = ((1, 2, 0, 3), (2, 0, 1, 3))
-"""How `[sequence, batch, head, size]` does, in torch's MultiheadAttention."""
+"""How `[sequence, batch, head, size]` becomes `[batch, head, sequence, size]` and back, in MultiheadAttention."""
 
 
 def _between_heads(op: Any, q: Any, k: Any, v: Any, mask: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
@@ -79,7 +79,7 @@ def _whole(op: Builder, match: Match) -> Value:
 
 
 def _of_packed(op: Any, x: Any, shape: Any, mask: Any, hidden: Any) -> Any:
-    """Queries, keys and values are computed by one product, and told apart by an axis of three before their heads."""
+    """Queries, keys and values from one product, told apart by an axis of three before their heads."""
     packed = op.Transpose(op.Reshape(x, shape), perm=(2, 0, 3, 1, 4))
     attended = op.Attention(*(op.Gather(packed, index, axis=0) for index in range(3)), mask)
     return op.Reshape(op.Transpose(attended, perm=_BATCH_FIRST[1]), hidden)
@@ -99,7 +99,7 @@ def _split(op: Builder, match: Match) -> Value:
 
 
 def _of_packed_rows(op: Any, x: Any, shape: Any, mask: Any, a: Any, b: Any, c: Any) -> Any:
-    """So they are where the sequence is first, and the heads are no axis any more."""
+    """Attention to rows packed as they are where the sequence comes first and the heads are no axis any more."""
     packed = op.Reshape(x, shape)
     parts = (op.Reshape(op.Gather(packed, index, axis=2), flat) for index, flat in enumerate((a, b, c)))
     return op.Attention(*parts, mask)
@@ -127,8 +127,8 @@ def _split_rows(op: Builder, match: Match) -> Value:
 class HeadFusion(RewritePass):
     """Give Attention queries, keys and values as products compute them, and let it take their heads apart.
 
-    Also where the sequence comes before the batch, as in torch's MultiheadAttention: the heads of a whole batch are then those
-    of one sequence. Queries, keys and values that one product computes are split, not gathered.
+    Also where the sequence comes before the batch, as in torch's MultiheadAttention: the heads of a whole batch are
+    then those of one sequence. Queries, keys and values that one product computes are split, not gathered.
     """
 
     name: ClassVar[str] = "fuse-heads"

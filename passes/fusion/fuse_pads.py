@@ -52,7 +52,7 @@ def _neutral(match: Match) -> float:
 
 
 def _widths(match: Match) -> np.ndarray | None:
-    """By how much each axis that windows move along is padded, before and after, as int64[2, axes]; None if others are."""
+    """The padding before and after each axis that windows move along, int64[2, axes]; None if other axes are padded."""
     rank = match["x"].type.rank
     axes = match.constant("axes")
     widths = np.zeros((2, rank), np.int64)

@@ -17,7 +17,7 @@ _HEADS_FIRST = (0, 2, 1, 3)
 
 
 def _turned(op: Any, x: Any, cosines: Any, sines: Any, low: Any, high: Any, sizes: Any) -> Any:
-    """The sum x * cos + x' * sin, where x' has the halves of each head the other way round, and the first of them negated."""
+    """The sum x * cos + x' * sin, where x' has the halves of each head swapped and the first one then negated."""
     left, right = op.Split(x, sizes, axis=op.attribute("split_axis"), outputs=2)
     split = op.Concat(op.Neg(right), left, axis=op.attribute("axis"))
     lower, upper = op.Slice(x, op.rest(low)), op.Slice(x, op.rest(high))
@@ -134,7 +134,8 @@ def _flat(op: Builder, match: Match) -> Value:
 class RotaryFusion(RewritePass):
     """Write RotaryEmbedding for the halves of queries and keys that are turned by an angle of their place.
 
-    It takes heads apart itself, so that the reshape and the transpose that do come after it, where attention takes them up.
+    It takes heads apart itself, so that the reshape and the transpose that do come after it, where attention takes them
+    up.
     """
 
     name: ClassVar[str] = "fuse-rotary"

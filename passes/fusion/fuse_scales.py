@@ -39,7 +39,7 @@ def _check_row(match: Match) -> str:
 
 
 def _smallest(array: np.ndarray) -> float:
-    """Of the numbers that have all their digits."""
+    """The smallest positive number of an array's type that has all its digits."""
     from ml_dtypes import finfo  # numpy's own lacks bfloat16
 
     return float(finfo(array.dtype).tiny)

@@ -1,8 +1,8 @@
 """Unified diffs, as `patch` reads them, of texts of tens of thousands of lines.
 
-`difflib` alone compares the lines of all places with each other: half a minute for 20,000 of which every third has changed.
-In a graph's text most lines stand once, as each has the name of a value. So those that stand once in both texts tell what
-corresponds, and what is equal around them does as well: patience diff, of Bram Cohen.
+`difflib` alone compares the lines of all places with each other: half a minute for 20,000 of which every third has
+changed. In a graph's text most lines stand once, as each has the name of a value. So those that stand once in both
+texts tell what corresponds, and what is equal around them does as well: patience diff, of Bram Cohen.
 """
 
 from bisect import bisect_left
@@ -63,7 +63,7 @@ class _Patience(SequenceMatcher[str]):
 
 
 def _anchors(before: Sequence[str], after: Sequence[str]) -> Sequence[tuple[int, int]]:
-    """Where lines are that stand once in both texts: as many as are in the same order, which is the longest rising row."""
+    """The places of lines that stand once in both texts: as many as are in the same order, the longest rising row."""
     counts, new_counts = Counter(before), Counter(after)
     places = {line: place for place, line in enumerate(after) if new_counts[line] == counts[line] == 1}
     pairs = [(place, places[line]) for place, line in enumerate(before) if line in places]

@@ -22,8 +22,8 @@ class Drift(Instrument):
     """Compares the floats that the graph computes with those of the source, on the first probe, after every pass.
 
     A value's counterpart in the source is the one that is returned under the same name, or that has its name and comes
-    from the same layer, or, for the last that a layer computes, the last that it computes there. Where shapes differ, or
-    there is none, a value isn't compared; how many are is printed. The errors are relative (L2).
+    from the same layer, or, for the last that a layer computes, the last that it computes there. Where shapes differ,
+    or there is none, a value isn't compared; how many are is printed. The errors are relative (L2).
 
     It holds all that the source computes on one probe in memory.
 

@@ -15,7 +15,7 @@ from ..pipeline import format_pass
 from .diff import unified_diff
 
 _UNUSUAL = re.compile(r"[^\w.-]+")
-"""In names of files."""
+"""The characters that names of files don't keep."""
 
 
 class Dump(Instrument):

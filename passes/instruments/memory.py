@@ -15,7 +15,7 @@ from ..units import show_bytes
 STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _PEAK = "5"
-"""Written there it resets the peak, see proc_pid_clear_refs(5)."""
+"""The text that resets the peak when it is written to that file, see proc_pid_clear_refs(5)."""
 
 
 class Memory(Instrument):

@@ -110,7 +110,7 @@ def _mean_variance_normalization(op: Builder, node: Node) -> Value:
 
 
 def _lp_normalization(op: Builder, node: Node) -> Value:
-    """Where all is zero, it stays so."""
+    """Divide by the norm; what is all zero stays so."""
     x, axes = operand(node, 0), [attribute(node, "axis", -1)]
     norm = op.ReduceL1(x, axes) if attribute(node, "p", 2) == 1 else op.ReduceL2(x, axes)
     return op.Div(x, op.Where(op.Equal(norm, 0.0), op.Add(op.Mul(norm, 0.0), 1.0), norm))

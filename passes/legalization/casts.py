@@ -1,7 +1,7 @@
 """Conversions that ONNX Runtime makes otherwise than the standard, by way of others that it makes as the standard says.
 
-Its kernels round floats to integers of less than 8 bits instead of cutting them, take every bit of a small float but the
-zero's for true, and miss some of what is too large for a float8 that doesn't saturate.
+Its kernels round floats to integers of less than 8 bits instead of cutting them, take every bit of a small float but
+the zero's for true, and miss some of what is too large for a float8 that doesn't saturate.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def is_miscast(node: Node) -> bool:
 
 
 def _is_bounded(x: Value) -> bool:
-    """Whether what is too large was made infinite, below."""
+    """Whether numbers that are too large were made infinite by the expansion of this file."""
     node = x.producer
     if node is None or node.operator != "Where" or node.inputs[1] is None or node.inputs[1].producer is None:
         return False

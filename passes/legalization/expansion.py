@@ -9,7 +9,7 @@ from ...ir.graph import Node, Value
 from ...ir.types import DType
 
 Expansion: TypeAlias = Callable[[Builder, Node], Value | tuple[Value, ...]]
-"""Writes the replacement of a node in front of it; returns what stands for its outputs, or for the first ones of them."""
+"""A function that writes a node's replacement in front of it, and returns what stands for all or the first outputs."""
 
 
 class RefusedError(TargetError):

@@ -14,7 +14,7 @@ from .support import Condition
 SKIP_NORM = "com.microsoft::SkipLayerNormalization"
 
 _LARGE = 20.0
-"""From here on, a float32 is its own Mish."""
+"""The number from which on a float32 is its own Mish."""
 
 
 def _gelu(op: Builder, node: Node) -> Value:
@@ -33,7 +33,7 @@ def _quick_gelu(op: Builder, node: Node) -> Value:
 
 
 def _mish(op: Builder, node: Node) -> Value:
-    """With `e = exp(x)`, `tanh(log(1 + e))` is `u / (u + 2)` of `u = e (e + 2)`: one exponential, and no loss of digits."""
+    """Write `tanh(log(1 + e))` with `e = exp(x)` as `u / (u + 2)`, `u = e (e + 2)`: one exponential, no lost digits."""
     x = operand(node, 0)
     exponential = op.Exp(op.Min(x, _LARGE))
     u = op.Mul(exponential, op.Add(exponential, 2.0))
@@ -96,7 +96,7 @@ def _is_plain(node: Node) -> bool:
 
 
 def _skip_layer_normalization(op: Builder, node: Node) -> Value | tuple[Value, ...]:
-    """By Sum: of an Add, ONNX Runtime makes this operator again."""
+    """Add with a Sum, since ONNX Runtime fuses an Add into this operator again."""
     if node.operator == "Add":
         return op.Sum(*node.inputs)
     x, skip, scale, shift, bias = (node.input(index) for index in range(5))
@@ -108,7 +108,7 @@ def _skip_layer_normalization(op: Builder, node: Node) -> Value | tuple[Value, .
 
 
 def is_skip_norm(node: Node) -> bool:
-    """Whether ONNX Runtime makes a SkipLayerNormalization of an Add and of the LayerNormalization that alone reads it."""
+    """Whether ONNX Runtime fuses an Add and the only LayerNormalization that reads it into a SkipLayerNormalization."""
     if node.operator != "Add" or len(node.output.uses) != 1 or node.owner.is_output(node.output):
         return False
     ((reader, index),) = node.output.uses
@@ -135,4 +135,4 @@ FUSED: dict[str, tuple[Expansion, Condition]] = {
     "com.microsoft::QuickGelu": (_quick_gelu, _always),
     SKIP_NORM: (_skip_layer_normalization, _always),
 }
-"""The fused operators that a target lists where they are worth having; how the others are spelled out, and which of them are."""
+"""The fused operators that a target lists if they are worth having: how others are spelled out, and on which nodes."""

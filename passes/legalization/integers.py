@@ -35,7 +35,7 @@ def _matmul_integer(op: Builder, node: Node) -> Value:
 
 
 def _product_of_row_grids(op: Builder, node: Node, zero_points: Value) -> Value:
-    """As a product without zero points, which runtimes have kernels for: what they count for is taken off its sums."""
+    """Multiply without the rows' zero points, as runtimes have kernels for, and subtract what these add to the sums."""
     a, b = operand(node, 0), operand(node, 1)
     right = _shifted(op, b, node.input(3), DType.int32)
     total = op.MatMulInteger(a, b, None, node.input(3))
@@ -75,7 +75,7 @@ def _quantized_matmul(op: Builder, node: Node) -> Value:
 
 
 def _product_of_few_bits(op: Builder, node: Node) -> Value:
-    """By weights that are dequantized before: `[N, blocks, codes of a block]`, and beside them a scale and a zero point of each."""
+    """Multiply by weights `[N, blocks, codes of a block]`, dequantized first by the scale and zero point of each."""
     x, data, zero_points, bias = operand(node, 0), operand(node, 1), node.input(3), node.input(5)
     depth, columns, block, bits = (int(attribute(node, name, 4)) for name in ("K", "N", "block_size", "bits"))
     blocks = -(-depth // block)

@@ -13,7 +13,7 @@ _LARGEST_MATRIX = 6
 
 
 def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
-    """In training mode: by the mean and variance of the batch, which are also mixed into the running ones."""
+    """Normalize by the mean and variance of the batch, as in training, and mix these into the running ones."""
     x, scale, bias, mean, variance = (operand(node, index) for index in range(5))
     axes = [axis for axis in range(x.type.rank) if axis != 1]
     values = cast(op, x, mean.dtype)
@@ -31,7 +31,7 @@ def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
 
 
 def _conv(op: Builder, node: Node) -> Value:
-    """With the padding that leaves a result for every stride, put there beforehand."""
+    """Convolve after an explicit Pad, with the padding that leaves a result for every stride."""
     x, w, rank = operand(node, 0), operand(node, 1), operand(node, 0).type.rank - 2
     strides, gaps = (np.array(attribute(node, name, (one,) * rank)) for name, one in _DEFAULTS[:2])
     kernel = attribute(node, "kernel_shape", None)
@@ -55,7 +55,7 @@ def is_padded_to_size(node: Node) -> bool:
 
 
 def _conv_transpose(op: Builder, node: Node) -> Value:
-    """Without padding, of which the result is then cropped, or extended by zeros, to what it should be."""
+    """Convolve without padding, then crop the result, or extend it by zeros, to the size it should have."""
     x, w, bias = operand(node, 0), operand(node, 1), node.input(2)
     rank = x.type.rank - 2
     begin, end = _cropping(node, x, w, rank)
@@ -96,7 +96,7 @@ _DEFAULTS = (("strides", 1), ("dilations", 1), ("output_padding", 0))
 
 
 def _determinant(op: Builder, node: Node) -> Value:
-    """By expansion along rows, of which every minor is computed once."""
+    """Expand a determinant along rows; every minor is computed once."""
     x = operand(node, 0)
     size = x.shape[-1]
     if not isinstance(size, int) or size > _LARGEST_MATRIX:
@@ -153,7 +153,8 @@ def is_padded(node: Node) -> bool:
 def is_interleaved(node: Node) -> bool:
     """Whether convolutions whose results are interleaved can compute a transposed one.
 
-    They can with constant weights, on images of known sizes, with padding that is less than the kernel, and without groups and dilations.
+    They can with constant weights, on images of known sizes, with padding that is less than the kernel, and without
+    groups and dilations.
     """
     x, weights, bias = operand(node, 0), node.constant(1), node.input(2)
     if weights is None or (bias is not None and node.constant(2) is None) or x.dtype is not DType.float32:

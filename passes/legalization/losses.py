@@ -18,7 +18,7 @@ def _cross_entropy(op: Builder, node: Node) -> tuple[Value, ...]:
 
 
 def _picked_loss(op: Builder, node: Node, logarithms: Value) -> Value:
-    """Of `[batch, class, ...]` what the classes `[batch, ...]` pick, weighted by class and reduced."""
+    """The loss at the classes `[batch, ...]`, picked from `[batch, class, ...]`, weighted by class and reduced."""
     classes, weights = cast(op, operand(node, 1), DType.int64), node.input(2)
     nothing, ignored = op.constant(np.zeros((), logarithms.dtype.numpy)), None
     if (ignore := attribute(node, "ignore_index", None)) is not None:

@@ -25,10 +25,11 @@ def adjustment(node: Node) -> Expansion | None:
 
 
 def _with_raised_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
-    """The same with the lowest number but one instead of the lowest in the mask.
+    """Replace the lowest number in an Attention's mask by the lowest but one.
 
-    The kernel takes a row of the lowest number for one that may look nowhere, as one of minus infinity may, and gives zeros.
-    In the standard that row's scores are all equal, and it gets the mean of the values: so do models with padding.
+    The kernel takes a row of the lowest number for one that may look nowhere, as one of minus infinity may, and gives
+    zeros. In the standard that row's scores are all equal, and it gets the mean of the values: so do models with
+    padding.
     """
     mask = operand(node, 3)
     lowest, raised = _bounds(mask)
@@ -85,7 +86,7 @@ def _is_broadcast(node: Node) -> bool:
 
 
 def _with_whole_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
-    """The same with a mask for each query."""
+    """Give an Attention a mask for each query."""
     q, mask = operand(node, 0), operand(node, 3)
     queries = q.shape[-2]
     rows = op.constant([queries]) if isinstance(queries, int) else op.Unsqueeze(size_of(op, q, -2), [0])

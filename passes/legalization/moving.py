@@ -53,7 +53,7 @@ def _spread(op: Builder, table: Value, like: Value, batch: int, time: int) -> Va
 
 
 def _triangle(op: Builder, node: Node) -> Value:
-    """For a diagonal that only data tells."""
+    """Keep a triangle whose diagonal only data tells."""
     x, diagonal = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
     rows, columns = (op.Range(0, size_of(op, x, axis), 1) for axis in (-2, -1))
     rows = op.Unsqueeze(op.Add(rows, diagonal), [1])
@@ -63,7 +63,7 @@ def _triangle(op: Builder, node: Node) -> Value:
 
 
 def _cumulative(op: Builder, node: Node) -> Value:
-    """For an axis that only data tells: the sums or products along each, of which one is taken."""
+    """Sum or multiply along every axis and take the one meant, since only data tells it."""
     x, axis = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
     rank = x.type.rank
     y = op(node.operator, x, op.constant(0), **node.attributes)
@@ -74,7 +74,7 @@ def _cumulative(op: Builder, node: Node) -> Value:
 
 
 def _top(op: Builder, node: Node) -> tuple[Value, ...]:
-    """Of uint64, as int64 with the sign bit turned, which keeps the order."""
+    """Find the top elements of uint64 as int64 with the sign bit flipped, which keeps the order."""
     turned = op.BitwiseXor(op.Cast(operand(node, 0), to=DType.int64), np.iinfo(np.int64).min)
     values, indices = op.TopK(turned, operand(node, 1), outputs=2, **node.attributes)
     return op.Cast(op.BitwiseXor(values, np.iinfo(np.int64).min), to=DType.uint64), indices
@@ -106,7 +106,7 @@ def _places(op: Builder, size: Value, node: Node, dtype: DType) -> Value:
 
 
 def _space_to_depth(op: Builder, node: Node) -> Value:
-    """In the order in which the channels come first."""
+    """Move space to depth, with the channels before the places of a block in the order of the depth."""
     x, size = operand(node, 0), attribute(node, "blocksize", 1)
     batch, channels, height, width = (op.Unsqueeze(size_of(op, x, axis), [0]) for axis in range(4))
     rows, columns = op.Div(height, size), op.Div(width, size)

@@ -1,7 +1,8 @@
 """Recurrent layers, written out step by step where it is known how many steps there are.
 
-Inside, a sequence is `[time, batch, size]`. A sequence that is shorter than the others keeps its state once it has ended,
-and its outputs are zero from there on. A state that isn't given is zero, and leaves out what is computed with it.
+Inside, a sequence is `[time, batch, size]`. A sequence that is shorter than the others keeps its state once it has
+ended, and its outputs are zero from there on. A state that isn't given is zero, and leaves out what is computed with
+it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from .expansion import Expansion, RefusedError, attribute, cast, operand
 State = tuple[Value | None, ...]
 Activation = Callable[[Value], Value]
 Step = Callable[[Value, State], tuple[Value, ...]]
-"""From what the input adds to the gates, and the state, to the next state; its first tensor is the output."""
+"""A function of what the input adds to the gates and of the state, which returns the next state, the output first."""
 
 _DEFAULTS: dict[str, tuple[float | None, float | None]] = {
     "affine": (1.0, 0.0),
@@ -125,7 +126,7 @@ class _Direction:
         return self.layer.op.Gather(operand(self.layer.node, place), self.layer.op.constant(self.index))
 
     def biases(self, part: int) -> list[Value | None]:
-        """Those of the gates that belong to the input (0) or to the state (1)."""
+        """The biases of the gates, of the input (0) or of the state (1)."""
         op, count = self.layer.op, self.layer.gates
         if self.layer.node.input(3) is None:
             return [None] * count
@@ -164,7 +165,7 @@ _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False,
 
 
 def _activations(op: Builder, node: Node, names: Sequence[str], each: int) -> list[Activation]:
-    """Those of all directions, `each` for one; those that take an alpha or beta use up the given ones in turn.
+    """The activations of all directions, `each` to one; those with an alpha or beta use up the given ones in turn.
 
     What is clipped is the sums that go into the gates, of which the third activation, an LSTM cell's, takes none.
     """

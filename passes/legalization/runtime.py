@@ -71,7 +71,7 @@ def _lengths(node: Node) -> list[tuple[float, int]]:
 
 
 def _resize(op: Builder, node: Node) -> Value:
-    """The part of the input that the elements there are reach, with their corners aligned to its."""
+    """Resize the part of the input that the elements reach, with the corners aligned to the input's."""
     lengths = _lengths(node)
     ends = [(size - 1) / (length - 1) if size > 1 else 0.0 for length, size in lengths]
     changed = {name: value for name, value in node.attributes.items() if name != "coordinate_transformation_mode"}
@@ -135,7 +135,7 @@ def _numbers(node: Node, index: int) -> np.ndarray:
 
 
 def _quotient(op: Builder, node: Node) -> Value:
-    """By -1 a number is turned about, which wraps as in the interpreter."""
+    """Divide, but negate where the divisor is -1, which wraps as in the interpreter."""
     a, b = operand(node, 0), operand(node, 1)
     one, minus_one = (op.constant(np.array(number, b.dtype.numpy)) for number in (1, -1))
     is_minus_one = op.Equal(b, minus_one)
@@ -143,10 +143,10 @@ def _quotient(op: Builder, node: Node) -> Value:
 
 
 def never_empty(node: Node) -> Expansion | None:
-    """What lets a recurrent layer fail in front of a kernel that ends the process over nothing: where there is no batch,
-    and for GRU no step.
+    """An expansion that lets a recurrent layer fail before a kernel that would end the process over nothing.
 
-    A size that follows from the others can't be told where these make nothing.
+    The kernel would do so where there is no batch, and for GRU where there is no step. The expansion's reshape fails
+    there, since a size that follows from the others can't be told where these make nothing. None where it isn't needed.
     """
     x, shape = operand(node, 0), _FOLLOWING[node.operator]
     time, batch = x.shape[:2]

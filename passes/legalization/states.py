@@ -10,7 +10,7 @@ from .expansion import Expansion, attribute, cast, operand, size_of
 
 
 def _linear_attention(op: Builder, node: Node) -> tuple[Value, ...]:
-    """Step by step, in float32; a state that isn't given is zero, and leaves out what is computed with it."""
+    """Linear attention step by step, in float32; what a state that isn't given would add is left out."""
     query, key, value = (operand(node, index) for index in range(3))
     past, decay, beta = (node.input(index) for index in (3, 4, 5))
     queries, heads = attribute(node, "q_num_heads", 1), attribute(node, "kv_num_heads", 1)

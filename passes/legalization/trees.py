@@ -1,4 +1,4 @@
-"""Ensembles of trees (`ai.onnx.ml`) as steps that all rows and trees take together, each from a node to one of its children."""
+"""Ensembles of trees (`ai.onnx.ml`) as steps that all rows and trees take together, each from a node to a child."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,7 +41,7 @@ def _levels(forest: Forest) -> Iterator[np.ndarray]:
 
 
 def _weights(op: Builder, forest: Forest, x: Value) -> Value:
-    """`[row, tree, target]`: those of the leaves that rows come to."""
+    """The weights `[row, tree, target]` of the leaves that rows come to."""
     asked = sorted({MODES[code] for code in np.unique(forest.modes)} - {LEAF})
     if len(asked) > 1 or not _QUESTIONS.keys() >= set(asked):
         raise RefusedError(f"its nodes ask {' and '.join(asked)}, where one comparison is known")

@@ -139,7 +139,7 @@ _MULTIPLYING = frozenset({"Conv", "Gemm", "MatMul"})
 """Operators that have kernels on integers here."""
 
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
-"""Operators that stay in half precision beside these, and those that are spelled out in steps that round."""
+"""Operators left in half precision besides those that only move elements, or spelled out in steps that round."""
 
 _OWN = {"Cast", "Div", "Resize"}
 """Operators that are spelled out for the other backend alone."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 _DAMPING = 0.01
-"""Of the mean second moment, added to each: what GPTQ adds to its Hessian (Frantar et al., ICLR 2023)."""
+"""The share of the mean second moment that is added to each, as in GPTQ's Hessian (Frantar et al., ICLR 2023)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Factorization(Pass):
     """Split linear layers and 1x1 convolutions into two by a truncated singular value decomposition.
 
     With calibration data the error is weighed by the second moment of the layer's input, so that what is lost is the
-    least of the layer's output, not of its weight (Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025).
+    least of the layer's output, not of its weight (Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR
+    2025).
 
     Attributes:
         energy: of the squared singular values that is kept; it sets the rank of each layer.
@@ -66,7 +67,7 @@ class Factorization(Pass):
         return PassResult({self.name: count}, misses)
 
     def _factors(self, matrix: np.ndarray, moment: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Two matrices whose product is near to one of shape [inputs, outputs], of the rank that the options ask for."""
+        """Two matrices whose product is near one of shape [inputs, outputs], of the rank that the options ask for."""
         matrix = matrix.astype(np.float64)
         root = None if moment is None else np.linalg.cholesky(moment).T
         left, values, right = np.linalg.svd(matrix if root is None else root @ matrix, full_matrices=False)
@@ -85,7 +86,7 @@ class Factorization(Pass):
 
 
 def _input_moments(graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds]) -> dict[Node, np.ndarray]:
-    """The damped second moment of each layer's input over calibration data, shape [inputs, inputs]; none without data."""
+    """The damped second moment of each layer's input over calibration data, [inputs, inputs]; none without data."""
     if not batches:
         return {}
     from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not

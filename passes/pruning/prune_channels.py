@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels of the least important filters are removed, and the model is a smaller dense one."""
+"""Structured pruning: whole channels of the least important filters are removed, for a smaller dense model."""
 
 import math
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class ChannelPruning(Pass):
         return np.argsort(score, kind="stable")[: group.size - self._kept_count(group)]
 
     def _norms(self, weight: np.ndarray, axis: int) -> np.ndarray:
-        """A norm for each index along an axis; of l2 the square, which adds up."""
+        """A norm for each index along an axis, for l2 its square, since squares add up."""
         rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
         return np.abs(rows).sum(axis=1) if self.importance == "l1" else np.square(rows).sum(axis=1)
 

@@ -8,7 +8,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 
 Kept = Mapping[tuple[Value, int], np.ndarray]
-"""For an axis of a value a boolean for each of its indices: whether it stays."""
+"""A boolean for each index of an axis of a value: whether it stays."""
 
 
 def shrink(graph: Graph, kept: Kept) -> None:

@@ -53,8 +53,8 @@ def first_batches(context: PassContext, samples: int) -> list[Feeds]:
     """
     if not context.calibration:
         raise UsageError(
-            "static int8 quantization needs calibration data: give it with --data, as `calibration` under `data` in the "
-            "recipe, or as data= from Python; or use quantize{scheme=int8-dynamic}, which needs none"
+            "static int8 quantization needs calibration data: give it with --data, as `calibration` under `data` "
+            "in the recipe, or as data= from Python; or use quantize{scheme=int8-dynamic}, which needs none"
         )
     kept: list[Feeds] = []
     for batch in context.calibration:

@@ -42,8 +42,8 @@ def correct_biases(
 ) -> int:
     """Correct the biases of a graph's quantized layers, in place; returns how many there are.
 
-    A batch runs through both graphs. Behind each layer of the quantized one the mean of every channel is put right before
-    the next layer sees it, so that one run serves all layers, however many.
+    A batch runs through both graphs. Behind each layer of the quantized one the mean of every channel is put right
+    before the next layer sees it, so that one run serves all layers, however many.
 
     Args:
         before: the graph in float.
@@ -100,7 +100,7 @@ def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
 
 
 def _means(tensor: "Tensor", axis: int) -> "Tensor":
-    """Of every channel, in a shape that broadcasts against the tensor."""
+    """The mean of every channel, in a shape that broadcasts against the tensor."""
     return tensor.mean([other for other in range(tensor.ndim) if other != axis], keepdim=True)
 
 

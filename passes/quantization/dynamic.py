@@ -1,8 +1,8 @@
 """Dynamic int8: weights in int8, activations put on a grid at run time, so that no calibration is needed.
 
-The form is the one that ONNX Runtime fuses into DynamicQuantizeMatMul: DynamicQuantizeLinear -> MatMulInteger -> Cast ->
-Mul by both scales -> Add of the bias. With a grid for each row, the scales of rows and columns are multiplied with one after
-the other, so that they are never spread over the product.
+The form is the one that ONNX Runtime fuses into DynamicQuantizeMatMul: DynamicQuantizeLinear -> MatMulInteger -> Cast
+-> Mul by both scales -> Add of the bias. With a grid for each row, the scales of rows and columns are multiplied with
+one after the other, so that they are never spread over the product.
 """
 
 from collections.abc import Sequence

@@ -9,11 +9,11 @@ from ...ir.graph import Node
 from ...ir.types import DType
 
 LARGEST_BIAS = 2**30
-"""In steps of its grid, so that its sum with the products stays within int32."""
+"""The largest bias, in steps of its grid, whose sum with the products stays within int32."""
 
 _TINY = float(np.finfo(np.float32).tiny)
 _HUGE = 1e36
-"""Of scales within these both the reciprocal and the ends of the grid are finite."""
+"""The largest scale, as `_TINY` is the smallest, for which both its reciprocal and the grid's ends are finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Grid:
 
 
 def grid_of(node: Node) -> Grid | None:
-    """The grid of a QuantizeLinear or DequantizeLinear between float32 and 8-bit integers; None where it has not just one."""
+    """The grid of a QuantizeLinear or DequantizeLinear between float32 and 8-bit integers; None unless it has one."""
     scale, zero_point, x = node.constant(1), node.constant(2), node.inputs[0]
     assert x is not None
     floats, integers = (x, node.output) if node.operator == "QuantizeLinear" else (node.output, x)

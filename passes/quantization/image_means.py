@@ -21,5 +21,5 @@ _MEAN_TO_POOL = RewriteRule("mean-to-pool", lambda op, x, axes: op.ReduceMean(x,
 
 
 def pool_image_means(graph: Graph) -> int:
-    """Rewrite them; returns how many there were."""
+    """Rewrite means over images as pooling; return how many there were."""
     return sum(apply_rules(graph, [_MEAN_TO_POOL]).counts.values())

@@ -1,4 +1,4 @@
-"""Weights in 4 bits, by blocks along the depth: how they are rounded, and how `com.microsoft::MatMulNBits` stores them."""
+"""Weights in 4 bits by blocks along the depth: how they are rounded, and how `com.microsoft::MatMulNBits` has them."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,9 +8,9 @@ import numpy as np
 from ...ir.graph import Node
 
 CODES = 16
-"""That 4 bits can tell apart."""
+"""The number of codes that 4 bits can tell apart."""
 _SHARES = np.linspace(1, 0.65, 8)
-"""Of a block's range, those that its codes are tried on."""
+"""The shares of a block's range that are tried for its codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class BlockWeight:
     def over(cls, weight: np.ndarray, block: int) -> Self:
         """A matrix `[depth, columns]` of floats, rounded with the least squared error of each block.
 
-        Ranges, widened to hold 0, are narrowed step by step, which clips a few weights and rounds the others less. For the codes
-        of each try the best scale is known: that of linear regression.
+        Ranges, widened to hold 0, are narrowed step by step, which clips a few weights and rounds the others less. For
+        the codes of each try the best scale is known: that of linear regression.
         """
         depth, columns = weight.shape
         blocks = weight.reshape(-1, block, columns).astype(np.float32)
@@ -80,7 +80,7 @@ class BlockWeight:
 
     @property
     def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes, scales and zero points as MatMulNBits takes them: `[columns, blocks, block / 2]`, and `[columns, blocks]`."""
+        """Codes `[columns, blocks, block / 2]`, scales and zero points `[columns, blocks]`, as in MatMulNBits."""
         blocks, columns = self.scales.shape
         return (
             _packed(self.codes.T).reshape(columns, blocks, -1),

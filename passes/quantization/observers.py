@@ -65,7 +65,7 @@ class HistogramObserver(MinMaxObserver):
 
     @property
     def centers(self) -> np.ndarray:
-        """Of the bins."""
+        """The centers of the bins."""
         return (np.arange(_BINS) + 0.5) * (2 * self.limit / _BINS) - self.limit
 
     def _widen(self, reach: float) -> None:
@@ -104,7 +104,7 @@ class MseObserver(HistogramObserver):
         return float(lows[low]), float(highs[high])
 
     def _moments(self, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of all values: how many lie inside each range, and the squared distances to its ends of those outside."""
+        """How many values lie inside each range, and the squared distances of those below and above to its ends."""
         centers = self.centers
         sums = np.stack([np.cumsum(self.counts * centers**power) for power in range(3)])
         sums = np.pad(sums, ((0, 0), (1, 0)))

@@ -43,9 +43,9 @@ class Plan:
 def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) -> Plan:
     """Decide which values of a graph are quantized.
 
-    A Conv's integer kernel yields integers, so its result is quantized, after the Relu or Clip that follows it; those of
-    Gemm and MatMul yield floats. What lies between integers on all sides is carried along in integers where the target
-    has a profitable kernel for it.
+    A Conv's integer kernel yields integers, so its result is quantized, after the Relu or Clip that follows it; those
+    of Gemm and MatMul yield floats. What lies between integers on all sides is carried along in integers where the
+    target has a profitable kernel for it.
 
     Args:
         graph: in float.

@@ -30,23 +30,24 @@ _CORRECTED_ON = 32  # samples: means settle sooner than ranges
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Compute Conv, Gemm and MatMul layers in integers of 8 or 4 bits, where the target has a profitable kernel for them.
+    """Compute Conv, Gemm and MatMul layers in integers of 8 or 4 bits where the target has profitable kernels for them.
 
-    Large embedding tables are stored in int8 as well, and the mean over an image becomes GlobalAveragePool where that has
-    an integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference", CVPR 2018; for the biases, Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", ICCV 2019).
+    Large embedding tables are stored in int8 as well, and the mean over an image becomes GlobalAveragePool where that
+    has an integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", CVPR 2018; for the biases, Nagel et al., "Data-Free Quantization Through Weight
+    Equalization and Bias Correction", ICCV 2019).
 
     Attributes:
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
-            anew at run time, for MatMul and Gemm only; `int4` stores their weights in 4 bits and leaves activations in float,
-            for models that read each weight for a few rows at a time, as those that generate text do.
-        block: in `int4`, how many weights of a column share a scale and a zero point, which have the least squared error; a
-            power of two.
-        observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared error).
+            anew at run time, for MatMul and Gemm only; `int4` stores their weights in 4 bits and leaves activations in
+            float, for models that read each weight for a few rows at a time, as those that generate text do.
+        block: in `int4`, how many weights of a column share a scale and a zero point, which have the least squared
+            error; a power of two.
+        observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared
+            error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
-        per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all rows.
-            planish's kernels for TVM do that; ONNX Runtime has none for it.
+        per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all
+            rows. planish's kernels for TVM do that; ONNX Runtime has none for it.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         samples: of the calibration data that are used.
     """

@@ -14,21 +14,22 @@ from .layers import drop_unused
 _FACTORS = {"Attention": 3, "Conv": 2, "Gemm": 2, "MatMul": 2}
 """How many of an operator's inputs are multiplied."""
 _LEAST_COLUMNS = 16
-"""Of weights: sums that an instruction adds to."""
+"""The fewest columns of weights that are rounded: as many sums as one instruction adds to."""
 _LEAST_QUERIES = 8
-"""Of attention: fewer of them read all keys and values for little, which rounding these would take more time than."""
+"""The fewest queries of attention to round: with fewer, rounding all keys and values takes longer than using them."""
 _LEAST_CHANNELS = 16
-"""That a filter reads: images of fewer aren't held in blocks of channels, or have a filter for each."""
+"""The fewest channels that a filter reads: images of fewer aren't held in blocks, or have a filter for each channel."""
 
 
 @dataclass(frozen=True)
 class PrecisionReduction(GraphwisePass):
     """Multiply in bfloat16 and add up in float32, where the target has fast instructions for that.
 
-    Both factors of a product are rounded to bfloat16 and back, and all else stays in float32: sums, biases, activations,
-    normalizations, the softmax of attention. Weights are stored in bfloat16, in half the size (Kalamkar et al., "A Study of
-    BFLOAT16 for Deep Learning Training", 2019). Attention's kernel rounds what the softmax gives to bfloat16, too. Images
-    that a convolution multiplies are rounded for all that read them, so that they lie in memory once, in half the size.
+    Both factors of a product are rounded to bfloat16 and back, and all else stays in float32: sums, biases,
+    activations, normalizations, the softmax of attention. Weights are stored in bfloat16, in half the size (Kalamkar et
+    al., "A Study of BFLOAT16 for Deep Learning Training", 2019). Attention's kernel rounds what the softmax gives to
+    bfloat16, too. Images that a convolution multiplies are rounded for all that read them, so that they lie in memory
+    once, in half the size.
 
     Attributes:
         dtype: of the factors.

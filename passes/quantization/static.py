@@ -1,7 +1,7 @@
 """Static int8: every activation has a grid from calibration, written as QuantizeLinear and DequantizeLinear.
 
-The form is the one that runtimes fuse into integer kernels: DequantizeLinear -> operator -> QuantizeLinear, with weights
-stored in int8 and biases in int32 (Jacob et al., "Quantization and Training of Neural Networks for Efficient
+The form is the one that runtimes fuse into integer kernels: DequantizeLinear -> operator -> QuantizeLinear, with
+weights stored in int8 and biases in int32 (Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", 2018).
 """
 
@@ -95,8 +95,8 @@ class StaticQuantizer:
     def _keep_add_apart(self, node: Node) -> None:
         """Give the bias that is added to a MatMul a second axis.
 
-        ONNX Runtime would make a float Gemm of MatMul and Add, for which it has no integer kernel; it looks for biases of
-        one axis.
+        ONNX Runtime would make a float Gemm of MatMul and Add, for which it has no integer kernel; it looks for biases
+        of one axis.
         """
         uses = node.outputs[0].uses
         adder = uses[0].node if len(uses) == 1 and uses[0].node.operator == "Add" else None

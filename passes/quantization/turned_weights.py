@@ -1,7 +1,7 @@
-"""Tied weights that one layer reads as they are and another one transposed, such as embeddings and the head of a language model.
+"""Tied weights that one layer reads as they are and another transposed, like a language model's embeddings and head.
 
-Clean-up leaves the transpose, since without it the weight would be held twice. In integers it is held twice anyhow: rows and
-columns have scales of their own.
+Clean-up leaves the transpose, since without it the weight would be held twice. In integers it is held twice anyhow:
+rows and columns have scales of their own.
 """
 
 from ...ir.graph import Constant, Graph
@@ -10,7 +10,7 @@ from ..base import PassContext
 
 
 def turn_weights(graph: Graph, context: PassContext) -> int:
-    """Let each MatMul of activations by the transpose of a constant matrix read that as a constant; returns how many."""
+    """Let each MatMul of activations by a transposed constant matrix read a constant instead; return how many do."""
     count = 0
     for node in graph.nodes:
         turn = node.inputs[1].producer if node.operator == "MatMul" and node.inputs[1] is not None else None

@@ -29,8 +29,8 @@ def _always(rewrite: str, *nodes: Node) -> bool:
 def apply_rules(graph: Graph, rules: Iterable[RewriteRule], applies: Applies = _always) -> PassResult:
     """Apply rules wherever they match, in the graph and those inside its nodes, until none does.
 
-    Every node is tried once; after a replacement what is new is tried next, and at the end what may match because of it: the
-    work is linear in the graph.
+    Every node is tried once; after a replacement what is new is tried next, and at the end what may match because of
+    it: the work is linear in the graph.
 
     Args:
         graph: that is rewritten.

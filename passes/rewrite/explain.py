@@ -1,7 +1,7 @@
 """Near misses: where a rule almost matched, and what differed; `planish opt --explain` prints them.
 
-This is a matcher of its own, which goes on where that of `match` gives up. Where operands may be swapped it keeps to the
-order that gets furthest, so that a rule has one attempt at a node.
+This is a matcher of its own, which goes on where that of `match` gives up. Where operands may be swapped it keeps to
+the order that gets furthest, so that a rule has one attempt at a node.
 """
 
 from collections import defaultdict

@@ -34,7 +34,8 @@ Found: TypeAlias = dict[Key, Any]
 def find_matches(rule: RewriteRule, root: Node) -> Iterator[Match]:
     """The matches of a rule at a node: several where operands may be swapped.
 
-    All nodes are in the graph of the root, and nobody but them reads what they compute, apart from the results: they go.
+    All nodes are in the graph of the root, and nobody but them reads what they compute, apart from the results: they
+    go.
     """
     states = _match_node(rule.root, root, {})
     for result, way in zip(rule.results[1:], rule.ways, strict=True):
@@ -57,8 +58,9 @@ def complete(rule: RewriteRule, found: Found) -> Match | str:
     for node in nodes:
         if node.owner is not root.owner:
             return f"{node.operator} at {node.location} is in a graph around this one"
+        # checks ask for shapes
         if not all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs)):
-            return f"the rank of what {node.operator} at {node.location} reads or computes is unknown"  # checks ask for shapes
+            return f"the rank of what {node.operator} at {node.location} reads or computes is unknown"
         for value in node.outputs:
             if value not in results and (reader := _outsider(value, nodes)):
                 return f"%{value.name} is also read by {reader}"
@@ -88,8 +90,8 @@ def _outsider(value: Value, nodes: Sequence[Node]) -> str:
 def _place(graph: Graph, nodes: Sequence[Node], results: Sequence[Value], found: Found) -> Node | None:
     """The node before which a replacement can be written: after what it may read, before who reads the results.
 
-    Nodes compute results in the order of the graph, so that the last of them has all inputs before it. Only readers of the
-    others' results may force the place further up.
+    Nodes compute results in the order of the graph, so that the last of them has all inputs before it. Only readers of
+    the others' results may force the place further up.
     """
     heads = dict.fromkeys(value.producer for value in results if value.producer is not None)
     if len(heads) == 1:
@@ -139,7 +141,7 @@ def _match_node(pattern: Application, node: Node, found: Found) -> Sequence[Foun
 
 
 def pairings(pattern: Application, node: Node) -> Iterable[Sequence[tuple[Pattern | Rest, Any]]]:
-    """The ways in which a node's inputs can be handed to the operands of a pattern, none if there are too many or too few."""
+    """The ways to hand a node's inputs to the operands of a pattern; none if there are too many or too few inputs."""
     inputs, operands, rest = node.inputs, pattern.operands, pattern.rest
     excess = len(inputs) - len(operands)
     if excess > 0 and rest is None:
@@ -196,7 +198,7 @@ def without(pattern: Optional, found: Found) -> Sequence[Found]:
 
 
 def is_number(value: Value | None, number: float, reader: Node) -> bool:
-    """Whether an operand stands for a number; one of a higher rank than all others has gives its reader more dimensions."""
+    """Whether an operand stands for a number; one of higher rank than the others doesn't, since it adds dimensions."""
     if not isinstance(value, Constant) or value.data.size != 1 or value.dtype is DType.string:
         return False
     others = (other.type for other in reader.inputs if other is not None and not isinstance(other, Constant))

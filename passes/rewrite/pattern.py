@@ -131,12 +131,12 @@ class PatternBuilder:
         return Variable(variable.name, is_constant=True)
 
     def optional(self, pattern: Any) -> Optional:
-        """An operand that may be left out; the variables in it then stand for None. Plain variables needn't be marked."""
+        """An operand that may be left out; its variables are then None. Plain variables needn't be marked."""
         operand = _operand(pattern)
         return operand if isinstance(operand, Optional) else Optional(operand)
 
     def either(self, *patterns: Any) -> Either:
-        """An operand that may be written in several ways. What only the ways not taken bind is None, in any `rest` empty."""
+        """An operand that may be written in several ways; what only other ways bind is None, and a `rest` empty."""
         operands = map(_operand, patterns)
         return Either(tuple(choice for operand in operands for choice in choices(operand)))
 

@@ -11,9 +11,9 @@ from .rule import RewriteRule
 class Reach:
     """How far the patterns of some rules reach.
 
-    A match changes with a node of its own: one that is new, reads another value, or whose output somebody stopped reading.
-    So its root is found by going down from these, through operators that patterns have above their roots. Where a pattern
-    has several results, the way to the first may lead up from another and down again.
+    A match changes with a node of its own: one that is new, reads another value, or whose output somebody stopped
+    reading. So its root is found by going down from these, through operators that patterns have above their roots.
+    Where a pattern has several results, the way to the first may lead up from another and down again.
     """
 
     def __init__(self, rules: Sequence[RewriteRule]) -> None:
@@ -30,7 +30,8 @@ class Reach:
 
         Args:
             changed: nodes that are new, or read another value than they did.
-            left: values that have lost a reader; what is read by more nodes than any pattern has for it still doesn't match.
+            left: values that have lost a reader; what is read by more nodes than any pattern has for it still doesn't
+                match.
         """
         seeds = dict.fromkeys(changed)
         for value in left:

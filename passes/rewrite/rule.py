@@ -6,10 +6,10 @@
         replacement=lambda op, x: op.Swish(x),
     )
 
-The pattern is an ordinary function: its parameters after `op` are variables, each of which binds one value; numbers match
-scalar constants; attributes that are given must be equal, others are free. What else may stand in a pattern is what
-`PatternBuilder` has methods for. The replacement's parameters are the names that it needs, of variables and attributes;
-`match` among them gives the whole `Match`. A pattern that returns several values is replaced by as many.
+The pattern is an ordinary function: its parameters after `op` are variables, each of which binds one value; numbers
+match scalar constants; attributes that are given must be equal, others are free. What else may stand in a pattern is
+what `PatternBuilder` has methods for. The replacement's parameters are the names that it needs, of variables and
+attributes; `match` among them gives the whole `Match`. A pattern that returns several values is replaced by as many.
 """
 
 import inspect
@@ -41,8 +41,8 @@ class RewriteRule:
         name: under which applications are counted.
         pattern: builds what is looked for, with `op` and one parameter for each variable.
         replacement: builds what replaces it, and returns the value that stands for the pattern's, or a tuple of them.
-        check: why a match may not be replaced, as a phrase, or an empty text where it may. It looks at the match alone: when
-            something else changes, it isn't asked again.
+        check: why a match may not be replaced, as a phrase, or an empty text where it may. It looks at the match alone:
+            when something else changes, it isn't asked again.
         effect: how far it may move the outputs.
         description: for the list of passes.
     """
@@ -86,12 +86,12 @@ class RewriteRule:
 
     @cached_property
     def read(self) -> frozenset[str]:
-        """Operators whose results the root must read: what a node doesn't read needn't be matched, in any order of operands."""
+        """The operators whose results the root must read; a node that lacks one needn't be matched, in any order."""
         return frozenset(operand.application.operator for operand in self.root.operands if isinstance(operand, Result))
 
     @cached_property
     def ways(self) -> tuple[Way, ...]:
-        """For each result but the first, how to find it: from what those before it bind, down to it.
+        """How to find each result but the first: from what those before it bind, down to it.
 
         Raises:
             UsageError: they have nothing in common.
