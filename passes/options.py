@@ -167,7 +167,7 @@ def check_options(step: Any) -> None:
             raise UsageError(f"option {option.name} of pass {step.name} {error}") from None
 
 
-def read_options(kind: "type[Pass]", name: str, given: dict[str, Any]) -> dict[str, Any]:
+def read_options(kind: type, name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The values of options from texts, or from values already of the right type.
 
     Args:
