@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from .database import Database
 
 _LARGEST_CONSTANT = 1 << 20  # bytes that a folded constant may have grown to: masks and waves needn't be made anew
-_LOADING = threading.Lock()
+_loading = threading.Lock()
 """Held from where a library is looked for until it is loaded, so that no two programs load the same one."""
 
 
 def _renew_lock() -> None:
     """Another thread of the process that this one was forked from may have held it."""
-    global _LOADING  # noqa: PLW0603 -- a lock can't be taken from a thread that isn't here
-    _LOADING = threading.Lock()
+    global _loading  # noqa: PLW0603 -- a lock can't be taken from a thread that isn't here
+    _loading = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)
@@ -189,7 +189,7 @@ def _load_program(library: Path, weights: Sequence[Any], threads: int | None) ->
     replaced meanwhile. Then a copy is loaded under a name of its own.
     """
     library = library.resolve()
-    with _LOADING:
+    with _loading:
         if not is_loaded(library):
             return Program(library, weights, threads)
     with workspace() as folder:
