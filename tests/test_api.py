@@ -179,7 +179,7 @@ LACKED = (DType.float4_e2m1fn, DType.float6_e2m3fn, DType.float6_e3m2fn)
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype.is_foreign], ids=str)
 def test_every_element_type_goes_all_the_way(dtype: DType) -> None:
-    """As inputs, outputs, weights and between nodes: through passes and their checks, and the runtime where it has it."""
+    """Inputs, outputs, weights and what lies between: through passes, checks, and the runtime where it has the type."""
     graph = planish.Graph()
     op = planish.Builder(graph, location=Location("layer"))
     x = graph.add_input("x", TensorType(DType.float32, ("n", 4)))

@@ -74,7 +74,10 @@ def test_every_node_means_in_a_backend_what_it_means(example, quantized, backend
 
 
 def _compare(found: np.ndarray, wanted: np.ndarray, node: Node) -> None:
-    """Of floats by the scale's reciprocal, instead of divided, a few that are as near to both neighbours go to the other one."""
+    """Compare what a node gives; a few floats half-way between two steps may be rounded to either.
+
+    One side divides by the scale, the other multiplies by its reciprocal.
+    """
     if node.operator != "QuantizeLinear":
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4, err_msg=repr(node))
         return

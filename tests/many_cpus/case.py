@@ -58,7 +58,10 @@ class Case:
         wrong = ~np.isclose(wide, wanted, relative, absolute, equal_nan=True)
         if not wrong.any():
             return ""
-        return f"{name}: {wrong.sum()} of {wrong.size} numbers are off, the worst by {np.abs(wide - wanted)[wrong].max():.3g}"
+        return (
+            f"{name}: {wrong.sum()} of {wrong.size} numbers are off, the worst by "
+            f"{np.abs(wide - wanted)[wrong].max():.3g}"
+        )
 
     @property
     def feeds(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What becomes of a graph on a CPU: whether it compiles, what its library consists of, and what the library computes."""
+"""What becomes of a graph on a CPU: whether it compiles, what its library consists of, and what that computes."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""What passes look for, written with whatever values there are; changes at random (see `changes`) make near misses of it."""
+"""What passes look for, written with whatever values there are; random changes (see `changes`) make near misses."""
 
 from collections.abc import Callable
 from functools import cache

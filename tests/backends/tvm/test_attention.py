@@ -49,7 +49,7 @@ def test_few_queries(agree, queries: int) -> None:
     ("shape", "is_causal"), [((9, 20), 0), ((1, 1, 20), 1), ((2, 1, 9, 20), 1), ((1, 3, 9, 20), 0)]
 )
 def test_masks(agree, shape: tuple[int, ...], is_causal: int) -> None:
-    """Of either kind; the last query of the first head may look nowhere."""
+    """Masks may be of either kind; the last query of the first head may look nowhere."""
     seen = RNG.random(shape) > 0.4
     seen[(0,) * (len(shape) - 2) + (-1,)] = False
     bias = np.where(seen, RNG.standard_normal(shape), -np.inf).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Products of what was rounded to bfloat16: exact but for the order of sums, and for what attention rounds in between."""
+"""Products of numbers rounded to bfloat16: exact but for the order of sums and for what attention rounds in between."""
 
 from collections.abc import Sequence
 
@@ -102,7 +102,7 @@ def test_what_follows_is_rounded_where_all_that_read_it_ask_for_that(agree) -> N
 
 @pytest.mark.parametrize("name", ["gelu", "gelu by tanh", "silu"])
 def test_activations_that_are_rounded_at_once(agree, name: str) -> None:
-    """By functions that are no more exact than the rounding: near 0, where they saturate, and far beyond."""
+    """The functions are no more exact than the rounding: near 0, where they saturate, and far beyond."""
     activations = {
         "gelu": lambda op, x: op.Gelu(x),
         "gelu by tanh": lambda op, x: op.Gelu(x, approximate="tanh"),

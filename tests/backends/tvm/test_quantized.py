@@ -223,7 +223,7 @@ def test_pools_of_bytes(agree, case: str, zero_point, channels: int) -> None:
 
 
 def test_elementwise_between_bytes(agree) -> None:
-    """Of images of one shape, numbers by channel, and what reads or writes no bytes."""
+    """Images of one shape, with numbers by channel, and with what reads or writes no bytes."""
     row = RNG.random((21, 1, 1), np.float32)
 
     def build(op, x, y, gate):
