@@ -16,7 +16,7 @@ PARTS = {
     "optical_flow": models.optical_flow,
 }
 PIXELS = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
-"""Of classification models, where it isn't 64."""
+"""The image size of classification models, where it isn't 64."""
 
 CLASSES = 5
 """A few: with many, the scores of random detectors would all be below their thresholds."""
