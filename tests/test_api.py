@@ -155,7 +155,7 @@ def test_how_much_is_verified_is_up_to_the_user(graph) -> None:
 
 
 def test_a_rule_and_a_pass_of_ones_own(graph, tmp_path, monkeypatch) -> None:
-    """As the documentation writes them, from `planish` alone."""
+    """Both are written as in the documentation, from `planish` alone."""
     (tmp_path / "passes_for_api.py").write_text(
         "from planish import RewriteRule\n"
         "no_relu = RewriteRule('no-relu', lambda op, x: op.Relu(x), lambda op, x: op.Max(x, 0.0))\n"

@@ -1,4 +1,4 @@
-"""Artifacts run where only numpy and ONNX Runtime are installed, and all else where no extra is, in such environments.
+"""Artifacts run where only numpy and ONNX Runtime are, and all else where no extra is: shown in such environments.
 
 What needs an extra says so, with the command that installs it.
 """

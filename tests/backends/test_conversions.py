@@ -1,4 +1,4 @@
-"""Conversions between element types, where defined, match the interpreter's on every backend, bit for bit."""
+"""Conversions between element types that the standard defines match the interpreter's on every backend, bit for bit."""
 
 import numpy as np
 import pytest

@@ -65,7 +65,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 def test_elements_of_every_type_come_back_bit_for_bit(
     array: np.ndarray, inline_bytes: int, large: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """From text and from `.planish` and ONNX files, whether they lie in the model or beside it."""
+    """Weights come back from text, `.planish` and ONNX files, whether they lie in the model or beside it."""
     array = np.concatenate([array.reshape(-1)] * 700) if large else array  # more than text shows, or a conversion keeps
     graph = Graph("net")
     op, weight = Builder(graph, location=Location("layer")), graph.add_constant(array, "w")

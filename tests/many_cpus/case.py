@@ -86,7 +86,7 @@ def fake(op: Builder, x: Any, zero_point: Any = np.uint8(100), scale: Any = EIGH
 
 
 def rounded(op: Builder, value: Any) -> Value:
-    """To bfloat16 and back, as `reduce-precision` says it."""
+    """The value in bfloat16 and back, as `reduce-precision` says it."""
     if isinstance(value, np.ndarray):
         return op.Cast(op.constant(value.astype(DType.bfloat16.numpy)), to=DType.float32)
     return op.Cast(op.Cast(value, to=DType.bfloat16), to=DType.float32)

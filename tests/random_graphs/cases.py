@@ -22,7 +22,7 @@ from planish.ir.graph import Graph
 _RANDOM = ("test_bernoulli*", "test_training_dropout*")
 """No two runs of them are the same."""
 _MOST_NODES, _MOST_ELEMENTS = 30, 1 << 14
-"""The size of the largest fragment, and of the largest array that one is given."""
+"""The most nodes of a fragment, and the most elements of all that it is given."""
 
 
 @dataclass(frozen=True, slots=True)

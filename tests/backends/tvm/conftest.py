@@ -15,7 +15,7 @@ from planish.ir.types import DType, TensorType
 from planish.targets import Target
 
 Build: TypeAlias = Callable[..., Value | Sequence[Value]]
-"""From a builder and the inputs to what a graph gives."""
+"""A function from a builder and the inputs to what a graph gives."""
 
 
 @pytest.fixture(autouse=True)

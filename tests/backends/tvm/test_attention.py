@@ -30,7 +30,7 @@ def test_heads_that_share_keys(agree) -> None:
 
 @pytest.mark.parametrize("shape", [(), (40,), (1, 6, 1, 40), (2, 1, 1, 40)])
 def test_a_single_query_of_heads_that_share_keys(agree, shape: tuple[int, ...]) -> None:
-    """As it is where a text is written word by word; some look nowhere."""
+    """Queries come alone where a text is written word by word; some look nowhere."""
     seen = np.random.default_rng(2).random(shape) > 0.3
     arrays = [normal(2, 6, 1, 32), normal(2, 2, 40, 32), normal(2, 2, 40, 24), *([seen] if shape else [])]
     dims = [("n", 6, 1, 32), ("n", 2, "keys", 32), ("n", 2, "keys", 24)]

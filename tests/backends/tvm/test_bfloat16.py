@@ -22,7 +22,7 @@ TARGET = load_target("x86-64-avx512-bf16")
 
 @pytest.fixture(params=["native", "x86-64"])
 def target(request):
-    """With products of bfloat16 where this machine has them, and without."""
+    """A target with products of bfloat16, where this machine has them, and one without."""
     return load_target(request.param)
 
 
@@ -78,7 +78,7 @@ def test_what_is_no_number_stays_in_its_row(agree) -> None:
 
 @pytest.mark.parametrize("columns", [1, 7, 16, 50])
 def test_rounding(agree, columns: int) -> None:
-    """To the nearest, of two as near to the even one, and beyond the largest number to infinity; NaN stays NaN."""
+    """Numbers go to the nearest, half-way ones to the even, those beyond the largest to infinity; NaN stays NaN."""
     x = RNG.integers(0, 1 << 32, (3, 7, columns), np.uint32)
     x[0] = x[0] & 0xFFFF0000 | 0x8000
     x[np.abs(x.view(np.float32)) < 1e-37] = 0

@@ -51,7 +51,7 @@ TARGETS = {
 
 @pytest.fixture
 def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let templates write AArch64's instruction by its definition for now: sums, and the four products of each."""
+    """Let templates write AArch64's instruction by its definition meanwhile: sums, and the four products of each."""
     number, call = T.llvm_lookup_intrinsic_id(DOTPROD), T.call_llvm_pure_intrin
 
     def spelled_out(instruction: int, *operands: tirx.Expr, dtype: str) -> tirx.Expr:
@@ -100,7 +100,7 @@ def agree_on(request, dotprod_spelled_out, tmp_path) -> Callable[..., None]:
 
 @pytest.mark.parametrize("most", [63, 127])
 def test_products_are_exact(agree_on, most: int) -> None:
-    """On grids that are known, found for all rows, and none; with steps and columns beyond whole runs and tiles."""
+    """Grids are known, found for all rows, or none; steps and columns go beyond whole runs and tiles."""
 
     def build(op, x):
         results = []

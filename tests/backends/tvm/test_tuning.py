@@ -62,7 +62,7 @@ def database(target: Target, folder: Path, key: str, parameters: Mapping[str, in
 
 @pytest.fixture
 def built(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Compiles a graph by a file, holds it to the interpreter, and gives what is compiled and its manifest's word."""
+    """Compiles a graph by a file, holds it to the interpreter, and returns its kernels' names and the manifest."""
 
     def build(graph: Graph, file: Path, x: np.ndarray) -> tuple[set[str], Mapping]:
         monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))

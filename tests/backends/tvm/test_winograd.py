@@ -41,7 +41,7 @@ def square(size: int, channels: int, filters: int, *, groups: int = 1, stride: i
 
 
 def convolved(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, pads: tuple[int, int, int, int]) -> np.ndarray:
-    """In float64."""
+    """The convolution in float64."""
     top, left, bottom, right = pads
     padded = torch.nn.functional.pad(torch.from_numpy(x).double(), (left, right, top, bottom))
     return torch.nn.functional.conv2d(

@@ -26,7 +26,7 @@ CONSTANTS = {
 
 
 def graph(lines: str, *, keys: str = "%k", more: str = "") -> str:
-    """Products with lines between them that make `%w` of `%s`; a bias and masks are inputs, constants are `named`."""
+    """Products with lines between them that make `%w` of `%s`; a bias and masks are inputs, `CONSTANTS` constants."""
     body = f"""%t: float32[2, 3, 8, 5] = Transpose({keys}) {{perm = [0, 1, 3, 2]}}
       {lines}
       %y: {HEADS} = MatMul(%w, %v)"""
