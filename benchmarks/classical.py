@@ -34,7 +34,7 @@ from workers import CLASSES, Outcome, Unequal, check_all
 
 PATHS = ("interpreter", "onnxruntime", "tvm")
 SECONDS = 300.0
-"""After which a model counts as hung."""
+"""The time after which a model counts as hung."""
 
 RTOL = 1e-4
 """How far scores may be off: relative to the number, and to the largest one of the output."""

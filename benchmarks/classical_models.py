@@ -98,7 +98,7 @@ def build(name: str) -> tuple[onnx.ModelProto, Feeds]:
 
 
 def _write_numbers() -> None:
-    """Let skl2onnx write truth values of histogram-based trees as numbers: protobuf takes nothing else since 6."""
+    """Let skl2onnx write histogram-based trees' truth values as numbers: protobuf 6 and later takes nothing else."""
     write = tree_ensemble.add_node
 
     def add_node(*arguments: Any, nodes_missing_value_tracks_true: Any = 0, **named: Any) -> None:

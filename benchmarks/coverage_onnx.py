@@ -39,7 +39,7 @@ from workers import CLASSES, Outcome, Unequal, check_all
 RUNTIME_ALONE = "onnxruntime alone"
 PATHS = ("interpreter", "onnxruntime", "tvm", RUNTIME_ALONE)
 SECONDS = 120.0
-"""After which a case counts as hung."""
+"""The time after which a case counts as hung."""
 
 RANDOM = ("test_bernoulli*", "test_training_dropout*")
 

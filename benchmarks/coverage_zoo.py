@@ -47,7 +47,7 @@ from workers import CLASSES, Outcome, Unequal, check_all
 
 PATHS = ("interpreter", "onnxruntime")
 SECONDS = 120.0
-"""After which a model counts as hung."""
+"""The time after which a model counts as hung."""
 
 UNBUILT = "unbuilt"
 

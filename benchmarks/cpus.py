@@ -53,7 +53,7 @@ Alike: TypeAlias = Mapping[str, Sequence[Description]]
 WIDTH = 180
 """Characters of a line where the output is no terminal."""
 SECONDS = 900.0
-"""After which a CPU counts as hung."""
+"""The time after which a CPU counts as hung."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from workers import CLASSES, Outcome, check_all
 PIPELINES = {"float": "cleanup,fuse", "int8": "cleanup,fuse,quantize"}
 BACKENDS = ("onnxruntime", "tvm")
 SECONDS = 3600.0
-"""After which a model counts as hung."""
+"""The time after which a model counts as hung."""
 BATCHES = 4
 """The number of batches, of two images each, to calibrate on."""
 

@@ -98,7 +98,7 @@ def attention(heads: int, guarded: bool = False) -> Callable[..., Value]:
 
 
 def rotated(op: Builder, x: Value, cosines: Value, sines: Value) -> Value:
-    """As Llama writes it: `x cos + rotate_half(x) sin`."""
+    """Rotary embedding as Llama writes it: `x cos + rotate_half(x) sin`."""
     half = x.type.static_shape[3] // 2
     cosines, sines = (op.Unsqueeze(op.Concat(value, value, axis=-1), [1]) for value in (cosines, sines))
     left, right = op.Slice(x, [0], [half], [3]), op.Slice(x, [half], [2 * half], [3])

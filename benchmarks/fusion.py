@@ -61,7 +61,7 @@ MOST = 1.02
 A model is slower if three quarters of the rounds are above it, and the fastest turns as well."""
 MOST_INT8 = {"MiniLM": 0.78, "BERT-base": 0.9}
 MOST_ERROR, MOST_COSINE_LOST = 1e-4, 0.02
-"""In float32; in int8, beside the file that planish's is held against."""
+"""The most error in float32; the cosine that int8 may lose beside the file that planish's is held against."""
 TURN = 0.005
 """Seconds that a turn takes at the least."""
 OURS, OWN = "planish", "planish's own"

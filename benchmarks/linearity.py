@@ -176,11 +176,11 @@ class Result:
 
     Attributes:
         kind: the kind of its layers.
-        nodes: their number before the passes.
-        left: their number after the passes.
+        nodes: the number of nodes before the passes.
+        left: the number of nodes after the passes.
         seconds: the time of the passes.
-        whole: the same with the verifier.
-        peak: resident memory at most, in bytes.
+        whole: the time with the verifier.
+        peak: the most resident memory, in bytes.
         passes: the seconds of each.
     """
 

@@ -36,7 +36,7 @@ from fuzz.threads import Called, calls
 from workers import check_all
 
 SECONDS = 30.0
-"""After which a case counts as hung."""
+"""The time after which a case counts as hung."""
 
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16", "SYMPY_CACHE_SIZE": "100"}
 """What torch and sympy may keep of kernels and expressions for new sizes: the defaults, 1024 and 1000, fill slowly."""

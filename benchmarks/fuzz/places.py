@@ -178,7 +178,7 @@ class Running:
     process: subprocess.Popen[bytes] | None = None
 
     def wait(self) -> int:
-        """Its exit code; negative for a signal."""
+        """Wait for the exit code, which is negative for a signal."""
         if self.process is not None:
             return self.process.wait()
         return os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])

@@ -15,11 +15,11 @@ from .footprint import Footprint
 from .models import batch, model, optimized
 
 MOST_BYTES = 4 << 20
-"""The growth that is allowed from the second part of a process's calls to the last: one batch more in each thread."""
+"""Bytes that a process may grow by from the second part of its calls to the last: one batch more in each thread."""
 _WIDTH = 24
 _SIZES = (1, 2, 3, 4, 7, 8, 16, 33)
 _PARTS = 8
-"""After each of which memory is looked at."""
+"""Parts of the calls, after each of which memory is looked at."""
 
 
 @dataclass(frozen=True)

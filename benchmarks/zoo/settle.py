@@ -22,7 +22,7 @@ Around zero, each activation magnifies differences a little, and a random networ
 out of the rounding of its input."""
 
 SAMPLES = 8
-"""The size of the batch that statistics are taken from; where the last maps have few pixels, fewer lack variance."""
+"""The batch that statistics are taken from; in smaller ones, last maps of few pixels leave channels no variance."""
 
 HEADS = r".*(cls_logits|cls_score|bbox_pred|bbox_reg|bbox_ctrness|mask_fcn_logits|kps_score_lowres|module_list\.\d+)"
 """Layers of detectors that give scores and shifts of boxes."""
