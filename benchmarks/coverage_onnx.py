@@ -2,10 +2,10 @@
 
     python benchmarks/coverage_onnx.py [--json RESULTS.json] [--only 'test_conv*'] [--skip tvm] [--passes cleanup,fuse]
 
-Each case is imported, verified, printed and parsed back; then it runs in the interpreter, in ONNX Runtime and in TVM, and
-each result is held to the standard's own with the standard's tolerance, but for four units in the last place of the
-largest number: the standard's own zeros are often rounding errors. With --passes, it goes through these first. Beside them runs ONNX Runtime by itself, on the case as
-it is. A case is on each path
+Each case is imported, verified, printed and parsed back; then it runs in the interpreter, in ONNX Runtime and in TVM,
+and each result is held to the standard's own with the standard's tolerance, but for four units in the last place of the
+largest number: the standard's own zeros are often rounding errors. With --passes, it goes through these first. Beside
+them runs ONNX Runtime by itself, on the case as it is. A case is on each path
 
     equal     the outputs are the standard's (of what is random, the types and shapes)
     refused   a stage said that it can't, naming the operator or the input
@@ -39,7 +39,7 @@ from workers import CLASSES, Outcome, Unequal, check_all
 RUNTIME_ALONE = "onnxruntime alone"
 PATHS = ("interpreter", "onnxruntime", "tvm", RUNTIME_ALONE)
 SECONDS = 120.0
-"""After which a case counts as hung."""
+"""The time after which a case counts as hung."""
 
 RANDOM = ("test_bernoulli*", "test_training_dropout*")
 
@@ -172,7 +172,7 @@ def _comparable(expected: Sequence[Any], results: Sequence[Any]) -> list[Any]:
 
 
 def _classed(case: Case, error: Exception, refusal: type[Exception], after: AbstractSet[str] = frozenset()) -> Outcome:
-    """What an error counts as. A refusal names an operator of the case, one that the passes wrote for it, or an input."""
+    """What an error counts as; a refusal names an operator of the case, one that passes wrote for it, or an input."""
     if isinstance(error, AssertionError | Unequal):
         return "wrong", _line(error)
     if not isinstance(error, refusal):

@@ -1,11 +1,13 @@
 """How much of the field's zoo planish takes: models with random weights, held to eager PyTorch.
 
     pip install -e ".[dev,benchmarks]"
-    python benchmarks/coverage_zoo.py [--only 'torchvision/*'] [--dynamic] [--passes cleanup,fuse] [--path tvm] [--json RESULTS.json]
+    python benchmarks/coverage_zoo.py [--only 'torchvision/*'] [--dynamic] [--passes cleanup,fuse] [--path tvm]
+                                      [--json RESULTS.json]
 
 Each model is built without downloading anything, traced with one set of inputs and run with another, in the interpreter
-and in ONNX Runtime, or on the paths that --path names. With --passes, it goes through these first. What comes out is held to
-what the module itself gives: float outputs within a relative error (L2) of 1e-3, others to the element. A model is on each path
+and in ONNX Runtime, or on the paths that --path names. With --passes, it goes through these first. What comes out is
+held to what the module itself gives: float outputs within a relative error (L2) of 1e-3, others to the element. A model
+is on each path
 
     equal     every output is that of the module
     refused   planish said that it can't, and why
@@ -45,7 +47,7 @@ from workers import CLASSES, Outcome, Unequal, check_all
 
 PATHS = ("interpreter", "onnxruntime")
 SECONDS = 120.0
-"""After which a model counts as hung."""
+"""The time after which a model counts as hung."""
 
 UNBUILT = "unbuilt"
 
@@ -53,13 +55,13 @@ TOLERANCE = 1e-3
 """The relative error (L2) that a float output may have."""
 
 SEEDS = range(1, 9)
-"""Of the inputs that a model is run with."""
+"""Seeds of the inputs that a model is run with."""
 
 NUDGE = 1 + 1e-6
 """What inputs are scaled by to see whether a rounding changes the outputs."""
 
 DULL = 1e-2
-"""By less than this, relatively, the outputs of a dull model differ when the inputs do."""
+"""The relative difference that a dull model's outputs stay below where its inputs differ."""
 
 
 # -- one model, in a process of its own
@@ -104,7 +106,7 @@ def check(name: str, paths: Sequence[str], *, dynamic: bool, passes: str) -> dic
 
 
 def _steady(subject: zoo.Subject, size: int) -> zoo.Inputs:
-    """The first inputs at which the module itself can be held to the tolerance: it selects no other boxes for a rounding."""
+    """The first inputs at which the module itself keeps the tolerance: rounding makes it select no other boxes."""
     for seed in SEEDS:
         inputs = subject.inputs(seed, size)
         nudged = pytree.tree_map_only(torch.Tensor, lambda x: x * NUDGE if x.is_floating_point() else x, inputs)
@@ -167,7 +169,7 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _signal(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
-    """By how much float outputs differ, relatively: the one that differs least of those that differ."""
+    """The relative difference of float outputs: the least among those that differ."""
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a.dtype.kind == "f" and a.shape == b.shape]
     return min((move for a, b in pairs if (move := _distance(a, b)) > 0), default=0.0 if pairs else 1.0)
 

@@ -2,9 +2,10 @@
 
     python benchmarks/cpus.py [--only 'zen*'] [--cases 'integer*'] [--root FOLDER] [--jobs 2] [--json RESULTS.json]
 
-For each CPU (`tests/many_cpus/descriptions.py`), a target is made of what Linux says of it. Graphs that ask for every kernel in
-every element type are compiled for it; all instructions of the libraries are disassembled, and those are counted that the CPU
-hasn't. What the machine at hand or an emulator can run is run, and its results are held to the interpreter's:
+For each CPU (`tests/many_cpus/descriptions.py`), a target is made of what Linux says of it. Graphs that ask for every
+kernel in every element type are compiled for it; all instructions of the libraries are disassembled, and those are
+counted that the CPU hasn't. What the machine at hand or an emulator can run is run, and its results are held to the
+interpreter's:
 
     apt-get install qemu-user       # x86-64 up to AVX2, in an emulator without the flags that the CPU lacks; AArch64
 
@@ -18,8 +19,8 @@ AArch64 needs Python of its own, in a folder that --root names. On Debian:
         --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 \
         numpy ml-dtypes archspec apache-tvm apache-tvm-ffi typing-extensions
 
-A death of the compiler ends a process of its own, and is counted. The exit code is 0 if there is no foreign instruction, no
-death, no refusal and no wrong result, and every kernel was asked for.
+A death of the compiler ends a process of its own, and is counted. The exit code is 0 if there is no foreign
+instruction, no death, no refusal and no wrong result, and every kernel was asked for.
 """
 
 import json
@@ -52,7 +53,7 @@ Alike: TypeAlias = Mapping[str, Sequence[Description]]
 WIDTH = 180
 """Characters of a line where the output is no terminal."""
 SECONDS = 900.0
-"""After which a CPU counts as hung."""
+"""The time after which a CPU counts as hung."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Row:
 
 
 def check_cpu(name: str, chosen: tuple[str, ...], alike: Alike, root: Path | None, folder: Path) -> dict[str, Answer]:
-    """What becomes of each case on a CPU and on those that are like it, as JSON: these may use what all of them have."""
+    """What becomes of each case on a CPU and those like it, as JSON: code may use what all of them have."""
     flags = frozenset[str].intersection(*(cpu.flags for cpu in alike[name]))
     cpu, home = replace(descriptions()[name], flags=flags), cleared(folder / str(os.getpid()))
     target = _target(descriptions()[name], home)

@@ -3,11 +3,11 @@
     pip install -e ".[dev,benchmarks]"
     python benchmarks/detectors.py [--only 'torchvision/detection/ssd*'] [--backend onnxruntime] [--json RESULTS.json]
 
-The models are all of torchvision's, at images of about 100 pixels, and one in the shape of YOLO (`yolo.py`); with random weights
-that `zoo/settle.py` brings into a state like that of a trained network. Each is traced with two images, goes through
-`cleanup,fuse`, or that and `quantize` on eight images, with every check there is, and is built for ONNX Runtime and for
-TVM. The artifact is held to the interpreter, as `planish build` does it: with the same decisions on which boxes are taken,
-all numbers must be the same. A model is on each path
+The models are all of torchvision's, at images of about 100 pixels, and one in the shape of YOLO (`yolo.py`); with
+random weights that `zoo/settle.py` brings into a state like that of a trained network. Each is traced with two images,
+goes through `cleanup,fuse`, or that and `quantize` on eight images, with every check there is, and is built for ONNX
+Runtime and for TVM. The artifact is held to the interpreter, as `planish build` does it: with the same decisions on
+which boxes are taken, all numbers must be the same. A model is on each path
 
     equal     all checks hold; how far int8 moves the outputs is said
     refused   planish said that the backend can't run it, and what
@@ -35,9 +35,9 @@ from workers import CLASSES, Outcome, check_all
 PIPELINES = {"float": "cleanup,fuse", "int8": "cleanup,fuse,quantize"}
 BACKENDS = ("onnxruntime", "tvm")
 SECONDS = 3600.0
-"""After which a model counts as hung."""
+"""The time after which a model counts as hung."""
 BATCHES = 4
-"""Of two images each, that are quantized on."""
+"""The number of batches, of two images each, to calibrate on."""
 
 
 def names() -> list[str]:

@@ -1,11 +1,11 @@
-"""Which fused kernels of ONNX Runtime beat what they are made of on this machine: the source of `fused` in targets/*.toml.
+"""Which fused kernels of ONNX Runtime beat what they are made of on this machine: the source of targets' `fused`.
 
     python benchmarks/fused_kernels.py [--threads 2] [--seconds 1.5] [--only 'Gelu*']
 
-Sessions of one operator in float32 run in turn, round after round: as it is; spelled out as `legalize` does for a target
-that doesn't list it, or as exporters do; and that with the runtime's own fusions switched off (all beyond its basic
-optimizations), which tells what the kernel is worth where the runtime would find it by itself. Ratios above 1 favour the
-fused kernel, in brackets the quartiles over the rounds. What the sessions give must be equal.
+Sessions of one operator in float32 run in turn, round after round: as it is; spelled out as `legalize` does for a
+target that doesn't list it, or as exporters do; and that with the runtime's own fusions switched off (all beyond its
+basic optimizations), which tells what the kernel is worth where the runtime would find it by itself. Ratios above 1
+favour the fused kernel, in brackets the quartiles over the rounds. What the sessions give must be equal.
 
 Last come products of one input that could be one product: queries, keys and values, in float32 and dynamic int8.
 """
@@ -98,7 +98,7 @@ def attention(heads: int, guarded: bool = False) -> Callable[..., Value]:
 
 
 def rotated(op: Builder, x: Value, cosines: Value, sines: Value) -> Value:
-    """As Llama writes it: `x cos + rotate_half(x) sin`."""
+    """Rotary embedding as Llama writes it: `x cos + rotate_half(x) sin`."""
     half = x.type.static_shape[3] // 2
     cosines, sines = (op.Unsqueeze(op.Concat(value, value, axis=-1), [1]) for value in (cosines, sines))
     left, right = op.Slice(x, [0], [half], [3]), op.Slice(x, [half], [2 * half], [3])
@@ -147,15 +147,18 @@ def cases() -> list[Case]:
         Case("Gelu", (HIDDEN,), lambda op, x: op.Gelu(x, approximate="tanh"), note="tanh"),
         Case("LayerNormalization", (TOKENS,), lambda op, x: op.LayerNormalization(x, weights(WIDE), weights(WIDE))),
         Case("RMSNormalization", (TOKENS,), lambda op, x: op.RMSNormalization(x, weights(WIDE))),
-        Case("RotaryEmbedding", ((1, 12, 128, 64), (1, 128, 32), (1, 128, 32)), lambda op, *x: op.RotaryEmbedding(*x), rotated),
+        Case("RotaryEmbedding", ((1, 12, 128, 64), (1, 128, 32), (1, 128, 32)), lambda op, *x: op.RotaryEmbedding(*x),
+             rotated),
         Case("HardSigmoid", (IMAGE,), lambda op, x: op.HardSigmoid(x, alpha=1 / 6, beta=0.5)),
         Case("HardSigmoid", (GATE,), lambda op, x: op.HardSigmoid(x, alpha=1 / 6, beta=0.5)),
         Case("HardSwish", (IMAGE,), lambda op, x: op.HardSwish(x)),
         Case("com.microsoft::QuickGelu", (IMAGE,), lambda op, x: op("com.microsoft::QuickGelu", x, alpha=1.0)),
         Case("com.microsoft::QuickGelu", (HIDDEN,), lambda op, x: op("com.microsoft::QuickGelu", x)),
         Case("Mish", (IMAGE,), lambda op, x: op.Mish(x)),
-        Case("Mish", (IMAGE,), lambda op, x: op.Mish(x), lambda op, x: op.Mul(x, op.Tanh(op.Softplus(x))), "by Softplus"),
-        Case("InstanceNormalization", (IMAGE,), lambda op, x: op.InstanceNormalization(x, weights(CHANNELS), weights(CHANNELS))),
+        Case("Mish", (IMAGE,), lambda op, x: op.Mish(x), lambda op, x: op.Mul(x, op.Tanh(op.Softplus(x))),
+             "by Softplus"),
+        Case("InstanceNormalization", (IMAGE,),
+             lambda op, x: op.InstanceNormalization(x, weights(CHANNELS), weights(CHANNELS))),
         *(
             Case("GroupNormalization", (shape,), lambda op, x: op.GroupNormalization(
                 x, weights(x.shape[1]), weights(x.shape[1]), num_groups=32))
@@ -211,7 +214,8 @@ def main(
 ) -> None:
     """Measure and print."""
     print(
-        f"onnxruntime {onnxruntime.__version__}, {threads} threads; speed of the fused kernel relative to the spelled form,"
+        f"onnxruntime {onnxruntime.__version__}, {threads} threads; "
+        f"speed of the fused kernel relative to the spelled form,"
     )
     print("and to it without fusions of the runtime's own")
     for case in (case for case in (*cases(), *merged_products()) if fnmatchcase(case.label, only)):

@@ -4,21 +4,21 @@
     python benchmarks/fusion.py [--rounds 40] [--only 'gpt*'] [--folder FOLDER] [--threads 2] [--json RESULTS.json]
 
 The models are those of cleanup.py and some of real size: MiniLM with trained weights, BERT-base, GPT-2 and ViT-B/16.
-`untouched` is the file as torch's exporter writes it before its own optimizer runs (`optimize=False`), or as a package comes
-with it; `exporter` is what that optimizer makes of it; the graph tools start from the untouched file. planish writes
-`cleanup,fuse` as `legalize` spells it out for the machine at hand.
+`untouched` is the file as torch's exporter writes it before its own optimizer runs (`optimize=False`), or as a package
+comes with it; `exporter` is what that optimizer makes of it; the graph tools start from the untouched file. planish
+writes `cleanup,fuse` as `legalize` spells it out for the machine at hand.
 
-In int8, ONNX Runtime's `quantize_dynamic` (weights in int8, all else as it defaults to) takes each of these files, and planish's
-own dynamic quantization takes its own graph. (`Attention` is excluded: of the standard's operator, `quantize_dynamic` makes
-an invalid one of ONNX Runtime's own that has the same name.) It finds no constant weights in most untouched files, since the exporter
-leaves their transposes to its optimizer: the `exporter` column is the one to hold planish against, and the table says how many
-products became integers.
+In int8, ONNX Runtime's `quantize_dynamic` (weights in int8, all else as it defaults to) takes each of these files, and
+planish's own dynamic quantization takes its own graph. (`Attention` is excluded: of the standard's operator,
+`quantize_dynamic` makes an invalid one of ONNX Runtime's own that has the same name.) It finds no constant weights in
+most untouched files, since the exporter leaves their transposes to its optimizer: the `exporter` column is the one to
+hold planish against, and the table says how many products became integers.
 
-Of each precision, all sessions take turns in random order in one process, with as many threads as asked for, each pinned to a
-processor. A turn is as many runs as fill some milliseconds. Ratios are those of turns of the same round: their median, and in
-brackets their quartiles; behind them stands the ratio of the fastest turns, which other work on the machine disturbs the
-least. Each session's outputs are held to the untouched model's on the same inputs: by relative error in
-float32, by cosine in int8.
+Of each precision, all sessions take turns in random order in one process, with as many threads as asked for, each
+pinned to a processor. A turn is as many runs as fill some milliseconds. Ratios are those of turns of the same round:
+their median, and in brackets their quartiles; behind them stands the ratio of the fastest turns, which other work on
+the machine disturbs the least. Each session's outputs are held to the untouched model's on the same inputs: by relative
+error in float32, by cosine in int8.
 """
 
 import gc
@@ -56,12 +56,12 @@ from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 MOST = 1.02
-"""Of planish's time over the untouched model's, and in int8 over the exporter's or, where there is none, the untouched one's.
+"""The highest ratio of planish's time to the untouched model's; in int8 to the exporter's, where there is one.
 
 A model is slower if three quarters of the rounds are above it, and the fastest turns as well."""
 MOST_INT8 = {"MiniLM": 0.78, "BERT-base": 0.9}
 MOST_ERROR, MOST_COSINE_LOST = 1e-4, 0.02
-"""In float32; in int8, beside the file that planish's is held against."""
+"""The most error in float32; the cosine that int8 may lose beside the file that planish's is held against."""
 TURN = 0.005
 """Seconds that a turn takes at the least."""
 OURS, OWN = "planish", "planish's own"

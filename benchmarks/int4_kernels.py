@@ -2,8 +2,8 @@
 
     python benchmarks/int4_kernels.py [threads]
 
-planish's kernels for TVM, in 4 bits and in float32, beside ONNX Runtime's: MatMulNBits that computes in float32, the same with
-activations in 8 bits (accuracy level 4), and MatMul. They run in turn; each time is the fastest of many.
+planish's kernels for TVM, in 4 bits and in float32, beside ONNX Runtime's: MatMulNBits that computes in float32, the
+same with activations in 8 bits (accuracy level 4), and MatMul. They run in turn; each time is the fastest of many.
 """
 
 import os
@@ -121,7 +121,8 @@ def main(threads: int = 1) -> None:
             for name, seconds in times.items():
                 ratio = seconds / times["planish, 4 bits"]
                 print(
-                    f"  {name:36} {seconds * 1e6:9.1f} us  {2 * rows * weight.codes.size / seconds / 1e9:6.1f} GFLOP/s  {ratio:5.2f}"
+                    f"  {name:36} {seconds * 1e6:9.1f} us  "
+                    f"{2 * rows * weight.codes.size / seconds / 1e9:6.1f} GFLOP/s  {ratio:5.2f}"
                 )
 
 

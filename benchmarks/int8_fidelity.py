@@ -3,9 +3,9 @@
     pip install planish[tvm,benchmarks,examples]
     python benchmarks/int8_fidelity.py
 
-The model and the documents are those of examples/minilm: sentence embeddings of all-MiniLM-L6-v2, calibrated on another corpus. The cosine
-is that of each document's embedding with float32's; the rank correlation that of the likeness of all pairs of documents. OpenVINO and
-ONNX Runtime get the file as torch's exporter's own optimizer leaves it.
+The model and the documents are those of examples/minilm: sentence embeddings of all-MiniLM-L6-v2, calibrated on another
+corpus. The cosine is that of each document's embedding with float32's; the rank correlation that of the likeness of all
+pairs of documents. OpenVINO and ONNX Runtime get the file as torch's exporter's own optimizer leaves it.
 """
 
 import sys

@@ -110,7 +110,8 @@ def cases() -> list[tuple[str, str, list[Shape], list[Array], Shape, dict[str, o
     weight = np.random.default_rng(0).standard_normal
     found: list[tuple[str, str, list[Shape], list[Array], Shape, dict[str, object]]] = []
     for kernel, channels, size, groups in [
-        (1, 64, 56, 1), (1, 256, 14, 1), (3, 64, 56, 1), (3, 256, 14, 1), (3, 96, 56, 96), (3, 384, 14, 384), (5, 240, 14, 240),
+        (1, 64, 56, 1), (1, 256, 14, 1), (3, 64, 56, 1), (3, 256, 14, 1), (3, 96, 56, 96), (3, 384, 14, 384),
+        (5, 240, 14, 240),
     ]:  # fmt: skip
         shape = (1, channels, size, size)
         weights = [weight((channels, channels // groups, kernel, kernel)), weight(channels)]
@@ -144,7 +145,8 @@ def cases() -> list[tuple[str, str, list[Shape], list[Array], Shape, dict[str, o
 
 def main(threads: int = 2) -> None:
     print(
-        f"onnxruntime {onnxruntime.__version__}, {threads} threads; speed of int8 relative to float, and to unfused Q/DQ"
+        f"onnxruntime {onnxruntime.__version__}, {threads} threads; "
+        f"speed of int8 relative to float, and to unfused Q/DQ"
     )
     for label, operator, shapes, weights, output, attributes in cases():
         model = quantized(operator, shapes, weights, output, **attributes)

@@ -38,7 +38,7 @@ CLI = (sys.executable, "-c", "from planish.driver.cli import main; main()")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one path: peak of resident memory in bytes, its ratio to the model's size, and the time that it took."""
+    """What one path takes: peak of resident memory in bytes, its ratio to the model's size, and the time."""
 
     path: str
     peak: int

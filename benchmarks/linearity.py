@@ -3,12 +3,13 @@
     pip install planish[benchmarks]
     python benchmarks/linearity.py [--only 'trans*'] [--sizes 1000,10000,100000] [--json RESULTS.json]
 
-The graphs are layers upon layers, of few channels: transformer layers as torch's exporter writes those of GPT-2 before its
-optimizer runs, blocks of convolutions with squeeze and excitation, and reshapes to sizes that are computed from those of an
-input that leaves them free. Each graph has a process of its own, in which `cleanup,fuse` runs with the verifier between the
-passes, after a run on a small graph that isn't counted. Seconds are those of the passes, the best of as many runs as there
-is time for; they are of the processor, which other work on the machine disturbs less. The ratio is that of the time per node
-to that of the smallest graph. The peak is of the process's resident memory, with the libraries that it imports.
+The graphs are layers upon layers, of few channels: transformer layers as torch's exporter writes those of GPT-2 before
+its optimizer runs, blocks of convolutions with squeeze and excitation, and reshapes to sizes that are computed from
+those of an input that leaves them free. Each graph has a process of its own, in which `cleanup,fuse` runs with the
+verifier between the passes, after a run on a small graph that isn't counted. Seconds are those of the passes, the best
+of as many runs as there is time for; they are of the processor, which other work on the machine disturbs less. The
+ratio is that of the time per node to that of the smallest graph. The peak is of the process's resident memory, with the
+libraries that it imports.
 """
 
 import gc
@@ -40,7 +41,7 @@ from planish.targets.load import load_target
 MOST_RATIO, MOST_SECONDS, MOST_BYTES = 1.3, 15.0, 2 << 30
 WIDTH = 8
 ENOUGH_SECONDS = 3.0
-"""Of runs on one graph; then the best counts."""
+"""The time for runs on one graph, of which the best counts."""
 
 Layer = Callable[[Builder, Value, np.random.Generator], Value]
 
@@ -89,7 +90,7 @@ def linear(op: Builder, x: Value, columns: int, random: np.random.Generator) -> 
 
 
 def gelu(op: Builder, x: Value) -> Value:
-    """By the tangent, as torch spells out what GPT-2 calls `gelu_new`."""
+    """GELU by the tangent, as torch spells out what GPT-2 calls `gelu_new`."""
     cube = op.Mul(op.Pow(x, np.float32(3)), np.float32(0.044715))
     bent = op.Tanh(op.Mul(op.Add(x, cube), np.float32(0.7978845608028654)))
     return op.Mul(op.Mul(x, np.float32(0.5)), op.Add(bent, np.float32(1)))
@@ -171,15 +172,15 @@ class Clock(Instrument):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one graph.
+    """What is measured on one graph.
 
     Attributes:
-        kind: of its layers.
-        nodes: before.
-        left: after.
-        seconds: of the passes.
-        whole: with the verifier.
-        peak: of resident memory, in bytes.
+        kind: the kind of its layers.
+        nodes: the number of nodes before the passes.
+        left: the number of nodes after the passes.
+        seconds: the time of the passes.
+        whole: the time with the verifier.
+        peak: the most resident memory, in bytes.
         passes: the seconds of each.
     """
 

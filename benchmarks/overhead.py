@@ -3,10 +3,11 @@
     pip install planish[benchmarks]
     python benchmarks/overhead.py [--nodes 10000] [--rounds 5] [--json RESULTS.json]
 
-The graph is a GPT-2 of narrow and many layers, as `planish.trace` gives it. `cleanup,fuse` runs over copies of it, without
-checks, with the verifier after every pass, and with instruments besides; they take turns, in another order each time. What
-they cost is the time of the whole run without that of the passes, over that of the passes. A pipeline of one pass that
-finds nothing to do is timed as well. Times are of the processor, which other work on the machine disturbs less.
+The graph is a GPT-2 of narrow and many layers, as `planish.trace` gives it. `cleanup,fuse` runs over copies of it,
+without checks, with the verifier after every pass, and with instruments besides; they take turns, in another order each
+time. What they cost is the time of the whole run without that of the passes, over that of the passes. A pipeline of one
+pass that finds nothing to do is timed as well. Times are of the processor, which other work on the machine disturbs
+less.
 """
 
 import gc

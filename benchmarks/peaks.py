@@ -19,7 +19,7 @@ from planish.backends.tvm.llvm import llvm_target
 from planish.targets.load import load_target
 
 STEPS = 1 << 16
-"""Of a loop."""
+"""The number of steps of a loop."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 python benchmarks/soak.py files --cases 200000                 all formats
 python benchmarks/soak.py files --formats onnx --only onnx:17  one case again, with its traceback
 python benchmarks/soak.py guided --seconds 600                 files that reach new lines, by atheris; on Linux
-python benchmarks/soak.py faults                               builds that are killed, or out of disk; as root, or without the latter
+python benchmarks/soak.py faults                               builds that are killed, or (as root) out of disk
 python benchmarks/soak.py threads                              8 threads that call one model, 10,000 times each
-python benchmarks/soak.py leaks                                200 models that are compiled, called and dropped, one after the other
+python benchmarks/soak.py leaks                                200 models compiled, called and dropped in turn
 """
 
 import argparse
@@ -36,10 +36,10 @@ from fuzz.threads import Called, calls
 from workers import check_all
 
 SECONDS = 30.0
-"""After which a case counts as hung."""
+"""The time after which a case counts as hung."""
 
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16", "SYMPY_CACHE_SIZE": "100"}
-"""How much torch and sympy may keep, of kernels and expressions for new sizes: by default 1024 and 1000, which takes longer to fill."""
+"""What torch and sympy may keep of kernels and expressions for new sizes: the defaults, 1024 and 1000, fill slowly."""
 
 
 def files(arguments: argparse.Namespace) -> int:

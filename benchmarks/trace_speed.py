@@ -4,11 +4,11 @@
     python benchmarks/trace_speed.py [--rounds 5] [--threads 2] [--only 'bert*'] [--json RESULTS.json]
 
 Both start from the same module in evaluation mode, with random weights, and end with a file and its weights on disk:
-`planish.trace` and `planish.write` on one side, `torch.onnx.export(dynamo=True)` with its defaults on the other. They take
-turns in one process, after one run each that isn't counted, and turns at being the first, which is the one to find memory
-cold; a ratio is planish's time over torch's in the same round. CPU time tells the same on a machine that is busy with other
-things. Each round has a batch of another size, and other names of symbols, so that neither side is served from what it
-remembers of the last. What is written must compute what the module does.
+`planish.trace` and `planish.write` on one side, `torch.onnx.export(dynamo=True)` with its defaults on the other. They
+take turns in one process, after one run each that isn't counted, and turns at being the first, which is the one to find
+memory cold; a ratio is planish's time over torch's in the same round. CPU time tells the same on a machine that is busy
+with other things. Each round has a batch of another size, and other names of symbols, so that neither side is served
+from what it remembers of the last. What is written must compute what the module does.
 """
 
 import gc

@@ -34,7 +34,7 @@ class _Reader(CalibrationDataReader):
 
 
 def onnxruntime_static(file: Path, batches: Sequence[Feeds], threads: int, *, is_text: bool) -> Run:
-    """Its static int8 at its best: uint8 activations, for its default is slower than float; products alone in transformers."""
+    """ONNX Runtime's best static int8: uint8 activations (int8 trails float), products alone in transformers."""
     prepared, made = (file.with_suffix(f".{word}.onnx") for word in ("prepared", "static"))
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         quant_pre_process(file, prepared, skip_symbolic_shape=True)
@@ -62,7 +62,7 @@ def onnxruntime_dynamic(file: Path, threads: int) -> Run:
 
 
 def openvino_int8(file: Path, batches: Sequence[Feeds], threads: int, *, is_text: bool) -> Run:
-    """By NNCF, as its guide says: the preset for transformers where the model is one."""
+    """OpenVINO's int8 by NNCF, as its guide says: the preset for transformers where the model is one."""
     nncf.set_log_level(logging.ERROR)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         model = nncf.quantize(
@@ -76,12 +76,12 @@ def openvino_int8(file: Path, batches: Sequence[Feeds], threads: int, *, is_text
 
 
 def openvino_bfloat16(file: Path, threads: int) -> Run:
-    """As it runs a model in float32 by itself, where the CPU has products of bfloat16."""
+    """OpenVINO's run of a float32 model as it is: in bfloat16 where the CPU has such products."""
     return _compiled(openvino.Core().read_model(file), threads)
 
 
 def _compiled(model: Any, threads: int) -> Run:
-    """What isn't int8 it computes in bfloat16 where the CPU has it. Results lie in the request's memory, until the next call."""
+    """OpenVINO's run, in bfloat16 but for int8 where the CPU can; results lie in the request until the next call."""
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
     return lambda feeds: list(request.infer(dict(feeds), share_inputs=True, share_outputs=True).values())

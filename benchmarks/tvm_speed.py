@@ -1,23 +1,28 @@
-"""How fast planish's TVM backend runs models, beside ONNX Runtime, OpenVINO with NNCF and torch's inductor, and beside what the CPU can do.
+"""How fast planish's TVM backend runs models, beside ONNX Runtime, OpenVINO, torch's inductor and the CPU's peak.
 
     pip install planish[tvm,benchmarks,examples]
-    python benchmarks/tvm_speed.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2] [--json RESULTS.json]
+    python benchmarks/tvm_speed.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2]
+                                   [--json RESULTS.json]
 
-Transformers and CNNs, batch 1. But for MiniLM their weights are random, settled as those of the zoo are (`zoo/settle.py`): else
-numbers vanish on the way, or are too large for int8. planish runs each in float32 (`cleanup,fuse`), in int8 (CNNs as `quantize` does it by
-default, transformers by `DYNAMIC`, which needs no data and has attention in bfloat16), and in bfloat16 (`reduce-precision`).
-ONNX Runtime gets the file as torch's exporter's own optimizer leaves it, what its static quantization makes of that (uint8 activations,
-int8 weights; products alone in transformers) and, of transformers, its dynamic one. OpenVINO gets the file, which it computes in bfloat16 where
-the CPU can, and what NNCF makes of it, of which it computes the rest so; `torch.compile` gets the module. All that is calibrated is calibrated on the same batches.
+Transformers and CNNs, batch 1. But for MiniLM their weights are random, settled as those of the zoo are
+(`zoo/settle.py`): else numbers vanish on the way, or are too large for int8. planish runs each in float32
+(`cleanup,fuse`), in int8 (CNNs as `quantize` does it by default, transformers by `DYNAMIC`, which needs no data and has
+attention in bfloat16), and in bfloat16 (`reduce-precision`). ONNX Runtime gets the file as torch's exporter's own
+optimizer leaves it, what its static quantization makes of that (uint8 activations, int8 weights; products alone in
+transformers) and, of transformers, its dynamic one. OpenVINO gets the file, which it computes in bfloat16 where the CPU
+can, and what NNCF makes of it, of which it computes the rest so; `torch.compile` gets the module. All that is
+calibrated is calibrated on the same batches.
 
-All take turns in random order in one process, with as many threads; before each turn there is a pause, for the threads of the one before spin
-for a while. Ratios are another's time over planish's, in turns of the same round: their median, and in brackets their quartiles; above
-1 planish is faster. Behind them stands the ratio of the fastest turns, which other work on the machine disturbs the least.
+All take turns in random order in one process, with as many threads; before each turn there is a pause, for the threads
+of the one before spin for a while. Ratios are another's time over planish's, in turns of the same round: their median,
+and in brackets their quartiles; above 1 planish is faster. Behind them stands the ratio of the fastest turns, which
+other work on the machine disturbs the least.
 
-A peak is what a loop of multiply-adds on registers reaches, in the same turns (`peaks.py`); the share of it is that of the model's operations
-(two a multiply-add, as its products are written: Winograd's algorithm does fewer) in planish's fastest turn. The error is the largest
-of any output, relative to it (L2); cosines are those of the first output with ONNX Runtime's in float32, the worst over the batches.
-A model is built twice, with an empty cache of kernels and with a full one.
+A peak is what a loop of multiply-adds on registers reaches, in the same turns (`peaks.py`); the share of it is that of
+the model's operations (two a multiply-add, as its products are written: Winograd's algorithm does fewer) in planish's
+fastest turn. The error is the largest of any output, relative to it (L2); cosines are those of the first output with
+ONNX Runtime's in float32, the worst over the batches. A model is built twice, with an empty cache of kernels and with a
+full one.
 """
 
 import json
@@ -49,11 +54,11 @@ import planish
 from planish.ir.analysis.cost import summarize
 
 PAUSE, TURN = 0.05, 0.02
-"""Seconds before a turn, and that it takes at the least. Threads of the one before spin; after 5 ms some still disturb it."""
+"""Seconds before a turn, and of a turn at least; threads of the turn before still spin, and disturb it, after 5 ms."""
 WIDTH = 200
-"""Of tables, where no terminal says it."""
+"""The width of tables, where no terminal says it."""
 BATCHES = 16
-"""To calibrate on."""
+"""The number of batches to calibrate on."""
 STATIC, DYNAMIC = "quantize", "quantize{scheme=int8-dynamic,per_row=true},reduce-precision"
 OURS, OURS_INT8, OURS_BFLOAT16 = "planish", "planish int8", "planish bfloat16"
 PRECISIONS = {"float32": OURS, "int8": OURS_INT8, "bfloat16": OURS_BFLOAT16}

@@ -17,7 +17,7 @@ Outcome: TypeAlias = tuple[str, str]
 """A class and what is to be said about it."""
 
 Check: TypeAlias = Callable[[str, tuple[str, ...]], dict[str, Outcome]]
-"""From the name of a case and some paths to its outcome on each; a function of a module's top level."""
+"""A function, at a module's top level, from the name of a case and some paths to its outcome on each."""
 
 _Task: TypeAlias = tuple[str, tuple[str, ...]]
 

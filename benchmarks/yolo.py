@@ -1,4 +1,4 @@
-"""A detector in the shape of YOLO, which torchvision lacks: one pass over the image, boxes decoded from grids, and suppression.
+"""A detector in the shape of YOLO, which torchvision lacks: one pass, boxes decoded from grids, and suppression.
 
 After Ge et al., "YOLOX: Exceeding YOLO Series in 2021": a CSP backbone with spatial pyramid pooling, a PAN neck over
 three scales, and decoupled heads without anchors.

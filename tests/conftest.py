@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let nothing come from the user's own caches or go out; the processes of one run share theirs, and none is tied to a core.
+    """Let nothing come from the user's caches or go out; processes of one run share theirs, and none is tied to a core.
 
     Torch computes on one thread: several processes would wait for each other's threads most of the time.
     """

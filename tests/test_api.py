@@ -155,7 +155,7 @@ def test_how_much_is_verified_is_up_to_the_user(graph) -> None:
 
 
 def test_a_rule_and_a_pass_of_ones_own(graph, tmp_path, monkeypatch) -> None:
-    """As the documentation writes them, from `planish` alone."""
+    """Both are written as in the documentation, from `planish` alone."""
     (tmp_path / "passes_for_api.py").write_text(
         "from planish import RewriteRule\n"
         "no_relu = RewriteRule('no-relu', lambda op, x: op.Relu(x), lambda op, x: op.Max(x, 0.0))\n"
@@ -179,7 +179,7 @@ LACKED = (DType.float4_e2m1fn, DType.float6_e2m3fn, DType.float6_e3m2fn)
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype.is_foreign], ids=str)
 def test_every_element_type_goes_all_the_way(dtype: DType) -> None:
-    """As inputs, outputs, weights and between nodes: through passes and their checks, and the runtime where it has it."""
+    """Inputs, outputs, weights and what lies between: through passes, checks, and the runtime where it has the type."""
     graph = planish.Graph()
     op = planish.Builder(graph, location=Location("layer"))
     x = graph.add_input("x", TensorType(DType.float32, ("n", 4)))

@@ -1,4 +1,4 @@
-"""Artifacts run where only numpy and ONNX Runtime are installed, and all else where no extra is: shown in such environments.
+"""Artifacts run where only numpy and ONNX Runtime are, and all else where no extra is: shown in such environments.
 
 What needs an extra says so, with the command that installs it.
 """
@@ -69,7 +69,7 @@ def environment(folder: Path) -> tuple[str, Path]:
 
 @pytest.fixture(scope="module")
 def python_without(tmp_path_factory) -> Callable[..., str]:
-    """Makes the interpreter of an environment that lacks some packages, and has planish and all others that are here."""
+    """Makes the interpreter of an environment that lacks some packages, and has planish and all others from here."""
 
     def make(*missing: str) -> str:
         python, packages = environment(tmp_path_factory.mktemp("without"))
@@ -141,12 +141,17 @@ def test_without_extras_a_model_is_built(core_python, tmp_path):
 @pytest.mark.parametrize(
     ("graph", "arguments", "code", "message"),
     [
-        (DECODER, ["opt", "net.planish", "-p", "fold-constants"], 6, "decoding images needs Pillow: pip install 'planish[images]'"),
-        (MATCHER, ["opt", "net.planish", "-p", "fold-constants"], 6, "matching patterns needs RE2: pip install 'planish[regex]'"),
+        (DECODER, ["opt", "net.planish", "-p", "fold-constants"], 6,
+         "decoding images needs Pillow: pip install 'planish[images]'"),
+        (MATCHER, ["opt", "net.planish", "-p", "fold-constants"], 6,
+         "matching patterns needs RE2: pip install 'planish[regex]'"),
         (GRAPH, ["build", "recipe.yaml", "-b", "tvm"], 6, "backend tvm is not installed: pip install 'planish[tvm]'"),
-        (GRAPH, ["tune", "net.planish", "-o", "tuned.json"], 6, "backend tvm is not installed: pip install 'planish[tvm]'"),
-        (None, ["build", ROOT / "examples/minilm/recipe.yaml"], 3, "tokenizers is missing: pip install 'planish[examples]'"),
-        (None, ["build", ROOT / "examples/ocr/recipe.yaml"], 3, "rapidocr_onnxruntime is missing: pip install 'planish[examples]'"),
+        (GRAPH, ["tune", "net.planish", "-o", "tuned.json"], 6,
+         "backend tvm is not installed: pip install 'planish[tvm]'"),
+        (None, ["build", ROOT / "examples/minilm/recipe.yaml"], 3,
+         "tokenizers is missing: pip install 'planish[examples]'"),
+        (None, ["build", ROOT / "examples/ocr/recipe.yaml"], 3,
+         "rapidocr_onnxruntime is missing: pip install 'planish[examples]'"),
     ],
     ids=["images", "regex", "tvm", "tvm for tune", "examples, minilm", "examples, ocr"],
 )  # fmt: skip

@@ -181,7 +181,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "tvm", "networkx", "scipy", "sklearn", "pydantic", "ml_dtypes")
 REPORT = "import sys; print('IMPORTED', *sorted({name.partition('.')[0] for name in sys.modules}))"
-CLI = "import sys; sys.argv[0] = 'planish'\nfrom planish.driver.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end\n"
+CLI = (
+    "import sys; sys.argv[0] = 'planish'\nfrom planish.driver.cli import main\n"
+    "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end\n"
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""docs/peers.md: what it says of planish is there, in tests and on the command line, and what it says of others has a source."""
+"""docs/peers.md: what it says of planish is in tests and on the command line; what it says of others has a source."""
 
 import re
 from pathlib import Path

@@ -38,7 +38,7 @@ _CALLS = (
 
 
 def signalled(name: str, folder: Path, seconds: dict[str, float]) -> str:
-    """A build that is killed (`kill:7`) or interrupted (`interrupt:7`) at a random moment; returns what is there then."""
+    """Kill (`kill:7`) or interrupt (`interrupt:7`) a build at a random moment; returns what is there then."""
     kind, _, number = name.partition(":")
     random, place = Random(name), Place(made(folder))
     backend = random.choice(BACKENDS)
@@ -69,8 +69,9 @@ def signalled(name: str, folder: Path, seconds: dict[str, float]) -> str:
 
 
 def swaps(folder: Path, most: int) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Every call to the system that putting an artifact in its place makes, each with a kill before it; and all again where folders
-    can't be exchanged.
+    """Every system call that puts an artifact in its place, each with a kill before it.
+
+    All come again for where folders can't be exchanged.
     """
     place, artifacts = Place(made(folder / "swap")), dict[str, Path]()
     for model in (OLD, NEW):
@@ -84,7 +85,7 @@ def swaps(folder: Path, most: int) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _put(place: Place, artifact: Path, way: str, most: int = 1 << 30) -> int:
-    """Replace the artifact by a copy of another one, in this process, which is killed at a call; returns how many there are."""
+    """Replace the artifact by a copy of another one, in this process, killed at a call; returns the number of calls."""
     count = 0
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -55,14 +55,14 @@ def compiler() -> Footprint | None:
 
 
 def growth(sizes: Iterable[int]) -> float:
-    """By how much sizes grow from one to the next: the median of the slopes between all pairs (Theil and Sen)."""
+    """The growth of sizes from one to the next: the median of the slopes between all pairs (Theil and Sen)."""
     values = np.fromiter(sizes, float)
     one, other = np.triu_indices(values.size, 1)
     return float(np.median((values[other] - values[one]) / (other - one)))
 
 
 def peak_growth(sizes: Sequence[int]) -> float:
-    """By how much the largest size grows from one half to the other, by the number of sizes: for one that falls now and then."""
+    """The growth of the largest size from one half to the other, per size: for sizes that fall now and then."""
     half = len(sizes) // 2
     return (max(sizes[half:]) - max(sizes[:half])) / half
 

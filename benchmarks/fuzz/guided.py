@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of one format, by atheris (libFuzzer): what reaches new lines is kept, and changed further.
 
-python -m fuzz.guided FORMAT SEEDS CORPUS SECONDS, from `benchmarks`. It ends with the first input that ends wrongly, which is
-left in the corpus' folder as `crash-...`.
+python -m fuzz.guided FORMAT SEEDS CORPUS SECONDS, from `benchmarks`. It ends with the first input that ends wrongly,
+which is left in the corpus' folder as `crash-...`.
 """
 
 import sys

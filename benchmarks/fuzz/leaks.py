@@ -15,7 +15,7 @@ from .models import batch, model, optimized
 MOST_BYTES = 20_000
 """A cycle that a process may grow by."""
 _NARROWEST = 16
-"""Channels of the narrowest model; the others come in no order, so that none needs more than those before it by rule."""
+"""Channels of the narrowest model; others come in no order, so that none needs more than those before it by rule."""
 _GROWTH = {"the process": growth, "the compiler": peak_growth}
 """How the growth of a process is told: the compiler is a new one now and then."""
 

@@ -1,4 +1,4 @@
-"""Small models of any width, for runs over many calls and many builds: a convolution, attention and a product, and batches of any size."""
+"""Small models of any width, for many calls and many builds: a convolution, attention, a product, any batch size."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

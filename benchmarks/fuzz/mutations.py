@@ -1,4 +1,4 @@
-"""Mutations: of bytes, of text by its tokens, of JSON by its tree, of protobufs by their messages, of archives by their entries."""
+"""Mutations of bytes, of text by tokens, of JSON by its tree, of protobufs by messages, of archives by entries."""
 
 import io
 import json
@@ -150,7 +150,7 @@ def _messages(message: Message) -> list[Message]:
 
 
 def _copy(message: Any, other: Any, field: Any) -> None:
-    """Give a message what another of its kind holds, which may be around it: protobuf crashes on what it overwrites itself."""
+    """Give a message what another of its kind holds, from a copy: protobuf crashes where one lies around the other."""
     other = type(other).FromString(other.SerializePartialToString())
     if field.is_repeated:
         held = list(getattr(other, field.name))

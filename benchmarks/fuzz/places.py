@@ -178,7 +178,7 @@ class Running:
     process: subprocess.Popen[bytes] | None = None
 
     def wait(self) -> int:
-        """Its exit code; negative for a signal."""
+        """Wait for the exit code, which is negative for a signal."""
         if self.process is not None:
             return self.process.wait()
         return os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])
@@ -265,7 +265,7 @@ def _forked(work: Callable[[], object], environment: dict[str, str], log: Any) -
 
 
 def prepare(folder: Path) -> dict[str, float]:
-    """Import what builds need, and find out for how many seconds they take, by backend, once their kernels are known."""
+    """Import what builds need, and return the seconds that they take by backend, once their kernels are known."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
     compiler.subprocess = type("", (), {"Popen": ForkedCompiler, "PIPE": subprocess.PIPE})
     import_module("planish.backends.tvm.building")

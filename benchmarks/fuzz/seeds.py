@@ -16,7 +16,10 @@ from planish.ir.storage import save
 from planish.ir.text import parse_graph
 
 _ONNX = {
-    "mlp": """net (float[n, 4] x) => (float[n, 2] y) { h = MatMul(x, w)  r = Relu(h)  y = Gemm <alpha = 0.5, transB = 1> (r, v) }""",
+    "mlp": (
+        "net (float[n, 4] x) => (float[n, 2] y) "
+        "{ h = MatMul(x, w)  r = Relu(h)  y = Gemm <alpha = 0.5, transB = 1> (r, v) }"
+    ),
     "image": """net (float[n, 3, 8, 8] x) => (float[n, 40] y) {
         c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (x, k)
         p = MaxPool <kernel_shape = [2, 2], strides = [1, 1], ceil_mode = 1> (c)
@@ -29,10 +32,10 @@ _ONNX = {
     "loop": """net (int64 steps, float[n] x) => (float[m] grown, float[k, m2] sums) {
         always = Constant <value = bool {1}> ()
         grown, sums = Loop (steps, always, x) <body = g (int64 i, bool c, float[p] s) => (bool c2, float[q] s2, float[1] sum) {
-            c2 = Identity(c)  sum = ReduceSum(s)  two = Concat <axis = 0> (s, sum)  s2 = Identity(two) }> }""",
+            c2 = Identity(c)  sum = ReduceSum(s)  two = Concat <axis = 0> (s, sum)  s2 = Identity(two) }> }""",  # noqa: E501
     "scan": """net (float[2] start, float[n, 2] x) => (float[2] last, float[2, n] all) {
         last, all = Scan <num_scan_inputs = 1, scan_output_axes = [1],
-            body = g (float[2] s, float[2] row) => (float[2] s2, float[2] out) { s2 = Add(s, row)  out = Mul(s2, start) }> (start, x) }""",
+            body = g (float[2] s, float[2] row) => (float[2] s2, float[2] out) { s2 = Add(s, row)  out = Mul(s2, start) }> (start, x) }""",  # noqa: E501
     "sequences": """net (float[4, 2] x, int64 at) => (float[a, b] y) {
         parts = SplitToSequence <axis = 0> (x)
         doubled = SequenceMap (parts) <body = g (float[1, 2] p) => (float[1, 2] d) { d = Add(p, p) }>
@@ -41,7 +44,7 @@ _ONNX = {
     "sizes": """net (float[batch, "2*batch + 1", 6] x) => (float[a, b] y) {
         i = Constant <value_ints = [0]> ()  j = Constant <value_ints = [2]> ()  two = Constant <value_ints = [1, 2, 1]> ()
         s = Slice(x, i, j, i)  t = Tile(s, two)  z = NonZero(t)  f = Cast <to = 1> (z)  k = Constant <value_int = 2> ()
-        v, at = TopK <axis = 1> (f, j)  y = Transpose <perm = [1, 0]> (v) }""",
+        v, at = TopK <axis = 1> (f, j)  y = Transpose <perm = [1, 0]> (v) }""",  # noqa: E501
     "recurrent": """net (float[5, n, 4] x) => (float[5, 1, n, 3] y, float[1, n, 3] h) {
         y, h = GRU <hidden_size = 3, direction = "forward", activations = ["Sigmoid", "Tanh"]> (x, gw, gr) }""",
 }
@@ -52,8 +55,10 @@ _WEIGHTS = {
 }
 _FUNCTION = """<ir_version: 10, opset_import: ["": 24, "mine": 1]>
 net (float[n] x) => (float[n] y) { t = mine.twice <k = 3> (x)  y = mine.twice(t) }
-<domain: "mine", opset_import: ["": 24]> once <k> (a) => (b) { c = Constant <value_int: int = @k> ()  d = Cast <to = 1> (c)  b = Mul(a, d) }
-<domain: "mine", opset_import: ["": 24, "mine": 1]> twice <k> (a) => (b) { c = mine.once <k: int = @k> (a)  b = Add(c, a) }"""
+<domain: "mine", opset_import: ["": 24]> once <k> (a) => (b) { c = Constant <value_int: int = @k> ()  \
+d = Cast <to = 1> (c)  b = Mul(a, d) }
+<domain: "mine", opset_import: ["": 24, "mine": 1]> twice <k> (a) => (b) { \
+c = mine.once <k: int = @k> (a)  b = Add(c, a) }"""
 
 RECIPE = b"""\
 model: model.py:build
@@ -158,7 +163,7 @@ def _planish() -> bytes:
       %r: float32[batch, 64] = Reshape(%z, %shape) {allowzero = 0}
       %q: float32[batch, 64] = LeakyRelu(%r, none) {alpha = 0.5}
       return logits = %r
-    }""".replace("%q: float32[batch, 64] = LeakyRelu(%r, none) {alpha = 0.5}\n", "")
+    }""".replace("%q: float32[batch, 64] = LeakyRelu(%r, none) {alpha = 0.5}\n", "")  # noqa: E501
     weights = {"w": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}
     with TemporaryDirectory() as folder:
         save(parse_graph(text, weights), Path(folder, "g.planish"))

@@ -1,4 +1,4 @@
-"""Threads that call one model side by side, with batches of all sizes: each gets what one thread alone gets, bit for bit."""
+"""Threads that call one model side by side, with batches of all sizes: each gets what it gets alone, bit for bit."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +15,11 @@ from .footprint import Footprint
 from .models import batch, model, optimized
 
 MOST_BYTES = 4 << 20
-"""By which a process may grow from the second part of its calls to the last one: memory that fits one batch more in each thread."""
+"""Bytes that a process may grow by from the second part of its calls to the last: one batch more in each thread."""
 _WIDTH = 24
 _SIZES = (1, 2, 3, 4, 7, 8, 16, 33)
 _PARTS = 8
-"""After each of which memory is looked at."""
+"""Parts of the calls, after each of which memory is looked at."""
 
 
 @dataclass(frozen=True)

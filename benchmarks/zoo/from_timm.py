@@ -1,7 +1,8 @@
 """timm's models: of each family the one with the fewest parameters.
 
-timm names its architectures `family_size.weights`, several families to a module, so a family is a module with the letters
-that a name begins with: `byobnet.repvgg`, `resnet.seresnext`. There are twice as many of these as there are modules.
+timm names its architectures `family_size.weights`, several families to a module, so a family is a module with the
+letters that a name begins with: `byobnet.repvgg`, `resnet.seresnext`. There are twice as many of these as there are
+modules.
 """
 
 import re

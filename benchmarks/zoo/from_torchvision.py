@@ -16,16 +16,16 @@ PARTS = {
     "optical_flow": models.optical_flow,
 }
 PIXELS = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
-"""Of classification models, where it isn't 64."""
+"""The image size of classification models, where it isn't 64."""
 
 CLASSES = 5
 """A few: with many, the scores of random detectors would all be below their thresholds."""
 
 DETECTIONS = 20
-"""In an image: of hundreds with random scores, some are so close that rounding decides on their order."""
+"""Detections in an image: of hundreds with random scores, some are so close that rounding decides on their order."""
 
 PEOPLE = 5
-"""In an image: each has seventeen points, the largest values of maps, which may be close to others."""
+"""People in an image: each has seventeen points, the largest values of maps, which may be close to others."""
 
 
 def names(dynamic: bool) -> list[str]:

@@ -15,10 +15,10 @@ from .subject import Inputs
 
 BATCH = 2
 LENGTH = 12
-"""Of texts, in tokens."""
+"""The length of texts, in tokens."""
 
 GRID = 4
-"""Of patches, to each side of an image that is given as patches."""
+"""The number of patches along each side of an image that is given as patches."""
 
 LAYOUTS = 3
 """Ways to order the axes of sounds: bands before or after frames, with a channel or without."""

@@ -10,17 +10,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .subject import Subject
 
 LEAST = 0.5
-"""Of the deviation that keeps a signal's scale: weights that deviate less get noise."""
+"""The share of the deviation that keeps a signal's scale: weights that deviate less get noise."""
 
 NOISE = 0.1
-"""On what scales and shifts single channels, and on statistics."""
+"""The deviation of noise on what scales and shifts single channels, and on statistics."""
 
 SHIFT = 0.5
-"""Of what batch norms give, in deviations. Around zero, each activation magnifies differences a little, and a random network
-of fifty layers makes another output out of the rounding of its input."""
+"""The shift of what batch norms give, in deviations.
+
+Around zero, each activation magnifies differences a little, and a random network of fifty layers makes another output
+out of the rounding of its input."""
 
 SAMPLES = 8
-"""In the batch that statistics are taken from; where the last maps are of few pixels, fewer leave channels without variance."""
+"""The batch that statistics are taken from; in smaller ones, last maps of few pixels leave channels no variance."""
 
 HEADS = r".*(cls_logits|cls_score|bbox_pred|bbox_reg|bbox_ctrness|mask_fcn_logits|kps_score_lowres|module_list\.\d+)"
 """Layers of detectors that give scores and shifts of boxes."""
@@ -31,14 +33,14 @@ _AFFINE = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 def settle(subject: Subject) -> Subject:
     """The subject with livelier weights, in place.
 
-    - Matrices, kernels and embeddings that deviate by less than half of 1/sqrt(inputs) get noise of that deviation: heads
-      of zeros, tables of 0.02, scales of 1e-6.
+    - Matrices, kernels and embeddings that deviate by less than half of 1/sqrt(inputs) get noise of that deviation:
+      heads of zeros, tables of 0.02, scales of 1e-6.
     - Vectors, such as biases, the weights of norms and gains of any shape, get noise of 0.1.
     - Batch norms are shifted to where activations pass most of it on.
     - Batch norms take their statistics from a batch of inputs that is used for nothing else; those that are frozen, or
       that can't be computed at these sizes, get noise.
-    - Scores and shifts of boxes get a deviation of one. Larger ones make scores that are all 1 and boxes that are all the
-      image, and then rounding decides on which of them are kept.
+    - Scores and shifts of boxes get a deviation of one. Larger ones make scores that are all 1 and boxes that are all
+      the image, and then rounding decides on which of them are kept.
     """
     torch.manual_seed(0)
     with torch.no_grad():

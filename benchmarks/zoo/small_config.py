@@ -1,8 +1,8 @@
 """Small configurations of transformers' architectures, made from their defaults by the names of the fields.
 
-Fields of one meaning have much the same name everywhere: `num_hidden_layers`, `encoder_layers` and `n_layer` all become 2,
-`hidden_size`, `d_model` and `n_embd` all become 32. Where that makes a configuration that contradicts itself, the widths
-stay as they are, and only depths and tables shrink.
+Fields of one meaning have much the same name everywhere: `num_hidden_layers`, `encoder_layers` and `n_layer` all become
+2, `hidden_size`, `d_model` and `n_embd` all become 32. Where that makes a configuration that contradicts itself, the
+widths stay as they are, and only depths and tables shrink.
 """
 
 import re
@@ -140,7 +140,10 @@ _OWN: dict[str, Callable[[], dict[str, Any]]] = {
 }
 """What some architectures need beyond the rules, by `model_type`."""
 
-_NEEDED = r"vocab_size|head_dim|num_key_value_heads|n_routed_experts|n_shared_experts|num_experts(_per_tok)?|num_local_experts"
+_NEEDED = (
+    r"vocab_size|head_dim|num_key_value_heads|n_routed_experts|n_shared_experts|"
+    r"num_experts(_per_tok)?|num_local_experts"
+)
 """What some defaults leave open though nothing runs without it."""
 
 

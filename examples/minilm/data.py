@@ -32,7 +32,7 @@ def calibration(count: int = 64, batch: int = 4) -> Iterator[dict[str, np.ndarra
 
 
 def test(batch: int = 10) -> Iterator[dict[str, np.ndarray]]:
-    """Lee's documents; a document's labels are its judged likeness to each of the 50, float[n, 50], given for later ones."""
+    """Lee's documents; labels are the judged likeness to each of the 50, float[n, 50], given for later ones."""
     judged = np.loadtxt(folder("gensim") / "test/test_data/similarities0-1.txt")
     for number, inputs in enumerate(batches(read("lee.cor"), batch)):
         yield {**inputs, "labels": judged[number * batch : (number + 1) * batch]}

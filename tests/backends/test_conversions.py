@@ -1,4 +1,4 @@
-"""On every backend, conversions between element types are the interpreter's, bit for bit, wherever the standard defines them."""
+"""Conversions between element types that the standard defines match the interpreter's on every backend, bit for bit."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def inputs(source: DType) -> np.ndarray:
 
 
 def is_defined(array: np.ndarray, to: DType) -> np.ndarray:
-    """Which numbers the standard says the conversion of: to integers those that fit, and any to what isn't an integer."""
+    """Which numbers have a conversion defined by the standard: to an integer those that fit, to any other type all."""
     if not to.is_integer or DType.of(array.dtype).is_integer:
         return np.ones(array.shape, bool)
     with np.errstate(invalid="ignore"):

@@ -49,7 +49,7 @@ def test_large_weights_lie_in_a_file_beside_it(make_graph, tmp_path) -> None:
 
 @st.composite
 def arrays(draw: st.DrawFn) -> np.ndarray:
-    """Arrays of any element type that computes, of any bits but NaN's; sizes that leave the last byte half full or less."""
+    """Arrays of any element type that computes, of any bits but NaN's; the last byte may be half full or less."""
     dtype = draw(st.sampled_from([dtype for dtype in DType if dtype is not DType.string]))
     shape = draw(st.sampled_from([(), (0,), (1,), (3,), (2, 5), (7, 3)]))
     size = int(np.prod(shape, dtype=int)) * dtype.numpy.itemsize
@@ -65,7 +65,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 def test_elements_of_every_type_come_back_bit_for_bit(
     array: np.ndarray, inline_bytes: int, large: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """From text and from `.planish` and ONNX files, whether they lie in the model or beside it."""
+    """Weights come back from text, `.planish` and ONNX files, whether they lie in the model or beside it."""
     array = np.concatenate([array.reshape(-1)] * 700) if large else array  # more than text shows, or a conversion keeps
     graph = Graph("net")
     op, weight = Builder(graph, location=Location("layer")), graph.add_constant(array, "w")
@@ -88,7 +88,7 @@ def test_the_file_is_of_the_lowest_version_that_has_its_types(make_graph, tmp_pa
 
 @pytest.mark.parametrize("inline_bytes", [1 << 30, 0])
 def test_weights_in_another_layout_come_back(inline_bytes: int, tmp_path) -> None:
-    """Of a type of several bytes, one that is packed, and one that has no bytes."""
+    """Weights of a type of several bytes, of a packed one, and of one that has no bytes."""
     graph = Graph()
     for dtype in (DType.float32, DType.int4, DType.string):
         array = (np.arange(900).reshape(20, 45) % 8).astype(str if dtype is DType.string else dtype.numpy)

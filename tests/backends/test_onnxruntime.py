@@ -179,7 +179,7 @@ SEEN = np.tri(5, 7, 1, dtype=bool) & (np.arange(5) != 2)[:, None]
 @pytest.mark.parametrize("fill", [LOWEST, -np.inf], ids=str)
 @pytest.mark.parametrize("kind", ["constant", "input", "computed", "broadcast"])
 def test_rows_that_are_masked_altogether(kind: str, fill: float, target, tmp_path) -> None:
-    """By the lowest number they give the mean of the values, and by minus infinity zeros, in several layers."""
+    """Rows masked by the lowest number give the mean of the values, by minus infinity zeros, in several layers."""
     rng = np.random.default_rng(0)
     graph = Graph()
     op = Builder(graph)

@@ -1,4 +1,4 @@
-"""A backend that computes something else is found out, with the layer; one that only rounds otherwise is not accused."""
+"""A backend that computes something else is found out, with the layer; one that only rounds otherwise isn't accused."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -20,7 +20,10 @@ from planish.driver import cli
 from planish.ir.opset import OPSET
 from planish.passes.cleanup.dce import DeadCodeElimination
 
-RUN = "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); from planish.driver.cli import main; main()"
+RUN = (
+    "import sys; sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(','))); "
+    "from planish.driver.cli import main; main()"
+)
 HEAVY = "torch,onnx,onnx_ir,onnxruntime,tvm,scipy,networkx,yaml,rich"
 
 

@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "detectors.py"
     ],
 )
 def test_detectors_are_equal_to_their_source(only: str, backend: str, tmp_path: Path) -> None:
-    """In a process of its own, where torch's tracing isn't slowed down by pytest's logging."""
+    """The script has a process of its own, where pytest's logging doesn't slow torch's tracing down."""
     pytest.importorskip(backend)
     command = [sys.executable, SCRIPT, "--only", only, "--backend", backend, "--json", tmp_path / "found.json"]
     subprocess.run(command, check=True)

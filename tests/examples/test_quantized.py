@@ -22,7 +22,7 @@ from planish.targets.load import native
 
 @pytest.fixture(scope="module")
 def quantized(example) -> Graph:
-    """Its optimized graph after the recipe's own way to quantize it, ranges from two samples."""
+    """The example's optimized graph, quantized as its recipe does it, with ranges from two samples."""
     quantize = read_recipe(example.folder / "recipe.yaml").pipeline()[-1]
     assert quantize.name == "quantize"
     return planish.optimize(
@@ -54,7 +54,7 @@ def test_a_backend_differs_by_no_more_than_rounding(example, quantized, backend,
 
 @pytest.mark.parametrize(("example", "backend"), WAYS, indirect=True)
 def test_every_node_means_in_a_backend_what_it_means(example, quantized, backend, tmp_path: Path) -> None:
-    """Held to the interpreter on the very operands that the backend had, where no rounding can hide a wrong kernel."""
+    """Nodes are held to the interpreter on the backend's own operands, where no rounding can hide a wrong kernel."""
     graph = legalized(quantized, native(), backend.name)
     seen = [value for node in graph.nodes for value in node.outputs if contents(value) is None]
     graph.outputs = {f"value_{index}": value for index, value in enumerate(seen)}
@@ -74,7 +74,10 @@ def test_every_node_means_in_a_backend_what_it_means(example, quantized, backend
 
 
 def _compare(found: np.ndarray, wanted: np.ndarray, node: Node) -> None:
-    """Of floats by the scale's reciprocal, instead of divided, a few that are as near to both neighbours go to the other one."""
+    """Compare what a node gives; a few floats half-way between two steps may be rounded to either.
+
+    A backend may multiply by the scale's reciprocal instead of dividing by the scale.
+    """
     if node.operator != "QuantizeLinear":
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4, err_msg=repr(node))
         return

@@ -93,7 +93,10 @@ def test_constant_nodes_become_constants(save) -> None:
         (7, "net (float[n, 3, 4] x) => (float[n, 3, 4] y) { y, m = Dropout (x) }"),
         (
             10,
-            "net (float[n, 3, 4] x) => (float[n, 12] z) { y = Unsqueeze <axes = [0]> (x)  s = Squeeze <axes = [0]> (y)  z = Flatten (s) }",
+            (
+                "net (float[n, 3, 4] x) => (float[n, 12] z) { y = Unsqueeze <axes = [0]> (x)  "
+                "s = Squeeze <axes = [0]> (y)  z = Flatten (s) }"
+            ),
         ),
     ],
 )
@@ -238,7 +241,8 @@ class TestBadFiles:
         [
             ("{ y = test.Foo(x) }", r"node 'y' \(Foo\): unknown operator test::Foo"),
             ("{ y = Add(x, missing) }", "'missing' is read by node y, but nothing defines it"),
-            ("{ y = Concat <axis = 3> (x, x) }", r"node 'y' \(Concat\): Concat\(float32\[n, 2\], float32\[n, 2\]\) can't be"),
+            ("{ y = Concat <axis = 3> (x, x) }",
+             r"node 'y' \(Concat\): Concat\(float32\[n, 2\], float32\[n, 2\]\) can't be"),
         ],
     )  # fmt: skip
     def test_what_planish_can_t_take_is_named(self, save, body: str, message: str) -> None:
@@ -283,11 +287,11 @@ LOOP = """net (int64 steps, float[n] x) => (float[m] grown, float[k, m2] sums) {
     always = Constant <value = bool {1}> ()
     grown, sums = Loop (steps, always, x) <body = g (int64 i, bool c, float[p] s) => (bool c2, float[q] s2, float[1] sum) {
         c2 = Identity(c)  sum = ReduceSum(s)  two = Concat <axis = 0> (s, sum)  s2 = Identity(two) }>
-}"""
+}"""  # noqa: E501
 SCAN = """net (float[2] start, float[n, 2] x) => (float[2] last, float[2, n] all) {
     last, all = Scan <num_scan_inputs = 1, scan_input_directions = [1], scan_output_axes = [1],
         body = g (float[2] s, float[2] row) => (float[2] s2, float[2] out) { s2 = Add(s, row)  out = Mul(s2, start) }> (start, x)
-}"""
+}"""  # noqa: E501
 SEQUENCES = """net (float[4, 2] x, int64 at) => (float[...] y) {
     parts = SplitToSequence <axis = 0> (x)
     doubled = SequenceMap (parts) <body = g (float[1, 2] p) => (float[1, 2] d) { d = Add(p, p) }>

@@ -1,4 +1,4 @@
-"""Each published advisory on ONNX's files, as a model that makes use of it: nothing beyond its folder is read or written."""
+"""Published advisories on ONNX's files, as models that exploit them: nothing beyond their folder is read or written."""
 
 import ast
 import os
@@ -170,7 +170,7 @@ def test_cve_2025_51480_nothing_is_written_where_a_model_says(folder: Path) -> N
 
 
 def test_cve_2026_28500_the_hub_is_never_asked() -> None:
-    """Its question whether to trust a repository could be silenced; no file of planish imports it, or anything to fetch with."""
+    """The hub's question of trust could be silenced; planish imports neither the hub nor anything to fetch with."""
     root = Path(planish.__file__).parent
     fetching = re.compile(r"onnx\.hub|urllib|requests|http|socket|huggingface_hub|torch\.hub")
     for folder in ("frontends", "ir", "passes", "backends", "driver", "targets"):

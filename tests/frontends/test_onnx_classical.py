@@ -1,4 +1,4 @@
-"""Classical models from ONNX files to artifacts, as converters write them: maps, labels that are texts, old versions."""
+"""Classical models from ONNX files to artifacts, as converters write them: maps, labels of text, old versions."""
 
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,9 @@ def test_an_opset_may_be_named_twice_but_not_in_two_versions(tmp_path: Path) -> 
 def test_trees_of_all_versions_are_built(version: int, tmp_path: Path) -> None:
     nodes = [
         node("TreeEnsembleClassifier", ["x"], ["label", "scores"], **STUMPS, classlabels_strings=["a", "b", "c"]),
-        node("LabelEncoder", ["label"], ["code"], **({"classes_strings": ["b", "c"]} if version == 1 else {"keys_strings": ["b", "c"], "values_int64s": [0, 1]})),
+        node("LabelEncoder", ["label"], ["code"],
+             **({"classes_strings": ["b", "c"]} if version == 1
+                else {"keys_strings": ["b", "c"], "values_int64s": [0, 1]})),
     ]  # fmt: skip
     path = write(tmp_path / "model.onnx", nodes, {"x": X}, ["scores", "code"], (("", 21), (ML, version)))
     for got, wanted in zip(built(path, {"x": X}), source(path, {"x": X}), strict=True):

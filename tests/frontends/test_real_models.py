@@ -1,4 +1,4 @@
-"""ONNX files as others made them, out of installed packages: they import, verify, and run as ONNX Runtime runs the file.
+"""ONNX files of installed packages, as others made them: they import, verify, and run as ONNX Runtime runs the file.
 
 Packages that would bring large dependencies along are not in the extra `dev`; what is not installed is skipped.
 """

@@ -81,7 +81,7 @@ def _expressions(draw: DrawFn, depth: int = 3) -> str:
 
 @given(_expressions(), st.integers(1, 50), st.integers(1, 50))
 def test_torch_gives_back_a_dimension_of_the_same_value(text: str, a: int, b: int) -> None:
-    """Through symbolic ints and sympy's canonical form, an expression changes its looks alone."""
+    """An expression that goes through symbolic ints and sympy's canonical form changes its looks alone."""
     within = scope(("a", "b"))
     again = within.dim(within.size(text))
     assert is_dim(str(again))

@@ -1,4 +1,4 @@
-"""Drafts of processes that have died are swept, those of others aren't, and a folder takes another one's place in one step."""
+"""Drafts of dead processes are swept, those of others aren't, and a folder takes another one's place in one step."""
 
 import os
 import signal

@@ -17,7 +17,7 @@ TYPE = TensorType(DType.float32, (2,))
 
 
 def chain(length: int) -> Graph:
-    """From x through n0, n1, ... to y."""
+    """A graph from x through n0, n1, ... to y."""
     graph = Graph()
     value = graph.add_input("x", TYPE)
     for index in range(length):

@@ -18,7 +18,10 @@ def test_entries_are_read_by_group_and_loaded_when_asked(install) -> None:
 
 def test_a_package_that_fails_is_named(install) -> None:
     install("[planish.metrics]\na = others:one\n", "1 / 0")
-    message = r"'a' in planish.metrics, of the package others 1.0 \(others:one\), can't be loaded: ZeroDivisionError: .*uninstall"
+    message = (
+        r"'a' in planish.metrics, of the package others 1.0 \(others:one\), can't be loaded: "
+        r"ZeroDivisionError: .*uninstall"
+    )
     with pytest.raises(UsageError, match=message):
         plugins("metrics")["a"].load()
 

@@ -207,7 +207,10 @@ def test_two_sizes_that_may_be_equal_are_not_taken_to_be() -> None:
     """`Where(h == w + 48, ...)` has an answer for the sizes tried, which is not that for others."""
     names = ("h", "n", "w")
     sizes = [scope(names).sizes[name].node.hint for name in names]
-    lines = f"{SHAPE}const %i: int64[] = 2\nconst %j: int64[] = 3\n%h: int64[] = Gather(%s, %i)\n%w: int64[] = Gather(%s, %j)\n"
+    lines = (
+        f"{SHAPE}const %i: int64[] = 2\nconst %j: int64[] = 3\n"
+        f"%h: int64[] = Gather(%s, %i)\n%w: int64[] = Gather(%s, %j)\n"
+    )
     lines += f"const %c: int64[] = {sizes[0] - sizes[2]}\n%k: int64[] = Add(%w, %c)\n%y: bool[] = Equal(%h, %k)"
     assert contents(value_of(lines)) is None
     assert contents(value_of(SHAPE.replace("%s", "%y"))) == ("n", 3, "h", "w")

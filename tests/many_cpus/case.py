@@ -58,7 +58,10 @@ class Case:
         wrong = ~np.isclose(wide, wanted, relative, absolute, equal_nan=True)
         if not wrong.any():
             return ""
-        return f"{name}: {wrong.sum()} of {wrong.size} numbers are off, the worst by {np.abs(wide - wanted)[wrong].max():.3g}"
+        return (
+            f"{name}: {wrong.sum()} of {wrong.size} numbers are off, the worst by "
+            f"{np.abs(wide - wanted)[wrong].max():.3g}"
+        )
 
     @property
     def feeds(self) -> dict[str, np.ndarray]:
@@ -83,7 +86,7 @@ def fake(op: Builder, x: Any, zero_point: Any = np.uint8(100), scale: Any = EIGH
 
 
 def rounded(op: Builder, value: Any) -> Value:
-    """To bfloat16 and back, as `reduce-precision` says it."""
+    """The value in bfloat16 and back, as `reduce-precision` says it."""
     if isinstance(value, np.ndarray):
         return op.Cast(op.constant(value.astype(DType.bfloat16.numpy)), to=DType.float32)
     return op.Cast(op.Cast(value, to=DType.bfloat16), to=DType.float32)

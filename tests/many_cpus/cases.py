@@ -1,6 +1,7 @@
 """Small graphs that ask for every kernel, in all element types, of sizes that fill no vector.
 
-Numbers are such that results don't depend on the order of sums by more than a case's tolerance, and that bytes are exact.
+Numbers are such that results don't depend on the order of sums by more than a case's tolerance, and that bytes are
+exact.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""CPUs as Linux describes them in `/proc/cpuinfo`: those that archspec was tested on, and some that hide or lack something."""
+"""CPUs as Linux describes them in `/proc/cpuinfo`: archspec's test cases, and some that hide or lack something."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -90,7 +90,10 @@ class Emulators:
             return emulated
         here = parse("here", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         if here is None or used - here.flags:
-            return f"{emulated}, and this machine lacks {', '.join(sorted(used - here.flags)) if here else 'a description'}"
+            return (
+                f"{emulated}, and this machine lacks "
+                f"{', '.join(sorted(used - here.flags)) if here else 'a description'}"
+            )
         return Runner("this machine", (sys.executable,))
 
     def _x86(self, used: frozenset[str], flags: frozenset[str]) -> Runner | str:

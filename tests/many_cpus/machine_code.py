@@ -50,7 +50,7 @@ def instructions(library: Path) -> Iterator[tuple[str, str, frozenset[str]]]:
 
 
 def _functions(elf: ELFFile) -> Iterator[tuple[str, bytes]]:
-    """All code, cut where functions begin: what no symbol names, as loops that threads share, counts to the one before it.
+    """All code, cut where functions begin; what no symbol names, as loops that threads share, goes to the one before.
 
     What the linker writes, jumps to other libraries and what is run first and last, is left out.
     """

@@ -1,4 +1,4 @@
-"""What becomes of a graph on a CPU: whether it compiles, what its library consists of, and what the library computes."""
+"""What becomes of a graph on a CPU: whether it compiles, what its library consists of, and what that computes."""
 
 import importlib
 import pkgutil
@@ -30,7 +30,7 @@ from .emulators import Emulators, Runner
 from .machine_code import instructions
 
 _CALLED = "__tvm_ffi_"
-"""In front of the names of functions that TVM calls."""
+"""The prefix of the names of functions that TVM calls."""
 ALWAYS = frozenset(("fp", "asimd"))
 """What every AArch64 machine that runs Linux has."""
 

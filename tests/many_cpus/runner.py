@@ -1,7 +1,7 @@
 """What runs artifacts in a process of its own, perhaps in an emulator: `python runner.py FOLDER...`.
 
-Each folder has an artifact and `feeds.npz`; what the artifact gives for these is written to `results.npz` beside it. Nothing is
-imported but what an artifact needs.
+Each folder has an artifact and `feeds.npz`; what the artifact gives for these is written to `results.npz` beside it.
+Nothing is imported but what an artifact needs.
 """
 
 import sys

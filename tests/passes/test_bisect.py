@@ -1,4 +1,4 @@
-"""A mistake in one rewrite, planted into the middle of a long pipeline over a ResNet-50, is found, and its graph shrunk."""
+"""A mistake planted in one rewrite, amid a long pipeline over a ResNet-50, is found, and its graph shrunk."""
 
 import math
 import re

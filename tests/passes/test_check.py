@@ -401,7 +401,7 @@ def test_a_model_that_runs_on_no_size_asks_for_data() -> None:
 
 
 def test_dimensions_that_agree_at_other_sizes_alone_are_no_pass_s_fault() -> None:
-    """As in networks that add an image to a smaller one made larger: at sizes that don't divide, it is broadcast."""
+    """Networks that add an image to a smaller one made larger do this: at sizes that don't divide, it is broadcast."""
     graph = Graph()
     op = Builder(graph)
     x = graph.add_input("x", TensorType(DType.float32, (1, 1, "n")))

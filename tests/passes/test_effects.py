@@ -1,8 +1,9 @@
 """Every pass that declares itself exact or rounding is, on graphs at random, alone and after others.
 
-The graphs are of all operators (see `random_graphs`). Each is given to every pass, and some to ONNX Runtime and to TVM as
-well, which takes longest. `pytest tests/passes/test_effects.py -k keep -s --graphs 2000` takes the first 2,000, and
-`--graphs 2000:4000` the next, all of them in TVM too. What fails is printed as the smallest recipe that still does, which `sample` makes a graph of, and that graph's text.
+The graphs are of all operators (see `random_graphs`). Each is given to every pass, and some to ONNX Runtime and to TVM
+as well, which takes longest. `pytest tests/passes/test_effects.py -k keep -s --graphs 2000` takes the first 2,000, and
+`--graphs 2000:4000` the next, all of them in TVM too. What fails is printed as the smallest recipe that still does,
+which `sample` makes a graph of, and that graph's text.
 """
 
 import inspect
@@ -35,14 +36,14 @@ KEEPING: list[Pass] = [
 """All passes that keep what a graph computes."""
 
 SHARES = {"onnxruntime": 4, "tvm": 25}
-"""Of the graphs, one in so many is run by a backend too; TVM runs all that were asked for by number."""
+"""One in how many graphs is run by a backend too; TVM runs all that were asked for by number."""
 
 
 FEW, MANY = 100, 200
 """Graphs by default, and those among which a mistake has to be found."""
 
 SHOWING = (191, 184, 188, 102, 40, 83, 192, 75, 37, 135, 126)
-"""The numbers of small graphs that show the planted mistakes, and are tried first: making a graph is what takes time."""
+"""Numbers of small graphs that show the planted mistakes, tried first: making a graph is what takes time."""
 
 
 def hold(made_of: Recipe, onnxruntime: Runtime | None, tvm: Runtime | None) -> Sample:

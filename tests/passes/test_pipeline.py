@@ -95,7 +95,7 @@ def instances(kind: type[Pass], **steps: Any) -> st.SearchStrategy[Pass]:
 
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""For machines that have other work."""
+"""Settings for machines that have other work."""
 
 
 def passes_with_options() -> st.SearchStrategy[Pass]:

@@ -32,7 +32,8 @@ from planish.passes.base import Effect, Pass, PassResult
 class Faulty(Pass):
     name: ClassVar[str] = "faulty"
     effect: ClassVar[Effect] = Effect.ROUNDING
-    fault: Literal["numbers", "edges", "nan", "shape", "names", "inputs", "types", "malformed", "runs", "crash", "none"] = "none"
+    fault: Literal["numbers", "edges", "nan", "shape", "names", "inputs", "types", \
+"malformed", "runs", "crash", "none"] = "none"
 
     def run(self, graph, context):
         if self.fault != "none":

@@ -1,4 +1,4 @@
-"""Fragments of graphs: the ONNX standard's own node cases, which are valid uses of every operator with data for each."""
+"""Fragments of graphs: the ONNX standard's own node cases, valid uses of every operator, with data for each."""
 
 import tempfile
 import warnings
@@ -22,7 +22,7 @@ from planish.ir.graph import Graph
 _RANDOM = ("test_bernoulli*", "test_training_dropout*")
 """No two runs of them are the same."""
 _MOST_NODES, _MOST_ELEMENTS = 30, 1 << 14
-"""Of a fragment, and of what it is given."""
+"""The most nodes of a fragment, and the most elements of all that it is given."""
 
 
 @dataclass(frozen=True, slots=True)

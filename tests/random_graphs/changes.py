@@ -1,4 +1,4 @@
-"""Changes of a graph at random, which keep it valid: nearly the same, nearly matched, computed twice, or known too early."""
+"""Random changes that keep a graph valid: nearly the same, nearly matched, computed twice, or known too early."""
 
 import math
 from collections.abc import Callable

@@ -75,7 +75,7 @@ def passed(step: Pass, sample: Sample, state: State) -> State | None:
 
 
 def unequal(sample: Sample, reference: Sequence[Outputs], outputs: Sequence[Outputs], *, is_exact: bool) -> str:
-    """How outputs differ from others; nothing if they don't or, unless they have to be equal, rounding may have done it."""
+    """How outputs differ from others; empty if they don't or, unless they must be equal, rounding may explain it."""
     for number, (wanted, got) in enumerate(zip(reference, outputs, strict=True)):
         if wanted.keys() != got.keys():
             return f"{sorted(got)} is returned instead of {sorted(wanted)}"
@@ -117,7 +117,7 @@ def _beyond_rounding(sample: Sample, reference: Sequence[Outputs], outputs: Sequ
 
 
 def _is_a_step_off(wanted: np.ndarray, got: np.ndarray) -> bool:
-    """Whether integers differ by one step of their grid at most, as halves do that are rounded inside of an operator."""
+    """Whether integers differ by one step of their grid at most, as halves rounded inside of an operator do."""
     return wanted.dtype.kind in "iu" and bool(np.all(np.abs(wanted.astype(np.int64) - got.astype(np.int64)) <= 1))
 
 

@@ -1,8 +1,8 @@
-"""Random valid graphs over all operators: the standard's cases joined to one another, idioms of passes, and changes of these.
+"""Random valid graphs over all operators: the standard's cases joined together, idioms of passes, and changes of these.
 
 A graph is made from a recipe, a few words with a seed each, and recipes are drawn by number. One that fails shrinks by
-leaving words out. (Hypothesis would draw and shrink them too, but repeats itself by design: of the operators, its hundred
-graphs held half as many.)
+leaving words out. (Hypothesis would draw and shrink them too, but repeats itself by design: of the operators, its
+hundred graphs held half as many.)
 """
 
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ class Sample:
 
 
 def recipe(number: int, cases: float = 0.5) -> Recipe:
-    """One of the recipes, the same for the same number; `cases` is the share of the standard's cases among its steps."""
+    """The recipe of a number, always the same; `cases` is the share of the standard's cases among its steps."""
     random = Random(number)
     idioms = [*sorted(IDIOMS), *3 * ["rule"], *2 * ["convolution"]]  # which have many forms
 

@@ -1,4 +1,4 @@
-"""What passes look for, written with whatever values there are; changes at random (see `changes`) make near misses of it."""
+"""What passes look for, written with whatever values there are; random changes (see `changes`) make near misses."""
 
 from collections.abc import Callable
 from functools import cache
@@ -121,7 +121,7 @@ def cast(sketch: Sketch, random: Random) -> None:
 
 @idiom
 def reshape(sketch: Sketch, random: Random) -> None:
-    """To the same shape, flat, or flat and back by a shape that is computed."""
+    """A reshape to the same shape, flat, or flat and back by a shape that is computed."""
     x, op = sketch.pick(rank=1, dtype=None), sketch.op
     rank = x.type.rank
     flat = op.Reshape(x, [0, -1]) if rank > 1 else op.Reshape(x, [-1])
@@ -244,7 +244,7 @@ def linear(sketch: Sketch, random: Random) -> None:
 
 @idiom
 def convolution(sketch: Sketch, random: Random) -> None:
-    """With or without a bias, by groups or not, and what often follows it."""
+    """A convolution with or without a bias, by groups or not, and what often follows it."""
     x, op = sketch.pick(rank=4), sketch.op
     if x.type.rank != 4:
         x = op.Reshape(x, [0, 0, 0, -1])

@@ -19,7 +19,7 @@ from .graphs import Sample
 _SHOWN = 60
 """Characters of a reason, by which refusals are counted."""
 _SECONDS = 120.0
-"""After which a graph counts as hung."""
+"""The time after which a graph counts as hung."""
 
 
 class Runtime:

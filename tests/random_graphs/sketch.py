@@ -20,7 +20,7 @@ from planish.ir.verify import verify
 from .cases import Fragment
 
 _LARGE = 1e4
-"""Beyond it, operators overflow before long, and what is NaN hides everything else."""
+"""The bound beyond which operators overflow before long, and NaN hides everything else."""
 _MOST_AXES = 8
 _SHAPES = [*3 * [(2, 3, 4, 5)], (1, 3, 1, 5), (3, 4), (2, 1, 3), (4,), (0, 3)]
 

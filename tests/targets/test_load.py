@@ -15,10 +15,10 @@ from planish.targets.load import load_target, native, target_names
 ZEN5 = """processor : 0
 vendor_id : AuthenticAMD
 cpu family : 26
-flags : fpu vme de pse tsc cmov mmx fxsr sse sse2 pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c \
-rdrand lahf_lm abm sse4a fsgsbase tsc_adjust bmi1 avx2 bmi2 avx512f avx512dq rdseed adx avx512ifma clflushopt clwb avx512cd \
-sha_ni avx512bw avx512vl xsaveopt xsavec avx_vnni avx512_bf16 clzero avx512vbmi pku avx512_vbmi2 gfni vaes vpclmulqdq \
-avx512_vnni avx512_bitalg avx512_vpopcntdq rdpid movdiri movdir64b avx512_vp2intersect flush_l1d
+flags : fpu vme de pse tsc cmov mmx fxsr sse sse2 pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave \
+avx f16c rdrand lahf_lm abm sse4a fsgsbase tsc_adjust bmi1 avx2 bmi2 avx512f avx512dq rdseed adx avx512ifma clflushopt \
+clwb avx512cd sha_ni avx512bw avx512vl xsaveopt xsavec avx_vnni avx512_bf16 clzero avx512vbmi pku avx512_vbmi2 gfni \
+vaes vpclmulqdq avx512_vnni avx512_bitalg avx512_vpopcntdq rdpid movdiri movdir64b avx512_vp2intersect flush_l1d
 """
 FOLDER = Path(targets.__file__).parent
 N1 = """processor : 0
@@ -80,7 +80,7 @@ def test_what_no_kernel_uses_changes_nothing_if_it_is_hidden(cpuinfo, hidden):
 
 
 def test_what_is_built_on_something_hidden_is_not_claimed(cpuinfo):
-    """LLVM turns on what a set builds on, so a compiler that is told of VBMI would use the byte instructions as well."""
+    """LLVM turns on what a set builds on, so a compiler that is told of VBMI would use byte instructions too."""
     target = cpuinfo(ZEN5, "avx512bw")
     assert "avx512f" in target.features
     assert not {"avx512bw", "avx512vbmi", "avx512_bf16"} & target.features

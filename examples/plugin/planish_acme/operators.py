@@ -6,7 +6,7 @@ from planish import operator
 
 
 def _spelled_out(op, node):
-    """In operators of the standard, for every backend: none of them has the domain `acme`."""
+    """The node in operators of the standard, for every backend: none of them has the domain `acme`."""
     relu = op.Relu(node.inputs[0])
     square = op.Mul(relu, relu)
     gain = node.attributes.get("gain", 1.0)

@@ -15,12 +15,12 @@ from planish.ir.types import DType, TensorType
 from planish.targets import Target
 
 Build: TypeAlias = Callable[..., Value | Sequence[Value]]
-"""From a builder and the inputs to what a graph gives."""
+"""A function from a builder and the inputs to what a graph gives."""
 
 
 @pytest.fixture(autouse=True)
 def numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same ones for a test whatever ran before it: what lies half-way between two integers may be rounded to either."""
+    """Draw the same numbers whatever ran before: what lies half-way between two integers may be rounded to either."""
     monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0), raising=False)
 
 

@@ -30,7 +30,7 @@ def test_heads_that_share_keys(agree) -> None:
 
 @pytest.mark.parametrize("shape", [(), (40,), (1, 6, 1, 40), (2, 1, 1, 40)])
 def test_a_single_query_of_heads_that_share_keys(agree, shape: tuple[int, ...]) -> None:
-    """As it is where a text is written word by word; some look nowhere."""
+    """Queries come alone where a text is written word by word; some look nowhere."""
     seen = np.random.default_rng(2).random(shape) > 0.3
     arrays = [normal(2, 6, 1, 32), normal(2, 2, 40, 32), normal(2, 2, 40, 24), *([seen] if shape else [])]
     dims = [("n", 6, 1, 32), ("n", 2, "keys", 32), ("n", 2, "keys", 24)]
@@ -49,7 +49,7 @@ def test_few_queries(agree, queries: int) -> None:
     ("shape", "is_causal"), [((9, 20), 0), ((1, 1, 20), 1), ((2, 1, 9, 20), 1), ((1, 3, 9, 20), 0)]
 )
 def test_masks(agree, shape: tuple[int, ...], is_causal: int) -> None:
-    """Of either kind; the last query of the first head may look nowhere."""
+    """Masks may be of either kind; the last query of the first head may look nowhere."""
     seen = RNG.random(shape) > 0.4
     seen[(0,) * (len(shape) - 2) + (-1,)] = False
     bias = np.where(seen, RNG.standard_normal(shape), -np.inf).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Products of what was rounded to bfloat16: exact but for the order of sums, and for what attention rounds in between."""
+"""Products of numbers rounded to bfloat16: exact but for the order of sums and for what attention rounds in between."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ TARGET = load_target("x86-64-avx512-bf16")
 
 @pytest.fixture(params=["native", "x86-64"])
 def target(request):
-    """With products of bfloat16 where this machine has them, and without."""
+    """A target with products of bfloat16, where this machine has them, and one without."""
     return load_target(request.param)
 
 
@@ -78,7 +78,7 @@ def test_what_is_no_number_stays_in_its_row(agree) -> None:
 
 @pytest.mark.parametrize("columns", [1, 7, 16, 50])
 def test_rounding(agree, columns: int) -> None:
-    """To the nearest, of two as near to the even one, and beyond the largest number to infinity; NaN stays NaN."""
+    """Numbers go to the nearest, half-way ones to the even, those beyond the largest to infinity; NaN stays NaN."""
     x = RNG.integers(0, 1 << 32, (3, 7, columns), np.uint32)
     x[0] = x[0] & 0xFFFF0000 | 0x8000
     x[np.abs(x.view(np.float32)) < 1e-37] = 0
@@ -102,7 +102,7 @@ def test_what_follows_is_rounded_where_all_that_read_it_ask_for_that(agree) -> N
 
 @pytest.mark.parametrize("name", ["gelu", "gelu by tanh", "silu"])
 def test_activations_that_are_rounded_at_once(agree, name: str) -> None:
-    """By functions that are no more exact than the rounding: near 0, where they saturate, and far beyond."""
+    """The functions are no more exact than the rounding: near 0, where they saturate, and far beyond."""
     activations = {
         "gelu": lambda op, x: op.Gelu(x),
         "gelu by tanh": lambda op, x: op.Gelu(x, approximate="tanh"),

@@ -1,4 +1,4 @@
-"""A compiler that dies ends nothing else: it is told over what, a plainer kernel takes its place, and a reproducer is left."""
+"""A compiler that dies ends nothing else: the cause is told, a plainer kernel steps in, and a reproducer is left."""
 
 import os
 import re
@@ -30,7 +30,8 @@ from planish.passes.reproducer import read_reproducer
 
 RNG = np.random.default_rng(0)
 PLANT = '''
-"""Imported by every process: where one of the modules below is imported, it asks LLVM for what no machine here has (AMX)."""
+"""Imported by every process: where one of the modules below is imported, it asks LLVM for what no machine here \
+has (AMX)."""
 
 import importlib.abc
 import importlib.util
@@ -83,7 +84,7 @@ sys.meta_path.insert(0, Plant())
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where everything is that a build leaves: its caches, its temporary files, and what is planted for compilers to find."""
+    """The folder of all that a build leaves: caches, temporary files, and what is planted for compilers to find."""
     compiler._end_all()
     for name in ("cache", "tmp", "site"):
         (tmp_path / name).mkdir()

@@ -38,7 +38,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_convolutions_of_every_kind(agree, case: str) -> None:
-    """With sizes that divide into nothing, and a batch of any number."""
+    """Sizes divide into nothing, and the batch may be any number."""
     shape, filters, attributes = CASES[case]
     weights, bias = tensor(*filters), tensor(filters[0])
 
@@ -62,7 +62,7 @@ TRANSPOSED = {
 
 @pytest.mark.parametrize("case", TRANSPOSED)
 def test_transposed_convolutions_of_every_kind(agree, case: str) -> None:
-    """With and without a bias, and with what follows them, a residual among it."""
+    """Convolutions with and without a bias, and with what follows them, a residual among it."""
     shape, filters, attributes = TRANSPOSED[case]
     weights, bias = tensor(*filters) / 3, tensor(filters[1] * attributes.get("group", 1))
 
@@ -119,7 +119,7 @@ def test_what_works_on_each_channel_alone_stays_in_blocks(agree) -> None:
 
 
 def test_means_over_images_are_pools(agree, make_graph, target) -> None:
-    """With the axes kept or not; means over something else stay sums."""
+    """The axes may be kept or not; means over something else stay sums."""
 
     def build(op, x):
         y = op.Conv(x, tensor(35, 3, 3, 3))
@@ -138,7 +138,7 @@ def test_means_over_images_are_pools(agree, make_graph, target) -> None:
 
 
 def test_normalization_by_constants(agree) -> None:
-    """In front of what isn't a convolution, with what follows; NaN in one image stays there."""
+    """Normalization before what isn't a convolution, with what follows; NaN in one image stays there."""
     scale, bias, mean, variance = (tensor(21) for _ in range(4))
 
     def build(op, x):
@@ -178,7 +178,7 @@ def test_what_follows_a_convolution_is_done_in_its_kernel(agree) -> None:
 
 @pytest.mark.parametrize("name", ["x86-64", "x86-64-avx2", "x86-64-avx512", "aarch64"])
 def test_narrower_vectors_give_the_same(make_graph, target, tmp_path, name: str) -> None:
-    """On machines that are built for, if this is such a one."""
+    """What is built for narrower machines runs on this one, if it has their instructions."""
     other = load_target(name)
     if other.architecture != target.architecture or not other.features <= target.features:
         pytest.skip(f"this machine can't run what is built for {name}")

@@ -87,7 +87,7 @@ CPUS = {
     "neoverse-n1 without dot products": ["first layers"],
     "m1": ["products by 4 bits"],
 }
-"""For each of some, the graphs whose kernels differ by what it hides."""
+"""Graphs, for some CPUs, whose kernels differ by what the CPU hides."""
 
 
 @pytest.mark.parametrize("name", CPUS)
@@ -110,7 +110,7 @@ def test_a_foreign_instruction_is_found(built_for, claimed, case, missing, targe
 
 
 def test_graphs_ask_for_every_kernel_and_every_element(target_of) -> None:
-    """On a CPU that has all there is: those of the list are what templates write."""
+    """The CPU has all there is; kernels of the list are what templates write."""
     target = target_of(descriptions()["zen5"])
     for template in templates().values():
         template.cache_clear()

@@ -9,7 +9,7 @@ SCORES = RNG.integers(0, 5, (2, 3, 12)).astype(np.float32) / 4
 
 @pytest.mark.parametrize("center", [0, 1])
 def test_boxes_that_overlap_are_suppressed(agree, center: int) -> None:
-    """Of equal scores the first comes first; boxes of no area, no limit, and limits and thresholds from data."""
+    """The first of equal scores comes first; boxes of no area, no limit, and limits and thresholds from data."""
 
     def build(op, boxes, scores, limit, overlap, threshold):
         given = [(limit, overlap, threshold), (limit, overlap), (np.array([2]), np.float32([0.9]), np.float32([0.5]))]

@@ -51,7 +51,7 @@ TARGETS = {
 
 @pytest.fixture
 def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """While this lasts, templates write AArch64's instruction by its definition: sums, and the four products of each."""
+    """Let templates write AArch64's instruction by its definition meanwhile: sums, and the four products of each."""
     number, call = T.llvm_lookup_intrinsic_id(DOTPROD), T.call_llvm_pure_intrin
 
     def spelled_out(instruction: int, *operands: tirx.Expr, dtype: str) -> tirx.Expr:
@@ -74,7 +74,7 @@ def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(params=TARGETS)
 def agree_on(request, dotprod_spelled_out, tmp_path) -> Callable[..., None]:
-    """A check that a graph, lowered for another machine and compiled for this one, gives the same as the interpreter."""
+    """A check that a graph lowered for another machine and compiled for this one gives what the interpreter does."""
     target, native = load_target(request.param), load_target("native")
     form, needed = TARGETS[request.param]
     if native.architecture != "x86_64" or not needed <= native.features:
@@ -100,7 +100,7 @@ def agree_on(request, dotprod_spelled_out, tmp_path) -> Callable[..., None]:
 
 @pytest.mark.parametrize("most", [63, 127])
 def test_products_are_exact(agree_on, most: int) -> None:
-    """On grids that are known, found for all rows, and none; with steps and columns beyond whole runs and tiles."""
+    """Grids are known, found for all rows, or none; steps and columns go beyond whole runs and tiles."""
 
     def build(op, x):
         results = []

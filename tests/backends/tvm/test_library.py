@@ -63,7 +63,7 @@ def test_a_kernel_is_compiled_once(graph, make_graph, cache, target, tmp_path, m
 
 
 def test_a_kernel_that_llvm_spoils_is_optimized_less(graph, cache, target, tmp_path, monkeypatch) -> None:
-    """As LLVM 22 does with means of pools for an Alder Lake: it writes uses of values that aren't defined there."""
+    """LLVM 22 spoils means of pools for an Alder Lake: it writes uses of values that aren't defined there."""
     compile = tvm.tirx.build
 
     def spoiling(module, target):

@@ -1,4 +1,4 @@
-"""What LLVM is told of a machine: its instruction sets, no more and no fewer, whatever its CPU's name would bring along."""
+"""What LLVM is told of a machine: exactly its instruction sets, whatever its CPU's name would bring along."""
 
 from dataclasses import replace
 

@@ -61,7 +61,10 @@ def test_products_of_any_size(agree, rows: int, blocks: int, columns: int, block
 
 
 def test_rows_of_every_size_and_what_is_no_number(agree) -> None:
-    """Blocks of zeros, subnormal and huge numbers are as exact as those around 1, to the size of their largest; what isn't finite spoils its row alone."""
+    """Blocks of zeros, subnormal and huge numbers are as exact, relative to their largest, as those around 1.
+
+    What isn't finite spoils its row alone.
+    """
     weight = weights(64, 20, 32)
     x = normal(8, 64) * np.float32([1, 1e-30, 1e-39, 1e30, 0, 1, 1, 1])[:, None]
     x[5, :32] *= np.exp(normal(32))

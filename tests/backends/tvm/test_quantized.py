@@ -203,7 +203,7 @@ POOLS = {
     ],
 )
 def test_pools_of_bytes(agree, case: str, zero_point, channels: int) -> None:
-    """On the grid that they came from, on another one, and read in float32 as well."""
+    """Results lie on the grid that bytes came from, on another one, and are read in float32 as well."""
 
     def build(op, x):
         x = op.DequantizeLinear(x, EIGHTH, zero_point)
@@ -223,7 +223,7 @@ def test_pools_of_bytes(agree, case: str, zero_point, channels: int) -> None:
 
 
 def test_elementwise_between_bytes(agree) -> None:
-    """Of images of one shape, numbers by channel, and what reads or writes no bytes."""
+    """Images of one shape, with numbers by channel, and with what reads or writes no bytes."""
     row = RNG.random((21, 1, 1), np.float32)
 
     def build(op, x, y, gate):
@@ -297,7 +297,7 @@ def test_convolutions_of_bytes_of_any_shape(
 
 
 def test_a_quantized_network_stays_in_bytes(target) -> None:
-    """As `quantize` writes it: nothing that is as large as an image is anything but bytes between its layers."""
+    """The network is as `quantize` writes it: what is as large as an image is bytes alone between layers."""
     network = nn.Sequential(
         nn.Conv2d(3, 24, 3, stride=2, padding=1),
         nn.ReLU(),

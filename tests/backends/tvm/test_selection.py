@@ -44,7 +44,7 @@ def test_what_nothing_is_written_to(agree) -> None:
 
 
 def test_the_first_of_what_data_tells(agree) -> None:
-    """Of fewer than are wanted all are taken: the bounds are known, but the size isn't."""
+    """All are taken where there are fewer than wanted: the bounds are known, but the size isn't."""
 
     def build(op, x):
         places = op.Reshape(op.NonZero(x), np.array([-1]))

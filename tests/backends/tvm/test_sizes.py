@@ -21,7 +21,7 @@ def test_shapes_that_are_computed(agree) -> None:
 
 
 def test_the_first_of_sorted_elements(agree) -> None:
-    """As many as data says, and of equal elements in their order; unsigned numbers beyond the signed ones."""
+    """Data says how many; equal elements keep their order; unsigned numbers go beyond the signed ones."""
     large = np.array([1, 2**63 + 1, 5, 2**64 - 1, 2**63], np.uint64)
 
     def build(op, x, large, count):
@@ -81,7 +81,7 @@ def test_a_shape_of_another_number_of_elements_is_refused(make_graph, target, tm
 
 @pytest.mark.parametrize(("bounds", "least"), [(([0], [16]), 16), (([-3], [10**9]), 3), (([2], [-2]), 2)])
 def test_a_slice_beyond_the_end_is_refused(make_graph, target, tmp_path, bounds, least) -> None:
-    """Its type takes small bounds to lie inside of an axis whose size is symbolic."""
+    """The type of a slice takes small bounds to lie inside of an axis whose size is symbolic."""
     graph = make_graph(lambda op, x: op.Slice(op.Neg(x), *bounds, [1]), 2, "length")
     write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
     executable, x = load(tmp_path / "dist"), np.arange(40, dtype=np.float32).reshape(2, 20)

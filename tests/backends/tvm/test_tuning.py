@@ -62,7 +62,7 @@ def database(target: Target, folder: Path, key: str, parameters: Mapping[str, in
 
 @pytest.fixture
 def built(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Compiles a graph by a file, holds it to the interpreter, and says what is compiled for it and what its manifest says."""
+    """Compiles a graph by a file, holds it to the interpreter, and returns its kernels' names and the manifest."""
 
     def build(graph: Graph, file: Path, x: np.ndarray) -> tuple[set[str], Mapping]:
         monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
@@ -168,7 +168,7 @@ def test_what_is_not_there_or_not_for_it(tmp_path) -> None:
 
 
 def test_what_is_found_is_one_of_the_ways(make_graph, target, monkeypatch) -> None:
-    """Of symbolic sizes too; kernels that are known and that there is no time for are left out."""
+    """Sizes may be symbolic; kernels that are known, or that there is no time for, are left out."""
     monkeypatch.setattr(tuning, "_LEAST_SHARE", 0.0)  # however long a busy machine takes for one of them
     narrow = tensor(64, 16)
 

@@ -41,7 +41,7 @@ def square(size: int, channels: int, filters: int, *, groups: int = 1, stride: i
 
 
 def convolved(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, pads: tuple[int, int, int, int]) -> np.ndarray:
-    """In float64."""
+    """The convolution in float64."""
     top, left, bottom, right = pads
     padded = torch.nn.functional.pad(torch.from_numpy(x).double(), (left, right, top, bottom))
     return torch.nn.functional.conv2d(
@@ -58,7 +58,7 @@ def test_transforms_make_sums_of_shifted_products(side: int) -> None:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[int, Convolution, Plan]:
-    """Images and a convolution of them: channels fill no block, tiles reach beyond images, and runs of tiles overlap."""
+    """Images and their convolution: channels fill no block, tiles reach beyond images, and runs of tiles overlap."""
     image, pads = draw(st.tuples(*[st.integers(1, 15)] * 2)), draw(st.tuples(*[st.integers(1, 3)] * 4))
     result = tuple(size + pads[axis] + pads[2 + axis] - 2 for axis, size in enumerate(image))
     side, blocks, panels = (draw(st.sampled_from(sizes)) for sizes in ((2, 4), (1, 2), (1, 2)))
@@ -96,7 +96,7 @@ def test_any_plan_gives_the_convolution_and_what_follows(case: tuple[int, Convol
 
 
 def test_it_is_taken_where_it_saves_time() -> None:
-    """Large tiles where there are many pixels, small ones where weights are many, and neither where there is little to save."""
+    """Large tiles for many pixels, small ones for many weights, and neither where there is little to save."""
 
     def side(size: int, channels: int, machine: Machine = MACHINE, **others: int) -> int | None:
         way = ways(square(size, channels, channels, **others), machine)[0]
@@ -136,7 +136,7 @@ def test_what_is_not_finite_stays_within_its_tiles(make_graph, target, tmp_path)
 
 
 def test_errors_are_small_beside_the_results(make_graph, target, tmp_path) -> None:
-    """Of sums of 1152 products, a few of the last bits: twice what summing in order loses."""
+    """Sums of 1152 products lose a few of their last bits: twice what summing in order loses."""
     weights = tensor(128, 128, 3, 3) * np.float32((2 / 1152) ** 0.5)
     graph = make_graph(lambda op, x: op.Conv(x, weights, pads=(1, 1, 1, 1)), 1, 128, 28, 28)
     write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)

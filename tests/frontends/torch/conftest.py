@@ -1,4 +1,4 @@
-"""Lowerings are tested by families: one module returns the results of many functions, since a trace costs more than a run."""
+"""Lowerings are tested by families: one module returns many functions' results, since a trace costs more than a run."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -43,7 +43,7 @@ class Every(nn.Module):
 def check_outputs(
     graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...], executable: Executable | None = None
 ) -> None:
-    """Hold a graph's outputs to the module's: their number, types, shapes and values, and those of what was made of it."""
+    """Hold the outputs of a graph, and of what was made of it, to the module's: number, types, shapes and values."""
     with torch.no_grad():
         expected = pytree.tree_leaves_with_path(module(*inputs))
     fed = {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, inputs, strict=True)}
@@ -72,7 +72,8 @@ def one_thread() -> None:
 def holds() -> Callable[..., Graph]:
     """A check of functions: traced with a batch of fixed or symbolic size, they compute what they compute in torch.
 
-    The graph must also be well formed, read back from its text as it is, and run in ONNX Runtime unless `runs` is false.
+    The graph must also be well formed, read back from its text as it is, and run in ONNX Runtime unless `runs` is
+    false.
     """
 
     def check(functions: Functions, inputs: Inputs, is_symbolic: bool, *, runs: bool = True) -> Graph:

@@ -21,7 +21,7 @@ CONSTANTS = "data/constants/model_constants_config.json"
 
 
 class Thrice(nn.Linear):
-    """Its result has a size that is computed."""
+    """A layer whose result has a size that is computed."""
 
     def __init__(self) -> None:
         super().__init__(4, 3)

@@ -19,7 +19,7 @@ def functions(home: object, names: str) -> dict[str, Function]:
 
 
 def small(batch: int) -> tuple[Tensor, ...]:
-    """From 0.1 to 0.9, where every function is defined."""
+    """Numbers from 0.1 to 0.9, where every function is defined."""
     return (torch.rand(batch, 4, 5) * 0.8 + 0.1,)
 
 

@@ -19,7 +19,7 @@ def inputs(batch: int) -> tuple[Tensor, ...]:
 
 
 def holes(x: Tensor) -> Tensor:
-    """With NaN among the numbers of some rows, and one row without a number."""
+    """Numbers with NaN among those of some rows, and one row without a number."""
     y = x.clone()
     y[0, 0, 1] = math.nan
     y[:, 1] = math.nan

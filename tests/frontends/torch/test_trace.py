@@ -1,4 +1,4 @@
-"""From a module to a graph: names, places and weights as the user knows them, and a clear word where it can't be done."""
+"""From a module to a graph: names, places and weights as the user knows them, and a clear word where that fails."""
 
 import inspect
 from collections.abc import Callable

@@ -114,7 +114,8 @@ def test_what_is_claimed_of_truths_holds() -> None:
     made = [op(operator, one, other) for operator in ("And", "Or") for one, other in pairs]
     made += [op.Where(one, x, y) for one in (*truths, *map(op.Not, truths)) for x in floats for y in floats]
     made += [op.Cast(one, to=DType.float32) for one in truths]
-    made += [op.Trilu(op.Expand(one, [3, 3]), op.constant(offset), upper=upper) for one in truths for offset in (-1, 0, 1) for upper in (0, 1)]  # fmt: skip
+    made += [op.Trilu(op.Expand(one, [3, 3]), op.constant(offset), upper=upper) for one in truths
+             for offset in (-1, 0, 1) for upper in (0, 1)]  # fmt: skip
     claims_of(*made, graph=graph)
 
 
@@ -132,7 +133,8 @@ def test_masks_of_models() -> None:
         "causal": op.Where(triangle, scores, never),
         "closed by its negation": op.Where(op.Not(triangle), never, scores),
         "causal, added": op.Add(scores, op.Where(triangle, op.constant(0.0), never)),
-        "causal, made at run time": op.Where(op.Trilu(op.Expand(op.constant(np.ones((1, 1), bool)), [3, 3]), upper=0), scores, never),
+        "causal, made at run time": op.Where(op.Trilu(op.Expand(op.constant(np.ones((1, 1), bool)), [3, 3]), upper=0),
+                                             scores, never),
         "an input, by a finite number": op.Add(scores, op.Where(mask, op.constant(0.0), least)),
         "an input and the diagonal": op.Where(op.Or(mask, op.constant(np.eye(3, dtype=bool))), scores, never),
         "no longer infinite": op.Max(op.Where(mask, scores, never), least),

@@ -1,4 +1,4 @@
-"""Conversions between element types: the nearest there is, bit for bit, for every number that could show a difference."""
+"""Conversions between element types: the nearest there is, bit for bit, for all numbers that could differ."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_integers_lose_their_higher_bits(source: DType, to: DType) -> None:
 )
 @pytest.mark.parametrize("source", [DType.float32, DType.float64, DType.bfloat16], ids=str)
 def test_powers_of_two_round_as_they_are_told(source: DType, saturate: bool, round_mode: str, codes: list[int]) -> None:
-    """By the table of the standard: 0 and what is negative count as too small, infinity as too large."""
+    """The standard's table is followed: 0 and what is negative count as too small, infinity as too large."""
     numbers = [-1, 0, 2**-128, 2**-127, 1.5 * 2**-127, 1, 1.25, 1.5, 1.75, 2.0**127, 1.5 * 2**127, np.inf, np.nan]
     array = np.array(numbers).astype(source.numpy)
     assert converted(array, POWERS, saturate=saturate, round_mode=round_mode).view(np.uint8).tolist() == codes

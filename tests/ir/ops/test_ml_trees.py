@@ -97,7 +97,8 @@ def test_regressors(seed: int, tmp_path: Any) -> None:
     nodes, count = forest(generator, int(generator.integers(1, 6))), int(generator.integers(1, 4))
     attributes = {
         **nodes,
-        **weights(generator, nodes, sorted(generator.choice(count, max(1, count - 1), replace=False).tolist()), "target", -0.5),
+        **weights(generator, nodes, sorted(generator.choice(count, max(1, count - 1), replace=False).tolist()),
+                  "target", -0.5),
         "n_targets": count,
         "aggregate_function": str(generator.choice(["SUM", "AVERAGE", "MIN", "MAX"])),
         "post_transform": str(generator.choice(["NONE", "LOGISTIC", "SOFTMAX"])),

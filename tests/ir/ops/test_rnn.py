@@ -77,7 +77,7 @@ def test_layers_are_those_of_torch(operator: str, directions: int) -> None:
 )
 @pytest.mark.parametrize("lengths", [None, [5, 2, 3]])
 def test_layers_are_those_of_onnx_runtime(operator: str, attributes: dict[str, Any], lengths: list[int] | None) -> None:
-    """With sequences of several lengths, in both directions, and with activations, clipping and peepholes."""
+    """Sequences have several lengths; layers have both directions, activations, clipping and peepholes."""
     given = inputs(operator, 2)
     given[4] = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
     if operator == "LSTM":

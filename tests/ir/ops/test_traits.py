@@ -140,7 +140,7 @@ def test_reshaping_operators_keep_the_order(cases: dict[str, list[Fragment]]) ->
 
 
 def test_nobody_keeps_a_list_of_operators_that_have_something_in_common() -> None:
-    """Such a list drifts: of the functions that act on each element, ten were missing in one, and channels around them stayed."""
+    """Lists drift: one lacked ten of the functions that act on each element, and channels around them stayed."""
     found = {path for path, names in _lists() if len(names & operators().keys()) > 2}
     assert found == LISTED.keys()
 

@@ -52,8 +52,10 @@ def test_a_guard_of_rows_that_are_open_goes(becomes, parts: dict[str, str]) -> N
     "parts",
     [
         {"mask": "", "never": "-inf", "inputs": ", %mask: bool[2, 1, 3]", "bias": "2, 1, 3"},
-        {"mask": TRIANGLE.replace("triangle", "mask").replace("[true, f", "[false, f"), "never": "-inf", "inputs": "", "bias": "3, 3"},
-        {"mask": f"{TRIANGLE} %mask: bool[2, 3, 3] = And(%triangle, %m)", "never": "-inf", "inputs": ", %m: bool[2, 1, 3]", "bias": "2, 3, 3"},
+        {"mask": TRIANGLE.replace("triangle", "mask").replace("[true, f", "[false, f"), "never": "-inf", "inputs": "",
+         "bias": "3, 3"},
+        {"mask": f"{TRIANGLE} %mask: bool[2, 3, 3] = And(%triangle, %m)", "never": "-inf",
+         "inputs": ", %m: bool[2, 1, 3]", "bias": "2, 3, 3"},
     ],
     ids=["an input", "a triangle without its diagonal", "an input and causal"],
 )  # fmt: skip
@@ -72,7 +74,8 @@ def test_a_choice_by_the_mask_goes_as_well(becomes) -> None:
     ("parts", "misses"),
     [
         ({"inputs": ", %mask: bool[2, 1, 3]", "mask": ""}, 1),
-        ({"axis": "1", "mask": "const %mask: bool[3, 3] = [true, true, false, true, true, false, true, true, false]"}, 1),
+        ({"axis": "1", "mask": "const %mask: bool[3, 3] = [true, true, false, true, true, false, true, true, false]"},
+         1),
         ({"never": "-100.0"}, 0),
         ({"guard": CHOICE.replace("%zero", "%never")}, 0),
     ],

@@ -1,4 +1,4 @@
-"""What depends on constants alone is computed now, unless it would swell the model, is random, or is how a weight is kept."""
+"""What depends on constants alone is computed, unless it swells the model, is random, or is how a weight is kept."""
 
 import numpy as np
 import pytest

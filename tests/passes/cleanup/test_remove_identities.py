@@ -370,14 +370,17 @@ def test_places_of_an_axis_stay_where_others_are_transposed(stays, gather: str) 
 
 
 def test_a_cast_to_the_type_that_is_there_goes(becomes) -> None:
-    before = "(%x: float32[2], %like: float32[]) { %c: float32[2] = CastLike(%x, %like) %y: float32[2] = Relu(%c) return y = %y }"
+    before = (
+        "(%x: float32[2], %like: float32[]) { %c: float32[2] = CastLike(%x, %like) %y: float32[2] = Relu(%c) "
+        "return y = %y }"
+    )
     becomes(
         "remove-identities", before, "(%x: float32[2], %like: float32[]) { %y: float32[2] = Relu(%x) return y = %y }"
     )
 
 
 def test_a_reshape_that_is_not_rewritten_after_all_leaves_nothing_behind(graph_of, context) -> None:
-    """The size in the middle is told by data: what inference finds for one reshape instead of two is another expression."""
+    """Data tell the size in the middle, so inference finds another expression for one reshape than for two."""
     graph = graph_of(
         """(%x: float32[2, 2], %to: int64[2]) {
           const %flat: int64[1] = [-1]
@@ -397,13 +400,15 @@ def test_a_reshape_that_is_not_rewritten_after_all_leaves_nothing_behind(graph_o
         # a transpose under which the elements keep their places is one of the reshapes in the row
         ("float32[2, 3]",
          ("const %s: int64[4] = [2, 3, 1, 1] const %t: int64[2] = [3, 2] %a: float32[2, 3, 1, 1] = Reshape(%x, %s) "
-          "%b: float32[2, 1, 1, 3] = Transpose(%a) {perm = [0, 2, 3, 1]} %z: float32[3, 2] = Reshape(%b, %t) return z = %z"),
+          "%b: float32[2, 1, 1, 3] = Transpose(%a) {perm = [0, 2, 3, 1]} "
+          "%z: float32[3, 2] = Reshape(%b, %t) return z = %z"),
          ("const %constant_1: int64[2] = [3, 2] "
           "%reshape_1: float32[3, 2] = Reshape(%x, %constant_1) return z = %reshape_1")),
         ("float32[2, 3]",
          ("const %s: int64[3] = [2, 1, 3] %a: float32[2, 1, 3] = Reshape(%x, %s) "
           "%z: float32[1, 2, 3] = Transpose(%a) {perm = [1, 0, 2]} return z = %z"),
-         "const %constant: int64[3] = [1, 2, 3] %reshape: float32[1, 2, 3] = Reshape(%x, %constant) return z = %reshape"),
+         ("const %constant: int64[3] = [1, 2, 3] %reshape: float32[1, 2, 3] = Reshape(%x, %constant) "
+          "return z = %reshape")),
         # all places of an axis in their order: torch's as_strided
         ("float32[6]",
          "const %i: int64[2, 3] = [0, 1, 2, 3, 4, 5] %z: float32[2, 3] = Gather(%x, %i) return z = %z",
@@ -414,7 +419,8 @@ def test_a_reshape_that_is_not_rewritten_after_all_leaves_nothing_behind(graph_o
          "%z: float32[1, 6] = Relu(%x) return z = %z"),
         # an operand is expanded by its reader as well
         ("float32[2, 3]",
-         ("const %s: int64[2] = [2, 3] const %zero: int64[1] = [0] %a: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
+         ("const %s: int64[2] = [2, 3] const %zero: int64[1] = [0] "
+          "%a: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
           "%b: float32[2, 3] = Expand(%a, %s) %z: float32[2, 3] = Div(%x, %b) return z = %z"),
          ("const %zero: int64[1] = [0] %a: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
           "%z: float32[2, 3] = Div(%x, %a) return z = %z")),
@@ -444,8 +450,10 @@ def test_rows_that_do_as_much_as_one(becomes, type: str, before: str, after: str
         "const %s: int64[3] = [2, 1, 3] %a: float32[2, 2, 3] = Expand(%x, %s) %z: float32[2, 2, 3] = Add(%a, %x)",
         "const %s: int64[3] = [2, 1, 3] %a: float32[2, 2, 3] = Expand(%x, %s) %z: float32[2, 2, 3] = Mul(%a, %a)",
         (
-            "const %s: int64[2] = [2, 3] const %zero: int64[1] = [0] %m: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
-            "%a: float32[2, 3] = Expand(%m, %s) %b: float32[2, 3] = Add(%x, %a) %z: float32[2, 6] = Concat(%a, %b) {axis = 1}"
+            "const %s: int64[2] = [2, 3] const %zero: int64[1] = [0] "
+            "%m: float32[3] = ReduceMax(%x, %zero) {keepdims = 0} "
+            "%a: float32[2, 3] = Expand(%m, %s) %b: float32[2, 3] = Add(%x, %a) "
+            "%z: float32[2, 6] = Concat(%a, %b) {axis = 1}"
         ),
         # other axes, or something else reads it
         "%a: float32[4, 3] = Concat(%x, %x) {axis = 0} %z: float32[4, 6] = Concat(%a, %a) {axis = 1}",

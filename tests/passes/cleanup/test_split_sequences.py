@@ -53,5 +53,8 @@ def test_parts_of_one_size(becomes) -> None:
 def test_a_sequence_that_is_read_otherwise_stays(stays, rest: str) -> None:
     stays(
         "split-sequences",
-        f"{HEAD} %s: sequence(float32[2, {size_called('two', 'part')}]) = SplitToSequence(%x, %two) {{axis = 1}} {rest} }}",
+        (
+            f"{HEAD} %s: sequence(float32[2, {size_called('two', 'part')}]) = SplitToSequence(%x, %two) {{axis = 1}} "
+            f"{rest} }}"
+        ),
     )

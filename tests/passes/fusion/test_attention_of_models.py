@@ -1,4 +1,4 @@
-"""Attention is found in every layer of the architectures that people use, as torch.export gives them, and computes the same."""
+"""Attention is found in every layer of widespread architectures, as torch.export gives them, and computes the same."""
 
 from collections import Counter
 from collections.abc import Callable

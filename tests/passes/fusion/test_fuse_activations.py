@@ -1,4 +1,4 @@
-"""Activations that exporters spell out are recognised, in every order of their operands, and only with their constants."""
+"""Activations that exporters spell out are recognised in every order of operands, and only with their constants."""
 
 import pytest
 

@@ -14,20 +14,29 @@ CONSTANTS = {
     "never": "float32[] = -inf",
     "lowest": "float32[] = -3.4028234663852886e38",
     "low": "float32[] = -10000.0",
-    "ahead": "bool[4, 5] = [true, false, true, true, true, true, true, true, true, true, false, false, false, false, true, true, true, true, true, true]",
-    "none": "bool[4, 5] = [true, false, true, true, true, false, false, false, false, false, true, true, true, true, true, true, true, true, true, true]",
+    "ahead": (
+        "bool[4, 5] = [true, false, true, true, true, true, true, true, true, true, "
+        "false, false, false, false, true, true, true, true, true, true]"
+    ),
+    "none": (
+        "bool[4, 5] = [true, false, true, true, true, false, false, false, false, false, true, true, true, true, "
+        "true, true, true, true, true, true]"
+    ),
 }
 
 
 def graph(lines: str, *, keys: str = "%k", more: str = "") -> str:
-    """Products with lines between them that make `%w` of `%s`; a bias and masks are inputs, constants as they are named."""
+    """Products with lines between them that make `%w` of `%s`; a bias and masks are inputs, `CONSTANTS` constants."""
     body = f"""%t: float32[2, 3, 8, 5] = Transpose({keys}) {{perm = [0, 1, 3, 2]}}
       {lines}
       %y: {HEADS} = MatMul(%w, %v)"""
     named = "".join(f"const %{name}: {text}\n" for name, text in CONSTANTS.items() if f"%{name}" in body)
     masks = {"b": "float32[3, 4, 5]", "m": "float32[2, 1, 1, 5]", "seen": "bool[2, 1, 4, 5]"}
     given = "".join(f", %{name}: {type}" for name, type in masks.items() if f"%{name})" in body or f"%{name}," in body)
-    return f"(%q: {HEADS}, %k: float32[2, 3, 5, 8], %v: float32[2, 3, 5, 8]{given}{more}) {{\n{named}{body}\nreturn y = %y\n}}"
+    return (
+        f"(%q: {HEADS}, %k: float32[2, 3, 5, 8], %v: float32[2, 3, 5, 8]{given}{more}) {{\n{named}{body}\n"
+        f"return y = %y\n}}"
+    )
 
 
 def fused(graph_of, context, feeds_of, text: str) -> dict[str, object] | None:
@@ -98,7 +107,10 @@ def test_a_scale_stands_anywhere(graph_of, context, feeds_of, lines: str, attrib
 def test_masks_are_added_or_choose(graph_of, context, feeds_of, masked: str, guard: str) -> None:
     guards = {
         "": f"%w: {SCORES} = Softmax(%n) {{axis = -1}}",
-        "nan": f"%p: {SCORES} = Softmax(%n) {{axis = -1}}\n%e: bool[2, 3, 4, 5] = IsNaN(%p)\n%w: {SCORES} = Where(%e, %zero, %p)",
+        "nan": (
+            f"%p: {SCORES} = Softmax(%n) {{axis = -1}}\n%e: bool[2, 3, 4, 5] = IsNaN(%p)\n"
+            f"%w: {SCORES} = Where(%e, %zero, %p)"
+        ),
         "seen": f"%p: {SCORES} = Softmax(%n) {{axis = -1}}\n%w: {SCORES} = Where(%seen, %p, %zero)",
         "closed": f"%p: {SCORES} = Softmax(%n) {{axis = -1}}\n%w: {SCORES} = Where(%seen, %zero, %p)",
     }

@@ -48,7 +48,7 @@ def test_into_a_convolution_without_bias(becomes) -> None:
 
 
 def test_into_a_transposed_convolution(becomes) -> None:
-    """Its weight has the output channels second."""
+    """The weight of a transposed convolution has the output channels second."""
     before = f"""(%x: float32[1, 1, 2]) {{
       const %w: float32[1, 2, 2] = [1.0, 2.0, 3.0, 4.0]
       {NORM.replace("[3.75, 0.75]", "[0.75, 3.75]")}

@@ -101,7 +101,7 @@ def test_a_convolution_read_twice_stays(stays) -> None:
 
 
 def test_a_quantized_weight_stays_quantized(stays) -> None:
-    """Its constant is what it is dequantized from, which the bias must not touch."""
+    """The constant is what the weight is dequantized from, and the bias must not touch it."""
     stays(
         "fuse-bias",
         """(%x: float32[1, 2, 2]) {

@@ -24,7 +24,8 @@ DEFAULTS = {
 FUSED = """(%x: float32[batch, 8, 3, width]) {
   const %c_1: float32[8] = [1.0, 2.0, 3.0, 4.0, 15.0, 18.0, 21.0, 24.0]
   const %c_2: float32[8] = [1.0, 2.0, 3.0, 4.0, 10.0, 12.0, 14.0, 16.0]
-  %groupnormalization: float32[batch, 8, 3, width] = GroupNormalization(%x, %c_1, %c_2) {epsilon = 0.25, num_groups = 2} @ "norm"
+  %groupnormalization: float32[batch, 8, 3, width] = GroupNormalization(%x, %c_1, %c_2)\
+ {epsilon = 0.25, num_groups = 2} @ "norm"
   return y = %groupnormalization
 }"""
 
@@ -62,11 +63,15 @@ def test_groups_of_one_channel_are_instances(graph_of, context) -> None:
 @pytest.mark.parametrize(
     ("changes", "replaced", "reason"),
     [
-        ({}, {"%x: float32[batch, 8, 3, width]) {": "%x: float32[batch, 8, 3, width], %ones: float32[2]) {", "const %ones: float32[2] = [1.0, 3.0]": ""},
+        ({}, {"%x: float32[batch, 8, 3, width]) {": "%x: float32[batch, 8, 3, width], %ones: float32[2]) {",
+              "const %ones: float32[2] = [1.0, 3.0]": ""},
          "its scales or biases are not constant"),
-        ({}, {"const %shape: int64[4] = [0, 8, 3, -1]": "%shape: int64[4] = Shape(%x)", "const %flat: int64[3] = [0, 2, -1]": "const %flat: int64[3] = [-1, 2, 36]", "[batch, 2, 12 * width]": "[batch * width // 3, 2, 36]"},
+        ({}, {"const %shape: int64[4] = [0, 8, 3, -1]": "%shape: int64[4] = Shape(%x)",
+              "const %flat: int64[3] = [0, 2, -1]": "const %flat: int64[3] = [-1, 2, 36]",
+              "[batch, 2, 12 * width]": "[batch * width // 3, 2, 36]"},
          "what it normalises are no groups of channels"),
-        ({}, {"[0, 8, 3, -1]": "[0, 8, -1, 3]", "[batch, 8, 3, width] = ": "[batch, 8, width, 3] = "}, "its input isn't an image cut into groups of channels"),
+        ({}, {"[0, 8, 3, -1]": "[0, 8, -1, 3]", "[batch, 8, 3, width] = ": "[batch, 8, width, 3] = "},
+         "its input isn't an image cut into groups of channels"),
     ],
     ids=["computed scales", "groups of other axes", "another shape"],
 )  # fmt: skip

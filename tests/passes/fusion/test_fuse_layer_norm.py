@@ -55,7 +55,8 @@ def test_layer_norm(becomes, square: str, axes: str, order: dict[str, str]) -> N
         ({"scale": "float32[3, 1] = [1, 2, 3]"}, {}, "scale or bias are not constants of the last axis"),
         (
             {},
-            {"[batch, 3, 4]) {": "[batch, 3, 4], %scale: float32[4]) {", "const %scale: float32[4] = [1.0, 2.0, 3.0, 4.0]": ""},
+            {"[batch, 3, 4]) {": "[batch, 3, 4], %scale: float32[4]) {",
+             "const %scale: float32[4] = [1.0, 2.0, 3.0, 4.0]": ""},
             "scale or bias are not constants of the last axis",
         ),
         (

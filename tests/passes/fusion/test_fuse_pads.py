@@ -9,7 +9,10 @@ CONV = "Conv(%n, %w) {strides = [2, 2]}"
 
 
 def graph(call: str, result: str, *, held: str = WIDTHS, pad: str = "Pad(%x, %p)", padded: str = PADDED) -> str:
-    weight = "const %w: float32[2, 2, 2, 2] = [1.0, 2.0, 3.0, 4.0, -1.0, 2.0, -3.0, 4.0, 0.5, 0.5, 1.0, 2.0, 3.0, -4.0, 1.0, 1.0]"
+    weight = (
+        "const %w: float32[2, 2, 2, 2] = [1.0, 2.0, 3.0, 4.0, -1.0, 2.0, -3.0, 4.0, 0.5, 0.5, "
+        "1.0, 2.0, 3.0, -4.0, 1.0, 1.0]"
+    )
     lines = f"{weight if '%w' in call else ''}\n{held}"
     return f"(%x: {X}) {{\n{lines}\n%n: {padded} = {pad}\n%y: {result} = {call}\nreturn y = %y\n}}"
 

@@ -71,7 +71,7 @@ def test_what_has_no_scale_has_one_of_ones(becomes) -> None:
       %rmsnormalization: float32[batch, 3, 4] = RMSNormalization(%x, %constant) {axis = -1, epsilon = 0.0010000000474974513} @ "norm"
       %y: float32[batch, 3, 4] = Mul(%rmsnormalization, %x) @ "norm"
       return y = %y
-    }"""
+    }"""  # noqa: E501
     assert becomes("fuse-rms-norm", before, after).counts == {"rms-norm": 1}
 
 

@@ -1,4 +1,4 @@
-"""Rotary embeddings are recognised where halves are turned by angles that both share; heads are taken apart after them."""
+"""Rotary embeddings are recognised where both halves turn by the same angles; heads are taken apart after them."""
 
 import numpy as np
 import pytest

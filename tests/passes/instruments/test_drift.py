@@ -1,4 +1,4 @@
-"""Which value moves first is told by its layer, through renamed and fused nodes, also for a pass that is found wrong."""
+"""Which value moves first is told by its layer, through renamed and fused nodes, and for a pass that is found wrong."""
 
 import io
 from dataclasses import dataclass
@@ -68,7 +68,10 @@ def told(graph_of, context):
 
 def test_what_moves_first_and_what_is_furthest(told) -> None:
     assert told(Replace(factor=1.01), *parse_pipeline("cse"), Replace("last", 1.1)) == [
-        "%matmul of second moves first, to 0.01; furthest from the source is %matmul of second, 0.01 (5 of 6 values compared)",
+        (
+            "%matmul of second moves first, to 0.01; "
+            "furthest from the source is %matmul of second, 0.01 (5 of 6 values compared)"
+        ),
         "nothing moves; furthest from the source is %matmul of second, 0.01 (5 of 6 values compared)",
         "%neg of last moves first, to 0.111; furthest from the source is %neg of last, 0.111 (5 of 7 values compared)",
     ]

@@ -44,7 +44,7 @@ def test_a_layer_of_nothing_but_weights(spelled_out) -> None:
     ],
 )
 def test_both_directions_over_sequences_of_their_own_length(spelled_out, operator: str, attributes) -> None:
-    """With states to begin with and, of an LSTM, with peepholes; the time first, or the batch."""
+    """Layers have initial states, an LSTM peepholes too; the time comes first, or the batch."""
     x, states = floats(TIME, BATCH, SIZE), [floats(2, BATCH, HIDDEN) for _ in range(1 + (operator == "LSTM"))]
     holes = [floats(2, 3 * HIDDEN)] if operator == "LSTM" else []
     shared = {"hidden_size": HIDDEN, "direction": "bidirectional", "outputs": 2 + len(holes), **attributes}

@@ -191,7 +191,7 @@ def test_a_single_row_has_one_grid():
 
 @pytest.mark.parametrize("scheme", ["int8-dynamic", "int4"])
 def test_layers_that_follow_each_other_at_once(scheme):
-    """As those of a weight that was factorized do: the second one reads what the first one was rewritten to."""
+    """Layers of a factorized weight are like this: the second one reads what the first one was rewritten to."""
     graph = Graph()
     op = Builder(graph, location=Location("dense"))
     x = graph.add_input("x", TensorType(DType.float32, (2, 64)))

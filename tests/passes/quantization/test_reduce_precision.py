@@ -49,7 +49,7 @@ def reduced(graph: Graph, target=TARGET, **options) -> PassResult:
 
 
 def factors(graph: Graph, operator: str) -> list[str]:
-    """Of the first node with an operator: where its factors come from, back to front."""
+    """Where the factors of the first node with an operator come from, back to front."""
     node = next(node for node in graph.nodes if node.operator == operator)
     chains: list[str] = []
     for value in node.inputs[: 3 if operator == "Attention" else 2]:

@@ -41,9 +41,11 @@ QUANTIZED = """(%x: float32[rows, 32]) {
   const %v.scales: float32[40, 3]
   const %v.zero_points: uint8[40, 2]
   const %v.bias: float32[40]
-  %matmulnbits: float32[rows, 48] = com.microsoft::MatMulNBits(%x, %w.codes, %w.scales, %w.zero_points) {K = 32, N = 48, accuracy_level = 4, bits = 4, block_size = 16} @ "first"
+  %matmulnbits: float32[rows, 48] = com.microsoft::MatMulNBits(%x, %w.codes, %w.scales, %w.zero_points)\
+ {K = 32, N = 48, accuracy_level = 4, bits = 4, block_size = 16} @ "first"
   %c: float32[rows, 48] = Relu(%matmulnbits) @ "first"
-  %matmulnbits_1: float32[rows, 40] = com.microsoft::MatMulNBits(%c, %v.codes, %v.scales, %v.zero_points, none, %v.bias) {K = 48, N = 40, accuracy_level = 4, bits = 4, block_size = 16} @ "second"
+  %matmulnbits_1: float32[rows, 40] = com.microsoft::MatMulNBits(%c, %v.codes, %v.scales, %v.zero_points, none,\
+ %v.bias) {K = 48, N = 40, accuracy_level = 4, bits = 4, block_size = 16} @ "second"
   %y: float32[rows, 8] = MatMul(%matmulnbits_1, %u) @ "third"
   return y = %y
 }"""

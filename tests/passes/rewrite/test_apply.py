@@ -229,7 +229,7 @@ BRANCHES = """(%b: bool[], %x: float32[2]) {{
 
 
 def test_graphs_inside_of_nodes_are_rewritten(becomes_by) -> None:
-    """With the constants of the graph around them, and where they return what isn't theirs."""
+    """They use constants of the graph around them, and may return what isn't theirs."""
     becomes_by(
         RewriteRule("halve", lambda op, x, c: op.Neg(op.Mul(op.Neg(x), op.constant(c))), lambda op, x: op.Add(x, x)),
         BRANCHES.format(

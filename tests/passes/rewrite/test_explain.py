@@ -34,9 +34,12 @@ ONE = """(%x: float32[2], %z: float32[2]) {{
 @pytest.mark.parametrize(
     ("node", "operand", "pattern", "expected"),
     [
-        ("", "%c", lambda op, x: op.Sub(op.Exp(x), 0.5), "%c is the constant 0.51 of type float32[], where the number 0.5 is wanted"),
-        ("", "%d", lambda op, x: op.Sub(op.Exp(x), 0.5), "%d is a constant of type float32[2], where the number 0.5 is wanted"),
-        ("", "%z", lambda op, x: op.Sub(op.Exp(x), op.Neg(x)), "%z is an input of the graph, where a result of Neg is wanted"),
+        ("", "%c", lambda op, x: op.Sub(op.Exp(x), 0.5),
+         "%c is the constant 0.51 of type float32[], where the number 0.5 is wanted"),
+        ("", "%d", lambda op, x: op.Sub(op.Exp(x), 0.5),
+         "%d is a constant of type float32[2], where the number 0.5 is wanted"),
+        ("", "%z", lambda op, x: op.Sub(op.Exp(x), op.Neg(x)),
+         "%z is an input of the graph, where a result of Neg is wanted"),
         (
             '%n: float32[2] = Abs(%z) @ "other"',
             "%n",
@@ -49,11 +52,13 @@ ONE = """(%x: float32[2], %z: float32[2]) {{
             lambda op, x: op.Sub(op.Exp(x), x),
             "%z is an input of the graph, where x is to be the same as elsewhere: %x is an input of the graph",
         ),
-        ("", "%z", lambda op, x, c: op.Sub(op.Exp(x), op.constant(c)), "%z is an input of the graph, where c is to be a constant"),
+        ("", "%z", lambda op, x, c: op.Sub(op.Exp(x), op.constant(c)),
+         "%z is an input of the graph, where c is to be a constant"),
         ("", "%z", lambda op, x, z: op.Sub(op.Exp(x), z, 1.0), "an input is left out, where the number 1 is wanted"),
         ("", "%z", lambda op, z: op.Sub(op.Exp(), z), "Exp at block at model.py:3 has 1 inputs"),
         ("", "%z", lambda op, x, z: op.Sub(op.Exp(x, base=2), z), "base of Exp at block at model.py:3 is None, not 2"),
-        ("", "%z", lambda op, x, z: op.Sub(op.Exp(x, outputs=2)[0], z), "Exp at block at model.py:3 has 1 outputs, not 2"),
+        ("", "%z", lambda op, x, z: op.Sub(op.Exp(x, outputs=2)[0], z),
+         "Exp at block at model.py:3 has 1 outputs, not 2"),
     ],
 )  # fmt: skip
 def test_what_differs_is_said_with_the_layer(graph_of, node: str, operand: str, pattern, expected: str) -> None:
@@ -101,7 +106,10 @@ def test_the_order_that_gets_furthest_is_told(graph_of) -> None:
 
 
 def test_other_results_are_looked_for(graph_of) -> None:
-    text = "(%x: float32[2], %z: float32[2]) {{ %a: float32[2] = Exp(%x) %n: float32[2] = Neg(%a) {} return n = %n, b = %b }}"
+    text = (
+        "(%x: float32[2], %z: float32[2]) {{ %a: float32[2] = Exp(%x) %n: float32[2] = Neg(%a) {} "
+        "return n = %n, b = %b }}"
+    )
 
     def pattern(op, x):
         return op.Neg(op.Exp(x)), op.Sub(x, 1.0)

@@ -154,7 +154,10 @@ def test_only_the_first_output_is_replaced(graph_of) -> None:
 
 
 def test_a_match_gives_its_nodes_by_operator_and_its_constants(graph_of) -> None:
-    text = "(%x: float32[2]) { const %c: float32[] = 2.0 %m: float32[2] = Mul(%x, %c) %y: float32[2] = Exp(%m) return y = %y }"
+    text = (
+        "(%x: float32[2]) { const %c: float32[] = 2.0 %m: float32[2] = Mul(%x, %c) %y: float32[2] = Exp(%m) "
+        "return y = %y }"
+    )
     (match,) = matches(graph_of(text), lambda op, x: op.Exp(op.Mul(x, 2.0)))
     assert match.node("Mul").output.name == "m"
     (match, _) = matches(graph_of(text), lambda op, a, c: op.Exp(op.Mul(a, c)))
@@ -193,7 +196,10 @@ def test_the_rest_of_a_commutative_operator_may_stand_anywhere(graph_of) -> None
 
 
 def test_a_rest_that_recurs_is_the_same_values(graph_of) -> None:
-    text = "%a: float32[4] = Concat(%x, %y) {axis = 0} %b: float32[4] = Concat(%x, %y) {axis = 0} %c: float32[4] = Sub(%a, %b)"
+    text = (
+        "%a: float32[4] = Concat(%x, %y) {axis = 0} %b: float32[4] = Concat(%x, %y) {axis = 0} "
+        "%c: float32[4] = Sub(%a, %b)"
+    )
     pattern = lambda op, r: op.Sub(op.Concat(op.rest(r)), op.Concat(op.rest(r)))  # noqa: E731
     assert len(matches(graph_of(CONCAT.format(text)), pattern)) == 1
     assert (
@@ -215,7 +221,10 @@ def test_a_constant_is_told_from_what_is_computed(graph_of) -> None:
 
 
 def test_an_optional_pattern_is_held_to_what_is_there(graph_of) -> None:
-    text = "(%x: float32[2], %e: float32[]) {{ const %c: float32[] = 6.0 %n: float32[] = Neg(%e) %y: float32[2] = Clip({}) return y = %y }}"
+    text = (
+        "(%x: float32[2], %e: float32[]) {{ const %c: float32[] = 6.0 %n: float32[] = Neg(%e) "
+        "%y: float32[2] = Clip({}) return y = %y }}"
+    )
 
     def six(op, x, low):
         return op.Clip(x, op.optional(op.Neg(low)), op.optional(6.0))
@@ -251,7 +260,10 @@ def test_an_operand_may_be_written_in_several_ways(graph_of) -> None:
 
 
 def test_attributes_are_bound_by_name_with_the_schemas_defaults(graph_of) -> None:
-    text = "(%x: float32[4, 2]) {{ %t: float32[2, 4] = Transpose(%x) {} %y: float32[2, 4] = HardSigmoid(%t) {{beta = 0.25}} return y = %y }}"
+    text = (
+        "(%x: float32[4, 2]) {{ %t: float32[2, 4] = Transpose(%x) {} "
+        "%y: float32[2, 4] = HardSigmoid(%t) {{beta = 0.25}} return y = %y }}"
+    )
 
     def pattern(op, x):
         inner = op.Transpose(x, perm=op.attribute("perm"))
@@ -266,7 +278,10 @@ def test_attributes_are_bound_by_name_with_the_schemas_defaults(graph_of) -> Non
 
 
 def test_an_attribute_that_recurs_is_the_same(graph_of) -> None:
-    text = "(%x: float32[2, 2]) {{ %a: float32[2, 2] = Softmax(%x) {{axis = {}}} %y: float32[2, 2] = LogSoftmax(%a) return y = %y }}"
+    text = (
+        "(%x: float32[2, 2]) {{ %a: float32[2, 2] = Softmax(%x) {{axis = {}}} %y: float32[2, 2] = LogSoftmax(%a) "
+        "return y = %y }}"
+    )
 
     def pattern(op, x):
         return op.LogSoftmax(op.Softmax(x, axis=op.attribute("axis")), axis=op.attribute("axis"))
@@ -347,7 +362,10 @@ def pair(op, x, v, w):
     [
         ("%a: float32[2, 2] = MatMul(%x, %v) %b: float32[2, 2] = MatMul(%x, %w) return a = %a, b = %b", "b"),
         (
-            "%a: float32[2, 2] = MatMul(%x, %v) %r: float32[2, 2] = Relu(%a) %b: float32[2, 2] = MatMul(%x, %w) return b = %b",
+            (
+                "%a: float32[2, 2] = MatMul(%x, %v) %r: float32[2, 2] = Relu(%a) %b: float32[2, 2] = MatMul(%x, %w) "
+                "return b = %b"
+            ),
             "r",
         ),
         ("%a: float32[2, 2] = MatMul(%x, %v) %b: float32[2, 2] = MatMul(%z, %w) return a = %a, b = %b", ""),
@@ -366,7 +384,10 @@ def test_several_results_are_replaced_before_who_reads_them(graph_of, nodes: str
     "nodes",
     [
         "%r: float32[2, 2] = Relu(%a) %b: float32[2, 2] = Mul(%r, %w) return b = %b",
-        "%r: float32[2, 2] = Relu(%a) %s: float32[2, 2] = Exp(%x) %b: float32[2, 2] = Mul(%s, %w) return r = %r, b = %b",
+        (
+            "%r: float32[2, 2] = Relu(%a) %s: float32[2, 2] = Exp(%x) %b: float32[2, 2] = Mul(%s, %w) "
+            "return r = %r, b = %b"
+        ),
     ],
 )
 def test_results_without_a_place_between_inputs_and_readers_are_no_match(graph_of, nodes: str) -> None:

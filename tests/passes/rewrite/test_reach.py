@@ -1,4 +1,4 @@
-"""After a replacement nodes are tried again where a pattern may match anew: there, and nowhere else."""
+"""Nodes are tried again after a replacement where a pattern may match anew: there, and nowhere else."""
 
 from collections.abc import Callable
 
