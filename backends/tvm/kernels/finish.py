@@ -23,7 +23,7 @@ def operand_images(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
 
 
 def seen(buffer: Any, shape: Sequence[Any]) -> Any:
-    """View a kernel's argument as its code reads it: as images of a shape, with bfloat16 as bits."""
+    """View a kernel's argument as its code reads it: as images of a shape, with bfloat16 held as bits."""
     return T.decl_buffer(shape, stored_as(str(buffer.dtype)), data=buffer.data)
 
 
@@ -56,7 +56,7 @@ class Finish:
         return self.epilogue.applied(vector, load)
 
     def store(self, y: Any, vectors: Sequence[Sequence[Any]], place: tuple[Any, Any, Any, Any], lanes: int) -> None:
-        """Emit and store the epilogue of a tile's vectors, given by column and block; long code goes into loops."""
+        """Emit and store the epilogue of a tile's vectors, given by column and block: in loops if its code is long."""
         image, first, row, start = place
         if not self.is_long:
             for column, line in enumerate(vectors):
