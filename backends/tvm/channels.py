@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _pool_anchor(node: Node) -> Anchor | None:
-    """Return an anchor for a pool of integers, or one whose floats are quantized or rounded next to it.
+    """Return an anchor for a pool of integers or widened bfloat16, or of floats that are quantized or rounded next.
 
     Integers have integer maxima, which the prologue dequantizes; their means are of distances to the zero point, which
     it scales.

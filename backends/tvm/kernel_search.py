@@ -1,4 +1,4 @@
-"""The fastest ways to generate a model's kernels, measured in a compiler's process."""
+"""The search for the fastest ways to generate a model's kernels, measured in a compiler's process."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path

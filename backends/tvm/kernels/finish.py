@@ -42,7 +42,7 @@ class Finish:
 
     @property
     def is_long(self) -> bool:
-        """Whether the epilogue's code is so long that a kernel should hold it once, not for each vector in registers."""
+        """Whether the epilogue's code is so long that a kernel should hold it once, not for each vector."""
         return any(step.operator in _LONG for step in self.epilogue.steps)
 
     def applied(self, vector: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> Any:
