@@ -24,7 +24,7 @@ class Port:
     """An input or output of an executable.
 
     Attributes:
-        name: of the input or output.
+        name: the name of the input or output.
         dtype: numpy's name of the element type.
         shape: ints and symbolic dimensions; None where not even the rank is known.
         container: `sequence` for a list of arrays, `optional` for one that may be None; empty for an array.
@@ -119,7 +119,7 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
-        """Write a graph in the backend's form into a folder; returns the files.
+        """Write a graph in the backend's form into a folder; return the files.
 
         Raises:
             TargetError: an operator that the backend can't run, by name and layer.

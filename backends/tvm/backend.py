@@ -59,7 +59,7 @@ class Tvm(Backend):
         checks_kernels: bool = True,
         is_strict: bool = False,
     ) -> None:
-        """A backend that chooses kernels by measured times, or by estimated ones.
+        """Make a backend that chooses kernels by measured times, or by estimated ones.
 
         Args:
             database: the measured times.

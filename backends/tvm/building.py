@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""From a legal graph to the files of an artifact: the work of a compiler's process."""
+"""The compilation of a legal graph to the files of an artifact, which a compiler's process does."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -63,10 +63,10 @@ class Build:
     tell: Callable[[str, Sequence[str], bool], None] = lambda *_: None
 
     def write(self, directory: Path, *, is_checked: bool = True) -> list[Path]:
-        """Write the files of an artifact; returns them.
+        """Write the files of an artifact; return them.
 
         Args:
-            directory: that they are written into.
+            directory: the folder that they are written into.
             is_checked: whether kernels that nobody has checked yet are held to the interpreter, if this machine can
                 run them.
 
@@ -100,7 +100,7 @@ class Build:
             raise TargetError(f"{error}; {ADVICE}") from error
 
     def _library(self, graph: Graph, cache: KernelCache, library: Path) -> tuple[Sequence[Any], Guards, Sequence[str]]:
-        """Write the library of a graph; returns its weights, what guards its inputs, and the kernels in it."""
+        """Write the library of a graph; return its weights, what guards its inputs, and the kernels in it."""
         lowered = self.lowered(graph)
         machine, linker = llvm_target(self.target), find_linker(self.target.architecture)
         module, weights = hoisted(lowered.module)

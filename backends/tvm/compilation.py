@@ -54,10 +54,10 @@ class Compilation:
     plainness: dict[str, Plainness] = field(default_factory=dict[str, Plainness])
 
     def write(self, directory: Path) -> list[str]:
-        """Write the files of an artifact into a folder; returns their names.
+        """Write the files of an artifact into a folder; return their names.
 
         Args:
-            directory: that exists.
+            directory: the folder, which exists.
 
         Raises:
             TargetError: an operator that TVM can't run, with its layer, or what TVM's passes, LLVM and the linker say.
@@ -91,7 +91,9 @@ class Compilation:
             self._asked(graph, folder, work="lower")
 
     def _asked(self, graph: Path, directory: Path, **options: Any) -> list[str]:
-        """Have a graph compiled that is handed over; beside it is what else the process needs."""
+        """Have another process do some work on a graph that is handed over, and hand over the settings of the
+        compilation.
+        """
         request = {
             "work": "build",
             "graph": str(graph),
@@ -148,7 +150,7 @@ class Compilation:
         return TargetError(f"{text}{self._left(text, node)}")
 
     def _left(self, text: str, node: Node | None) -> str:
-        """Leave a reproducer of a fault around a node; returns what to do with it."""
+        """Leave a reproducer of a fault around a node; return what to do with it."""
         if self.is_strict:
             return ""
         graph = self.source if node is None else self._part(node)

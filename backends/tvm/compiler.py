@@ -27,7 +27,7 @@ Message: TypeAlias = Mapping[str, Any]
 LIBRARY = "model.so"
 """The file of an artifact that holds the kernels."""
 LINKING, CHECKING = "the library of all kernels", "the check of new kernels"
-"""What is said while the library is linked, and while its kernels are compared with the interpreter."""
+"""Names of the work while the library is linked, and while its kernels are compared with the interpreter."""
 ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
 _BEGINS, _ENDS, _DONE, _FAULT = "begins", "ends", "done", "fault"
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
@@ -38,7 +38,7 @@ _LINE = 300
 
 
 class CompilerError(errors.TargetError):
-    """TVM's passes, LLVM or the linker refused a graph that was lowered."""
+    """An error: TVM's passes, LLVM or the linker refused a graph that was lowered."""
 
 
 class DiedError(Exception):

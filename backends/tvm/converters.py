@@ -107,7 +107,7 @@ def _concat(lowering: "Lowering", node: Node) -> Any:
 
 
 def _gather(lowering: "Lowering", node: Node) -> Any:
-    """Gather; positions beyond the end read the last element, where the importer's kernel would read anything."""
+    """Gather; positions beyond the end read the last element, where the importer's kernel reads out of bounds."""
     axis = node.attributes.get("axis", 0)
     data, indices = node.inputs
     assert isinstance(axis, int)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 _FOUND, _FIRST, _CLASH = range(3)
-"""Places in a row of numbers: the count of boxes kept, where those of this class begin, and whether one clashes."""
+"""Places in a row of numbers for the count of kept boxes, the begin of this class's, and whether one clashes."""
 
 
 def non_max_suppression(lowering: "Lowering", node: Node) -> Any:

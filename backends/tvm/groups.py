@@ -92,9 +92,9 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Tem
     """Return the groups of a graph, by each of their nodes.
 
     Args:
-        graph: that the nodes are of.
-        nodes: that are lowered, in order; others may read values without that mattering.
-        templates: by the operator of the anchor.
+        graph: the graph of the nodes.
+        nodes: the nodes that are lowered, in order; reads of values by other nodes don't matter.
+        templates: the templates by the operator of the anchor.
     """
     surroundings = _Surroundings(graph, frozenset(nodes), frozenset(graph.outputs.values()))
     groups: dict[Node, Group] = {}
@@ -234,7 +234,7 @@ class _Steps:
     Attributes:
         operands: the values that steps read, and how these are broadcast to the result.
         places: where values stand among the result, the operands and the steps' results; numbers are themselves.
-        steps: in order.
+        steps: the steps in order.
     """
 
     def __init__(self, reaches: Mapping[Value, Reach | float]) -> None:

@@ -50,7 +50,7 @@ class Guards:
     Attributes:
         early: sizes over symbols of the inputs' shapes.
         late: sizes over symbols that depend on data, in the order in which the model returns them.
-        places: by the inputs that are read as places along an axis, the axis's size and what reads there.
+        places: for inputs that are read as places along an axis, by name, the axis's size and what reads there.
     """
 
     early: Mapping[str, str]
@@ -136,7 +136,7 @@ def read_places(graph: "Graph", name: Callable[["Node"], str]) -> dict[str, tupl
     """Return the inputs that are read as places along an axis, with its size and what reads there.
 
     Args:
-        graph: that is lowered.
+        graph: the graph that is lowered.
         name: what the user calls a node's operator.
     """
     given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
@@ -154,7 +154,7 @@ def read_places(graph: "Graph", name: Callable[["Node"], str]) -> dict[str, tupl
 
 
 _KEEPING = frozenset({"Cast", "Expand", "Identity", "Transpose"})
-"""Operators beside the reshaping ones that keep all numbers."""
+"""Operators that keep all numbers, beside those that reshape."""
 
 
 def _keeps_numbers(node: "Node") -> bool:

@@ -9,7 +9,7 @@ from tvm import IRModule, relax
 from .weights import octets_of
 
 _LEAST = 1 << 12
-"""Bytes from which a constant becomes a parameter: smaller ones stay inside, since arguments take time as well."""
+"""Bytes from which a constant becomes a parameter: smaller ones stay, since arguments take time as well."""
 
 
 def hoisted(module: IRModule) -> tuple[IRModule, list[Any]]:

@@ -20,7 +20,7 @@ from ...ir.files import writing
 VARIABLE = "PLANISH_CACHE"
 """The environment variable of the caches' folder, in place of the system's folder for its user."""
 _KEPT = 30 * 24 * 3600
-"""Seconds for which a kernel is kept that nobody asks for."""
+"""Seconds for which a kernel that nobody asks for is kept."""
 _DIGEST = sha256().digest_size
 
 
@@ -29,7 +29,7 @@ class KernelCache:
     """A folder of kernels.
 
     Attributes:
-        folder: which exists.
+        folder: the folder, which exists.
     """
 
     folder: Path

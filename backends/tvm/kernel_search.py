@@ -30,8 +30,8 @@ def search(
 
     Args:
         graph: as it would be compiled.
-        target: that this machine is like.
-        sizes: of the inputs' symbolic dimensions.
+        target: a target like this machine.
+        sizes: the sizes of the inputs' symbolic dimensions.
         known: kernels that need not be measured.
         seconds: after which no other kernel is begun with.
         begun: hears which kernels can be generated in several ways.

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""From a Relax module to a shared library, kernel by kernel; kernels that were compiled before come from a cache.
+"""The making of a shared library from a Relax module, kernel by kernel, with a cache of compiled kernels.
 
 A kernel's symbol says what it computes, by a hash of its TIR, the target and TVM's version, so that equal kernels of
 any models are compiled once.
@@ -37,8 +37,8 @@ class Planned:
     """A module after TVM's passes: with memory planned, a kernel behind every call, and a symbol for each kernel.
 
     Attributes:
-        module: of kernels and a `main` that calls them.
-        results: of each kernel, by its symbol in order: the names of what it is called for.
+        module: the kernels, and a `main` that calls them.
+        results: the names of what each kernel is called for, by its symbol, in order.
     """
 
     module: IRModule
@@ -85,9 +85,9 @@ def link(
     Kernels that aren't in the cache are compiled side by side.
 
     Args:
-        module: that was planned.
+        module: the planned module.
         target: to compile for.
-        cache: of kernels.
+        cache: the cache of kernels.
         jobs: how many are compiled side by side; as many as there are cores by default.
         tell: is told of each kernel before it is compiled, and after.
 

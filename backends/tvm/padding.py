@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Pad, by amounts that are known or computed while the model runs."""
+"""Pad, with amounts that are known or computed while the model runs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

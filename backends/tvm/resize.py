@@ -260,7 +260,7 @@ def _nearest(x: te.Tensor, at: te.Tensor, *, axis: int, mode: str) -> Any:
 
 
 def _cropped(x: te.Tensor, y: te.Tensor, at: te.Tensor, *, axis: int, fill: float) -> Any:
-    """Put a fill value where a place lies outside of the input."""
+    """Replace results by a fill value where their place lies outside of the input."""
     last = _as_double(x.shape[axis] - 1)
 
     def element(*place: Any) -> Any:
@@ -353,7 +353,7 @@ def _weighted(x: te.Tensor, sources: te.Tensor, shares: te.Tensor, *, axis: int)
 
 
 def _cubic(distance: Any, a: float) -> Any:
-    """Keys' cubic convolution kernel (IEEE Transactions on Acoustics, Speech and Signal Processing 29, 1981)."""
+    """Return Keys' cubic convolution kernel (IEEE Transactions on Acoustics, Speech and Signal Processing 29, 1981)."""
     near = ((_double(a + 2)) * distance - _double(a + 3)) * distance * distance + _double(1)
     far = ((distance - _double(5)) * distance + _double(8)) * distance * _double(a) - _double(4 * a)
     return choose(distance <= _double(1), near, far)

@@ -38,7 +38,7 @@ class Arguments:
 
     Attributes:
         inputs: in order, with None in the places of weights.
-        weights: by their places among the inputs.
+        weights: the weights by their places among the inputs.
         results: as they are before the call.
     """
 

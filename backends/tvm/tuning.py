@@ -59,8 +59,8 @@ class Tuning:
         Args:
             legal: the graph as it would be compiled.
             origins: the operators that refusals name.
-            target: that this machine is like.
-            sizes: of the inputs' symbolic dimensions.
+            target: a target like this machine.
+            sizes: the sizes of the inputs' symbolic dimensions.
             tell: is told of each kernel before it is compiled, and after.
         """
         survey = _Survey()

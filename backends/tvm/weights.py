@@ -30,7 +30,7 @@ class Entry:
 
     Attributes:
         dtype: TVM's name of it.
-        shape: of it.
+        shape: its sizes.
         offset: where it begins, in bytes.
         size: in bytes.
     """
@@ -42,7 +42,7 @@ class Entry:
 
 
 def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
-    """Write constants into an artifact's folder; returns the files."""
+    """Write constants into an artifact's folder; return the files."""
     paths = [directory / FILE, directory / TABLE]
     entries: list[Entry] = []
     with writing(paths[0]), paths[0].open("wb") as file:

@@ -20,7 +20,7 @@ from .vectors import as_wide, held
 
 
 def number(value: float, like: Any) -> Any:
-    """Return a number in every lane of a vector like another."""
+    """Return a vector with a number in every lane and the type of `like`."""
     return tirx.const(value, like.ty.dtype)
 
 

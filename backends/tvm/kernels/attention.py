@@ -28,7 +28,7 @@ from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import greatest, held, lanes_at, spread, total, totals
 
 _HEIGHT = 8
-"""Queries that are computed at a time."""
+"""Queries whose attention is computed at a time."""
 
 
 @dataclass(frozen=True, slots=True)

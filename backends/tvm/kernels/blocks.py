@@ -120,7 +120,7 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
 
 @dataclass(frozen=True, slots=True)
 class Interleaving:
-    """Images whose pixels lie in turn in several smaller ones.
+    """Images whose pixels are interleaved from several smaller images.
 
     Attributes:
         batch: None where it isn't known.

@@ -35,7 +35,7 @@ _SMALL, _FEW = 1 << 17, 1 << 15
 _LOAD = 3
 """Multiply-adds that take as long as loading a vector of weights that is used once."""
 _STREAMS, _STALL = 10, 0.5
-"""Pixels read side by side without waiting for a cache, and the wait for each further one, in multiply-adds."""
+"""Pixels that are read side by side without cache misses, and the cost of each further one in multiply-adds."""
 
 
 @dataclass(frozen=True, slots=True)

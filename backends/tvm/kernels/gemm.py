@@ -32,7 +32,7 @@ from .vectors import lanes_at, spread
 _MOST_ROWS = 8
 """The most rows read side by side: at a distance of a power of two, they share a set of L1."""
 _ENOUGH = 32
-"""Rows per thread from which a thread may read all weights: with fewer rows, it would wait for the weights."""
+"""Rows per thread from which a thread may read all weights: with fewer rows, weights would hold it up."""
 _SMALL = 1 << 16
 """Multiply-adds below which waking other threads costs more than they save."""
 

@@ -13,7 +13,7 @@ class Machine:
     Attributes:
         lanes: float32 elements of a vector register.
         registers: vector registers.
-        threads: that share a kernel's work.
+        threads: threads that share a kernel's work.
         has_dots: whether it adds four products of 8-bit integers to each of as many sums of int32 at once.
         has_bfloat16: whether it multiplies bfloat16 in vectors of 512 bits.
         is_x86: whether it has that architecture's instructions.

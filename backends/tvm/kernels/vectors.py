@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Vectors of any number of lanes: TVM has none of one."""
+"""Vectors of any number of lanes, where scalars stand for those of one, since TVM has none."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -16,7 +16,7 @@ class Window:
     """Windows on an image of two axes.
 
     Attributes:
-        image: its sizes.
+        image: the image's sizes.
         result: how many windows there are along each axis.
         kernel: taps of a window.
         strides: steps between windows.
