@@ -57,7 +57,7 @@ def _may_be_one(lowering: "Lowering", dim: Dim) -> bool:
 
 
 def spread(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
-    """Repeat an operand that has one element along an axis."""
+    """Broadcast an operand to a shape: axes that turn out to have one element are repeated."""
     outer = len(shape) - len(x.shape)
 
     def element(*place: Any) -> Any:

@@ -91,9 +91,7 @@ class Compilation:
             self._asked(graph, folder, work="lower")
 
     def _asked(self, graph: Path, directory: Path, **options: Any) -> list[str]:
-        """Have another process do some work on a graph that is handed over, and hand over the settings of the
-        compilation.
-        """
+        """Have another process do some work on a graph that is handed over, with this compilation's settings."""
         request = {
             "work": "build",
             "graph": str(graph),

@@ -46,7 +46,7 @@ class Convolution:
         batch: images; None where their number isn't known.
         channels: of the images.
         filters: channels of the result.
-        groups: of blocks of channels that have filters of their own.
+        groups: groups of whole blocks of channels, each with filters of its own.
         depth: channels that a filter reads.
         window: where the filters lie.
         block: channels of a block of the images; 0 where they are the second axis.

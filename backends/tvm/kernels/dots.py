@@ -4,8 +4,8 @@
 
 Four neighbours along the depth K are multiplied together on every machine. VNNI does so in one instruction, as does
 AArch64's dot product, which takes int8 on both sides, so that 128 is subtracted from the left operand. Other x86
-machines multiply pairs: by VPMADDUBSW, which adds them in 16 bits and saturates, where the weights are too small for
-that, else by VPMADDWD.
+machines multiply pairs: by VPMADDUBSW, whose sums of 16 bits saturate, if the weights are so small that no sum can,
+else by VPMADDWD.
 """
 
 from dataclasses import dataclass
