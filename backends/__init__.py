@@ -1,4 +1,4 @@
-"""Runtimes that graphs are lowered to, one package each, imported when it is asked for."""
+"""Backends: runtimes that graphs are lowered to, one package each, imported when it is asked for."""
 
 from functools import cache
 from importlib import import_module
@@ -13,12 +13,12 @@ __all__ = ["Backend", "Executable", "Port", "backend_names", "find_backend"]
 
 
 def backend_names() -> tuple[str, ...]:
-    """The backends there are: every package in this folder is one, and other packages bring more."""
+    """Return the names of all backends: the packages in this folder, and those that other packages bring."""
     return (*_own_names(), *(name for name in plugins("backends") if name not in _own_names()))
 
 
 def find_backend(name: str) -> Backend:
-    """The backend of a name; its runtime is not imported yet.
+    """Return the backend of a name; its runtime is not imported yet.
 
     Raises:
         UsageError: there is none of that name.

@@ -1,6 +1,6 @@
-"""An artifact: a folder with a model in a backend's form and a manifest that says what it is and how to call it.
+"""Artifacts: folders with a model in a backend's form and a manifest that says what it is and how to call it.
 
-Loading one needs nothing but numpy and the runtime.
+Loading an artifact needs nothing but numpy and the runtime.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _LARGE = 1 << 24
-"""Bytes of weights from which reading them takes as long as starting a thread for it many times over."""
+"""Bytes of weights from which reading them takes many times as long as starting a thread for it."""
 
 
 def write_artifact(
@@ -48,7 +48,7 @@ def write_artifact(
         backend: what to lower it to.
         target: the machine to build for.
         extra: further keys of the manifest, such as measurements.
-        key: that the manifest is signed with.
+        key: the key that the manifest is signed with.
 
     Returns:
         The manifest.
@@ -94,9 +94,9 @@ def load(directory: str | Path, threads: int | None = None, *, key: bytes | None
     """Make an artifact runnable. Every file of it is checked before anything in it runs.
 
     Args:
-        directory: of the artifact.
-        threads: to run with; those of the target that it was built for by default.
-        key: that the artifact has to be signed with, as by `planish build --sign`.
+        directory: the artifact's folder.
+        threads: the number to run with; by default that of the target that it was built for.
+        key: the key that the artifact has to be signed with, as by `planish build --sign`.
 
     Raises:
         ModelError: the folder is no artifact, a file is missing, damaged, of a newer version, or signed by another key.
@@ -158,7 +158,7 @@ def _load(folder: Path, threads: int | None, key: bytes | None) -> Executable:
 def _checked_meanwhile(folder: Path, weights: Mapping[str, Mapping[str, Any]]) -> Generator[None]:
     """Check weights while they are being loaded, since each takes as long as the other.
 
-    What is wrong with them is told in place of why they can't be loaded.
+    A fault in the weights is reported rather than why loading them fails.
     """
     with ThreadPoolExecutor(1) as pool:
         check = pool.submit(_check_files, folder, weights)
@@ -186,7 +186,7 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def port_of(name: str, value: "Value") -> Port:
-    """What a user sees of an input or output."""
+    """Return what a user sees of an input or output."""
     return Port(name, str(value.dtype), value.type.dims, value.type.container.value)
 
 
@@ -202,7 +202,7 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def replaced(directory: Path) -> Generator[Path]:
-    """A folder to fill, which takes the place of `directory` at the end in one step, and vanishes if anything fails.
+    """Make a folder to fill, which takes the place of `directory` at the end in one step, or vanishes on failure.
 
     Raises:
         UsageError: there is something that planish didn't write, the disk is full, or nothing may be written there.
@@ -221,7 +221,7 @@ def replaced(directory: Path) -> Generator[Path]:
 
 
 def _check_place(directory: Path) -> None:
-    """Refuse to replace what planish didn't write."""
+    """Refuse to replace files that planish didn't write."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     fault = foreign_in(directory) if directory.is_dir() else "exists and is not an artifact"

@@ -1,4 +1,4 @@
-"""What a backend is: it turns a legal graph into files, and files into something that runs."""
+"""The interface of a backend: it turns a legal graph into files, and files into something that runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -24,8 +24,8 @@ class Port:
     """An input or output of an executable.
 
     Attributes:
-        name: of the input or output.
-        dtype: numpy's name of it.
+        name: the name of the input or output.
+        dtype: numpy's name of the element type.
         shape: ints and symbolic dimensions; None where not even the rank is known.
         container: `sequence` for a list of arrays, `optional` for one that may be None; empty for an array.
     """
@@ -56,22 +56,20 @@ class Executable(ABC):
 
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run the model on arrays by input name, already checked."""
+        """Run the model on arrays by input name, which have been checked."""
 
 
 class CompilerWarning(UserWarning):
-    """A backend's compiler failed, and something plainer has taken the place of what it failed over."""
+    """A warning that a backend's compiler failed, and something plainer took the place of what it failed over."""
 
 
 class Backend(ABC):
     """A runtime that graphs are lowered to.
 
-    Attributes:
-        name: in recipes and manifests; that of its package.
-        native: whether what it compiles is machine code of the target.
-        tunable: whether `planish tune` measures its kernels.
-        weights: the names of files that hold numbers alone, and are checked while they are loaded; all others are before.
-        support: of a backend of another package, what `legalize` has to do for it; None where it runs all of the standard.
+    Attributes: name: its name in recipes and manifests, which is that of its package. native: whether what it compiles
+    is machine code of the target. tunable: whether `planish tune` measures its kernels. weights: the names of files
+    that hold numbers alone, which are checked while they are loaded; others are before. support: of a backend of
+    another package, what `legalize` has to do for it; None where it runs all of the standard.
     """
 
     name: ClassVar[str]
@@ -82,11 +80,11 @@ class Backend(ABC):
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What an artifact's manifest says of how it was compiled, beside the graph and the target."""
+        """Return what an artifact's manifest says of its compilation, beside the graph and the target."""
         return {}
 
     def tuned(self, database: Path) -> "Backend":
-        """The backend with what `planish tune` has written.
+        """Return the backend with what `planish tune` has written.
 
         Raises:
             UsageError: it isn't tunable, or there is no such file.
@@ -95,22 +93,22 @@ class Backend(ABC):
         raise UsageError(f"{database} is for tvm's kernels, and {self.name} has none of them")
 
     def kernels(self, target: "Target") -> Mapping[str, str]:
-        """What the backend's own kernels use on a target, by the kind of work, for `planish targets` to show."""
+        """Return what the backend's own kernels use on a target, by the kind of work, for `planish targets`."""
         return {}
 
     @abstractmethod
     def available(self) -> str | None:
-        """None if the runtime is installed, otherwise what to install."""
+        """Return None if the runtime is installed, otherwise what to install."""
 
     def warm_up(self) -> None:  # noqa: B027 -- most have nothing that takes a while
-        """Let begin what takes a while before anything can be compiled, beside what is done until then."""
+        """Begin in advance what takes a while before anything can be compiled."""
 
     def strict(self) -> "Backend":
-        """The same backend, which fails where its compiler does instead of falling back to something plainer."""
+        """Return the backend in a form that fails where its compiler does, instead of falling back."""
         return self
 
     def refuse(self, graph: "Graph", target: "Target") -> None:
-        """Refuse a graph that can't be compiled, as far as that is told in less time than compiling takes.
+        """Refuse a graph that can't be compiled, as far as that shows in less time than compiling takes.
 
         Raises:
             TargetError: as `compile` does.
@@ -121,17 +119,17 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
-        """Write a graph in the backend's form into a folder; returns the files.
+        """Write a graph in the backend's form into a folder; return the files.
 
         Raises:
             TargetError: an operator that the backend can't run, by name and layer.
         """
 
     def opens(self, directory: Path) -> Collection[str]:
-        """The names of files that `load` opens, as far as they are known: an artifact has to list them.
+        """Return the names of files that `load` opens, as far as they are known: an artifact has to list them.
 
         Args:
-            directory: in which the files that are listed have been checked, except for weights.
+            directory: the folder, whose listed files have been checked, except for weights.
         """
         return ()
 
@@ -179,7 +177,7 @@ def bind(
 
 
 def _plain(port: Port, given: np.ndarray) -> np.ndarray:
-    """An array in the machine's own order of bytes, without a mask, which nothing here would look at."""
+    """Return an array in the machine's own byte order, and without a mask, which nothing here would look at."""
     if isinstance(given, np.ma.MaskedArray):
         raise ModelError(
             f"input {port.name!r} is a masked array: fill it with .filled(VALUE), or give a mask that the model takes"
@@ -189,7 +187,7 @@ def _plain(port: Port, given: np.ndarray) -> np.ndarray:
 
 
 def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
-    """Hold an array to its port, and note the sizes of symbols."""
+    """Check an array against its port, and note the sizes of symbols."""
     strings = port.dtype == "string" and array.dtype.kind in "OUS"
     if not strings and _name(array.dtype) != port.dtype:
         raise _unfit(port, array, f"convert it with .astype({port.dtype!r})")
@@ -206,7 +204,7 @@ def _check(port: Port, array: np.ndarray, sizes: dict[str, int]) -> None:
 
 @cache
 def _name(dtype: np.dtype) -> str:
-    """What numpy spells anew each time."""
+    """Return the name of a dtype from a cache, since numpy spells it anew each time."""
     return dtype.name
 
 
@@ -216,7 +214,7 @@ def _unfit(port: Port, array: np.ndarray, reason: str) -> ModelError:
 
 
 def _check_expressions(port: Port, array: np.ndarray, sizes: Mapping[str, int]) -> None:
-    """Hold dimensions such as `2*length` to the sizes that other dimensions gave their symbols."""
+    """Check dimensions such as `2*length` against the sizes that other dimensions gave their symbols."""
     for axis, (dim, size) in enumerate(zip(port.shape or (), array.shape, strict=False)):
         if not isinstance(dim, str) or not is_dim(dim) or not symbols(dim) <= sizes.keys():
             continue

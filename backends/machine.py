@@ -1,4 +1,4 @@
-"""Whether the machine at hand can run code that was compiled for another one; asked with the standard library alone."""
+"""The check that this machine can run code compiled for another one, with the standard library alone."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from ..targets.cpu import architecture, this_cpu
 
 
 def check_machine(wanted: str, features: Iterable[str]) -> None:
-    """Refuse to run code that this machine would stop at with an illegal instruction.
+    """Refuse to run code with instructions that this machine lacks.
 
     Where the system doesn't say what its CPU can do, only the architecture is compared.
 
@@ -27,7 +27,7 @@ def check_machine(wanted: str, features: Iterable[str]) -> None:
 
 
 def runs_here(wanted: str, features: Iterable[str]) -> bool:
-    """Whether `check_machine` has nothing to say."""
+    """Whether `check_machine` has no objection."""
     try:
         check_machine(wanted, features)
     except TargetError:

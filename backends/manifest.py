@@ -1,4 +1,4 @@
-"""The manifest of an artifact, which is held to what it may say before anything else is opened, and can be signed."""
+"""The manifest of an artifact, which is validated before anything else is opened, and can be signed."""
 
 import hashlib
 import hmac
@@ -15,9 +15,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 DRAFT = f".{MANIFEST}"
 MOST_THREADS = 1024
-"""Beyond which a number of threads is taken for a mistake."""
+"""The most threads: a greater number is taken for a mistake."""
 _LONGEST = 1 << 24
-"""Bytes of a manifest."""
+"""The most bytes of a manifest."""
 _SIGNATURE = "signature"
 _SIZES = range(1 << 63)
 CONTAINERS = ("", "sequence", "optional", "optional sequence", "sequence map_int64", "sequence map_string")
@@ -25,11 +25,11 @@ CONTAINERS = ("", "sequence", "optional", "optional sequence", "sequence map_int
 
 
 def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
-    """An artifact's manifest.
+    """Read an artifact's manifest.
 
     Args:
-        directory: of the artifact.
-        key: that it has to be signed with; None to take it unsigned, too.
+        directory: the artifact's folder.
+        key: the key that it has to be signed with; None to take it unsigned, too.
 
     Raises:
         ModelError: there is none, it can't be read or makes no sense, or it isn't signed with the key.
@@ -68,7 +68,7 @@ def read_manifest(directory: Path, key: bytes | None = None) -> dict[str, Any]:
 
 
 def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | None = None) -> dict[str, Any]:
-    """Write a manifest, whole or not at all, signed if there is a key; returns what is written.
+    """Write a manifest, whole or not at all, signed if there is a key; return what is written.
 
     Raises:
         UsageError: the disk is full, nothing may be written there, or the key is empty.
@@ -84,7 +84,7 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | No
 
 
 def foreign_in(directory: Path) -> str | None:
-    """What says that a folder isn't an artifact of planish's, which further files in it don't; None if nothing does."""
+    """Return why a folder isn't an artifact of planish's, which further files in it don't rule out; None if it is."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         listed = set(manifest["files"])
@@ -99,7 +99,7 @@ def foreign_in(directory: Path) -> str | None:
 
 
 def check_key(key: bytes) -> None:
-    """Refuse a key that anybody has.
+    """Refuse a key that anybody has, the empty one.
 
     Raises:
         UsageError: it is empty.
@@ -109,7 +109,7 @@ def check_key(key: bytes) -> None:
 
 
 def _signed(manifest: Mapping[str, Any], key: bytes) -> bytes:
-    """The signature of a manifest: HMAC-SHA256 of it as JSON, without spaces and with sorted keys."""
+    """Return the signature of a manifest: the HMAC-SHA256 of its JSON, without spaces and with sorted keys."""
     check_key(key)
     plain = {name: value for name, value in manifest.items() if name != _SIGNATURE}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
@@ -117,7 +117,7 @@ def _signed(manifest: Mapping[str, Any], key: bytes) -> bytes:
 
 
 def _check(manifest: Mapping[str, Any]) -> None:
-    """Hold what loading makes use of to the types that it has.
+    """Check the types of what loading makes use of.
 
     Raises:
         KeyError: something is missing.
@@ -140,7 +140,7 @@ def _check(manifest: Mapping[str, Any]) -> None:
 
 
 def check_threads(number: Any) -> None:
-    """Hold a number of threads to what makes sense.
+    """Check that a number of threads makes sense.
 
     Raises:
         ValueError: it makes none.

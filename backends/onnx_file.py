@@ -1,4 +1,4 @@
-"""Writes ONNX files weight by weight: none is copied, however large the model."""
+"""Writing of ONNX files weight by weight: none is copied, however large the model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +19,14 @@ Tensor: TypeAlias = onnx_ir.Tensor[np.ndarray]
 _SMALL = 256
 """Bytes up to which a weight is written with the nodes."""
 _ALIGNMENT = 4096
-"""Of weights in a file of their own: a page, so that a runtime can map them."""
+"""The alignment of weights in a file of their own: a page, so that a runtime can map them."""
 
 
 def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> None:
     """Write the graph as an ONNX file, whole or not at all; equal graphs give equal bytes.
 
-    Args:
-        graph: what to write.
-        path: of the file.
-        inline_bytes: weights that are larger in all go into a file beside the model, named like it with `.data` appended;
-            by default what a protobuf, which ends at 2 GiB, can't hold.
+    Args: graph: what to write. path: of the file. inline_bytes: weights that are larger in all go into a file beside
+    the model, named like it with `.data` appended; by default what a protobuf, which ends at 2 GiB, can't hold.
 
     Raises:
         TargetError: an operator that ONNX can't express, by name and layer.
@@ -47,7 +44,7 @@ def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> N
 
 
 def _large(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, Tensor]:
-    """The weights of a graph that are worth a place of their own."""
+    """Return the weights of a graph that are worth a place of their own."""
     weights = {value: value.const_value for value in graph.initializers.values()}
     return {
         value: tensor
@@ -57,7 +54,7 @@ def _large(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, Tensor]:
 
 
 def _write_apart(model: onnx_ir.Model, path: Path) -> None:
-    """The model, and its weights in a file beside it."""
+    """Write the model, and its weights into a file beside it."""
     data = path.with_name(f"{path.name}.data")
     weights = [item for part in model.graphs() for item in _large(part).items()]
     with data.open("wb") as file:
@@ -71,10 +68,10 @@ def _write_apart(model: onnx_ir.Model, path: Path) -> None:
 
 
 def _write_inline(model: onnx_ir.Model, path: Path) -> None:
-    """One file: what precedes the weights, then each weight as protobuf has it.
+    """Write one file: what precedes the weights, then each weight as in protobuf.
 
-    Protobuf would hold all of them in memory, twice. But a message is its fields in a row, in any order, each behind its
-    number and length, so the last field can be the graph, and the last fields of the graph its weights.
+    Protobuf would hold all of them in memory, twice. But a message is its fields in a row, in any order, each behind
+    its number and length, so the last field can be the graph, and the last fields of the graph its weights.
     """
     heads: dict[Tensor, bytes] = {}
     for value, weight in _large(model.graph).items():
@@ -94,19 +91,19 @@ def _write_inline(model: onnx_ir.Model, path: Path) -> None:
 
 
 def _prefix(field: int, size: int) -> bytes:
-    """What stands before a field of so many bytes."""
+    """Return what stands before a field of so many bytes."""
     return _varint(field << 3 | 2) + _varint(size)
 
 
 def _varint(number: int) -> bytes:
-    """Protobuf's integer: seven bits to a byte, the lowest first, the top bit set on all but the last."""
+    """Encode an integer for protobuf: seven bits to a byte, the lowest first, the top bit set on all but the last."""
     count = max(1, -(-number.bit_length() // 7))
     groups = [number >> 7 * index & 127 for index in range(count)]
     return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
 def _raw(weight: Tensor) -> Iterator[bytes | memoryview]:
-    """The bytes of a weight in a file; 4-bit integers are packed in pairs there."""
+    """Return the bytes of a weight in a file; 4-bit integers are packed in pairs there."""
     if weight.dtype.bitwidth < 8:
         yield weight.tobytes()
     else:

@@ -14,7 +14,7 @@ from ..ir.types import Container, DType, TensorType
 from ..ir.verify import lowest_opset, schema_of
 
 IR_VERSION = 10
-"""Of the file format: the lowest that is written, so that the most runtimes read it."""
+"""The version of the file format: the lowest that is written, so that the most runtimes read it."""
 
 _IR_VERSIONS = {
     DType.float4_e2m1fn: 11,
@@ -24,15 +24,15 @@ _IR_VERSIONS = {
     DType.float6_e2m3fn: 14,
     DType.float6_e3m2fn: 14,
 }
-"""What brought the element types that came later."""
+"""The versions of the format that brought element types later."""
 
 _KEYS = {Container.MAPS_OF_NUMBERS: DType.int64, Container.MAPS_OF_TEXTS: DType.string}
 _HELD = "planish.type"
-"""Under this key an output keeps its type."""
+"""The key under which an output keeps its type."""
 
 
 def to_onnx(graph: Graph) -> onnx_ir.Model:
-    """The graph as a model, at the lowest opset that expresses it; the tensors share the memory of the graph's constants.
+    """Convert a graph to a model, at the lowest opset that expresses it, sharing the memory of its constants.
 
     Inputs and outputs keep their promised names. A value that is returned under two names, or that is an input of the
     graph, reaches its output through an Identity.
@@ -47,14 +47,14 @@ def to_onnx(graph: Graph) -> onnx_ir.Model:
 
 
 def _ir_version(graph: Graph) -> int:
-    """The lowest version of the format that has every element type of a graph."""
+    """Return the lowest version of the format that has every element type of a graph."""
     inner = (value for node in graph.nodes for value in node.attributes.values() if isinstance(value, Graph))
     own = (_IR_VERSIONS.get(value.dtype, IR_VERSION) for value in graph.values())
     return max(IR_VERSION, *own, *map(_ir_version, inner))
 
 
 def to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
-    """What `to_onnx` makes as protobuf, outputs that are maps with their types."""
+    """Convert what `to_onnx` makes to protobuf, where outputs that are maps have their types."""
     proto = onnx_ir.to_proto(model)
     for value, info in zip(model.graph.outputs, proto.graph.output, strict=True):
         type = value.meta[_HELD]
@@ -66,7 +66,7 @@ def to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
 
 
 class _Names:
-    """Hands out names, numbered where they are taken."""
+    """A pool of names, which are numbered where they are taken."""
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
@@ -82,7 +82,7 @@ class _Names:
 
 
 class _Writer:
-    """Writes a graph and those inside it; each value has one name in all of them."""
+    """A writer of a graph and the graphs inside it; each value has one name in all of them."""
 
     def __init__(self, graph: Graph) -> None:
         self._names = {value: value.name for value in graph.inputs}
@@ -96,7 +96,7 @@ class _Writer:
             self._names.setdefault(value, name)
 
     def graph(self, graph: Graph, promised: Sequence[str] = ()) -> onnx_ir.Graph:
-        """A graph; where names of its outputs are promised it returns them under these."""
+        """Convert a graph; where its outputs have promised names, it returns them under these."""
         inputs = [self._define(value) for value in graph.inputs]
         initializers = [
             self._define(constant)
@@ -118,7 +118,7 @@ class _Writer:
         return onnx_ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, name=graph.name)
 
     def _name(self, value: Value) -> str:
-        """What a value is called in the file: as promised, or as in the graph if that is free."""
+        """Return a value's name in the file: the promised one, or that of the graph if it is free."""
         if value not in self._names:
             self._names[value] = self._supply.claim(value.name)
         return self._names[value]
@@ -158,7 +158,7 @@ class _Writer:
 
 
 def _versions(graph: Graph) -> dict[str, int]:
-    """The versions of the domains beside the standard's own: the newest that an operator of the graph has changed in."""
+    """Return the versions of further domains: the newest in which an operator of the graph has changed."""
     versions: dict[str, int] = {}
     for node in (node for part in nested(graph) for node in part.nodes if node.domain):
         schema = schema_of(node.operator)
@@ -167,7 +167,7 @@ def _versions(graph: Graph) -> dict[str, int]:
 
 
 def _node_name(operator: str, location: Location) -> str:
-    """Runtimes speak of nodes by name in their errors, so it says which layer and which operator."""
+    """Return a node's name: it says which layer and which operator, since runtimes' errors speak of nodes by name."""
     if not location.module or location.module.endswith(operator):
         return location.module or operator
     return f"{location.module}/{operator}"
@@ -187,7 +187,7 @@ def _attribute(node: Node, name: str, value: Attribute) -> onnx_ir.Attr:
 
 
 def _schema_kind(operator: str, attribute: str) -> AttributeType | None:
-    """The type that the standard's schema gives an attribute: the value alone doesn't tell for `()` or `alpha=1`."""
+    """Return the type that the schema gives an attribute, as the value doesn't tell for `()` or `alpha=1`."""
     schema = schema_of(operator)
     if schema is None or attribute not in schema.attributes:
         return None
@@ -213,7 +213,7 @@ def _kind(value: Attribute) -> AttributeType | None:
 
 
 def _type(type: TensorType) -> tuple[onnx_ir.TypeProtocol | None, onnx_ir.Shape | None]:
-    """The type as onnx_ir has it: none for maps, which it doesn't know."""
+    """Return the type as onnx_ir has it: none for maps, which it doesn't know."""
     if type.container in _KEYS:
         return None, None
     held: onnx_ir.TypeProtocol = onnx_ir.TensorType(onnx_ir.DataType(type.dtype.value))

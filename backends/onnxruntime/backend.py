@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MODEL = "model.onnx"
 _LOCATION = b"\x0a\x08location\x12"
-"""What stands before the name of a file in protobuf: the fields of a `StringStringEntryProto`, its key and the number of its value."""
+"""The bytes before a file's name in protobuf: the key and the value's number of a `StringStringEntryProto`."""
 _ERRORS_ONLY = 3  # of ONNX Runtime's log severities
 
 
@@ -84,7 +84,10 @@ class OnnxRuntimeExecutable(Executable):
 
 
 def _named_in(model: Path) -> set[str]:
-    """The files that a model's weights are in, as its bytes name them: parsing these would take protobuf, and copy the weights."""
+    """Return the names of the files that hold a model's weights, from the model's bytes.
+
+    Parsing these would take protobuf, and copy the weights.
+    """
     found: set[str] = set()
     try:
         with model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
@@ -106,7 +109,7 @@ def _fault_of(graph: "Graph") -> str:
 
 
 def _fault(model: Path | bytes) -> str:
-    """Why the runtime can't run a model; nothing if it can."""
+    """Return why the runtime can't run a model; nothing if it can."""
     try:
         _session(model, threads=1)
     except Exception as error:  # as above
@@ -124,7 +127,7 @@ def _session(model: Path | bytes, threads: int | None) -> Any:
 
 
 def _explain(error: Exception) -> str:
-    """The runtime's message in one line, led by the name of the node that it is about."""
+    """Return the runtime's message in one line, led by the name of the node that it is about."""
     text = " ".join(str(error).split())
     named = re.search(r"(?:[Nn]ame:\s?|node with name |Node:? ?\()'?([^')]+)['),]", text)
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ?", "", text) or "it gives no reason"

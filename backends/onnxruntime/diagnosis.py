@@ -1,7 +1,7 @@
-"""Which layer it is that ONNX Runtime can't run.
+"""The diagnosis of which layer ONNX Runtime can't run.
 
-Its errors may name nodes that nobody wrote, or none: functions of the standard (Attention, CastLike) are taken apart before
-kernels are looked for, and what a part lacks is reported for the part. So each kind of node is tried by itself.
+Its errors may name nodes that nobody wrote, or none: functions of the standard (Attention, CastLike) are decomposed
+before kernels are looked for, and a missing kernel is reported for the part. So each kind of node is tried by itself.
 """
 
 import re
@@ -11,16 +11,16 @@ from ...ir.graph import Constant, Graph, Node, Value, nested
 from ...ir.text import format_attribute
 
 _READ_BYTES = 1 << 16
-"""Constants up to this size are given as such, since they may be shapes, axes or tables; no kernel is chosen by larger ones."""
+"""The most bytes of constants that are kept: shapes, axes or tables; no kernel is chosen by larger ones."""
 
 
 def diagnosis(graph: Graph, name: Callable[[Node], str], fault: Callable[[Graph], str]) -> str:
-    """What to say of a graph that can't be run: the layer, its operator and element types, the reason, and what to do.
+    """Explain why a graph can't be run: the layer, its operator and element types, the reason, and what to do.
 
     Args:
-        graph: that failed as a whole.
-        name: what the user calls a node's operator.
-        fault: the runtime's reason why a graph can't be run; nothing if it can.
+        graph: the graph, which failed as a whole.
+        name: returns what the user calls a node's operator.
+        fault: returns why the runtime can't run a graph; nothing if it can.
 
     Returns:
         Nothing if every node can be run by itself.
@@ -51,14 +51,14 @@ def _refusal(node: Node, name: str, reason: str) -> str:
 
 
 def _kind(node: Node) -> str:
-    """What is the same for nodes that run with the same kernels."""
+    """Return a text that is the same for nodes that run with the same kernels."""
     types = [str(value and value.type) for value in (*node.inputs, *node.outputs)]
     attributes = [f"{name}={format_attribute(value)}" for name, value in sorted(node.attributes.items())]
     return " ".join([node.operator, *types, *attributes])
 
 
 def _alone(node: Node) -> Graph:
-    """A graph of one node."""
+    """Make a graph of one node."""
     graph = Graph(node.operator)
     values: dict[Value, Value] = {}
     for index, value in enumerate((*node.inputs, *node.captured)):

@@ -1,6 +1,6 @@
-"""Arrays as ONNX Runtime's values, and back.
+"""Conversions between arrays and ONNX Runtime's values.
 
-Its Python binding takes and gives the element types of numpy alone. Those of ml_dtypes go in and out by their bytes, packed
+Its Python binding takes and gives numpy's element types alone. Those of ml_dtypes go in and out by their bytes, packed
 where an element has fewer than 8 bits: one element after the other, from the low bits of a byte to the high ones.
 """
 
@@ -13,7 +13,7 @@ from ...ir.types import DType
 
 
 def from_array(array: np.ndarray) -> Any:
-    """The array as an `OrtValue`, which may share its memory."""
+    """Return an array as an `OrtValue`, which may share its memory."""
     from onnxruntime import OrtValue
 
     array = np.asarray(array, order="C")
@@ -29,7 +29,7 @@ def from_array(array: np.ndarray) -> Any:
 
 
 def to_array(value: Any, dtype: DType) -> np.ndarray:
-    """An `OrtValue` as an array."""
+    """Return an `OrtValue` as an array."""
     if not dtype.is_foreign:
         return value.numpy()
     shape = value.shape()

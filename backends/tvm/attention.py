@@ -1,4 +1,4 @@
-"""Attention by a kernel of our own; `legalize` spells out what that doesn't compute."""
+"""Attention by our own kernel; `legalize` spells out what the kernel doesn't compute."""
 
 import math
 from typing import TYPE_CHECKING, Any

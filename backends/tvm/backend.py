@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 _LARGEST_CONSTANT = 1 << 20  # bytes that a folded constant may have grown to: masks and waves needn't be made anew
 _loading = threading.Lock()
-"""Held from where a library is looked for until it is loaded, so that no two programs load the same one."""
+"""A lock held from looking for a library until it is loaded, so that no two programs load the same one."""
 
 
 def _renew_lock() -> None:
-    """Another thread of the process that this one was forked from may have held it."""
+    """Replace the lock: another thread of the process that this one was forked from may have held it."""
     global _loading  # noqa: PLW0603 -- a lock can't be taken from a thread that isn't here
     _loading = threading.Lock()
 
@@ -59,7 +59,7 @@ class Tvm(Backend):
         checks_kernels: bool = True,
         is_strict: bool = False,
     ) -> None:
-        """A backend that chooses kernels by measured times, or by estimated ones.
+        """Make a backend that chooses kernels by measured times, or by estimated ones.
 
         Args:
             database: the measured times.
@@ -167,7 +167,10 @@ class TvmExecutable(Executable):
 
 
 def legal_graph(graph: "Graph", target: "Target") -> "Graph":
-    """A copy of the graph that TVM runs, with its constants folded: TVM's importer would compute with them by rules of its own."""
+    """Return the copy of the graph that TVM runs, with its constants folded.
+
+    TVM's importer would fold constants by rules of its own.
+    """
     from ...passes.base import PassContext
     from ...passes.cleanup.fold_constants import ConstantFolding
     from ...passes.legalize import legalized
@@ -183,10 +186,10 @@ def legal_graph(graph: "Graph", target: "Target") -> "Graph":
 
 
 def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:
-    """The library in a file as it is now, for one program alone.
+    """Load the library in a file as it is now, for one program alone.
 
-    The dynamic loader goes by names and files: while it holds a library, it gives back the same one, even if the file was
-    replaced meanwhile. Then a copy is loaded under a name of its own.
+    The dynamic loader goes by names and files: while it holds a library, it returns the same one, even if the file was
+    replaced meanwhile. In that case a copy is loaded under a name of its own.
     """
     library = library.resolve()
     with _loading:

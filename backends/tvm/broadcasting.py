@@ -1,9 +1,9 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Operands of elementwise operators, spread to the result's shape where TVM doesn't see how.
+"""Operands of elementwise operators, broadcast to the result's shape where TVM doesn't see how.
 
-TVM takes an operand's size for the result's unless it is the number 1. A symbol of the inputs is taken not to be 1, as
-everywhere in planish; one that depends on data may be, and is looked at when the model runs.
+TVM takes an operand's size for the result's unless it is the number 1. A symbol of the inputs is assumed not to be 1,
+as everywhere in planish; a symbol that depends on data may be 1, and is looked at when the model runs.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def bind_result(lowering: "Lowering", node: Node) -> None:
-    """Give the sizes of a result their values where they are new symbols: along each axis the size that isn't 1."""
+    """Give new symbols in a result's shape their values: along each axis the operands' size that isn't 1."""
     shape = node.output.shape
     if all(lowering.is_bound(dim) for dim in shape):
         return
@@ -43,7 +43,7 @@ def bind_result(lowering: "Lowering", node: Node) -> None:
 
 
 def operand(lowering: "Lowering", value: Value, shape: Sequence[Dim]) -> Any:
-    """An operand in a form that TVM takes beside others for a result of some shape."""
+    """Return an operand in a form that TVM broadcasts with others to some shape."""
     wanted = shape[len(shape) - value.type.rank :]
     pairs = list(zip(value.shape, wanted, strict=True))
     if any(dim != want and _may_be_one(lowering, dim) for dim, want in pairs):
@@ -57,7 +57,7 @@ def _may_be_one(lowering: "Lowering", dim: Dim) -> bool:
 
 
 def spread(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
-    """A kernel that repeats what has one element along an axis."""
+    """Broadcast an operand to a shape: axes that turn out to have one element are repeated."""
     outer = len(shape) - len(x.shape)
 
     def element(*place: Any) -> Any:

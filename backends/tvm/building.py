@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""From a legal graph to the files of an artifact: what a compiler's process does."""
+"""The compilation of a legal graph to the files of an artifact, which a compiler's process does."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +35,9 @@ from .runtime import Program
 from .weights import write_weights
 
 _COPIES = 3
-"""How many times the kernels' size linking takes on a disk: as they are, in the library, and what linkers are generous with."""
+"""The disk space of linking over the kernels' size: object files, the library, and the linkers' overhead."""
 _BESIDE_KERNELS = 1 << 20
-"""Bytes that linking takes for what isn't a kernel."""
+"""Bytes that linking takes for everything but kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Build:
     Attributes:
         graph: legal and with its constants folded.
         origins: the operators that refusals name.
-        target: to compile for.
-        choices: in which ways kernels are generated.
+        target: the machine to compile for.
+        choices: decide in which ways kernels are generated.
         plainness: how plain kernels have to be, by the names of their results, where they aren't the best ones.
         jobs: how many kernels are compiled side by side; as many as there are cores by default.
         tell: is told of kernels and of linking as `library.link` tells, with the names of the kernels' results.
@@ -63,10 +63,10 @@ class Build:
     tell: Callable[[str, Sequence[str], bool], None] = lambda *_: None
 
     def write(self, directory: Path, *, is_checked: bool = True) -> list[Path]:
-        """Write the files of an artifact; returns them.
+        """Write the files of an artifact; return them.
 
         Args:
-            directory: that they are written into.
+            directory: the folder that they are written into.
             is_checked: whether kernels that nobody has checked yet are held to the interpreter, if this machine can
                 run them.
 
@@ -88,7 +88,7 @@ class Build:
         return [directory / LIBRARY, guards.write(directory), *write_weights(directory, weights)]
 
     def lowered(self, graph: Graph) -> Lowered:
-        """A graph in Relax: this one, or another with more outputs.
+        """Lower a graph to Relax: this one, or another with more outputs.
 
         Raises:
             TargetError: an operator that TVM can't run, with its layer.
@@ -100,7 +100,7 @@ class Build:
             raise TargetError(f"{error}; {ADVICE}") from error
 
     def _library(self, graph: Graph, cache: KernelCache, library: Path) -> tuple[Sequence[Any], Guards, Sequence[str]]:
-        """Write the library of a graph; returns its weights, what guards its inputs, and the kernels in it."""
+        """Write the library of a graph; return its weights, what guards its inputs, and the kernels in it."""
         lowered = self.lowered(graph)
         machine, linker = llvm_target(self.target), find_linker(self.target.architecture)
         module, weights = hoisted(lowered.module)

@@ -1,4 +1,4 @@
-"""How TVM holds elements that it has no kernels for: those of at most 8 bits in whole bytes."""
+"""Carriers: how TVM holds elements of at most 8 bits for which it has no kernels, in whole bytes."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from ...ir.types import DType
 
 
 def is_carried(dtype: DType) -> bool:
-    """Whether elements are held as something else: floats of up to 8 bits, integers of less."""
+    """Whether elements are held as another type: floats of up to 8 bits, and integers of fewer."""
     return dtype.bits < 8 + dtype.is_float and (dtype.is_float or dtype.is_integer)
 
 
 def carrier(dtype: DType) -> DType:
-    """The element type that TVM holds one in: small floats as their codes, small integers as their values."""
+    """Return the element type that TVM holds a type in: small floats as codes, small integers as values."""
     if not is_carried(dtype):
         return dtype
     return DType.uint8 if dtype.is_float or dtype.name.startswith("u") else DType.int8
 
 
 def carried(array: np.ndarray) -> np.ndarray:
-    """An array as TVM is given it."""
+    """Convert an array to its carrier, to give it to TVM."""
     dtype = DType.of(array.dtype)
     if not is_carried(dtype):
         return array
@@ -27,7 +27,7 @@ def carried(array: np.ndarray) -> np.ndarray:
 
 
 def restored(array: np.ndarray, dtype: DType) -> np.ndarray:
-    """An array that TVM gave, in its own element type."""
+    """Convert an array that TVM returned back to its own element type."""
     if not is_carried(dtype):
         return array
     return array.view(dtype.numpy) if dtype.is_float else array.astype(dtype.numpy)

@@ -2,7 +2,7 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Conversions between element types.
 
-A small float is its code, which is found by counting: how many of the numbers half way between two neighbours are less.
+A small float is converted to its code by counting how many midpoints between neighbouring numbers are less.
 """
 
 import math
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _POWERS = DType.float8_e8m0fnu
 _LEAST = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
-"""For each way of rounding to powers of two, the least number between 0.5 and 1 that becomes 1."""
+"""The least number between 0.5 and 1 that becomes 1, for each way of rounding to powers of two."""
 
 
 def cast(lowering: "Lowering", node: Node) -> Any:
@@ -54,7 +54,7 @@ def cast(lowering: "Lowering", node: Node) -> Any:
 
 
 def _numbers(dtype: DType) -> np.ndarray:
-    """The numbers of a small float type from 0 on, in ascending order and float64."""
+    """Return the numbers of a small float type from 0 on, in ascending order and float64."""
     codes = np.arange(1 << (dtype.bits - 1), dtype=np.uint8)
     numbers = codes.view(dtype.numpy).astype(np.float64)
     return numbers[np.isfinite(numbers)]
@@ -66,7 +66,7 @@ def _decoded(lowering: "Lowering", codes: Any, dtype: DType) -> Any:
 
 
 def _converted(lowering: "Lowering", x: Any, source: DType, to: DType) -> Any:
-    """Numbers are cut towards zero, and wrap around where an integer can't hold them."""
+    """Convert numbers; floats are cut towards zero, and integers wrap around where the type can't hold them."""
     if source is DType.bfloat16:
         x, source = lowering.block.emit(relax.op.astype(x, "float32")), DType.float32
     if to is DType.bool:
@@ -83,7 +83,7 @@ def _converted(lowering: "Lowering", x: Any, source: DType, to: DType) -> Any:
 
 
 def ranks(x: te.Tensor) -> Any:
-    """Integers in the order of floats, with NaN above all of them: sorting would stumble over it."""
+    """Map floats to integers in the same order, with NaN above all of them: sorting would stumble over NaN."""
     bits = str(x.dtype).replace("float", "int")
     most = tirx.max_value(bits)
 
@@ -96,7 +96,7 @@ def ranks(x: te.Tensor) -> Any:
 
 
 def _cut(x: te.Tensor, *, to: DType) -> Any:
-    """The lower bits of integers."""
+    """Keep the lower bits of integers."""
     low, high = to.limits
 
     def element(*place: Any) -> Any:
@@ -106,7 +106,7 @@ def _cut(x: te.Tensor, *, to: DType) -> Any:
 
 
 def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate: bool) -> Any:
-    """The codes of the nearest numbers, of two as near the even code; narrow floats have neither infinity nor NaN."""
+    """Return the codes of the nearest numbers, ties to even codes; narrow floats have neither infinity nor NaN."""
     sign = 1 << (to.bits - 1)
     below, up_to = _counts(x, bounds, lambda number, bound: number > bound), _counts(x, bounds, lambda a, b: a >= b)
     nan, infinity = (int(code) for code in np.array([np.nan, np.inf], to.numpy).view(np.uint8))
@@ -130,7 +130,7 @@ def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate
 
 
 def _power(x: te.Tensor, bounds: te.Tensor, *, saturate: bool) -> Any:
-    """Powers of two; what lies beyond them, is negative or 0 becomes the nearer end, or NaN."""
+    """Return the codes of powers of two; what is too large, negative or 0 becomes the nearer end, or NaN."""
     counts = _counts(x, bounds, lambda number, bound: number >= bound)
     nan = tirx.const(255, "int32")
     ends = [tirx.const(end, "int32") for end in (0, 254)] if saturate else [nan, nan]
@@ -145,7 +145,7 @@ def _power(x: te.Tensor, bounds: te.Tensor, *, saturate: bool) -> Any:
 
 
 def _counts(x: te.Tensor, bounds: te.Tensor, exceeds: Any) -> te.Tensor:
-    """How many bounds each number's size exceeds."""
+    """Count how many bounds each number's size exceeds."""
     each = te.reduce_axis((0, bounds.shape[0]), "bound")
 
     def element(*place: Any) -> Any:

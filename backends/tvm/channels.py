@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""What stays within the channels of images in blocks: pools, elementwise operators, and images put behind each other."""
+"""Operators within the channels of images in blocks (pools and elementwise operators), and their concatenation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def _pool_anchor(node: Node) -> Anchor | None:
-    """Of integers, whose maxima are integers too, and whose means are of their distances to the zero point; or quantized."""
+    """Return an anchor for a pool of integers or widened bfloat16, or of floats that are quantized or rounded next.
+
+    Integers have integer maxima, which the prologue dequantizes; their means are of distances to the zero point, which
+    it scales.
+    """
     x = node.inputs[0]
     assert x is not None
     if len(node.outputs) > 1 or not is_known(x, node):
@@ -49,7 +53,10 @@ def _pool(lowering: "Lowering", group: Group) -> Blocked:
 
 
 def pool(lowering: "Lowering", node: Node) -> Any:
-    """Maxima and means; those whose positions are wanted, or of images that don't fill a block, are left to others."""
+    """Lower a pool that no group contains: maxima and means.
+
+    Positions of maxima, and images that don't fill a block, are left to other converters.
+    """
     x = node.inputs[0]
     assert x is not None
     if len(node.outputs) > 1 or not is_known(x, node) or not is_worth_blocks(lowering, x):
@@ -61,7 +68,7 @@ def pool(lowering: "Lowering", node: Node) -> Any:
 def _pooled(
     lowering: "Lowering", node: Node, images: tuple[Value, int], epilogue: Epilogue, group: Group | None
 ) -> Blocked:
-    """A call of a kernel for a pool of images with a zero point."""
+    """Call a kernel for a pool of images with a zero point."""
     (x, zero_point), machine = images, lowering.machine
     sizes = images_of(x.type)
     arguments = [lowering.layouts.blocked(x), *([] if group is None else operands(lowering, group))]
@@ -77,7 +84,7 @@ def _pooled(
 
 
 def _element_anchor(node: Node) -> Anchor | None:
-    """On images, where bytes are read or written."""
+    """Return an anchor for an elementwise operator on images, where bytes or bfloat16 are read or written."""
     given = [value for value in step_operands(node) if value is not None]
     if node.output.type.rank != 4 or not is_image(node.output.type):
         return None
@@ -96,7 +103,7 @@ def _elements(lowering: "Lowering", group: Group) -> Blocked:
 
 
 def join(lowering: "Lowering", node: Node) -> Blocked | None:
-    """Channels put together of which all but the last ones fill their blocks, if any lie in blocks; None for others."""
+    """Concatenate channels if any image lies in blocks and all but the last fill their blocks; else return None."""
     values = [value for value in node.inputs if value is not None]
     if node.attributes["axis"] % node.output.type.rank != 1 or not all(is_known(value, node) for value in values):
         return None
@@ -109,7 +116,7 @@ def join(lowering: "Lowering", node: Node) -> Blocked | None:
 
 
 def _is_narrowed(value: Value) -> bool:
-    """Whether nothing but bytes or bfloat16 is read of it."""
+    """Whether a value's only reader quantizes it or rounds it to bfloat16."""
     readers = [use.node for use in value.uses]
     return len(readers) == 1 and (readers[0].operator == "QuantizeLinear" or readers[0].output.dtype is DType.bfloat16)
 

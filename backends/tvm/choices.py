@@ -1,4 +1,4 @@
-"""Kernels that can be generated in several ways: the estimated time decides, or what was measured."""
+"""Choices between the ways of generating a kernel: the estimated time decides, or what was measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -9,22 +9,22 @@ from ...ir.errors import ModelError
 from ...ir.graph import Node
 
 Parameters = Mapping[str, int]
-"""Of a template, by name."""
+"""The parameters of a template, by name."""
 
 
 class Plainness(IntEnum):
-    """How much a kernel asks of a compiler that died over a better one."""
+    """How plain a kernel is, after a compiler died over a better one."""
 
     BEST = 0
-    """All that the machine has."""
+    """A kernel with all instructions that the machine has."""
     PLAIN = 1
     """A template of planish's without the machine's special instructions."""
     IMPORTED = 2
-    """What TVM makes of the operators itself, one by one."""
+    """TVM's own kernels for the operators, one by one."""
 
 
 def result_of(node: Node) -> str:
-    """The name of what the last node of a kernel yields, which tells kernels apart in all copies of a graph."""
+    """Return the name of a kernel's result, that of its last node: it identifies the kernel in copies of a graph."""
     return node.outputs[0].name
 
 
@@ -38,7 +38,7 @@ class Site:
 
     Attributes:
         kernel: the name of the template.
-        layer: where it stands.
+        layer: the layer that the kernel belongs to.
         sizes: a record of what is computed, without what follows it.
         ways: records of the template's parameters, the one with the least estimated time first.
         call: a Relax call of the kernel that is generated in one of these ways.
@@ -57,18 +57,18 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What decides.
+    """The choices for all kernels of a build.
 
     Attributes:
-        measured: the parameters that were found to be the fastest, by a site's key.
-        source: the file that says so.
+        measured: the fastest parameters, by a site's key.
+        source: the file of the measurements.
     """
 
     measured: Mapping[str, Parameters] = field(default_factory=dict[str, Parameters])
     source: str = ""
 
     def made(self, site: Site) -> Any:
-        """The call of a kernel in the way that was measured to be the fastest, or is estimated to be.
+        """Return the kernel's call in the fastest way, by measurements or else by estimates.
 
         Raises:
             UnfitError: what was measured isn't one of the ways.
@@ -83,11 +83,14 @@ class Choices:
 
 
 ESTIMATED = Choices()
-"""By estimated times alone."""
+"""The choices by estimated times alone."""
 
 
 def spelled(record: Any) -> str:
-    """The fields of a dataclass in a line, without those that have their default; those of records in it are among them."""
+    """Spell the fields of a dataclass in a line, without those that have their default.
+
+    Fields of nested dataclasses are spelled among them.
+    """
     words: list[str] = []
     for part in fields(record):
         value = getattr(record, part.name)

@@ -1,4 +1,4 @@
-"""A graph compiled in another process, with plainer kernels in the place of those that the compiler dies over."""
+"""Compilation of a graph in another process, where plainer kernels replace those that the compiler dies over."""
 
 import warnings
 from contextlib import suppress
@@ -25,9 +25,9 @@ _INSTEAD = {
     Plainness.PLAIN: "it is compiled without the machine's special instructions",
     Plainness.IMPORTED: "TVM's own kernels take its place",
 }
-"""What becomes of a kernel that a compiler has died over."""
+"""What is done about a kernel that a compiler has died over."""
 _FARTHEST = 4
-"""Edges from a node to what its kernel may depend on."""
+"""The most edges from a node to nodes that its kernel may depend on."""
 
 
 @dataclass(slots=True)
@@ -36,8 +36,8 @@ class Compilation:
 
     Attributes:
         source: the graph as it was given.
-        legal: the same as TVM runs it.
-        target: that it is compiled for.
+        legal: the graph as TVM runs it.
+        target: the machine that it is compiled for.
         database: the file that `planish tune` has written, if any.
         checks_kernels: whether kernels that nobody has checked are held to the interpreter.
         is_strict: whether a kernel that can't be compiled ends it, though a plainer one may take its place; then no
@@ -54,10 +54,10 @@ class Compilation:
     plainness: dict[str, Plainness] = field(default_factory=dict[str, Plainness])
 
     def write(self, directory: Path) -> list[str]:
-        """Write the files of an artifact into a folder; returns their names.
+        """Write the files of an artifact into a folder; return their names.
 
         Args:
-            directory: that exists.
+            directory: the folder, which exists.
 
         Raises:
             TargetError: an operator that TVM can't run, with its layer, or what TVM's passes, LLVM and the linker say.
@@ -91,7 +91,7 @@ class Compilation:
             self._asked(graph, folder, work="lower")
 
     def _asked(self, graph: Path, directory: Path, **options: Any) -> list[str]:
-        """Have a graph compiled that is handed over; beside it is what else the process needs."""
+        """Have another process do some work on a graph that is handed over, with this compilation's settings."""
         request = {
             "work": "build",
             "graph": str(graph),
@@ -112,7 +112,7 @@ class Compilation:
             raise
 
     def _alone(self, death: DiedError, graph: Path, directory: Path) -> DiedError | None:
-        """A death over one thing: if several were worked on side by side, they are tried one after the other.
+        """Reduce a death to one kernel: if several were compiled side by side, they are tried one after the other.
 
         Returns:
             None if that goes well, as where memory had run out.
@@ -148,14 +148,14 @@ class Compilation:
         return TargetError(f"{text}{self._left(text, node)}")
 
     def _left(self, text: str, node: Node | None) -> str:
-        """Leave a reproducer of a fault around a node; returns what to do with it."""
+        """Leave a reproducer of a fault around a node; return what to do with it."""
         if self.is_strict:
             return ""
         graph = self.source if node is None else self._part(node)
         return leave(Reproducer(graph, "", backend="tvm", machine=self.target, error=text), again=None)
 
     def _part(self, node: Node) -> Graph:
-        """The smallest surroundings of a node that a compiler dies over as well; the whole graph if none are found."""
+        """Return the smallest part of the graph around a node that a compiler dies over, or the whole graph."""
         near, nodes = {node}, set(self.legal.nodes)
         for _ in range(_FARTHEST):
             near |= {value.producer for one in near for value in one.inputs if value is not None and value.producer}

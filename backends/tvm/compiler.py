@@ -1,6 +1,7 @@
-"""TVM's compiler in a process of its own: LLVM ends the process that it is in where it finds a fault in itself.
+"""TVM's compiler in a process of its own, since LLVM ends its process where it finds a fault in itself.
 
-This side imports neither TVM nor LLVM. It starts processes, asks them for work, and tells from a death what they worked on.
+This side imports neither TVM nor LLVM. It starts processes, asks them for work, and tells from a death what they were
+working on.
 """
 
 import atexit
@@ -21,23 +22,23 @@ from ...ir import errors
 from ...ir.files import file_in_memory
 
 Message: TypeAlias = Mapping[str, Any]
-"""What a process tells, as JSON: a key that says what it is, and what belongs to that."""
+"""A message of a process, as JSON: a key that names its kind, and the content."""
 
 LIBRARY = "model.so"
 """The file of an artifact that holds the kernels."""
 LINKING, CHECKING = "the library of all kernels", "the check of new kernels"
-"""What is told of while the library is linked, and while its kernels are held to the interpreter."""
+"""Names of the work while the library is linked, and while its kernels are compared with the interpreter."""
 ADVICE = "build for onnxruntime, which runs more operators, or write the layer in other ones"
 _BEGINS, _ENDS, _DONE, _FAULT = "begins", "ends", "done", "fault"
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main()"
 _MOST_REQUESTS = 64
-"""After so many answers a new process takes the place of one: each leaves holes in its heap, which grows by half a megabyte or so."""
+"""Requests after which a new process replaces one: each leaves holes in the heap, which grows by about 0.5 MB."""
 _LINE = 300
-"""Characters of what a compiler says that are told on."""
+"""The most characters that are kept of a compiler's message."""
 
 
 class CompilerError(errors.TargetError):
-    """TVM's passes, LLVM or the linker refused a graph that was lowered."""
+    """An error: TVM's passes, LLVM or the linker refused a graph that was lowered."""
 
 
 class DiedError(Exception):
@@ -84,7 +85,7 @@ def ask(request: Message, scratch: Path, hear: Callable[[Message], None] = lambd
 
 
 def _lay_by(process: "_Process") -> None:
-    """Let a process wait for more work, unless it has done enough."""
+    """Keep a process for more work, unless it has done enough."""
     if process.requests < _MOST_REQUESTS:
         _idle.put(process)
     else:
@@ -92,7 +93,7 @@ def _lay_by(process: "_Process") -> None:
 
 
 def _taken() -> "_Process":
-    """A process that waits for work, or a new one."""
+    """Return a process that waits for work, or a new one."""
     with suppress(Empty):
         while True:
             process = _idle.get_nowait()
@@ -103,24 +104,27 @@ def _taken() -> "_Process":
 
 
 def warm_up() -> None:
-    """Let a process start while something else is done, if none waits for work."""
+    """Start a process in advance, while something else is done, unless one waits for work."""
     if _idle.empty():
         _idle.put(_Process())
 
 
 def _log() -> IO[bytes]:
-    """In memory, if the system lends a file of it: there the last words are heard even of who died of a disk that is full."""
+    """Open a file for a process's errors, in memory if the system lends one.
+
+    In memory, even the last words of a process that died of a full disk are kept.
+    """
     lent = file_in_memory("said")
     return tempfile.TemporaryFile() if lent is None else lent[0]
 
 
 @dataclass(slots=True)
 class _Process:
-    """A process that compiles, from when it is started.
+    """A process that compiles, from its start on.
 
     Attributes:
-        said: the file that it writes its errors into.
-        running: what it works on.
+        said: the file of its errors.
+        running: what it works on, as in `DiedError`.
         requests: how many it was given.
     """
 
@@ -179,7 +183,7 @@ class _Process:
         return DiedError(dict(self.running), f"{said} ({how})")
 
     def end(self) -> None:
-        """Stop the process whatever it does; work that it was asked for is lost."""
+        """Stop the process whatever it does; the work that it was asked for is lost."""
         if self.is_alive:
             os.killpg(self._process.pid, SIGKILL)  # with the linker, if that runs
             self._process.wait()
@@ -199,7 +203,7 @@ def _end_all() -> None:
 
 
 def _forget_all() -> None:
-    """Leave the processes to the one that this one was forked from."""
+    """Forget the processes, which belong to the process that this one was forked from."""
     global _idle  # noqa: PLW0603 -- the old one may be locked by a thread that isn't here
     _idle = SimpleQueue()
 
@@ -208,7 +212,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def kind_of(error: errors.PlanishError) -> str:
-    """The name by which an error is told from one process to another: its own, or that of what it is a kind of."""
+    """Return the name of an error's kind between processes: that of its class, or of a known base class."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind in _KINDS.values())
 
 
@@ -218,12 +222,12 @@ _KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, 
 
 
 def line_of(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return an error's message in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _raised(message: Message) -> Exception:
-    """What the work raised over there."""
+    """Return the error that the work raised in the other process."""
     if kind := _KINDS.get(message[_FAULT]):
         return kind(message["text"])
     error = RuntimeError(message["text"])

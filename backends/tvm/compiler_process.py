@@ -1,4 +1,4 @@
-"""The process in which TVM compiles: it reads a request a line, and writes what it has to tell.
+"""The process in which TVM compiles: it reads one request a line, and writes messages about its work.
 
 It ends with the process that has started it, whatever it does at that time.
 """

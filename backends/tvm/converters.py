@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Converters of our own, where the graph knows more than TVM's importer finds out, or where that is wrong."""
+"""Our own converters, where the graph knows more than TVM's importer finds out, or where the importer is wrong."""
 
 from collections.abc import Callable
 from functools import partial
@@ -91,7 +91,7 @@ def _identity(lowering: "Lowering", node: Node) -> Any:
 
 
 def _concat(lowering: "Lowering", node: Node) -> Any:
-    """Sizes off the axis agree, though for symbolic ones TVM may not see why."""
+    """Concatenate; other axes agree in size, though TVM may not see why if sizes are symbolic."""
     joined = channels.join(lowering, node)
     if joined is not None:
         return joined
@@ -107,7 +107,7 @@ def _concat(lowering: "Lowering", node: Node) -> Any:
 
 
 def _gather(lowering: "Lowering", node: Node) -> Any:
-    """Positions beyond the end read the last element: the importer's kernel would read whatever lies there."""
+    """Gather; positions beyond the end read the last element, where the importer's kernel reads out of bounds."""
     axis = node.attributes.get("axis", 0)
     data, indices = node.inputs
     assert isinstance(axis, int)
@@ -135,10 +135,10 @@ def _range(lowering: "Lowering", node: Node) -> Any:
 
 
 def _tile(lowering: "Lowering", node: Node) -> Any:
-    """By reading along each axis at places that are computed once.
+    """Tile by reading along each axis at places that are computed once.
 
-    LLVM 22 miscompiles the importer's kernel where AVX-512 is at hand: it vectorizes reads at an index modulo a power of
-    two as if the modulus weren't there.
+    LLVM 22 miscompiles the importer's kernel where AVX-512 is available: it vectorizes reads at an index modulo a power
+    of two as if the modulus weren't there.
     """
     data, repeats = node.inputs[0], _elements(node, 1)
     assert data is not None
@@ -159,7 +159,7 @@ def _tile(lowering: "Lowering", node: Node) -> Any:
 
 
 def _slice(lowering: "Lowering", node: Node) -> Any:
-    """Where sizes are symbolic, the importer would take ONNX's open-ended bounds for exact ones."""
+    """Slice; with symbolic sizes, the importer would take ONNX's open-ended bounds for exact ones."""
     data: Value | None = node.inputs[0]
     if has_computed_bounds(node):
         return sizes.slice_(lowering, node)
@@ -198,7 +198,7 @@ def _split(lowering: "Lowering", node: Node) -> Any:
 
 
 def _clipped(begin: Any, size: Any) -> Any:
-    """A begin within 0 and the size."""
+    """Clip the begin of a slice to the range from 0 to the size."""
     if isinstance(begin, int) and isinstance(size, int):
         return min(max(begin, 0), size)
     if isinstance(begin, int) and begin in (0, 1):
@@ -207,7 +207,10 @@ def _clipped(begin: Any, size: Any) -> Any:
 
 
 def _topk(lowering: "Lowering", node: Node) -> Any:
-    """Of elements that are equal the first ones, so that all are sorted where only data tells how many are wanted."""
+    """Return the greatest or least elements, the first of equal ones.
+
+    If only data tells how many are wanted, all are sorted.
+    """
     data, wanted = node.inputs
     assert data is not None
     assert wanted is not None
@@ -269,4 +272,4 @@ TEMPLATES: dict[str, Template] = {
     **products.TEMPLATES,
     **rows.TEMPLATES,
 }
-"""Kernels that compute what follows an operator as well, for those of its nodes that they can."""
+"""Kernels with epilogues, by operator: each computes as many of the operators that follow as it can."""

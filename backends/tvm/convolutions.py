@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Convolutions by kernels of our own, on images in blocks of channels, where sizes are known."""
+"""Convolutions by our own kernels, on images of known sizes in blocks of channels (NCHWc)."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def _anchor(node: Node) -> Anchor | None:
-    """With constant weights, on images of known sizes."""
+    """Return an anchor for a convolution with constant weights on images of known sizes."""
     x, *rest = node.inputs
     assert x is not None
     is_constant = all(value is None or constant_weights(value) is not None for value in rest)
@@ -47,7 +47,10 @@ def _anchor(node: Node) -> Anchor | None:
 
 
 def _conv(lowering: "Lowering", group: Group) -> Any:
-    """The first layers of a network, which have fewer channels than fill a block, read them where they are."""
+    """Lower a convolution.
+
+    A network's first layers, whose channels are too few for a block, read images as they are.
+    """
     integers = quantized(group.anchor)
     if integers is not None and lowering.machine.has_integers:
         made = _integer_conv(lowering, group, integers)
@@ -85,7 +88,7 @@ def _conv(lowering: "Lowering", group: Group) -> Any:
 
 
 def _convolved(lowering: "Lowering", group: Group, sizes: Convolution, weights: np.ndarray, bias: np.ndarray) -> Any:
-    """A call of a kernel for a convolution of what a group's anchor reads, with what follows it."""
+    """Call a kernel for a convolution of what a group's anchor reads, with the group's epilogue."""
     x, machine = group.anchor.inputs[0], lowering.machine
     assert x is not None
     x = x if sizes.dtype == "float32" else unwidened(x)
@@ -112,9 +115,10 @@ def _transposed_anchor(node: Node) -> Anchor | None:
 
 
 def _transposed(lowering: "Lowering", group: Group) -> Blocked:
-    """A convolution for each place that a pixel of the result can have between those that strides put apart.
+    """Lower a transposed convolution as one convolution for each phase of the strides.
 
-    Their taps are those of the transposed one that fall on such a place, in reverse; the results are interleaved.
+    The taps of each are those of the transposed convolution that fall on its phase, in reverse; the results are
+    interleaved.
     """
     node, lanes = group.anchor, lowering.machine.lanes
     x, weights = (node.input(index) for index in range(2))
@@ -146,7 +150,7 @@ def _transposed(lowering: "Lowering", group: Group) -> Blocked:
 
 
 def _part(window: Window, axis: int, taps: int) -> tuple[int, ...]:
-    """An axis of the windows whose results are interleaved, as `Window` has it."""
+    """Return an axis of the windows whose results are interleaved, as `Window` has it."""
     stride, begin, image = window.strides[axis], window.begins[axis], window.image[axis]
     result = ceil_div(window.result[axis] + begin % stride, stride)
     front = taps - 1 - begin // stride
@@ -159,7 +163,7 @@ def _bias(node: Node, filters: int) -> np.ndarray:
 
 
 def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Blocked | None:
-    """None where Winograd's algorithm takes less time with floats."""
+    """Lower a convolution of integers; return None where Winograd's algorithm takes less time with floats."""
     node, machine = group.anchor, lowering.machine
     images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
     filters, depth, *_ = found.weights.shape
@@ -213,7 +217,7 @@ def _integer_conv(lowering: "Lowering", group: Group, found: Quantized) -> Block
 
 
 def _strips(lowering: "Lowering", found: Quantized, strips: Strips) -> Any:
-    """A call of a kernel for rows of bytes, made of floats if it is these that they were quantized from."""
+    """Call a kernel for rows of bytes; if they were quantized from floats, it reads those."""
     x, node = found.x, found.x.producer
     epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
     if node is not None and node.operator == "QuantizeLinear" and grid_of(node) is not None:
@@ -229,7 +233,7 @@ def _strips(lowering: "Lowering", found: Quantized, strips: Strips) -> Any:
 def _beside(
     found: Quantized, weights: np.ndarray, bias: np.ndarray, window: Window, lanes: int, shift: int
 ) -> list[Any]:
-    """Bias, scales and, if sums start from anything but 0, offsets for bytes that a `shift` is taken from."""
+    """Return bias, scales and, if sums don't start from 0, offsets for bytes from which a `shift` is subtracted."""
     rows = [in_blocks(row, lanes) for row in (bias, found.scales)]
     zero_point = found.zero_point - shift
     return [*rows, relax.const(start_offsets(weights, zero_point, window, lanes))] if zero_point else rows
@@ -243,7 +247,7 @@ def _depthwise(
     window: Window,
     images: tuple[Value, int],
 ) -> Blocked:
-    """Of floats, or of integers with their zero point."""
+    """Lower a depthwise convolution of floats, or of integers with their zero point."""
     (x, zero_point), lanes = images, lowering.machine.lanes
     held = images_of(x.type)
     sizes = Channelwise(held.batch, held.blocks(lanes)[0], window, DEPTHWISE, held.dtype, zero_point)
@@ -254,7 +258,7 @@ def _depthwise(
 
 
 def _normalize(lowering: "Lowering", group: Group) -> Blocked:
-    """A normalization by constants, as a depthwise convolution of one tap."""
+    """Lower a normalization by constants as a depthwise convolution of one tap."""
     node, x = group.anchor, group.anchor.inputs[0]
     assert x is not None
     scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))

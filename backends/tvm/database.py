@@ -1,7 +1,7 @@
-"""What `planish tune` has measured, in a file: for each target and kernel the fastest parameters.
+"""The file of what `planish tune` has measured: the fastest parameters for each target and kernel.
 
-The file is JSON with sorted keys, to be read, compared and kept beside a recipe. Sizes that it doesn't know are left to the
-estimated time.
+The file is JSON with sorted keys, to be read, compared and kept beside a recipe. For sizes that are not in it, the
+estimated time decides.
 """
 
 import json
@@ -22,15 +22,15 @@ from .choices import Choices, Parameters, spelled
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found for a kernel.
+    """The result of measuring a kernel.
 
     Attributes:
         kernel: its template and sizes.
-        layer: the first one that it is of.
-        share: of the time of all kernels that can be generated in several ways.
+        layer: the first layer that it belongs to.
+        share: its share of the time of all kernels that can be generated in several ways.
         estimated: the parameters of the least estimated time.
-        fastest: those that were measured to be.
-        gain: the former's time over the latter's; 1 where they are the same.
+        fastest: the parameters that were measured to be the fastest.
+        gain: the time with the estimated parameters over that with the fastest; 1 where they are the same.
     """
 
     kernel: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 LONGEST = 1 << 22
-"""Bytes of a file; an entry takes some 300."""
+"""The most bytes of a file; an entry takes some 300."""
 
 
 class _Section(BaseModel):
@@ -50,11 +50,11 @@ class _Section(BaseModel):
 
 
 class Entry(_Section):
-    """A kernel of some sizes.
+    """The fastest parameters of a kernel of some sizes.
 
     Attributes:
-        parameters: the fastest ones.
-        gain: the time by the parameters of the least estimated time over the time by these.
+        parameters: the fastest parameters.
+        gain: the time with the parameters of the least estimated time over that with these.
     """
 
     parameters: Parameters
@@ -62,11 +62,11 @@ class Entry(_Section):
 
 
 class Database(_Section):
-    """What was measured.
+    """The measurements of kernels on targets.
 
     Attributes:
-        format: of the file.
-        targets: by what matters of a target, and then by kernel and sizes.
+        format: the version of the file's format.
+        targets: entries by what matters of a target, and then by kernel and sizes.
     """
 
     format: Literal[1] = 1
@@ -78,14 +78,14 @@ class Database(_Section):
         return sha256(self._text.encode()).hexdigest()
 
     def of(self, target: Target) -> Mapping[str, Entry]:
-        """What was measured on a target like this."""
+        """Return what was measured on targets like this one."""
         return self.targets.get(_key(target), {})
 
     def choices(self, target: Target, source: str) -> Choices:
         return Choices({key: entry.parameters for key, entry in self.of(target).items()}, source)
 
     def having(self, target: Target, kernel: str, entry: Entry) -> "Database":
-        """A copy with one more entry."""
+        """Return a copy with one more entry."""
         known = {**self.of(target), kernel: entry}
         return self.model_copy(update={"targets": {**self.targets, _key(target): known}})
 
@@ -102,7 +102,7 @@ class Database(_Section):
 
 
 def read_database(path: Path) -> Database:
-    """A database from its file.
+    """Read a database from its file.
 
     Raises:
         UsageError: there is no such file.
@@ -125,7 +125,7 @@ def read_database(path: Path) -> Database:
 
 
 def _key(target: Target) -> str:
-    """What matters of a target: the CPU that instructions are ordered for, and what its kernels know of it."""
+    """Spell what matters of a target: the CPU that instructions are scheduled for, and what kernels know of it."""
     from .kernels.machine import Machine  # asks LLVM
 
     return f"{target.mcpu} {spelled(Machine.of(target))}"

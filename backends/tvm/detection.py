@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""NonMaxSuppression: one box after the other is held to those of its class that are kept already."""
+"""NonMaxSuppression: one box after the other is compared with the boxes of its class that are kept already."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 _FOUND, _FIRST, _CLASH = range(3)
-"""In a row of numbers: how many boxes are kept, where those of this class begin, and whether one of them clashes."""
+"""Places in a row of numbers for the count of kept boxes, the begin of this class's, and whether one clashes."""
 
 
 def non_max_suppression(lowering: "Lowering", node: Node) -> Any:
@@ -84,7 +84,7 @@ def _whole(value: int) -> Any:
 
 
 def _overlap(boxes: Any, batch: Any, one: Any, other: Any, center: bool) -> Any:
-    """The intersection of two boxes over their union."""
+    """Return the intersection of two boxes over their union (IoU)."""
     (low, high), (lower, higher) = (_corners(boxes, batch, box, center) for box in (one, other))
     sides = [tirx.min(high[axis], higher[axis]) - tirx.max(low[axis], lower[axis]) for axis in range(2)]
     nought = tirx.const(0, sides[0].ty.dtype)
@@ -94,7 +94,7 @@ def _overlap(boxes: Any, batch: Any, one: Any, other: Any, center: bool) -> Any:
 
 
 def _corners(boxes: Any, batch: Any, box: Any, center: bool) -> tuple[list[Any], list[Any]]:
-    """The lower and upper corner of a box that is given by two opposite ones, or by its middle and size."""
+    """Return the lower and upper corner of a box that is given by two opposite corners, or by center and size."""
     first, second = ([boxes[batch, box, part + axis] for axis in range(2)] for part in (0, 2))
     if not center:
         pairs = list(zip(first, second, strict=True))

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Elementwise operators of which TVM loses NaN or infinity, misses element types, or divides and shifts as no one asked.
+"""Elementwise operators for which TVM loses NaN or infinity, lacks element types, or divides and shifts in its own way.
 
 A division of integers by zero would end the process: it gives 0 here.
 """
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 Element = Callable[..., Any]
-"""An element of the result from those of the operands; the first argument is the node."""
+"""A function from the node and elements of the operands to an element of the result."""
 
 
 def _converter(element: Element) -> Callable[["Lowering", Node], Any]:
-    """A converter that applies a function to elements of operands that are broadcast."""
+    """Return a converter that applies a function to elements of operands that are broadcast."""
 
     def convert(lowering: "Lowering", node: Node) -> Any:
         broadcasting.bind_result(lowering, node)
@@ -47,7 +47,7 @@ def _broadcast(*operands: te.Tensor, element: Element, name: str, shape: Sequenc
 
 
 def _at(x: te.Tensor, place: Sequence[Any]) -> Any:
-    """The element of an operand that belongs to a place of the result."""
+    """Return the element of an operand that belongs to a place of the result."""
     pairs = zip(x.shape, place[len(place) - len(x.shape) :], strict=True)
     return x(*(0 if isinstance(size, tirx.IntImm) and int(size) == 1 else index for size, index in pairs))
 
@@ -116,7 +116,7 @@ def _sign(node: Node, x: Any) -> Any:
 
 
 def _shrunk(node: Node, x: Any) -> Any:
-    """Integers go through float64."""
+    """Shrink an element towards 0 by a bias outside of a bound (Shrink); integers go through float64."""
     bound, bias = (node.attributes.get(name, default) for name, default in (("lambd", 0.5), ("bias", 0.0)))
     y = x if _is_float(node) else x.astype("float64")
     above = choose(y > _constant(bound, y), y - _constant(bias, y), _constant(0, y))
@@ -124,7 +124,7 @@ def _shrunk(node: Node, x: Any) -> Any:
 
 
 def _modulo(node: Node, a: Any, b: Any) -> Any:
-    """The remainder with the sign of the dividend if `fmod` says so, and of the divisor otherwise."""
+    """Return the remainder, with the sign of the dividend if `fmod` says so, and of the divisor otherwise."""
     nought = _constant(0, a)
     rest = _float_rest(a, b) if _is_float(node) else choose(_is_safe(node, b), tirx.truncmod(a, _safe(node, b)), nought)
     if node.attributes.get("fmod", 0) or node.output.dtype.name.startswith("u"):
@@ -134,12 +134,12 @@ def _modulo(node: Node, a: Any, b: Any) -> Any:
 
 
 def _float_rest(a: Any, b: Any) -> Any:
-    """As the mathematics library of C has it: TVM's own is a quotient that is rounded, and multiplied again."""
+    """Return C's fmod: TVM's own multiplies a rounded quotient."""
     return tirx.call_pure_extern(a.ty.dtype, "fmod" if str(a.ty.dtype) == "float64" else "fmodf", a, b)
 
 
 def _quotient(node: Node, a: Any, b: Any) -> Any:
-    """Integers are divided towards zero."""
+    """Return the quotient; integers are divided towards zero."""
     if _is_float(node):
         return a / b
     nought = _constant(0, a)
@@ -148,7 +148,7 @@ def _quotient(node: Node, a: Any, b: Any) -> Any:
 
 
 def _is_safe(node: Node, b: Any) -> Any:
-    """Whether a machine divides integers by a number at all: not by 0, nor the least of them by -1."""
+    """Whether a machine can divide integers by a number: not by 0, nor by -1, as the least integer overflows."""
     is_safe = tirx.NE(b, _constant(0, b))
     return is_safe if node.output.dtype.name.startswith("u") else tirx.all(is_safe, tirx.NE(b, _constant(-1, b)))
 
@@ -158,7 +158,10 @@ def _safe(node: Node, b: Any) -> Any:
 
 
 def _shifted(node: Node, a: Any, b: Any) -> Any:
-    """By as many bits as there are or more, nothing is left but the sign of what is shifted right."""
+    """Shift an integer.
+
+    Shifted by its width or more, it is 0, or its sign if it is shifted to the right.
+    """
     bits, is_left = node.output.dtype.bits, node.attributes["direction"] == "LEFT"
     is_within = tirx.EQ(b >> _constant(bits.bit_length() - 1, b), _constant(0, b))  # TVM misjudges "less" of uint64
     count = b & _constant(bits - 1, b)
@@ -167,7 +170,7 @@ def _shifted(node: Node, a: Any, b: Any) -> Any:
 
 
 def equal(lowering: "Lowering", node: Node) -> Any:
-    """LLVM can't compare truth values."""
+    """Compare elements; truth values by exclusive or, since LLVM can't compare them."""
     value = node.inputs[0]
     assert value is not None
     if value.dtype is not DType.bool:
@@ -179,7 +182,7 @@ _XOR = _converter(lambda node, a, b: tirx.any(tirx.all(a, tirx.Not(b)), tirx.all
 
 
 def clip(lowering: "Lowering", node: Node) -> Any:
-    """Between bounds that are tensors of one number, of which either may be left out; NaN stays."""
+    """Clip to bounds that are tensors of one number, either of which may be missing; NaN stays."""
     x, low, high = (None if value is None else lowering.tensor(value) for value in (node.input(i) for i in range(3)))
     given = [bound for bound in (low, high) if bound is not None]
 
@@ -204,7 +207,7 @@ def clip(lowering: "Lowering", node: Node) -> Any:
 
 
 def power(lowering: "Lowering", node: Node) -> Any:
-    """Integers are multiplied exactly, and wrap around; of floats TVM's own is right."""
+    """Raise to a power: integers exactly, wrapping around; for floats TVM's own converter is right."""
     if _is_float(node):
         return imported(lowering, node)
     broadcasting.bind_result(lowering, node)
@@ -217,7 +220,7 @@ def power(lowering: "Lowering", node: Node) -> Any:
 
 
 def _powers(x: te.Tensor, exponent: te.Tensor, *, bits: int) -> Any:
-    """By squaring, bit by bit; a negative power of anything but 1 and -1 is 0."""
+    """Raise integers to powers by repeated squaring; a negative power of anything but 1 and -1 is 0."""
     base_type, type = str(x.dtype), str(exponent.dtype)
 
     def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
@@ -245,7 +248,7 @@ def _is_odd(number: Any, type: str) -> Any:
 
 
 def _inverse(number: Any, is_odd: Any, type: str) -> Any:
-    """A negative power, cut towards zero."""
+    """Return a negative power, cut towards zero."""
     one, nought = (tirx.const(value, type) for value in (1, 0))
     left = choose(tirx.EQ(number, one), one, nought)
     if type.startswith("u"):

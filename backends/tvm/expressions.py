@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Small pieces of TVM's arithmetic that kernels are written in; expressions are of int64 where nothing else is said."""
+"""Small expressions of TVM's arithmetic for kernels; they are int64 where nothing else is said."""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -14,29 +14,29 @@ def integer(value: int) -> Any:
 
 
 def same(a: Any, b: Any) -> Any:
-    """Whether two integers are equal, of whatever width they are."""
+    """Whether two integers of any width are equal."""
     return tirx.EQ(*(integer(value) if isinstance(value, int) else value.astype("int64") for value in (a, b)))
 
 
 def choose(condition: Any, chosen: Any, other: Any) -> Any:
-    """One of two values, both of which may be computed; see `only_if` for one that may not."""
+    """Return one of two values, both of which may be computed; `only_if` computes only one."""
     return tirx.Select(condition, chosen, other)
 
 
 def only_if(condition: Any, chosen: Any, other: Any) -> Any:
-    """One of two values, of which the other isn't computed: it may read what isn't there."""
+    """Return one of two values without computing the other, which may read what isn't there."""
     return tirx.if_then_else(condition, chosen, other)
 
 
 def pick(place: Any, values: Sequence[Any]) -> Any:
-    """The value at a computed place, or the last one beyond the end."""
+    """Return the value at a computed place, or the last one beyond the end."""
     *front, last = values
     numbered = list(enumerate(front))
     return reduce(lambda rest, item: choose(same(place, item[0]), item[1], rest), reversed(numbered), last)
 
 
 def row(values: Sequence[Any]) -> Any:
-    """A kernel's result from its elements."""
+    """Return a row of elements as a kernel's result."""
     return te.compute((len(values),), lambda index: pick(index.astype("int64"), values), name="row")
 
 
@@ -49,17 +49,17 @@ def total(values: Iterable[Any]) -> Any:
 
 
 def within(place: Any, size: Any) -> Any:
-    """A place moved to the nearest of those from 0 to below the size."""
+    """Clip a place to the range from 0 to below a size."""
     return tirx.max(tirx.min(place, size - 1), integer(0))
 
 
 def counted(place: Any, size: Any) -> Any:
-    """A place of which a negative one counts from the end, moved to the nearest that there is."""
+    """Return a place that may count from the end, clipped to the nearest that there is."""
     return within(choose(place < 0, place + size, place), size)
 
 
 def elements(tensor: te.Tensor) -> list[Any]:
-    """The elements of a small tensor of integers with static shape.
+    """Return the elements of a small tensor of integers with a static shape.
 
     Raises:
         NotImplementedError: it has another.
@@ -73,7 +73,7 @@ def elements(tensor: te.Tensor) -> list[Any]:
 
 
 def unraveled(step: Any, shape: Sequence[Any]) -> list[Any]:
-    """The place of a number in row-major order."""
+    """Return the place of a number in row-major order."""
     place: list[Any] = []
     rest = step.astype("int64")
     for size in reversed(shape[1:]):

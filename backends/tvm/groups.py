@@ -1,7 +1,7 @@
-"""Which nodes one kernel computes: a product, and the elementwise operators that follow it.
+"""Which nodes one kernel computes: an anchor such as a product, and its epilogue of elementwise operators.
 
-A group is closed: of the values inside, nothing but the last one is read by other nodes. So it can be lowered where its last
-node stands, after everything else that it reads. What it reads dequantized it dequantizes itself, and its last node doesn't
+A group is closed: only its last value is read by nodes outside of the group. So it can be lowered where its last node
+stands, after everything else that it reads. A group dequantizes what it reads by itself, and its last node doesn't
 dequantize: so integers are what lies in memory.
 """
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 DYNAMIC = frozenset({"DynamicQuantizeLinear", ROW_QUANTIZER})
 _LONGEST = 24
-"""Nodes behind an anchor: longer chains make kernels that registers can't hold."""
+"""The most nodes behind an anchor: longer chains make kernels that registers can't hold."""
 ROUNDING = frozenset({"Cast"})
-"""What is rounded to bfloat16 for all its readers is stored so."""
+"""Operators that round to bfloat16: a value that all its readers round is stored so."""
 ARITHMETIC = frozenset(ELEMENTS) - ROUNDING
-"""Operators on float32."""
+"""The operators of epilogues on float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Anchor:
 
     Attributes:
         node: the product.
-        channels: the axis of its result that numbers of a channel belong to, counted from the end.
-        addend: what it adds to the product, if anything.
-        joins: operators that its kernel can compute behind it.
-        prologue: what makes the node's result of the kernel's, if that isn't the same.
-        is_step: whether it is elementwise itself, so that the kernel has no result but its epilogue's.
+        channels: the axis of channels in its result, counted from the end.
+        addend: the value that it adds to the product, if any.
+        joins: the operators that its kernel can compute in an epilogue.
+        prologue: the step from the kernel's result to the node's, if they differ.
+        is_step: whether it is elementwise itself, so that the kernel computes nothing but the epilogue.
     """
 
     node: Node
@@ -58,7 +58,7 @@ class Group:
         anchor: the node in front.
         chain: the nodes behind it, in order.
         epilogue: what they compute.
-        operands: that the epilogue reads.
+        operands: the values that the epilogue reads.
     """
 
     anchor: Node
@@ -80,8 +80,8 @@ class Template:
     """A kernel with an epilogue.
 
     Attributes:
-        anchor: a node as one that the kernel computes; None if it can't.
-        lower: a call of the kernel for a group.
+        anchor: returns the anchor for a node; None if the kernel can't compute it.
+        lower: calls the kernel for a group.
     """
 
     anchor: Callable[[Node], Anchor | None]
@@ -89,12 +89,12 @@ class Template:
 
 
 def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template]) -> dict[Node, Group]:
-    """The groups of a graph, by each of their nodes.
+    """Return the groups of a graph, by each of their nodes.
 
     Args:
-        graph: that the nodes are of.
-        nodes: that are lowered, in order; others may read values without that mattering.
-        templates: by the operator of the anchor.
+        graph: the graph of the nodes.
+        nodes: the nodes that are lowered, in order; reads of values by other nodes don't matter.
+        templates: the templates by the operator of the anchor.
     """
     surroundings = _Surroundings(graph, frozenset(nodes), frozenset(graph.outputs.values()))
     groups: dict[Node, Group] = {}
@@ -108,7 +108,7 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Tem
 
 
 def reach(value: Value, result: Value, channels: int) -> Reach | float | None:
-    """How a value lies beside a result; a number for a constant of one, None where it is spread in another way."""
+    """Return how a value is broadcast to a result; the number for a constant of one, None for any other way."""
     if isinstance(value, Constant) and value.data.size == 1:
         return float(value.data.reshape(()))
     shape = (1,) * (result.type.rank - value.type.rank) + value.shape
@@ -123,12 +123,12 @@ def reach(value: Value, result: Value, channels: int) -> Reach | float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """What groups grow in.
+    """The graph around groups that are found.
 
     Attributes:
         graph: whose nodes they are.
-        lowered: those that others can be grouped with.
-        returned: its outputs.
+        lowered: the nodes that can be grouped.
+        returned: the graph's outputs.
     """
 
     graph: Graph
@@ -147,7 +147,7 @@ class _Growth:
         self._result = anchor.node.output
 
     def group(self) -> Group | None:
-        """The largest closed one; None if what the anchor adds doesn't lie beside its result."""
+        """Return the largest closed group; None if the anchor's addend can't be broadcast to its result."""
         chain: list[Node] = []
         closed = 0
         while len(chain) < _LONGEST and (node := self._next(chain)) is not None:
@@ -157,7 +157,7 @@ class _Growth:
         return self._made(chain[:closed])
 
     def _next(self, chain: list[Node]) -> Node | None:
-        """The first node beyond the chain that can join it: one that reads an open value."""
+        """Return the first node beyond the chain that can join it: one that reads an open value."""
         open_values = self._open([self._anchor.node, *chain])
         if not self._surroundings.returned.isdisjoint(open_values):
             return None
@@ -166,7 +166,7 @@ class _Growth:
         return min(joining, key=self._surroundings.graph.position, default=None)
 
     def _open(self, nodes: Iterable[Node]) -> list[Value]:
-        """Of the results of some nodes, those that others read or that the graph returns."""
+        """Return the results of some nodes that other nodes read or the graph returns."""
         inside = set(nodes)
         return [
             node.output
@@ -215,7 +215,7 @@ class _Growth:
         return Group(anchor.node, tuple(chain), epilogue, tuple(steps.operands))
 
     def _is_coarse(self, result: Value) -> bool:
-        """Whether a result is rounded at once, to bfloat16 or by all that read it, and the kernel can do with less."""
+        """Whether a result is rounded at once, to bfloat16 or by all its readers, so that coarse functions will do."""
         readers = {node.operator for node in self._surroundings.readers(result)}
         is_quantized = bool(readers) and readers <= DYNAMIC and result not in self._surroundings.returned
         is_rounded = result.dtype is DType.bfloat16 or is_quantized
@@ -223,18 +223,18 @@ class _Growth:
 
 
 def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:
-    """Whether what is dequantized first is put back on the same grid at once, and not read by others."""
+    """Whether the chain first quantizes the result again to the grid of the prologue, which it alone reads."""
     value = chain[0].inputs[0] if chain and chain[0].operator == "QuantizeLinear" else None
     return value is not None and value.use_count == 1 and step_attributes(chain[0]) == prologue.attributes
 
 
 class _Steps:
-    """Steps while they are written.
+    """The steps of an epilogue that is being built.
 
     Attributes:
-        operands: that they read, and how these lie beside the result.
-        places: of values among the result, the operands and the results of steps; numbers stand for themselves.
-        steps: in order.
+        operands: the values that steps read, and how these are broadcast to the result.
+        places: where values stand among the result, the operands and the steps' results; numbers are themselves.
+        steps: the steps in order.
     """
 
     def __init__(self, reaches: Mapping[Value, Reach | float]) -> None:
@@ -257,7 +257,7 @@ class _Steps:
 
 
 def widened_from(value: Value) -> Value | None:
-    """The bfloat16 that a value in float32 was made from, if it was."""
+    """Return the bfloat16 value that a float32 value was widened from, if it was."""
     node = value.producer
     if node is None or node.operator != "Cast" or value.dtype is not DType.float32:
         return None
@@ -265,7 +265,7 @@ def widened_from(value: Value) -> Value | None:
 
 
 def step_operands(node: Node) -> Sequence[Value | None]:
-    """What a step for a node computes with: of scales and zero points it knows."""
+    """Return the operands of a node's step, which has scales and zero points as attributes."""
     return node.inputs[:1] if node.operator in QUANTIZING else node.inputs
 
 
@@ -278,13 +278,13 @@ def step_attributes(node: Node) -> tuple[tuple[str, Any], ...]:
 
 
 def source(value: Value) -> Value:
-    """What a value is read from: if it was dequantized, from the integers; if it was widened, from bfloat16."""
+    """Return what a value is read from: the integers that it was dequantized from, the bfloat16 of a widened one."""
     narrow = widened_from(value)
     return unscaled(value) if narrow is None or isinstance(narrow, Constant) else narrow
 
 
 def unscaled(value: Value) -> Value:
-    """What a value was dequantized from, or itself."""
+    """Return the value that a value was dequantized from, or the value itself."""
     node = value.producer
     is_dequantized = node is not None and node.operator == "DequantizeLinear" and grid_of(node) is not None
     found = node.inputs[0] if node is not None and is_dequantized else None

@@ -1,7 +1,7 @@
-"""Sizes that must not be 0: TVM's kernels leave garbage where they should reduce, multiply or slide over nothing, or read
-beyond the end.
+"""Guards: sizes that must not be 0 when the model runs.
 
-Some are known before the model runs, from the sizes of its inputs; of the others, which depend on data, the model returns
+TVM's kernels leave garbage where they should reduce, multiply or slide over nothing, or read beyond the end. Some sizes
+are known before the model runs, from the sizes of its inputs; the others depend on data, and the model returns them in
 a row beside its outputs.
 """
 
@@ -40,17 +40,17 @@ _RIGHT = {
     *("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Split"),
     *("Squeeze", "Unsqueeze"),
 }
-"""Operators that are right about empty tensors whatever becomes of the size."""
+"""Operators that are right about empty tensors, whatever size is 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Sizes by what needs them, as `layer: Operator`.
+    """The guarded sizes of a model, each with its user, as `layer: Operator`.
 
     Attributes:
-        early: over symbols of the inputs' shapes.
-        late: over symbols that depend on data, in the order in which the model returns them.
-        places: by the inputs that are read as places along an axis, its size and what reads there.
+        early: sizes over symbols of the inputs' shapes.
+        late: sizes over symbols that depend on data, in the order in which the model returns them.
+        places: for inputs that are read as places along an axis, by name, the axis's size and what reads there.
     """
 
     early: Mapping[str, str]
@@ -59,7 +59,7 @@ class Guards:
 
     @classmethod
     def read(cls, directory: Path) -> "Guards":
-        """What is in an artifact's folder.
+        """Read the guards in an artifact's folder.
 
         Raises:
             ModelError: the file can't be read, or holds something else.
@@ -122,7 +122,7 @@ _TOLD = frozenset({"Reshape", "Slice", "Squeeze"})
 
 
 def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
-    """The sizes that a node needs not to be 0: where they are, its outputs should be something nonetheless."""
+    """Return the sizes of a node that must not be 0: where one is 0, its outputs wouldn't be empty, too."""
     if has_computed_bounds(node):
         return []
     if node.operator in _RIGHT or has_trait(node.operator, Trait.BROADCASTING):
@@ -133,10 +133,10 @@ def guarded(node: "Node", inputs: Iterable["Value"]) -> list[str]:
 
 
 def read_places(graph: "Graph", name: Callable[["Node"], str]) -> dict[str, tuple[str, str]]:
-    """The inputs that are read as places along an axis, with its size and what reads there, as `Guards` has them.
+    """Return the inputs that are read as places along an axis, with its size and what reads there.
 
     Args:
-        graph: that is lowered.
+        graph: the graph that is lowered.
         name: what the user calls a node's operator.
     """
     given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
@@ -162,7 +162,10 @@ def _keeps_numbers(node: "Node") -> bool:
 
 
 def has_computed_bounds(node: "Node") -> bool:
-    """Whether sizes, axes or bounds that it is told are held to the shapes when the model runs: these or those are known only then."""
+    """Whether a node's sizes, axes or bounds are compared with the shapes when the model runs.
+
+    That is so where either are known only then.
+    """
     from ...ir.infer import contents  # brings torch, which an artifact runs without
     from ...ir.unknown import is_from_data
 
@@ -175,7 +178,7 @@ def has_computed_bounds(node: "Node") -> bool:
 
 
 def _fitting(node: "Node") -> list[str]:
-    """What is 0 unless shapes fit each other that the kernels take to fit, which would read beyond the end."""
+    """Return sizes that are 0 unless shapes fit each other: where they don't, kernels would read beyond the end."""
     shapes: list[Sequence[Dim]] = [() if value is None else value.shape for value in node.inputs]
     x, *rest = shapes
     if node.operator == "TopK":
@@ -194,7 +197,7 @@ def _fitting(node: "Node") -> list[str]:
 
 
 def _unequal(one: Sequence[Dim], other: Sequence[Dim]) -> list[str]:
-    """What is 0 unless two shapes have as many elements; nothing where they do at a few sizes."""
+    """Return a size that is 0 unless two shapes have as many elements; none where they do at a few sizes."""
     alone = Counter(one) - Counter(other), Counter(other) - Counter(one)
     names = sorted(frozenset().union(*(symbols(dim) for dims in alone for dim in dims)))
     rows = [{name: 2 + (step + 3 * place) % 11 for place, name in enumerate(names)} for step in range(11)]
@@ -207,7 +210,7 @@ def _unequal(one: Sequence[Dim], other: Sequence[Dim]) -> list[str]:
 
 
 def _bounded(node: "Node") -> list[str]:
-    """What a slice needs not to be 0, so that the bounds that its type takes to lie inside of an axis do."""
+    """Return sizes that must not be 0, so that a slice's bounds lie inside of the axis where its type takes them to."""
     from ...ir.ops.slice import SURE  # brings torch, too
 
     x, (starts, ends, axes) = node.inputs[0], (node.constant(index) for index in range(1, 4))
@@ -223,7 +226,7 @@ def _bounded(node: "Node") -> list[str]:
 
 
 def _vanishes(shape: Sequence[Dim], dim: str) -> bool:
-    """Whether a shape has nothing in it when a dimension is 0."""
+    """Whether a shape has no elements when a dimension is 0."""
     if dim in shape:
         return True
     if not dim.isidentifier():

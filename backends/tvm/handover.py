@@ -1,8 +1,8 @@
-"""A graph on its way to a compiler's process: its text, and its weights as they lie in memory.
+"""The handover of a graph to a compiler's process: its text, and its weights as they lie in memory.
 
-A `.planish` file would have all weights in the order of their axes, and turning those of a language model takes longer than to
-compile it from the cache. They wait in memory where the system lends a file of it: on a disk they would compete with what is
-written into the artifact.
+A `.planish` file would hold all weights in the order of their axes, and transposing those of a language model takes
+longer than compiling it from the cache. The weights wait in memory where the system lends a file in memory: on a disk
+they would compete with what is written into the artifact.
 """
 
 import json
@@ -21,12 +21,12 @@ from ...ir.types import TensorType
 _TEXT, _WEIGHTS, _PLACES = "graph.txt", "weights.bin", "weights.json"
 _ALIGNMENT = 64
 _MOST_IN_MEMORY = 1 << 30
-"""Bytes of weights up to which they wait in memory: what is larger can be written to the disk while the machine needs its memory."""
+"""The most bytes of weights that wait in memory: larger files can be written to disk when memory gets short."""
 
 
 @contextmanager
 def handed_over(graph: Graph, folder: Path) -> Generator[Path]:
-    """While this lasts, another process can take over the graph from the folder, which is made.
+    """Make a folder from which another process can take over the graph while this lasts.
 
     Raises:
         UsageError: the disk is full, or nothing may be written there.
@@ -44,7 +44,7 @@ def handed_over(graph: Graph, folder: Path) -> Generator[Path]:
 
 
 def _write(found: Mapping[str, np.ndarray], file: IO[bytes]) -> dict[str, tuple[int, list[int]]]:
-    """Write weights as they lie in memory; returns where each begins, and its axes by the steps that they have."""
+    """Write weights as they lie in memory; return where each begins, and its axes in the order of their strides."""
     places = dict[str, tuple[int, list[int]]]()
     for name, data in found.items():
         axes = sorted(range(data.ndim), key=lambda axis: -abs(data.strides[axis]))
@@ -58,7 +58,7 @@ def _write(found: Mapping[str, np.ndarray], file: IO[bytes]) -> dict[str, tuple[
 
 
 def _weights_file(path: Path, size: int) -> IO[bytes]:
-    """A file that a path leads to; it is gone with the process that has opened it if it lies in memory."""
+    """Return a file that a path leads to; one in memory is gone with the process that has opened it."""
     if size <= _MOST_IN_MEMORY and (lent := file_in_memory(path.name)):
         path.symlink_to(lent[1])
         return lent[0]
@@ -66,7 +66,7 @@ def _weights_file(path: Path, size: int) -> IO[bytes]:
 
 
 def taken_over(folder: Path) -> Graph:
-    """The graph in a folder; its weights are memory-mapped."""
+    """Read the graph in a folder; its weights are memory-mapped."""
     mapped = np.memmap(folder / _WEIGHTS, np.uint8, mode="c").view(np.ndarray)
     places = json.loads((folder / _PLACES).read_text(encoding="utf-8"))
 

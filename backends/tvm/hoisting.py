@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportCallIssue=none
-"""Large constants as parameters of a module's `main`, so that they can be kept beside its library."""
+"""Hoisting of a module's large constants to parameters of `main`, so that they can be kept beside its library."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from tvm import IRModule, relax
 from .weights import octets_of
 
 _LEAST = 1 << 12
-"""Bytes from which a constant becomes a parameter: smaller ones stay in the library, as arguments take time as well."""
+"""Bytes from which a constant becomes a parameter: smaller ones stay, since arguments take time as well."""
 
 
 def hoisted(module: IRModule) -> tuple[IRModule, list[Any]]:
-    """A module whose `main` takes its large constants as parameters behind its own, and these constants as tensors."""
+    """Return a module whose `main` takes its large constants as further parameters, and these constants as tensors."""
     main, hoisting = module["main"], _Hoisting(module)
     body = hoisting.visit_expr(main.body)
     found = hoisting.found
@@ -24,7 +24,10 @@ def hoisted(module: IRModule) -> tuple[IRModule, list[Any]]:
 
 @relax.expr_functor.mutator
 class _Hoisting(relax.PyExprMutator):
-    """Large constants become variables. (TVM keeps such classes for good: one that is made per call would keep its constants.)"""
+    """A mutator that turns large constants into variables.
+
+    TVM keeps such classes for good: a class that is made per call would keep its constants.
+    """
 
     def __init__(self, module: IRModule) -> None:
         super().__init__(module)

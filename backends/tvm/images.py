@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""What kernels for images are called with."""
+"""Arguments and sizes for kernels on images."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 def is_known(x: Value, node: Node) -> bool:
-    """Whether the images have known sizes, and there are any results."""
+    """Whether images have known sizes, and results that aren't empty."""
     types = (x.type, node.outputs[0].type)
     return all(is_image(type) and type.dtype is DType.float32 and 0 not in type.shape for type in types)
 
 
 def is_worth_blocks(lowering: "Lowering", x: Value) -> bool:
-    """Whether images lie in blocks, or fill at least one."""
+    """Whether images lie in blocks already, or fill at least one."""
     return x in lowering.layouts or images_of(x.type).channels >= lowering.machine.lanes
 
 
 def unwidened(x: Value) -> Value:
-    """The images in bfloat16 that others were made from, or themselves."""
+    """Return the bfloat16 images that images were widened from, or the images themselves."""
     narrow = widened_from(x)
     return x if narrow is None else narrow
 
 
 def as_image(lowering: "Lowering", x: Value) -> Any:
-    """A tensor with two spatial axes."""
+    """Return images as a tensor with two spatial axes."""
     batch, channels, *sizes = x.shape
     return (
         lowering.tensor(x)
@@ -47,12 +47,12 @@ def as_image(lowering: "Lowering", x: Value) -> Any:
 
 
 def in_blocks(numbers: np.ndarray, lanes: int) -> Any:
-    """Numbers for each channel, in whole blocks."""
+    """Return numbers for each channel, in whole blocks."""
     return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
 
 
 def operands(lowering: "Lowering", group: Group) -> list[Any]:
-    """What a group's epilogue reads, in blocks."""
+    """Return the operands of a group's epilogue, in blocks."""
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     layouts = lowering.layouts
     return [
@@ -61,12 +61,12 @@ def operands(lowering: "Lowering", group: Group) -> list[Any]:
 
 
 def image_call(lowering: "Lowering", output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
-    """A call of a kernel to images in blocks, of a value's type."""
+    """Call a kernel whose result is images in blocks, of a value's type."""
     return Blocked(lowering.prim_func(name, kernel, arguments, lowering.layouts.type(output.type)))
 
 
 def window_of(node: Node, kernel: Sequence[int]) -> Window:
-    """Where the windows of a node lie; one spatial axis is taken for the columns of an image with one row."""
+    """Return where the windows of a node lie; a single spatial axis becomes the columns of an image with one row."""
     x, get = node.inputs[0], node.attributes.get
     assert x is not None
     rank = len(kernel)

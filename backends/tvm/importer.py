@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none
-"""What TVM's own ONNX importer makes of a node, for operators that have no converter of ours."""
+"""TVM's own ONNX importer, for operators without a converter of ours."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def imported(lowering: "Lowering", node: Node) -> Any:
-    """A node as Relax.
+    """Convert a node to Relax.
 
     Raises:
         NotImplementedError: the importer doesn't know the operator.
@@ -52,7 +52,7 @@ def _operand(lowering: "Lowering", node: Node, index: int) -> Any:
 
 
 def _attribute(value: Attribute) -> Any:
-    """An attribute as the importer reads it from a file."""
+    """Return an attribute as the importer reads it from a file."""
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, np.ndarray):

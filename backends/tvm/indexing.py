@@ -2,8 +2,8 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Reading and writing elements at computed places.
 
-Negative places count from the end, and those that aren't there are moved to the nearest that is: TVM's own kernels read
-and write whatever lies there, and take updates that are fewer than the elements for as many.
+Negative places count from the end, and places beyond an end are moved to the nearest element: TVM's own kernels read
+and write out of bounds there, and take fewer updates than elements for as many.
 """
 
 from collections.abc import Callable, Sequence
@@ -109,7 +109,7 @@ def _is_nan(x: Any) -> Any:
 
 
 def _written(x: te.Tensor, indices: te.Tensor, updates: te.Tensor, write: Callable[[Any, Any, Any], None]) -> Any:
-    """A copy of a tensor that is then written to, one update after the other."""
+    """Copy a tensor, and then write to it, one update after the other."""
 
     def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
         data, given, new, out = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
@@ -126,7 +126,7 @@ def _written(x: te.Tensor, indices: te.Tensor, updates: te.Tensor, write: Callab
 
 
 def accumulated(lowering: "Lowering", node: Node) -> Any:
-    """Sums or products of all elements up to each along an axis."""
+    """Compute the sums or products of all elements up to each along an axis."""
     x, axis = node.inputs[0], node.constant(1)
     assert x is not None
     assert axis is not None
@@ -141,7 +141,7 @@ def accumulated(lowering: "Lowering", node: Node) -> Any:
 
 
 def bit_cast(lowering: "Lowering", node: Node) -> Any:
-    """The same bits, read as another type of the same width; truth values are stored as bytes."""
+    """Reinterpret bits as another type of the same width; truth values are stored as bytes."""
     value, to = node.inputs[0], node.output.dtype
     assert value is not None
     x = lowering.tensor(value)

@@ -1,7 +1,8 @@
 """Compiled kernels, kept between builds in a folder that processes may share.
 
-A kernel is there as `SYMBOL.o`, an object file with a digest behind it, and beside it `SYMBOL.checked` once its results were held to
-the interpreter's. Builds take its content, so that nothing that becomes of the file later is any of their business.
+A kernel is an object file `SYMBOL.o` with a digest at its end, and beside it `SYMBOL.checked` once its results were
+compared with the interpreter's. Builds read the file's content, so that they don't depend on what becomes of the file
+later.
 """
 
 import os
@@ -17,9 +18,9 @@ from ...ir.errors import TargetError, UsageError
 from ...ir.files import writing
 
 VARIABLE = "PLANISH_CACHE"
-"""Of the environment: the folder of caches, instead of the one that the system has for its user."""
+"""The environment variable of the caches' folder, in place of the system's folder for its user."""
 _KEPT = 30 * 24 * 3600
-"""Seconds for which a kernel is kept that nobody asks for."""
+"""Seconds for which a kernel that nobody asks for is kept."""
 _DIGEST = sha256().digest_size
 
 
@@ -28,14 +29,14 @@ class KernelCache:
     """A folder of kernels.
 
     Attributes:
-        folder: which exists.
+        folder: the folder, which exists.
     """
 
     folder: Path
 
     @classmethod
     def of_user(cls) -> "KernelCache":
-        """The one that builds share.
+        """Return the cache that builds share.
 
         Raises:
             UsageError: its folder can't be made.
@@ -50,7 +51,7 @@ class KernelCache:
         return cls(folder)
 
     def kernel(self, symbol: str, compile: Callable[[], bytes]) -> bytes:
-        """A kernel's object file, which `compile` makes if there is none, or one that is damaged.
+        """Return a kernel's object file; `compile` makes one if there is none, or a damaged one.
 
         Raises:
             UsageError: the disk is full, or nothing may be written there.
@@ -66,7 +67,7 @@ class KernelCache:
         return content
 
     def unchecked(self, symbols: Iterable[str]) -> list[str]:
-        """Those of some kernels whose results nobody has held to the interpreter's."""
+        """Return those kernels whose results nobody has compared with the interpreter's."""
         return [symbol for symbol in symbols if not self._mark(symbol).exists()]
 
     def mark_checked(self, symbols: Iterable[str]) -> None:
@@ -103,7 +104,7 @@ def _default() -> Path:
 
 
 def _kept(path: Path) -> bytes | None:
-    """A kernel that is there and whole."""
+    """Return a kernel's object file if it is there and whole."""
     try:
         held = path.read_bytes()
     except OSError:

@@ -1,8 +1,8 @@
-"""Whether each kernel of a model computes what its nodes mean.
+"""A check that each kernel of a model computes what its nodes mean.
 
-The library is built once more with everything that kernels hand to each other among its results, or part by part if that is much,
-and run on a random input. Then the interpreter goes through the nodes, and takes what a kernel was given from the library, so that no kernel answers for
-the roundings of those before it.
+The library is built once more with everything that kernels hand to each other among its results, or part by part if
+that is much, and run on a random input. Then the interpreter computes the nodes of each kernel from what the library
+gave to it, so that no kernel answers for the roundings of those before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ from ...passes.base import Feeds
 from ...passes.probes import make_probes
 
 Run = Callable[[Feeds], Sequence[np.ndarray]]
-"""From inputs by name to the values that were exposed."""
+"""A function from inputs by name to the values that were exposed."""
 
 _MOST = 1 << 30
 """Bytes of values that are checked at once, about."""
 _FINE, _COARSE = 1e-4, 0.02
-"""The relative error that kernels of a graph may have: in float32 and wider, and where it rounds to 16 bits or fewer."""
+"""The relative errors that kernels may have: in a float32 graph, and in one that rounds to 16 bits or fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Part:
     """Kernels that are checked at once.
 
     Attributes:
-        checked: what they yield.
-        given: what kernels before them have yielded, and they read.
+        checked: the values that they yield.
+        given: the values that they read, yielded by kernels before them.
     """
 
     checked: tuple[Value, ...]
@@ -51,7 +51,7 @@ class Part:
 
 
 def parts_of(graph: Graph, kernels: Sequence[Sequence[Node]]) -> list[Part]:
-    """The kernels of a graph, in parts whose values fit into memory together.
+    """Return the kernels of a graph, in parts whose values fit into memory together.
 
     Args:
         graph: as it is before anything is exposed.
@@ -73,12 +73,12 @@ def parts_of(graph: Graph, kernels: Sequence[Sequence[Node]]) -> list[Part]:
 
 
 def _size(value: Value) -> int:
-    """Bytes, about: sizes that aren't known are small in probes."""
+    """Return the bytes of a value, about: sizes that aren't known are small in probes."""
     return value.dtype.bits * prod(size for size in value.shape if isinstance(size, int)) // 8
 
 
 def random_input(graph: Graph) -> Feeds | None:
-    """One, or None if the model takes none."""
+    """Return a random input for a model, or None if it takes none."""
     try:
         return make_probes(graph, [], held_to_types=True)[0]
     except ModelError:
@@ -89,8 +89,8 @@ def check_kernels(graph: Graph, part: Part, probe: Feeds, run: Run) -> None:
     """Hold what kernels yield to the interpreter.
 
     Args:
-        graph: that they are of.
-        part: of its kernels.
+        graph: the graph of the kernels.
+        part: the kernels to check.
         probe: an input.
         run: the library, which gives the values of the part.
 
@@ -130,5 +130,5 @@ def _compare(value: Value, wanted: np.ndarray, got: np.ndarray, limit: float) ->
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
-    """Codes of 8 bits as the numbers that they stand for on a grid."""
+    """Convert 8-bit codes to the numbers of a grid that they stand for; others stay as they are."""
     return array.astype(np.float32) if DType.of(array.dtype) in (DType.int8, DType.uint8) else array

@@ -1,4 +1,4 @@
-"""The fastest ways to generate a model's kernels, measured in a compiler's process."""
+"""The search for the fastest ways to generate a model's kernels, measured in a compiler's process."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -30,8 +30,8 @@ def search(
 
     Args:
         graph: as it would be compiled.
-        target: that this machine is like.
-        sizes: of the inputs' symbolic dimensions.
+        target: a target like this machine.
+        sizes: the sizes of the inputs' symbolic dimensions.
         known: kernels that need not be measured.
         seconds: after which no other kernel is begun with.
         begun: hears which kernels can be generated in several ways.

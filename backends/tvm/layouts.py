@@ -1,10 +1,10 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Images whose channels lie in blocks of a vector register's size, as kernels like them: `[batch, block, row, column, lane]`.
+"""Images in blocks of channels as wide as a vector register (NCHWc): `[batch, block, row, column, lane]`.
 
-A value is held plain, in blocks, or both: what is asked for is converted when it first is, once. Convolutions give blocks,
-and what works on each channel alone goes on with them, so that a network has no conversions between its first convolution
-and its last pool. Lanes beyond the last channel hold anything, and are read by nobody.
+A value is held plain, in blocks, or both: it is converted when another form is first asked for, and only once.
+Convolutions give blocks, and operators on each channel alone continue with them, so that a network has no conversions
+between its first convolution and its last pool. Lanes beyond the last channel hold anything, and nobody reads them.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """What a converter returns whose result is in blocks."""
+    """The result of a converter in blocks."""
 
     tensor: Any
 
@@ -48,11 +48,14 @@ class Layouts:
         self._held[value] = tensor
 
     def held(self, value: Value) -> Any:
-        """A value's blocks; None where it is held in no other way than plain."""
+        """Return a value's blocks; None where it is only held plain."""
         return self._held.get(value)
 
     def plain(self, value: Value) -> Any:
-        """A value that is held in blocks as it is without; of one pixel, with full blocks, it lies in the same order."""
+        """Convert a value from blocks to its plain form.
+
+        With one pixel and full blocks, both forms have the same order in memory, so that a reshape will do.
+        """
         images, lowering = images_of(value.type), self._lowering
         if prod(images.spatial) == 1 and images.channels % lowering.machine.lanes == 0:
             return relax.op.reshape(self._held[value], lowering.shape(value.shape))
@@ -60,7 +63,7 @@ class Layouts:
         return lowering.prim_func("unblock", kernel, [self._held[value]], value.type)
 
     def blocked(self, value: Value, lanes: int = 0) -> Any:
-        """A value in blocks of as many channels as a vector register has lanes, or of fewer."""
+        """Convert a value to blocks of as many channels as a vector register has lanes, or of another number."""
         if lanes not in (0, self._lowering.machine.lanes):
             return self._converted(value, value.shape, lanes)
         if value not in self._held:
@@ -68,7 +71,7 @@ class Layouts:
         return self._held[value]
 
     def row(self, value: Value) -> Any:
-        """A number for each channel, of a value that has no other axes, as whole blocks in a row."""
+        """Return a value with a number for each channel, and no other axes, as a row of whole blocks."""
         (channels,) = [size for size in value.shape if size != 1] or [1]
         assert isinstance(channels, int)
         dims = (1, channels, 1, 1)
@@ -78,12 +81,12 @@ class Layouts:
         return self._lowering.block.emit(relax.op.reshape(held, (-1,)))
 
     def type(self, plain: TensorType, lanes: int = 0) -> TensorType:
-        """The type in blocks of images."""
+        """Return the type that images have in blocks."""
         blocks = images_of(plain).blocks(lanes or self._lowering.machine.lanes)
         return TensorType(plain.dtype, (plain.shape[0], *blocks))
 
     def twin(self, node: Node) -> Node | None:
-        """The node as if it had been written for blocks, if it is elementwise and reads blocks."""
+        """Return the node rewritten for blocks, if it is elementwise and reads blocks."""
         is_elementwise = node.operator in QUANTIZING or _gives_floats(node)
         is_elementwise &= is_image(node.outputs[0].type)
         if not (is_elementwise or _is_rounding(node)) or not any(value in self._held for value in node.inputs):
@@ -99,7 +102,7 @@ class Layouts:
         return graph.add_node(node.operator, inputs, [type], dict(step_attributes(node)), location=node.location)
 
     def pixelwise(self, twin: Node) -> Any:
-        """A call of a kernel for a twin, if its operator is one of those that kernels know."""
+        """Call a kernel for a twin, if it has one of the operators that kernels know."""
         given = [value for value in twin.inputs if value is not None]
         sizes = Pixelwise(
             twin.operator,
@@ -114,7 +117,7 @@ class Layouts:
         )
 
     def _operand(self, value: Value, output: Value) -> tuple[Any, TensorType] | None:
-        """What a result in blocks is made from: blocks, or what is the same for all channels; None if it isn't either."""
+        """Return an operand in blocks or, if all channels share it, with one lane; None if neither is possible."""
         dims = (1,) * (output.type.rank - value.type.rank) + value.shape
         type = TensorType(value.dtype, dims)
         if not is_image(type):
@@ -133,7 +136,7 @@ class Layouts:
         return value
 
     def _converted(self, value: Value, dims: Sequence[Dim], lanes: int = 0) -> Any:
-        """A value in blocks, of a shape that has axes of one element in front of its own."""
+        """Convert a value to blocks, in a shape that has axes of one element in front of its own."""
         lowering, type = self._lowering, TensorType(value.dtype, tuple(dims))
         lanes = lanes or lowering.machine.lanes
         if isinstance(value, Constant):
@@ -144,26 +147,26 @@ class Layouts:
 
 
 def is_image(type: TensorType) -> bool:
-    """Whether there is a form in blocks."""
+    """Whether tensors of a type are images that have a form in blocks."""
     is_held = type.dtype in (DType.float32, DType.bfloat16, DType.uint8, DType.int8)
     return is_held and type.rank in (3, 4) and all(isinstance(dim, int) for dim in type.shape[1:])
 
 
 def images_of(type: TensorType) -> Images:
-    """The sizes of what `is_image`."""
+    """Return the sizes of images, for a type that `is_image` accepts."""
     batch, *sizes = type.shape
     channels, *spatial = (size for size in sizes if isinstance(size, int))
     return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial), str(type.dtype))
 
 
 def _gives_floats(node: Node) -> bool:
-    """Whether it computes float32, element by element."""
+    """Whether a node computes float32, element by element."""
     is_elementwise = node.operator != "Cast" and has_trait(node.operator, Trait.ELEMENTWISE)
     return is_elementwise and node.outputs[0].dtype is DType.float32
 
 
 def _is_rounding(node: Node) -> bool:
-    """Whether it makes bfloat16 of images in float32, or these of bfloat16."""
+    """Whether a node rounds images in float32 to bfloat16, or widens them back."""
     types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
     return node.operator == "Cast" and types == {DType.float32, DType.bfloat16} and is_image(node.output.type)
 
@@ -173,7 +176,7 @@ def _form(type: TensorType) -> Form:
 
 
 def blocked(array: np.ndarray, lanes: int) -> np.ndarray:
-    """An array `[batch, channel, *spatial]` in blocks, with zeros beyond the last channel."""
+    """Arrange an array `[batch, channel, *spatial]` in blocks, with zeros beyond the last channel."""
     batch, channels, *_ = array.shape
     blocks, rows, columns, _ = Images(batch, channels, array.shape[2:]).blocks(lanes)
     padded = np.zeros((batch, blocks * lanes, rows * columns), array.dtype)

@@ -1,9 +1,9 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""From a Relax module to a shared library, kernel by kernel: what was compiled before comes from a cache.
+"""The making of a shared library from a Relax module, kernel by kernel, with a cache of compiled kernels.
 
-A kernel's symbol says what it computes, by a hash of its TIR, the target and TVM's version: equal kernels of any models are
-compiled once.
+A kernel's symbol says what it computes, by a hash of its TIR, the target and TVM's version, so that equal kernels of
+any models are compiled once.
 """
 
 import os
@@ -28,7 +28,7 @@ from .kernel_cache import KernelCache
 from .reproducible import legalization, ordered_symbols, pipeline
 
 Tell: TypeAlias = Callable[[str, bool], None]
-"""Is told what a compiler works on: a name, and whether that begins or has come to its end."""
+"""A function that is told what a compiler works on: a name, and whether that begins or has ended."""
 _CALLING = tuple(tvm.ir.Op.get(f"relax.{name}") for name in ("call_tir", "call_tir_inplace"))
 
 
@@ -37,8 +37,8 @@ class Planned:
     """A module after TVM's passes: with memory planned, a kernel behind every call, and a symbol for each kernel.
 
     Attributes:
-        module: of kernels and a `main` that calls them.
-        results: of each kernel, by its symbol in order: the names of what it is called for.
+        module: the kernels, and a `main` that calls them.
+        results: the names of what each kernel is called for, by its symbol, in order.
     """
 
     module: IRModule
@@ -70,7 +70,7 @@ def planned(module: IRModule, target: Target, results: Mapping[str, str] = Mappi
 
 
 def _calls(function: Any) -> Iterator[tuple[str, str]]:
-    """The names of the variables of a function that kernels compute, and of these."""
+    """Yield the variables of a function that kernels compute, and the kernels, by name."""
     for binding in (binding for block in function.body.blocks for binding in block.bindings):
         call = binding.value if isinstance(binding, relax.VarBinding) else None
         if isinstance(call, relax.Call) and call.op in _CALLING and isinstance(call.args[0], tvm.ir.GlobalVar):
@@ -80,12 +80,14 @@ def _calls(function: Any) -> Iterator[tuple[str, str]]:
 def link(
     module: IRModule, target: Target, cache: KernelCache, *, jobs: int | None = None, tell: Tell = lambda *_: None
 ) -> tuple[tvm.runtime.Executable, int]:
-    """What runs a module that was planned, and the bytes of its kernels; those that the cache hasn't are compiled side by side.
+    """Link a planned module; return the executable, and the bytes of its kernels.
+
+    Kernels that aren't in the cache are compiled side by side.
 
     Args:
-        module: that was planned.
+        module: the planned module.
         target: to compile for.
-        cache: of kernels.
+        cache: the cache of kernels.
         jobs: how many are compiled side by side; as many as there are cores by default.
         tell: is told of each kernel before it is compiled, and after.
 
@@ -132,7 +134,7 @@ def _static_library(symbol: str, content: bytes) -> Any:
 
 @contextmanager
 def _lent_file() -> Generator[Path]:
-    """A file in memory, if the system lends one: LLVM ends the process that writes to a disk that is full."""
+    """Open a file in memory, if the system lends one: LLVM ends its process when it writes to a full disk."""
     if (lent := file_in_memory("kernel")) is not None:
         with lent[0]:
             yield lent[1]
@@ -142,7 +144,7 @@ def _lent_file() -> Generator[Path]:
 
 
 def _with_fewer_optimizations(target: Target) -> Target:
-    """A target for which LLVM leaves out the boldest optimizations (of its level 3)."""
+    """Return a target for which LLVM leaves out the boldest optimizations, those of its level 3."""
     return Target({**target.export(), "opt-level": 2})
 
 

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none
-"""What makes a shared library of object files, for the machine at hand or for another one that runs Linux."""
+"""Linkers that make a shared library of object files, for the machine at hand or for another one that runs Linux."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ from .llvm import triple
 
 
 def find_linker(wanted: str) -> Callable[..., None]:
-    """What links libraries of an architecture, as TVM calls it.
+    """Return a linker for libraries of an architecture, to be called by TVM.
 
     Raises:
         TargetError: there is nothing that does; it says what to install.
@@ -42,31 +42,34 @@ class _HostLinker:
     """The system's C compiler."""
 
     def __call__(self, library: str, objects: Sequence[str], **_: Any) -> None:
-        """As TVM's `create_shared`."""
+        """Link a library, like TVM's `create_shared`."""
         try:
             create_shared(library, objects)
         except RuntimeError as error:
             raise RuntimeError(f"{get_cc()} can't link: {error}") from error
 
     def get_target_triple(self) -> str:
-        """As below; TVM would ask the C compiler, which takes a while and may be what is broken."""
+        """Return the system's triple; TVM would ask the C compiler, which takes a while and may be broken."""
         return codegen.llvm_get_system_triple()
 
 
 @dataclass(frozen=True, slots=True)
 class _Linker:
-    """A command that links for another architecture. What libraries ask the system for, the process that loads them has."""
+    """A command that links for another architecture.
+
+    The library's undefined symbols are those of system libraries, which the process that loads it has.
+    """
 
     architecture: str
     command: Sequence[str]
 
     def __call__(self, library: str, objects: Sequence[str], **_: Any) -> None:
-        """As TVM's `create_shared`."""
+        """Link a library, like TVM's `create_shared`."""
         command = [*self.command, "-shared", "-o", library, *objects]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{self.command[0]} can't link for {self.architecture}: {done.stderr or done.stdout}")
 
     def get_target_triple(self) -> str:
-        """Asked for by TVM, which then needs no compiler for its tables."""
+        """Return the architecture's triple; with it, TVM needs no compiler for its tables."""
         return triple(self.architecture)

@@ -1,9 +1,9 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none
-"""What LLVM is told of a machine, which is all that kernels may make use of.
+"""The targets that LLVM compiles for, whose features are all that kernels may make use of.
 
-A CPU's name would turn on all that its design has, while systems hide some of it: so the name is there for the order of
-instructions alone, and instruction sets are turned on and off one by one.
+A CPU's name would turn on all features of its design, some of which systems hide: so the name only decides the order of
+instructions, and instruction sets are turned on and off one by one.
 """
 
 import re
@@ -23,7 +23,7 @@ _ALWAYS: Mapping[str, frozenset[str]] = {
     "x86_64": frozenset({"64bit", "64bit-mode", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2", "x87"}),
     "aarch64": frozenset({"fp-armv8", "neon"}),
 }
-"""What all machines of an architecture have."""
+"""The features that all machines of an architecture have."""
 _TUNING = re.compile(
     # x86
     r"(allow-light|false-deps|faster|fast|idiv[lq]|lea|no-bypass|prefer|slow|tuning|use)-.*|branchfusion|branch-hint"
@@ -33,16 +33,16 @@ _TUNING = re.compile(
     r"|store-pair|stp|zcm|zcz)-.*|exynos.*|a\d+(ae|c|fx)?|(apple|c1|cortex|oryon)-.*|(ampere|neoverse|thunderx).*"
     r"|carmel|falkor|fujitsu-monaka|kryo|olympus|saphira|tsv110|strict-align"
 )
-"""The names of LLVM's features that say how fast something is, instead of what there is."""
+"""The names of LLVM features that say how fast something is, and not whether it exists."""
 
 
 def triple(architecture: str) -> str:
-    """The name of a system: what isn't the machine at hand is taken to run Linux."""
+    """Return a system's triple; machines other than this one are assumed to run Linux."""
     return f"{architecture}-linux-gnu"
 
 
 def llvm_target(machine: Machine) -> Target:
-    """What TVM compiles for: the instruction sets of a machine, and the name of the CPU that instructions are ordered for.
+    """Return TVM's target: a machine's instruction sets, and the CPU that instructions are ordered for.
 
     Raises:
         TargetError: LLVM doesn't know the CPU, or planish not the architecture.
@@ -59,7 +59,7 @@ def llvm_target(machine: Machine) -> Target:
 
 
 def llvm_features(machine: Machine) -> frozenset[str]:
-    """LLVM's names of the instruction sets that it may use on a machine, as LLVM itself says it."""
+    """Return the instruction sets that LLVM itself says it may use on a machine, by LLVM's names."""
     return _enabled(llvm_target(machine))
 
 
@@ -78,6 +78,6 @@ def _told(architecture: str, mcpu: str, features: frozenset[str], threads: int) 
 
 @lru_cache
 def _enabled(kind: Target) -> frozenset[str]:
-    """The instruction sets of a target, without what says how fast something is."""
+    """Return the instruction sets of a target, without features that say how fast something is."""
     names = (str(name) for name in codegen.llvm_get_cpu_features(kind))
     return frozenset(name for name in names if not _TUNING.fullmatch(name))

@@ -1,10 +1,10 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""From the graph to Relax, node by node.
+"""The lowering of a graph to Relax, node by node.
 
 Operators go through the converters of TVM's ONNX importer, one at a time, so that a refusal names the layer. Shapes do
-not: the graph knows every dimension as an expression of the inputs' symbols, so what computes a shape at run time is
-not lowered at all, and every result is held to the type that the graph gives it.
+not: the graph knows every dimension as an expression of the inputs' symbols, so that nodes which compute shapes at run
+time are not lowered at all, and every result must have the type that the graph gives it.
 """
 
 import warnings
@@ -50,11 +50,9 @@ _CALLS = {
 class Lowered:
     """A graph as a Relax module.
 
-    Attributes:
-        module: whose `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the late
-            guards' sizes behind them if there are any.
-        guards: the sizes that must not be 0 when it runs.
-        results: the value of the graph that each variable of `main` is computed for, both by their names.
+    Attributes: module: whose `main` takes the inputs in order and returns a tuple of the outputs in order, with a row
+    of the late guards' sizes behind them if there are any. guards: the sizes that must not be 0 when it runs. results:
+    the value of the graph that each variable of `main` is computed for, both by their names.
     """
 
     module: IRModule
@@ -69,13 +67,13 @@ def to_relax(
     choices: Choices = ESTIMATED,
     plainness: Mapping[str, Plainness] = MappingProxyType({}),
 ) -> Lowered:
-    """The graph as a Relax module.
+    """Lower a graph to a Relax module.
 
     Args:
         graph: legal and with its constants folded.
         origins: the operators that refusals name.
-        target: that kernels are generated for.
-        choices: in which ways.
+        target: the machine that kernels are generated for.
+        choices: decide in which ways.
         plainness: how plain kernels have to be, by the names of their results, where they aren't the best ones.
 
     Raises:
@@ -91,8 +89,8 @@ class Lowering:
     Attributes:
         block: TVM's builder, which converters emit into.
         given: the symbols of the inputs' shapes.
-        machine: that kernels are generated for.
-        choices: in which ways.
+        machine: the machine that kernels are generated for.
+        choices: decide in which ways.
         layouts: the values that are held in blocks of channels.
         results: the value that each variable is computed for, both by their names, after `module`.
     """
@@ -143,24 +141,24 @@ class Lowering:
         return module
 
     def guards(self) -> Guards:
-        """What the nodes lowered so far need not to be 0."""
+        """Return the guards of the nodes lowered so far: the sizes that must not be 0."""
         early = {dim: user for dim, user in self._guards.items() if symbols(dim) <= self.given}
         late = {dim: user for dim, user in self._guards.items() if dim not in early}
         return Guards(early, late, read_places(self._graph, self._origins.name))
 
     def size(self, dim: Dim) -> Any:
-        """A dimension as TVM takes it: an int or an expression over its variables."""
+        """Return a dimension as TVM takes it: an int, or an expression over its variables."""
         try:
             return evaluate(dim, self._sizes, _CALLS)
         except KeyError as error:
             raise NotImplementedError(f"the size {dim} depends on data in a way that isn't followed") from error
 
     def shape(self, dims: Sequence[Dim]) -> Any:
-        """A row of dimensions as a Relax shape."""
+        """Return dimensions as a Relax shape."""
         return relax.ShapeExpr([self.size(dim) for dim in dims])
 
     def symbol(self, label: str) -> str:
-        """A new symbol, for a size that only the lowering knows of."""
+        """Return a new symbol, for a size that only the lowering knows of."""
         return f"{label}__{next(self._new)}"
 
     def is_bound(self, dim: Dim) -> bool:
@@ -168,7 +166,7 @@ class Lowering:
         return symbols(dim) <= self._sizes.keys()
 
     def computed(self, sizes: Any, dims: Sequence[Dim]) -> Any:
-        """Dimensions whose sizes are computed while the model runs, as a Relax shape; new symbols are bound to theirs.
+        """Bind dimensions to sizes that are computed while the model runs, and return them as a Relax shape.
 
         Args:
             sizes: a row of int64 with a size for each dimension, and perhaps further ones behind them that must be 0.
@@ -183,7 +181,7 @@ class Lowering:
         return shape
 
     def tensor(self, value: Value) -> Any:
-        """A value as a Relax tensor; shapes that were followed symbolically are made into one here."""
+        """Return a value as a Relax tensor; shapes that were followed symbolically become tensors here."""
         if value not in self._values:
             if _is_empty(value):  # as a constant it couldn't be read back from a file
                 zeros = relax.op.zeros(value.type.static_shape, str(carrier(value.dtype)))
@@ -197,11 +195,11 @@ class Lowering:
         return self._values[value]
 
     def hold(self, value: Value, tensor: Any) -> None:
-        """Let a value be a tensor: one that isn't of the graph, but was made for nodes that aren't either."""
+        """Let a tensor stand for a value that isn't in the graph, but was made for nodes that aren't either."""
         self._values[value] = tensor
 
     def shaped(self, value: Value, shape: Sequence[Dim]) -> Any:
-        """A value as a Relax tensor of another shape with as many elements."""
+        """Return a value as a Relax tensor of another shape with as many elements."""
         if tuple(shape) == value.shape:
             return self.tensor(value)
         sizes = [dim for dim in shape if isinstance(dim, int)]
@@ -210,9 +208,9 @@ class Lowering:
         return self.block.emit(relax.op.reshape(self.tensor(value), self.shape(shape)))
 
     def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
-        """A call of a kernel: a function from TVM's tensors, for which Relax's are given, to a tensor.
+        """Call a kernel that is given as a function from TVM's tensors to a tensor; the arguments are Relax's.
 
-        TVM gives a kernel symbols of its own, so that what is computed with sizes must be passed by name: as an
+        TVM gives a kernel symbols of its own, so that numbers computed with sizes must be passed by name: as an
         expression, or a row of them.
         """
         name = getattr(function, "func", function).__name__.strip("_")
@@ -220,10 +218,10 @@ class Lowering:
         return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
 
     def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], *types: TensorType) -> Any:
-        """A call of a kernel in TIR, which takes the arguments and behind them the results, of the types that are given.
+        """Call a kernel in TIR, which takes the arguments and, behind them, results of the given types.
 
-        The sizes of its buffers may be variables of its own, which it reads from what it is called with. Of equal
-        functions the module gets one.
+        The sizes of its buffers may be variables of its own, which it reads from its arguments. The module gets one of
+        equal functions.
         """
         if (kernel := self._kernels.get(function)) is None:  # TVM would compare it with all others each time
             kernel = self._kernels[function] = self.block.add_func(function, name)
@@ -232,7 +230,7 @@ class Lowering:
         return relax.call_tir(kernel, given, results if len(results) > 1 else results[0])
 
     def typed(self, expression: Any, type: TensorType) -> Any:
-        """An expression bound to a variable of the given type."""
+        """Bind an expression to a variable of the given type."""
         expression = self.block.emit(expression)
         found = expression.ty
         if not isinstance(found, relax.TensorType) or str(found.dtype) != str(carrier(type.dtype)):
@@ -242,14 +240,14 @@ class Lowering:
         return self.held(expression, type)
 
     def held(self, expression: Any, type: TensorType) -> Any:
-        """An expression with a shape that it must have; it is checked at run time where TVM can't prove it."""
+        """Give an expression the shape that it must have; it is checked at run time where TVM can't prove it."""
         shape = self.shape(type.shape)
         if self._same(expression.ty.shape, shape):
             return expression
         return self.block.match_cast(expression, relax.TensorType(shape, str(carrier(type.dtype))))
 
     def _check(self, function: Any) -> None:
-        """Refuse what TVM would stumble over while it compiles: results whose shape it can't tell, which have no kernels."""
+        """Refuse results whose shape TVM can't tell: they have no kernels, so that it would fail while compiling."""
         made_by = {value: output.producer for output, value in self._values.items()}
         stuck = ""
         for binding in (binding for block in function.body.blocks for binding in block.bindings):
@@ -275,7 +273,7 @@ class Lowering:
         return self._values[value]
 
     def _materialized(self, value: Value) -> Any:
-        """A small integer tensor from its symbolic elements."""
+        """Make a small integer tensor from its symbolic elements."""
         elements = contents(value)
         if not elements:
             raise TargetError(f"TVM can't hold %{value.name}: {value.type}")
@@ -301,7 +299,7 @@ class Lowering:
                 self._ends[self._values.get(value) if blocks is None else blocks] = name
 
     def _note_results(self, function: Any) -> None:
-        """Note what variables are for: what a result is computed from comes before that."""
+        """Note which result each variable belongs to: variables before a result were computed for it."""
         waiting: list[str] = []
         for binding in (binding for block in function.body.blocks for binding in block.bindings):
             waiting.append(binding.var.name)
@@ -310,7 +308,7 @@ class Lowering:
                 waiting.clear()
 
     def _lower(self, node: Node, group: Group | None) -> None:
-        """Lower a node, or the group that it is the last one of."""
+        """Lower a node, or the group whose last node it is."""
         members = [node] if group is None else [group.anchor, *group.chain]
         try:
             self._hold_results(node, group)
@@ -360,7 +358,7 @@ class Lowering:
 
 
 def _unshaped(binding: Any) -> str:
-    """The operator of TVM's that a binding calls, if TVM makes kernels for it by a shape that isn't known."""
+    """Return the TVM operator that a binding calls, if TVM would need its unknown shape to make a kernel."""
     call = binding.value
     if not isinstance(call, relax.Call) or not isinstance(call.op, Op) or call.op.get_attr("FDataDependent"):
         return ""
@@ -370,7 +368,7 @@ def _unshaped(binding: Any) -> str:
 
 
 def kernels(graph: Graph) -> list[tuple[Node, Group | None]]:
-    """What is lowered, in order: nodes alone, and the last nodes of groups with these."""
+    """Return what is lowered, in order: single nodes, and the last nodes of groups with their groups."""
     needed = _needed_nodes(graph)
     nodes = [node for node in graph.nodes if node in needed]
     groups = find_groups(graph, nodes, converters.TEMPLATES)
@@ -379,7 +377,7 @@ def kernels(graph: Graph) -> list[tuple[Node, Group | None]]:
 
 
 def _needed_nodes(graph: Graph) -> set[Node]:
-    """The nodes to lower: not those that only compute shapes which are followed symbolically."""
+    """Return the nodes to lower, without those that only compute shapes which are followed symbolically."""
     read = {value for value in graph.outputs.values() if not _is_known(value)}
     needed: set[Node] = set()
     for node in graph.nodes_backwards:
@@ -390,7 +388,7 @@ def _needed_nodes(graph: Graph) -> set[Node]:
 
 
 def _is_known(value: Value) -> bool:
-    """Whether a value is made from its symbolic elements, or is certain to have none, instead of by its node."""
+    """Whether a value is made from symbolic elements, or certainly has none, so that its node isn't lowered."""
     if value.producer is None:
         return False
     return _is_empty(value) or (value.dtype in (DType.int32, DType.int64) and contents(value) is not None)

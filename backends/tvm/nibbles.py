@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Products by weights in 4 bits."""
+"""Matrix products (GEMM) with 4-bit weights."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ def _product(lowering: "Lowering", group: Group) -> Any:
 def kernel_for(
     lead: tuple[int | None, ...], weight: BlockWeight, machine: Machine, epilogue: Epilogue
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
-    """A kernel of `[*lead, depth]`, and what it takes of the weight: codes, scales and zero points, packed."""
+    """Return a kernel of `[*lead, depth]`, and the weight's packed codes, scales and zero points for it."""
     sizes, block = Gemm(lead, *weight.codes.shape), len(weight.codes) // len(weight.scales)
     if is_digit_gemm(weight.codes, machine):
         tile, zero_points = digit_tile(sizes), weight.zero_points

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Pad, by amounts that are known or computed while the model runs."""
+"""Pad, with amounts that are known or computed while the model runs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pad(lowering: "Lowering", node: Node) -> Any:
-    """Where an element of the result comes from is put into a table first: LLVM miscompiles reads at a remainder."""
+    """Pad by a table of the places that elements come from, since LLVM miscompiles reads at a remainder."""
     x, _, value, _ = (node.input(index) for index in range(4))
     assert x is not None
     data, mode = lowering.tensor(x), node.attributes.get("mode", "constant")
@@ -56,7 +56,7 @@ def _stays(begin: Any, size: Any, wanted: Any) -> bool:
 
 
 def _known_begins(lowering: "Lowering", node: Node, rank: int) -> list[Any] | None:
-    """How much is put in front along each axis, in elements of the result; None where data tells."""
+    """Return the padding in front of each axis, in elements of the result; None where only data tells."""
     pads, axes = (None if value is None else contents(value) for value in (node.input(1), node.input(3)))
     if pads is None or (node.input(3) is not None and axes is None):
         return None
@@ -67,7 +67,7 @@ def _known_begins(lowering: "Lowering", node: Node, rank: int) -> list[Any] | No
 
 
 def _computed_begins(lowering: "Lowering", node: Node, data: Any) -> Any:
-    """The same as a row, after the sizes of the result have been given their values."""
+    """Compute the padding in front of each axis as a row, after giving the result's sizes their values."""
     given = [lowering.tensor(value) for value in (node.input(1), node.input(3)) if value is not None]
 
     def amounts(x: te.Tensor, pads: te.Tensor, *rest: te.Tensor) -> Any:
@@ -89,7 +89,7 @@ def _computed_begins(lowering: "Lowering", node: Node, data: Any) -> Any:
 
 
 def _sources(size: Any, wanted: Any, begin: Any, mode: str) -> Any:
-    """For each place along a padded axis, the place that its element comes from, or -1 for none."""
+    """Return a table of the place that each element along a padded axis comes from, or -1 for none."""
 
     def source(place: Any) -> Any:
         at = place.astype("int64") - begin

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .lowering import Lowering
 
 Kernel = Callable[[te.Tensor, Sequence[Any], "_Window"], Any]
-"""From the input, the shape of the result and a window to the result."""
+"""A function from the input, the shape of the result and a window to the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class _Window:
         return [te.reduce_axis((0, size), f"tap{axis}") for axis, size in enumerate(self.kernel)]
 
     def source(self, axis: int, place: Any, tap: Any) -> Any:
-        """Where a tap of the window for a place of the result lies along an axis of the input."""
+        """Return where a tap of the window for a place of the result lies along an axis of the input."""
         return place.astype("int64") * self.strides[axis] + tap * self.gaps[axis] - self.begins[axis]
 
     def padded(self, x: te.Tensor, counts: Sequence[Any], fill: Any) -> te.Tensor:
-        """The input with as much padding as the windows reach into."""
+        """Return the input with as much padding as the windows reach into."""
         sizes = [
             (count - 1) * stride + (taps - 1) * gap + 1
             for count, stride, taps, gap in zip(counts, self.strides, self.kernel, self.gaps, strict=True)
@@ -68,7 +68,7 @@ class _Window:
         return te.compute([*x.shape[:2], *sizes], element, name="padded")
 
     def at(self, place: Sequence[Any], taps: Sequence[Any]) -> list[Any]:
-        """Where the taps of a window lie in the padded input."""
+        """Return where the taps of a window lie in the padded input."""
         steps = zip(place[2:], self.strides, taps, self.gaps, strict=True)
         return [*place[:2], *(index * stride + tap * gap for index, stride, tap, gap in steps)]
 
@@ -78,7 +78,7 @@ def _is_inside(at: Sequence[Any], x: te.Tensor) -> Any:
 
 
 def max_pool(lowering: "Lowering", node: Node) -> Any:
-    """Perhaps with the positions of the maxima, the first of equal ones; padding is never one."""
+    """Lower MaxPool, perhaps with the positions of the maxima: the first of equal ones, and never padding."""
     if len(node.outputs) == 1:
         return _pooled(lowering, node, _maxima)
     found = lowering.block.emit(_pooled(lowering, node, partial(_positions, node=node)))
@@ -108,7 +108,7 @@ def _pooled(lowering: "Lowering", node: Node, kernel: Kernel) -> Any:
 
 
 def _padding(node: Node, sizes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The padding in front of and behind each spatial axis, as the attributes have it."""
+    """Return the padding in front of and behind each spatial axis, as the attributes have it."""
     window, mode = _Window.of(node), node.attributes.get("auto_pad", "NOTSET")
     if not mode.startswith("SAME"):
         rank = len(window.kernel)
@@ -137,7 +137,7 @@ def _lowest(dtype: Any) -> Any:
 
 
 def _positions(x: te.Tensor, shape: Sequence[Any], window: _Window, *, node: Node) -> Any:
-    """The maxima, and their places in the whole flat input."""
+    """Compute the maxima, and their places in the whole flat input."""
     taps = window.taps()
     order = window.axes if not node.attributes.get("storage_order", 0) else reversed(window.axes)
     axes = list(order)
@@ -156,7 +156,7 @@ def _positions(x: te.Tensor, shape: Sequence[Any], window: _Window, *, node: Nod
 
 
 def _combine(a: Any, b: Any) -> tuple[Any, Any]:
-    """Of two pairs of position and value the greater one, or the one that comes first; padding comes last."""
+    """Return the pair of position and value with the greater value, or else the first one; padding loses to all."""
     (one, left), (other, right) = a, b
     is_float = str(left.ty.dtype).startswith("float")
     is_nan, is_other_nan = (tirx.isnan(x) if is_float else tirx.const(False, "bool") for x in (left, right))
@@ -174,7 +174,7 @@ _FIRST_GREATEST = te.comm_reducer(_combine, _nothing)
 
 
 def _means(x: te.Tensor, shape: Sequence[Any], window: _Window, *, counts_padding: bool) -> Any:
-    """Sums over windows, divided by how many of their taps count."""
+    """Compute sums over windows, divided by how many of their taps count."""
     taps = window.taps()
     padded = window.padded(x, shape[2:], tirx.const(0, x.dtype))
     total = te.compute(shape, lambda *place: te.sum(padded(*window.at(place, taps)), axis=taps), name="total")
@@ -217,7 +217,7 @@ def _norms(x: te.Tensor, shape: Sequence[Any], window: _Window, *, power: int) -
 
 
 def local_response_normalization(lowering: "Lowering", node: Node) -> Any:
-    """Each element by the energy of its neighbours in other channels."""
+    """Lower LRN, which divides each element by the energy of its neighbours in other channels."""
     value = node.inputs[0]
     assert value is not None
     size = node.attributes["size"]

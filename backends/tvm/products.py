@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Products of matrices, by kernels of our own where there is a template for them."""
+"""Matrix products (GEMM), by our own kernels where there is a template for them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,15 +41,16 @@ def _integer_anchor(node: Node) -> Anchor | None:
 
 
 def _has_template(node: Node) -> bool:
-    """Whether it multiplies float32 with constant weights, and nothing is certain to be empty."""
+    """Whether a node multiplies float32 with constant weights, and nothing is certain to be empty."""
     x, weights = node.inputs[0], _weights(node)
     return x is not None and x.dtype is DType.float32 and weights is not None and 0 not in (*x.shape, *weights.shape)
 
 
 def _weights(node: Node) -> np.ndarray | None:
-    """The right operand if it is a constant matrix, or made from one at compile time.
+    """Return the right operand if it is a constant matrix, or made from one at compile time.
 
-    It may be turned, as that of a head is that shares the embeddings' table, dequantized, or widened: then as it was before.
+    It may be transposed, like the weights of a head that shares the embeddings' table; dequantized; or widened, and is
+    then returned in bfloat16.
     """
     value = node.inputs[1]
     assert value is not None
@@ -69,7 +70,7 @@ def _matrix(value: Value) -> np.ndarray | None:
 
 
 def _is_batched(node: Node) -> bool:
-    """Whether it multiplies two tensors of float32 that are computed, item by item, or all items with one matrix."""
+    """Whether a node multiplies two computed float32 tensors, item by item, or all items with one matrix."""
     x, right = node.inputs
     assert x is not None
     assert right is not None
@@ -120,7 +121,7 @@ def _product(lowering: "Lowering", group: Group) -> Any:
 
 
 def _sums(lowering: "Lowering", group: Group) -> Any:
-    """A MatMulInteger that legalize has left."""
+    """Lower a MatMulInteger that legalize has left in the graph."""
     x, weights, zero_point = group.anchor.inputs[0], group.anchor.constant(1), group.anchor.input(2)
     assert x is not None
     assert weights is not None
@@ -136,7 +137,7 @@ def _sums(lowering: "Lowering", group: Group) -> Any:
 def _integer_product(
     lowering: "Lowering", group: Group, factors: tuple[Value, np.ndarray], beside: Sequence[Any], grids: Grids
 ) -> Any:
-    """A call of the kernel with what it reads beside the operands by the grids that these are on."""
+    """Call a kernel of integers, with the further arguments that their grids need."""
     x, weights = factors
     instruction = Instruction.of(lowering.machine, weights.T)
     sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
@@ -156,7 +157,7 @@ def _known(dim: Dim) -> int | None:
 
 
 def operands(lowering: "Lowering", group: Group, channels: Dim) -> list[Any]:
-    """What a group's epilogue reads: rows of a number for each channel, and tensors of the result's shape."""
+    """Return the operands of a group's epilogue: a number for each channel, or tensors of the result's shape."""
     shape = group.output.shape
     shapes: dict[Reach, Sequence[Dim]] = {
         Reach.CHANNELS: (channels,),

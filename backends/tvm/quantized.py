@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Products of quantized numbers, as QuantizeLinear and DequantizeLinear around a product in float32 say them."""
+"""Products of quantized numbers, written as QuantizeLinear and DequantizeLinear around a float32 product."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Quantized:
     """A product's operands before they were dequantized.
 
     Attributes:
-        x: the left one, of uint8.
-        weights: the right one, of int8, as `[depth, columns]`, or `[filter, channel, *spatial]`.
+        x: the left operand, in uint8.
+        weights: the right operand, in int8: `[depth, columns]` or `[filter, channel, *spatial]`.
         scales: of the sums, by column or filter.
-        zero_point: of the left one.
+        zero_point: of the left operand.
     """
 
     x: Value
@@ -37,15 +37,15 @@ class Quantized:
     zero_point: int
 
     def offsets(self, shift: int) -> np.ndarray:
-        """What sums of int32 start from, by column, so that the left operand's zero point doesn't count.
+        """Return the int32 offsets that sums start from, by column, to undo the left operand's zero point.
 
-        The `shift` was taken from that operand before.
+        The `shift` was subtracted from that operand before.
         """
         return -self.weights.sum(0, dtype=np.int32) * np.int32(self.zero_point - shift)
 
 
 def quantized(node: Node) -> Quantized | None:
-    """The integers that a MatMul, Gemm or Conv multiplies; None if it has others, or zero points in its weights."""
+    """Return the integers that a MatMul, Gemm or Conv multiplies; None for other operands, or weights' zero points."""
     left, right = (_dequantized(value) for value in node.inputs[:2])
     get = node.attributes.get
     if left is None or right is None or get("transA", 0) or get("alpha", 1.0) != 1 or get("beta", 1.0) != 1:
@@ -71,7 +71,7 @@ def quantized(node: Node) -> Quantized | None:
 
 
 def constant_weights(value: Value) -> np.ndarray | None:
-    """A constant, or what one is dequantized or widened to at compile time; None for what is computed."""
+    """Return a constant, or one that is dequantized or widened at compile time; None for a computed value."""
     if isinstance(value, Constant):
         return value.data
     narrow = widened_from(value)
@@ -88,7 +88,7 @@ def constant_weights(value: Value) -> np.ndarray | None:
 
 
 def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, int] | None:
-    """What a value was dequantized from, with scale, zero point and axis."""
+    """Return what a value was dequantized from, with scale, zero point and axis."""
     node = None if value is None else value.producer
     if node is None or node.operator != "DequantizeLinear" or node.attributes.get("block_size", 0):
         return None
@@ -99,7 +99,7 @@ def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, in
 
 
 def quantize(lowering: "Lowering", node: Node) -> Any:
-    """On a grid for the whole tensor, or from it."""
+    """Quantize or dequantize by one grid for the whole tensor."""
     x = node.inputs[0]
     assert x is not None
     shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
@@ -109,7 +109,10 @@ def quantize(lowering: "Lowering", node: Node) -> Any:
 
 
 def dequantize(lowering: "Lowering", node: Node) -> Any:
-    """Operands of products that there is no kernel of integers for have grids for each of their rows or columns, too."""
+    """Dequantize by one grid, or by grids for each row or column.
+
+    The latter are left on operands of products that no integer kernel computes.
+    """
     if grid_of(node) is not None:
         return quantize(lowering, node)
     tensors = [lowering.tensor(value) for value in node.inputs if value is not None]

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportReturnType=none, reportCallIssue=none
-"""Reductions over axes. TVM's own leave garbage for an axis without elements, and lose infinities and NaN."""
+"""Reductions over axes: TVM's own leave garbage for an axis without elements, and lose infinities and NaN."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,7 +30,7 @@ def _smaller(a: Any, b: Any) -> Any:
 
 
 def _stays(a: Any, wins: Any) -> Any:
-    """NaN does, whatever it is compared with."""
+    """Whether a number stays against another: if it wins, or is NaN."""
     return tirx.any(wins, tirx.isnan(a)) if str(a.ty.dtype).startswith("float") else wins
 
 
@@ -40,7 +40,7 @@ _REDUCTIONS: dict[str, tuple[Combiner, Callable[[DType], float]]] = {
     "ReduceProd": (lambda a, b: a * b, lambda dtype: 1),
     "ReduceSum": (lambda a, b: a + b, lambda dtype: 0),
 }
-"""How two elements are combined, and what a reduction of nothing is."""
+"""The combiner of two elements and the result of reducing nothing, by operator."""
 
 
 def _end(dtype: DType, sign: int) -> float:
@@ -71,7 +71,7 @@ def _reduce(lowering: "Lowering", node: Node) -> Any:
 
 
 def _reduce_computed(lowering: "Lowering", node: Node, x: Any, step: Callable[..., Any]) -> Any:
-    """Over axes that only data tells: one after the other is reduced to a size of 1 if it is among them."""
+    """Reduce axes that only data tells: each axis in turn is reduced to a size of 1 if it is among them."""
     rank, keeps = len(x.ty.shape), bool(node.attributes.get("keepdims", 1))
     stays_without = bool(node.attributes.get("noop_with_empty_axes", 0))
     axes = lowering.tensor(node.inputs[1])
@@ -92,7 +92,7 @@ def _reduce_computed(lowering: "Lowering", node: Node, x: Any, step: Callable[..
 
 
 def _named(axes: te.Tensor, rank: int, stays_without: bool) -> te.Tensor:
-    """A row with 1 for each axis that is reduced: those in a row of axes, or all if that is empty."""
+    """Return a row with 1 for each axis that is reduced: those in a row of axes, or all if the row is empty."""
     (length,) = axes.shape
 
     def flag(axis: Any, place: Any) -> Any:
@@ -117,7 +117,7 @@ def _reduce_if_named(x: te.Tensor, plan: te.Tensor, *, step: Callable[..., Any],
 
 
 def _axes(node: Node, rank: int) -> list[int] | None:
-    """The axes to reduce; None where only data tells."""
+    """Return the axes to reduce; None where only data tells."""
     value = node.input(1)
     axes = () if value is None or value.shape == (0,) else contents(value)
     if axes is None:
@@ -128,7 +128,7 @@ def _axes(node: Node, rank: int) -> list[int] | None:
 
 
 def reduction(x: te.Tensor, *, combiner: Combiner, nothing: float, axes: Sequence[int], keeps: bool) -> Any:
-    """A reduction as a kernel; `nothing` is what combining no elements gives."""
+    """Compute a reduction; `nothing` is the result of combining no elements."""
     identity = tirx.const(nothing, x.dtype)
     combine = te.comm_reducer(combiner, lambda dtype: tirx.const(nothing, dtype))
     steps = [te.reduce_axis((0, x.shape[axis]), f"r{axis}") for axis in axes]
@@ -158,9 +158,9 @@ def _is_zero(size: Any) -> bool:
 
 
 def _place_of_extreme(lowering: "Lowering", node: Node) -> Any:
-    """The first or the last place of the extreme along an axis, NaN being beyond all numbers.
+    """Return the first or the last place of the extreme along an axis, where NaN is beyond all numbers.
 
-    TVM's own finds no place of an infinity, and one or another where there is NaN.
+    TVM's own operators find no place for infinities, and arbitrary ones where there is NaN.
     """
     value = node.inputs[0]
     assert value is not None

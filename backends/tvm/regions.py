@@ -2,8 +2,8 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
 """Regions of images: RoiAlign samples between pixels, MaxRoiPool takes maxima.
 
-TVM's own RoiAlign scales a region after it has been moved by half a pixel instead of before, and samples regions that are turned
-around, of which there is nothing to sample.
+TVM's own RoiAlign scales a region after moving it by half a pixel instead of before, and samples regions that are
+reversed, in which there is nothing to sample.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def roi_align(lowering: "Lowering", node: Node) -> Any:
-    """Each cell of a region's grid is the mean of samples in it, or the greatest of the weighted pixels around them."""
+    """Lower RoiAlign: a cell is the mean of its samples, or the greatest of the weighted pixels around them."""
     return lowering.kernel(partial(_aligned, node=node), *tensors(lowering, node))
 
 
@@ -51,7 +51,7 @@ def _aligned(x: te.Tensor, rois: te.Tensor, batch: te.Tensor, *, node: Node) -> 
 
 
 def max_roi_pool(lowering: "Lowering", node: Node) -> Any:
-    """TVM's own, with the numbers of images moved to the nearest that there are."""
+    """Lower MaxRoiPool to TVM's operator, with the numbers of images clipped to those that there are."""
     x, rois = tensors(lowering, node)
 
     def known(rois: te.Tensor, *, count: Any) -> Any:
@@ -94,7 +94,7 @@ class _Line:
         return cls(first, share / tirx.max(count, integer(1)).astype(low.ty.dtype), count, size)
 
     def taps(self, cell: Any, sample: Any) -> list[tuple[Any, Any]]:
-        """The two pixels around a sample with their weights, which are 0 outside of the image."""
+        """Return the two pixels around a sample with their weights, which are 0 outside of the image."""
         dtype = self.first.ty.dtype
         number = partial(tirx.const, dtype=dtype)
         at = ((cell * self.count + sample).astype(dtype) + number(0.5)) * self.step + self.first

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""The same library from the same graph: TVM orders the symbols of dynamic shapes by where they lie in memory."""
+"""Reproducible libraries: TVM orders the symbols of dynamic shapes by their addresses in memory."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from tvm.relax import utils
 
 
 class _OrderedSet:
-    """What TVM asks of a set of symbols, in the order of insertion."""
+    """A set of symbols in the order of insertion, with the methods that TVM calls."""
 
     def __init__(self, items: Iterable[Any] = ()) -> None:
         self._items = dict.fromkeys(items)
@@ -31,7 +31,7 @@ class _OrderedSet:
 
 @contextmanager
 def ordered_symbols() -> Generator[None]:
-    """While this lasts, TVM's kernels take the symbols of their shapes in the order in which they occur.
+    """Have TVM's kernels take the symbols of their shapes in the order in which they occur, while this lasts.
 
     TVM collects them in a `set`, which is looked up in its module first, and lists that.
     """
@@ -43,16 +43,16 @@ def ordered_symbols() -> Generator[None]:
 
 
 def legalization() -> Any:
-    """The first of TVM's default passes over Relax, after which there is a kernel behind every call.
+    """Return the first of TVM's default passes over Relax, after which there is a kernel behind every call.
 
-    What kernels have taken in, nothing reads any more: it goes first.
+    Expressions that kernels have taken in are removed first, since nothing reads them any more.
     """
     dispatch = [relax.backend.DispatchSampling(), relax.backend.DispatchSortScan()]
     return transform.Sequential([relax.transform.DeadCodeElimination(), *dispatch, relax.transform.LegalizeOps()])
 
 
 def pipeline() -> Any:
-    """TVM's default passes over Relax, and then the computations of sizes put in the order of where they are stored."""
+    """Return TVM's default passes over Relax, and one that sorts the computations of sizes by where they are stored."""
     return transform.Sequential([relax.get_pipeline("default"), transform.module_pass(_sort_sizes, opt_level=0)])
 
 

@@ -2,8 +2,8 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
 """Resize, along one axis after the other, as the operator's meaning has it (`ir/ops/resize.py`).
 
-Where each place of the result lies in the input, and what the taps around that weigh, is put into tables first. Sizes may
-be symbolic, and scales, sizes and the region of interest may be computed while the model runs.
+Tables are computed first: where each place of the result lies in the input, and the weights of the taps around it.
+Sizes may be symbolic, and scales, sizes and the region of interest may be computed while the model runs.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Sampling:
-    """How a place is mapped to the input and what its taps weigh; the names are the attributes'."""
+    """How places are mapped to the input, and how their taps are weighted; fields are named like the attributes."""
 
     mode: str
     transformation: str
@@ -53,7 +53,7 @@ class _Sampling:
 
     @property
     def radius(self) -> int:
-        """How far the filter reaches on either side, in elements of the input."""
+        """The filter's reach on either side, in elements of the input."""
         return 1 if self.mode == "linear" else 2
 
     @property
@@ -61,7 +61,7 @@ class _Sampling:
         return self.transformation == "tf_crop_and_resize"
 
     def taps(self, scale: Any) -> Any:
-        """How many elements of the input an element of the result is made of."""
+        """Return how many elements of the input an element of the result is made of."""
         if not self.antialias:
             return 2 * self.radius
         return 2 * tirx.ceil(_double(self.radius) / tirx.min(scale, _double(1))).astype("int64")
@@ -69,7 +69,10 @@ class _Sampling:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis to resize: its size, the ratio of the sizes, and the part that is looked at; in float64 but for the size."""
+    """An axis to resize: its size, the ratio of sizes, and the region of interest.
+
+    All but the size are in float64.
+    """
 
     size: Any
     scale: Any
@@ -98,7 +101,7 @@ def resize(lowering: "Lowering", node: Node) -> Any:
 
 
 def _along(lowering: "Lowering", x: Any, plan: "_Plan", index: int, axis: int, sampling: _Sampling) -> Any:
-    """A tensor resized along one axis."""
+    """Resize a tensor along one axis."""
     numbers, wanted, taps = plan.numbers(index)
     placing = {"sampling": sampling, "index": index}
     at = lowering.block.emit(lowering.kernel(partial(_places, **placing), *plan.given, numbers=numbers, wanted=wanted))
@@ -116,7 +119,7 @@ def _along(lowering: "Lowering", x: Any, plan: "_Plan", index: int, axis: int, s
 
 
 class _Plan:
-    """What a node does to each axis: known at compile time, or computed into a row of tensors that kernels are given.
+    """What a node does to each axis: known at compile time, or computed into a row that kernels are given.
 
     Attributes:
         given: the row, where there is one.
@@ -141,7 +144,7 @@ class _Plan:
             self._wanted = [lowering.size(dim) for dim in self._dims]
 
     def _known(self, lowering: "Lowering", value: Value | None) -> list[Any] | None:
-        """The elements of an input where they are known, in float64 or, as sizes, in int64."""
+        """Return an input's elements where they are known, in float64 or, as sizes, in int64."""
         if value is None:
             return [_double(bound) for bound in (0, 1) for _ in self._along]
         if isinstance(value, Constant) and value.dtype.is_float:
@@ -150,7 +153,7 @@ class _Plan:
         return None if elements is None else [lowering.size(element) for element in elements]
 
     def _prepare(self, lowering: "Lowering", x: Value) -> None:
-        """Compute the scales and what follows from them when the model runs."""
+        """Compute the scales and the numbers that follow from them when the model runs."""
         values = [value for value in (self._factors, self._roi) if value is not None]
         tensors = [lowering.tensor(x), *map(lowering.tensor, values)]
         count = len(self._along)
@@ -177,7 +180,7 @@ class _Plan:
         self._wanted = lowering.computed(found, [*self._dims, *taps]).values
 
     def _axes(self, rows: Sequence[Sequence[Any]], sizes: Sequence[Any]) -> list[_Axis]:
-        """The axes from the elements of scales or sizes, and of the region of interest."""
+        """Return the axes, from the elements of scales or sizes and of the region of interest."""
         count = len(self._along)
         have = [_as_double(size) for size in sizes]
         factors = [_as_double(factor) for factor in rows[0]]
@@ -192,7 +195,7 @@ class _Plan:
         ]
 
     def _fitted(self, wanted: list[Any], have: list[Any]) -> tuple[list[Any], list[Any]]:
-        """The scales to wanted sizes and the sizes that are made, perhaps with one scale for all axes."""
+        """Return the scales to wanted sizes and the actual sizes, perhaps with one scale for all axes."""
         scales = [size / old for size, old in zip(wanted, have, strict=True)]
         if self._sampling.policy == "stretch":
             return scales, wanted
@@ -203,7 +206,7 @@ class _Plan:
         return [scale] * len(scales), [tirx.floor(scale * old + _double(0.5)) for old in have]
 
     def _scaled(self, size: Any, scale: Any, extent: Any) -> Any:
-        """How many elements an axis gets: as ONNX multiplies, 0.7 of 10 is 7."""
+        """Return how many elements an axis gets, in ONNX's arithmetic: 0.7 of 10 is 7."""
         if self._by_size:
             return extent.astype("int64")
         return tirx.floor(size.astype("float32") * scale.astype("float32")).astype("int64")
@@ -216,7 +219,7 @@ class _Plan:
         return self._by_size or float(factors[index].value) == 1
 
     def numbers(self, index: int) -> tuple[list[Any], Any, Any]:
-        """What is passed to kernels for an axis: its numbers, how many elements it gets, and of how many each is made.
+        """Return an axis for kernels: numbers, how many elements it gets, and the number of taps of each.
 
         The numbers are those of `_Axis`, or the size alone where the others are in the row.
         """
@@ -229,7 +232,7 @@ class _Plan:
 
 
 def _axis(numbers: Sequence[Any], given: Sequence[te.Tensor], index: int) -> _Axis:
-    """An axis inside a kernel."""
+    """Return an axis inside a kernel."""
     size, *rest = numbers
     size = integer(size) if isinstance(size, int) else size
     return _Axis(size, *(rest or [given[0](4 * index + place) for place in range(4)]))
@@ -244,7 +247,7 @@ def _as_double(value: Any) -> Any:
 
 
 def _places(*given: te.Tensor, sampling: _Sampling, index: int, numbers: Sequence[Any], wanted: Any) -> Any:
-    """Where each place of the result lies along the input's axis."""
+    """Compute where each place of the result lies along the input's axis."""
     along = _axis(numbers, given, index)
     return te.compute((wanted,), lambda place: _coordinate(along, place, wanted, sampling.transformation), name="at")
 
@@ -257,7 +260,7 @@ def _nearest(x: te.Tensor, at: te.Tensor, *, axis: int, mode: str) -> Any:
 
 
 def _cropped(x: te.Tensor, y: te.Tensor, at: te.Tensor, *, axis: int, fill: float) -> Any:
-    """A value of its own where a place lies outside of the input."""
+    """Replace results by a fill value where their place lies outside of the input."""
     last = _as_double(x.shape[axis] - 1)
 
     def element(*place: Any) -> Any:
@@ -268,7 +271,7 @@ def _cropped(x: te.Tensor, y: te.Tensor, at: te.Tensor, *, axis: int, fill: floa
 
 
 def _coordinate(along: _Axis, place: Any, wanted: Any, transformation: str) -> Any:
-    """Where an output place lies along the input's axis."""
+    """Return where an output place lies along the input's axis."""
     position, last, one = place.astype("float64"), _as_double(along.size - 1), _double(1)
     half, nought = _double(0.5), _double(0)
     is_single = tirx.EQ(along.extent, one)
@@ -310,7 +313,7 @@ def _taps(
     numbers: Sequence[Any],
     taps: Any,
 ) -> Any:
-    """Tables `[place, tap]` of the elements around each coordinate, and of what they weigh."""
+    """Compute tables `[place, tap]` of the elements around each coordinate, and of their weights."""
     along, wanted = _axis(numbers, given, index), at.shape[0]
     shrink = tirx.min(along.scale, _double(1)) if sampling.antialias else _double(1)
     half = tirx.floordiv(integer(taps) if isinstance(taps, int) else taps, integer(2))
@@ -338,7 +341,7 @@ def _taps(
 
 
 def _weighted(x: te.Tensor, sources: te.Tensor, shares: te.Tensor, *, axis: int) -> Any:
-    """A weighted sum of the taps around each coordinate."""
+    """Compute a weighted sum of the taps around each coordinate."""
     wanted, taps = sources.shape
     each = te.reduce_axis((0, taps), "each")
 
@@ -350,7 +353,7 @@ def _weighted(x: te.Tensor, sources: te.Tensor, shares: te.Tensor, *, axis: int)
 
 
 def _cubic(distance: Any, a: float) -> Any:
-    """Keys' cubic convolution kernel (IEEE Transactions on Acoustics, Speech and Signal Processing 29, 1981)."""
+    """Return Keys' cubic convolution kernel (IEEE Transactions on Acoustics, Speech and Signal Processing 29, 1981)."""
     near = ((_double(a + 2)) * distance - _double(a + 3)) * distance * distance + _double(1)
     far = ((distance - _double(5)) * distance + _double(8)) * distance * _double(a) - _double(4 * a)
     return choose(distance <= _double(1), near, far)

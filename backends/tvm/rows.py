@@ -52,7 +52,7 @@ def quantize(lowering: "Lowering", node: Node) -> Any:
 
 
 def rows_of(node: Node, axis: int = -1) -> tuple[Value, tuple[int | None, ...], int] | None:
-    """What a node computes row by row: a tensor, its other axes, and its rows' length; None if there is no kernel."""
+    """Return what a node computes by row: the tensor, its other axes, and the rows' length; None without a kernel."""
     x = node.inputs[0]
     assert x is not None
     columns = x.shape[-1] if x.type.rank else None

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""TVM's runtime, by its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
+"""TVM's runtime, from its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
 
 import ctypes
 import os
@@ -24,32 +24,35 @@ _CPU, _POOLED = 1, 2
 ALIGNMENT = 64
 """Bytes that kernels expect tensors to be aligned to."""
 _POOL = threading.local()
-"""How many threads TVM's pool has that a thread's calls run on: `threads`, once it was set."""
+"""The number of threads in TVM's pool for calls of this thread: `threads`, once it was set."""
 _SPOKEN = frozenset(
     map(
         np.dtype,
         ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     )
 )
-"""Element types that numpy and TVM hand to each other as they are; others go as bytes, which takes longer than a small kernel."""
+"""Element types that numpy and TVM exchange as they are; others go as bytes, slower than a small kernel."""
 _NAMES = frozenset(dtype.name for dtype in _SPOKEN)
 _SMALL = 1 << 16
-"""Bytes up to which results are copied in any case: the library's own constants may be among them."""
+"""Bytes up to which results are always copied: the library's own constants may be among them."""
 
 
 class Program:
-    """A library's `main` with its weights. Threads may call it side by side: each call has a virtual machine to itself."""
+    """A library's `main` with its weights.
+
+    Threads may call it side by side: each call has a virtual machine to itself.
+    """
 
     def __init__(self, library: Path, weights: Sequence[Any], threads: int | None) -> None:
-        """A call runs on as many threads as given; None leaves that to TVM.
+        """Load the library; each call runs on the given number of threads, or by default on as many as TVM takes.
 
         Raises:
             UsageError: the library lies where nothing may be run.
         """
         if hasattr(os, "ST_NOEXEC") and os.statvfs(library).f_flag & os.ST_NOEXEC:
             raise UsageError(
-                f"{library} can't be run: its file system is mounted noexec; copy it to another one, or name a folder of another "
-                "one in TMPDIR"
+                f"{library} can't be run: its file system is mounted noexec; copy it to another one, "
+                "or name a folder of another one in TMPDIR"
             )
         self._threads = threads
         self._library = _runtime().load_module(str(library), keep_module_alive=False)  # it is unloaded with the program
@@ -58,7 +61,7 @@ class Program:
         self._idle.put(_Machine(self._library))
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The results for inputs in order; what TVM's C++ throws, it raises."""
+        """Run the model on inputs in order; errors of TVM's C++ are raised."""
         if self._threads is not None:
             use_threads(self._threads)
         try:
@@ -72,7 +75,7 @@ class Program:
 
 
 class _Machine:
-    """A virtual machine, with memory for inputs that don't lie as kernels expect them: taking it anew costs more than to copy them."""
+    """A virtual machine, with memory for inputs that are not aligned: allocating it anew costs more than copying."""
 
     def __init__(self, library: Any) -> None:
         machine = library["vm_load_executable"]()
@@ -107,21 +110,24 @@ def is_loaded(library: Path) -> bool:
 
 
 def use_threads(number: int) -> None:
-    """Let what this thread calls run on so many threads."""
+    """Let calls from this thread run on so many threads."""
     if getattr(_POOL, "threads", None) != number:
         _function("runtime.config_threadpool")(0, number)
         _POOL.threads = number
 
 
 def tensor_of(array: np.ndarray) -> Any:
-    """An array as a tensor, which shares its memory if that is aligned."""
+    """Return an array as a tensor, which shares its memory if that is aligned."""
     if array.dtype in _SPOKEN and _is_placed(array) and array.size:  # numpy's empty ones have steps that TVM refuses
         return _runtime().from_dlpack(array)
     return as_tensor(np.ascontiguousarray(array).reshape(-1).view(np.uint8), array.shape, str(DType.of(array.dtype)))
 
 
 def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
-    """A row of bytes as a tensor, which shares its memory if that is aligned: numpy can't say all of TVM's element types."""
+    """Return a row of bytes as a tensor of a type, which shares its memory if that is aligned.
+
+    Numpy doesn't know all of TVM's element types.
+    """
     if not _is_placed(octets):
         memory = _aligned(octets.size)
         memory[:] = octets
@@ -130,7 +136,7 @@ def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
 
 
 def array_of(tensor: Any) -> np.ndarray:
-    """A tensor as an array that shares its memory."""
+    """Return a tensor as an array that shares its memory."""
     if str(tensor.dtype) in _NAMES:
         return np.from_dlpack(tensor)
     dtype = DType[str(tensor.dtype)].numpy
@@ -139,7 +145,7 @@ def array_of(tensor: Any) -> np.ndarray:
 
 
 def _own(array: np.ndarray, others: Container[int]) -> np.ndarray:
-    """An array that shares no memory with a model's inputs and constants."""
+    """Return an array that shares no memory with a model's inputs and constants."""
     return array.copy() if array.nbytes <= _SMALL or array.ctypes.data in others else array
 
 
@@ -166,7 +172,7 @@ def _function(name: str) -> Any:
 
 @cache
 def _runtime() -> Any:
-    """The package that calls TVM's libraries, after they were loaded."""
+    """Return the package that calls TVM's libraries, after loading these."""
     os.environ.setdefault("TVM_BIND_THREADS", "0")  # or the pool ties the thread that calls it to one core, for good
     with _without_torch():
         import tvm_ffi
@@ -180,7 +186,10 @@ def _runtime() -> Any:
 
 @contextmanager
 def _without_torch() -> Generator[None]:
-    """While this lasts, torch isn't found: `tvm_ffi` imports it where it is, for conversions that nobody here asks for."""
+    """Hide torch from imports while this lasts.
+
+    `tvm_ffi` imports torch if it is installed, for conversions that nobody here asks for.
+    """
     if "torch" in sys.modules or "tvm_ffi" in sys.modules:
         yield
         return

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""NonZero. TVM's own is a function of Python's, which an artifact runs without."""
+"""NonZero: TVM's own calls a Python function, which an artifact runs without."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def non_zero(lowering: "Lowering", node: Node) -> Any:
-    """The places of all that isn't zero, in order, as columns: those of as many as there could be, cut to what there is."""
+    """Lower NonZero: the places of all elements that aren't zero, in order, as columns.
+
+    There are columns for as many places as there could be, cut to those that are found.
+    """
     (x,) = tensors(lowering, node)
     rank, value = len(x.ty.shape), node.inputs[0]
     assert value is not None
@@ -54,6 +57,6 @@ def non_zero(lowering: "Lowering", node: Node) -> Any:
 
 
 def _counts(number: Any) -> Any:
-    """Whether a number isn't zero, as NaN isn't."""
+    """Whether a number isn't zero, which includes NaN."""
     differs = tirx.NE(number, tirx.const(0, number.ty.dtype))
     return tirx.any(differs, tirx.isnan(number)) if str(number.ty.dtype).startswith("float") else differs

@@ -2,9 +2,8 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportOptionalMemberAccess=none
 """Operators whose results have sizes that are computed while the model runs.
 
-Each has a kernel for a row of sizes, from which the result's dimensions get their values, and one for the result. What
-doesn't fit together, such as a shape with another number of elements, counts as a fault behind the sizes, of which there
-must be none.
+Each has one kernel for a row of sizes, which give the result's dimensions their values, and one for the result. Behind
+the sizes stand faults, such as a shape with another number of elements: they must all be 0.
 """
 
 from collections.abc import Sequence
@@ -82,7 +81,7 @@ def squeeze(lowering: "Lowering", node: Node) -> Any:
 
 
 def squeezed(lowering: "Lowering", x: Any, axes: Any, dims: Sequence[Dim]) -> Any:
-    """A tensor without axes that only data tells, with the dimensions that are left."""
+    """Squeeze axes that only data tells; `dims` are the dimensions that are left."""
     rank, left = len(x.ty.shape), len(dims)
 
     def shape(x: te.Tensor, axes: te.Tensor) -> Any:
@@ -113,7 +112,7 @@ def _size_at(x: te.Tensor, axis: Any) -> Any:
 
 
 def slice_(lowering: "Lowering", node: Node) -> Any:
-    """Each axis gets a begin, a count and a step, from whichever entry of the rows speaks of it."""
+    """Slice by a begin, a count and a step for each axis, from whichever entry of the rows names the axis."""
     x, *rows = (None if value is None else lowering.tensor(value) for value in node.inputs)
     given = [row for row in rows if row is not None]
     presence = [row is not None for row in (*rows, *[None] * (4 - len(rows)))]
@@ -151,7 +150,7 @@ def slice_(lowering: "Lowering", node: Node) -> Any:
 
 
 def _bound(start: Any, end: Any, step: Any, size: Any) -> tuple[Any, Any, Any]:
-    """The begin, count and step of a slice as ONNX reads bounds: negative ones from the end, and cut to what there is."""
+    """Return begin, count and step of a slice as ONNX has it: bounds may count from the end, and are clipped."""
     start, end = (choose(bound < 0, bound + size, bound) for bound in (start, end))
     is_forward, last = step > 0, size - 1
     begin = choose(is_forward, _between(start, integer(0), size), _between(start, integer(0), last))
@@ -166,7 +165,7 @@ def _between(value: Any, low: Any, high: Any) -> Any:
 
 
 _SANE = 1 << 40
-"""Elements that may be counted up: the bytes of many more would overflow, and fewer be asked for than are written."""
+"""The most elements that may be counted: the bytes of many more overflow, so that too few would be allocated."""
 
 
 def range_(lowering: "Lowering", node: Node) -> Any:
@@ -201,7 +200,7 @@ def _stepped(first: Any, beyond: Any, step: Any) -> tuple[Any, Any, Any]:
 
 
 def tile(lowering: "Lowering", node: Node) -> Any:
-    """Along each axis by places that are computed apart; see `_tile` of the converters for why."""
+    """Tile each axis at places that are computed separately; `_tile` in converters.py says why."""
     x, repeats = tensors(lowering, node)
 
     def shape(x: te.Tensor, repeats: te.Tensor) -> Any:
@@ -244,7 +243,7 @@ def split(lowering: "Lowering", node: Node) -> Any:
 
 
 def first(lowering: "Lowering", x: Any, count: Value, axis: int, dim: Dim) -> Any:
-    """As many elements along an axis as a tensor says."""
+    """Return as many elements along an axis as a tensor says."""
 
     def size(x: te.Tensor, count: te.Tensor) -> Any:
         wanted = elements(count)[0]
@@ -257,10 +256,10 @@ def first(lowering: "Lowering", x: Any, count: Value, axis: int, dim: Dim) -> An
 
 
 def cut_to(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
-    """A kernel for the first elements along each axis."""
+    """Compute the first elements along each axis."""
     return te.compute(shape, x, name="cut_to")
 
 
 def tensors(lowering: "Lowering", node: Node) -> list[Any]:
-    """The inputs that are there."""
+    """Return a node's inputs, except for those that are missing."""
     return [lowering.tensor(value) for value in node.inputs if value is not None]

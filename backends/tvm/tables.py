@@ -1,4 +1,4 @@
-"""Steps of an epilogue that make a byte of a byte, looked up in tables that are computed with the graph."""
+"""Steps of an epilogue from byte to byte, looked up in tables that are computed with the graph."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,20 +13,20 @@ _LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
 
 
 def tabulated(epilogue: Epilogue) -> Epilogue:
-    """An epilogue with as few steps as can be, where looking bytes up in a table of all 256 is one step.
+    """Return an epilogue with as few steps as possible, where looking bytes up in a table of all 256 is one step.
 
-    What a table holds is what the interpreter computes.
+    Tables hold what the interpreter computes.
     """
     tables = _Tables(epilogue)
     return replace(epilogue, steps=tables.steps())
 
 
 class _Tables:
-    """What an epilogue's places hold that depend on one byte alone.
+    """The values of an epilogue's steps that depend on one byte alone.
 
     Attributes:
-        roots: for the place of what depends on one byte, that byte's place, which is another one.
-        values: there, for each byte from the least.
+        roots: the place of the byte that a step's value depends on, by the step's place.
+        values: the values at a place, for each byte from the least.
     """
 
     def __init__(self, epilogue: Epilogue) -> None:
@@ -43,7 +43,7 @@ class _Tables:
             self._follow(self._first + index, step)
 
     def steps(self) -> tuple[Step, ...]:
-        """Those that the last one needs, in order, with tables in the place of runs from byte to byte."""
+        """Return the steps that the last one needs, in order, with tables in place of runs from byte to byte."""
         steps, first = self._epilogue.steps, self._first
         kept: dict[int, Step] = {}
         wanted = {first + len(steps) - 1} if steps else set[int]()
@@ -71,7 +71,7 @@ class _Tables:
         self.values[place] = _computed(step, [self._value(value) for value in step.inputs])
 
     def _root(self, place: int) -> int | None:
-        """The place of the byte that decides a value."""
+        """Return the place of the byte that decides a value."""
         return self.roots.get(place, place if place in self._limits else None)
 
     def _value(self, given: float | None) -> np.ndarray | None:
@@ -94,7 +94,7 @@ def _moved(given: float | None, moved: dict[int, int]) -> float | None:
 
 
 def _computed(step: Step, inputs: Sequence[np.ndarray | None]) -> np.ndarray:
-    """What a step makes of rows of numbers."""
+    """Compute a step on rows of numbers."""
     attributes = dict(step.attributes)
     if step.operator == "DequantizeLinear":
         (integers,) = inputs

@@ -2,8 +2,9 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Kernels that are called alone, and timed.
 
-Each call reads another copy of the weights, as many as the model's weights take memory: they don't stay in a cache in the model
-either. What else a kernel reads is the same, as the one before it has just written that.
+Each call reads another copy of the weights, as many as fill the memory of the model's weights, since in the model they
+don't stay in a cache either. A kernel's other inputs stay the same: in the model, the kernel before has just written
+them.
 """
 
 import time
@@ -22,22 +23,22 @@ from .runtime import ALIGNMENT, array_of, as_tensor, tensor_of
 from .weights import in_large_pages
 
 _TURNS, _TURN = 32, 0.001
-"""Of each of two kernels that are compared, and the seconds that one takes at the least."""
+"""Turns of each of two kernels that are compared, and the least seconds of a turn."""
 _ENOUGH, _LONGEST = 12, 1.0
-"""Turns that will do where more of them would take longer than so many seconds."""
+"""Turns that are enough where more would take longer than so many seconds."""
 _FIRST, _SLOWER = 6, 0.9
-"""Turns after which a kernel is given up whose speed is less than this part of the other's."""
+"""Turns after which a kernel is given up whose speed is less than this share of the other's."""
 _QUIET = 0.25
-"""The quantile of turns that counts: what else a machine does only ever slows them down."""
+"""The quantile of turns that counts: disturbances only ever slow a turn down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a kernel is called with.
+    """The arguments of a kernel.
 
     Attributes:
-        inputs: and in the places of weights nothing.
-        weights: by their places among the inputs.
+        inputs: in order, with None in the places of weights.
+        weights: the weights by their places among the inputs.
         results: as they are before the call.
     """
 
@@ -46,7 +47,7 @@ class Arguments:
     results: Sequence[np.ndarray]
 
     def rows(self, memory: int) -> Iterator[list[Any]]:
-        """Tensors in order, for ever: with as many copies of the weights as there is memory for."""
+        """Yield arguments in order, for ever, from as many copies of the weights as fit into the memory."""
         size = sum(_padded(array) for array in self.weights.values())
         pool = in_large_pages(size * max(memory // size, 1)) if size else np.empty(0, np.uint8)
         held = [None if array is None else tensor_of(array) for array in self.inputs]
@@ -64,16 +65,16 @@ class Arguments:
 
 
 def compiled(kernel: tirx.PrimFunc, kind: tvm.target.Target) -> Any:
-    """A function of tensors, in this process."""
+    """Compile a kernel to a function of tensors, in this process."""
     module = IRModule({"main": kernel.with_attr("global_symbol", "main")})
     return tvm.compile(module, target=kind)["main"]
 
 
 class Trial:
-    """A kernel that was compiled, and called for the first time."""
+    """A compiled kernel that has been called once."""
 
     def __init__(self, run: Any, arguments: Arguments, memory: int) -> None:
-        """With copies of the weights in so much memory."""
+        """Make the copies of the weights, which fill so much memory, and call the kernel."""
         self._run = run
         self._rows = arguments.rows(memory)
         row = next(self._rows)
@@ -83,18 +84,18 @@ class Trial:
         self._calls = max(1, int(_TURN / self.turn()))
 
     def turn(self) -> float:
-        """Seconds of a call, over as many as it takes to time them."""
+        """Return the seconds of a call, averaged over as many calls as it takes to time them."""
         start = time.perf_counter()
         for _ in range(self._calls):
             self._run(*next(self._rows))
         return (time.perf_counter() - start) / self._calls
 
     def seconds(self) -> float:
-        """Of a call, roughly."""
+        """Return the approximate seconds of a call."""
         return float(np.quantile([self.turn() for _ in range(_FIRST)], _QUIET))
 
     def speedup_over(self, other: "Trial") -> float:
-        """The other's time over its own, in turns; the lower one of two halves of the turns."""
+        """Return another trial's time over this one's, taken in turns; the lower value of two halves of the turns."""
         times = np.empty((2, _TURNS))
         start, done = time.perf_counter(), 0
         while done < _ENOUGH or (done < _TURNS and time.perf_counter() - start < _LONGEST):
@@ -106,7 +107,7 @@ class Trial:
         return min(_ratio(times[:, : done // 2]), _ratio(times[:, done // 2 : done]))
 
     def error(self, other: "Trial") -> float:
-        """The relative difference of its results from another's on the same inputs."""
+        """Return the relative difference between this trial's results and another's for the same inputs."""
         mine, others = ([{"": array.astype(np.float32)} for array in trial.results] for trial in (self, other))
         return drift(others, mine)
 
@@ -117,5 +118,5 @@ def _ratio(times: np.ndarray) -> float:
 
 
 def _padded(array: np.ndarray) -> int:
-    """Bytes up to the next array that kernels can read."""
+    """Return an array's bytes, rounded up to where kernels can read the next array."""
     return -(-array.nbytes // ALIGNMENT) * ALIGNMENT

@@ -1,6 +1,9 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""The fastest ways to generate a model's kernels: those of the least estimated time take turns with the best one so far."""
+"""The measurements that find the fastest ways to generate a model's kernels.
+
+Ways take turns with the best one so far, in the order of their estimated times.
+"""
 
 import os
 import time
@@ -29,15 +32,15 @@ from .runtime import array_of, use_threads
 from .trials import Arguments, Trial, compiled
 
 _LEAST_GAIN = 1.02
-"""Ratio of times from which another way is taken."""
+"""The least ratio of times for which another way is taken."""
 _MOST_WAYS = 20
-"""Of a kernel that are measured."""
+"""The most ways of a kernel that are measured."""
 _LEAST_SHARE = 0.003
-"""Of the time of all kernels: what takes less stays as it is."""
+"""The least share of the time of all kernels: kernels that take less stay as they are."""
 _FAR = 1 << 26
-"""Bytes of weights of which none stays in a cache until it is read again."""
+"""Bytes of weights that are so many that none stays in a cache until it is read again."""
 _ROUNDING = 0.02
-"""Relative difference between the results of two ways, one of which may round to bytes elsewhere."""
+"""The relative difference that results of two ways may have, one of which may round to bytes elsewhere."""
 
 
 class Tuning:
@@ -51,13 +54,13 @@ class Tuning:
         sizes: Mapping[str, int],
         tell: Tell = lambda *_: None,
     ) -> None:
-        """Find them.
+        """Find the kernels.
 
         Args:
             legal: the graph as it would be compiled.
             origins: the operators that refusals name.
-            target: that this machine is like.
-            sizes: of the inputs' symbolic dimensions.
+            target: a target like this machine.
+            sizes: the sizes of the inputs' symbolic dimensions.
             tell: is told of each kernel before it is compiled, and after.
         """
         survey = _Survey()
@@ -74,11 +77,11 @@ class Tuning:
 
     @property
     def kernels(self) -> set[str]:
-        """The keys of those whose sizes are known."""
+        """The keys of the kernels whose sizes are known."""
         return set(self._sites)
 
     def findings(self, known: Collection[str], until: float) -> Iterator[Finding]:
-        """What is found, first for the kernels that take the most time.
+        """Yield findings, first for the kernels that take the most time.
 
         Args:
             known: kernels that need not be measured.
@@ -97,7 +100,7 @@ class Tuning:
                 yield self._found(self._sites[key][0], share)
 
     def _found(self, site: Site, share: float) -> Finding:
-        """The best of a kernel's ways."""
+        """Find the best of a kernel's ways."""
         (first,) = self._trials(site, site.ways[:1])
         best, taken = first, site.ways[0]
         together = os.cpu_count() or 1
@@ -114,7 +117,7 @@ class Tuning:
         return Finding(site.key, site.layer, share, asdict(site.ways[0]), asdict(taken), gain)
 
     def _trials(self, site: Site, ways: Sequence[Any]) -> list[Trial]:
-        """Kernels, compiled side by side."""
+        """Compile kernels side by side, and return a trial for each."""
         calls = [site.call(way) for way in ways]
         module, name = self._lowering.block.get(), f"{site.layer}: {site.key}"
         self._tell(name, True)
@@ -124,7 +127,7 @@ class Tuning:
         return [Trial(run, self._arguments(call), self._memory) for run, call in zip(runs, calls, strict=True)]
 
     def _arguments(self, call: Any) -> Arguments:
-        """Random ones, but for constants."""
+        """Return random arguments for a call, and its constants."""
         random = np.random.default_rng(0)
         given = call.args[1].fields
         weights = {place: array_of(it.value) for place, it in enumerate(given) if isinstance(it, GenericConst)}
@@ -137,22 +140,22 @@ class Tuning:
         return numbers.astype(dtype.numpy)
 
     def _is_sized(self, call: Any) -> bool:
-        """Whether all sizes are known: those that data decide aren't."""
+        """Whether all sizes of a call are known: those that data decide aren't."""
         types = [*(it.ty for it in call.args[1].fields), *call.ty_args]
         return all(isinstance(size, tirx.IntImm) for type in types for size in self._known(type))
 
     def _known(self, type: Any) -> list[Any]:
-        """A shape by the sizes of the inputs' dimensions."""
+        """Return a shape in numbers, from the sizes of the inputs' dimensions."""
         return [self._analyzer.simplify(size) for size in type.shape.values]
 
 
 @dataclass(frozen=True, slots=True)
 class _Survey(Choices):
-    """Kernels as estimated, and a record of those that can be generated in several ways.
+    """Choices by estimated times, which record the kernels that can be generated in several ways.
 
     Attributes:
-        sites: by their keys.
-        calls: of the first one of each, as estimated.
+        sites: the kernels' places, by key.
+        calls: the call of the first kernel of each key, in the way with the least estimated time.
     """
 
     sites: dict[str, list[Site]] = field(default_factory=dict[str, list[Site]])

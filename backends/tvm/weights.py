@@ -1,6 +1,9 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportCallIssue=none
-"""A model's large constants, in a file beside its library: the linker doesn't copy them, and what loads them needn't either."""
+"""A model's large constants, in a file beside its library.
+
+That way neither the linker nor what loads them has to copy them.
+"""
 
 import json
 import mmap
@@ -27,7 +30,7 @@ class Entry:
 
     Attributes:
         dtype: TVM's name of it.
-        shape: of it.
+        shape: its sizes.
         offset: where it begins, in bytes.
         size: in bytes.
     """
@@ -39,7 +42,7 @@ class Entry:
 
 
 def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
-    """Write constants into an artifact's folder; returns the files."""
+    """Write constants into an artifact's folder; return the files."""
     paths = [directory / FILE, directory / TABLE]
     entries: list[Entry] = []
     with writing(paths[0]), paths[0].open("wb") as file:
@@ -54,7 +57,7 @@ def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
 
 
 def read_weights(directory: Path) -> list[Any]:
-    """The constants in an artifact's folder, as tensors.
+    """Read the constants in an artifact's folder as tensors.
 
     Raises:
         ModelError: the files can't be read, or the table is not one of what is in the file.
@@ -71,7 +74,7 @@ def read_weights(directory: Path) -> list[Any]:
 
 
 def _entry(given: Any, held: int) -> Entry:
-    """What a table says of a constant, in a file of so many bytes.
+    """Return an entry of a table of constants in a file of so many bytes.
 
     Raises:
         ValueError: there is no such constant in it.
@@ -87,7 +90,7 @@ def _entry(given: Any, held: int) -> Entry:
 
 
 def in_large_pages(size: int) -> np.ndarray:
-    """Bytes in large pages, if the system has any: products that stream weights would wait for the page table all the time."""
+    """Allocate bytes in large pages, if the system has any: products that stream weights would wait for page walks."""
     if not size:
         return np.empty(0, np.uint8)
     memory = mmap.mmap(-1, size)
@@ -97,5 +100,5 @@ def in_large_pages(size: int) -> np.ndarray:
 
 
 def octets_of(tensor: Any) -> Any:
-    """A tensor's memory as a row of bytes: numpy doesn't know all of TVM's element types."""
+    """Return a tensor's memory as a row of bytes: numpy doesn't know all of TVM's element types."""
     return tensor._create_view((tensor.numel() * tensor.dtype.itemsize,), dtype="uint8")

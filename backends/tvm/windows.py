@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Sliding windows that are put back where they came from, or whose taps lie at computed offsets; pools are apart."""
+"""Sliding windows that are summed back into images (Col2Im), or whose taps lie at computed offsets (DeformConv)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _counts(pixels: Sequence[Any], taps: Sequence[Any], node: Node) -> list[Any]:
-    """How many windows there are along each axis."""
+    """Return how many windows there are along each axis."""
     rank = len(pixels)
     strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
     reaches = [size + pads[axis] + pads[rank + axis] for axis, size in enumerate(pixels)]
@@ -35,7 +35,7 @@ def _attributes(rank: int) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def columns_to_image(lowering: "Lowering", node: Node) -> Any:
-    """Every pixel is the sum of the taps that it was in; the sizes of image and window may be computed."""
+    """Lower Col2Im: each pixel is the sum of its taps; the sizes of image and window may be computed."""
     x, image, block = tensors(lowering, node)
     rank = node.output.type.rank - 2
     strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
@@ -74,7 +74,7 @@ def columns_to_image(lowering: "Lowering", node: Node) -> Any:
 
 
 def deformable_conv(lowering: "Lowering", node: Node) -> Any:
-    """Images whose taps are sampled at offsets and weighted by a mask, then multiplied with the weights."""
+    """Lower DeformConv: taps are sampled at offsets, weighted by a mask, and multiplied with the weights."""
     x, w, offset, b, mask = (
         None if value is None else lowering.tensor(value) for value in (node.input(index) for index in range(5))
     )
@@ -92,7 +92,7 @@ def deformable_conv(lowering: "Lowering", node: Node) -> Any:
 
 
 def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, taps: Sequence[int]) -> Any:
-    """`[batch, channel, tap, row, column]`: bilinear, and zero outside of the image."""
+    """Sample the taps as `[batch, channel, tap, row, column]`: bilinear, and zero outside of the image."""
     get = node.attributes.get
     groups, (strides, gaps) = get("offset_group", 1), (get(name, (1, 1)) for name in ("strides", "dilations"))
     pads = get("pads", (0, 0, 0, 0))
@@ -122,7 +122,7 @@ def _total(values: Any) -> Any:
 
 
 def _corner(x: te.Tensor, lead: Sequence[Any], at: Sequence[Any], sizes: Sequence[Any], corner: Sequence[int]) -> Any:
-    """What one of the four pixels around a place adds to it."""
+    """Return what one of the four pixels around a place adds to its sample."""
     one = tirx.const(1, x.dtype)
     low = [tirx.floor(place) for place in at]
     share = [place - floor for place, floor in zip(at, low, strict=True)]

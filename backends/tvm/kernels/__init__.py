@@ -1,1 +1,1 @@
-"""Kernels in TIR, generated for a shape and a machine from templates; converters call them through `Lowering.prim_func`."""
+"""Kernels in TIR, generated from templates for a shape and a machine; `Lowering.prim_func` calls them."""

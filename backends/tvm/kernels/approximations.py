@@ -1,10 +1,11 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Functions that LLVM would call the mathematics library for, lane by lane, in float32 and in few instructions.
+"""Approximations in float32 of functions for which LLVM would call the mathematics library lane by lane.
 
-NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes' (`expf.c`). Coarse
-ones are for what is rounded to bfloat16 at once, of which a unit in the last place is 1/256, or to 8 bits: they are minimax, by least squares
-whose weights follow the error (Lawson's algorithm), and divide by an estimate of the inverse.
+NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes'
+(`expf.c`). The coarse functions are for results that are rounded at once to bfloat16, whose unit in the last place is
+1/256, or to 8 bits. They are minimax, by least squares whose weights follow the error (Lawson's algorithm), and divide
+by an estimate of the inverse.
 """
 
 import math
@@ -19,31 +20,31 @@ from .vectors import as_wide, held
 
 
 def number(value: float, like: Any) -> Any:
-    """A number in every lane."""
+    """Return a vector with a number in every lane and the type of `like`."""
     return tirx.const(value, like.ty.dtype)
 
 
 def least(x: Any, bound: float) -> Any:
-    """The lesser of a vector's elements and a number."""
+    """Return the lesser of each element and a bound."""
     return tirx.Select(x > number(bound, x), number(bound, x), x)
 
 
 def most(x: Any, bound: float) -> Any:
-    """The greater of a vector's elements and a number."""
+    """Return the greater of each element and a bound."""
     return tirx.Select(x < number(bound, x), number(bound, x), x)
 
 
 def coarse_exp(x: Any) -> Any:
-    """Within 1e-4 of itself, of what isn't positive; what is below 1.7e-38 may be 0."""
+    """Return e to the power of x for x <= 0, within a relative error of 1e-4; results below 1.7e-38 may be 0."""
     bounded = held(most(x, -104.0))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     return _scaled(held(_polynomial(_COARSE_EXP, held(bounded - n * number(math.log(2), x)))), n)
 
 
 def exp(x: Any) -> Any:
-    """Within 1 unit in the last place; what is below 1.7e-38 may be 0.
+    """Return e to the power of x, within 1 unit in the last place; results below 1.7e-38 may be 0.
 
-    With `n` the nearest integer to `x / log(2)`, it is `2^n` times a polynomial of what is left.
+    With `n` the nearest integer to `x / log(2)`, the result is `2^n` times a polynomial of the remainder.
     """
     bounded = held(most(least(x, 89.0), -104.0))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
@@ -53,7 +54,7 @@ def exp(x: Any) -> Any:
 
 
 def _scaled(y: Any, n: Any) -> Any:
-    """`2^n * y`, by the instruction that AVX-512 has for it: no other machine has vectors of so many lanes."""
+    """Return `2^n * y`; vectors of 16 lanes, which only AVX-512 has, take its VSCALEFPS instruction."""
     if y.ty.dtype.lanes != _WIDEST:
         return held(_shifted(y, n))
     every, current = tirx.const(-1, "int16"), tirx.const(4, "int32")  # lanes, and the direction of rounding
@@ -61,10 +62,10 @@ def _scaled(y: Any, n: Any) -> Any:
 
 
 def _shifted(y: Any, n: Any) -> Any:
-    """`2^n * y`, or 0 where `n` is less than -125.
+    """Return `2^n * y`, or 0 where `n` is less than -125.
 
-    Adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`, for
-    there is no 2^128.
+    Adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`,
+    since float32 has no 2^128.
     """
     integers = as_wide("int32", y)
     bits = tirx.reinterpret(integers, n + number(ROUNDING, y)) << tirx.const(23, integers)
@@ -74,22 +75,22 @@ def _shifted(y: Any, n: Any) -> Any:
 
 
 def sigmoid(x: Any) -> Any:
-    """Within 3 units in the last place of normal numbers."""
+    """Return the logistic function, within 3 units in the last place of normal numbers."""
     return held(number(1.0, x) / (number(1.0, x) + exp(number(0.0, x) - x)))
 
 
 def coarse_sigmoid(x: Any) -> Any:
-    """Within 1e-4."""
+    """Return the logistic function, within 1e-4."""
     return _coarse_step(x, _COARSE_SIGMOID)
 
 
 def coarse_gelu(x: Any, *, is_bent: bool) -> Any:
-    """Within 1e-4 of the size of `x`: exactly, or bent to be a tanh."""
+    """Return GELU within 1e-4 of the size of `x`: the exact one, or the tanh approximation where `is_bent`."""
     return held(x * _coarse_step(x, _COARSE_BENT if is_bent else _COARSE_NORMAL))
 
 
 def _coarse_step(x: Any, coefficients: tuple[float, Sequence[float], Sequence[float]]) -> Any:
-    """From 0 to 1: a half, and a quotient of polynomials of the square of what is at most a bound, times that."""
+    """Return a function that rises from 0 to 1: 1/2 + x * P(x^2) / Q(x^2), x clamped."""
     bound, above, below = coefficients
     y = held(most(least(x, bound), -bound))
     square = held(y * y)
@@ -97,7 +98,7 @@ def _coarse_step(x: Any, coefficients: tuple[float, Sequence[float], Sequence[fl
 
 
 def tanh(x: Any) -> Any:
-    """Within 7 units in the last place."""
+    """Return the hyperbolic tangent, within 7 units in the last place."""
     y = held(most(least(x, 7.90531110763549805), -7.90531110763549805))
     square = held(y * y)
     quotient = held(y * _polynomial(_TANH, square) / _polynomial(_TANH_BELOW, square))
@@ -105,21 +106,21 @@ def tanh(x: Any) -> Any:
 
 
 def erf(x: Any) -> Any:
-    """Within 8 units in the last place."""
+    """Return the error function, within 8 units in the last place."""
     y = held(most(least(x, 4.0), -4.0))
     square = held(y * y)
     return held(y * _polynomial(_ERF, square) / _polynomial(_ERF_BELOW, square))
 
 
 def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
-    """Of the highest power first (Horner's scheme)."""
+    """Evaluate a polynomial by Horner's scheme; the coefficient of the highest power comes first."""
     first, *others = (number(value, x) for value in coefficients)
     return reduce(lambda y, other: y * x + other, others, first)
 
 
 _WIDEST = 16
 ROUNDING = 1.5 * 2**23
-"""What is added to it is rounded to the nearest integer, of two to the even one, which then are its last bits."""
+"""A number to which others are added to round them, ties to even: the integers are the sums' last bits."""
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP = (

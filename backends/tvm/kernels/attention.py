@@ -2,12 +2,14 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Scaled dot-product attention, head by head.
 
-A head's keys are turned once. Then a few queries at a time get their scores, which stay in the cache of the first level; their
-softmax is taken there, and multiplied with the values. So all scores of a head are never in memory at once. If there are no more
-queries than that, as where a text is written word by word, keys are multiplied as they lie, a vector of features at a time.
+A head's keys are transposed once. Then the scores of a few queries at a time are computed, which stay in the L1 cache;
+their softmax is taken there, and multiplied with the values. So all scores of a head are never in memory at once. With
+no more queries than that, as when a text is generated token by token, keys are multiplied as they lie, a vector of
+features at a time.
 
-Queries, keys and values in bfloat16 are multiplied in pairs: of features, which lie side by side, and of keys, whose values are
-put together once for a head. The softmax is taken in float32, and its results are rounded to bfloat16 before they are multiplied.
+Queries, keys and values in bfloat16 are multiplied in pairs: of features, which lie side by side, and of keys, whose
+values are put together once for a head. The softmax is taken in float32, and its results are rounded to bfloat16 before
+they are multiplied.
 """
 
 import math
@@ -26,7 +28,7 @@ from .tiles import OPAQUE, Tile, ceil_div, heights
 from .vectors import greatest, held, lanes_at, spread, total, totals
 
 _HEIGHT = 8
-"""Queries at a time."""
+"""Queries whose attention is computed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,16 @@ class Attention:
         queries: of each head.
         keys: of each head.
         heads: of the queries.
-        sharing: queries' heads that share one of keys and values.
+        sharing: heads of queries that share one head of keys and values.
         size: of a query and a key.
         depth: of a value.
         is_flat: whether tensors are `[batch, sequence, heads * size]`, and not `[batch, heads, sequence, size]`.
-        is_causal: whether a query looks at no key behind its own place.
+        is_causal: whether a query attends to no key behind its own position.
         scale: of the scores.
-        mask: the element type of what is added to the scores, or says where a query may look; empty without.
+        mask: the element type of what is added to the scores, or says what a query attends to; empty without a mask.
         spread: the axes of the four along which the mask is the same.
         dtype: of queries, keys and values: float32 or bfloat16.
-        result: of what is found, likewise.
+        result: the element type of the result, likewise.
     """
 
     batch: int | None
@@ -71,11 +73,11 @@ class Attention:
 
     @property
     def steps(self) -> int:
-        """In which a score is added up: features, or pairs of them."""
+        """Multiply-adds of a score: one for each feature, or for each pair of features."""
         return self.size // 2 if self.is_paired else self.size
 
     def is_whole(self, machine: Machine) -> bool:
-        """Whether keys are of float32, and fill whole vectors with their features."""
+        """Whether keys are float32, and their features fill whole vectors."""
         return not self.is_paired and self.size % machine.lanes == 0
 
     def shape(self, batch: Any, length: Any, heads: int, size: int) -> tuple[Any, ...]:
@@ -92,7 +94,7 @@ def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
 
 @lru_cache
 def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of queries, keys, values and the mask, if there is one, to what the queries find."""
+    """Build a kernel of queries, keys, values and the mask, if there is one, to the attention's result."""
     batch, queries, keys = (
         tirx.Var(name, "int64") if size is None else size
         for name, size in (("batch", attention.batch), ("queries", attention.queries), ("keys", attention.keys))
@@ -138,10 +140,10 @@ class _Head:
     """Code for one head of one image.
 
     Attributes:
-        columns: the keys as `[block of lanes, feature or pair, lane]`; where they end within a block, zeros follow. None where they are
+        columns: the keys as `[block of lanes, feature or pair, lane]`, filled up with zeros; None where keys are
             multiplied as they lie.
-        paired: the values of two keys side by side, `[pair, column]`; beside the last of an odd number stands itself, with no weight.
-            None where those are of float32.
+        paired: the values of two keys side by side, `[pair, column]`; the last of an odd number is paired with itself,
+            with no weight. None where values are float32.
     """
 
     attention: Attention
@@ -159,7 +161,7 @@ class _Head:
     paired: Any = None
 
     def turned(self) -> "_Head":
-        """Code that turns the keys, and puts values in pairs; and then the same head with these."""
+        """Emit code that transposes the keys and pairs the values; return the same head with these."""
         attention, lanes, paired = self.attention, self.machine.lanes, None
         columns = T.alloc_buffer((self._blocks, attention.steps, lanes), self.k.dtype)
         with T.serial(0, self.keys) as key, T.serial(0, attention.steps) as column:
@@ -175,7 +177,7 @@ class _Head:
         return replace(self, columns=columns, paired=paired)
 
     def chunk(self, place: Any, chunks: int) -> None:
-        """One of so many parts of the queries."""
+        """Emit one of `chunks` parts of the queries."""
         for height, count in heights(_HEIGHT, self.queries):
             begin, end = (tirx.floordiv(count * at, chunks) for at in (place, place + 1))
             with T.serial(0, end - begin) as step:
@@ -193,7 +195,7 @@ class _Head:
                 T.buffer_store(paired, lower | upper << tirx.const(16, f"int32x{lanes}"), [pair, at])
 
     def _tile(self, row: Any, height: int) -> None:
-        """What some queries find."""
+        """Emit the attention of some queries."""
         attention, lanes = self.attention, self.machine.lanes
         limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
         blocks = tirx.floordiv(limit + (lanes - 1), lanes) if attention.is_causal else self._blocks
@@ -228,7 +230,7 @@ class _Head:
         return self.attention.keys is None or self.attention.keys % self.machine.lanes != 0
 
     def _score(self, row: Any, height: int, block: Any, scores: Any) -> None:
-        """The products of some queries with a block of keys."""
+        """Emit the products of some queries with a block of transposed keys."""
         attention, lanes = self.attention, self.machine.lanes
         sums = T.alloc_buffer((height * lanes,), "float32")
         for line in range(height):
@@ -245,7 +247,7 @@ class _Head:
             self._store(scores, sums[lanes_at(line * lanes, lanes)], (row, line), block)
 
     def _score_as_it_lies(self, row: Any, height: int, block: Any, scores: Any) -> None:
-        """The same by vectors of features, whose products are added up across at last."""
+        """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
         attention, lanes = self.attention, self.machine.lanes
         with T.serial(0, height) as line:
             sums = [T.alloc_buffer((lanes,), "float32") for _ in range(lanes)]
@@ -262,7 +264,7 @@ class _Head:
             self._store(scores, totals([total[lanes_at(0, lanes)] for total in sums]), (row, line), block)
 
     def _store(self, scores: Any, vector: Any, place: tuple[Any, Any], block: Any) -> None:
-        """The scores of a query with a block of keys, scaled."""
+        """Scale and store the scores of a query with a block of keys."""
         (row, line), columns = place, lanes_at(block * self.machine.lanes, self.machine.lanes)
         scaled = vector * number(self.attention.scale, vector)
         if self.mask is not None and not self._is_ragged:
@@ -273,7 +275,7 @@ class _Head:
         return pairs_added(sums, x, y) if self.attention.is_paired else sums + x * y
 
     def _softmax(self, row: Any, line: Any, blocks: Any, limit: Any, scores: Any, weights: Any, inverse: Any) -> None:
-        """The exponentials of a query's scores, and the inverse of their sum: 0 if it may look nowhere."""
+        """Emit the exponentials of a query's scores, and the inverse of their sum: 0 if all keys are masked."""
         lanes = self.machine.lanes
         if self.mask is not None and self._is_ragged:
             self._add_mask(row, line, limit, scores)
@@ -303,7 +305,7 @@ class _Head:
         T.buffer_store(inverse, divided, [line])
 
     def _add_mask(self, row: Any, line: Any, limit: Any, scores: Any) -> None:
-        """For keys that end within a block; elsewhere it is added to scores as they are stored."""
+        """Add the mask to scores of keys that end within a block; otherwise it is added as scores are stored."""
         lanes = self.machine.lanes
 
         def add(column: Any) -> None:
@@ -316,7 +318,7 @@ class _Head:
             add(limit // lanes * lanes + beyond)
 
     def _bias(self, row: Any, column: Any, score: Any) -> Any:
-        """What the mask adds to scores of a query."""
+        """Return what the mask adds to scores of a query."""
         places = (self.image, self.head, row)
         outer = [0 if axis in self.attention.spread else place for axis, place in enumerate(places)]
         bias = self.mask[(*outer, column)]
@@ -325,7 +327,7 @@ class _Head:
         return tirx.Select(bias, number(0.0, score), number(-math.inf, score))
 
     def _seen(self, vector: Any, row: Any, block: Any) -> Any:
-        """Minus infinity for keys behind a causal query, and beyond the last one."""
+        """Return scores with minus infinity for keys behind a causal query, and beyond the last key."""
         lanes = self.machine.lanes
         columns = lanes_at(block * lanes, lanes)
         never = number(-math.inf, vector)
@@ -336,7 +338,7 @@ class _Head:
         return vector
 
     def _find(self, row: Any, tile: Tile, first: Any, limit: Any, weights: Any, inverse: Any) -> None:
-        """The values, weighted, in some of their columns."""
+        """Emit the weighted sums of the values, in some of their columns."""
         attention = self.attention
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
         for _, _, lanes, spot in tile.spots:

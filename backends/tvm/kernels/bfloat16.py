@@ -2,8 +2,9 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """bfloat16 in kernels: rounding to it, and products of pairs that are summed in float32.
 
-TVM computes with bfloat16 in float32 and takes the type out of its kernels, while LLVM's instructions ask for it. So kernels hold
-such numbers as uint16, pairs of them as int32, and call functions in LLVM's language that are compiled into them.
+TVM computes with bfloat16 in float32 and removes the type from its kernels, while LLVM's instructions ask for it. So
+kernels hold such numbers as uint16, pairs of them as int32, and call functions in LLVM IR that are compiled into the
+kernels.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -22,47 +23,47 @@ BFLOAT16 = "bfloat16"
 
 
 def imported(machine: Machine, is_needed: bool) -> AbstractContextManager[Any]:
-    """Around the code of a kernel: it may call what follows here, if that is needed."""
+    """Return a context for a kernel's code, which may call the functions below if that is needed."""
     return T.attr(0, "pragma_import_llvm", _functions(machine)) if is_needed else nullcontext()
 
 
 def stored_as(dtype: str) -> str:
-    """The element type of a buffer in which kernels see numbers of another one."""
+    """Return the element type in which a kernel's buffers hold numbers of a type."""
     return "uint16" if dtype == BFLOAT16 else dtype
 
 
 def rounded(x: Any) -> Any:
-    """A vector of float32 to the nearest bfloat16, of two as near to the even one.
+    """Round a vector of float32 to the nearest bfloat16, ties to even.
 
-    VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of what is subnormal.
+    VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of subnormal numbers.
     """
     return T.call_extern(as_wide("uint16", x), f"round_{x.ty.dtype.lanes}", x)
 
 
 def widened(x: Any) -> Any:
-    """A vector of bfloat16's bits as float32."""
+    """Widen a vector of bfloat16's bits to float32."""
     bits = converted(x, "uint32") << tirx.const(16, as_wide("uint32", x))
     return T.reinterpret(bits, dtype=as_wide("float32", x))
 
 
 def loaded(x: Any, dtype: str) -> Any:
-    """What a kernel has read of a type, as it computes with it: bfloat16 as float32, all else as it is."""
+    """Convert what a kernel has read to what it computes with: bfloat16 to float32; all else stays as it is."""
     return widened(x) if dtype == BFLOAT16 else x
 
 
 def inverse(x: Any) -> Any:
-    """About 1 / x: within 2^-14 of itself, where a machine has an instruction for that."""
+    """Return 1 / x, within a relative error of 2^-14 where a machine has an instruction that estimates it."""
     return T.call_extern(as_wide("float32", x), f"invert_{x.ty.dtype.lanes}", x)
 
 
 def pairs_added(sums: Any, x: Any, y: Any) -> Any:
-    """Vectors of 16 sums with the products of two pairs added to each; subnormal numbers count as 0 (VDPBF16PS)."""
+    """Add the products of two pairs to each of 16 sums (VDPBF16PS); subnormal numbers count as 0."""
     return T.call_extern("float32x16", "add_pairs", sums, x, y)
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The instruction that adds products of bfloat16 to sums of float32, as `dots.Instruction` is that for bytes.
+    """The instruction that adds products of bfloat16 to sums of float32, as `dots.Instruction` does for bytes.
 
     Attributes:
         lanes: sums of a vector.
@@ -70,7 +71,7 @@ class Pairs:
         speed: against multiply-adds of float32.
         run: how many left operands that lie in a row are best loaded together.
         summed: the type of the sums.
-        weights: the type that it takes them in.
+        weights: the element type in which the instruction takes weights.
     """
 
     lanes: int
@@ -81,12 +82,12 @@ class Pairs:
     weights: ClassVar[str] = "uint16"
 
     def packed(self, weights: np.ndarray) -> np.ndarray:
-        """Weights `[..., column, two products]`, which bfloat16 holds, as they are loaded, both axes as one."""
+        """Pack weights `[..., column, two products]`, which bfloat16 holds, merging these two axes."""
         bits = np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16
         return bits.astype(self.weights).reshape(*weights.shape[:-2], -1)
 
     def lefts(self, bits: Any) -> list[Any]:
-        """What `added` takes for the bits of two left operands."""
+        """Return the left operand of `added` for the bits of two left factors, as a list of one."""
         return [spread(T.reinterpret(bits, dtype="int32"), self.lanes)]
 
     def added(self, sums: Any, left: Any, right: Any) -> Any:
@@ -101,7 +102,11 @@ def _functions(machine: Machine) -> str:
 
 
 def _rounding(lanes: int, machine: Machine) -> str:
-    """By bits where LLVM would call a library's function for each element; NaN becomes a quiet one of the same sign."""
+    """Return an LLVM function that rounds floats to bfloat16.
+
+    Without an instruction it works on the bits, where LLVM would call a library function for each element. NaN becomes
+    quiet, of the same sign.
+    """
     floats, integers, shorts, narrow, truths = (
         kind if lanes == 1 else f"<{lanes} x {kind}>" for kind in ("float", "i32", "i16", "bfloat", "i1")
     )

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Images put into blocks of channels, and taken out of them."""
+"""Kernels that put images into blocks of channels (NCHWc), take them out, join them and interleave them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .tiles import OPAQUE, ceil_div, loop_for
 from .vectors import lanes_at
 
 Move = Callable[[Any, Any, Any, Any, Any], None]
-"""From both buffers, the image, the block and the pixel to code that moves what lies there."""
+"""A function that emits the move of an element, given both buffers, the image, the block and the pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Images:
 
     Attributes:
         batch: None where it isn't known.
-        channels: of them.
+        channels: of each image.
         spatial: the sizes of the spatial axes.
         dtype: of their elements.
     """
@@ -40,14 +40,14 @@ class Images:
     dtype: str = "float32"
 
     def blocks(self, lanes: int) -> tuple[int, int, int, int]:
-        """The sizes behind the batch's of the same in blocks, which have a row and a column in any case."""
+        """Return the sizes in blocks behind the batch's: blocks, rows, columns and lanes; missing axes have size 1."""
         rows, columns = (1,) * (2 - len(self.spatial)) + self.spatial
         return ceil_div(self.channels, lanes), rows, columns, lanes
 
 
 @lru_cache
 def block_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
-    """From images to blocks of channels, with zeros beyond the last channel."""
+    """Build a kernel from images (NCHW) to blocks of channels (NCHWc), with zeros beyond the last channel."""
 
     def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
         for lane in range(lanes):
@@ -62,7 +62,7 @@ def block_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
 
 @lru_cache
 def unblock_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
-    """From blocks of channels to images."""
+    """Build a kernel from blocks of channels (NCHWc) to images (NCHW)."""
 
     def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
         with T.serial(0, tirx.min(lanes, images.channels - block * lanes)) as lane:
@@ -95,7 +95,7 @@ def _kernel(images: Images, lanes: int, move: Move, *, is_blocked: bool) -> tirx
 
 @lru_cache
 def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
-    """From images in blocks, of which all but the last ones fill theirs, to one with the channels of all."""
+    """Build a kernel that concatenates images in blocks along the channels; all but the last fill their blocks."""
     batch = tirx.Var("batch", "int64") if joined[0].batch is None else joined[0].batch
     counts = [images.blocks(machine.lanes)[0] for images in joined]
     _, rows, columns, lanes = joined[0].blocks(machine.lanes)
@@ -120,15 +120,15 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
 
 @dataclass(frozen=True, slots=True)
 class Interleaving:
-    """Images whose pixels lie in turn in several smaller ones.
+    """Images whose pixels are interleaved from several smaller images.
 
     Attributes:
         batch: None where it isn't known.
         blocks: of channels.
         parts: how many smaller images there are, by rows and by columns; their channels lie behind each other.
-        image: sizes of each of these.
+        image: rows and columns of each smaller image.
         begins: rows and columns that are left out in front.
-        result: sizes.
+        result: rows and columns of the whole image.
     """
 
     batch: int | None
@@ -141,7 +141,7 @@ class Interleaving:
 
 @lru_cache
 def interleave_kernel(sizes: Interleaving, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of smaller images and the epilogue's operands to whole ones."""
+    """Build a kernel of smaller images and the epilogue's operands to whole images."""
     lanes = machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     (down, across), (rows, columns) = sizes.parts, sizes.result

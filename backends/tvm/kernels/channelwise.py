@@ -23,21 +23,21 @@ from .vectors import as_wide, converted, lanes_at, spread
 from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
-"""What becomes of a window: products with weights, the maximum, the mean of the pixels or of the padding too."""
+"""What is computed of a window: products with weights, the maximum, the mean of pixels, or that with padding."""
 _FLOATS = frozenset({"float32", BFLOAT16})
 """Types of pixels that are computed with in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channelwise:
-    """Sizes, and what becomes of each window.
+    """The sizes, and what is computed of each window.
 
     Attributes:
         batch: images; None where their number isn't known.
         blocks: of channels.
         window: where the windows lie.
-        kind: one of those above.
-        dtype: of the images. Of integers, maxima are such; means and convolutions are of their distances to the zero point.
+        kind: what is computed of a window, one of the constants above.
+        dtype: of the images. Maxima keep integers; means and convolutions take their distances to the zero point.
         zero_point: of integers.
     """
 
@@ -50,7 +50,7 @@ class Channelwise:
 
     @property
     def is_float(self) -> bool:
-        """Whether pixels are computed with in float32 as they are."""
+        """Whether pixels enter the float32 arithmetic as they are."""
         return self.dtype in _FLOATS
 
     @property
@@ -63,10 +63,10 @@ class Channelwise:
 
 @lru_cache
 def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> tirx.PrimFunc:
-    """A kernel of images and the epilogue's operands to images; in front of these a depthwise convolution takes
-    weights and a bias.
+    """Build a kernel of images and the epilogue's operands to images in blocks.
 
-    The weights are `[block, row, column, lane]`, the bias a row of whole blocks.
+    In front of these operands, a depthwise convolution takes weights `[block, row, column, lane]` and a bias of whole
+    blocks.
     """
     window, lanes = sizes.window, machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
@@ -113,7 +113,7 @@ class _Code:
     finish: Finish
 
     def tile(self, sums: list[Any], place: tuple[Any, Any, Any], start: Any, edge: int | None = None) -> None:
-        """One tile, from a column; at an edge the taps beyond it are left out."""
+        """Emit one tile from a column on; at an edge, taps beyond the image are left out."""
         image, block, row = place
         window, whole = self.sizes.window, lanes_at(0, self.lanes)
         for held in sums:
@@ -147,12 +147,11 @@ class _Code:
             return total + _shifted(pixel, self.sizes.summed, self.sizes.zero_point)
         if not self.sizes.is_float:
             return tirx.Select(total > pixel, total, pixel)
-        return tirx.Select(
-            total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel)
-        )  # NaN wins, on either side
+        # NaN wins, on either side.
+        return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
 
     def _end(self, total: Any, row: Any, column: int | None) -> Any:
-        """The sum of a window as its mean, where that is wanted; a window in no column needs no padding at the sides."""
+        """Turn a window's sum into a mean, where that is wanted; a column of None needs no padding at the sides."""
         if self.sizes.kind not in (MEAN, PADDED_MEAN):
             return total
         window, is_padded = self.sizes.window, self.sizes.kind == PADDED_MEAN
@@ -165,7 +164,7 @@ class _Code:
 
 
 def _shifted(pixel: Any, summed: str, zero_point: int) -> Any:
-    """A vector as it is summed: of integers, their distances to the zero point."""
+    """Convert a vector for summing: integers become their distances to the zero point."""
     if summed == "float32" or not zero_point:
         return converted(pixel, summed)
     return converted(pixel, summed) - tirx.const(zero_point, as_wide(summed, pixel))
@@ -173,11 +172,11 @@ def _shifted(pixel: Any, summed: str, zero_point: int) -> Any:
 
 @lru_cache
 def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel from images to their means, as images of one pixel; of integers, of their distances to the zero point."""
+    """Build a kernel from images to their means, as images of one pixel; integers count from the zero point."""
     lanes, whole = machine.lanes, lanes_at(0, machine.lanes)
     blocks, rows, columns, _ = sizes.blocks(lanes)
     images, pixels = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch, rows * columns
-    width = next(width for width in (8, 7, 6, 5, 4, 3, 2, 1) if pixels % width == 0)  # sums that don't wait for another
+    width = next(width for width in (8, 7, 6, 5, 4, 3, 2, 1) if pixels % width == 0)  # independent sums
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((images, blocks, rows, columns, lanes), sizes.dtype))

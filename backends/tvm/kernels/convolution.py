@@ -1,12 +1,13 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Convolutions with constant weights, in float32, of bfloat16 or of bytes, on images whose channels lie in blocks of a vector register's size.
+"""Convolutions with constant weights in float32, bfloat16 or bytes, on images in blocks of channels (NCHWc).
 
-A tile of the result, some pixels of a row by some blocks of channels, is kept in registers while taps and channels are walked
-(Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures", 2018). Tiles at the left
-and right edge are written out without the taps that would lie in the padding, so that nothing is ever padded. Sums of bytes are
-of int32 and exact (`dots.py`); they start from what undoes the images' zero point in the taps that there are. In registers they become
-float32, by a scale for each filter, before what follows is computed on them.
+A tile of the result, some pixels of a row by some blocks of channels, stays in registers while the kernel walks taps
+and channels (Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures", 2018).
+Tiles at the left and right edge are generated without the taps that would lie in the padding, so that nothing is ever
+padded. Sums of bytes are int32 and exact (`dots.py`); they start from offsets that undo the images' zero point for the
+taps that lie on the image. Still in registers, they are scaled to float32, by a scale for each filter, before the
+epilogue is computed on them.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ _SMALL, _FEW = 1 << 17, 1 << 15
 _LOAD = 3
 """Multiply-adds that take as long as loading a vector of weights that is used once."""
 _STREAMS, _STALL = 10, 0.5
-"""Pixels whose channels are read side by side without waiting for a cache, and multiply-adds that each further one waits for."""
+"""Pixels that are read side by side without cache misses, and the cost of each further one in multiply-adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Convolution:
         batch: images; None where their number isn't known.
         channels: of the images.
         filters: channels of the result.
-        groups: of blocks of channels that have filters of their own.
+        groups: groups of whole blocks of channels, each with filters of its own.
         depth: channels that a filter reads.
         window: where the filters lie.
         block: channels of a block of the images; 0 where they are the second axis.
@@ -70,12 +71,12 @@ class Convolution:
     is_strip: bool = False
 
     def group_blocks(self, lanes: int) -> int:
-        """Of filters, in a group: the last one may have fewer."""
+        """Return how many blocks a group's filters fill; the last group may have fewer."""
         return ceil_div(self.wide or self.filters // self.groups, lanes)
 
     @property
     def steps(self) -> tuple[int, int]:
-        """The channels that a filter reads as so many blocks of so many."""
+        """The channels that a filter reads: a number of blocks, and the channels of each."""
         return (ceil_div(self.depth, self.block), self.block) if self.block else (1, self.depth)
 
     @property
@@ -85,7 +86,7 @@ class Convolution:
 
     @property
     def together(self) -> int:
-        """Channels that an instruction multiplies."""
+        """Channels that one instruction multiplies at once."""
         return 1 if self.instruction is None else self.instruction.together
 
     @property
@@ -95,7 +96,7 @@ class Convolution:
 
     @property
     def run(self) -> int:
-        """Pixels of a row that are best loaded together, if they lie side by side, and nothing else between them."""
+        """Pixels of a row that are best loaded together; 1 unless they are contiguous in memory."""
         is_dense = self.instruction is not None and self.spacing == self.together and self.window.strides[1] == 1
         return self.instruction.run if self.instruction is not None and is_dense else 1
 
@@ -109,9 +110,10 @@ class Tile:
 
 
 def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple[int, int, np.ndarray]:
-    """As few groups as there are runs of whole blocks that no group crosses.
+    """Merge neighbouring groups until no group begins or ends within a block of channels.
 
-    With them, how many filters each has if the last one has fewer (0 otherwise), and weights with zeros for other groups' channels.
+    Return the number of merged groups, the filters of each if the last one has fewer (0 otherwise), and the weights,
+    with zeros for the channels of other groups.
     """
     filters, depth, *kernel = weights.shape
     wide = filters // groups
@@ -128,12 +130,12 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 
 @cache
 def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
-    """All that fit, with the least estimated time first."""
+    """Return all tiles that fit into the registers, the one with the least estimated time first."""
     return tuple(sorted(_tiles(sizes, machine), key=lambda tile: cost(sizes, tile, machine)))
 
 
 def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float]:
-    """Rounds of multiply-adds for each tap and channel, for the busiest thread, and then loads for each."""
+    """Estimate rounds of multiply-adds per tap and channel for the busiest thread, then loads per multiply-add."""
     tasks, count = _tasks(sizes, tile, machine)
     loads, products = ceil_div(tile.columns, sizes.run) + tile.blocks, tile.columns * tile.blocks
     fetched = _LOAD * tile.blocks if _window(sizes).result == (1, 1) else 0
@@ -144,7 +146,7 @@ def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
-    """All that fit into the registers, beside a row of weights and a broadcast element."""
+    """Yield all tiles that fit into the registers, beside a row of weights and a broadcast element."""
     blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
     width = _window(sizes).result[1]
     for count in (count for count in range(1, machine.registers) if blocks % count == 0):
@@ -158,7 +160,7 @@ def _fits(sizes: Convolution, columns: int, count: int, machine: Machine) -> boo
 
 
 def _tasks(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, int]:
-    """How many tasks threads share, and how many tiles each of them has."""
+    """Return how many tasks the threads share, and how many tiles each task has."""
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
     panels = ceil_div(sizes.filters, machine.lanes) // tile.blocks
@@ -171,9 +173,9 @@ def _window(sizes: Convolution) -> Window:
 
 
 def packed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
-    """Weights `[filter, channel, row, column]` as `[panel, block, column, row, channel, filter of the panel]`.
+    """Pack weights `[filter, channel, row, column]` as `[panel, block, column, row, channel, filter of the panel]`.
 
-    Those channels that are multiplied together lie together, behind the filters.
+    Channels that one instruction multiplies lie next to each other, behind the filters.
     """
     (blocks, step), together = sizes.steps, sizes.together
     width = tile.blocks * machine.lanes
@@ -187,9 +189,10 @@ def packed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine
 
 
 def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
-    """What sums start from so that the images' zero point doesn't count: `[kind of row, kind of column, filter]`, int32.
+    """Return the offsets that sums start from to undo the images' zero point: `[kind of row, kind of column, filter]`.
 
-    It is the zero point times the weights, `[filter, channel, row, column]`, of those taps that lie on the image.
+    Each is int32: minus the zero point times the sum of the weights `[filter, channel, row, column]` of the taps that
+    lie on the image.
     """
     sums = weights.sum(1, dtype=np.int32)
     inside = [np.array(window.taps(axis), np.int32) for axis in range(2)]  # [kind, tap]
@@ -200,9 +203,9 @@ def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: i
 
 @lru_cache
 def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks.
+    """Build a kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks.
 
-    Behind the bias those of bytes take scales and, if they have any, offsets.
+    For bytes, scales and, if there are any, offsets follow the bias.
     """
     lanes = machine.lanes
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
@@ -256,7 +259,7 @@ def weights_are_small(sizes: Convolution) -> bool:
 
 
 def is_small(sizes: Convolution) -> bool:
-    """Whether one thread does it."""
+    """Whether the convolution is so small that one thread computes it."""
     window = sizes.window
     weights = sizes.filters * sizes.depth * window.kernel[0] * window.kernel[1]
     pixels = window.result[0] * window.result[1]
@@ -280,7 +283,7 @@ class _Code:
     finish: Finish
 
     def task(self, place: dict[str, Any], inner: list[int], edges: list[int]) -> None:
-        """The tiles of a row, or one tile if there is no padding at the sides."""
+        """Emit the tiles of a row, or one tile if there is no padding at the sides."""
         size, columns = self.lanes, self.tile.columns
         sums = [[T.alloc_buffer((size,), self.sizes.summed) for _ in range(self.tile.blocks)] for _ in range(columns)]
         for start in edges:
@@ -292,7 +295,7 @@ class _Code:
                 self._tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
 
     def _tile(self, sums: list[list[Any]], place: dict[str, Any], start: Any, edge: int | None = None) -> None:
-        """One tile, from a column; at an edge the taps beyond it are left out."""
+        """Emit one tile from a column on; at an edge, taps beyond the image are left out."""
         lanes, window, sizes = self.lanes, self.window, self.sizes
         image, panel, row = place["image"], place["panel"], place["row"]
         blocks, together = sizes.steps[0], sizes.together
@@ -307,7 +310,7 @@ class _Code:
                 T.buffer_store(held, begin, [whole])
         begin, end = window.rows(row)
         with T.serial(0, blocks) as block:
-            # Each column of taps has loops of its own: LLVM would keep pixels that columns share in registers it hasn't.
+            # Each column of taps has its own loops, or LLVM would keep pixels that columns share in registers it lacks.
             for tap in range(window.kernel[1]):
                 kept = [column for column in range(len(sums)) if edge is None or window.is_inside(edge + column, tap)]
                 if not kept:
@@ -332,7 +335,7 @@ class _Code:
         self.finish.store(self.y, results, (image, first, row, start), lanes)
 
     def _pixels(self, line: tuple[Any, ...], place: tuple[Any, int], step: Any, columns: list[int]) -> list[Any]:
-        """What `_added` takes for a tap of neighbouring columns of a tile, from an image, block and row."""
+        """Return the operands of `_added` for a tap of neighbouring columns of a tile, at an image, block and row."""
         (start, tap), sizes = place, self.sizes
         at = [self.window.at(1, start + column, tap) for column in columns]
         if not sizes.block:
@@ -348,7 +351,7 @@ class _Code:
         return lefts
 
     def _start(self, filters: Any, row: Any, column: int | None) -> Any:
-        """What sums start from; those in no column in particular need no padding at the sides."""
+        """Return what sums start from; a column of None stands for one without padding at the sides."""
         if self.sizes.summed == "float32":
             return self.bias[filters]
         if self.offsets is None:
@@ -366,7 +369,7 @@ class _Code:
         return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
 
     def _channels(self, block: Any) -> Any:
-        """How many channels of a block of the images there are, in steps: what fills the last one up isn't read."""
+        """Return the number of steps over the channels of a block; the filling of the last block isn't read."""
         (_, step), channels, together = self.sizes.steps, self.sizes.channels, self.sizes.together
         if channels % step == 0:
             return step // together

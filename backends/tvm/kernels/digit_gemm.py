@@ -1,10 +1,11 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Products of float32 with constant weights in 4 bits, by an instruction that multiplies bytes.
+"""GEMM of float32 with constant 4-bit weights, by the VNNI dot product of bytes.
 
-Of each row, a block of numbers is brought to a common scale, on which the largest has 22 bits, and written with three digits
-to the base of 256: fixed point, off by 2^-23 of that number at most. The digits are multiplied with codes: three instructions for
-64 products, where float32 takes four, and nothing is converted but sums of whole blocks.
+In each row, a block of numbers is brought to a common scale, on which the largest number has 22 bits, and split into
+three digits to the base of 256. This fixed-point form is off by 2^-23 of the largest number at most. The digits are
+multiplied with the codes: three instructions for 64 products, where float32 takes four, and only sums of whole blocks
+are converted.
 """
 
 from dataclasses import dataclass
@@ -30,22 +31,22 @@ LANES = 16
 _DOTS = Instruction(Form.DOTS, LANES)
 _DIGITS = 3
 _BITS = 22
-"""Of the largest number in a block, so that its first digit has 7 with the sign."""
+"""Bits of the largest number in a block, so that its first digit has 7 with the sign."""
 _LEAST = 2.0**-100
-"""What the largest one counts as at least, so that the reciprocal of the scale is finite."""
+"""The least size that the largest number of a block counts as, so that the scale has a finite reciprocal."""
 _VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
-"""Of a tile, by its rows: each has a sum for every digit, and one of all blocks, in registers."""
+"""Vectors of a register tile by its rows: each has an accumulator for every digit and one for all blocks."""
 _WORD = 2 * DEPTH
-"""Codes of a column that lie together: those of the first four rows in the lower bits of bytes."""
+"""Codes of a column that are packed together: those of the first four rows lie in the lower bits of bytes."""
 
 
 def is_digit_gemm(codes: np.ndarray, machine: Machine) -> bool:
-    """Whether there is that instruction, and the weights `[depth, columns]` fill vectors."""
+    """Whether the machine has VNNI in 512 bits, and the weights `[depth, columns]` fill a vector."""
     return machine.has_wide_dots and codes.shape[1] >= LANES
 
 
 def digit_tile(gemm: Gemm) -> Tile:
-    """As wide as a panel of weights; its rows are multiplied at once, in parts of its columns."""
+    """Return a tile as wide as a panel of weights; its rows are multiplied at once, in parts of its columns."""
     rows = max(_VECTORS)
     if gemm.rows is not None:
         rows = min(_VECTORS, key=lambda rows: (ceil_div(gemm.rows or 1, rows) * rows, -rows))
@@ -53,7 +54,7 @@ def digit_tile(gemm: Gemm) -> Tile:
 
 
 def packed_digits(codes: np.ndarray, tile: Tile) -> np.ndarray:
-    """Codes `[depth, columns]` as `[panel, word, byte]` in int8, four bytes for each column of the tile."""
+    """Pack codes `[depth, columns]` as `[panel, word, byte]` in int8, four bytes for each column of the tile."""
     depth, columns = codes.shape
     pairs = codes.reshape(depth // _WORD, 2, DEPTH, columns)
     octets = np.ascontiguousarray((pairs[:, 0] | pairs[:, 1] << 4).transpose(0, 2, 1))
@@ -62,7 +63,7 @@ def packed_digits(codes: np.ndarray, tile: Tile) -> np.ndarray:
 
 @lru_cache
 def digit_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of `[*lead, depth]`, packed codes, scales and zero points by block, and the epilogue's operands.
+    """Build a kernel of `[*lead, depth]`, packed codes, scales and zero points by block, and the epilogue's operands.
 
     Its result is `[*lead, columns]`. Scales and zero points (uint8) are packed like a right operand of float32.
     """
@@ -108,7 +109,7 @@ def digit_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epil
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """Buffers of the left operand in digits.
+    """The buffers that hold the left operand's digits.
 
     Attributes:
         digits: `[digit, row, depth]`, the lowest first.
@@ -121,7 +122,7 @@ class _Left:
     totals: Any
 
     def store(self, x: Any, row: Any, block: Any, size: int) -> None:
-        """Code for a block of a row. Where that holds what is no finite number, its scale is NaN."""
+        """Emit code that splits a block of a row into digits; infinity or NaN in the block makes its scale NaN."""
         places = [lanes_at(block * size + start, LANES) for start in range(0, size, LANES)]
         whole = lanes_at(0, LANES)
         bits, sums = (T.alloc_buffer((LANES,), "int32") for _ in range(2))
@@ -155,7 +156,7 @@ class _Product:
     zero_points: Any
 
     def sums(self, place: tuple[Any, Any, int], tile: Tile) -> list[tuple[int, int, int, Any]]:
-        """A tile at a row, panel and column of that: line, column and lanes of each vector in it, and the sums."""
+        """Emit the sums of a tile at a row, a panel and a column in it: line, column, lanes and sums of each vector."""
         row, panel, first = place
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
         for _, _, lanes, spot in tile.spots:
@@ -181,7 +182,7 @@ class _Product:
         return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
     def _add(self, parts: list[Any], place: tuple[Any, Any, int], word: Any, tile: Tile) -> None:
-        """Code that adds a word's products."""
+        """Emit code that adds the products of a word of codes."""
         row, panel, first = place
         low = spread(T.int32(0x0F0F0F0F), LANES)
         octets = [

@@ -1,10 +1,11 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportReturnType=none
-"""Instructions that multiply uint8 with int8 and add the products to sums of int32, exactly.
+"""Instructions that multiply uint8 with int8 and add the products to int32 accumulators, exactly.
 
-Four neighbours along the depth are multiplied together, whatever the machine: VNNI does it by one instruction, and so does
-AArch64's dot product, which takes int8 on both sides, so that 128 is taken from the left one. Other x86 machines multiply
-pairs: by VPMADDUBSW, which adds them in 16 bits and saturates, where the weights are so small that it can't, else by VPMADDWD.
+Four neighbours along the depth K are multiplied together on every machine. VNNI does so in one instruction, as does
+AArch64's dot product, which takes int8 on both sides, so that 128 is subtracted from the left operand. Other x86
+machines multiply pairs: by VPMADDUBSW, whose sums of 16 bits saturate, if the weights are so small that no sum can,
+else by VPMADDWD.
 """
 
 from dataclasses import dataclass
@@ -19,20 +20,20 @@ from .machine import Machine
 from .vectors import converted, held
 
 DEPTH = 4
-"""Products that are added to a sum at once."""
+"""Products that are added to an accumulator at once."""
 _MOST = 32767 // 255
-"""What the weights of a pair may come to so that their products with bytes fit into 16 bits; likewise below 0."""
+"""The limit on a pair of weights' sum, on either side of 0, so that its products with bytes fit into 16 bits."""
 
 
 class Form(Enum):
-    """How four products come into a sum."""
+    """How four products are added to an accumulator."""
 
     DOTS = "dots"
     """All at once, of uint8 and int8."""
     SIGNED = "signed"
     """All at once, of int8 and int8."""
     BYTES = "bytes"
-    """In pairs of uint8 and int8, whose sums have 16 bits; then by pairs of these."""
+    """In pairs of uint8 and int8 with sums of 16 bits, which are then added in pairs."""
     WORDS = "words"
     """In pairs of 16-bit integers."""
     SINGLE = "single"
@@ -49,7 +50,7 @@ _NAMES = {
     (Form.WORDS, 8): "llvm.x86.avx2.pmadd.wd",
     (Form.WORDS, 16): "llvm.x86.avx512.pmaddw.d.512",
 }
-"""LLVM's, by form and lanes; that for AVX-512 is the same in vectors of 256 bits without it."""
+"""LLVM's intrinsics by form and lanes; in vectors of 256 bits, the one named for AVX-512 serves AVX-VNNI too."""
 _MNEMONICS = {
     Form.DOTS: "vpdpbusd",
     Form.SIGNED: "sdot",
@@ -62,10 +63,10 @@ _SPEEDS = {Form.DOTS: 4.0, Form.SIGNED: 4.0, Form.BYTES: 2.0, Form.WORDS: 1.4, F
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What adds products to a vector of sums.
+    """An instruction, or a few, that add products to a vector of accumulators.
 
     Attributes:
-        form: how.
+        form: how the products are added.
         lanes: sums of a vector.
         together: products that are added to a sum at once.
         summed: the type of the sums.
@@ -78,7 +79,7 @@ class Instruction:
 
     @classmethod
     def of(cls, machine: Machine, weights: np.ndarray) -> "Instruction":
-        """The fastest one for weights `[..., depth]` of int8."""
+        """Choose the fastest instruction for int8 weights `[..., depth]`."""
         if machine.has_dots:
             return cls(Form.DOTS if machine.is_x86 else Form.SIGNED, machine.lanes)
         if not machine.is_x86:
@@ -88,31 +89,31 @@ class Instruction:
 
     @property
     def spelled(self) -> str:
-        """The instructions that make the products, by the machine's name of them."""
+        """The machine's mnemonics of the instructions that make the products."""
         return _MNEMONICS[self.form]
 
     @property
     def speed(self) -> float:
-        """Against multiply-adds of float32. Measured on x86, and for AArch64 what its instructions are worth."""
+        """The speed relative to float32 multiply-adds: measured on x86, for AArch64 what its instructions are worth."""
         return _SPEEDS[self.form]
 
     @property
     def shift(self) -> int:
-        """What is taken from uint8 before it is multiplied."""
+        """What is subtracted from uint8 before it is multiplied."""
         return 128 if self.form is Form.SIGNED else 0
 
     @property
     def run(self) -> int:
-        """How many left operands of four uint8 that lie in a row are best loaded together: an instruction picks one of them."""
+        """Left operands of four uint8 in a row that are best loaded together: an instruction picks one of them."""
         return self.lanes if self.form is Form.SIGNED else 1
 
     @property
     def weights(self) -> str:
-        """The type that it takes them in."""
+        """The element type in which the instruction takes weights."""
         return "int16" if self.form in (Form.WORDS, Form.SINGLE) else "int8"
 
     def packed(self, weights: np.ndarray) -> np.ndarray:
-        """Weights `[..., column, four products]`, of whole vectors of columns, as they are loaded, both axes as one."""
+        """Pack weights `[..., column, four products]`, of whole vectors of columns, merging these two axes."""
         *lead, columns, _ = weights.shape
         vectors = weights.astype(self.weights).reshape(*lead, columns // self.lanes, self.lanes, DEPTH)
         if self.form is Form.WORDS:  # those of even bytes, which a mask makes words of, and then those of odd ones
@@ -122,7 +123,7 @@ class Instruction:
         return np.ascontiguousarray(vectors).reshape(*lead, columns * DEPTH)
 
     def lefts(self, octets: Any) -> list[Any]:
-        """What `added` takes for every four of a vector of uint8: of `run` times as many, or of four."""
+        """Return a left operand of `added` for every four of a vector of uint8: for `run` of them, or one."""
         lanes = self.lanes
         if self.form is Form.SINGLE:
             return [octets]
@@ -140,13 +141,12 @@ class Instruction:
         ]
 
     def added(self, sums: Any, left: Any, right: Any) -> Any:
-        """Sums, and to each of them the products of the same four uint8 with four weights of its own."""
+        """Add to each sum the products of four uint8, the same for all sums, with four weights of its own."""
         sixteen = f"x{2 * self.lanes}"
         if self.form is Form.DOTS:
             return self._call(sums, left, right)
-        if (
-            self.form is Form.SIGNED
-        ):  # LLVM knows the instruction that picks four numbers from a vector by its second factor
+        if self.form is Form.SIGNED:
+            # LLVM knows the instruction that picks four numbers from a vector by its second factor.
             return self._call(sums, right, left)
         if self.form is Form.BYTES:
             pairs = self._call(left, right, dtype=f"int16{sixteen}")
@@ -172,13 +172,13 @@ class Instruction:
 
 
 def _are_small(weights: np.ndarray) -> bool:
-    """Whether no two neighbours along the last axis, times 255, exceed 16 bits."""
+    """Whether no sum of two neighbours along the last axis, times 255, exceeds 16 bits."""
     padded = np.pad(weights, [*[(0, 0)] * (weights.ndim - 1), (0, weights.shape[-1] % 2)]).astype(np.int16)
     pairs = padded.reshape(-1, 2)
     return bool((np.maximum(pairs, 0).sum(1) <= _MOST).all() and (np.minimum(pairs, 0).sum(1) >= -_MOST).all())
 
 
 def _parts(vector: Any, count: int) -> list[Any]:
-    """A vector's parts in order, as vectors."""
+    """Split a vector into equal parts, in order."""
     lanes = vector.ty.dtype.lanes // count
     return [tirx.Shuffle([vector], list(range(part * lanes, (part + 1) * lanes))) for part in range(count)]

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""What elementwise operators make of vectors of float32, as kernels compute it in registers."""
+"""Elementwise operators on vectors of float32, as kernels compute them in registers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from .bfloat16 import rounded, widened
 from .vectors import as_wide, converted, held
 
 Element = Callable[..., Any]
-"""The result from the operator's attributes and operands; None stands for an operand that is left out."""
+"""A function from an operator's attributes and operands to its result; None is an operand that is left out."""
 
 
 def _gelu(get: Callable[..., Any], x: Any) -> Any:
@@ -34,7 +34,7 @@ def _hard_sigmoid(get: Callable[..., Any], x: Any) -> Any:
 
 
 def _cast(get: Callable[..., Any], x: Any) -> Any:
-    """To float32 from int32, or from the bits of bfloat16; from float32 to these."""
+    """Convert int32 or the bits of bfloat16 to float32, or float32 to the bits of bfloat16."""
     kind = str(x.ty.dtype)
     if kind.startswith("uint16"):
         return widened(x)
@@ -55,7 +55,10 @@ def _elu(get: Callable[..., Any], x: Any) -> Any:
 
 
 def _quantize(get: Callable[..., Any], x: Any) -> Any:
-    """In int32. Bounds come first, so that rounding by addition is right; NaN becomes the lower one."""
+    """Quantize to int32.
+
+    Bounds come first, so that rounding by addition is right; NaN becomes the lower bound.
+    """
     scale, zero_point = np.float32(get("scale")), get("zero_point")
     low, high = (float(np.float32(limit - zero_point) * scale) for limit in get("limits"))
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
@@ -65,7 +68,7 @@ def _quantize(get: Callable[..., Any], x: Any) -> Any:
 
 
 def _dequantize(get: Callable[..., Any], x: Any) -> Any:
-    """From integers of any width."""
+    """Dequantize integers of any width."""
     wide = converted(x, "int32")
     shifted = wide - tirx.const(get("zero_point"), as_wide("int32", x)) if get("zero_point") else wide
     floats = converted(shifted, "float32")
@@ -73,7 +76,10 @@ def _dequantize(get: Callable[..., Any], x: Any) -> Any:
 
 
 def _table(get: Callable[..., Any], x: Any) -> Any:
-    """Bytes by the codes of others, in int32. Two instructions look up in halves of the table, and the codes' first bit decides."""
+    """Look bytes up by the codes of others, in int32.
+
+    Two instructions look up in the halves of the table, and the codes' first bit decides between them.
+    """
     lanes = x.ty.dtype.lanes
     codes = T.reinterpret(converted(x, "uint8"), dtype=as_wide("int8", x))
     whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))
@@ -121,4 +127,4 @@ COARSE: Mapping[str, Element] = {
     "Gelu": lambda get, x: coarse_gelu(x, is_bent=get("approximate", "none") == "tanh"),
     "Sigmoid": lambda get, x: coarse_sigmoid(x),
 }
-"""The same for what is rounded to 8 bits or so in the end."""
+"""The same operators for results that are rounded to 8 bits or so in the end."""

@@ -21,7 +21,7 @@ _CHUNK = 1 << 12
 
 @lru_cache
 def elementwise_kernel(shape: tuple[int | None, ...], epilogue: Epilogue, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of an epilogue's operands, all of one shape, to what it makes of them."""
+    """Build a kernel of an epilogue's operands, all of one shape, to its result."""
     sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(shape)]
     count: Any = prod(sizes)
     with IRBuilder() as builder:
@@ -48,7 +48,7 @@ def elementwise_kernel(shape: tuple[int | None, ...], epilogue: Epilogue, machin
 
 
 def _walk(begin: Any, count: Any, lanes: int, step: Any) -> None:
-    """Code for elements in a row: whole vectors, and the rest one by one."""
+    """Emit steps over contiguous elements: whole vectors, and the rest one by one."""
     whole = tirx.floordiv(count, lanes) if not isinstance(count, int) else count // lanes
     with T.serial(0, whole) as vector:
         step(lanes_at(begin + vector * lanes, lanes))

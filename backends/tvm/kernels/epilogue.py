@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none
-"""What becomes of a kernel's results while they are still in registers."""
+"""Epilogues: elementwise operators on a kernel's results while they are still in registers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Epilogue:
     is_coarse: bool = False
 
     def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
-        """The vector to store for one of the kernel's results; `load` reads what lies beside it in an operand.
+        """Return the vector to store for one of the kernel's results; `load` reads an operand in the result's place.
 
         A kernel without a result of its own, None, has steps that read operands alone.
         """
@@ -80,7 +80,7 @@ class Epilogue:
 
 
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> list[Any]:
-    """The arguments of a kernel that its epilogue reads, beside a result of a shape and a number of channels."""
+    """Declare the arguments that a kernel's epilogue reads, for a result of a shape and a number of channels."""
     shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape), Reach.ROWS: (*shape[:-1], 1)}
     return [
         T.arg(f"operand{index}", T.buffer(shapes[operand.reach], operand.dtype))

@@ -14,16 +14,16 @@ from .vectors import lanes_at
 
 _LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
 _STACK = 1024 // 4
-"""Numbers of float32 that a function of TVM's may put on the stack at once; more would be taken from the workspace."""
+"""Float32 numbers that a TVM function may put on the stack at once; more would be taken from the workspace."""
 
 
 def operand_images(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
-    """The arguments of a kernel that its epilogue reads: images of the result's shape, and rows of whole blocks."""
+    """Declare the arguments that a kernel's epilogue reads: images of the result's shape, and rows of whole blocks."""
     return operand_buffers(epilogue, shape, shape[1] * shape[-1])
 
 
 def seen(buffer: Any, shape: Sequence[Any]) -> Any:
-    """A kernel's argument as its code sees it: as images of a shape, and with numbers of bfloat16 as their bits."""
+    """View a kernel's argument as its code reads it: as images of a shape, with bfloat16 held as bits."""
     return T.decl_buffer(shape, stored_as(str(buffer.dtype)), data=buffer.data)
 
 
@@ -35,18 +35,18 @@ class Finish:
     buffers: Sequence[Any]
 
     def seen(self, shape: Sequence[Any]) -> "Finish":
-        """With its images as code sees them."""
+        """Return the epilogue with its image operands viewed as the kernel's code reads them."""
         pairs = zip(self.buffers, self.epilogue.operands, strict=True)
         kept = [buffer if operand.reach is Reach.CHANNELS else seen(buffer, shape) for buffer, operand in pairs]
         return Finish(self.epilogue, kept)
 
     @property
     def is_long(self) -> bool:
-        """Whether its code is so long that it should stand in a kernel once, not for each vector that registers hold."""
+        """Whether the epilogue's code is so long that a kernel should hold it once, not for each vector."""
         return any(step.operator in _LONG for step in self.epilogue.steps)
 
     def applied(self, vector: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> Any:
-        """What becomes of a vector of the result for an image, block, row and column."""
+        """Return the epilogue's result for a vector at an image, block, row and column."""
 
         def load(index: int) -> Any:
             if self.epilogue.operands[index].reach is Reach.CHANNELS:
@@ -56,7 +56,7 @@ class Finish:
         return self.epilogue.applied(vector, load)
 
     def store(self, y: Any, vectors: Sequence[Sequence[Any]], place: tuple[Any, Any, Any, Any], lanes: int) -> None:
-        """Code that puts what becomes of a tile's vectors, by column and block, in its place; if it is long, in loops."""
+        """Emit and store the epilogue of a tile's vectors, given by column and block: in loops if its code is long."""
         image, first, row, start = place
         if not self.is_long:
             for column, line in enumerate(vectors):

@@ -1,14 +1,14 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Products of matrices in float32: with constant weights, or of two that are computed; with constant weights in bfloat16, too.
+"""GEMM in float32, with constant weights or of two computed operands, and in bfloat16 with constant weights.
 
-A tile of the result is kept in vector registers while the depth is walked: for each step, a row of the packed weights is
-loaded, and each row's element is broadcast and multiplied with it (Goto and van de Geijn, "Anatomy of High-Performance
-Matrix Multiplication", 2008). Where rows or columns don't divide into tiles, the last tile overlaps the one before
-it and computes some elements twice: that costs less than masks, and nothing lies beyond the end.
+A register tile of the result accumulates while the kernel walks the depth K: each step loads a row of the packed
+weights, broadcasts an element of each row and multiplies them (Goto and van de Geijn, "Anatomy of High-Performance
+Matrix Multiplication", 2008). Where rows or columns don't divide into tiles, the last tile overlaps the one before it
+and computes some elements twice: that costs less than masks, and nothing is accessed beyond the end.
 
-Factors in bfloat16 are multiplied in pairs, whose products are added to sums of float32 at once. So the weights' rows lie in
-pairs, and the last one of an odd depth has zeros beside it.
+Factors in bfloat16 are multiplied in pairs, whose products are added to float32 accumulators at once. So the weights'
+rows are stored in pairs, and the last row of an odd K is paired with zeros.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,23 +30,23 @@ from .tiles import LATENCY, OPAQUE, Tile, ceil_div, heights
 from .vectors import lanes_at, spread
 
 _MOST_ROWS = 8
-"""Rows of the left operand that are read side by side: where their distance is a power of two, they share a set of L1."""
+"""The most rows read side by side: at a distance of a power of two, they share a set of L1."""
 _ENOUGH = 32
-"""Rows of a thread from which it may read all weights: below, it would wait for them."""
+"""Rows per thread from which a thread may read all weights: with fewer rows, weights would hold it up."""
 _SMALL = 1 << 16
 """Multiply-adds below which waking other threads costs more than they save."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """A product's sizes.
+    """The sizes of a GEMM.
 
     Attributes:
-        lead: the sizes of the axes before the last one, which are rows together; None where it isn't known.
-        depth: the length of the sums; None as well.
-        columns: of the right operand.
+        lead: the sizes of the axes before the last one, which together are the rows; None where a size isn't known.
+        depth: the length of the sums, K; None where it isn't known.
+        columns: the right operand's, N.
         batch: how many of the leading axes number right operands instead of rows.
-        is_packed: whether the right operand is one of packed weights.
+        is_packed: whether the right operand is packed weights.
         dtype: of both operands; bfloat16 with packed weights alone.
     """
 
@@ -59,20 +59,21 @@ class Gemm:
 
     @property
     def steps(self) -> int | None:
-        """In which a sum is added up."""
+        """Multiply-adds per accumulator: K, or K/2 for pairs of bfloat16; None where K isn't known."""
         return self.depth if self.depth is None or self.dtype == "float32" else ceil_div(self.depth, 2)
 
     @property
     def rows(self) -> int | None:
-        """Of one product."""
+        """The rows of one product, M; None where they aren't known."""
         sizes = [size for size in self.lead[self.batch :] if size is not None]
         return prod(sizes) if len(sizes) == len(self.lead) - self.batch else None
 
 
 def tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> list[Tile]:
-    """All that fit, with the least estimated time first: rounds of multiply-adds, and then bytes that each of them reads.
+    """Return all tiles that fit into the registers, the one with the least estimated time first.
 
-    Where `holds_rows`, elements of every row stay in registers, instead of one at a time.
+    Tiles are ordered by rounds of multiply-adds, and then by the elements read per multiply-add. Where `holds_rows`, an
+    element of every row stays in a register, instead of one at a time.
     """
     rows, chunks = gemm.rows, row_chunks(gemm, machine)
 
@@ -86,17 +87,17 @@ def tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> list[Til
 
 
 def row_chunks(gemm: Gemm, machine: Machine) -> int:
-    """Into how many parts rows are cut before columns are.
+    """Return into how many parts rows are cut before columns are.
 
-    Where there are enough, each thread has rows of its own, from one layer to the next: what it reads lies in the caches of its core, and
-    threads have nothing to fetch from each other but weights.
+    With enough rows, each thread keeps the same rows from one layer to the next: what it reads lies in its core's
+    caches, and threads fetch nothing from each other but weights.
     """
     rows = gemm.rows
     return machine.threads if rows is not None and not gemm.batch and rows >= machine.threads * _ENOUGH else 1
 
 
 def _tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool) -> Iterator[Tile]:
-    """All that fit into the registers, beside a row of weights and what is multiplied with it."""
+    """Yield all tiles that fit into the registers, beside a row of weights and the elements multiplied with it."""
     most = _MOST_ROWS if gemm.rows is None else min(_MOST_ROWS, gemm.rows)
     for rows, vectors in product(range(1, most + 1), range(1, machine.registers)):
         if rows * vectors + vectors + (rows if holds_rows else 1) <= machine.registers:
@@ -104,24 +105,24 @@ def _tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool) -> Iterator[Tile]:
 
 
 def _tiled_columns(gemm: Gemm, machine: Machine) -> int:
-    """Pairs fill whole vectors alone."""
+    """Return the columns that tiles may cover: pairs of bfloat16 fill whole vectors alone."""
     return gemm.columns if gemm.dtype == "float32" else gemm.columns // machine.lanes * machine.lanes
 
 
 def packed(weights: np.ndarray, tile: Tile) -> np.ndarray:
-    """Weights `[depth, columns]` as `[panel, depth, column of the tile]`."""
+    """Pack weights `[depth, columns]` as `[panel, depth, column of the tile]`."""
     columns = weights.shape[1]
     starts = [min(start, columns - tile.columns) for start in range(0, columns, tile.columns)]
     return np.stack([weights[:, start : start + tile.columns] for start in starts])
 
 
 def is_paired_gemm(weights: np.ndarray, machine: Machine) -> bool:
-    """Whether weights `[depth, columns]` are of bfloat16, and the machine has a kernel for them."""
+    """Whether weights `[depth, columns]` are bfloat16, and the machine has a kernel for them."""
     return weights.dtype.name == BFLOAT16 and machine.has_bfloat16 and weights.shape[1] >= machine.lanes
 
 
 def paired(weights: np.ndarray) -> np.ndarray:
-    """Weights of bfloat16 `[depth, columns]` as bits of pairs `[depth / 2, columns]` in int32, the upper half from the odd row."""
+    """Pack bfloat16 weights `[depth, columns]` as int32 pairs `[depth / 2, columns]`, odd rows in the upper half."""
     depth, columns = weights.shape
     even = np.zeros((ceil_div(depth, 2), 2, columns), np.uint16)
     even.reshape(-1, columns)[:depth] = weights.view(np.uint16)
@@ -130,7 +131,7 @@ def paired(weights: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of `[*lead, depth]`, a right operand and those of the epilogue to `[*lead, columns]`."""
+    """Build a kernel of `[*lead, depth]`, a right operand and the epilogue's operands to `[*lead, columns]`."""
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
     depth = tirx.Var("depth", "int64") if gemm.depth is None else gemm.depth
     items: Any = prod(lead[: gemm.batch])
@@ -164,25 +165,25 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
 
 
 def chunks_of(gemm: Gemm, panels: int, machine: Machine) -> int:
-    """Into how many parts rows are cut, so that threads have as many tasks each."""
+    """Return into how many parts rows are cut, so that all threads have equally many tasks."""
     chunks = row_chunks(gemm, machine)
     return chunks if chunks > 1 or gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
 
 
 def loop_over(gemm: Gemm) -> Any:
-    """Parallel where that is worth it."""
+    """Return the loop over tasks: parallel unless the product is known to be small."""
     sizes = (*gemm.lead, gemm.depth, gemm.columns)
     known = [size for size in sizes if size is not None]
     return T.serial if len(known) == len(sizes) and prod(known) < _SMALL else T.parallel
 
 
 def as_matrix(buffer: Any, rows: Any) -> Any:
-    """All axes before the last one as rows."""
+    """View a buffer as a matrix, with all axes before the last one as rows."""
     return T.decl_buffer((rows, buffer.shape[-1]), stored_as(str(buffer.dtype)), data=buffer.data)
 
 
 def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
-    """The epilogue's operands, those with as many rows as the result as matrices."""
+    """View the epilogue's operands as matrices, except for those with a number for each channel."""
     pairs = zip(operands, epilogue.operands, strict=True)
     return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
@@ -190,15 +191,15 @@ def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
 def tile_sums(
     x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile, gemm: Gemm
 ) -> list[tuple[int, int, int, Any]]:
-    """Code for one tile: line, column and lanes of each vector, and the sums in it.
+    """Emit the sums of one register tile: line, column, lanes and sums of each vector.
 
     Args:
         x: the left operand.
-        right: the other one, of which `origin` says the first index and the first column.
-        row: the tile's first one.
-        origin: see there.
-        tile: its size.
-        gemm: of which it is a part.
+        right: the right operand.
+        row: the tile's first row.
+        origin: the first index into `right`, and the first column.
+        tile: the tile's size.
+        gemm: the product that the tile is a part of.
     """
     sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
     for _, _, lanes, spot in tile.spots:
@@ -223,7 +224,7 @@ def tile_sums(
 
 
 def stored(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epilogue) -> None:
-    """Code for the epilogue of a tile whose first row and column are given."""
+    """Emit the epilogue of a tile whose first row and column are given, and store its results."""
     row, column = place
     for line, start, lanes, vector in sums:
         at = lanes_at(column + start, lanes)

@@ -1,10 +1,11 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Depthwise convolutions of bytes with constant weights in int8, on images in blocks of channels, by VNNI.
+"""Depthwise convolutions of bytes with constant int8 weights by VNNI, on images in blocks of channels (NCHWc).
 
-Four neighbouring pixels of a block are 64 bytes in a row. Turned, so that each channel's four lie together, they are what the
-instruction multiplies: four taps of a row of a window at once. At the edges the four pixels are the nearest that lie on the
-image, and weights are shifted against them, with zeros for taps beyond it; sums start from what undoes the zero point.
+Four neighbouring pixels of a block are 64 bytes in a row. Transposed, so that each channel's four bytes lie together,
+they are an operand of the instruction: it multiplies four taps of a row of a window at once. At the edges the four
+pixels are the nearest that lie on the image, and the weights are shifted against them, with zeros for taps beyond the
+edge. Sums start from offsets that undo the zero point.
 """
 
 from dataclasses import dataclass, replace
@@ -30,12 +31,12 @@ LANES = 16
 _TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(DEPTH)]
 _DOTS = Instruction(Form.DOTS, LANES)
 _MOST = 14
-"""Columns of a tile: beside their sums, registers hold weights, pixels and what turns these."""
+"""The most columns of a tile: beside the sums, registers hold weights, pixels and the transposition's indices."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntegerDepthwise:
-    """Sizes.
+    """The sizes of a depthwise convolution of bytes.
 
     Attributes:
         batch: images; None where their number isn't known.
@@ -56,24 +57,24 @@ class IntegerDepthwise:
 
     @property
     def wide(self) -> Window:
-        """The windows, as wide as pixels are read."""
+        """The windows with as many taps in a row as pixels are read: a multiple of four."""
         window = self.window
         return replace(window, kernel=(window.kernel[0], ceil_div(window.kernel[1], DEPTH) * DEPTH))
 
     def shifts(self, column: int) -> tuple[int, ...]:
-        """How far the four pixels of each four taps of a window lie from where they should."""
+        """Return, for each four taps of a window, how far from these the four pixels lie that are read."""
         starts = [self.window.at(1, column, tap) for tap in range(0, self.window.kernel[1], DEPTH)]
         return tuple(min(max(start, 0), self.window.image[1] - DEPTH) - start for start in starts)
 
     @property
     def kinds(self) -> list[tuple[int, ...]]:
-        """The different shifts of columns, of which the first are none."""
+        """The different shifts of columns; those of the first kind are 0."""
         none = (0,) * ceil_div(self.window.kernel[1], DEPTH)
         return list(dict.fromkeys((none, *map(self.shifts, range(self.window.result[1])))))
 
 
 def packed_depthwise(weights: np.ndarray, sizes: IntegerDepthwise) -> np.ndarray:
-    """Weights `[channel, row, column]` as `[block, kind, row, four taps, channel and tap]`."""
+    """Pack weights `[channel, row, column]` as `[block, kind, row, four taps, channel and tap]`."""
     channels, rows, taps = weights.shape
     packed = np.zeros((sizes.blocks * LANES, len(sizes.kinds), rows, len(sizes.kinds[0]), DEPTH), np.int8)
     for kind, shifts in enumerate(sizes.kinds):
@@ -88,8 +89,10 @@ def packed_depthwise(weights: np.ndarray, sizes: IntegerDepthwise) -> np.ndarray
 
 @lru_cache
 def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of images, packed weights, a bias and scales of whole blocks, offsets if there are any, and the epilogue's
-    operands to images in blocks.
+    """Build a kernel to images in blocks.
+
+    Its arguments are images, packed weights, a bias and scales of whole blocks, offsets if there are any, and the
+    epilogue's operands.
     """
     window = sizes.window
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
@@ -137,7 +140,7 @@ class _Code:
     finish: Finish
 
     def tile(self, sums: list[Any], place: tuple[Any, Any, Any], start: Any, edge: int | None = None) -> None:
-        """One tile, from a column, which is known at an edge."""
+        """Emit one tile from a column on; at an edge, that column is known."""
         (image, block, row), window, whole = place, self.sizes.window, lanes_at(0, LANES)
         channels = lanes_at(block * LANES, LANES)
         for column, total in enumerate(sums):
@@ -176,7 +179,7 @@ class _Code:
         T.buffer_store(total, _DOTS.added(total[whole], turned[pixel], weights), [whole])
 
     def _start(self, channels: Any, row: Any, column: int | None) -> Any:
-        """What sums start from; those in no column in particular need no padding at the sides."""
+        """Return what sums start from; a column of None stands for one without padding at the sides."""
         if self.offsets is None:
             return T.broadcast(T.int32(0), LANES)
         window = self.sizes.window

@@ -1,9 +1,9 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Products of uint8 with constant weights in int8, by instructions that multiply and add several pairs at once.
+"""GEMM of uint8 with constant int8 weights, by instructions that multiply and add several pairs at once.
 
-Sums are of int32 and exact; they start from what undoes the left operand's zero points. What follows is computed on them while
-they are in registers: for one, the scales that make floats of them.
+Sums are int32 and exact; they start from offsets that undo the left operand's zero points. The epilogue is computed
+while the sums are in registers, as are the scales that make floats of them.
 """
 
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ from .vectors import lanes_at, spread
 
 
 def is_integer_gemm(weights: np.ndarray, machine: Machine) -> bool:
-    """Whether integers are multiplied faster than floats, and the weights `[depth, columns]` make whole instructions."""
+    """Whether the machine multiplies integers faster than floats, and weights `[depth, columns]` fill instructions."""
     depth, columns = weights.shape
     return machine.has_integers and depth % DEPTH == 0 and columns >= machine.lanes
 
 
 def integer_tiles(gemm: Gemm, instruction: Instruction, machine: Machine) -> list[Tile]:
-    """Of whole vectors; the last tile overlaps the one before it."""
+    """Return tiles of whole vectors, the best first; the last tile of a row overlaps the one before it."""
     whole = Gemm(gemm.lead, gemm.depth, gemm.columns // machine.lanes * machine.lanes)
     return tiles(whole, machine, holds_rows=instruction.run > 1)
 
 
 def packed_integers(weights: np.ndarray, tile: Tile, instruction: Instruction) -> np.ndarray:
-    """Weights `[depth, columns]` as `[panel, step, column of the tile and product of a sum]`."""
+    """Pack weights `[depth, columns]` as `[panel, step, column of the tile and product of a sum]`."""
     depth, columns = weights.shape
     groups = weights.reshape(depth // DEPTH, DEPTH, columns).transpose(0, 2, 1)
     starts = [min(start, columns - tile.columns) for start in range(0, columns, tile.columns)]
@@ -50,7 +50,7 @@ class Grids:
     """How the operands of a product are dequantized.
 
     Attributes:
-        zero_points: of the left operand: known and part of the offsets (0), one for all of it (1), or one for each row (2).
+        zero_points: of the left operand: known and part of the offsets (0), one for all rows (1), or one each (2).
         is_scaled: whether sums are multiplied by a scale for each column; otherwise they are left to the epilogue.
     """
 
@@ -62,10 +62,10 @@ class Grids:
 def integer_gemm_kernel(
     gemm: Gemm, grids: Grids, instruction: Instruction, tile: Tile, machine: Machine, epilogue: Epilogue
 ) -> tirx.PrimFunc:
-    """A kernel to `[*lead, columns]`.
+    """Build a kernel to `[*lead, columns]`.
 
-    It takes `[*lead, depth]`, packed weights, offsets by column that the sums start from (times the zero points, if these aren't
-    known), these, scales, and the epilogue's operands.
+    Its arguments are `[*lead, depth]`, packed weights, offsets by column that the sums start from, zero points unless
+    they are known (they are multiplied with the offsets), scales, and the epilogue's operands.
     """
     assert gemm.depth is not None
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
@@ -121,7 +121,7 @@ class _Product:
     instruction: Instruction
 
     def sums(self, place: tuple[Any, Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
-        """One tile, at a row, panel and column: line, column and lanes of each vector in it, and the sums."""
+        """Emit the sums of a tile at a row, panel and column: line, column, lanes and sums of each vector."""
         row, panel, column = place
         instruction, steps = self.instruction, int(self.weights.shape[1])
         sums = T.alloc_buffer((tile.rows * tile.columns,), "int32")
@@ -133,7 +133,7 @@ class _Product:
             T.buffer_store(sums, offset, [spot])
 
         def add(first: Any, run: int) -> None:
-            """As many steps, whose left operands are loaded together."""
+            """Add a run of steps, whose left operands are loaded together."""
             octets = lanes_at(first * DEPTH, run * DEPTH)
             lefts = [instruction.lefts(self.x[row + line, octets]) for line in range(tile.rows)]
             for step in range(run):

@@ -8,12 +8,12 @@ from ..llvm import llvm_features
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A CPU, seen by a kernel.
+    """A CPU as kernels see it.
 
     Attributes:
         lanes: float32 elements of a vector register.
         registers: vector registers.
-        threads: that share a kernel's work.
+        threads: threads that share a kernel's work.
         has_dots: whether it adds four products of 8-bit integers to each of as many sums of int32 at once.
         has_bfloat16: whether it multiplies bfloat16 in vectors of 512 bits.
         is_x86: whether it has that architecture's instructions.
@@ -30,7 +30,7 @@ class Machine:
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
-        """The machine as LLVM is told of it: kernels ask for no instruction that LLVM may not emit."""
+        """Return the machine as LLVM is told of it: kernels ask for no instruction that LLVM may not emit."""
         known = llvm_features(target)
         lanes, registers, dots = next(sizes for needed, sizes in _VECTORS if needed <= known)
         is_widest = lanes == 16
@@ -46,17 +46,17 @@ class Machine:
 
     @property
     def plain(self) -> "Machine":
-        """The same vectors, and nothing that only some machines do with them."""
+        """The machine without instructions that only some machines with the same vectors have."""
         return Machine(self.lanes, self.registers, self.threads)
 
     @property
     def has_wide_dots(self) -> bool:
-        """Whether it does so in vectors of 512 bits."""
+        """Whether the machine has dot products of 8-bit integers in vectors of 512 bits."""
         return self.has_dots and self.lanes == 16
 
     @property
     def has_integers(self) -> bool:
-        """Whether it multiplies 8-bit integers faster than floats: without more, x86 does it in pairs."""
+        """Whether 8-bit integers are multiplied faster than floats: x86 without dot products does so in pairs."""
         return self.has_dots or self.is_x86
 
 
@@ -66,4 +66,4 @@ _VECTORS = (
     (frozenset({"neon"}), (4, 32, "dotprod")),
     (frozenset[str](), (4, 16, "")),
 )
-"""Lanes, registers, and what multiplies 8-bit integers, by what they take, in LLVM's names."""
+"""Lanes, registers and the dot product of 8-bit integers, by the features that they need, in LLVM's names."""

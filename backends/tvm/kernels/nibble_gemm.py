@@ -1,9 +1,10 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Products of float32 with constant weights in 4 bits, of which each block along the depth has a scale and a zero point.
+"""GEMM of float32 with constant 4-bit weights, with a scale and a zero point for each block along the depth K.
 
-Few rows are multiplied with codes as they come out of memory, whose bandwidth is the limit: a block's products are added up
-first, and then scaled. For more rows, a panel of weights is dequantized once, and the rest is a product of float32.
+Few rows are multiplied with the codes as they come out of memory, whose bandwidth is the limit: the products of a block
+are summed first, and then scaled. For more rows, each panel of weights is dequantized once, and the rest is a GEMM of
+float32.
 """
 
 from collections.abc import Callable
@@ -28,20 +29,23 @@ from .vectors import as_wide, converted, held, lanes_at, spread, total
 WORD = 8
 """Codes in 32 bits."""
 _FEW = 8
-"""Rows up to which codes are multiplied as they come: beyond, it takes longer to unpack them for each tile than once."""
+"""Rows up to which codes are unpacked for each tile: for more rows, unpacking a whole panel once is faster."""
 _WIDEST = 8
-"""Vectors of a tile of few rows."""
+"""The most vectors in a tile of few rows."""
 
 
 def nibble_tile(gemm: Gemm, machine: Machine) -> Tile:
-    """What a panel of weights is as wide as, and as many rows as are multiplied at once with one that is unpacked."""
+    """Return a tile with the columns of a panel and the rows that are multiplied at once with an unpacked panel."""
     if gemm.rows is None or gemm.rows > _FEW:
         return tiles(gemm, machine)[0]
     return Tile(gemm.rows, min(_few_columns(gemm.rows, machine), gemm.columns), machine.lanes)
 
 
 def packed_nibbles(codes: np.ndarray, tile: Tile) -> np.ndarray:
-    """Codes `[depth, columns]` from 0 to 15, less 8, as `[panel, word, column of the tile]`, the first row in the lowest bits."""
+    """Pack codes `[depth, columns]` from 0 to 15, less 8, as `[panel, word, column of the tile]`.
+
+    The first row lies in the lowest bits.
+    """
     depth, columns = codes.shape
     signed = (codes ^ WORD).reshape(depth // WORD, WORD, columns)
     words = np.zeros((depth // WORD, columns), np.uint32)
@@ -52,9 +56,9 @@ def packed_nibbles(codes: np.ndarray, tile: Tile) -> np.ndarray:
 
 @lru_cache
 def nibble_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of `[*lead, depth]`, packed codes, scales and zero points (less 8) by block, and the epilogue's operands.
+    """Build a kernel of `[*lead, depth]`, packed codes, scales and zero points by block, and the epilogue's operands.
 
-    Its result is `[*lead, columns]`. Scales and zero points are packed like a right operand of float32.
+    Its result is `[*lead, columns]`. Scales and zero points (less 8) are packed like a right operand of float32.
     """
     assert gemm.depth is not None
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
@@ -91,13 +95,13 @@ def nibble_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epi
 
 
 def _few_columns(rows: int, machine: Machine) -> int:
-    """As many that registers hold, for each vector of them, codes, sums for each row, and those of a block."""
+    """Return a tile's columns for few rows: a vector takes a register for codes and, for each row, two for sums."""
     return max(min((machine.registers - 2) // (2 * rows + 1), _WIDEST), 1) * machine.lanes
 
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """Code for a product, in either way."""
+    """Code for a product, with few rows or with many."""
 
     gemm: Gemm
     rows: Any
@@ -110,7 +114,7 @@ class _Product:
     zero_points: Any
 
     def few(self, store: Callable[[Any, Any, Any], None]) -> None:
-        """Up to 8 rows: products of codes, added up by block."""
+        """Emit products of up to 8 rows with codes, summed by block and then scaled."""
         rows, blocks = self.rows, self.scales.shape[1]
         totals = T.alloc_buffer((_FEW, blocks), "float32")
         with T.serial(0, rows) as row, T.serial(0, blocks) as block:
@@ -127,7 +131,7 @@ class _Product:
                         store(sums, row, column + start)
 
     def many(self, store: Callable[[Any, Any, Any], None]) -> None:
-        """Any number of rows: a panel in float32, and products with that."""
+        """Emit products of any number of rows with panels that are dequantized to float32 first."""
         rows, panels = self.rows, int(self.scales.shape[0])
         chunks = chunks_of(self.gemm, panels, self.machine)
         with loop_over(self.gemm)(0, panels * chunks) as task:
@@ -144,7 +148,7 @@ class _Product:
         return tirx.min(panel * self.tile.columns, self.gemm.columns - self.tile.columns)
 
     def _total(self, row: Any, block: Any) -> Any:
-        """Code for the negative sum of a row's elements in a block."""
+        """Emit the negative sum of a row's elements in a block."""
         lanes = self.machine.lanes
         gathered, place = filled(self.machine, T.float32(0)), lanes_at(0, lanes)
         for start in range(0, self.block, lanes):
@@ -153,7 +157,7 @@ class _Product:
         return total(gathered)
 
     def _sums(self, totals: Any, place: tuple[Any, Any, int], tile: Tile) -> list[tuple[int, int, int, Any]]:
-        """A tile at a row, panel and column of that: line, column and lanes of each vector in it, and the sums."""
+        """Emit the sums of a tile at a row, a panel and a column in it: line, column, lanes and sums of each vector."""
         row, panel, first = place
         sums, part = (T.alloc_buffer((tile.rows * tile.columns,), "float32") for _ in range(2))
         for _, _, lanes, spot in tile.spots:
@@ -179,7 +183,7 @@ class _Product:
         return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
     def _dequantized(self, panel: Any) -> Any:
-        """A buffer `[1, depth, column of the tile]` with a panel's weights."""
+        """Emit a buffer `[1, depth, column of the tile]` with a panel's dequantized weights."""
         whole = T.alloc_buffer((1, self.gemm.depth, self.tile.columns), "float32")
         with T.serial(0, self.scales.shape[1]) as block:
             for start, lanes in self.tile.vectors:
@@ -195,7 +199,7 @@ class _Product:
         return whole
 
     def _number(self, words: Any, index: int) -> Any:
-        """The codes at an index in words, as floats from -8 to 7."""
+        """Return the codes at an index in words, as floats from -8 to 7."""
         lanes = words.ty.dtype.lanes
         if lanes == 16 and self.machine.is_x86:  # a table in a register, of whose index 4 bits count
             shifted = words >> tirx.const(4 * index, "int32x16") if index else words

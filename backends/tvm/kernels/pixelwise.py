@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Elementwise operators that stand alone, on images in blocks of channels and what is spread over them."""
+"""Elementwise operators that stand alone, on images in blocks and operands that are broadcast to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from .tiles import OPAQUE, loop_for
 from .vectors import converted, lanes_at, spread
 
 Shape = tuple[int | None, ...]
-"""Sizes, of which the batch's may not be known; of numbers none."""
+"""The sizes of a tensor: None for a batch that isn't known; scalars have no sizes."""
 Form = tuple[str, Shape]
-"""The elements' type, and the sizes."""
+"""An element type and sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Pixelwise:
 
 @lru_cache
 def pixelwise_kernel(sizes: Pixelwise, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of the operands that aren't left out to the result."""
+    """Build a kernel of the operands that aren't left out to the result."""
     batch = tirx.Var("batch", "int64")
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -71,7 +71,7 @@ def pixelwise_kernel(sizes: Pixelwise, machine: Machine) -> tirx.PrimFunc:
 
 @lru_cache
 def pixels_kernel(shape: Shape, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of an epilogue's operands to what it makes of them: images in blocks."""
+    """Build a kernel of an epilogue's operands to its result, images in blocks."""
     sizes = _sizes(shape, tirx.Var("batch", "int64"))
     images, blocks, rows, columns, lanes = sizes
     with IRBuilder() as builder:
@@ -92,7 +92,7 @@ def _sizes(shape: Shape, batch: Any) -> tuple[Any, ...]:
 
 
 def _vector(buffer: Any, shape: Shape, place: Sequence[Any], lanes: int) -> Any:
-    """What an operand has for a place of the result; a size of one is the same for all."""
+    """Return an operand's vector for a place of the result; axes of one element are broadcast."""
     if not shape:
         return spread(buffer[()], lanes)
     at = [0 if size == 1 else index for size, index in zip(shape[:-1], place, strict=True)]

@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Floats put on grids of uint8 that span them, as DynamicQuantizeLinear does: one for all of a tensor, or one for each row."""
+"""Dynamic quantization of floats to uint8, like DynamicQuantizeLinear: one grid for a tensor, or one for each row."""
 
 from functools import lru_cache
 from math import prod
@@ -19,7 +19,10 @@ from .vectors import greatest, held, smallest, spread
 
 @lru_cache
 def quantize_kernel(lead: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of `[*lead, columns]` to integers, scales and zero points, these of `[*lead, 1]` by row, else one of each."""
+    """Build a kernel of `[*lead, columns]` to integers, scales and zero points.
+
+    Scales and zero points are `[*lead, 1]` by row, and scalars otherwise.
+    """
     sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(lead)]
     rows: Any = prod(sizes)
     with IRBuilder() as builder:
@@ -50,7 +53,7 @@ def quantize_kernel(lead: tuple[int | None, ...], columns: int, by_row: bool, ma
 
 
 def _find_grid(x: Any, scales: Any, zero_points: Any, loop: Any, machine: Machine) -> None:
-    """Code for the grid of all rows: their ranges, on all threads, and then the range of these."""
+    """Emit code for one grid for all rows: their ranges, on all threads, and then the range of these."""
     rows = x.shape[0]
     ranges = [T.alloc_buffer((rows,), "float32") for _ in range(2)]
     with loop(0, rows) as row:
@@ -64,7 +67,7 @@ def _find_grid(x: Any, scales: Any, zero_points: Any, loop: Any, machine: Machin
 
 
 def _range(x: Any, row: Any, machine: Machine) -> tuple[Any, Any]:
-    """Code for a row's lowest and highest number, or 0 if that is beyond them."""
+    """Emit a row's lowest and highest number, extended to include 0."""
     low, high = (filled(machine, T.float32(0)) for _ in range(2))
 
     def compare(at: Any, lane: Any) -> None:
@@ -83,7 +86,11 @@ def _store_grid(low: Any, high: Any, scales: Any, zero_points: Any, place: Any) 
 
 
 def _quantize(x: Any, y: Any, row: Any, scale: Any, zero_point: Any, machine: Machine, *, is_divided: bool) -> None:
-    """Code for a row on its grid: as the standard says, or by the scale's inverse, which may take what lies half-way elsewhere."""
+    """Emit the quantization of a row.
+
+    The standard divides by the scale; multiplying by its inverse, where that is allowed, may round ties to another
+    number.
+    """
     factor, zero = held(scale if is_divided else T.float32(1) / scale), held(zero_point)
 
     def store(at: Any, lane: Any) -> None:

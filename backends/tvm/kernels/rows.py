@@ -24,7 +24,7 @@ SMALL = 1 << 14
 
 @lru_cache
 def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of `[*lead, columns]` to the softmax of each row."""
+    """Build a kernel of `[*lead, columns]` to the softmax of each row."""
 
     def row(x: Any, y: Any, row: Any) -> None:
         highest = filled(machine, -T.infinity("float32"))
@@ -58,9 +58,9 @@ class Norm:
     """How rows are normalized.
 
     Attributes:
-        epsilon: that is added to the variance.
-        is_centered: whether by the distance from the mean, as LayerNormalization does, and not from 0, as RMSNormalization does.
-        has_bias: whether something is added to what is scaled.
+        epsilon: added to the variance.
+        is_centered: whether the mean is subtracted first, as by LayerNormalization and not by RMSNormalization.
+        has_bias: whether a bias is added after scaling.
     """
 
     epsilon: float
@@ -72,7 +72,10 @@ class Norm:
 def norm_kernel(
     lead: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
 ) -> tirx.PrimFunc:
-    """A kernel of `[*lead, columns]`, a scale and perhaps a bias for each column to the normalized rows, in float32 or bfloat16."""
+    """Build a kernel of `[*lead, columns]`, scales and perhaps biases by column to normalized rows.
+
+    The result is float32 or bfloat16.
+    """
 
     def row(x: Any, scales: Any, *others: Any) -> None:
         *biases, y, row = others
@@ -107,7 +110,7 @@ def norm_kernel(
 
 @lru_cache
 def rounding_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
-    """A kernel of `[*lead, columns]` to the nearest bfloat16."""
+    """Build a kernel that rounds `[*lead, columns]` to the nearest bfloat16."""
 
     def row(x: Any, y: Any, row: Any) -> None:
         each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
@@ -123,7 +126,7 @@ def _kernel(
     machine: Machine,
     result: str = "float32",
 ) -> tirx.PrimFunc:
-    """A kernel that goes through the rows; it takes the matrix, vectors of some lengths, and the result."""
+    """Build a kernel that walks the rows; its arguments are the matrix, vectors of some lengths, and the result."""
     sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(lead)]
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -141,14 +144,14 @@ def _kernel(
 
 
 def filled(machine: Machine, value: Any) -> Any:
-    """A vector of one number, to gather lanes in."""
+    """Allocate a vector filled with one number, to combine lanes in."""
     buffer = T.alloc_buffer((machine.lanes,), "float32")
     T.buffer_store(buffer, spread(value, machine.lanes), [lanes_at(0, machine.lanes)])
     return buffer
 
 
 def each(columns: int, machine: Machine, body: Callable[[Any, Any], None]) -> None:
-    """Code for a row, vector by vector: from its place, and that of its lanes."""
+    """Emit code for each vector of a row, from the vector's place and that of its lanes."""
     whole, rest = divmod(columns, machine.lanes)
     if whole:
         with T.serial(0, whole) as block:

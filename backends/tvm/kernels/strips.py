@@ -2,8 +2,8 @@
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Images of few channels as rows of bytes, pixel after pixel, that convolutions multiply four at a time.
 
-What is multiplied together crosses from one pixel to the next: of seven pixels with three channels six times four bytes,
-where pixels that were filled up to four bytes would take seven times. Rows and columns of padding are written out.
+Four bytes that are multiplied together may cross from one pixel to the next: seven pixels of three channels take six
+times four bytes, where pixels filled up to four bytes would take seven. Rows and columns of padding are written out.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Strips:
     Attributes:
         batch: images; None where their number isn't known.
         channels: of the images.
-        windows: that lie on the images.
+        windows: how they lie on the images.
     """
 
     batch: int | None
@@ -39,12 +39,12 @@ class Strips:
 
     @property
     def quads(self) -> int:
-        """Of bytes, in a window's row."""
+        """Groups of four bytes in a row of a window."""
         return ceil_div(((self.windows.kernel[1] - 1) * self.windows.gaps[1] + 1) * self.channels, DEPTH)
 
     @property
     def image(self) -> Pair:
-        """Rows, and bytes of each: with all that windows reach."""
+        """The rows, and the bytes of each, with all that windows reach."""
         windows = self.windows
         last = windows.at(0, windows.result[0] - 1, windows.kernel[0] - 1)
         across = (windows.result[1] - 1) * windows.strides[1] * self.channels + self.quads * DEPTH
@@ -59,7 +59,7 @@ class Strips:
         return Window(self.image, windows.result, (rows, self.quads), strides, gaps, (0, 0), (0, 0))
 
     def arranged(self, weights: np.ndarray) -> np.ndarray:
-        """Weights `[filter, channel, row, column]` as `[filter, byte of a tap, row, tap]`."""
+        """Rearrange weights `[filter, channel, row, column]` as `[filter, byte of a tap, row, tap]`."""
         filters, channels, rows, columns = weights.shape
         spread = np.zeros((filters, rows, self.quads * DEPTH), weights.dtype)
         for column in range(columns):
@@ -70,7 +70,10 @@ class Strips:
 
 @lru_cache
 def strips_kernel(strips: Strips, padding: int, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of an operand `[batch, channel, row, column]` to bytes made of it, `[batch, 1, row, byte]`, with those of padding."""
+    """Build a kernel of an operand `[batch, channel, row, column]` to rows of bytes, `[batch, 1, row, byte]`.
+
+    The epilogue makes the bytes of the operand; those of the padding are written, too.
+    """
     batch = tirx.Var("batch", "int64") if strips.batch is None else strips.batch
     (rows, columns), (above, before) = strips.windows.image, strips.windows.begins
     (height, width), channels = strips.image, strips.channels
@@ -106,7 +109,7 @@ def strips_kernel(strips: Strips, padding: int, machine: Machine, epilogue: Epil
 
 
 def _interleaved(parts: list[Any], lanes: int) -> Any:
-    """The lanes of vectors in turn."""
+    """Interleave the lanes of vectors."""
     if len(parts) == 1:
         return parts[0]
     return tirx.Shuffle(parts, [part * lanes + lane for lane in range(lanes) for part in range(len(parts))])

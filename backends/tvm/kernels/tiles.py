@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
-"""Parts of a result that registers hold."""
+"""Register tiles: parts of a result that registers hold."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from .vectors import lanes_at
 OPAQUE = 8
 """TVM's number for kernels that it fuses with nothing."""
 WORTH = 1 << 14
-"""Operations on vectors that take longer than waking other threads for them."""
+"""Operations on vectors from which waking other threads for them pays."""
 LATENCY = 8
 """Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
 
@@ -48,9 +48,9 @@ class Tile:
 
 
 def heights(height: int, rows: Any) -> list[tuple[int, Any]]:
-    """Heights of tiles, and how many there are of each; where rows aren't known, one of them is chosen at run time.
+    """Return heights of tiles, and how many tiles have each; where rows aren't known, one is chosen at run time.
 
-    The last tile overlaps the one before it if they don't divide the rows.
+    The last tile overlaps the one before it if the height doesn't divide the rows.
     """
     if isinstance(rows, int):
         return [(min(height, rows), ceil_div(rows, min(height, rows)))]
@@ -65,7 +65,7 @@ def heights(height: int, rows: Any) -> list[tuple[int, Any]]:
 
 
 def loop_for(operations: Any) -> Any:
-    """What goes through a kernel's tasks, from how many operations on vectors they have in all: on all threads if that is worth it."""
+    """Return the loop over a kernel's tasks: parallel unless their operations on vectors are known to be few."""
     return T.serial if isinstance(operations, int) and operations < WORTH else T.parallel
 
 

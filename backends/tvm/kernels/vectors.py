@@ -1,6 +1,6 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none
-"""Vectors of any number of lanes: TVM has none of one."""
+"""Vectors of any number of lanes, where scalars stand for those of one, since TVM has none."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,30 +10,30 @@ from tvm.script.ir_builder import tirx as T
 
 
 def lanes_at(start: Any, lanes: int) -> Any:
-    """The places of consecutive elements."""
+    """Return the indices of consecutive elements."""
     return start if lanes == 1 else T.ramp(start, 1, lanes)
 
 
 def spread(element: Any, lanes: int) -> Any:
-    """The same element in every lane."""
+    """Broadcast an element to every lane."""
     return element if lanes == 1 else T.broadcast(element, lanes)
 
 
 def as_wide(dtype: str, vector: Any) -> str:
-    """The type of as many elements as a vector has."""
+    """Return the type of as many elements as a vector has."""
     lanes = vector.ty.dtype.lanes
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
 def converted(vector: Any, dtype: str) -> Any:
-    """Each lane in another element type."""
+    """Convert each lane to another element type."""
     return vector.astype(as_wide(dtype, vector))
 
 
 def held(vector: Any) -> Any:
-    """The same vector, computed once: where a name is bound to it, TVM's simplifier puts the expression back in for the name.
+    """Compute a vector once, in a buffer that LLVM keeps in a register.
 
-    LLVM keeps it in a register.
+    Binding a name wouldn't do: TVM's simplifier puts the expression back in for the name.
     """
     lanes = vector.ty.dtype.lanes
     place = lanes_at(0, lanes)
@@ -43,12 +43,12 @@ def held(vector: Any) -> Any:
 
 
 def total(buffer: Any) -> Any:
-    """The sum of a buffer's lanes, which are lost."""
+    """Return the sum of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: a + b)
 
 
 def totals(vectors: Sequence[Any]) -> Any:
-    """The sums of as many vectors as each has lanes, in a vector."""
+    """Return a vector with the sums of as many vectors as each has lanes."""
     lanes = size = len(vectors)
     while size > 1:
         starts = range(0, 2 * lanes, size)
@@ -62,12 +62,12 @@ def totals(vectors: Sequence[Any]) -> Any:
 
 
 def greatest(buffer: Any) -> Any:
-    """The greatest of a buffer's lanes, which are lost."""
+    """Return the greatest of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: tirx.Select(a > b, a, b))
 
 
 def smallest(buffer: Any) -> Any:
-    """The smallest of a buffer's lanes, which are lost."""
+    """Return the smallest of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: tirx.Select(a < b, a, b))
 
 

@@ -16,7 +16,7 @@ class Window:
     """Windows on an image of two axes.
 
     Attributes:
-        image: its sizes.
+        image: the image's sizes.
         result: how many windows there are along each axis.
         kernel: taps of a window.
         strides: steps between windows.
@@ -39,23 +39,23 @@ class Window:
         return self.kernel == (1, 1) and self.image == self.result and self.strides == (1, 1) and self.begins == (0, 0)
 
     def flat(self) -> "Window":
-        """The windows that are points as those of an image of one row."""
+        """View windows of one pixel as those of an image with one row."""
         return Window.points((1, self.image[0] * self.image[1]))
 
     @classmethod
     def points(cls, image: Pair) -> "Window":
-        """Each pixel as a window of its own."""
+        """Return windows of one pixel each."""
         return cls(image, image, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
 
     def at(self, axis: int, place: Any, tap: Any) -> Any:
-        """Where along an axis of the image a tap of a window lies."""
+        """Return where along an axis of the image a tap of a window lies."""
         return place * self.strides[axis] + tap * self.gaps[axis] - self.begins[axis]
 
     def is_inside(self, column: int, tap: int) -> bool:
         return 0 <= self.at(1, column, tap) < self.image[1]
 
     def rows(self, row: Any, *, padded: bool = False) -> tuple[Any, Any]:
-        """The first tap of a window that lies on a row of the image, or of its padding, and the one behind the last."""
+        """Return the first tap of a window on a row of the image, or of its padding, and the one behind the last."""
         low, high = self._bounds(0, padded=padded)
         first, last = self.at(0, 0, 0), self.at(0, self.result[0] - 1, self.kernel[0] - 1)
         start, gap = self.at(0, row, 0), self.gaps[0]
@@ -64,18 +64,18 @@ class Window:
         return begin, end
 
     def columns(self, column: int, *, padded: bool) -> int:
-        """How many taps of a window lie on columns of the image, or of its padding."""
+        """Return how many taps of a window lie on columns of the image, or of its padding."""
         low, high = self._bounds(1, padded=padded)
         return sum(low <= self.at(1, column, tap) < high for tap in range(self.kernel[1]))
 
     def taps(self, axis: int) -> list[list[bool]]:
-        """Which taps lie on the image, for each kind of place along an axis of the result."""
+        """Return which taps lie on the image, for each kind of place along an axis of the result."""
         rows = self._inside(axis)
         first, last = self._edges(axis)
         return rows if first is None else [*rows[:first], rows[first], *rows[last + 1 :]]
 
     def kind(self, axis: int, place: Any) -> Any:
-        """The kind of a place along an axis of the result: each of those that reach into the padding is one of its own.
+        """Return the kind of a place along an axis of the result: each that reaches into the padding is its own kind.
 
         A place of None is any of the others.
         """
@@ -93,7 +93,7 @@ class Window:
         ]
 
     def _edges(self, axis: int) -> tuple[int | None, int]:
-        """The first and last place along an axis that need no padding."""
+        """Return the first and last place along an axis that need no padding."""
         whole = [place for place, taps in enumerate(self._inside(axis)) if all(taps)]
         return (whole[0], whole[-1]) if whole else (None, 0)
 
@@ -101,7 +101,7 @@ class Window:
         return (-self.begins[axis], self.image[axis] + self.ends[axis]) if padded else (0, self.image[axis])
 
     def tiles(self, columns: int) -> tuple[list[int], list[int]]:
-        """The first columns of tiles that cover a row of the result: of those that need no padding, and of the others.
+        """Return the first columns of tiles that cover a row of the result: those without padding, and the others.
 
         The last tile may overlap the one before it.
         """

@@ -1,10 +1,10 @@
 # TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
 # pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
-"""Convolutions of 3x3 taps by fewer multiplications, in float32, on images in blocks of channels.
+"""Winograd convolutions of 3x3 taps in float32, on images in blocks of channels (NCHWc).
 
-Images and weights are transformed by tiles, multiplied element by element, which sums over channels make products of matrices,
-and transformed back (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). A task takes some
-tiles through all of it, so that what is transformed stays in the cache of the second level.
+Images and weights are transformed tile by tile and multiplied element by element, which the sums over channels make
+GEMMs, and transformed back (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). A task takes
+some tiles through all of it, so that the transformed tiles stay in the L2 cache.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,28 +34,28 @@ Vectors = Sequence[Any]
 
 _TAPS = 3
 _POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.5, -1.5)}
-"""Where polynomials are taken, by a tile's side; the last point is infinity. For 4, those of the least error among simple ones
+"""The points of interpolation by a tile's side; the last point is infinity. For 4, simple points with the least error
 (0, 1, -1, 2, -2 have twice as much)."""
 _CACHE = 3 << 18
-"""Bytes of the second level's cache that a task may fill; up to twice as many it takes from the third one's, somewhat slower."""
+"""Bytes of L2 that a task may fill; up to twice as many may spill into L3, which is somewhat slower."""
 _MOVE = 6
 """Multiply-adds that take as long as transforming one vector."""
 _LOAD, _FETCH = 3, 6
-"""Multiply-adds that take as long as loading a vector from the third level's cache, and from the memory that threads share."""
+"""Multiply-adds that take as long as loading a vector from L3, and from the memory that threads share."""
 _GAIN = 0.9
-"""The share of the time without that must not be exceeded: transformed weights are larger, and results less accurate."""
+"""The most of the direct convolution's time that pays: transformed weights are larger, results less accurate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a convolution is done.
+    """The parameters of a Winograd convolution.
 
     Attributes:
         side: of a tile of the result, in pixels.
-        tiles: that a task transforms.
+        tiles: how many a task transforms.
         rows: tiles whose products registers hold together.
-        blocks: of filters that they hold.
-        shares: into which the filters are cut, as tasks of their own.
+        blocks: blocks of filters that registers hold with them.
+        shares: parts into which the filters are cut, as tasks of their own.
     """
 
     side: int
@@ -72,7 +72,7 @@ class Plan:
 
 @cache
 def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What transforms a tile's columns and its rows: of the image, of the weights, and back (Cook and Toom's algorithm)."""
+    """Return the transforms of the image, of the weights, and back, for a tile's columns and rows (Cook-Toom)."""
     points = np.array(_POINTS[side])
     size = side + _TAPS - 1
     image, weights, back = np.zeros((size, size)), np.zeros((size, _TAPS)), np.zeros((side, size))
@@ -88,9 +88,9 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | Tile, ...]:
-    """How it can be done, with the least estimated time first: plans, and tiles of the convolution as it is written.
+    """Return the ways to compute a convolution, the least estimated time first: plans, and tiles of the direct one.
 
-    This may be done in another way that is so many times as fast as in float32.
+    The direct convolution may be done in another type, which makes it `speed` times as fast as in float32.
     """
     window, tiles = sizes.window, convolution.tiles(sizes, machine)
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.gaps == (1, 1)
@@ -123,12 +123,12 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
 
 
 def _count(sizes: Convolution, side: int) -> int:
-    """How many tiles an image has."""
+    """Return how many tiles an image has."""
     return ceil_div(sizes.window.result[0], side) * ceil_div(sizes.window.result[1], side)
 
 
 def _cost(plan: Plan, sizes: Convolution, machine: Machine) -> tuple[float, float]:
-    """In rounds of multiply-adds for the busiest thread, and then loads for each."""
+    """Estimate rounds of multiply-adds for the busiest thread, and then loads per multiply-add."""
     depth, filters = (ceil_div(count, machine.lanes) for count in (sizes.channels, sizes.filters))
     positions, share = plan.size**2, filters // plan.shares
     tasks = (sizes.batch or 1) * ceil_div(_count(sizes, plan.side), plan.tiles) * plan.shares
@@ -142,18 +142,18 @@ def _cost(plan: Plan, sizes: Convolution, machine: Machine) -> tuple[float, floa
 
 
 def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
-    """Bytes of a task's transformed tiles and their products."""
+    """Return the bytes of a task's transformed tiles and their products."""
     return 4 * machine.lanes * plan.size**2 * plan.tiles * (ceil_div(sizes.channels, machine.lanes) + plan.blocks)
 
 
 def _direct_cost(tile: Tile, sizes: Convolution, machine: Machine) -> float:
-    """Of the convolution as it is written."""
+    """Estimate the direct convolution's rounds of multiply-adds for the busiest thread."""
     fetched = _FETCH * ceil_div(sizes.filters, machine.lanes)
     return _TAPS**2 * sizes.channels * max(convolution.cost(sizes, tile, machine)[0], fetched)
 
 
 def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray:
-    """Weights `[filter, channel, 3, 3]` as `[panel, position, channel, filter of the panel]`."""
+    """Transform weights `[filter, channel, 3, 3]` to `[panel, position, channel, filter of the panel]`."""
     _, matrix, _ = matrices(plan.side)
     tiles = np.einsum("ia,fcab,jb->ijcf", matrix, weights.astype(np.float64), matrix).astype(np.float32)
     width = plan.blocks * machine.lanes
@@ -165,7 +165,7 @@ def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray
 
 @lru_cache
 def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """A kernel of images, transformed weights, a bias of whole blocks and the epilogue's operands to images in blocks."""
+    """Build a kernel of images, transformed weights, a bias of whole blocks and epilogue operands to images (NCHWc)."""
     lanes, window = machine.lanes, sizes.window
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     depth, filters = (ceil_div(count, lanes) for count in (sizes.channels, sizes.filters))
@@ -196,7 +196,7 @@ def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: 
 
 
 def _apart(plan: Plan, blocks: int, lanes: int) -> tuple[int, int, int]:
-    """The shape of transformed tiles; between the positions lies an odd number of vectors, so that they share no set of L1."""
+    """Return the shape of transformed tiles, with odd strides between positions, so that they share no set of L1."""
     return plan.size**2, plan.tiles * blocks | 1, lanes
 
 
@@ -216,7 +216,7 @@ class _Code:
     products: Any
 
     def transform(self, image: Any, block: Any, first: Any, tile: Any) -> None:
-        """A tile of a block of the image; at the edges what lies in the padding is zero."""
+        """Emit the transform of a tile of a block of the image; pixels in the padding are zero."""
         size, whole = self.plan.size, lanes_at(0, self.lanes)
         begins, sizes = self.sizes.window.begins, self.sizes.window.image
         start = [place - begin for place, begin in zip(self._origin(first + tile), begins, strict=True)]
@@ -239,7 +239,7 @@ class _Code:
                 self._into(lambda row, column: patch[row, column, whole], block * self.plan.tiles + tile)
 
     def panel(self, image: Any, panel: Any, first: Any) -> None:
-        """The products with some blocks of filters, transformed back."""
+        """Emit the products with some blocks of filters, and their transform back."""
         plan = self.plan
         with T.serial(0, plan.size**2) as position, T.serial(0, ceil_div(plan.tiles, plan.rows)) as step:
             self._multiply(panel, position, tirx.min(step * plan.rows, plan.tiles - plan.rows))
@@ -247,7 +247,7 @@ class _Code:
             self._back(image, panel * plan.blocks + number, number * plan.tiles + tile, self._origin(first + tile))
 
     def _origin(self, tile: Any) -> tuple[Any, Any]:
-        """Where in the result a tile begins."""
+        """Return where in the result a tile begins."""
         side = self.plan.side
         columns = ceil_div(self.sizes.window.result[1], side)
         return tile // columns * side, tile % columns * side
@@ -261,7 +261,7 @@ class _Code:
                 T.buffer_store(self.images, vector, [row * size + column, place, whole])
 
     def _multiply(self, panel: Any, position: Any, first: Any) -> None:
-        """The products of some tiles for one position."""
+        """Emit the products of some tiles with a panel of filters, for one position."""
         plan, lanes, whole = self.plan, self.lanes, lanes_at(0, self.lanes)
         spots = [(row, number) for row in range(plan.rows) for number in range(plan.blocks)]
         sums = {spot: T.alloc_buffer((lanes,), "float32") for spot in spots}
@@ -283,7 +283,7 @@ class _Code:
             T.buffer_store(self.products, total[whole], [position, number * plan.tiles + first + row, whole])
 
     def _back(self, image: Any, block: Any, place: Any, origin: tuple[Any, Any]) -> None:
-        """A tile of the result, and what becomes of it; what lies beyond the image is dropped."""
+        """Emit a tile of the result, transformed back, and its epilogue; pixels beyond the image are dropped."""
         _, _, matrix = matrices(self.plan.side)
         side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, lanes_at(0, self.lanes)
         patch = T.alloc_buffer((side, side, lanes), "float32")
@@ -305,7 +305,10 @@ class _Code:
 
 
 def _applied(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
-    """A matrix times a column of vectors; rows of opposite points differ in the sign of the odd elements alone."""
+    """Multiply a matrix with a column of vectors.
+
+    Rows of opposite points differ in the sign of the odd elements alone, so that their parts are computed once.
+    """
     vectors = [held(vector) for vector in vectors]
     rows: list[Any] = []
     kept: dict[tuple[float, ...], Any] = {}
@@ -325,7 +328,10 @@ def _applied(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
 
 
 def _mirrored(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
-    """The same for a matrix whose columns are so: sums and differences of what belongs to opposite points come first."""
+    """Multiply a matrix, whose columns belong to opposite points two by two, with a column of vectors.
+
+    Sums and differences of the vectors of opposite points come first.
+    """
     first, *pairs, last = (held(vector) for vector in vectors)
     terms, factors = [first], [matrix[:, 0]]
     for index in range(0, len(pairs), 2):
@@ -344,7 +350,7 @@ def _signed(parts: Sequence[tuple[float, Any]]) -> Any:
 
 
 def _combined(factors: np.ndarray, vectors: Vectors) -> Any:
-    """The sum of vectors by their factors: of those with none first."""
+    """Return the sum of vectors times their factors; those with a factor of 1 come first, as they are."""
     pairs = sorted(
         ((float(factor), vector) for factor, vector in zip(factors, vectors, strict=True) if factor),
         key=lambda pair: pair[0] != 1,
