@@ -128,7 +128,7 @@ def _save_batches(batches: Sequence[Feeds], path: Path) -> None:
     arrays: dict[str, Any] = {}
     for number, feeds in enumerate(batches):
         for name, array in feeds.items():
-            if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] -- of a sequence or an optional
+            if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] -- a sequence's
                 raise UsageError(f"input {name!r} is given no array, and there is no file for anything else")
             arrays[f"{number}/{name}"] = array.astype(str) if array.dtype == object else array
     np.savez(path, **arrays)

@@ -26,19 +26,9 @@ if TYPE_CHECKING:
 FILE = "guards.json"
 
 _RIGHT = {
-    *(
-        "Concat",
-        "ConstantOfShape",
-        "Expand",
-        "Flatten",
-        "Identity",
-        "NonMaxSuppression",
-        "NonZero",
-        "Range",
-        "ReduceMax",
-    ),
-    *("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Split"),
-    *("Squeeze", "Unsqueeze"),
+    *("Concat", "ConstantOfShape", "Expand", "Flatten", "Identity", "NonMaxSuppression", "NonZero", "Range"),
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Shape"),
+    *("Size", "Split", "Squeeze", "Unsqueeze"),
 }
 """Operators that are right about empty tensors, whatever size is 0."""
 

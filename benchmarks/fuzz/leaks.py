@@ -67,8 +67,8 @@ def _cycle(width: int, backend: str, dtype: str) -> None:
 
 
 def _left(who: str, row: Sequence[Footprint]) -> Iterator[str]:
-    """What a process has more of in the last cycles than in the first ones; it may be cleaning up at any one moment."""
-    some = max(1, len(row) // 4)
+    """What a process has more of in the second half of the cycles: at any one moment it may be cleaning up."""
+    some = max(1, len(row) // 2)
     for what in row[0].counts:
         before, after = (min(footprint.counts[what] for footprint in part) for part in (row[:some], row[-some:]))
         if after > (0 if what == "libraries" else before):

@@ -29,7 +29,7 @@ def test_threads_get_what_one_alone_gets() -> None:
 
 def test_nothing_but_memory_is_held_for_models_that_were_dropped() -> None:
     """How much of that can only be told after many more."""
-    cases = found("leaks", "--cycles", "8", "--models", "same", "--dtypes", "float32")
+    cases = found("leaks", "--cycles", "20", "--models", "same", "--dtypes", "float32")
     assert {name: case.get("left") for name, case in cases.items()} == {
         "onnxruntime:float32:same": [],
         "tvm:float32:same": [],
