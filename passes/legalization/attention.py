@@ -156,8 +156,12 @@ def _softmax(op: Builder, node: Node, scores: Value, bias: Value | None) -> Valu
 
 def is_shortened(node: Node) -> bool:
     """Whether the mask says nothing of the last keys, or of queries at all."""
-    mask, keys = node.input(3), operand(node, 1).shape[-2]
-    return mask is not None and (mask.type.rank < 2 or (node.input(4) is None and mask.shape[-1] != keys))
+    mask, q, key = node.input(3), operand(node, 0), operand(node, 1)
+    if mask is None:
+        return False
+    if not all(value.type.is_ranked for value in (mask, q, key)):
+        return True
+    return mask.type.rank < 2 or (node.input(4) is None and mask.shape[-1] != key.shape[-2])
 
 
 def _rotary_embedding(op: Builder, node: Node) -> Value:

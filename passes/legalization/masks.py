@@ -81,8 +81,10 @@ def _may_be_lowest(mask: Value) -> bool:
 
 def _is_broadcast(node: Node) -> bool:
     """Whether the mask is the same for all queries, of which there are several."""
-    mask, queries = operand(node, 3), operand(node, 0).shape[-2]
-    return mask.type.rank >= 2 and mask.shape[-2] == 1 != queries
+    mask, q = operand(node, 3), operand(node, 0)
+    if not mask.type.is_ranked or not q.type.is_ranked:
+        return False  # such an Attention is decomposed
+    return mask.type.rank >= 2 and mask.shape[-2] == 1 != q.shape[-2]
 
 
 def _with_whole_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:

@@ -22,12 +22,13 @@ def _is_double(node: Node) -> bool:
 
 def _is_of_row_grids(node: Node) -> bool:
     zero_point = node.input(2)
-    return zero_point is not None and zero_point.type.rank > 0
+    return zero_point is not None and zero_point.type.dims != ()
 
 
 def _may_sum_nothing(node: Node) -> bool:
     """Whether the rows may have no elements: the kernel leaves in memory whatever lies there."""
-    depth = operand(node, 0).shape[-1]
+    x = operand(node, 0)
+    depth = x.shape[-1] if x.type.is_ranked else None
     return not isinstance(depth, int) or not depth
 
 

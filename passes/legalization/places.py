@@ -12,9 +12,10 @@ def misplaced(node: Node) -> str:
     is_along = has_trait(node.operator, Trait.INDEXING)
     if not is_along and node.operator not in _DEEP:
         return ""
-    places, shape = node.constant(1), operand(node, 0).shape
-    if places is None or not places.size:
+    places, x = node.constant(1), operand(node, 0)
+    if places is None or not places.size or not x.type.is_ranked:
         return ""
+    shape = x.shape
     if is_along:
         sizes, rows = [shape[attribute(node, "axis", 0)]], places.reshape(-1, 1)
     else:

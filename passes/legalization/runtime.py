@@ -43,8 +43,8 @@ def _changed(op: Builder, node: Node, name: str, value: Value) -> Value:
 
 
 def is_of_vectors(node: Node) -> bool:
-    """Whether a Range is told its bounds by tensors that are no scalars."""
-    return any(value is not None and value.type.rank for value in node.inputs)
+    """Whether a Range is told its bounds by tensors that are no scalars, or may not be."""
+    return any(value is not None and value.type.dims != () for value in node.inputs)
 
 
 def _range(op: Builder, node: Node) -> Value:
@@ -55,15 +55,18 @@ def _range(op: Builder, node: Node) -> Value:
 def is_unaligned(node: Node) -> bool:
     """Whether corners are to be aligned by scales that make no whole number of elements.
 
-    The standard measures by the scale, ONNX Runtime by the elements that there are.
+    The standard measures by the scale, ONNX Runtime by the elements that there are. An input of unknown rank is taken
+    for one, and its expansion refuses it.
     """
-    return any(length != size for length, size in _lengths(node))
+    if attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners" or node.constant(2) is None:
+        return False
+    return not operand(node, 0).type.is_ranked or any(length != size for length, size in _lengths(node))
 
 
 def _lengths(node: Node) -> list[tuple[float, int]]:
     """The exact and the whole length of each axis that a Resize changes by known scales; nothing where it doesn't."""
     x, scales = operand(node, 0), node.constant(2)
-    if attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners" or scales is None:
+    if scales is None:
         return []
     axes = attribute(node, "axes", None) or range(x.type.rank)
     sizes = [(x.shape[axis], node.output.shape[axis], float(scale)) for axis, scale in zip(axes, scales, strict=False)]
@@ -149,9 +152,10 @@ def never_empty(node: Node) -> Expansion | None:
     there, since a size that follows from the others can't be told where these make nothing. None where it isn't needed.
     """
     x, shape = operand(node, 0), _FOLLOWING[node.operator]
-    time, batch = x.shape[:2]
-    if _is_sure(batch) and (_is_sure(time) or node.operator == "LSTM"):
-        return None
+    if x.type.is_ranked:
+        time, batch = x.shape[:2]
+        if _is_sure(batch) and (_is_sure(time) or node.operator == "LSTM"):
+            return None
     made = x.producer
     if made is not None and made.operator == "Reshape" and np.array_equal(_numbers(made, 1), shape):
         return None

@@ -11,6 +11,7 @@ from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.ir.builder import Builder
 from planish.ir.dims import Dim
+from planish.ir.errors import TargetError
 from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
 from planish.ir.text import parse_graph
@@ -75,6 +76,33 @@ def test_it_means_the_same(case: str, tmp_path: Path) -> None:
     made = op(operator, *inputs, outputs=outputs, **attributes)
     graph.outputs = {f"y{index}": value for index, value in enumerate(made if outputs > 1 else (made,))}
     check(graph, feeds, tmp_path)
+
+
+UNRANKED = {
+    "Attention": ("%x, %x, %x, %x", "{kv_num_heads = 2, q_num_heads = 2}"),
+    "GRU": ("%x, %x, %x", "{hidden_size = 4}"),
+    "Gather": ("%x, %places", "{axis = 1}"),
+    "LSTM": ("%x, %x, %x", "{hidden_size = 4}"),
+    "Range": ("%x, %x, %x", ""),
+    "Resize": ("%x, none, %scales", '{coordinate_transformation_mode = "align_corners", mode = "linear"}'),
+}
+
+
+@pytest.mark.parametrize("operator", UNRANKED)
+def test_a_rank_that_only_data_tells_is_left_to_the_runtime_or_refused_by_name(operator: str) -> None:
+    inputs, attributes = UNRANKED[operator]
+    graph = parse_graph(
+        f"""graph "g"(%x: float32[...]) {{
+        const %places: int64[1] = [1]
+        const %scales: float32[2] = [0.6, 0.7]
+        %y: float32[...] = {operator}({inputs}) {attributes}
+        return y = %y }}""",
+        {},
+    )
+    try:
+        assert operators(graph)
+    except TargetError as error:
+        assert operator in str(error)
 
 
 @pytest.mark.parametrize("rows", [5, "rows"])
