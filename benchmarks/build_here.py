@@ -7,7 +7,8 @@ A fault of LLVM's ends the process.
 
 from pathlib import Path
 
-from planish.backends.tvm.backend import Tvm, legal_graph
+from planish.backends.tvm.backend import Tvm
+from planish.backends.tvm.legal import legal_graph
 from planish.driver.cli import main
 from planish.ir.graph import Graph
 from planish.passes.legalization.origins import Origins
@@ -18,7 +19,7 @@ class Here(Tvm):
     """TVM in this process."""
 
     def compile(self, graph: Graph, target: Target, directory: Path) -> list[Path]:
-        from planish.backends.tvm.building import Build
+        from planish.backends.tvm.codegen.build import Build
 
         return Build(legal_graph(graph, target), Origins.of(graph), target).write(directory)
 

@@ -23,8 +23,8 @@ from planish.backends.tvm.kernels.epilogue import Epilogue
 from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, packed, tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.llvm import llvm_target
-from planish.backends.tvm.nibbles import kernel_for
-from planish.passes.quantization.nibbles import BlockWeight
+from planish.backends.tvm.relax.converters.matmul_nbits import kernel_for
+from planish.ir.int4 import BlockWeight
 from planish.targets.load import load_target
 
 BLOCK = 32

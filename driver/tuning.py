@@ -18,7 +18,7 @@ from .optimize import optimize_file
 from .reporter import SILENT, Reporter, compilers_heard
 
 if TYPE_CHECKING:
-    from ..backends.tvm.database import Finding
+    from ..backends.tvm.tune.database import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ def tune(
         raise TargetError(f"kernels for {machine.name} can't be measured here: tune on a machine that has all it has")
     if missing := backend.available():
         raise TargetError(f"backend {backend.name} is not installed: {missing}")
-    from ..backends.tvm.database import Database, Entry, Finding, read_database
-    from ..backends.tvm.kernel_search import search
+    from ..backends.tvm.compiler.search import search
+    from ..backends.tvm.tune.database import Database, Entry, Finding, read_database
 
     database = read_database(output) if output.exists() else Database()
     graph = optimize_file(model, pipeline, None, target=target, data=data, reporter=reporter).graph

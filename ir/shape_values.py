@@ -14,7 +14,8 @@ import numpy as np
 
 from .dims import Dim
 from .graph import Attribute, Constant, Node, Value
-from .traits import Trait, has_trait
+from .operators import has_trait
+from .traits import Trait
 from .types import DType
 from .unknown import UNKNOWN
 

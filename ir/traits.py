@@ -1,7 +1,6 @@
 """What operators have in common, for analyses and passes to ask; each says so where it is registered (`ir/ops`)."""
 
 from enum import Flag, auto
-from functools import cache
 
 
 class Trait(Flag):
@@ -38,19 +37,3 @@ class Trait(Flag):
     WITHOUT_GRADIENT = auto()
     CONTRACTING = auto()
     RECURRENT = auto()
-
-
-def has_trait(operator: str, trait: Trait) -> bool:
-    """Whether an operator has one of the traits; an unknown one has none."""
-    from .ops.registry import operators  # brings torch, which listing the passes must not
-
-    found = operators().get(operator)
-    return found is not None and bool(found.traits & trait)
-
-
-@cache
-def operators_with(trait: Trait) -> frozenset[str]:
-    """The operators of planish that have one of the traits."""
-    from .ops.registry import operators
-
-    return frozenset(name for name, operator in operators().items() if operator.traits & trait)

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..ir.graph import Constant, Graph, Node, Value
 from ..ir.numerics import Outputs, flattened, is_float, scale_of
-from ..ir.traits import Trait, has_trait
+from ..ir.operators import has_trait
+from ..ir.traits import Trait
 from .base import Feeds
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Any
 from ..ir.builder import Builder
 from ..ir.graph import Constant, Graph, Value
 from ..ir.numerics import Outputs, Tolerance, flattened, is_float, largest_difference, relative_error, scale_of
-from ..ir.traits import Trait, has_trait
+from ..ir.operators import has_trait
+from ..ir.traits import Trait
 from .base import Feeds
 from .decisions import Record, Replay, decisions, replayed
 from .probes import run_graph

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...ir.drafts import workspace
-from ...ir.errors import ModelError, PlanishError, TargetError
+from ...ir.errors import ModelError, PlanishError
 from ...ir.types import DType
 from ..base import Backend, Executable, Port
-from .carriers import carried, restored
-from .compiler import ADVICE, LIBRARY, line_of, warm_up
-from .guards import FILE as GUARDS
-from .guards import Guards
-from .runtime import Program, is_loaded
-from .weights import FILE as WEIGHTS
-from .weights import TABLE, read_weights
+from .compiler.client import warm_up
+from .errors import line_of
+from .runtime.guards import FILE as GUARDS
+from .runtime.guards import Guards
+from .runtime.program import LIBRARY, Program, is_loaded
+from .runtime.storage import carried, restored
+from .runtime.weights import FILE as WEIGHTS
+from .runtime.weights import TABLE, read_weights
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
     from ...targets import Target
-    from .database import Database
+    from .tune.database import Database
 
-_LARGEST_CONSTANT = 1 << 20  # bytes that a folded constant may have grown to: masks and waves needn't be made anew
 _loading = threading.Lock()
 """A lock held from looking for a library until it is loaded, so that no two programs load the same one."""
 
@@ -79,7 +79,7 @@ class Tvm(Backend):
         return {} if self._database is None else {"tuned": {"file": self._source, "sha256": self._database.digest}}
 
     def tuned(self, database: Path) -> "Tvm":
-        from .database import read_database
+        from .tune.database import read_database
 
         return Tvm(
             read_database(database), str(database), checks_kernels=self._checks_kernels, is_strict=self._is_strict
@@ -109,7 +109,8 @@ class Tvm(Backend):
     def refuse(self, graph: "Graph", target: "Target") -> None:
         """Refuse what isn't legal, and sizes that depend on data in a way that isn't followed."""
         from ...ir.unknown import is_from_data
-        from .compilation import Compilation
+        from .compiler.compilation import Compilation
+        from .legal import legal_graph
 
         legal = legal_graph(graph, target)
         symbols = (symbol for node in legal.nodes for value in node.outputs for symbol in value.type.symbols)
@@ -117,7 +118,8 @@ class Tvm(Backend):
             Compilation(graph, legal, target).refuse()
 
     def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
-        from .compilation import Compilation
+        from .compiler.compilation import Compilation
+        from .legal import legal_graph
 
         warm_up()
         legal = legal_graph(graph, target)
@@ -164,25 +166,6 @@ class TvmExecutable(Executable):
             *results, sizes = results
             self._guards.check_results(sizes)
         return [restored(result, dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
-
-
-def legal_graph(graph: "Graph", target: "Target") -> "Graph":
-    """Return the copy of the graph that TVM runs, with its constants folded.
-
-    TVM's importer would fold constants by rules of its own.
-    """
-    from ...passes.base import PassContext
-    from ...passes.cleanup.fold_constants import ConstantFolding
-    from ...passes.legalize import legalized
-
-    folded, context, fold = graph.clone(), PassContext(target, source=graph), ConstantFolding(limit=_LARGEST_CONSTANT)
-    fold.run(folded, context)
-    try:
-        legal = legalized(folded, target, Tvm.name)
-    except TargetError as error:
-        raise TargetError(f"{error}; {ADVICE}") from error
-    fold.run(legal, context)
-    return legal
 
 
 def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:

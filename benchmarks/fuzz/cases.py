@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from planish.backends.base import Port
-from planish.backends.tvm.database import read_database
+from planish.backends.tvm.tune.database import read_database
 from planish.driver.data import read_data
 from planish.driver.model import read_model
 from planish.driver.recipe import read_recipe

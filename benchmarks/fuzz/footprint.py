@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-_COMPILER = b"compiler_process"
+_COMPILER = b"tvm.compiler.server"
 
 
 @dataclass(frozen=True, slots=True)

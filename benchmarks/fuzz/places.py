@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.backends.tvm import compiler
+from planish.backends.tvm.compiler import client as compiler
 from planish.driver import measurement
 from planish.ir.storage import save
 from planish.ir.text import parse_graph
@@ -218,7 +218,7 @@ class ForkedCompiler:
 
 def _compile(requests: int, answers: int, said: int) -> None:
     """Become a compiler's process, with nothing of this one but what is given."""
-    from planish.backends.tvm.compiler_process import main
+    from planish.backends.tvm.compiler.server import main
 
     try:
         os.setsid()
@@ -268,7 +268,7 @@ def prepare(folder: Path) -> dict[str, float]:
     """Import what builds need, and return the seconds that they take by backend, once their kernels are known."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
     compiler.subprocess = type("", (), {"Popen": ForkedCompiler, "PIPE": subprocess.PIPE})
-    import_module("planish.backends.tvm.building")
+    import_module("planish.backends.tvm.codegen.build")
     measurement.ROUNDS = measurement.FEWEST_ROUNDS = 2  # how fast the models are is not what is asked here
     seconds: dict[str, float] = {}
     for backend in BACKENDS:

@@ -19,7 +19,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..graph import Constant, Graph, Node, Value
-from ..traits import Trait, has_trait
+from ..operators import has_trait
+from ..traits import Trait
 from .ties import Axis, Tie, ties
 
 

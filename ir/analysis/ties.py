@@ -11,7 +11,8 @@ import numpy as np
 
 from ..dims import Dim
 from ..graph import Node, Value
-from ..traits import Trait, has_trait
+from ..operators import has_trait
+from ..traits import Trait
 
 
 class Axis(NamedTuple):

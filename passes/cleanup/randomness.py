@@ -1,7 +1,8 @@
 """Which nodes draw random numbers: no two of them are the same, and none is known in advance."""
 
 from ...ir.graph import Node
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 
 
 def is_random(node: Node) -> bool:

@@ -8,7 +8,8 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Graph, Node, Value
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 from .reshapes import are_alike, order_of, reshaped, simplified_reshape, simplified_transpose

@@ -8,7 +8,8 @@ from ...ir.builder import Builder
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Graph, Node, Value
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ...ir.types import TensorType
 from .simplify_shapes import reshape_target
 

@@ -11,7 +11,8 @@ from annotated_types import Ge, Gt
 
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Graph
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ..base import Effect, Pass, PassContext, PassResult
 from .integer_weights import thaw
 from .loss import choose_measures, measure

@@ -8,7 +8,8 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Node, Value
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ...ir.types import DType
 from ..base import Effect
 from ..rewrite import Match, RewritePass, RewriteRule

@@ -6,7 +6,8 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Node, Value
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from .expansion import Expansion, operand, size_of
 
 _NEAR = 200

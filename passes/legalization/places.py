@@ -1,7 +1,8 @@
 """Constant places that aren't there: of backends some fail over them when they run, and others read the nearest."""
 
 from ...ir.graph import Node
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from .expansion import attribute, operand
 
 _DEEP = ("GatherND", "ScatterND")

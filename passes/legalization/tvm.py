@@ -3,10 +3,11 @@
 import numpy as np
 
 from ...ir.graph import Node
-from ...ir.traits import Trait, has_trait
+from ...ir.int4 import BlockWeight
+from ...ir.operators import has_trait
+from ...ir.quantization import quant_params_of
+from ...ir.traits import Trait
 from ...ir.types import DType, TensorType
-from ..quantization.grid import grid_of
-from ..quantization.nibbles import BlockWeight
 from .attention import is_plain
 from .expansions import EXPANSIONS
 from .integers import NIBBLE_PRODUCT, ROW_QUANTIZER
@@ -96,7 +97,7 @@ def _is_normalized_by_row(node: Node) -> bool:
 
 def _is_on_grid(node: Node) -> bool:
     """Whether it computes 8-bit integers, or floats from them, by one scale that is known."""
-    return node.constant(0) is None and grid_of(node) is not None
+    return node.constant(0) is None and quant_params_of(node) is not None
 
 
 def _is_computed(node: Node) -> bool:

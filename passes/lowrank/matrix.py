@@ -4,7 +4,8 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 
 _WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 _TURNS = ("transA", "transBatchA", "transBatchB")

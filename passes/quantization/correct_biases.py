@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.quantization import LARGEST_BIAS
 from ..base import Feeds, PassContext
-from .grid import LARGEST_BIAS
 from .layers import Layer, drop_unused
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
+from ...ir.quantization import quantize_weight
 from ...ir.types import DType
 from ..legalization.integers import ROW_QUANTIZER
-from .grid import quantize_weight
 from .layers import Layer, drop_unused
 
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
+from ...ir.quantization import quantize_weight
 from ..base import PassContext
-from .grid import quantize_weight
 from .layers import drop_unused
 
 _LEAST = 1 << 16  # elements; a smaller table isn't worth its rounding

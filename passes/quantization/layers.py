@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ...ir.types import DType
 from ..base import PassContext
 

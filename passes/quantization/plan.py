@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.graph import Graph, Node, Use, Value
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ...ir.types import DType
 from .bounds import Bounds, bounds_of, told_apart
 from .layers import Layer

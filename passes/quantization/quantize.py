@@ -8,6 +8,7 @@ from annotated_types import Ge
 
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
+from ...ir.quantization import QuantParams
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
@@ -16,7 +17,6 @@ from .calibrate import calibrate, first_batches
 from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import quantize_embeddings
-from .grid import Grid
 from .image_means import pool_image_means
 from .layers import Layer, select_layers
 from .observers import OBSERVERS
@@ -114,7 +114,9 @@ class Quantize(Pass):
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
         ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
         activation = DType[int8.activation]
-        grids = {value: Grid.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()}
+        grids = {
+            value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
+        }
         before = graph.clone()
         StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
         counts = {"activations": len(plan.reads), "carriers": len(plan.carriers)}

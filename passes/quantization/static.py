@@ -12,7 +12,7 @@ import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
-from .grid import LARGEST_BIAS, Grid, IntegerWeight, quantize_weight
+from ...ir.quantization import LARGEST_BIAS, IntegerWeight, QuantParams, quantize_weight
 from .layers import Layer, drop_unused
 from .plan import Plan
 
@@ -31,7 +31,7 @@ class StaticQuantizer:
 
     graph: Graph
     plan: Plan
-    grids: Mapping[Value, Grid]
+    grids: Mapping[Value, QuantParams]
     weight_bits: int
     per_channel: bool
     _constants: dict[Value, tuple[Constant, Constant]] = field(default_factory=dict, init=False)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph
+from ...ir.int4 import BlockWeight
 from ..legalization.integers import NIBBLE_PRODUCT
 from .layers import Layer, drop_unused
-from .nibbles import BlockWeight
 
 _ACCURACY = 4
 """MatMulNBits' level that lets a runtime round activations to 8 bits, block by block: little beside 4 bits of weights.

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
-from ...ir.traits import Trait, has_trait
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ...ir.types import DType
 from .matched import Match
 from .pattern import (

@@ -12,8 +12,8 @@ pytest.importorskip("tvm")
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.base import Executable
-from planish.backends.tvm.guards import Guards
-from planish.backends.tvm.weights import write_weights
+from planish.backends.tvm.runtime.guards import Guards
+from planish.backends.tvm.runtime.weights import write_weights
 from planish.frontends.onnx import read_onnx
 from planish.ir.errors import ModelError, TargetError
 from planish.ir.graph import Graph

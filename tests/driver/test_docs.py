@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import planish
-from planish.backends.tvm.backend import legal_graph
+from planish.backends.tvm.legal import legal_graph
 from planish.driver.instruments import make_instruments
 from planish.driver.recipe import make_recipe
 from planish.driver.reference import isolated_imports, resolve
@@ -72,7 +72,7 @@ def test_the_model_of_the_architecture_is_followed(folder: Path) -> None:
     ]
     assert [text.strip() for text in texts[1:4]] == [text.strip() for text in found]
     pytest.importorskip("tvm")
-    from planish.backends.tvm.lowering import to_relax
+    from planish.backends.tvm.relax.lowering import to_relax
 
     relax = to_relax(legal, Origins.of(legal), target).module["main"].script()
     calls = [re.sub(r"metadata\S* metadata\S*\)", "…)", line.strip()) for line in relax.splitlines() if " = R." in line]

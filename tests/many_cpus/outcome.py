@@ -16,8 +16,8 @@ from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
 from planish.backends.base import CompilerWarning
 from planish.backends.tvm import kernels
-from planish.backends.tvm.backend import legal_graph
-from planish.backends.tvm.lowering import to_relax
+from planish.backends.tvm.legal import legal_graph
+from planish.backends.tvm.relax.lowering import to_relax
 from planish.ir.interpreter import Interpreter
 from planish.passes.legalization.origins import Origins
 from planish.targets import Target

@@ -7,8 +7,8 @@ import numpy as np
 
 from planish.ir.builder import Builder
 from planish.ir.graph import Value
+from planish.ir.int4 import BlockWeight
 from planish.ir.types import DType
-from planish.passes.quantization.nibbles import BlockWeight
 
 from .case import EIGHTH, Build, Case, fake, normal, plain, rounded
 

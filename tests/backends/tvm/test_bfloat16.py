@@ -9,7 +9,7 @@ pytest.importorskip("tvm")
 
 from tvm import tirx
 
-from planish.backends.tvm.lowering import to_relax
+from planish.backends.tvm.relax.lowering import to_relax
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
 from planish.ir.types import DType

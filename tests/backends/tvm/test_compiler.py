@@ -19,8 +19,8 @@ pytest.importorskip("tvm")
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.base import CompilerWarning
-from planish.backends.tvm import compiler
-from planish.backends.tvm.kernel_cache import VARIABLE
+from planish.backends.tvm.codegen.kernel_cache import VARIABLE
+from planish.backends.tvm.compiler import client as compiler
 from planish.driver.cli import app
 from planish.ir.errors import TargetError
 from planish.ir.graph import Graph

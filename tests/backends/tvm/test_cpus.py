@@ -17,12 +17,12 @@ from many_cpus.descriptions import Description, descriptions
 from many_cpus.machine_code import foreign_instructions
 from many_cpus.outcome import ALWAYS, templates
 
-from planish.backends.tvm.backend import legal_graph
-from planish.backends.tvm.hoisting import hoisted
+from planish.backends.tvm.codegen.hoisting import hoisted
+from planish.backends.tvm.codegen.library import planned
 from planish.backends.tvm.kernels.elements import ELEMENTS
-from planish.backends.tvm.library import planned
+from planish.backends.tvm.legal import legal_graph
 from planish.backends.tvm.llvm import llvm_target
-from planish.backends.tvm.lowering import to_relax
+from planish.backends.tvm.relax.lowering import to_relax
 from planish.passes.legalization.origins import Origins
 from planish.targets import Target
 from planish.targets.load import load_target

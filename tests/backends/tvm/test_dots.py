@@ -13,17 +13,17 @@ pytest.importorskip("tvm")
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from planish.backends.tvm.carriers import carried, restored
-from planish.backends.tvm.hoisting import hoisted
-from planish.backends.tvm.kernel_cache import KernelCache
+from planish.backends.tvm.codegen.hoisting import hoisted
+from planish.backends.tvm.codegen.kernel_cache import KernelCache
+from planish.backends.tvm.codegen.library import link, planned
 from planish.backends.tvm.kernels.convolution import convolution_kernel
 from planish.backends.tvm.kernels.dots import DEPTH, Form, Instruction
 from planish.backends.tvm.kernels.integer_gemm import integer_gemm_kernel
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.library import link, planned
 from planish.backends.tvm.llvm import llvm_target
-from planish.backends.tvm.lowering import to_relax
-from planish.backends.tvm.runtime import Program
+from planish.backends.tvm.relax.lowering import to_relax
+from planish.backends.tvm.runtime.program import Program
+from planish.backends.tvm.runtime.storage import carried, restored
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter

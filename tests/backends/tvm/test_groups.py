@@ -3,8 +3,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from planish.backends.tvm.converters import TEMPLATES
-from planish.backends.tvm.groups import find_groups
+from planish.backends.tvm.relax.converters.table import TEMPLATES
+from planish.backends.tvm.relax.fusion import find_groups
 from planish.ir.types import DType
 
 RNG = np.random.default_rng(0)

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from planish.backends.tvm import handover
-from planish.backends.tvm.handover import handed_over, taken_over
+from planish.backends.tvm.compiler import handover
+from planish.backends.tvm.compiler.handover import handed_over, taken_over
 from planish.ir.builder import Builder
 from planish.ir.equal import differences
 from planish.ir.graph import Graph, Location

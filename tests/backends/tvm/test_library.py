@@ -14,14 +14,13 @@ from tvm import relax
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
-from planish.backends.tvm.backend import legal_graph
-from planish.backends.tvm.building import Build
-from planish.backends.tvm.compiler import LIBRARY
-from planish.backends.tvm.hoisting import hoisted
-from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
+from planish.backends.tvm.codegen.build import Build
+from planish.backends.tvm.codegen.hoisting import hoisted
+from planish.backends.tvm.codegen.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels import elements, epilogue
-from planish.backends.tvm.runtime import is_loaded
-from planish.backends.tvm.weights import read_weights, write_weights
+from planish.backends.tvm.legal import legal_graph
+from planish.backends.tvm.runtime.program import LIBRARY, is_loaded
+from planish.backends.tvm.runtime.weights import read_weights, write_weights
 from planish.ir.errors import CheckError, UsageError
 from planish.ir.graph import Graph
 from planish.passes.legalization.origins import Origins
@@ -92,7 +91,7 @@ def test_kernels_are_checked_in_parts_that_fit_into_memory(
     """A wrong kernel is found where it stands, in whatever part; those behind it are right, for what they are given."""
     wrong = {**elements.ELEMENTS, "Tanh": elements.ELEMENTS["Sigmoid"]}
     monkeypatch.setattr(epilogue, "ELEMENTS", wrong)
-    monkeypatch.setattr("planish.backends.tvm.kernel_check._MOST", most)
+    monkeypatch.setattr("planish.backends.tvm.codegen.kernel_check._MOST", most)
     weights = np.random.default_rng(0).standard_normal((DEPTH, DEPTH), np.float32)
 
     def made(op, x):

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from planish.backends.tvm.backend import legal_graph
-from planish.backends.tvm.building import Build
-from planish.backends.tvm.linker import find_linker
+from planish.backends.tvm.codegen.build import Build
+from planish.backends.tvm.codegen.linker import find_linker
+from planish.backends.tvm.legal import legal_graph
 from planish.backends.tvm.llvm import llvm_target
 from planish.ir.errors import TargetError
 from planish.passes.legalization.origins import Origins

@@ -5,8 +5,8 @@ pytest.importorskip("tvm")
 
 from tvm import relax
 
-from planish.backends.tvm import converters
-from planish.backends.tvm.lowering import to_relax
+from planish.backends.tvm.relax.converters import table
+from planish.backends.tvm.relax.lowering import to_relax
 from planish.ir.errors import TargetError
 from planish.passes.legalization.origins import Origins
 
@@ -18,7 +18,7 @@ def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_grap
         x = lowering.tensor(node.inputs[0])
         return relax.op.add(x, relax.const(np.zeros(3, np.float32)))  # for all that TVM knows, n may be 3 or 1
 
-    monkeypatch.setitem(converters.CONVERTERS, "Neg", negate)
+    monkeypatch.setitem(table.CONVERTERS, "Neg", negate)
     graph = make_graph(lambda op, x: op.Abs(op.Neg(op.Relu(x))), "n")
     with pytest.raises(TargetError, match=r"layer: TVM can't run Neg: it can't tell the shape that relax\.add gives"):
         to_relax(graph, Origins.of(graph), target)

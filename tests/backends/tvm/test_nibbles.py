@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planish.passes.quantization.nibbles import BlockWeight
+from planish.ir.int4 import BlockWeight
 from planish.targets.load import load_target
 
 pytest.importorskip("tvm")

@@ -16,12 +16,12 @@ pytest.importorskip("tvm")
 
 from tvm import relax
 
-from planish.backends.tvm.converters import TEMPLATES
-from planish.backends.tvm.groups import find_groups
 from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.lowering import to_relax
-from planish.backends.tvm.tables import tabulated
+from planish.backends.tvm.relax.converters.table import TEMPLATES
+from planish.backends.tvm.relax.fusion import find_groups
+from planish.backends.tvm.relax.lookup_tables import tabulated
+from planish.backends.tvm.relax.lowering import to_relax
 from planish.ir.interpreter import Interpreter
 from planish.passes.base import PassContext
 from planish.passes.cleanup.fold_constants import ConstantFolding

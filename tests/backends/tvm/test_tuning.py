@@ -13,17 +13,18 @@ pytest.importorskip("tvm")
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
-from planish.backends.tvm import products, tuning
-from planish.backends.tvm.backend import legal_graph
-from planish.backends.tvm.choices import spelled
-from planish.backends.tvm.database import LONGEST, Database, Entry, read_database
-from planish.backends.tvm.kernel_cache import VARIABLE, KernelCache
+from planish.backends.tvm.codegen.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels.convolution import Convolution
 from planish.backends.tvm.kernels.gemm import Gemm, tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.kernels.winograd import Plan, ways
-from planish.backends.tvm.tuning import Tuning
+from planish.backends.tvm.legal import legal_graph
+from planish.backends.tvm.relax.configs import spelled
+from planish.backends.tvm.relax.converters import linear as products
+from planish.backends.tvm.tune import tasks as tuning
+from planish.backends.tvm.tune.database import LONGEST, Database, Entry, read_database
+from planish.backends.tvm.tune.tasks import Tuning
 from planish.ir.errors import CheckError, ModelError, UsageError
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter

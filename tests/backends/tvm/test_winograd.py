@@ -17,8 +17,8 @@ from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.kernels.winograd import Plan, matrices, transformed, ways, winograd_kernel
-from planish.backends.tvm.layouts import blocked
 from planish.backends.tvm.llvm import llvm_target
+from planish.backends.tvm.relax.layouts import blocked
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)

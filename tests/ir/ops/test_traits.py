@@ -13,8 +13,9 @@ import planish
 from planish.ir.errors import ModelError
 from planish.ir.graph import Node
 from planish.ir.interpreter import Interpreter
+from planish.ir.operators import has_trait, operators_with
 from planish.ir.ops import operators
-from planish.ir.traits import Trait, has_trait, operators_with
+from planish.ir.traits import Trait
 from planish.ir.types import Container
 
 ROOT = Path(planish.__file__).parent
@@ -27,7 +28,7 @@ PLACE_BY_PLACE = {
 }
 """Operators that change no other elements than those that were changed, and aren't elementwise."""
 LISTED = {
-    "backends/tvm/guards.py": "which of TVM's kernels are right about empty tensors",
+    "backends/tvm/relax/preconditions.py": "which of TVM's kernels are right about empty tensors",
     "backends/tvm/kernels/finish.py": "which functions take many instructions",
     "frontends/onnx_check.py": "which operators hold a body by an attribute of that name",
     "frontends/torch/lower_embedding.py": "the reductions by the number of an ATen mode",

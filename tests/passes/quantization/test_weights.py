@@ -9,13 +9,13 @@ import planish
 from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph
+from planish.ir.int4 import BlockWeight
 from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import drift
 from planish.ir.text import print_graph, weights
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext, PassResult
-from planish.passes.quantization.nibbles import BlockWeight
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 

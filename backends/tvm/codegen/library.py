@@ -1,0 +1,161 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""The making of a shared library from a Relax module, kernel by kernel, with a cache of compiled kernels.
+
+A kernel's symbol says what it computes, by a hash of its TIR, the target and TVM's version, so that equal kernels of
+any models are compiled once.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import tvm
+from tvm import IRModule, relax, tirx
+from tvm.runtime import load_static_library
+from tvm.target import Target, codegen
+
+from ....ir.drafts import workspace
+from ....ir.files import file_in_memory
+from .kernel_cache import KernelCache
+from .reproducible import legalization, ordered_symbols, pipeline
+
+Tell: TypeAlias = Callable[[str, bool], None]
+"""A function that is told what a compiler works on: a name, and whether that begins or has ended."""
+_CALLING = tuple(tvm.ir.Op.get(f"relax.{name}") for name in ("call_tir", "call_tir_inplace"))
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A module after TVM's passes: with memory planned, a kernel behind every call, and a symbol for each kernel.
+
+    Attributes:
+        module: the kernels, and a `main` that calls them.
+        results: the names of what each kernel is called for, by its symbol, in order.
+    """
+
+    module: IRModule
+    results: Mapping[str, Sequence[str]]
+
+
+def planned(module: IRModule, target: Target, results: Mapping[str, str] = MappingProxyType({})) -> Planned:
+    """Run TVM's passes over a module.
+
+    Args:
+        module: as it was lowered.
+        target: to compile for.
+        results: the names of what the variables of `main` are for, by these variables' names.
+    """
+    with target, ordered_symbols():
+        legal = legalization()(module)
+        module = pipeline()(legal)
+    symbols: dict[str, str] = {}
+    for variable, kernel in _kernels(module).items():
+        bare = kernel.without_attr("global_symbol")
+        name = variable.name_hint.rstrip("0123456789")
+        symbols[variable.name_hint] = f"{name}_{_digest(bare, target)}"
+        module[variable] = bare.with_attr("global_symbol", symbols[variable.name_hint])
+    found: dict[str, list[str]] = {symbol: [] for symbol in sorted(symbols.values())}
+    for variable, kernel in _calls(legal["main"]):
+        if kernel in symbols and variable in results:
+            found[symbols[kernel]].append(results[variable])
+    return Planned(module, found)
+
+
+def _calls(function: Any) -> Iterator[tuple[str, str]]:
+    """Yield the variables of a function that kernels compute, and the kernels, by name."""
+    for binding in (binding for block in function.body.blocks for binding in block.bindings):
+        call = binding.value if isinstance(binding, relax.VarBinding) else None
+        if isinstance(call, relax.Call) and call.op in _CALLING and isinstance(call.args[0], tvm.ir.GlobalVar):
+            yield binding.var.name, call.args[0].name_hint
+
+
+def link(
+    module: IRModule, target: Target, cache: KernelCache, *, jobs: int | None = None, tell: Tell = lambda *_: None
+) -> tuple[tvm.runtime.Executable, int]:
+    """Link a planned module; return the executable, and the bytes of its kernels.
+
+    Kernels that aren't in the cache are compiled side by side.
+
+    Args:
+        module: the planned module.
+        target: to compile for.
+        cache: the cache of kernels.
+        jobs: how many are compiled side by side; as many as there are cores by default.
+        tell: is told of each kernel before it is compiled, and after.
+
+    Raises:
+        Exception: what TVM's passes and LLVM raise.
+    """
+    kernels = _kernels(module)
+    by_symbol = {_symbol(kernel): kernel for kernel in kernels.values()}
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        compile_one = partial(_object_file, target=target, cache=cache, tell=tell)
+        contents = dict(zip(by_symbol, pool.map(compile_one, by_symbol.values()), strict=True))
+    linked = module.clone()
+    for variable, kernel in kernels.items():
+        linked[variable] = relax.ExternFunc(_symbol(kernel))
+    libraries = [_static_library(symbol, content) for symbol, content in contents.items()]
+    executable = relax.build(linked.with_attr("external_mods", libraries), target=target, relax_pipeline=None)
+    return executable, sum(map(len, contents.values()))
+
+
+def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell: Tell) -> bytes:
+    symbol = _symbol(kernel)
+
+    def compile() -> bytes:
+        tell(symbol, True)
+        module = IRModule({tvm.ir.GlobalVar(symbol): kernel})
+        try:
+            built = tvm.tirx.build(module, target=target)
+        except Exception:  # LLVM refuses what its own optimizations wrote; what TVM itself refuses, it refuses again
+            built = tvm.tirx.build(module, target=_with_fewer_optimizations(target))
+        with _lent_file() as path:
+            built.write_to_file(str(path), "o")
+            content = path.read_bytes()
+        tell(symbol, False)
+        return content
+
+    return cache.kernel(symbol, compile)
+
+
+def _static_library(symbol: str, content: bytes) -> Any:
+    with _lent_file() as path:
+        path.write_bytes(content)
+        return load_static_library(str(path), [symbol])
+
+
+@contextmanager
+def _lent_file() -> Generator[Path]:
+    """Open a file in memory, if the system lends one: LLVM ends its process when it writes to a full disk."""
+    if (lent := file_in_memory("kernel")) is not None:
+        with lent[0]:
+            yield lent[1]
+    else:
+        with workspace() as folder:
+            yield folder / "kernel.o"
+
+
+def _with_fewer_optimizations(target: Target) -> Target:
+    """Return a target for which LLVM leaves out the boldest optimizations, those of its level 3."""
+    return Target({**target.export(), "opt-level": 2})
+
+
+def _kernels(module: IRModule) -> Mapping[Any, tirx.PrimFunc]:
+    return {variable: found for variable, found in module.functions_items() if isinstance(found, tirx.PrimFunc)}
+
+
+def _symbol(kernel: tirx.PrimFunc) -> str:
+    return str(kernel.attrs["global_symbol"])
+
+
+def _digest(kernel: tirx.PrimFunc, target: Target) -> str:
+    versions = f"{tvm.__version__} {codegen.llvm_version_major()}"
+    return sha256(f"{versions}\n{target}\n{kernel.script()}".encode()).hexdigest()[:24]

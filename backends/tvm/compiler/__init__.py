@@ -1,0 +1,1 @@
+"""Compilation in a process of its own: both of its sides, and what they hand over."""

@@ -1,0 +1,70 @@
+"""The search for the fastest ways to generate a model's kernels, measured in a compiler's process."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ....ir.drafts import workspace
+from ....ir.errors import TargetError
+from ....ir.graph import Graph
+from ....passes.legalization.origins import Origins
+from ....targets import Target
+from ....targets.load import write_target
+from ..legal import legal_graph
+from ..tune.database import Finding
+from .client import DiedError, ask
+from .handover import handed_over
+
+
+def search(
+    graph: Graph,
+    target: Target,
+    sizes: Mapping[str, int],
+    *,
+    known: Collection[str],
+    seconds: float,
+    begun: Callable[[Collection[str]], None],
+    found: Callable[[Finding], None],
+) -> None:
+    """Measure the kernels of a model.
+
+    Args:
+        graph: as it would be compiled.
+        target: a target like this machine.
+        sizes: the sizes of the inputs' symbolic dimensions.
+        known: kernels that need not be measured.
+        seconds: after which no other kernel is begun with.
+        begun: hears which kernels can be generated in several ways.
+        found: hears of each finding, first for the kernels that take the most time.
+
+    Raises:
+        TargetError: TVM can't run the model, or its compiler died over a kernel.
+        CheckError: a kernel gives something else if it is generated in another way.
+    """
+
+    def hear(message: Mapping[str, Any]) -> None:
+        if "kernels" in message:
+            begun(message["kernels"])
+        if "finding" in message:
+            found(Finding(**message["finding"]))
+
+    with (
+        workspace() as folder,
+        handed_over(legal_graph(graph, target), Path(folder, "graph")) as handed,
+    ):
+        request = {
+            "work": "tune",
+            "graph": str(handed),
+            "operators": Origins.of(graph).operators,
+            "target": str(write_target(target, Path(folder))),
+            "sizes": dict(sizes),
+            "known": sorted(known),
+            "seconds": seconds,
+        }
+        try:
+            ask(request, Path(folder), hear)
+        except DiedError as death:
+            what = next(iter(death.running), "what comes before the kernels")
+            raise TargetError(
+                f"TVM's compiler died over {what}: {death.said}; what was found before is kept"
+            ) from death

@@ -1,0 +1,65 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""Operands of elementwise operators, broadcast to the result's shape where TVM doesn't see how.
+
+TVM takes an operand's size for the result's unless it is the number 1. A symbol of the inputs is assumed not to be 1,
+as everywhere in planish; a symbol that depends on data may be 1, and is looked at when the model runs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from ....ir.dims import Dim, symbols
+from ....ir.graph import Node, Value
+from ....ir.types import TensorType
+from .emitter import Emitter
+from .expressions import choose, integer, row, same, total
+
+
+def bind_result(emitter: Emitter, node: Node) -> None:
+    """Give new symbols in a result's shape their values: along each axis the operands' size that isn't 1."""
+    shape = node.output.shape
+    if all(emitter.is_bound(dim) for dim in shape):
+        return
+    operands = [emitter.tensor(value) for value in node.inputs if value is not None]
+
+    def sizes(*operands: te.Tensor) -> Any:
+        found: list[Any] = []
+        faults: list[Any] = []
+        for axis in range(len(shape)):
+            dims = [x.shape[place] for x in operands if (place := axis - len(shape) + len(x.shape)) >= 0]
+            size: Any = integer(1)
+            for dim in dims:
+                size = choose(same(size, 1), dim, size)
+            found.append(size)
+            faults += [choose(tirx.any(same(dim, 1), same(dim, size)), integer(0), integer(1)) for dim in dims]
+        return row([*found, total(faults)])
+
+    emitter.computed(emitter.kernel(sizes, *operands), shape)
+
+
+def operand(emitter: Emitter, value: Value, shape: Sequence[Dim]) -> Any:
+    """Return an operand in a form that TVM broadcasts with others to some shape."""
+    wanted = shape[len(shape) - value.type.rank :]
+    pairs = list(zip(value.shape, wanted, strict=True))
+    if any(dim != want and _may_be_one(emitter, dim) for dim, want in pairs):
+        return emitter.kernel(spread, emitter.tensor(value), shape=emitter.shape(wanted))
+    dims = tuple(want if isinstance(dim, str) else dim for dim, want in pairs)
+    return emitter.held(emitter.tensor(value), TensorType(value.dtype, dims))
+
+
+def _may_be_one(emitter: Emitter, dim: Dim) -> bool:
+    return isinstance(dim, str) and not symbols(dim) <= emitter.given
+
+
+def spread(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
+    """Broadcast an operand to a shape: axes that turn out to have one element are repeated."""
+    outer = len(shape) - len(x.shape)
+
+    def element(*place: Any) -> Any:
+        pairs = zip(x.shape, place[outer:], strict=True)
+        return x(*(tirx.min(index.astype("int64"), size - 1) for size, index in pairs))
+
+    return te.compute(shape, element, name="spread")

@@ -1,0 +1,1 @@
+"""Operators in Relax, one file for each family; `table` finds them."""

@@ -1,0 +1,132 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Operators within the channels of images in blocks (pools and elementwise operators), and their concatenation."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from .....ir.graph import Node, Value
+from .....ir.types import DType
+from ...kernels.blocks import join_kernel
+from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel, global_mean_kernel
+from ...kernels.elements import ELEMENTS
+from ...kernels.epilogue import Epilogue, Reach, Step
+from ...kernels.pixelwise import pixels_kernel
+from ..emitter import Emitter
+from ..fusion import Anchor, Group, Template, reach, source, step_attributes, step_operands
+from ..images import image_call, is_known, is_worth_blocks, operands, window_of
+from ..importer import imported
+from ..layouts import Blocked, blocked_type, images_of, in_blocks, is_image
+from .pool import average_pool, max_pool
+
+
+def _pool_anchor(node: Node) -> Anchor | None:
+    """Return an anchor for a pool of integers or widened bfloat16, or of floats that are quantized or rounded next.
+
+    Integers have integer maxima, which the prologue dequantizes; their means are of distances to the zero point, which
+    it scales.
+    """
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or not is_known(x, node):
+        return None
+    anchor = Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS)
+    if source(x).dtype.is_float:
+        return anchor if source(x) is not x or _is_narrowed(node.output) else None
+    assert x.producer is not None
+    attributes = step_attributes(x.producer)
+    scale = dict(attributes)["scale"]
+    is_maximum = node.operator == "MaxPool"
+    prologue = Step("DequantizeLinear", attributes, (0,)) if is_maximum else Step("Mul", (), (0, scale))
+    return replace(anchor, prologue=prologue)
+
+
+def _pool(emitter: Emitter, group: Group) -> Blocked:
+    x = group.anchor.inputs[0]
+    assert x is not None
+    images = source(x)
+    zero_point = 0 if x.producer is None or images.dtype.is_float else dict(step_attributes(x.producer))["zero_point"]
+    return _pooled(emitter, group.anchor, (images, zero_point), group.epilogue, group)
+
+
+def pool(emitter: Emitter, node: Node) -> Any:
+    """Lower a pool that no group contains: maxima and means.
+
+    Positions of maxima, and images that don't fill a block, are left to other converters.
+    """
+    x = node.inputs[0]
+    assert x is not None
+    if len(node.outputs) > 1 or not is_known(x, node) or not is_worth_blocks(emitter, x):
+        return _PLAIN[node.operator](emitter, node)
+    return _pooled(emitter, node, (x, 0), Epilogue(), None)
+
+
+def _pooled(
+    emitter: Emitter, node: Node, images: tuple[Value, int], epilogue: Epilogue, group: Group | None
+) -> Blocked:
+    """Call a kernel for a pool of images with a zero point."""
+    (x, zero_point), machine = images, emitter.machine
+    sizes = images_of(x.type)
+    arguments = [in_blocks(emitter, x), *([] if group is None else operands(emitter, group))]
+    output = node.output if group is None else group.output
+    if node.operator == "GlobalAveragePool":
+        return image_call(emitter, output, "mean", global_mean_kernel(sizes, zero_point, machine, epilogue), arguments)
+    kind = MAXIMUM
+    if node.operator == "AveragePool":
+        kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN
+    window = window_of(node, node.attributes["kernel_shape"])
+    pooled = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, kind, sizes.dtype, zero_point)
+    return image_call(emitter, output, "pool", channelwise_kernel(pooled, machine, epilogue), arguments)
+
+
+def _element_anchor(node: Node) -> Anchor | None:
+    """Return an anchor for an elementwise operator on images, where bytes or bfloat16 are read or written."""
+    given = [value for value in step_operands(node) if value is not None]
+    if node.output.type.rank != 4 or not is_image(node.output.type):
+        return None
+    reaches = {value: reach(value, node.output, 3) for value in given}
+    if None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
+        return None
+    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
+    return Anchor(node, channels=3, joins=ELEMENTS, is_step=True) if is_read or _is_narrowed(node.output) else None
+
+
+def _elements(emitter: Emitter, group: Group) -> Blocked:
+    shape = blocked_type(emitter, group.output.type).shape
+    sizes = tuple(dim if isinstance(dim, int) else None for dim in shape)
+    kernel = pixels_kernel(sizes, emitter.machine, group.epilogue)
+    return image_call(emitter, group.output, "elements", kernel, operands(emitter, group))
+
+
+def join(emitter: Emitter, node: Node) -> Blocked | None:
+    """Concatenate channels if any image lies in blocks and all but the last fill their blocks; else return None."""
+    values = [value for value in node.inputs if value is not None]
+    if node.attributes["axis"] % node.output.type.rank != 1 or not all(is_known(value, node) for value in values):
+        return None
+    images = tuple(images_of(value.type) for value in values)
+    fills = all(each.channels % emitter.machine.lanes == 0 for each in images[:-1])
+    if not fills or not any(value in emitter.blocked for value in values):
+        return None
+    kernel = join_kernel(images, emitter.machine)
+    return image_call(emitter, node.output, "join", kernel, [in_blocks(emitter, value) for value in values])
+
+
+def _is_narrowed(value: Value) -> bool:
+    """Whether a value's only reader quantizes it or rounds it to bfloat16."""
+    readers = [use.node for use in value.uses]
+    return len(readers) == 1 and (readers[0].operator == "QuantizeLinear" or readers[0].output.dtype is DType.bfloat16)
+
+
+_PLAIN: dict[str, Callable[[Emitter, Node], Any]] = {
+    "AveragePool": average_pool,
+    "GlobalAveragePool": imported,
+    "MaxPool": max_pool,
+}
+"""What lowers pools of images that aren't held in blocks."""
+CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = dict.fromkeys(_PLAIN, pool)
+
+TEMPLATES = {
+    **dict.fromkeys(ELEMENTS.keys() - {"Cast", "DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
+    **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
+}

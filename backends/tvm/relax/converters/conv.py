@@ -1,0 +1,273 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Convolutions by our own kernels, on images of known sizes in blocks of channels (NCHWc)."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from .....ir.graph import Constant, Node, Value
+from .....ir.quantization import quant_params_of
+from .....ir.types import DType, TensorType
+from .....passes.legalization.layers import is_interleaved
+from ...kernels.bfloat16 import BFLOAT16, Pairs
+from ...kernels.blocks import Interleaving, interleave_kernel
+from ...kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel
+from ...kernels.convolution import Convolution, Tile, convolution_kernel, merged, packed, start_offsets, tiles
+from ...kernels.dots import DEPTH, Instruction
+from ...kernels.elements import ELEMENTS
+from ...kernels.epilogue import Epilogue, Operand, Reach, Step
+from ...kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
+from ...kernels.strips import Strips, strips_kernel
+from ...kernels.tiles import ceil_div
+from ...kernels.windows import Window
+from ...kernels.winograd import Plan, transformed, ways, winograd_kernel
+from ..configs import Site
+from ..emitter import Emitter
+from ..fusion import Anchor, Group, Template, step_attributes, widened_from
+from ..images import as_image, constant_row, image_call, is_known, is_worth_blocks, operands, unwidened, window_of
+from ..layouts import Blocked, blocked, blocked_type, images_of, in_blocks
+from .quant import Quantized, constant_weights, quantized
+
+
+def _anchor(node: Node) -> Anchor | None:
+    """Return an anchor for a convolution with constant weights on images of known sizes."""
+    x, *rest = node.inputs
+    assert x is not None
+    is_constant = all(value is None or constant_weights(value) is not None for value in rest)
+    return Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS) if is_constant and is_known(x, node) else None
+
+
+def _conv(emitter: Emitter, group: Group) -> Any:
+    """Lower a convolution.
+
+    A network's first layers, whose channels are too few for a block, read images as they are.
+    """
+    integers = quantized(group.anchor)
+    if integers is not None and emitter.machine.has_integers:
+        made = _integer_conv(emitter, group, integers)
+        if made is not None:
+            return made
+    node, lanes = group.anchor, emitter.machine.lanes
+    x, weights = node.inputs[:2]
+    assert x is not None
+    assert weights is not None
+    data = constant_weights(weights)
+    assert data is not None
+    images, window = images_of(x.type), window_of(node, data.shape[2:])
+    filters, depth, *_ = data.shape
+    groups = node.attributes.get("group", 1)
+    data, bias = data.reshape(filters, depth, *window.kernel), _bias(node, filters)
+    if groups == images.channels == filters > 1:
+        return _depthwise(emitter, group, data[:, 0], bias, window, (unwidened(x), 0))
+    is_blocked = is_worth_blocks(emitter, x) or groups > 1
+    groups, wide, data = merged(groups, data, images.channels, lanes)
+    sizes = Convolution(
+        batch=images.batch,
+        channels=images.channels,
+        filters=filters,
+        groups=groups,
+        depth=data.shape[1],
+        window=window,
+        block=lanes if is_blocked else 0,
+        wide=wide,
+        dtype=str((unwidened(x) if is_blocked else x).dtype),
+    )
+    is_even = data.shape[1] % Pairs.together == 0  # beside an odd channel lies anything
+    if sizes.dtype == BFLOAT16 and widened_from(weights) is not None and is_even and emitter.machine.has_bfloat16:
+        sizes = replace(sizes, instruction=Pairs(lanes))
+    return Blocked(_convolved(emitter, group, sizes, data, bias))
+
+
+def _convolved(emitter: Emitter, group: Group, sizes: Convolution, weights: np.ndarray, bias: np.ndarray) -> Any:
+    """Call a kernel for a convolution of what a group's anchor reads, with the group's epilogue."""
+    x, machine = group.anchor.inputs[0], emitter.machine
+    assert x is not None
+    x = x if sizes.dtype == "float32" else unwidened(x)
+    tensor = in_blocks(emitter, x) if sizes.block else as_image(emitter, x)
+    beside = [constant_row(bias, machine.lanes), *operands(emitter, group)]
+    blocks = ceil_div(sizes.filters, machine.lanes)
+    type = TensorType(DType[group.epilogue.dtype], (x.shape[0], blocks, *sizes.window.result, machine.lanes))
+
+    def call(way: Plan | Tile) -> Any:
+        if isinstance(way, Plan):
+            kernel = winograd_kernel(sizes, way, machine, group.epilogue)
+            name, prepared = "winograd", transformed(weights, way, machine)
+        else:
+            kernel = convolution_kernel(sizes, way, machine, group.epilogue)
+            name, prepared = "conv", packed(weights, sizes, way, machine)
+        return emitter.prim_func(name, kernel, [tensor, relax.const(prepared), *beside], type)
+
+    speed = 1.0 if sizes.instruction is None else sizes.instruction.speed
+    return emitter.choices.made(Site("conv", str(group.anchor.location), sizes, ways(sizes, machine, speed), call))
+
+
+def _transposed_anchor(node: Node) -> Anchor | None:
+    return _anchor(node) if is_interleaved(node) else None
+
+
+def _transposed(emitter: Emitter, group: Group) -> Blocked:
+    """Lower a transposed convolution as one convolution for each phase of the strides.
+
+    The taps of each are those of the transposed convolution that fall on its phase, in reverse; the results are
+    interleaved.
+    """
+    node, lanes = group.anchor, emitter.machine.lanes
+    x, weights = (node.input(index) for index in range(2))
+    assert x is not None
+    assert isinstance(weights, Constant)
+    images, window = images_of(x.type), window_of(node, weights.type.static_shape[2:])
+    channels, filters, *_ = weights.type.static_shape
+    (down, across), taps = window.strides, [ceil_div(*pair) for pair in zip(window.kernel, window.strides, strict=True)]
+    blocks = ceil_div(filters, lanes)
+    data = weights.data.reshape(channels, filters, *window.kernel)
+    parts = np.zeros((down, across, blocks * lanes, channels, *taps), np.float32)
+    for row, column in np.ndindex(down, across):
+        part = data[:, :, row::down, column::across].transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+        parts[row, column, :filters, :, taps[0] - part.shape[2] :, taps[1] - part.shape[3] :] = part
+    axes = [_part(window, axis, taps[axis]) for axis in range(2)]
+    inner = Window(*zip(*axes, strict=True))
+    is_whole = (down, across) == (1, 1)
+    block = lanes if is_worth_blocks(emitter, x) else 0
+    sizes = Convolution(images.batch, channels, down * across * blocks * lanes, 1, channels, inner, block)
+    bias = np.tile(np.pad(_bias(node, filters), (0, blocks * lanes - filters)), down * across)
+    front = group if is_whole else Group(node, (), Epilogue(), ())
+    y = _convolved(emitter, front, sizes, parts.reshape(-1, channels, *taps), bias)
+    if is_whole:
+        return Blocked(y)
+    begins = (window.begins[0] % down, window.begins[1] % across)
+    between = Interleaving(images.batch, blocks, window.strides, inner.result, begins, window.result)
+    kernel = interleave_kernel(between, emitter.machine, group.epilogue)
+    return image_call(emitter, group.output, "interleave", kernel, [y, *operands(emitter, group)])
+
+
+def _part(window: Window, axis: int, taps: int) -> tuple[int, ...]:
+    """Return an axis of the windows whose results are interleaved, as `Window` has it."""
+    stride, begin, image = window.strides[axis], window.begins[axis], window.image[axis]
+    result = ceil_div(window.result[axis] + begin % stride, stride)
+    front = taps - 1 - begin // stride
+    return image, result, taps, 1, 1, front, max(result + taps - 1 - front - image, 0)
+
+
+def _bias(node: Node, filters: int) -> np.ndarray:
+    bias = node.input(2)
+    return np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
+
+
+def _integer_conv(emitter: Emitter, group: Group, found: Quantized) -> Blocked | None:
+    """Lower a convolution of integers; return None where Winograd's algorithm takes less time with floats."""
+    node, machine = group.anchor, emitter.machine
+    images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
+    filters, depth, *_ = found.weights.shape
+    weights, bias = found.weights.reshape(filters, depth, *window.kernel), _bias(node, filters)
+    groups = node.attributes.get("group", 1)
+    if groups == images.channels == filters > 1:
+        if not machine.has_wide_dots:
+            scaled = weights[:, 0] * found.scales[:, None, None]
+            return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
+        sizes = IntegerDepthwise(images.batch, images.blocks(LANES)[0], window, found.zero_point != 0)
+        if sizes.is_possible:
+            constants = [relax.const(packed_depthwise(weights[:, 0], sizes))]
+            constants += _beside(found, weights, bias, window, machine.lanes, 0)
+            kernel = integer_depthwise_kernel(sizes, machine, group.epilogue)
+            arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]
+            return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
+    groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
+    strips = None
+    if images.channels <= DEPTH and groups == 1 and found.x not in emitter.blocked:
+        strips = Strips(images.batch, images.channels, window)
+        weights, window = strips.arranged(weights), strips.window
+    instruction = Instruction.of(machine, np.moveaxis(weights, 1, -1))
+    beside = _beside(found, weights, bias, window, machine.lanes, instruction.shift)
+    sizes = Convolution(
+        batch=images.batch,
+        channels=images.channels if strips is None else DEPTH,
+        filters=filters,
+        groups=groups,
+        depth=weights.shape[1],
+        window=window,
+        block=machine.lanes if strips is None else DEPTH,
+        instruction=instruction,
+        has_offsets=len(beside) > 2,
+        wide=wide,
+        dtype=str(found.x.dtype),
+        is_strip=strips is not None,
+    )
+    floats = replace(sizes, instruction=None, has_offsets=False, dtype="float32")
+    if strips is None and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
+        return None
+    tensor = in_blocks(emitter, found.x) if strips is None else _strips(emitter, found, strips)
+    beside += operands(emitter, group)
+
+    def call(tile: Tile) -> Any:
+        kernel = convolution_kernel(sizes, tile, machine, group.epilogue)
+        arguments = [tensor, relax.const(packed(weights, sizes, tile, machine)), *beside]
+        return emitter.prim_func("integer_conv", kernel, arguments, blocked_type(emitter, group.output.type))
+
+    made = emitter.choices.made(Site("conv", str(node.location), sizes, tiles(sizes, machine), call))
+    return Blocked(made)
+
+
+def _strips(emitter: Emitter, found: Quantized, strips: Strips) -> Any:
+    """Call a kernel for rows of bytes; if they were quantized from floats, it reads those."""
+    x, node = found.x, found.x.producer
+    epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
+    if node is not None and node.operator == "QuantizeLinear" and quant_params_of(node) is not None:
+        x = node.inputs[0]
+        assert x is not None
+        step = Step(node.operator, step_attributes(node), (1,))
+        epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (step,), str(found.x.dtype))
+    kernel = strips_kernel(strips, found.zero_point, emitter.machine, epilogue)
+    type = TensorType(found.x.dtype, (x.shape[0], 1, *strips.image))
+    return emitter.block.emit(emitter.prim_func("strips", kernel, [as_image(emitter, x)], type))
+
+
+def _beside(
+    found: Quantized, weights: np.ndarray, bias: np.ndarray, window: Window, lanes: int, shift: int
+) -> list[Any]:
+    """Return bias, scales and, if sums don't start from 0, offsets for bytes from which a `shift` is subtracted."""
+    rows = [constant_row(row, lanes) for row in (bias, found.scales)]
+    zero_point = found.zero_point - shift
+    return [*rows, relax.const(start_offsets(weights, zero_point, window, lanes))] if zero_point else rows
+
+
+def _depthwise(
+    emitter: Emitter,
+    group: Group,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    window: Window,
+    images: tuple[Value, int],
+) -> Blocked:
+    """Lower a depthwise convolution of floats, or of integers with their zero point."""
+    (x, zero_point), lanes = images, emitter.machine.lanes
+    held = images_of(x.type)
+    sizes = Channelwise(held.batch, held.blocks(lanes)[0], window, DEPTHWISE, held.dtype, zero_point)
+    kernel = channelwise_kernel(sizes, emitter.machine, group.epilogue)
+    constants = [relax.const(blocked(weights[None], lanes)[0], "float32"), constant_row(bias, lanes)]
+    arguments = [in_blocks(emitter, x), *constants, *operands(emitter, group)]
+    return image_call(emitter, group.output, "depthwise", kernel, arguments)
+
+
+def _normalize(emitter: Emitter, group: Group) -> Blocked:
+    """Lower a normalization by constants as a depthwise convolution of one tap."""
+    node, x = group.anchor, group.anchor.inputs[0]
+    assert x is not None
+    scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
+    factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
+    _, rows, columns, _ = images_of(group.output.type).blocks(1)
+    window = Window.points((rows, columns))
+    return _depthwise(emitter, group, factor.reshape(-1, 1, 1), bias - mean * factor, window, (unwidened(x), 0))
+
+
+def _normalization_anchor(node: Node) -> Anchor | None:
+    return None if node.attributes.get("training_mode", 0) or len(node.outputs) > 1 else _anchor(node)
+
+
+TEMPLATES = {
+    "BatchNormalization": Template(_normalization_anchor, _normalize),
+    "Conv": Template(_anchor, _conv),
+    "ConvTranspose": Template(_transposed_anchor, _transposed),
+}

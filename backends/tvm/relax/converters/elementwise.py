@@ -1,0 +1,275 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
+"""Elementwise operators for which TVM loses NaN or infinity, lacks element types, or divides and shifts in its own way.
+
+A division of integers by zero would end the process: it gives 0 here.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any
+
+from tvm import relax, te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .....ir.graph import Node
+from .....ir.types import DType
+from .. import broadcasting
+from ..emitter import Emitter
+from ..expressions import choose, product, unraveled
+from ..importer import imported
+
+Element = Callable[..., Any]
+"""A function from the node and elements of the operands to an element of the result."""
+
+
+def _converter(element: Element) -> Callable[[Emitter, Node], Any]:
+    """Return a converter that applies a function to elements of operands that are broadcast."""
+
+    def convert(emitter: Emitter, node: Node) -> Any:
+        broadcasting.bind_result(emitter, node)
+        shape = node.output.shape
+        operands = [broadcasting.operand(emitter, value, shape) for value in node.inputs if value is not None]
+        kernel = partial(_broadcast, element=partial(element, node), name=node.operator.lower())
+        return emitter.kernel(kernel, *operands, shape=emitter.shape(shape))
+
+    return convert
+
+
+def _broadcast(*operands: te.Tensor, element: Element, name: str, shape: Sequence[Any]) -> Any:
+    def compute(*place: Any) -> Any:
+        return element(*(_at(x, place) for x in operands))
+
+    return te.compute(shape, compute, name=name)
+
+
+def _at(x: te.Tensor, place: Sequence[Any]) -> Any:
+    """Return the element of an operand that belongs to a place of the result."""
+    pairs = zip(x.shape, place[len(place) - len(x.shape) :], strict=True)
+    return x(*(0 if isinstance(size, tirx.IntImm) and int(size) == 1 else index for size, index in pairs))
+
+
+def _constant(value: float, like: Any) -> Any:
+    return tirx.const(value, like.ty.dtype)
+
+
+def _is_float(node: Node) -> bool:
+    value = node.inputs[0]
+    return value is not None and value.dtype.is_float
+
+
+def _larger(node: Node, *elements: Any) -> Any:
+    return reduce(lambda a, b: choose(_wins(node, a, a > b), a, b), elements)
+
+
+def _smaller(node: Node, *elements: Any) -> Any:
+    return reduce(lambda a, b: choose(_wins(node, a, a < b), a, b), elements)
+
+
+def _wins(node: Node, a: Any, is_beyond: Any) -> Any:
+    return tirx.any(is_beyond, tirx.isnan(a)) if _is_float(node) else is_beyond
+
+
+def _relu(node: Node, x: Any) -> Any:
+    return choose(x < _constant(0, x), _constant(0, x), x)
+
+
+def _elu(node: Node, x: Any) -> Any:
+    return _curved(x, node.attributes.get("alpha", 1.0))
+
+
+def _selu(node: Node, x: Any) -> Any:
+    alpha, gamma = (node.attributes.get(name, default) for name, default in _SELU)
+    return _curved(x, alpha) * _constant(gamma, x)
+
+
+_SELU = (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875))
+
+
+def _curved(x: Any, alpha: float) -> Any:
+    return choose(x < _constant(0, x), _constant(alpha, x) * (tirx.exp(x) - _constant(1, x)), x)
+
+
+def _thresholded(node: Node, x: Any) -> Any:
+    return choose(x > _constant(node.attributes.get("alpha", 1.0), x), x, _constant(0, x))
+
+
+def _hard_sigmoid(node: Node, x: Any) -> Any:
+    y = _constant(node.attributes.get("alpha", 0.2), x) * x + _constant(node.attributes.get("beta", 0.5), x)
+    y = choose(y < _constant(0, x), _constant(0, x), y)
+    return choose(y > _constant(1, x), _constant(1, x), y)
+
+
+def _sloped(node: Node, x: Any, slope: Any) -> Any:
+    return choose(x < _constant(0, x), x * slope, x)
+
+
+def _sign(node: Node, x: Any) -> Any:
+    positive = choose(x > _constant(0, x), _constant(1, x), _constant(0, x))
+    if str(x.ty.dtype).startswith("uint"):
+        return positive
+    sign = choose(x < _constant(0, x), _constant(-1, x), positive)
+    return choose(tirx.isnan(x), x, sign) if _is_float(node) else sign
+
+
+def _shrunk(node: Node, x: Any) -> Any:
+    """Shrink an element towards 0 by a bias outside of a bound (Shrink); integers go through float64."""
+    bound, bias = (node.attributes.get(name, default) for name, default in (("lambd", 0.5), ("bias", 0.0)))
+    y = x if _is_float(node) else x.astype("float64")
+    above = choose(y > _constant(bound, y), y - _constant(bias, y), _constant(0, y))
+    return choose(y < _constant(-bound, y), y + _constant(bias, y), above).astype(x.ty.dtype)
+
+
+def _modulo(node: Node, a: Any, b: Any) -> Any:
+    """Return the remainder, with the sign of the dividend if `fmod` says so, and of the divisor otherwise."""
+    nought = _constant(0, a)
+    rest = _float_rest(a, b) if _is_float(node) else choose(_is_safe(node, b), tirx.truncmod(a, _safe(node, b)), nought)
+    if node.attributes.get("fmod", 0) or node.output.dtype.name.startswith("u"):
+        return rest
+    differ = tirx.any(tirx.all(rest < nought, b > nought), tirx.all(rest > nought, b < nought))
+    return choose(differ, rest + b, rest)
+
+
+def _float_rest(a: Any, b: Any) -> Any:
+    """Return C's fmod: TVM's own multiplies a rounded quotient."""
+    return tirx.call_pure_extern(a.ty.dtype, "fmod" if str(a.ty.dtype) == "float64" else "fmodf", a, b)
+
+
+def _quotient(node: Node, a: Any, b: Any) -> Any:
+    """Return the quotient; integers are divided towards zero."""
+    if _is_float(node):
+        return a / b
+    nought = _constant(0, a)
+    y = choose(tirx.EQ(b, nought), nought, tirx.truncdiv(a, _safe(node, b)))
+    return y if node.output.dtype.name.startswith("u") else choose(tirx.EQ(b, _constant(-1, b)), nought - a, y)
+
+
+def _is_safe(node: Node, b: Any) -> Any:
+    """Whether a machine can divide integers by a number: not by 0, nor by -1, as the least integer overflows."""
+    is_safe = tirx.NE(b, _constant(0, b))
+    return is_safe if node.output.dtype.name.startswith("u") else tirx.all(is_safe, tirx.NE(b, _constant(-1, b)))
+
+
+def _safe(node: Node, b: Any) -> Any:
+    return choose(_is_safe(node, b), b, _constant(1, b))
+
+
+def _shifted(node: Node, a: Any, b: Any) -> Any:
+    """Shift an integer.
+
+    Shifted by its width or more, it is 0, or its sign if it is shifted to the right.
+    """
+    bits, is_left = node.output.dtype.bits, node.attributes["direction"] == "LEFT"
+    is_within = tirx.EQ(b >> _constant(bits.bit_length() - 1, b), _constant(0, b))  # TVM misjudges "less" of uint64
+    count = b & _constant(bits - 1, b)
+    rest = _constant(0, a) if is_left or node.output.dtype.name.startswith("u") else a >> _constant(bits - 1, a)
+    return choose(is_within, a << count if is_left else a >> count, rest)
+
+
+def equal(emitter: Emitter, node: Node) -> Any:
+    """Compare elements; truth values by exclusive or, since LLVM can't compare them."""
+    value = node.inputs[0]
+    assert value is not None
+    if value.dtype is not DType.bool:
+        return imported(emitter, node)
+    return relax.op.logical_not(_XOR(emitter, node))
+
+
+_XOR = _converter(lambda node, a, b: tirx.any(tirx.all(a, tirx.Not(b)), tirx.all(tirx.Not(a), b)))
+
+
+def clip(emitter: Emitter, node: Node) -> Any:
+    """Clip to bounds that are tensors of one number, either of which may be missing; NaN stays."""
+    x, low, high = (None if value is None else emitter.tensor(value) for value in (node.input(i) for i in range(3)))
+    given = [bound for bound in (low, high) if bound is not None]
+
+    def clip(x: te.Tensor, *bounds: te.Tensor) -> Any:
+        rest = iter(bounds)
+        lowest = next(rest) if low is not None else None
+        highest = next(rest) if high is not None else None
+
+        def element(*place: Any) -> Any:
+            y = x(*place)
+            if lowest is not None:
+                bound = lowest(*[0] * len(lowest.shape))
+                y = choose(y < bound, bound, y)
+            if highest is not None:
+                bound = highest(*[0] * len(highest.shape))
+                y = choose(y > bound, bound, y)
+            return y
+
+        return te.compute(x.shape, element, name="clip")
+
+    return emitter.kernel(clip, x, *given)
+
+
+def power(emitter: Emitter, node: Node) -> Any:
+    """Raise to a power: integers exactly, wrapping around; for floats TVM's own converter is right."""
+    if _is_float(node):
+        return imported(emitter, node)
+    broadcasting.bind_result(emitter, node)
+    shape = emitter.shape(node.output.shape)
+    values = [value for value in node.inputs if value is not None]
+    operands = [broadcasting.operand(emitter, value, node.output.shape) for value in values]
+    x, exponent = (emitter.block.emit(emitter.kernel(broadcasting.spread, x, shape=shape)) for x in operands)
+    found = emitter.block.emit(emitter.kernel(partial(_powers, bits=values[1].dtype.bits), x, exponent))
+    return relax.TupleGetItem(found, 0)
+
+
+def _powers(x: te.Tensor, exponent: te.Tensor, *, bits: int) -> Any:
+    """Raise integers to powers by repeated squaring; a negative power of anything but 1 and -1 is 0."""
+    base_type, type = str(x.dtype), str(exponent.dtype)
+
+    def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+        base, power, y, square = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
+        with IRBuilder() as builder:
+            with T.serial(0, product(x.shape)) as step, T.seq_scope():
+                place = tuple(unraveled(step, x.shape))
+                number, last = base[place], power[place]
+                y[place], square[0] = tirx.const(1, base_type), number
+                with T.serial(0, bits) as bit, T.seq_scope():
+                    y[place] = choose(_is_odd(last >> bit.astype(type), type), y[place] * square[0], y[place])
+                    square[0] = square[0] * square[0]
+                if not type.startswith("u"):
+                    left = _inverse(number, _is_odd(last, type), base_type)
+                    y[place] = choose(last < tirx.const(0, type), left, y[place])
+            return builder.get()
+
+    outs = [tirx.decl_buffer(shape, base_type, "power", layout=None) for shape in (x.shape, [1])]
+    types = [base_type, base_type]
+    return te.extern([x.shape, [1]], [x, exponent], body, dtype=types, out_buffers=outs, name="power")
+
+
+def _is_odd(number: Any, type: str) -> Any:
+    return tirx.EQ(number & tirx.const(1, type), tirx.const(1, type))
+
+
+def _inverse(number: Any, is_odd: Any, type: str) -> Any:
+    """Return a negative power, cut towards zero."""
+    one, nought = (tirx.const(value, type) for value in (1, 0))
+    left = choose(tirx.EQ(number, one), one, nought)
+    if type.startswith("u"):
+        return left
+    minus = tirx.const(-1, type)
+    return choose(tirx.EQ(number, minus), choose(is_odd, minus, one), left)
+
+
+CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {
+    "BitShift": _converter(_shifted),
+    "Clip": clip,
+    "Div": _converter(_quotient),
+    "Elu": _converter(_elu),
+    "Equal": equal,
+    "HardSigmoid": _converter(_hard_sigmoid),
+    "Max": _converter(_larger),
+    "Min": _converter(_smaller),
+    "Mod": _converter(_modulo),
+    "PRelu": _converter(_sloped),
+    "Pow": power,
+    "Relu": _converter(_relu),
+    "Selu": _converter(_selu),
+    "Shrink": _converter(_shrunk),
+    "Sign": _converter(_sign),
+    "ThresholdedRelu": _converter(_thresholded),
+}

@@ -1,0 +1,173 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Matrix products (GEMM), by our own kernels where there is a template for them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from .....ir.dims import Dim
+from .....ir.graph import Constant, Node, Value
+from .....ir.types import DType
+from ...kernels.dots import Instruction
+from ...kernels.elements import ELEMENTS
+from ...kernels.epilogue import Reach
+from ...kernels.gemm import Gemm, gemm_kernel, is_paired_gemm, packed, paired, tiles
+from ...kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tiles, is_integer_gemm, packed_integers
+from ...kernels.tiles import Tile
+from ..configs import Site
+from ..emitter import Emitter
+from ..fusion import Anchor, Group, Template, widened_from
+from .quant import constant_weights, quantized
+
+
+def _matmul_anchor(node: Node) -> Anchor | None:
+    return Anchor(node, channels=1, joins=ELEMENTS) if _has_template(node) or _is_batched(node) else None
+
+
+def _gemm_anchor(node: Node) -> Anchor | None:
+    get = node.attributes.get
+    if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
+        return None
+    return Anchor(node, channels=1, addend=node.input(2), joins=ELEMENTS)
+
+
+def _integer_anchor(node: Node) -> Anchor | None:
+    return Anchor(node, channels=1, joins=ELEMENTS)
+
+
+def _has_template(node: Node) -> bool:
+    """Whether a node multiplies float32 with constant weights, and nothing is certain to be empty."""
+    x, weights = node.inputs[0], _weights(node)
+    return x is not None and x.dtype is DType.float32 and weights is not None and 0 not in (*x.shape, *weights.shape)
+
+
+def _weights(node: Node) -> np.ndarray | None:
+    """Return the right operand if it is a constant matrix, or made from one at compile time.
+
+    It may be transposed, like the weights of a head that shares the embeddings' table; dequantized; or widened, and is
+    then returned in bfloat16.
+    """
+    value = node.inputs[1]
+    assert value is not None
+    return _matrix(value) if value.type.rank == 2 else None
+
+
+def _matrix(value: Value) -> np.ndarray | None:
+    if isinstance(value, Constant):
+        return value.data
+    node = value.producer
+    if node is not None and node.operator == "Transpose":
+        assert node.inputs[0] is not None
+        table = _matrix(node.inputs[0])
+        return None if table is None else table.transpose(node.attributes.get("perm", (1, 0)))
+    narrow = widened_from(value)
+    return constant_weights(value) if narrow is None else _matrix(narrow)
+
+
+def _is_batched(node: Node) -> bool:
+    """Whether a node multiplies two computed float32 tensors, item by item, or all items with one matrix."""
+    x, right = node.inputs
+    assert x is not None
+    assert right is not None
+    return (
+        x.dtype is DType.float32
+        and x.type.rank >= 2
+        and right.type.rank >= 2
+        and isinstance(right.shape[-1], int)
+        and x.shape[-1] == right.shape[-2]
+        and (right.type.rank == 2 or x.shape[:-2] == right.shape[:-2])
+        and 0 not in (*x.shape, *right.shape)
+    )
+
+
+def _product(emitter: Emitter, group: Group) -> Any:
+    integers = quantized(group.anchor)
+    if integers is not None and is_integer_gemm(integers.weights, emitter.machine):
+        instruction = Instruction.of(emitter.machine, integers.weights.T)
+        beside = [relax.const(integers.offsets(instruction.shift)), relax.const(integers.scales)]
+        return _integer_product(emitter, group, (integers.x, integers.weights), beside, Grids(is_scaled=True))
+    node, weights = group.anchor, _weights(group.anchor)
+    x, right = node.inputs[:2]
+    assert x is not None
+    assert right is not None
+    lead = tuple(_known(size) for size in x.shape[:-1])
+    if weights is None:
+        columns = right.shape[-1]
+        assert isinstance(columns, int)
+        sizes = Gemm(lead, _known(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
+    else:
+        get = node.attributes.get
+        weights = weights.T if get("transB", 0) else weights
+        if get("alpha", 1.0) != 1:
+            weights = weights.astype(np.float32) * np.float32(get("alpha", 1.0))
+        narrow = widened_from(x) if is_paired_gemm(weights, emitter.machine) else None
+        x = x if narrow is None else narrow
+        sizes = Gemm(lead, *weights.shape, dtype=str(x.dtype))
+        weights = weights.astype(np.float32, copy=False) if narrow is None else paired(weights)
+    factor = emitter.tensor(right) if weights is None else None
+    left, beside = emitter.tensor(x), operands(emitter, group, sizes.columns)
+
+    def call(tile: Tile) -> Any:
+        kernel = gemm_kernel(sizes, tile, emitter.machine, group.epilogue)
+        operand = factor if weights is None else relax.const(packed(weights, tile))
+        return emitter.prim_func("gemm", kernel, [left, operand, *beside], group.output.type)
+
+    return emitter.choices.made(Site("gemm", str(node.location), sizes, tiles(sizes, emitter.machine), call))
+
+
+def _sums(emitter: Emitter, group: Group) -> Any:
+    """Lower a MatMulInteger that legalize has left in the graph."""
+    x, weights, zero_point = group.anchor.inputs[0], group.anchor.constant(1), group.anchor.input(2)
+    assert x is not None
+    assert weights is not None
+    offsets = -weights.sum(0, dtype=np.int32)
+    if zero_point is None:
+        start = offsets * np.int32(-Instruction.of(emitter.machine, weights.T).shift)
+        return _integer_product(emitter, group, (x, weights), [relax.const(start)], Grids())
+    shape = zero_point.shape or (1, 1)
+    beside = [relax.const(offsets), emitter.shaped(zero_point, shape)]
+    return _integer_product(emitter, group, (x, weights), beside, Grids(1 if shape == (1, 1) else 2))
+
+
+def _integer_product(
+    emitter: Emitter, group: Group, factors: tuple[Value, np.ndarray], beside: Sequence[Any], grids: Grids
+) -> Any:
+    """Call a kernel of integers, with the further arguments that their grids need."""
+    x, weights = factors
+    instruction = Instruction.of(emitter.machine, weights.T)
+    sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
+    left, beside = emitter.tensor(x), [*beside, *operands(emitter, group, sizes.columns)]
+
+    def call(tile: Tile) -> Any:
+        kernel = integer_gemm_kernel(sizes, grids, instruction, tile, emitter.machine, group.epilogue)
+        packed = relax.const(packed_integers(weights, tile, instruction))
+        return emitter.prim_func("integer_gemm", kernel, [left, packed, *beside], group.output.type)
+
+    ways = integer_tiles(sizes, instruction, emitter.machine)
+    return emitter.choices.made(Site("integer_gemm", str(group.anchor.location), sizes, ways, call))
+
+
+def _known(dim: Dim) -> int | None:
+    return dim if isinstance(dim, int) else None
+
+
+def operands(emitter: Emitter, group: Group, channels: Dim) -> list[Any]:
+    """Return the operands of a group's epilogue: a number for each channel, or tensors of the result's shape."""
+    shape = group.output.shape
+    shapes: dict[Reach, Sequence[Dim]] = {
+        Reach.CHANNELS: (channels,),
+        Reach.ELEMENTS: shape,
+        Reach.ROWS: (*shape[:-1], 1),
+    }
+    pairs = zip(group.operands, group.epilogue.operands, strict=True)
+    return [emitter.shaped(value, shapes[operand.reach]) for value, operand in pairs]
+
+
+TEMPLATES = {
+    "Gemm": Template(_gemm_anchor, _product),
+    "MatMul": Template(_matmul_anchor, _product),
+    "MatMulInteger": Template(_integer_anchor, _sums),
+}

@@ -1,0 +1,51 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Matrix products (GEMM) with 4-bit weights."""
+
+from typing import Any
+
+import numpy as np
+from tvm import relax, tirx
+
+from .....ir.graph import Node
+from .....ir.int4 import CODES, BlockWeight
+from ...kernels.digit_gemm import digit_gemm_kernel, digit_tile, is_digit_gemm, packed_digits
+from ...kernels.elements import ELEMENTS
+from ...kernels.epilogue import Epilogue
+from ...kernels.gemm import Gemm, packed
+from ...kernels.machine import Machine
+from ...kernels.nibble_gemm import nibble_gemm_kernel, nibble_tile, packed_nibbles
+from ..emitter import Emitter
+from ..fusion import Anchor, Group, Template
+from .linear import operands
+
+
+def _anchor(node: Node) -> Anchor:
+    return Anchor(node, channels=1, addend=node.input(5), joins=ELEMENTS)
+
+
+def _product(emitter: Emitter, group: Group) -> Any:
+    x, weight = group.anchor.inputs[0], BlockWeight.of(group.anchor)
+    assert x is not None
+    assert weight is not None  # legalize has spelled out the others
+    lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
+    kernel, right = kernel_for(lead, weight, emitter.machine, group.epilogue)
+    arguments = [emitter.tensor(x), *map(relax.const, right), *operands(emitter, group, weight.codes.shape[1])]
+    return emitter.prim_func("nibble_gemm", kernel, arguments, group.output.type)
+
+
+def kernel_for(
+    lead: tuple[int | None, ...], weight: BlockWeight, machine: Machine, epilogue: Epilogue
+) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
+    """Return a kernel of `[*lead, depth]`, and the weight's packed codes, scales and zero points for it."""
+    sizes, block = Gemm(lead, *weight.codes.shape), len(weight.codes) // len(weight.scales)
+    if is_digit_gemm(weight.codes, machine):
+        tile, zero_points = digit_tile(sizes), weight.zero_points
+        codes, kernel = packed_digits(weight.codes, tile), digit_gemm_kernel(sizes, block, tile, machine, epilogue)
+    else:
+        tile, zero_points = nibble_tile(sizes, machine), weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
+        codes, kernel = packed_nibbles(weight.codes, tile), nibble_gemm_kernel(sizes, block, tile, machine, epilogue)
+    return kernel, [codes, packed(weight.scales, tile), packed(zero_points, tile)]
+
+
+TEMPLATES = {"com.microsoft::MatMulNBits": Template(_anchor, _product)}

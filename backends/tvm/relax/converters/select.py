@@ -1,0 +1,63 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""NonZero: TVM's own calls a Python function, which an artifact runs without."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import relax, te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from .....ir.graph import Node
+from .....ir.types import DType
+from ..dynamic_shape import cut_to, tensors
+from ..emitter import Emitter
+from ..expressions import integer, product, unraveled
+
+
+def non_zero(emitter: Emitter, node: Node) -> Any:
+    """Lower NonZero: the places of all elements that aren't zero, in order, as columns.
+
+    There are columns for as many places as there could be, cut to those that are found.
+    """
+    (x,) = tensors(emitter, node)
+    rank, value = len(x.ty.shape), node.inputs[0]
+    assert value is not None
+    if not rank:
+        raise NotImplementedError("it selects from a number alone")
+    if value.dtype in (DType.bool, DType.bfloat16):
+        x = emitter.block.emit(relax.op.astype(x, "uint8" if value.dtype is DType.bool else "float32"))
+
+    def places(x: te.Tensor) -> Any:
+        shapes = [[rank, product(x.shape)], [1]]
+        outs = [tirx.decl_buffer(shape, "int64", "places", layout=None) for shape in shapes]
+
+        def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+            data, found, count = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
+            with IRBuilder() as builder:
+                with T.seq_scope():
+                    count[0] = integer(0)
+                    with T.serial(0, product(x.shape)) as step:
+                        place = unraveled(step, x.shape)
+                        with T.If(_counts(data[tuple(place)])), T.Then(), T.seq_scope():
+                            for axis, index in enumerate(place):
+                                found[axis, count[0]] = index
+                            count[0] = count[0] + integer(1)
+                return builder.get()
+
+        return te.extern(shapes, [x], body, dtype=["int64", "int64"], out_buffers=outs, name="non_zero")
+
+    pair = emitter.block.emit(emitter.kernel(places, x))
+    found, count = (emitter.block.emit(relax.TupleGetItem(pair, index)) for index in range(2))
+    (length,) = emitter.computed(count, node.output.shape[1:]).values
+    return emitter.kernel(cut_to, found, shape=[rank, length])
+
+
+def _counts(number: Any) -> Any:
+    """Whether a number isn't zero, which includes NaN."""
+    differs = tirx.NE(number, tirx.const(0, number.ty.dtype))
+    return tirx.any(differs, tirx.isnan(number)) if str(number.ty.dtype).startswith("float") else differs
+
+
+CONVERTERS = {"NonZero": non_zero}

@@ -1,0 +1,28 @@
+"""The whole table of converters, gathered from the files of their families."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from .....ir.graph import Node
+from ..emitter import Emitter
+from ..fusion import Template
+
+CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {}
+"""What writes an operator in Relax, where TVM's own importer is wrong or knows less than the graph."""
+TEMPLATES: dict[str, Template] = {}
+"""Kernels with epilogues, by operator: each computes as many of the operators that follow as it can."""
+
+
+def _gather(into: dict[str, Any], found: dict[str, Any], family: str) -> None:
+    if twice := into.keys() & found:
+        raise AssertionError(f"{family} converts {', '.join(sorted(twice))} a second time")
+    into |= found
+
+
+for _module in iter_modules(import_module(__package__ or "").__path__):
+    if _module.name != "table":
+        _family = vars(import_module(f"{__package__}.{_module.name}"))
+        _gather(CONVERTERS, _family.get("CONVERTERS", {}), _module.name)
+        _gather(TEMPLATES, _family.get("TEMPLATES", {}), _module.name)

@@ -1,0 +1,202 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""What converters write Relax with: tensors for the graph's values, sizes for its dimensions, and calls of kernels."""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from tvm import relax, tirx
+from tvm.sym import Analyzer
+
+from ....ir.dims import Dim, evaluate, symbols
+from ....ir.errors import TargetError
+from ....ir.graph import Constant, Graph, Value
+from ....ir.infer import contents
+from ....ir.types import DType, TensorType
+from ..kernels.machine import Machine
+from ..runtime.storage import carried, carrier
+from .configs import Choices
+
+_CALLS = {
+    "FloorDiv": lambda a, b: a // b,
+    "CleanDiv": lambda a, b: a // b,
+    "Mod": lambda a, b: a % b,
+    "PythonMod": lambda a, b: a % b,
+    "Max": tirx.max,
+    "Min": tirx.min,
+}
+
+
+class Emitter:
+    """The function that is being emitted, and what stands in it for the values of a graph.
+
+    Attributes:
+        block: TVM's builder, which converters emit into.
+        given: the symbols of the inputs' shapes.
+        machine: the machine that kernels are generated for.
+        choices: decide in which ways.
+        blocked: tensors in blocks of channels, by the values that are held so (`layouts`).
+    """
+
+    def __init__(self, graph: Graph, machine: Machine, choices: Choices) -> None:
+        self.block = relax.BlockBuilder()
+        self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
+        self.machine = machine
+        self.choices = choices
+        self.blocked: dict[Value, Any] = {}
+        self._sizes: dict[str, Any] = {}
+        self._new = count()
+        self._values: dict[Value, Any] = {}
+        self._deferred: dict[Value, Callable[[], Any]] = {}
+        self._kernels: dict[tirx.PrimFunc, Any] = {}
+        self._analyzer = Analyzer()
+        for dim in (dim for value in graph.inputs for dim in value.shape):
+            self._bind(dim)
+
+    def __contains__(self, value: Value | None) -> bool:
+        """Whether something stands for a value by now."""
+        return value in self._values or value in self._deferred
+
+    def size(self, dim: Dim) -> Any:
+        """Return a dimension as TVM takes it: an int, or an expression over its variables."""
+        try:
+            return evaluate(dim, self._sizes, _CALLS)
+        except KeyError as error:
+            raise NotImplementedError(f"the size {dim} depends on data in a way that isn't followed") from error
+
+    def shape(self, dims: Sequence[Dim]) -> Any:
+        """Return dimensions as a Relax shape."""
+        return relax.ShapeExpr([self.size(dim) for dim in dims])
+
+    def symbol(self, label: str) -> str:
+        """Return a new symbol, for a size that only the lowering knows of."""
+        return f"{label}__{next(self._new)}"
+
+    def is_bound(self, dim: Dim) -> bool:
+        """Whether a dimension's symbols have their values at this point."""
+        return symbols(dim) <= self._sizes.keys()
+
+    def computed(self, sizes: Any, dims: Sequence[Dim]) -> Any:
+        """Bind dimensions to sizes that are computed while the model runs, and return them as a Relax shape.
+
+        Args:
+            sizes: a row of int64 with a size for each dimension, and perhaps further ones behind them that must be 0.
+            dims: that have these sizes; where they are known already, this is checked when the model runs.
+        """
+        for dim in dims:
+            self._bind(dim)
+        shape = self.shape(dims)
+        found = self.block.emit(relax.op.tensor_to_shape(self.block.emit(sizes)))
+        zeros = [tirx.const(0, "int64")] * (int(sizes.ty.shape[0]) - len(dims))
+        self.block.match_cast(found, relax.ShapeType([*shape.values, *zeros]))
+        return shape
+
+    def tensor(self, value: Value) -> Any:
+        """Return a value as a Relax tensor; shapes that were followed symbolically become tensors here."""
+        if value not in self._values:
+            if is_empty(value):  # as a constant it couldn't be read back from a file
+                zeros = relax.op.zeros(value.type.static_shape, str(carrier(value.dtype)))
+                self._values[value] = self.block.emit(zeros)
+            elif isinstance(value, Constant):
+                self._values[value] = relax.const(carried(value.data), str(carrier(value.dtype)))
+            elif value in self._deferred:
+                self._values[value] = self.block.emit(self._deferred[value]())
+            else:
+                self._values[value] = self._materialized(value)
+        return self._values[value]
+
+    def bind(self, value: Value, tensor: Any) -> None:
+        """Let a tensor stand for a value."""
+        self._values[value] = tensor
+
+    def defer(self, value: Value, make: Callable[[], Any]) -> None:
+        """Let what a function makes stand for a value, once it is asked for."""
+        self._deferred[value] = make
+
+    def bound(self, value: Value) -> Any:
+        """Return the tensor that stands for a value, if there is one already."""
+        return self._values.get(value)
+
+    def parameter(self, index: int, value: Value) -> Any:
+        """Return a variable that stands for an input.
+
+        Raises:
+            TargetError: its shape has symbols that are no dimension of any input alone.
+        """
+        if unbound := value.type.symbols - self._sizes.keys():
+            raise TargetError(f"input {value.name!r}: TVM needs {', '.join(unbound)} as a dimension of its own")
+        held = relax.TensorType(self.shape(value.shape), str(carrier(value.dtype)))
+        self._values[value] = relax.Var(f"input_{index}", held)
+        return self._values[value]
+
+    def shaped(self, value: Value, shape: Sequence[Dim]) -> Any:
+        """Return a value as a Relax tensor of another shape with as many elements."""
+        if tuple(shape) == value.shape:
+            return self.tensor(value)
+        sizes = [dim for dim in shape if isinstance(dim, int)]
+        if isinstance(value, Constant) and len(sizes) == len(shape):
+            return relax.const(value.data.reshape(sizes), str(value.dtype))
+        return self.block.emit(relax.op.reshape(self.tensor(value), self.shape(shape)))
+
+    def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
+        """Call a kernel that is given as a function from TVM's tensors to a tensor; the arguments are Relax's.
+
+        TVM gives a kernel symbols of its own, so that numbers computed with sizes must be passed by name: as an
+        expression, or a row of them.
+        """
+        name = getattr(function, "func", function).__name__.strip("_")
+        tensors = [self.block.normalize(argument) for argument in arguments]
+        return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
+
+    def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], *types: TensorType) -> Any:
+        """Call a kernel in TIR, which takes the arguments and, behind them, results of the given types.
+
+        The sizes of its buffers may be variables of its own, which it reads from its arguments. The module gets one of
+        equal functions.
+        """
+        if (kernel := self._kernels.get(function)) is None:  # TVM would compare it with all others each time
+            kernel = self._kernels[function] = self.block.add_func(function, name)
+        results = [relax.TensorType(self.shape(type.shape), str(carrier(type.dtype))) for type in types]
+        given = [self.block.normalize(argument) for argument in arguments]
+        return relax.call_tir(kernel, given, results if len(results) > 1 else results[0])
+
+    def typed(self, expression: Any, type: TensorType) -> Any:
+        """Bind an expression to a variable of the given type."""
+        expression = self.block.emit(expression)
+        found = expression.ty
+        if not isinstance(found, relax.TensorType) or str(found.dtype) != str(carrier(type.dtype)):
+            raise TypeError(f"it gives {found} where {type} is expected")
+        for dim in type.shape:
+            self._bind(dim)  # a size that depends on data gets its value from the cast below
+        return self.held(expression, type)
+
+    def held(self, expression: Any, type: TensorType) -> Any:
+        """Give an expression the shape that it must have; it is checked at run time where TVM can't prove it."""
+        shape = self.shape(type.shape)
+        if self._same(expression.ty.shape, shape):
+            return expression
+        return self.block.match_cast(expression, relax.TensorType(shape, str(carrier(type.dtype))))
+
+    def _bind(self, dim: Dim) -> None:
+        if isinstance(dim, str) and dim.isidentifier():
+            self._sizes.setdefault(dim, tirx.Var(dim, "int64"))
+
+    def _same(self, found: Any, shape: Any) -> bool:
+        if not isinstance(found, relax.ShapeExpr) or len(found.values) != len(shape.values):
+            return False
+        return all(self._analyzer.can_prove_equal(a, b) for a, b in zip(found.values, shape.values, strict=True))
+
+    def _materialized(self, value: Value) -> Any:
+        """Make a small integer tensor from its symbolic elements."""
+        elements = contents(value)
+        if not elements:
+            raise TargetError(f"TVM can't hold %{value.name}: {value.type}")
+        row: Any = relax.op.shape_to_tensor(self.shape(elements))
+        row = self.block.emit(relax.op.reshape(row, self.shape(value.shape)))
+        return self.typed(row if value.dtype is DType.int64 else relax.op.astype(row, str(value.dtype)), value.type)
+
+
+def is_empty(value: Value) -> bool:
+    """Whether a value certainly has no elements."""
+    return value.type.is_static and 0 in value.shape

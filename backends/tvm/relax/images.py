@@ -1,0 +1,83 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Arguments and sizes for kernels on images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..kernels.epilogue import Reach
+from ..kernels.windows import Window
+from .emitter import Emitter
+from .fusion import Group, widened_from
+from .layouts import Blocked, blocked, blocked_type, images_of, in_blocks, is_image, row_in_blocks
+
+
+def is_known(x: Value, node: Node) -> bool:
+    """Whether images have known sizes, and results that aren't empty."""
+    types = (x.type, node.outputs[0].type)
+    return all(is_image(type) and type.dtype is DType.float32 and 0 not in type.shape for type in types)
+
+
+def is_worth_blocks(emitter: Emitter, x: Value) -> bool:
+    """Whether images lie in blocks already, or fill at least one."""
+    return x in emitter.blocked or images_of(x.type).channels >= emitter.machine.lanes
+
+
+def unwidened(x: Value) -> Value:
+    """Return the bfloat16 images that images were widened from, or the images themselves."""
+    narrow = widened_from(x)
+    return x if narrow is None else narrow
+
+
+def as_image(emitter: Emitter, x: Value) -> Any:
+    """Return images as a tensor with two spatial axes."""
+    batch, channels, *sizes = x.shape
+    return (
+        emitter.tensor(x)
+        if len(sizes) == 2
+        else relax.op.reshape(emitter.tensor(x), emitter.shape((batch, channels, 1, *sizes)))
+    )
+
+
+def constant_row(numbers: np.ndarray, lanes: int) -> Any:
+    """Return numbers for each channel as a row of whole blocks."""
+    return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
+
+
+def operands(emitter: Emitter, group: Group) -> list[Any]:
+    """Return the operands of a group's epilogue, in blocks."""
+    pairs = zip(group.operands, group.epilogue.operands, strict=True)
+    return [
+        row_in_blocks(emitter, value) if operand.reach is Reach.CHANNELS else in_blocks(emitter, value)
+        for value, operand in pairs
+    ]
+
+
+def image_call(emitter: Emitter, output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
+    """Call a kernel whose result is images in blocks, of a value's type."""
+    return Blocked(emitter.prim_func(name, kernel, arguments, blocked_type(emitter, output.type)))
+
+
+def window_of(node: Node, kernel: Sequence[int]) -> Window:
+    """Return where the windows of a node lie; a single spatial axis becomes the columns of an image with one row."""
+    x, get = node.inputs[0], node.attributes.get
+    assert x is not None
+    rank = len(kernel)
+    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
+    image, result = images_of(x.type).spatial, images_of(node.outputs[0].type).spatial
+    mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
+    begins, ends = list(pads[:rank]), list(pads[rank:])
+    if mode != "NOTSET":
+        for axis in range(rank):
+            reach = (result[axis] - 1) * strides[axis] + (kernel[axis] - 1) * gaps[axis] + 1
+            missing = max(reach - image[axis], 0) if mode.startswith("SAME") else 0
+            begins[axis] = (missing + (mode == "SAME_LOWER")) // 2
+            ends[axis] = missing - begins[axis]
+    rows = [(1, 1, 1, 1, 1, 0, 0)] if rank == 1 else []
+    axes = [*rows, *zip(image, result, kernel, strides, gaps, begins, ends, strict=True)]
+    return Window(*zip(*axes, strict=True))

@@ -1,0 +1,180 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""Images in blocks of channels as wide as a vector register (NCHWc): `[batch, block, row, column, lane]`.
+
+A value is held plain, in blocks, or both: it is converted when another form is first asked for, and only once.
+Convolutions give blocks, and operators on each channel alone continue with them, so that a network has no conversions
+between its first convolution and its last pool. Lanes beyond the last channel hold anything, and nobody reads them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from ....ir.dims import Dim
+from ....ir.graph import Constant, Graph, Node, Value
+from ....ir.operators import has_trait
+from ....ir.traits import Trait
+from ....ir.types import DType, TensorType
+from ..kernels.blocks import Images, block_kernel, unblock_kernel
+from ..kernels.pixelwise import Form, Pixelwise, pixelwise_kernel
+from .emitter import Emitter
+from .fusion import QUANTIZING, step_attributes, step_operands
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The result of a converter in blocks."""
+
+    tensor: Any
+
+
+def hold_blocked(emitter: Emitter, value: Value, tensor: Any) -> None:
+    """Hold a value in blocks; it is converted where it is asked for in its plain form."""
+    emitter.blocked[value] = tensor
+    emitter.defer(value, partial(_plain, emitter, value))
+
+
+def _plain(emitter: Emitter, value: Value) -> Any:
+    """Convert a value from blocks to its plain form.
+
+    With one pixel and full blocks, both forms have the same order in memory, so that a reshape will do.
+    """
+    images, tensor = images_of(value.type), emitter.blocked[value]
+    if prod(images.spatial) == 1 and images.channels % emitter.machine.lanes == 0:
+        return relax.op.reshape(tensor, emitter.shape(value.shape))
+    kernel = unblock_kernel(images, emitter.machine.lanes)
+    return emitter.prim_func("unblock", kernel, [tensor], value.type)
+
+
+def in_blocks(emitter: Emitter, value: Value, lanes: int = 0) -> Any:
+    """Convert a value to blocks of as many channels as a vector register has lanes, or of another number."""
+    if lanes not in (0, emitter.machine.lanes):
+        return _converted(emitter, value, value.shape, lanes)
+    if value not in emitter.blocked:
+        emitter.blocked[value] = _converted(emitter, value, value.shape)
+    return emitter.blocked[value]
+
+
+def row_in_blocks(emitter: Emitter, value: Value) -> Any:
+    """Return a value with a number for each channel, and no other axes, as a row of whole blocks."""
+    (channels,) = [size for size in value.shape if size != 1] or [1]
+    assert isinstance(channels, int)
+    dims = (1, channels, 1, 1)
+    if isinstance(value, Constant):
+        return relax.const(blocked(value.data.reshape(dims), emitter.machine.lanes).reshape(-1))
+    held = in_blocks(emitter, value) if value.shape == dims else _converted(emitter, value, dims)
+    return emitter.block.emit(relax.op.reshape(held, (-1,)))
+
+
+def blocked_type(emitter: Emitter, plain: TensorType, lanes: int = 0) -> TensorType:
+    """Return the type that images have in blocks."""
+    blocks = images_of(plain).blocks(lanes or emitter.machine.lanes)
+    return TensorType(plain.dtype, (plain.shape[0], *blocks))
+
+
+def twin_of(emitter: Emitter, node: Node) -> Node | None:
+    """Return the node rewritten for blocks, if it is elementwise and reads blocks."""
+    is_elementwise = node.operator in QUANTIZING or _gives_floats(node)
+    is_elementwise &= is_image(node.outputs[0].type)
+    if not (is_elementwise or _is_rounding(node)) or not any(value in emitter.blocked for value in node.inputs):
+        return None
+    graph = Graph(node.operator)
+    inputs: list[Value | None] = []
+    for value in step_operands(node):
+        operand = None if value is None else _operand(emitter, value, node.output)
+        if (value is None) != (operand is None):
+            return None
+        inputs.append(None if operand is None else _input(emitter, graph, *operand))
+    type = blocked_type(emitter, node.output.type)
+    return graph.add_node(node.operator, inputs, [type], dict(step_attributes(node)), location=node.location)
+
+
+def pixelwise(emitter: Emitter, twin: Node) -> Any:
+    """Call a kernel for a twin, if it has one of the operators that kernels know."""
+    given = [value for value in twin.inputs if value is not None]
+    sizes = Pixelwise(
+        twin.operator,
+        () if _is_rounding(twin) else tuple(sorted(twin.attributes.items())),
+        tuple(None if value is None else _form(value.type) for value in twin.inputs),
+        _form(twin.output.type),
+    )
+    tensors = [emitter.tensor(value) for value in given]
+    kernel = pixelwise_kernel(sizes, emitter.machine)
+    return emitter.prim_func(twin.operator.lower(), kernel, tensors, twin.output.type)
+
+
+def _operand(emitter: Emitter, value: Value, output: Value) -> tuple[Any, TensorType] | None:
+    """Return an operand in blocks or, if all channels share it, with one lane; None if neither is possible."""
+    dims = (1,) * (output.type.rank - value.type.rank) + value.shape
+    type = TensorType(value.dtype, dims)
+    if not is_image(type):
+        return None
+    if not value.type.rank:
+        return emitter.tensor(value), value.type
+    if dims[1] != 1 or output.shape[1] == 1:
+        held = in_blocks(emitter, value) if dims == value.shape else _converted(emitter, value, dims)
+        return held, blocked_type(emitter, type)
+    type = TensorType(value.dtype, (*blocked_type(emitter, type).shape[:-1], 1))
+    tensor = relax.op.reshape(emitter.tensor(value), emitter.shape(type.shape))
+    return emitter.block.emit(tensor), type
+
+
+def _input(emitter: Emitter, graph: Graph, tensor: Any, type: TensorType) -> Value:
+    value = graph.add_input(f"x{len(graph.inputs)}", type)
+    emitter.bind(value, tensor)
+    return value
+
+
+def _converted(emitter: Emitter, value: Value, dims: Sequence[Dim], lanes: int = 0) -> Any:
+    """Convert a value to blocks, in a shape that has axes of one element in front of its own."""
+    type = TensorType(value.dtype, tuple(dims))
+    lanes = lanes or emitter.machine.lanes
+    if isinstance(value, Constant):
+        return relax.const(blocked(value.data.reshape(type.static_shape), lanes))
+    tensor = relax.op.reshape(emitter.tensor(value), emitter.shape(dims))
+    kernel = block_kernel(images_of(type), lanes)
+    return emitter.block.emit(emitter.prim_func("block", kernel, [tensor], blocked_type(emitter, type, lanes)))
+
+
+def is_image(type: TensorType) -> bool:
+    """Whether tensors of a type are images that have a form in blocks."""
+    is_held = type.dtype in (DType.float32, DType.bfloat16, DType.uint8, DType.int8)
+    return is_held and type.rank in (3, 4) and all(isinstance(dim, int) for dim in type.shape[1:])
+
+
+def images_of(type: TensorType) -> Images:
+    """Return the sizes of images, for a type that `is_image` accepts."""
+    batch, *sizes = type.shape
+    channels, *spatial = (size for size in sizes if isinstance(size, int))
+    return Images(batch if isinstance(batch, int) else None, channels, tuple(spatial), str(type.dtype))
+
+
+def _gives_floats(node: Node) -> bool:
+    """Whether a node computes float32, element by element."""
+    is_elementwise = node.operator != "Cast" and has_trait(node.operator, Trait.ELEMENTWISE)
+    return is_elementwise and node.outputs[0].dtype is DType.float32
+
+
+def _is_rounding(node: Node) -> bool:
+    """Whether a node rounds images in float32 to bfloat16, or widens them back."""
+    types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
+    return node.operator == "Cast" and types == {DType.float32, DType.bfloat16} and is_image(node.output.type)
+
+
+def _form(type: TensorType) -> Form:
+    return str(type.dtype), tuple(dim if isinstance(dim, int) else None for dim in type.shape)
+
+
+def blocked(array: np.ndarray, lanes: int) -> np.ndarray:
+    """Arrange an array `[batch, channel, *spatial]` in blocks, with zeros beyond the last channel."""
+    batch, channels, *_ = array.shape
+    blocks, rows, columns, _ = Images(batch, channels, array.shape[2:]).blocks(lanes)
+    padded = np.zeros((batch, blocks * lanes, rows * columns), array.dtype)
+    padded[:, :channels] = array.reshape(batch, channels, -1)
+    return np.ascontiguousarray(padded.reshape(batch, blocks, lanes, rows, columns).transpose(0, 1, 3, 4, 2))

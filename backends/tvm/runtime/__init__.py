@@ -1,0 +1,1 @@
+"""What an artifact is loaded and run with; it imports nothing of the compiler."""

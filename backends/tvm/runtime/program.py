@@ -1,0 +1,202 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""TVM's runtime, from its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Container, Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from ....ir.errors import UsageError
+from ....ir.types import DType
+
+LIBRARY = "model.so"
+"""The file of an artifact that holds the kernels."""
+_CPU, _POOLED = 1, 2
+"""TVM's numbers of the device and of the allocator that keeps memory for the next call."""
+ALIGNMENT = 64
+"""Bytes that kernels expect tensors to be aligned to."""
+_POOL = threading.local()
+"""The number of threads in TVM's pool for calls of this thread: `threads`, once it was set."""
+_SPOKEN = frozenset(
+    map(
+        np.dtype,
+        ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+)
+"""Element types that numpy and TVM exchange as they are; others go as bytes, slower than a small kernel."""
+_NAMES = frozenset(dtype.name for dtype in _SPOKEN)
+_SMALL = 1 << 16
+"""Bytes up to which results are always copied: the library's own constants may be among them."""
+
+
+class Program:
+    """A library's `main` with its weights.
+
+    Threads may call it side by side: each call has a virtual machine to itself.
+    """
+
+    def __init__(self, library: Path, weights: Sequence[Any], threads: int | None) -> None:
+        """Load the library; each call runs on the given number of threads, or by default on as many as TVM takes.
+
+        Raises:
+            UsageError: the library lies where nothing may be run.
+        """
+        if hasattr(os, "ST_NOEXEC") and os.statvfs(library).f_flag & os.ST_NOEXEC:
+            raise UsageError(
+                f"{library} can't be run: its file system is mounted noexec; copy it to another one, "
+                "or name a folder of another one in TMPDIR"
+            )
+        self._threads = threads
+        self._library = _runtime().load_module(str(library), keep_module_alive=False)  # it is unloaded with the program
+        self._weights = tuple(weights)
+        self._idle: SimpleQueue[_Machine] = SimpleQueue()
+        self._idle.put(_Machine(self._library))
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run the model on inputs in order; errors of TVM's C++ are raised."""
+        if self._threads is not None:
+            use_threads(self._threads)
+        try:
+            machine = self._idle.get_nowait()
+        except Empty:
+            machine = _Machine(self._library)
+        try:
+            return machine(inputs, self._weights)
+        finally:
+            self._idle.put(machine)
+
+
+class _Machine:
+    """A virtual machine, with memory for inputs that are not aligned: allocating it anew costs more than copying."""
+
+    def __init__(self, library: Any) -> None:
+        machine = library["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED)
+        self._main = machine["main"]
+        self._memory: dict[int, np.ndarray] = {}
+
+    def __call__(self, inputs: Sequence[np.ndarray], weights: Sequence[Any]) -> list[np.ndarray]:
+        arguments = [*(self._tensor(*numbered) for numbered in enumerate(inputs)), *weights]
+        kept = {argument.data_ptr() for argument in arguments}
+        return [_own(array_of(result), kept) for result in self._main(*arguments)]
+
+    def _tensor(self, index: int, array: np.ndarray) -> Any:
+        if _is_placed(array):
+            return tensor_of(array)
+        memory = self._memory.get(index)
+        if memory is None or memory.size < array.nbytes:
+            memory = self._memory[index] = _aligned(array.nbytes)
+        placed = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+        placed[...] = array
+        return tensor_of(placed)
+
+
+def is_loaded(library: Path) -> bool:
+    """Whether the dynamic loader holds the library in a file, or one by its name."""
+    loader = ctypes.CDLL(None)
+    loader.dlopen.restype, loader.dlclose.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    held = loader.dlopen(os.fsencode(library), os.RTLD_LAZY | os.RTLD_NOLOAD)
+    if held is not None:
+        loader.dlclose(held)
+    return held is not None
+
+
+def use_threads(number: int) -> None:
+    """Let calls from this thread run on so many threads."""
+    if getattr(_POOL, "threads", None) != number:
+        _function("runtime.config_threadpool")(0, number)
+        _POOL.threads = number
+
+
+def tensor_of(array: np.ndarray) -> Any:
+    """Return an array as a tensor, which shares its memory if that is aligned."""
+    if array.dtype in _SPOKEN and _is_placed(array) and array.size:  # numpy's empty ones have steps that TVM refuses
+        return _runtime().from_dlpack(array)
+    return as_tensor(np.ascontiguousarray(array).reshape(-1).view(np.uint8), array.shape, str(DType.of(array.dtype)))
+
+
+def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
+    """Return a row of bytes as a tensor of a type, which shares its memory if that is aligned.
+
+    Numpy doesn't know all of TVM's element types.
+    """
+    if not _is_placed(octets):
+        memory = _aligned(octets.size)
+        memory[:] = octets
+        octets = memory
+    return _viewed(_runtime().from_dlpack(octets), shape, dtype)
+
+
+def array_of(tensor: Any) -> np.ndarray:
+    """Return a tensor as an array that shares its memory."""
+    if str(tensor.dtype) in _NAMES:
+        return np.from_dlpack(tensor)
+    dtype = DType[str(tensor.dtype)].numpy
+    octets = np.from_dlpack(_viewed(tensor, (np.prod(tensor.shape, dtype=int) * dtype.itemsize,), "uint8"))
+    return octets.view(dtype).reshape(tensor.shape)
+
+
+def _own(array: np.ndarray, others: Container[int]) -> np.ndarray:
+    """Return an array that shares no memory with a model's inputs and constants."""
+    return array.copy() if array.nbytes <= _SMALL or array.ctypes.data in others else array
+
+
+def _viewed(tensor: Any, shape: Sequence[int], dtype: str) -> Any:
+    return _function("runtime.TVMTensorCreateView")(tensor, _runtime().Shape(shape), dtype, 0)
+
+
+def _is_placed(array: np.ndarray) -> bool:
+    """Whether a tensor can share the memory of an array."""
+    flags = array.flags
+    return flags.writeable and flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
+
+
+def _aligned(size: int) -> np.ndarray:
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size]
+
+
+@cache
+def _function(name: str) -> Any:
+    return _runtime().get_global_func(name)
+
+
+@cache
+def _runtime() -> Any:
+    """Return the package that calls TVM's libraries, after loading these."""
+    os.environ.setdefault("TVM_BIND_THREADS", "0")  # or the pool ties the thread that calls it to one core, for good
+    with _without_torch():
+        import tvm_ffi
+    package = find_spec("tvm")
+    assert package is not None
+    folders = [Path(folder) / "lib" for folder in package.submodule_search_locations or ()]
+    for library in ("tvm_runtime", "tvm_runtime_extra"):  # the second has what sorts
+        tvm_ffi.libinfo.load_lib_ctypes("tvm", library, "RTLD_GLOBAL", extra_lib_paths=folders)
+    return tvm_ffi
+
+
+@contextmanager
+def _without_torch() -> Generator[None]:
+    """Hide torch from imports while this lasts.
+
+    `tvm_ffi` imports torch if it is installed, for conversions that nobody here asks for.
+    """
+    if "torch" in sys.modules or "tvm_ffi" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

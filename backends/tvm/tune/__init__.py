@@ -1,0 +1,1 @@
+"""Kernels measured in all the ways in which they can be generated."""

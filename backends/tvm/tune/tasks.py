@@ -1,0 +1,170 @@
+# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
+# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
+"""The measurements that find the fastest ways to generate a model's kernels.
+
+Ways take turns with the best one so far, in the order of their estimated times.
+"""
+
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import GenericConst
+from tvm.sym import Analyzer
+
+from ....ir.errors import CheckError
+from ....ir.graph import Graph
+from ....ir.types import DType
+from ....passes.legalization.origins import Origins
+from ....targets import Target
+from ..codegen.library import Tell
+from ..kernels.machine import Machine
+from ..llvm import llvm_target
+from ..relax.configs import Choices, Site
+from ..relax.emitter import Emitter
+from ..relax.lowering import Walk
+from ..runtime.program import array_of, use_threads
+from .database import Finding
+from .measure import Arguments, Trial, compiled
+
+_LEAST_GAIN = 1.02
+"""The least ratio of times for which another way is taken."""
+_MOST_WAYS = 20
+"""The most ways of a kernel that are measured."""
+_LEAST_SHARE = 0.003
+"""The least share of the time of all kernels: kernels that take less stay as they are."""
+_FAR = 1 << 26
+"""Bytes of weights that are so many that none stays in a cache until it is read again."""
+_ROUNDING = 0.02
+"""The relative difference that results of two ways may have, one of which may round to bytes elsewhere."""
+
+
+class Tuning:
+    """The kernels of a model that can be generated in several ways, on this machine."""
+
+    def __init__(
+        self,
+        legal: Graph,
+        origins: Origins,
+        target: Target,
+        sizes: Mapping[str, int],
+        tell: Tell = lambda *_: None,
+    ) -> None:
+        """Find the kernels.
+
+        Args:
+            legal: the graph as it would be compiled.
+            origins: the operators that refusals name.
+            target: a target like this machine.
+            sizes: the sizes of the inputs' symbolic dimensions.
+            tell: is told of each kernel before it is compiled, and after.
+        """
+        survey = _Survey()
+        self._tell = tell
+        self._emitter = Emitter(legal, Machine.of(target), survey)
+        Walk(legal, origins, self._emitter).module()
+        self._kind = llvm_target(target)
+        self._analyzer = Analyzer()
+        for name, size in sizes.items():
+            self._analyzer.bind(self._emitter.size(name), tirx.const(size, "int64"))
+        self._memory = min(sum(constant.data.nbytes for constant in legal.constants.values()), _FAR)
+        self._sites = {key: sites for key, sites in survey.sites.items() if self._is_sized(survey.calls[key])}
+        use_threads(target.threads)
+
+    @property
+    def kernels(self) -> set[str]:
+        """The keys of the kernels whose sizes are known."""
+        return set(self._sites)
+
+    def findings(self, known: Collection[str], until: float) -> Iterator[Finding]:
+        """Yield findings, first for the kernels that take the most time.
+
+        Args:
+            known: kernels that need not be measured.
+            until: `time.monotonic` when to begin with no other.
+
+        Raises:
+            CheckError: a kernel gives something else if it is generated in another way.
+        """
+        seconds = {key: self._trials(one, one.ways[:1])[0].seconds() for key, (one, *_) in self._sites.items()}
+        parts = {key: seconds[key] * len(sites) for key, sites in self._sites.items()}
+        for key in sorted(parts, key=lambda key: -parts[key]):
+            share = parts[key] / sum(parts.values())
+            if share < _LEAST_SHARE or time.monotonic() > until:
+                return
+            if key not in known:
+                yield self._found(self._sites[key][0], share)
+
+    def _found(self, site: Site, share: float) -> Finding:
+        """Find the best of a kernel's ways."""
+        (first,) = self._trials(site, site.ways[:1])
+        best, taken = first, site.ways[0]
+        together = os.cpu_count() or 1
+        for start in range(1, min(len(site.ways), _MOST_WAYS), together):
+            ways = site.ways[start : start + together]
+            for way, trial in zip(ways, self._trials(site, ways), strict=True):
+                if (error := trial.error(first)) > _ROUNDING:
+                    raise CheckError(f"{site.layer}: {site.key} is off by {error:.1e} with {asdict(way)}")
+                if trial.speedup_over(best) > _LEAST_GAIN:
+                    best, taken = trial, way
+        gain = 1.0 if best is first else best.speedup_over(first)
+        if gain < _LEAST_GAIN:  # it was chance
+            taken, gain = site.ways[0], 1.0
+        return Finding(site.key, site.layer, share, asdict(site.ways[0]), asdict(taken), gain)
+
+    def _trials(self, site: Site, ways: Sequence[Any]) -> list[Trial]:
+        """Compile kernels side by side, and return a trial for each."""
+        calls = [site.call(way) for way in ways]
+        module, name = self._emitter.block.get(), f"{site.layer}: {site.key}"
+        self._tell(name, True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            runs = list(pool.map(lambda call: compiled(module[call.args[0]], self._kind), calls))
+        self._tell(name, False)
+        return [Trial(run, self._arguments(call), self._memory) for run, call in zip(runs, calls, strict=True)]
+
+    def _arguments(self, call: Any) -> Arguments:
+        """Return random arguments for a call, and its constants."""
+        random = np.random.default_rng(0)
+        given = call.args[1].fields
+        weights = {place: array_of(it.value) for place, it in enumerate(given) if isinstance(it, GenericConst)}
+        inputs = [None if place in weights else self._random(it.ty, random) for place, it in enumerate(given)]
+        return Arguments(inputs, weights, [self._random(type, random) for type in call.ty_args])
+
+    def _random(self, type: Any, random: np.random.Generator) -> np.ndarray:
+        dtype, shape = DType[str(type.dtype)], [int(size) for size in self._known(type)]
+        numbers = random.standard_normal(shape, np.float32) if dtype.is_float else random.integers(0, 100, shape)
+        return numbers.astype(dtype.numpy)
+
+    def _is_sized(self, call: Any) -> bool:
+        """Whether all sizes of a call are known: those that data decide aren't."""
+        types = [*(it.ty for it in call.args[1].fields), *call.ty_args]
+        return all(isinstance(size, tirx.IntImm) for type in types for size in self._known(type))
+
+    def _known(self, type: Any) -> list[Any]:
+        """Return a shape in numbers, from the sizes of the inputs' dimensions."""
+        return [self._analyzer.simplify(size) for size in type.shape.values]
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey(Choices):
+    """Choices by estimated times, which record the kernels that can be generated in several ways.
+
+    Attributes:
+        sites: the kernels' places, by key.
+        calls: the call of the first kernel of each key, in the way with the least estimated time.
+    """
+
+    sites: dict[str, list[Site]] = field(default_factory=dict[str, list[Site]])
+    calls: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def made(self, site: Site) -> Any:
+        call = site.call(site.ways[0])
+        if len(site.ways) > 1:
+            self.sites.setdefault(site.key, []).append(site)
+            self.calls.setdefault(site.key, call)
+        return call

@@ -1,0 +1,97 @@
+"""The integers that stand for floats: `real = scale * (integer - zero_point)`."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from .graph import Node
+from .types import DType
+
+LARGEST_BIAS = 2**30
+"""The largest bias, in steps of its grid, whose sum with the products stays within int32."""
+
+_TINY = float(np.finfo(np.float32).tiny)
+_HUGE = 1e36
+"""The largest scale, as `_TINY` is the smallest, for which both its reciprocal and the grid's ends are finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantParams:
+    """An affine map from 8-bit integers to floats, for a whole tensor.
+
+    Attributes:
+        scale: the distance between neighbours.
+        zero_point: the integer that stands for 0, which is always exact.
+        dtype: of the integers: `uint8` or `int8`.
+    """
+
+    scale: float
+    zero_point: int
+    dtype: DType
+
+    @classmethod
+    def over(cls, low: float, high: float, dtype: DType) -> Self:
+        """The finest grid over a range, widened to hold 0."""
+        limits = np.iinfo(dtype.numpy)
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max((high - low) / (limits.max - limits.min), _TINY) if high > low else 1.0
+        return cls(scale, int(limits.min + round(-low / scale)), dtype)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point as QuantizeLinear takes them."""
+        return np.asarray(self.scale, np.float32), np.asarray(self.zero_point, self.dtype.numpy)
+
+
+def quant_params_of(node: Node) -> QuantParams | None:
+    """The grid of a QuantizeLinear or DequantizeLinear between float32 and 8-bit integers; None unless it has one."""
+    scale, zero_point, x = node.constant(1), node.constant(2), node.inputs[0]
+    assert x is not None
+    floats, integers = (x, node.output) if node.operator == "QuantizeLinear" else (node.output, x)
+    if (
+        integers.dtype not in (DType.uint8, DType.int8)
+        or floats.dtype is not DType.float32
+        or node.attributes.get("precision", 0) not in (0, DType.float32.value)
+        or scale is None
+        or scale.dtype != np.float32
+        or scale.size != 1
+        or not _TINY <= scale.item() <= _HUGE
+        or (node.input(2) is not None and (zero_point is None or zero_point.size != 1))
+    ):
+        return None
+    return QuantParams(scale.item(), 0 if zero_point is None else int(zero_point.item()), integers.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerWeight:
+    """A weight in 8-bit integers around 0.
+
+    Attributes:
+        data: int8, in the shape of the weight.
+        scale: one for all, or one for each channel along `axis`, float32.
+        axis: of the channels that have a scale of their own; None where one scale holds for all.
+    """
+
+    data: np.ndarray
+    scale: np.ndarray
+    axis: int | None
+
+
+def quantize_weight(
+    weight: np.ndarray, axis: int | None, bits: int = 8, least: np.ndarray | float = 0.0
+) -> IntegerWeight:
+    """Round a weight to integers of `bits` bits, symmetric around 0.
+
+    Args:
+        weight: floats.
+        axis: of the channels that get a scale of their own; None for one scale.
+        bits: that the integers may take up.
+        least: lower bounds of the scales, by channel.
+    """
+    top = 2 ** (bits - 1) - 1
+    others = None if axis is None else tuple(index for index in range(weight.ndim) if index != axis)
+    largest = np.abs(weight).max(axis=others, initial=0.0)
+    scale = np.maximum(largest / top, least)
+    scale = np.where(scale < _TINY, 1.0, scale).astype(np.float32)
+    spread = scale if axis is None else scale.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
+    return IntegerWeight(np.clip(np.rint(weight / spread), -top, top).astype(np.int8), scale, axis)

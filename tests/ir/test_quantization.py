@@ -1,0 +1,45 @@
+"""Grids: zero is exact, and rounding stays within half a step."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planish.ir.quantization import QuantParams, quantize_weight
+from planish.ir.types import DType
+
+numbers = st.floats(-1e6, 1e6, width=32)
+
+
+@pytest.mark.parametrize("dtype", [DType.uint8, DType.int8])
+@settings(deadline=None)
+@given(ends=st.tuples(numbers, numbers))
+def test_a_grid_holds_its_range_and_zero(dtype, ends):
+    low, high = min(ends), max(ends)
+    grid = QuantParams.over(low, high, dtype)
+    limits = np.iinfo(dtype.numpy)
+    assert limits.min <= grid.zero_point <= limits.max
+    ends_held = [(limit - grid.zero_point) * grid.scale for limit in (limits.min, limits.max)]
+    assert ends_held[0] <= min(low, 0) + grid.scale / 2 * 1.001
+    assert ends_held[1] >= max(high, 0) - grid.scale / 2 * 1.001
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize(("bits", "top"), [(8, 127), (7, 63)])
+def test_weights_are_rounded_within_half_a_step_of_their_channel(axis, bits, top):
+    weight = np.random.default_rng(0).standard_normal((6, 5, 3)).astype(np.float32)
+    found = quantize_weight(weight, axis, bits)
+    scale = found.scale if axis is None else np.expand_dims(found.scale, [a for a in range(3) if a != axis])
+    assert np.abs(found.data * scale - weight).max() <= (scale.max() / 2) * 1.001
+    assert np.abs(found.data.astype(int)).max() == top
+
+
+def test_a_channel_of_zeros_has_a_scale_that_divides():
+    found = quantize_weight(np.zeros((2, 3), np.float32), axis=0)
+    assert (found.scale > 0).all()
+    assert not found.data.any()
+
+
+def test_scales_grow_where_a_large_bias_needs_it():
+    found = quantize_weight(np.full((2, 3), 0.01, np.float32), axis=0, least=np.array([1.0, 0.0]))
+    np.testing.assert_allclose(found.scale, [1.0, 0.01 / 127], rtol=1e-6)
