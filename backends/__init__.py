@@ -7,6 +7,7 @@ from pkgutil import iter_modules
 from ..ir.errors import UsageError
 from ..ir.plugins import plugins
 from ..ir.suggestion import nearest
+from ..passes.legalization.finder import find_support_with
 from .base import Backend, Executable, Port
 
 __all__ = ["Backend", "Executable", "Port", "backend_names", "find_backend"]
@@ -32,6 +33,9 @@ def find_backend(name: str) -> Backend:
     if not isinstance(backend, Backend) or backend.name != name:
         raise plugin.fault(f"is no Backend object whose name is {name!r}")
     return backend
+
+
+find_support_with(lambda name: find_backend(name).support())
 
 
 @cache

@@ -39,6 +39,7 @@ def write_artifact(
     extra: Mapping[str, Any] | None = None,
     *,
     key: bytes | None = None,
+    legal: "Graph | None" = None,
 ) -> dict[str, Any]:
     """Compile a graph into an artifact folder; an artifact that is already there is replaced once the new one is whole.
 
@@ -49,6 +50,7 @@ def write_artifact(
         target: the machine to build for.
         extra: further keys of the manifest, such as measurements.
         key: the key that the manifest is signed with.
+        legal: what the backend's pipeline has made of the graph, if that was run by somebody else.
 
     Returns:
         The manifest.
@@ -60,7 +62,11 @@ def write_artifact(
     if missing := backend.available():
         raise TargetError(f"backend {backend.name} is not installed: {missing}")
     with replaced(directory) as folder, writing(folder):
-        files = backend.compile(graph, target, folder)
+        if legal is None:
+            from .legal import legalized  # an artifact is loaded without passes
+
+            legal = legalized(graph, target, backend)
+        files = backend.compile(legal, graph, target, folder)
         manifest = {
             "format": FORMAT,
             "planish": version("planish"),

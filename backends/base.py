@@ -15,6 +15,7 @@ from ..ir.errors import ModelError, UsageError
 
 if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime alone
     from ..ir.graph import Graph
+    from ..passes.base import Pass
     from ..passes.legalization.support import Support
     from ..targets import Target
 
@@ -68,15 +69,13 @@ class Backend(ABC):
 
     Attributes: name: its name in recipes and manifests, which is that of its package. native: whether what it compiles
     is machine code of the target. tunable: whether `planish tune` measures its kernels. weights: the names of files
-    that hold numbers alone, which are checked while they are loaded; others are before. support: of a backend of
-    another package, what `legalize` has to do for it; None where it runs all of the standard.
+    that hold numbers alone, which are checked while they are loaded; others are before.
     """
 
     name: ClassVar[str]
     native: ClassVar[bool] = False
     tunable: ClassVar[bool] = False
     weights: ClassVar[frozenset[str]] = frozenset()
-    support: ClassVar["Support | None"] = None
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -107,19 +106,41 @@ class Backend(ABC):
         """Return the backend in a form that fails where its compiler does, instead of falling back."""
         return self
 
-    def refuse(self, graph: "Graph", target: "Target") -> None:
+    def support(self) -> "Support":
+        """Return what `legalize` has to do for the backend; by default, that it runs all of the standard."""
+        from ..passes.legalization.support import Support
+
+        return Support()
+
+    def pipeline(self, target: "Target") -> Sequence["Pass"]:
+        """Return the passes after which the backend can compile a graph for a target."""
+        from ..passes.legalization.legalize import Legalization
+
+        return [Legalization(backend=self.name)]
+
+    def refuse(  # noqa: B027 -- most know nothing beyond what `legalize` refuses
+        self, legal: "Graph", source: "Graph", target: "Target"
+    ) -> None:
         """Refuse a graph that can't be compiled, as far as that shows in less time than compiling takes.
+
+        Args:
+            legal: as `pipeline` leaves it.
+            source: what it was before, whose operators refusals name.
+            target: the machine to build for.
 
         Raises:
             TargetError: as `compile` does.
         """
-        from ..passes.legalize import legalized
-
-        legalized(graph, target, self.name)
 
     @abstractmethod
-    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+    def compile(self, legal: "Graph", source: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         """Write a graph in the backend's form into a folder; return the files.
+
+        Args:
+            legal: as `pipeline` leaves it.
+            source: what it was before, whose operators refusals name.
+            target: the machine to build for.
+            directory: the folder, which exists.
 
         Raises:
             TargetError: an operator that the backend can't run, by name and layer.

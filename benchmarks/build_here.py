@@ -7,8 +7,8 @@ A fault of LLVM's ends the process.
 
 from pathlib import Path
 
+from planish.backends.legal import legalized
 from planish.backends.tvm.backend import Tvm
-from planish.backends.tvm.legal import legal_graph
 from planish.driver.cli import main
 from planish.ir.graph import Graph
 from planish.passes.legalization.origins import Origins
@@ -21,7 +21,7 @@ class Here(Tvm):
     def compile(self, graph: Graph, target: Target, directory: Path) -> list[Path]:
         from planish.backends.tvm.codegen.build import Build
 
-        return Build(legal_graph(graph, target), Origins.of(graph), target).write(directory)
+        return Build(legalized(graph, target, "tvm"), Origins.of(graph), target).write(directory)
 
     def warm_up(self) -> None:
         """Start no other process."""

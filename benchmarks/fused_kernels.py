@@ -22,12 +22,12 @@ import onnxruntime
 import typer
 
 import planish
+from planish.backends.legal import legalized
 from planish.backends.onnx_model import to_onnx
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
 from planish.ir.types import DType, TensorType
 from planish.passes.legalization.fused import FUSED
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 Shape = tuple[int, ...]

@@ -51,8 +51,8 @@ from rich.console import Console
 from rich.table import Table
 
 import planish
+from planish.backends.legal import legalized
 from planish.backends.onnx_file import write_onnx
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 MOST = 1.02

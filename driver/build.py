@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backends import Executable, backend_names, find_backend
-from ..backends.artifact import amend_manifest, replaced, write_artifact
+from ..backends import Backend, Executable, backend_names, find_backend
+from ..backends.artifact import amend_manifest, replaced
 from ..backends.machine import runs_here
-from ..backends.manifest import check_key
+from ..backends.manifest import check_key, read_manifest
 from ..ir.analysis.cost import summarize
 from ..ir.drafts import workspace
 from ..ir.errors import BudgetError, ModelError, TargetError, UsageError
@@ -144,6 +144,18 @@ class Job:
             verification=self.recipe.verify,
         )
 
+    def lowering(self, probes: Sequence[Feeds], scratch: Path) -> Lowering:
+        """How the result is compiled."""
+        recipe = self.recipe
+        return Lowering(self.target, probes, recipe.verify, scratch, self.reporter, recipe.database, self.instruments)
+
+    @property
+    def backends(self) -> Sequence[Backend]:
+        """The backends that the result may be compiled by, as far as they are installed."""
+        choice = self.recipe.backend
+        found = map(find_backend, backend_names() if choice == "auto" else [choice])
+        return [backend for backend in found if not backend.available()]
+
     @property
     def is_for_another_machine(self) -> bool:
         """Whether it is known that the machine at hand can't run what is built."""
@@ -234,10 +246,10 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
 def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
     """What is built for a machine that isn't at hand, and where it is; its metric is what the interpreter computes."""
     backend, directory = find_backend(job.recipe.backend), scratch / job.recipe.backend
-    job.reporter.stage(f"lowering to {backend.name}")
-    files = write_artifact(directory, graph, backend, job.target)["files"]
+    probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
+    job.lowering(probes, scratch).write(graph, backend, directory)
     job.reporter.warn(f"this machine can't run what is built for {job.target.name}: it is neither checked nor measured")
-    size = sum(file["size"] for file in files.values())
+    size = sum(file["size"] for file in read_manifest(directory)["files"].values())
     return Measured(backend.name, None, size, job.score(interpreted(graph), resamples=True)), directory
 
 
@@ -247,8 +259,7 @@ def _measured(
     """The latency of the untouched model, the fastest of the built models, and its path, from probes and a sample."""
     probes, sample = inputs
     recipe = job.recipe
-    lowering = Lowering(job.target, probes, recipe.verify, scratch, job.reporter, recipe.database)
-    candidates = lowering.candidates(graph, recipe.backend)
+    candidates = job.lowering(probes, scratch).candidates(graph, recipe.backend)
     job.reporter.stage("measuring latency")
     models = [untouched, *(candidate.executable for candidate in candidates)]
     reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])

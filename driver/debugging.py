@@ -37,7 +37,7 @@ def find_fault(
     Where passes are right and a backend is at fault, its error says so, and names the layer.
 
     Args:
-        subject: a recipe, the folder of a reproducer, or a model.
+        subject: a recipe, whose backends' own passes are searched too, the folder of a reproducer, or a model.
         pipeline: for a model.
         data: calibration data for a model.
         target: for a model.
@@ -51,15 +51,18 @@ def find_fault(
     if is_recipe and pipeline is not None:
         raise UsageError("a recipe says itself what its passes are")
     with isolated_imports(Path(subject).parent if is_recipe else Path()):
+        endings: list[Sequence[Pass]] = [()]
         if is_recipe:
             changed = {} if verify is None else {"verify": verify}
-            case = prepare(read_recipe(Path(subject), changed), reporter).case
+            job = prepare(read_recipe(Path(subject), changed), reporter)
+            case, endings = job.case, [backend.pipeline(job.target) for backend in job.backends]
         else:
             case = read_case(subject, pipeline, data, target, reporter, verify)
         reporter.stage("running the whole pipeline")
         context = replace(case.context, progress=reporter.progress)
         check = NumericCheck.of(context, case.verification)
-        fault = bisect(parse_pipeline(case.pipeline), check, context, reporter.stage)
+        searches = (bisect((*parse_pipeline(case.pipeline), *it), check, context, reporter.stage) for it in endings)
+        fault = next(filter(None, searches), None)
         if fault is None and case.backend:
             reporter.stage(f"compiling for {case.backend}")
             compile_again(case, case.run())

@@ -6,19 +6,23 @@ from pathlib import Path
 
 from ..backends import Backend, Executable, backend_names, find_backend
 from ..backends.artifact import load, write_artifact
+from ..backends.legal import legalized
 from ..backends.manifest import MANIFEST, read_manifest
 from ..ir.errors import CheckError, PlanishError, TargetError
 from ..ir.graph import Graph
 from ..passes.base import Effect, Feeds, Pass, PassContext
 from ..passes.group import run_each
-from ..passes.manager import other_packages
+from ..passes.instrument import Instrument
+from ..passes.manager import PassManager, other_packages
 from ..passes.order import flattened
+from ..passes.pipeline import format_pipeline
+from ..passes.reproducer import Reproducer, reproducing
 from ..passes.verification import Verification
 from ..targets import Target
 from .backend_check import BackendCheck
 from .measurement import Latency
 from .model import read_model
-from .reporter import Reporter, compilers_heard
+from .reporter import PassReporter, Reporter, compilers_heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
         TargetError: with the layer, as when it is compiled.
     """
     try:
-        backend.refuse(source, context.target)
+        _refuse(backend, source, context.target)
     except TargetError:
         graph = source.clone()
     else:
@@ -96,7 +100,11 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
         run_each(passes, context, lambda step, narrowed: not _is_lossy(step) and step.apply(graph, narrowed).changed)
     except Exception:  # which is told of, with a reproducer, where the passes are checked
         return
-    backend.refuse(graph, context.target)
+    _refuse(backend, graph, context.target)
+
+
+def _refuse(backend: Backend, graph: Graph, target: Target) -> None:
+    backend.refuse(legalized(graph, target, backend), graph, target)
 
 
 def _is_lossy(step: Pass) -> bool:
@@ -114,6 +122,7 @@ class Lowering:
         scratch: folder for artifacts.
         reporter: hears of progress.
         tuned: what `planish tune` has written.
+        instruments: that watch the backends' own passes.
     """
 
     target: Target
@@ -122,6 +131,7 @@ class Lowering:
     scratch: Path
     reporter: Reporter
     tuned: Path | None = None
+    instruments: Sequence[Instrument] = ()
 
     def candidates(self, graph: Graph, choice: str) -> list[Candidate]:
         """A graph compiled by the chosen backend, or for `auto` by every one that is installed and can run it.
@@ -152,13 +162,36 @@ class Lowering:
         return found
 
     def _candidate(self, graph: Graph, backend: Backend) -> Candidate:
-        self.reporter.stage(f"lowering to {backend.name}")
-        with compilers_heard(self.reporter):
-            candidate = lower(graph, backend, self.target, self.scratch / backend.name)
+        directory = self.scratch / backend.name
+        self.write(graph, backend, directory)
+        candidate = open_artifact(backend.name, directory)
         if self.verification.level == "numeric":
             check = BackendCheck(backend, self.target, self.verification.tolerance)
             check.hold(candidate.executable, graph, self.probes, self.scratch)
         return candidate
+
+    def write(self, graph: Graph, backend: Backend, directory: Path) -> None:
+        """Run the backend's own passes over a graph, checked as all others are, and compile what they make of it.
+
+        Raises:
+            TargetError: the backend can't run the graph, or isn't installed.
+            CheckError: one of the passes changed what the graph means; it leaves a reproducer.
+        """
+        self.reporter.stage(f"lowering to {backend.name}")
+        passes, legal = backend.pipeline(self.target), graph.clone()
+        case = Reproducer(
+            graph,
+            format_pipeline(passes),
+            machine=self.target,
+            verification=self.verification,
+            probes=self.probes,
+        )
+        watching = [PassReporter(self.reporter, implied=passes), *self.instruments]
+        with reproducing(case):
+            context = PassContext(self.target, source=graph, probes=self.probes)
+            PassManager(passes, watching, self.verification).run(legal, context)
+        with compilers_heard(self.reporter):
+            write_artifact(directory, graph, backend, self.target, legal=legal)
 
 
 def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tuple[Candidate, Latency]:

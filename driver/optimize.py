@@ -5,11 +5,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from ..backends import find_backend
 from ..ir.errors import UsageError
 from ..passes.instrument import Instrument
-from ..passes.pipeline import parse_pipeline
+from ..passes.pipeline import format_pipeline, parse_pipeline
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer, reproducing
 from ..passes.verification import EVERYTHING, Verification
+from ..targets.load import load_target
 from .api import Optimized, optimize
 from .backend_check import compile_again
 from .data import doubts, ports_of, read_data
@@ -24,6 +26,7 @@ def optimize_file(
     pipeline: str | None,
     output: Path | None,
     *,
+    lower_to: str | None = None,
     target: str = "native",
     data: str | None = None,
     verify: Verification | str | None = None,
@@ -37,6 +40,7 @@ def optimize_file(
         model: a reference, or the folder of a reproducer, which brings what else it takes.
         pipeline: as text; None for a reproducer's own.
         output: a `.onnx` or `.planish` file; None writes nothing.
+        lower_to: a backend whose own passes run behind the pipeline.
         target: that passes build for.
         data: that they calibrate on.
         verify: what is checked after each pass; None for everything, or what a reproducer was left by.
@@ -50,7 +54,12 @@ def optimize_file(
     if output is not None:
         check_form(output)
     with isolated_imports(Path()):
+        if lower_to is not None and pipeline is None and not is_reproducer(model):
+            pipeline = ""
         case = read_case(model, pipeline, data, target, reporter, verify)
+        if lower_to is not None:
+            steps = find_backend(lower_to).pipeline(load_target(target))
+            case = replace(case, pipeline=",".join(filter(None, [case.pipeline, format_pipeline(steps)])))
         if explainer is not None:
             explainer.prepare(parse_pipeline(case.pipeline))
             instruments = (*instruments, explainer)

@@ -57,11 +57,17 @@ def compilers_heard(reporter: Reporter) -> Generator[None]:
 
 
 class PassReporter(Instrument):
-    """Tells a reporter which pass runs, and in the end which passes asked for by name found nothing to do."""
+    """Tells a reporter which pass runs, and in the end which passes asked for by name found nothing to do.
 
-    def __init__(self, reporter: Reporter) -> None:
+    Args:
+        reporter: the reporter.
+        implied: passes that nobody has asked for by name, beside those of presets.
+    """
+
+    def __init__(self, reporter: Reporter, implied: Sequence[Pass] = ()) -> None:
         self._reporter = reporter
-        self._implied = {id(step) for preset in PRESETS for step in flattened(preset_passes(preset))}
+        presets = (step for preset in PRESETS for step in flattened(preset_passes(preset)))
+        self._implied = {id(step) for step in (*presets, *implied)}
         self._running = 0  # the identity of a pass
         self._warnings: dict[int, str] = {}  # by pass; none where it changed something, be it in one round of many
 

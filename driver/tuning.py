@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..backends import find_backend
+from ..backends.legal import legalized
 from ..backends.machine import runs_here
 from ..ir.drafts import workspace
 from ..ir.errors import TargetError, UsageError
@@ -96,7 +97,8 @@ def tune(
             reporter.progress("measuring kernels", len(findings), len(kernels - before))
 
         sizes = sizes_in(sample, estimated.executable.inputs)
-        search(graph, machine, sizes, known=before, seconds=60 * minutes, begun=kernels.update, found=note)
+        legal = legalized(graph, machine, backend)
+        search(legal, graph, machine, sizes, known=before, seconds=60 * minutes, begun=kernels.update, found=note)
         speedup = None
         if any(entry.gain > 1 for key, entry in database.of(machine).items() if key in kernels):
             reporter.stage("comparing the model as tuned with the one before")

@@ -16,6 +16,7 @@ from . import values
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
+    from ...passes.legalization.support import Support
     from ...targets import Target
 
 _MODEL = "model.onnx"
@@ -32,17 +33,20 @@ class OnnxRuntime(Backend):
     def available(self) -> str | None:
         return None if find_spec("onnxruntime") else "pip install onnxruntime"
 
-    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+    def support(self) -> "Support":
+        from .support import SUPPORT
+
+        return SUPPORT
+
+    def compile(self, legal: "Graph", source: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         from ...passes.legalization.origins import Origins
-        from ...passes.legalize import legalized
         from ..onnx_file import write_onnx
         from .diagnosis import diagnosis
 
         path = directory / _MODEL
-        legal = legalized(graph, target, self.name)
         write_onnx(legal, path)
         if fault := _fault(path):
-            found = diagnosis(legal, Origins.of(graph).name, _fault_of)
+            found = diagnosis(legal, Origins.of(source).name, _fault_of)
             raise TargetError(found or f"ONNX Runtime can't run the model: {fault}")
         return sorted(directory.glob(f"{_MODEL}*"))
 

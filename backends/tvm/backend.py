@@ -27,9 +27,13 @@ from .runtime.weights import TABLE, read_weights
 
 if TYPE_CHECKING:
     from ...ir.graph import Graph
+    from ...passes.base import Pass
+    from ...passes.legalization.support import Support
     from ...targets import Target
     from .tune.database import Database
 
+_LARGEST_CONSTANT = 1 << 20
+"""Bytes that a folded constant may have grown to: masks and waves needn't be made anew."""
 _loading = threading.Lock()
 """A lock held from looking for a library until it is loaded, so that no two programs load the same one."""
 
@@ -106,24 +110,32 @@ class Tvm(Backend):
     def strict(self) -> "Tvm":
         return Tvm(self._database, self._source, checks_kernels=self._checks_kernels, is_strict=True)
 
-    def refuse(self, graph: "Graph", target: "Target") -> None:
-        """Refuse what isn't legal, and sizes that depend on data in a way that isn't followed."""
+    def support(self) -> "Support":
+        from .support import SUPPORT
+
+        return SUPPORT
+
+    def pipeline(self, target: "Target") -> Sequence["Pass"]:
+        """Return the passes that make a graph legal, with its constants folded: TVM would fold by rules of its own."""
+        from ...passes.cleanup.fold_constants import ConstantFolding
+
+        fold = ConstantFolding(limit=_LARGEST_CONSTANT)
+        return [fold, *super().pipeline(target), fold]
+
+    def refuse(self, legal: "Graph", source: "Graph", target: "Target") -> None:
+        """Refuse sizes that depend on data in a way that isn't followed."""
         from ...ir.unknown import is_from_data
         from .compiler.compilation import Compilation
-        from .legal import legal_graph
 
-        legal = legal_graph(graph, target)
         symbols = (symbol for node in legal.nodes for value in node.outputs for symbol in value.type.symbols)
         if any(map(is_from_data, symbols)):
-            Compilation(graph, legal, target).refuse()
+            Compilation(source, legal, target).refuse()
 
-    def compile(self, graph: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
+    def compile(self, legal: "Graph", source: "Graph", target: "Target", directory: Path) -> Sequence[Path]:
         from .compiler.compilation import Compilation
-        from .legal import legal_graph
 
         warm_up()
-        legal = legal_graph(graph, target)
-        compilation = Compilation(graph, legal, target, self._source, self._checks_kernels, self._is_strict)
+        compilation = Compilation(source, legal, target, self._source, self._checks_kernels, self._is_strict)
         return [directory / name for name in compilation.write(directory)]
 
     def opens(self, directory: Path) -> Collection[str]:

@@ -22,7 +22,8 @@ class Dump(Instrument):
     """Writes `00-source.txt`, `01-fold-constants.txt`, and where a pass changed something `01-fold-constants.diff`.
 
     A pass that is found wrong has its files as well. The data of large constants is not in the text; a checksum of each
-    stands below the graph, so that the diff shows which ones a pass changed.
+    stands below the graph, so that the diff shows which ones a pass changed. A build runs a second pipeline, the
+    backend's: its files follow, with a source of their own.
 
     Args:
         folder: that is made for them, or is empty.
@@ -34,7 +35,7 @@ class Dump(Instrument):
         self._last: tuple[str, list[str]] = "", []
 
     def start(self, graph: Graph, context: PassContext) -> None:
-        if self._folder.is_dir() and any(self._folder.iterdir()):
+        if not self._count and self._folder.is_dir() and any(self._folder.iterdir()):
             raise UsageError(f"the folder {self._folder} is not empty: dump into another, or remove it")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write("source", "", graph)

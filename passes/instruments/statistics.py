@@ -31,6 +31,7 @@ class Statistics(Instrument):
     def start(self, graph: Graph, context: PassContext) -> None:
         self._graph, self._symbols = graph, context.sizes
         self._before = self._sizes()
+        self._rewrites.clear()
 
     def after(self, record: PassRecord, graph: Graph) -> None:
         self._rewrites.update({(record.name, rewrite): count for rewrite, count in record.result.counts.items()})

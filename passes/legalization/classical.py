@@ -21,7 +21,7 @@ def transformed(op: Builder, scores: Value, transform: str) -> Value:
             return op.Softmax(scores)
         case "SOFTMAX_ZERO":
             is_zero = op.Equal(scores, 0.0)
-            return op.Where(is_zero, 0.0, op.Softmax(op.Where(is_zero, op.constant(-np.inf), scores)))
+            return op.Where(is_zero, op.constant(0.0), op.Softmax(op.Where(is_zero, op.constant(-np.inf), scores)))
         case _:
             raise RefusedError(f"nothing computes {transform}")
 
@@ -146,7 +146,7 @@ def _svm_regressor(op: Builder, node: Node) -> Value:
         vectors = floats(node.attributes["support_vectors"], count, -1)
         x = _KERNELS[attribute(node, "kernel_type", "LINEAR")](op, x, vectors, attribute(node, "kernel_params", ()))
     y = op.Add(op.MatMul(x, floats(node.attributes["coefficients"], -1, 1)), float(attribute(node, "rho", (0.0,))[0]))
-    return op.Where(op.Greater(y, 0.0), 1.0, op.constant(-1.0)) if attribute(node, "one_class", 0) else y
+    return op.Where(op.Greater(y, 0.0), op.constant(1.0), op.constant(-1.0)) if attribute(node, "one_class", 0) else y
 
 
 Kernel = Callable[[Builder, Value, np.ndarray, tuple[float, ...]], Value]

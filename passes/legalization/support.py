@@ -29,6 +29,7 @@ class Support:
             others.
         widened: the nodes on floats of half precision that are computed in float32, since the backend would round more
             often.
+        advice: what to do where something is refused, as a phrase.
     """
 
     expanded: Mapping[str, Condition] = field(default_factory=dict[str, Condition])
@@ -39,3 +40,4 @@ class Support:
     uncomputed: Objection = field(default=lambda node: "")
     kernel: Callable[[Node], str] = field(default=lambda node: node.operator)
     widened: Condition = field(default=lambda node: False)
+    advice: str = ""

@@ -7,13 +7,13 @@ import pytest
 
 from planish.backends import Executable, find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.legal import legalized
 from planish.frontends.onnx import read_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import ModelError, TargetError
 from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
-from planish.passes.legalize import legalized
 
 
 def lowered(graph: Graph, target, folder: Path) -> Executable:

@@ -20,18 +20,19 @@ from planish.backends import Backend, Executable
 from planish.ir.interpreter import Interpreter
 from planish.ir.storage import load, save
 from planish.passes.legalization.support import Support
-from planish.passes.legalize import legalized
 
 
 class Theirs(Backend):
     name = "theirs"
-    support = Support(expanded={"Swish": lambda node: True})
 
     def available(self):
         return None
 
-    def compile(self, graph, target, directory):
-        save(legalized(graph, target, self.name), directory / "graph.planish")
+    def support(self):
+        return Support(expanded={"Swish": lambda node: True})
+
+    def compile(self, legal, source, target, directory):
+        save(legal, directory / "graph.planish")
         return [directory / "graph.planish"]
 
     def load(self, directory, inputs, outputs, threads):

@@ -36,12 +36,12 @@ class Other(Backend):
     def available(self) -> None:
         return None
 
-    def compile(self, graph: Graph, target: Target, directory: Path) -> Sequence[Path]:
-        changed = graph.clone()
+    def compile(self, legal: Graph, source: Graph, target: Target, directory: Path) -> Sequence[Path]:
+        changed = legal.clone()
         for node in list(changed.nodes):
             if node.operator == self._operator:
                 self._change(Builder(changed, before=node), node)
-        return self._inner.compile(changed, target, directory)
+        return self._inner.compile(changed, source, target, directory)
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         return self._inner.load(directory, inputs, outputs, threads)

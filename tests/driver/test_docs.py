@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import planish
-from planish.backends.tvm.legal import legal_graph
+from planish.backends.legal import legalized
 from planish.driver.instruments import make_instruments
 from planish.driver.recipe import make_recipe
 from planish.driver.reference import isolated_imports, resolve
@@ -65,7 +65,7 @@ def test_the_model_of_the_architecture_is_followed(folder: Path) -> None:
         traced = resolve("net.py:trace", folder)()
     optimized = planish.optimize(traced, "cleanup,fuse").graph
     target = load_target("x86-64-avx512-vnni")
-    legal = legal_graph(optimized, target)
+    legal = legalized(optimized, target, "tvm")
     found = [
         re.sub(r' "net.py:\d+"$| @ "" "net.py:\d+"$', "", print_graph(it), flags=re.MULTILINE)
         for it in (traced, optimized, legal)

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -9,15 +10,20 @@ import pytest
 
 from planish.backends import Executable, find_backend
 from planish.driver.backend_check import BackendCheck
-from planish.driver.lowering import fastest, lower, refuse_early
+from planish.driver.debugging import find_fault
+from planish.driver.lowering import Lowering, fastest, lower, refuse_early
 from planish.driver.measurement import Latency
+from planish.driver.reporter import SILENT
 from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, TargetError
-from planish.ir.graph import Graph, Location
+from planish.ir.graph import Graph, Location, Node, Value
+from planish.ir.storage import save
 from planish.ir.text import print_graph
 from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect, Pass, PassContext, PassResult
+from planish.passes.legalization.expansions import EXPANSIONS
 from planish.passes.pipeline import parse_pipeline
+from planish.passes.verification import Verification
 from planish.targets.load import load_target
 
 PROBES = [{"x": np.array([[-1.0, 2.0]], np.float32)}]
@@ -52,6 +58,32 @@ def test_a_backend_is_held_to_the_interpreter(tmp_path: Path) -> None:
         check.hold(Altered(right, 1.1, 2), graph, PROBES, tmp_path)
     with pytest.raises(CheckError, match=r"output 'y' has shape \[1, 1\] instead of \[1, 2\] on probe 0"):
         check.hold(Altered(right, 1, 1), graph, PROBES, tmp_path)
+
+
+def test_a_wrong_rule_of_legalization_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph("gates")
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 2)))
+    first, second = (Builder(graph, location=Location(layer)) for layer in ("net.first", "net.second"))
+    graph.outputs["y"] = second.Swish(first.HardSwish(x), alpha=2.0)
+    right, target = EXPANSIONS["Swish"], load_target("native")
+
+    def wrong(op: Builder, node: Node) -> Value:
+        return op.Mul(node.inputs[0], op.Sigmoid(node.inputs[0]))  # alpha is forgotten
+
+    lowering = Lowering(target, PROBES, Verification(), tmp_path, SILENT)
+    monkeypatch.setitem(EXPANSIONS, "Swish", wrong)
+    with pytest.raises(CheckError, match="legalize") as raised:
+        lowering.candidates(graph, "tvm")
+    (folder,) = set(re.findall(r"\S+planish-reproducer-\S+", str(raised.value)))
+    save(graph, tmp_path / "net.planish")
+    (tmp_path / "recipe.yaml").write_text("model: net.planish\nbackend: tvm\npasses: [cleanup]\n")
+    for subject in (folder, str(tmp_path / "recipe.yaml")):
+        fault = find_fault(subject, None, None, "native")
+        assert fault is not None
+        assert (fault.step, fault.rewrite) == ("legalize{backend=tvm}", "expand Swish")
+        assert "net.second" in fault.node
+    monkeypatch.setitem(EXPANSIONS, "Swish", right)
+    assert find_fault(folder, None, None, "native") is None
 
 
 def distinct(*, is_used: bool = True) -> Graph:

@@ -8,6 +8,7 @@ import pytest
 import planish
 from planish import Graph
 from planish.backends import Backend, find_backend
+from planish.backends.legal import legalized
 from planish.driver.backend_check import BackendCheck
 from planish.driver.lowering import lower
 from planish.driver.recipe import read_recipe
@@ -15,7 +16,6 @@ from planish.ir.graph import Constant, Node, Value
 from planish.ir.infer import contents, find_operator
 from planish.ir.interpreter import evaluate
 from planish.ir.ops.dtypes import to_numpy, to_torch
-from planish.passes.legalize import legalized
 from planish.passes.pipeline import format_pipeline
 from planish.targets.load import native
 

@@ -15,8 +15,8 @@ import numpy as np
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
 from planish.backends.base import CompilerWarning
+from planish.backends.legal import legalized
 from planish.backends.tvm import kernels
-from planish.backends.tvm.legal import legal_graph
 from planish.backends.tvm.relax.lowering import to_relax
 from planish.ir.interpreter import Interpreter
 from planish.passes.legalization.origins import Origins
@@ -73,7 +73,7 @@ def built(case: Case, target: Target, flags: frozenset[str], folder: Path) -> Ou
     for template in templates().values():
         template.cache_clear()
     try:
-        to_relax(legal_graph(graph, target), Origins.of(graph), target)  # here, where it is seen what it asks for
+        to_relax(legalized(graph, target, "tvm"), Origins.of(graph), target)  # here, where it is seen what it asks for
         with warnings.catch_warnings():
             warnings.simplefilter("error", CompilerWarning)
             write_artifact(folder / "artifact", graph, find_backend("tvm"), target)

@@ -22,7 +22,7 @@ from planish.ir.graph import nested
 from planish.passes.base import Effect, Pass
 from planish.passes.fixpoint import Fixpoint
 from planish.passes.group import Group
-from planish.passes.legalize import Legalization
+from planish.passes.legalization.legalize import Legalization
 from planish.passes.pipeline import parse_pipeline, pass_classes
 
 CLEANUP = parse_pipeline("cleanup")

@@ -10,14 +10,14 @@ from ....ir.graph import Graph
 from ....passes.legalization.origins import Origins
 from ....targets import Target
 from ....targets.load import write_target
-from ..legal import legal_graph
 from ..tune.database import Finding
 from .client import DiedError, ask
 from .handover import handed_over
 
 
 def search(
-    graph: Graph,
+    legal: Graph,
+    source: Graph,
     target: Target,
     sizes: Mapping[str, int],
     *,
@@ -29,7 +29,8 @@ def search(
     """Measure the kernels of a model.
 
     Args:
-        graph: as it would be compiled.
+        legal: as the backend's pipeline leaves it.
+        source: what it was before, whose operators refusals name.
         target: a target like this machine.
         sizes: the sizes of the inputs' symbolic dimensions.
         known: kernels that need not be measured.
@@ -50,12 +51,12 @@ def search(
 
     with (
         workspace() as folder,
-        handed_over(legal_graph(graph, target), Path(folder, "graph")) as handed,
+        handed_over(legal, Path(folder, "graph")) as handed,
     ):
         request = {
             "work": "tune",
             "graph": str(handed),
-            "operators": Origins.of(graph).operators,
+            "operators": Origins.of(source).operators,
             "target": str(write_target(target, Path(folder))),
             "sizes": dict(sizes),
             "known": sorted(known),

@@ -3,8 +3,8 @@ import pytest
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.legal import legalized
 from planish.ir.interpreter import Interpreter
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)

@@ -17,10 +17,10 @@ from many_cpus.descriptions import Description, descriptions
 from many_cpus.machine_code import foreign_instructions
 from many_cpus.outcome import ALWAYS, templates
 
+from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.library import planned
 from planish.backends.tvm.kernels.elements import ELEMENTS
-from planish.backends.tvm.legal import legal_graph
 from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.relax.lowering import to_relax
 from planish.passes.legalization.origins import Origins
@@ -39,7 +39,7 @@ def target_of(tmp_path: Path):
 
 def lowered(case: Case, target: Target) -> tvm.IRModule:
     graph = case.graph()
-    return to_relax(legal_graph(graph, target), Origins.of(graph), target).module
+    return to_relax(legalized(graph, target, "tvm"), Origins.of(graph), target).module
 
 
 def objects(case: Case, target: Target, folder: Path) -> Iterator[Path]:
@@ -117,7 +117,7 @@ def test_graphs_ask_for_every_kernel_and_every_element(target_of) -> None:
     for case in cases().values():
         lowered(case, target)
     assert not [name for name, template in templates().items() if not template.cache_info().misses]
-    written = {node.operator for case in cases().values() for node in legal_graph(case.graph(), target).nodes}
+    written = {node.operator for case in cases().values() for node in legalized(case.graph(), target, "tvm").nodes}
     elsewhere = {
         "HardSigmoid",
         "Table",

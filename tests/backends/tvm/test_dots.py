@@ -13,6 +13,7 @@ pytest.importorskip("tvm")
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.kernel_cache import KernelCache
 from planish.backends.tvm.codegen.library import link, planned
@@ -31,7 +32,6 @@ from planish.ir.types import DType, TensorType
 from planish.passes.base import PassContext
 from planish.passes.cleanup.fold_constants import ConstantFolding
 from planish.passes.legalization.origins import Origins
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(0)

@@ -14,11 +14,11 @@ from tvm import relax
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.build import Build
 from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels import elements, epilogue
-from planish.backends.tvm.legal import legal_graph
 from planish.backends.tvm.runtime.program import LIBRARY, is_loaded
 from planish.backends.tvm.runtime.weights import read_weights, write_weights
 from planish.ir.errors import CheckError, UsageError
@@ -50,7 +50,7 @@ def graph(make_graph) -> Graph:
 def build(graph: Graph, target: Target, folder: Path) -> None:
     """Compile a graph in this process, where tests can reach the compiler."""
     folder.mkdir(exist_ok=True)
-    Build(legal_graph(graph, target), Origins.of(graph), target).write(folder)
+    Build(legalized(graph, target, "tvm"), Origins.of(graph), target).write(folder)
 
 
 def test_a_kernel_is_compiled_once(graph, make_graph, cache, target, tmp_path, monkeypatch) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.build import Build
 from planish.backends.tvm.codegen.linker import find_linker
-from planish.backends.tvm.legal import legal_graph
 from planish.backends.tvm.llvm import llvm_target
 from planish.ir.errors import TargetError
 from planish.passes.legalization.origins import Origins
@@ -29,7 +29,7 @@ def test_a_linker_that_is_missing_is_named(make_graph, tmp_path, monkeypatch) ->
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
     graph = make_graph(lambda op, x: op.Relu(x), 2)
     with pytest.raises(TargetError, match=rf"TVM needs a linker for {OTHER.architecture}: pip install ziglang, or"):
-        Build(legal_graph(graph, OTHER), Origins.of(graph), OTHER).write(tmp_path)
+        Build(legalized(graph, OTHER, "tvm"), Origins.of(graph), OTHER).write(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("tvm")
 
 from tvm import relax
 
+from planish.backends.legal import legalized
 from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.relax.converters.table import TEMPLATES
@@ -26,7 +27,6 @@ from planish.ir.interpreter import Interpreter
 from planish.passes.base import PassContext
 from planish.passes.cleanup.fold_constants import ConstantFolding
 from planish.passes.legalization.origins import Origins
-from planish.passes.legalize import legalized
 from planish.targets import Target
 from planish.targets.load import load_target
 

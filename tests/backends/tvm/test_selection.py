@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from planish.backends.legal import legalized
 from planish.ir.builder import Builder
 from planish.ir.errors import TargetError
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
-from planish.passes.legalize import legalized
 
 RNG = np.random.default_rng(0)
 

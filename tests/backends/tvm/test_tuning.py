@@ -13,13 +13,13 @@ pytest.importorskip("tvm")
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.kernel_cache import VARIABLE, KernelCache
 from planish.backends.tvm.kernels.convolution import Convolution
 from planish.backends.tvm.kernels.gemm import Gemm, tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.kernels.winograd import Plan, ways
-from planish.backends.tvm.legal import legal_graph
 from planish.backends.tvm.relax.configs import spelled
 from planish.backends.tvm.relax.converters import linear as products
 from planish.backends.tvm.tune import tasks as tuning
@@ -50,7 +50,7 @@ def square(op, x):
 
 
 def tuning_of(graph: Graph, target: Target, sizes: Mapping[str, int]) -> Tuning:
-    return Tuning(legal_graph(graph, target), Origins.of(graph), target, sizes)
+    return Tuning(legalized(graph, target, "tvm"), Origins.of(graph), target, sizes)
 
 
 def database(target: Target, folder: Path, key: str, parameters: Mapping[str, int]) -> Path:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from planish.backends import backend_names
+from planish.backends.legal import legalized
 from planish.frontends.torch import trace
 from planish.ir.builder import Builder
 from planish.ir.equal import differences
@@ -20,7 +21,6 @@ from planish.ir.ops.aten import inputs_and_attributes
 from planish.ir.text import parse_graph, print_graph
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 aten: Any = torch.ops.aten

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from planish.backends.legal import legalized
 from planish.frontends.onnx import read_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import ModelError, TargetError
@@ -14,7 +15,6 @@ from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 FEATURES = 4

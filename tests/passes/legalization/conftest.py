@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from planish.backends.legal import legalized
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 

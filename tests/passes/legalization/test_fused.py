@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import planish
+from planish.backends.legal import legalized
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 from planish.passes.legalization.fused import FUSED, SKIP_NORM
-from planish.passes.legalize import Legalization, legalized
+from planish.passes.legalization.legalize import Legalization
 from planish.targets import Target
 from planish.targets.load import load_target, target_names
 

@@ -9,6 +9,7 @@ import pytest
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.legal import legalized
 from planish.ir.builder import Builder
 from planish.ir.dims import Dim
 from planish.ir.errors import TargetError
@@ -16,7 +17,6 @@ from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
 from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
-from planish.passes.legalize import legalized
 from planish.targets.load import load_target
 
 RNG = np.random.default_rng(5)

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from planish.backends.legal import legalized
 from planish.backends.onnx_file import write_onnx
 from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
@@ -15,7 +16,6 @@ from planish.ir.numerics import drift
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
-from planish.passes.legalize import legalized
 from planish.passes.probes import run_graph
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target

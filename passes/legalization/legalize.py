@@ -5,26 +5,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..ir.builder import Builder
-from ..ir.errors import ModelError, TargetError, UsageError
-from ..ir.graph import Constant, Graph, Node, Value
-from ..ir.plugins import plugins
-from ..ir.suggestion import nearest
-from ..ir.types import TensorType
-from ..ir.unknown import is_from_data
-from ..targets import Target
-from .base import Effect, Pass, PassContext, PassResult
-from .legalization.expansion import Expansion, RefusedError, widened
-from .legalization.expansions import EXPANSIONS
-from .legalization.fused import FUSED
-from .legalization.onnxruntime import ONNXRUNTIME
-from .legalization.origins import Origins
-from .legalization.places import misplaced
-from .legalization.support import Support
-from .legalization.tvm import TVM
-
-SUPPORT: dict[str, Support] = {"onnxruntime": ONNXRUNTIME, "tvm": TVM}
-"""What each of planish's backends runs, by its name; another package's backend says that itself."""
+from ...ir.builder import Builder
+from ...ir.errors import ModelError, TargetError
+from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.types import TensorType
+from ...ir.unknown import is_from_data
+from ..base import Effect, Pass, PassContext, PassResult
+from .expansion import Expansion, RefusedError, widened
+from .expansions import EXPANSIONS
+from .finder import support_of
+from .fused import FUSED
+from .origins import Origins
+from .places import misplaced
+from .support import Support
 
 
 @dataclass(frozen=True)
@@ -48,21 +41,24 @@ class Legalization(Pass):
             UsageError: there is no such backend.
             TargetError: an input, an output or an operator that the backend can't run, with the layer and the reason.
         """
-        support, origins = self._support(), Origins.of(graph)
+        support, origins = support_of(self.backend), Origins.of(graph)
         ports = [*(("input", value.name, value) for value in graph.inputs)]
         ports += [("output", name, value) for name, value in graph.outputs.items() if isinstance(value, Constant)]
         for kind, name, value in ports:
             if reason := support.unheld(value.type):
-                raise TargetError(f"{kind} {name!r}: {self.backend} can't run the model: {reason}")
+                raise self._refusal(f"{kind} {name!r}: {self.backend} can't run the model: {reason}", support)
         self._check(graph, _unheld, support, origins)
         counts: Counter[str] = Counter()
         slow = frozenset(FUSED) - context.target.fused.get(self.backend, frozenset(FUSED))
-        while steps := list(_steps(graph, support, slow)):
-            for part, node, word, expansion in steps:
-                counts[f"{word} {node.operator}"] += 1
-                _replace(part, node, expansion, self._refusal(origins, node))
-        self._check(graph, _unheld, support, origins)
-        self._check(graph, _objection, support, origins)
+        before = -1
+        while before < (before := counts.total()):
+            for part, node, word, expansion in list(_steps(graph, support, slow)):
+                if context.applies(rewrite := f"{word} {node.operator}", node):
+                    counts[rewrite] += 1
+                    self._replace(part, node, expansion, support, origins)
+        if not context.applications.is_over:  # or a search for a fault has ended it half-way
+            self._check(graph, _unheld, support, origins)
+            self._check(graph, _objection, support, origins)
         return PassResult(dict(counts))
 
     def _check(
@@ -70,29 +66,26 @@ class Legalization(Pass):
     ) -> None:
         for node in graph.nodes:
             if reason := objection(node, support):
-                raise TargetError(self._refusal(origins, node) + reason)
+                raise self._refusal(f"{self._subject(origins, node)}{reason}", support)
 
-    def _refusal(self, origins: Origins, node: Node) -> str:
+    def _replace(self, graph: Graph, node: Node, expansion: Expansion, support: Support, origins: Origins) -> None:
+        op = Builder(graph, node, node.location)
+        try:
+            results = expansion(op, node)
+        except (RefusedError, ModelError) as error:  # the latter where types of the spelled-out nodes can't be told
+            raise self._refusal(f"{self._subject(origins, node)}{error}", support) from error
+        results = results if isinstance(results, tuple) else (results,)
+        for output, result in zip(node.outputs, results, strict=False):
+            named = result if result.type == output.type else _renamed(op, result, output.type)
+            is_returned = graph.is_output(output) and not graph.defines(named)
+            graph.replace_uses(output, op.Identity(named) if is_returned else named)
+        graph.erase(node)
+
+    def _subject(self, origins: Origins, node: Node) -> str:
         return f"{node.location}: {self.backend} can't run {origins.name(node)}: "
 
-    def _support(self) -> Support:
-        if self.backend in SUPPORT:
-            return SUPPORT[self.backend]
-        others = plugins("backends")
-        if self.backend not in others:
-            raise UsageError(f"legalize: unknown backend {self.backend!r}{nearest(self.backend, (*SUPPORT, *others))}")
-        return others[self.backend].load().support or Support()
-
-
-def legalized(graph: Graph, target: Target, backend: str) -> Graph:
-    """A copy of a graph that the backend can run.
-
-    Raises:
-        TargetError: there is none; the layer, the operator and the reason are named.
-    """
-    copy = graph.clone()
-    Legalization(backend).run(copy, PassContext(target, source=graph))
-    return copy
+    def _refusal(self, text: str, support: Support) -> TargetError:
+        return TargetError(f"{text}; {support.advice}" if support.advice else text)
 
 
 def _steps(graph: Graph, support: Support, slow: frozenset[str]) -> Iterator[tuple[Graph, Node, str, Expansion]]:
@@ -117,7 +110,7 @@ def _expansion(node: Node, support: Support) -> Expansion | None:
         return None
     if node.operator in EXPANSIONS:
         return EXPANSIONS[node.operator]
-    from ..ir.infer import find_operator  # brings torch, which listing the passes must not
+    from ...ir.infer import find_operator  # brings torch, which listing the passes must not
 
     return find_operator(node.operator).expansion
 
@@ -129,20 +122,6 @@ def _unfused(node: Node, support: Support, slow: frozenset[str]) -> Expansion | 
         return None
     expansion, applies = FUSED[kernel]
     return expansion if applies(node) else None
-
-
-def _replace(graph: Graph, node: Node, expansion: Expansion, refusal: str) -> None:
-    op = Builder(graph, node, node.location)
-    try:
-        results = expansion(op, node)
-    except (RefusedError, ModelError) as error:  # the latter where the types of what it is spelled out in can't be told
-        raise TargetError(f"{refusal}{error}") from error
-    results = results if isinstance(results, tuple) else (results,)
-    for output, result in zip(node.outputs, results, strict=False):
-        named = result if result.type == output.type else _renamed(op, result, output.type)
-        is_returned = graph.is_output(output) and not graph.defines(named)
-        graph.replace_uses(output, op.Identity(named) if is_returned else named)
-    graph.erase(node)
 
 
 def _renamed(op: Builder, value: Value, type: TensorType) -> Value:

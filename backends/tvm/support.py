@@ -8,12 +8,13 @@ from ...ir.operators import has_trait
 from ...ir.quantization import quant_params_of
 from ...ir.traits import Trait
 from ...ir.types import DType, TensorType
-from .attention import is_plain
-from .expansions import EXPANSIONS
-from .integers import NIBBLE_PRODUCT, ROW_QUANTIZER
-from .layers import is_interleaved, is_padded, is_padded_to_size
-from .runtime import is_of_vectors
-from .support import Support
+from ...passes.legalization.attention import is_plain
+from ...passes.legalization.expansions import EXPANSIONS
+from ...passes.legalization.integers import NIBBLE_PRODUCT, ROW_QUANTIZER
+from ...passes.legalization.layers import is_interleaved, is_padded, is_padded_to_size
+from ...passes.legalization.runtime import is_of_vectors
+from ...passes.legalization.support import Support
+from .errors import ADVICE
 
 
 def _always(node: Node) -> bool:
@@ -145,7 +146,8 @@ _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 _OWN = {"Cast", "Div", "Resize"}
 """Operators that are spelled out for the other backend alone."""
 
-TVM = Support(
+SUPPORT = Support(
+    advice=ADVICE,
     expanded={
         **dict.fromkeys(EXPANSIONS.keys() - _OWN, _always),
         "Attention": lambda node: not is_plain(node),

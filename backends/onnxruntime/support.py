@@ -2,14 +2,14 @@
 
 from ...ir.graph import Node
 from ...ir.types import DType
-from .attention import is_shortened
-from .casts import is_miscast
-from .expansion import operand
-from .fused import SKIP_NORM, is_skip_norm
-from .masks import adjustment
-from .recurrent import is_batch_first
-from .runtime import divides_least, is_of_vectors, is_unaligned, never_empty, untransformed
-from .support import Support
+from ...passes.legalization.attention import is_shortened
+from ...passes.legalization.casts import is_miscast
+from ...passes.legalization.expansion import operand
+from ...passes.legalization.fused import SKIP_NORM, is_skip_norm
+from ...passes.legalization.masks import adjustment
+from ...passes.legalization.recurrent import is_batch_first
+from ...passes.legalization.runtime import divides_least, is_of_vectors, is_unaligned, never_empty, untransformed
+from ...passes.legalization.support import Support
 
 
 def _is_unsaturated(node: Node) -> bool:
@@ -32,7 +32,7 @@ def _may_sum_nothing(node: Node) -> bool:
     return not isinstance(depth, int) or not depth
 
 
-ONNXRUNTIME = Support(
+SUPPORT = Support(
     expanded={
         "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
         "Bernoulli": lambda node: True,
