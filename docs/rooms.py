@@ -13,7 +13,17 @@ import networkx as nx
 HERE = Path(__file__).parent
 DRAWN = {
     "planish": ("driver", "backends", "passes", "frontends", "targets", "ir"),
-    "planish.backends.tvm": ("backend", "compiler", "tune", "codegen", "relax", "kernels", "runtime", "support", "llvm"),
+    "planish.backends.tvm": (
+        "backend",
+        "compiler",
+        "tune",
+        "codegen",
+        "relax",
+        "kernels",
+        "runtime",
+        "support",
+        "llvm",
+    ),
 }
 """Packages that are drawn, and the rooms of each that are shown."""
 _WIDTH, _HEIGHT, _ACROSS, _DOWN, _TITLE = 130, 42, 26, 40, 44

@@ -111,7 +111,7 @@ def opt(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help=".onnx or .planish; without it the graph's text is printed")
     ] = None,
-    lower_to: Annotated[str | None, typer.Option(metavar="BACKEND", help="run this backend's passes at the end")] = None,
+    lower_to: Annotated[str | None, typer.Option(metavar="BACKEND", help="run its passes at the end")] = None,
     target: TargetName = "native",
     data: Data = None,
     verify: Verify = None,

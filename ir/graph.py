@@ -201,6 +201,16 @@ class Node:
         """The input at a position, None where it is left out or the node has fewer."""
         return self._inputs[index] if index < len(self._inputs) else None
 
+    def operand(self, index: int) -> Value:
+        """The input at a position where the schema demands one.
+
+        Raises:
+            ValueError: it is left out.
+        """
+        if (value := self.input(index)) is None:
+            raise ValueError(f"{self!r} has no input {index}")
+        return value
+
     def constant(self, index: int) -> np.ndarray | None:
         """The data of an input that is a constant, None otherwise."""
         value = self.input(index)

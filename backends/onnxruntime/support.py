@@ -4,7 +4,6 @@ from ...ir.graph import Node
 from ...ir.types import DType
 from ...passes.legalization.attention import is_shortened
 from ...passes.legalization.casts import is_miscast
-from ...passes.legalization.expansion import operand
 from ...passes.legalization.fused import SKIP_NORM, is_skip_norm
 from ...passes.legalization.masks import adjustment
 from ...passes.legalization.recurrent import is_batch_first
@@ -27,7 +26,7 @@ def _is_of_row_grids(node: Node) -> bool:
 
 def _may_sum_nothing(node: Node) -> bool:
     """Whether the rows may have no elements: the kernel leaves in memory whatever lies there."""
-    x = operand(node, 0)
+    x = node.operand(0)
     depth = x.shape[-1] if x.type.is_ranked else None
     return not isinstance(depth, int) or not depth
 

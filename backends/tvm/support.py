@@ -23,9 +23,7 @@ def _always(node: Node) -> bool:
 
 def _is_mixed_power(node: Node) -> bool:
     """Whether it has neither two integers, nor two floats of one type."""
-    base, exponent = node.inputs
-    assert base is not None
-    assert exponent is not None
+    base, exponent = node.operand(0), node.operand(1)
     return exponent.dtype is not base.dtype if base.dtype.is_float else exponent.dtype.is_float
 
 
@@ -40,9 +38,7 @@ def _is_uint64(node: Node) -> bool:
 
 def _is_multiplied(node: Node) -> bool:
     """Whether it is an operand of products, which TVM's backend may multiply before it is dequantized."""
-    x, scale = node.inputs[:2]
-    assert x is not None
-    assert scale is not None
+    x, scale = node.operand(0), node.operand(1)
     return (
         all(use.node.operator in _MULTIPLYING and use.index < 2 for use in node.output.uses)
         and x.dtype in (DType.uint8, DType.int8)
@@ -72,22 +68,18 @@ def is_integer_product(node: Node) -> bool:
 
 def is_nibble_product(node: Node) -> bool:
     """Whether it multiplies float32 with constant weights in 4 bits, of whole blocks."""
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     return x.dtype is DType.float32 and 0 not in x.shape and BlockWeight.of(node) is not None
 
 
 def _is_of_known_rows(node: Node) -> bool:
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     return x.dtype is DType.float32 and isinstance(x.shape[-1], int) and 0 not in x.shape
 
 
 def _is_normalized_by_row(node: Node) -> bool:
     """Whether an RMSNormalization has a scale for each element of a row."""
-    x, scale = node.inputs
-    assert x is not None
-    assert scale is not None
+    x, scale = node.operand(0), node.operand(1)
     return (
         _is_of_known_rows(node)
         and node.attributes.get("axis", -1) in (-1, x.type.rank - 1)

@@ -7,12 +7,12 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, operand, size_of
+from .expansion import Expansion, RefusedError, attribute, cast, size_of
 
 
 def _attention(op: Builder, node: Node) -> tuple[Value, ...]:
     """Scaled dot products, with the rows that may look nowhere at zero, as the standard has it."""
-    q, k, v = (operand(node, index) for index in range(3))
+    q, k, v = (node.operand(index) for index in range(3))
     flat = q.type.rank == 3
     if flat:
         q = split_heads(op, q, attribute(node, "q_num_heads", 1))
@@ -36,14 +36,14 @@ def _attention(op: Builder, node: Node) -> tuple[Value, ...]:
 
 def is_sized(node: Node) -> bool:
     """Whether the numbers of heads and their sizes are known, without which nothing here can be spelled out."""
-    values = (operand(node, index) for index in range(3 if node.operator == "Attention" else 1))
+    values = (node.operand(index) for index in range(3 if node.operator == "Attention" else 1))
     axes = {3: (2,), 4: (1, 3)}
     return all(isinstance(value.shape[axis], int) for value in values for axis in axes[value.type.rank])
 
 
 def is_plain(node: Node) -> bool:
     """Whether an Attention is one in float32 of whole sequences, with at most a mask that lies beside the scores."""
-    q, k, v = (operand(node, index) for index in range(3))
+    q, k, v = (node.operand(index) for index in range(3))
     mask, get = node.input(3), node.attributes.get
     if not is_sized(node) or len(node.outputs) > 1 or any(value.dtype is not DType.float32 for value in (q, k, v)):
         return False
@@ -64,7 +64,7 @@ def is_plain(node: Node) -> bool:
 
 def is_of_pairs(node: Node) -> bool:
     """Whether a RotaryEmbedding turns a known and even number of features of each head."""
-    x = operand(node, 0)
+    x = node.operand(0)
     if not is_sized(node):
         return False
     heads = 1 if x.type.rank == 4 else attribute(node, "num_heads", 1)
@@ -156,7 +156,7 @@ def _softmax(op: Builder, node: Node, scores: Value, bias: Value | None) -> Valu
 
 def is_shortened(node: Node) -> bool:
     """Whether the mask says nothing of the last keys, or of queries at all."""
-    mask, q, key = node.input(3), operand(node, 0), operand(node, 1)
+    mask, q, key = node.input(3), node.operand(0), node.operand(1)
     if mask is None:
         return False
     if not all(value.type.is_ranked for value in (mask, q, key)):
@@ -165,7 +165,7 @@ def is_shortened(node: Node) -> bool:
 
 
 def _rotary_embedding(op: Builder, node: Node) -> Value:
-    x, cosines, sines, positions = operand(node, 0), operand(node, 1), operand(node, 2), node.input(3)
+    x, cosines, sines, positions = node.operand(0), node.operand(1), node.operand(2), node.input(3)
     heads = x if x.type.rank == 4 else split_heads(op, x, attribute(node, "num_heads", 1))
     size = attribute(node, "rotary_embedding_dim", 0) or _static(heads, 3)
     if size % 2:

@@ -7,7 +7,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.dims import Dim
 from ...ir.graph import Constant, Graph, Node, Value
-from .expansion import Expansion, RefusedError, attribute, operand
+from .expansion import Expansion, RefusedError, attribute
 
 _MOST_STEPS = 256
 """A loop that runs more often is not written out: its code would grow beyond use."""
@@ -24,7 +24,7 @@ def _if(op: Builder, node: Node) -> tuple[Value, ...]:
             raise RefusedError(f"its branches give {one.type} and {two.type}, and only data tells which")
         if one.dtype.bits < (16 if one.dtype.is_float else 8):
             raise RefusedError(f"its branches give {one.dtype}, and no operator chooses from two tensors of that")
-    where = op.Reshape(operand(node, 0), np.zeros(0, np.int64))
+    where = op.Reshape(node.operand(0), np.zeros(0, np.int64))
     return tuple(op.Where(where, one, two) for one, two in zip(taken, other, strict=True))
 
 
@@ -45,7 +45,7 @@ def _goes_on(node: Node, body: Graph) -> bool:
     """Whether nothing but its limit ends a loop."""
     start, end = node.input(1), next(iter(body.outputs.values()))
     while end.producer is not None and end.producer.operator == "Identity":
-        end = operand(end.producer, 0)
+        end = end.producer.operand(0)
     begins = start is None or bool(np.all(node.constant(1)) if node.constant(1) is not None else False)
     return begins and (end is body.inputs[1] or (isinstance(end, Constant) and bool(np.all(end.data))))
 

@@ -9,14 +9,14 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, attribute, cast, operand
+from .expansion import Expansion, attribute, cast
 
 _LARGEST = {DType.float8_e4m3fn: 464.0, DType.float8_e5m2: float(np.nextafter(np.float32(61440), np.float32(0)))}
 """The largest float32 that is rounded to a finite number."""
 
 
 def is_miscast(node: Node) -> bool:
-    x, to = operand(node, 0), node.output.dtype
+    x, to = node.operand(0), node.output.dtype
     if not attribute(node, "saturate", 1) and to in _LARGEST:
         return not _is_bounded(x)
     if not x.dtype.is_float:
@@ -34,7 +34,7 @@ def _is_bounded(x: Value) -> bool:
 
 
 def _cast(op: Builder, node: Node) -> Value:
-    x, to = operand(node, 0), node.output.dtype
+    x, to = node.operand(0), node.output.dtype
     if to not in _LARGEST:
         return op.Cast(op.Cast(x, to=DType.int32 if to.is_integer else DType.float32), to=to)
     x = cast(op, x, DType.float32)

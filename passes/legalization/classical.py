@@ -7,7 +7,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, operand
+from .expansion import Expansion, RefusedError, attribute, cast
 
 
 def transformed(op: Builder, scores: Value, transform: str) -> Value:
@@ -28,7 +28,7 @@ def transformed(op: Builder, scores: Value, transform: str) -> Value:
 
 def rows_of(op: Builder, node: Node) -> Value:
     """The rows of features that a model is given, as floats."""
-    x = operand(node, 0)
+    x = node.operand(0)
     if x.type.rank != 2:
         raise RefusedError(f"its input is {x.type}, and rows of features have two axes")
     return x if x.dtype is DType.float64 else cast(op, x, DType.float32)
@@ -47,18 +47,18 @@ def floats(numbers: tuple[float, ...] | None, *shape: int) -> np.ndarray:
 
 
 def _array_feature_extractor(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
-    y = op.Gather(x, op.Reshape(operand(node, 1), [-1]), axis=-1)
+    x = node.operand(0)
+    y = op.Gather(x, op.Reshape(node.operand(1), [-1]), axis=-1)
     return op.Unsqueeze(y, [0]) if x.type.rank == 1 else y
 
 
 def _binarizer(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     return cast(op, op.Greater(x, attribute(node, "threshold", 0.0)), x.dtype)
 
 
 def _imputer(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     kind, default = ("floats", "float") if x.dtype.is_float else ("int64s", "int64")
     replaced = attribute(node, f"replaced_value_{default}", 0)
     values = np.array(attribute(node, f"imputed_value_{kind}", ()), x.dtype.numpy)
@@ -67,7 +67,7 @@ def _imputer(op: Builder, node: Node) -> Value:
 
 def _label_encoder(op: Builder, node: Node) -> Value:
     """Comparisons with all keys, of which one is met or none."""
-    x, dtype = operand(node, 0), node.output.dtype
+    x, dtype = node.operand(0), node.output.dtype
     keys, values, default = (_held(node, part) for part in ("keys", "values", "default"))
     if keys.dtype.kind == "f" and np.isnan(keys).any():
         raise RefusedError("one of its keys is no number, which nothing equals")
@@ -86,7 +86,7 @@ def _held(node: Node, part: str) -> np.ndarray:
 
 
 def _normalizer(op: Builder, node: Node) -> Value:
-    x = cast(op, operand(node, 0), DType.float32)
+    x = cast(op, node.operand(0), DType.float32)
     match attribute(node, "norm", "MAX"):
         case "L1":
             norm = op.ReduceL1(x, [-1])
@@ -100,13 +100,13 @@ def _normalizer(op: Builder, node: Node) -> Value:
 def _one_hot_encoder(op: Builder, node: Node) -> Value:
     if not attribute(node, "zeros", 1):
         raise RefusedError("it fails on what is of none of its categories; give it a place for the unknown (zeros=1)")
-    x = operand(node, 0)
+    x = node.operand(0)
     known = np.array(attribute(node, "cats_int64s", ())).astype(x.dtype.numpy)
     return op.Cast(op.Equal(op.Unsqueeze(x, [-1]), known), to=DType.float32)
 
 
 def _scaler(op: Builder, node: Node) -> Value:
-    x = cast(op, operand(node, 0), DType.float32)
+    x = cast(op, node.operand(0), DType.float32)
     return op.Mul(op.Sub(x, floats(attribute(node, "offset", (0.0,)))), floats(attribute(node, "scale", (1.0,))))
 
 
@@ -127,7 +127,7 @@ def _linear_regressor(op: Builder, node: Node) -> Value:
 def _linear_classifier(op: Builder, node: Node) -> tuple[Value, Value]:
     labels = attribute(node, "classlabels_ints", ())
     transform = attribute(node, "post_transform", "NONE")
-    features = operand(node, 0).shape[-1]
+    features = node.operand(0).shape[-1]
     if not isinstance(features, int):
         raise RefusedError(f"it is given {features} features, a number that is known at run time alone")
     count = len(node.attributes["coefficients"]) // features

@@ -16,13 +16,6 @@ class RefusedError(TargetError):
     """An expansion's reason why this node can't be spelled out, without the layer and the operator."""
 
 
-def operand(node: Node, index: int) -> Value:
-    """An input that the schema demands."""
-    value = node.inputs[index]
-    assert value is not None
-    return value
-
-
 def attribute(node: Node, name: str, default: Any) -> Any:
     """An attribute, or the schema's default."""
     return node.attributes.get(name, default)

@@ -8,7 +8,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
 from . import arithmetic, attention
-from .expansion import Expansion, attribute, axes_from, cast, operand
+from .expansion import Expansion, attribute, axes_from, cast
 from .support import Condition
 
 SKIP_NORM = "com.microsoft::SkipLayerNormalization"
@@ -18,7 +18,7 @@ _LARGE = 20.0
 
 
 def _gelu(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     if attribute(node, "approximate", "none") == "tanh":
         bent = op.Add(x, op.Mul(op.Mul(op.Mul(x, x), x), 0.044715))
         spread = op.Tanh(op.Mul(bent, math.sqrt(2 / math.pi)))
@@ -28,13 +28,13 @@ def _gelu(op: Builder, node: Node) -> Value:
 
 
 def _quick_gelu(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     return op.Mul(x, op.Sigmoid(op.Mul(x, float(attribute(node, "alpha", 1.702)))))
 
 
 def _mish(op: Builder, node: Node) -> Value:
     """Write `tanh(log(1 + e))` with `e = exp(x)` as `u / (u + 2)`, `u = e (e + 2)`: one exponential, no lost digits."""
-    x = operand(node, 0)
+    x = node.operand(0)
     exponential = op.Exp(op.Min(x, _LARGE))
     u = op.Mul(exponential, op.Add(exponential, 2.0))
     return op.Mul(x, op.Div(u, op.Add(u, 2.0)))
@@ -45,14 +45,14 @@ def _is_wide(node: Node) -> bool:
 
 
 def _instance_normalization(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     axes = list(range(2, x.type.rank))
     return op.Add(op.Mul(_normalized(op, node, x, axes), _by_channel(op, node, 1)), _by_channel(op, node, 2))
 
 
 def _group_normalization(op: Builder, node: Node) -> Value:
     """The groups normalized as if they were channels, without scales and biases, which each channel has its own of."""
-    x, groups = operand(node, 0), int(attribute(node, "num_groups", 1))
+    x, groups = node.operand(0), int(attribute(node, "num_groups", 1))
     stash = cast(op, x, DType(attribute(node, "stash_type", 1)))
     nothing = [op.constant(np.full(groups, number, stash.dtype.numpy)) for number in (1, 0)]
     epsilon = float(attribute(node, "epsilon", 1e-5))
@@ -65,13 +65,13 @@ def _group_normalization(op: Builder, node: Node) -> Value:
 
 def _by_channel(op: Builder, node: Node, index: int) -> Value:
     """A vector with an element for each channel, ready to be broadcast over the rest of the first input."""
-    rank = operand(node, 0).type.rank
-    return op.Unsqueeze(operand(node, index), list(range(1, rank - 1))) if rank > 2 else operand(node, index)
+    rank = node.operand(0).type.rank
+    return op.Unsqueeze(node.operand(index), list(range(1, rank - 1))) if rank > 2 else node.operand(index)
 
 
 def _is_in_single_precision(node: Node) -> bool:
     """Whether sums are kept in float32; there may be no other instance normalization."""
-    return operand(node, 0).type.is_ranked and attribute(node, "stash_type", 1) == DType.float32.value
+    return node.operand(0).type.is_ranked and attribute(node, "stash_type", 1) == DType.float32.value
 
 
 def _is_everywhere(data: np.ndarray | None, number: int) -> bool:
@@ -79,8 +79,8 @@ def _is_everywhere(data: np.ndarray | None, number: int) -> bool:
 
 
 def _layer_normalization(op: Builder, node: Node) -> Value:
-    x, bias = operand(node, 0), node.input(2)
-    y = op.Mul(_normalized(op, node, x, axes_from(node, x)), operand(node, 1))
+    x, bias = node.operand(0), node.input(2)
+    y = op.Mul(_normalized(op, node, x, axes_from(node, x)), node.operand(1))
     return y if bias is None else op.Add(y, bias)
 
 
@@ -112,7 +112,7 @@ def is_skip_norm(node: Node) -> bool:
     if node.operator != "Add" or len(node.output.uses) != 1 or node.owner.is_output(node.output):
         return False
     ((reader, index),) = node.output.uses
-    one, other = (operand(node, place).type for place in (0, 1))
+    one, other = (node.operand(place).type for place in (0, 1))
     is_of_tokens = one == other and one.is_ranked and one.rank == 3 and one.dtype is DType.float32
     return reader.operator == "LayerNormalization" and index == 0 and is_of_tokens
 
@@ -127,7 +127,7 @@ FUSED: dict[str, tuple[Expansion, Condition]] = {
     "GroupNormalization": (_group_normalization, _is_in_single_precision),
     "HardSigmoid": (arithmetic.EXPANSIONS["HardSigmoid"], _always),
     "HardSwish": (arithmetic.EXPANSIONS["HardSwish"], _always),
-    "InstanceNormalization": (_instance_normalization, lambda node: operand(node, 0).type.is_ranked),
+    "InstanceNormalization": (_instance_normalization, lambda node: node.operand(0).type.is_ranked),
     "LayerNormalization": (_layer_normalization, _is_plain),
     "Mish": (_mish, _is_wide),
     "RMSNormalization": (arithmetic.EXPANSIONS["RMSNormalization"], _always),

@@ -10,7 +10,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, attribute, cast, operand, size_of
+from .expansion import Expansion, attribute, cast, size_of
 
 NIBBLE_PRODUCT = "com.microsoft::MatMulNBits"
 ROW_QUANTIZER = "planish::DynamicQuantizeRows"
@@ -20,14 +20,14 @@ _MOST_EXACT = 2**24 // 255**2
 
 
 def _conv_integer(op: Builder, node: Node) -> Value:
-    to = _exact(operand(node, 1).shape[1:])
-    x = _shifted(op, operand(node, 0), node.input(2), to)
-    w = _shifted(op, operand(node, 1), _along(op, node.input(3), operand(node, 1), 0), to)
+    to = _exact(node.operand(1).shape[1:])
+    x = _shifted(op, node.operand(0), node.input(2), to)
+    w = _shifted(op, node.operand(1), _along(op, node.input(3), node.operand(1), 0), to)
     return op.Cast(op.Conv(x, w, **_convolution(node)), to=DType.int32)
 
 
 def _matmul_integer(op: Builder, node: Node) -> Value:
-    a, b, zero_point = operand(node, 0), operand(node, 1), _row_parameter(op, node.input(2))
+    a, b, zero_point = node.operand(0), node.operand(1), _row_parameter(op, node.input(2))
     if zero_point is not None and zero_point.type.rank:
         return _product_of_row_grids(op, node, zero_point)
     to = _exact(a.shape[-1:])
@@ -36,14 +36,14 @@ def _matmul_integer(op: Builder, node: Node) -> Value:
 
 def _product_of_row_grids(op: Builder, node: Node, zero_points: Value) -> Value:
     """Multiply without the rows' zero points, as runtimes have kernels for, and subtract what these add to the sums."""
-    a, b = operand(node, 0), operand(node, 1)
+    a, b = node.operand(0), node.operand(1)
     right = _shifted(op, b, node.input(3), DType.int32)
     total = op.MatMulInteger(a, b, None, node.input(3))
     return op.Sub(total, op.Mul(op.Cast(zero_points, to=DType.int32), op.ReduceSum(right, [-2])))
 
 
 def _dynamic_quantize_rows(op: Builder, node: Node) -> tuple[Value, ...]:
-    x = operand(node, 0)
+    x = node.operand(0)
     low, high = op.Min(op.ReduceMin(x, [-1]), 0.0), op.Max(op.ReduceMax(x, [-1]), 0.0)
     width = op.Div(op.Sub(high, low), 255.0)
     scale = op.Add(width, op.Cast(op.Equal(width, 0.0), to=x.dtype))
@@ -53,7 +53,7 @@ def _dynamic_quantize_rows(op: Builder, node: Node) -> tuple[Value, ...]:
 
 
 def _quantized_conv(op: Builder, node: Node) -> Value:
-    x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, zero_point = (operand(node, i) for i in range(8))
+    x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, zero_point = (node.operand(i) for i in range(8))
     to = _exact(w.shape[1:])
     bias = node.input(8)
     total = op.Conv(
@@ -67,7 +67,7 @@ def _quantized_conv(op: Builder, node: Node) -> Value:
 
 
 def _quantized_matmul(op: Builder, node: Node) -> Value:
-    a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, zero_point = (operand(node, i) for i in range(8))
+    a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, zero_point = (node.operand(i) for i in range(8))
     to = _exact(a.shape[-1:])
     left, right = _shifted(op, a, _row_parameter(op, a_zero_point), to), _shifted(op, b, b_zero_point, to)
     factor = op.Div(op.Mul(_row_parameter(op, a_scale), b_scale), y_scale)
@@ -76,7 +76,7 @@ def _quantized_matmul(op: Builder, node: Node) -> Value:
 
 def _product_of_few_bits(op: Builder, node: Node) -> Value:
     """Multiply by weights `[N, blocks, codes of a block]`, dequantized first by the scale and zero point of each."""
-    x, data, zero_points, bias = operand(node, 0), operand(node, 1), node.input(3), node.input(5)
+    x, data, zero_points, bias = node.operand(0), node.operand(1), node.input(3), node.input(5)
     depth, columns, block, bits = (int(attribute(node, name, 4)) for name in ("K", "N", "block_size", "bits"))
     blocks = -(-depth // block)
     codes = op.Reshape(_codes(op, data, columns, bits), [columns, blocks, block])
@@ -87,7 +87,7 @@ def _product_of_few_bits(op: Builder, node: Node) -> Value:
     else:
         zeros = op.Slice(_codes(op, zero_points, columns, bits), [0], [blocks], [1])
         zeros = op.Reshape(zeros, [columns, blocks, 1])
-    weights = op.Mul(op.Sub(codes, zeros), op.Reshape(operand(node, 2), [columns, blocks, 1]))
+    weights = op.Mul(op.Sub(codes, zeros), op.Reshape(node.operand(2), [columns, blocks, 1]))
     weights = op.Slice(op.Reshape(weights, [columns, blocks * block]), [0], [depth], [1])
     y = op.MatMul(x, op.Transpose(cast(op, weights, x.dtype), perm=(1, 0)))
     return y if bias is None else op.Add(y, bias)
@@ -128,7 +128,7 @@ def _cut(op: Builder, y: Value, to: DType) -> Value:
 
 
 def _dequantize(op: Builder, node: Node) -> Value:
-    x, scale, zero_point = operand(node, 0), operand(node, 1), node.input(2)
+    x, scale, zero_point = node.operand(0), node.operand(1), node.input(2)
     precision = _precision(scale)
     to = DType.float32 if precision in (DType.float16, DType.bfloat16) else precision
     y = cast(op, x, to)
@@ -139,7 +139,7 @@ def _dequantize(op: Builder, node: Node) -> Value:
 
 
 def _quantize(op: Builder, node: Node) -> Value:
-    x, scale, zero_point = operand(node, 0), operand(node, 1), node.input(2)
+    x, scale, zero_point = node.operand(0), node.operand(1), node.input(2)
     to, precision = node.output.dtype, DType(attribute(node, "precision", 0) or _precision(scale).value)
     y = op.Div(cast(op, x, precision), cast(op, _spread(op, node, scale, x), precision))
     if not to.is_float:

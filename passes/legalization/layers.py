@@ -7,14 +7,14 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, known_size, operand
+from .expansion import Expansion, RefusedError, attribute, cast, known_size
 
 _LARGEST_MATRIX = 6
 
 
 def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
     """Normalize by the mean and variance of the batch, as in training, and mix these into the running ones."""
-    x, scale, bias, mean, variance = (operand(node, index) for index in range(5))
+    x, scale, bias, mean, variance = (node.operand(index) for index in range(5))
     axes = [axis for axis in range(x.type.rank) if axis != 1]
     values = cast(op, x, mean.dtype)
     seen_mean = op.ReduceMean(values, axes)
@@ -32,7 +32,7 @@ def _batch_normalization(op: Builder, node: Node) -> tuple[Value, ...]:
 
 def _conv(op: Builder, node: Node) -> Value:
     """Convolve after an explicit Pad, with the padding that leaves a result for every stride."""
-    x, w, rank = operand(node, 0), operand(node, 1), operand(node, 0).type.rank - 2
+    x, w, rank = node.operand(0), node.operand(1), node.operand(0).type.rank - 2
     strides, gaps = (np.array(attribute(node, name, (one,) * rank)) for name, one in _DEFAULTS[:2])
     kernel = attribute(node, "kernel_shape", None)
     taps = op.Slice(op.Shape(w), [2], [2 + rank]) if kernel is None else op.constant(np.array(kernel))
@@ -50,13 +50,13 @@ def _conv(op: Builder, node: Node) -> Value:
 
 def is_padded_to_size(node: Node) -> bool:
     """Whether the padding depends on sizes that are known at run time alone."""
-    x = operand(node, 0)
+    x = node.operand(0)
     return attribute(node, "auto_pad", "NOTSET").startswith("SAME") and any(isinstance(n, str) for n in x.shape[2:])
 
 
 def _conv_transpose(op: Builder, node: Node) -> Value:
     """Convolve without padding, then crop the result, or extend it by zeros, to the size it should have."""
-    x, w, bias = operand(node, 0), operand(node, 1), node.input(2)
+    x, w, bias = node.operand(0), node.operand(1), node.input(2)
     rank = x.type.rank - 2
     begin, end = _cropping(node, x, w, rank)
     kept = {name: node.attributes[name] for name in _KEPT if name in node.attributes}
@@ -97,7 +97,7 @@ _DEFAULTS = (("strides", 1), ("dilations", 1), ("output_padding", 0))
 
 def _determinant(op: Builder, node: Node) -> Value:
     """Expand a determinant along rows; every minor is computed once."""
-    x = operand(node, 0)
+    x = node.operand(0)
     size = x.shape[-1]
     if not isinstance(size, int) or size > _LARGEST_MATRIX:
         raise RefusedError(f"its matrices are of {size} rows, and it is spelled out for {_LARGEST_MATRIX} at most")
@@ -122,7 +122,7 @@ def _determinant(op: Builder, node: Node) -> Value:
 
 def _max_unpool(op: Builder, node: Node) -> Value:
     """Each maximum back at its position in the whole flat input of the pool, and zeros elsewhere."""
-    x, indices, wanted = operand(node, 0), operand(node, 1), node.input(2)
+    x, indices, wanted = node.operand(0), node.operand(1), node.input(2)
     rank = x.type.rank - 2
     kernel = attribute(node, "kernel_shape", ())
     strides, pads = attribute(node, "strides", (1,) * rank), attribute(node, "pads", (0,) * 2 * rank)
@@ -140,7 +140,7 @@ def _max_unpool(op: Builder, node: Node) -> Value:
 
 
 def _global_max_pool(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     return op.ReduceMax(x, list(range(2, x.type.rank)), noop_with_empty_axes=1)
 
 
@@ -156,7 +156,7 @@ def is_interleaved(node: Node) -> bool:
     They can with constant weights, on images of known sizes, with padding that is less than the kernel, and without
     groups and dilations.
     """
-    x, weights, bias = operand(node, 0), node.constant(1), node.input(2)
+    x, weights, bias = node.operand(0), node.constant(1), node.input(2)
     if weights is None or (bias is not None and node.constant(2) is None) or x.dtype is not DType.float32:
         return False
     rank = x.type.rank - 2

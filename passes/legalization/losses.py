@@ -5,21 +5,21 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, attribute, cast, operand
+from .expansion import Expansion, attribute, cast
 
 
 def _negative_log_likelihood(op: Builder, node: Node) -> Value:
-    return _picked_loss(op, node, operand(node, 0))
+    return _picked_loss(op, node, node.operand(0))
 
 
 def _cross_entropy(op: Builder, node: Node) -> tuple[Value, ...]:
-    logarithms = op.LogSoftmax(operand(node, 0), axis=1)
+    logarithms = op.LogSoftmax(node.operand(0), axis=1)
     return _picked_loss(op, node, logarithms), logarithms
 
 
 def _picked_loss(op: Builder, node: Node, logarithms: Value) -> Value:
     """The loss at the classes `[batch, ...]`, picked from `[batch, class, ...]`, weighted by class and reduced."""
-    classes, weights = cast(op, operand(node, 1), DType.int64), node.input(2)
+    classes, weights = cast(op, node.operand(1), DType.int64), node.input(2)
     nothing, ignored = op.constant(np.zeros((), logarithms.dtype.numpy)), None
     if (ignore := attribute(node, "ignore_index", None)) is not None:
         ignored = op.Equal(classes, int(ignore))

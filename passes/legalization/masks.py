@@ -8,7 +8,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Node, Value
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
-from .expansion import Expansion, operand, size_of
+from .expansion import Expansion, size_of
 
 _NEAR = 200
 """Nodes before a mask among which the numbers that it is made of are looked for, the nearest first."""
@@ -32,7 +32,7 @@ def _with_raised_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
     zeros. In the standard that row's scores are all equal, and it gets the mean of the values: so do models with
     padding.
     """
-    mask = operand(node, 3)
+    mask = node.operand(3)
     lowest, raised = _bounds(mask)
     if isinstance(mask, Constant):
         result = op.constant(np.where(mask.data == lowest, raised, mask.data), mask.name)
@@ -82,7 +82,7 @@ def _may_be_lowest(mask: Value) -> bool:
 
 def _is_broadcast(node: Node) -> bool:
     """Whether the mask is the same for all queries, of which there are several."""
-    mask, q = operand(node, 3), operand(node, 0)
+    mask, q = node.operand(3), node.operand(0)
     if not mask.type.is_ranked or not q.type.is_ranked:
         return False  # such an Attention is decomposed
     return mask.type.rank >= 2 and mask.shape[-2] == 1 != q.shape[-2]
@@ -90,7 +90,7 @@ def _is_broadcast(node: Node) -> bool:
 
 def _with_whole_mask(op: Builder, node: Node) -> Value | tuple[Value, ...]:
     """Give an Attention a mask for each query."""
-    q, mask = operand(node, 0), operand(node, 3)
+    q, mask = node.operand(0), node.operand(3)
     queries = q.shape[-2]
     rows = op.constant([queries]) if isinstance(queries, int) else op.Unsqueeze(size_of(op, q, -2), [0])
     sizes = op.Concat(op.constant(np.ones(mask.type.rank - 2, np.int64)), rows, op.constant([1]), axis=0)

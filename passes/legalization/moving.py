@@ -5,12 +5,12 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, operand, size_of
+from .expansion import Expansion, RefusedError, attribute, cast, size_of
 
 
 def _center_crop_pad(op: Builder, node: Node) -> Value:
     """Padding by what is missing, which is negative where something is cropped; a half is cut towards zero."""
-    x, shape = operand(node, 0), cast(op, operand(node, 1), DType.int64)
+    x, shape = node.operand(0), cast(op, node.operand(1), DType.int64)
     rank = x.type.rank
     axes = [axis % rank for axis in attribute(node, "axes", range(rank))]
     missing = op.Sub(shape, op.Gather(op.Shape(x), np.array(axes)))
@@ -19,13 +19,13 @@ def _center_crop_pad(op: Builder, node: Node) -> Value:
 
 
 def _compress(op: Builder, node: Node) -> Value:
-    x, axis = operand(node, 0), attribute(node, "axis", None)
-    places = op.Reshape(op.NonZero(operand(node, 1)), [-1])
+    x, axis = node.operand(0), attribute(node, "axis", None)
+    places = op.Reshape(op.NonZero(node.operand(1)), [-1])
     return op.Gather(op.Reshape(x, [-1]) if axis is None else x, places, axis=axis or 0)
 
 
 def _reverse_sequence(op: Builder, node: Node) -> Value:
-    x, lengths = operand(node, 0), op.Unsqueeze(operand(node, 1), [1])
+    x, lengths = node.operand(0), op.Unsqueeze(node.operand(1), [1])
     batch, time = (attribute(node, name, default) for name, default in (("batch_axis", 1), ("time_axis", 0)))
     steps = op.Range(0, size_of(op, x, time), 1)
     sources = op.Where(op.Less(steps, lengths), op.Sub(op.Sub(lengths, 1), steps), steps)  # [batch, time]
@@ -33,7 +33,7 @@ def _reverse_sequence(op: Builder, node: Node) -> Value:
 
 
 def _tensor_scatter(op: Builder, node: Node) -> Value:
-    past, update, starts = operand(node, 0), operand(node, 1), node.input(2)
+    past, update, starts = node.operand(0), node.operand(1), node.input(2)
     axis = attribute(node, "axis", -2) % past.type.rank
     rows = op.Unsqueeze(op.Range(0, size_of(op, update, axis), 1), [0])
     if starts is not None:
@@ -54,7 +54,7 @@ def _spread(op: Builder, table: Value, like: Value, batch: int, time: int) -> Va
 
 def _triangle(op: Builder, node: Node) -> Value:
     """Keep a triangle whose diagonal only data tells."""
-    x, diagonal = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
+    x, diagonal = node.operand(0), op.Reshape(node.operand(1), np.zeros(0, np.int64))
     rows, columns = (op.Range(0, size_of(op, x, axis), 1) for axis in (-2, -1))
     rows = op.Unsqueeze(op.Add(rows, diagonal), [1])
     upper = attribute(node, "upper", 1)
@@ -64,7 +64,7 @@ def _triangle(op: Builder, node: Node) -> Value:
 
 def _cumulative(op: Builder, node: Node) -> Value:
     """Sum or multiply along every axis and take the one meant, since only data tells it."""
-    x, axis = operand(node, 0), op.Reshape(operand(node, 1), np.zeros(0, np.int64))
+    x, axis = node.operand(0), op.Reshape(node.operand(1), np.zeros(0, np.int64))
     rank = x.type.rank
     y = op(node.operator, x, op.constant(0), **node.attributes)
     for other in range(1, rank):
@@ -75,14 +75,14 @@ def _cumulative(op: Builder, node: Node) -> Value:
 
 def _top(op: Builder, node: Node) -> tuple[Value, ...]:
     """Find the top elements of uint64 as int64 with the sign bit flipped, which keeps the order."""
-    turned = op.BitwiseXor(op.Cast(operand(node, 0), to=DType.int64), np.iinfo(np.int64).min)
-    values, indices = op.TopK(turned, operand(node, 1), outputs=2, **node.attributes)
+    turned = op.BitwiseXor(op.Cast(node.operand(0), to=DType.int64), np.iinfo(np.int64).min)
+    values, indices = op.TopK(turned, node.operand(1), outputs=2, **node.attributes)
     return op.Cast(op.BitwiseXor(values, np.iinfo(np.int64).min), to=DType.uint64), indices
 
 
 def _affine_grid(op: Builder, node: Node) -> Value:
     """The places of an image's pixels, from -1 to 1 and x before y, under a matrix `[batch, rank, rank + 1]`."""
-    theta, size = operand(node, 0), cast(op, operand(node, 1), DType.int64)
+    theta, size = node.operand(0), cast(op, node.operand(1), DType.int64)
     rank = theta.shape[1]
     if rank not in (2, 3):
         raise RefusedError(f"its matrices are of {rank} rows, not of 2 or 3")
@@ -107,7 +107,7 @@ def _places(op: Builder, size: Value, node: Node, dtype: DType) -> Value:
 
 def _space_to_depth(op: Builder, node: Node) -> Value:
     """Move space to depth, with the channels before the places of a block in the order of the depth."""
-    x, size = operand(node, 0), attribute(node, "blocksize", 1)
+    x, size = node.operand(0), attribute(node, "blocksize", 1)
     batch, channels, height, width = (op.Unsqueeze(size_of(op, x, axis), [0]) for axis in range(4))
     rows, columns = op.Div(height, size), op.Div(width, size)
     cut = op.Reshape(x, op.Concat(batch, channels, rows, [size], columns, [size], axis=0))

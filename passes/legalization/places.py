@@ -3,7 +3,7 @@
 from ...ir.graph import Node
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
-from .expansion import attribute, operand
+from .expansion import attribute
 
 _DEEP = ("GatherND", "ScatterND")
 
@@ -13,7 +13,7 @@ def misplaced(node: Node) -> str:
     is_along = has_trait(node.operator, Trait.INDEXING)
     if not is_along and node.operator not in _DEEP:
         return ""
-    places, x = node.constant(1), operand(node, 0)
+    places, x = node.constant(1), node.operand(0)
     if places is None or not places.size or not x.type.is_ranked:
         return ""
     shape = x.shape

@@ -15,7 +15,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
 from .branches import steps
-from .expansion import Expansion, RefusedError, attribute, cast, operand
+from .expansion import Expansion, RefusedError, attribute, cast
 
 State = tuple[Value | None, ...]
 Activation = Callable[[Value], Value]
@@ -123,7 +123,7 @@ class _Direction:
 
     def weight(self, place: int) -> Value:
         """The part of an input that belongs to the direction."""
-        return self.layer.op.Gather(operand(self.layer.node, place), self.layer.op.constant(self.index))
+        return self.layer.op.Gather(self.layer.node.operand(place), self.layer.op.constant(self.index))
 
     def biases(self, part: int) -> list[Value | None]:
         """The biases of the gates, of the input (0) or of the state (1)."""
@@ -141,7 +141,7 @@ class _Direction:
     def from_input(self) -> Value:
         """What the input adds to the gates, `[time, batch, gates]`."""
         op = self.layer.op
-        y = op.MatMul(operand(self.layer.node, 0), op.Transpose(self.weight(1), perm=(1, 0)))
+        y = op.MatMul(self.layer.node.operand(0), op.Transpose(self.weight(1), perm=(1, 0)))
         biases = [bias for bias in self.biases(0) if bias is not None]
         return op.Add(y, op.Concat(*biases, axis=0)) if biases else y
 

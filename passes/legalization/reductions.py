@@ -7,7 +7,7 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, attribute, cast, operand
+from .expansion import Expansion, attribute, cast
 
 Step = Callable[[Value], Value]
 
@@ -23,22 +23,22 @@ def _reduces_nothing(node: Node) -> bool:
 
 
 def _l1(op: Builder, node: Node) -> Value:
-    return _reduced(op, node, "ReduceSum", op.Abs(operand(node, 0)))
+    return _reduced(op, node, "ReduceSum", op.Abs(node.operand(0)))
 
 
 def _l2(op: Builder, node: Node) -> Value:
-    x = _exact(op, operand(node, 0))
-    return cast(op, op.Sqrt(_reduced(op, node, "ReduceSum", op.Mul(x, x))), operand(node, 0).dtype)
+    x = _exact(op, node.operand(0))
+    return cast(op, op.Sqrt(_reduced(op, node, "ReduceSum", op.Mul(x, x))), node.operand(0).dtype)
 
 
 def _log_sum(op: Builder, node: Node) -> Value:
-    total = _reduced(op, node, "ReduceSum", operand(node, 0))
+    total = _reduced(op, node, "ReduceSum", node.operand(0))
     return cast(op, op.Log(_exact(op, total)), total.dtype)
 
 
 def _log_sum_exp(op: Builder, node: Node) -> Value:
     """The largest element is taken out, so that no exponential overflows."""
-    x = _exact(op, operand(node, 0))
+    x = _exact(op, node.operand(0))
     keepdims = {**node.attributes, "keepdims": 1}
     largest = op.ReduceMax(x, node.input(1), **keepdims)
     finite = op.Less(op.Abs(largest), float(np.inf))
@@ -47,21 +47,21 @@ def _log_sum_exp(op: Builder, node: Node) -> Value:
     y = op.Add(total, shift)
     if not attribute(node, "keepdims", 1):
         y = _reduced(op, node, "ReduceMax", y)
-    return cast(op, y, operand(node, 0).dtype)
+    return cast(op, y, node.operand(0).dtype)
 
 
 def _mean(op: Builder, node: Node) -> Value:
     if _is_over_image(node):
-        pooled = op.GlobalAveragePool(operand(node, 0))
+        pooled = op.GlobalAveragePool(node.operand(0))
         return pooled if attribute(node, "keepdims", 1) else op.Flatten(pooled)
-    x = _exact(op, operand(node, 0))
+    x = _exact(op, node.operand(0))
     total = _reduced(op, node, "ReduceSum", x)
-    return cast(op, op.Div(total, op.Cast(_count(op, node, x), to=x.dtype)), operand(node, 0).dtype)
+    return cast(op, op.Div(total, op.Cast(_count(op, node, x), to=x.dtype)), node.operand(0).dtype)
 
 
 def _is_over_image(node: Node) -> bool:
     """Whether it gives a number for each channel of images of known sizes."""
-    type, axes = operand(node, 0).type, node.constant(1)
+    type, axes = node.operand(0).type, node.constant(1)
     return (
         type.dtype is DType.float32
         and type.rank == 4
@@ -83,7 +83,7 @@ def _count(op: Builder, node: Node, x: Value) -> Value:
 
 
 def _sum_of_squares(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     return _reduced(op, node, "ReduceSum", op.Mul(x, x))
 
 
@@ -93,7 +93,7 @@ def _exact(op: Builder, x: Value) -> Value:
 
 def _or_nothing(expansion: Expansion) -> Expansion:
     """An expansion for what reduces anything; without axes that are asked for, an element is its own reduction."""
-    return lambda op, node: op.Identity(operand(node, 0)) if _reduces_nothing(node) else expansion(op, node)
+    return lambda op, node: op.Identity(node.operand(0)) if _reduces_nothing(node) else expansion(op, node)
 
 
 EXPANSIONS: dict[str, Expansion] = {

@@ -10,18 +10,18 @@ from ...ir.graph import Constant, Node, Value
 from ...ir.types import DType
 from .attention import repeat_heads
 from .branches import written_out
-from .expansion import Expansion, attribute, cast, known_size, operand
+from .expansion import Expansion, attribute, cast, known_size
 
 
 def _bernoulli(op: Builder, node: Node) -> Value:
-    x = operand(node, 0)
+    x = node.operand(0)
     drawn = op.RandomUniformLike(x, seed=attribute(node, "seed", None))
     return cast(op, op.Less(drawn, x), node.output.dtype)
 
 
 def _flex_attention(op: Builder, node: Node) -> Value:
     """Scaled dot products, with the graphs inside the node written out."""
-    q, k, v = (operand(node, index) for index in range(3))
+    q, k, v = (node.operand(index) for index in range(3))
     scale = attribute(node, "scale", None)
     half = math.sqrt(1 / math.sqrt(known_size(q, 3)) if scale is None else scale)
     repeats = known_size(q, 1) // known_size(k, 1)
@@ -49,7 +49,7 @@ def is_of_vectors(node: Node) -> bool:
 
 def _range(op: Builder, node: Node) -> Value:
     scalar = np.zeros(0, np.int64)
-    return op.Range(*(op.Reshape(operand(node, index), scalar) for index in range(3)), **node.attributes)
+    return op.Range(*(op.Reshape(node.operand(index), scalar) for index in range(3)), **node.attributes)
 
 
 def is_unaligned(node: Node) -> bool:
@@ -60,12 +60,12 @@ def is_unaligned(node: Node) -> bool:
     """
     if attribute(node, "coordinate_transformation_mode", "half_pixel") != "align_corners" or node.constant(2) is None:
         return False
-    return not operand(node, 0).type.is_ranked or any(length != size for length, size in _lengths(node))
+    return not node.operand(0).type.is_ranked or any(length != size for length, size in _lengths(node))
 
 
 def _lengths(node: Node) -> list[tuple[float, int]]:
     """The exact and the whole length of each axis that a Resize changes by known scales; nothing where it doesn't."""
-    x, scales = operand(node, 0), node.constant(2)
+    x, scales = node.operand(0), node.constant(2)
     if scales is None:
         return []
     axes = attribute(node, "axes", None) or range(x.type.rank)
@@ -79,7 +79,7 @@ def _resize(op: Builder, node: Node) -> Value:
     ends = [(size - 1) / (length - 1) if size > 1 else 0.0 for length, size in lengths]
     changed = {name: value for name, value in node.attributes.items() if name != "coordinate_transformation_mode"}
     return op.Resize(
-        operand(node, 0),
+        node.operand(0),
         np.array([0.0] * len(ends) + ends, np.float32),
         None,
         [size for _, size in lengths],
@@ -89,7 +89,7 @@ def _resize(op: Builder, node: Node) -> Value:
 
 
 def _swiglu(op: Builder, node: Node) -> Value:
-    return op.Mul(op.Swish(operand(node, 0), **node.attributes), operand(node, 1))
+    return op.Mul(op.Swish(node.operand(0), **node.attributes), node.operand(1))
 
 
 _SOFTMAX, _LOGISTIC = 1, 2
@@ -102,7 +102,7 @@ def untransformed(node: Node) -> Expansion | None:
 
 def _tree_ensemble(op: Builder, node: Node) -> Value:
     kept = {name: value for name, value in node.attributes.items() if name != "post_transform"}
-    scores = op(node.operator, operand(node, 0), **kept)
+    scores = op(node.operator, node.operand(0), **kept)
     return op.Softmax(scores) if attribute(node, "post_transform", 0) == _SOFTMAX else op.Sigmoid(scores)
 
 
@@ -110,7 +110,7 @@ def divides_least(node: Node) -> bool:
     """Whether it may divide the least integer by -1, over which the processor ends ONNX Runtime's process."""
     from ...ir.infer import contents  # brings torch, which listing the passes must not
 
-    a, b, dtype = operand(node, 0), operand(node, 1), node.output.dtype
+    a, b, dtype = node.operand(0), node.operand(1), node.output.dtype
     if dtype not in (DType.int32, DType.int64) or _is_other_than_minus_one(b):
         return False
     if isinstance(a, Constant):
@@ -125,7 +125,7 @@ def _is_other_than_minus_one(value: Value) -> bool:
     where = value.producer
     if where is None or where.operator != "Where" or not np.array_equal(_numbers(where, 1), 1):
         return False
-    equal = operand(where, 0).producer
+    equal = where.operand(0).producer
     if equal is None or equal.operator != "Equal" or equal.inputs[0] is not where.inputs[2]:
         return False
     return np.array_equal(_numbers(equal, 1), -1)
@@ -139,7 +139,7 @@ def _numbers(node: Node, index: int) -> np.ndarray:
 
 def _quotient(op: Builder, node: Node) -> Value:
     """Divide, but negate where the divisor is -1, which wraps as in the interpreter."""
-    a, b = operand(node, 0), operand(node, 1)
+    a, b = node.operand(0), node.operand(1)
     one, minus_one = (op.constant(np.array(number, b.dtype.numpy)) for number in (1, -1))
     is_minus_one = op.Equal(b, minus_one)
     return op.Where(is_minus_one, op.Neg(a), op.Div(a, op.Where(is_minus_one, one, b)))
@@ -151,7 +151,7 @@ def never_empty(node: Node) -> Expansion | None:
     The kernel would do so where there is no batch, and for GRU where there is no step. The expansion's reshape fails
     there, since a size that follows from the others can't be told where these make nothing. None where it isn't needed.
     """
-    x, shape = operand(node, 0), _FOLLOWING[node.operator]
+    x, shape = node.operand(0), _FOLLOWING[node.operator]
     if x.type.is_ranked:
         time, batch = x.shape[:2]
         if _is_sure(batch) and (_is_sure(time) or node.operator == "LSTM"):
@@ -161,7 +161,7 @@ def never_empty(node: Node) -> Expansion | None:
         return None
     return lambda op, node: op(
         node.operator,
-        op.Reshape(operand(node, 0), shape),
+        op.Reshape(node.operand(0), shape),
         *node.inputs[1:],
         outputs=len(node.outputs),
         **node.attributes,

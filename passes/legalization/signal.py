@@ -10,14 +10,14 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, known_size, operand, size_of
+from .expansion import Expansion, RefusedError, attribute, cast, known_size, size_of
 
 _COSINES = {"BlackmanWindow": (0.42, 0.5, 0.08), "HammingWindow": (25 / 46, 21 / 46), "HannWindow": (0.5, 0.5)}
 """Each window as an alternating sum of cosines: `a - b cos x + c cos 2x`."""
 
 
 def _window(op: Builder, node: Node) -> Value:
-    size = _number(op, operand(node, 0))
+    size = _number(op, node.operand(0))
     period = size if attribute(node, "periodic", 1) else op.Sub(size, 1)
     step = op.Div(np.float64(2 * math.pi), op.Cast(period, to=DType.float64))
     angle = op.Mul(op.Cast(op.Range(0, size, 1), to=DType.float64), step)
@@ -29,7 +29,7 @@ def _window(op: Builder, node: Node) -> Value:
 
 
 def _fourier(op: Builder, node: Node) -> Value:
-    rank, axis = operand(node, 0).type.rank, node.input(2)
+    rank, axis = node.operand(0).type.rank, node.input(2)
     if axis is None or node.constant(2) is not None:
         return _fourier_along(op, node, (-2 if axis is None else int(_scalar(node, 2))) % rank)
     if attribute(node, "onesided", 0) or node.input(1) is not None:
@@ -42,7 +42,7 @@ def _fourier(op: Builder, node: Node) -> Value:
 
 
 def _fourier_along(op: Builder, node: Node, axis: int) -> Value:
-    x, rank = operand(node, 0), operand(node, 0).type.rank
+    x, rank = node.operand(0), node.operand(0).type.rank
     inverse, onesided = attribute(node, "inverse", 0), attribute(node, "onesided", 0)
     have, given = size_of(op, x, axis), node.input(1)
     halved = op.Mul(op.Sub(have, 1), 2) if inverse and onesided else have
@@ -60,11 +60,11 @@ def _fourier_along(op: Builder, node: Node, axis: int) -> Value:
 
 
 def _short_time_fourier(op: Builder, node: Node) -> Value:
-    signal, window = operand(node, 0), node.input(2)
-    step = _number(op, operand(node, 1))
+    signal, window = node.operand(0), node.input(2)
+    step = _number(op, node.operand(1))
     whole = size_of(op, signal, 1)
     if node.input(3) is not None:
-        length = _number(op, operand(node, 3))
+        length = _number(op, node.operand(3))
     else:
         length = whole if window is None else size_of(op, window, 0)
     count = op.Add(op.Div(op.Sub(whole, length), step), 1)
@@ -128,8 +128,8 @@ def _waves(
 
 def _mel_weights(op: Builder, node: Node) -> Value:
     """Triangular filters `[spectrum, mel]`, evenly spaced on the mel scale."""
-    bins, length = (_number(op, operand(node, index)) for index in (0, 1))
-    rate, *edges = (op.Cast(_number(op, operand(node, index)), to=DType.float64) for index in (2, 3, 4))
+    bins, length = (_number(op, node.operand(index)) for index in (0, 1))
+    rate, *edges = (op.Cast(_number(op, node.operand(index)), to=DType.float64) for index in (2, 3, 4))
     low, high = (op.Mul(op.Log(op.Add(op.Div(edge, 700.0), 1.0)), 2595 / math.log(10)) for edge in edges)
     count = op.Add(bins, 2)
     step = op.Div(op.Sub(high, low), op.Cast(count, to=DType.float64))

@@ -6,12 +6,12 @@ from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
 from .branches import steps
-from .expansion import Expansion, attribute, cast, operand, size_of
+from .expansion import Expansion, attribute, cast, size_of
 
 
 def _linear_attention(op: Builder, node: Node) -> tuple[Value, ...]:
     """Linear attention step by step, in float32; what a state that isn't given would add is left out."""
-    query, key, value = (operand(node, index) for index in range(3))
+    query, key, value = (node.operand(index) for index in range(3))
     past, decay, beta = (node.input(index) for index in (3, 4, 5))
     queries, heads = attribute(node, "q_num_heads", 1), attribute(node, "kv_num_heads", 1)
     rule = attribute(node, "update_rule", "gated_delta")
@@ -56,7 +56,7 @@ def _time_last(op: Builder, x: Value) -> Value:
 
 def _causal_convolution(op: Builder, node: Node) -> tuple[Value, ...]:
     """Each channel `[batch, channel, time]` convolved with its own filter over the present and the past."""
-    x, w, bias, past = operand(node, 0), operand(node, 1), node.input(2), node.input(3)
+    x, w, bias, past = node.operand(0), node.operand(1), node.input(2), node.input(3)
     reach = op.Sub(op.Unsqueeze(size_of(op, w, 2), [0]), 1)
     pads = op.Concat([0, 0], reach, [0, 0, 0], axis=0)
     padded = op.Pad(x, pads) if past is None else op.Concat(past, x, axis=2)

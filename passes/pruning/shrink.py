@@ -60,9 +60,7 @@ def _touched(node: Node, kept: Kept) -> bool:
 
 def _regroup(node: Node, kept: Kept) -> None:
     """A depthwise convolution loses groups; any other grouped one loses channels of each group and keeps its number."""
-    x, weight = node.inputs[:2]
-    assert x is not None
-    assert weight is not None
+    x, weight = node.operand(0), node.operand(1)
     if (x, 1) in kept:
         width = 1 if node.operator == "ConvTranspose" else weight.type.static_shape[1]
         node.attributes = {**node.attributes, "group": int(kept[x, 1].sum()) // width}
@@ -70,8 +68,7 @@ def _regroup(node: Node, kept: Kept) -> None:
 
 def _reshape_target(node: Node) -> list[Dim]:
     """The output's shape with 0 for a dimension that is copied and -1 for the one other that isn't known."""
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     copied = [axis < x.type.rank and x.shape[axis] == dim for axis, dim in enumerate(node.output.shape)]
     return [
         dim if isinstance(dim, int) else 0 if copy else -1 for dim, copy in zip(node.output.shape, copied, strict=True)

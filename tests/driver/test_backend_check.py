@@ -49,8 +49,7 @@ class Other(Backend):
 
 def scaled(by: float) -> Callable[[Builder, Node], None]:
     def change(op: Builder, node: Node) -> None:
-        value = node.inputs[0]
-        assert value is not None
+        value = node.operand(0)
         signs = np.resize(np.float32([1, -1, 1]), value.type.static_shape)
         op.graph.set_input(node, 0, op.Mul(value, (1 + np.float32(by) * signs).astype(np.float32)))
 

@@ -31,8 +31,7 @@ def names(graph: Graph) -> list[str]:
 
 
 def bypass(graph: Graph, node: Node) -> None:
-    source = node.inputs[0]
-    assert source is not None
+    source = node.operand(0)
     graph.replace_uses(node.output, source)
     graph.erase(node)
 

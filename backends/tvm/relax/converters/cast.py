@@ -26,8 +26,7 @@ _LEAST = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
 
 
 def cast(emitter: Emitter, node: Node) -> Any:
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand(0)
     x, source, to = emitter.tensor(value), value.dtype, node.output.dtype
     if source is to:
         return x

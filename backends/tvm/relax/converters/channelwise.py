@@ -27,8 +27,7 @@ def _pool_anchor(node: Node) -> Anchor | None:
     Integers have integer maxima, which the prologue dequantizes; their means are of distances to the zero point, which
     it scales.
     """
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     if len(node.outputs) > 1 or not is_known(x, node):
         return None
     anchor = Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS)
@@ -43,8 +42,7 @@ def _pool_anchor(node: Node) -> Anchor | None:
 
 
 def _pool(emitter: Emitter, group: Group) -> Blocked:
-    x = group.anchor.inputs[0]
-    assert x is not None
+    x = group.anchor.operand(0)
     images = source(x)
     zero_point = 0 if x.producer is None or images.dtype.is_float else dict(step_attributes(x.producer))["zero_point"]
     return _pooled(emitter, group.anchor, (images, zero_point), group.epilogue, group)
@@ -55,8 +53,7 @@ def pool(emitter: Emitter, node: Node) -> Any:
 
     Positions of maxima, and images that don't fill a block, are left to other converters.
     """
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     if len(node.outputs) > 1 or not is_known(x, node) or not is_worth_blocks(emitter, x):
         return _PLAIN[node.operator](emitter, node)
     return _pooled(emitter, node, (x, 0), Epilogue(), None)

@@ -51,9 +51,7 @@ def _conv(emitter: Emitter, group: Group) -> Any:
         if made is not None:
             return made
     node, lanes = group.anchor, emitter.machine.lanes
-    x, weights = node.inputs[:2]
-    assert x is not None
-    assert weights is not None
+    x, weights = node.operand(0), node.operand(1)
     data = constant_weights(weights)
     assert data is not None
     images, window = images_of(x.type), window_of(node, data.shape[2:])
@@ -215,8 +213,7 @@ def _strips(emitter: Emitter, found: Quantized, strips: Strips) -> Any:
     x, node = found.x, found.x.producer
     epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
     if node is not None and node.operator == "QuantizeLinear" and quant_params_of(node) is not None:
-        x = node.inputs[0]
-        assert x is not None
+        x = node.operand(0)
         step = Step(node.operator, step_attributes(node), (1,))
         epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (step,), str(found.x.dtype))
     kernel = strips_kernel(strips, found.zero_point, emitter.machine, epilogue)

@@ -169,8 +169,7 @@ def _shifted(node: Node, a: Any, b: Any) -> Any:
 
 def equal(emitter: Emitter, node: Node) -> Any:
     """Compare elements; truth values by exclusive or, since LLVM can't compare them."""
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand(0)
     if value.dtype is not DType.bool:
         return imported(emitter, node)
     return relax.op.logical_not(_XOR(emitter, node))

@@ -76,8 +76,7 @@ def deformable_conv(emitter: Emitter, node: Node) -> Any:
     x, w, offset, b, mask = (
         None if value is None else emitter.tensor(value) for value in (node.input(index) for index in range(5))
     )
-    weight = node.inputs[1]
-    assert weight is not None
+    weight = node.operand(1)
     taps = [int(size) for size in node.attributes.get("kernel_shape", weight.shape[2:])]
     if len(taps) != 2:
         raise NotImplementedError(f"it has {len(taps)} spatial axes, and there is a kernel for 2")

@@ -50,8 +50,7 @@ def _weights(node: Node) -> np.ndarray | None:
     It may be transposed, like the weights of a head that shares the embeddings' table; dequantized; or widened, and is
     then returned in bfloat16.
     """
-    value = node.inputs[1]
-    assert value is not None
+    value = node.operand(1)
     return _matrix(value) if value.type.rank == 2 else None
 
 
@@ -69,9 +68,7 @@ def _matrix(value: Value) -> np.ndarray | None:
 
 def _is_batched(node: Node) -> bool:
     """Whether a node multiplies two computed float32 tensors, item by item, or all items with one matrix."""
-    x, right = node.inputs
-    assert x is not None
-    assert right is not None
+    x, right = node.operand(0), node.operand(1)
     return (
         x.dtype is DType.float32
         and x.type.rank >= 2
@@ -90,9 +87,7 @@ def _product(emitter: Emitter, group: Group) -> Any:
         beside = [relax.const(integers.offsets(instruction.shift)), relax.const(integers.scales)]
         return _integer_product(emitter, group, (integers.x, integers.weights), beside, Grids(is_scaled=True))
     node, weights = group.anchor, _weights(group.anchor)
-    x, right = node.inputs[:2]
-    assert x is not None
-    assert right is not None
+    x, right = node.operand(0), node.operand(1)
     lead = tuple(_known(size) for size in x.shape[:-1])
     if weights is None:
         columns = right.shape[-1]

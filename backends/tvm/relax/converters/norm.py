@@ -51,8 +51,7 @@ def quantize(emitter: Emitter, node: Node) -> Any:
 
 def rows_of(node: Node, axis: int = -1) -> tuple[Value, tuple[int | None, ...], int] | None:
     """Return what a node computes by row: the tensor, its other axes, and the rows' length; None without a kernel."""
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     columns = x.shape[-1] if x.type.rank else None
     if x.dtype is not DType.float32 or axis not in (-1, x.type.rank - 1) or not isinstance(columns, int):
         return None

@@ -94,8 +94,7 @@ def lp_pool(emitter: Emitter, node: Node) -> Any:
 
 
 def _pooled(emitter: Emitter, node: Node, kernel: Kernel) -> Any:
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand(0)
     begins, ends = _padding(node, [emitter.size(size) for size in value.shape[2:]])
 
     def pool(x: te.Tensor, *, shape: Sequence[Any], begins: Sequence[Any], ends: Sequence[Any]) -> Any:
@@ -216,8 +215,7 @@ def _norms(x: te.Tensor, shape: Sequence[Any], window: _Window, *, power: int) -
 
 def local_response_normalization(emitter: Emitter, node: Node) -> Any:
     """Lower LRN, which divides each element by the energy of its neighbours in other channels."""
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand(0)
     size = node.attributes["size"]
     alpha, beta, bias = (node.attributes.get(name, default) for name, default in _RESPONSE)
 

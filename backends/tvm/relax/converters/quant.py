@@ -98,8 +98,7 @@ def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, in
 
 def quantize(emitter: Emitter, node: Node) -> Any:
     """Quantize or dequantize by one grid for the whole tensor."""
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
     operand, step = Operand(Reach.ELEMENTS, str(x.dtype)), Step(node.operator, step_attributes(node), (1,))
     kernel = elementwise_kernel(shape, Epilogue((operand,), (step,), str(node.output.dtype)), emitter.machine)

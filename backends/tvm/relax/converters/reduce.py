@@ -51,8 +51,7 @@ def _end(dtype: DType, sign: int) -> float:
 
 
 def _reduce(emitter: Emitter, node: Node) -> Any:
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand(0)
     is_bool = value.dtype is DType.bool
     x = emitter.tensor(value)
     if is_bool:
@@ -160,8 +159,7 @@ def _place_of_extreme(emitter: Emitter, node: Node) -> Any:
 
     TVM's own operators find no place for infinities, and arbitrary ones where there is NaN.
     """
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand(0)
     combiner, nothing = _REDUCTIONS["ReduceMax" if node.operator == "ArgMax" else "ReduceMin"]
     best = partial(reduction, combiner=combiner, nothing=nothing(value.dtype), keeps=True)
     axis = node.attributes.get("axis", 0) % value.type.rank

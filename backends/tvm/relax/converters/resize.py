@@ -80,8 +80,7 @@ class _Axis:
 
 
 def resize(emitter: Emitter, node: Node) -> Any:
-    x = node.inputs[0]
-    assert x is not None
+    x = node.operand(0)
     sampling = _Sampling.of(node)
     along = [axis % x.type.rank for axis in node.attributes.get("axes") or range(x.type.rank)]
     plan = _Plan(emitter, node, along, sampling)

@@ -160,8 +160,7 @@ def _slice(emitter: Emitter, node: Node) -> Any:
 
 
 def _split(emitter: Emitter, node: Node) -> Any:
-    data = node.inputs[0]
-    assert data is not None
+    data = node.operand(0)
     if node.input(1) is not None and _elements(node, 1) is None:
         return dynamic_shape.split(emitter, node)
     axis = node.attributes.get("axis", 0) % data.type.rank
@@ -189,9 +188,7 @@ def _topk(emitter: Emitter, node: Node) -> Any:
 
     If only data tells how many are wanted, all are sorted.
     """
-    data, wanted = node.inputs
-    assert data is not None
-    assert wanted is not None
+    data, wanted = node.operand(0), node.operand(1)
     axis = node.attributes.get("axis", -1) % data.type.rank
     elements = _elements(node, 1)
     count = elements[0] if elements is not None and isinstance(elements[0], int) else -1
