@@ -1,6 +1,7 @@
 """Export a module: what `torch.export` needs of a module, its inputs and its outputs."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -15,9 +16,12 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from ...ir.errors import ModelError
-from .guards import known_numbers, ordinary_sizes
-from .libraries import exportable
+from .compat_torch import known_numbers, ordinary_sizes
+from .compat_torchvision import exportable
 from .recurrences import WholeRecurrences
+
+ONE_AT_A_TIME = threading.RLock()
+"""A lock held while something is exported or decomposed, for which torch is patched as a whole."""
 
 
 def export(
@@ -29,6 +33,7 @@ def export(
         ModelError: `torch.export` refuses it.
     """
     with (
+        ONE_AT_A_TIME,
         _refusals(type(module).__name__),
         silent(),
         _in_evaluation(module),
@@ -47,7 +52,7 @@ def decompose(program: ExportedProgram, name: str, rules: Mapping[Any, Any]) -> 
     Raises:
         ModelError: torch can't take one apart.
     """
-    with _refusals(name), ordinary_sizes(), silent():
+    with ONE_AT_A_TIME, _refusals(name), ordinary_sizes(), silent():
         return program.run_decompositions(dict(rules))
 
 

@@ -15,7 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign, boxes
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.frontends.torch import trace
-from planish.frontends.torch.libraries import exportable
+from planish.frontends.torch.compat_torchvision import exportable
 from planish.ir.interpreter import Interpreter
 from planish.ir.verify import verify
 from planish.targets.load import load_target

@@ -1,4 +1,7 @@
-"""What Python asks while torch exports, and torch won't answer.
+"""What Python asks while torch exports, and torch won't answer: patches of torch 2.13 and later.
+
+Each holds while something is exported, in one thread at a time (`export.ONE_AT_A_TIME`). `test_compat_torch.py` has a
+test for each that fails once torch no longer needs it.
 
 Numbers are kept in buffers, to be saved with the weights: a stride, a padding. A graph is made for one set of weights,
 and so they are known.
@@ -25,7 +28,11 @@ _TORCH = str(Path(torch.__file__).parent)
 
 @contextmanager
 def ordinary_sizes() -> Generator[None]:
-    """Let whatever holds for all sizes from 2 on hold for sizes that only the data tells, as long as this lasts."""
+    """Let whatever holds for all sizes from 2 on hold for sizes that only the data tells, as long as this lasts.
+
+    Torch's own guards that are oblivious of 0 and 1 serve its operators, and not what a model's code asks
+    (https://github.com/pytorch/pytorch/pull/118579, https://github.com/pytorch/pytorch/issues/120288).
+    """
     evaluate = ShapeEnv.evaluate_expr
 
     def ask(self: ShapeEnv, orig_expr: sympy.Basic, *arguments: Any, **options: Any) -> sympy.Basic:
@@ -81,7 +88,11 @@ def _is_asked_by_torch(environment: ShapeEnv) -> bool:
 
 @contextmanager
 def known_numbers(module: nn.Module) -> Generator[None]:
-    """Let a module's whole numbers be known, as long as this lasts and the module doesn't write to them."""
+    """Let a module's whole numbers be known, as long as this lasts and the module doesn't write to them.
+
+    Torch makes fake tensors of all buffers, which know no numbers
+    (https://github.com/pytorch/pytorch/issues/107879, https://github.com/pytorch/pytorch/issues/136642).
+    """
     numbers = {
         id(buffer): buffer for buffer in module.buffers() if buffer.numel() == 1 and not buffer.is_floating_point()
     }

@@ -1,8 +1,9 @@
-"""What libraries of models decide in Python by sizes that only the data tells, said so that `torch.export` can follow.
+"""What torchvision decides in Python by sizes that only the data tells, said so that `torch.export` can follow.
 
-A detector finds some number of objects. torchvision asks how many before it chooses between two ways to suppress
-duplicates, and pastes masks one by one. For the time of an export its functions are replaced by ones that compute the
-same for every number of objects, none among them.
+A detector finds some number of objects. torchvision (0.28 and later) asks how many before it chooses between two ways
+to suppress duplicates, and pastes masks one by one. For the time of an export its functions are replaced by ones that
+compute the same for every number of objects, none among them. The detectors' tests fail without them until torchvision
+can be exported as it is: https://github.com/pytorch/pytorch/issues/118884, https://github.com/pytorch/vision/pull/9395.
 """
 
 import builtins

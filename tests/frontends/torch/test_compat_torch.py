@@ -1,12 +1,15 @@
 """What a module asks in Python of numbers and sizes: what is known of them is used, and the rest is refused."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
 import planish
 from planish.frontends.torch import trace
@@ -69,6 +72,36 @@ class Padded(nn.Module):
 def test_a_number_in_a_buffer_is_known(agrees: Agrees, length: int) -> None:
     graph = trace(module := Padded(), (torch.randn(1, 2, length),))
     agrees(graph, module, (torch.randn(1, 2, length),))
+
+
+def exported(module: nn.Module, *arguments: Tensor) -> None:
+    torch.export.export(module.eval(), arguments, strict=False)
+
+
+def test_torch_still_asks_what_only_data_tells() -> None:
+    """Otherwise `ordinary_sizes` can go."""
+    with pytest.raises(GuardOnDataDependentSymNode):
+        exported(Segments(), torch.randn(9, 4), torch.tensor([0, 2, 6, 9]))
+
+
+def test_torch_still_knows_no_numbers_in_buffers() -> None:
+    """Otherwise `known_numbers` can go."""
+    with pytest.raises(GuardOnDataDependentSymNode):
+        exported(Padded(), torch.randn(1, 2, 20))
+
+
+def test_threads_may_trace_side_by_side(agrees: Agrees) -> None:
+    """Each module takes a patch of its own, and none is left behind."""
+    patched = ShapeEnv.evaluate_expr, FakeTensorMode.from_tensor
+    cases = [
+        (Padded(), (torch.randn(1, 2, 20),)),
+        (Segments(), (torch.randn(9, 4), torch.tensor([0, 2, 6, 9]))),
+    ] * 3
+    with ThreadPoolExecutor(3) as pool:
+        graphs = list(pool.map(lambda case: trace(*case), cases))
+    for graph, (module, arguments) in zip(graphs, cases, strict=True):
+        agrees(graph, module, arguments)
+    assert patched == (ShapeEnv.evaluate_expr, FakeTensorMode.from_tensor)
 
 
 class Counting(nn.Module):
