@@ -1,9 +1,13 @@
-"""Matching a pattern against the graph, upwards from the node that computes the first value to be replaced."""
+"""Matching a pattern against the graph, upwards from the node that computes the first value to be replaced.
+
+A match is looked for in two moods: `Exact` gives up where something differs, which is how rules are applied; `Furthest`
+notes the difference and goes on, which is how near misses are told (`explain`).
+"""
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import permutations
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -30,6 +34,53 @@ from .rule import RewriteRule, Way
 
 Found: TypeAlias = dict[Key, Any]
 """What the parts of a pattern stand for, so far, in the order in which they were met."""
+DIFFERENCES = "what differs"
+"""The key, beside those of a pattern, of what `Furthest` has noted."""
+
+
+class Mood(Protocol):
+    """What becomes of a search where something differs, and of several ways to match."""
+
+    def differ(self, found: Found, reason: Callable[[], str]) -> Sequence[Found]:
+        """Go on, or not, though something differs; the reason is a phrase."""
+        ...
+
+    def choose(self, states: Sequence[Found]) -> Sequence[Found]:
+        """The ways to go on with."""
+        ...
+
+
+class Exact:
+    """Gives up where something differs, and goes on with every way to match."""
+
+    def differ(self, found: Found, reason: Callable[[], str]) -> Sequence[Found]:
+        return ()
+
+    def choose(self, states: Sequence[Found]) -> Sequence[Found]:
+        return states
+
+
+class Furthest:
+    """Notes what differs and goes on, with the way in which most of a pattern is there."""
+
+    def differ(self, found: Found, reason: Callable[[], str]) -> Sequence[Found]:
+        return ({**found, DIFFERENCES: (*found.get(DIFFERENCES, ()), reason())},)
+
+    def choose(self, states: Sequence[Found]) -> Sequence[Found]:
+        return (max(states, key=extent),) if len(states) > 1 else states
+
+
+EXACT, FURTHEST = Exact(), Furthest()
+
+
+def nodes_in(found: Found) -> tuple[Node, ...]:
+    """The nodes that were found, the root first."""
+    return tuple(node for key, node in found.items() if isinstance(key, Application))
+
+
+def extent(found: Found) -> tuple[int, int]:
+    """How much of a pattern is there, to compare: the nodes, and then how little differs."""
+    return len(nodes_in(found)), -len(found.get(DIFFERENCES, ()))
 
 
 def find_matches(rule: RewriteRule, root: Node) -> Iterator[Match]:
@@ -38,20 +89,31 @@ def find_matches(rule: RewriteRule, root: Node) -> Iterator[Match]:
     All nodes are in the graph of the root, and nobody but them reads what they compute, apart from the results: they
     go.
     """
-    states = _match_node(rule.root, root, {})
-    for result, way in zip(rule.results[1:], rule.ways, strict=True):
-        states = [
-            new for found in states for value in reached(way, found) for new in _match_value(result, value, root, found)
-        ]
-    for found in states:
+    for found in search(rule, root, EXACT):
         match = complete(rule, found)
         if isinstance(match, Match):
             yield match
 
 
+def search(rule: RewriteRule, root: Node, mood: Mood) -> Sequence[Found]:
+    """What the parts of a rule's pattern may stand for, with a node as its root."""
+    if rule.root.operator != root.operator:
+        return ()
+    states = _match_node(rule.root, root, {}, mood)
+    for result, way in zip(rule.results[1:], rule.ways, strict=True):
+        states = [new for found in states for new in _match_result(result, way, root, found, mood)]
+    return states
+
+
+def _match_result(result: Result, way: Way, root: Node, found: Found, mood: Mood) -> Sequence[Found]:
+    """Every way to match another result of a pattern, at the end of the way to it."""
+    states = [new for value in reached(way, found) for new in _match_value(result, value, root, found, mood)]
+    return mood.choose(states) or mood.differ(found, lambda: f"no {result.application.operator} reads the same")
+
+
 def complete(rule: RewriteRule, found: Found) -> Match | str:
     """The match of all parts of a pattern, or why the nodes can't be replaced."""
-    nodes = tuple(node for key, node in found.items() if isinstance(key, Application))
+    nodes = nodes_in(found)
     results = tuple(found[result.application].outputs[result.index] for result in rule.results)
     root = nodes[0]
     if len({value.producer for value in results}) < len({result.application for result in rule.results}):
@@ -121,24 +183,39 @@ def reached(way: Way, found: Found) -> Iterable[Value]:
     return values
 
 
-def _match_node(pattern: Application, node: Node, found: Found) -> Sequence[Found]:
-    """Every way to match an operator's node, each as what is found so far."""
-    if node.operator != pattern.operator or pattern.outputs not in (None, len(node.outputs)):
-        return ()
-    found = {**found, pattern: node}
+def _match_node(pattern: Application, node: Node, found: Found, mood: Mood) -> Sequence[Found]:
+    """Every way to match a node of the right operator, each as what is found so far."""
+    states: Sequence[Found] = ({**found, pattern: node},)
+    if pattern.outputs not in (None, len(node.outputs)):
+        states = mood.differ(
+            states[0], lambda: f"{_where(node)} has {len(node.outputs)} outputs, not {pattern.outputs}"
+        )
     for name, wanted in pattern.attributes.items():
-        attribute = attribute_of(node, name)
-        if not is_wanted(attribute, wanted, found):
-            return ()
-        if isinstance(wanted, AttributeVariable):
-            found[wanted] = attribute
+        states = [new for state in states for new in _match_attribute(name, wanted, node, state, mood)]
+    if not states:
+        return ()
+    (found,) = states  # attributes match in one way
     every: list[Found] = []
     for pairs in pairings(pattern, node):
-        states: Sequence[Found] = (found,)
+        states = (found,)
         for operand, value in pairs:
-            states = [new for state in states for new in _match_value(operand, value, node, state)]
+            states = [new for state in states for new in _match_value(operand, value, node, state, mood)]
         every.extend(states)
-    return every
+    return mood.choose(every) or mood.differ(found, lambda: f"{_where(node)} has {len(node.inputs)} inputs")
+
+
+def _match_attribute(
+    name: str, wanted: Attribute | AttributeVariable, node: Node, found: Found, mood: Mood
+) -> Sequence[Found]:
+    attribute = attribute_of(node, name)
+    if is_wanted(attribute, wanted, found):
+        return ({**found, wanted: attribute} if isinstance(wanted, AttributeVariable) else found,)
+
+    def reason() -> str:
+        expected = found.get(wanted, "no graph") if isinstance(wanted, AttributeVariable) else wanted
+        return f"{name} of {_where(node)} is {attribute}, not {expected}"
+
+    return mood.differ(found, reason)
 
 
 def pairings(pattern: Application, node: Node) -> Iterable[Sequence[tuple[Pattern | Rest, Any]]]:
@@ -162,35 +239,55 @@ def pairings(pattern: Application, node: Node) -> Iterable[Sequence[tuple[Patter
     )
 
 
-def _match_value(pattern: Pattern | Rest, value: Any, reader: Node, found: Found) -> Sequence[Found]:
+def _match_value(pattern: Pattern | Rest, value: Any, reader: Node, found: Found, mood: Mood) -> Sequence[Found]:
     """Every way to match an operand of a node."""
     if isinstance(pattern, Result):
-        node = None if value is None else value.producer
-        if value is None or node is None or value.index != pattern.index:
-            return ()
-        known = found.get(pattern.application)
-        return _match_node(pattern.application, node, found) if known is None else (found,) if known is node else ()
+        return _match_origin(pattern, value, found, mood)
     if isinstance(pattern, Variable):
         if pattern.is_constant and not isinstance(value, Constant):
-            return ()
-        return bind(found, pattern.name, value)
+            return mood.differ(found, lambda: f"{_show(value)}, where {pattern.name} is to be a constant")
+        return _bind(found, pattern.name, value, reader, mood)
     if isinstance(pattern, Number):
-        return (found,) if is_number(value, pattern.value, reader) else ()
+        if is_number(value, pattern.value, reader):
+            return (found,)
+        return mood.differ(found, lambda: f"{_show(value)}, where the number {pattern.value:.6g} is wanted")
     if isinstance(pattern, Either):
-        return [new for choice in pattern.patterns for new in _match_value(choice, value, reader, found)]
+        ways = [new for choice in pattern.patterns for new in _match_value(choice, value, reader, found, mood)]
+        return mood.choose(ways)
     if isinstance(pattern, Rest):
-        return bind(found, pattern, value)
-    return _match_value(pattern.pattern, value, reader, found) if value is not None else without(pattern, found)
+        return _bind(found, pattern, value, reader, mood)
+    if value is not None:
+        return _match_value(pattern.pattern, value, reader, found, mood)
+    return _without(pattern, found) or mood.differ(found, lambda: f"{_show(None)}, which is there elsewhere")
 
 
-def bind(found: Found, key: Key, value: Any) -> Sequence[Found]:
-    """What is found with one thing more; nothing if it is bound to something else already."""
-    if key in found:
-        return (found,) if _are_same(found[key], value) else ()
-    return ({**found, key: value},)
+def _match_origin(pattern: Result, value: Value | None, found: Found, mood: Mood) -> Sequence[Found]:
+    """Every way to match a value with an output of the node that computes it."""
+    application, node = pattern.application, None if value is None else value.producer
+    if value is None or node is None or node.operator != application.operator or value.index != pattern.index:
+        return mood.differ(found, lambda: f"{_show(value)}, where a result of {application.operator} is wanted")
+    known = found.get(application)
+    if known is None:
+        return _match_node(application, node, found, mood)
+    if known is node:
+        return (found,)
+    return mood.differ(found, lambda: f"{_show(value)}, where that of {_show(known.outputs[0])} is wanted")
 
 
-def without(pattern: Optional, found: Found) -> Sequence[Found]:
+def _bind(found: Found, key: str | Rest, value: Any, reader: Node, mood: Mood) -> Sequence[Found]:
+    """What is found with one thing more; it differs if it is bound to something else already."""
+    if key not in found:
+        return ({**found, key: value},)
+    if _are_same(found[key], value):
+        return (found,)
+    if isinstance(key, Rest):
+        return mood.differ(found, lambda: f"the inputs of {_where(reader)} aren't those that {key.name} stands for")
+    return mood.differ(
+        found, lambda: f"{_show(value)}, where {key} is to be the same as elsewhere: {_show(found[key])}"
+    )
+
+
+def _without(pattern: Optional, found: Found) -> Sequence[Found]:
     """What is found if an optional input is left out."""
     missing = {key: () if isinstance(key, Rest) else None for key in keys((pattern,))}
     if not all(_are_same(found.get(key, nothing), nothing) for key, nothing in missing.items()):
@@ -229,3 +326,20 @@ def is_wanted(attribute: Attribute, wanted: Attribute | AttributeVariable, found
 def _are_same(one: Any, other: Any) -> bool:
     arrays = isinstance(one, np.ndarray) or isinstance(other, np.ndarray)
     return np.array_equal(one, other) if arrays else bool(one == other)
+
+
+def _where(node: Node) -> str:
+    return f"{node.operator} at {node.location}"
+
+
+def _show(value: Value | None) -> str:
+    """A value and where it comes from, in words."""
+    if value is None:
+        return "an input is left out"
+    if value.producer is not None:
+        return f"%{value.name} comes from {value.producer.operator} at {value.producer.location}"
+    if not isinstance(value, Constant):
+        return f"%{value.name} is an input of the graph"
+    if value.data.size != 1 or value.dtype is DType.string:
+        return f"%{value.name} is a constant of type {value.type}"
+    return f"%{value.name} is the constant {float(value.data.reshape(-1)[0]):.6g} of type {value.type}"
