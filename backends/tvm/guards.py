@@ -203,7 +203,8 @@ def _bounded(node: "Node") -> list[str]:
     """Return sizes that must not be 0, so that a slice's bounds lie inside of the axis where its type takes them to."""
     from ...ir.ops.slice import SURE  # brings torch, too
 
-    x, (starts, ends, axes) = node.inputs[0], (node.constant(index) for index in range(1, 4))
+    rows = [node.constant(index) for index in range(1, 4)]
+    x, (starts, ends, axes) = node.inputs[0], (row if row is None else row.reshape(-1) for row in rows)
     if x is None or starts is None or ends is None:
         return []
     found: list[str] = []

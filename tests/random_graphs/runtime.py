@@ -49,9 +49,9 @@ class Runtime:
         """The outputs, or why there are none."""
         self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"))
         try:
-            return self._pool.submit(
-                compiled_and_run, self.backend, print_graph(graph), weights(graph), list(probes)
-            ).result(_SECONDS)
+            return self._pool.submit(run_here, self.backend, print_graph(graph), weights(graph), list(probes)).result(
+                _SECONDS
+            )
         except BrokenProcessPool:
             self._pool = None
             return "the process died"
@@ -109,9 +109,7 @@ def shortened(reason: str) -> str:
     return re.sub(r"^.*?: ", "", reason)[:_SHOWN]
 
 
-def compiled_and_run(
-    backend: str, text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]
-) -> list[Outputs] | str:
+def run_here(backend: str, text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> list[Outputs] | str:
     """The outputs of a graph's artifact in this process, or why there are none."""
     import torch
 

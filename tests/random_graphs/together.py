@@ -30,7 +30,7 @@ from planish.passes.legalization.origins import Origins
 from planish.targets.load import load_target
 
 from .graphs import Sample
-from .runtime import Runtime, compiled_and_run
+from .runtime import Runtime, run_here
 
 Answer = Sequence[Outputs] | str
 """The outputs of a graph on each probe, or why there are none."""
@@ -53,7 +53,7 @@ class Here(Runtime):
         if first is not None:
             return first
         self.was_asked = True
-        return compiled_and_run("tvm", print_graph(graph), weights(graph), list(probes))
+        return run_here("tvm", print_graph(graph), weights(graph), list(probes))
 
 
 def run_together(samples: Mapping[str, Sample], graphs: Mapping[str, Graph]) -> dict[str, Answer]:
@@ -66,17 +66,17 @@ def run_together(samples: Mapping[str, Sample], graphs: Mapping[str, Graph]) -> 
             lowered[name] = _lowered(graph)
         except PlanishError as error:
             answers[name] = str(error)
-        except Exception:  # noqa: S112 -- of whatever kind: a build says the same, and is told of
+        except Exception:  # of whatever kind: a build alone will say it
             continue
     try:
         library = _library({symbol: kernel for one in lowered.values() for symbol, kernel in one.kernels.items()})
-    except Exception:  # whatever LLVM refuses
+    except Exception:  # whatever LLVM refuses, one after the other then
         return answers
     for name, one in lowered.items():
         try:
             executable = one.executable(library)
             runs = [executable.run(probe) for probe in samples[name].probes]
-        except Exception:  # noqa: S112 -- as above
+        except Exception:  # as above
             continue
         answers[name] = [flattened(dict(zip(one.graph.outputs, run, strict=True))) for run in runs]
     return answers
