@@ -173,7 +173,7 @@ def _fitting(node: "Node") -> list[str]:
     x, *rest = shapes
     if node.operator == "TopK":
         size, count = x[node.attributes.get("axis", -1)], node.constant(1)
-        least = 0 if count is None else int(count[0])
+        least = 0 if count is None else int(count.flat[0])
         return [f"Max({size} - {least - 1}, 0)"] if isinstance(size, str) and least > 1 else []
     if node.operator in ("Reshape", "Squeeze"):
         return _unequal(x, node.output.shape)

@@ -24,13 +24,18 @@ def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_grap
         to_relax(graph, Origins.of(graph), target)
 
 
-def test_a_slice_whose_bounds_are_a_matrix_is_guarded_as_by_a_row(make_graph, target) -> None:
+@pytest.mark.parametrize("operator", ["Slice", "TopK"])
+def test_a_matrix_in_place_of_a_row_is_guarded_as_the_row(make_graph, target, operator: str) -> None:
     """The standard wants rows, but the interpreter takes this too."""
-    bounds = np.array([1], np.int64), np.array([5], np.int64)
-    row, matrix = (
-        make_graph(lambda op, x, shape=shape: op.Slice(op.Relu(x), *(one.reshape(shape) for one in bounds)), "n")
-        for shape in [(1,), (1, 1)]
-    )
-    guards = [to_relax(graph, Origins.of(graph), target).guards for graph in (row, matrix)]
-    assert guards[0] == guards[1]
-    assert guards[0].early
+    rows, attributes = {"Slice": ([1, 5], {}), "TopK": ([5], {"axis": 0, "outputs": 2})}[operator]
+
+    def guards(*shape: int):
+        def build(op, x):
+            found = op(operator, op.Relu(x), *(np.full(shape, number) for number in rows), **attributes)
+            return found[0] if isinstance(found, tuple | list) else found
+
+        graph = make_graph(build, "n")
+        return to_relax(graph, Origins.of(graph), target).guards
+
+    assert guards(1) == guards(1, 1)
+    assert guards(1).early
