@@ -6,6 +6,8 @@ python benchmarks/soak.py guided --seconds 600                 files that reach 
 python benchmarks/soak.py faults                               builds that are killed, or (as root) out of disk
 python benchmarks/soak.py threads                              8 threads that call one model, 10,000 times each
 python benchmarks/soak.py leaks                                200 models compiled, called and dropped in turn
+python benchmarks/soak.py graphs --first 100 --cases 50000     random graphs in TVM, held to the interpreter
+python benchmarks/soak.py graphs --first 517 --cases 1         one graph again, compiled as users' graphs are
 """
 
 import argparse
@@ -34,6 +36,8 @@ from fuzz.places import BACKENDS, Fault, prepare
 from fuzz.seeds import write_seeds
 from fuzz.threads import Called, calls
 from workers import check_all
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for random_graphs
 
 SECONDS = 30.0
 """The time after which a case counts as hung."""
@@ -193,6 +197,30 @@ def _each_alone(
     return failures
 
 
+def graphs(arguments: argparse.Namespace) -> int:
+    """Random graphs in TVM, held to the interpreter after all passes; returns how many have failed."""
+    from fuzz.graphs import is_fine, rounds, shortened  # which import TVM
+
+    counts, reasons, failures = Counter[str](), Counter[str](), dict[int, str]()
+    with TemporaryDirectory(prefix="planish-cache-") as folder:
+        os.environ |= {"PLANISH_CACHE": folder, "TVM_BIND_THREADS": "0"}
+        try:
+            for outcomes in rounds(arguments.first, arguments.cases, arguments.jobs):
+                counts.update(what for what, _ in outcomes.values())
+                reasons.update(shortened(text) for what, text in outcomes.values() if what == "refused")
+                failed = {number: f"{what}: {text}" for number, (what, text) in outcomes.items() if not is_fine(what)}
+                failures |= failed
+                said = ", ".join(f"{count} {what}" for what, count in counts.most_common())
+                print(f"graphs to {max(outcomes)}: {said}", *failed.items(), sep="\n", file=sys.stderr, flush=True)
+        finally:  # interrupted as well
+            if arguments.json:
+                print(json.dumps({"counts": counts, "reasons": reasons, "failures": failures}))
+            else:
+                print(*(f"{count:5} x {reason}" for reason, count in reasons.most_common()), sep="\n")
+                print(f"failed: {sorted(failures)}")
+    return len(failures)
+
+
 def _add_cases(command: argparse.ArgumentParser) -> None:
     for name, choices in {"backends": BACKENDS, "dtypes": tuple(PIPELINES)}.items():
         command.add_argument(f"--{name}", nargs="+", choices=choices, default=choices)
@@ -242,6 +270,12 @@ def main() -> int:
     command.add_argument("--models", nargs="+", choices=("same", "new"), default=("same", "new"), help="of the cycles")
     _add_cases(command)
     command.set_defaults(run=leaks)
+    command = commands.add_parser("graphs", help=graphs.__doc__)
+    command.add_argument("--cases", type=int, default=512, help="graphs, rounded up to whole batches")
+    command.add_argument("--first", type=int, default=0, help="number of the first graph")
+    command.add_argument("--jobs", type=int, default=1)
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(run=graphs)
     arguments = parser.parse_args()
     return min(arguments.run(arguments), 1)
 

@@ -104,8 +104,11 @@ def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     rank = x.ndim + len(axes)
     if rank > MOST_AXES:
         raise ValueError(f"a tensor has {MOST_AXES} axes at most, not {rank}")
-    for axis in sorted(place_of(axis, rank) for axis in axes):
-        x = x.unsqueeze(axis)
+    found = sorted(place_of(axis, rank) for axis in axes)
+    if len({*found}) < len(found):
+        raise ValueError(f"an axis is named twice: {axes}")
+    for place in found:
+        x = x.unsqueeze(place)
     return x
 
 

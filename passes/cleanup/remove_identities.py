@@ -10,6 +10,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Graph, Node, Value
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
+from ...ir.unknown import is_from_data
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 from .reshapes import are_alike, order_of, reshaped, simplified_reshape, simplified_transpose
@@ -48,8 +49,11 @@ class IdentityRemoval(GraphwisePass):
 _Rule = Callable[[Graph, Node], Value | None]
 
 
-def _same(graph: Graph, node: Node) -> Value | None:
-    return node.inputs[0]
+def _identity(graph: Graph, node: Node) -> Value | None:
+    """The input, unless the output brings symbols for sizes that depend on data: later nodes speak of these."""
+    source = node.inputs[0]
+    is_known = source is None or not any(map(is_from_data, node.output.type.symbols - source.type.symbols))
+    return source if is_known else None
 
 
 def _same_type(graph: Graph, node: Node) -> Value | None:
@@ -201,7 +205,7 @@ _RULES: dict[str, _Rule] = {
     "Expand": _expand,
     "Flatten": simplified_reshape,
     "Gather": _gather,
-    "Identity": _same,
+    "Identity": _identity,
     "Max": _single,
     "Mean": _single,
     "Min": _single,

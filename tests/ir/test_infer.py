@@ -257,6 +257,11 @@ def test_an_axis_beyond_the_last_is_refused(operator: str, axis: int) -> None:
         infer(operator, inputs, attributes)
 
 
+def test_an_axis_that_is_added_twice_is_refused() -> None:
+    with pytest.raises(ModelError, match="an axis is named twice"):
+        infer("Unsqueeze", [tensor("n", 1), ints(1, -3)], {})
+
+
 def test_no_more_indices_than_axes_are_scattered_by() -> None:
     with pytest.raises(ModelError, match="3 indices for each element of a tensor of 2 axes"):
         infer("ScatterND", [tensor(4, 4), tensor(1, 3, dtype=DType.int64), tensor(1)], {})

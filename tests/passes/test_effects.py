@@ -9,31 +9,16 @@ which `sample` makes a graph of, and that graph's text.
 import inspect
 from functools import cache
 from importlib import import_module
-from random import Random
 from types import ModuleType
 
 import pytest
 from random_graphs.cases import names_by_kind
-from random_graphs.checks import State, passed
+from random_graphs.checks import FOR_TVM, KEEPING, State, passed, shuffled
 from random_graphs.graphs import Recipe, Sample, recipe, sample, smallest
 from random_graphs.runtime import Runtime, runtime
 
 from planish.ir.graph import nested
-from planish.passes.base import Effect, Pass
-from planish.passes.fixpoint import Fixpoint
-from planish.passes.group import Group
-from planish.passes.legalization.legalize import Legalization
-from planish.passes.pipeline import parse_pipeline, pass_classes
-
-CLEANUP = parse_pipeline("cleanup")
-FOR_TVM = Legalization(backend="tvm")
-
-KEEPING: list[Pass] = [
-    *(kind() for kind in pass_classes().values() if kind.effect is not Effect.LOSSY and not issubclass(kind, Group)),
-    FOR_TVM,
-    Fixpoint(steps=CLEANUP),
-]
-"""All passes that keep what a graph computes."""
+from planish.passes.base import Pass
 
 SHARES = {"onnxruntime": 4, "tvm": 25}
 """One in how many graphs is run by a backend too; TVM runs all that were asked for by number."""
@@ -52,7 +37,7 @@ def hold(made_of: Recipe, onnxruntime: Runtime | None, tvm: Runtime | None) -> S
     first = state = State(given.graph, given.outputs)
     states = {step: passed(step, given, first) for step in KEEPING}
     steps = [step for step in KEEPING if onnxruntime is None or step is not FOR_TVM]
-    for step in Random(made_of.seed).sample(steps, len(steps)):
+    for step in shuffled(steps, given):
         state = passed(step, given, state) or state
     if onnxruntime is not None:
         onnxruntime.hold(given, [*((step.name, states[step]) for step in steps if states[step]), ("all", state)])

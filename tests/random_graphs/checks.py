@@ -1,11 +1,14 @@
 """What a pass is held to on a graph."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import numpy as np
 
+import planish.backends  # noqa: F401 -- legalization asks them what they run
 from planish.ir.builder import Builder
 from planish.ir.equal import differences
 from planish.ir.errors import PlanishError, TargetError
@@ -15,6 +18,10 @@ from planish.ir.text import parse_graph, print_graph, weights
 from planish.ir.types import Container, DType
 from planish.ir.verify import verify
 from planish.passes.base import Effect, Pass, PassContext
+from planish.passes.fixpoint import Fixpoint
+from planish.passes.group import Group
+from planish.passes.legalization.legalize import Legalization
+from planish.passes.pipeline import parse_pipeline, pass_classes
 from planish.passes.probes import run_graph
 from planish.targets.load import load_target
 
@@ -22,6 +29,16 @@ from .graphs import Sample
 
 _TARGET = replace(load_target("x86-64"), fused={"onnxruntime": frozenset()})
 """It has no fused kernels, so that `legalize` spells all of them out."""
+
+
+FOR_TVM = Legalization(backend="tvm")
+
+KEEPING: list[Pass] = [
+    *(kind() for kind in pass_classes().values() if kind.effect is not Effect.LOSSY and not issubclass(kind, Group)),
+    FOR_TVM,
+    Fixpoint(steps=parse_pipeline("cleanup")),
+]
+"""All passes that keep what a graph computes."""
 
 
 class Broken(AssertionError):  # noqa: N818 -- a finding about a pass
@@ -34,6 +51,25 @@ class State:
 
     graph: Graph
     outputs: Sequence[Outputs]
+
+
+def shuffled(steps: Sequence[Pass], sample: Sample) -> list[Pass]:
+    """Passes in a sample's own order."""
+    return Random(sample.recipe.seed).sample(steps, len(steps))
+
+
+def after_all(sample: Sample) -> Graph:
+    """What passes in a sample's own order make of its graph for TVM, none of them held to anything.
+
+    They are all but ONNX Runtime's legalization: what is spelled out for one backend may be refused by the other.
+    """
+    graph, context = sample.graph, PassContext(_TARGET, sample.graph)
+    for step in shuffled([step for step in KEEPING if step != Legalization()], sample):
+        copy = graph.clone()
+        with suppress(TargetError):
+            step.apply(copy, context)
+            graph = copy
+    return graph
 
 
 def passed(step: Pass, sample: Sample, state: State) -> State | None:

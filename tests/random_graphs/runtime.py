@@ -41,7 +41,7 @@ class Runtime:
 
     def __str__(self) -> str:
         rows = [f"{self.backend}: {self.agreed} agreed, {len(self.refused)} refused, {len(self.strange)} strange"]
-        reasons = Counter(re.sub(r"^.*?: ", "", reason)[:_SHOWN] for reason in self.refused)
+        reasons = Counter(map(shortened, self.refused))
         rows += [f"{count:5} x {reason}" for reason, count in reasons.most_common()]
         return "\n".join([*rows, *self.strange])
 
@@ -49,7 +49,7 @@ class Runtime:
         """The outputs, or why there are none."""
         self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"))
         try:
-            return self._pool.submit(_run, self.backend, print_graph(graph), weights(graph), list(probes)).result(
+            return self._pool.submit(run_here, self.backend, print_graph(graph), weights(graph), list(probes)).result(
                 _SECONDS
             )
         except BrokenProcessPool:
@@ -104,7 +104,13 @@ def runtime(backend: str) -> Iterator[Runtime]:
         held.end()
 
 
-def _run(backend: str, text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> list[Outputs] | str:
+def shortened(reason: str) -> str:
+    """What refusals of one kind have in common."""
+    return re.sub(r"^.*?: ", "", reason)[:_SHOWN]
+
+
+def run_here(backend: str, text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> list[Outputs] | str:
+    """The outputs of a graph's artifact in this process, or why there are none."""
     import torch
 
     from planish.backends import find_backend

@@ -192,6 +192,8 @@ class Emitter:
         elements = contents(value)
         if not elements:
             raise TargetError(f"TVM can't hold %{value.name}: {value.type}")
+        if not all(map(self.is_bound, elements)):
+            raise TargetError(f"TVM can't hold %{value.name}: it depends on data in a way that isn't followed")
         row: Any = relax.op.shape_to_tensor(self.shape(elements))
         row = self.block.emit(relax.op.reshape(row, self.shape(value.shape)))
         return self.typed(row if value.dtype is DType.int64 else relax.op.astype(row, str(value.dtype)), value.type)

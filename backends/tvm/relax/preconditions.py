@@ -86,7 +86,7 @@ def _fitting(node: Node) -> list[str]:
     x, *rest = shapes
     if node.operator == "TopK":
         size, count = x[node.attributes.get("axis", -1)], node.constant(1)
-        least = 0 if count is None else int(count[0])
+        least = 0 if count is None else int(count.flat[0])
         return [f"Max({size} - {least - 1}, 0)"] if isinstance(size, str) and least > 1 else []
     if node.operator in ("Reshape", "Squeeze"):
         return _unequal(x, node.output.shape)
@@ -114,7 +114,8 @@ def _unequal(one: Sequence[Dim], other: Sequence[Dim]) -> list[str]:
 
 def _bounded(node: Node) -> list[str]:
     """Return sizes that must not be 0, so that a slice's bounds lie inside of the axis where its type takes them to."""
-    x, (starts, ends, axes) = node.inputs[0], (node.constant(index) for index in range(1, 4))
+    rows = [node.constant(index) for index in range(1, 4)]
+    x, (starts, ends, axes) = node.inputs[0], (row if row is None else row.reshape(-1) for row in rows)
     if x is None or starts is None or ends is None:
         return []
     found: list[str] = []

@@ -22,3 +22,20 @@ def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_grap
     graph = make_graph(lambda op, x: op.Abs(op.Neg(op.Relu(x))), "n")
     with pytest.raises(TargetError, match=r"layer: TVM can't run Neg: it can't tell the shape that relax\.add gives"):
         to_relax(graph, Origins.of(graph), target)
+
+
+@pytest.mark.parametrize("operator", ["Slice", "TopK"])
+def test_a_matrix_in_place_of_a_row_is_guarded_as_the_row(make_graph, target, operator: str) -> None:
+    """The standard wants rows, but the interpreter takes this too."""
+    rows, attributes = {"Slice": ([1, 5], {}), "TopK": ([5], {"axis": 0, "outputs": 2})}[operator]
+
+    def guards(*shape: int):
+        def build(op, x):
+            found = op(operator, op.Relu(x), *(np.full(shape, number) for number in rows), **attributes)
+            return found[0] if isinstance(found, tuple | list) else found
+
+        graph = make_graph(build, "n")
+        return to_relax(graph, Origins.of(graph), target).guards
+
+    assert guards(1) == guards(1, 1)
+    assert guards(1).early

@@ -36,7 +36,7 @@ LISTED = {
     "ir/analysis/open_places.py": "rules of the analysis",
     "ir/analysis/ties.py": "rules of the analysis",
     "ir/opset.py": "which operators a version of the standard changed",
-    "passes/legalization/tvm.py": "what TVM's backend does with them",
+    "backends/tvm/support.py": "what TVM's backend does with them",
     "passes/quantization/plan.py": "which operators have integer kernels that rescale",
 }
 """Files with lists of operators that say something else than what the operators compute."""

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from planish.ir.equal import differences
+from planish.ir.types import DType, TensorType
+from planish.ir.unknown import size_of_element
 from planish.passes.base import PassContext
 from planish.passes.cleanup.remove_identities import IdentityRemoval
 from planish.targets.load import load_target
@@ -202,6 +204,14 @@ def test_transposes_are_composed(becomes) -> None:
 def test_an_identity_between_input_and_output_leaves_the_names_of_both(becomes) -> None:
     before = "(%x: float32[2]) { %a: float32[2] = Identity(%x) return y = %a, z = %x }"
     becomes("remove-identities", before, "(%x: float32[2]) { return y = %x, z = %x }")
+
+
+def test_an_identity_that_names_a_size_of_data_stays(graph_of, context) -> None:
+    """Later nodes speak of the size by the name that it brings."""
+    graph = graph_of("(%x: float32[n]) { %a: float32[n] = Identity(%x) return y = %a }")
+    (node,) = graph.nodes
+    node.output.type = TensorType(DType.float32, (size_of_element(node.output, 0),))
+    assert not IdentityRemoval().run(graph, context(graph)).changed
 
 
 def test_dropout_stays_where_it_drops(graph_of, context) -> None:

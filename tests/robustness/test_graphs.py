@@ -1,0 +1,42 @@
+"""The short form of the long run over random graphs in TVM, which compiles many of them together."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tvm")
+
+from random_graphs.checks import after_all, unequal
+from random_graphs.graphs import recipe, sample
+from random_graphs.together import run_together
+
+from planish.ir.builder import Builder
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_graphs_are_equal_together_or_refused_by_name() -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "soak.py", "graphs", "--first", "100", "--cases", "12", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["counts"] == {"equal": 9, "refused": 3}
+    assert sum(found["reasons"].values()) == 3
+    assert not found["failures"]
+
+
+def test_a_wrong_graph_is_found_among_others() -> None:
+    samples = {str(number): sample(recipe(number)) for number in (100, 101, 102)}
+    graphs = {name: after_all(given) for name, given in samples.items()}
+    wrong = graphs["101"] = graphs["101"].clone()
+    name, value = next((name, value) for name, value in wrong.outputs.items() if value.dtype.is_float)
+    wrong.outputs[name] = Builder(wrong).Add(value, 1)
+    answers = run_together(samples, graphs)
+    assert answers.keys() == samples.keys()
+    differing = [
+        name for name, given in samples.items() if unequal(given, given.outputs, answers[name], is_exact=False)
+    ]
+    assert differing == ["101"]
