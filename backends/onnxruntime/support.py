@@ -2,12 +2,18 @@
 
 from ...ir.graph import Node
 from ...ir.types import DType
-from ...passes.legalization.attention import is_shortened
-from ...passes.legalization.casts import is_miscast
+from ...passes.legalization.expansions.attention import is_shortened
+from ...passes.legalization.expansions.casts import is_miscast
+from ...passes.legalization.expansions.recurrent import is_batch_first
+from ...passes.legalization.expansions.runtime import (
+    divides_least,
+    is_of_vectors,
+    is_unaligned,
+    never_empty,
+    untransformed,
+)
 from ...passes.legalization.fused import SKIP_NORM, is_skip_norm
 from ...passes.legalization.masks import adjustment
-from ...passes.legalization.recurrent import is_batch_first
-from ...passes.legalization.runtime import divides_least, is_of_vectors, is_unaligned, never_empty, untransformed
 from ...passes.legalization.support import Support
 
 

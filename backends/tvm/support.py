@@ -8,16 +8,17 @@ from ...ir.operators import has_trait
 from ...ir.quantization import quant_params_of
 from ...ir.traits import Trait
 from ...ir.types import DType, TensorType
-from ...passes.legalization.attention import is_plain
 from ...passes.legalization.expansions import EXPANSIONS
-from ...passes.legalization.integers import NIBBLE_PRODUCT, ROW_QUANTIZER
-from ...passes.legalization.layers import is_interleaved, is_padded, is_padded_to_size
-from ...passes.legalization.runtime import is_of_vectors
+from ...passes.legalization.expansions.attention import is_plain
+from ...passes.legalization.expansions.integers import NIBBLE_PRODUCT, ROW_QUANTIZER
+from ...passes.legalization.expansions.layers import is_interleaved, is_padded, is_padded_to_size
+from ...passes.legalization.expansions.runtime import is_of_vectors
 from ...passes.legalization.support import Support
 from .errors import ADVICE
 
 
-def _always(node: Node) -> bool:
+def always(node: Node) -> bool:
+    """Hold of every node of an operator."""
     return True
 
 
@@ -135,13 +136,13 @@ _MULTIPLYING = frozenset({"Conv", "Gemm", "MatMul"})
 _ROUNDING = frozenset({"Attention", "NonZero", "QuantizeLinear", "Trilu"})
 """Operators left in half precision besides those that only move elements, or spelled out in steps that round."""
 
-_OWN = {"Cast", "Div", "Resize"}
+_OWN = {"Cast", "Div", "HardSigmoid", "Resize"}
 """Operators that are spelled out for the other backend alone."""
 
 SUPPORT = Support(
     advice=ADVICE,
     expanded={
-        **dict.fromkeys(EXPANSIONS.keys() - _OWN, _always),
+        **dict.fromkeys(EXPANSIONS.keys() - _OWN, always),
         "Attention": lambda node: not is_plain(node),
         "BatchNormalization": _is_training,
         "Conv": is_padded_to_size,

@@ -7,8 +7,8 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from ...ir.types import DType
-from . import arithmetic, attention
 from .expansion import Expansion, attribute, axes_from, cast
+from .expansions import arithmetic, attention
 from .support import Condition
 
 SKIP_NORM = "com.microsoft::SkipLayerNormalization"

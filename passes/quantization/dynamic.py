@@ -13,7 +13,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
 from ...ir.quantization import quantize_weight
 from ...ir.types import DType
-from ..legalization.integers import ROW_QUANTIZER
+from ..legalization.expansions.integers import ROW_QUANTIZER
 from .layers import Layer, drop_unused
 
 

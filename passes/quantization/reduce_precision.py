@@ -8,7 +8,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.types import DType
 from ..base import Effect, GraphwisePass, PassContext, PassResult
-from ..legalization.attention import is_plain
+from ..legalization.expansions.attention import is_plain
 from .layers import drop_unused
 
 _FACTORS = {"Attention": 3, "Conv": 2, "Gemm": 2, "MatMul": 2}

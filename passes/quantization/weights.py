@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph
 from ...ir.int4 import BlockWeight
-from ..legalization.integers import NIBBLE_PRODUCT
+from ..legalization.expansions.integers import NIBBLE_PRODUCT
 from .layers import Layer, drop_unused
 
 _ACCURACY = 4

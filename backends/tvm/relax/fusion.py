@@ -12,7 +12,7 @@ from typing import Any
 from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.quantization import quant_params_of
 from ....ir.types import DType
-from ....passes.legalization.integers import ROW_QUANTIZER
+from ....passes.legalization.expansions.integers import ROW_QUANTIZER
 from ..kernels.elements import ELEMENTS
 from ..kernels.epilogue import Epilogue, Operand, Reach, Step
 from .emitter import Emitter

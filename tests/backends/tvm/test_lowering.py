@@ -7,6 +7,7 @@ from tvm import relax
 
 from planish.backends.tvm.relax.converters import table
 from planish.backends.tvm.relax.lowering import to_relax
+from planish.backends.tvm.support import SUPPORT, always
 from planish.ir.errors import TargetError
 from planish.passes.legalization.origins import Origins
 
@@ -22,6 +23,12 @@ def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_grap
     graph = make_graph(lambda op, x: op.Abs(op.Neg(op.Relu(x))), "n")
     with pytest.raises(TargetError, match=r"layer: TVM can't run Neg: it can't tell the shape that relax\.add gives"):
         to_relax(graph, Origins.of(graph), target)
+
+
+@pytest.mark.parametrize("operator", sorted(table.CONVERTERS.keys() | table.TEMPLATES.keys()))
+def test_legalization_leaves_something_to_every_converter(operator: str) -> None:
+    """An operator that is always spelled out never gets to its converter, and nobody would notice."""
+    assert SUPPORT.expanded.get(operator) is not always
 
 
 @pytest.mark.parametrize("operator", ["Slice", "TopK"])

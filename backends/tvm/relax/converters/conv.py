@@ -11,7 +11,7 @@ from tvm import relax
 from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
-from .....passes.legalization.layers import is_interleaved
+from .....passes.legalization.expansions.layers import is_interleaved
 from ...kernels.bfloat16 import BFLOAT16, Pairs
 from ...kernels.blocks import Interleaving, interleave_kernel
 from ...kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel

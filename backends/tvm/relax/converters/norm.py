@@ -5,7 +5,7 @@ from typing import Any
 
 from .....ir.graph import Node, Value
 from .....ir.types import DType
-from .....passes.legalization.integers import ROW_QUANTIZER
+from .....passes.legalization.expansions.integers import ROW_QUANTIZER
 from ...kernels.quantization import quantize_kernel
 from ...kernels.rows import Norm, norm_kernel, softmax_kernel
 from ..emitter import Emitter

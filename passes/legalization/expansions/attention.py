@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, size_of
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, cast, size_of
 
 
 def _attention(op: Builder, node: Node) -> tuple[Value, ...]:

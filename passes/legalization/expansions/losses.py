@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, attribute, cast
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, attribute, cast
 
 
 def _negative_log_likelihood(op: Builder, node: Node) -> Value:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, axes_from, cast, size_of
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, axes_from, cast, size_of
 
 
 def _swish(op: Builder, node: Node) -> Value:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, size_of
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, cast, size_of
 
 
 def _center_crop_pad(op: Builder, node: Node) -> Value:

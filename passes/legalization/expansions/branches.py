@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.dims import Dim
-from ...ir.graph import Constant, Graph, Node, Value
-from .expansion import Expansion, RefusedError, attribute
+from ....ir.builder import Builder
+from ....ir.dims import Dim
+from ....ir.graph import Constant, Graph, Node, Value
+from ..expansion import Expansion, RefusedError, attribute
 
 _MOST_STEPS = 256
 """A loop that runs more often is not written out: its code would grow beyond use."""

@@ -6,10 +6,10 @@ the zero's for true, and miss some of what is too large for a float8 that doesn'
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, attribute, cast
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, attribute, cast
 
 _LARGEST = {DType.float8_e4m3fn: 464.0, DType.float8_e5m2: float(np.nextafter(np.float32(61440), np.float32(0)))}
 """The largest float32 that is rounded to a finite number."""

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, attribute, cast, size_of
 from .branches import steps
-from .expansion import Expansion, attribute, cast, size_of
 
 
 def _linear_attention(op: Builder, node: Node) -> tuple[Value, ...]:

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.dims import Dim
-from ...ir.graph import Constant, Node, Value
-from ...ir.types import DType
+from ....ir.builder import Builder
+from ....ir.dims import Dim
+from ....ir.graph import Constant, Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, attribute, cast, known_size
 from .attention import repeat_heads
 from .branches import written_out
-from .expansion import Expansion, attribute, cast, known_size
 
 
 def _bernoulli(op: Builder, node: Node) -> Value:
@@ -108,7 +108,7 @@ def _tree_ensemble(op: Builder, node: Node) -> Value:
 
 def divides_least(node: Node) -> bool:
     """Whether it may divide the least integer by -1, over which the processor ends ONNX Runtime's process."""
-    from ...ir.infer import contents  # brings torch, which listing the passes must not
+    from ....ir.infer import contents
 
     a, b, dtype = node.operand(0), node.operand(1), node.output.dtype
     if dtype not in (DType.int32, DType.int64) or _is_other_than_minus_one(b):

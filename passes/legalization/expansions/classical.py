@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, cast
 
 
 def transformed(op: Builder, scores: Value, transform: str) -> Value:

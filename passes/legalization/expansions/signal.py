@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, known_size, size_of
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, cast, known_size, size_of
 
 _COSINES = {"BlackmanWindow": (0.42, 0.5, 0.08), "HammingWindow": (25 / 46, 21 / 46), "HannWindow": (0.5, 0.5)}
 """Each window as an alternating sum of cosines: `a - b cos x + c cos 2x`."""

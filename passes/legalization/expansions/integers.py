@@ -7,10 +7,10 @@ from math import prod
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, attribute, cast, size_of
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, attribute, cast, size_of
 
 NIBBLE_PRODUCT = "com.microsoft::MatMulNBits"
 ROW_QUANTIZER = "planish::DynamicQuantizeRows"

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.forest import LEAF, MODES, Forest
-from ...ir.graph import Node, Value
-from ...ir.types import DType
+from ....ir.builder import Builder
+from ....ir.forest import LEAF, MODES, Forest
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, size_of
 from .classical import labelled, rows_of, transformed
-from .expansion import Expansion, RefusedError, attribute, size_of
 
 _QUESTIONS = {
     "BRANCH_LEQ": "LessOrEqual",

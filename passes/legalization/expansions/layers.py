@@ -4,10 +4,10 @@ from functools import cache
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
-from .expansion import Expansion, RefusedError, attribute, cast, known_size
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, cast, known_size
 
 _LARGEST_MATRIX = 6
 

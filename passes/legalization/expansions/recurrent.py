@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.builder import Builder
-from ...ir.graph import Node, Value
-from ...ir.types import DType
+from ....ir.builder import Builder
+from ....ir.graph import Node, Value
+from ....ir.types import DType
+from ..expansion import Expansion, RefusedError, attribute, cast
 from .branches import steps
-from .expansion import Expansion, RefusedError, attribute, cast
 
 State = tuple[Value | None, ...]
 Activation = Callable[[Value], Value]
