@@ -11,7 +11,7 @@ from .data import Feeds, random_sample, read_data, single_sample
 from .lowering import Candidate, open_subject
 from .measurement import Latency, Ratio, interleaved
 from .memory import peak_memory
-from .reference import isolated_imports
+from .user_code import isolated_imports
 
 _SIZES = (32, 224, 2)
 """Sizes tried in turn for the open dimensions of random inputs."""

@@ -31,9 +31,9 @@ from .lowering import Lowering, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
-from .reference import isolated_imports
 from .reporter import SILENT, PassReporter, Reporter
 from .results import Artifact, Measured, PassRow, plain
+from .user_code import isolated_imports
 
 
 def build(

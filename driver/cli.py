@@ -91,8 +91,8 @@ def build(
     from .build import read_key
     from .instruments import make_instruments
     from .recipe import chosen_recipe
-    from .reference import isolated_imports
     from .report import ConsoleReporter
+    from .user_code import isolated_imports
 
     chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value})
     key = None if sign is None else read_key(sign)
@@ -141,9 +141,9 @@ def opt(
     from .explanation import Explain
     from .instruments import make_instruments
     from .optimize import optimize_file
-    from .reference import isolated_imports
     from .report import ConsoleReporter, records_table
     from .results import plain
+    from .user_code import isolated_imports
 
     reporter = ConsoleReporter(_console())
     names = [*(["stats"] if stats else []), *(["drift"] if drift else []), *(instrument or [])]
@@ -300,10 +300,10 @@ def tune(
 
     Into a file for `planish build --tuned`. An interrupt leaves what is known by then.
     """
-    from .reference import isolated_imports
     from .report import ConsoleReporter, tuning_tables
     from .results import plain
     from .tuning import tune as measure
+    from .user_code import isolated_imports
 
     reporter = ConsoleReporter(_console())
     with reporter.live(), isolated_imports(Path()):

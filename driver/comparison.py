@@ -15,7 +15,7 @@ from .data import Batch, read_data
 from .evaluation import Metric, evaluate, find_metric
 from .lowering import Candidate, open_subject
 from .measurement import Latency, Ratio, interleaved
-from .reference import isolated_imports
+from .user_code import isolated_imports
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from ..ir.graph import Graph
 from ..ir.numerics import is_float
 from ..ir.types import DType
 from ..passes.probes import random_array
-from .reference import call, resolve, suggestion
+from .user_code import call, resolve, suggestion
 
 LABELS = "labels"
 BATCH_SIZE = 32

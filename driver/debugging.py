@@ -20,8 +20,8 @@ from .backend_check import compile_again
 from .build import prepare
 from .optimize import read_case
 from .recipe import read_recipe
-from .reference import isolated_imports
 from .reporter import SILENT, Reporter
+from .user_code import isolated_imports
 
 
 def find_fault(

@@ -17,7 +17,7 @@ from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.plugins import plugins
 from .data import Batch, Feeds
-from .reference import call, resolve, suggestion
+from .user_code import call, resolve, suggestion
 
 Predictions: TypeAlias = Sequence[Sequence[np.ndarray]]
 Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]

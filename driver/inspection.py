@@ -11,7 +11,7 @@ from ..ir.graph import Graph
 from ..targets import Int8
 from ..targets.load import load_target
 from .model import read_model
-from .reference import isolated_imports, suggestion
+from .user_code import isolated_imports, suggestion
 
 
 @dataclass(frozen=True, slots=True)

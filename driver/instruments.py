@@ -13,7 +13,7 @@ from ..ir.suggestion import nearest
 from ..passes import instruments as package
 from ..passes.instrument import Instrument
 from ..passes.instruments.dump import Dump
-from .reference import call, resolve
+from .user_code import call, resolve
 
 
 def make_instruments(names: Sequence[str], dump_dir: Path | None = None) -> list[Instrument]:

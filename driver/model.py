@@ -7,7 +7,7 @@ from typing import Any, cast
 from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
 from ..ir.graph import Graph
-from .reference import call, resolve, suggestion
+from .user_code import call, resolve, suggestion
 
 
 def read_model(reference: str, folder: Path = Path()) -> Graph:

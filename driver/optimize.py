@@ -17,8 +17,8 @@ from .backend_check import compile_again
 from .data import doubts, ports_of, read_data
 from .explanation import Explain
 from .model import check_form, read_model, write_model
-from .reference import isolated_imports
 from .reporter import SILENT, Reporter
+from .user_code import isolated_imports
 
 
 def optimize_file(

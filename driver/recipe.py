@@ -15,7 +15,7 @@ from ..passes import units
 from ..passes.base import Pass
 from ..passes.pipeline import make_passes, parse_pipeline
 from ..passes.verification import EVERYTHING, Verification
-from .reference import suggestion
+from .user_code import suggestion
 from .yaml_file import read_yaml
 
 

@@ -27,8 +27,8 @@ from .ops import Operator, named_operator
 from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
-from .scope import SIZES, scope, unspoilt
-from .trials import Run, are_telling, holds, trials
+from .sample_sizes import Run, are_telling, holds, sample_sizes
+from .scope import SIZES, scope, symbols_kept
 from .types import DType, TensorType
 from .unknown import UNKNOWN, is_from_data, is_unknown, size_called, size_of_element, size_of_result
 from .unranked import infer_unranked
@@ -98,7 +98,7 @@ def contents(value: Value) -> tuple[Dim, ...] | None:
 def _contents(value: Value) -> tuple[Dim, ...] | None:
     names = shape_values.symbols(value)
     within = scope(tuple(sorted(names)))
-    with unspoilt(within):
+    with symbols_kept(within):
         elements = shape_values.elements(value, within.size)
     if elements is None or is_unknown(list(elements.reshape(-1))):
         return None
@@ -110,7 +110,7 @@ def _holds_at_any_size(value: Value, dims: tuple[Dim, ...], names: frozenset[str
     """Whether elements are right at sizes that only data tells, where they speak of such."""
     if not any(map(is_from_data, names)):
         return True
-    for sizes in trials(names, [dim for dim in dims if isinstance(dim, int)]):
+    for sizes in sample_sizes(names, [dim for dim in dims if isinstance(dim, int)]):
         elements = shape_values.elements(value, lambda dim, sizes=sizes: evaluate(dim, sizes))
         if elements is None or not all(
             holds(dim, axis, [(sizes, list(elements.reshape(-1)))]) for axis, dim in enumerate(dims)
@@ -230,7 +230,7 @@ class _Inference:
         for attempt in range(len(SIZES) if self._symbols else 1):
             within = scope(tuple(sorted(self._symbols)), attempt)
             try:
-                with unspoilt(within), within.mode if self._symbols else torch.device("meta"):
+                with symbols_kept(within), within.mode if self._symbols else torch.device("meta"):
                     results = self._apply(within.size)
                 return [replace(result, shape=tuple(map(within.dim, result.shape))) for result in results]
             except Exception as error:
@@ -254,7 +254,7 @@ class _Inference:
         numbers = [number for number in (*dims, *elements) if isinstance(number, int)]
         for is_loose in (False, True) if together else (False,):
             loose = {dim: size_called("any", dim) for dim in dims if is_loose and _is_expression_of_data(dim)}
-            tried = trials(self._symbols.union(loose.values()), numbers, together=together)
+            tried = sample_sizes(self._symbols.union(loose.values()), numbers, together=together)
             if runs := list(self._runs_at(tried, loose, is_loose=is_loose)):
                 return runs
         return []

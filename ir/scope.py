@@ -98,7 +98,7 @@ def _scope(symbols: tuple[str, ...], attempt: int) -> Scope:
 
 
 @contextmanager
-def unspoilt(within: Scope) -> Generator[None]:
+def symbols_kept(within: Scope) -> Generator[None]:
     """See that what runs inside leaves the symbols of a scope free.
 
     Fake tensors log every shape that doesn't fit, with a trace; it comes back as our own error instead.

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..ir.graph import Graph, Node, nested
 from ..targets import Target
-from .applications import Applications
+from .debug_counter import DebugCounter
 from .options import check_options
 from .selection import Selection
 
@@ -56,7 +56,7 @@ class PassContext:
         sizes: of the symbolic dimensions, when costs are counted; those not given count as 1.
         progress: called with a description, the steps done and the steps in all, for long work.
         selection: the nodes that may be touched.
-        applications: the rewrites so far; it may end them at a number, to find the one at fault.
+        counter: of the rewrites so far; it may end them at a number, to find the one at fault.
         probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random
             ones.
     """
@@ -68,7 +68,7 @@ class PassContext:
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     progress: Callable[[str, int, int], None] = lambda description, done, total: None
     selection: Selection = field(default_factory=Selection)
-    applications: Applications = field(default_factory=Applications)
+    counter: DebugCounter = field(default_factory=DebugCounter)
     probes: Sequence[Feeds] = ()
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
@@ -82,7 +82,7 @@ class PassContext:
     def applies(self, rewrite: str, *nodes: Node) -> bool:
         """Whether a pass may rewrite some nodes, asked right before it does; a yes is counted for the first of them."""
         is_selected = not self.selection.rows or all(node in self.selection for node in nodes)
-        return is_selected and self.applications.take(rewrite, nodes[0])
+        return is_selected and self.counter.should_execute(rewrite, nodes[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class Pass(ABC):
     @final
     def apply(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""
-        if not context.applications.begin():
+        if not context.counter.should_start():
             return PassResult()
         return self.run(graph, context.narrowed(self.only, self.skip))
 

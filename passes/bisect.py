@@ -12,9 +12,9 @@ from itertools import pairwise
 from ..ir.errors import CheckError, PlanishError
 from ..ir.graph import Graph
 from ..ir.verify import verify
-from .applications import Applications
 from .base import Effect, Pass, PassContext
 from .check import NumericCheck
+from .debug_counter import DebugCounter
 from .group import run_each
 from .pipeline import format_pass
 from .yardstick import Yardstick
@@ -111,13 +111,13 @@ class _Run:
             self._crash = error
 
     def _step(self, step: Pass, context: PassContext) -> bool:
-        before, applications = self._graph.clone(), Applications()
-        context = replace(context, applications=applications)
+        before, counter = self._graph.clone(), DebugCounter()
+        context = replace(context, counter=counter)
         changed = True
         try:
             changed = step.apply(self._graph, context).changed
         finally:
-            self._steps.append(_Step(step, context, before, changed, applications.count))
+            self._steps.append(_Step(step, context, before, changed, counter.count))
         return changed
 
     # -- which pass
@@ -211,17 +211,17 @@ class _Run:
     def _again(self, position: int, limit: int | None) -> str:
         """Run a pass again with a limit; returns what is wrong after it."""
         faulty = self._steps[position]
-        applications = Applications(limit)
+        counter = DebugCounter(limit)
         graph = faulty.graph.clone()
         try:
-            faulty.step.apply(graph, replace(faulty.context, applications=applications))
+            faulty.step.apply(graph, replace(faulty.context, counter=counter))
         except Exception as error:  # a crash is a fault as well
             self._checks += 1
             reason = str(error) if isinstance(error, CheckError) else f"{type(error).__name__}: {error}"
         else:
             reason = self._fault(graph, faulty.step, self._reference(position))
         if reason:
-            self._last = applications.last
+            self._last = counter.last
         return reason
 
 

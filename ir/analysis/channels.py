@@ -2,7 +2,7 @@
 
 An operator ties index i of one axis to index j of another where the one can't be removed without the other: a Conv ties
 the rows of its weight to the channels of its output, an Add ties its operands, a Concat ties with an offset, a Flatten
-ties one channel to a run of columns. The ties are kept per index, so grouped convolutions, concatenations and
+ties one channel to a run of columns. The dependencies are kept per index, so grouped convolutions, concatenations and
 flattenings are only other index arrays, and the channels of a group may lie anywhere along its axes.
 
 Source: the dependency graph of Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from ..graph import Constant, Graph, Node, Value
 from ..operators import has_trait
 from ..traits import Trait
-from .ties import Axis, Tie, ties
+from .dependencies import Axis, Dependency, dependencies
 
 
 class Member(NamedTuple):
@@ -61,10 +61,10 @@ class ChannelGroup:
 
 
 def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
-    """The axes of a graph's values, with an edge for each tie of an operator; symbolic dimensions are left out.
+    """The axes of a graph's values, with an edge for each dependency of an operator; symbolic dimensions are left out.
 
-    A node's attribute `frozen` says why none of its indices can be removed, or is None. An edge has the `tie`, whose
-    left axis is not always the edge's first, and the `node` that it comes from.
+    A node's attribute `frozen` says why none of its indices can be removed, or is None. An edge has the `dependency`,
+    whose left axis is not always the edge's first, and the `node` that it comes from.
     """
     coupling: nx.MultiGraph[Axis] = nx.MultiGraph()
     for value in graph.values():
@@ -76,9 +76,11 @@ def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
     for name, value in graph.outputs.items():
         _freeze(coupling, value, f"they are the graph's output {name!r}")
     for node in graph.nodes:
-        told = ties(node)
-        coupling.add_edges_from((tie.left, tie.right, {"tie": tie, "node": node}) for tie in told)
-        spared = {axis for tie in told for axis in (tie.left, tie.right)}
+        told = dependencies(node)
+        coupling.add_edges_from(
+            (dependency.left, dependency.right, {"dependency": dependency, "node": node}) for dependency in told
+        )
+        spared = {axis for dependency in told for axis in (dependency.left, dependency.right)}
         for value in filter(None, (*node.inputs, *node.captured, *node.outputs)):
             _freeze(coupling, value, f"{node.operator} in {node.location} doesn't keep them apart", spared)
     return coupling
@@ -96,17 +98,19 @@ def channel_groups(graph: Graph) -> list[ChannelGroup]:
     coupling = couple(graph)
     component = {axis: number for number, axes in enumerate(nx.connected_components(coupling)) for axis in axes}
     axes: defaultdict[int, list[Axis]] = defaultdict(list)
-    edges: defaultdict[int, list[tuple[Node, Tie]]] = defaultdict(list)
+    edges: defaultdict[int, list[tuple[Node, Dependency]]] = defaultdict(list)
     for axis in coupling:  # in this order, which doesn't depend on hashes
         axes[component[axis]].append(axis)
     for axis, _, edge in coupling.edges(data=True):
-        edges[component[axis]].append((edge["node"], edge["tie"]))
+        edges[component[axis]].append((edge["node"], edge["dependency"]))
     return [group for number in axes for group in _split(coupling, axes[number], edges[number])]
 
 
-def _split(coupling: "nx.MultiGraph[Axis]", axes: list[Axis], edges: list[tuple[Node, Tie]]) -> Iterator[ChannelGroup]:
+def _split(
+    coupling: "nx.MultiGraph[Axis]", axes: list[Axis], edges: list[tuple[Node, Dependency]]
+) -> Iterator[ChannelGroup]:
     """The groups of one connected component: channels that lie equally often along each axis."""
-    channels = _channels(axes, [tie for _, tie in edges])
+    channels = _channels(axes, [dependency for _, dependency in edges])
     count = max(int(labels.max(initial=-1)) for labels in channels) + 1
     presence = np.stack([np.bincount(labels, minlength=count) for labels in channels], axis=1)
     alike: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -126,12 +130,12 @@ def _split(coupling: "nx.MultiGraph[Axis]", axes: list[Axis], edges: list[tuple[
         )
 
 
-def _channels(axes: list[Axis], told: list[Tie]) -> list[np.ndarray]:
+def _channels(axes: list[Axis], told: list[Dependency]) -> list[np.ndarray]:
     """For each axis the channel that each of its indices belongs to: the connected components of all indices."""
     starts = np.cumsum([0, *(int(axis.size) for axis in axes)])
     start = dict(zip(axes, starts, strict=False))
-    left = [start[tie.left] + _all(tie.left, tie.left_indices) for tie in told]
-    right = [start[tie.right] + _all(tie.right, tie.right_indices) for tie in told]
+    left = [start[dependency.left] + _all(dependency.left, dependency.left_indices) for dependency in told]
+    right = [start[dependency.right] + _all(dependency.right, dependency.right_indices) for dependency in told]
     pairs = (np.concatenate([starts[:0], *left]), np.concatenate([starts[:0], *right]))
     adjacency = coo_array((np.ones(len(pairs[0]), dtype=bool), pairs), shape=(starts[-1], starts[-1]))
     labels = connected_components(adjacency, directed=False)[1]
@@ -149,12 +153,12 @@ def _indices(labels: np.ndarray, chosen: list[int]) -> np.ndarray:
 
 
 def _weights(
-    edges: list[tuple[Node, Tie]], members: dict[Axis, Member], *, produce: bool
+    edges: list[tuple[Node, Dependency]], members: dict[Axis, Member], *, produce: bool
 ) -> Iterator[tuple[Node, Member]]:
     """The constant operands of contractions tied to the result, or else to the other operand."""
-    for node, tie in edges:
+    for node, dependency in edges:
         operands, others = node.inputs[:2], node.outputs if produce else node.inputs[:2]
-        for axis, other in ((tie.left, tie.right), (tie.right, tie.left)):
+        for axis, other in ((dependency.left, dependency.right), (dependency.right, dependency.left)):
             weight = (
                 has_trait(node.operator, Trait.CONTRACTING)
                 and isinstance(axis.value, Constant)

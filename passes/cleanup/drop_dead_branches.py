@@ -15,7 +15,7 @@ class DeadBranchRemoval(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        from ...ir.refresh import refresh  # brings torch, which listing the passes must not
+        from ...ir.reinfer import reinfer  # brings torch, which listing the passes must not
 
         count, are_narrower = 0, False
         for part in reversed(tuple(nested(graph))):
@@ -31,7 +31,7 @@ class DeadBranchRemoval(Pass):
                 part.erase(node)
                 count += 1
         if are_narrower:  # than the types that hold whichever branch is taken
-            refresh(graph)
+            reinfer(graph)
         return PassResult({"branch": count})
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...ir.analysis.open_places import Places, open_places
+from ...ir.analysis.finiteness import Places, finite_places
 from ...ir.graph import Graph, Node, Value, nested
 from ..base import Effect, Pass, PassContext, PassResult
 
@@ -17,7 +17,7 @@ class SoftmaxGuardRemoval(Pass):
 
     torch gives zeros for a row of attention that is masked altogether. Exporters write that as `Where(IsNaN(p), 0, p)`,
     or as `Where(mask, p, 0)` where `p` is the softmax of `Where(mask, scores, -inf)`. The proof follows what masks are
-    made of (`ir/analysis/open_places`): a causal triangle lets each row see its diagonal, masks of finite numbers close
+    made of (`ir/analysis/finiteness`): a causal triangle lets each row see its diagonal, masks of finite numbers close
     no place, and without a mask nothing is closed. It takes float inputs for finite numbers, and arithmetic of such for
     finite; where it overflows instead, NaN is no longer turned into zeros. A mask that is an input may close a row: its
     guards stay.
@@ -30,7 +30,7 @@ class SoftmaxGuardRemoval(Pass):
         counts, misses = {"guard": 0}, list[str]()
         for part in nested(graph):
             guards = [(node, softmax) for node in part.nodes if (softmax := _guarded(node)) is not None]
-            known = open_places(part, takes_numbers=part is graph) if guards else {}
+            known = finite_places(part, takes_numbers=part is graph) if guards else {}
             for node, softmax in guards:
                 if not _is_open(softmax, known):
                     misses.append(f"guard at {node.location}: a row may be masked altogether, as far as can be told")

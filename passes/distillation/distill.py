@@ -14,9 +14,9 @@ from ...ir.graph import Graph
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ..base import Effect, Pass, PassContext, PassResult
-from .integer_weights import thaw
+from .integer_weights import make_trainable
 from .loss import choose_measures, measure
-from .trainer import Lesson, Trainer, is_weight, make_lessons
+from .trainer import Trainer, TrainingBatch, is_weight, make_batches
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Distillation(Pass):
             raise UsageError(f"{self.name}: the model has no float output to match")
         self._check_gradients(graph)
         student = graph.clone()
-        roundings = thaw(student)
+        roundings = make_trainable(student)
         if not any(is_weight(constant) for constant in student.constants.values()):
             raise UsageError(f"{self.name}: the model has no weights to train")
-        lessons = make_lessons(context.source, student, context.calibration)
-        held = max(1, len(lessons) // 10)
-        held_out, learnt = lessons[-held:], lessons[:-held] or lessons
+        batches = make_batches(context.source, student, context.calibration)
+        held = max(1, len(batches) // 10)
+        held_out, training = batches[-held:], batches[:-held] or batches
         compare = partial(measure, measures, temperature=self.temperature)
-        trainer = Trainer(student, compare, self.lr, self.epochs * len(learnt))
-        before, after = self._train(trainer, learnt, held_out, context)
+        trainer = Trainer(student, compare, self.lr, self.epochs * len(training))
+        before, after = self._train(trainer, training, held_out, context)
         if after >= before:
             return PassResult({}, [f"training didn't lower the loss on held-out data, which is {before:.4g}"])
         trainer.finish()
@@ -84,20 +84,24 @@ class Distillation(Pass):
                 )
 
     def _train(
-        self, trainer: Trainer, lessons: Sequence[Lesson], held_out: Sequence[Lesson], context: PassContext
+        self,
+        trainer: Trainer,
+        batches: Sequence[TrainingBatch],
+        held_out: Sequence[TrainingBatch],
+        context: PassContext,
     ) -> tuple[float, float]:
         """The loss on held-out data before training, and the best one after any epoch."""
         generator = np.random.default_rng(context.seed)
         before = best = trainer.score(held_out)
-        total = self.epochs * len(lessons)
-        order = [index for _ in range(self.epochs) for index in generator.permutation(len(lessons))]
+        total = self.epochs * len(batches)
+        order = [index for _ in range(self.epochs) for index in generator.permutation(len(batches))]
         for step, index in enumerate(order, start=1):
-            if not math.isfinite(trainer.step(lessons[index])):
+            if not math.isfinite(trainer.step(batches[index])):
                 raise CheckError(
                     f"{self.name}: the loss is no longer a number in step {step} of {total}; lower lr={self.lr:g}"
                 )
             context.progress(self.name, step, total)
-            if step % len(lessons) == 0 and (score := trainer.score(held_out)) < best:
+            if step % len(batches) == 0 and (score := trainer.score(held_out)) < best:
                 best = score
                 trainer.keep()
         return before, best

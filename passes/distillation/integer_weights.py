@@ -31,7 +31,7 @@ class Rounding:
         return np.clip(rounded, *self.limits).astype(rounded.dtype)
 
 
-def thaw(graph: Graph) -> list[Rounding]:
+def make_trainable(graph: Graph) -> list[Rounding]:
     """Give each integer constant that is dequantized a float one, from which it is rounded."""
     return [_thaw(graph, node) for node in graph.nodes if node.operator == "DequantizeLinear" and _is_fixed(node)]
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 
-class Measure(Enum):
+class LossKind(Enum):
     """How one output is compared with the teacher's."""
 
     PROBABILITIES = "kl of probabilities"
@@ -18,7 +18,7 @@ class Measure(Enum):
     NUMBERS = "mse"
 
 
-def choose_measures(teacher: Graph, loss: str) -> dict[str, Measure]:
+def choose_measures(teacher: Graph, loss: str) -> dict[str, LossKind]:
     """A measure for each output that is a float, by its name.
 
     Args:
@@ -29,12 +29,12 @@ def choose_measures(teacher: Graph, loss: str) -> dict[str, Measure]:
     return {name: _measure(value, loss) for name, value in teacher.outputs.items() if value.dtype.is_trainable}
 
 
-def _measure(output: Value, loss: str) -> Measure:
+def _measure(output: Value, loss: str) -> LossKind:
     if loss == "mse":
-        return Measure.NUMBERS
+        return LossKind.NUMBERS
     if output.producer is not None and output.producer.operator == "Softmax":
-        return Measure.PROBABILITIES
-    return Measure.LOGITS if loss == "kl" or _is_logits(output) else Measure.NUMBERS
+        return LossKind.PROBABILITIES
+    return LossKind.LOGITS if loss == "kl" or _is_logits(output) else LossKind.NUMBERS
 
 
 def _is_logits(output: Value) -> bool:
@@ -48,17 +48,17 @@ def _is_logits(output: Value) -> bool:
 
 
 def measure(
-    measures: Mapping[str, Measure], got: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], temperature: float
+    measures: Mapping[str, LossKind], got: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], temperature: float
 ) -> "Tensor":
     """The loss of one batch, summed over outputs; classes lie along the last axis."""
     losses = [_distance(kind, got[name].float(), wanted[name].float(), temperature) for name, kind in measures.items()]
     return sum(losses[1:], start=losses[0])
 
 
-def _distance(kind: Measure, got: "Tensor", wanted: "Tensor", temperature: float) -> "Tensor":
-    if kind is Measure.NUMBERS:
+def _distance(kind: LossKind, got: "Tensor", wanted: "Tensor", temperature: float) -> "Tensor":
+    if kind is LossKind.NUMBERS:
         return (got - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
-    if kind is Measure.PROBABILITIES:
+    if kind is LossKind.PROBABILITIES:
         got, wanted = got.clamp_min(1e-12).log(), wanted.clamp_min(1e-12).log()
     ours, theirs = (logits.div(temperature).log_softmax(-1) for logits in (got, wanted))
     return (theirs.exp() * (theirs - ours)).sum(-1).mean() * temperature**2

@@ -24,14 +24,14 @@ _SETTINGS = {
 """Inputs that are floats, but no weights."""
 
 
-class Lesson(NamedTuple):
+class TrainingBatch(NamedTuple):
     """One batch: the inputs in the student's order, and the teacher's outputs by name."""
 
     inputs: "tuple[Tensor, ...]"
     wanted: "Outputs"
 
 
-def make_lessons(teacher: Graph, student: Graph, batches: Sequence[Feeds]) -> list[Lesson]:
+def make_batches(teacher: Graph, student: Graph, batches: Sequence[Feeds]) -> list[TrainingBatch]:
     """What the teacher gives for each batch.
 
     Raises:
@@ -42,7 +42,7 @@ def make_lessons(teacher: Graph, student: Graph, batches: Sequence[Feeds]) -> li
 
     interpreter = Interpreter(teacher)
     return [
-        Lesson(
+        TrainingBatch(
             wanted={name: to_torch(array) for name, array in interpreter.run(feeds).items()},
             inputs=tuple(to_torch(np.asarray(feeds[value.name])) for value in student.inputs),
         )
@@ -78,21 +78,21 @@ class Trainer:
         self._optimizer = torch.optim.Adam(self._weights, lr)
         self._cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)
 
-    def step(self, lesson: Lesson) -> float:
+    def step(self, batch: TrainingBatch) -> float:
         """Learn from one batch; returns the loss before it."""
-        loss = self._loss(lesson)
+        loss = self._loss(batch)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
         self._cosine.step()
         return loss.item()
 
-    def score(self, lessons: Sequence[Lesson]) -> float:
+    def score(self, batches: Sequence[TrainingBatch]) -> float:
         """The mean loss over some batches."""
         import torch
 
         with torch.no_grad():
-            return sum(self._loss(lesson).item() for lesson in lessons) / len(lessons)
+            return sum(self._loss(batch).item() for batch in batches) / len(batches)
 
     def keep(self) -> None:
         """Remember the weights as they are as the best so far."""
@@ -106,9 +106,9 @@ class Trainer:
             weight.data.copy_(best)
         update_constants(self._student, self._module)
 
-    def _loss(self, lesson: Lesson) -> "Tensor":
-        outputs = self._module(*lesson.inputs)
-        return self._compare(dict(zip(self._student.outputs, outputs, strict=True)), lesson.wanted)
+    def _loss(self, batch: TrainingBatch) -> "Tensor":
+        outputs = self._module(*batch.inputs)
+        return self._compare(dict(zip(self._student.outputs, outputs, strict=True)), batch.wanted)
 
 
 def is_weight(constant: Constant) -> bool:

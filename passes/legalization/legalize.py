@@ -56,7 +56,7 @@ class Legalization(Pass):
                 if context.applies(rewrite := f"{word} {node.operator}", node):
                     counts[rewrite] += 1
                     self._replace(part, node, expansion, support, origins)
-        if not context.applications.is_over:  # or a search for a fault has ended it half-way
+        if not context.counter.is_over:  # or a search for a fault has ended it half-way
             self._check(graph, _unheld, support, origins)
             self._check(graph, _objection, support, origins)
         return PassResult(dict(counts))

@@ -18,7 +18,7 @@ def shrink(graph: Graph, kept: Kept) -> None:
         graph: edited in place.
         kept: of every axis that loses indices; closed under coupling, as whole channels of a `ChannelGroup` are.
     """
-    from ...ir.refresh import refresh  # brings torch, which listing the passes must not
+    from ...ir.reinfer import reinfer  # brings torch, which listing the passes must not
 
     for (value, axis), mask in kept.items():
         shape = list(value.shape)
@@ -28,7 +28,7 @@ def shrink(graph: Graph, kept: Kept) -> None:
             value.data = np.compress(mask, value.data, axis=axis)
     for node in graph.nodes:
         _resize_attributes(graph, node, kept)
-    refresh(graph)
+    reinfer(graph)
 
 
 def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ...ir.errors import UsageError
 from ...ir.graph import Graph, Value
 from ..base import Feeds, PassContext
-from .bounds import Bounds
+from .clipping import Bounds
 from .observers import Observer
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from ...ir.graph import Graph, Node, Use, Value
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ...ir.types import DType
-from .bounds import Bounds, bounds_of, told_apart
+from .clipping import Bounds, bounds_of, clipping_range
 from .layers import Layer
 
 _COMPUTES = frozenset({"Add", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"})
@@ -31,7 +31,7 @@ class Plan:
     returned: frozenset[Value]
     bounds: dict[Value, Bounds]
     moved: dict[Value, Value]
-    absorbed: Sequence[Node]
+    folded_activation: Sequence[Node]
     carriers: Sequence[Node]
 
     def root(self, value: Value) -> Value:
@@ -72,11 +72,11 @@ def make_plan(graph: Graph, layers: Sequence[Layer], operators: frozenset[str]) 
         reads=reads,
         returned=frozenset(integers),
         bounds={
-            value: told_apart([] if graph.is_output(value) else [use.node for use in uses])
+            value: clipping_range([] if graph.is_output(value) else [use.node for use in uses])
             for value, uses in reads.items()
         },
         moved={node.outputs[0]: node.inputs[0] for node in carriers if _keeps_grid(node.operator) and node.inputs[0]},
-        absorbed=[node for node in graph.nodes if node.outputs[0] in integers and _is_bound(node)],
+        folded_activation=[node for node in graph.nodes if node.outputs[0] in integers and _is_bound(node)],
         carriers=tuple(carriers),
     )
 

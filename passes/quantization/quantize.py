@@ -12,8 +12,8 @@ from ...ir.quantization import QuantParams
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
-from .bounds import widen
 from .calibrate import calibrate, first_batches
+from .clipping import widen
 from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import quantize_embeddings
@@ -22,7 +22,7 @@ from .layers import Layer, select_layers
 from .observers import OBSERVERS
 from .plan import make_plan
 from .static import StaticQuantizer
-from .turned_weights import turn_weights
+from .transposed_weights import materialize_transposed
 from .weights import quantize_weights
 
 _CORRECTED_ON = 32  # samples: means settle sooner than ranges
@@ -80,7 +80,7 @@ class Quantize(Pass):
         profitable = _union(int8.operators if static else int8.dynamic_operators)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
         if "MatMul" in profitable:
-            counts["turned"] = turn_weights(graph, context)
+            counts["turned"] = materialize_transposed(graph, context)
         selection = select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
         if static:
@@ -98,7 +98,7 @@ class Quantize(Pass):
             return PassResult(
                 misses=[f"nothing is quantized: weights in 4 bits were not measured on {context.target.name}"]
             )
-        counts = {"turned": turn_weights(graph, context)}
+        counts = {"turned": materialize_transposed(graph, context)}
         selection = select_layers(graph, profitable, context, self.block)
         quantize_weights(graph, selection.layers, self.block)
         counts |= {"layers": len(selection.layers), "embeddings": quantize_embeddings(graph, context)}

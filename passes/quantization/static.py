@@ -46,14 +46,14 @@ class StaticQuantizer:
             self._quantize_layer(layer)
         for value in self.plan.reads:
             self._quantize_activation(value, following[value.producer])
-        for node in self.plan.absorbed:
+        for node in self.plan.folded_activation:
             self.graph.erase(node)
         drop_unused(self.graph, floats)
 
     def _quantize_activation(self, value: Value, before: Node | None) -> None:
         """Insert the pair that puts a value on its grid, and make its readers read it there."""
         producer = value.producer
-        source = producer.inputs[0] if producer in self.plan.absorbed and producer is not None else value
+        source = producer.inputs[0] if producer in self.plan.folded_activation and producer is not None else value
         op = Builder(self.graph, before, Location() if producer is None else producer.location)
         scale, zero_point = self._grid_constants(op, value)
         integers = op.QuantizeLinear(source, scale, zero_point, name=f"{value.name}.integers")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from ...ir.graph import Graph, Node, nested
-from .match import DIFFERENCES, FURTHEST, Found, complete, extent, find_matches, nodes_in, search
+from .match import DIFFERENCES, FURTHEST, Bindings, complete, extent, find_matches, nodes_in, search
 from .matched import Match
 from .pattern import Application, Pattern, Result, choices
 from .rule import RewriteRule
@@ -115,7 +115,7 @@ class _Attempt:
     """What was found of a pattern of some nodes, and what differs."""
 
     wanted: int
-    found: Found
+    found: Bindings
     differences: tuple[str, ...]
 
     @property
@@ -137,7 +137,7 @@ def _attempt(rules: Iterable[RewriteRule], node: Node) -> _Attempt | None:
     return max(telling, key=_Attempt.rank, default=None)
 
 
-def _try(rule: RewriteRule, found: Found) -> _Attempt:
+def _try(rule: RewriteRule, found: Bindings) -> _Attempt:
     wanted = len(frozenset[Application]().union(*map(_largest, rule.results)))
     differences: tuple[str, ...] = found.get(DIFFERENCES, ())
     if not differences:

@@ -30,9 +30,9 @@ from .pattern import (
     key_of,
     keys,
 )
-from .rule import RewriteRule, Way
+from .rule import BindingPath, RewriteRule
 
-Found: TypeAlias = dict[Key, Any]
+Bindings: TypeAlias = dict[Key, Any]
 """What the parts of a pattern stand for, so far, in the order in which they were met."""
 DIFFERENCES = "what differs"
 """The key, beside those of a pattern, of what `Furthest` has noted."""
@@ -41,11 +41,11 @@ DIFFERENCES = "what differs"
 class Mood(Protocol):
     """What becomes of a search where something differs, and of several ways to match."""
 
-    def differ(self, found: Found, reason: Callable[[], str]) -> Sequence[Found]:
+    def differ(self, found: Bindings, reason: Callable[[], str]) -> Sequence[Bindings]:
         """Go on, or not, though something differs; the reason is a phrase."""
         ...
 
-    def choose(self, states: Sequence[Found]) -> Sequence[Found]:
+    def choose(self, states: Sequence[Bindings]) -> Sequence[Bindings]:
         """The ways to go on with."""
         ...
 
@@ -53,32 +53,32 @@ class Mood(Protocol):
 class Exact:
     """Gives up where something differs, and goes on with every way to match."""
 
-    def differ(self, found: Found, reason: Callable[[], str]) -> Sequence[Found]:
+    def differ(self, found: Bindings, reason: Callable[[], str]) -> Sequence[Bindings]:
         return ()
 
-    def choose(self, states: Sequence[Found]) -> Sequence[Found]:
+    def choose(self, states: Sequence[Bindings]) -> Sequence[Bindings]:
         return states
 
 
 class Furthest:
     """Notes what differs and goes on, with the way in which most of a pattern is there."""
 
-    def differ(self, found: Found, reason: Callable[[], str]) -> Sequence[Found]:
+    def differ(self, found: Bindings, reason: Callable[[], str]) -> Sequence[Bindings]:
         return ({**found, DIFFERENCES: (*found.get(DIFFERENCES, ()), reason())},)
 
-    def choose(self, states: Sequence[Found]) -> Sequence[Found]:
+    def choose(self, states: Sequence[Bindings]) -> Sequence[Bindings]:
         return (max(states, key=extent),) if len(states) > 1 else states
 
 
 EXACT, FURTHEST = Exact(), Furthest()
 
 
-def nodes_in(found: Found) -> tuple[Node, ...]:
+def nodes_in(found: Bindings) -> tuple[Node, ...]:
     """The nodes that were found, the root first."""
     return tuple(node for key, node in found.items() if isinstance(key, Application))
 
 
-def extent(found: Found) -> tuple[int, int]:
+def extent(found: Bindings) -> tuple[int, int]:
     """How much of a pattern is there, to compare: the nodes, and then how little differs."""
     return len(nodes_in(found)), -len(found.get(DIFFERENCES, ()))
 
@@ -95,7 +95,7 @@ def find_matches(rule: RewriteRule, root: Node) -> Iterator[Match]:
             yield match
 
 
-def search(rule: RewriteRule, root: Node, mood: Mood) -> Sequence[Found]:
+def search(rule: RewriteRule, root: Node, mood: Mood) -> Sequence[Bindings]:
     """What the parts of a rule's pattern may stand for, with a node as its root."""
     if rule.root.operator != root.operator:
         return ()
@@ -105,13 +105,13 @@ def search(rule: RewriteRule, root: Node, mood: Mood) -> Sequence[Found]:
     return states
 
 
-def _match_result(result: Result, way: Way, root: Node, found: Found, mood: Mood) -> Sequence[Found]:
+def _match_result(result: Result, way: BindingPath, root: Node, found: Bindings, mood: Mood) -> Sequence[Bindings]:
     """Every way to match another result of a pattern, at the end of the way to it."""
-    states = [new for value in reached(way, found) for new in _match_value(result, value, root, found, mood)]
+    states = [new for value in follow(way, found) for new in _match_value(result, value, root, found, mood)]
     return mood.choose(states) or mood.differ(found, lambda: f"no {result.application.operator} reads the same")
 
 
-def complete(rule: RewriteRule, found: Found) -> Match | str:
+def complete(rule: RewriteRule, found: Bindings) -> Match | str:
     """The match of all parts of a pattern, or why the nodes can't be replaced."""
     nodes = nodes_in(found)
     results = tuple(found[result.application].outputs[result.index] for result in rule.results)
@@ -150,7 +150,7 @@ def _outsider(value: Value, nodes: Sequence[Node]) -> str:
     return "whoever runs the graph" if producer and producer.owner.is_output(value) else ""
 
 
-def _place(graph: Graph, nodes: Sequence[Node], results: Sequence[Value], found: Found) -> Node | None:
+def _place(graph: Graph, nodes: Sequence[Node], results: Sequence[Value], found: Bindings) -> Node | None:
     """The node before which a replacement can be written: after what it may read, before who reads the results.
 
     Nodes compute results in the order of the graph, so that the last of them has all inputs before it. Only readers of
@@ -171,7 +171,7 @@ def _place(graph: Graph, nodes: Sequence[Node], results: Sequence[Value], found:
     return place if all(ahead) else None
 
 
-def reached(way: Way, found: Found) -> Iterable[Value]:
+def follow(way: BindingPath, found: Bindings) -> Iterable[Value]:
     """The values at the end of a way: from something found, down through the nodes that read it."""
     start, steps = way
     bound = found.get(key_of(start))  # nothing within an optional input that is left out
@@ -183,9 +183,9 @@ def reached(way: Way, found: Found) -> Iterable[Value]:
     return values
 
 
-def _match_node(pattern: Application, node: Node, found: Found, mood: Mood) -> Sequence[Found]:
+def _match_node(pattern: Application, node: Node, found: Bindings, mood: Mood) -> Sequence[Bindings]:
     """Every way to match a node of the right operator, each as what is found so far."""
-    states: Sequence[Found] = ({**found, pattern: node},)
+    states: Sequence[Bindings] = ({**found, pattern: node},)
     if pattern.outputs not in (None, len(node.outputs)):
         states = mood.differ(
             states[0], lambda: f"{_where(node)} has {len(node.outputs)} outputs, not {pattern.outputs}"
@@ -195,7 +195,7 @@ def _match_node(pattern: Application, node: Node, found: Found, mood: Mood) -> S
     if not states:
         return ()
     (found,) = states  # attributes match in one way
-    every: list[Found] = []
+    every: list[Bindings] = []
     for pairs in pairings(pattern, node):
         states = (found,)
         for operand, value in pairs:
@@ -205,8 +205,8 @@ def _match_node(pattern: Application, node: Node, found: Found, mood: Mood) -> S
 
 
 def _match_attribute(
-    name: str, wanted: Attribute | AttributeVariable, node: Node, found: Found, mood: Mood
-) -> Sequence[Found]:
+    name: str, wanted: Attribute | AttributeVariable, node: Node, found: Bindings, mood: Mood
+) -> Sequence[Bindings]:
     attribute = attribute_of(node, name)
     if is_wanted(attribute, wanted, found):
         return ({**found, wanted: attribute} if isinstance(wanted, AttributeVariable) else found,)
@@ -239,7 +239,7 @@ def pairings(pattern: Application, node: Node) -> Iterable[Sequence[tuple[Patter
     )
 
 
-def _match_value(pattern: Pattern | Rest, value: Any, reader: Node, found: Found, mood: Mood) -> Sequence[Found]:
+def _match_value(pattern: Pattern | Rest, value: Any, reader: Node, found: Bindings, mood: Mood) -> Sequence[Bindings]:
     """Every way to match an operand of a node."""
     if isinstance(pattern, Result):
         return _match_origin(pattern, value, found, mood)
@@ -261,7 +261,7 @@ def _match_value(pattern: Pattern | Rest, value: Any, reader: Node, found: Found
     return _without(pattern, found) or mood.differ(found, lambda: f"{_show(None)}, which is there elsewhere")
 
 
-def _match_origin(pattern: Result, value: Value | None, found: Found, mood: Mood) -> Sequence[Found]:
+def _match_origin(pattern: Result, value: Value | None, found: Bindings, mood: Mood) -> Sequence[Bindings]:
     """Every way to match a value with an output of the node that computes it."""
     application, node = pattern.application, None if value is None else value.producer
     if value is None or node is None or node.operator != application.operator or value.index != pattern.index:
@@ -274,7 +274,7 @@ def _match_origin(pattern: Result, value: Value | None, found: Found, mood: Mood
     return mood.differ(found, lambda: f"{_show(value)}, where that of {_show(known.outputs[0])} is wanted")
 
 
-def _bind(found: Found, key: str | Rest, value: Any, reader: Node, mood: Mood) -> Sequence[Found]:
+def _bind(found: Bindings, key: str | Rest, value: Any, reader: Node, mood: Mood) -> Sequence[Bindings]:
     """What is found with one thing more; it differs if it is bound to something else already."""
     if key not in found:
         return ({**found, key: value},)
@@ -287,7 +287,7 @@ def _bind(found: Found, key: str | Rest, value: Any, reader: Node, mood: Mood) -
     )
 
 
-def _without(pattern: Optional, found: Found) -> Sequence[Found]:
+def _without(pattern: Optional, found: Bindings) -> Sequence[Bindings]:
     """What is found if an optional input is left out."""
     missing = {key: () if isinstance(key, Rest) else None for key in keys((pattern,))}
     if not all(_are_same(found.get(key, nothing), nothing) for key, nothing in missing.items()):
@@ -316,7 +316,7 @@ def attribute_of(node: Node, name: str) -> Attribute:
     return None if default is inspect.Parameter.empty else default
 
 
-def is_wanted(attribute: Attribute, wanted: Attribute | AttributeVariable, found: Found) -> bool:
+def is_wanted(attribute: Attribute, wanted: Attribute | AttributeVariable, found: Bindings) -> bool:
     """Whether an attribute is what a pattern says; one that is bound must be no graph, which would go with its node."""
     if isinstance(wanted, AttributeVariable):
         return not isinstance(attribute, Graph) and _are_same(found.get(wanted, attribute), attribute)

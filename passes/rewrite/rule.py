@@ -25,7 +25,7 @@ from ..base import Effect
 from .matched import Match
 from .pattern import Application, Name, PatternBuilder, Result, Variable, key_of, keys, parts
 
-Way: TypeAlias = tuple[Variable | Result, tuple[Result, ...]]
+BindingPath: TypeAlias = tuple[Variable | Result, tuple[Result, ...]]
 """A part of a pattern that is bound, and what is below it, nearest first."""
 
 
@@ -90,7 +90,7 @@ class RewriteRule:
         return frozenset(operand.application.operator for operand in self.root.operands if isinstance(operand, Result))
 
     @cached_property
-    def ways(self) -> tuple[Way, ...]:
+    def ways(self) -> tuple[BindingPath, ...]:
         """How to find each result but the first: from what those before it bind, down to it.
 
         Raises:
@@ -98,7 +98,7 @@ class RewriteRule:
         """
         return tuple(self._way(index) for index in range(1, len(self.results)))
 
-    def _way(self, index: int) -> Way:
+    def _way(self, index: int) -> BindingPath:
         earlier = [part for result in self.results[:index] for part, _ in parts(result)]
         bound = {key_of(part) for part in earlier if isinstance(part, Variable | Result)}
         ways = [

@@ -12,6 +12,7 @@ pytest.importorskip("tvm")
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.base import Executable
+from planish.backends.legal import legalized
 from planish.backends.tvm.runtime.guards import Guards
 from planish.backends.tvm.runtime.weights import write_weights
 from planish.frontends.onnx import read_onnx
@@ -184,7 +185,8 @@ def test_the_same_graph_gives_the_same_library(make_graph, target, tmp_path, bui
     libraries = set()
     for attempt in range(3):
         (tmp_path / str(attempt)).mkdir()
-        library, *_ = find_backend("tvm").compile(graph, target, tmp_path / str(attempt))
+        legal = legalized(graph, target, "tvm")
+        library, *_ = find_backend("tvm").compile(legal, graph, target, tmp_path / str(attempt))
         libraries.add(library.read_bytes())
     assert len(libraries) == 1
 

@@ -7,7 +7,7 @@ import pytest
 
 from planish.driver.build import build
 from planish.driver.model import read_model
-from planish.driver.reference import isolated_imports
+from planish.driver.user_code import isolated_imports
 from planish.ir.storage import save
 
 MODEL = """

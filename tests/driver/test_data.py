@@ -6,7 +6,7 @@ import pytest
 
 from planish.backends.base import Port
 from planish.driver.data import doubts, held_out, make_batches, random_sample, read_data, single_sample
-from planish.driver.reference import isolated_imports
+from planish.driver.user_code import isolated_imports
 from planish.ir.errors import ModelError, UsageError
 from planish.ir.types import DType
 

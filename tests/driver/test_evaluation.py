@@ -5,7 +5,7 @@ import pytest
 
 from planish.driver.data import Batch
 from planish.driver.evaluation import Metric, Score, accuracy, drop_interval, evaluate, find_metric, spearman
-from planish.driver.reference import isolated_imports
+from planish.driver.user_code import isolated_imports
 from planish.ir.errors import ModelError, UsageError
 
 EYE = np.eye(4, dtype=np.float32)

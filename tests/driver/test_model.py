@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from planish.driver.model import read_model
-from planish.driver.reference import isolated_imports
+from planish.driver.user_code import isolated_imports
 from planish.ir.equal import differences
 from planish.ir.errors import ModelError, UsageError
 from planish.ir.storage import save

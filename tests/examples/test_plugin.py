@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import planish
-from planish.driver.reference import isolated_imports, resolve
+from planish.driver.user_code import isolated_imports, resolve
 from planish.ir.errors import ModelError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"

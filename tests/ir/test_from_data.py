@@ -15,7 +15,7 @@ from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Value
 from planish.ir.infer import contents, infer
 from planish.ir.interpreter import Interpreter
-from planish.ir.refresh import refresh
+from planish.ir.reinfer import reinfer
 from planish.ir.types import DType, TensorType
 from planish.ir.unknown import is_from_data
 
@@ -384,7 +384,7 @@ def test_shapes_of_what_was_selected_speak_of_its_symbol() -> None:
     (size, _), before = graph.outputs["y"].shape, {value.name: value.type for value in graph.values()}
     assert is_from_data(str(size))
     assert contents(graph.outputs["rows"]) == (size,)
-    refresh(graph)
+    reinfer(graph)
     assert {value.name: value.type for value in graph.values()} == before
 
 

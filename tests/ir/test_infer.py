@@ -12,7 +12,7 @@ from planish.ir.dims import Dim, evaluate
 from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Location, Node, Value
 from planish.ir.infer import infer
-from planish.ir.refresh import refresh
+from planish.ir.reinfer import reinfer
 from planish.ir.scope import scope
 from planish.ir.text import parse_graph
 from planish.ir.types import DType, TensorType
@@ -276,7 +276,7 @@ def test_torch_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str], caplog
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
-# -- refresh
+# -- reinfer
 
 
 def chain() -> tuple[Graph, Node, Node]:
@@ -293,7 +293,7 @@ def test_refreshing_carries_a_changed_weight_through() -> None:
     graph, first, second = chain()
     graph.set_input(first, 1, graph.add_constant(np.ones((4, 6), np.float32)))
     graph.set_input(second, 1, graph.add_constant(np.ones((6, 3), np.float32)))
-    refresh(graph)
+    reinfer(graph)
     assert [node.output.shape for node in graph.nodes] == [("batch", 6), ("batch", 3), ("batch", 3)]
 
 
@@ -301,7 +301,7 @@ def test_refreshing_names_the_layer_that_no_longer_fits() -> None:
     graph, first, _ = chain()
     graph.set_input(first, 1, graph.add_constant(np.ones((4, 6), np.float32)))
     with pytest.raises(ModelError, match=r"^head.fc: MatMul\(float32\[batch, 6\], float32\[8, 2\]\) can't be applied"):
-        refresh(graph)
+        reinfer(graph)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_part_of_a_split_at_constant_places_has_a_size(sizes: str, place: int,
       %y: float32[n, 4] = SequenceAt(%s, %place)
       return y = %y
     }}""")
-    refresh(graph)
+    reinfer(graph)
     assert str(graph.outputs["y"].type) == f"float32[n, {size}]"
 
 

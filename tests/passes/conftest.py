@@ -10,7 +10,7 @@ from planish.ir.dims import evaluate
 from planish.ir.equal import differences
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
-from planish.ir.refresh import refresh
+from planish.ir.reinfer import reinfer
 from planish.ir.text import parse_graph, print_graph
 from planish.ir.types import TensorType
 from planish.ir.verify import verify
@@ -29,7 +29,7 @@ def read(text: str, weights: Weights) -> Graph:
     graph = parse_graph(f'graph "main"{text}', weights)
     verify(graph)
     inferred = graph.clone()
-    refresh(inferred)
+    reinfer(inferred)
     assert print_graph(inferred) == print_graph(graph), "the types in the test's text are wrong"
     return graph
 

@@ -13,7 +13,7 @@ from planish.ir.graph import Constant, Graph, Node, Value
 from planish.ir.infer import find_operator
 from planish.ir.interpreter import Interpreter
 from planish.ir.ops.dtypes import to_numpy
-from planish.ir.refresh import refresh
+from planish.ir.reinfer import reinfer
 from planish.ir.types import Container, TensorType
 from planish.ir.verify import verify
 
@@ -140,7 +140,7 @@ class Sketch:
         """
         for node in self.graph.nodes:
             _check_ranks(node)
-        refresh(self.graph)
+        reinfer(self.graph)
         self.graph.verified = 0
         verify(self.graph)
         self.data = computed(self.graph, self.feeds)
@@ -204,7 +204,7 @@ def with_symbol(graph: Graph, size: int) -> Graph | None:
         if value.type.dims is not None and value.type.container is Container.NONE:
             value.type = TensorType(value.dtype, dims)
     try:
-        refresh(copy)
+        reinfer(copy)
     except Exception:  # whatever inference raises
         return None
     return copy if any("n" in symbols(dim) for value in copy.inputs for dim in value.type.dims or ()) else None

@@ -10,13 +10,13 @@ import torch
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
 from planish.ir.types import DType, TensorType
-from planish.passes.distillation.loss import Measure, choose_measures, measure
+from planish.passes.distillation.loss import LossKind, choose_measures, measure
 
 WEIGHT = np.ones((8, 4), np.float32)
 BIAS = np.ones(4, np.float32)
 
 
-def measure_of(build: Callable[[Builder, Value], Value], loss: str = "auto") -> Measure | None:
+def measure_of(build: Callable[[Builder, Value], Value], loss: str = "auto") -> LossKind | None:
     graph = Graph()
     op = Builder(graph)
     graph.outputs["y"] = build(op, graph.add_input("x", TensorType(DType.float32, ("batch", 8))))
@@ -26,36 +26,36 @@ def measure_of(build: Callable[[Builder, Value], Value], loss: str = "auto") -> 
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        (lambda op, x: op.Gemm(x, WEIGHT, BIAS), Measure.LOGITS),
-        (lambda op, x: op.MatMul(x, WEIGHT), Measure.LOGITS),
-        (lambda op, x: op.Add(op.MatMul(x, WEIGHT), BIAS), Measure.LOGITS),
-        (lambda op, x: op.Softmax(op.MatMul(x, WEIGHT), axis=-1), Measure.PROBABILITIES),
-        (lambda op, x: op.Tanh(op.MatMul(x, WEIGHT)), Measure.NUMBERS),
-        (lambda op, x: op.Add(x, op.MatMul(x, np.ones((8, 8), np.float32))), Measure.NUMBERS),
-        (lambda op, x: op.MatMul(op.Unsqueeze(x, [1]), WEIGHT), Measure.NUMBERS),
+        (lambda op, x: op.Gemm(x, WEIGHT, BIAS), LossKind.LOGITS),
+        (lambda op, x: op.MatMul(x, WEIGHT), LossKind.LOGITS),
+        (lambda op, x: op.Add(op.MatMul(x, WEIGHT), BIAS), LossKind.LOGITS),
+        (lambda op, x: op.Softmax(op.MatMul(x, WEIGHT), axis=-1), LossKind.PROBABILITIES),
+        (lambda op, x: op.Tanh(op.MatMul(x, WEIGHT)), LossKind.NUMBERS),
+        (lambda op, x: op.Add(x, op.MatMul(x, np.ones((8, 8), np.float32))), LossKind.NUMBERS),
+        (lambda op, x: op.MatMul(op.Unsqueeze(x, [1]), WEIGHT), LossKind.NUMBERS),
         (lambda op, x: op.ArgMax(x, axis=1), None),
     ],
 )
 def test_auto_looks_at_what_gives_the_output(
-    build: Callable[[Builder, Value], Value], expected: Measure | None
+    build: Callable[[Builder, Value], Value], expected: LossKind | None
 ) -> None:
     assert measure_of(build) is expected
 
 
 def test_a_named_loss_is_taken() -> None:
-    assert measure_of(lambda op, x: op.MatMul(x, WEIGHT), "mse") is Measure.NUMBERS
-    assert measure_of(lambda op, x: op.Tanh(x), "kl") is Measure.LOGITS
-    assert measure_of(lambda op, x: op.Softmax(x, axis=-1), "kl") is Measure.PROBABILITIES
+    assert measure_of(lambda op, x: op.MatMul(x, WEIGHT), "mse") is LossKind.NUMBERS
+    assert measure_of(lambda op, x: op.Tanh(x), "kl") is LossKind.LOGITS
+    assert measure_of(lambda op, x: op.Softmax(x, axis=-1), "kl") is LossKind.PROBABILITIES
 
 
-def of(kind: Measure, got: Any, wanted: Any, temperature: float = 1.0) -> float:
+def of(kind: LossKind, got: Any, wanted: Any, temperature: float = 1.0) -> float:
     tensors = [{"y": torch.as_tensor(values, dtype=torch.float32)} for values in (got, wanted)]
     return float(measure({"y": kind}, *tensors, temperature))
 
 
 def test_mse_is_relative_to_the_size_of_the_outputs() -> None:
-    assert of(Measure.NUMBERS, [[3.0, 5.0]], [[3.0, 4.0]]) == pytest.approx(1 / 25)
-    assert of(Measure.NUMBERS, [[300.0, 500.0]], [[300.0, 400.0]]) == pytest.approx(1 / 25)
+    assert of(LossKind.NUMBERS, [[3.0, 5.0]], [[3.0, 4.0]]) == pytest.approx(1 / 25)
+    assert of(LossKind.NUMBERS, [[300.0, 500.0]], [[300.0, 400.0]]) == pytest.approx(1 / 25)
 
 
 def test_kl_is_that_of_the_softened_probabilities_averaged_over_the_batch() -> None:
@@ -66,26 +66,26 @@ def test_kl_is_that_of_the_softened_probabilities_averaged_over_the_batch() -> N
 
     q, p = softened(ours), softened(theirs)
     expected = 4 * (p * np.log(p / q)).sum(axis=1).mean()
-    assert of(Measure.LOGITS, ours, theirs, temperature=2.0) == pytest.approx(expected, rel=1e-4)
+    assert of(LossKind.LOGITS, ours, theirs, temperature=2.0) == pytest.approx(expected, rel=1e-4)
 
 
 def test_probabilities_are_softened_as_their_logits_would_be() -> None:
     ours, theirs = np.array([[1.0, 2.0, 0.0]]), np.array([[2.0, 1.0, 0.0]])
-    as_logits = of(Measure.LOGITS, ours, theirs, temperature=3.0)
+    as_logits = of(LossKind.LOGITS, ours, theirs, temperature=3.0)
 
     probabilities = [np.exp(logits) / np.exp(logits).sum() for logits in (ours, theirs)]
 
-    assert of(Measure.PROBABILITIES, *probabilities, temperature=3.0) == pytest.approx(as_logits, rel=1e-4)
+    assert of(LossKind.PROBABILITIES, *probabilities, temperature=3.0) == pytest.approx(as_logits, rel=1e-4)
 
 
 def test_probabilities_of_zero_give_a_finite_loss() -> None:
-    assert np.isfinite(of(Measure.PROBABILITIES, [[0.0, 1.0]], [[1.0, 0.0]]))
+    assert np.isfinite(of(LossKind.PROBABILITIES, [[0.0, 1.0]], [[1.0, 0.0]]))
 
 
 def test_several_outputs_add_up() -> None:
     got = {name: torch.ones(1, 2) for name in "ab"}
     wanted = {"a": torch.full((1, 2), 2.0), "b": torch.full((1, 2), 4.0)}
 
-    total = measure(dict.fromkeys("ab", Measure.NUMBERS), got, wanted, 1.0)
+    total = measure(dict.fromkeys("ab", LossKind.NUMBERS), got, wanted, 1.0)
 
     assert float(total) == pytest.approx(1 / 4 + 9 / 16)

@@ -9,7 +9,7 @@ import torch
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
-from planish.passes.distillation.trainer import Lesson, Trainer, is_weight
+from planish.passes.distillation.trainer import Trainer, TrainingBatch, is_weight
 
 
 def student() -> Graph:
@@ -24,44 +24,44 @@ def squared(got: Any, wanted: Any) -> torch.Tensor:
     return (got["y"] - wanted["y"]).square().mean()
 
 
-LESSON = Lesson((torch.eye(3),), {"y": torch.ones(3, 2)})
+BATCH = TrainingBatch((torch.eye(3),), {"y": torch.ones(3, 2)})
 
 
 def test_steps_lower_the_score() -> None:
     trainer = Trainer(student(), squared, lr=0.1, steps=20)
 
-    losses = [trainer.step(LESSON) for _ in range(20)]
+    losses = [trainer.step(BATCH) for _ in range(20)]
 
     assert losses[0] == 1
-    assert trainer.score([LESSON]) < 0.2
+    assert trainer.score([BATCH]) < 0.2
     assert losses == sorted(losses, reverse=True)
 
 
 def test_what_was_kept_is_written_however_training_went_on() -> None:
     graph = student()
     trainer = Trainer(graph, squared, lr=0.1, steps=20)
-    trainer.step(LESSON)
+    trainer.step(BATCH)
     trainer.keep()
-    kept = trainer.score([LESSON])
+    kept = trainer.score([BATCH])
     for _ in range(5):
-        trainer.step(LESSON)
+        trainer.step(BATCH)
     assert not graph.constants["weight"].data.any()
 
     trainer.finish()
 
-    assert trainer.score([LESSON]) == kept
+    assert trainer.score([BATCH]) == kept
     assert np.square(graph.constants["weight"].data - 1).mean() == pytest.approx(kept)
 
 
 def test_the_learning_rate_falls_to_zero() -> None:
     trainer = Trainer(student(), squared, lr=0.1, steps=10)
     for _ in range(10):
-        trainer.step(LESSON)
-    last = trainer.score([LESSON])
+        trainer.step(BATCH)
+    last = trainer.score([BATCH])
 
-    trainer.step(LESSON)
+    trainer.step(BATCH)
 
-    assert trainer.score([LESSON]) == pytest.approx(last, abs=1e-6)
+    assert trainer.score([BATCH]) == pytest.approx(last, abs=1e-6)
 
 
 def test_masks_numbers_and_what_is_quantized_are_no_weights() -> None:

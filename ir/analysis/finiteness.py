@@ -48,7 +48,7 @@ _TRUTHS = Places(is_number=True)
 Rule = Callable[[Node, Sequence[Places]], Places]
 
 
-def open_places(graph: Graph, *, takes_numbers: bool = True) -> Mapping[Value, Places]:
+def finite_places(graph: Graph, *, takes_numbers: bool = True) -> Mapping[Value, Places]:
     """What is known of each value of a graph, those within its nodes' graphs left out; constants are looked through.
 
     Args:

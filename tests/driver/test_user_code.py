@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from planish.driver.reference import call, isolated_imports, resolve
+from planish.driver.user_code import call, isolated_imports, resolve
 from planish.ir.errors import ModelError, UsageError
 
 
@@ -69,5 +69,5 @@ def test_a_module_that_fails_on_import(tmp_path: Path, text: str, message: str, 
 
 
 def test_a_function_that_raises() -> None:
-    with pytest.raises(ModelError, match=r"data.py:test failed: ZeroDivisionError: .*test_reference.py:\d+\)"):
+    with pytest.raises(ModelError, match=r"data.py:test failed: ZeroDivisionError: .*test_user_code.py:\d+\)"):
         call("data.py:test", lambda: 1 / 0)

@@ -9,7 +9,7 @@ from planish.ir.numerics import drift
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
 from planish.passes.quantization.quantize import Quantize
-from planish.passes.quantization.turned_weights import turn_weights
+from planish.passes.quantization.transposed_weights import materialize_transposed
 from planish.targets.load import load_target
 
 TARGET = load_target("x86-64-avx512-vnni")
@@ -58,4 +58,4 @@ def test_others_stay(graph_of, context, body: str) -> None:
     graph = graph_of(
         f"(%x: float32[4, 4]) {{ const %w: float32[4, 4] = [{', '.join('1' * 16)}] {body} return y = %y }}"
     )
-    assert turn_weights(graph, context(graph)) == 0
+    assert materialize_transposed(graph, context(graph)) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from planish.ir.analysis.open_places import Places, open_places
+from planish.ir.analysis.finiteness import Places, finite_places
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
 from planish.ir.interpreter import Interpreter
@@ -79,7 +79,7 @@ def guard(op: Builder, rows: Value) -> Value:
 
 def claims_of(*results: Value, graph: Graph) -> list[Places]:
     graph.outputs = {f"y{index}": value for index, value in enumerate(results)}
-    known = open_places(graph)
+    known = finite_places(graph)
     with np.errstate(all="ignore"):
         arrays = Interpreter(graph).run({})
     for name, value in graph.outputs.items():
@@ -148,6 +148,6 @@ def test_masks_of_models() -> None:
         "a triangle without its diagonal": op.Where(op.constant(np.tri(3, k=-1, dtype=bool)), scores, never),
         "an input of floats that a root is drawn of": op.Add(scores, op.Sqrt(scores)),
     }
-    known = open_places(graph)
+    known = finite_places(graph)
     assert {name for name, value in opening.items() if not known[value].opens(-1)} == set()
     assert {name for name, value in closing.items() if known[value].opens(-1)} == set()

@@ -9,7 +9,7 @@ from ...ir.types import DType
 from ..base import PassContext
 
 
-def turn_weights(graph: Graph, context: PassContext) -> int:
+def materialize_transposed(graph: Graph, context: PassContext) -> int:
     """Let each MatMul of activations by a transposed constant matrix read a constant instead; return how many do."""
     count = 0
     for node in graph.nodes:

@@ -10,7 +10,7 @@ _EVERYTHING = (-inf, inf)
 _STEPS = 255
 
 
-def told_apart(readers: Iterable[Node]) -> Bounds:
+def clipping_range(readers: Iterable[Node]) -> Bounds:
     """The range outside of which none of a value's readers sees a difference; unbounded where nobody reads it."""
     bounds = [bounds_of(node) for node in readers] or [_EVERYTHING]
     return min(low for low, _ in bounds), max(high for _, high in bounds)

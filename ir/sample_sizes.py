@@ -23,7 +23,7 @@ _MOST = 300
 _LARGEST = 2**31
 
 
-def trials(symbols: Iterable[str], numbers: Iterable[int], *, together: bool = False) -> Iterator[dict[str, int]]:
+def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bool = False) -> Iterator[dict[str, int]]:
     """Sizes to try, for every symbol.
 
     Args:

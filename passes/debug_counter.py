@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ..ir.graph import Location, Node
 
 
-class Application(NamedTuple):
+class Execution(NamedTuple):
     """The start of a pass, or a rewrite in it.
 
     Attributes:
@@ -30,7 +30,7 @@ class Application(NamedTuple):
 
 
 @dataclass(slots=True)
-class Applications:
+class DebugCounter:
     """What has been applied so far.
 
     Attributes:
@@ -41,24 +41,24 @@ class Applications:
 
     limit: int | None = None
     count: int = 0
-    last: Application | None = None
+    last: Execution | None = None
 
-    def begin(self) -> bool:
+    def should_start(self) -> bool:
         """Let a pass start, unless the limit is reached."""
         if self.is_over:
             return False
-        self.last = Application(1 if self.last is None else self.last.position + 1)
+        self.last = Execution(1 if self.last is None else self.last.position + 1)
         self.count += 1
         return True
 
-    def take(self, rewrite: str, node: Node) -> bool:
+    def should_execute(self, rewrite: str, node: Node) -> bool:
         """Grant a rewrite of the pass that started last, unless the limit is reached."""
         if self.is_over:
             return False
         last = self.last
         if last is not None:  # or somebody calls a pass's `run` by itself
             name = node.outputs[0].name if node.outputs else ""
-            self.last = Application(last.position, rewrite, node.operator, name, node.location)
+            self.last = Execution(last.position, rewrite, node.operator, name, node.location)
             self.count += 1
         return True
 

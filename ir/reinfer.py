@@ -6,7 +6,7 @@ from .graph import Graph, Node
 from .infer import infer
 
 
-def refresh(graph: Graph) -> None:
+def reinfer(graph: Graph) -> None:
     """Infer every node's output types anew, in order: what a pass calls after it changed a weight's shape.
 
     Raises:
@@ -28,4 +28,4 @@ def _refresh_inner(node: Node, inner: Graph) -> None:
     """Infer anew what is in a graph inside a node, whose inputs may have other types by now."""
     for value, type in zip(inner.inputs, body_inputs(node.operator, node.inputs, node.attributes), strict=True):
         value.type = join(value.type, type, value.name)
-    refresh(inner)
+    reinfer(inner)
