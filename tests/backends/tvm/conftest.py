@@ -1,13 +1,16 @@
 """TVM's results held to the interpreter's."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
+from zlib import crc32
 
 import numpy as np
 import pytest
 
 from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.compiler import client
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
@@ -18,14 +21,41 @@ Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 """A function from a builder and the inputs to what a graph gives."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run each case for one of its targets, drawn by its name; `-m slow` runs it for the others, too."""
+    cases: defaultdict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if "target" in params and params.keys() - {"target", "forms"}:
+            cases[item.path, item.name.replace(params["target"], "", 1)].append(item)
+    for (_, name), targets in cases.items():
+        drawn = crc32(name.encode()) % len(targets)
+        for item in targets[:drawn] + targets[drawn + 1 :]:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the same numbers whatever ran before: what lies half-way between two integers may be rounded to either."""
     monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0), raising=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def lasting_compiler() -> None:
+    """Keep a compiler's process for many small graphs: to start one takes 5 seconds."""
+    client._MOST_REQUESTS = 512
+
+
+@pytest.fixture(params=["one", pytest.param("both", marks=pytest.mark.slow)])
+def forms(request: pytest.FixtureRequest) -> tuple[bool, ...]:
+    """Whether sizes are symbolic in what is compiled: both, or of many cases half, drawn by their names."""
+    is_a_case = len(request.node.callspec.params) > 1
+    return (crc32(request.node.name.encode()) % 2 == 1,) if is_a_case and request.param == "one" else (False, True)
+
+
 @pytest.fixture
-def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
+def agree(target: Target, tmp_path: Path, forms: tuple[bool, ...]) -> Callable[..., None]:
     """A check that a graph gives the same in TVM and in the interpreter."""
     pytest.importorskip("tvm")
     from planish.backends.tvm.backend import Tvm
@@ -39,7 +69,7 @@ def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
         again: Sequence[Sequence[np.ndarray]] = (),
         tolerance: float = 1e-5,
     ) -> None:
-        """Hold the results to each other, with the sizes as they are, and with symbolic ones if `dims` are given.
+        """Hold the results to each other, with the sizes as they are or, if `dims` are given, with symbolic ones.
 
         Args:
             build: the graph.
@@ -48,27 +78,36 @@ def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
             again: further rows of arrays to feed where sizes are symbolic.
             tolerance: of floats, and ten times that of large ones.
         """
-        given = [array.shape for array in arrays]
-        for shapes, feeds in [(given, [arrays]), *([(dims, [arrays, *again])] if dims else [])]:
-            graph = _graph(build, [DType.of(array.dtype) for array in arrays], shapes)
-            folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-            write_artifact(folder, graph, backend, target)
-            executable = load(folder)
-            for row in feeds:
-                named = {f"x{index}": array for index, array in enumerate(row)}
-                for name, found in zip(graph.outputs, executable.run(named), strict=True):
-                    _hold(found, Interpreter(graph).run(named)[name], f"{name} of {shapes}", tolerance)
+        graph = Graph("test")  # all in one, as a build takes as long as a small kernel
+        dtypes, shapes = [DType.of(array.dtype) for array in arrays], [array.shape for array in arrays]
+        forms_of_it = forms if dims else (False,)
+        for is_symbolic in forms_of_it:
+            _append(graph, build, dtypes, dims if dims and is_symbolic else shapes, is_symbolic)
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        write_artifact(folder, graph, backend, target)
+        executable = load(folder)
+        for row in [arrays, *(again if True in forms_of_it else ())]:
+            fed = {True: row, False: arrays}
+            named = {_name("x", index, form): array for form in forms_of_it for index, array in enumerate(fed[form])}
+            expected = Interpreter(graph).run(named)
+            for name, found in zip(graph.outputs, executable.run(named), strict=True):
+                _hold(found, expected[name], f"{name} of {[array.shape for array in row]}", tolerance)
 
     return agree
 
 
-def _graph(build: Build, dtypes: Sequence[DType], shapes: Sequence[Sequence[int | str]]) -> Graph:
-    graph = Graph("test")
+def _append(
+    graph: Graph, build: Build, dtypes: Sequence[DType], shapes: Sequence[Sequence[int | str]], is_symbolic: bool
+) -> None:
     types = [TensorType(dtype, tuple(shape)) for dtype, shape in zip(dtypes, shapes, strict=True)]
-    inputs = [graph.add_input(f"x{index}", type) for index, type in enumerate(types)]
+    inputs = [graph.add_input(_name("x", index, is_symbolic), type) for index, type in enumerate(types)]
     made = build(Builder(graph, location=Location("layer")), *inputs)
-    graph.outputs = {f"y{index}": value for index, value in enumerate([made] if isinstance(made, Value) else made)}
-    return graph
+    for index, value in enumerate([made] if isinstance(made, Value) else made):
+        graph.outputs[_name("y", index, is_symbolic)] = value
+
+
+def _name(letter: str, index: int, is_symbolic: bool) -> str:
+    return f"{letter}{index}{'_of_symbols' * is_symbolic}"
 
 
 def _hold(found: np.ndarray, expected: np.ndarray, name: str, tolerance: float) -> None:

@@ -110,6 +110,12 @@ def graph(make_graph: Callable[..., Graph]) -> Graph:
     return make_graph(build, 5, 64)
 
 
+@pytest.fixture
+def small(make_graph: Callable[..., Graph]) -> Graph:
+    """A sum that only TVM has a kernel for, which takes the least time to build."""
+    return make_graph(lambda op, x: op.CumSum(x, np.array(1)), 5, 64)
+
+
 def reproducer_in(text: str) -> Path:
     (path,) = set(re.findall(r"planish opt (\S+)", text))
     return Path(path)
@@ -169,17 +175,17 @@ def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, 
     assert left_in(folder) == set()
 
 
-def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(graph, folder, monkeypatch) -> None:
+def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(small, folder, monkeypatch) -> None:
     monkeypatch.setenv("PLANTED", "library")
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
-    save(graph, folder / "net.planish")
+    save(small, folder / "net.planish")
     built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "auto", "-o", str(folder / "dist")])
     assert built.exit_code == 0, built.output
     assert "tvm is left out: layer: TVM's compiler died over the kernel cumsum_" in " ".join(built.stderr.split())
     assert left_in(folder) == set()
 
 
-def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, monkeypatch) -> None:
+def test_a_linker_that_dies_is_told_with_its_last_words(small, target, folder, monkeypatch) -> None:
     linker = folder / "c++"
     linker.write_text("#!/bin/sh\necho 'the linker is out of luck' >&2\nkill -ABRT $$\n")
     linker.chmod(0o700)
@@ -187,7 +193,7 @@ def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, m
     with pytest.raises(
         TargetError, match=r"TVM can't compile the model for native: .*the linker is out of luck"
     ) as caught:
-        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+        write_artifact(folder / "dist", small, find_backend("tvm"), target)
     again = CliRunner().invoke(app, ["opt", str(reproducer_in(str(caught.value)))])
     assert again.exit_code == 6
     assert "the linker is out of luck" in again.stderr
@@ -216,9 +222,9 @@ def test_a_bug_over_there_is_told_as_one(folder) -> None:
     assert "Traceback" in caught.value.__notes__[0]
 
 
-def test_a_process_gives_way_to_a_new_one_after_enough_work(graph, target, folder, monkeypatch) -> None:
+def test_a_process_gives_way_to_a_new_one_after_enough_work(small, target, folder, monkeypatch) -> None:
     def serving() -> int:
-        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+        write_artifact(folder / "dist", small, find_backend("tvm"), target)
         process = compiler._taken()
         compiler._lay_by(process)
         return process._process.pid
@@ -248,12 +254,12 @@ def test_a_process_that_is_left_alone_erases_its_own_folder_and_no_other(folder)
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM))]
 )
-def test_an_interrupt_ends_the_work(graph, folder, number) -> None:
+def test_an_interrupt_ends_the_work(small, folder, number) -> None:
     """And the process that does it, with the linker that it has started; it erases what is left even after a kill."""
     linker = folder / "c++"
     linker.write_text(f"#!/bin/sh\necho $PPID > {folder}/parent\necho $$ > {folder}/linking\nexec sleep 600\n")
     linker.chmod(0o700)
-    save(graph, folder / "net.planish")
+    save(small, folder / "net.planish")
     start = "from planish.driver.cli import main; main()"
     command = [sys.executable, "-c", start, "build", str(folder / "net.planish"), "-b", "tvm"]
     quiet = {"ORT_DISABLE_TELEMETRY": "1"}  # which would write a file
