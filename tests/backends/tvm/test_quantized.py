@@ -271,7 +271,7 @@ def test_what_reads_more_than_a_byte_is_left() -> None:
     assert tabulated(epilogue) == epilogue
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     channels=st.integers(1, 40),
     filters=st.integers(1, 40),
