@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 from zlib import crc32
@@ -16,6 +17,7 @@ from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 from planish.targets import Target
+from planish.targets.load import load_target
 
 Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 """A function from a builder and the inputs to what a graph gives."""
@@ -23,16 +25,23 @@ Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run each case for one of its targets, drawn by its name; `-m slow` runs it for the others, too."""
+    """Run each case for one target of this machine, drawn by its name; `-m slow` runs it for the others."""
     cases: defaultdict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if "target" in params and params.keys() - {"target", "forms"}:
             cases[item.path, item.name.replace(params["target"], "", 1)].append(item)
     for (_, name), targets in cases.items():
-        drawn = crc32(name.encode()) % len(targets)
-        for item in targets[:drawn] + targets[drawn + 1 :]:
-            item.add_marker(pytest.mark.slow)
+        fit = [item for item in targets if _runs_here(item.callspec.params["target"])] or targets
+        drawn = fit[crc32(name.encode()) % len(fit)]
+        for item in targets:
+            if item is not drawn:
+                item.add_marker(pytest.mark.slow)
+
+
+@cache
+def _runs_here(name: str) -> bool:
+    return load_target(name).features <= load_target("native").features
 
 
 @pytest.fixture(autouse=True)
