@@ -83,16 +83,26 @@ sys.meta_path.insert(0, Plant())
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of all that a build leaves: caches, temporary files, and what is planted for compilers to find."""
-    compiler._end_all()
-    for name in ("cache", "tmp", "site"):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of all that a build leaves: caches and temporary files."""
+    for name in ("cache", "tmp"):
         (tmp_path / name).mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(PLANT)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    yield tmp_path
+    return tmp_path
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Plants a fault that new compilers find; no other process goes on."""
+    (tmp_path / "sitecustomize.py").write_text(PLANT)
+
+    def plant(fault: str) -> None:
+        compiler._end_all()
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        monkeypatch.setenv("PLANTED", fault)
+
+    yield plant
     compiler._end_all()
 
 
@@ -148,9 +158,9 @@ def left_in(folder: Path) -> set[str]:
     ],
 )
 def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
-    graph, target, folder, monkeypatch, planted, kernel, instead
+    graph, target, folder, plant, planted, kernel, instead
 ) -> None:
-    monkeypatch.setenv("PLANTED", planted)
+    plant(planted)
     (told,) = compiled(graph, target, folder)
     assert re.search(rf"layer: TVM's compiler died over the kernel {kernel}\w+: LLVM ERROR: Cannot select: .*SIG", told)
     assert instead in told
@@ -163,8 +173,8 @@ def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
 
 
 @pytest.mark.slow
-def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "library")
+def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, plant) -> None:
+    plant("library")
     with pytest.raises(
         TargetError, match=r"layer: TVM's compiler died over the kernel cumsum_\w+: .*SIGABRT"
     ) as caught:
@@ -175,8 +185,9 @@ def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, 
     assert left_in(folder) == set()
 
 
-def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(small, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "library")
+@pytest.mark.slow
+def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(small, folder, plant, monkeypatch) -> None:
+    plant("library")
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
     save(small, folder / "net.planish")
     built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "auto", "-o", str(folder / "dist")])
@@ -203,8 +214,8 @@ def test_a_linker_that_dies_is_told_with_its_last_words(small, target, folder, m
 
 
 @pytest.mark.slow
-def test_tuning_ends_over_a_kernel_that_is_died_over(graph, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "elements")
+def test_tuning_ends_over_a_kernel_that_is_died_over(graph, folder, plant) -> None:
+    plant("elements")
     save(graph, folder / "net.planish")
     tuned = CliRunner().invoke(
         app, ["tune", str(folder / "net.planish"), "-o", str(folder / "tuned.json"), "-p", "cse"]
@@ -229,6 +240,7 @@ def test_a_process_gives_way_to_a_new_one_after_enough_work(small, target, folde
         compiler._lay_by(process)
         return process._process.pid
 
+    compiler._end_all()
     first = serving()
     assert serving() == first
     monkeypatch.setattr(compiler, "_MOST_REQUESTS", 1)
@@ -293,8 +305,8 @@ def _lives(file: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_build_tells_of_a_plainer_kernel(graph, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "dots")
+def test_a_build_tells_of_a_plainer_kernel(graph, folder, plant) -> None:
+    plant("dots")
     save(graph, folder / "net.planish")
     built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "tvm", "-o", str(folder / "dist")])
     assert built.exit_code == 0, built.output
