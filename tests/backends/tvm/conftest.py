@@ -25,18 +25,18 @@ Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run each case for one target of this machine, drawn by its name; `-m slow` runs it for the others."""
-    cases: defaultdict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
+    """Run each case of a test for at most every third target, in turn; `-m slow` runs it for the others."""
+    tests: defaultdict[tuple[Path, str], defaultdict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        if "target" in params and params.keys() - {"target", "forms"}:
-            cases[item.path, item.name.replace(params["target"], "", 1)].append(item)
-    for (_, name), targets in cases.items():
-        fit = [item for item in targets if _runs_here(item.callspec.params["target"])] or targets
-        drawn = fit[crc32(name.encode()) % len(fit)]
-        for item in targets:
-            if item is not drawn:
-                item.add_marker(pytest.mark.slow)
+        name = next((params[fixture] for fixture in ("target", "agree_on") if fixture in params), None)
+        if name is not None and len(params.keys() - {"forms"}) > 1 and ("agree_on" in params or _runs_here(name)):
+            tests[item.path, item.originalname][item.name.replace(name, "", 1)].append(item)
+    for cases in tests.values():
+        for number, targets in enumerate(cases.values()):
+            for index, item in enumerate(targets, number):
+                if index % min(len(targets), 3):
+                    item.add_marker(pytest.mark.slow)
 
 
 @cache
