@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -25,17 +24,23 @@ Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run each case of a test for at most every third target, in turn; `-m slow` runs it for the others."""
-    tests: defaultdict[tuple[Path, str], defaultdict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
+    """Run each case for at most every third target, and with sizes of one form, in turn; `-m slow` runs the others."""
+    tests: defaultdict[tuple[Path, str], defaultdict[str, list[tuple[str, str, pytest.Item]]]]
+    tests = defaultdict(lambda: defaultdict(list))
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        name = next((params[fixture] for fixture in ("target", "agree_on") if fixture in params), None)
-        if name is not None and len(params.keys() - {"forms"}) > 1 and ("agree_on" in params or _runs_here(name)):
-            tests[item.path, item.originalname][item.name.replace(name, "", 1)].append(item)
+        target, form = params.get("target") or params.get("agree_on", ""), params.get("sizes", "")
+        if (target or form) and ("target" not in params or _runs_here(target)):
+            case = item.name.partition("[")[2].replace(target, "", 1).replace(form, "", 1)
+            tests[item.path, item.originalname][case].append((target, form, item))
     for cases in tests.values():
-        for number, targets in enumerate(cases.values()):
-            for index, item in enumerate(targets, number):
-                if index % min(len(targets), 3):
+        for number, variants in enumerate(cases.values()):
+            targets, forms = (list(dict.fromkeys(column)) for column in list(zip(*variants, strict=True))[:2])
+            for target, form, item in variants:
+                place = targets.index(target)
+                is_other_target = len(cases) > 1 and (number + place) % min(len(targets), 3)
+                is_other_form = len(forms) > 1 and (number // min(len(targets), 2) + place + forms.index(form)) % 2 == 0
+                if is_other_target or is_other_form:
                     item.add_marker(pytest.mark.slow)
 
 
@@ -56,15 +61,14 @@ def lasting_compiler() -> None:
     client._MOST_REQUESTS = 512
 
 
-@pytest.fixture(params=["one", pytest.param("both", marks=pytest.mark.slow)])
-def forms(request: pytest.FixtureRequest) -> tuple[bool, ...]:
-    """Whether sizes are symbolic in what is compiled: both, or of many cases half, drawn by their names."""
-    is_a_case = len(request.node.callspec.params) > 1
-    return (crc32(request.node.name.encode()) % 2 == 1,) if is_a_case and request.param == "one" else (False, True)
+@pytest.fixture(params=["fixed", "symbolic"])
+def sizes(request: pytest.FixtureRequest) -> str:
+    """What the sizes of graphs are whose dims are given."""
+    return request.param
 
 
 @pytest.fixture
-def agree(target: Target, tmp_path: Path, forms: tuple[bool, ...]) -> Callable[..., None]:
+def agree(target: Target, sizes: str, tmp_path: Path) -> Callable[..., None]:
     """A check that a graph gives the same in TVM and in the interpreter."""
     pytest.importorskip("tvm")
     from planish.backends.tvm.backend import Tvm
@@ -78,45 +82,37 @@ def agree(target: Target, tmp_path: Path, forms: tuple[bool, ...]) -> Callable[.
         again: Sequence[Sequence[np.ndarray]] = (),
         tolerance: float = 1e-5,
     ) -> None:
-        """Hold the results to each other, with the sizes as they are or, if `dims` are given, with symbolic ones.
+        """Hold the results to each other.
 
         Args:
             build: the graph.
             arrays: that are fed.
-            dims: of the inputs.
+            dims: of the inputs, where sizes are symbolic; else the arrays' own.
             again: further rows of arrays to feed where sizes are symbolic.
             tolerance: of floats, and ten times that of large ones.
         """
-        graph = Graph("test")  # all in one, as a build takes as long as a small kernel
-        dtypes, shapes = [DType.of(array.dtype) for array in arrays], [array.shape for array in arrays]
-        forms_of_it = forms if dims else (False,)
-        for is_symbolic in forms_of_it:
-            _append(graph, build, dtypes, dims if dims and is_symbolic else shapes, is_symbolic)
+        is_symbolic = dims is not None and sizes == "symbolic"
+        shapes = dims if dims and is_symbolic else [array.shape for array in arrays]
+        graph = _graph(build, [DType.of(array.dtype) for array in arrays], shapes)
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         write_artifact(folder, graph, backend, target)
         executable = load(folder)
-        for row in [arrays, *(again if True in forms_of_it else ())]:
-            fed = {True: row, False: arrays}
-            named = {_name("x", index, form): array for form in forms_of_it for index, array in enumerate(fed[form])}
+        for row in [arrays, *(again if is_symbolic else ())]:
+            named = {f"x{index}": array for index, array in enumerate(row)}
             expected = Interpreter(graph).run(named)
             for name, found in zip(graph.outputs, executable.run(named), strict=True):
-                _hold(found, expected[name], f"{name} of {[array.shape for array in row]}", tolerance)
+                _hold(found, expected[name], f"{name} of {shapes}", tolerance)
 
     return agree
 
 
-def _append(
-    graph: Graph, build: Build, dtypes: Sequence[DType], shapes: Sequence[Sequence[int | str]], is_symbolic: bool
-) -> None:
+def _graph(build: Build, dtypes: Sequence[DType], shapes: Sequence[Sequence[int | str]]) -> Graph:
+    graph = Graph("test")
     types = [TensorType(dtype, tuple(shape)) for dtype, shape in zip(dtypes, shapes, strict=True)]
-    inputs = [graph.add_input(_name("x", index, is_symbolic), type) for index, type in enumerate(types)]
+    inputs = [graph.add_input(f"x{index}", type) for index, type in enumerate(types)]
     made = build(Builder(graph, location=Location("layer")), *inputs)
-    for index, value in enumerate([made] if isinstance(made, Value) else made):
-        graph.outputs[_name("y", index, is_symbolic)] = value
-
-
-def _name(letter: str, index: int, is_symbolic: bool) -> str:
-    return f"{letter}{index}{'_of_symbols' * is_symbolic}"
+    graph.outputs = {f"y{index}": value for index, value in enumerate([made] if isinstance(made, Value) else made)}
+    return graph
 
 
 def _hold(found: np.ndarray, expected: np.ndarray, name: str, tolerance: float) -> None:
