@@ -22,13 +22,21 @@ from planish.targets.load import native
 
 
 @pytest.fixture(scope="module")
-def quantized(example) -> Graph:
+def known() -> dict[Path, Graph]:
+    """The graphs that were quantized by now, by their examples' folders."""
+    return {}
+
+
+@pytest.fixture
+def quantized(example, known: dict[Path, Graph]) -> Graph:
     """The example's optimized graph, quantized as its recipe does it, with ranges from two samples."""
-    quantize = read_recipe(example.folder / "recipe.yaml").pipeline()[-1]
-    assert quantize.name == "quantize"
-    return planish.optimize(
-        example.optimized, format_pipeline([quantize]), data=[example.feeds], verify="structure"
-    ).graph
+    if example.folder not in known:
+        quantize = read_recipe(example.folder / "recipe.yaml").pipeline()[-1]
+        assert quantize.name == "quantize"
+        known[example.folder] = planish.optimize(
+            example.optimized, format_pipeline([quantize]), data=[example.feeds], verify="structure"
+        ).graph
+    return known[example.folder]
 
 
 WAYS = [
