@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run each case for at most every third target, and with sizes of one form, in turn; `-m slow` runs the others."""
     tests: defaultdict[tuple[Path, str], defaultdict[str, list[tuple[str, str, pytest.Item]]]]
     tests = defaultdict(lambda: defaultdict(list))
-    for item in items:
+    for item in (item for item in items if item.path.parent == Path(__file__).parent):
         params = getattr(getattr(item, "callspec", None), "params", {})
         target, form = params.get("target") or params.get("agree_on", ""), params.get("sizes", "")
         if (target or form) and ("target" not in params or _runs_here(target)):
