@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import planish
 
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
@@ -44,7 +45,6 @@ EXTRAS = {
 }
 """The packages that extras bring, by what is imported."""
 
-CLI = "import sys; sys.argv[0] = 'planish'; from planish.driver.cli import main; main()"
 ROOT = Path(find_spec("planish").submodule_search_locations[0])
 
 RECIPE = "{model: net.planish, backend: auto, passes: [cleanup, fuse], output: dist}"
@@ -119,56 +119,39 @@ def test_what_types_that_numpy_lacks_need_is_said(bare_python, tmp_path):
     assert "TargetError: numpy has no bfloat16, and ml_dtypes, which has, is not installed: pip install" in ran.stderr
 
 
-def planish(python: str, folder: Path, *arguments: str | Path) -> tuple[int, str]:
-    """A command's exit code, and what it says in one line."""
+def said(python: str, folder: Path, *commands: Sequence[str | Path]) -> list[tuple[int, str]]:
+    """Each command's exit code, and what it says in one line."""
+    save(parse_graph(GRAPH), folder / "net.planish")
+    (folder / "recipe.yaml").write_text(RECIPE)
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [python, "-c", CLI, *arguments], cwd=folder, env=own, capture_output=True, text=True, check=False
-    )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    return [
+        (done.code, " ".join((done.stdout + done.stderr).split())) for done in planish(commands, folder, own, python)
+    ]
 
 
-def test_without_extras_a_model_is_built(core_python, tmp_path):
-    save(parse_graph(GRAPH), tmp_path / "net.planish")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    code, said = planish(core_python, tmp_path, "build", "recipe.yaml")
-    assert code == 0, said
-    assert "tvm is not installed and was not tried (pip install 'planish[tvm]')" in said
-    code, said = planish(core_python, tmp_path, "bench", "dist")
-    assert code == 0, said
-
-
-@pytest.mark.parametrize(
-    ("graph", "arguments", "code", "message"),
-    [
-        (DECODER, ["opt", "net.planish", "-p", "fold-constants"], 6,
-         "decoding images needs Pillow: pip install 'planish[images]'"),
-        (MATCHER, ["opt", "net.planish", "-p", "fold-constants"], 6,
-         "matching patterns needs RE2: pip install 'planish[regex]'"),
-        (GRAPH, ["build", "recipe.yaml", "-b", "tvm"], 6, "backend tvm is not installed: pip install 'planish[tvm]'"),
-        (GRAPH, ["tune", "net.planish", "-o", "tuned.json"], 6,
-         "backend tvm is not installed: pip install 'planish[tvm]'"),
-        (None, ["build", ROOT / "examples/minilm/recipe.yaml"], 3,
-         "tokenizers is missing: pip install 'planish[examples]'"),
-        (None, ["build", ROOT / "examples/ocr/recipe.yaml"], 3,
-         "rapidocr_onnxruntime is missing: pip install 'planish[examples]'"),
-    ],
-    ids=["images", "regex", "tvm", "tvm for tune", "examples, minilm", "examples, ocr"],
-)  # fmt: skip
-def test_what_needs_an_extra_names_it(core_python, tmp_path, graph, arguments, code, message):
-    if graph is not None:
-        save(parse_graph(graph), tmp_path / "net.planish")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    found, said = planish(core_python, tmp_path, *arguments)
-    assert message in said
-    assert found == code
+def test_without_extras_a_model_is_built_and_what_needs_an_extra_names_it(core_python, tmp_path):
+    save(parse_graph(DECODER), tmp_path / "decoder.planish")
+    save(parse_graph(MATCHER), tmp_path / "matcher.planish")
+    expected = {
+        ("build", "recipe.yaml"): (0, "tvm is not installed and was not tried (pip install 'planish[tvm]')"),
+        ("bench", "dist"): (0, "1.00x"),
+        ("opt", "decoder.planish", "-p", "fold-constants"):
+            (6, "decoding images needs Pillow: pip install 'planish[images]'"),
+        ("opt", "matcher.planish", "-p", "fold-constants"):
+            (6, "matching patterns needs RE2: pip install 'planish[regex]'"),
+        ("build", "recipe.yaml", "-b", "tvm"): (6, "backend tvm is not installed: pip install 'planish[tvm]'"),
+        ("tune", "net.planish", "-o", "tuned.json"): (6, "backend tvm is not installed: pip install 'planish[tvm]'"),
+        ("build", ROOT / "examples/minilm/recipe.yaml"): (3, "tokenizers is missing: pip install 'planish[examples]'"),
+        ("build", ROOT / "examples/ocr/recipe.yaml"):
+            (3, "rapidocr_onnxruntime is missing: pip install 'planish[examples]'"),
+    }  # fmt: skip
+    for command, (code, text) in zip(expected, said(core_python, tmp_path, *expected), strict=True):
+        assert (code, expected[command][1] in text) == (expected[command][0], True), f"{command}: {text}"
 
 
 def test_a_part_of_an_extra_that_is_missing_is_said(python_without, tmp_path, monkeypatch):
     pytest.importorskip("tvm")
     monkeypatch.delenv("PLANISH_CACHE", raising=False)
-    save(parse_graph(GRAPH), tmp_path / "net.planish")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    code, said = planish(python_without("platformdirs"), tmp_path, "build", "recipe.yaml", "-b", "tvm")
-    assert "the cache of kernels needs platformdirs: pip install 'planish[tvm]'" in said
+    [(code, text)] = said(python_without("platformdirs"), tmp_path, ("build", "recipe.yaml", "-b", "tvm"))
+    assert "the cache of kernels needs platformdirs: pip install 'planish[tvm]'" in text
     assert code == 6

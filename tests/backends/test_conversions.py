@@ -5,6 +5,7 @@ import pytest
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.backend import Tvm
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location
 from planish.ir.interpreter import Interpreter
@@ -68,7 +69,8 @@ def test_conversions_are_the_interpreters(backend: str, source: DType, target, t
             graph.outputs[f"{to} unsaturated"] = op.Cast(x, to=to, saturate=0)
     array = inputs(source)
     wanted = Interpreter(graph).run({"x": array})
-    write_artifact(tmp_path / "dist", graph, find_backend(backend), target)
+    compiler = Tvm(checks_kernels=False) if backend == "tvm" else find_backend(backend)
+    write_artifact(tmp_path / "dist", graph, compiler, target)
     for name, got in zip(graph.outputs, load(tmp_path / "dist")(array), strict=True):
         assert got.dtype == wanted[name].dtype, name
         one, other = (result.astype(np.float64) for result in (got, wanted[name]))

@@ -10,6 +10,7 @@ from edge_cases.cases import ALIKE, DIFFERENT, REFUSED, Case
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.backend import Tvm
 from planish.ir.errors import PlanishError
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
@@ -28,7 +29,8 @@ def run(cases: Sequence[Case], name: str, folder: Path) -> list[list[np.ndarray]
     if name == "interpreter":
         results = Interpreter(graph).run(feeds)
     else:
-        write_artifact(folder / "dist", graph, find_backend(name), load_target("native"))
+        backend = Tvm(checks_kernels=False) if name == "tvm" else find_backend(name)
+        write_artifact(folder / "dist", graph, backend, load_target("native"))
         results = dict(zip(graph.outputs, load(folder / "dist").run(feeds), strict=True))
     return [
         [array for output, array in results.items() if output.endswith(f"_c{index}")] for index in range(len(cases))

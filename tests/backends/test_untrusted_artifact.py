@@ -24,19 +24,33 @@ from fuzz.mutations import mutate_json, several
 KEY = b"a key of this test"
 
 
-@pytest.fixture(params=["onnxruntime", "tvm"])
-def artifact(request: pytest.FixtureRequest, small_cnn: Graph, target, tmp_path: Path) -> Path:
-    if request.param == "tvm":
-        pytest.importorskip("tvm")
-    write_artifact(tmp_path / "dist", small_cnn, find_backend(request.param), target)
-    return tmp_path / "dist"
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of each backend's artifact, which tests spoil copies of."""
+    return tmp_path_factory.mktemp("built")
 
 
 @pytest.fixture
-def tvm_artifact(small_cnn: Graph, target, tmp_path: Path) -> Path:
-    pytest.importorskip("tvm")
-    write_artifact(tmp_path / "dist", small_cnn, find_backend("tvm"), target)
-    return tmp_path / "dist"
+def copied(built: Path, small_cnn: Graph, target, tmp_path: Path) -> Callable[[str], Path]:
+    """Copies the artifact of a backend, which is built once."""
+
+    def copied(backend: str) -> Path:
+        pytest.importorskip(backend)
+        if not (built / backend).exists():
+            write_artifact(built / backend, small_cnn, find_backend(backend), target)
+        return shutil.copytree(built / backend, tmp_path / "dist")
+
+    return copied
+
+
+@pytest.fixture(params=["onnxruntime", "tvm"])
+def artifact(request: pytest.FixtureRequest, copied: Callable[[str], Path]) -> Path:
+    return copied(request.param)
+
+
+@pytest.fixture
+def tvm_artifact(copied: Callable[[str], Path]) -> Path:
+    return copied("tvm")
 
 
 def change(folder: Path, edit: Callable[[dict], object], file: str = "manifest.json") -> None:

@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "detectors.py"
 @pytest.mark.parametrize(
     ("only", "backend"),
     [
-        ("yolo", "onnxruntime"),
+        pytest.param("yolo", "onnxruntime", marks=pytest.mark.slow),
         pytest.param("yolo", "tvm", marks=pytest.mark.slow),
         pytest.param("torchvision/*", "onnxruntime", marks=pytest.mark.slow),
     ],

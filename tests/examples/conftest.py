@@ -1,6 +1,7 @@
 """The examples as users find them, each read once."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,14 @@ class Example:
     expected: np.ndarray
 
 
-@pytest.fixture(scope="package", params=["digits", "minilm", "ocr"])
+@pytest.fixture(params=["digits", "minilm", "ocr"])
 def example(request: pytest.FixtureRequest) -> Example:
-    folder = EXAMPLES / request.param
+    return read(request.param)
+
+
+@cache
+def read(name: str) -> Example:
+    folder = EXAMPLES / name
     with isolated_imports(folder):
         made = resolve("model.py:build", folder)()
         batch = next(resolve("data.py:test", folder)())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from once import once
 from onnx.backend.test.case.test_case import TestCase as Case
 from onnx.backend.test.loader import load_model_tests
 
@@ -37,10 +38,10 @@ class Fragment:
 def names_by_kind() -> dict[str, tuple[str, ...]]:
     """The names of the cases of each operator; those of functions that are spelt out have kinds of their own."""
     kinds: defaultdict[str, list[str]] = defaultdict(list)
-    for name, case in _cases().items():
+    for name, case in standard_cases().items():
         base, spelt_out, _ = name.partition("_expanded")
         if not any(fnmatchcase(name, pattern) for pattern in _RANDOM) and _is_small(case):
-            node = _cases()[base].model.graph.node[0]
+            node = standard_cases()[base].model.graph.node[0]
             kinds[f"{node.domain}::{node.op_type}{spelt_out}".removeprefix("::")].append(name)
     return {kind: tuple(names) for kind, names in sorted(kinds.items())}
 
@@ -48,7 +49,7 @@ def names_by_kind() -> dict[str, tuple[str, ...]]:
 @cache
 def fragment(name: str) -> Fragment | None:
     """A case as a fragment; None where planish doesn't read it."""
-    case = _cases()[name]
+    case = standard_cases()[name]
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
         file = Path(folder) / "case.onnx"
         onnx.save(case.model, file)
@@ -61,7 +62,12 @@ def fragment(name: str) -> Fragment | None:
 
 
 @cache
-def _cases() -> dict[str, Case]:
+def standard_cases() -> dict[str, Case]:
+    """The standard's cases by name; making them takes 10 seconds."""
+    return once(f"node-cases-{onnx.__version__}", _made)
+
+
+def _made() -> dict[str, Case]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the standard's own generators overflow on purpose
         return {case.name: case for case in load_model_tests(kind="node")}

@@ -20,18 +20,20 @@ def found(*arguments: str) -> dict[str, dict[str, Any]]:
     return json.loads(done.stdout)["found"]
 
 
-def test_threads_get_what_one_alone_gets() -> None:
-    cases = found("threads", "--calls", "50", "--dtypes", "int8")
-    assert {name: (case.get("calls"), case.get("unequal")) for name, case in cases.items()} == dict.fromkeys(
-        ("onnxruntime:int8", "tvm:int8"), (400, {})
-    )
-
-
-def test_nothing_but_memory_is_held_for_models_that_were_dropped() -> None:
-    """How much of that can only be told after many more."""
-    cases = found("leaks", "--cycles", "20", "--models", "same", "--dtypes", "float32")
-    assert {name: case.get("left") for name, case in cases.items()} == {
-        "onnxruntime:float32:same": [],
-        "tvm:float32:same": [],
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("tvm", marks=pytest.mark.slow)])
+def test_threads_get_what_one_alone_gets(backend: str) -> None:
+    cases = found("threads", "--calls", "50", "--dtypes", "int8", "--backends", backend)
+    assert {name: (case.get("calls"), case.get("unequal")) for name, case in cases.items()} == {
+        f"{backend}:int8": (400, {})
     }
-    assert cases["tvm:float32:same"]["grown"].keys() == {"the process", "the compiler"}
+
+
+@pytest.mark.parametrize("cycles", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["tvm", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+def test_nothing_but_memory_is_held_for_models_that_were_dropped(backend: str, cycles: int) -> None:
+    """How much of that can only be told after many more."""
+    name = f"{backend}:float32:same"
+    words = ["--cycles", str(cycles), "--models", "same", "--dtypes", "float32", "--backends", backend]
+    case = found("leaks", *words)[name]
+    assert case.get("left") == []
+    assert case["grown"].keys() == {"the process", *(["the compiler"] if backend == "tvm" else [])}

@@ -3,11 +3,10 @@
 import io
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import planish
 from rich.console import Console
 
 from planish.driver.inspection import inspect
@@ -65,16 +64,8 @@ def test_long_names_are_cut_in_the_middle() -> None:
     assert "9,992,003 characters more" in text
 
 
-@pytest.mark.parametrize(
-    "arguments", [["inspect", "g.planish"], ["inspect", "g.planish", "--json"], ["opt", EVIL, "-p", "cse"]]
-)
-def test_the_command_line(arguments: list[str], path: Path) -> None:
-    program = "from planish.driver.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        capture_output=True,
-        cwd=path.parent,
-        env={**os.environ, "PYTHONUTF8": "1", "NO_COLOR": "1", "TERM": "dumb"},
-        check=False,
-    )
-    assert harmless((done.stdout + done.stderr).decode())
+def test_the_command_line(path: Path) -> None:
+    commands = [["inspect", "g.planish"], ["inspect", "g.planish", "--json"], ["opt", EVIL, "-p", "cse"]]
+    environment = {**os.environ, "PYTHONUTF8": "1", "NO_COLOR": "1", "TERM": "dumb"}
+    for done in planish(commands, path.parent, environment):
+        assert harmless(done.stdout + done.stderr)

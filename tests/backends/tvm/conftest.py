@@ -1,6 +1,8 @@
 """TVM's results held to the interpreter's."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -8,14 +10,43 @@ import numpy as np
 import pytest
 
 from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.compiler import client
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 from planish.targets import Target
+from planish.targets.load import load_target
 
 Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 """A function from a builder and the inputs to what a graph gives."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run each case for at most every third target, and with sizes of one form, in turn; `-m slow` runs the others."""
+    tests: defaultdict[tuple[Path, str], defaultdict[str, list[tuple[str, str, pytest.Item]]]]
+    tests = defaultdict(lambda: defaultdict(list))
+    for item in (item for item in items if item.path.parent == Path(__file__).parent):
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        target, form = params.get("target") or params.get("agree_on", ""), params.get("sizes", "")
+        if (target or form) and ("target" not in params or _runs_here(target)):
+            case = item.name.partition("[")[2].replace(target, "", 1).replace(form, "", 1)
+            tests[item.path, item.originalname][case].append((target, form, item))
+    for cases in tests.values():
+        for number, variants in enumerate(cases.values()):
+            targets, forms = (list(dict.fromkeys(column)) for column in list(zip(*variants, strict=True))[:2])
+            for target, form, item in variants:
+                place = targets.index(target)
+                is_other_target = len(cases) > 1 and (number + place) % min(len(targets), 3)
+                is_other_form = len(forms) > 1 and (number // min(len(targets), 2) + place + forms.index(form)) % 2 == 0
+                if is_other_target or is_other_form:
+                    item.add_marker(pytest.mark.slow)
+
+
+@cache
+def _runs_here(name: str) -> bool:
+    return load_target(name).features <= load_target("native").features
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +55,20 @@ def numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0), raising=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def lasting_compiler() -> None:
+    """Keep a compiler's process for many small graphs: to start one takes 5 seconds."""
+    client._MOST_REQUESTS = 512
+
+
+@pytest.fixture(params=["fixed", "symbolic"])
+def sizes(request: pytest.FixtureRequest) -> str:
+    """What the sizes of graphs are whose dims are given."""
+    return request.param
+
+
 @pytest.fixture
-def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
+def agree(target: Target, sizes: str, tmp_path: Path) -> Callable[..., None]:
     """A check that a graph gives the same in TVM and in the interpreter."""
     pytest.importorskip("tvm")
     from planish.backends.tvm.backend import Tvm
@@ -39,25 +82,26 @@ def agree(target: Target, tmp_path: Path) -> Callable[..., None]:
         again: Sequence[Sequence[np.ndarray]] = (),
         tolerance: float = 1e-5,
     ) -> None:
-        """Hold the results to each other, with the sizes as they are, and with symbolic ones if `dims` are given.
+        """Hold the results to each other.
 
         Args:
             build: the graph.
             arrays: that are fed.
-            dims: of the inputs.
+            dims: of the inputs, where sizes are symbolic; else the arrays' own.
             again: further rows of arrays to feed where sizes are symbolic.
             tolerance: of floats, and ten times that of large ones.
         """
-        given = [array.shape for array in arrays]
-        for shapes, feeds in [(given, [arrays]), *([(dims, [arrays, *again])] if dims else [])]:
-            graph = _graph(build, [DType.of(array.dtype) for array in arrays], shapes)
-            folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-            write_artifact(folder, graph, backend, target)
-            executable = load(folder)
-            for row in feeds:
-                named = {f"x{index}": array for index, array in enumerate(row)}
-                for name, found in zip(graph.outputs, executable.run(named), strict=True):
-                    _hold(found, Interpreter(graph).run(named)[name], f"{name} of {shapes}", tolerance)
+        is_symbolic = dims is not None and sizes == "symbolic"
+        shapes = dims if dims and is_symbolic else [array.shape for array in arrays]
+        graph = _graph(build, [DType.of(array.dtype) for array in arrays], shapes)
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        write_artifact(folder, graph, backend, target)
+        executable = load(folder)
+        for row in [arrays, *(again if is_symbolic else ())]:
+            named = {f"x{index}": array for index, array in enumerate(row)}
+            expected = Interpreter(graph).run(named)
+            for name, found in zip(graph.outputs, executable.run(named), strict=True):
+                _hold(found, expected[name], f"{name} of {shapes}", tolerance)
 
     return agree
 

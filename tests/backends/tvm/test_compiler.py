@@ -83,16 +83,26 @@ sys.meta_path.insert(0, Plant())
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of all that a build leaves: caches, temporary files, and what is planted for compilers to find."""
-    compiler._end_all()
-    for name in ("cache", "tmp", "site"):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of all that a build leaves: caches and temporary files."""
+    for name in ("cache", "tmp"):
         (tmp_path / name).mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(PLANT)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    yield tmp_path
+    return tmp_path
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Plants a fault that new compilers find; no other process goes on."""
+    (tmp_path / "sitecustomize.py").write_text(PLANT)
+
+    def plant(fault: str) -> None:
+        compiler._end_all()
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        monkeypatch.setenv("PLANTED", fault)
+
+    yield plant
     compiler._end_all()
 
 
@@ -108,6 +118,12 @@ def graph(make_graph: Callable[..., Graph]) -> Graph:
         return op.CumSum(op.Tanh(op.MatMul(op.Relu(y), floats)), np.array(1))
 
     return make_graph(build, 5, 64)
+
+
+@pytest.fixture
+def small(make_graph: Callable[..., Graph]) -> Graph:
+    """A sum that only TVM has a kernel for, which takes the least time to build."""
+    return make_graph(lambda op, x: op.CumSum(x, np.array(1)), 5, 64)
 
 
 def reproducer_in(text: str) -> Path:
@@ -142,9 +158,9 @@ def left_in(folder: Path) -> set[str]:
     ],
 )
 def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
-    graph, target, folder, monkeypatch, planted, kernel, instead
+    graph, target, folder, plant, planted, kernel, instead
 ) -> None:
-    monkeypatch.setenv("PLANTED", planted)
+    plant(planted)
     (told,) = compiled(graph, target, folder)
     assert re.search(rf"layer: TVM's compiler died over the kernel {kernel}\w+: LLVM ERROR: Cannot select: .*SIG", told)
     assert instead in told
@@ -157,8 +173,8 @@ def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
 
 
 @pytest.mark.slow
-def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "library")
+def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, plant) -> None:
+    plant("library")
     with pytest.raises(
         TargetError, match=r"layer: TVM's compiler died over the kernel cumsum_\w+: .*SIGABRT"
     ) as caught:
@@ -169,17 +185,18 @@ def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, 
     assert left_in(folder) == set()
 
 
-def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(graph, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "library")
+@pytest.mark.slow
+def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(small, folder, plant, monkeypatch) -> None:
+    plant("library")
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
-    save(graph, folder / "net.planish")
+    save(small, folder / "net.planish")
     built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "auto", "-o", str(folder / "dist")])
     assert built.exit_code == 0, built.output
     assert "tvm is left out: layer: TVM's compiler died over the kernel cumsum_" in " ".join(built.stderr.split())
     assert left_in(folder) == set()
 
 
-def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, monkeypatch) -> None:
+def test_a_linker_that_dies_is_told_with_its_last_words(small, target, folder, monkeypatch) -> None:
     linker = folder / "c++"
     linker.write_text("#!/bin/sh\necho 'the linker is out of luck' >&2\nkill -ABRT $$\n")
     linker.chmod(0o700)
@@ -187,7 +204,7 @@ def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, m
     with pytest.raises(
         TargetError, match=r"TVM can't compile the model for native: .*the linker is out of luck"
     ) as caught:
-        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+        write_artifact(folder / "dist", small, find_backend("tvm"), target)
     again = CliRunner().invoke(app, ["opt", str(reproducer_in(str(caught.value)))])
     assert again.exit_code == 6
     assert "the linker is out of luck" in again.stderr
@@ -197,8 +214,8 @@ def test_a_linker_that_dies_is_told_with_its_last_words(graph, target, folder, m
 
 
 @pytest.mark.slow
-def test_tuning_ends_over_a_kernel_that_is_died_over(graph, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "elements")
+def test_tuning_ends_over_a_kernel_that_is_died_over(graph, folder, plant) -> None:
+    plant("elements")
     save(graph, folder / "net.planish")
     tuned = CliRunner().invoke(
         app, ["tune", str(folder / "net.planish"), "-o", str(folder / "tuned.json"), "-p", "cse"]
@@ -216,13 +233,14 @@ def test_a_bug_over_there_is_told_as_one(folder) -> None:
     assert "Traceback" in caught.value.__notes__[0]
 
 
-def test_a_process_gives_way_to_a_new_one_after_enough_work(graph, target, folder, monkeypatch) -> None:
+def test_a_process_gives_way_to_a_new_one_after_enough_work(small, target, folder, monkeypatch) -> None:
     def serving() -> int:
-        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+        write_artifact(folder / "dist", small, find_backend("tvm"), target)
         process = compiler._taken()
         compiler._lay_by(process)
         return process._process.pid
 
+    compiler._end_all()
     first = serving()
     assert serving() == first
     monkeypatch.setattr(compiler, "_MOST_REQUESTS", 1)
@@ -248,12 +266,12 @@ def test_a_process_that_is_left_alone_erases_its_own_folder_and_no_other(folder)
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM))]
 )
-def test_an_interrupt_ends_the_work(graph, folder, number) -> None:
+def test_an_interrupt_ends_the_work(small, folder, number) -> None:
     """And the process that does it, with the linker that it has started; it erases what is left even after a kill."""
     linker = folder / "c++"
     linker.write_text(f"#!/bin/sh\necho $PPID > {folder}/parent\necho $$ > {folder}/linking\nexec sleep 600\n")
     linker.chmod(0o700)
-    save(graph, folder / "net.planish")
+    save(small, folder / "net.planish")
     start = "from planish.driver.cli import main; main()"
     command = [sys.executable, "-c", start, "build", str(folder / "net.planish"), "-b", "tvm"]
     quiet = {"ORT_DISABLE_TELEMETRY": "1"}  # which would write a file
@@ -287,8 +305,8 @@ def _lives(file: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_build_tells_of_a_plainer_kernel(graph, folder, monkeypatch) -> None:
-    monkeypatch.setenv("PLANTED", "dots")
+def test_a_build_tells_of_a_plainer_kernel(graph, folder, plant) -> None:
+    plant("dots")
     save(graph, folder / "net.planish")
     built = CliRunner().invoke(app, ["build", str(folder / "net.planish"), "-b", "tvm", "-o", str(folder / "dist")])
     assert built.exit_code == 0, built.output

@@ -54,7 +54,7 @@ def test_few_rows_of_any_rank_and_what_follows(agree, shape: tuple[int, ...]) ->
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 70), st.sampled_from([16, 32, 128]), st.booleans())
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_products_of_any_size(agree, rows: int, blocks: int, columns: int, block: int, has_bias: bool) -> None:
     weight = weights(blocks * block, columns, block)
     agree(lambda op, x: multiplied(op, x, weight, normal(columns) if has_bias else None), normal(rows, blocks * block))

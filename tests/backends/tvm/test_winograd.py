@@ -10,8 +10,8 @@ pytest.importorskip("tvm")
 
 import tvm
 
-from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
+from planish.backends.tvm.backend import Tvm
 from planish.backends.tvm.kernels.convolution import Convolution
 from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
 from planish.backends.tvm.kernels.machine import Machine
@@ -70,7 +70,7 @@ def cases(draw: st.DrawFn) -> tuple[int, Convolution, Plan]:
     return batch, Convolution(known, channels, filters, 1, channels, window, MACHINE.lanes), plan
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(cases())
 def test_any_plan_gives_the_convolution_and_what_follows(case: tuple[int, Convolution, Plan]) -> None:
     batch, sizes, plan = case
@@ -126,7 +126,7 @@ def test_networks_of_it(agree) -> None:
 def test_what_is_not_finite_stays_within_its_tiles(make_graph, target, tmp_path) -> None:
     """It makes NaN of the tiles that its taps lie in: at most 5 pixels away, where it would be 1."""
     graph = make_graph(lambda op, x: op.Conv(x, tensor(64, 64, 3, 3), pads=(1, 1, 1, 1)), 1, 64, 24, 24)
-    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    write_artifact(tmp_path / "dist", graph, Tvm(checks_kernels=False), target)
     x = tensor(1, 64, 24, 24)
     x[0, 40, 9, 14] = np.inf
     is_finite = np.isfinite(load(tmp_path / "dist")(x)[0]).all(axis=(0, 1))
@@ -139,7 +139,7 @@ def test_errors_are_small_beside_the_results(make_graph, target, tmp_path) -> No
     """Sums of 1152 products lose a few of their last bits: twice what summing in order loses."""
     weights = tensor(128, 128, 3, 3) * np.float32((2 / 1152) ** 0.5)
     graph = make_graph(lambda op, x: op.Conv(x, weights, pads=(1, 1, 1, 1)), 1, 128, 28, 28)
-    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    write_artifact(tmp_path / "dist", graph, Tvm(checks_kernels=False), target)
     x = np.maximum(tensor(1, 128, 28, 28), 0)
     expected = convolved(x, weights, np.zeros(128, np.float32), (1, 1, 1, 1))
     errors = np.abs(load(tmp_path / "dist")(x)[0] - expected)

@@ -68,16 +68,24 @@ def resampling(mode: str) -> dict[str, Function]:
     return functions
 
 
-SAMPLED: dict[str, Function] = {
-    **{
-        f"{mode}, {padding}{', aligned' * align}": lambda x, g, t, how=(mode, padding, align): F.grid_sample(x, g, *how)
-        for mode, padding, align in product(
-            ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection"), (False, True)
-        )
-    },
-    "affine": lambda x, g, t: F.grid_sample(x, F.affine_grid(t, x.shape, align_corners=False), align_corners=False),
-    "affine, aligned": lambda x, g, t: F.affine_grid(t, [x.shape[0], 4, 3, 5], align_corners=True),
-}
+WAYS = [*product(("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection"), (False, True))]
+FEW_WAYS = [("bilinear", "zeros", False), ("nearest", "reflection", False), ("bicubic", "border", True)]
+"""Ways to sample that have each mode and padding once."""
+
+
+def sampling(ways: list[tuple[str, str, bool]]) -> dict[str, Function]:
+    return {
+        **{
+            f"{mode}, {padding}{', aligned' * align}": lambda x, g, t, how=(mode, padding, align): F.grid_sample(
+                x, g, *how
+            )
+            for mode, padding, align in ways
+        },
+        "affine": lambda x, g, t: F.grid_sample(x, F.affine_grid(t, x.shape, align_corners=False), align_corners=False),
+        "affine, aligned": lambda x, g, t: F.affine_grid(t, [x.shape[0], 4, 3, 5], align_corners=True),
+    }
+
+
 VOLUMES: dict[str, Function] = {
     "nearest": nn.Upsample(scale_factor=2),
     "trilinear": nn.Upsample(scale_factor=2, mode="trilinear"),
@@ -104,7 +112,7 @@ DEFORMED: dict[str, Function] = {
 }
 FAMILIES: dict[str, tuple[dict[str, Function], Function]] = {
     **{mode: (resampling(mode), images) for mode in MODES},
-    "sampled": (SAMPLED, sampled),
+    "sampled": (sampling(FEW_WAYS), sampled),
     "volumes": (VOLUMES, volumes),
     "deformed": (DEFORMED, images),
 }
@@ -114,6 +122,11 @@ FAMILIES: dict[str, tuple[dict[str, Function], Function]] = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_results_are_torchs(holds: Function, family: str, is_symbolic: bool) -> None:
     holds(*FAMILIES[family], is_symbolic)
+
+
+@pytest.mark.parametrize("is_symbolic", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fixed", "symbolic"])
+def test_images_are_sampled_in_all_ways(holds: Function, is_symbolic: bool) -> None:
+    holds(sampling(WAYS), sampled, is_symbolic)
 
 
 def test_regions_are_torchs(holds: Function) -> None:

@@ -1,6 +1,5 @@
 """The ONNX standard's own cases for operators, computed by ours on real tensors, on meta tensors and symbolically."""
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx.backend.test.case.test_case import TestCase as Case
-from onnx.backend.test.loader import load_model_tests
+from random_graphs.cases import standard_cases
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -37,9 +36,7 @@ Run = Callable[[Operator, list[Any], dict[str, Any]], Any]
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the standard's own generators overflow on purpose
-        return load_model_tests(kind="node")
+    return list(standard_cases().values())
 
 
 def test_cases_agree_with_the_standard(cases: list[Case]) -> None:

@@ -42,7 +42,7 @@ LISTED = {
 """Files with lists of operators that say something else than what the operators compute."""
 
 
-_MOST = 4
+_MOST = 2
 """Cases of each operator."""
 
 
@@ -99,7 +99,7 @@ def test_elementwise_operators_are_those_that_keep_what_was_not_changed(cases: d
     random, found = np.random.default_rng(0), set[str]()
     seen = set[str]()
     for operator, parts in cases.items():
-        answers = [_is_place_by_place(part, random) for part in parts]
+        answers = [_is_place_by_place(part, random) for part in parts for _ in range(3)]
         if known := [answer for answer in answers if answer is not None]:
             seen.add(operator)
             if all(known):
