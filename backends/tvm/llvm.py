@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none
 """The targets that LLVM compiles for, whose features are all that kernels may make use of.
 
 A CPU's name would turn on all features of its design, some of which systems hide: so the name only decides the order of

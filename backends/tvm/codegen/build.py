@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The compilation of a legal graph to the files of an artifact, which a compiler's process does."""
 
 import shutil

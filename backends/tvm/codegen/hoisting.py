@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportCallIssue=none
 """Hoisting of a module's large constants to parameters of `main`, so that they can be kept beside its library."""
 
 from typing import Any

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The making of a shared library from a Relax module, kernel by kernel, with a cache of compiled kernels.
 
 A kernel's symbol says what it computes, by a hash of its TIR, the target and TVM's version, so that equal kernels of

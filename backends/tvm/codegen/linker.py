@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none
 """Linkers that make a shared library of object files, for the machine at hand or for another one that runs Linux."""
 
 import shutil

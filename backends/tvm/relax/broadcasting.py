@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Operands of elementwise operators, broadcast to the result's shape where TVM doesn't see how.
 
 TVM takes an operand's size for the result's unless it is the number 1. A symbol of the inputs is assumed not to be 1,

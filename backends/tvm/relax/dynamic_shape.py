@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportOptionalMemberAccess=none
 """Operators whose results have sizes that are computed while the model runs.
 
 Each has one kernel for a row of sizes, which give the result's dimensions their values, and one for the result. Behind

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """What converters write Relax with: tensors for the graph's values, sizes for its dimensions, and calls of kernels."""
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Small expressions of TVM's arithmetic for kernels; they are int64 where nothing else is said."""
 
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none
 """TVM's own ONNX importer, for operators without a converter of ours."""
 
 from typing import Any

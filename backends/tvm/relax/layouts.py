@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Images in blocks of channels as wide as a vector register (NCHWc): `[batch, block, row, column, lane]`.
 
 A value is held plain, in blocks, or both: it is converted when another form is first asked for, and only once.

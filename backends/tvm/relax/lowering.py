@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The lowering of a graph to Relax, node by node.
 
 Operators go through converters of ours, or through those of TVM's ONNX importer, one at a time, so that a refusal names

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """TVM's runtime, from its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
 
 import ctypes

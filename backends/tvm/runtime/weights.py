@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportCallIssue=none
 """A model's large constants, in a file beside its library.
 
 That way neither the linker nor what loads them has to copy them.

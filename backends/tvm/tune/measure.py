@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Kernels that are called alone, and timed.
 
 Each call reads another copy of the weights, as many as fill the memory of the model's weights, since in the model they

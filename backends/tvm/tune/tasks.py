@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The measurements that find the fastest ways to generate a model's kernels.
 
 Ways take turns with the best one so far, in the order of their estimated times.

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Conversions between element types.
 
 A small float is converted to its code by counting how many midpoints between neighbouring numbers are less.

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Operators within the channels of images in blocks (pools and elementwise operators), and their concatenation."""
 
 from collections.abc import Callable

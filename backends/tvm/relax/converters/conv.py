@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Convolutions by our own kernels, on images of known sizes in blocks of channels (NCHWc)."""
 
 from dataclasses import replace

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Elementwise operators for which TVM loses NaN or infinity, lacks element types, or divides and shifts in its own way.
 
 A division of integers by zero would end the process: it gives 0 here.

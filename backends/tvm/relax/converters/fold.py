@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Sliding windows that are summed back into images (Col2Im), or whose taps lie at computed offsets (DeformConv)."""
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Reading and writing elements at computed places.
 
 Negative places count from the end, and places beyond an end are moved to the nearest element: TVM's own kernels read

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Matrix products (GEMM), by our own kernels where there is a template for them."""
 
 from collections.abc import Sequence

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """NonMaxSuppression: one box after the other is compared with the boxes of its class that are kept already."""
 
 from collections.abc import Sequence

@@ -1,6 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
-# pyright: reportReturnType=none
 """Pools over sliding windows, of any rank and padding, whose sizes may be symbolic.
 
 TVM's own lose infinities and NaN among maxima, pad for as many results as there are inputs by rules of their own, and

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Products of quantized numbers, written as QuantizeLinear and DequantizeLinear around a float32 product."""
 
 from collections.abc import Callable

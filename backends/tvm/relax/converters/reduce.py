@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportReturnType=none, reportCallIssue=none
 """Reductions over axes: TVM's own leave garbage for an axis without elements, and lose infinities and NaN."""
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
 """Regions of images: RoiAlign samples between pixels, MaxRoiPool takes maxima.
 
 TVM's own RoiAlign scales a region after moving it by half a pixel instead of before, and samples regions that are

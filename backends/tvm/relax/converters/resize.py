@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
 """Resize, along one axis after the other, as the operator's meaning has it (`ir/ops/resize.py`).
 
 Tables are computed first: where each place of the result lies in the input, and the weights of the taps around it.

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """NonZero: TVM's own calls a Python function, which an artifact runs without."""
 
 from collections.abc import Sequence

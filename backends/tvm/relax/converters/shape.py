@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Operators that shape tensors and pick parts of them: the graph knows more of sizes than TVM's importer finds out."""
 
 from collections.abc import Callable

@@ -1,0 +1,6 @@
+"""Passes over Relax."""
+
+from ..transform import Pass
+
+def DeadCodeElimination() -> Pass: ...
+def LegalizeOps() -> Pass: ...
