@@ -7,7 +7,6 @@ instructions, and instruction sets are turned on and off one by one.
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from tvm.target import Target, codegen
 
@@ -63,7 +62,7 @@ def llvm_features(machine: Machine) -> frozenset[str]:
 
 @lru_cache
 def _told(architecture: str, mcpu: str, features: frozenset[str], threads: int) -> Target:
-    kind: dict[str, Any] = {"kind": "llvm", "mcpu": mcpu, "num-cores": threads}
+    kind: dict[str, object] = {"kind": "llvm", "mcpu": mcpu, "num-cores": threads}
     if architecture != this_architecture():
         kind["mtriple"] = triple(architecture)
     table = FEATURES[architecture]

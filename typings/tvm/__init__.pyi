@@ -12,8 +12,8 @@ from . import runtime as runtime
 from . import target as target
 from . import te as te
 from . import tirx as tirx
-from . import transform as transform
 from .ir import IRModule as IRModule
+from .ir import transform as transform
 from .runtime import Executable
 from .target import Target
 from .tirx import PrimFunc

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tvm_ffi import Module
-from tvm_ffi import Tensor as Tensor
+import tvm_ffi
+from tvm_ffi import Module as Module
+
+class Tensor(tvm_ffi.Tensor):
+    def _create_view(self, shape: Sequence[int], dtype: str | None = None) -> Tensor: ...
 
 class Executable:
     def __getitem__(self, name: str) -> Callable[..., object]: ...

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias, overload
 
+from tvm_ffi import dtype
+
 from . import ir
 from .ir import ExprOperand, PrimType
 from .tirx import Buffer, Expr, IterVar, Stmt
@@ -26,11 +28,11 @@ class _PairReducer(Protocol):
     def __call__(self, expr: tuple[_Operand, _Operand], axis: _Axes) -> tuple[Expr, Expr]: ...
 
 @overload
-def comm_reducer(fcombine: Callable[[Expr, Expr], Expr], fidentity: Callable[[PrimType], Expr]) -> _Reducer: ...
+def comm_reducer(fcombine: Callable[[Expr, Expr], Expr], fidentity: Callable[[dtype], Expr]) -> _Reducer: ...
 @overload
 def comm_reducer(
     fcombine: Callable[[Sequence[Expr], Sequence[Expr]], tuple[Expr, Expr]],
-    fidentity: Callable[[PrimType, PrimType], tuple[Expr, Expr]],
+    fidentity: Callable[[dtype, dtype], tuple[Expr, Expr]],
 ) -> _PairReducer: ...
 @overload
 def compute(shape: Sequence[_Operand], fcompute: Callable[..., _Operand], name: str = "compute") -> Tensor: ...
@@ -38,14 +40,25 @@ def compute(shape: Sequence[_Operand], fcompute: Callable[..., _Operand], name: 
 def compute(
     shape: Sequence[_Operand], fcompute: Callable[..., tuple[Expr, Expr]], name: str = "compute"
 ) -> tuple[Tensor, Tensor]: ...
+@overload
 def extern(
     shape: Sequence[Sequence[_Operand]],
     inputs: Sequence[Tensor],
     fcompute: Callable[[Sequence[Buffer], Sequence[Buffer]], Stmt],
     name: str = "extern",
-    dtype: str | PrimType | Sequence[str] | None = None,
     *,
-    out_buffers: Sequence[Buffer] | None = None,
-) -> Tensor | Sequence[Tensor]: ...
+    dtype: PrimType,
+    out_buffers: Sequence[Buffer],
+) -> Tensor: ...
+@overload
+def extern(
+    shape: Sequence[Sequence[_Operand]],
+    inputs: Sequence[Tensor],
+    fcompute: Callable[[Sequence[Buffer], Sequence[Buffer]], Stmt],
+    name: str = "extern",
+    *,
+    dtype: list[str],
+    out_buffers: Sequence[Buffer],
+) -> Sequence[Tensor]: ...
 def reduce_axis(dom: tuple[_Operand, _Operand], name: str = "rv") -> IterVar: ...
 def sum(expr: _Operand, axis: _Axes) -> Expr: ...

@@ -8,7 +8,7 @@ gave to it, so that no kernel answers for the roundings of those before it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ....ir.ops.dtypes import to_numpy, to_torch
 from ....ir.types import DType
 from ....passes.base import Feeds
 from ....passes.probes import make_probes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Run = Callable[[Feeds], Sequence[np.ndarray]]
 """A function from inputs by name to the values that were exposed."""
@@ -100,7 +103,7 @@ def check_kernels(graph: Graph, part: Part, probe: Feeds, run: Run) -> None:
     found = dict(zip((*part.checked, *part.given), run(probe), strict=True))
     limit, checked = _COARSE if any(map(_is_coarse, graph.nodes)) else _FINE, set(part.checked)
 
-    def observe(value: Value, expected: Any) -> Any:
+    def observe(value: Value, expected: "Tensor") -> "Tensor | None":
         if value not in found:
             return None
         if value in checked:

@@ -12,7 +12,7 @@ Scalar: TypeAlias = int | tirx.Expr
 
 def known(size: tirx.Expr) -> int:
     """Return a size that is a number."""
-    assert isinstance(size, tirx.IntImm)
+    assert isinstance(size, tirx.IntImm), f"{size} is known at run time alone"
     return int(size)
 
 

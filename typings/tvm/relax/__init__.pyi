@@ -13,10 +13,10 @@ from ..ir import GenericConst, GlobalVar, IRModule, PrimType, Type
 from ..ir import Tuple as Tuple
 from ..ir import TupleGetItem as TupleGetItem
 from ..ir import TupleType as TupleType
+from ..ir.transform import Pass
 from ..runtime import Executable
 from ..target import Target
 from ..te import Tensor as _Tensor
-from ..transform import Pass
 from . import backend as backend
 from . import expr_functor as expr_functor
 from . import op as op
@@ -46,9 +46,9 @@ class Var(Expr):
 
 class Binding:
     var: Var
-
-class VarBinding(Binding):
     value: Expr
+
+class VarBinding(Binding): ...
 
 class BindingBlock:
     bindings: Sequence[Binding]

@@ -1,6 +1,6 @@
 """Passes that choose kernels for a kind of machine."""
 
-from ..transform import Pass
+from ..ir.transform import Pass
 
 def DispatchSampling() -> Pass: ...
 def DispatchSortScan() -> Pass: ...

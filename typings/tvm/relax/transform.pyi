@@ -1,6 +1,6 @@
 """Passes over Relax."""
 
-from ..transform import Pass
+from ..ir.transform import Pass
 
 def DeadCodeElimination() -> Pass: ...
 def LegalizeOps() -> Pass: ...

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ....ir import Expr
 from ... import BlockBuilder
 
-class onnx_input(list[Expr | None]):
-    def __init__(self, items: Iterable[Expr | None] = ...) -> None: ...
+class onnx_input(list[Expr | int | None]):
+    def __init__(self, items: Iterable[Expr | int | None] = ...) -> None: ...
 
 class OnnxOpConverter:
     @classmethod

@@ -5,8 +5,9 @@ from typing import NoReturn, Self
 
 from tvm_ffi import dtype
 
-from . import tirx
-from .runtime import Tensor
+from .. import tirx
+from ..runtime import Tensor
+from . import transform as transform
 
 class Type: ...
 

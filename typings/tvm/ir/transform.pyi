@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from .ir import IRModule
+from . import IRModule
 
 class PassContext: ...
 
