@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from tvm import IRModule, relax, tirx, transform
 from tvm.relax import utils
 
-from ..kernels.vectors import known
-
 
 class _OrderedSet:
     """A set of symbols in the order of insertion, with the methods that TVM calls."""
@@ -67,4 +65,6 @@ def _sort_sizes(module: IRModule, _context: transform.PassContext) -> IRModule:
 
 def _place(store: tirx.Stmt) -> int:
     assert isinstance(store, tirx.BufferStore)
-    return known(store.indices[0])
+    index = store.indices[0]
+    assert isinstance(index, tirx.IntImm)
+    return int(index)

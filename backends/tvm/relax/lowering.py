@@ -212,7 +212,7 @@ class Walk:
         return results[: len(node.outputs)]
 
 
-def _unshaped(binding: relax.Binding) -> str:
+def _unshaped(binding: relax.VarBinding | relax.MatchCast) -> str:
     """Return the TVM operator that a binding calls, if TVM would need its unknown shape to make a kernel."""
     call = binding.value
     if not isinstance(call, relax.Call) or not isinstance(call.op, Op) or call.op.get_attr("FDataDependent"):

@@ -24,7 +24,7 @@ from ..codegen.library import Tell
 from ..kernels.machine import Machine
 from ..kernels.vectors import known
 from ..llvm import llvm_target
-from ..relax.configs import Choices, Site
+from ..relax.configs import Choices, Site, Way
 from ..relax.emitter import Emitter
 from ..relax.lowering import Walk
 from ..runtime.program import array_of, use_threads
@@ -101,7 +101,7 @@ class Tuning:
             if key not in known:
                 yield self._found(self._sites[key][0], share)
 
-    def _found(self, site: Site[Any], share: float) -> Finding:
+    def _found(self, site: Site[Way], share: float) -> Finding:
         """Find the best of a kernel's ways."""
         (first,) = self._trials(site, site.ways[:1])
         best, taken = first, site.ways[0]
@@ -118,7 +118,7 @@ class Tuning:
             taken, gain = site.ways[0], 1.0
         return Finding(site.key, site.layer, share, asdict(site.ways[0]), asdict(taken), gain)
 
-    def _trials(self, site: Site[Any], ways: Sequence[Any]) -> list[Trial]:
+    def _trials(self, site: Site[Way], ways: Sequence[Way]) -> list[Trial]:
         """Compile kernels side by side, and return a trial for each."""
         calls = [site.call(way) for way in ways]
         module, name = self._emitter.block.get(), f"{site.layer}: {site.key}"
@@ -131,7 +131,7 @@ class Tuning:
     def _arguments(self, call: relax.Call) -> Arguments:
         """Return random arguments for a call, and its constants."""
         random = np.random.default_rng(0)
-        given = _arguments(call)
+        given = _given(call)
         weights = {place: array_of(it.value) for place, it in enumerate(given) if isinstance(it, GenericConst)}
         inputs = [None if place in weights else self._random(it.ty, random) for place, it in enumerate(given)]
         return Arguments(inputs, weights, [self._random(type, random) for type in call.ty_args])
@@ -144,7 +144,7 @@ class Tuning:
 
     def _is_sized(self, call: relax.Call) -> bool:
         """Whether all sizes of a call are known: those that data decide aren't."""
-        types = [*(it.ty for it in _arguments(call)), *call.ty_args]
+        types = [*(it.ty for it in _given(call)), *call.ty_args]
         return all(isinstance(size, tirx.IntImm) for type in types for size in self._known(type))
 
     def _known(self, type: Type) -> list[tirx.Expr]:
@@ -163,7 +163,7 @@ def _kernel(module: IRModule, call: relax.Call) -> tirx.PrimFunc:
     return kernel
 
 
-def _arguments(call: relax.Call) -> Sequence[relax.Expr]:
+def _given(call: relax.Call) -> Sequence[relax.Expr]:
     """Return the arguments that a kernel is called with."""
     given = call.args[1]
     assert isinstance(given, relax.Tuple)
@@ -182,7 +182,7 @@ class _Survey(Choices):
     sites: dict[str, list[Site[Any]]] = field(default_factory=dict[str, list[Site[Any]]])
     calls: dict[str, relax.Call] = field(default_factory=dict[str, relax.Call])
 
-    def made(self, site: Site[Any]) -> relax.Call:
+    def made(self, site: Site[Way]) -> relax.Call:
         call = site.call(site.ways[0])
         if len(site.ways) > 1:
             self.sites.setdefault(site.key, []).append(site)

@@ -42,16 +42,20 @@ class Var(Expr):
     """A variable for a tensor or a tuple; `tirx.Var` says what stands for numbers."""
 
     name: str
-    def __init__(self, name_hint: str, ty: Type) -> None: ...
+    def __init__(self, name: str, ty: Type) -> None: ...
 
-class Binding:
+class VarBinding:
     var: Var
     value: Expr
 
-class VarBinding(Binding): ...
+class MatchCast:
+    """A variable for a value whose type is checked at run time."""
+
+    var: Var
+    value: Expr
 
 class BindingBlock:
-    bindings: Sequence[Binding]
+    bindings: Sequence[VarBinding | MatchCast]
 
 class SeqExpr(Expr):
     blocks: Sequence[BindingBlock]
@@ -86,4 +90,4 @@ def const(value: np.ndarray | np.generic | float, dtype: str | None = None) -> G
 def prim_value(value: tirx.Expr | float) -> tirx.Expr: ...
 def call_tir(gvar: GlobalVar, args: Sequence[Expr], out_ty: TensorType | Sequence[TensorType]) -> Call: ...
 def get_pipeline(name: str) -> Pass: ...
-def build(mod: IRModule, target: Target, relax_pipeline: str | None) -> Executable: ...
+def build(mod: IRModule, target: Target, *, relax_pipeline: str | None) -> Executable: ...

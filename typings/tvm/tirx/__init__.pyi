@@ -62,7 +62,6 @@ class IterVar(ExprOperand):
 class Buffer(ir.Expr):
     """A tensor's memory: at run time, an `ir.Var` whose type is a `tirx.BufferType`."""
 
-    name: str
     data: ir.Expr
     dtype: dtype
     shape: Sequence[Expr]
@@ -78,7 +77,6 @@ class BufferStore(Stmt):
     indices: Sequence[Expr]
 
 class PrimFunc(ir.BaseFunc):
-    params: Sequence[ir.Expr]
     body: Stmt
     def with_body(self, new_body: Stmt) -> Self: ...
 

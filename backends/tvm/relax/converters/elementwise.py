@@ -54,8 +54,7 @@ def _constant(value: float, like: tirx.Expr) -> tirx.Expr:
 
 
 def _is_float(node: Node) -> bool:
-    value = node.inputs[0]
-    return value is not None and value.dtype.is_float
+    return node.operand(0).dtype.is_float
 
 
 def _larger(node: Node, *elements: tirx.Expr) -> tirx.Expr:

@@ -71,8 +71,8 @@ def columns_to_image(emitter: Emitter, node: Node) -> relax.Expr:
 
 def deformable_conv(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower DeformConv: taps are sampled at offsets, weighted by a mask, and multiplied with the weights."""
-    x, weight = node.operand(0), node.operand(1)
-    x, w = emitter.tensor(x), emitter.tensor(weight)
+    weight = node.operand(1)
+    x, w = emitter.tensor(node.operand(0)), emitter.tensor(weight)
     offset, b, mask = (
         None if value is None else emitter.tensor(value) for value in (node.input(index) for index in range(2, 5))
     )

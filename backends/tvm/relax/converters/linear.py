@@ -37,8 +37,8 @@ def _integer_anchor(node: Node) -> Anchor | None:
 
 def _has_template(node: Node) -> bool:
     """Whether a node multiplies float32 with constant weights, and nothing is certain to be empty."""
-    x, weights = node.inputs[0], _weights(node)
-    return x is not None and x.dtype is DType.float32 and weights is not None and 0 not in (*x.shape, *weights.shape)
+    x, weights = node.operand(0), _weights(node)
+    return x.dtype is DType.float32 and weights is not None and 0 not in (*x.shape, *weights.shape)
 
 
 def _weights(node: Node) -> np.ndarray | None:

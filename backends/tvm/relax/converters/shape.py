@@ -71,8 +71,7 @@ def _concat(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
     axis = node.attributes["axis"]
     assert isinstance(axis, int)
     operands: list[relax.Expr] = []
-    for value in node.inputs:
-        assert value is not None
+    for value in map(node.operand, range(len(node.inputs))):
         shape = list(node.output.shape)
         shape[axis] = value.shape[axis]
         operands.append(emitter.held(emitter.tensor(value), TensorType(value.dtype, tuple(shape))))
