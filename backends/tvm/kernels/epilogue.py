@@ -79,7 +79,7 @@ class Epilogue:
 
 
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> list[tirx.Buffer]:
-    """Declare the arguments that a kernel's epilogue reads, for a result of a shape and so many channels."""
+    """Declare the arguments that a kernel's epilogue reads, for a result of a shape; some may be rows of channels."""
     shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape), Reach.ROWS: (*shape[:-1], 1)}
     return [
         T.arg(f"operand{index}", T.buffer(shapes[operand.reach], operand.dtype))
