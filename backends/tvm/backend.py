@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The TVM backend."""
 
 import os
@@ -8,7 +6,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -26,6 +24,8 @@ from .runtime.weights import FILE as WEIGHTS
 from .runtime.weights import TABLE, read_weights
 
 if TYPE_CHECKING:
+    from tvm_ffi import Tensor
+
     from ...ir.graph import Graph
     from ...passes.base import Pass
     from ...passes.legalization.support import Support
@@ -79,7 +79,7 @@ class Tvm(Backend):
         self._is_strict = is_strict
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, object]:
         return {} if self._database is None else {"tuned": {"file": self._source, "sha256": self._database.digest}}
 
     def tuned(self, database: Path) -> "Tvm":
@@ -165,8 +165,13 @@ class TvmExecutable(Executable):
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if self._guards.early or self._guards.places:
-            shapes = ((port.shape, feeds[port.name].shape) for port in self.inputs)
-            named = {dim: size for dims, sizes in shapes for dim, size in zip(dims, sizes, strict=True)}
+            shapes = ((port.shape, feeds[port.name].shape) for port in self.inputs if port.shape is not None)
+            named = {
+                dim: size
+                for dims, sizes in shapes
+                for dim, size in zip(dims, sizes, strict=True)
+                if isinstance(dim, str)
+            }
             self._guards.check_inputs(named)
             self._guards.check_places(feeds, named)
         arrays = [carried(np.ascontiguousarray(feeds[name]).reshape(feeds[name].shape)) for name in self._names]
@@ -180,7 +185,7 @@ class TvmExecutable(Executable):
         return [restored(result, dtype) for result, dtype in zip(results, self._dtypes, strict=True)]
 
 
-def _load_program(library: Path, weights: Sequence[Any], threads: int | None) -> Program:
+def _load_program(library: Path, weights: Sequence["Tensor"], threads: int | None) -> Program:
     """Load the library in a file as it is now, for one program alone.
 
     The dynamic loader goes by names and files: while it holds a library, it returns the same one, even if the file was

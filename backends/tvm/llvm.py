@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none
 """The targets that LLVM compiles for, whose features are all that kernels may make use of.
 
 A CPU's name would turn on all features of its design, some of which systems hide: so the name only decides the order of
@@ -9,7 +7,6 @@ instructions, and instruction sets are turned on and off one by one.
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from tvm.target import Target, codegen
 
@@ -65,7 +62,7 @@ def llvm_features(machine: Machine) -> frozenset[str]:
 
 @lru_cache
 def _told(architecture: str, mcpu: str, features: frozenset[str], threads: int) -> Target:
-    kind: dict[str, Any] = {"kind": "llvm", "mcpu": mcpu, "num-cores": threads}
+    kind: dict[str, object] = {"kind": "llvm", "mcpu": mcpu, "num-cores": threads}
     if architecture != this_architecture():
         kind["mtriple"] = triple(architecture)
     table = FEATURES[architecture]

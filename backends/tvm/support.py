@@ -33,8 +33,7 @@ def _is_training(node: Node) -> bool:
 
 
 def _is_uint64(node: Node) -> bool:
-    value = node.inputs[0]
-    return value is not None and value.dtype is DType.uint64
+    return node.operand(0).dtype is DType.uint64
 
 
 def _is_multiplied(node: Node) -> bool:
@@ -51,8 +50,7 @@ def _is_multiplied(node: Node) -> bool:
 
 def is_integer_product(node: Node) -> bool:
     """Whether it multiplies uint8 with constant weights in int8 around 0, whose sizes suit all kernels."""
-    x, zero_point, weight_zero_point = (node.input(index) for index in (0, 2, 3))
-    assert x is not None
+    x, zero_point, weight_zero_point = node.operand(0), node.input(2), node.input(3)
     data, offsets = node.constant(1), node.constant(3)
     return (
         x.dtype is DType.uint8

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The compilation of a legal graph to the files of an artifact, which a compiler's process does."""
 
 import shutil
@@ -7,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
 
 import numpy as np
+from tvm.runtime import Tensor
 
 from ....ir.drafts import workspace
 from ....ir.errors import PlanishError, TargetError, UsageError
@@ -101,7 +99,9 @@ class Build:
         except TargetError as error:
             raise TargetError(f"{error}; {ADVICE}") from error
 
-    def _library(self, graph: Graph, cache: KernelCache, library: Path) -> tuple[Sequence[Any], Guards, Sequence[str]]:
+    def _library(
+        self, graph: Graph, cache: KernelCache, library: Path
+    ) -> tuple[Sequence[Tensor], Guards, Sequence[str]]:
         """Write the library of a graph; return its weights, what guards its inputs, and the kernels in it."""
         lowered = self.lowered(graph)
         machine, linker = llvm_target(self.target), find_linker(self.target.architecture)
@@ -132,7 +132,9 @@ class Build:
         graph = self.graph.clone()
         nodes = [[node] if group is None else [group.anchor, *group.chain] for node, group in kernels(graph)]
         probe = random_input(graph)
-        for part in parts_of(graph, nodes) if probe is not None else ():
+        if probe is None:
+            return
+        for part in parts_of(graph, nodes):
             values = part.expose(graph)
             with workspace() as folder:
                 library = folder / LIBRARY

@@ -1,10 +1,8 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportCallIssue=none
 """Hoisting of a module's large constants to parameters of `main`, so that they can be kept beside its library."""
 
-from typing import Any
-
 from tvm import IRModule, relax
+from tvm.ir import GenericConst
+from tvm.runtime import Tensor
 
 from ..runtime.weights import octets_of
 
@@ -12,9 +10,10 @@ _LEAST = 1 << 12
 """Bytes from which a constant becomes a parameter: smaller ones stay, since arguments take time as well."""
 
 
-def hoisted(module: IRModule) -> tuple[IRModule, list[Any]]:
+def hoisted(module: IRModule) -> tuple[IRModule, list[Tensor]]:
     """Return a module whose `main` takes its large constants as further parameters, and these constants as tensors."""
     main, hoisting = module["main"], _Hoisting(module)
+    assert isinstance(main, relax.Function)
     body = hoisting.visit_expr(main.body)
     found = hoisting.found
     changed = module.clone()
@@ -31,9 +30,9 @@ class _Hoisting(relax.PyExprMutator):
 
     def __init__(self, module: IRModule) -> None:
         super().__init__(module)
-        self.found: dict[Any, relax.Var] = {}
+        self.found: dict[GenericConst, relax.Var] = {}
 
-    def visit_generic_const_(self, op: Any) -> Any:
+    def visit_generic_const_(self, op: GenericConst) -> relax.Expr:
         if octets_of(op.value).shape[0] < _LEAST:
             return op
         return self.found.setdefault(op, relax.Var(f"weight_{len(self.found)}", op.ty))

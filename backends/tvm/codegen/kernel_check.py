@@ -8,7 +8,6 @@ gave to it, so that no kernel answers for the roundings of those before it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ....ir.errors import CheckError, ModelError
 from ....ir.graph import Graph, Node, Value
 from ....ir.interpreter import Interpreter
 from ....ir.numerics import drift, is_close
-from ....ir.ops.dtypes import to_numpy, to_torch
+from ....ir.ops.dtypes import Tensor, to_numpy, to_torch
 from ....ir.types import DType
 from ....passes.base import Feeds
 from ....passes.probes import make_probes
@@ -100,7 +99,7 @@ def check_kernels(graph: Graph, part: Part, probe: Feeds, run: Run) -> None:
     found = dict(zip((*part.checked, *part.given), run(probe), strict=True))
     limit, checked = _COARSE if any(map(_is_coarse, graph.nodes)) else _FINE, set(part.checked)
 
-    def observe(value: Value, expected: Any) -> Any:
+    def observe(value: Value, expected: Tensor) -> Tensor | None:
         if value not in found:
             return None
         if value in checked:

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The making of a shared library from a Relax module, kernel by kernel, with a cache of compiled kernels.
 
 A kernel's symbol says what it computes, by a hash of its TIR, the target and TVM's version, so that equal kernels of
@@ -15,11 +13,11 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tvm
 from tvm import IRModule, relax, tirx
-from tvm.runtime import load_static_library
+from tvm.runtime import Module, load_static_library
 from tvm.target import Target, codegen
 
 from ....ir.drafts import workspace
@@ -69,8 +67,9 @@ def planned(module: IRModule, target: Target, results: Mapping[str, str] = Mappi
     return Planned(module, found)
 
 
-def _calls(function: Any) -> Iterator[tuple[str, str]]:
+def _calls(function: tvm.ir.BaseFunc) -> Iterator[tuple[str, str]]:
     """Yield the variables of a function that kernels compute, and the kernels, by name."""
+    assert isinstance(function, relax.Function)
     for binding in (binding for block in function.body.blocks for binding in block.bindings):
         call = binding.value if isinstance(binding, relax.VarBinding) else None
         if isinstance(call, relax.Call) and call.op in _CALLING and isinstance(call.args[0], tvm.ir.GlobalVar):
@@ -126,7 +125,7 @@ def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell
     return cache.kernel(symbol, compile)
 
 
-def _static_library(symbol: str, content: bytes) -> Any:
+def _static_library(symbol: str, content: bytes) -> Module:
     with _lent_file() as path:
         path.write_bytes(content)
         return load_static_library(str(path), [symbol])
@@ -148,7 +147,7 @@ def _with_fewer_optimizations(target: Target) -> Target:
     return Target({**target.export(), "opt-level": 2})
 
 
-def _kernels(module: IRModule) -> Mapping[Any, tirx.PrimFunc]:
+def _kernels(module: IRModule) -> Mapping[tvm.ir.GlobalVar, tirx.PrimFunc]:
     return {variable: found for variable, found in module.functions_items() if isinstance(found, tirx.PrimFunc)}
 
 

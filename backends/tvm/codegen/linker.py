@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none
 """Linkers that make a shared library of object files, for the machine at hand or for another one that runs Linux."""
 
 import shutil
@@ -8,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 from tvm.support.cc import create_shared, get_cc
 from tvm.target import codegen
@@ -41,7 +38,7 @@ def find_linker(wanted: str) -> Callable[..., None]:
 class _HostLinker:
     """The system's C compiler."""
 
-    def __call__(self, library: str, objects: Sequence[str], **_: Any) -> None:
+    def __call__(self, library: str, objects: Sequence[str], **_: object) -> None:
         """Link a library, like TVM's `create_shared`."""
         try:
             create_shared(library, objects)
@@ -63,7 +60,7 @@ class _Linker:
     architecture: str
     command: Sequence[str]
 
-    def __call__(self, library: str, objects: Sequence[str], **_: Any) -> None:
+    def __call__(self, library: str, objects: Sequence[str], **_: object) -> None:
         """Link a library, like TVM's `create_shared`."""
         command = [*self.command, "-shared", "-o", library, *objects]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

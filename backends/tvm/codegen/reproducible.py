@@ -1,10 +1,7 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Reproducible libraries: TVM orders the symbols of dynamic shapes by their addresses in memory."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from tvm import IRModule, relax, tirx, transform
 from tvm.relax import utils
@@ -13,19 +10,19 @@ from tvm.relax import utils
 class _OrderedSet:
     """A set of symbols in the order of insertion, with the methods that TVM calls."""
 
-    def __init__(self, items: Iterable[Any] = ()) -> None:
+    def __init__(self, items: Iterable[tirx.Var] = ()) -> None:
         self._items = dict.fromkeys(items)
 
-    def add(self, item: Any) -> None:
+    def add(self, item: tirx.Var) -> None:
         self._items[item] = None
 
-    def update(self, items: Iterable[Any]) -> None:
+    def update(self, items: Iterable[tirx.Var]) -> None:
         self._items.update(dict.fromkeys(items))
 
     def __sub__(self, other: "_OrderedSet") -> "_OrderedSet":
         return _OrderedSet(item for item in self if item not in other._items)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[tirx.Var]:
         return iter(self._items)
 
 
@@ -42,7 +39,7 @@ def ordered_symbols() -> Generator[None]:
         del utils.set
 
 
-def legalization() -> Any:
+def legalization() -> transform.Pass:
     """Return the first of TVM's default passes over Relax, after which there is a kernel behind every call.
 
     Expressions that kernels have taken in are removed first, since nothing reads them any more.
@@ -51,14 +48,23 @@ def legalization() -> Any:
     return transform.Sequential([relax.transform.DeadCodeElimination(), *dispatch, relax.transform.LegalizeOps()])
 
 
-def pipeline() -> Any:
+def pipeline() -> transform.Pass:
     """Return TVM's default passes over Relax, and one that sorts the computations of sizes by where they are stored."""
     return transform.Sequential([relax.get_pipeline("default"), transform.module_pass(_sort_sizes, opt_level=0)])
 
 
-def _sort_sizes(module: IRModule, _context: Any) -> IRModule:
+def _sort_sizes(module: IRModule, _context: transform.PassContext) -> IRModule:
     for name, function in module.functions_items():
-        if name.name_hint.startswith("shape_func") and isinstance(function.body, tirx.SeqStmt):
-            stores = sorted(function.body.seq, key=lambda store: int(store.indices[0]))
+        if not name.name_hint.startswith("shape_func") or not isinstance(function, tirx.PrimFunc):
+            continue
+        if isinstance(function.body, tirx.SeqStmt):
+            stores = sorted(function.body.seq, key=_place)
             module[name] = function.with_body(tirx.SeqStmt(stores))
     return module
+
+
+def _place(store: tirx.Stmt) -> int:
+    assert isinstance(store, tirx.BufferStore)
+    index = store.indices[0]
+    assert isinstance(index, tirx.IntImm)
+    return int(index)

@@ -152,7 +152,7 @@ class _Process:
         except BrokenPipeError:
             raise self._death() from None
         for line in self._process.stdout:
-            message: dict[str, Any] = json.loads(line)
+            message: Message = json.loads(line)
             if _DONE in message:
                 return message[_DONE]
             if _FAULT in message:

@@ -4,7 +4,6 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ....ir.drafts import workspace
 from ....ir.errors import PlanishError, TargetError, UsageError
@@ -91,7 +90,7 @@ class Compilation:
         with workspace() as folder, handed_over(self.legal, folder / "graph") as graph, suppress(DiedError):
             self._asked(graph, folder, work="lower")
 
-    def _asked(self, graph: Path, directory: Path, **options: Any) -> list[str]:
+    def _asked(self, graph: Path, directory: Path, **options: object) -> list[str]:
         """Have another process do some work on a graph that is handed over, with this compilation's settings."""
         request = {
             "work": "build",

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from ....ir.drafts import workspace
 from ....ir.errors import TargetError
@@ -11,7 +10,7 @@ from ....passes.legalization.origins import Origins
 from ....targets import Target
 from ....targets.load import write_target
 from ..tune.database import Finding
-from .client import DiedError, ask
+from .client import DiedError, Message, ask
 from .handover import handed_over
 
 
@@ -43,7 +42,7 @@ def search(
         CheckError: a kernel gives something else if it is generated in another way.
     """
 
-    def hear(message: Mapping[str, Any]) -> None:
+    def hear(message: Message) -> None:
         if "kernels" in message:
             begun(message["kernels"])
         if "finding" in message:

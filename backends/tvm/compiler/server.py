@@ -13,17 +13,17 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIGKILL
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ....ir.errors import PlanishError, UsageError
 from ....ir.files import NOT_OURS, refusal
-from .client import kind_of
+from .client import Message, kind_of
 
 if TYPE_CHECKING:
     from ..codegen.build import Build
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 def main() -> None:
     """Serve requests until standard input ends."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what is told of a death is all that it leaves
-    requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    requests: SimpleQueue[Message] = SimpleQueue()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # whatever else is printed is none
         threading.Thread(target=_read, args=(requests,), daemon=True).start()
         lock = threading.Lock()
 
-        def tell(**message: Any) -> None:
+        def tell(**message: object) -> None:
             with lock:
                 answers.write(json.dumps(message) + "\n")
                 answers.flush()
@@ -49,7 +49,7 @@ def main() -> None:
             gc.collect()  # or the graph's weights, which are another process's files, stay until there is more work
 
 
-def _read(requests: SimpleQueue[dict[str, Any]]) -> None:
+def _read(requests: SimpleQueue[Message]) -> None:
     scratch = ""
     for line in sys.stdin.buffer:
         request = json.loads(line)
@@ -60,7 +60,7 @@ def _read(requests: SimpleQueue[dict[str, Any]]) -> None:
     os.killpg(0, SIGKILL)  # nobody waits for what is being done, nor for the linker
 
 
-def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
+def _serve(request: Message, tell: Callable[..., None]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
@@ -78,17 +78,17 @@ def _serve(request: dict[str, Any], tell: Callable[..., None]) -> None:
         tell(fault="", text=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
-def _built(request: Mapping[str, Any], tell: Callable[..., None]) -> list[str]:
+def _built(request: Message, tell: Callable[..., None]) -> list[str]:
     build = _build_of(request, tell)
     return [path.name for path in build.write(Path(request["directory"]), is_checked=request["is_checked"])]
 
 
-def _lowered(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
+def _lowered(request: Message, tell: Callable[..., None]) -> None:
     build = _build_of(request, tell)
     build.lowered(build.graph)
 
 
-def _build_of(request: Mapping[str, Any], tell: Callable[..., None]) -> "Build":
+def _build_of(request: Message, tell: Callable[..., None]) -> "Build":
     from ....passes.legalization.origins import Origins
     from ....targets.load import load_target
     from ..codegen.build import Build
@@ -111,7 +111,7 @@ def _build_of(request: Mapping[str, Any], tell: Callable[..., None]) -> "Build":
     )
 
 
-def _tuned(request: Mapping[str, Any], tell: Callable[..., None]) -> None:
+def _tuned(request: Message, tell: Callable[..., None]) -> None:
     from ....passes.legalization.origins import Origins
     from ....targets.load import load_target
     from ..tune.tasks import Tuning

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Approximations in float32 of functions for which LLVM would call the mathematics library lane by lane.
 
 NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes'
@@ -11,7 +9,6 @@ by an estimate of the inverse.
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 from tvm import tirx
 
@@ -19,29 +16,29 @@ from .bfloat16 import inverse
 from .vectors import as_wide, held
 
 
-def number(value: float, like: Any) -> Any:
+def number(value: float, like: tirx.Expr) -> tirx.Expr:
     """Return a vector with a number in every lane and the type of `like`."""
     return tirx.const(value, like.ty.dtype)
 
 
-def least(x: Any, bound: float) -> Any:
+def least(x: tirx.Expr, bound: float) -> tirx.Expr:
     """Return the lesser of each element and a bound."""
     return tirx.Select(x > number(bound, x), number(bound, x), x)
 
 
-def most(x: Any, bound: float) -> Any:
+def most(x: tirx.Expr, bound: float) -> tirx.Expr:
     """Return the greater of each element and a bound."""
     return tirx.Select(x < number(bound, x), number(bound, x), x)
 
 
-def coarse_exp(x: Any) -> Any:
+def coarse_exp(x: tirx.Expr) -> tirx.Expr:
     """Return e to the power of x for x <= 0, within a relative error of 1e-4; results below 1.7e-38 may be 0."""
     bounded = held(most(x, -104.0))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     return _scaled(held(_polynomial(_COARSE_EXP, held(bounded - n * number(math.log(2), x)))), n)
 
 
-def exp(x: Any) -> Any:
+def exp(x: tirx.Expr) -> tirx.Expr:
     """Return e to the power of x, within 1 unit in the last place; results below 1.7e-38 may be 0.
 
     With `n` the nearest integer to `x / log(2)`, the result is `2^n` times a polynomial of the remainder.
@@ -53,7 +50,7 @@ def exp(x: Any) -> Any:
     return _scaled(y, n)
 
 
-def _scaled(y: Any, n: Any) -> Any:
+def _scaled(y: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
     """Return `2^n * y`; vectors of 16 lanes, which only AVX-512 has, take its VSCALEFPS instruction."""
     if y.ty.dtype.lanes != _WIDEST:
         return held(_shifted(y, n))
@@ -61,7 +58,7 @@ def _scaled(y: Any, n: Any) -> Any:
     return held(tirx.call_llvm_pure_intrin(y.ty.dtype, "llvm.x86.avx512.mask.scalef.ps.512", y, n, y, every, current))
 
 
-def _shifted(y: Any, n: Any) -> Any:
+def _shifted(y: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
     """Return `2^n * y`, or 0 where `n` is less than -125.
 
     Adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`,
@@ -74,22 +71,22 @@ def _shifted(y: Any, n: Any) -> Any:
     return tirx.Select(n < number(-125, y), number(0.0, y), scaled + scaled)
 
 
-def sigmoid(x: Any) -> Any:
+def sigmoid(x: tirx.Expr) -> tirx.Expr:
     """Return the logistic function, within 3 units in the last place of normal numbers."""
     return held(number(1.0, x) / (number(1.0, x) + exp(number(0.0, x) - x)))
 
 
-def coarse_sigmoid(x: Any) -> Any:
+def coarse_sigmoid(x: tirx.Expr) -> tirx.Expr:
     """Return the logistic function, within 1e-4."""
     return _coarse_step(x, _COARSE_SIGMOID)
 
 
-def coarse_gelu(x: Any, *, is_bent: bool) -> Any:
+def coarse_gelu(x: tirx.Expr, *, is_bent: bool) -> tirx.Expr:
     """Return GELU within 1e-4 of the size of `x`: the exact one, or the tanh approximation where `is_bent`."""
     return held(x * _coarse_step(x, _COARSE_BENT if is_bent else _COARSE_NORMAL))
 
 
-def _coarse_step(x: Any, coefficients: tuple[float, Sequence[float], Sequence[float]]) -> Any:
+def _coarse_step(x: tirx.Expr, coefficients: tuple[float, Sequence[float], Sequence[float]]) -> tirx.Expr:
     """Return a function that rises from 0 to 1: 1/2 + x * P(x^2) / Q(x^2), x clamped."""
     bound, above, below = coefficients
     y = held(most(least(x, bound), -bound))
@@ -97,7 +94,7 @@ def _coarse_step(x: Any, coefficients: tuple[float, Sequence[float], Sequence[fl
     return held(held(y * _polynomial(above, square)) * inverse(held(_polynomial(below, square))) + number(0.5, x))
 
 
-def tanh(x: Any) -> Any:
+def tanh(x: tirx.Expr) -> tirx.Expr:
     """Return the hyperbolic tangent, within 7 units in the last place."""
     y = held(most(least(x, 7.90531110763549805), -7.90531110763549805))
     square = held(y * y)
@@ -105,14 +102,14 @@ def tanh(x: Any) -> Any:
     return held(tirx.Select(tirx.all(x < number(4e-4, x), x > number(-4e-4, x)), x, quotient))
 
 
-def erf(x: Any) -> Any:
+def erf(x: tirx.Expr) -> tirx.Expr:
     """Return the error function, within 8 units in the last place."""
     y = held(most(least(x, 4.0), -4.0))
     square = held(y * y)
     return held(y * _polynomial(_ERF, square) / _polynomial(_ERF_BELOW, square))
 
 
-def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
+def _polynomial(coefficients: Sequence[float], x: tirx.Expr) -> tirx.Expr:
     """Evaluate a polynomial by Horner's scheme; the coefficient of the highest power comes first."""
     first, *others = (number(value, x) for value in coefficients)
     return reduce(lambda y, other: y * x + other, others, first)

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Scaled dot-product attention, head by head.
 
 A head's keys are transposed once. Then the scores of a few queries at a time are computed, which stay in the L1 cache;
@@ -15,7 +13,6 @@ they are multiplied.
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -25,7 +22,7 @@ from .approximations import coarse_exp, exp, number
 from .bfloat16 import BFLOAT16, imported, pairs_added, rounded, stored_as
 from .machine import Machine
 from .tiles import OPAQUE, Tile, ceil_div, heights
-from .vectors import greatest, held, lanes_at, spread, total, totals
+from .vectors import Scalar, greatest, held, lanes_at, spread, total, totals
 
 _HEIGHT = 8
 """Queries whose attention is computed at a time."""
@@ -80,10 +77,10 @@ class Attention:
         """Whether keys are float32, and their features fill whole vectors."""
         return not self.is_paired and self.size % machine.lanes == 0
 
-    def shape(self, batch: Any, length: Any, heads: int, size: int) -> tuple[Any, ...]:
+    def shape(self, batch: Scalar, length: Scalar, heads: int, size: int) -> tuple[Scalar, ...]:
         return (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
 
-    def place(self, batch: Any, row: Any, head: Any, size: int, column: Any) -> tuple[Any, ...]:
+    def place(self, batch: Scalar, row: Scalar, head: Scalar, size: int, column: Scalar) -> tuple[Scalar, ...]:
         return (batch, row, head * size + column) if self.is_flat else (batch, head, row, column)
 
 
@@ -148,17 +145,17 @@ class _Head:
 
     attention: Attention
     machine: Machine
-    q: Any
-    k: Any
-    v: Any
-    y: Any
-    mask: Any
-    image: Any
-    head: Any
-    queries: Any
-    keys: Any
-    columns: Any = None
-    paired: Any = None
+    q: tirx.Buffer
+    k: tirx.Buffer
+    v: tirx.Buffer
+    y: tirx.Buffer
+    mask: tirx.Buffer | None
+    image: tirx.Expr
+    head: tirx.Expr
+    queries: Scalar
+    keys: Scalar
+    columns: tirx.Buffer | None = None
+    paired: tirx.Buffer | None = None
 
     def turned(self) -> "_Head":
         """Emit code that transposes the keys and pairs the values; return the same head with these."""
@@ -176,14 +173,14 @@ class _Head:
             self._pair(paired)
         return replace(self, columns=columns, paired=paired)
 
-    def chunk(self, place: Any, chunks: int) -> None:
+    def chunk(self, place: Scalar, chunks: int) -> None:
         """Emit one of `chunks` parts of the queries."""
         for height, count in heights(_HEIGHT, self.queries):
             begin, end = (tirx.floordiv(count * at, chunks) for at in (place, place + 1))
             with T.serial(0, end - begin) as step:
                 self._tile(tirx.min((begin + step) * height, self.queries - height), height)
 
-    def _pair(self, paired: Any) -> None:
+    def _pair(self, paired: tirx.Buffer) -> None:
         attention, lanes = self.attention, self.machine.lanes
         with T.serial(0, paired.shape[0]) as pair:
             for start in range(0, attention.depth, lanes):
@@ -194,7 +191,7 @@ class _Head:
                 )
                 T.buffer_store(paired, lower | upper << tirx.const(16, f"int32x{lanes}"), [pair, at])
 
-    def _tile(self, row: Any, height: int) -> None:
+    def _tile(self, row: tirx.Expr, height: int) -> None:
         """Emit the attention of some queries."""
         attention, lanes = self.attention, self.machine.lanes
         limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
@@ -218,20 +215,21 @@ class _Head:
             self._find(row, Tile(height, width, lanes), first, limit, weights, inverse)
 
     @property
-    def _kept(self) -> Any:
+    def _kept(self) -> tirx.Expr:
         return self.head // self.attention.sharing
 
     @property
-    def _blocks(self) -> Any:
+    def _blocks(self) -> tirx.Expr:
         return tirx.floordiv(self.keys + (self.machine.lanes - 1), self.machine.lanes)
 
     @property
     def _is_ragged(self) -> bool:
         return self.attention.keys is None or self.attention.keys % self.machine.lanes != 0
 
-    def _score(self, row: Any, height: int, block: Any, scores: Any) -> None:
+    def _score(self, row: tirx.Expr, height: int, block: Scalar, scores: tirx.Buffer) -> None:
         """Emit the products of some queries with a block of transposed keys."""
-        attention, lanes = self.attention, self.machine.lanes
+        attention, lanes, columns = self.attention, self.machine.lanes, self.columns
+        assert columns is not None
         sums = T.alloc_buffer((height * lanes,), "float32")
         for line in range(height):
             T.buffer_store(sums, spread(T.float32(0), lanes), [lanes_at(line * lanes, lanes)])
@@ -240,13 +238,11 @@ class _Head:
                 spot = lanes_at(line * lanes, lanes)
                 place = attention.place(self.image, row + line, self.head, attention.steps, k)
                 factor = spread(self.q[place], lanes)
-                T.buffer_store(
-                    sums, self._added(sums[spot], factor, self.columns[block, k, lanes_at(0, lanes)]), [spot]
-                )
+                T.buffer_store(sums, self._added(sums[spot], factor, columns[block, k, lanes_at(0, lanes)]), [spot])
         for line in range(height):
             self._store(scores, sums[lanes_at(line * lanes, lanes)], (row, line), block)
 
-    def _score_as_it_lies(self, row: Any, height: int, block: Any, scores: Any) -> None:
+    def _score_as_it_lies(self, row: tirx.Expr, height: int, block: Scalar, scores: tirx.Buffer) -> None:
         """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
         attention, lanes = self.attention, self.machine.lanes
         with T.serial(0, height) as line:
@@ -263,7 +259,7 @@ class _Head:
                     T.buffer_store(total, total[whole] + query * self.k[place], [whole])
             self._store(scores, totals([total[lanes_at(0, lanes)] for total in sums]), (row, line), block)
 
-    def _store(self, scores: Any, vector: Any, place: tuple[Any, Any], block: Any) -> None:
+    def _store(self, scores: tirx.Buffer, vector: tirx.Expr, place: tuple[tirx.Expr, Scalar], block: Scalar) -> None:
         """Scale and store the scores of a query with a block of keys."""
         (row, line), columns = place, lanes_at(block * self.machine.lanes, self.machine.lanes)
         scaled = vector * number(self.attention.scale, vector)
@@ -271,10 +267,19 @@ class _Head:
             scaled = scaled + self._bias(row + line, columns, scaled)
         T.buffer_store(scores, scaled, [line, columns])
 
-    def _added(self, sums: Any, x: Any, y: Any) -> Any:
+    def _added(self, sums: tirx.Expr, x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
         return pairs_added(sums, x, y) if self.attention.is_paired else sums + x * y
 
-    def _softmax(self, row: Any, line: Any, blocks: Any, limit: Any, scores: Any, weights: Any, inverse: Any) -> None:
+    def _softmax(
+        self,
+        row: tirx.Expr,
+        line: Scalar,
+        blocks: Scalar,
+        limit: Scalar,
+        scores: tirx.Buffer,
+        weights: tirx.Buffer,
+        inverse: tirx.Buffer,
+    ) -> None:
         """Emit the exponentials of a query's scores, and the inverse of their sum: 0 if all keys are masked."""
         lanes = self.machine.lanes
         if self.mask is not None and self._is_ragged:
@@ -304,11 +309,11 @@ class _Head:
         divided = one / sums[0] if self.mask is None else tirx.Select(sums[0] > T.float32(0), one / sums[0], sums[0])
         T.buffer_store(inverse, divided, [line])
 
-    def _add_mask(self, row: Any, line: Any, limit: Any, scores: Any) -> None:
+    def _add_mask(self, row: tirx.Expr, line: Scalar, limit: Scalar, scores: tirx.Buffer) -> None:
         """Add the mask to scores of keys that end within a block; otherwise it is added as scores are stored."""
         lanes = self.machine.lanes
 
-        def add(column: Any) -> None:
+        def add(column: Scalar) -> None:
             score = scores[line, column]
             T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
 
@@ -317,8 +322,9 @@ class _Head:
         with T.serial(0, limit % lanes) as beyond:
             add(limit // lanes * lanes + beyond)
 
-    def _bias(self, row: Any, column: Any, score: Any) -> Any:
+    def _bias(self, row: tirx.Expr, column: Scalar, score: tirx.Expr) -> tirx.Expr:
         """Return what the mask adds to scores of a query."""
+        assert self.mask is not None
         places = (self.image, self.head, row)
         outer = [0 if axis in self.attention.spread else place for axis, place in enumerate(places)]
         bias = self.mask[(*outer, column)]
@@ -326,7 +332,7 @@ class _Head:
             return bias
         return tirx.Select(bias, number(0.0, score), number(-math.inf, score))
 
-    def _seen(self, vector: Any, row: Any, block: Any) -> Any:
+    def _seen(self, vector: tirx.Expr, row: tirx.Expr, block: Scalar) -> tirx.Expr:
         """Return scores with minus infinity for keys behind a causal query, and beyond the last key."""
         lanes = self.machine.lanes
         columns = lanes_at(block * lanes, lanes)
@@ -337,7 +343,9 @@ class _Head:
             vector = tirx.Select(columns >= spread(tirx.const(1, "int64") * self.keys, lanes), never, vector)
         return vector
 
-    def _find(self, row: Any, tile: Tile, first: Any, limit: Any, weights: Any, inverse: Any) -> None:
+    def _find(
+        self, row: tirx.Expr, tile: Tile, first: Scalar, limit: Scalar, weights: tirx.Buffer, inverse: tirx.Buffer
+    ) -> None:
         """Emit the weighted sums of the values, in some of their columns."""
         attention = self.attention
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
@@ -346,7 +354,7 @@ class _Head:
         with T.serial(0, tirx.floordiv(limit + 1, 2) if attention.is_paired else limit) as key:
             for line, start, lanes, spot in tile.spots:
                 at = lanes_at(first + start, lanes)
-                if attention.is_paired:
+                if self.paired is not None:
                     weight, value = (
                         T.reinterpret(weights[line, lanes_at(key * 2, 2)], dtype="int32"),
                         self.paired[key, at],

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """bfloat16 in kernels: rounding to it, and products of pairs that are summed in float32.
 
 TVM computes with bfloat16 in float32 and removes the type from its kernels, while LLVM's instructions ask for it. So
@@ -10,7 +8,7 @@ kernels.
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
@@ -22,7 +20,7 @@ from .vectors import as_wide, converted, spread
 BFLOAT16 = "bfloat16"
 
 
-def imported(machine: Machine, is_needed: bool) -> AbstractContextManager[Any]:
+def imported(machine: Machine, is_needed: bool) -> AbstractContextManager[object]:
     """Return a context for a kernel's code, which may call the functions below if that is needed."""
     return T.attr(0, "pragma_import_llvm", _functions(machine)) if is_needed else nullcontext()
 
@@ -32,7 +30,7 @@ def stored_as(dtype: str) -> str:
     return "uint16" if dtype == BFLOAT16 else dtype
 
 
-def rounded(x: Any) -> Any:
+def rounded(x: tirx.Expr) -> tirx.Expr:
     """Round a vector of float32 to the nearest bfloat16, ties to even.
 
     VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of subnormal numbers.
@@ -40,23 +38,23 @@ def rounded(x: Any) -> Any:
     return T.call_extern(as_wide("uint16", x), f"round_{x.ty.dtype.lanes}", x)
 
 
-def widened(x: Any) -> Any:
+def widened(x: tirx.Expr) -> tirx.Expr:
     """Widen a vector of bfloat16's bits to float32."""
     bits = converted(x, "uint32") << tirx.const(16, as_wide("uint32", x))
     return T.reinterpret(bits, dtype=as_wide("float32", x))
 
 
-def loaded(x: Any, dtype: str) -> Any:
+def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
     """Convert what a kernel has read to what it computes with: bfloat16 to float32; all else stays as it is."""
     return widened(x) if dtype == BFLOAT16 else x
 
 
-def inverse(x: Any) -> Any:
+def inverse(x: tirx.Expr) -> tirx.Expr:
     """Return 1 / x, within a relative error of 2^-14 where a machine has an instruction that estimates it."""
     return T.call_extern(as_wide("float32", x), f"invert_{x.ty.dtype.lanes}", x)
 
 
-def pairs_added(sums: Any, x: Any, y: Any) -> Any:
+def pairs_added(sums: tirx.Expr, x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
     """Add the products of two pairs to each of 16 sums (VDPBF16PS); subnormal numbers count as 0."""
     return T.call_extern("float32x16", "add_pairs", sums, x, y)
 
@@ -86,11 +84,11 @@ class Pairs:
         bits = np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16
         return bits.astype(self.weights).reshape(*weights.shape[:-2], -1)
 
-    def lefts(self, bits: Any) -> list[Any]:
+    def lefts(self, bits: tirx.Expr) -> list[tirx.Expr]:
         """Return the left operand of `added` for the bits of two left factors, as a list of one."""
         return [spread(T.reinterpret(bits, dtype="int32"), self.lanes)]
 
-    def added(self, sums: Any, left: Any, right: Any) -> Any:
+    def added(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         return pairs_added(sums, left, T.reinterpret(right, dtype=f"int32x{self.lanes}"))
 
 

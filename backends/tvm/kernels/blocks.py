@@ -1,12 +1,9 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Kernels that put images into blocks of channels (NCHWc), take them out, join them and interleave them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -17,9 +14,9 @@ from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div, loop_for
-from .vectors import lanes_at
+from .vectors import Scalar, lanes_at
 
-Move = Callable[[Any, Any, Any, Any, Any], None]
+Move = Callable[[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr], None]
 """A function that emits the move of an element, given both buffers, the image, the block and the pixel."""
 
 
@@ -49,7 +46,7 @@ class Images:
 def block_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
     """Build a kernel from images (NCHW) to blocks of channels (NCHWc), with zeros beyond the last channel."""
 
-    def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
+    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: tirx.Expr) -> None:
         for lane in range(lanes):
             channel = block * lanes + lane
             element = x[image, channel, pixel]
@@ -64,7 +61,7 @@ def block_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
 def unblock_kernel(images: Images, lanes: int) -> tirx.PrimFunc:
     """Build a kernel from blocks of channels (NCHWc) to images (NCHW)."""
 
-    def move(x: Any, y: Any, image: Any, block: Any, pixel: Any) -> None:
+    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: tirx.Expr) -> None:
         with T.serial(0, tirx.min(lanes, images.channels - block * lanes)) as lane:
             T.buffer_store(y, x[image, block, pixel, lane], [image, block * lanes + lane, pixel])
 
@@ -81,7 +78,7 @@ def _kernel(images: Images, lanes: int, move: Move, *, is_blocked: bool) -> tirx
     ]
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            flat: list[Any] = []
+            flat: list[tuple[tirx.Buffer, tuple[Scalar, ...]]] = []
             for name, (shape, view) in zip(("x", "y"), reversed(forms) if is_blocked else forms, strict=True):
                 flat.append((T.arg(name, T.buffer(shape, images.dtype)), view))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Windows that stay within a channel: depthwise convolutions and pools, in float32, on images in blocks of channels.
 
 Each window of a block of channels is one vector; a row of the result is done in tiles that fit into the registers.
@@ -7,7 +5,6 @@ Each window of a block of channels is one vector; a row of the result is done in
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -19,7 +16,7 @@ from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import OPAQUE, loop_for
-from .vectors import as_wide, converted, lanes_at, spread
+from .vectors import Scalar, as_wide, converted, lanes_at, spread
 from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
@@ -77,7 +74,7 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, lanes), sizes.dtype))
-            held: list[Any] = []
+            held: list[tirx.Buffer] = []
             if sizes.kind == DEPTHWISE:
                 held.append(T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32")))
                 held.append(T.arg("bias", T.buffer((sizes.blocks * lanes,), "float32")))
@@ -107,12 +104,14 @@ class _Code:
 
     sizes: Channelwise
     lanes: int
-    x: Any
-    held: list[Any]
-    y: Any
+    x: tirx.Buffer
+    held: list[tirx.Buffer]
+    y: tirx.Buffer
     finish: Finish
 
-    def tile(self, sums: list[Any], place: tuple[Any, Any, Any], start: Any, edge: int | None = None) -> None:
+    def tile(
+        self, sums: list[tirx.Buffer], place: tuple[Scalar, Scalar, Scalar], start: Scalar, edge: int | None = None
+    ) -> None:
         """Emit one tile from a column on; at an edge, taps beyond the image are left out."""
         image, block, row = place
         window, whole = self.sizes.window, lanes_at(0, self.lanes)
@@ -131,7 +130,7 @@ class _Code:
         results = [[self._end(held[whole], row, column)] for held, column in zip(sums, columns, strict=True)]
         self.finish.store(self.y, results, (image, block, row, start), self.lanes)
 
-    def _start(self, block: Any) -> Any:
+    def _start(self, block: Scalar) -> tirx.Expr:
         if self.sizes.kind == DEPTHWISE:
             return self.held[1][lanes_at(block * self.lanes, self.lanes)]
         dtype = self.sizes.summed
@@ -139,7 +138,7 @@ class _Code:
             return spread(tirx.const(0, dtype), self.lanes)
         return spread(T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype), self.lanes)
 
-    def _step(self, total: Any, pixel: Any, tap: tuple[Any, Any, int]) -> Any:
+    def _step(self, total: tirx.Expr, pixel: tirx.Expr, tap: tuple[Scalar, Scalar, int]) -> tirx.Expr:
         if self.sizes.kind == DEPTHWISE:
             number = _shifted(pixel, "float32" if self.sizes.is_float else "int32", self.sizes.zero_point)
             return total + converted(number, "float32") * self.held[0][(*tap, lanes_at(0, self.lanes))]
@@ -150,20 +149,21 @@ class _Code:
         # NaN wins, on either side.
         return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
 
-    def _end(self, total: Any, row: Any, column: int | None) -> Any:
+    def _end(self, total: tirx.Expr, row: Scalar, column: int | None) -> tirx.Expr:
         """Turn a window's sum into a mean, where that is wanted; a column of None needs no padding at the sides."""
         if self.sizes.kind not in (MEAN, PADDED_MEAN):
             return total
         window, is_padded = self.sizes.window, self.sizes.kind == PADDED_MEAN
         begin, end = window.rows(row, padded=is_padded)
         across = window.kernel[1] if column is None else window.columns(column, padded=is_padded)
-        count = end - begin if isinstance(end - begin, int) else (end - begin).astype("float32")
+        taps = end - begin
+        count = taps if isinstance(taps, int) else taps.astype("float32")
         return converted(total, "float32") / spread(
             T.float32(count * across) if isinstance(count, int) else count * T.float32(across), self.lanes
         )
 
 
-def _shifted(pixel: Any, summed: str, zero_point: int) -> Any:
+def _shifted(pixel: tirx.Expr, summed: str, zero_point: int) -> tirx.Expr:
     """Convert a vector for summing: integers become their distances to the zero point."""
     if summed == "float32" or not zero_point:
         return converted(pixel, summed)

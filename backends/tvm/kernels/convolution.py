@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Convolutions with constant weights in float32, bfloat16 or bytes, on images in blocks of channels (NCHWc).
 
 A tile of the result, some pixels of a row by some blocks of channels, stays in registers while the kernel walks taps
@@ -14,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import gcd, lcm
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -27,7 +24,7 @@ from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, ceil_div
-from .vectors import converted, lanes_at, spread
+from .vectors import Scalar, converted, lanes_at, spread
 from .windows import Window
 
 _SMALL, _FEW = 1 << 17, 1 << 15
@@ -238,13 +235,13 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
             axes = {"image": batch, "panel": panels[0], "row": window.result[0], "tile": 1 if edges else len(inner)}
             if weights_are_small(sizes):
                 axes["panel"] = axes.pop("panel")  # innermost: they stay in the cache while the images are walked
-            count: Any = 1
+            count: Scalar = 1
             for size in axes.values():
                 count = count * size
             is_one = isinstance(count, int) and count == 1
             loop = T.serial if is_one or is_small(sizes) else T.parallel
             with imported(machine, sizes.dtype == BFLOAT16 or epilogue.is_coarse), loop(0, count) as task:
-                place: dict[str, Any] = {}
+                place: dict[str, Scalar] = {}
                 for name, size in reversed(axes.items()):
                     task, place[name] = task // size, task % size
                 code.task(place, inner, edges)
@@ -274,15 +271,15 @@ class _Code:
     tile: Tile
     window: Window
     lanes: int
-    x: Any
-    weights: Any
-    bias: Any
-    scales: Any
-    offsets: Any
-    y: Any
+    x: tirx.Buffer
+    weights: tirx.Buffer
+    bias: tirx.Buffer
+    scales: tirx.Buffer | None
+    offsets: tirx.Buffer | None
+    y: tirx.Buffer
     finish: Finish
 
-    def task(self, place: dict[str, Any], inner: list[int], edges: list[int]) -> None:
+    def task(self, place: dict[str, Scalar], inner: list[int], edges: list[int]) -> None:
         """Emit the tiles of a row, or one tile if there is no padding at the sides."""
         size, columns = self.lanes, self.tile.columns
         sums = [[T.alloc_buffer((size,), self.sizes.summed) for _ in range(self.tile.blocks)] for _ in range(columns)]
@@ -294,7 +291,9 @@ class _Code:
             with T.serial(0, len(inner)) as step:
                 self._tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
 
-    def _tile(self, sums: list[list[Any]], place: dict[str, Any], start: Any, edge: int | None = None) -> None:
+    def _tile(
+        self, sums: list[list[tirx.Buffer]], place: dict[str, Scalar], start: Scalar, edge: int | None = None
+    ) -> None:
         """Emit one tile from a column on; at an edge, taps beyond the image are left out."""
         lanes, window, sizes = self.lanes, self.window, self.sizes
         image, panel, row = place["image"], place["panel"], place["row"]
@@ -334,7 +333,9 @@ class _Code:
         ]
         self.finish.store(self.y, results, (image, first, row, start), lanes)
 
-    def _pixels(self, line: tuple[Any, ...], place: tuple[Any, int], step: Any, columns: list[int]) -> list[Any]:
+    def _pixels(
+        self, line: tuple[Scalar, ...], place: tuple[Scalar, int], step: Scalar, columns: list[int]
+    ) -> list[tirx.Expr]:
         """Return the operands of `_added` for a tap of neighbouring columns of a tile, at an image, block and row."""
         (start, tap), sizes = place, self.sizes
         at = [self.window.at(1, start + column, tap) for column in columns]
@@ -343,14 +344,14 @@ class _Code:
         if sizes.instruction is None:
             return [loaded(self.x[(*line, column * sizes.block + step)], sizes.dtype) for column in at]
         run = sizes.run if sizes.run <= len(at) else 1
-        lefts: list[Any] = []
+        lefts: list[tirx.Expr] = []
         while (done := len(lefts)) < len(at):
             first = min(done, len(at) - run)  # the last ones overlap those before
             elements = lanes_at(at[first] * sizes.spacing + step * sizes.together, run * sizes.together)
             lefts += sizes.instruction.lefts(self.x[(*line, elements)])[done - first :]
         return lefts
 
-    def _start(self, filters: Any, row: Any, column: int | None) -> Any:
+    def _start(self, filters: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Return what sums start from; a column of None stands for one without padding at the sides."""
         if self.sizes.summed == "float32":
             return self.bias[filters]
@@ -358,17 +359,18 @@ class _Code:
             return T.broadcast(T.int32(0), self.lanes)
         return self.offsets[self.window.kind(0, row), self.window.kind(1, column), filters]
 
-    def _added(self, sums: Any, pixel: Any, filters: Any) -> Any:
+    def _added(self, sums: tirx.Expr, pixel: tirx.Expr, filters: tirx.Expr) -> tirx.Expr:
         if self.sizes.instruction is not None:
             return self.sizes.instruction.added(sums, pixel, filters)
         return sums + spread(pixel, self.lanes) * filters
 
-    def _result(self, sums: Any, filters: Any) -> Any:
+    def _result(self, sums: tirx.Expr, filters: Scalar) -> tirx.Expr:
         if self.sizes.summed == "float32":
             return sums
+        assert self.scales is not None
         return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
 
-    def _channels(self, block: Any) -> Any:
+    def _channels(self, block: Scalar) -> Scalar:
         """Return the number of steps over the channels of a block; the filling of the last block isn't read."""
         (_, step), channels, together = self.sizes.steps, self.sizes.channels, self.sizes.together
         if channels % step == 0:

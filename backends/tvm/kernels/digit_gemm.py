@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """GEMM of float32 with constant 4-bit weights, by the VNNI dot product of bytes.
 
 In each row, a block of numbers is brought to a common scale, on which the largest number has 22 bits, and split into
@@ -11,7 +9,6 @@ are converted.
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -23,8 +20,8 @@ from .dots import DEPTH, Form, Instruction
 from .epilogue import Epilogue, operand_buffers
 from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, packed, stored
 from .machine import Machine
-from .tiles import OPAQUE, Tile, ceil_div, heights, loop_for
-from .vectors import greatest, held, lanes_at, spread, total
+from .tiles import OPAQUE, Tile, Vector, ceil_div, heights, loop_for
+from .vectors import Scalar, greatest, held, known, lanes_at, spread, total
 
 LANES = 16
 """Columns of a vector."""
@@ -69,7 +66,7 @@ def digit_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epil
     """
     assert gemm.depth is not None
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
-    rows: Any = prod(lead)
+    rows: Scalar = prod(lead)
     panels, blocks = ceil_div(gemm.columns, tile.columns), gemm.depth // block
     chunks = chunks_of(gemm, panels, machine)
     with IRBuilder() as builder:
@@ -117,11 +114,11 @@ class _Left:
         totals: the negative sums of a block's numbers, on its scale.
     """
 
-    digits: Any
-    scales: Any
-    totals: Any
+    digits: tirx.Buffer
+    scales: tirx.Buffer
+    totals: tirx.Buffer
 
-    def store(self, x: Any, row: Any, block: Any, size: int) -> None:
+    def store(self, x: tirx.Buffer, row: Scalar, block: Scalar, size: int) -> None:
         """Emit code that splits a block of a row into digits; infinity or NaN in the block makes its scale NaN."""
         places = [lanes_at(block * size + start, LANES) for start in range(0, size, LANES)]
         whole = lanes_at(0, LANES)
@@ -151,18 +148,18 @@ class _Product:
     """Code for tiles of a product."""
 
     left: _Left
-    codes: Any
-    scales: Any
-    zero_points: Any
+    codes: tirx.Buffer
+    scales: tirx.Buffer
+    zero_points: tirx.Buffer
 
-    def sums(self, place: tuple[Any, Any, int], tile: Tile) -> list[tuple[int, int, int, Any]]:
+    def sums(self, place: tuple[Scalar, Scalar, int], tile: Tile) -> list[Vector]:
         """Emit the sums of a tile at a row, a panel and a column in it: line, column, lanes and sums of each vector."""
         row, panel, first = place
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
         for _, _, lanes, spot in tile.spots:
             T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
-        blocks = int(self.scales.shape[1])
-        words = int(self.codes.shape[1]) // blocks
+        blocks = known(self.scales.shape[1])
+        words = known(self.codes.shape[1]) // blocks
         with T.serial(0, blocks) as block:
             parts = [T.alloc_buffer((tile.rows * tile.columns,), "int32") for _ in range(_DIGITS)]
             for part in parts:
@@ -181,7 +178,7 @@ class _Product:
                 T.buffer_store(sums, sums[spot] + found * scale, [spot])
         return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
-    def _add(self, parts: list[Any], place: tuple[Any, Any, int], word: Any, tile: Tile) -> None:
+    def _add(self, parts: list[tirx.Buffer], place: tuple[Scalar, Scalar, int], word: tirx.Expr, tile: Tile) -> None:
         """Emit code that adds the products of a word of codes."""
         row, panel, first = place
         low = spread(T.int32(0x0F0F0F0F), LANES)

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportReturnType=none
 """Instructions that multiply uint8 with int8 and add the products to int32 accumulators, exactly.
 
 Four neighbours along the depth K are multiplied together on every machine. VNNI does so in one instruction, as does
@@ -10,7 +8,7 @@ else by VPMADDWD.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
@@ -122,7 +120,7 @@ class Instruction:
             vectors = np.moveaxis(vectors, -1, -2)
         return np.ascontiguousarray(vectors).reshape(*lead, columns * DEPTH)
 
-    def lefts(self, octets: Any) -> list[Any]:
+    def lefts(self, octets: tirx.Expr) -> list[tirx.Expr]:
         """Return a left operand of `added` for every four of a vector of uint8: for `run` of them, or one."""
         lanes = self.lanes
         if self.form is Form.SINGLE:
@@ -140,7 +138,7 @@ class Instruction:
             for index in range(count)
         ]
 
-    def added(self, sums: Any, left: Any, right: Any) -> Any:
+    def added(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """Add to each sum the products of four uint8, the same for all sums, with four weights of its own."""
         sixteen = f"x{2 * self.lanes}"
         if self.form is Form.DOTS:
@@ -163,11 +161,11 @@ class Instruction:
             sums = sums + self._call(T.reinterpret(word, dtype=f"int16{sixteen}"), part)
         return sums
 
-    def _call(self, *operands: Any, dtype: str = "") -> Any:
+    def _call(self, *operands: tirx.Expr, dtype: str = "") -> tirx.Expr:
         name = T.llvm_lookup_intrinsic_id(_NAMES[self.form, self.lanes])
         return T.call_llvm_pure_intrin(name, *operands, dtype=dtype or f"int32x{self.lanes}")
 
-    def _shifted(self, octets: Any) -> Any:
+    def _shifted(self, octets: tirx.Expr) -> tirx.Expr:
         return octets ^ tirx.const(-self.shift, str(octets.ty.dtype)) if self.shift else octets
 
 
@@ -178,7 +176,7 @@ def _are_small(weights: np.ndarray) -> bool:
     return bool((np.maximum(pairs, 0).sum(1) <= _MOST).all() and (np.minimum(pairs, 0).sum(1) >= -_MOST).all())
 
 
-def _parts(vector: Any, count: int) -> list[Any]:
+def _parts(vector: tirx.Expr, count: int) -> list[tirx.Expr]:
     """Split a vector into equal parts, in order."""
     lanes = vector.ty.dtype.lanes // count
     return [tirx.Shuffle([vector], list(range(part * lanes, (part + 1) * lanes))) for part in range(count)]

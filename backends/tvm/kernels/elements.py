@@ -1,10 +1,8 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Elementwise operators on vectors of float32, as kernels compute them in registers."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -14,11 +12,15 @@ from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, lea
 from .bfloat16 import rounded, widened
 from .vectors import as_wide, converted, held
 
-Element = Callable[..., Any]
+Attributes: TypeAlias = tuple[tuple[str, Any], ...]
+"""The attributes of an operator, by name: numbers, names and tables of bytes."""
+Get: TypeAlias = Callable[..., Any]
+"""A function from an attribute's name, and perhaps a default, to its value."""
+Element: TypeAlias = Callable[..., tirx.Expr]
 """A function from an operator's attributes and operands to its result; None is an operand that is left out."""
 
 
-def _gelu(get: Callable[..., Any], x: Any) -> Any:
+def _gelu(get: Get, x: tirx.Expr) -> tirx.Expr:
     if get("approximate", "none") == "tanh":
         bent = held(x + x * x * x * number(0.044715, x))
         spread = tanh(held(bent * number(math.sqrt(2 / math.pi), x)))
@@ -28,12 +30,12 @@ def _gelu(get: Callable[..., Any], x: Any) -> Any:
     return half * spread + half
 
 
-def _hard_sigmoid(get: Callable[..., Any], x: Any) -> Any:
+def _hard_sigmoid(get: Get, x: tirx.Expr) -> tirx.Expr:
     y = held(x * number(get("alpha", 0.2), x) + number(get("beta", 0.5), x))
     return least(held(most(y, 0.0)), 1.0)
 
 
-def _cast(get: Callable[..., Any], x: Any) -> Any:
+def _cast(get: Get, x: tirx.Expr) -> tirx.Expr:
     """Convert int32 or the bits of bfloat16 to float32, or float32 to the bits of bfloat16."""
     kind = str(x.ty.dtype)
     if kind.startswith("uint16"):
@@ -41,20 +43,20 @@ def _cast(get: Callable[..., Any], x: Any) -> Any:
     return converted(x, "float32") if kind.startswith("int") else rounded(x)
 
 
-def _clip(get: Callable[..., Any], x: Any, low: Any = None, high: Any = None) -> Any:
+def _clip(get: Get, x: tirx.Expr, low: tirx.Expr | None = None, high: tirx.Expr | None = None) -> tirx.Expr:
     y = x if low is None else held(tirx.Select(x < low, low, x))
     return y if high is None else tirx.Select(y > high, high, y)
 
 
-def _leaky(get: Callable[..., Any], x: Any) -> Any:
+def _leaky(get: Get, x: tirx.Expr) -> tirx.Expr:
     return tirx.Select(x < number(0.0, x), x * number(get("alpha", 0.01), x), x)
 
 
-def _elu(get: Callable[..., Any], x: Any) -> Any:
+def _elu(get: Get, x: tirx.Expr) -> tirx.Expr:
     return tirx.Select(x < number(0.0, x), number(get("alpha", 1.0), x) * (exp(x) - number(1.0, x)), x)
 
 
-def _quantize(get: Callable[..., Any], x: Any) -> Any:
+def _quantize(get: Get, x: tirx.Expr) -> tirx.Expr:
     """Quantize to int32.
 
     Bounds come first, so that rounding by addition is right; NaN becomes the lower bound.
@@ -67,7 +69,7 @@ def _quantize(get: Callable[..., Any], x: Any) -> Any:
     return tirx.reinterpret(as_wide("int32", x), shifted) - tirx.const(zero, as_wide("int32", x))
 
 
-def _dequantize(get: Callable[..., Any], x: Any) -> Any:
+def _dequantize(get: Get, x: tirx.Expr) -> tirx.Expr:
     """Dequantize integers of any width."""
     wide = converted(x, "int32")
     shifted = wide - tirx.const(get("zero_point"), as_wide("int32", x)) if get("zero_point") else wide
@@ -75,7 +77,7 @@ def _dequantize(get: Callable[..., Any], x: Any) -> Any:
     return floats * number(get("scale"), floats)
 
 
-def _table(get: Callable[..., Any], x: Any) -> Any:
+def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
     """Look bytes up by the codes of others, in int32.
 
     Two instructions look up in the halves of the table, and the codes' first bit decides between them.
@@ -95,7 +97,7 @@ def _table(get: Callable[..., Any], x: Any) -> Any:
     return converted(found if get("is_signed") else T.reinterpret(found, dtype=as_wide("uint8", x)), "int32")
 
 
-def _quarters(get: Callable[..., Any]) -> list[list[int]]:
+def _quarters(get: Get) -> list[list[int]]:
     return np.frombuffer(get("codes"), np.int8).reshape(4, 64).tolist()
 
 

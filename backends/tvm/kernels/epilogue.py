@@ -1,17 +1,14 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none
 """Epilogues: elementwise operators on a kernel's results while they are still in registers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .elements import COARSE, ELEMENTS
-from .vectors import as_wide, converted, held
+from .elements import COARSE, ELEMENTS, Attributes
+from .vectors import Scalar, as_wide, converted, held
 
 
 class Reach(Enum):
@@ -45,7 +42,7 @@ class Step:
     """
 
     operator: str
-    attributes: tuple[tuple[str, Any], ...]
+    attributes: Attributes
     inputs: tuple[int | float | None, ...]
 
 
@@ -65,22 +62,24 @@ class Epilogue:
     dtype: str = "float32"
     is_coarse: bool = False
 
-    def applied(self, result: Any, load: Callable[[int], Any]) -> Any:
+    def applied(self, result: tirx.Expr | None, load: Callable[[int], tirx.Expr]) -> tirx.Expr:
         """Return the vector to store for one of the kernel's results; `load` reads an operand in the result's place.
 
         A kernel without a result of its own, None, has steps that read operands alone.
         """
         beside = [held(load(index)) for index in range(len(self.operands))]
-        values = [result if result is None or not self.steps else held(result), *beside]
+        values: list[tirx.Expr | None] = [result if result is None or not self.steps else held(result), *beside]
         elements = COARSE if self.is_coarse else ELEMENTS
         for step in self.steps:
             inputs = [_input(place, values) for place in step.inputs]
             values.append(held(elements[step.operator](dict(step.attributes).get, *inputs)))
-        return converted(values[-1], self.dtype) if "int" in self.dtype else values[-1]
+        last = values[-1]
+        assert last is not None
+        return converted(last, self.dtype) if "int" in self.dtype else last
 
 
-def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> list[Any]:
-    """Declare the arguments that a kernel's epilogue reads, for a result of a shape and a number of channels."""
+def operand_buffers(epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> list[tirx.Buffer]:
+    """Declare the arguments that a kernel's epilogue reads, for a result of a shape; some may be rows of channels."""
     shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape), Reach.ROWS: (*shape[:-1], 1)}
     return [
         T.arg(f"operand{index}", T.buffer(shapes[operand.reach], operand.dtype))
@@ -88,7 +87,11 @@ def operand_buffers(epilogue: Epilogue, shape: Sequence[Any], channels: Any) -> 
     ]
 
 
-def _input(place: float | None, values: list[Any]) -> Any:
+def _input(place: float | None, values: Sequence[tirx.Expr | None]) -> tirx.Expr | None:
     if place is None:
         return None
-    return values[place] if isinstance(place, int) else tirx.const(place, as_wide("float32", values[-1]))
+    if isinstance(place, int):
+        return values[place]
+    last = values[-1]
+    assert last is not None
+    return tirx.const(place, as_wide("float32", last))

@@ -1,28 +1,26 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Epilogues of kernels whose results are images in blocks of channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import stored_as
 from .epilogue import Epilogue, Reach, operand_buffers
-from .vectors import lanes_at
+from .vectors import Scalar, lanes_at
 
 _LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
 _STACK = 1024 // 4
 """Float32 numbers that a TVM function may put on the stack at once; more would be taken from the workspace."""
 
 
-def operand_images(epilogue: Epilogue, shape: Sequence[Any]) -> list[Any]:
+def operand_images(epilogue: Epilogue, shape: Sequence[Scalar]) -> list[tirx.Buffer]:
     """Declare the arguments that a kernel's epilogue reads: images of the result's shape, and rows of whole blocks."""
     return operand_buffers(epilogue, shape, shape[1] * shape[-1])
 
 
-def seen(buffer: Any, shape: Sequence[Any]) -> Any:
+def seen(buffer: tirx.Buffer, shape: Sequence[Scalar]) -> tirx.Buffer:
     """View a kernel's argument as its code reads it: as images of a shape, with bfloat16 held as bits."""
     return T.decl_buffer(shape, stored_as(str(buffer.dtype)), data=buffer.data)
 
@@ -32,9 +30,9 @@ class Finish:
     """An epilogue and the buffers of its operands."""
 
     epilogue: Epilogue
-    buffers: Sequence[Any]
+    buffers: Sequence[tirx.Buffer]
 
-    def seen(self, shape: Sequence[Any]) -> "Finish":
+    def seen(self, shape: Sequence[Scalar]) -> "Finish":
         """Return the epilogue with its image operands viewed as the kernel's code reads them."""
         pairs = zip(self.buffers, self.epilogue.operands, strict=True)
         kept = [buffer if operand.reach is Reach.CHANNELS else seen(buffer, shape) for buffer, operand in pairs]
@@ -45,17 +43,23 @@ class Finish:
         """Whether the epilogue's code is so long that a kernel should hold it once, not for each vector."""
         return any(step.operator in _LONG for step in self.epilogue.steps)
 
-    def applied(self, vector: Any, place: tuple[Any, Any, Any, Any], lanes: int) -> Any:
+    def applied(self, vector: tirx.Expr | None, place: tuple[Scalar, Scalar, Scalar, Scalar], lanes: int) -> tirx.Expr:
         """Return the epilogue's result for a vector at an image, block, row and column."""
 
-        def load(index: int) -> Any:
+        def load(index: int) -> tirx.Expr:
             if self.epilogue.operands[index].reach is Reach.CHANNELS:
                 return self.buffers[index][lanes_at(place[1] * lanes, lanes)]
             return self.buffers[index][(*place, lanes_at(0, lanes))]
 
         return self.epilogue.applied(vector, load)
 
-    def store(self, y: Any, vectors: Sequence[Sequence[Any]], place: tuple[Any, Any, Any, Any], lanes: int) -> None:
+    def store(
+        self,
+        y: tirx.Buffer,
+        vectors: Sequence[Sequence[tirx.Expr]],
+        place: tuple[Scalar, Scalar, Scalar, Scalar],
+        lanes: int,
+    ) -> None:
         """Emit and store the epilogue of a tile's vectors, given by column and block: in loops if its code is long."""
         image, first, row, start = place
         if not self.is_long:

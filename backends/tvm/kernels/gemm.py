@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """GEMM in float32, with constant weights or of two computed operands, and in bfloat16 with constant weights.
 
 A register tile of the result accumulates while the kernel walks the depth K: each step loads a row of the packed
@@ -11,12 +9,11 @@ Factors in bfloat16 are multiplied in pairs, whose products are added to float32
 rows are stored in pairs, and the last row of an odd K is paired with zeros.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import gcd, prod
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -26,8 +23,8 @@ from tvm.script.ir_builder import tirx as T
 from .bfloat16 import BFLOAT16, imported, pairs_added, stored_as
 from .epilogue import Epilogue, Reach, operand_buffers
 from .machine import Machine
-from .tiles import LATENCY, OPAQUE, Tile, ceil_div, heights
-from .vectors import lanes_at, spread
+from .tiles import LATENCY, OPAQUE, Loop, Tile, Vector, ceil_div, heights
+from .vectors import Scalar, lanes_at, spread
 
 _MOST_ROWS = 8
 """The most rows read side by side: at a distance of a power of two, they share a set of L1."""
@@ -134,14 +131,15 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
     """Build a kernel of `[*lead, depth]`, a right operand and the epilogue's operands to `[*lead, columns]`."""
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
     depth = tirx.Var("depth", "int64") if gemm.depth is None else gemm.depth
-    items: Any = prod(lead[: gemm.batch])
-    rows: Any = prod(lead[gemm.batch :])
+    items: Scalar = prod(lead[: gemm.batch])
+    rows: Scalar = prod(lead[gemm.batch :])
     panels = ceil_div(gemm.columns, tile.columns)
     chunks = chunks_of(gemm, panels, machine)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((*lead, depth), gemm.dtype))
-            form = (panels, gemm.steps, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
+            steps = depth if gemm.steps is None else gemm.steps
+            form = (panels, steps, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
             right = T.arg("right", T.buffer(form, "float32" if gemm.dtype == "float32" else "int32"))
             beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
             y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
@@ -170,27 +168,27 @@ def chunks_of(gemm: Gemm, panels: int, machine: Machine) -> int:
     return chunks if chunks > 1 or gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
 
 
-def loop_over(gemm: Gemm) -> Any:
+def loop_over(gemm: Gemm) -> Loop:
     """Return the loop over tasks: parallel unless the product is known to be small."""
     sizes = (*gemm.lead, gemm.depth, gemm.columns)
     known = [size for size in sizes if size is not None]
     return T.serial if len(known) == len(sizes) and prod(known) < _SMALL else T.parallel
 
 
-def as_matrix(buffer: Any, rows: Any) -> Any:
+def as_matrix(buffer: tirx.Buffer, rows: Scalar) -> tirx.Buffer:
     """View a buffer as a matrix, with all axes before the last one as rows."""
     return T.decl_buffer((rows, buffer.shape[-1]), stored_as(str(buffer.dtype)), data=buffer.data)
 
 
-def as_matrices(operands: Any, epilogue: Epilogue, rows: Any) -> list[Any]:
+def as_matrices(operands: Sequence[tirx.Buffer], epilogue: Epilogue, rows: Scalar) -> list[tirx.Buffer]:
     """View the epilogue's operands as matrices, except for those with a number for each channel."""
     pairs = zip(operands, epilogue.operands, strict=True)
     return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
 
 def tile_sums(
-    x: Any, right: Any, row: Any, origin: tuple[Any, Any], tile: Tile, gemm: Gemm
-) -> list[tuple[int, int, int, Any]]:
+    x: tirx.Buffer, right: tirx.Buffer, row: Scalar, origin: tuple[Scalar, Scalar], tile: Tile, gemm: Gemm
+) -> list[Vector]:
     """Emit the sums of one register tile: line, column, lanes and sums of each vector.
 
     Args:
@@ -205,7 +203,9 @@ def tile_sums(
     for _, _, lanes, spot in tile.spots:
         T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
 
-    def add(step: Any, left: Callable[[Any], Any], added: Callable[[Any, Any, Any], Any]) -> None:
+    def add(
+        step: Scalar, left: Callable[[Scalar], tirx.Expr], added: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
+    ) -> None:
         for line, start, lanes, spot in tile.spots:
             factor = right[origin[0], step, lanes_at(origin[1] + start, lanes)]
             T.buffer_store(sums, added(sums[spot], spread(left(row + line), lanes), factor), [spot])
@@ -223,13 +223,19 @@ def tile_sums(
     return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
 
-def stored(sums: Any, y: Any, beside: Any, place: tuple[Any, Any], epilogue: Epilogue) -> None:
+def stored(
+    sums: Sequence[Vector],
+    y: tirx.Buffer,
+    beside: Sequence[tirx.Buffer],
+    place: tuple[Scalar, Scalar],
+    epilogue: Epilogue,
+) -> None:
     """Emit the epilogue of a tile whose first row and column are given, and store its results."""
     row, column = place
     for line, start, lanes, vector in sums:
         at = lanes_at(column + start, lanes)
 
-        def load(index: int, line: int = line, at: Any = at, lanes: int = lanes) -> Any:
+        def load(index: int, line: int = line, at: Scalar = at, lanes: int = lanes) -> tirx.Expr:
             reach = epilogue.operands[index].reach
             if reach is Reach.ROWS:
                 return spread(beside[index][row + line, 0], lanes)

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Depthwise convolutions of bytes with constant int8 weights by VNNI, on images in blocks of channels (NCHWc).
 
 Four neighbouring pixels of a block are 64 bytes in a row. Transposed, so that each channel's four bytes lie together,
@@ -10,7 +8,6 @@ edge. Sums start from offsets that undo the zero point.
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -23,7 +20,7 @@ from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div
-from .vectors import converted, held, lanes_at
+from .vectors import Scalar, converted, held, lanes_at
 from .windows import Window
 
 LANES = 16
@@ -131,15 +128,17 @@ class _Code:
     """Code for tiles, with the buffers that they read and write."""
 
     sizes: IntegerDepthwise
-    x: Any
-    weights: Any
-    bias: Any
-    scales: Any
-    offsets: Any
-    y: Any
+    x: tirx.Buffer
+    weights: tirx.Buffer
+    bias: tirx.Buffer
+    scales: tirx.Buffer
+    offsets: tirx.Buffer | None
+    y: tirx.Buffer
     finish: Finish
 
-    def tile(self, sums: list[Any], place: tuple[Any, Any, Any], start: Any, edge: int | None = None) -> None:
+    def tile(
+        self, sums: list[tirx.Buffer], place: tuple[Scalar, Scalar, Scalar], start: Scalar, edge: int | None = None
+    ) -> None:
         """Emit one tile from a column on; at an edge, that column is known."""
         (image, block, row), window, whole = place, self.sizes.window, lanes_at(0, LANES)
         channels = lanes_at(block * LANES, LANES)
@@ -148,7 +147,7 @@ class _Code:
         begin, end = window.rows(row)
         with T.serial(begin, end) as line:
             at = (image, block, window.at(0, row, line))
-            turned: dict[int, Any] = {}
+            turned: dict[int, tirx.Expr] = {}
             for part in range(len(self.sizes.kinds[0])):
                 for column, total in enumerate(sums):
                     self._add(total, (at, line, part), (start, column), edge, turned)
@@ -157,11 +156,11 @@ class _Code:
 
     def _add(
         self,
-        total: Any,
-        taps: tuple[tuple[Any, Any, Any], Any, int],
-        place: tuple[Any, int],
+        total: tirx.Buffer,
+        taps: tuple[tuple[Scalar, Scalar, Scalar], Scalar, int],
+        place: tuple[Scalar, int],
         edge: int | None,
-        turned: dict[int, Any],
+        turned: dict[int, tirx.Expr],
     ) -> None:
         """Add four taps of a row to the sums of a column of the tile."""
         (at, line, part), (start, column), sizes = taps, place, self.sizes
@@ -178,7 +177,7 @@ class _Code:
         whole = lanes_at(0, LANES)
         T.buffer_store(total, _DOTS.added(total[whole], turned[pixel], weights), [whole])
 
-    def _start(self, channels: Any, row: Any, column: int | None) -> Any:
+    def _start(self, channels: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Return what sums start from; a column of None stands for one without padding at the sides."""
         if self.offsets is None:
             return T.broadcast(T.int32(0), LANES)

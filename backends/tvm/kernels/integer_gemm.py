@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """GEMM of uint8 with constant int8 weights, by instructions that multiply and add several pairs at once.
 
 Sums are int32 and exact; they start from offsets that undo the left operand's zero points. The epilogue is computed
@@ -9,7 +7,6 @@ while the sums are in registers, as are the scales that make floats of them.
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -21,8 +18,8 @@ from .dots import DEPTH, Instruction
 from .epilogue import Epilogue, operand_buffers
 from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, stored, tiles
 from .machine import Machine
-from .tiles import OPAQUE, Tile, ceil_div, heights
-from .vectors import lanes_at, spread
+from .tiles import OPAQUE, Tile, Vector, ceil_div, heights
+from .vectors import Scalar, known, lanes_at, spread
 
 
 def is_integer_gemm(weights: np.ndarray, machine: Machine) -> bool:
@@ -69,7 +66,7 @@ def integer_gemm_kernel(
     """
     assert gemm.depth is not None
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
-    rows: Any = prod(lead)
+    rows: Scalar = prod(lead)
     panels, steps = ceil_div(gemm.columns, tile.columns), gemm.depth // DEPTH
     chunks = chunks_of(gemm, panels, machine)
     with IRBuilder() as builder:
@@ -104,7 +101,7 @@ def integer_gemm_kernel(
         return builder.get()
 
 
-def _scaled(vector: tuple[int, int, int, Any], scales: Any, column: Any) -> tuple[int, int, int, Any]:
+def _scaled(vector: Vector, scales: tirx.Buffer, column: Scalar) -> Vector:
     line, start, lanes, sums = vector
     return line, start, lanes, sums.astype(f"float32x{lanes}") * scales[lanes_at(column + start, lanes)]
 
@@ -113,26 +110,26 @@ def _scaled(vector: tuple[int, int, int, Any], scales: Any, column: Any) -> tupl
 class _Product:
     """Code for tiles of a product."""
 
-    x: Any
-    weights: Any
-    offsets: Any
-    zero_points: Any
+    x: tirx.Buffer
+    weights: tirx.Buffer
+    offsets: tirx.Buffer
+    zero_points: tirx.Buffer | None
     grids: Grids
     instruction: Instruction
 
-    def sums(self, place: tuple[Any, Any, Any], tile: Tile) -> list[tuple[int, int, int, Any]]:
+    def sums(self, place: tuple[Scalar, Scalar, Scalar], tile: Tile) -> list[Vector]:
         """Emit the sums of a tile at a row, panel and column: line, column, lanes and sums of each vector."""
         row, panel, column = place
-        instruction, steps = self.instruction, int(self.weights.shape[1])
+        instruction, steps = self.instruction, known(self.weights.shape[1])
         sums = T.alloc_buffer((tile.rows * tile.columns,), "int32")
         for line, start, lanes, spot in tile.spots:
             offset = self.offsets[lanes_at(column + start, lanes)]
-            if self.grids.zero_points:
+            if self.zero_points is not None:
                 zero_point = self.zero_points[row + line if self.grids.zero_points > 1 else 0, 0].astype("int32")
                 offset = offset * spread(zero_point - instruction.shift, lanes)
             T.buffer_store(sums, offset, [spot])
 
-        def add(first: Any, run: int) -> None:
+        def add(first: Scalar, run: int) -> None:
             """Add a run of steps, whose left operands are loaded together."""
             octets = lanes_at(first * DEPTH, run * DEPTH)
             lefts = [instruction.lefts(self.x[row + line, octets]) for line in range(tile.rows)]

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """GEMM of float32 with constant 4-bit weights, with a scale and a zero point for each block along the depth K.
 
 Few rows are multiplied with the codes as they come out of memory, whose bandwidth is the limit: the products of a block
@@ -7,11 +5,10 @@ are summed first, and then scaled. For more rows, each panel of weights is dequa
 float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -23,8 +20,8 @@ from .epilogue import Epilogue, operand_buffers
 from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, packed, stored, tile_sums, tiles
 from .machine import Machine
 from .rows import filled
-from .tiles import OPAQUE, Tile, ceil_div, heights
-from .vectors import as_wide, converted, held, lanes_at, spread, total
+from .tiles import OPAQUE, Tile, Vector, ceil_div, heights
+from .vectors import Scalar, as_wide, converted, held, known, lanes_at, spread, total
 
 WORD = 8
 """Codes in 32 bits."""
@@ -62,7 +59,7 @@ def nibble_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epi
     """
     assert gemm.depth is not None
     lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
-    rows: Any = prod(lead)
+    rows: Scalar = prod(lead)
     panels = ceil_div(gemm.columns, tile.columns)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -79,7 +76,7 @@ def nibble_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epi
             beside = as_matrices(beside, epilogue, rows)
             product = _Product(gemm, rows, block, tile, machine, x, codes, scales, zero_points)
 
-            def store(sums: Any, row: Any, column: Any) -> None:
+            def store(sums: Sequence[Vector], row: Scalar, column: Scalar) -> None:
                 stored(sums, y, beside, (row, column), epilogue)
 
             with imported(machine, epilogue.is_coarse):
@@ -104,16 +101,16 @@ class _Product:
     """Code for a product, with few rows or with many."""
 
     gemm: Gemm
-    rows: Any
+    rows: Scalar
     block: int
     tile: Tile
     machine: Machine
-    x: Any
-    codes: Any
-    scales: Any
-    zero_points: Any
+    x: tirx.Buffer
+    codes: tirx.Buffer
+    scales: tirx.Buffer
+    zero_points: tirx.Buffer
 
-    def few(self, store: Callable[[Any, Any, Any], None]) -> None:
+    def few(self, store: Callable[[Sequence[Vector], Scalar, Scalar], None]) -> None:
         """Emit products of up to 8 rows with codes, summed by block and then scaled."""
         rows, blocks = self.rows, self.scales.shape[1]
         totals = T.alloc_buffer((_FEW, blocks), "float32")
@@ -130,9 +127,9 @@ class _Product:
                         sums = self._sums(totals, (row, panel, start), Tile(height, width, self.tile.lanes))
                         store(sums, row, column + start)
 
-    def many(self, store: Callable[[Any, Any, Any], None]) -> None:
+    def many(self, store: Callable[[Sequence[Vector], Scalar, Scalar], None]) -> None:
         """Emit products of any number of rows with panels that are dequantized to float32 first."""
-        rows, panels = self.rows, int(self.scales.shape[0])
+        rows, panels = self.rows, known(self.scales.shape[0])
         chunks = chunks_of(self.gemm, panels, self.machine)
         with loop_over(self.gemm)(0, panels * chunks) as task:
             chunk, panel = task // panels, task % panels
@@ -144,10 +141,10 @@ class _Product:
                     tile = Tile(height, self.tile.columns, self.tile.lanes)
                     store(tile_sums(self.x, whole, row, (0, 0), tile, self.gemm), row, column)
 
-    def _column(self, panel: Any) -> Any:
+    def _column(self, panel: Scalar) -> tirx.Expr:
         return tirx.min(panel * self.tile.columns, self.gemm.columns - self.tile.columns)
 
-    def _total(self, row: Any, block: Any) -> Any:
+    def _total(self, row: Scalar, block: Scalar) -> tirx.Expr:
         """Emit the negative sum of a row's elements in a block."""
         lanes = self.machine.lanes
         gathered, place = filled(self.machine, T.float32(0)), lanes_at(0, lanes)
@@ -156,7 +153,7 @@ class _Product:
             T.buffer_store(gathered, gathered[place] - vector, [place])
         return total(gathered)
 
-    def _sums(self, totals: Any, place: tuple[Any, Any, int], tile: Tile) -> list[tuple[int, int, int, Any]]:
+    def _sums(self, totals: tirx.Buffer, place: tuple[Scalar, Scalar, int], tile: Tile) -> list[Vector]:
         """Emit the sums of a tile at a row, a panel and a column in it: line, column, lanes and sums of each vector."""
         row, panel, first = place
         sums, part = (T.alloc_buffer((tile.rows * tile.columns,), "float32") for _ in range(2))
@@ -182,8 +179,9 @@ class _Product:
                 T.buffer_store(sums, sums[spot] + part[spot] * scale, [spot])
         return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
 
-    def _dequantized(self, panel: Any) -> Any:
+    def _dequantized(self, panel: Scalar) -> tirx.Buffer:
         """Emit a buffer `[1, depth, column of the tile]` with a panel's dequantized weights."""
+        assert self.gemm.depth is not None
         whole = T.alloc_buffer((1, self.gemm.depth, self.tile.columns), "float32")
         with T.serial(0, self.scales.shape[1]) as block:
             for start, lanes in self.tile.vectors:
@@ -198,7 +196,7 @@ class _Product:
                         T.buffer_store(whole, number, [0, word * WORD + index, at])
         return whole
 
-    def _number(self, words: Any, index: int) -> Any:
+    def _number(self, words: tirx.Expr, index: int) -> tirx.Expr:
         """Return the codes at an index in words, as floats from -8 to 7."""
         lanes = words.ty.dtype.lanes
         if lanes == 16 and self.machine.is_x86:  # a table in a register, of whose index 4 bits count

@@ -1,23 +1,20 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Elementwise operators that stand alone, on images in blocks and operands that are broadcast to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import BFLOAT16, imported, stored_as
-from .elements import ELEMENTS
+from .elements import ELEMENTS, Attributes
 from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import OPAQUE, loop_for
-from .vectors import converted, lanes_at, spread
+from .vectors import Scalar, converted, lanes_at, spread
 
 Shape = tuple[int | None, ...]
 """The sizes of a tensor: None for a batch that isn't known; scalars have no sizes."""
@@ -37,7 +34,7 @@ class Pixelwise:
     """
 
     operator: str
-    attributes: tuple[tuple[str, Any], ...]
+    attributes: Attributes
     operands: tuple[Form | None, ...]
     result: Form
 
@@ -54,14 +51,17 @@ def pixelwise_kernel(sizes: Pixelwise, machine: Machine) -> tirx.PrimFunc:
             ]
             dtype, shape = sizes.result
             y = T.arg("y", T.buffer(_sizes(shape, batch), dtype))
-            images, blocks, rows, columns, lanes = _sizes(shape, batch)
+            images, blocks, rows, columns, _ = _sizes(shape, batch)
+            lanes = shape[-1]
+            assert lanes is not None
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            y, *buffers = (None if buffer is None else seen(buffer, buffer.shape) for buffer in (y, *buffers))
+            y = seen(y, y.shape)
+            buffers = [None if buffer is None else seen(buffer, buffer.shape) for buffer in buffers]
             tasks, code = images * blocks * rows, imported(machine, dtype == BFLOAT16)
             with T.sblock("root"), code, loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 vectors = [
-                    None if form is None else _vector(buffer, form[1], place, lanes)
+                    None if form is None or buffer is None else _vector(buffer, form[1], place, lanes)
                     for buffer, form in zip(buffers, sizes.operands, strict=True)
                 ]
                 result = ELEMENTS[sizes.operator](dict(sizes.attributes).get, *vectors)
@@ -73,7 +73,9 @@ def pixelwise_kernel(sizes: Pixelwise, machine: Machine) -> tirx.PrimFunc:
 def pixels_kernel(shape: Shape, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """Build a kernel of an epilogue's operands to its result, images in blocks."""
     sizes = _sizes(shape, tirx.Var("batch", "int64"))
-    images, blocks, rows, columns, lanes = sizes
+    images, blocks, rows, columns, _ = sizes
+    lanes = shape[-1]
+    assert lanes is not None
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             beside = operand_images(epilogue, sizes)
@@ -87,11 +89,11 @@ def pixels_kernel(shape: Shape, machine: Machine, epilogue: Epilogue) -> tirx.Pr
         return builder.get()
 
 
-def _sizes(shape: Shape, batch: Any) -> tuple[Any, ...]:
+def _sizes(shape: Shape, batch: Scalar) -> tuple[Scalar, ...]:
     return tuple(batch if size is None else size for size in shape)
 
 
-def _vector(buffer: Any, shape: Shape, place: Sequence[Any], lanes: int) -> Any:
+def _vector(buffer: tirx.Buffer, shape: Shape, place: Sequence[Scalar], lanes: int) -> tirx.Expr:
     """Return an operand's vector for a place of the result; axes of one element are broadcast."""
     if not shape:
         return spread(buffer[()], lanes)

@@ -1,10 +1,7 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Dynamic quantization of floats to uint8, like DynamicQuantizeLinear: one grid for a tensor, or one for each row."""
 
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -13,8 +10,8 @@ from tvm.script.ir_builder import tirx as T
 from .approximations import least, most
 from .machine import Machine
 from .rows import SMALL, each, filled
-from .tiles import OPAQUE
-from .vectors import greatest, held, smallest, spread
+from .tiles import OPAQUE, Loop
+from .vectors import Scalar, greatest, held, known, smallest, spread
 
 
 @lru_cache
@@ -24,7 +21,7 @@ def quantize_kernel(lead: tuple[int | None, ...], columns: int, by_row: bool, ma
     Scales and zero points are `[*lead, 1]` by row, and scalars otherwise.
     """
     sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(lead)]
-    rows: Any = prod(sizes)
+    rows: Scalar = prod(sizes)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((*sizes, columns), "float32"))
@@ -52,7 +49,7 @@ def quantize_kernel(lead: tuple[int | None, ...], columns: int, by_row: bool, ma
         return builder.get()
 
 
-def _find_grid(x: Any, scales: Any, zero_points: Any, loop: Any, machine: Machine) -> None:
+def _find_grid(x: tirx.Buffer, scales: tirx.Buffer, zero_points: tirx.Buffer, loop: Loop, machine: Machine) -> None:
     """Emit code for one grid for all rows: their ranges, on all threads, and then the range of these."""
     rows = x.shape[0]
     ranges = [T.alloc_buffer((rows,), "float32") for _ in range(2)]
@@ -66,26 +63,35 @@ def _find_grid(x: Any, scales: Any, zero_points: Any, loop: Any, machine: Machin
     _store_grid(low[0], high[0], scales, zero_points, 0)
 
 
-def _range(x: Any, row: Any, machine: Machine) -> tuple[Any, Any]:
+def _range(x: tirx.Buffer, row: Scalar, machine: Machine) -> tuple[tirx.Expr, tirx.Expr]:
     """Emit a row's lowest and highest number, extended to include 0."""
     low, high = (filled(machine, T.float32(0)) for _ in range(2))
 
-    def compare(at: Any, lane: Any) -> None:
+    def compare(at: Scalar, lane: Scalar) -> None:
         T.buffer_store(low, tirx.Select(x[row, at] < low[lane], x[row, at], low[lane]), [lane])
         T.buffer_store(high, tirx.Select(x[row, at] > high[lane], x[row, at], high[lane]), [lane])
 
-    each(int(x.shape[1]), machine, compare)
+    each(known(x.shape[1]), machine, compare)
     return smallest(low), greatest(high)
 
 
-def _store_grid(low: Any, high: Any, scales: Any, zero_points: Any, place: Any) -> None:
+def _store_grid(low: tirx.Expr, high: tirx.Expr, scales: tirx.Buffer, zero_points: tirx.Buffer, place: Scalar) -> None:
     width = held((high - low) / T.float32(255))
     scale = held(tirx.Select(width == T.float32(0), T.float32(1), width))
     T.buffer_store(scales, scale, [place])
     T.buffer_store(zero_points, tirx.nearbyint((T.float32(0) - low) / scale).astype("uint8"), [place])
 
 
-def _quantize(x: Any, y: Any, row: Any, scale: Any, zero_point: Any, machine: Machine, *, is_divided: bool) -> None:
+def _quantize(
+    x: tirx.Buffer,
+    y: tirx.Buffer,
+    row: Scalar,
+    scale: tirx.Expr,
+    zero_point: tirx.Expr,
+    machine: Machine,
+    *,
+    is_divided: bool,
+) -> None:
     """Emit the quantization of a row.
 
     The standard divides by the scale; multiplying by its inverse, where that is allowed, may round ties to another
@@ -93,7 +99,7 @@ def _quantize(x: Any, y: Any, row: Any, scale: Any, zero_point: Any, machine: Ma
     """
     factor, zero = held(scale if is_divided else T.float32(1) / scale), held(zero_point)
 
-    def store(at: Any, lane: Any) -> None:
+    def store(at: Scalar, lane: Scalar) -> None:
         vector = x[row, at]
         lanes = vector.ty.dtype.lanes
         scaled = vector / spread(factor, lanes) if is_divided else vector * spread(factor, lanes)
@@ -101,4 +107,4 @@ def _quantize(x: Any, y: Any, row: Any, scale: Any, zero_point: Any, machine: Ma
         integers = held(most(held(least(steps, 255.0)), 0.0)).astype("int32" if lanes == 1 else f"int32x{lanes}")
         T.buffer_store(y, integers.astype("uint8" if lanes == 1 else f"uint8x{lanes}"), [row, at])
 
-    each(int(x.shape[1]), machine, store)
+    each(known(x.shape[1]), machine, store)

@@ -1,12 +1,9 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Softmax and normalization of rows in float32: each row is read several times, but from memory only once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -16,7 +13,7 @@ from .approximations import exp
 from .bfloat16 import BFLOAT16, imported, rounded, stored_as
 from .machine import Machine
 from .tiles import OPAQUE
-from .vectors import greatest, held, lanes_at, spread, total
+from .vectors import Scalar, greatest, held, lanes_at, spread, total
 
 SMALL = 1 << 14
 """Elements below which waking other threads costs more than they save."""
@@ -26,17 +23,18 @@ SMALL = 1 << 14
 def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
     """Build a kernel of `[*lead, columns]` to the softmax of each row."""
 
-    def row(x: Any, y: Any, row: Any) -> None:
+    def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
+        x, y = buffers
         highest = filled(machine, -T.infinity("float32"))
 
-        def compare(at: Any, lane: Any) -> None:
+        def compare(at: Scalar, lane: Scalar) -> None:
             T.buffer_store(highest, tirx.Select(x[row, at] > highest[lane], x[row, at], highest[lane]), [lane])
 
         each(columns, machine, compare)
         T.buffer_store(highest, greatest(highest), [0])
         sums = filled(machine, T.float32(0))
 
-        def exponentiate(at: Any, lane: Any) -> None:
+        def exponentiate(at: Scalar, lane: Scalar) -> None:
             vector = held(x[row, at])
             T.buffer_store(y, exp(vector - spread(highest[0], vector.ty.dtype.lanes)), [row, at])
             T.buffer_store(sums, sums[lane] + y[row, at], [lane])
@@ -44,7 +42,7 @@ def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine)
         each(columns, machine, exponentiate)
         T.buffer_store(sums, T.float32(1) / total(sums), [0])
 
-        def scale(at: Any, lane: Any) -> None:
+        def scale(at: Scalar, lane: Scalar) -> None:
             vector = y[row, at]
             T.buffer_store(y, vector * spread(sums[0], vector.ty.dtype.lanes), [row, at])
 
@@ -77,19 +75,19 @@ def norm_kernel(
     The result is float32 or bfloat16.
     """
 
-    def row(x: Any, scales: Any, *others: Any) -> None:
-        *biases, y, row = others
+    def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
+        x, scales, *biases, y = buffers
         mean = filled(machine, T.float32(0))
         if norm.is_centered:
             each(columns, machine, lambda at, lane: T.buffer_store(mean, mean[lane] + x[row, at], [lane]))
             T.buffer_store(mean, total(mean) * T.float32(1 / columns), [0])
         squares = filled(machine, T.float32(0))
 
-        def centered(at: Any) -> Any:
+        def centered(at: Scalar) -> tirx.Expr:
             vector = x[row, at]
             return held(vector - spread(mean[0], vector.ty.dtype.lanes) if norm.is_centered else vector)
 
-        def add(at: Any, lane: Any) -> None:
+        def add(at: Scalar, lane: Scalar) -> None:
             distance = centered(at)
             T.buffer_store(squares, squares[lane] + distance * distance, [lane])
 
@@ -97,7 +95,7 @@ def norm_kernel(
         variance = total(squares) * T.float32(1 / columns)
         T.buffer_store(squares, T.float32(1) / tirx.sqrt(variance + T.float32(norm.epsilon)), [0])
 
-        def store(at: Any, lane: Any) -> None:
+        def store(at: Scalar, lane: Scalar) -> None:
             vector = centered(at)
             scaled = vector * spread(squares[0], vector.ty.dtype.lanes) * scales[at]
             shifted = scaled + biases[0][at] if biases else scaled
@@ -112,7 +110,8 @@ def norm_kernel(
 def rounding_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
     """Build a kernel that rounds `[*lead, columns]` to the nearest bfloat16."""
 
-    def row(x: Any, y: Any, row: Any) -> None:
+    def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
+        x, y = buffers
         each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
 
     return _kernel(lead, columns, (), row, machine, BFLOAT16)
@@ -122,7 +121,7 @@ def _kernel(
     lead: tuple[int | None, ...],
     columns: int,
     beside: Sequence[int],
-    row: Callable[..., None],
+    row: Callable[[Sequence[tirx.Buffer], tirx.Expr], None],
     machine: Machine,
     result: str = "float32",
 ) -> tirx.PrimFunc:
@@ -134,23 +133,23 @@ def _kernel(
             vectors = [T.arg(f"vector{index}", T.buffer((size,), "float32")) for index, size in enumerate(beside)]
             y = T.arg("y", T.buffer((*sizes, columns), result))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            rows: Any = prod(sizes)
+            rows: Scalar = prod(sizes)
             x, y = (T.decl_buffer((rows, columns), stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (x, y))
             loop = T.serial if isinstance(rows, int) and rows * columns < SMALL else T.parallel
             root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
             with root, imported(machine, result == BFLOAT16), loop(0, rows) as place:
-                row(x, *vectors, y, place)
+                row((x, *vectors, y), place)
         return builder.get()
 
 
-def filled(machine: Machine, value: Any) -> Any:
+def filled(machine: Machine, value: tirx.Expr) -> tirx.Buffer:
     """Allocate a vector filled with one number, to combine lanes in."""
     buffer = T.alloc_buffer((machine.lanes,), "float32")
     T.buffer_store(buffer, spread(value, machine.lanes), [lanes_at(0, machine.lanes)])
     return buffer
 
 
-def each(columns: int, machine: Machine, body: Callable[[Any, Any], None]) -> None:
+def each(columns: int, machine: Machine, body: Callable[[Scalar, Scalar], None]) -> None:
     """Emit code for each vector of a row, from the vector's place and that of its lanes."""
     whole, rest = divmod(columns, machine.lanes)
     if whole:

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Images of few channels as rows of bytes, pixel after pixel, that convolutions multiply four at a time.
 
 Four bytes that are multiplied together may cross from one pixel to the next: seven pixels of three channels take six
@@ -8,7 +6,6 @@ times four bytes, where pixels filled up to four bytes would take seven. Rows an
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -19,7 +16,7 @@ from .dots import DEPTH
 from .epilogue import Epilogue, operand_buffers
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div, loop_for
-from .vectors import lanes_at
+from .vectors import Scalar, lanes_at
 from .windows import Pair, Window
 
 
@@ -80,13 +77,13 @@ def strips_kernel(strips: Strips, padding: int, machine: Machine, epilogue: Epil
     lanes = machine.lanes if columns >= machine.lanes else 1
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            (x,) = operand_buffers(epilogue, (batch, channels, rows, columns), None)
+            (x,) = operand_buffers(epilogue, (batch, channels, rows, columns), channels)
             y = T.arg("y", T.buffer((batch, 1, height, width), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.sblock("root"), loop_for(batch * height * width)(0, batch * height) as task:
                 image, row = task // height, task % height
 
-                def fill(begin: int, end: int, image: Any = image, row: Any = row) -> None:
+                def fill(begin: int, end: int, image: Scalar = image, row: Scalar = row) -> None:
                     with T.serial(0, end - begin) as byte:
                         T.buffer_store(y, tirx.const(padding, epilogue.dtype), [image, 0, row, begin + byte])
 
@@ -108,7 +105,7 @@ def strips_kernel(strips: Strips, padding: int, machine: Machine, epilogue: Epil
         return builder.get()
 
 
-def _interleaved(parts: list[Any], lanes: int) -> Any:
+def _interleaved(parts: list[tirx.Expr], lanes: int) -> tirx.Expr:
     """Interleave the lanes of vectors."""
     if len(parts) == 1:
         return parts[0]

@@ -1,14 +1,14 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Register tiles: parts of a result that registers hold."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .vectors import lanes_at
+from .vectors import Scalar, lanes_at
 
 OPAQUE = 8
 """TVM's number for kernels that it fuses with nothing."""
@@ -16,6 +16,12 @@ WORTH = 1 << 14
 """Operations on vectors from which waking other threads for them pays."""
 LATENCY = 8
 """Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
+
+
+Loop: TypeAlias = Callable[[Scalar, Scalar], AbstractContextManager[tirx.Expr]]
+"""A loop from a begin to an end, whose variable its context gives."""
+Vector: TypeAlias = tuple[int, int, int, tirx.Expr]
+"""A vector of a tile: its row, first column, lanes and numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class Tile:
         return [(start, min(self.lanes, self.columns - start)) for start in range(0, self.columns, self.lanes)]
 
     @property
-    def spots(self) -> list[tuple[int, int, int, Any]]:
+    def spots(self) -> list[tuple[int, int, int, Scalar]]:
         """Row, first column and lanes of each vector, and its places in a buffer that holds the tile."""
         return [
             (row, start, lanes, lanes_at(row * self.columns + start, lanes))
@@ -47,14 +53,14 @@ class Tile:
         ]
 
 
-def heights(height: int, rows: Any) -> list[tuple[int, Any]]:
+def heights(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
     """Return heights of tiles, and how many tiles have each; where rows aren't known, one is chosen at run time.
 
     The last tile overlaps the one before it if the height doesn't divide the rows.
     """
     if isinstance(rows, int):
         return [(min(height, rows), ceil_div(rows, min(height, rows)))]
-    found: list[tuple[int, Any]] = []
+    found: list[tuple[int, Scalar]] = []
     beyond = None
     while height:
         is_fit = rows >= height if beyond is None else tirx.all(rows >= height, rows < beyond)
@@ -64,7 +70,7 @@ def heights(height: int, rows: Any) -> list[tuple[int, Any]]:
     return found
 
 
-def loop_for(operations: Any) -> Any:
+def loop_for(operations: Scalar) -> Loop:
     """Return the loop over a kernel's tasks: parallel unless their operations on vectors are known to be few."""
     return T.serial if isinstance(operations, int) and operations < WORTH else T.parallel
 

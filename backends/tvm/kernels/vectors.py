@@ -1,36 +1,43 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Vectors of any number of lanes, where scalars stand for those of one, since TVM has none."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+Scalar: TypeAlias = int | tirx.Expr
+"""An integer: a number while a kernel is generated, or an expression that the kernel computes."""
 
-def lanes_at(start: Any, lanes: int) -> Any:
+
+def known(size: tirx.Expr) -> int:
+    """Return a size that is a number."""
+    assert isinstance(size, tirx.IntImm), f"{size} is known at run time alone"
+    return int(size)
+
+
+def lanes_at(start: Scalar, lanes: int) -> Scalar:
     """Return the indices of consecutive elements."""
     return start if lanes == 1 else T.ramp(start, 1, lanes)
 
 
-def spread(element: Any, lanes: int) -> Any:
+def spread(element: tirx.Expr, lanes: int) -> tirx.Expr:
     """Broadcast an element to every lane."""
     return element if lanes == 1 else T.broadcast(element, lanes)
 
 
-def as_wide(dtype: str, vector: Any) -> str:
+def as_wide(dtype: str, vector: tirx.Expr) -> str:
     """Return the type of as many elements as a vector has."""
     lanes = vector.ty.dtype.lanes
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
-def converted(vector: Any, dtype: str) -> Any:
+def converted(vector: tirx.Expr, dtype: str) -> tirx.Expr:
     """Convert each lane to another element type."""
     return vector.astype(as_wide(dtype, vector))
 
 
-def held(vector: Any) -> Any:
+def held(vector: tirx.Expr) -> tirx.Expr:
     """Compute a vector once, in a buffer that LLVM keeps in a register.
 
     Binding a name wouldn't do: TVM's simplifier puts the expression back in for the name.
@@ -42,12 +49,12 @@ def held(vector: Any) -> Any:
     return buffer[place]
 
 
-def total(buffer: Any) -> Any:
+def total(buffer: tirx.Buffer) -> tirx.Expr:
     """Return the sum of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: a + b)
 
 
-def totals(vectors: Sequence[Any]) -> Any:
+def totals(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
     """Return a vector with the sums of as many vectors as each has lanes."""
     lanes = size = len(vectors)
     while size > 1:
@@ -61,18 +68,18 @@ def totals(vectors: Sequence[Any]) -> Any:
     return vectors[0]
 
 
-def greatest(buffer: Any) -> Any:
+def greatest(buffer: tirx.Buffer) -> tirx.Expr:
     """Return the greatest of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: tirx.Select(a > b, a, b))
 
 
-def smallest(buffer: Any) -> Any:
+def smallest(buffer: tirx.Buffer) -> tirx.Expr:
     """Return the smallest of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: tirx.Select(a < b, a, b))
 
 
-def _halved(buffer: Any, combine: Callable[[Any, Any], Any]) -> Any:
-    lanes = int(buffer.shape[0])
+def _halved(buffer: tirx.Buffer, combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> tirx.Expr:
+    lanes = known(buffer.shape[0])
     while lanes > 1:
         lanes //= 2
         halves = (buffer[lanes_at(start, lanes)] for start in (0, lanes))

@@ -1,11 +1,11 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """How windows of known sizes lie on an image."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import overload
 
 from tvm import tirx
+
+from .vectors import Scalar
 
 Pair = tuple[int, int]
 """A number for the rows and one for the columns; an image with one axis has one row."""
@@ -47,14 +47,18 @@ class Window:
         """Return windows of one pixel each."""
         return cls(image, image, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
 
-    def at(self, axis: int, place: Any, tap: Any) -> Any:
+    @overload
+    def at(self, axis: int, place: int, tap: int) -> int: ...
+    @overload
+    def at(self, axis: int, place: Scalar, tap: Scalar) -> Scalar: ...
+    def at(self, axis: int, place: Scalar, tap: Scalar) -> Scalar:
         """Return where along an axis of the image a tap of a window lies."""
         return place * self.strides[axis] + tap * self.gaps[axis] - self.begins[axis]
 
     def is_inside(self, column: int, tap: int) -> bool:
         return 0 <= self.at(1, column, tap) < self.image[1]
 
-    def rows(self, row: Any, *, padded: bool = False) -> tuple[Any, Any]:
+    def rows(self, row: Scalar, *, padded: bool = False) -> tuple[Scalar, Scalar]:
         """Return the first tap of a window on a row of the image, or of its padding, and the one behind the last."""
         low, high = self._bounds(0, padded=padded)
         first, last = self.at(0, 0, 0), self.at(0, self.result[0] - 1, self.kernel[0] - 1)
@@ -74,14 +78,16 @@ class Window:
         first, last = self._edges(axis)
         return rows if first is None else [*rows[:first], rows[first], *rows[last + 1 :]]
 
-    def kind(self, axis: int, place: Any) -> Any:
+    def kind(self, axis: int, place: Scalar | None) -> Scalar:
         """Return the kind of a place along an axis of the result: each that reaches into the padding is its own kind.
 
         A place of None is any of the others.
         """
         first, last = self._edges(axis)
         if first is None or place is None:
-            return place if first is None else first
+            found = place if first is None else first
+            assert found is not None
+            return found
         if isinstance(place, int):
             return min(place, first) + max(place - last, 0)
         return tirx.min(place, first) + tirx.max(place - last, 0)

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Winograd convolutions of 3x3 taps in float32, on images in blocks of channels (NCHWc).
 
 Images and weights are transformed tile by tile and multiplied element by element, which the sums over channels make
@@ -12,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from heapq import merge
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -28,9 +25,9 @@ from .epilogue import Epilogue
 from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, ceil_div
-from .vectors import held, lanes_at, spread
+from .vectors import Scalar, held, lanes_at, spread
 
-Vectors = Sequence[Any]
+Vectors = Sequence[tirx.Expr]
 
 _TAPS = 3
 _POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.5, -1.5)}
@@ -207,15 +204,15 @@ class _Code:
     sizes: Convolution
     plan: Plan
     lanes: int
-    x: Any
-    weights: Any
-    bias: Any
-    y: Any
+    x: tirx.Buffer
+    weights: tirx.Buffer
+    bias: tirx.Buffer
+    y: tirx.Buffer
     finish: Finish
-    images: Any
-    products: Any
+    images: tirx.Buffer
+    products: tirx.Buffer
 
-    def transform(self, image: Any, block: Any, first: Any, tile: Any) -> None:
+    def transform(self, image: Scalar, block: Scalar, first: Scalar, tile: Scalar) -> None:
         """Emit the transform of a tile of a block of the image; pixels in the padding are zero."""
         size, whole = self.plan.size, lanes_at(0, self.lanes)
         begins, sizes = self.sizes.window.begins, self.sizes.window.image
@@ -223,7 +220,7 @@ class _Code:
         ends = zip(start, sizes, strict=True)
         is_inner = tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in ends))
 
-        def pixel(row: Any, column: Any) -> Any:
+        def pixel(row: Scalar, column: Scalar) -> tirx.Expr:
             return loaded(self.x[image, block, start[0] + row, start[1] + column, whole], self.sizes.dtype)
 
         with T.If(is_inner):
@@ -238,7 +235,7 @@ class _Code:
                     T.buffer_store(patch, element, [row, column, whole])
                 self._into(lambda row, column: patch[row, column, whole], block * self.plan.tiles + tile)
 
-    def panel(self, image: Any, panel: Any, first: Any) -> None:
+    def panel(self, image: Scalar, panel: Scalar, first: Scalar) -> None:
         """Emit the products with some blocks of filters, and their transform back."""
         plan = self.plan
         with T.serial(0, plan.size**2) as position, T.serial(0, ceil_div(plan.tiles, plan.rows)) as step:
@@ -246,13 +243,13 @@ class _Code:
         with T.serial(0, plan.blocks) as number, T.serial(0, plan.tiles) as tile:
             self._back(image, panel * plan.blocks + number, number * plan.tiles + tile, self._origin(first + tile))
 
-    def _origin(self, tile: Any) -> tuple[Any, Any]:
+    def _origin(self, tile: Scalar) -> tuple[Scalar, Scalar]:
         """Return where in the result a tile begins."""
         side = self.plan.side
         columns = ceil_div(self.sizes.window.result[1], side)
         return tile // columns * side, tile % columns * side
 
-    def _into(self, load: Callable[[int, int], Any], place: Any) -> None:
+    def _into(self, load: Callable[[int, int], tirx.Expr], place: Scalar) -> None:
         matrix, _, _ = matrices(self.plan.side)
         size, whole = self.plan.size, lanes_at(0, self.lanes)
         columns = [_applied(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
@@ -260,7 +257,7 @@ class _Code:
             for column, vector in enumerate(_applied(matrix, [line[row] for line in columns])):
                 T.buffer_store(self.images, vector, [row * size + column, place, whole])
 
-    def _multiply(self, panel: Any, position: Any, first: Any) -> None:
+    def _multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
         plan, lanes, whole = self.plan, self.lanes, lanes_at(0, self.lanes)
         spots = [(row, number) for row in range(plan.rows) for number in range(plan.blocks)]
@@ -282,7 +279,7 @@ class _Code:
         for (row, number), total in sums.items():
             T.buffer_store(self.products, total[whole], [position, number * plan.tiles + first + row, whole])
 
-    def _back(self, image: Any, block: Any, place: Any, origin: tuple[Any, Any]) -> None:
+    def _back(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
         """Emit a tile of the result, transformed back, and its epilogue; pixels beyond the image are dropped."""
         _, _, matrix = matrices(self.plan.side)
         side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, lanes_at(0, self.lanes)
@@ -304,16 +301,16 @@ class _Code:
             T.buffer_store(self.y, self.finish.applied(vector, at, lanes), [*at, whole])
 
 
-def _applied(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
+def _applied(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
     """Multiply a matrix with a column of vectors.
 
     Rows of opposite points differ in the sign of the odd elements alone, so that their parts are computed once.
     """
     vectors = [held(vector) for vector in vectors]
-    rows: list[Any] = []
-    kept: dict[tuple[float, ...], Any] = {}
+    rows: list[tirx.Expr] = []
+    kept: dict[tuple[float, ...], tirx.Expr] = {}
     for row in matrix:
-        parts: list[tuple[float, Any]] = []
+        parts: list[tuple[float, tirx.Expr]] = []
         for begin in (0, 1):
             factors = np.zeros_like(row)
             factors[begin::2] = row[begin::2]
@@ -327,7 +324,7 @@ def _applied(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
     return rows
 
 
-def _mirrored(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
+def _mirrored(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
     """Multiply a matrix, whose columns belong to opposite points two by two, with a column of vectors.
 
     Sums and differences of the vectors of opposite points come first.
@@ -341,7 +338,7 @@ def _mirrored(matrix: np.ndarray, vectors: Vectors) -> list[Any]:
     return [_combined(row, [*terms, last]) for row in np.stack([*factors, matrix[:, -1]], axis=1)]
 
 
-def _signed(parts: Sequence[tuple[float, Any]]) -> Any:
+def _signed(parts: Sequence[tuple[float, tirx.Expr]]) -> tirx.Expr:
     (sign, total), *others = sorted(parts, key=lambda part: -part[0])
     assert sign > 0
     for sign, part in others:
@@ -349,7 +346,7 @@ def _signed(parts: Sequence[tuple[float, Any]]) -> Any:
     return held(total)
 
 
-def _combined(factors: np.ndarray, vectors: Vectors) -> Any:
+def _combined(factors: np.ndarray, vectors: Vectors) -> tirx.Expr:
     """Return the sum of vectors times their factors; those with a factor of 1 come first, as they are."""
     pairs = sorted(
         ((float(factor), vector) for factor, vector in zip(factors, vectors, strict=True) if factor),

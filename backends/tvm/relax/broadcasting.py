@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Operands of elementwise operators, broadcast to the result's shape where TVM doesn't see how.
 
 TVM takes an operand's size for the result's unless it is the number 1. A symbol of the inputs is assumed not to be 1,
@@ -7,13 +5,13 @@ as everywhere in planish; a symbol that depends on data may be 1, and is looked 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from tvm import te, tirx
+from tvm import relax, te, tirx
 
 from ....ir.dims import Dim, symbols
 from ....ir.graph import Node, Value
 from ....ir.types import TensorType
+from ..kernels.vectors import Scalar
 from .emitter import Emitter
 from .expressions import choose, integer, row, same, total
 
@@ -25,12 +23,12 @@ def bind_result(emitter: Emitter, node: Node) -> None:
         return
     operands = [emitter.tensor(value) for value in node.inputs if value is not None]
 
-    def sizes(*operands: te.Tensor) -> Any:
-        found: list[Any] = []
-        faults: list[Any] = []
+    def sizes(*operands: te.Tensor) -> te.Tensor:
+        found: list[tirx.Expr] = []
+        faults: list[tirx.Expr] = []
         for axis in range(len(shape)):
             dims = [x.shape[place] for x in operands if (place := axis - len(shape) + len(x.shape)) >= 0]
-            size: Any = integer(1)
+            size = integer(1)
             for dim in dims:
                 size = choose(same(size, 1), dim, size)
             found.append(size)
@@ -40,7 +38,7 @@ def bind_result(emitter: Emitter, node: Node) -> None:
     emitter.computed(emitter.kernel(sizes, *operands), shape)
 
 
-def operand(emitter: Emitter, value: Value, shape: Sequence[Dim]) -> Any:
+def operand(emitter: Emitter, value: Value, shape: Sequence[Dim]) -> relax.Expr:
     """Return an operand in a form that TVM broadcasts with others to some shape."""
     wanted = shape[len(shape) - value.type.rank :]
     pairs = list(zip(value.shape, wanted, strict=True))
@@ -54,11 +52,11 @@ def _may_be_one(emitter: Emitter, dim: Dim) -> bool:
     return isinstance(dim, str) and not symbols(dim) <= emitter.given
 
 
-def spread(x: te.Tensor, *, shape: Sequence[Any]) -> Any:
+def spread(x: te.Tensor, *, shape: Sequence[Scalar]) -> te.Tensor:
     """Broadcast an operand to a shape: axes that turn out to have one element are repeated."""
     outer = len(shape) - len(x.shape)
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         pairs = zip(x.shape, place[outer:], strict=True)
         return x(*(tirx.min(index.astype("int64"), size - 1) for size, index in pairs))
 

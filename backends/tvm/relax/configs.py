@@ -3,10 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ....ir.errors import ModelError
 from ....ir.graph import Node
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from tvm import relax
+
+Way = TypeVar("Way", bound="DataclassInstance")
 
 Parameters = Mapping[str, int]
 """The parameters of a template, by name."""
@@ -33,7 +39,7 @@ class UnfitError(ModelError):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Site(Generic[Way]):
     """A kernel's place in a graph, before it is decided in which way it is generated.
 
     Attributes:
@@ -46,9 +52,9 @@ class Site:
 
     kernel: str
     layer: str
-    sizes: Any
-    ways: Sequence[Any]
-    call: Callable[[Any], Any]
+    sizes: "DataclassInstance"
+    ways: Sequence[Way]
+    call: Callable[[Way], "relax.Call"]
 
     @property
     def key(self) -> str:
@@ -67,7 +73,7 @@ class Choices:
     measured: Mapping[str, Parameters] = field(default_factory=dict[str, Parameters])
     source: str = ""
 
-    def made(self, site: Site) -> Any:
+    def made(self, site: Site[Way]) -> "relax.Call":
         """Return the kernel's call in the fastest way, by measurements or else by estimates.
 
         Raises:
@@ -86,7 +92,7 @@ ESTIMATED = Choices()
 """The choices by estimated times alone."""
 
 
-def spelled(record: Any) -> str:
+def spelled(record: "DataclassInstance") -> str:
     """Spell the fields of a dataclass in a line, without those that have their default.
 
     Fields of nested dataclasses are spelled among them.
@@ -96,7 +102,7 @@ def spelled(record: Any) -> str:
         value = getattr(record, part.name)
         if value == part.default:
             continue
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             words.append(spelled(value))
         elif value is True:
             words.append(part.name)

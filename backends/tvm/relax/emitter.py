@@ -1,20 +1,21 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """What converters write Relax with: tensors for the graph's values, sizes for its dimensions, and calls of kernels."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TypeAlias
 
-from tvm import relax, tirx
+from tvm import relax, te, tirx
+from tvm.ir import GlobalVar
 from tvm.sym import Analyzer
 
 from ....ir.dims import Dim, evaluate, symbols
 from ....ir.errors import TargetError
-from ....ir.graph import Constant, Graph, Value
+from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.infer import contents
 from ....ir.types import DType, TensorType
 from ..kernels.machine import Machine
+from ..kernels.vectors import Scalar, known
 from ..runtime.storage import carried, carrier
 from .configs import Choices
 
@@ -44,12 +45,12 @@ class Emitter:
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self.machine = machine
         self.choices = choices
-        self.blocked: dict[Value, Any] = {}
-        self._sizes: dict[str, Any] = {}
+        self.blocked: dict[Value, relax.Expr] = {}
+        self._sizes: dict[str, tirx.Expr] = {}
         self._new = count()
-        self._values: dict[Value, Any] = {}
-        self._deferred: dict[Value, Callable[[], Any]] = {}
-        self._kernels: dict[tirx.PrimFunc, Any] = {}
+        self._values: dict[Value, relax.Expr] = {}
+        self._deferred: dict[Value, Callable[[], relax.Expr]] = {}
+        self._kernels: dict[tirx.PrimFunc, GlobalVar] = {}
         self._analyzer = Analyzer()
         for dim in (dim for value in graph.inputs for dim in value.shape):
             self._bind(dim)
@@ -58,14 +59,14 @@ class Emitter:
         """Whether something stands for a value by now."""
         return value in self._values or value in self._deferred
 
-    def size(self, dim: Dim) -> Any:
+    def size(self, dim: Dim) -> Scalar:
         """Return a dimension as TVM takes it: an int, or an expression over its variables."""
         try:
             return evaluate(dim, self._sizes, _CALLS)
         except KeyError as error:
             raise NotImplementedError(f"the size {dim} depends on data in a way that isn't followed") from error
 
-    def shape(self, dims: Sequence[Dim]) -> Any:
+    def shape(self, dims: Sequence[Dim]) -> relax.ShapeExpr:
         """Return dimensions as a Relax shape."""
         return relax.ShapeExpr([self.size(dim) for dim in dims])
 
@@ -77,7 +78,7 @@ class Emitter:
         """Whether a dimension's symbols have their values at this point."""
         return symbols(dim) <= self._sizes.keys()
 
-    def computed(self, sizes: Any, dims: Sequence[Dim]) -> Any:
+    def computed(self, sizes: relax.Expr, dims: Sequence[Dim]) -> relax.ShapeExpr:
         """Bind dimensions to sizes that are computed while the model runs, and return them as a Relax shape.
 
         Args:
@@ -88,11 +89,11 @@ class Emitter:
             self._bind(dim)
         shape = self.shape(dims)
         found = self.block.emit(relax.op.tensor_to_shape(self.block.emit(sizes)))
-        zeros = [tirx.const(0, "int64")] * (int(sizes.ty.shape[0]) - len(dims))
+        zeros = [tirx.const(0, "int64")] * (known(shape_of(sizes)[0]) - len(dims))
         self.block.match_cast(found, relax.ShapeType([*shape.values, *zeros]))
         return shape
 
-    def tensor(self, value: Value) -> Any:
+    def tensor(self, value: Value) -> relax.Expr:
         """Return a value as a Relax tensor; shapes that were followed symbolically become tensors here."""
         if value not in self._values:
             if is_empty(value):  # as a constant it couldn't be read back from a file
@@ -106,19 +107,19 @@ class Emitter:
                 self._values[value] = self._materialized(value)
         return self._values[value]
 
-    def bind(self, value: Value, tensor: Any) -> None:
+    def bind(self, value: Value, tensor: relax.Expr) -> None:
         """Let a tensor stand for a value."""
         self._values[value] = tensor
 
-    def defer(self, value: Value, make: Callable[[], Any]) -> None:
+    def defer(self, value: Value, make: Callable[[], relax.Expr]) -> None:
         """Let what a function makes stand for a value, once it is asked for."""
         self._deferred[value] = make
 
-    def bound(self, value: Value) -> Any:
+    def bound(self, value: Value) -> relax.Expr | None:
         """Return the tensor that stands for a value, if there is one already."""
         return self._values.get(value)
 
-    def parameter(self, index: int, value: Value) -> Any:
+    def parameter(self, index: int, value: Value) -> relax.Var:
         """Return a variable that stands for an input.
 
         Raises:
@@ -127,10 +128,10 @@ class Emitter:
         if unbound := value.type.symbols - self._sizes.keys():
             raise TargetError(f"input {value.name!r}: TVM needs {', '.join(unbound)} as a dimension of its own")
         held = relax.TensorType(self.shape(value.shape), str(carrier(value.dtype)))
-        self._values[value] = relax.Var(f"input_{index}", held)
-        return self._values[value]
+        self._values[value] = variable = relax.Var(f"input_{index}", held)
+        return variable
 
-    def shaped(self, value: Value, shape: Sequence[Dim]) -> Any:
+    def shaped(self, value: Value, shape: Sequence[Dim]) -> relax.Expr:
         """Return a value as a Relax tensor of another shape with as many elements."""
         if tuple(shape) == value.shape:
             return self.tensor(value)
@@ -139,7 +140,9 @@ class Emitter:
             return relax.const(value.data.reshape(sizes), str(value.dtype))
         return self.block.emit(relax.op.reshape(self.tensor(value), self.shape(shape)))
 
-    def kernel(self, function: Callable[..., Any], *arguments: Any, **sizes: Any) -> Any:
+    def kernel(
+        self, function: Callable[..., te.Tensor | Sequence[te.Tensor]], *arguments: relax.Expr, **sizes: object
+    ) -> relax.Call:
         """Call a kernel that is given as a function from TVM's tensors to a tensor; the arguments are Relax's.
 
         TVM gives a kernel symbols of its own, so that numbers computed with sizes must be passed by name: as an
@@ -149,7 +152,9 @@ class Emitter:
         tensors = [self.block.normalize(argument) for argument in arguments]
         return self.block.call_te(function, *tensors, **sizes, primfunc_name_hint=name)
 
-    def prim_func(self, name: str, function: tirx.PrimFunc, arguments: Sequence[Any], *types: TensorType) -> Any:
+    def prim_func(
+        self, name: str, function: tirx.PrimFunc, arguments: Sequence[relax.Expr], *types: TensorType
+    ) -> relax.Call:
         """Call a kernel in TIR, which takes the arguments and, behind them, results of the given types.
 
         The sizes of its buffers may be variables of its own, which it reads from its arguments. The module gets one of
@@ -161,7 +166,7 @@ class Emitter:
         given = [self.block.normalize(argument) for argument in arguments]
         return relax.call_tir(kernel, given, results if len(results) > 1 else results[0])
 
-    def typed(self, expression: Any, type: TensorType) -> Any:
+    def typed(self, expression: relax.Expr, type: TensorType) -> relax.Expr:
         """Bind an expression to a variable of the given type."""
         expression = self.block.emit(expression)
         found = expression.ty
@@ -171,10 +176,10 @@ class Emitter:
             self._bind(dim)  # a size that depends on data gets its value from the cast below
         return self.held(expression, type)
 
-    def held(self, expression: Any, type: TensorType) -> Any:
+    def held(self, expression: relax.Expr, type: TensorType) -> relax.Expr:
         """Give an expression the shape that it must have; it is checked at run time where TVM can't prove it."""
         shape = self.shape(type.shape)
-        if self._same(expression.ty.shape, shape):
+        if self._same(type_of(expression).shape, shape):
             return expression
         return self.block.match_cast(expression, relax.TensorType(shape, str(carrier(type.dtype))))
 
@@ -182,21 +187,45 @@ class Emitter:
         if isinstance(dim, str) and dim.isidentifier():
             self._sizes.setdefault(dim, tirx.Var(dim, "int64"))
 
-    def _same(self, found: Any, shape: Any) -> bool:
+    def _same(self, found: relax.Expr | None, shape: relax.ShapeExpr) -> bool:
         if not isinstance(found, relax.ShapeExpr) or len(found.values) != len(shape.values):
             return False
         return all(self._analyzer.can_prove_equal(a, b) for a, b in zip(found.values, shape.values, strict=True))
 
-    def _materialized(self, value: Value) -> Any:
+    def _materialized(self, value: Value) -> relax.Expr:
         """Make a small integer tensor from its symbolic elements."""
         elements = contents(value)
         if not elements:
             raise TargetError(f"TVM can't hold %{value.name}: {value.type}")
         if not all(map(self.is_bound, elements)):
             raise TargetError(f"TVM can't hold %{value.name}: it depends on data in a way that isn't followed")
-        row: Any = relax.op.shape_to_tensor(self.shape(elements))
+        row = relax.op.shape_to_tensor(self.shape(elements))
         row = self.block.emit(relax.op.reshape(row, self.shape(value.shape)))
         return self.typed(row if value.dtype is DType.int64 else relax.op.astype(row, str(value.dtype)), value.type)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The result of a converter in blocks of channels."""
+
+    tensor: relax.Expr
+
+
+Converter: TypeAlias = Callable[[Emitter, Node], relax.Expr | Blocked]
+"""A function that writes a node in Relax."""
+
+
+def type_of(tensor: relax.Expr) -> relax.TensorType:
+    """Return a tensor's type as TVM knows it."""
+    assert isinstance(tensor.ty, relax.TensorType)
+    return tensor.ty
+
+
+def shape_of(tensor: relax.Expr) -> relax.ShapeExpr:
+    """Return a tensor's shape as TVM knows it."""
+    shape = type_of(tensor).shape
+    assert isinstance(shape, relax.ShapeExpr)
+    return shape
 
 
 def is_empty(value: Value) -> bool:

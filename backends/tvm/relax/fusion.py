@@ -7,15 +7,16 @@ dequantize: so integers are what lies in memory.
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from tvm import relax
 
 from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.quantization import quant_params_of
 from ....ir.types import DType
 from ....passes.legalization.expansions.integers import ROW_QUANTIZER
-from ..kernels.elements import ELEMENTS
+from ..kernels.elements import ELEMENTS, Attributes
 from ..kernels.epilogue import Epilogue, Operand, Reach, Step
-from .emitter import Emitter
+from .emitter import Blocked, Emitter
 
 QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 DYNAMIC = frozenset({"DynamicQuantizeLinear", ROW_QUANTIZER})
@@ -83,7 +84,7 @@ class Template:
     """
 
     anchor: Callable[[Node], Anchor | None]
-    lower: Callable[[Emitter, Group], Any]
+    lower: Callable[[Emitter, Group], relax.Expr | Blocked]
 
 
 def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template]) -> dict[Node, Group]:
@@ -267,7 +268,7 @@ def step_operands(node: Node) -> Sequence[Value | None]:
     return node.inputs[:1] if node.operator in QUANTIZING else node.inputs
 
 
-def step_attributes(node: Node) -> tuple[tuple[str, Any], ...]:
+def step_attributes(node: Node) -> Attributes:
     if node.operator not in QUANTIZING:
         return tuple(sorted(node.attributes.items()))
     grid = quant_params_of(node)

@@ -1,20 +1,17 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Arguments and sizes for kernels on images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from tvm import relax
+from tvm import relax, tirx
 
 from ....ir.graph import Node, Value
 from ....ir.types import DType
 from ..kernels.epilogue import Reach
 from ..kernels.windows import Window
-from .emitter import Emitter
+from .emitter import Blocked, Emitter
 from .fusion import Group, widened_from
-from .layouts import Blocked, blocked, blocked_type, images_of, in_blocks, is_image, row_in_blocks
+from .layouts import blocked, blocked_type, images_of, in_blocks, is_image, row_in_blocks
 
 
 def is_known(x: Value, node: Node) -> bool:
@@ -34,7 +31,7 @@ def unwidened(x: Value) -> Value:
     return x if narrow is None else narrow
 
 
-def as_image(emitter: Emitter, x: Value) -> Any:
+def as_image(emitter: Emitter, x: Value) -> relax.Expr:
     """Return images as a tensor with two spatial axes."""
     batch, channels, *sizes = x.shape
     return (
@@ -44,12 +41,12 @@ def as_image(emitter: Emitter, x: Value) -> Any:
     )
 
 
-def constant_row(numbers: np.ndarray, lanes: int) -> Any:
+def constant_row(numbers: np.ndarray, lanes: int) -> relax.Expr:
     """Return numbers for each channel as a row of whole blocks."""
     return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
 
 
-def operands(emitter: Emitter, group: Group) -> list[Any]:
+def operands(emitter: Emitter, group: Group) -> list[relax.Expr]:
     """Return the operands of a group's epilogue, in blocks."""
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     return [
@@ -58,15 +55,16 @@ def operands(emitter: Emitter, group: Group) -> list[Any]:
     ]
 
 
-def image_call(emitter: Emitter, output: Value, name: str, kernel: Any, arguments: Sequence[Any]) -> Blocked:
+def image_call(
+    emitter: Emitter, output: Value, name: str, kernel: tirx.PrimFunc, arguments: Sequence[relax.Expr]
+) -> Blocked:
     """Call a kernel whose result is images in blocks, of a value's type."""
     return Blocked(emitter.prim_func(name, kernel, arguments, blocked_type(emitter, output.type)))
 
 
 def window_of(node: Node, kernel: Sequence[int]) -> Window:
     """Return where the windows of a node lie; a single spatial axis becomes the columns of an image with one row."""
-    x, get = node.inputs[0], node.attributes.get
-    assert x is not None
+    x, get = node.operand(0), node.attributes.get
     rank = len(kernel)
     strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
     image, result = images_of(x.type).spatial, images_of(node.outputs[0].type).spatial

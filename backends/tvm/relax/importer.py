@@ -1,8 +1,4 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none
 """TVM's own ONNX importer, for operators without a converter of ours."""
-
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +14,7 @@ from . import broadcasting
 from .emitter import Emitter
 
 
-def imported(emitter: Emitter, node: Node) -> Any:
+def imported(emitter: Emitter, node: Node) -> relax.Expr:
     """Convert a node to Relax.
 
     Raises:
@@ -36,7 +32,7 @@ def imported(emitter: Emitter, node: Node) -> Any:
     return emitter.block.normalize(convert(emitter.block, inputs, attributes, [{}, {}]))
 
 
-def _operand(emitter: Emitter, node: Node, index: int) -> Any:
+def _operand(emitter: Emitter, node: Node, index: int) -> relax.Expr | int | None:
     value = node.inputs[index]
     if value is None:
         return None
@@ -50,7 +46,7 @@ def _operand(emitter: Emitter, node: Node, index: int) -> Any:
     return emitter.shape(elements) if value.type.rank else emitter.size(elements[0])
 
 
-def _attribute(value: Attribute) -> Any:
+def _attribute(value: Attribute) -> object:
     """Return an attribute as the importer reads it from a file."""
     if isinstance(value, str):
         return value.encode()

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Images in blocks of channels as wide as a vector register (NCHWc): `[batch, block, row, column, lane]`.
 
 A value is held plain, in blocks, or both: it is converted when another form is first asked for, and only once.
@@ -8,10 +6,8 @@ between its first convolution and its last pool. Lanes beyond the last channel h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -27,20 +23,13 @@ from .emitter import Emitter
 from .fusion import QUANTIZING, step_attributes, step_operands
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """The result of a converter in blocks."""
-
-    tensor: Any
-
-
-def hold_blocked(emitter: Emitter, value: Value, tensor: Any) -> None:
+def hold_blocked(emitter: Emitter, value: Value, tensor: relax.Expr) -> None:
     """Hold a value in blocks; it is converted where it is asked for in its plain form."""
     emitter.blocked[value] = tensor
     emitter.defer(value, partial(_plain, emitter, value))
 
 
-def _plain(emitter: Emitter, value: Value) -> Any:
+def _plain(emitter: Emitter, value: Value) -> relax.Expr:
     """Convert a value from blocks to its plain form.
 
     With one pixel and full blocks, both forms have the same order in memory, so that a reshape will do.
@@ -52,7 +41,7 @@ def _plain(emitter: Emitter, value: Value) -> Any:
     return emitter.prim_func("unblock", kernel, [tensor], value.type)
 
 
-def in_blocks(emitter: Emitter, value: Value, lanes: int = 0) -> Any:
+def in_blocks(emitter: Emitter, value: Value, lanes: int = 0) -> relax.Expr:
     """Convert a value to blocks of as many channels as a vector register has lanes, or of another number."""
     if lanes not in (0, emitter.machine.lanes):
         return _converted(emitter, value, value.shape, lanes)
@@ -61,7 +50,7 @@ def in_blocks(emitter: Emitter, value: Value, lanes: int = 0) -> Any:
     return emitter.blocked[value]
 
 
-def row_in_blocks(emitter: Emitter, value: Value) -> Any:
+def row_in_blocks(emitter: Emitter, value: Value) -> relax.Expr:
     """Return a value with a number for each channel, and no other axes, as a row of whole blocks."""
     (channels,) = [size for size in value.shape if size != 1] or [1]
     assert isinstance(channels, int)
@@ -95,7 +84,7 @@ def twin_of(emitter: Emitter, node: Node) -> Node | None:
     return graph.add_node(node.operator, inputs, [type], dict(step_attributes(node)), location=node.location)
 
 
-def pixelwise(emitter: Emitter, twin: Node) -> Any:
+def pixelwise(emitter: Emitter, twin: Node) -> relax.Expr:
     """Call a kernel for a twin, if it has one of the operators that kernels know."""
     given = [value for value in twin.inputs if value is not None]
     sizes = Pixelwise(
@@ -109,7 +98,7 @@ def pixelwise(emitter: Emitter, twin: Node) -> Any:
     return emitter.prim_func(twin.operator.lower(), kernel, tensors, twin.output.type)
 
 
-def _operand(emitter: Emitter, value: Value, output: Value) -> tuple[Any, TensorType] | None:
+def _operand(emitter: Emitter, value: Value, output: Value) -> tuple[relax.Expr, TensorType] | None:
     """Return an operand in blocks or, if all channels share it, with one lane; None if neither is possible."""
     dims = (1,) * (output.type.rank - value.type.rank) + value.shape
     type = TensorType(value.dtype, dims)
@@ -125,13 +114,13 @@ def _operand(emitter: Emitter, value: Value, output: Value) -> tuple[Any, Tensor
     return emitter.block.emit(tensor), type
 
 
-def _input(emitter: Emitter, graph: Graph, tensor: Any, type: TensorType) -> Value:
+def _input(emitter: Emitter, graph: Graph, tensor: relax.Expr, type: TensorType) -> Value:
     value = graph.add_input(f"x{len(graph.inputs)}", type)
     emitter.bind(value, tensor)
     return value
 
 
-def _converted(emitter: Emitter, value: Value, dims: Sequence[Dim], lanes: int = 0) -> Any:
+def _converted(emitter: Emitter, value: Value, dims: Sequence[Dim], lanes: int = 0) -> relax.Expr:
     """Convert a value to blocks, in a shape that has axes of one element in front of its own."""
     type = TensorType(value.dtype, tuple(dims))
     lanes = lanes or emitter.machine.lanes

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The lowering of a graph to Relax, node by node.
 
 Operators go through converters of ours, or through those of TVM's ONNX importer, one at a time, so that a refusal names
@@ -11,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from tvm import IRModule, relax
 from tvm.ir import Op
@@ -28,10 +25,10 @@ from ..kernels.machine import Machine
 from ..runtime.guards import Guards
 from .configs import ESTIMATED, Choices, Plainness, UnfitError, result_of
 from .converters.table import CONVERTERS, TEMPLATES
-from .emitter import Emitter, is_empty
+from .emitter import Blocked, Emitter, is_empty
 from .fusion import Group, find_groups
 from .importer import imported
-from .layouts import Blocked, blocked_type, hold_blocked, pixelwise, twin_of
+from .layouts import blocked_type, hold_blocked, pixelwise, twin_of
 from .lookup_tables import tabulated
 from .preconditions import guarded, read_places
 
@@ -94,7 +91,9 @@ class Walk:
         self._best = emitter.machine, emitter.choices
         self._plainness = plainness
         self._guards: dict[str, str] = {}
-        self._ends: dict[Any, str] = {}  # the names of results of `kernels`, by the variables that hold them
+        self._ends: dict[
+            relax.Expr | None, str
+        ] = {}  # the names of results of `kernels`, by the variables that hold them
 
     def module(self) -> IRModule:
         emitter, block = self._emitter, self._emitter.block
@@ -110,8 +109,10 @@ class Walk:
                 result = block.emit_output(relax.Tuple(results))
             block.emit_func_output(result)
         module = block.get()
-        self._check(module["main"])
-        self._note_results(module["main"])
+        main = module["main"]
+        assert isinstance(main, relax.Function)
+        self._check(main)
+        self._note_results(main)
         return module
 
     def guards(self) -> Guards:
@@ -120,7 +121,7 @@ class Walk:
         late = {dim: user for dim, user in self._guards.items() if dim not in early}
         return Guards(early, late, read_places(self._graph, self._origins.name))
 
-    def _check(self, function: Any) -> None:
+    def _check(self, function: relax.Function) -> None:
         """Refuse results whose shape TVM can't tell: they have no kernels, so that it would fail while compiling."""
         values = (value for node in self._graph.nodes for value in node.outputs)
         made_by = {self._emitter.bound(value): value.producer for value in values}
@@ -148,7 +149,7 @@ class Walk:
             for value in member.outputs:
                 self._ends[emitter.blocked.get(value, emitter.bound(value))] = name
 
-    def _note_results(self, function: Any) -> None:
+    def _note_results(self, function: relax.Function) -> None:
         """Note which result each variable belongs to: variables before a result were computed for it."""
         waiting: list[str] = []
         for binding in (binding for block in function.body.blocks for binding in block.bindings):
@@ -168,7 +169,9 @@ class Walk:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TargetError(f"{self._refusal(members[0])}: {reason}") from error
         for member in members:
-            for dim in guarded(member, (value for value in member.inputs if value in self._emitter)):
+            for dim in guarded(
+                member, (value for value in member.inputs if value is not None and value in self._emitter)
+            ):
                 self._guards.setdefault(dim, f"{member.location}: {self._origins.name(member)}")
 
     def _hold_results(self, node: Node, group: Group | None) -> None:
@@ -176,6 +179,7 @@ class Walk:
         twin = twin_of(emitter, node) if group is None else None
         if twin is not None:
             (result,) = [pixelwise(emitter, twin)] if twin.operator in ELEMENTS else self._convert(twin, None)
+            assert not isinstance(result, Blocked)
             hold_blocked(emitter, node.output, emitter.typed(result, twin.output.type))
             return
         for output, result in zip(node.outputs, self._convert(node, group), strict=True):
@@ -188,7 +192,7 @@ class Walk:
     def _refusal(self, node: Node) -> str:
         return f"{node.location}: TVM can't run {self._origins.name(node)}"
 
-    def _convert(self, node: Node, group: Group | None) -> Sequence[Any]:
+    def _convert(self, node: Node, group: Group | None) -> Sequence[relax.Expr | Blocked]:
         own = CONVERTERS.get(node.operator)
         if group is not None:
             found = TEMPLATES[group.anchor.operator].lower(self._emitter, group)
@@ -208,7 +212,7 @@ class Walk:
         return results[: len(node.outputs)]
 
 
-def _unshaped(binding: Any) -> str:
+def _unshaped(binding: relax.VarBinding | relax.MatchCast) -> str:
     """Return the TVM operator that a binding calls, if TVM would need its unknown shape to make a kernel."""
     call = binding.value
     if not isinstance(call, relax.Call) or not isinstance(call.op, Op) or call.op.get_attr("FDataDependent"):

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """TVM's runtime, from its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
 
 import ctypes
@@ -12,12 +10,16 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ....ir.errors import UsageError
 from ....ir.types import DType
+
+if TYPE_CHECKING:
+    from tvm_ffi import Function, Module, Tensor
 
 LIBRARY = "model.so"
 """The file of an artifact that holds the kernels."""
@@ -45,7 +47,7 @@ class Program:
     Threads may call it side by side: each call has a virtual machine to itself.
     """
 
-    def __init__(self, library: Path, weights: Sequence[Any], threads: int | None) -> None:
+    def __init__(self, library: Path, weights: Sequence["Tensor"], threads: int | None) -> None:
         """Load the library; each call runs on the given number of threads, or by default on as many as TVM takes.
 
         Raises:
@@ -79,18 +81,18 @@ class Program:
 class _Machine:
     """A virtual machine, with memory for inputs that are not aligned: allocating it anew costs more than copying."""
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: "Module") -> None:
         machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         self._main = machine["main"]
         self._memory: dict[int, np.ndarray] = {}
 
-    def __call__(self, inputs: Sequence[np.ndarray], weights: Sequence[Any]) -> list[np.ndarray]:
+    def __call__(self, inputs: Sequence[np.ndarray], weights: Sequence["Tensor"]) -> list[np.ndarray]:
         arguments = [*(self._tensor(*numbered) for numbered in enumerate(inputs)), *weights]
         kept = {argument.data_ptr() for argument in arguments}
         return [_own(array_of(result), kept) for result in self._main(*arguments)]
 
-    def _tensor(self, index: int, array: np.ndarray) -> Any:
+    def _tensor(self, index: int, array: np.ndarray) -> "Tensor":
         if _is_placed(array):
             return tensor_of(array)
         memory = self._memory.get(index)
@@ -118,14 +120,14 @@ def use_threads(number: int) -> None:
         _POOL.threads = number
 
 
-def tensor_of(array: np.ndarray) -> Any:
+def tensor_of(array: np.ndarray) -> "Tensor":
     """Return an array as a tensor, which shares its memory if that is aligned."""
     if array.dtype in _SPOKEN and _is_placed(array) and array.size:  # numpy's empty ones have steps that TVM refuses
         return _runtime().from_dlpack(array)
     return as_tensor(np.ascontiguousarray(array).reshape(-1).view(np.uint8), array.shape, str(DType.of(array.dtype)))
 
 
-def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
+def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> "Tensor":
     """Return a row of bytes as a tensor of a type, which shares its memory if that is aligned.
 
     Numpy doesn't know all of TVM's element types.
@@ -137,7 +139,7 @@ def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
     return _viewed(_runtime().from_dlpack(octets), shape, dtype)
 
 
-def array_of(tensor: Any) -> np.ndarray:
+def array_of(tensor: "Tensor") -> np.ndarray:
     """Return a tensor as an array that shares its memory."""
     if str(tensor.dtype) in _NAMES:
         return np.from_dlpack(tensor)
@@ -151,7 +153,7 @@ def _own(array: np.ndarray, others: Container[int]) -> np.ndarray:
     return array.copy() if array.nbytes <= _SMALL or array.ctypes.data in others else array
 
 
-def _viewed(tensor: Any, shape: Sequence[int], dtype: str) -> Any:
+def _viewed(tensor: "Tensor", shape: Sequence[int], dtype: str) -> "Tensor":
     return _function("runtime.TVMTensorCreateView")(tensor, _runtime().Shape(shape), dtype, 0)
 
 
@@ -168,12 +170,12 @@ def _aligned(size: int) -> np.ndarray:
 
 
 @cache
-def _function(name: str) -> Any:
+def _function(name: str) -> "Function":
     return _runtime().get_global_func(name)
 
 
 @cache
-def _runtime() -> Any:
+def _runtime() -> ModuleType:
     """Return the package that calls TVM's libraries, after loading these."""
     os.environ.setdefault("TVM_BIND_THREADS", "0")  # or the pool ties the thread that calls it to one core, for good
     with _without_torch():
@@ -195,7 +197,7 @@ def _without_torch() -> Generator[None]:
     if "torch" in sys.modules or "tvm_ffi" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None
+    cast("dict[str, ModuleType | None]", sys.modules)["torch"] = None
     try:
         yield
     finally:

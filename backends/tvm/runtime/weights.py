@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportCallIssue=none
 """A model's large constants, in a file beside its library.
 
 That way neither the linker nor what loads them has to copy them.
@@ -8,11 +6,11 @@ That way neither the linker nor what loads them has to copy them.
 import json
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +18,10 @@ from ....ir.errors import ModelError
 from ....ir.files import writing
 from ....ir.types import DType
 from .program import ALIGNMENT, as_tensor
+
+if TYPE_CHECKING:
+    from tvm.runtime import Tensor
+    from tvm_ffi import Tensor as Loaded
 
 FILE, TABLE = "weights.bin", "weights.json"
 
@@ -41,7 +43,7 @@ class Entry:
     size: int
 
 
-def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
+def write_weights(directory: Path, tensors: Sequence["Tensor"]) -> list[Path]:
     """Write constants into an artifact's folder; return the files."""
     paths = [directory / FILE, directory / TABLE]
     entries: list[Entry] = []
@@ -56,7 +58,7 @@ def write_weights(directory: Path, tensors: Sequence[Any]) -> list[Path]:
     return paths
 
 
-def read_weights(directory: Path) -> list[Any]:
+def read_weights(directory: Path) -> list["Loaded"]:
     """Read the constants in an artifact's folder as tensors.
 
     Raises:
@@ -73,7 +75,7 @@ def read_weights(directory: Path) -> list[Any]:
     return [as_tensor(octets[entry.offset : entry.offset + entry.size], entry.shape, entry.dtype) for entry in entries]
 
 
-def _entry(given: Any, held: int) -> Entry:
+def _entry(given: Mapping[str, Any], held: int) -> Entry:
     """Return an entry of a table of constants in a file of so many bytes.
 
     Raises:
@@ -99,6 +101,6 @@ def in_large_pages(size: int) -> np.ndarray:
     return np.frombuffer(memory, np.uint8)
 
 
-def octets_of(tensor: Any) -> Any:
+def octets_of(tensor: "Tensor") -> "Tensor":
     """Return a tensor's memory as a row of bytes: numpy doesn't know all of TVM's element types."""
     return tensor._create_view((tensor.numel() * tensor.dtype.itemsize,), dtype="uint8")

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Kernels that are called alone, and timed.
 
 Each call reads another copy of the weights, as many as fill the memory of the model's weights, since in the model they
@@ -8,14 +6,14 @@ them.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 import tvm
 from tvm import IRModule, tirx
+from tvm_ffi import Tensor
 
 from ....ir.numerics import drift
 from ....ir.types import DType
@@ -46,13 +44,13 @@ class Arguments:
     weights: dict[int, np.ndarray]
     results: Sequence[np.ndarray]
 
-    def rows(self, memory: int) -> Iterator[list[Any]]:
+    def rows(self, memory: int) -> Iterator[list[Tensor]]:
         """Yield arguments in order, for ever, from as many copies of the weights as fit into the memory."""
         size = sum(_padded(array) for array in self.weights.values())
         pool = in_large_pages(size * max(memory // size, 1)) if size else np.empty(0, np.uint8)
         held = [None if array is None else tensor_of(array) for array in self.inputs]
         results = [tensor_of(array.copy()) for array in self.results]
-        rows: list[list[Any]] = []
+        rows: list[list[Tensor]] = []
         for start in range(0, pool.size, size) if size else (0,):
             row, offset = list(held), start
             for index, array in self.weights.items():
@@ -60,11 +58,11 @@ class Arguments:
                 octets[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
                 row[index] = as_tensor(octets, array.shape, str(DType.of(array.dtype)))
                 offset += _padded(array)
-            rows.append([*row, *results])
+            rows.append([*(tensor for tensor in row if tensor is not None), *results])
         return cycle(rows)
 
 
-def compiled(kernel: tirx.PrimFunc, kind: tvm.target.Target) -> Any:
+def compiled(kernel: tirx.PrimFunc, kind: tvm.target.Target) -> Callable[..., object]:
     """Compile a kernel to a function of tensors, in this process."""
     module = IRModule({"main": kernel.with_attr("global_symbol", "main")})
     return tvm.compile(module, target=kind)["main"]
@@ -73,7 +71,7 @@ def compiled(kernel: tirx.PrimFunc, kind: tvm.target.Target) -> Any:
 class Trial:
     """A compiled kernel that has been called once."""
 
-    def __init__(self, run: Any, arguments: Arguments, memory: int) -> None:
+    def __init__(self, run: Callable[..., object], arguments: Arguments, memory: int) -> None:
         """Make the copies of the weights, which fill so much memory, and call the kernel."""
         self._run = run
         self._rows = arguments.rows(memory)

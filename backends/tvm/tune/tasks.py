@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """The measurements that find the fastest ways to generate a model's kernels.
 
 Ways take turns with the best one so far, in the order of their estimated times.
@@ -13,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from tvm import tirx
-from tvm.ir import GenericConst
+from tvm import IRModule, relax, tirx
+from tvm.ir import GenericConst, GlobalVar, Type
 from tvm.sym import Analyzer
 
 from ....ir.errors import CheckError
@@ -24,8 +22,9 @@ from ....passes.legalization.origins import Origins
 from ....targets import Target
 from ..codegen.library import Tell
 from ..kernels.machine import Machine
+from ..kernels.vectors import known
 from ..llvm import llvm_target
-from ..relax.configs import Choices, Site
+from ..relax.configs import Choices, Site, Way
 from ..relax.emitter import Emitter
 from ..relax.lowering import Walk
 from ..runtime.program import array_of, use_threads
@@ -71,7 +70,9 @@ class Tuning:
         self._kind = llvm_target(target)
         self._analyzer = Analyzer()
         for name, size in sizes.items():
-            self._analyzer.bind(self._emitter.size(name), tirx.const(size, "int64"))
+            symbol = self._emitter.size(name)
+            assert isinstance(symbol, tirx.Var)
+            self._analyzer.bind(symbol, tirx.const(size, "int64"))
         self._memory = min(sum(constant.data.nbytes for constant in legal.constants.values()), _FAR)
         self._sites = {key: sites for key, sites in survey.sites.items() if self._is_sized(survey.calls[key])}
         use_threads(target.threads)
@@ -100,7 +101,7 @@ class Tuning:
             if key not in known:
                 yield self._found(self._sites[key][0], share)
 
-    def _found(self, site: Site, share: float) -> Finding:
+    def _found(self, site: Site[Way], share: float) -> Finding:
         """Find the best of a kernel's ways."""
         (first,) = self._trials(site, site.ways[:1])
         best, taken = first, site.ways[0]
@@ -117,37 +118,56 @@ class Tuning:
             taken, gain = site.ways[0], 1.0
         return Finding(site.key, site.layer, share, asdict(site.ways[0]), asdict(taken), gain)
 
-    def _trials(self, site: Site, ways: Sequence[Any]) -> list[Trial]:
+    def _trials(self, site: Site[Way], ways: Sequence[Way]) -> list[Trial]:
         """Compile kernels side by side, and return a trial for each."""
         calls = [site.call(way) for way in ways]
         module, name = self._emitter.block.get(), f"{site.layer}: {site.key}"
         self._tell(name, True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            runs = list(pool.map(lambda call: compiled(module[call.args[0]], self._kind), calls))
+            runs = list(pool.map(lambda call: compiled(_kernel(module, call), self._kind), calls))
         self._tell(name, False)
         return [Trial(run, self._arguments(call), self._memory) for run, call in zip(runs, calls, strict=True)]
 
-    def _arguments(self, call: Any) -> Arguments:
+    def _arguments(self, call: relax.Call) -> Arguments:
         """Return random arguments for a call, and its constants."""
         random = np.random.default_rng(0)
-        given = call.args[1].fields
+        given = _given(call)
         weights = {place: array_of(it.value) for place, it in enumerate(given) if isinstance(it, GenericConst)}
         inputs = [None if place in weights else self._random(it.ty, random) for place, it in enumerate(given)]
         return Arguments(inputs, weights, [self._random(type, random) for type in call.ty_args])
 
-    def _random(self, type: Any, random: np.random.Generator) -> np.ndarray:
-        dtype, shape = DType[str(type.dtype)], [int(size) for size in self._known(type)]
+    def _random(self, type: Type, random: np.random.Generator) -> np.ndarray:
+        assert isinstance(type, relax.TensorType)
+        dtype, shape = DType[str(type.dtype)], [known(size) for size in self._known(type)]
         numbers = random.standard_normal(shape, np.float32) if dtype.is_float else random.integers(0, 100, shape)
         return numbers.astype(dtype.numpy)
 
-    def _is_sized(self, call: Any) -> bool:
+    def _is_sized(self, call: relax.Call) -> bool:
         """Whether all sizes of a call are known: those that data decide aren't."""
-        types = [*(it.ty for it in call.args[1].fields), *call.ty_args]
+        types = [*(it.ty for it in _given(call)), *call.ty_args]
         return all(isinstance(size, tirx.IntImm) for type in types for size in self._known(type))
 
-    def _known(self, type: Any) -> list[Any]:
+    def _known(self, type: Type) -> list[tirx.Expr]:
         """Return a shape in numbers, from the sizes of the inputs' dimensions."""
+        assert isinstance(type, relax.TensorType)
+        assert isinstance(type.shape, relax.ShapeExpr)
         return [self._analyzer.simplify(size) for size in type.shape.values]
+
+
+def _kernel(module: IRModule, call: relax.Call) -> tirx.PrimFunc:
+    """Return the kernel that is called."""
+    variable = call.args[0]
+    assert isinstance(variable, GlobalVar)
+    kernel = module[variable]
+    assert isinstance(kernel, tirx.PrimFunc)
+    return kernel
+
+
+def _given(call: relax.Call) -> Sequence[relax.Expr]:
+    """Return the arguments that a kernel is called with."""
+    given = call.args[1]
+    assert isinstance(given, relax.Tuple)
+    return given.fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +179,10 @@ class _Survey(Choices):
         calls: the call of the first kernel of each key, in the way with the least estimated time.
     """
 
-    sites: dict[str, list[Site]] = field(default_factory=dict[str, list[Site]])
-    calls: dict[str, Any] = field(default_factory=dict[str, Any])
+    sites: dict[str, list[Site[Any]]] = field(default_factory=dict[str, list[Site[Any]]])
+    calls: dict[str, relax.Call] = field(default_factory=dict[str, relax.Call])
 
-    def made(self, site: Site) -> Any:
+    def made(self, site: Site[Way]) -> relax.Call:
         call = site.call(site.ways[0])
         if len(site.ways) > 1:
             self.sites.setdefault(site.key, []).append(site)

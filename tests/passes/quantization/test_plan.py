@@ -49,7 +49,7 @@ def test_the_end_of_a_grid_stands_for_relu():
     assert outputs(found.folded_activation) == ["b"]
 
 
-@pytest.mark.parametrize(("low", "absorbed"), [("zero", ["b"]), ("one", [])])
+@pytest.mark.parametrize(("low", "folded_activation"), [("zero", ["b"]), ("one", [])])
 def test_the_ends_of_a_grid_stand_for_a_clip_that_holds_zero(low, folded_activation):
     clip = f"%b: {SHAPE} = Clip(%a, %{low}, %six)"
     _, found = plan(f"%a: {SHAPE} = Conv(%x, %w)\n{clip}\n%c: {SHAPE} = Conv(%b, %v)", "c")

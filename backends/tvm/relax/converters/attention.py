@@ -1,12 +1,11 @@
 """Attention by our own kernel; `legalize` spells out what the kernel doesn't compute."""
 
 import math
-from typing import Any
 
 from tvm import relax
 
 from .....ir.dims import Dim
-from .....ir.graph import Node, Value
+from .....ir.graph import Node
 from .....ir.types import TensorType
 from ...kernels.attention import Attention, attention_kernel, is_paired_attention
 from ..emitter import Emitter
@@ -17,9 +16,9 @@ def _anchor(node: Node) -> Anchor | None:
     return Anchor(node, channels=1, joins=ROUNDING)
 
 
-def _attention(emitter: Emitter, group: Group) -> Any:
+def _attention(emitter: Emitter, group: Group) -> relax.Expr:
     node = group.anchor
-    q, k, v = (_operand(node, index) for index in range(3))
+    q, k, v = (node.operand(index) for index in range(3))
     mask, get = node.input(3), node.attributes.get
     scale = get("scale", None)
     is_flat = q.type.rank == 3
@@ -64,12 +63,6 @@ def _attention(emitter: Emitter, group: Group) -> Any:
     if type == group.output.type:
         return found
     return relax.op.reshape(emitter.block.emit(found), emitter.shape(group.output.shape))
-
-
-def _operand(node: Node, index: int) -> Value:
-    value = node.inputs[index]
-    assert value is not None
-    return value
 
 
 def _known(dim: Dim) -> int | None:

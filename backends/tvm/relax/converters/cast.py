@@ -1,13 +1,11 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportReturnType=none
 """Conversions between element types.
 
 A small float is converted to its code by counting how many midpoints between neighbouring numbers are less.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
@@ -25,7 +23,7 @@ _LEAST = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
 """The least number between 0.5 and 1 that becomes 1, for each way of rounding to powers of two."""
 
 
-def cast(emitter: Emitter, node: Node) -> Any:
+def cast(emitter: Emitter, node: Node) -> relax.Expr:
     value = node.operand(0)
     x, source, to = emitter.tensor(value), value.dtype, node.output.dtype
     if source is to:
@@ -57,12 +55,12 @@ def _numbers(dtype: DType) -> np.ndarray:
     return numbers[np.isfinite(numbers)]
 
 
-def _decoded(emitter: Emitter, codes: Any, dtype: DType) -> Any:
+def _decoded(emitter: Emitter, codes: relax.Expr, dtype: DType) -> relax.Expr:
     table = np.arange(1 << dtype.bits, dtype=np.uint8).view(dtype.numpy).astype(np.float32)
     return relax.op.take(relax.const(table), emitter.block.emit(relax.op.astype(codes, "int32")), 0, mode="clip")
 
 
-def _converted(emitter: Emitter, x: Any, source: DType, to: DType) -> Any:
+def _converted(emitter: Emitter, x: relax.Expr, source: DType, to: DType) -> relax.Expr:
     """Convert numbers; floats are cut towards zero, and integers wrap around where the type can't hold them."""
     if source is DType.bfloat16:
         x, source = emitter.block.emit(relax.op.astype(x, "float32")), DType.float32
@@ -79,12 +77,12 @@ def _converted(emitter: Emitter, x: Any, source: DType, to: DType) -> Any:
     return relax.op.astype(x, str(to))
 
 
-def ranks(x: te.Tensor) -> Any:
+def ranks(x: te.Tensor) -> te.Tensor:
     """Map floats to integers in the same order, with NaN above all of them: sorting would stumble over NaN."""
     bits = str(x.dtype).replace("float", "int")
     most = tirx.max_value(bits)
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         code = tirx.reinterpret(bits, x(*place))
         size = code & most
         return choose(tirx.isnan(x(*place)), most, choose(code < tirx.const(0, bits), -size, size))
@@ -92,17 +90,17 @@ def ranks(x: te.Tensor) -> Any:
     return te.compute(x.shape, element, name="ranks")
 
 
-def _cut(x: te.Tensor, *, to: DType) -> Any:
+def _cut(x: te.Tensor, *, to: DType) -> te.Tensor:
     """Keep the lower bits of integers."""
     low, high = to.limits
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         return (((x(*place).astype("int32") - low) & (high - low)) + low).astype(str(carrier(to)))
 
     return te.compute(x.shape, element, name="cut")
 
 
-def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate: bool) -> Any:
+def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate: bool) -> te.Tensor:
     """Return the codes of the nearest numbers, ties to even codes; narrow floats have neither infinity nor NaN."""
     sign = 1 << (to.bits - 1)
     below, up_to = _counts(x, bounds, lambda number, bound: number > bound), _counts(x, bounds, lambda a, b: a >= b)
@@ -110,7 +108,7 @@ def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate
     is_narrow = to.bits < 8
     has_zeros = is_narrow or nan != sign  # where it is NaN's code, there is no negative zero
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         number, low, high = x(*place), below(*place), up_to(*place)
         is_nan, is_negative = tirx.isnan(number), tirx.reinterpret("int64", number) < 0
         code = choose(tirx.EQ(low & 1, 1), high, low)  # they differ half way between two numbers alone
@@ -126,13 +124,13 @@ def _coded(x: te.Tensor, bounds: te.Tensor, *, to: DType, largest: int, saturate
     return te.compute(x.shape, element, name="code")
 
 
-def _power(x: te.Tensor, bounds: te.Tensor, *, saturate: bool) -> Any:
+def _power(x: te.Tensor, bounds: te.Tensor, *, saturate: bool) -> te.Tensor:
     """Return the codes of powers of two; what is too large, negative or 0 becomes the nearer end, or NaN."""
     counts = _counts(x, bounds, lambda number, bound: number >= bound)
     nan = tirx.const(255, "int32")
     ends = [tirx.const(end, "int32") for end in (0, 254)] if saturate else [nan, nan]
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         number, code = x(*place), counts(*place)
         code = choose(number < tirx.const(2.0**-127, "float64"), ends[0], code)
         code = choose(number > tirx.const(2.0**127, "float64"), ends[1], code)
@@ -141,11 +139,11 @@ def _power(x: te.Tensor, bounds: te.Tensor, *, saturate: bool) -> Any:
     return te.compute(x.shape, element, name="code")
 
 
-def _counts(x: te.Tensor, bounds: te.Tensor, exceeds: Any) -> te.Tensor:
+def _counts(x: te.Tensor, bounds: te.Tensor, exceeds: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> te.Tensor:
     """Count how many bounds each number's size exceeds."""
     each = te.reduce_axis((0, bounds.shape[0]), "bound")
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         return te.sum(exceeds(tirx.abs(x(*place)), bounds(each)).astype("int32"), axis=[each])
 
     return te.compute(x.shape, element, name="count")

@@ -1,10 +1,8 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Operators within the channels of images in blocks (pools and elementwise operators), and their concatenation."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+
+from tvm import relax
 
 from .....ir.graph import Node, Value
 from .....ir.types import DType
@@ -13,11 +11,11 @@ from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, chan
 from ...kernels.elements import ELEMENTS
 from ...kernels.epilogue import Epilogue, Reach, Step
 from ...kernels.pixelwise import pixels_kernel
-from ..emitter import Emitter
+from ..emitter import Blocked, Converter, Emitter
 from ..fusion import Anchor, Group, Template, reach, source, step_attributes, step_operands
 from ..images import image_call, is_known, is_worth_blocks, operands, window_of
 from ..importer import imported
-from ..layouts import Blocked, blocked_type, images_of, in_blocks, is_image
+from ..layouts import blocked_type, images_of, in_blocks, is_image
 from .pool import average_pool, max_pool
 
 
@@ -48,7 +46,7 @@ def _pool(emitter: Emitter, group: Group) -> Blocked:
     return _pooled(emitter, group.anchor, (images, zero_point), group.epilogue, group)
 
 
-def pool(emitter: Emitter, node: Node) -> Any:
+def pool(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
     """Lower a pool that no group contains: maxima and means.
 
     Positions of maxima, and images that don't fill a block, are left to other converters.
@@ -115,13 +113,13 @@ def _is_narrowed(value: Value) -> bool:
     return len(readers) == 1 and (readers[0].operator == "QuantizeLinear" or readers[0].output.dtype is DType.bfloat16)
 
 
-_PLAIN: dict[str, Callable[[Emitter, Node], Any]] = {
+_PLAIN: dict[str, Converter] = {
     "AveragePool": average_pool,
     "GlobalAveragePool": imported,
     "MaxPool": max_pool,
 }
 """What lowers pools of images that aren't held in blocks."""
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = dict.fromkeys(_PLAIN, pool)
+CONVERTERS: dict[str, Converter] = dict.fromkeys(_PLAIN, pool)
 
 TEMPLATES = {
     **dict.fromkeys(ELEMENTS.keys() - {"Cast", "DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),

@@ -1,9 +1,6 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Convolutions by our own kernels, on images of known sizes in blocks of channels (NCHWc)."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -25,22 +22,21 @@ from ...kernels.tiles import ceil_div
 from ...kernels.windows import Window
 from ...kernels.winograd import Plan, transformed, ways, winograd_kernel
 from ..configs import Site
-from ..emitter import Emitter
+from ..emitter import Blocked, Emitter
 from ..fusion import Anchor, Group, Template, step_attributes, widened_from
 from ..images import as_image, constant_row, image_call, is_known, is_worth_blocks, operands, unwidened, window_of
-from ..layouts import Blocked, blocked, blocked_type, images_of, in_blocks
+from ..layouts import blocked, blocked_type, images_of, in_blocks
 from .quant import Quantized, constant_weights, quantized
 
 
 def _anchor(node: Node) -> Anchor | None:
     """Return an anchor for a convolution with constant weights on images of known sizes."""
-    x, *rest = node.inputs
-    assert x is not None
-    is_constant = all(value is None or constant_weights(value) is not None for value in rest)
+    x = node.operand(0)
+    is_constant = all(value is None or constant_weights(value) is not None for value in node.inputs[1:])
     return Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS) if is_constant and is_known(x, node) else None
 
 
-def _conv(emitter: Emitter, group: Group) -> Any:
+def _conv(emitter: Emitter, group: Group) -> Blocked:
     """Lower a convolution.
 
     A network's first layers, whose channels are too few for a block, read images as they are.
@@ -79,17 +75,16 @@ def _conv(emitter: Emitter, group: Group) -> Any:
     return Blocked(_convolved(emitter, group, sizes, data, bias))
 
 
-def _convolved(emitter: Emitter, group: Group, sizes: Convolution, weights: np.ndarray, bias: np.ndarray) -> Any:
+def _convolved(emitter: Emitter, group: Group, sizes: Convolution, weights: np.ndarray, bias: np.ndarray) -> relax.Expr:
     """Call a kernel for a convolution of what a group's anchor reads, with the group's epilogue."""
-    x, machine = group.anchor.inputs[0], emitter.machine
-    assert x is not None
+    x, machine = group.anchor.operand(0), emitter.machine
     x = x if sizes.dtype == "float32" else unwidened(x)
     tensor = in_blocks(emitter, x) if sizes.block else as_image(emitter, x)
     beside = [constant_row(bias, machine.lanes), *operands(emitter, group)]
     blocks = ceil_div(sizes.filters, machine.lanes)
     type = TensorType(DType[group.epilogue.dtype], (x.shape[0], blocks, *sizes.window.result, machine.lanes))
 
-    def call(way: Plan | Tile) -> Any:
+    def call(way: Plan | Tile) -> relax.Call:
         if isinstance(way, Plan):
             kernel = winograd_kernel(sizes, way, machine, group.epilogue)
             name, prepared = "winograd", transformed(weights, way, machine)
@@ -113,8 +108,7 @@ def _transposed(emitter: Emitter, group: Group) -> Blocked:
     interleaved.
     """
     node, lanes = group.anchor, emitter.machine.lanes
-    x, weights = (node.input(index) for index in range(2))
-    assert x is not None
+    x, weights = node.operand(0), node.input(1)
     assert isinstance(weights, Constant)
     images, window = images_of(x.type), window_of(node, weights.type.static_shape[2:])
     channels, filters, *_ = weights.type.static_shape
@@ -199,7 +193,7 @@ def _integer_conv(emitter: Emitter, group: Group, found: Quantized) -> Blocked |
     tensor = in_blocks(emitter, found.x) if strips is None else _strips(emitter, found, strips)
     beside += operands(emitter, group)
 
-    def call(tile: Tile) -> Any:
+    def call(tile: Tile) -> relax.Call:
         kernel = convolution_kernel(sizes, tile, machine, group.epilogue)
         arguments = [tensor, relax.const(packed(weights, sizes, tile, machine)), *beside]
         return emitter.prim_func("integer_conv", kernel, arguments, blocked_type(emitter, group.output.type))
@@ -208,7 +202,7 @@ def _integer_conv(emitter: Emitter, group: Group, found: Quantized) -> Blocked |
     return Blocked(made)
 
 
-def _strips(emitter: Emitter, found: Quantized, strips: Strips) -> Any:
+def _strips(emitter: Emitter, found: Quantized, strips: Strips) -> relax.Expr:
     """Call a kernel for rows of bytes; if they were quantized from floats, it reads those."""
     x, node = found.x, found.x.producer
     epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
@@ -223,9 +217,9 @@ def _strips(emitter: Emitter, found: Quantized, strips: Strips) -> Any:
 
 def _beside(
     found: Quantized, weights: np.ndarray, bias: np.ndarray, window: Window, lanes: int, shift: int
-) -> list[Any]:
+) -> list[relax.Expr]:
     """Return bias, scales and, if sums don't start from 0, offsets for bytes from which a `shift` is subtracted."""
-    rows = [constant_row(row, lanes) for row in (bias, found.scales)]
+    rows: list[relax.Expr] = [constant_row(row, lanes) for row in (bias, found.scales)]
     zero_point = found.zero_point - shift
     return [*rows, relax.const(start_offsets(weights, zero_point, window, lanes))] if zero_point else rows
 
@@ -250,8 +244,7 @@ def _depthwise(
 
 def _normalize(emitter: Emitter, group: Group) -> Blocked:
     """Lower a normalization by constants as a depthwise convolution of one tap."""
-    node, x = group.anchor, group.anchor.inputs[0]
-    assert x is not None
+    node, x = group.anchor, group.anchor.operand(0)
     scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
     factor = scale / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
     _, rows, columns, _ = images_of(group.output.type).blocks(1)

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Elementwise operators for which TVM loses NaN or infinity, lacks element types, or divides and shifts in its own way.
 
 A division of integers by zero would end the process: it gives 0 here.
@@ -7,7 +5,7 @@ A division of integers by zero would end the process: it gives 0 here.
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any
+from typing import TypeAlias
 
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
@@ -15,19 +13,20 @@ from tvm.script.ir_builder import tirx as T
 
 from .....ir.graph import Node
 from .....ir.types import DType
+from ...kernels.vectors import Scalar
 from .. import broadcasting
-from ..emitter import Emitter
+from ..emitter import Converter, Emitter
 from ..expressions import choose, product, unraveled
 from ..importer import imported
 
-Element = Callable[..., Any]
+Element: TypeAlias = Callable[..., tirx.Expr]
 """A function from the node and elements of the operands to an element of the result."""
 
 
-def _converter(element: Element) -> Callable[[Emitter, Node], Any]:
+def _converter(element: Element) -> Callable[[Emitter, Node], relax.Expr]:
     """Return a converter that applies a function to elements of operands that are broadcast."""
 
-    def convert(emitter: Emitter, node: Node) -> Any:
+    def convert(emitter: Emitter, node: Node) -> relax.Expr:
         broadcasting.bind_result(emitter, node)
         shape = node.output.shape
         operands = [broadcasting.operand(emitter, value, shape) for value in node.inputs if value is not None]
@@ -37,49 +36,48 @@ def _converter(element: Element) -> Callable[[Emitter, Node], Any]:
     return convert
 
 
-def _broadcast(*operands: te.Tensor, element: Element, name: str, shape: Sequence[Any]) -> Any:
-    def compute(*place: Any) -> Any:
+def _broadcast(*operands: te.Tensor, element: Element, name: str, shape: Sequence[Scalar]) -> te.Tensor:
+    def compute(*place: tirx.Expr) -> tirx.Expr:
         return element(*(_at(x, place) for x in operands))
 
     return te.compute(shape, compute, name=name)
 
 
-def _at(x: te.Tensor, place: Sequence[Any]) -> Any:
+def _at(x: te.Tensor, place: Sequence[tirx.Expr]) -> tirx.Expr:
     """Return the element of an operand that belongs to a place of the result."""
     pairs = zip(x.shape, place[len(place) - len(x.shape) :], strict=True)
     return x(*(0 if isinstance(size, tirx.IntImm) and int(size) == 1 else index for size, index in pairs))
 
 
-def _constant(value: float, like: Any) -> Any:
+def _constant(value: float, like: tirx.Expr) -> tirx.Expr:
     return tirx.const(value, like.ty.dtype)
 
 
 def _is_float(node: Node) -> bool:
-    value = node.inputs[0]
-    return value is not None and value.dtype.is_float
+    return node.operand(0).dtype.is_float
 
 
-def _larger(node: Node, *elements: Any) -> Any:
+def _larger(node: Node, *elements: tirx.Expr) -> tirx.Expr:
     return reduce(lambda a, b: choose(_wins(node, a, a > b), a, b), elements)
 
 
-def _smaller(node: Node, *elements: Any) -> Any:
+def _smaller(node: Node, *elements: tirx.Expr) -> tirx.Expr:
     return reduce(lambda a, b: choose(_wins(node, a, a < b), a, b), elements)
 
 
-def _wins(node: Node, a: Any, is_beyond: Any) -> Any:
+def _wins(node: Node, a: tirx.Expr, is_beyond: tirx.Expr) -> tirx.Expr:
     return tirx.any(is_beyond, tirx.isnan(a)) if _is_float(node) else is_beyond
 
 
-def _relu(node: Node, x: Any) -> Any:
+def _relu(node: Node, x: tirx.Expr) -> tirx.Expr:
     return choose(x < _constant(0, x), _constant(0, x), x)
 
 
-def _elu(node: Node, x: Any) -> Any:
+def _elu(node: Node, x: tirx.Expr) -> tirx.Expr:
     return _curved(x, node.attributes.get("alpha", 1.0))
 
 
-def _selu(node: Node, x: Any) -> Any:
+def _selu(node: Node, x: tirx.Expr) -> tirx.Expr:
     alpha, gamma = (node.attributes.get(name, default) for name, default in _SELU)
     return _curved(x, alpha) * _constant(gamma, x)
 
@@ -87,25 +85,25 @@ def _selu(node: Node, x: Any) -> Any:
 _SELU = (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875))
 
 
-def _curved(x: Any, alpha: float) -> Any:
+def _curved(x: tirx.Expr, alpha: float) -> tirx.Expr:
     return choose(x < _constant(0, x), _constant(alpha, x) * (tirx.exp(x) - _constant(1, x)), x)
 
 
-def _thresholded(node: Node, x: Any) -> Any:
+def _thresholded(node: Node, x: tirx.Expr) -> tirx.Expr:
     return choose(x > _constant(node.attributes.get("alpha", 1.0), x), x, _constant(0, x))
 
 
-def _hard_sigmoid(node: Node, x: Any) -> Any:
+def _hard_sigmoid(node: Node, x: tirx.Expr) -> tirx.Expr:
     y = _constant(node.attributes.get("alpha", 0.2), x) * x + _constant(node.attributes.get("beta", 0.5), x)
     y = choose(y < _constant(0, x), _constant(0, x), y)
     return choose(y > _constant(1, x), _constant(1, x), y)
 
 
-def _sloped(node: Node, x: Any, slope: Any) -> Any:
+def _sloped(node: Node, x: tirx.Expr, slope: tirx.Expr) -> tirx.Expr:
     return choose(x < _constant(0, x), x * slope, x)
 
 
-def _sign(node: Node, x: Any) -> Any:
+def _sign(node: Node, x: tirx.Expr) -> tirx.Expr:
     positive = choose(x > _constant(0, x), _constant(1, x), _constant(0, x))
     if str(x.ty.dtype).startswith("uint"):
         return positive
@@ -113,7 +111,7 @@ def _sign(node: Node, x: Any) -> Any:
     return choose(tirx.isnan(x), x, sign) if _is_float(node) else sign
 
 
-def _shrunk(node: Node, x: Any) -> Any:
+def _shrunk(node: Node, x: tirx.Expr) -> tirx.Expr:
     """Shrink an element towards 0 by a bias outside of a bound (Shrink); integers go through float64."""
     bound, bias = (node.attributes.get(name, default) for name, default in (("lambd", 0.5), ("bias", 0.0)))
     y = x if _is_float(node) else x.astype("float64")
@@ -121,7 +119,7 @@ def _shrunk(node: Node, x: Any) -> Any:
     return choose(y < _constant(-bound, y), y + _constant(bias, y), above).astype(x.ty.dtype)
 
 
-def _modulo(node: Node, a: Any, b: Any) -> Any:
+def _modulo(node: Node, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Return the remainder, with the sign of the dividend if `fmod` says so, and of the divisor otherwise."""
     nought = _constant(0, a)
     rest = _float_rest(a, b) if _is_float(node) else choose(_is_safe(node, b), tirx.truncmod(a, _safe(node, b)), nought)
@@ -131,12 +129,12 @@ def _modulo(node: Node, a: Any, b: Any) -> Any:
     return choose(differ, rest + b, rest)
 
 
-def _float_rest(a: Any, b: Any) -> Any:
+def _float_rest(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Return C's fmod: TVM's own multiplies a rounded quotient."""
     return tirx.call_pure_extern(a.ty.dtype, "fmod" if str(a.ty.dtype) == "float64" else "fmodf", a, b)
 
 
-def _quotient(node: Node, a: Any, b: Any) -> Any:
+def _quotient(node: Node, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Return the quotient; integers are divided towards zero."""
     if _is_float(node):
         return a / b
@@ -145,17 +143,17 @@ def _quotient(node: Node, a: Any, b: Any) -> Any:
     return y if node.output.dtype.name.startswith("u") else choose(tirx.EQ(b, _constant(-1, b)), nought - a, y)
 
 
-def _is_safe(node: Node, b: Any) -> Any:
+def _is_safe(node: Node, b: tirx.Expr) -> tirx.Expr:
     """Whether a machine can divide integers by a number: not by 0, nor by -1, as the least integer overflows."""
     is_safe = tirx.NE(b, _constant(0, b))
     return is_safe if node.output.dtype.name.startswith("u") else tirx.all(is_safe, tirx.NE(b, _constant(-1, b)))
 
 
-def _safe(node: Node, b: Any) -> Any:
+def _safe(node: Node, b: tirx.Expr) -> tirx.Expr:
     return choose(_is_safe(node, b), b, _constant(1, b))
 
 
-def _shifted(node: Node, a: Any, b: Any) -> Any:
+def _shifted(node: Node, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Shift an integer.
 
     Shifted by its width or more, it is 0, or its sign if it is shifted to the right.
@@ -167,7 +165,7 @@ def _shifted(node: Node, a: Any, b: Any) -> Any:
     return choose(is_within, a << count if is_left else a >> count, rest)
 
 
-def equal(emitter: Emitter, node: Node) -> Any:
+def equal(emitter: Emitter, node: Node) -> relax.Expr:
     """Compare elements; truth values by exclusive or, since LLVM can't compare them."""
     value = node.operand(0)
     if value.dtype is not DType.bool:
@@ -178,17 +176,18 @@ def equal(emitter: Emitter, node: Node) -> Any:
 _XOR = _converter(lambda node, a, b: tirx.any(tirx.all(a, tirx.Not(b)), tirx.all(tirx.Not(a), b)))
 
 
-def clip(emitter: Emitter, node: Node) -> Any:
+def clip(emitter: Emitter, node: Node) -> relax.Expr:
     """Clip to bounds that are tensors of one number, either of which may be missing; NaN stays."""
-    x, low, high = (None if value is None else emitter.tensor(value) for value in (node.input(i) for i in range(3)))
+    x = emitter.tensor(node.operand(0))
+    low, high = (None if value is None else emitter.tensor(value) for value in (node.input(1), node.input(2)))
     given = [bound for bound in (low, high) if bound is not None]
 
-    def clip(x: te.Tensor, *bounds: te.Tensor) -> Any:
+    def clip(x: te.Tensor, *bounds: te.Tensor) -> te.Tensor:
         rest = iter(bounds)
         lowest = next(rest) if low is not None else None
         highest = next(rest) if high is not None else None
 
-        def element(*place: Any) -> Any:
+        def element(*place: tirx.Expr) -> tirx.Expr:
             y = x(*place)
             if lowest is not None:
                 bound = lowest(*[0] * len(lowest.shape))
@@ -203,7 +202,7 @@ def clip(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(clip, x, *given)
 
 
-def power(emitter: Emitter, node: Node) -> Any:
+def power(emitter: Emitter, node: Node) -> relax.Expr:
     """Raise to a power: integers exactly, wrapping around; for floats TVM's own converter is right."""
     if _is_float(node):
         return imported(emitter, node)
@@ -216,11 +215,11 @@ def power(emitter: Emitter, node: Node) -> Any:
     return relax.TupleGetItem(found, 0)
 
 
-def _powers(x: te.Tensor, exponent: te.Tensor, *, bits: int) -> Any:
+def _powers(x: te.Tensor, exponent: te.Tensor, *, bits: int) -> Sequence[te.Tensor]:
     """Raise integers to powers by repeated squaring; a negative power of anything but 1 and -1 is 0."""
     base_type, type = str(x.dtype), str(exponent.dtype)
 
-    def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+    def body(ins: Sequence[tirx.Buffer], outs: Sequence[tirx.Buffer]) -> tirx.Stmt:
         base, power, y, square = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
         with IRBuilder() as builder:
             with T.serial(0, product(x.shape)) as step, T.seq_scope():
@@ -240,11 +239,11 @@ def _powers(x: te.Tensor, exponent: te.Tensor, *, bits: int) -> Any:
     return te.extern([x.shape, [1]], [x, exponent], body, dtype=types, out_buffers=outs, name="power")
 
 
-def _is_odd(number: Any, type: str) -> Any:
+def _is_odd(number: tirx.Expr, type: str) -> tirx.Expr:
     return tirx.EQ(number & tirx.const(1, type), tirx.const(1, type))
 
 
-def _inverse(number: Any, is_odd: Any, type: str) -> Any:
+def _inverse(number: tirx.Expr, is_odd: tirx.Expr, type: str) -> tirx.Expr:
     """Return a negative power, cut towards zero."""
     one, nought = (tirx.const(value, type) for value in (1, 0))
     left = choose(tirx.EQ(number, one), one, nought)
@@ -254,7 +253,7 @@ def _inverse(number: Any, is_odd: Any, type: str) -> Any:
     return choose(tirx.EQ(number, minus), choose(is_odd, minus, one), left)
 
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {
+CONVERTERS: dict[str, Converter] = {
     "BitShift": _converter(_shifted),
     "Clip": clip,
     "Div": _converter(_quotient),

@@ -1,22 +1,20 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Sliding windows that are summed back into images (Col2Im), or whose taps lie at computed offsets (DeformConv)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import prod
-from typing import Any
 
 from tvm import relax, te, tirx
 
 from .....ir.graph import Node
 from .....ir.infer import contents
+from ...kernels.vectors import Scalar
 from ..dynamic_shape import tensors
-from ..emitter import Emitter
+from ..emitter import Converter, Emitter, shape_of
 from ..expressions import elements, integer, only_if, product, row, unraveled
 
 
-def _counts(pixels: Sequence[Any], taps: Sequence[Any], node: Node) -> list[Any]:
+def _counts(pixels: Sequence[Scalar], taps: Sequence[Scalar], node: Node) -> list[tirx.Expr]:
     """Return how many windows there are along each axis."""
     rank = len(pixels)
     strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
@@ -32,13 +30,13 @@ def _attributes(rank: int) -> list[tuple[str, tuple[int, ...]]]:
     return [("strides", (1,) * rank), ("dilations", (1,) * rank), ("pads", (0,) * 2 * rank)]
 
 
-def columns_to_image(emitter: Emitter, node: Node) -> Any:
+def columns_to_image(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower Col2Im: each pixel is the sum of its taps; the sizes of image and window may be computed."""
     x, image, block = tensors(emitter, node)
     rank = node.output.type.rank - 2
     strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
 
-    def sizes(x: te.Tensor, image: te.Tensor, block: te.Tensor) -> Any:
+    def sizes(x: te.Tensor, image: te.Tensor, block: te.Tensor) -> te.Tensor:
         taps, pixels = elements(block), elements(image)
         fault = product(_counts(pixels, taps, node)) - x.shape[2]
         return row([tirx.floordiv(x.shape[1], product(taps)), *pixels, *taps, fault])
@@ -47,14 +45,14 @@ def columns_to_image(emitter: Emitter, node: Node) -> Any:
     taps = known[1] or [emitter.symbol("taps") for _ in range(rank)]
     found = emitter.computed(emitter.kernel(sizes, x, image, block), [*node.output.shape[1:], *taps]).values
 
-    def fold(x: te.Tensor, *, shape: Sequence[Any], kernel: Sequence[Any]) -> Any:
+    def fold(x: te.Tensor, *, shape: Sequence[Scalar], kernel: Sequence[Scalar]) -> te.Tensor:
         each = [te.reduce_axis((0, size), f"tap{axis}") for axis, size in enumerate(kernel)]
         counts = _counts(shape[2:], kernel, node)
 
-        def element(*place: Any) -> Any:
+        def element(*place: tirx.Expr) -> tirx.Expr:
             tap = place[1].astype("int64")
-            window: Any = integer(0)
-            fits: list[Any] = []
+            window = integer(0)
+            fits: list[tirx.Expr] = []
             for axis in range(rank):
                 reach = place[2 + axis].astype("int64") + pads[axis] - each[axis].var * gaps[axis]
                 start = tirx.floordiv(reach, integer(strides[axis]))
@@ -68,15 +66,16 @@ def columns_to_image(emitter: Emitter, node: Node) -> Any:
 
         return te.compute(shape, element, name="fold")
 
-    return emitter.kernel(fold, x, shape=[x.ty.shape.values[0], *found[: 1 + rank]], kernel=list(found[1 + rank :]))
+    return emitter.kernel(fold, x, shape=[shape_of(x).values[0], *found[: 1 + rank]], kernel=list(found[1 + rank :]))
 
 
-def deformable_conv(emitter: Emitter, node: Node) -> Any:
+def deformable_conv(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower DeformConv: taps are sampled at offsets, weighted by a mask, and multiplied with the weights."""
-    x, w, offset, b, mask = (
-        None if value is None else emitter.tensor(value) for value in (node.input(index) for index in range(5))
-    )
     weight = node.operand(1)
+    x, w = emitter.tensor(node.operand(0)), emitter.tensor(weight)
+    offset, b, mask = (
+        None if value is None else emitter.tensor(value) for value in (node.input(index) for index in range(2, 5))
+    )
     taps = [int(size) for size in node.attributes.get("kernel_shape", weight.shape[2:])]
     if len(taps) != 2:
         raise NotImplementedError(f"it has {len(taps)} spatial axes, and there is a kernel for 2")
@@ -88,7 +87,7 @@ def deformable_conv(emitter: Emitter, node: Node) -> Any:
     return relax.op.add(emitter.block.emit(y), emitter.block.emit(relax.op.reshape(b, (-1, 1, 1))))
 
 
-def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, taps: Sequence[int]) -> Any:
+def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, taps: Sequence[int]) -> te.Tensor:
     """Sample the taps as `[batch, channel, tap, row, column]`: bilinear, and zero outside of the image."""
     get = node.attributes.get
     groups, (strides, gaps) = get("offset_group", 1), (get(name, (1, 1)) for name in ("strides", "dilations"))
@@ -96,7 +95,7 @@ def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, tap
     batch, channels, *sizes = x.shape
     share = tirx.floordiv(channels, integer(groups))
 
-    def element(image: Any, channel: Any, tap: Any, *place: Any) -> Any:
+    def element(image: tirx.Expr, channel: tirx.Expr, tap: tirx.Expr, *place: tirx.Expr) -> tirx.Expr:
         cell = unraveled(tap, taps)
         group = tirx.floordiv(channel.astype("int64"), share)
         first = (group * prod(taps) + tap) * 2
@@ -111,14 +110,16 @@ def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, tap
     return te.compute([batch, channels, prod(taps), *offset.shape[2:]], element, name="sample")
 
 
-def _total(values: Any) -> Any:
+def _total(values: Iterable[tirx.Expr]) -> tirx.Expr:
     first, *rest = values
     for value in rest:
         first = first + value
     return first
 
 
-def _corner(x: te.Tensor, lead: Sequence[Any], at: Sequence[Any], sizes: Sequence[Any], corner: Sequence[int]) -> Any:
+def _corner(
+    x: te.Tensor, lead: Sequence[tirx.Expr], at: Sequence[tirx.Expr], sizes: Sequence[Scalar], corner: Sequence[int]
+) -> tirx.Expr:
     """Return what one of the four pixels around a place adds to its sample."""
     one = tirx.const(1, x.dtype)
     low = [tirx.floor(place) for place in at]
@@ -131,13 +132,13 @@ def _corner(x: te.Tensor, lead: Sequence[Any], at: Sequence[Any], sizes: Sequenc
     return only_if(is_inside, x(*lead, *pixel) * weight, tirx.const(0, x.dtype))
 
 
-def _grouped_product(samples: te.Tensor, w: te.Tensor, *, group: int) -> Any:
+def _grouped_product(samples: te.Tensor, w: te.Tensor, *, group: int) -> te.Tensor:
     batch, _, taps, height, width = samples.shape
     filters, depth, *kernel = w.shape
     channel, tap = te.reduce_axis((0, depth), "channel"), te.reduce_axis((0, taps), "tap")
     share = tirx.floordiv(filters, integer(group))
 
-    def element(image: Any, number: Any, *place: Any) -> Any:
+    def element(image: tirx.Expr, number: tirx.Expr, *place: tirx.Expr) -> tirx.Expr:
         first = tirx.floordiv(number.astype("int64"), share) * depth
         weight = w(number, channel, *unraveled(tap.var, kernel))
         return te.sum(samples(image, first + channel, tap, *place) * weight, axis=[channel, tap])
@@ -145,7 +146,7 @@ def _grouped_product(samples: te.Tensor, w: te.Tensor, *, group: int) -> Any:
     return te.compute([batch, filters, height, width], element, name="product")
 
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {
+CONVERTERS: dict[str, Converter] = {
     "Col2Im": columns_to_image,
     "DeformConv": deformable_conv,
 }

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Reading and writing elements at computed places.
 
 Negative places count from the end, and places beyond an end are moved to the nearest element: TVM's own kernels read
@@ -8,7 +6,6 @@ and write out of bounds there, and take fewer updates than elements for as many.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
@@ -16,35 +13,36 @@ from tvm.script.ir_builder import tirx as T
 
 from .....ir.graph import Node
 from .....ir.types import DType
+from ...kernels.vectors import known
 from ...runtime.storage import carrier
 from ..dynamic_shape import tensors
-from ..emitter import Emitter
-from ..expressions import choose, counted, product, unraveled
+from ..emitter import Converter, Emitter, shape_of
+from ..expressions import BufferProxy, choose, counted, product, unraveled
 
 
-def gather_elements(emitter: Emitter, node: Node) -> Any:
+def gather_elements(emitter: Emitter, node: Node) -> relax.Expr:
     x, indices = tensors(emitter, node)
-    axis = node.attributes.get("axis", 0) % len(x.ty.shape)
+    axis = node.attributes.get("axis", 0) % len(shape_of(x))
     return emitter.kernel(partial(gather_elements_along, axis=axis), x, indices)
 
 
-def gather_elements_along(x: te.Tensor, indices: te.Tensor, *, axis: int) -> Any:
-    def element(*place: Any) -> Any:
+def gather_elements_along(x: te.Tensor, indices: te.Tensor, *, axis: int) -> te.Tensor:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         at = counted(indices(*place).astype("int64"), x.shape[axis])
         return x(*place[:axis], at, *place[axis + 1 :])
 
     return te.compute(indices.shape, element, name="gather_elements")
 
 
-def gather_nd(emitter: Emitter, node: Node) -> Any:
+def gather_nd(emitter: Emitter, node: Node) -> relax.Expr:
     x, indices = tensors(emitter, node)
     batch = node.attributes.get("batch_dims", 0)
 
-    def gather_nd(x: te.Tensor, indices: te.Tensor) -> Any:
+    def gather_nd(x: te.Tensor, indices: te.Tensor) -> te.Tensor:
         *lead, depth = indices.shape
-        count = int(depth)
+        count = known(depth)
 
-        def element(*place: Any) -> Any:
+        def element(*place: tirx.Expr) -> tirx.Expr:
             row = place[: len(lead)]
             at = [counted(indices(*row, number).astype("int64"), x.shape[batch + number]) for number in range(count)]
             return x(*place[:batch], *at, *place[len(lead) :])
@@ -54,13 +52,13 @@ def gather_nd(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(gather_nd, x, indices)
 
 
-def scatter_elements(emitter: Emitter, node: Node) -> Any:
+def scatter_elements(emitter: Emitter, node: Node) -> relax.Expr:
     x, indices, updates = tensors(emitter, node)
-    axis = node.attributes.get("axis", 0) % len(x.ty.shape)
+    axis = node.attributes.get("axis", 0) % len(shape_of(x))
     combine = _COMBINED[node.attributes.get("reduction", "none")]
 
-    def scatter_elements(x: te.Tensor, indices: te.Tensor, updates: te.Tensor) -> Any:
-        def write(out: Any, given: Any, new: Any) -> None:
+    def scatter_elements(x: te.Tensor, indices: te.Tensor, updates: te.Tensor) -> te.Tensor:
+        def write(out: BufferProxy, given: BufferProxy, new: BufferProxy) -> None:
             with T.serial(0, product(indices.shape)) as step:
                 place = unraveled(step, indices.shape)
                 at = counted(given[tuple(place)].astype("int64"), x.shape[axis])
@@ -72,15 +70,15 @@ def scatter_elements(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(scatter_elements, x, indices, updates)
 
 
-def scatter_nd(emitter: Emitter, node: Node) -> Any:
+def scatter_nd(emitter: Emitter, node: Node) -> relax.Expr:
     x, indices, updates = tensors(emitter, node)
     combine = _COMBINED[node.attributes.get("reduction", "none")]
 
-    def scatter_nd(x: te.Tensor, indices: te.Tensor, updates: te.Tensor) -> Any:
+    def scatter_nd(x: te.Tensor, indices: te.Tensor, updates: te.Tensor) -> te.Tensor:
         *lead, depth = indices.shape
-        count = int(depth)
+        count = known(depth)
 
-        def write(out: Any, given: Any, new: Any) -> None:
+        def write(out: BufferProxy, given: BufferProxy, new: BufferProxy) -> None:
             with T.serial(0, product(updates.shape)) as step:
                 place = unraveled(step, updates.shape)
                 row = place[: len(lead)]
@@ -93,7 +91,7 @@ def scatter_nd(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(scatter_nd, x, indices, updates)
 
 
-_COMBINED: dict[str, Callable[[Any, Any], Any]] = {
+_COMBINED: dict[str, Callable[[tirx.Expr, tirx.Expr], tirx.Expr]] = {
     "none": lambda old, new: new,
     "add": lambda old, new: old + new,
     "mul": lambda old, new: old * new,
@@ -102,14 +100,16 @@ _COMBINED: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _is_nan(x: Any) -> Any:
+def _is_nan(x: tirx.Expr) -> tirx.Expr:
     return tirx.isnan(x) if str(x.ty.dtype).startswith("float") else tirx.const(False, "bool")
 
 
-def _written(x: te.Tensor, indices: te.Tensor, updates: te.Tensor, write: Callable[[Any, Any, Any], None]) -> Any:
+def _written(
+    x: te.Tensor, indices: te.Tensor, updates: te.Tensor, write: Callable[[BufferProxy, BufferProxy, BufferProxy], None]
+) -> te.Tensor:
     """Copy a tensor, and then write to it, one update after the other."""
 
-    def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+    def body(ins: Sequence[tirx.Buffer], outs: Sequence[tirx.Buffer]) -> tirx.Stmt:
         data, given, new, out = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
         with IRBuilder() as builder:
             with T.seq_scope():
@@ -123,10 +123,9 @@ def _written(x: te.Tensor, indices: te.Tensor, updates: te.Tensor, write: Callab
     return te.extern([x.shape], [x, indices, updates], body, dtype=x.dtype, out_buffers=[out], name="scatter")
 
 
-def accumulated(emitter: Emitter, node: Node) -> Any:
+def accumulated(emitter: Emitter, node: Node) -> relax.Expr:
     """Compute the sums or products of all elements up to each along an axis."""
-    x, axis = node.inputs[0], node.constant(1)
-    assert x is not None
+    x, axis = node.operand(0), node.constant(1)
     assert axis is not None
     along = int(axis.reshape(-1)[0]) % x.type.rank
     data = emitter.tensor(x)
@@ -138,10 +137,9 @@ def accumulated(emitter: Emitter, node: Node) -> Any:
     return relax.op.flip(emitter.block.emit(y), along) if reverse else y
 
 
-def bit_cast(emitter: Emitter, node: Node) -> Any:
+def bit_cast(emitter: Emitter, node: Node) -> relax.Expr:
     """Reinterpret bits as another type of the same width; truth values are stored as bytes."""
-    value, to = node.inputs[0], node.output.dtype
-    assert value is not None
+    value, to = node.operand(0), node.output.dtype
     x = emitter.tensor(value)
     if value.dtype is DType.bool:
         x = emitter.block.emit(relax.op.astype(x, "uint8"))
@@ -150,11 +148,11 @@ def bit_cast(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(partial(_reinterpreted, bits=to.bits, to=to), x)
 
 
-def _reinterpreted(x: te.Tensor, *, bits: int, to: Any) -> Any:
+def _reinterpreted(x: te.Tensor, *, bits: int, to: DType) -> te.Tensor:
     mask = (1 << bits) - 1
     low = 0 if to.is_float or not to.is_integer else to.limits[0]
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         if bits >= 8:
             return tirx.reinterpret(str(carrier(to)), x(*place))
         code = x(*place).astype("int32") & mask
@@ -163,7 +161,7 @@ def _reinterpreted(x: te.Tensor, *, bits: int, to: Any) -> Any:
     return te.compute(x.shape, element, name="bit_cast")
 
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {
+CONVERTERS: dict[str, Converter] = {
     "BitCast": bit_cast,
     "CumProd": accumulated,
     "CumSum": accumulated,

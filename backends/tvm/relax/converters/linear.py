@@ -1,9 +1,6 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Matrix products (GEMM), by our own kernels where there is a template for them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -40,8 +37,8 @@ def _integer_anchor(node: Node) -> Anchor | None:
 
 def _has_template(node: Node) -> bool:
     """Whether a node multiplies float32 with constant weights, and nothing is certain to be empty."""
-    x, weights = node.inputs[0], _weights(node)
-    return x is not None and x.dtype is DType.float32 and weights is not None and 0 not in (*x.shape, *weights.shape)
+    x, weights = node.operand(0), _weights(node)
+    return x.dtype is DType.float32 and weights is not None and 0 not in (*x.shape, *weights.shape)
 
 
 def _weights(node: Node) -> np.ndarray | None:
@@ -59,8 +56,7 @@ def _matrix(value: Value) -> np.ndarray | None:
         return value.data
     node = value.producer
     if node is not None and node.operator == "Transpose":
-        assert node.inputs[0] is not None
-        table = _matrix(node.inputs[0])
+        table = _matrix(node.operand(0))
         return None if table is None else table.transpose(node.attributes.get("perm", (1, 0)))
     narrow = widened_from(value)
     return constant_weights(value) if narrow is None else _matrix(narrow)
@@ -80,7 +76,7 @@ def _is_batched(node: Node) -> bool:
     )
 
 
-def _product(emitter: Emitter, group: Group) -> Any:
+def _product(emitter: Emitter, group: Group) -> relax.Expr:
     integers = quantized(group.anchor)
     if integers is not None and is_integer_gemm(integers.weights, emitter.machine):
         instruction = Instruction.of(emitter.machine, integers.weights.T)
@@ -105,18 +101,18 @@ def _product(emitter: Emitter, group: Group) -> Any:
     factor = emitter.tensor(right) if weights is None else None
     left, beside = emitter.tensor(x), operands(emitter, group, sizes.columns)
 
-    def call(tile: Tile) -> Any:
+    def call(tile: Tile) -> relax.Call:
         kernel = gemm_kernel(sizes, tile, emitter.machine, group.epilogue)
         operand = factor if weights is None else relax.const(packed(weights, tile))
+        assert operand is not None
         return emitter.prim_func("gemm", kernel, [left, operand, *beside], group.output.type)
 
     return emitter.choices.made(Site("gemm", str(node.location), sizes, tiles(sizes, emitter.machine), call))
 
 
-def _sums(emitter: Emitter, group: Group) -> Any:
+def _sums(emitter: Emitter, group: Group) -> relax.Expr:
     """Lower a MatMulInteger that legalize has left in the graph."""
-    x, weights, zero_point = group.anchor.inputs[0], group.anchor.constant(1), group.anchor.input(2)
-    assert x is not None
+    x, weights, zero_point = group.anchor.operand(0), group.anchor.constant(1), group.anchor.input(2)
     assert weights is not None
     offsets = -weights.sum(0, dtype=np.int32)
     if zero_point is None:
@@ -128,15 +124,15 @@ def _sums(emitter: Emitter, group: Group) -> Any:
 
 
 def _integer_product(
-    emitter: Emitter, group: Group, factors: tuple[Value, np.ndarray], beside: Sequence[Any], grids: Grids
-) -> Any:
+    emitter: Emitter, group: Group, factors: tuple[Value, np.ndarray], beside: Sequence[relax.Expr], grids: Grids
+) -> relax.Expr:
     """Call a kernel of integers, with the further arguments that their grids need."""
     x, weights = factors
     instruction = Instruction.of(emitter.machine, weights.T)
     sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
     left, beside = emitter.tensor(x), [*beside, *operands(emitter, group, sizes.columns)]
 
-    def call(tile: Tile) -> Any:
+    def call(tile: Tile) -> relax.Call:
         kernel = integer_gemm_kernel(sizes, grids, instruction, tile, emitter.machine, group.epilogue)
         packed = relax.const(packed_integers(weights, tile, instruction))
         return emitter.prim_func("integer_gemm", kernel, [left, packed, *beside], group.output.type)
@@ -149,7 +145,7 @@ def _known(dim: Dim) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
-def operands(emitter: Emitter, group: Group, channels: Dim) -> list[Any]:
+def operands(emitter: Emitter, group: Group, channels: Dim) -> list[relax.Expr]:
     """Return the operands of a group's epilogue: a number for each channel, or tensors of the result's shape."""
     shape = group.output.shape
     shapes: dict[Reach, Sequence[Dim]] = {

@@ -1,8 +1,4 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Matrix products (GEMM) with 4-bit weights."""
-
-from typing import Any
 
 import numpy as np
 from tvm import relax, tirx
@@ -24,9 +20,8 @@ def _anchor(node: Node) -> Anchor:
     return Anchor(node, channels=1, addend=node.input(5), joins=ELEMENTS)
 
 
-def _product(emitter: Emitter, group: Group) -> Any:
-    x, weight = group.anchor.inputs[0], BlockWeight.of(group.anchor)
-    assert x is not None
+def _product(emitter: Emitter, group: Group) -> relax.Expr:
+    x, weight = group.anchor.operand(0), BlockWeight.of(group.anchor)
     assert weight is not None  # legalize has spelled out the others
     lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
     kernel, right = kernel_for(lead, weight, emitter.machine, group.epilogue)

@@ -1,9 +1,6 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """NonMaxSuppression: one box after the other is compared with the boxes of its class that are kept already."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
@@ -13,16 +10,17 @@ from tvm.script.ir_builder import tirx as T
 from .....ir.graph import Node
 from ..dynamic_shape import cut_to
 from ..emitter import Emitter
+from ..expressions import BufferProxy
 from .cast import ranks
 
 _FOUND, _FIRST, _CLASH = range(3)
 """Places in a row of numbers for the count of kept boxes, the begin of this class's, and whether one clashes."""
 
 
-def non_max_suppression(emitter: Emitter, node: Node) -> Any:
+def non_max_suppression(emitter: Emitter, node: Node) -> relax.Expr:
     boxes, scores = (emitter.tensor(value) for value in node.inputs[:2] if value is not None)
     limit, overlap, threshold = (
-        relax.const(default) if node.input(index) is None else emitter.tensor(node.inputs[index])
+        relax.const(default) if node.input(index) is None else emitter.tensor(node.operand(index))
         for index, default in ((2, np.int64(0)), (3, np.float32(0)), (4, np.float32(-np.inf)))
     )
     order = emitter.block.emit(emitter.kernel(ranks, scores))
@@ -30,12 +28,12 @@ def non_max_suppression(emitter: Emitter, node: Node) -> Any:
     keeps_all = node.input(4) is None
     center = bool(node.attributes.get("center_point_box", 0))
 
-    def suppress(*given: te.Tensor) -> Any:
+    def suppress(*given: te.Tensor) -> Sequence[te.Tensor]:
         batch, classes, count = given[1].shape
         shapes = [[batch * classes * count, 3], [3]]
         outs = [tirx.decl_buffer(shape, "int64", "found", layout=None) for shape in shapes]
 
-        def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+        def body(ins: Sequence[tirx.Buffer], outs: Sequence[tirx.Buffer]) -> tirx.Stmt:
             return _suppression([T.buffer_proxy(buffer) for buffer in (*ins, *outs)], given, center, keeps_all)
 
         return te.extern(shapes, list(given), body, dtype=["int64", "int64"], out_buffers=outs, name="suppress")
@@ -46,7 +44,9 @@ def non_max_suppression(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(cut_to, rows, shape=[kept, 3])
 
 
-def _suppression(buffers: Sequence[Any], given: Sequence[te.Tensor], center: bool, keeps_all: bool) -> Any:
+def _suppression(
+    buffers: Sequence[BufferProxy], given: Sequence[te.Tensor], center: bool, keeps_all: bool
+) -> tirx.Stmt:
     boxes, scores, order, limit, overlap, threshold, rows, state = buffers
     most, least_clash, least_score = (
         buffer[tuple([0] * len(tensor.shape))]
@@ -77,11 +77,11 @@ def _suppression(buffers: Sequence[Any], given: Sequence[te.Tensor], center: boo
         return builder.get()
 
 
-def _whole(value: int) -> Any:
+def _whole(value: int) -> tirx.Expr:
     return tirx.const(value, "int64")
 
 
-def _overlap(boxes: Any, batch: Any, one: Any, other: Any, center: bool) -> Any:
+def _overlap(boxes: BufferProxy, batch: tirx.Expr, one: tirx.Expr, other: tirx.Expr, center: bool) -> tirx.Expr:
     """Return the intersection of two boxes over their union (IoU)."""
     (low, high), (lower, higher) = (_corners(boxes, batch, box, center) for box in (one, other))
     sides = [tirx.min(high[axis], higher[axis]) - tirx.max(low[axis], lower[axis]) for axis in range(2)]
@@ -91,7 +91,9 @@ def _overlap(boxes: Any, batch: Any, one: Any, other: Any, center: bool) -> Any:
     return common / (areas[0] + areas[1] - common)
 
 
-def _corners(boxes: Any, batch: Any, box: Any, center: bool) -> tuple[list[Any], list[Any]]:
+def _corners(
+    boxes: BufferProxy, batch: tirx.Expr, box: tirx.Expr, center: bool
+) -> tuple[list[tirx.Expr], list[tirx.Expr]]:
     """Return the lower and upper corner of a box that is given by two opposite corners, or by center and size."""
     first, second = ([boxes[batch, box, part + axis] for axis in range(2)] for part in (0, 2))
     if not center:

@@ -1,19 +1,18 @@
 """Softmax, normalization and quantization along the last axis, by kernels of our own."""
 
-from collections.abc import Callable
-from typing import Any
+from tvm import relax
 
 from .....ir.graph import Node, Value
 from .....ir.types import DType
 from .....passes.legalization.expansions.integers import ROW_QUANTIZER
 from ...kernels.quantization import quantize_kernel
 from ...kernels.rows import Norm, norm_kernel, softmax_kernel
-from ..emitter import Emitter
+from ..emitter import Converter, Emitter
 from ..fusion import ROUNDING, Anchor, Group, Template
 from ..importer import imported
 
 
-def softmax(emitter: Emitter, node: Node) -> Any:
+def softmax(emitter: Emitter, node: Node) -> relax.Expr:
     rows = rows_of(node, node.attributes.get("axis", -1))
     if rows is None:
         return imported(emitter, node)
@@ -27,7 +26,7 @@ def _norm_anchor(node: Node) -> Anchor | None:
     return Anchor(node, channels=1, joins=ROUNDING) if fits else None
 
 
-def _norm(emitter: Emitter, group: Group) -> Any:
+def _norm(emitter: Emitter, group: Group) -> relax.Expr:
     node = group.anchor
     rows = rows_of(node)
     assert rows is not None
@@ -40,7 +39,7 @@ def _norm(emitter: Emitter, group: Group) -> Any:
     return emitter.prim_func("layer_norm" if norm.is_centered else "rms_norm", kernel, arguments, group.output.type)
 
 
-def quantize(emitter: Emitter, node: Node) -> Any:
+def quantize(emitter: Emitter, node: Node) -> relax.Expr:
     rows = rows_of(node)
     if rows is None:
         return imported(emitter, node)
@@ -59,7 +58,7 @@ def rows_of(node: Node, axis: int = -1) -> tuple[Value, tuple[int | None, ...], 
     return None if 0 in (*lead, columns) else (x, lead, columns)
 
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {
+CONVERTERS: dict[str, Converter] = {
     "DynamicQuantizeLinear": quantize,
     "Softmax": softmax,
     ROW_QUANTIZER: quantize,

@@ -1,9 +1,6 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none
 """Pad, with amounts that are known or computed while the model runs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
@@ -11,18 +8,18 @@ from tvm.sym import Analyzer
 
 from .....ir.graph import Node
 from .....ir.infer import contents
+from ...kernels.vectors import Scalar
 from ...runtime.storage import carrier
 from ..emitter import Emitter
 from ..expressions import choose, counted, elements, integer, only_if, row, same, within
 
 
-def pad(emitter: Emitter, node: Node) -> Any:
+def pad(emitter: Emitter, node: Node) -> relax.Expr:
     """Pad by a table of the places that elements come from, since LLVM miscompiles reads at a remainder."""
-    x, _, value, _ = (node.input(index) for index in range(4))
-    assert x is not None
+    x, value = node.operand(0), node.input(2)
     data, mode = emitter.tensor(x), node.attributes.get("mode", "constant")
     begins = _known_begins(emitter, node, x.type.rank)
-    given: list[Any] = []
+    given: list[relax.Expr] = []
     if begins is None:
         given = [emitter.block.emit(_computed_begins(emitter, node, data))]
     fill = (
@@ -31,12 +28,15 @@ def pad(emitter: Emitter, node: Node) -> Any:
         else emitter.tensor(value)
     )
 
-    def padded(x: te.Tensor, fill: te.Tensor, *given: te.Tensor, shape: Sequence[Any], begins: Any) -> Any:
+    def padded(
+        x: te.Tensor, fill: te.Tensor, *given: te.Tensor, shape: Sequence[Scalar], begins: Sequence[Scalar] | None
+    ) -> te.Tensor:
         first = [given[0](axis) for axis in range(len(x.shape))] if given else begins
+        assert first is not None
         moved = [axis for axis, begin in enumerate(first) if not _stays(begin, x.shape[axis], shape[axis])]
         tables = {axis: _sources(x.shape[axis], shape[axis], first[axis], mode) for axis in moved}
 
-        def element(*place: Any) -> Any:
+        def element(*place: tirx.Expr) -> tirx.Expr:
             source = [tables[axis](index) if axis in tables else index for axis, index in enumerate(place)]
             if mode != "constant" or not moved:
                 return x(*source)
@@ -48,27 +48,27 @@ def pad(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(padded, data, fill, *given, shape=emitter.shape(node.output.shape), begins=begins)
 
 
-def _stays(begin: Any, size: Any, wanted: Any) -> bool:
+def _stays(begin: Scalar, size: Scalar, wanted: Scalar) -> bool:
     is_begun = isinstance(begin, int | tirx.IntImm) and int(begin) == 0
     return is_begun and Analyzer().can_prove_equal(size, wanted)
 
 
-def _known_begins(emitter: Emitter, node: Node, rank: int) -> list[Any] | None:
+def _known_begins(emitter: Emitter, node: Node, rank: int) -> list[Scalar] | None:
     """Return the padding in front of each axis, in elements of the result; None where only data tells."""
     pads, axes = (None if value is None else contents(value) for value in (node.input(1), node.input(3)))
     if pads is None or (node.input(3) is not None and axes is None):
         return None
-    begins: list[Any] = [0] * rank
+    begins: list[Scalar] = [0] * rank
     for axis, amount in zip(axes or range(rank), pads[: len(pads) // 2], strict=True):
         begins[int(axis) % rank] = emitter.size(amount)
     return begins
 
 
-def _computed_begins(emitter: Emitter, node: Node, data: Any) -> Any:
+def _computed_begins(emitter: Emitter, node: Node, data: relax.Expr) -> relax.Expr:
     """Compute the padding in front of each axis as a row, after giving the result's sizes their values."""
     given = [emitter.tensor(value) for value in (node.input(1), node.input(3)) if value is not None]
 
-    def amounts(x: te.Tensor, pads: te.Tensor, *rest: te.Tensor) -> Any:
+    def amounts(x: te.Tensor, pads: te.Tensor, *rest: te.Tensor) -> te.Tensor:
         rank, amounts = len(x.shape), elements(pads)
         named = elements(rest[0]) if rest else [integer(axis) for axis in range(rank)]
         begins, ends = [integer(0)] * rank, [integer(0)] * rank
@@ -86,10 +86,10 @@ def _computed_begins(emitter: Emitter, node: Node, data: Any) -> Any:
     return relax.op.strided_slice(found, [0], [rank], [2 * rank])
 
 
-def _sources(size: Any, wanted: Any, begin: Any, mode: str) -> Any:
+def _sources(size: Scalar, wanted: Scalar, begin: Scalar, mode: str) -> te.Tensor:
     """Return a table of the place that each element along a padded axis comes from, or -1 for none."""
 
-    def source(place: Any) -> Any:
+    def source(place: tirx.Expr) -> tirx.Expr:
         at = place.astype("int64") - begin
         if mode == "constant":
             return choose(tirx.all(at >= 0, at < size), at, integer(-1))

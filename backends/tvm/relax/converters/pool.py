@@ -1,6 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
-# pyright: reportReturnType=none
 """Pools over sliding windows, of any rank and padding, whose sizes may be symbolic.
 
 TVM's own lose infinities and NaN among maxima, pad for as many results as there are inputs by rules of their own, and
@@ -10,17 +7,18 @@ count taps beyond the padding in powers.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from tvm import relax, te, tirx
+from tvm.ir import PrimType
 
 from .....ir.graph import Node
-from ..emitter import Emitter
+from ...kernels.vectors import Scalar
+from ..emitter import Converter, Emitter
 from ..expressions import choose, integer, only_if
 from ..importer import imported
 from .reduce import larger
 
-Kernel = Callable[[te.Tensor, Sequence[Any], "_Window"], Any]
+Kernel = Callable[[te.Tensor, Sequence[Scalar], "_Window"], te.Tensor | Sequence[te.Tensor]]
 """A function from the input, the shape of the result and a window to the result."""
 
 
@@ -31,11 +29,11 @@ class _Window:
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     gaps: tuple[int, ...]
-    begins: Sequence[Any] = ()
-    ends: Sequence[Any] = ()
+    begins: Sequence[tirx.Expr] = ()
+    ends: Sequence[tirx.Expr] = ()
 
     @classmethod
-    def of(cls, node: Node, begins: Sequence[Any] = (), ends: Sequence[Any] = ()) -> "_Window":
+    def of(cls, node: Node, begins: Sequence[tirx.Expr] = (), ends: Sequence[tirx.Expr] = ()) -> "_Window":
         kernel = node.attributes["kernel_shape"]
         ones = (1,) * len(kernel)
         strides, gaps = (node.attributes.get(name, ones) for name in ("strides", "dilations"))
@@ -45,37 +43,37 @@ class _Window:
     def axes(self) -> range:
         return range(len(self.kernel))
 
-    def taps(self) -> list[Any]:
+    def taps(self) -> list[tirx.IterVar]:
         return [te.reduce_axis((0, size), f"tap{axis}") for axis, size in enumerate(self.kernel)]
 
-    def source(self, axis: int, place: Any, tap: Any) -> Any:
+    def source(self, axis: int, place: tirx.Expr, tap: tirx.Expr) -> tirx.Expr:
         """Return where a tap of the window for a place of the result lies along an axis of the input."""
         return place.astype("int64") * self.strides[axis] + tap * self.gaps[axis] - self.begins[axis]
 
-    def padded(self, x: te.Tensor, counts: Sequence[Any], fill: Any) -> te.Tensor:
+    def padded(self, x: te.Tensor, counts: Sequence[Scalar], fill: tirx.Expr) -> te.Tensor:
         """Return the input with as much padding as the windows reach into."""
         sizes = [
             (count - 1) * stride + (taps - 1) * gap + 1
             for count, stride, taps, gap in zip(counts, self.strides, self.kernel, self.gaps, strict=True)
         ]
 
-        def element(*place: Any) -> Any:
+        def element(*place: tirx.Expr) -> tirx.Expr:
             at = [index.astype("int64") - begin for index, begin in zip(place[2:], self.begins, strict=True)]
             return only_if(_is_inside(at, x), x(*place[:2], *at), fill)
 
         return te.compute([*x.shape[:2], *sizes], element, name="padded")
 
-    def at(self, place: Sequence[Any], taps: Sequence[Any]) -> list[Any]:
+    def at(self, place: Sequence[tirx.Expr], taps: Sequence[tirx.IterVar]) -> list[tirx.Expr]:
         """Return where the taps of a window lie in the padded input."""
         steps = zip(place[2:], self.strides, taps, self.gaps, strict=True)
         return [*place[:2], *(index * stride + tap * gap for index, stride, tap, gap in steps)]
 
 
-def _is_inside(at: Sequence[Any], x: te.Tensor) -> Any:
+def _is_inside(at: Sequence[tirx.Expr], x: te.Tensor) -> tirx.Expr:
     return tirx.all(*(tirx.all(place >= 0, place < size) for place, size in zip(at, x.shape[2:], strict=True)))
 
 
-def max_pool(emitter: Emitter, node: Node) -> Any:
+def max_pool(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower MaxPool, perhaps with the positions of the maxima: the first of equal ones, and never padding."""
     if len(node.outputs) == 1:
         return _pooled(emitter, node, _maxima)
@@ -83,36 +81,38 @@ def max_pool(emitter: Emitter, node: Node) -> Any:
     return relax.Tuple([emitter.block.emit(relax.TupleGetItem(found, index)) for index in range(2)])
 
 
-def average_pool(emitter: Emitter, node: Node) -> Any:
+def average_pool(emitter: Emitter, node: Node) -> relax.Expr:
     if not node.attributes.get("auto_pad", "NOTSET").startswith("SAME"):
         return imported(emitter, node)
     return _pooled(emitter, node, partial(_means, counts_padding=bool(node.attributes.get("count_include_pad", 0))))
 
 
-def lp_pool(emitter: Emitter, node: Node) -> Any:
+def lp_pool(emitter: Emitter, node: Node) -> relax.Expr:
     return _pooled(emitter, node, partial(_norms, power=node.attributes.get("p", 2)))
 
 
-def _pooled(emitter: Emitter, node: Node, kernel: Kernel) -> Any:
+def _pooled(emitter: Emitter, node: Node, kernel: Kernel) -> relax.Expr:
     value = node.operand(0)
     begins, ends = _padding(node, [emitter.size(size) for size in value.shape[2:]])
 
-    def pool(x: te.Tensor, *, shape: Sequence[Any], begins: Sequence[Any], ends: Sequence[Any]) -> Any:
+    def pool(
+        x: te.Tensor, *, shape: Sequence[Scalar], begins: Sequence[tirx.Expr], ends: Sequence[tirx.Expr]
+    ) -> te.Tensor | Sequence[te.Tensor]:
         return kernel(x, shape, _Window.of(node, begins, ends))
 
     shape = emitter.shape(node.outputs[0].shape)
     return emitter.kernel(pool, emitter.tensor(value), shape=shape, begins=begins, ends=ends)
 
 
-def _padding(node: Node, sizes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+def _padding(node: Node, sizes: Sequence[Scalar]) -> tuple[list[tirx.Expr], list[tirx.Expr]]:
     """Return the padding in front of and behind each spatial axis, as the attributes have it."""
     window, mode = _Window.of(node), node.attributes.get("auto_pad", "NOTSET")
     if not mode.startswith("SAME"):
         rank = len(window.kernel)
         pads = node.attributes.get("pads", (0,) * 2 * rank) if mode == "NOTSET" else (0,) * 2 * rank
         return [integer(pad) for pad in pads[:rank]], [integer(pad) for pad in pads[rank:]]
-    begins: list[Any] = []
-    ends: list[Any] = []
+    begins: list[tirx.Expr] = []
+    ends: list[tirx.Expr] = []
     for size, taps, stride, gap in zip(sizes, window.kernel, window.strides, window.gaps, strict=True):
         have = integer(size) if isinstance(size, int) else size
         reach = tirx.floordiv(have - 1, integer(stride)) * stride + (taps - 1) * gap + 1
@@ -122,24 +122,24 @@ def _padding(node: Node, sizes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return begins, ends
 
 
-def _maxima(x: te.Tensor, shape: Sequence[Any], window: _Window) -> Any:
+def _maxima(x: te.Tensor, shape: Sequence[Scalar], window: _Window) -> te.Tensor:
     taps = window.taps()
     padded = window.padded(x, shape[2:], _lowest(x.dtype))
     combine = te.comm_reducer(larger, _lowest)
     return te.compute(shape, lambda *place: combine(padded(*window.at(place, taps)), axis=taps), name="max_pool")
 
 
-def _lowest(dtype: Any) -> Any:
+def _lowest(dtype: str | PrimType) -> tirx.Expr:
     return tirx.const(float("-inf"), dtype) if "float" in str(dtype) else tirx.min_value(dtype)
 
 
-def _positions(x: te.Tensor, shape: Sequence[Any], window: _Window, *, node: Node) -> Any:
+def _positions(x: te.Tensor, shape: Sequence[Scalar], window: _Window, *, node: Node) -> Sequence[te.Tensor]:
     """Compute the maxima, and their places in the whole flat input."""
     taps = window.taps()
     order = window.axes if not node.attributes.get("storage_order", 0) else reversed(window.axes)
     axes = list(order)
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         at = [window.source(axis, place[2 + axis], taps[axis].var) for axis in window.axes]
         is_inside = _is_inside(at, x)
         flat = place[0].astype("int64") * x.shape[1] + place[1]
@@ -152,7 +152,7 @@ def _positions(x: te.Tensor, shape: Sequence[Any], window: _Window, *, node: Nod
     return [maxima, positions]
 
 
-def _combine(a: Any, b: Any) -> tuple[Any, Any]:
+def _combine(a: Sequence[tirx.Expr], b: Sequence[tirx.Expr]) -> tuple[tirx.Expr, tirx.Expr]:
     """Return the pair of position and value with the greater value, or else the first one; padding loses to all."""
     (one, left), (other, right) = a, b
     is_float = str(left.ty.dtype).startswith("float")
@@ -163,14 +163,14 @@ def _combine(a: Any, b: Any) -> tuple[Any, Any]:
     return choose(keeps, one, other), choose(keeps, left, right)
 
 
-def _nothing(position: str, value: str) -> tuple[Any, Any]:
+def _nothing(position: str, value: str) -> tuple[tirx.Expr, tirx.Expr]:
     return tirx.const(-1, position), _lowest(value)
 
 
 _FIRST_GREATEST = te.comm_reducer(_combine, _nothing)
 
 
-def _means(x: te.Tensor, shape: Sequence[Any], window: _Window, *, counts_padding: bool) -> Any:
+def _means(x: te.Tensor, shape: Sequence[Scalar], window: _Window, *, counts_padding: bool) -> te.Tensor:
     """Compute sums over windows, divided by how many of their taps count."""
     taps = window.taps()
     padded = window.padded(x, shape[2:], tirx.const(0, x.dtype))
@@ -181,7 +181,7 @@ def _means(x: te.Tensor, shape: Sequence[Any], window: _Window, *, counts_paddin
         low = -window.begins[axis] if counts_padding else integer(0)
         high = x.shape[2 + axis] + (window.ends[axis] if counts_padding else 0)
 
-        def count(place: Any) -> Any:
+        def count(place: tirx.Expr) -> tirx.Expr:
             at = window.source(axis, place, tap.var)
             return te.sum(tirx.all(at >= low, at < high).astype(x.dtype), axis=[tap])
 
@@ -189,7 +189,7 @@ def _means(x: te.Tensor, shape: Sequence[Any], window: _Window, *, counts_paddin
 
     counts = [counted(axis) for axis in window.axes]
 
-    def mean(*place: Any) -> Any:
+    def mean(*place: tirx.Expr) -> tirx.Expr:
         share = total(*place)
         for axis in window.axes:
             share = share / counts[axis](place[2 + axis])
@@ -198,13 +198,13 @@ def _means(x: te.Tensor, shape: Sequence[Any], window: _Window, *, counts_paddin
     return te.compute(shape, mean, name="average_pool")
 
 
-def _norms(x: te.Tensor, shape: Sequence[Any], window: _Window, *, power: int) -> Any:
+def _norms(x: te.Tensor, shape: Sequence[Scalar], window: _Window, *, power: int) -> te.Tensor:
     taps = window.taps()
     padded = window.padded(x, shape[2:], tirx.const(0, x.dtype))
 
     exponent = tirx.const(power, x.dtype)
 
-    def raised(*place: Any) -> Any:
+    def raised(*place: tirx.Expr) -> tirx.Expr:
         value = padded(*window.at(place, taps))
         return te.sum(value * value if power == 2 else tirx.power(tirx.abs(value), exponent), axis=taps)
 
@@ -213,16 +213,16 @@ def _norms(x: te.Tensor, shape: Sequence[Any], window: _Window, *, power: int) -
     return te.compute(shape, lambda *place: tirx.power(total(*place), root), name="lp_pool")
 
 
-def local_response_normalization(emitter: Emitter, node: Node) -> Any:
+def local_response_normalization(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower LRN, which divides each element by the energy of its neighbours in other channels."""
     value = node.operand(0)
     size = node.attributes["size"]
     alpha, beta, bias = (node.attributes.get(name, default) for name, default in _RESPONSE)
 
-    def normalize(x: te.Tensor) -> Any:
+    def normalize(x: te.Tensor) -> te.Tensor:
         near = te.reduce_axis((0, size), "near")
 
-        def energy(*place: Any) -> Any:
+        def energy(*place: tirx.Expr) -> tirx.Expr:
             at = place[1].astype("int64") + near.var - (size - 1) // 2
             is_inside = tirx.all(at >= 0, at < x.shape[1])
             neighbour = only_if(is_inside, x(place[0], at, *place[2:]), tirx.const(0, x.dtype))
@@ -231,7 +231,7 @@ def local_response_normalization(emitter: Emitter, node: Node) -> Any:
         total = te.compute(x.shape, energy, name="energy")
         share, exponent, offset = (tirx.const(number, x.dtype) for number in (alpha / size, beta, bias))
 
-        def element(*place: Any) -> Any:
+        def element(*place: tirx.Expr) -> tirx.Expr:
             return x(*place) / tirx.power(offset + share * total(*place), exponent)
 
         return te.compute(x.shape, element, name="normalize")
@@ -241,7 +241,7 @@ def local_response_normalization(emitter: Emitter, node: Node) -> Any:
 
 _RESPONSE = (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {
+CONVERTERS: dict[str, Converter] = {
     "LRN": local_response_normalization,
     "LpPool": lp_pool,
 }

@@ -1,20 +1,16 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Products of quantized numbers, written as QuantizeLinear and DequantizeLinear around a float32 product."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from tvm import te
+from tvm import relax, te, tirx
 
 from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType
 from ...kernels.elementwise import elementwise_kernel
 from ...kernels.epilogue import Epilogue, Operand, Reach, Step
-from ..emitter import Emitter
+from ..emitter import Converter, Emitter
 from ..fusion import step_attributes, widened_from
 
 
@@ -76,9 +72,11 @@ def constant_weights(value: Value) -> np.ndarray | None:
     if isinstance(narrow, Constant):
         return narrow.data.astype(np.float32)
     found = _dequantized(value)
-    if found is None or not isinstance(found[0], Constant):
+    if found is None:
         return None
     weights, *numbers, axis = found
+    if not isinstance(weights, Constant):
+        return None
     rank = weights.type.rank
     shape = [-1 if index == axis % rank else 1 for index in range(rank)]
     scale, zero_point = (array.astype(np.float32).reshape(shape if array.size > 1 else ()) for array in numbers)
@@ -96,7 +94,7 @@ def _dequantized(value: Value | None) -> tuple[Value, np.ndarray, np.ndarray, in
     return x, scale, np.zeros(1) if zero_point is None else zero_point, node.attributes.get("axis", 1)
 
 
-def quantize(emitter: Emitter, node: Node) -> Any:
+def quantize(emitter: Emitter, node: Node) -> relax.Expr:
     """Quantize or dequantize by one grid for the whole tensor."""
     x = node.operand(0)
     shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
@@ -105,7 +103,7 @@ def quantize(emitter: Emitter, node: Node) -> Any:
     return emitter.prim_func(node.operator.lower(), kernel, [emitter.tensor(x)], node.output.type)
 
 
-def dequantize(emitter: Emitter, node: Node) -> Any:
+def dequantize(emitter: Emitter, node: Node) -> relax.Expr:
     """Dequantize by one grid, or by grids for each row or column.
 
     The latter are left on operands of products that no integer kernel computes.
@@ -115,8 +113,8 @@ def dequantize(emitter: Emitter, node: Node) -> Any:
     tensors = [emitter.tensor(value) for value in node.inputs if value is not None]
     axis = node.attributes.get("axis", 1)
 
-    def dequantize(x: te.Tensor, scale: te.Tensor, *zero_points: te.Tensor) -> Any:
-        def element(*place: Any) -> Any:
+    def dequantize(x: te.Tensor, scale: te.Tensor, *zero_points: te.Tensor) -> te.Tensor:
+        def element(*place: tirx.Expr) -> tirx.Expr:
             beside = (place[axis],) if len(scale.shape) else ()
             number = x(*place).astype("int32")
             for zero_point in zero_points:
@@ -128,4 +126,4 @@ def dequantize(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(dequantize, *tensors)
 
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {"DequantizeLinear": dequantize, "QuantizeLinear": quantize}
+CONVERTERS: dict[str, Converter] = {"DequantizeLinear": dequantize, "QuantizeLinear": quantize}

@@ -1,33 +1,31 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportReturnType=none, reportCallIssue=none
 """Reductions over axes: TVM's own leave garbage for an axis without elements, and lose infinities and NaN."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
-from typing import Any
 
 from tvm import relax, te, tirx
 
 from .....ir.graph import Node
 from .....ir.infer import contents
 from .....ir.types import DType
+from ...kernels.vectors import Scalar
 from ..dynamic_shape import squeezed
-from ..emitter import Emitter
+from ..emitter import Emitter, shape_of
 from ..expressions import choose, counted, integer, only_if, row, same
 
-Combiner = Callable[[Any, Any], Any]
+Combiner = Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
 
 
-def larger(a: Any, b: Any) -> Any:
+def larger(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     return tirx.Select(_stays(a, a > b), a, b)
 
 
-def _smaller(a: Any, b: Any) -> Any:
+def _smaller(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     return tirx.Select(_stays(a, a < b), a, b)
 
 
-def _stays(a: Any, wins: Any) -> Any:
+def _stays(a: tirx.Expr, wins: tirx.Expr) -> tirx.Expr:
     """Whether a number stays against another: if it wins, or is NaN."""
     return tirx.any(wins, tirx.isnan(a)) if str(a.ty.dtype).startswith("float") else wins
 
@@ -50,7 +48,7 @@ def _end(dtype: DType, sign: int) -> float:
     return 0 if dtype.name.startswith("u") else -(1 << bits)
 
 
-def _reduce(emitter: Emitter, node: Node) -> Any:
+def _reduce(emitter: Emitter, node: Node) -> relax.Expr:
     value = node.operand(0)
     is_bool = value.dtype is DType.bool
     x = emitter.tensor(value)
@@ -67,13 +65,13 @@ def _reduce(emitter: Emitter, node: Node) -> Any:
     return relax.op.astype(y, "bool") if is_bool else y
 
 
-def _reduce_computed(emitter: Emitter, node: Node, x: Any, step: Callable[..., Any]) -> Any:
+def _reduce_computed(emitter: Emitter, node: Node, x: relax.Expr, step: Callable[..., te.Tensor]) -> relax.Expr:
     """Reduce axes that only data tells: each axis in turn is reduced to a size of 1 if it is among them."""
-    rank, keeps = len(x.ty.shape), bool(node.attributes.get("keepdims", 1))
+    rank, keeps = len(shape_of(x)), bool(node.attributes.get("keepdims", 1))
     stays_without = bool(node.attributes.get("noop_with_empty_axes", 0))
-    axes = emitter.tensor(node.inputs[1])
+    axes = emitter.tensor(node.operand(1))
 
-    def plan(x: te.Tensor, axes: te.Tensor) -> Any:
+    def plan(x: te.Tensor, axes: te.Tensor) -> te.Tensor:
         named = _named(axes, rank, stays_without)
         sizes = [choose(same(named(axis), 1), integer(1), size) for axis, size in enumerate(x.shape)]
         return row([*sizes, *map(named, range(rank))])
@@ -92,7 +90,7 @@ def _named(axes: te.Tensor, rank: int, stays_without: bool) -> te.Tensor:
     """Return a row with 1 for each axis that is reduced: those in a row of axes, or all if the row is empty."""
     (length,) = axes.shape
 
-    def flag(axis: Any, place: Any) -> Any:
+    def flag(axis: Scalar, place: tirx.Expr) -> tirx.Expr:
         return choose(same(counted(axes(place).astype("int64"), integer(rank)), axis), integer(1), integer(0))
 
     flags = te.compute((rank, length), flag, name="flags")
@@ -102,11 +100,13 @@ def _named(axes: te.Tensor, rank: int, stays_without: bool) -> te.Tensor:
     return te.compute((rank,), lambda axis: choose(same(length, 0), integer(1), found(axis)), name="named")
 
 
-def _reduce_if_named(x: te.Tensor, plan: te.Tensor, *, step: Callable[..., Any], axis: int, wanted: Any) -> Any:
+def _reduce_if_named(
+    x: te.Tensor, plan: te.Tensor, *, step: Callable[..., te.Tensor], axis: int, wanted: Scalar
+) -> te.Tensor:
     whole = step(x, axes=[axis], keeps=True)
     shape = [*x.shape[:axis], wanted, *x.shape[axis + 1 :]]
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         first = whole(*place[:axis], 0, *place[axis + 1 :])
         return only_if(same(plan(len(x.shape) + axis), 1), first, x(*place))
 
@@ -124,7 +124,7 @@ def _axes(node: Node, rank: int) -> list[int] | None:
     return [] if node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
 
 
-def reduction(x: te.Tensor, *, combiner: Combiner, nothing: float, axes: Sequence[int], keeps: bool) -> Any:
+def reduction(x: te.Tensor, *, combiner: Combiner, nothing: float, axes: Sequence[int], keeps: bool) -> te.Tensor:
     """Compute a reduction; `nothing` is the result of combining no elements."""
     identity = tirx.const(nothing, x.dtype)
     combine = te.comm_reducer(combiner, lambda dtype: tirx.const(nothing, dtype))
@@ -134,12 +134,12 @@ def reduction(x: te.Tensor, *, combiner: Combiner, nothing: float, axes: Sequenc
     if any(_is_zero(size) for size in sizes):
         return te.compute(shape, lambda *place: identity, name="nothing")
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         rest = iter(place)
-        full: list[Any] = []
+        full: list[tirx.Expr | tirx.IterVar] = []
         for axis in range(len(x.shape)):
             kept = next(rest) if keeps or axis not in axes else None
-            full.append(steps[axes.index(axis)] if axis in axes else kept)
+            full.append(steps[axes.index(axis)] if kept is None or axis in axes else kept)
         return combine(x(*full), axis=steps)
 
     y = te.compute(shape, element, name="reduce")
@@ -150,11 +150,11 @@ def reduction(x: te.Tensor, *, combiner: Combiner, nothing: float, axes: Sequenc
     return te.compute(shape, lambda *place: tirx.Select(is_empty, identity, y(*place)), name="guarded")
 
 
-def _is_zero(size: Any) -> bool:
+def _is_zero(size: Scalar) -> bool:
     return isinstance(size, int | tirx.IntImm) and int(size) == 0
 
 
-def _place_of_extreme(emitter: Emitter, node: Node) -> Any:
+def _place_of_extreme(emitter: Emitter, node: Node) -> relax.Expr:
     """Return the first or the last place of the extreme along an axis, where NaN is beyond all numbers.
 
     TVM's own operators find no place for infinities, and arbitrary ones where there is NaN.
@@ -166,12 +166,12 @@ def _place_of_extreme(emitter: Emitter, node: Node) -> Any:
     is_last, keeps = (bool(node.attributes.get(*pair)) for pair in (("select_last_index", 0), ("keepdims", 1)))
     nowhere = -1 if is_last else _FAR
 
-    def place(x: te.Tensor) -> Any:
+    def place(x: te.Tensor) -> te.Tensor:
         extreme, size = best(x, axes=[axis]), x.shape[axis]
         step = te.reduce_axis((0, size), "place")
         pick = te.comm_reducer(larger if is_last else _smaller, lambda dtype: integer(nowhere))
 
-        def element(*at: Any) -> Any:
+        def element(*at: tirx.Expr) -> tirx.Expr:
             before, behind = at[:axis], at[axis + keeps :]
             number, most = x(*before, step, *behind), extreme(*before, 0, *behind)
             is_there = tirx.EQ(number, most)

@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
 """Regions of images: RoiAlign samples between pixels, MaxRoiPool takes maxima.
 
 TVM's own RoiAlign scales a region after moving it by half a pixel instead of before, and samples regions that are
@@ -10,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
 
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
@@ -18,22 +15,22 @@ from tvm.script.ir_builder import tirx as T
 
 from .....ir.graph import Node
 from ..dynamic_shape import tensors
-from ..emitter import Emitter
-from ..expressions import choose, counted, integer, same
+from ..emitter import Emitter, shape_of
+from ..expressions import BufferProxy, choose, counted, integer, same
 from .reduce import larger
 
 
-def roi_align(emitter: Emitter, node: Node) -> Any:
+def roi_align(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower RoiAlign: a cell is the mean of its samples, or the greatest of the weighted pixels around them."""
     return emitter.kernel(partial(_aligned, node=node), *tensors(emitter, node))
 
 
-def _aligned(x: te.Tensor, rois: te.Tensor, batch: te.Tensor, *, node: Node) -> Any:
+def _aligned(x: te.Tensor, rois: te.Tensor, batch: te.Tensor, *, node: Node) -> te.Tensor:
     cells = [node.attributes.get(name, 1) for name in ("output_height", "output_width")]
     takes_maxima = node.attributes.get("mode", "avg") == "max"
     shape = [rois.shape[0], x.shape[1], *cells]
 
-    def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+    def body(ins: Sequence[tirx.Buffer], outs: Sequence[tirx.Buffer]) -> tirx.Stmt:
         pixels, corners, images, y = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
         with IRBuilder() as builder:
             with T.parallel(0, shape[0]) as region:
@@ -48,21 +45,21 @@ def _aligned(x: te.Tensor, rois: te.Tensor, batch: te.Tensor, *, node: Node) -> 
     return te.extern([shape], [x, rois, batch], body, dtype=x.dtype, out_buffers=[out], name="roi_align")
 
 
-def max_roi_pool(emitter: Emitter, node: Node) -> Any:
+def max_roi_pool(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower MaxRoiPool to TVM's operator, with the numbers of images clipped to those that there are."""
     x, rois = tensors(emitter, node)
 
-    def known(rois: te.Tensor, *, count: Any) -> Any:
+    def known(rois: te.Tensor, *, count: tirx.Expr) -> te.Tensor:
         last = (count - 1).astype(rois.dtype)
 
-        def element(region: Any, place: Any) -> Any:
+        def element(region: tirx.Expr, place: tirx.Expr) -> tirx.Expr:
             number = rois(region, place)
             image = tirx.min(tirx.max(number, tirx.const(0, rois.dtype)), last)
             return choose(same(place, 0), image, number)
 
         return te.compute(rois.shape, element, name="known")
 
-    rois = emitter.block.emit(emitter.kernel(known, rois, count=x.ty.shape[0]))
+    rois = emitter.block.emit(emitter.kernel(known, rois, count=shape_of(x)[0]))
     size, scale = node.attributes["pooled_shape"], node.attributes.get("spatial_scale", 1.0)
     return relax.op.vision.roi_pool(x, rois, list(size), scale)
 
@@ -71,13 +68,13 @@ def max_roi_pool(emitter: Emitter, node: Node) -> Any:
 class _Line:
     """The samples of a region along an axis: where they start, how far apart they are, and how many a cell has."""
 
-    first: Any
-    step: Any
-    count: Any
-    size: Any
+    first: tirx.Expr
+    step: tirx.Expr
+    count: tirx.Expr
+    size: tirx.Expr
 
     @classmethod
-    def of(cls, node: Node, corners: Any, region: Any, axis: int, cells: int, size: Any) -> "_Line":
+    def of(cls, node: Node, corners: BufferProxy, region: tirx.Expr, axis: int, cells: int, size: tirx.Expr) -> "_Line":
         get = node.attributes.get
         low, high = (corners[region, place] for place in (1 - axis, 3 - axis))  # of x before y
         number = partial(tirx.const, dtype=low.ty.dtype)
@@ -91,7 +88,7 @@ class _Line:
         count = integer(ratio) if ratio else tirx.max(tirx.ceil(share).astype("int64"), integer(0))
         return cls(first, share / tirx.max(count, integer(1)).astype(low.ty.dtype), count, size)
 
-    def taps(self, cell: Any, sample: Any) -> list[tuple[Any, Any]]:
+    def taps(self, cell: tirx.Expr, sample: tirx.Expr) -> list[tuple[tirx.Expr, tirx.Expr]]:
         """Return the two pixels around a sample with their weights, which are 0 outside of the image."""
         dtype = self.first.ty.dtype
         number = partial(tirx.const, dtype=dtype)
@@ -104,7 +101,13 @@ class _Line:
         return [(pixel, (number(1.0) - share) * inside), (tirx.min(pixel + 1, last), share * inside)]
 
 
-def _fill(y: Any, cell: Sequence[Any], lines: Sequence[_Line], pixel: Callable[..., Any], takes_maxima: bool) -> None:
+def _fill(
+    y: BufferProxy,
+    cell: Sequence[tirx.Expr],
+    lines: Sequence[_Line],
+    pixel: Callable[..., tirx.Expr],
+    takes_maxima: bool,
+) -> None:
     """Write a cell, sample by sample."""
     dtype = y[tuple(cell)].ty.dtype
     nought, place = tirx.const(0, dtype), tuple(cell)

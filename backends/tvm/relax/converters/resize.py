@@ -1,5 +1,3 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none, reportOperatorIssue=none, reportCallIssue=none
 """Resize, along one axis after the other, as the operator's meaning has it (`ir/ops/resize.py`).
 
 Tables are computed first: where each place of the result lies in the input, and the weights of the taps around it.
@@ -9,14 +7,14 @@ Sizes may be symbolic, and scales, sizes and the region of interest may be compu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 
-from .....ir.graph import Constant, Node, Value
+from .....ir.graph import Attribute, Constant, Node, Value
 from .....ir.infer import contents
-from ..emitter import Emitter
+from ...kernels.vectors import Scalar, known
+from ..emitter import Emitter, type_of
 from ..expressions import choose, integer, row, within
 
 
@@ -35,7 +33,7 @@ class _Sampling:
 
     @classmethod
     def of(cls, node: Node) -> "_Sampling":
-        def get(name: str, default: Any) -> Any:
+        def get(name: str, default: Attribute) -> Attribute:
             return node.attributes.get(name, default)
 
         return cls(
@@ -58,7 +56,7 @@ class _Sampling:
     def crops(self) -> bool:
         return self.transformation == "tf_crop_and_resize"
 
-    def taps(self, scale: Any) -> Any:
+    def taps(self, scale: tirx.Expr) -> Scalar:
         """Return how many elements of the input an element of the result is made of."""
         if not self.antialias:
             return 2 * self.radius
@@ -72,14 +70,14 @@ class _Axis:
     All but the size are in float64.
     """
 
-    size: Any
-    scale: Any
-    extent: Any
-    start: Any
-    end: Any
+    size: Scalar
+    scale: tirx.Expr
+    extent: tirx.Expr
+    start: tirx.Expr
+    end: tirx.Expr
 
 
-def resize(emitter: Emitter, node: Node) -> Any:
+def resize(emitter: Emitter, node: Node) -> relax.Expr:
     x = node.operand(0)
     sampling = _Sampling.of(node)
     along = [axis % x.type.rank for axis in node.attributes.get("axes") or range(x.type.rank)]
@@ -97,7 +95,7 @@ def resize(emitter: Emitter, node: Node) -> Any:
     return relax.op.astype(relax.op.clip(relax.op.round(y), float(limits.min), float(limits.max)), str(x.dtype))
 
 
-def _along(emitter: Emitter, x: Any, plan: "_Plan", index: int, axis: int, sampling: _Sampling) -> Any:
+def _along(emitter: Emitter, x: relax.Expr, plan: "_Plan", index: int, axis: int, sampling: _Sampling) -> relax.Expr:
     """Resize a tensor along one axis."""
     numbers, wanted, taps = plan.numbers(index)
     placing = {"sampling": sampling, "index": index}
@@ -105,7 +103,7 @@ def _along(emitter: Emitter, x: Any, plan: "_Plan", index: int, axis: int, sampl
     if sampling.mode == "nearest":
         y = emitter.kernel(partial(_nearest, axis=axis, mode=sampling.nearest), x, at)
     else:
-        kernel = partial(_taps, **placing, dtype=str(x.ty.dtype))
+        kernel = partial(_taps, **placing, dtype=str(type_of(x).dtype))
         tables = emitter.block.emit(emitter.kernel(kernel, at, *plan.given, numbers=numbers, taps=taps))
         sources, shares = (relax.TupleGetItem(tables, number) for number in range(2))
         y = emitter.kernel(partial(_weighted, axis=axis), x, sources, shares)
@@ -125,22 +123,21 @@ class _Plan:
     def __init__(self, emitter: Emitter, node: Node, along: Sequence[int], sampling: _Sampling) -> None:
         self._sampling = sampling
         self._along = along
-        x, roi, scales, sizes = (node.input(index) for index in range(4))
-        assert x is not None
+        x, roi, scales, sizes = node.operand(0), *(node.input(index) for index in range(1, 4))
         self._have = [emitter.size(x.shape[axis]) for axis in along]
         self._by_size = sizes is not None and sizes.shape != (0,)
         self._factors = sizes if self._by_size else scales
         self._roi = roi if sampling.crops else None
         self._dims = [node.output.shape[axis] for axis in along]
         self._is_same = [x.shape[axis] == node.output.shape[axis] for axis in along]
-        self.given: list[Any] = []
+        self.given: list[relax.Expr] = []
         self._row = [self._known(emitter, value) for value in (self._factors, self._roi)]
         if any(row is None for row in self._row):
             self._prepare(emitter, x)
         else:
             self._wanted = [emitter.size(dim) for dim in self._dims]
 
-    def _known(self, emitter: Emitter, value: Value | None) -> list[Any] | None:
+    def _known(self, emitter: Emitter, value: Value | None) -> list[Scalar] | None:
         """Return an input's elements where they are known, in float64 or, as sizes, in int64."""
         if value is None:
             return [_double(bound) for bound in (0, 1) for _ in self._along]
@@ -155,16 +152,16 @@ class _Plan:
         tensors = [emitter.tensor(x), *map(emitter.tensor, values)]
         count = len(self._along)
 
-        def factors(x: te.Tensor, *rows: te.Tensor) -> Any:
+        def factors(x: te.Tensor, *rows: te.Tensor) -> te.Tensor:
             axes = self._axes(
-                [list(map(row, range(int(row.shape[0])))) for row in rows], [x.shape[a] for a in self._along]
+                [list(map(row, range(known(row.shape[0])))) for row in rows], [x.shape[a] for a in self._along]
             )
             numbers = [number for axis in axes for number in (axis.scale, axis.extent, axis.start, axis.end)]
             return row([number.astype("float64") for number in numbers])
 
         self.given = [emitter.block.emit(emitter.kernel(factors, *tensors))]
 
-        def counts(x: te.Tensor, factors: te.Tensor) -> Any:
+        def counts(x: te.Tensor, factors: te.Tensor) -> te.Tensor:
             sizes = [x.shape[axis] for axis in self._along]
             scales = [factors(4 * index) for index in range(count)]
             extents = [factors(4 * index + 1) for index in range(count)]
@@ -176,7 +173,7 @@ class _Plan:
         taps = [emitter.symbol("taps") for _ in self._along]
         self._wanted = emitter.computed(found, [*self._dims, *taps]).values
 
-    def _axes(self, rows: Sequence[Sequence[Any]], sizes: Sequence[Any]) -> list[_Axis]:
+    def _axes(self, rows: Sequence[Sequence[Scalar]], sizes: Sequence[Scalar]) -> list[_Axis]:
         """Return the axes, from the elements of scales or sizes and of the region of interest."""
         count = len(self._along)
         have = [_as_double(size) for size in sizes]
@@ -191,7 +188,7 @@ class _Plan:
             for size, scale, extent, ends in zip(sizes, factors, extents, bounds, strict=True)
         ]
 
-    def _fitted(self, wanted: list[Any], have: list[Any]) -> tuple[list[Any], list[Any]]:
+    def _fitted(self, wanted: list[tirx.Expr], have: list[tirx.Expr]) -> tuple[list[tirx.Expr], list[tirx.Expr]]:
         """Return the scales to wanted sizes and the actual sizes, perhaps with one scale for all axes."""
         scales = [size / old for size, old in zip(wanted, have, strict=True)]
         if self._sampling.policy == "stretch":
@@ -202,7 +199,7 @@ class _Plan:
             scale = pick(scale, other)
         return [scale] * len(scales), [tirx.floor(scale * old + _double(0.5)) for old in have]
 
-    def _scaled(self, size: Any, scale: Any, extent: Any) -> Any:
+    def _scaled(self, size: tirx.Expr, scale: tirx.Expr, extent: tirx.Expr) -> tirx.Expr:
         """Return how many elements an axis gets, in ONNX's arithmetic: 0.7 of 10 is 7."""
         if self._by_size:
             return extent.astype("int64")
@@ -213,9 +210,10 @@ class _Plan:
         factors, _ = self._row
         if not self._is_same[index] or factors is None or self._roi is not None:
             return False
-        return self._by_size or float(factors[index].value) == 1
+        factor = factors[index]
+        return self._by_size or (isinstance(factor, tirx.FloatImm) and factor.value == 1)
 
-    def numbers(self, index: int) -> tuple[list[Any], Any, Any]:
+    def numbers(self, index: int) -> tuple[Sequence[Scalar], Scalar, Scalar]:
         """Return an axis for kernels: numbers, how many elements it gets, and the number of taps of each.
 
         The numbers are those of `_Axis`, or the size alone where the others are in the row.
@@ -228,46 +226,46 @@ class _Plan:
         return numbers, self._wanted[index], self._sampling.taps(along.scale)
 
 
-def _axis(numbers: Sequence[Any], given: Sequence[te.Tensor], index: int) -> _Axis:
+def _axis(numbers: Sequence[Scalar], given: Sequence[te.Tensor], index: int) -> _Axis:
     """Return an axis inside a kernel."""
     size, *rest = numbers
     size = integer(size) if isinstance(size, int) else size
-    return _Axis(size, *(rest or [given[0](4 * index + place) for place in range(4)]))
+    return _Axis(size, *(map(_as_double, rest) if rest else [given[0](4 * index + place) for place in range(4)]))
 
 
-def _double(value: float) -> Any:
+def _double(value: float) -> tirx.Expr:
     return tirx.const(value, "float64")
 
 
-def _as_double(value: Any) -> Any:
+def _as_double(value: Scalar) -> tirx.Expr:
     return _double(value) if isinstance(value, int) else value.astype("float64")
 
 
-def _places(*given: te.Tensor, sampling: _Sampling, index: int, numbers: Sequence[Any], wanted: Any) -> Any:
+def _places(*given: te.Tensor, sampling: _Sampling, index: int, numbers: Sequence[Scalar], wanted: Scalar) -> te.Tensor:
     """Compute where each place of the result lies along the input's axis."""
     along = _axis(numbers, given, index)
     return te.compute((wanted,), lambda place: _coordinate(along, place, wanted, sampling.transformation), name="at")
 
 
-def _nearest(x: te.Tensor, at: te.Tensor, *, axis: int, mode: str) -> Any:
+def _nearest(x: te.Tensor, at: te.Tensor, *, axis: int, mode: str) -> te.Tensor:
     wanted = at.shape[0]
     nearest = te.compute((wanted,), lambda place: within(_rounded(at(place), mode), x.shape[axis]), name="nearest")
     shape = [*x.shape[:axis], wanted, *x.shape[axis + 1 :]]
     return te.compute(shape, lambda *place: x(*place[:axis], nearest(place[axis]), *place[axis + 1 :]), name="resize")
 
 
-def _cropped(x: te.Tensor, y: te.Tensor, at: te.Tensor, *, axis: int, fill: float) -> Any:
+def _cropped(x: te.Tensor, y: te.Tensor, at: te.Tensor, *, axis: int, fill: float) -> te.Tensor:
     """Replace results by a fill value where their place lies outside of the input."""
     last = _as_double(x.shape[axis] - 1)
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         where = at(place[axis])
         return choose(tirx.any(where < _double(0), where > last), tirx.const(fill, x.dtype), y(*place))
 
     return te.compute(y.shape, element, name="crop")
 
 
-def _coordinate(along: _Axis, place: Any, wanted: Any, transformation: str) -> Any:
+def _coordinate(along: _Axis, place: tirx.Expr, wanted: Scalar, transformation: str) -> tirx.Expr:
     """Return where an output place lies along the input's axis."""
     position, last, one = place.astype("float64"), _as_double(along.size - 1), _double(1)
     half, nought = _double(0.5), _double(0)
@@ -290,7 +288,7 @@ def _coordinate(along: _Axis, place: Any, wanted: Any, transformation: str) -> A
             return (position + half) / along.scale - half
 
 
-def _rounded(at: Any, mode: str) -> Any:
+def _rounded(at: tirx.Expr, mode: str) -> tirx.Expr:
     half = _double(0.5)
     rounded = {
         "round_prefer_floor": lambda: tirx.ceil(at - half),
@@ -307,18 +305,18 @@ def _taps(
     sampling: _Sampling,
     index: int,
     dtype: str,
-    numbers: Sequence[Any],
-    taps: Any,
-) -> Any:
+    numbers: Sequence[Scalar],
+    taps: Scalar,
+) -> Sequence[te.Tensor]:
     """Compute tables `[place, tap]` of the elements around each coordinate, and of their weights."""
     along, wanted = _axis(numbers, given, index), at.shape[0]
     shrink = tirx.min(along.scale, _double(1)) if sampling.antialias else _double(1)
     half = tirx.floordiv(integer(taps) if isinstance(taps, int) else taps, integer(2))
 
-    def source(place: Any, tap: Any) -> Any:
+    def source(place: tirx.Expr, tap: tirx.Expr) -> tirx.Expr:
         return tirx.ceil(at(place)).astype("int64") - half + tap.astype("int64")
 
-    def raw(place: Any, tap: Any) -> Any:
+    def raw(place: tirx.Expr, tap: tirx.Expr) -> tirx.Expr:
         distance = tirx.abs((source(place, tap).astype("float64") - at(place)) * shrink)
         weight = _double(1) - distance if sampling.mode == "linear" else _cubic(distance, sampling.cubic_a)
         weight = choose(distance < _double(sampling.radius), weight, _double(0))
@@ -337,19 +335,19 @@ def _taps(
     return [sources, shares]
 
 
-def _weighted(x: te.Tensor, sources: te.Tensor, shares: te.Tensor, *, axis: int) -> Any:
+def _weighted(x: te.Tensor, sources: te.Tensor, shares: te.Tensor, *, axis: int) -> te.Tensor:
     """Compute a weighted sum of the taps around each coordinate."""
     wanted, taps = sources.shape
     each = te.reduce_axis((0, taps), "each")
 
-    def element(*place: Any) -> Any:
+    def element(*place: tirx.Expr) -> tirx.Expr:
         where = place[axis]
         return te.sum(x(*place[:axis], sources(where, each), *place[axis + 1 :]) * shares(where, each), axis=[each])
 
     return te.compute([*x.shape[:axis], wanted, *x.shape[axis + 1 :]], element, name="resize")
 
 
-def _cubic(distance: Any, a: float) -> Any:
+def _cubic(distance: tirx.Expr, a: float) -> tirx.Expr:
     """Return Keys' cubic convolution kernel (IEEE Transactions on Acoustics, Speech and Signal Processing 29, 1981)."""
     near = ((_double(a + 2)) * distance - _double(a + 3)) * distance * distance + _double(1)
     far = ((distance - _double(5)) * distance + _double(8)) * distance * _double(a) - _double(4 * a)

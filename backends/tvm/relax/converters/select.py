@@ -1,9 +1,6 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """NonZero: TVM's own calls a Python function, which an artifact runs without."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
@@ -12,28 +9,27 @@ from tvm.script.ir_builder import tirx as T
 from .....ir.graph import Node
 from .....ir.types import DType
 from ..dynamic_shape import cut_to, tensors
-from ..emitter import Emitter
+from ..emitter import Emitter, shape_of
 from ..expressions import integer, product, unraveled
 
 
-def non_zero(emitter: Emitter, node: Node) -> Any:
+def non_zero(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower NonZero: the places of all elements that aren't zero, in order, as columns.
 
     There are columns for as many places as there could be, cut to those that are found.
     """
     (x,) = tensors(emitter, node)
-    rank, value = len(x.ty.shape), node.inputs[0]
-    assert value is not None
+    rank, value = len(shape_of(x)), node.operand(0)
     if not rank:
         raise NotImplementedError("it selects from a number alone")
     if value.dtype in (DType.bool, DType.bfloat16):
         x = emitter.block.emit(relax.op.astype(x, "uint8" if value.dtype is DType.bool else "float32"))
 
-    def places(x: te.Tensor) -> Any:
+    def places(x: te.Tensor) -> Sequence[te.Tensor]:
         shapes = [[rank, product(x.shape)], [1]]
         outs = [tirx.decl_buffer(shape, "int64", "places", layout=None) for shape in shapes]
 
-        def body(ins: Sequence[Any], outs: Sequence[Any]) -> Any:
+        def body(ins: Sequence[tirx.Buffer], outs: Sequence[tirx.Buffer]) -> tirx.Stmt:
             data, found, count = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
             with IRBuilder() as builder:
                 with T.seq_scope():
@@ -54,7 +50,7 @@ def non_zero(emitter: Emitter, node: Node) -> Any:
     return emitter.kernel(cut_to, found, shape=[rank, length])
 
 
-def _counts(number: Any) -> Any:
+def _counts(number: tirx.Expr) -> tirx.Expr:
     """Whether a number isn't zero, which includes NaN."""
     differs = tirx.NE(number, tirx.const(0, number.ty.dtype))
     return tirx.any(differs, tirx.isnan(number)) if str(number.ty.dtype).startswith("float") else differs

@@ -1,22 +1,19 @@
-# TVM's annotations are wrong in places: sequences where it says expressions, fields that it doesn't mention.
-# pyright: reportArgumentType=none, reportAttributeAccessIssue=none
 """Operators that shape tensors and pick parts of them: the graph knows more of sizes than TVM's importer finds out."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from tvm import relax, tirx
 
 from .....ir.dims import Dim
-from .....ir.graph import Constant, Node, Value
+from .....ir.graph import Constant, Node
 from .....ir.infer import contents
 from .....ir.types import TensorType
 from .....passes.cleanup.reshapes import moves_units
+from ...kernels.vectors import Scalar
 from ...runtime.storage import carried, carrier
 from .. import dynamic_shape
-from ..emitter import Emitter
+from ..emitter import Blocked, Converter, Emitter
 from ..importer import imported
 from ..preconditions import has_computed_bounds
 from .cast import ranks
@@ -24,10 +21,8 @@ from .channelwise import join
 from .gather import gather_elements_along
 
 
-def _data(emitter: Emitter, node: Node, index: int = 0) -> Any:
-    value = node.inputs[index]
-    assert value is not None
-    return emitter.tensor(value)
+def _data(emitter: Emitter, node: Node, index: int = 0) -> relax.Expr:
+    return emitter.tensor(node.operand(index))
 
 
 def _elements(node: Node, index: int) -> tuple[Dim, ...] | None:
@@ -38,24 +33,24 @@ def _elements(node: Node, index: int) -> tuple[Dim, ...] | None:
 _RESHAPES = {"Reshape": dynamic_shape.reshape, "Squeeze": dynamic_shape.squeeze, "Unsqueeze": dynamic_shape.unsqueeze}
 
 
-def _reshape(emitter: Emitter, node: Node) -> Any:
+def _reshape(emitter: Emitter, node: Node) -> relax.Expr:
     is_known = _elements(node, 1) is not None and all(map(emitter.is_bound, node.output.shape))
     if node.operator in _RESHAPES and node.input(1) is not None and not is_known:
         return _RESHAPES[node.operator](emitter, node)
     return relax.op.reshape(_data(emitter, node), emitter.shape(node.output.shape))
 
 
-def _transpose(emitter: Emitter, node: Node) -> Any:
+def _transpose(emitter: Emitter, node: Node) -> relax.Expr:
     return _reshape(emitter, node) if moves_units(node) else imported(emitter, node)
 
 
-def _expand(emitter: Emitter, node: Node) -> Any:
+def _expand(emitter: Emitter, node: Node) -> relax.Expr:
     if _elements(node, 1) is None or not all(map(emitter.is_bound, node.output.shape)):
         return dynamic_shape.expand(emitter, node)
     return relax.op.broadcast_to(_data(emitter, node), emitter.shape(node.output.shape))
 
 
-def _constant_of_shape(emitter: Emitter, node: Node) -> Any:
+def _constant_of_shape(emitter: Emitter, node: Node) -> relax.Expr:
     value = node.attributes.get("value", np.zeros(1, np.float32))
     assert isinstance(value, np.ndarray)
     fill = relax.const(carried(value.reshape(())), str(carrier(node.output.dtype)))
@@ -64,33 +59,30 @@ def _constant_of_shape(emitter: Emitter, node: Node) -> Any:
     return relax.op.full(emitter.shape(node.output.shape), fill, str(carrier(node.output.dtype)))
 
 
-def _identity(emitter: Emitter, node: Node) -> Any:
+def _identity(emitter: Emitter, node: Node) -> relax.Expr:
     return _data(emitter, node)
 
 
-def _concat(emitter: Emitter, node: Node) -> Any:
+def _concat(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
     """Concatenate; other axes agree in size, though TVM may not see why if sizes are symbolic."""
     joined = join(emitter, node)
     if joined is not None:
         return joined
     axis = node.attributes["axis"]
     assert isinstance(axis, int)
-    operands: list[Any] = []
-    for value in node.inputs:
-        assert value is not None
+    operands: list[relax.Expr] = []
+    for value in map(node.operand, range(len(node.inputs))):
         shape = list(node.output.shape)
         shape[axis] = value.shape[axis]
         operands.append(emitter.held(emitter.tensor(value), TensorType(value.dtype, tuple(shape))))
     return relax.op.concat(operands, axis)
 
 
-def _gather(emitter: Emitter, node: Node) -> Any:
+def _gather(emitter: Emitter, node: Node) -> relax.Expr:
     """Gather; positions beyond the end read the last element, where the importer's kernel reads out of bounds."""
     axis = node.attributes.get("axis", 0)
-    data, indices = node.inputs
+    data, indices = node.operand(0), node.operand(1)
     assert isinstance(axis, int)
-    assert data is not None
-    assert indices is not None
     dim = data.shape[axis % data.type.rank]
     if isinstance(indices, Constant) and isinstance(dim, int):
         places = relax.const(np.where(indices.data < 0, indices.data + dim, indices.data), str(indices.dtype))
@@ -104,7 +96,7 @@ def _gather(emitter: Emitter, node: Node) -> Any:
     return relax.op.take(emitter.tensor(data), places, axis, mode="clip")
 
 
-def _range(emitter: Emitter, node: Node) -> Any:
+def _range(emitter: Emitter, node: Node) -> relax.Expr:
     elements = [_elements(node, index) for index in range(3)]
     if any(element is None for element in elements):
         return dynamic_shape.range_(emitter, node)
@@ -112,14 +104,13 @@ def _range(emitter: Emitter, node: Node) -> Any:
     return relax.op.arange(*bounds, dtype=str(node.output.dtype))
 
 
-def _tile(emitter: Emitter, node: Node) -> Any:
+def _tile(emitter: Emitter, node: Node) -> relax.Expr:
     """Tile by reading along each axis at places that are computed once.
 
     LLVM 22 miscompiles the importer's kernel where AVX-512 is available: it vectorizes reads at an index modulo a power
     of two as if the modulus weren't there.
     """
-    data, repeats = node.inputs[0], _elements(node, 1)
-    assert data is not None
+    data, repeats = node.operand(0), _elements(node, 1)
     if repeats is None:
         return dynamic_shape.tile(emitter, node)
     y, shape = emitter.tensor(data), list(data.shape)
@@ -136,20 +127,19 @@ def _tile(emitter: Emitter, node: Node) -> Any:
     return y
 
 
-def _slice(emitter: Emitter, node: Node) -> Any:
+def _slice(emitter: Emitter, node: Node) -> relax.Expr:
     """Slice; with symbolic sizes, the importer would take ONNX's open-ended bounds for exact ones."""
-    data: Value | None = node.inputs[0]
+    data = node.operand(0)
     if has_computed_bounds(node):
         return dynamic_shape.slice_(emitter, node)
     starts, steps = _elements(node, 1), _elements(node, 4)
-    assert data is not None
     assert starts is not None
     places = [int(axis) % data.type.rank for axis in _elements(node, 3) or range(len(starts))]
     strides = [int(step) for step in steps] if steps else [1] * len(places)
     if data.type.is_static or min(strides) < 0:
         return imported(emitter, node)
-    begins: list[Any] = []
-    ends: list[Any] = []
+    begins: list[Scalar] = []
+    ends: list[Scalar] = []
     for axis, start, stride in zip(places, starts, strides, strict=True):
         size, count = emitter.size(data.shape[axis]), emitter.size(node.output.shape[axis])
         begin = emitter.size(start)
@@ -159,13 +149,13 @@ def _slice(emitter: Emitter, node: Node) -> Any:
     return relax.op.strided_slice(emitter.tensor(data), places, *bounds, assume_inbound=True)
 
 
-def _split(emitter: Emitter, node: Node) -> Any:
+def _split(emitter: Emitter, node: Node) -> relax.Expr:
     data = node.operand(0)
     if node.input(1) is not None and _elements(node, 1) is None:
         return dynamic_shape.split(emitter, node)
     axis = node.attributes.get("axis", 0) % data.type.rank
-    begin: Any = 0
-    pieces: list[Any] = []
+    begin: Scalar = 0
+    pieces: list[relax.Expr] = []
     for output in node.outputs:
         end = begin + emitter.size(output.shape[axis])
         bounds = ([relax.prim_value(bound)] for bound in (begin, end, 1))
@@ -174,7 +164,7 @@ def _split(emitter: Emitter, node: Node) -> Any:
     return relax.Tuple([emitter.block.normalize(piece) for piece in pieces])
 
 
-def _clipped(begin: Any, size: Any) -> Any:
+def _clipped(begin: Scalar, size: Scalar) -> Scalar:
     """Clip the begin of a slice to the range from 0 to the size."""
     if isinstance(begin, int) and isinstance(size, int):
         return min(max(begin, 0), size)
@@ -183,7 +173,7 @@ def _clipped(begin: Any, size: Any) -> Any:
     return tirx.max(tirx.min(begin, size), 0)
 
 
-def _topk(emitter: Emitter, node: Node) -> Any:
+def _topk(emitter: Emitter, node: Node) -> relax.Expr:
     """Return the greatest or least elements, the first of equal ones.
 
     If only data tells how many are wanted, all are sorted.
@@ -206,7 +196,7 @@ def _topk(emitter: Emitter, node: Node) -> Any:
     return relax.Tuple(results)
 
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {
+CONVERTERS: dict[str, Converter] = {
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,

@@ -1,21 +1,21 @@
 """The whole table of converters, gathered from the files of their families."""
 
-from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
+from typing import TypeVar
 
-from .....ir.graph import Node
-from ..emitter import Emitter
+from ..emitter import Converter
 from ..fusion import Template
 
-CONVERTERS: dict[str, Callable[[Emitter, Node], Any]] = {}
+Kind = TypeVar("Kind")
+
+CONVERTERS: dict[str, Converter] = {}
 """What writes an operator in Relax, where TVM's own importer is wrong or knows less than the graph."""
 TEMPLATES: dict[str, Template] = {}
 """Kernels with epilogues, by operator: each computes as many of the operators that follow as it can."""
 
 
-def _gather(into: dict[str, Any], found: dict[str, Any], family: str) -> None:
+def _gather(into: dict[str, Kind], found: dict[str, Kind], family: str) -> None:
     if twice := into.keys() & found:
         raise AssertionError(f"{family} converts {', '.join(sorted(twice))} a second time")
     into |= found

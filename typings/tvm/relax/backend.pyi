@@ -1,0 +1,6 @@
+"""Passes that choose kernels for a kind of machine."""
+
+from ..ir.transform import Pass
+
+def DispatchSampling() -> Pass: ...
+def DispatchSortScan() -> Pass: ...

@@ -1,0 +1,6 @@
+"""Passes over Relax."""
+
+from ..ir.transform import Pass
+
+def DeadCodeElimination() -> Pass: ...
+def LegalizeOps() -> Pass: ...

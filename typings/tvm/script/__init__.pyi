@@ -1,0 +1,1 @@
+"""Ways to write TVM's IR in Python."""

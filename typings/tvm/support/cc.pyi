@@ -1,0 +1,6 @@
+"""The system's C compiler."""
+
+from collections.abc import Sequence
+
+def create_shared(output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None: ...
+def get_cc() -> str | None: ...

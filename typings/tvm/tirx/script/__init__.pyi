@@ -1,0 +1,1 @@
+"""Ways to write TIR in Python."""
