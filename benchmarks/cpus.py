@@ -130,7 +130,7 @@ def _alike(cpus: Sequence[Description], folder: Path) -> Alike:
 def _row(cpu: Description, answers: Mapping[str, Answer], folder: Path) -> Row:
     import numpy as np
 
-    from planish.backends.tvm.kernels.dots import Instruction
+    from planish.backends.tvm.kernels.int8_dot import Instruction
     from planish.backends.tvm.kernels.machine import Machine
     from planish.backends.tvm.llvm import llvm_features
 

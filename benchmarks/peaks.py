@@ -12,9 +12,9 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import const
 
 from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported, pairs_added
-from planish.backends.tvm.kernels.dots import Form, Instruction
+from planish.backends.tvm.kernels.int8_dot import Form, Instruction
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.kernels.vectors import lanes_at, spread
+from planish.backends.tvm.kernels.vectors import ramp, spread
 from planish.backends.tvm.llvm import llvm_target
 from planish.targets.load import load_target
 
@@ -36,14 +36,14 @@ class Arithmetic:
     factors: str
     sums: str
     products: int
-    added: Callable[[Any, Any], Any]
+    multiply_add: Callable[[Any, Any], Any]
 
 
 DOTS = Instruction(Form.DOTS, 16)
 ARITHMETIC = {
     "float32": Arithmetic("float32", "float32", 1, lambda sums, factors: sums * factors + factors),
     "bfloat16": Arithmetic("int32", "float32", 2, lambda sums, factors: pairs_added(sums, factors, factors)),
-    "int8": Arithmetic("int8", "int32", 4, lambda sums, factors: DOTS.added(sums, factors, factors)),
+    "int8": Arithmetic("int8", "int32", 4, lambda sums, factors: DOTS.multiply_add(sums, factors, factors)),
 }
 
 
@@ -60,13 +60,13 @@ def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
         T.func_attr({"tirx.noalias": True, "global_symbol": "main"})
         with imported(machine, precision == BFLOAT16), T.parallel(0, threads) as thread:
             held = T.alloc_buffer((sums * lanes,), found.sums)
-            places = [lanes_at(index * lanes, lanes) for index in range(sums)]
+            places = [ramp(index * lanes, lanes) for index in range(sums)]
             for place in places:
                 T.buffer_store(held, spread(const(0, found.sums), lanes), [place])
-            factors = x[thread, lanes_at(0, width)]
+            factors = x[thread, ramp(0, width)]
             with T.serial(0, STEPS):
                 for place in places:
-                    T.buffer_store(held, found.added(held[place], factors), [place])
+                    T.buffer_store(held, found.multiply_add(held[place], factors), [place])
             for place in places:
                 T.buffer_store(y, held[place], [thread, place])
     kernel = compile_kernel(builder.get(), target=llvm_target(target))["main"]

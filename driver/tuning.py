@@ -19,7 +19,7 @@ from .optimize import optimize_file
 from .reporter import SILENT, Reporter, compilers_heard
 
 if TYPE_CHECKING:
-    from ..backends.tvm.tune.database import Finding
+    from ..backends.tvm.tune.database import TuningRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Tuned:
         speedup: of the whole model against estimated times; None where the file says the same as these.
     """
 
-    findings: "Sequence[Finding]"
+    findings: "Sequence[TuningRecord]"
     kernels: int
     known: int
     speedup: Ratio | None
@@ -78,7 +78,7 @@ def tune(
     if missing := backend.available():
         raise TargetError(f"backend {backend.name} is not installed: {missing}")
     from ..backends.tvm.compiler.search import search
-    from ..backends.tvm.tune.database import Database, Entry, Finding, read_database
+    from ..backends.tvm.tune.database import Database, Entry, TuningRecord, read_database
 
     database = read_database(output) if output.exists() else Database()
     graph = optimize_file(model, pipeline, None, target=target, data=data, reporter=reporter).graph
@@ -87,9 +87,9 @@ def tune(
         estimated = lower(graph, backend, machine, Path(scratch, "estimated"))
         sample = sample_for(estimated, data)
         reporter.stage("measuring kernels")
-        before, kernels, findings = database.of(machine).keys(), set[str](), list[Finding]()
+        before, kernels, findings = database.of(machine).keys(), set[str](), list[TuningRecord]()
 
-        def note(finding: Finding) -> None:
+        def note(finding: TuningRecord) -> None:
             nonlocal database
             findings.append(finding)
             database = database.having(machine, finding.kernel, Entry(parameters=finding.fastest, gain=finding.gain))

@@ -93,7 +93,7 @@ class Tvm(Backend):
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
 
     def kernels(self, target: "Target") -> Mapping[str, str]:
-        from .kernels.dots import Instruction
+        from .kernels.int8_dot import Instruction
         from .kernels.machine import Machine
 
         machine = Machine.of(target)

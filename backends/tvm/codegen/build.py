@@ -19,7 +19,7 @@ from ....targets import Target
 from ...machine import runs_here
 from ..errors import ADVICE, CompilerError, line_of
 from ..llvm import llvm_target
-from ..relax.configs import ESTIMATED, Choices, Plainness
+from ..relax.configs import ESTIMATED, Plainness, TuningPolicy
 from ..relax.lowering import Lowered, kernels, to_relax
 from ..runtime.guards import Guards
 from ..runtime.program import LIBRARY, Program
@@ -57,7 +57,7 @@ class Build:
     graph: Graph
     origins: Origins
     target: Target
-    choices: Choices = ESTIMATED
+    choices: TuningPolicy = ESTIMATED
     plainness: Mapping[str, Plainness] = field(default_factory=dict[str, Plainness])
     jobs: int | None = None
     tell: Callable[[str, Sequence[str], bool], None] = lambda *_: None

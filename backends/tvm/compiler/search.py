@@ -9,7 +9,7 @@ from ....ir.graph import Graph
 from ....passes.legalization.origins import Origins
 from ....targets import Target
 from ....targets.load import write_target
-from ..tune.database import Finding
+from ..tune.database import TuningRecord
 from .client import DiedError, Message, ask
 from .handover import handed_over
 
@@ -23,7 +23,7 @@ def search(
     known: Collection[str],
     seconds: float,
     begun: Callable[[Collection[str]], None],
-    found: Callable[[Finding], None],
+    found: Callable[[TuningRecord], None],
 ) -> None:
     """Measure the kernels of a model.
 
@@ -46,7 +46,7 @@ def search(
         if "kernels" in message:
             begun(message["kernels"])
         if "finding" in message:
-            found(Finding(**message["finding"]))
+            found(TuningRecord(**message["finding"]))
 
     with (
         workspace() as folder,

@@ -13,7 +13,7 @@ from functools import reduce
 from tvm import tirx
 
 from .bfloat16 import inverse
-from .vectors import as_wide, held
+from .vectors import held, vector_type
 
 
 def number(value: float, like: tirx.Expr) -> tirx.Expr:
@@ -64,7 +64,7 @@ def _shifted(y: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
     Adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`,
     since float32 has no 2^128.
     """
-    integers = as_wide("int32", y)
+    integers = vector_type("int32", y)
     bits = tirx.reinterpret(integers, n + number(ROUNDING, y)) << tirx.const(23, integers)
     half = held(tirx.reinterpret(y.ty.dtype, bits + tirx.const(126 << 23, integers)))
     scaled = held(y * half)

@@ -21,8 +21,8 @@ from tvm.script.ir_builder import tirx as T
 from .approximations import coarse_exp, exp, number
 from .bfloat16 import BFLOAT16, imported, pairs_added, rounded, stored_as
 from .machine import Machine
-from .tiles import OPAQUE, Tile, ceil_div, heights
-from .vectors import Scalar, greatest, held, lanes_at, spread, total, totals
+from .tiles import OPAQUE, Tile, ceil_div, row_tiles
+from .vectors import Scalar, held, horizontal_add, horizontal_max, ramp, spread, total
 
 _HEIGHT = 8
 """Queries whose attention is computed at a time."""
@@ -98,7 +98,7 @@ def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
     )
     heads, kept = attention.heads, attention.heads // attention.sharing
     tasks = heads * (attention.batch or 1)
-    chunks = machine.threads // math.gcd(tasks, machine.threads)
+    m_splits = machine.threads // math.gcd(tasks, machine.threads)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             q = T.arg("q", T.buffer(attention.shape(batch, queries, heads, attention.size), attention.dtype))
@@ -115,20 +115,20 @@ def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
             if attention.is_paired:
                 q = T.decl_buffer(attention.shape(batch, queries, heads, attention.steps), "int32", data=q.data)
                 k = T.decl_buffer(attention.shape(batch, keys, kept, attention.steps), "int32", data=k.data)
-            loop = T.parallel(0, batch * (heads * chunks))
+            loop = T.parallel(0, batch * (heads * m_splits))
             with imported(machine, BFLOAT16 in (attention.dtype, attention.result)), loop as task:
-                head, image, chunk = task // chunks % heads, task // (heads * chunks), task % chunks
+                head, image, chunk = task // m_splits % heads, task // (heads * m_splits), task % m_splits
                 work = _Head(attention, machine, q, k, v, y, mask, image, head, queries, keys)
                 if not attention.is_whole(machine) or (attention.queries or 0) > _HEIGHT:
-                    work.turned().chunk(chunk, chunks)
+                    work.turned().chunk(chunk, m_splits)
                 elif attention.queries is not None:
-                    work.chunk(chunk, chunks)
+                    work.chunk(chunk, m_splits)
                 else:
                     with T.If(queries <= _HEIGHT):
                         with T.Then():
-                            work.chunk(chunk, chunks)
+                            work.chunk(chunk, m_splits)
                         with T.Else():
-                            work.turned().chunk(chunk, chunks)
+                            work.turned().chunk(chunk, m_splits)
         return builder.get()
 
 
@@ -173,10 +173,10 @@ class _Head:
             self._pair(paired)
         return replace(self, columns=columns, paired=paired)
 
-    def chunk(self, place: Scalar, chunks: int) -> None:
+    def chunk(self, place: Scalar, m_splits: int) -> None:
         """Emit one of `chunks` parts of the queries."""
-        for height, count in heights(_HEIGHT, self.queries):
-            begin, end = (tirx.floordiv(count * at, chunks) for at in (place, place + 1))
+        for height, count in row_tiles(_HEIGHT, self.queries):
+            begin, end = (tirx.floordiv(count * at, m_splits) for at in (place, place + 1))
             with T.serial(0, end - begin) as step:
                 self._tile(tirx.min((begin + step) * height, self.queries - height), height)
 
@@ -184,7 +184,7 @@ class _Head:
         attention, lanes = self.attention, self.machine.lanes
         with T.serial(0, paired.shape[0]) as pair:
             for start in range(0, attention.depth, lanes):
-                at = lanes_at(min(start, attention.depth - lanes), lanes)
+                at = ramp(min(start, attention.depth - lanes), lanes)
                 lower, upper = (
                     self.v[attention.place(self.image, key, self._kept, attention.depth, at)].astype(f"int32x{lanes}")
                     for key in (pair * 2, tirx.min(pair * 2 + 1, self.keys - 1))
@@ -232,15 +232,19 @@ class _Head:
         assert columns is not None
         sums = T.alloc_buffer((height * lanes,), "float32")
         for line in range(height):
-            T.buffer_store(sums, spread(T.float32(0), lanes), [lanes_at(line * lanes, lanes)])
+            T.buffer_store(sums, spread(T.float32(0), lanes), [ramp(line * lanes, lanes)])
         with T.serial(0, attention.steps) as k:
             for line in range(height):
-                spot = lanes_at(line * lanes, lanes)
+                slot = ramp(line * lanes, lanes)
                 place = attention.place(self.image, row + line, self.head, attention.steps, k)
                 factor = spread(self.q[place], lanes)
-                T.buffer_store(sums, self._added(sums[spot], factor, columns[block, k, lanes_at(0, lanes)]), [spot])
+                T.buffer_store(
+                    sums,
+                    self._added(sums[slot], factor, columns[block, k, ramp(0, lanes)]),
+                    [slot],
+                )
         for line in range(height):
-            self._store(scores, sums[lanes_at(line * lanes, lanes)], (row, line), block)
+            self._store(scores, sums[ramp(line * lanes, lanes)], (row, line), block)
 
     def _score_as_it_lies(self, row: tirx.Expr, height: int, block: Scalar, scores: tirx.Buffer) -> None:
         """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
@@ -248,20 +252,20 @@ class _Head:
         with T.serial(0, height) as line:
             sums = [T.alloc_buffer((lanes,), "float32") for _ in range(lanes)]
             for total in sums:
-                T.buffer_store(total, spread(T.float32(0), lanes), [lanes_at(0, lanes)])
+                T.buffer_store(total, spread(T.float32(0), lanes), [ramp(0, lanes)])
             with T.serial(0, attention.size // lanes) as step:
-                at, whole = lanes_at(step * lanes, lanes), lanes_at(0, lanes)
+                at, whole = ramp(step * lanes, lanes), ramp(0, lanes)
                 query = self.q[attention.place(self.image, row + line, self.head, attention.size, at)]
                 for index, total in enumerate(sums):
                     key = block * lanes + index
                     key = tirx.min(key, self.keys - 1) if self._is_ragged else key
                     place = attention.place(self.image, key, self._kept, attention.size, at)
                     T.buffer_store(total, total[whole] + query * self.k[place], [whole])
-            self._store(scores, totals([total[lanes_at(0, lanes)] for total in sums]), (row, line), block)
+            self._store(scores, horizontal_add([total[ramp(0, lanes)] for total in sums]), (row, line), block)
 
     def _store(self, scores: tirx.Buffer, vector: tirx.Expr, place: tuple[tirx.Expr, Scalar], block: Scalar) -> None:
         """Scale and store the scores of a query with a block of keys."""
-        (row, line), columns = place, lanes_at(block * self.machine.lanes, self.machine.lanes)
+        (row, line), columns = place, ramp(block * self.machine.lanes, self.machine.lanes)
         scaled = vector * number(self.attention.scale, vector)
         if self.mask is not None and not self._is_ragged:
             scaled = scaled + self._bias(row + line, columns, scaled)
@@ -285,24 +289,24 @@ class _Head:
         if self.mask is not None and self._is_ragged:
             self._add_mask(row, line, limit, scores)
         highest, sums = (T.alloc_buffer((lanes,), "float32") for _ in range(2))
-        every = lanes_at(0, lanes)
+        every = ramp(0, lanes)
         T.buffer_store(highest, spread(-T.infinity("float32"), lanes), [every])
         T.buffer_store(sums, spread(T.float32(0), lanes), [every])
         with T.serial(0, blocks) as block:
-            spot = lanes_at(block * lanes, lanes)
-            vector = self._seen(scores[line, spot], row + line, block)
-            T.buffer_store(scores, vector, [line, spot])
-            vector = scores[line, spot]
+            slot = ramp(block * lanes, lanes)
+            vector = self._seen(scores[line, slot], row + line, block)
+            T.buffer_store(scores, vector, [line, slot])
+            vector = scores[line, slot]
             T.buffer_store(highest, tirx.Select(vector > highest[every], vector, highest[every]), [every])
-        top = greatest(highest)
+        top = horizontal_max(highest)
         if self.mask is not None:
             top = tirx.Select(top > -T.infinity("float32"), top, T.float32(0))
         T.buffer_store(highest, spread(top, lanes), [every])
         with T.serial(0, blocks) as block:
-            spot = lanes_at(block * lanes, lanes)
-            distance = held(scores[line, spot] - highest[every])
+            slot = ramp(block * lanes, lanes)
+            distance = held(scores[line, slot] - highest[every])
             weight = coarse_exp(distance) if self.attention.is_paired else held(exp(distance))
-            T.buffer_store(weights, rounded(weight) if self.attention.is_paired else weight, [line, spot])
+            T.buffer_store(weights, rounded(weight) if self.attention.is_paired else weight, [line, slot])
             T.buffer_store(sums, sums[every] + weight, [every])
         T.buffer_store(sums, total(sums), [0])
         one = T.float32(1)
@@ -318,7 +322,7 @@ class _Head:
             T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
 
         with T.serial(0, limit // lanes) as block:
-            add(lanes_at(block * lanes, lanes))
+            add(ramp(block * lanes, lanes))
         with T.serial(0, limit % lanes) as beyond:
             add(limit // lanes * lanes + beyond)
 
@@ -335,7 +339,7 @@ class _Head:
     def _seen(self, vector: tirx.Expr, row: tirx.Expr, block: Scalar) -> tirx.Expr:
         """Return scores with minus infinity for keys behind a causal query, and beyond the last key."""
         lanes = self.machine.lanes
-        columns = lanes_at(block * lanes, lanes)
+        columns = ramp(block * lanes, lanes)
         never = number(-math.inf, vector)
         if self.attention.is_causal:
             vector = tirx.Select(columns > spread(row, lanes), never, vector)
@@ -349,21 +353,21 @@ class _Head:
         """Emit the weighted sums of the values, in some of their columns."""
         attention = self.attention
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
-        for _, _, lanes, spot in tile.spots:
-            T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+        for _, _, lanes, slot in tile.spots:
+            T.buffer_store(sums, spread(T.float32(0), lanes), [slot])
         with T.serial(0, tirx.floordiv(limit + 1, 2) if attention.is_paired else limit) as key:
-            for line, start, lanes, spot in tile.spots:
-                at = lanes_at(first + start, lanes)
+            for line, start, lanes, slot in tile.spots:
+                at = ramp(first + start, lanes)
                 if self.paired is not None:
                     weight, value = (
-                        T.reinterpret(weights[line, lanes_at(key * 2, 2)], dtype="int32"),
+                        T.reinterpret(weights[line, ramp(key * 2, 2)], dtype="int32"),
                         self.paired[key, at],
                     )
                 else:
                     place = attention.place(self.image, key, self._kept, attention.depth, at)
                     weight, value = weights[line, key], self.v[place]
-                T.buffer_store(sums, self._added(sums[spot], spread(weight, lanes), value), [spot])
-        for line, start, lanes, spot in tile.spots:
-            place = attention.place(self.image, row + line, self.head, attention.depth, lanes_at(first + start, lanes))
-            found = sums[spot] * spread(inverse[line], lanes)
+                T.buffer_store(sums, self._added(sums[slot], spread(weight, lanes), value), [slot])
+        for line, start, lanes, slot in tile.spots:
+            place = attention.place(self.image, row + line, self.head, attention.depth, ramp(first + start, lanes))
+            found = sums[slot] * spread(inverse[line], lanes)
             T.buffer_store(self.y, rounded(found) if attention.result == BFLOAT16 else found, list(place))

@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .machine import Machine
-from .vectors import as_wide, converted, spread
+from .vectors import cast, spread, vector_type
 
 BFLOAT16 = "bfloat16"
 
@@ -35,13 +35,13 @@ def rounded(x: tirx.Expr) -> tirx.Expr:
 
     VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of subnormal numbers.
     """
-    return T.call_extern(as_wide("uint16", x), f"round_{x.ty.dtype.lanes}", x)
+    return T.call_extern(vector_type("uint16", x), f"round_{x.ty.dtype.lanes}", x)
 
 
 def widened(x: tirx.Expr) -> tirx.Expr:
     """Widen a vector of bfloat16's bits to float32."""
-    bits = converted(x, "uint32") << tirx.const(16, as_wide("uint32", x))
-    return T.reinterpret(bits, dtype=as_wide("float32", x))
+    bits = cast(x, "uint32") << tirx.const(16, vector_type("uint32", x))
+    return T.reinterpret(bits, dtype=vector_type("float32", x))
 
 
 def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
@@ -51,7 +51,7 @@ def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
 
 def inverse(x: tirx.Expr) -> tirx.Expr:
     """Return 1 / x, within a relative error of 2^-14 where a machine has an instruction that estimates it."""
-    return T.call_extern(as_wide("float32", x), f"invert_{x.ty.dtype.lanes}", x)
+    return T.call_extern(vector_type("float32", x), f"invert_{x.ty.dtype.lanes}", x)
 
 
 def pairs_added(sums: tirx.Expr, x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
@@ -60,7 +60,7 @@ def pairs_added(sums: tirx.Expr, x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Bf16Dot:
     """The instruction that adds products of bfloat16 to sums of float32, as `dots.Instruction` does for bytes.
 
     Attributes:
@@ -73,10 +73,10 @@ class Pairs:
     """
 
     lanes: int
-    together: ClassVar[int] = 2
+    k_per_instruction: ClassVar[int] = 2
     speed: ClassVar[float] = 2.0
     run: ClassVar[int] = 1
-    summed: ClassVar[str] = "float32"
+    accumulator_dtype: ClassVar[str] = "float32"
     weights: ClassVar[str] = "uint16"
 
     def packed(self, weights: np.ndarray) -> np.ndarray:
@@ -84,11 +84,11 @@ class Pairs:
         bits = np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16
         return bits.astype(self.weights).reshape(*weights.shape[:-2], -1)
 
-    def lefts(self, bits: tirx.Expr) -> list[tirx.Expr]:
+    def broadcast_lhs(self, bits: tirx.Expr) -> list[tirx.Expr]:
         """Return the left operand of `added` for the bits of two left factors, as a list of one."""
         return [spread(T.reinterpret(bits, dtype="int32"), self.lanes)]
 
-    def added(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
+    def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         return pairs_added(sums, left, T.reinterpret(right, dtype=f"int32x{self.lanes}"))
 
 

@@ -11,12 +11,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import BFLOAT16, imported, loaded
-from .blocks import Images
+from .blocked_epilogue import BlockedEpilogue, operand_images, seen
 from .epilogue import Epilogue
-from .finish import Finish, operand_images, seen
 from .machine import Machine
-from .tiles import OPAQUE, loop_for
-from .vectors import Scalar, as_wide, converted, lanes_at, spread
+from .nchwc import Images
+from .tiles import OPAQUE, maybe_parallel
+from .vectors import Scalar, cast, ramp, spread, vector_type
 from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
@@ -51,7 +51,7 @@ class Channelwise:
         return self.dtype in _FLOATS
 
     @property
-    def summed(self) -> str:
+    def accumulator_dtype(self) -> str:
         """The type of maxima and sums."""
         if self.kind == DEPTHWISE or self.is_float:
             return "float32"
@@ -82,14 +82,14 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
             beside = operand_images(epilogue, shape)
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y, finish = seen(x, x.shape), seen(y, shape), Finish(epilogue, beside).seen(shape)
+            x, y, finish = seen(x, x.shape), seen(y, shape), BlockedEpilogue(epilogue, beside).seen(shape)
             code = _Code(sizes, lanes, x, held, y, finish)
             tasks = batch * sizes.blocks * window.result[0]
-            loop = loop_for(tasks * window.result[1] * window.kernel[0] * window.kernel[1])
+            loop = maybe_parallel(tasks * window.result[1] * window.kernel[0] * window.kernel[1])
             with T.sblock("root"), imported(machine, epilogue.is_coarse), loop(0, tasks) as task:
                 row, rest = task % window.result[0], task // window.result[0]
                 place = (rest // sizes.blocks, rest % sizes.blocks, row)
-                sums = [T.alloc_buffer((lanes,), sizes.summed) for _ in range(columns)]
+                sums = [T.alloc_buffer((lanes,), sizes.accumulator_dtype) for _ in range(columns)]
                 for start in edges:
                     code.tile(sums, place, start, edge=start)
                 if inner:
@@ -107,14 +107,14 @@ class _Code:
     x: tirx.Buffer
     held: list[tirx.Buffer]
     y: tirx.Buffer
-    finish: Finish
+    finish: BlockedEpilogue
 
     def tile(
         self, sums: list[tirx.Buffer], place: tuple[Scalar, Scalar, Scalar], start: Scalar, edge: int | None = None
     ) -> None:
         """Emit one tile from a column on; at an edge, taps beyond the image are left out."""
         image, block, row = place
-        window, whole = self.sizes.window, lanes_at(0, self.lanes)
+        window, whole = self.sizes.window, ramp(0, self.lanes)
         for held in sums:
             T.buffer_store(held, self._start(block), [whole])
         begin, end = window.rows(row)
@@ -132,8 +132,8 @@ class _Code:
 
     def _start(self, block: Scalar) -> tirx.Expr:
         if self.sizes.kind == DEPTHWISE:
-            return self.held[1][lanes_at(block * self.lanes, self.lanes)]
-        dtype = self.sizes.summed
+            return self.held[1][ramp(block * self.lanes, self.lanes)]
+        dtype = self.sizes.accumulator_dtype
         if self.sizes.kind != MAXIMUM:
             return spread(tirx.const(0, dtype), self.lanes)
         return spread(T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype), self.lanes)
@@ -141,9 +141,9 @@ class _Code:
     def _step(self, total: tirx.Expr, pixel: tirx.Expr, tap: tuple[Scalar, Scalar, int]) -> tirx.Expr:
         if self.sizes.kind == DEPTHWISE:
             number = _shifted(pixel, "float32" if self.sizes.is_float else "int32", self.sizes.zero_point)
-            return total + converted(number, "float32") * self.held[0][(*tap, lanes_at(0, self.lanes))]
+            return total + cast(number, "float32") * self.held[0][(*tap, ramp(0, self.lanes))]
         if self.sizes.kind != MAXIMUM:
-            return total + _shifted(pixel, self.sizes.summed, self.sizes.zero_point)
+            return total + _shifted(pixel, self.sizes.accumulator_dtype, self.sizes.zero_point)
         if not self.sizes.is_float:
             return tirx.Select(total > pixel, total, pixel)
         # NaN wins, on either side.
@@ -158,22 +158,22 @@ class _Code:
         across = window.kernel[1] if column is None else window.columns(column, padded=is_padded)
         taps = end - begin
         count = taps if isinstance(taps, int) else taps.astype("float32")
-        return converted(total, "float32") / spread(
+        return cast(total, "float32") / spread(
             T.float32(count * across) if isinstance(count, int) else count * T.float32(across), self.lanes
         )
 
 
-def _shifted(pixel: tirx.Expr, summed: str, zero_point: int) -> tirx.Expr:
+def _shifted(pixel: tirx.Expr, accumulator_dtype: str, zero_point: int) -> tirx.Expr:
     """Convert a vector for summing: integers become their distances to the zero point."""
-    if summed == "float32" or not zero_point:
-        return converted(pixel, summed)
-    return converted(pixel, summed) - tirx.const(zero_point, as_wide(summed, pixel))
+    if accumulator_dtype == "float32" or not zero_point:
+        return cast(pixel, accumulator_dtype)
+    return cast(pixel, accumulator_dtype) - tirx.const(zero_point, vector_type(accumulator_dtype, pixel))
 
 
 @lru_cache
 def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """Build a kernel from images to their means, as images of one pixel; integers count from the zero point."""
-    lanes, whole = machine.lanes, lanes_at(0, machine.lanes)
+    lanes, whole = machine.lanes, ramp(0, machine.lanes)
     blocks, rows, columns, _ = sizes.blocks(lanes)
     images, pixels = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch, rows * columns
     width = next(width for width in (8, 7, 6, 5, 4, 3, 2, 1) if pixels % width == 0)  # independent sums
@@ -185,21 +185,21 @@ def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogu
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             flat, y = seen(x, (images, blocks, pixels, lanes)), seen(y, shape)
-            finish, loop = Finish(epilogue, beside).seen(shape), loop_for(images * blocks * pixels)
+            finish, loop = BlockedEpilogue(epilogue, beside).seen(shape), maybe_parallel(images * blocks * pixels)
             with T.sblock("root"), imported(machine, epilogue.is_coarse), loop(0, images * blocks) as task:
                 image, block = task // blocks, task % blocks
-                summed = "float32" if sizes.dtype in _FLOATS else "int32"
-                sums = [T.alloc_buffer((lanes,), summed) for _ in range(width)]
+                accumulator_dtype = "float32" if sizes.dtype in _FLOATS else "int32"
+                sums = [T.alloc_buffer((lanes,), accumulator_dtype) for _ in range(width)]
                 for held in sums:
-                    T.buffer_store(held, spread(tirx.const(0, summed), lanes), [whole])
+                    T.buffer_store(held, spread(tirx.const(0, accumulator_dtype), lanes), [whole])
                 with T.serial(0, pixels // width) as step:
                     for number, held in enumerate(sums):
                         pixel = loaded(flat[image, block, step * width + number, whole], sizes.dtype)
-                        T.buffer_store(held, held[whole] + _shifted(pixel, summed, zero_point), [whole])
+                        T.buffer_store(held, held[whole] + _shifted(pixel, accumulator_dtype, zero_point), [whole])
                 total = sums[0][whole]
                 for held in sums[1:]:
                     total = total + held[whole]
-                mean = converted(total, "float32") / spread(T.float32(pixels), lanes)
+                mean = cast(total, "float32") / spread(T.float32(pixels), lanes)
                 place = (image, block, 0, 0)
                 T.buffer_store(y, finish.applied(mean, place, lanes), [*place, whole])
         return builder.get()

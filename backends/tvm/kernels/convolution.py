@@ -18,13 +18,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, Pairs, imported, loaded
-from .dots import Instruction
+from .bfloat16 import BFLOAT16, Bf16Dot, imported, loaded
+from .blocked_epilogue import BlockedEpilogue, operand_images, seen
 from .epilogue import Epilogue
-from .finish import Finish, operand_images, seen
+from .int8_dot import Instruction
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, ceil_div
-from .vectors import Scalar, converted, lanes_at, spread
+from .vectors import Scalar, cast, ramp, spread
 from .windows import Window
 
 _SMALL, _FEW = 1 << 17, 1 << 15
@@ -61,7 +61,7 @@ class Convolution:
     depth: int
     window: Window
     block: int
-    instruction: Instruction | Pairs | None = None
+    instruction: Instruction | Bf16Dot | None = None
     has_offsets: bool = False
     wide: int = 0
     dtype: str = "float32"
@@ -82,19 +82,21 @@ class Convolution:
         return 1 if self.is_strip or not self.block else self.block
 
     @property
-    def together(self) -> int:
+    def k_per_instruction(self) -> int:
         """Channels that one instruction multiplies at once."""
-        return 1 if self.instruction is None else self.instruction.together
+        return 1 if self.instruction is None else self.instruction.k_per_instruction
 
     @property
-    def summed(self) -> str:
+    def accumulator_dtype(self) -> str:
         """The type of the sums."""
-        return "float32" if self.instruction is None else self.instruction.summed
+        return "float32" if self.instruction is None else self.instruction.accumulator_dtype
 
     @property
     def run(self) -> int:
         """Pixels of a row that are best loaded together; 1 unless they are contiguous in memory."""
-        is_dense = self.instruction is not None and self.spacing == self.together and self.window.strides[1] == 1
+        is_dense = (
+            self.instruction is not None and self.spacing == self.k_per_instruction and self.window.strides[1] == 1
+        )
         return self.instruction.run if self.instruction is not None and is_dense else 1
 
 
@@ -114,15 +116,15 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
     """
     filters, depth, *kernel = weights.shape
     wide = filters // groups
-    together = lcm(lanes // gcd(lanes, depth), lanes // gcd(lanes, wide))
-    if together == 1 or groups == 1:
+    k_per_instruction = lcm(lanes // gcd(lanes, depth), lanes // gcd(lanes, wide))
+    if k_per_instruction == 1 or groups == 1:
         return groups, 0, weights
-    count = ceil_div(groups, together)
-    spread = np.zeros((filters, channels if count == 1 else together * depth, *kernel), weights.dtype)
+    count = ceil_div(groups, k_per_instruction)
+    spread = np.zeros((filters, channels if count == 1 else k_per_instruction * depth, *kernel), weights.dtype)
     for group in range(groups):
-        first, rows = group % together * depth, slice(group * wide, (group + 1) * wide)
+        first, rows = group % k_per_instruction * depth, slice(group * wide, (group + 1) * wide)
         spread[rows, first : first + depth] = weights[rows]
-    return count, 0 if count * together == groups or count == 1 else together * wide, spread
+    return count, 0 if count * k_per_instruction == groups or count == 1 else k_per_instruction * wide, spread
 
 
 @cache
@@ -174,12 +176,14 @@ def packed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine
 
     Channels that one instruction multiplies lie next to each other, behind the filters.
     """
-    (blocks, step), together = sizes.steps, sizes.together
+    (blocks, step), k_per_instruction = sizes.steps, sizes.k_per_instruction
     width = tile.blocks * machine.lanes
     filters, depth, *kernel = weights.shape
     padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), weights.dtype)
     padded[:filters, :depth] = weights
-    parts = padded.reshape(-1, width, blocks, step // together, together, *kernel).transpose(0, 2, 6, 5, 3, 1, 4)
+    parts = padded.reshape(-1, width, blocks, step // k_per_instruction, k_per_instruction, *kernel).transpose(
+        0, 2, 6, 5, 3, 1, 4
+    )
     if sizes.instruction is not None:
         return sizes.instruction.packed(parts)
     return np.ascontiguousarray(parts).reshape(*parts.shape[:5], width)
@@ -208,20 +212,20 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     outer = ceil_div(sizes.filters, lanes)
     blocks, step = sizes.steps
-    lead = (batch, ceil_div(sizes.channels, sizes.block)) if sizes.block else (batch, sizes.channels)
+    batch_dims = (batch, ceil_div(sizes.channels, sizes.block)) if sizes.block else (batch, sizes.channels)
     tail = (sizes.block,) if sizes.spacing > 1 else ()
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            whole = T.arg("x", T.buffer((*lead, *sizes.window.image, *tail), sizes.dtype))
-            together = sizes.together
-            panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step // together)
+            whole = T.arg("x", T.buffer((*batch_dims, *sizes.window.image, *tail), sizes.dtype))
+            k_per_instruction = sizes.k_per_instruction
+            panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step // k_per_instruction)
             dtype = "float32" if sizes.instruction is None else sizes.instruction.weights
-            weights = T.arg("weights", T.buffer((*panels, tile.blocks * lanes * together), dtype))
+            weights = T.arg("weights", T.buffer((*panels, tile.blocks * lanes * k_per_instruction), dtype))
             bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
             scales = None
-            if sizes.summed == "int32":
+            if sizes.accumulator_dtype == "int32":
                 scales = T.arg("scales", T.buffer((outer * lanes,), "float32"))
             kinds = [len(window.taps(axis)) for axis in range(2)]
             offsets = T.arg("offsets", T.buffer((*kinds, outer * lanes), "int32")) if sizes.has_offsets else None
@@ -230,7 +234,11 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             rows = (window.image[0], window.image[1] * sizes.spacing)
             shape = (batch, outer, *window.result, lanes)
-            x, y, finish = seen(whole, (*lead, *rows)), seen(result, shape), Finish(epilogue, beside).seen(shape)
+            x, y, finish = (
+                seen(whole, (*batch_dims, *rows)),
+                seen(result, shape),
+                BlockedEpilogue(epilogue, beside).seen(shape),
+            )
             code = _Code(sizes, tile, window, lanes, x, weights, bias, scales, offsets, y, finish)
             axes = {"image": batch, "panel": panels[0], "row": window.result[0], "tile": 1 if edges else len(inner)}
             if weights_are_small(sizes):
@@ -277,12 +285,15 @@ class _Code:
     scales: tirx.Buffer | None
     offsets: tirx.Buffer | None
     y: tirx.Buffer
-    finish: Finish
+    finish: BlockedEpilogue
 
     def task(self, place: dict[str, Scalar], inner: list[int], edges: list[int]) -> None:
         """Emit the tiles of a row, or one tile if there is no padding at the sides."""
         size, columns = self.lanes, self.tile.columns
-        sums = [[T.alloc_buffer((size,), self.sizes.summed) for _ in range(self.tile.blocks)] for _ in range(columns)]
+        sums = [
+            [T.alloc_buffer((size,), self.sizes.accumulator_dtype) for _ in range(self.tile.blocks)]
+            for _ in range(columns)
+        ]
         for start in edges:
             self._tile(sums, place, start, edge=start)
         if not edges:
@@ -297,15 +308,13 @@ class _Code:
         """Emit one tile from a column on; at an edge, taps beyond the image are left out."""
         lanes, window, sizes = self.lanes, self.window, self.sizes
         image, panel, row = place["image"], place["panel"], place["row"]
-        blocks, together = sizes.steps[0], sizes.together
+        blocks, k_per_instruction = sizes.steps[0], sizes.k_per_instruction
         first = panel * self.tile.blocks
         group = 0 if sizes.groups == 1 else first // sizes.group_blocks(lanes)
-        whole = lanes_at(0, lanes)
+        whole = ramp(0, lanes)
         for column, line in enumerate(sums):
             for number, held in enumerate(line):
-                begin = self._start(
-                    lanes_at((first + number) * lanes, lanes), row, None if edge is None else edge + column
-                )
+                begin = self._start(ramp((first + number) * lanes, lanes), row, None if edge is None else edge + column)
                 T.buffer_store(held, begin, [whole])
         begin, end = window.rows(row)
         with T.serial(0, blocks) as block:
@@ -318,7 +327,12 @@ class _Code:
                     row_at, vectors = window.at(0, row, line), range(self.tile.blocks)
                     filters = [
                         self.weights[
-                            panel, block, tap, line, step, lanes_at(number * lanes * together, lanes * together)
+                            panel,
+                            block,
+                            tap,
+                            line,
+                            step,
+                            ramp(number * lanes * k_per_instruction, lanes * k_per_instruction),
                         ]
                         for number in vectors
                     ]
@@ -328,7 +342,7 @@ class _Code:
                             held = sums[column][number]
                             T.buffer_store(held, self._added(held[whole], pixel, filters[number]), [whole])
         results = [
-            [self._result(held[whole], lanes_at((first + number) * lanes, lanes)) for number, held in enumerate(line)]
+            [self._result(held[whole], ramp((first + number) * lanes, lanes)) for number, held in enumerate(line)]
             for line in sums
         ]
         self.finish.store(self.y, results, (image, first, row, start), lanes)
@@ -344,16 +358,16 @@ class _Code:
         if sizes.instruction is None:
             return [loaded(self.x[(*line, column * sizes.block + step)], sizes.dtype) for column in at]
         run = sizes.run if sizes.run <= len(at) else 1
-        lefts: list[tirx.Expr] = []
-        while (done := len(lefts)) < len(at):
+        broadcast_lhs: list[tirx.Expr] = []
+        while (done := len(broadcast_lhs)) < len(at):
             first = min(done, len(at) - run)  # the last ones overlap those before
-            elements = lanes_at(at[first] * sizes.spacing + step * sizes.together, run * sizes.together)
-            lefts += sizes.instruction.lefts(self.x[(*line, elements)])[done - first :]
-        return lefts
+            elements = ramp(at[first] * sizes.spacing + step * sizes.k_per_instruction, run * sizes.k_per_instruction)
+            broadcast_lhs += sizes.instruction.broadcast_lhs(self.x[(*line, elements)])[done - first :]
+        return broadcast_lhs
 
     def _start(self, filters: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Return what sums start from; a column of None stands for one without padding at the sides."""
-        if self.sizes.summed == "float32":
+        if self.sizes.accumulator_dtype == "float32":
             return self.bias[filters]
         if self.offsets is None:
             return T.broadcast(T.int32(0), self.lanes)
@@ -361,18 +375,20 @@ class _Code:
 
     def _added(self, sums: tirx.Expr, pixel: tirx.Expr, filters: tirx.Expr) -> tirx.Expr:
         if self.sizes.instruction is not None:
-            return self.sizes.instruction.added(sums, pixel, filters)
+            return self.sizes.instruction.multiply_add(sums, pixel, filters)
         return sums + spread(pixel, self.lanes) * filters
 
     def _result(self, sums: tirx.Expr, filters: Scalar) -> tirx.Expr:
-        if self.sizes.summed == "float32":
+        if self.sizes.accumulator_dtype == "float32":
             return sums
         assert self.scales is not None
-        return converted(sums, "float32") * self.scales[filters] + self.bias[filters]
+        return cast(sums, "float32") * self.scales[filters] + self.bias[filters]
 
     def _channels(self, block: Scalar) -> Scalar:
         """Return the number of steps over the channels of a block; the filling of the last block isn't read."""
-        (_, step), channels, together = self.sizes.steps, self.sizes.channels, self.sizes.together
+        (_, step), channels, k_per_instruction = self.sizes.steps, self.sizes.channels, self.sizes.k_per_instruction
         if channels % step == 0:
-            return step // together
-        return tirx.min(step // together, tirx.floordiv(channels - block * step + together - 1, together))
+            return step // k_per_instruction
+        return tirx.min(
+            step // k_per_instruction, tirx.floordiv(channels - block * step + k_per_instruction - 1, k_per_instruction)
+        )

@@ -7,11 +7,11 @@ from enum import Enum
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .elements import COARSE, ELEMENTS, Attributes
-from .vectors import Scalar, as_wide, converted, held
+from .vector_math import COARSE, ELEMENTS, Attributes
+from .vectors import Scalar, cast, held, vector_type
 
 
-class Reach(Enum):
+class Broadcast(Enum):
     """How an operand lies beside a kernel's result."""
 
     CHANNELS = "channels"
@@ -26,12 +26,12 @@ class Reach(Enum):
 class Operand:
     """A tensor that an epilogue reads: how it lies beside the kernel's result, and what elements it has."""
 
-    reach: Reach
+    reach: Broadcast
     dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PostOp:
     """An elementwise operator.
 
     Attributes:
@@ -58,7 +58,7 @@ class Epilogue:
     """
 
     operands: tuple[Operand, ...] = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[PostOp, ...] = ()
     dtype: str = "float32"
     is_coarse: bool = False
 
@@ -75,12 +75,12 @@ class Epilogue:
             values.append(held(elements[step.operator](dict(step.attributes).get, *inputs)))
         last = values[-1]
         assert last is not None
-        return converted(last, self.dtype) if "int" in self.dtype else last
+        return cast(last, self.dtype) if "int" in self.dtype else last
 
 
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> list[tirx.Buffer]:
     """Declare the arguments that a kernel's epilogue reads, for a result of a shape; some may be rows of channels."""
-    shapes = {Reach.CHANNELS: (channels,), Reach.ELEMENTS: tuple(shape), Reach.ROWS: (*shape[:-1], 1)}
+    shapes = {Broadcast.CHANNELS: (channels,), Broadcast.ELEMENTS: tuple(shape), Broadcast.ROWS: (*shape[:-1], 1)}
     return [
         T.arg(f"operand{index}", T.buffer(shapes[operand.reach], operand.dtype))
         for index, operand in enumerate(epilogue.operands)
@@ -94,4 +94,4 @@ def _input(place: float | None, values: Sequence[tirx.Expr | None]) -> tirx.Expr
         return values[place]
     last = values[-1]
     assert last is not None
-    return tirx.const(place, as_wide("float32", last))
+    return tirx.const(place, vector_type("float32", last))

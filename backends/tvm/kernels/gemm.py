@@ -21,10 +21,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import BFLOAT16, imported, pairs_added, stored_as
-from .epilogue import Epilogue, Reach, operand_buffers
+from .epilogue import Broadcast, Epilogue, operand_buffers
 from .machine import Machine
-from .tiles import LATENCY, OPAQUE, Loop, Tile, Vector, ceil_div, heights
-from .vectors import Scalar, lanes_at, spread
+from .tiles import LATENCY, OPAQUE, Loop, Tile, Vector, ceil_div, row_tiles
+from .vectors import Scalar, ramp, spread
 
 _MOST_ROWS = 8
 """The most rows read side by side: at a distance of a power of two, they share a set of L1."""
@@ -47,7 +47,7 @@ class Gemm:
         dtype: of both operands; bfloat16 with packed weights alone.
     """
 
-    lead: tuple[int | None, ...]
+    batch_dims: tuple[int | None, ...]
     depth: int | None
     columns: int
     batch: int = 0
@@ -62,8 +62,8 @@ class Gemm:
     @property
     def rows(self) -> int | None:
         """The rows of one product, M; None where they aren't known."""
-        sizes = [size for size in self.lead[self.batch :] if size is not None]
-        return prod(sizes) if len(sizes) == len(self.lead) - self.batch else None
+        sizes = [size for size in self.batch_dims[self.batch :] if size is not None]
+        return prod(sizes) if len(sizes) == len(self.batch_dims) - self.batch else None
 
 
 def tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> list[Tile]:
@@ -72,11 +72,11 @@ def tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> list[Til
     Tiles are ordered by rounds of multiply-adds, and then by the elements read per multiply-add. Where `holds_rows`, an
     element of every row stays in a register, instead of one at a time.
     """
-    rows, chunks = gemm.rows, row_chunks(gemm, machine)
+    rows, m_splits = gemm.rows, row_chunks(gemm, machine)
 
     def cost(tile: Tile) -> tuple[float, float]:
         vectors, work = len(tile.vectors), tile.rows * len(tile.vectors)
-        high = 1 / tile.rows if rows is None else ceil_div(ceil_div(rows, tile.rows), chunks) * chunks
+        high = 1 / tile.rows if rows is None else ceil_div(ceil_div(rows, tile.rows), m_splits) * m_splits
         count = ceil_div(gemm.columns, tile.columns) * high
         return count * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
 
@@ -129,32 +129,34 @@ def paired(weights: np.ndarray) -> np.ndarray:
 @lru_cache
 def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """Build a kernel of `[*lead, depth]`, a right operand and the epilogue's operands to `[*lead, columns]`."""
-    lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
+    batch_dims = [
+        tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.batch_dims)
+    ]
     depth = tirx.Var("depth", "int64") if gemm.depth is None else gemm.depth
-    items: Scalar = prod(lead[: gemm.batch])
-    rows: Scalar = prod(lead[gemm.batch :])
+    items: Scalar = prod(batch_dims[: gemm.batch])
+    rows: Scalar = prod(batch_dims[gemm.batch :])
     panels = ceil_div(gemm.columns, tile.columns)
-    chunks = chunks_of(gemm, panels, machine)
+    m_splits = chunks_of(gemm, panels, machine)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*lead, depth), gemm.dtype))
+            x = T.arg("x", T.buffer((*batch_dims, depth), gemm.dtype))
             steps = depth if gemm.steps is None else gemm.steps
-            form = (panels, steps, tile.columns) if gemm.is_packed else (*lead[: gemm.batch], depth, gemm.columns)
+            form = (panels, steps, tile.columns) if gemm.is_packed else (*batch_dims[: gemm.batch], depth, gemm.columns)
             right = T.arg("right", T.buffer(form, "float32" if gemm.dtype == "float32" else "int32"))
-            beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
-            y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
+            beside = operand_buffers(epilogue, (*batch_dims, gemm.columns), gemm.columns)
+            y = T.arg("y", T.buffer((*batch_dims, gemm.columns), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x, y = (as_matrix(buffer, items * rows) for buffer in (x, y))
             beside = as_matrices(beside, epilogue, items * rows)
             if not gemm.is_packed:
                 right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
-            tasks = loop_over(gemm)(0, items * (panels * chunks))
+            tasks = loop_over(gemm)(0, items * (panels * m_splits))
             with imported(machine, gemm.dtype == BFLOAT16 or epilogue.is_coarse), tasks as task:
-                item, chunk, panel = task // (panels * chunks), task // panels % chunks, task % panels
+                item, chunk, panel = task // (panels * m_splits), task // panels % m_splits, task % panels
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
                 origin = (panel, 0) if gemm.is_packed else (item, column)
-                for height, count in heights(tile.rows, rows):
-                    begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
+                for height, count in row_tiles(tile.rows, rows):
+                    begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
                     with T.serial(0, end - begin) as step:
                         row = item * rows + tirx.min((begin + step) * height, rows - height)
                         sums = tile_sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes), gemm)
@@ -164,13 +166,13 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) ->
 
 def chunks_of(gemm: Gemm, panels: int, machine: Machine) -> int:
     """Return into how many parts rows are cut, so that all threads have equally many tasks."""
-    chunks = row_chunks(gemm, machine)
-    return chunks if chunks > 1 or gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
+    m_splits = row_chunks(gemm, machine)
+    return m_splits if m_splits > 1 or gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
 
 
 def loop_over(gemm: Gemm) -> Loop:
     """Return the loop over tasks: parallel unless the product is known to be small."""
-    sizes = (*gemm.lead, gemm.depth, gemm.columns)
+    sizes = (*gemm.batch_dims, gemm.depth, gemm.columns)
     known = [size for size in sizes if size is not None]
     return T.serial if len(known) == len(sizes) and prod(known) < _SMALL else T.parallel
 
@@ -183,7 +185,7 @@ def as_matrix(buffer: tirx.Buffer, rows: Scalar) -> tirx.Buffer:
 def as_matrices(operands: Sequence[tirx.Buffer], epilogue: Epilogue, rows: Scalar) -> list[tirx.Buffer]:
     """View the epilogue's operands as matrices, except for those with a number for each channel."""
     pairs = zip(operands, epilogue.operands, strict=True)
-    return [buffer if operand.reach is Reach.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
+    return [buffer if operand.reach is Broadcast.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
 
 
 def tile_sums(
@@ -200,15 +202,17 @@ def tile_sums(
         gemm: the product that the tile is a part of.
     """
     sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
-    for _, _, lanes, spot in tile.spots:
-        T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+    for _, _, lanes, slot in tile.spots:
+        T.buffer_store(sums, spread(T.float32(0), lanes), [slot])
 
     def add(
-        step: Scalar, left: Callable[[Scalar], tirx.Expr], added: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
+        step: Scalar,
+        left: Callable[[Scalar], tirx.Expr],
+        multiply_add: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr],
     ) -> None:
-        for line, start, lanes, spot in tile.spots:
-            factor = right[origin[0], step, lanes_at(origin[1] + start, lanes)]
-            T.buffer_store(sums, added(sums[spot], spread(left(row + line), lanes), factor), [spot])
+        for line, start, lanes, slot in tile.spots:
+            factor = right[origin[0], step, ramp(origin[1] + start, lanes)]
+            T.buffer_store(sums, multiply_add(sums[slot], spread(left(row + line), lanes), factor), [slot])
 
     if gemm.dtype == "float32":
         with T.serial(0, right.shape[1]) as k:
@@ -217,10 +221,10 @@ def tile_sums(
         depth = gemm.depth
         assert depth is not None
         with T.serial(0, depth // 2) as k:
-            add(k, lambda line: T.reinterpret(x[line, lanes_at(k * 2, 2)], dtype="int32"), pairs_added)
+            add(k, lambda line: T.reinterpret(x[line, ramp(k * 2, 2)], dtype="int32"), pairs_added)
         if depth % 2:
             add(depth // 2, lambda line: x[line, depth - 1].astype("int32"), pairs_added)
-    return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
+    return [(line, start, lanes, sums[slot]) for line, start, lanes, slot in tile.spots]
 
 
 def stored(
@@ -233,12 +237,12 @@ def stored(
     """Emit the epilogue of a tile whose first row and column are given, and store its results."""
     row, column = place
     for line, start, lanes, vector in sums:
-        at = lanes_at(column + start, lanes)
+        at = ramp(column + start, lanes)
 
         def load(index: int, line: int = line, at: Scalar = at, lanes: int = lanes) -> tirx.Expr:
             reach = epilogue.operands[index].reach
-            if reach is Reach.ROWS:
+            if reach is Broadcast.ROWS:
                 return spread(beside[index][row + line, 0], lanes)
-            return beside[index][(at,) if reach is Reach.CHANNELS else (row + line, at)]
+            return beside[index][(at,) if reach is Broadcast.CHANNELS else (row + line, at)]
 
         T.buffer_store(y, epilogue.applied(vector, load), [row + line, at])

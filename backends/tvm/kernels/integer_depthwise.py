@@ -15,17 +15,17 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import imported
-from .dots import DEPTH, Form, Instruction
+from .blocked_epilogue import BlockedEpilogue, operand_images, seen
 from .epilogue import Epilogue
-from .finish import Finish, operand_images, seen
+from .int8_dot import K_PER_DOT, Form, Instruction
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div
-from .vectors import Scalar, converted, held, lanes_at
+from .vectors import Scalar, cast, held, ramp
 from .windows import Window
 
 LANES = 16
 """Channels of a block."""
-_TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(DEPTH)]
+_TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(K_PER_DOT)]
 _DOTS = Instruction(Form.DOTS, LANES)
 _MOST = 14
 """The most columns of a tile: beside the sums, registers hold weights, pixels and the transposition's indices."""
@@ -50,38 +50,38 @@ class IntegerDepthwise:
     @property
     def is_possible(self) -> bool:
         """Whether there is a kernel: for images of four columns at least, and taps side by side."""
-        return self.window.image[1] >= DEPTH and self.window.gaps[1] == 1
+        return self.window.image[1] >= K_PER_DOT and self.window.dilations[1] == 1
 
     @property
     def wide(self) -> Window:
         """The windows with as many taps in a row as pixels are read: a multiple of four."""
         window = self.window
-        return replace(window, kernel=(window.kernel[0], ceil_div(window.kernel[1], DEPTH) * DEPTH))
+        return replace(window, kernel=(window.kernel[0], ceil_div(window.kernel[1], K_PER_DOT) * K_PER_DOT))
 
     def shifts(self, column: int) -> tuple[int, ...]:
         """Return, for each four taps of a window, how far from these the four pixels lie that are read."""
-        starts = [self.window.at(1, column, tap) for tap in range(0, self.window.kernel[1], DEPTH)]
-        return tuple(min(max(start, 0), self.window.image[1] - DEPTH) - start for start in starts)
+        starts = [self.window.at(1, column, tap) for tap in range(0, self.window.kernel[1], K_PER_DOT)]
+        return tuple(min(max(start, 0), self.window.image[1] - K_PER_DOT) - start for start in starts)
 
     @property
     def kinds(self) -> list[tuple[int, ...]]:
         """The different shifts of columns; those of the first kind are 0."""
-        none = (0,) * ceil_div(self.window.kernel[1], DEPTH)
+        none = (0,) * ceil_div(self.window.kernel[1], K_PER_DOT)
         return list(dict.fromkeys((none, *map(self.shifts, range(self.window.result[1])))))
 
 
 def packed_depthwise(weights: np.ndarray, sizes: IntegerDepthwise) -> np.ndarray:
     """Pack weights `[channel, row, column]` as `[block, kind, row, four taps, channel and tap]`."""
     channels, rows, taps = weights.shape
-    packed = np.zeros((sizes.blocks * LANES, len(sizes.kinds), rows, len(sizes.kinds[0]), DEPTH), np.int8)
+    packed = np.zeros((sizes.blocks * LANES, len(sizes.kinds), rows, len(sizes.kinds[0]), K_PER_DOT), np.int8)
     for kind, shifts in enumerate(sizes.kinds):
         for part, shift in enumerate(shifts):
-            for byte in range(DEPTH):
-                tap = part * DEPTH + byte + shift
-                if part * DEPTH <= tap < min((part + 1) * DEPTH, taps):
+            for byte in range(K_PER_DOT):
+                tap = part * K_PER_DOT + byte + shift
+                if part * K_PER_DOT <= tap < min((part + 1) * K_PER_DOT, taps):
                     packed[:channels, kind, :, part, byte] = weights[:, :, tap]
     parts = packed.reshape(sizes.blocks, LANES, *packed.shape[1:]).transpose(0, 2, 3, 4, 1, 5)
-    return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * DEPTH)
+    return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * K_PER_DOT)
 
 
 @lru_cache
@@ -98,7 +98,7 @@ def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             whole = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, LANES), "uint8"))
-            form = (sizes.blocks, len(sizes.kinds), window.kernel[0], len(sizes.kinds[0]), LANES * DEPTH)
+            form = (sizes.blocks, len(sizes.kinds), window.kernel[0], len(sizes.kinds[0]), LANES * K_PER_DOT)
             weights = T.arg("weights", T.buffer(form, "int8"))
             bias, scales = (T.arg(name, T.buffer((sizes.blocks * LANES,), "float32")) for name in ("bias", "scales"))
             kinds = [len(window.taps(axis)) for axis in range(2)]
@@ -108,7 +108,7 @@ def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             rows = (batch, sizes.blocks, window.image[0], window.image[1] * LANES)
-            x, y, finish = seen(whole, rows), seen(y, shape), Finish(epilogue, beside).seen(shape)
+            x, y, finish = seen(whole, rows), seen(y, shape), BlockedEpilogue(epilogue, beside).seen(shape)
             code = _Code(sizes, x, weights, bias, scales, start, y, finish)
             tasks = T.parallel(0, batch * sizes.blocks * window.result[0])
             with imported(machine, epilogue.is_coarse), tasks as task:
@@ -134,14 +134,14 @@ class _Code:
     scales: tirx.Buffer
     offsets: tirx.Buffer | None
     y: tirx.Buffer
-    finish: Finish
+    finish: BlockedEpilogue
 
     def tile(
         self, sums: list[tirx.Buffer], place: tuple[Scalar, Scalar, Scalar], start: Scalar, edge: int | None = None
     ) -> None:
         """Emit one tile from a column on; at an edge, that column is known."""
-        (image, block, row), window, whole = place, self.sizes.window, lanes_at(0, LANES)
-        channels = lanes_at(block * LANES, LANES)
+        (image, block, row), window, whole = place, self.sizes.window, ramp(0, LANES)
+        channels = ramp(block * LANES, LANES)
         for column, total in enumerate(sums):
             T.buffer_store(total, self._start(channels, row, None if edge is None else edge + column), [whole])
         begin, end = window.rows(row)
@@ -151,7 +151,7 @@ class _Code:
             for part in range(len(self.sizes.kinds[0])):
                 for column, total in enumerate(sums):
                     self._add(total, (at, line, part), (start, column), edge, turned)
-        results = [[converted(total[whole], "float32") * self.scales[channels] + self.bias[channels]] for total in sums]
+        results = [[cast(total[whole], "float32") * self.scales[channels] + self.bias[channels]] for total in sums]
         self.finish.store(self.y, results, (image, block, row, start), LANES)
 
     def _add(
@@ -166,16 +166,16 @@ class _Code:
         (at, line, part), (start, column), sizes = taps, place, self.sizes
         shifts = (0,) * (part + 1) if edge is None else sizes.shifts(edge + column)
         kind = 0 if edge is None else sizes.kinds.index(shifts)
-        if abs(shifts[part]) >= DEPTH:
+        if abs(shifts[part]) >= K_PER_DOT:
             return
-        pixel = column * sizes.window.strides[1] + part * DEPTH + shifts[part]
+        pixel = column * sizes.window.strides[1] + part * K_PER_DOT + shifts[part]
         if pixel not in turned:
-            first = sizes.window.at(1, start, part * DEPTH) + pixel - part * DEPTH
-            loaded = T.reinterpret(self.x[(*at, lanes_at(first * LANES, LANES * DEPTH))], dtype="int8x64")
+            first = sizes.window.at(1, start, part * K_PER_DOT) + pixel - part * K_PER_DOT
+            loaded = T.reinterpret(self.x[(*at, ramp(first * LANES, LANES * K_PER_DOT))], dtype="int8x64")
             turned[pixel] = held(tirx.Shuffle([loaded], _TURNED))
-        weights = self.weights[at[1], kind, line, part, lanes_at(0, LANES * DEPTH)]
-        whole = lanes_at(0, LANES)
-        T.buffer_store(total, _DOTS.added(total[whole], turned[pixel], weights), [whole])
+        weights = self.weights[at[1], kind, line, part, ramp(0, LANES * K_PER_DOT)]
+        whole = ramp(0, LANES)
+        T.buffer_store(total, _DOTS.multiply_add(total[whole], turned[pixel], weights), [whole])
 
     def _start(self, channels: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Return what sums start from; a column of None stands for one without padding at the sides."""

@@ -11,16 +11,16 @@ from .approximations import least, most
 from .machine import Machine
 from .rows import SMALL, each, filled
 from .tiles import OPAQUE, Loop
-from .vectors import Scalar, greatest, held, known, smallest, spread
+from .vectors import Scalar, held, horizontal_max, horizontal_min, known, spread
 
 
 @lru_cache
-def quantize_kernel(lead: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> tirx.PrimFunc:
+def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> tirx.PrimFunc:
     """Build a kernel of `[*lead, columns]` to integers, scales and zero points.
 
     Scales and zero points are `[*lead, 1]` by row, and scalars otherwise.
     """
-    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(lead)]
+    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(batch_dims)]
     rows: Scalar = prod(sizes)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -72,7 +72,7 @@ def _range(x: tirx.Buffer, row: Scalar, machine: Machine) -> tuple[tirx.Expr, ti
         T.buffer_store(high, tirx.Select(x[row, at] > high[lane], x[row, at], high[lane]), [lane])
 
     each(known(x.shape[1]), machine, compare)
-    return smallest(low), greatest(high)
+    return horizontal_min(low), horizontal_max(high)
 
 
 def _store_grid(low: tirx.Expr, high: tirx.Expr, scales: tirx.Buffer, zero_points: tirx.Buffer, place: Scalar) -> None:

@@ -13,14 +13,14 @@ from .approximations import exp
 from .bfloat16 import BFLOAT16, imported, rounded, stored_as
 from .machine import Machine
 from .tiles import OPAQUE
-from .vectors import Scalar, greatest, held, lanes_at, spread, total
+from .vectors import Scalar, held, horizontal_max, ramp, spread, total
 
 SMALL = 1 << 14
 """Elements below which waking other threads costs more than they save."""
 
 
 @lru_cache
-def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
+def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
     """Build a kernel of `[*lead, columns]` to the softmax of each row."""
 
     def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
@@ -31,7 +31,7 @@ def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine)
             T.buffer_store(highest, tirx.Select(x[row, at] > highest[lane], x[row, at], highest[lane]), [lane])
 
         each(columns, machine, compare)
-        T.buffer_store(highest, greatest(highest), [0])
+        T.buffer_store(highest, horizontal_max(highest), [0])
         sums = filled(machine, T.float32(0))
 
         def exponentiate(at: Scalar, lane: Scalar) -> None:
@@ -48,7 +48,7 @@ def softmax_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine)
 
         each(columns, machine, scale)
 
-    return _kernel(lead, columns, (), row, machine)
+    return _kernel(batch_dims, columns, (), row, machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Norm:
 
 @lru_cache
 def norm_kernel(
-    lead: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
+    batch_dims: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
 ) -> tirx.PrimFunc:
     """Build a kernel of `[*lead, columns]`, scales and perhaps biases by column to normalized rows.
 
@@ -103,22 +103,22 @@ def norm_kernel(
 
         each(columns, machine, store)
 
-    return _kernel(lead, columns, (columns,) * (1 + norm.has_bias), row, machine, result)
+    return _kernel(batch_dims, columns, (columns,) * (1 + norm.has_bias), row, machine, result)
 
 
 @lru_cache
-def rounding_kernel(lead: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
+def rounding_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
     """Build a kernel that rounds `[*lead, columns]` to the nearest bfloat16."""
 
     def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
         x, y = buffers
         each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
 
-    return _kernel(lead, columns, (), row, machine, BFLOAT16)
+    return _kernel(batch_dims, columns, (), row, machine, BFLOAT16)
 
 
 def _kernel(
-    lead: tuple[int | None, ...],
+    batch_dims: tuple[int | None, ...],
     columns: int,
     beside: Sequence[int],
     row: Callable[[Sequence[tirx.Buffer], tirx.Expr], None],
@@ -126,7 +126,7 @@ def _kernel(
     result: str = "float32",
 ) -> tirx.PrimFunc:
     """Build a kernel that walks the rows; its arguments are the matrix, vectors of some lengths, and the result."""
-    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(lead)]
+    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(batch_dims)]
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((*sizes, columns), "float32"))
@@ -145,7 +145,7 @@ def _kernel(
 def filled(machine: Machine, value: tirx.Expr) -> tirx.Buffer:
     """Allocate a vector filled with one number, to combine lanes in."""
     buffer = T.alloc_buffer((machine.lanes,), "float32")
-    T.buffer_store(buffer, spread(value, machine.lanes), [lanes_at(0, machine.lanes)])
+    T.buffer_store(buffer, spread(value, machine.lanes), [ramp(0, machine.lanes)])
     return buffer
 
 
@@ -154,6 +154,6 @@ def each(columns: int, machine: Machine, body: Callable[[Scalar, Scalar], None])
     whole, rest = divmod(columns, machine.lanes)
     if whole:
         with T.serial(0, whole) as block:
-            body(lanes_at(block * machine.lanes, machine.lanes), lanes_at(0, machine.lanes))
+            body(ramp(block * machine.lanes, machine.lanes), ramp(0, machine.lanes))
     if rest:
-        body(lanes_at(whole * machine.lanes, rest), lanes_at(0, rest))
+        body(ramp(whole * machine.lanes, rest), ramp(0, rest))

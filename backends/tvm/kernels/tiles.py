@@ -8,11 +8,11 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .vectors import Scalar, lanes_at
+from .vectors import Scalar, ramp
 
 OPAQUE = 8
 """TVM's number for kernels that it fuses with nothing."""
-WORTH = 1 << 14
+PARALLEL_THRESHOLD = 1 << 14
 """Operations on vectors from which waking other threads for them pays."""
 LATENCY = 8
 """Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
@@ -47,13 +47,13 @@ class Tile:
     def spots(self) -> list[tuple[int, int, int, Scalar]]:
         """Row, first column and lanes of each vector, and its places in a buffer that holds the tile."""
         return [
-            (row, start, lanes, lanes_at(row * self.columns + start, lanes))
+            (row, start, lanes, ramp(row * self.columns + start, lanes))
             for row in range(self.rows)
             for start, lanes in self.vectors
         ]
 
 
-def heights(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
+def row_tiles(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
     """Return heights of tiles, and how many tiles have each; where rows aren't known, one is chosen at run time.
 
     The last tile overlaps the one before it if the height doesn't divide the rows.
@@ -70,9 +70,9 @@ def heights(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
     return found
 
 
-def loop_for(operations: Scalar) -> Loop:
+def maybe_parallel(operations: Scalar) -> Loop:
     """Return the loop over a kernel's tasks: parallel unless their operations on vectors are known to be few."""
-    return T.serial if isinstance(operations, int) and operations < WORTH else T.parallel
+    return T.serial if isinstance(operations, int) and operations < PARALLEL_THRESHOLD else T.parallel
 
 
 def ceil_div(size: int, part: int) -> int:

@@ -16,7 +16,7 @@ def known(size: tirx.Expr) -> int:
     return int(size)
 
 
-def lanes_at(start: Scalar, lanes: int) -> Scalar:
+def ramp(start: Scalar, lanes: int) -> Scalar:
     """Return the indices of consecutive elements."""
     return start if lanes == 1 else T.ramp(start, 1, lanes)
 
@@ -26,15 +26,15 @@ def spread(element: tirx.Expr, lanes: int) -> tirx.Expr:
     return element if lanes == 1 else T.broadcast(element, lanes)
 
 
-def as_wide(dtype: str, vector: tirx.Expr) -> str:
+def vector_type(dtype: str, vector: tirx.Expr) -> str:
     """Return the type of as many elements as a vector has."""
     lanes = vector.ty.dtype.lanes
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
-def converted(vector: tirx.Expr, dtype: str) -> tirx.Expr:
+def cast(vector: tirx.Expr, dtype: str) -> tirx.Expr:
     """Convert each lane to another element type."""
-    return vector.astype(as_wide(dtype, vector))
+    return vector.astype(vector_type(dtype, vector))
 
 
 def held(vector: tirx.Expr) -> tirx.Expr:
@@ -43,7 +43,7 @@ def held(vector: tirx.Expr) -> tirx.Expr:
     Binding a name wouldn't do: TVM's simplifier puts the expression back in for the name.
     """
     lanes = vector.ty.dtype.lanes
-    place = lanes_at(0, lanes)
+    place = ramp(0, lanes)
     buffer = T.alloc_buffer((lanes,), vector.ty.dtype.with_lanes(1))
     T.buffer_store(buffer, vector, [place])
     return buffer[place]
@@ -54,7 +54,7 @@ def total(buffer: tirx.Buffer) -> tirx.Expr:
     return _halved(buffer, lambda a, b: a + b)
 
 
-def totals(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
+def horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
     """Return a vector with the sums of as many vectors as each has lanes."""
     lanes = size = len(vectors)
     while size > 1:
@@ -68,12 +68,12 @@ def totals(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
     return vectors[0]
 
 
-def greatest(buffer: tirx.Buffer) -> tirx.Expr:
+def horizontal_max(buffer: tirx.Buffer) -> tirx.Expr:
     """Return the greatest of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: tirx.Select(a > b, a, b))
 
 
-def smallest(buffer: tirx.Buffer) -> tirx.Expr:
+def horizontal_min(buffer: tirx.Buffer) -> tirx.Expr:
     """Return the smallest of a buffer's lanes, overwriting them."""
     return _halved(buffer, lambda a, b: tirx.Select(a < b, a, b))
 
@@ -82,6 +82,6 @@ def _halved(buffer: tirx.Buffer, combine: Callable[[tirx.Expr, tirx.Expr], tirx.
     lanes = known(buffer.shape[0])
     while lanes > 1:
         lanes //= 2
-        halves = (buffer[lanes_at(start, lanes)] for start in (0, lanes))
-        T.buffer_store(buffer, combine(*halves), [lanes_at(0, lanes)])
+        halves = (buffer[ramp(start, lanes)] for start in (0, lanes))
+        T.buffer_store(buffer, combine(*halves), [ramp(0, lanes)])
     return buffer[0]

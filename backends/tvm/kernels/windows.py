@@ -29,7 +29,7 @@ class Window:
     result: Pair
     kernel: Pair
     strides: Pair
-    gaps: Pair
+    dilations: Pair
     begins: Pair
     ends: Pair
 
@@ -53,7 +53,7 @@ class Window:
     def at(self, axis: int, place: Scalar, tap: Scalar) -> Scalar: ...
     def at(self, axis: int, place: Scalar, tap: Scalar) -> Scalar:
         """Return where along an axis of the image a tap of a window lies."""
-        return place * self.strides[axis] + tap * self.gaps[axis] - self.begins[axis]
+        return place * self.strides[axis] + tap * self.dilations[axis] - self.begins[axis]
 
     def is_inside(self, column: int, tap: int) -> bool:
         return 0 <= self.at(1, column, tap) < self.image[1]
@@ -62,7 +62,7 @@ class Window:
         """Return the first tap of a window on a row of the image, or of its padding, and the one behind the last."""
         low, high = self._bounds(0, padded=padded)
         first, last = self.at(0, 0, 0), self.at(0, self.result[0] - 1, self.kernel[0] - 1)
-        start, gap = self.at(0, row, 0), self.gaps[0]
+        start, gap = self.at(0, row, 0), self.dilations[0]
         begin = 0 if first >= low else tirx.max(tirx.floordiv(low - start + (gap - 1), gap), 0)
         end = self.kernel[0] if last < high else tirx.min(tirx.floordiv(high - start + (gap - 1), gap), self.kernel[0])
         return begin, end

@@ -20,12 +20,12 @@ from tvm.script.ir_builder import tirx as T
 from . import convolution
 from .approximations import number
 from .bfloat16 import imported, loaded
+from .blocked_epilogue import BlockedEpilogue, operand_images, seen
 from .convolution import Convolution, Tile
 from .epilogue import Epilogue
-from .finish import Finish, operand_images, seen
 from .machine import Machine
 from .tiles import LATENCY, OPAQUE, ceil_div
-from .vectors import Scalar, held, lanes_at, spread
+from .vectors import Scalar, held, ramp, spread
 
 Vectors = Sequence[tirx.Expr]
 
@@ -90,7 +90,7 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
     The direct convolution may be done in another type, which makes it `speed` times as fast as in float32.
     """
     window, tiles = sizes.window, convolution.tiles(sizes, machine)
-    is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.gaps == (1, 1)
+    is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
     if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
         return tiles
     plans: dict[tuple[int, ...], Plan] = {}
@@ -111,8 +111,8 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
     for side, blocks in product(_POINTS, divisors):
         total = _count(sizes, side)
         shares = {1, *(count for count in (machine.threads,) if filters // blocks % count == 0)}
-        chunks = {ceil_div(total, count) for count in range(1, total + 1)}
-        for rows, tiles, share in product(range(1, machine.registers), chunks, shares):
+        m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
+        for rows, tiles, share in product(range(1, machine.registers), m_splits, shares):
             plan = Plan(side, tiles, rows, blocks, share)
             fits = rows <= tiles and rows * blocks + blocks + 1 <= machine.registers
             if fits and _filled(plan, sizes, machine) <= 2 * _CACHE:
@@ -167,7 +167,7 @@ def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: 
     batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
     depth, filters = (ceil_div(count, lanes) for count in (sizes.channels, sizes.filters))
     panels, total = filters // plan.blocks, _count(sizes, plan.side)
-    chunks, share = ceil_div(total, plan.tiles), panels // plan.shares
+    m_splits, share = ceil_div(total, plan.tiles), panels // plan.shares
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             x = T.arg("x", T.buffer((batch, depth, *window.image, lanes), sizes.dtype))
@@ -178,10 +178,14 @@ def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: 
             beside = operand_images(epilogue, shape)
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y, finish = seen(x, x.shape), seen(y, shape), Finish(epilogue, beside).seen(shape)
+            x, y, finish = seen(x, x.shape), seen(y, shape), BlockedEpilogue(epilogue, beside).seen(shape)
             loop = T.serial if convolution.is_small(sizes) else T.parallel
-            with imported(machine, epilogue.is_coarse), loop(0, batch * (chunks * plan.shares)) as task:
-                image, chunk, part = task // (chunks * plan.shares), task // plan.shares % chunks, task % plan.shares
+            with imported(machine, epilogue.is_coarse), loop(0, batch * (m_splits * plan.shares)) as task:
+                image, chunk, part = (
+                    task // (m_splits * plan.shares),
+                    task // plan.shares % m_splits,
+                    task % plan.shares,
+                )
                 first = tirx.min(chunk * plan.tiles, total - plan.tiles)
                 held = [T.alloc_buffer(_apart(plan, count, lanes), "float32") for count in (depth, plan.blocks)]
                 code = _Code(sizes, plan, lanes, x, weights, bias, y, finish, *held)
@@ -208,13 +212,13 @@ class _Code:
     weights: tirx.Buffer
     bias: tirx.Buffer
     y: tirx.Buffer
-    finish: Finish
+    finish: BlockedEpilogue
     images: tirx.Buffer
     products: tirx.Buffer
 
     def transform(self, image: Scalar, block: Scalar, first: Scalar, tile: Scalar) -> None:
         """Emit the transform of a tile of a block of the image; pixels in the padding are zero."""
-        size, whole = self.plan.size, lanes_at(0, self.lanes)
+        size, whole = self.plan.size, ramp(0, self.lanes)
         begins, sizes = self.sizes.window.begins, self.sizes.window.image
         start = [place - begin for place, begin in zip(self._origin(first + tile), begins, strict=True)]
         ends = zip(start, sizes, strict=True)
@@ -251,7 +255,7 @@ class _Code:
 
     def _into(self, load: Callable[[int, int], tirx.Expr], place: Scalar) -> None:
         matrix, _, _ = matrices(self.plan.side)
-        size, whole = self.plan.size, lanes_at(0, self.lanes)
+        size, whole = self.plan.size, ramp(0, self.lanes)
         columns = [_applied(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
         for row in range(size):
             for column, vector in enumerate(_applied(matrix, [line[row] for line in columns])):
@@ -259,9 +263,9 @@ class _Code:
 
     def _multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
-        plan, lanes, whole = self.plan, self.lanes, lanes_at(0, self.lanes)
+        plan, lanes, whole = self.plan, self.lanes, ramp(0, self.lanes)
         spots = [(row, number) for row in range(plan.rows) for number in range(plan.blocks)]
-        sums = {spot: T.alloc_buffer((lanes,), "float32") for spot in spots}
+        sums = {slot: T.alloc_buffer((lanes,), "float32") for slot in spots}
         for total in sums.values():
             T.buffer_store(total, spread(T.float32(0), lanes), [whole])
         channels = self.sizes.channels
@@ -270,8 +274,7 @@ class _Code:
             with T.serial(0, count) as channel:
                 depth = block * lanes + channel
                 filters = [
-                    self.weights[panel, position, depth, lanes_at(number * lanes, lanes)]
-                    for number in range(plan.blocks)
+                    self.weights[panel, position, depth, ramp(number * lanes, lanes)] for number in range(plan.blocks)
                 ]
                 for (row, number), total in sums.items():
                     element = self.images[position, block * plan.tiles + first + row, channel]
@@ -282,7 +285,7 @@ class _Code:
     def _back(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
         """Emit a tile of the result, transformed back, and its epilogue; pixels beyond the image are dropped."""
         _, _, matrix = matrices(self.plan.side)
-        side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, lanes_at(0, self.lanes)
+        side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, ramp(0, self.lanes)
         patch = T.alloc_buffer((side, side, lanes), "float32")
         columns = [
             _mirrored(matrix, [self.products[row * size + column, place, whole] for row in range(size)])
@@ -297,7 +300,7 @@ class _Code:
         ]
         with T.serial(0, counts[0]) as row, T.serial(0, counts[1]) as column:
             at = (image, block, origin[0] + row, origin[1] + column)
-            vector = patch[row, column, whole] + self.bias[lanes_at(block * lanes, lanes)]
+            vector = patch[row, column, whole] + self.bias[ramp(block * lanes, lanes)]
             T.buffer_store(self.y, self.finish.applied(vector, at, lanes), [*at, whole])
 
 

@@ -39,7 +39,7 @@ class UnfitError(ModelError):
 
 
 @dataclass(frozen=True, slots=True)
-class Site(Generic[Way]):
+class TuningTask(Generic[Way]):
     """A kernel's place in a graph, before it is decided in which way it is generated.
 
     Attributes:
@@ -62,7 +62,7 @@ class Site(Generic[Way]):
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class TuningPolicy:
     """The choices for all kernels of a build.
 
     Attributes:
@@ -73,7 +73,7 @@ class Choices:
     measured: Mapping[str, Parameters] = field(default_factory=dict[str, Parameters])
     source: str = ""
 
-    def made(self, site: Site[Way]) -> "relax.Call":
+    def made(self, site: TuningTask[Way]) -> "relax.Call":
         """Return the kernel's call in the fastest way, by measurements or else by estimates.
 
         Raises:
@@ -88,7 +88,7 @@ class Choices:
         raise UnfitError(f"{self.source}: {site.key} can't have {dict(wanted)}: run `planish tune` anew")
 
 
-ESTIMATED = Choices()
+ESTIMATED = TuningPolicy()
 """The choices by estimated times alone."""
 
 

@@ -17,7 +17,7 @@ from ....ir.types import DType, TensorType
 from ..kernels.machine import Machine
 from ..kernels.vectors import Scalar, known
 from ..runtime.storage import carried, carrier
-from .configs import Choices
+from .configs import TuningPolicy
 
 _CALLS = {
     "FloorDiv": lambda a, b: a // b,
@@ -40,7 +40,7 @@ class Emitter:
         blocked: tensors in blocks of channels, by the values that are held so (`layouts`).
     """
 
-    def __init__(self, graph: Graph, machine: Machine, choices: Choices) -> None:
+    def __init__(self, graph: Graph, machine: Machine, choices: TuningPolicy) -> None:
         self.block = relax.BlockBuilder()
         self.given = frozenset[str]().union(*(value.type.symbols for value in graph.inputs))
         self.machine = machine

@@ -14,8 +14,8 @@ from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.quantization import quant_params_of
 from ....ir.types import DType
 from ....passes.legalization.expansions.integers import ROW_QUANTIZER
-from ..kernels.elements import ELEMENTS, Attributes
-from ..kernels.epilogue import Epilogue, Operand, Reach, Step
+from ..kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ..kernels.vector_math import ELEMENTS, Attributes
 from .emitter import Blocked, Emitter
 
 QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
@@ -44,13 +44,13 @@ class Anchor:
     node: Node
     channels: int
     addend: Value | None = None
-    joins: Collection[str] = ARITHMETIC
-    prologue: Step | None = None
+    fusable: Collection[str] = ARITHMETIC
+    prologue: PostOp | None = None
     is_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FusionGroup:
     """An anchor and its epilogue.
 
     Attributes:
@@ -75,7 +75,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class FusedKernel:
     """A kernel with an epilogue.
 
     Attributes:
@@ -84,10 +84,10 @@ class Template:
     """
 
     anchor: Callable[[Node], Anchor | None]
-    lower: Callable[[Emitter, Group], relax.Expr | Blocked]
+    lower: Callable[[Emitter, FusionGroup], relax.Expr | Blocked]
 
 
-def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Template]) -> dict[Node, Group]:
+def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, FusedKernel]) -> dict[Node, FusionGroup]:
     """Return the groups of a graph, by each of their nodes.
 
     Args:
@@ -96,7 +96,7 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Tem
         templates: the templates by the operator of the anchor.
     """
     surroundings = _Surroundings(graph, frozenset(nodes), frozenset(graph.outputs.values()))
-    groups: dict[Node, Group] = {}
+    groups: dict[Node, FusionGroup] = {}
     for node in nodes:
         template = templates.get(node.operator) if node not in groups else None
         anchor = None if template is None else template.anchor(node)
@@ -106,18 +106,18 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Tem
     return groups
 
 
-def reach(value: Value, result: Value, channels: int) -> Reach | float | None:
+def reach(value: Value, result: Value, channels: int) -> Broadcast | float | None:
     """Return how a value is broadcast to a result; the number for a constant of one, None for any other way."""
     if isinstance(value, Constant) and value.data.size == 1:
         return float(value.data.reshape(()))
     shape = (1,) * (result.type.rank - value.type.rank) + value.shape
     if shape == result.shape:
-        return Reach.ELEMENTS
+        return Broadcast.ELEMENTS
     if channels == 1 and shape == (*result.shape[:-1], 1):
-        return Reach.ROWS
+        return Broadcast.ROWS
     axis = result.type.rank - channels
     is_alone = all(size == 1 for index, size in enumerate(shape) if index != axis)
-    return Reach.CHANNELS if is_alone and len(shape) > axis and shape[axis] == result.shape[axis] else None
+    return Broadcast.CHANNELS if is_alone and len(shape) > axis and shape[axis] == result.shape[axis] else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class _Growth:
         self._surroundings, self._taken, self._anchor = surroundings, taken, anchor
         self._result = anchor.node.output
 
-    def group(self) -> Group | None:
+    def group(self) -> FusionGroup | None:
         """Return the largest closed group; None if the anchor's addend can't be broadcast to its result."""
         chain: list[Node] = []
         closed = 0
@@ -175,7 +175,7 @@ class _Growth:
         ]
 
     def _joins(self, node: Node) -> bool:
-        if node.operator not in self._anchor.joins or node.output.shape != self._result.shape:
+        if node.operator not in self._anchor.fusable or node.output.shape != self._result.shape:
             return False
         if node.operator in QUANTIZING:
             return quant_params_of(node) is not None
@@ -186,10 +186,10 @@ class _Growth:
             value is None or (value.dtype is DType.float32 and self._reach(value) is not None) for value in node.inputs
         )
 
-    def _reach(self, value: Value) -> Reach | float | None:
+    def _reach(self, value: Value) -> Broadcast | float | None:
         return reach(value, self._result, self._anchor.channels)
 
-    def _made(self, chain: list[Node]) -> Group | None:
+    def _made(self, chain: list[Node]) -> FusionGroup | None:
         anchor = self._anchor
         inside = [anchor.node.output, *(node.output for node in chain)]
         written = [anchor.node, *chain] if anchor.is_step else chain
@@ -200,7 +200,7 @@ class _Growth:
         steps = _Steps({value: reach for value, reach in reaches.items() if reach is not None})
         steps.places[inside[0]] = 0
         if anchor.addend is not None:
-            steps.add(Step("Add", (), (0, steps.places[anchor.addend])), inside[0])
+            steps.add(PostOp("Add", (), (0, steps.places[anchor.addend])), inside[0])
         if anchor.prologue is not None and _is_undone(anchor.prologue, written):
             steps.places[written[0].output] = 0
             written = written[1:]
@@ -208,20 +208,20 @@ class _Growth:
             steps.add(anchor.prologue, inside[0])
         for node in written:
             inputs = tuple(None if value is None else steps.places[value] for value in step_operands(node))
-            steps.add(Step(node.operator, step_attributes(node), inputs), node.output)
+            steps.add(PostOp(node.operator, step_attributes(node), inputs), node.output)
         operands = tuple(Operand(reach, str(value.dtype)) for value, reach in steps.operands.items())
         epilogue = Epilogue(operands, tuple(steps.steps), str(inside[-1].dtype), self._is_coarse(inside[-1]))
-        return Group(anchor.node, tuple(chain), epilogue, tuple(steps.operands))
+        return FusionGroup(anchor.node, tuple(chain), epilogue, tuple(steps.operands))
 
     def _is_coarse(self, result: Value) -> bool:
         """Whether a result is rounded at once, to bfloat16 or by all its readers, so that coarse functions will do."""
         readers = {node.operator for node in self._surroundings.readers(result)}
         is_quantized = bool(readers) and readers <= DYNAMIC and result not in self._surroundings.returned
         is_rounded = result.dtype is DType.bfloat16 or is_quantized
-        return is_rounded and all(operator in self._anchor.joins for operator in ROUNDING)
+        return is_rounded and all(operator in self._anchor.fusable for operator in ROUNDING)
 
 
-def _is_undone(prologue: Step, chain: Sequence[Node]) -> bool:
+def _is_undone(prologue: PostOp, chain: Sequence[Node]) -> bool:
     """Whether the chain first quantizes the result again to the grid of the prologue, which it alone reads."""
     value = chain[0].inputs[0] if chain and chain[0].operator == "QuantizeLinear" else None
     return value is not None and value.use_count == 1 and step_attributes(chain[0]) == prologue.attributes
@@ -236,21 +236,21 @@ class _Steps:
         steps: the steps in order.
     """
 
-    def __init__(self, reaches: Mapping[Value, Reach | float]) -> None:
-        beside = {value: reach for value, reach in reaches.items() if isinstance(reach, Reach)}
+    def __init__(self, reaches: Mapping[Value, Broadcast | float]) -> None:
+        beside = {value: reach for value, reach in reaches.items() if isinstance(reach, Broadcast)}
         sources = {
-            value: source(value) if reach is Reach.ELEMENTS else unscaled(value) for value, reach in beside.items()
+            value: source(value) if reach is Broadcast.ELEMENTS else unscaled(value) for value, reach in beside.items()
         }
         self.operands = {sources[value]: reach for value, reach in beside.items()}
         self.places: dict[Value, int | float] = {value: 1 + index for index, value in enumerate(self.operands)}
         self.places |= {value: reach for value, reach in reaches.items() if isinstance(reach, float)}
-        self.steps: list[Step] = []
+        self.steps: list[PostOp] = []
         for value in beside:
             if value not in self.operands and value.producer is not None:
                 attributes = step_attributes(value.producer) if value.producer.operator in QUANTIZING else ()
-                self.add(Step(value.producer.operator, attributes, (self.places[sources[value]],)), value)
+                self.add(PostOp(value.producer.operator, attributes, (self.places[sources[value]],)), value)
 
-    def add(self, step: Step, output: Value) -> None:
+    def add(self, step: PostOp, output: Value) -> None:
         self.steps.append(step)
         self.places[output] = len(self.operands) + len(self.steps)
 

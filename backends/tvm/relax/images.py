@@ -7,10 +7,10 @@ from tvm import relax, tirx
 
 from ....ir.graph import Node, Value
 from ....ir.types import DType
-from ..kernels.epilogue import Reach
+from ..kernels.epilogue import Broadcast
 from ..kernels.windows import Window
 from .emitter import Blocked, Emitter
-from .fusion import Group, widened_from
+from .fusion import FusionGroup, widened_from
 from .layouts import blocked, blocked_type, images_of, in_blocks, is_image, row_in_blocks
 
 
@@ -46,11 +46,11 @@ def constant_row(numbers: np.ndarray, lanes: int) -> relax.Expr:
     return relax.const(blocked(numbers.reshape(1, -1, 1), lanes).reshape(-1), "float32")
 
 
-def operands(emitter: Emitter, group: Group) -> list[relax.Expr]:
+def operands(emitter: Emitter, group: FusionGroup) -> list[relax.Expr]:
     """Return the operands of a group's epilogue, in blocks."""
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     return [
-        row_in_blocks(emitter, value) if operand.reach is Reach.CHANNELS else in_blocks(emitter, value)
+        row_in_blocks(emitter, value) if operand.reach is Broadcast.CHANNELS else in_blocks(emitter, value)
         for value, operand in pairs
     ]
 
@@ -66,16 +66,16 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
     """Return where the windows of a node lie; a single spatial axis becomes the columns of an image with one row."""
     x, get = node.operand(0), node.attributes.get
     rank = len(kernel)
-    strides, gaps = get("strides", (1,) * rank), get("dilations", (1,) * rank)
+    strides, dilations = get("strides", (1,) * rank), get("dilations", (1,) * rank)
     image, result = images_of(x.type).spatial, images_of(node.outputs[0].type).spatial
     mode, pads = get("auto_pad", "NOTSET"), get("pads", (0,) * 2 * rank)
     begins, ends = list(pads[:rank]), list(pads[rank:])
     if mode != "NOTSET":
         for axis in range(rank):
-            reach = (result[axis] - 1) * strides[axis] + (kernel[axis] - 1) * gaps[axis] + 1
+            reach = (result[axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1
             missing = max(reach - image[axis], 0) if mode.startswith("SAME") else 0
             begins[axis] = (missing + (mode == "SAME_LOWER")) // 2
             ends[axis] = missing - begins[axis]
     rows = [(1, 1, 1, 1, 1, 0, 0)] if rank == 1 else []
-    axes = [*rows, *zip(image, result, kernel, strides, gaps, begins, ends, strict=True)]
+    axes = [*rows, *zip(image, result, kernel, strides, dilations, begins, ends, strict=True)]
     return Window(*zip(*axes, strict=True))

@@ -17,8 +17,8 @@ from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.operators import has_trait
 from ....ir.traits import Trait
 from ....ir.types import DType, TensorType
-from ..kernels.blocks import Images, block_kernel, unblock_kernel
-from ..kernels.pixelwise import Form, Pixelwise, pixelwise_kernel
+from ..kernels.blocked_elementwise import BlockedElementwise, Form, blocked_elementwise_kernel
+from ..kernels.nchwc import Images, block_kernel, unblock_kernel
 from .emitter import Emitter
 from .fusion import QUANTIZING, step_attributes, step_operands
 
@@ -84,17 +84,17 @@ def twin_of(emitter: Emitter, node: Node) -> Node | None:
     return graph.add_node(node.operator, inputs, [type], dict(step_attributes(node)), location=node.location)
 
 
-def pixelwise(emitter: Emitter, twin: Node) -> relax.Expr:
+def blocked_elementwise(emitter: Emitter, twin: Node) -> relax.Expr:
     """Call a kernel for a twin, if it has one of the operators that kernels know."""
     given = [value for value in twin.inputs if value is not None]
-    sizes = Pixelwise(
+    sizes = BlockedElementwise(
         twin.operator,
         () if _is_rounding(twin) else tuple(sorted(twin.attributes.items())),
         tuple(None if value is None else _form(value.type) for value in twin.inputs),
         _form(twin.output.type),
     )
     tensors = [emitter.tensor(value) for value in given]
-    kernel = pixelwise_kernel(sizes, emitter.machine)
+    kernel = blocked_elementwise_kernel(sizes, emitter.machine)
     return emitter.prim_func(twin.operator.lower(), kernel, tensors, twin.output.type)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ....ir.infer import find_operator
 from ....ir.ops.dtypes import to_numpy, to_torch
-from ..kernels.epilogue import Epilogue, Step
+from ..kernels.epilogue import Epilogue, PostOp
 
 _LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
 
@@ -42,10 +42,10 @@ class _Tables:
         for index, step in enumerate(epilogue.steps):
             self._follow(self._first + index, step)
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[PostOp, ...]:
         """Return the steps that the last one needs, in order, with tables in place of runs from byte to byte."""
         steps, first = self._epilogue.steps, self._first
-        kept: dict[int, Step] = {}
+        kept: dict[int, PostOp] = {}
         wanted = {first + len(steps) - 1} if steps else set[int]()
         for place in range(first + len(steps) - 1, first - 1, -1):
             if place not in wanted:
@@ -58,7 +58,7 @@ class _Tables:
             replace(kept[place], inputs=tuple(_moved(given, moved) for given in kept[place].inputs)) for place in order
         )
 
-    def _follow(self, place: int, step: Step) -> None:
+    def _follow(self, place: int, step: PostOp) -> None:
         if step.operator == "QuantizeLinear":
             self._limits[place] = dict(step.attributes)["limits"]
         given = {self._root(value) for value in step.inputs if isinstance(value, int)}
@@ -79,21 +79,21 @@ class _Tables:
             return None
         return self.values[given] if isinstance(given, int) else np.asarray(given, np.float32)
 
-    def _table(self, place: int) -> Step | None:
+    def _table(self, place: int) -> PostOp | None:
         if place not in self._limits or place not in self.roots:
             return None
         root = self.roots[place]
         by_code = np.empty(256, np.uint8)
         by_code[self.values[root].astype(np.uint8)] = self.values[place].astype(np.uint8)
         is_signed = self._limits[place][0] < 0
-        return Step("Table", (("codes", by_code.tobytes()), ("is_signed", is_signed)), (root,))
+        return PostOp("Table", (("codes", by_code.tobytes()), ("is_signed", is_signed)), (root,))
 
 
 def _moved(given: float | None, moved: dict[int, int]) -> float | None:
     return moved.get(given, given) if isinstance(given, int) else given
 
 
-def _computed(step: Step, inputs: Sequence[np.ndarray | None]) -> np.ndarray:
+def _computed(step: PostOp, inputs: Sequence[np.ndarray | None]) -> np.ndarray:
     """Compute a step on rows of numbers."""
     attributes = dict(step.attributes)
     if step.operator == "DequantizeLinear":

@@ -20,15 +20,15 @@ from ....ir.infer import contents
 from ....ir.types import DType
 from ....passes.legalization.origins import Origins
 from ....targets import Target
-from ..kernels.elements import ELEMENTS
 from ..kernels.machine import Machine
+from ..kernels.vector_math import ELEMENTS
 from ..runtime.guards import Guards
-from .configs import ESTIMATED, Choices, Plainness, UnfitError, result_of
-from .converters.table import CONVERTERS, TEMPLATES
+from .configs import ESTIMATED, Plainness, TuningPolicy, UnfitError, result_of
+from .converters.table import CONVERTERS, FUSED_KERNELS
 from .emitter import Blocked, Emitter, is_empty
-from .fusion import Group, find_groups
+from .fusion import FusionGroup, find_groups
 from .importer import imported
-from .layouts import blocked_type, hold_blocked, pixelwise, twin_of
+from .layouts import blocked_elementwise, blocked_type, hold_blocked, twin_of
 from .lookup_tables import tabulated
 from .preconditions import guarded, read_places
 
@@ -51,7 +51,7 @@ def to_relax(
     graph: Graph,
     origins: Origins,
     target: Target,
-    choices: Choices = ESTIMATED,
+    choices: TuningPolicy = ESTIMATED,
     plainness: Mapping[str, Plainness] = MappingProxyType({}),
 ) -> Lowered:
     """Lower a graph to a Relax module.
@@ -132,7 +132,7 @@ class Walk:
             if stuck and node is not None:
                 raise TargetError(f"{self._refusal(node)}: it can't tell the shape that {stuck} gives")
 
-    def _lower_plainly(self, node: Node, group: Group | None) -> None:
+    def _lower_plainly(self, node: Node, group: FusionGroup | None) -> None:
         """Lower one of `kernels`, as plainly as it has to be."""
         name = result_of(node)
         plainness = self._plainness.get(name, Plainness.BEST)
@@ -158,7 +158,7 @@ class Walk:
                 self.results |= dict.fromkeys(waiting, name)
                 waiting.clear()
 
-    def _lower(self, node: Node, group: Group | None) -> None:
+    def _lower(self, node: Node, group: FusionGroup | None) -> None:
         """Lower a node, or the group whose last node it is."""
         members = [node] if group is None else [group.anchor, *group.chain]
         try:
@@ -174,11 +174,11 @@ class Walk:
             ):
                 self._guards.setdefault(dim, f"{member.location}: {self._origins.name(member)}")
 
-    def _hold_results(self, node: Node, group: Group | None) -> None:
+    def _hold_results(self, node: Node, group: FusionGroup | None) -> None:
         emitter = self._emitter
         twin = twin_of(emitter, node) if group is None else None
         if twin is not None:
-            (result,) = [pixelwise(emitter, twin)] if twin.operator in ELEMENTS else self._convert(twin, None)
+            (result,) = [blocked_elementwise(emitter, twin)] if twin.operator in ELEMENTS else self._convert(twin, None)
             assert not isinstance(result, Blocked)
             hold_blocked(emitter, node.output, emitter.typed(result, twin.output.type))
             return
@@ -192,10 +192,10 @@ class Walk:
     def _refusal(self, node: Node) -> str:
         return f"{node.location}: TVM can't run {self._origins.name(node)}"
 
-    def _convert(self, node: Node, group: Group | None) -> Sequence[relax.Expr | Blocked]:
+    def _convert(self, node: Node, group: FusionGroup | None) -> Sequence[relax.Expr | Blocked]:
         own = CONVERTERS.get(node.operator)
         if group is not None:
-            found = TEMPLATES[group.anchor.operator].lower(self._emitter, group)
+            found = FUSED_KERNELS[group.anchor.operator].lower(self._emitter, group)
         else:
             found = imported(self._emitter, node) if own is None else own(self._emitter, node)
         if isinstance(found, Blocked):
@@ -222,11 +222,11 @@ def _unshaped(binding: relax.VarBinding | relax.MatchCast) -> str:
     return "" if is_known or call.op.get_attr("FLegalize") is None else call.op.name
 
 
-def kernels(graph: Graph) -> list[tuple[Node, Group | None]]:
+def kernels(graph: Graph) -> list[tuple[Node, FusionGroup | None]]:
     """Return what is lowered, in order: single nodes, and the last nodes of groups with their groups."""
     needed = _needed_nodes(graph)
     nodes = [node for node in graph.nodes if node in needed]
-    groups = find_groups(graph, nodes, TEMPLATES)
+    groups = find_groups(graph, nodes, FUSED_KERNELS)
     pairs = ((node, groups.get(node)) for node in nodes)
     return [(node, group) for node, group in pairs if group is None or node is group.last]
 

@@ -17,11 +17,11 @@ from ....ir.drafts import beside
 from ....ir.errors import ModelError, UsageError
 from ....ir.files import RefusedFileError, open_regular, writing
 from ....targets import Target
-from ..relax.configs import Choices, Parameters, spelled
+from ..relax.configs import Parameters, TuningPolicy, spelled
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TuningRecord:
     """The result of measuring a kernel.
 
     Attributes:
@@ -81,8 +81,8 @@ class Database(_Section):
         """Return what was measured on targets like this one."""
         return self.targets.get(_key(target), {})
 
-    def choices(self, target: Target, source: str) -> Choices:
-        return Choices({key: entry.parameters for key, entry in self.of(target).items()}, source)
+    def choices(self, target: Target, source: str) -> TuningPolicy:
+        return TuningPolicy({key: entry.parameters for key, entry in self.of(target).items()}, source)
 
     def having(self, target: Target, kernel: str, entry: Entry) -> "Database":
         """Return a copy with one more entry."""

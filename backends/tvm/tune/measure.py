@@ -68,7 +68,7 @@ def compiled(kernel: tirx.PrimFunc, kind: tvm.target.Target) -> Callable[..., ob
     return tvm.compile(module, target=kind)["main"]
 
 
-class Trial:
+class Measurement:
     """A compiled kernel that has been called once."""
 
     def __init__(self, run: Callable[..., object], arguments: Arguments, memory: int) -> None:
@@ -92,7 +92,7 @@ class Trial:
         """Return the approximate seconds of a call."""
         return float(np.quantile([self.turn() for _ in range(_FIRST)], _QUIET))
 
-    def speedup_over(self, other: "Trial") -> float:
+    def speedup_over(self, other: "Measurement") -> float:
         """Return another trial's time over this one's, taken in turns; the lower value of two halves of the turns."""
         times = np.empty((2, _TURNS))
         start, done = time.perf_counter(), 0
@@ -104,7 +104,7 @@ class Trial:
                 return _ratio(times[:, :done])
         return min(_ratio(times[:, : done // 2]), _ratio(times[:, done // 2 : done]))
 
-    def error(self, other: "Trial") -> float:
+    def error(self, other: "Measurement") -> float:
         """Return the relative difference between this trial's results and another's for the same inputs."""
         mine, others = ([{"": array.astype(np.float32)} for array in trial.results] for trial in (self, other))
         return drift(others, mine)

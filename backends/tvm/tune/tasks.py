@@ -24,12 +24,12 @@ from ..codegen.library import Tell
 from ..kernels.machine import Machine
 from ..kernels.vectors import known
 from ..llvm import llvm_target
-from ..relax.configs import Choices, Site, Way
+from ..relax.configs import TuningPolicy, TuningTask, Way
 from ..relax.emitter import Emitter
 from ..relax.lowering import Walk
 from ..runtime.program import array_of, use_threads
-from .database import Finding
-from .measure import Arguments, Trial, compiled
+from .database import TuningRecord
+from .measure import Arguments, Measurement, compiled
 
 _LEAST_GAIN = 1.02
 """The least ratio of times for which another way is taken."""
@@ -82,7 +82,7 @@ class Tuning:
         """The keys of the kernels whose sizes are known."""
         return set(self._sites)
 
-    def findings(self, known: Collection[str], until: float) -> Iterator[Finding]:
+    def findings(self, known: Collection[str], until: float) -> Iterator[TuningRecord]:
         """Yield findings, first for the kernels that take the most time.
 
         Args:
@@ -101,7 +101,7 @@ class Tuning:
             if key not in known:
                 yield self._found(self._sites[key][0], share)
 
-    def _found(self, site: Site[Way], share: float) -> Finding:
+    def _found(self, site: TuningTask[Way], share: float) -> TuningRecord:
         """Find the best of a kernel's ways."""
         (first,) = self._trials(site, site.ways[:1])
         best, taken = first, site.ways[0]
@@ -116,9 +116,9 @@ class Tuning:
         gain = 1.0 if best is first else best.speedup_over(first)
         if gain < _LEAST_GAIN:  # it was chance
             taken, gain = site.ways[0], 1.0
-        return Finding(site.key, site.layer, share, asdict(site.ways[0]), asdict(taken), gain)
+        return TuningRecord(site.key, site.layer, share, asdict(site.ways[0]), asdict(taken), gain)
 
-    def _trials(self, site: Site[Way], ways: Sequence[Way]) -> list[Trial]:
+    def _trials(self, site: TuningTask[Way], ways: Sequence[Way]) -> list[Measurement]:
         """Compile kernels side by side, and return a trial for each."""
         calls = [site.call(way) for way in ways]
         module, name = self._emitter.block.get(), f"{site.layer}: {site.key}"
@@ -126,7 +126,7 @@ class Tuning:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             runs = list(pool.map(lambda call: compiled(_kernel(module, call), self._kind), calls))
         self._tell(name, False)
-        return [Trial(run, self._arguments(call), self._memory) for run, call in zip(runs, calls, strict=True)]
+        return [Measurement(run, self._arguments(call), self._memory) for run, call in zip(runs, calls, strict=True)]
 
     def _arguments(self, call: relax.Call) -> Arguments:
         """Return random arguments for a call, and its constants."""
@@ -171,7 +171,7 @@ def _given(call: relax.Call) -> Sequence[relax.Expr]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Survey(Choices):
+class _Survey(TuningPolicy):
     """Choices by estimated times, which record the kernels that can be generated in several ways.
 
     Attributes:
@@ -179,10 +179,10 @@ class _Survey(Choices):
         calls: the call of the first kernel of each key, in the way with the least estimated time.
     """
 
-    sites: dict[str, list[Site[Any]]] = field(default_factory=dict[str, list[Site[Any]]])
+    sites: dict[str, list[TuningTask[Any]]] = field(default_factory=dict[str, list[TuningTask[Any]]])
     calls: dict[str, relax.Call] = field(default_factory=dict[str, relax.Call])
 
-    def made(self, site: Site[Way]) -> relax.Call:
+    def made(self, site: TuningTask[Way]) -> relax.Call:
         call = site.call(site.ways[0])
         if len(site.ways) > 1:
             self.sites.setdefault(site.key, []).append(site)

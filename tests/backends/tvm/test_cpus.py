@@ -20,7 +20,7 @@ from many_cpus.outcome import ALWAYS, templates
 from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.library import planned
-from planish.backends.tvm.kernels.elements import ELEMENTS
+from planish.backends.tvm.kernels.vector_math import ELEMENTS
 from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.relax.lowering import to_relax
 from planish.passes.legalization.origins import Origins

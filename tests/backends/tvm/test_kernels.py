@@ -12,10 +12,10 @@ import tvm
 from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
-from planish.backends.tvm.kernels.dots import Instruction
-from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
+from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, tiles
-from planish.backends.tvm.kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tiles
+from planish.backends.tvm.kernels.int8_dot import Instruction
+from planish.backends.tvm.kernels.integer_gemm import DequantParams, integer_gemm_kernel, integer_tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
@@ -46,7 +46,7 @@ def whole_vectors(assembly: str, add: str, registers: str) -> int:
 def test_products_are_of_whole_vectors_and_call_no_library(name: str, add: str, registers: str) -> None:
     target = load_target(name)
     machine, gemm = Machine.of(target), Gemm((64,), 32, 96)
-    epilogue = Epilogue((), (Step("Gelu", (), (0,)), Step("Tanh", (), (1,))))
+    epilogue = Epilogue((), (PostOp("Gelu", (), (0,)), PostOp("Tanh", (), (1,))))
     tile = tiles(gemm, machine)[0]
     assembly = assembly_of(gemm_kernel(gemm, tile, machine, epilogue), target)
     assert whole_vectors(assembly, add, registers) >= tile.rows * len(tile.vectors)
@@ -60,7 +60,7 @@ def test_sums_of_convolutions_stay_in_registers(name: str, add: str, registers: 
     machine = Machine.of(target)
     window = Window((20, 60), (20, 60), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
     sizes = Convolution(1, 64, 64, 1, 64, window, machine.lanes)
-    epilogue = Epilogue((Operand(Reach.ELEMENTS),), (Step("Add", (), (0, 1)), Step("Relu", (), (2,))))
+    epilogue = Epilogue((Operand(Broadcast.ELEMENTS),), (PostOp("Add", (), (0, 1)), PostOp("Relu", (), (2,))))
     tile = convolution.tiles(sizes, machine)[0]
     assembly = assembly_of(convolution_kernel(sizes, tile, machine, epilogue), target)
     assert whole_vectors(assembly, add, registers) >= 3 * 2 * tile.columns * tile.blocks
@@ -80,7 +80,7 @@ def test_products_of_bfloat16_are_of_pairs(depth: int) -> None:
     target = load_target("x86-64-avx512-bf16")
     machine, gemm = Machine.of(target), Gemm((64,), depth, 96, dtype="bfloat16")
     tile = tiles(gemm, machine)[0]
-    assembly = assembly_of(gemm_kernel(gemm, tile, machine, Epilogue((), (Step("Cast", (), (0,)),))), target)
+    assembly = assembly_of(gemm_kernel(gemm, tile, machine, Epilogue((), (PostOp("Cast", (), (0,)),))), target)
     assert whole_vectors(assembly, "vdpbf16ps", "%zmm") >= tile.rows * len(tile.vectors) * (1 + depth % 2)
     assert "vfmadd" not in assembly
 
@@ -111,7 +111,7 @@ def test_products_of_bytes_pick_numbers_out_of_vectors_on_aarch64() -> None:
     machine, gemm = Machine.of(target), Gemm((128,), 768, 768)
     instruction = Instruction.of(machine, np.zeros((768, 768), np.int8))
     tile = integer_tiles(gemm, instruction, machine)[0]
-    kernel = integer_gemm_kernel(gemm, Grids(is_scaled=True), instruction, tile, machine, Epilogue())
+    kernel = integer_gemm_kernel(gemm, DequantParams(is_scaled=True), instruction, tile, machine, Epilogue())
     (loop,) = [loop for loop in loops_of(assembly_of(kernel, target)) if count(loop, "sdot")]
     vectors = len(tile.vectors)
     assert all(re.search(r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", line) for line in loop if "sdot" in line)

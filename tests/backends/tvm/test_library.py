@@ -26,12 +26,12 @@ from planish.ir.graph import Graph
 from planish.passes.legalization.origins import Origins
 from planish.targets import Target
 
-DEPTH = 64
+K_PER_DOT = 64
 MEMORY = Path("/proc/self/statm")
 
 
 def layer(op, x):
-    weights = np.random.default_rng(0).standard_normal((DEPTH, DEPTH), np.float32)
+    weights = np.random.default_rng(0).standard_normal((K_PER_DOT, K_PER_DOT), np.float32)
     return op.Softmax(op.Relu(op.MatMul(x, weights)))
 
 
@@ -44,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KernelCache:
 
 @pytest.fixture
 def graph(make_graph) -> Graph:
-    return make_graph(layer, 4, DEPTH)
+    return make_graph(layer, 4, K_PER_DOT)
 
 
 def build(graph: Graph, target: Target, folder: Path) -> None:
@@ -56,7 +56,7 @@ def build(graph: Graph, target: Target, folder: Path) -> None:
 def test_a_kernel_is_compiled_once(graph, make_graph, cache, target, tmp_path, monkeypatch) -> None:
     write_artifact(tmp_path / "one", graph, find_backend("tvm"), target)
     monkeypatch.setattr(tvm.tirx, "build", lambda *_, **__: pytest.fail("it compiles again"))
-    longer = make_graph(lambda op, x: layer(op, layer(op, x)), 4, DEPTH)
+    longer = make_graph(lambda op, x: layer(op, layer(op, x)), 4, K_PER_DOT)
     build(longer, target, tmp_path / "two")
     assert not cache.unchecked(path.stem for path in cache.folder.glob("*.o") if path.stem.startswith("gemm"))
 
@@ -78,7 +78,7 @@ def test_a_kernel_that_llvm_spoils_is_optimized_less(graph, cache, target, tmp_p
 def test_a_kernel_that_is_wrong_stops_the_build(make_graph, cache, target, tmp_path, monkeypatch) -> None:
     wrong: Mapping = {**elements.ELEMENTS, "Relu": lambda get, x: x - x}
     monkeypatch.setattr(epilogue, "ELEMENTS", wrong)
-    graph = make_graph(layer, 5, DEPTH)  # of a size of its own: templates remember what they gave
+    graph = make_graph(layer, 5, K_PER_DOT)  # of a size of its own: templates remember what they gave
     for _ in range(2):
         with pytest.raises(CheckError, match="layer: TVM's kernel up to Relu gives numbers that are off by"):
             build(graph, target, tmp_path / "dist")
@@ -92,16 +92,16 @@ def test_kernels_are_checked_in_parts_that_fit_into_memory(
     wrong = {**elements.ELEMENTS, "Tanh": elements.ELEMENTS["Sigmoid"]}
     monkeypatch.setattr(epilogue, "ELEMENTS", wrong)
     monkeypatch.setattr("planish.backends.tvm.codegen.kernel_check._MOST", most)
-    weights = np.random.default_rng(0).standard_normal((DEPTH, DEPTH), np.float32)
+    weights = np.random.default_rng(0).standard_normal((K_PER_DOT, K_PER_DOT), np.float32)
 
     def made(op, x):
         y = op.Softmax(op.MatMul(x, weights))
         return op.Softmax(op.Tanh(op.MatMul(op.Add(y, x), weights)))
 
     with pytest.raises(CheckError, match="layer: TVM's kernel up to Tanh"):
-        build(make_graph(made, 6, DEPTH), target, tmp_path / "dist")
+        build(make_graph(made, 6, K_PER_DOT), target, tmp_path / "dist")
     monkeypatch.setattr(epilogue, "ELEMENTS", elements.ELEMENTS)
-    build(make_graph(made, 7, DEPTH), target, tmp_path / "dist")
+    build(make_graph(made, 7, K_PER_DOT), target, tmp_path / "dist")
 
 
 def kernel(symbol: str, cache: KernelCache, content: bytes = b"whole") -> bytes:
@@ -203,7 +203,7 @@ def test_results_keep_nothing_of_the_memory_that_the_next_inputs_are_copied_into
 def test_threads_call_it_side_by_side(graph, target, tmp_path) -> None:
     write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
     executable = load(tmp_path / "dist", threads=1)
-    inputs = np.random.default_rng(1).standard_normal((4, 4, DEPTH), np.float32)
+    inputs = np.random.default_rng(1).standard_normal((4, 4, K_PER_DOT), np.float32)
     expected = [executable(x)[0] for x in inputs]
     found: list[list[np.ndarray]] = [[] for _ in inputs]
 
@@ -220,7 +220,7 @@ def test_threads_call_it_side_by_side(graph, target, tmp_path) -> None:
 
 
 def test_a_library_is_one_models_alone_and_goes_with_it(graph, make_graph, target, tmp_path) -> None:
-    folder, x = tmp_path / "dist", np.ones((4, DEPTH), np.float32)
+    folder, x = tmp_path / "dist", np.ones((4, K_PER_DOT), np.float32)
     write_artifact(folder, graph, find_backend("tvm"), target)
     one, other = load(folder), load(folder)
     kept, copied = one(x)[0], other(x)[0]
@@ -231,7 +231,7 @@ def test_a_library_is_one_models_alone_and_goes_with_it(graph, make_graph, targe
     assert "model.so" not in Path("/proc/self/maps").read_text()
     np.testing.assert_array_equal(kept, expected)
     np.testing.assert_array_equal(copied, expected)
-    write_artifact(folder, make_graph(lambda op, x: op.Neg(layer(op, x)), 4, DEPTH), find_backend("tvm"), target)
+    write_artifact(folder, make_graph(lambda op, x: op.Neg(layer(op, x)), 4, K_PER_DOT), find_backend("tvm"), target)
     np.testing.assert_array_equal(load(folder)(x)[0], -expected)
 
 

@@ -25,7 +25,7 @@ def test_a_result_whose_shape_tvm_can_t_tell_is_refused_with_the_layer(make_grap
         to_relax(graph, Origins.of(graph), target)
 
 
-@pytest.mark.parametrize("operator", sorted(table.CONVERTERS.keys() | table.TEMPLATES.keys()))
+@pytest.mark.parametrize("operator", sorted(table.CONVERTERS.keys() | table.FUSED_KERNELS.keys()))
 def test_legalization_leaves_something_to_every_converter(operator: str) -> None:
     """An operator that is always spelled out never gets to its converter, and nobody would notice."""
     assert SUPPORT.expanded.get(operator) is not always

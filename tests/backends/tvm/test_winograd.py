@@ -13,7 +13,7 @@ import tvm
 from planish.backends.artifact import load, write_artifact
 from planish.backends.tvm.backend import Tvm
 from planish.backends.tvm.kernels.convolution import Convolution
-from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
+from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.kernels.winograd import Plan, matrices, transformed, ways, winograd_kernel
@@ -25,8 +25,8 @@ RNG = np.random.default_rng(0)
 MACHINE = Machine(16, 32, 2)
 TARGET = llvm_target(load_target("native"))
 FOLLOWING = Epilogue(
-    (Operand(Reach.ELEMENTS), Operand(Reach.CHANNELS)),
-    (Step("Add", (), (0, 1)), Step("Mul", (), (3, 2)), Step("Relu", (), (4,))),
+    (Operand(Broadcast.ELEMENTS), Operand(Broadcast.CHANNELS)),
+    (PostOp("Add", (), (0, 1)), PostOp("Mul", (), (3, 2)), PostOp("Relu", (), (4,))),
 )
 
 

@@ -9,14 +9,14 @@ from .....ir.graph import Node
 from .....ir.types import TensorType
 from ...kernels.attention import Attention, attention_kernel, is_paired_attention
 from ..emitter import Emitter
-from ..fusion import ROUNDING, Anchor, Group, Template, widened_from
+from ..fusion import ROUNDING, Anchor, FusedKernel, FusionGroup, widened_from
 
 
 def _anchor(node: Node) -> Anchor | None:
-    return Anchor(node, channels=1, joins=ROUNDING)
+    return Anchor(node, channels=1, fusable=ROUNDING)
 
 
-def _attention(emitter: Emitter, group: Group) -> relax.Expr:
+def _attention(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     node = group.anchor
     q, k, v = (node.operand(index) for index in range(3))
     mask, get = node.input(3), node.attributes.get
@@ -74,4 +74,4 @@ def _static(dim: Dim) -> int:
     return dim
 
 
-TEMPLATES = {"Attention": Template(_anchor, _attention)}
+FUSED_KERNELS = {"Attention": FusedKernel(_anchor, _attention)}

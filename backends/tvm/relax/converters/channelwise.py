@@ -6,13 +6,13 @@ from tvm import relax
 
 from .....ir.graph import Node, Value
 from .....ir.types import DType
-from ...kernels.blocks import join_kernel
+from ...kernels.blocked_elementwise import pixels_kernel
 from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel, global_mean_kernel
-from ...kernels.elements import ELEMENTS
-from ...kernels.epilogue import Epilogue, Reach, Step
-from ...kernels.pixelwise import pixels_kernel
+from ...kernels.epilogue import Broadcast, Epilogue, PostOp
+from ...kernels.nchwc import join_kernel
+from ...kernels.vector_math import ELEMENTS
 from ..emitter import Blocked, Converter, Emitter
-from ..fusion import Anchor, Group, Template, reach, source, step_attributes, step_operands
+from ..fusion import Anchor, FusedKernel, FusionGroup, reach, source, step_attributes, step_operands
 from ..images import image_call, is_known, is_worth_blocks, operands, window_of
 from ..importer import imported
 from ..layouts import blocked_type, images_of, in_blocks, is_image
@@ -28,18 +28,18 @@ def _pool_anchor(node: Node) -> Anchor | None:
     x = node.operand(0)
     if len(node.outputs) > 1 or not is_known(x, node):
         return None
-    anchor = Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS)
+    anchor = Anchor(node, channels=x.type.rank - 1, fusable=ELEMENTS)
     if source(x).dtype.is_float:
         return anchor if source(x) is not x or _is_narrowed(node.output) else None
     assert x.producer is not None
     attributes = step_attributes(x.producer)
     scale = dict(attributes)["scale"]
     is_maximum = node.operator == "MaxPool"
-    prologue = Step("DequantizeLinear", attributes, (0,)) if is_maximum else Step("Mul", (), (0, scale))
+    prologue = PostOp("DequantizeLinear", attributes, (0,)) if is_maximum else PostOp("Mul", (), (0, scale))
     return replace(anchor, prologue=prologue)
 
 
-def _pool(emitter: Emitter, group: Group) -> Blocked:
+def _pool(emitter: Emitter, group: FusionGroup) -> Blocked:
     x = group.anchor.operand(0)
     images = source(x)
     zero_point = 0 if x.producer is None or images.dtype.is_float else dict(step_attributes(x.producer))["zero_point"]
@@ -58,7 +58,7 @@ def pool(emitter: Emitter, node: Node) -> relax.Expr | Blocked:
 
 
 def _pooled(
-    emitter: Emitter, node: Node, images: tuple[Value, int], epilogue: Epilogue, group: Group | None
+    emitter: Emitter, node: Node, images: tuple[Value, int], epilogue: Epilogue, group: FusionGroup | None
 ) -> Blocked:
     """Call a kernel for a pool of images with a zero point."""
     (x, zero_point), machine = images, emitter.machine
@@ -83,11 +83,11 @@ def _element_anchor(node: Node) -> Anchor | None:
     reaches = {value: reach(value, node.output, 3) for value in given}
     if None in reaches.values() or any(value.dtype is not DType.float32 for value in given):
         return None
-    is_read = any(source(value) is not value and reaches[value] is Reach.ELEMENTS for value in given)
-    return Anchor(node, channels=3, joins=ELEMENTS, is_step=True) if is_read or _is_narrowed(node.output) else None
+    is_read = any(source(value) is not value and reaches[value] is Broadcast.ELEMENTS for value in given)
+    return Anchor(node, channels=3, fusable=ELEMENTS, is_step=True) if is_read or _is_narrowed(node.output) else None
 
 
-def _elements(emitter: Emitter, group: Group) -> Blocked:
+def _elements(emitter: Emitter, group: FusionGroup) -> Blocked:
     shape = blocked_type(emitter, group.output.type).shape
     sizes = tuple(dim if isinstance(dim, int) else None for dim in shape)
     kernel = pixels_kernel(sizes, emitter.machine, group.epilogue)
@@ -121,7 +121,7 @@ _PLAIN: dict[str, Converter] = {
 """What lowers pools of images that aren't held in blocks."""
 CONVERTERS: dict[str, Converter] = dict.fromkeys(_PLAIN, pool)
 
-TEMPLATES = {
-    **dict.fromkeys(ELEMENTS.keys() - {"Cast", "DequantizeLinear", "Table"}, Template(_element_anchor, _elements)),
-    **dict.fromkeys(CONVERTERS, Template(_pool_anchor, _pool)),
+FUSED_KERNELS = {
+    **dict.fromkeys(ELEMENTS.keys() - {"Cast", "DequantizeLinear", "Table"}, FusedKernel(_element_anchor, _elements)),
+    **dict.fromkeys(CONVERTERS, FusedKernel(_pool_anchor, _pool)),
 }

@@ -9,21 +9,21 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
 from .....passes.legalization.expansions.layers import is_interleaved
-from ...kernels.bfloat16 import BFLOAT16, Pairs
-from ...kernels.blocks import Interleaving, interleave_kernel
+from ...kernels.bfloat16 import BFLOAT16, Bf16Dot
 from ...kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel
 from ...kernels.convolution import Convolution, Tile, convolution_kernel, merged, packed, start_offsets, tiles
-from ...kernels.dots import DEPTH, Instruction
-from ...kernels.elements import ELEMENTS
-from ...kernels.epilogue import Epilogue, Operand, Reach, Step
+from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ...kernels.im2row import Im2Row, im2row_kernel
+from ...kernels.int8_dot import K_PER_DOT, Instruction
 from ...kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
-from ...kernels.strips import Strips, strips_kernel
+from ...kernels.nchwc import Interleaving, interleave_kernel
 from ...kernels.tiles import ceil_div
+from ...kernels.vector_math import ELEMENTS
 from ...kernels.windows import Window
 from ...kernels.winograd import Plan, transformed, ways, winograd_kernel
-from ..configs import Site
+from ..configs import TuningTask
 from ..emitter import Blocked, Emitter
-from ..fusion import Anchor, Group, Template, step_attributes, widened_from
+from ..fusion import Anchor, FusedKernel, FusionGroup, step_attributes, widened_from
 from ..images import as_image, constant_row, image_call, is_known, is_worth_blocks, operands, unwidened, window_of
 from ..layouts import blocked, blocked_type, images_of, in_blocks
 from .quant import Quantized, constant_weights, quantized
@@ -33,10 +33,10 @@ def _anchor(node: Node) -> Anchor | None:
     """Return an anchor for a convolution with constant weights on images of known sizes."""
     x = node.operand(0)
     is_constant = all(value is None or constant_weights(value) is not None for value in node.inputs[1:])
-    return Anchor(node, channels=x.type.rank - 1, joins=ELEMENTS) if is_constant and is_known(x, node) else None
+    return Anchor(node, channels=x.type.rank - 1, fusable=ELEMENTS) if is_constant and is_known(x, node) else None
 
 
-def _conv(emitter: Emitter, group: Group) -> Blocked:
+def _conv(emitter: Emitter, group: FusionGroup) -> Blocked:
     """Lower a convolution.
 
     A network's first layers, whose channels are too few for a block, read images as they are.
@@ -69,13 +69,15 @@ def _conv(emitter: Emitter, group: Group) -> Blocked:
         wide=wide,
         dtype=str((unwidened(x) if is_blocked else x).dtype),
     )
-    is_even = data.shape[1] % Pairs.together == 0  # beside an odd channel lies anything
+    is_even = data.shape[1] % Bf16Dot.k_per_instruction == 0  # beside an odd channel lies anything
     if sizes.dtype == BFLOAT16 and widened_from(weights) is not None and is_even and emitter.machine.has_bfloat16:
-        sizes = replace(sizes, instruction=Pairs(lanes))
+        sizes = replace(sizes, instruction=Bf16Dot(lanes))
     return Blocked(_convolved(emitter, group, sizes, data, bias))
 
 
-def _convolved(emitter: Emitter, group: Group, sizes: Convolution, weights: np.ndarray, bias: np.ndarray) -> relax.Expr:
+def _convolved(
+    emitter: Emitter, group: FusionGroup, sizes: Convolution, weights: np.ndarray, bias: np.ndarray
+) -> relax.Expr:
     """Call a kernel for a convolution of what a group's anchor reads, with the group's epilogue."""
     x, machine = group.anchor.operand(0), emitter.machine
     x = x if sizes.dtype == "float32" else unwidened(x)
@@ -94,14 +96,16 @@ def _convolved(emitter: Emitter, group: Group, sizes: Convolution, weights: np.n
         return emitter.prim_func(name, kernel, [tensor, relax.const(prepared), *beside], type)
 
     speed = 1.0 if sizes.instruction is None else sizes.instruction.speed
-    return emitter.choices.made(Site("conv", str(group.anchor.location), sizes, ways(sizes, machine, speed), call))
+    return emitter.choices.made(
+        TuningTask("conv", str(group.anchor.location), sizes, ways(sizes, machine, speed), call)
+    )
 
 
 def _transposed_anchor(node: Node) -> Anchor | None:
     return _anchor(node) if is_interleaved(node) else None
 
 
-def _transposed(emitter: Emitter, group: Group) -> Blocked:
+def _transposed(emitter: Emitter, group: FusionGroup) -> Blocked:
     """Lower a transposed convolution as one convolution for each phase of the strides.
 
     The taps of each are those of the transposed convolution that fall on its phase, in reverse; the results are
@@ -125,7 +129,7 @@ def _transposed(emitter: Emitter, group: Group) -> Blocked:
     block = lanes if is_worth_blocks(emitter, x) else 0
     sizes = Convolution(images.batch, channels, down * across * blocks * lanes, 1, channels, inner, block)
     bias = np.tile(np.pad(_bias(node, filters), (0, blocks * lanes - filters)), down * across)
-    front = group if is_whole else Group(node, (), Epilogue(), ())
+    front = group if is_whole else FusionGroup(node, (), Epilogue(), ())
     y = _convolved(emitter, front, sizes, parts.reshape(-1, channels, *taps), bias)
     if is_whole:
         return Blocked(y)
@@ -148,7 +152,7 @@ def _bias(node: Node, filters: int) -> np.ndarray:
     return np.zeros(filters, np.float32) if not isinstance(bias, Constant) else bias.data
 
 
-def _integer_conv(emitter: Emitter, group: Group, found: Quantized) -> Blocked | None:
+def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blocked | None:
     """Lower a convolution of integers; return None where Winograd's algorithm takes less time with floats."""
     node, machine = group.anchor, emitter.machine
     images, window = images_of(found.x.type), window_of(node, found.weights.shape[2:])
@@ -168,19 +172,19 @@ def _integer_conv(emitter: Emitter, group: Group, found: Quantized) -> Blocked |
             return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
     strips = None
-    if images.channels <= DEPTH and groups == 1 and found.x not in emitter.blocked:
-        strips = Strips(images.batch, images.channels, window)
+    if images.channels <= K_PER_DOT and groups == 1 and found.x not in emitter.blocked:
+        strips = Im2Row(images.batch, images.channels, window)
         weights, window = strips.arranged(weights), strips.window
     instruction = Instruction.of(machine, np.moveaxis(weights, 1, -1))
     beside = _beside(found, weights, bias, window, machine.lanes, instruction.shift)
     sizes = Convolution(
         batch=images.batch,
-        channels=images.channels if strips is None else DEPTH,
+        channels=images.channels if strips is None else K_PER_DOT,
         filters=filters,
         groups=groups,
         depth=weights.shape[1],
         window=window,
-        block=machine.lanes if strips is None else DEPTH,
+        block=machine.lanes if strips is None else K_PER_DOT,
         instruction=instruction,
         has_offsets=len(beside) > 2,
         wide=wide,
@@ -198,19 +202,19 @@ def _integer_conv(emitter: Emitter, group: Group, found: Quantized) -> Blocked |
         arguments = [tensor, relax.const(packed(weights, sizes, tile, machine)), *beside]
         return emitter.prim_func("integer_conv", kernel, arguments, blocked_type(emitter, group.output.type))
 
-    made = emitter.choices.made(Site("conv", str(node.location), sizes, tiles(sizes, machine), call))
+    made = emitter.choices.made(TuningTask("conv", str(node.location), sizes, tiles(sizes, machine), call))
     return Blocked(made)
 
 
-def _strips(emitter: Emitter, found: Quantized, strips: Strips) -> relax.Expr:
+def _strips(emitter: Emitter, found: Quantized, strips: Im2Row) -> relax.Expr:
     """Call a kernel for rows of bytes; if they were quantized from floats, it reads those."""
     x, node = found.x, found.x.producer
-    epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
+    epilogue = Epilogue((Operand(Broadcast.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
     if node is not None and node.operator == "QuantizeLinear" and quant_params_of(node) is not None:
         x = node.operand(0)
-        step = Step(node.operator, step_attributes(node), (1,))
-        epilogue = Epilogue((Operand(Reach.ELEMENTS, str(x.dtype)),), (step,), str(found.x.dtype))
-    kernel = strips_kernel(strips, found.zero_point, emitter.machine, epilogue)
+        step = PostOp(node.operator, step_attributes(node), (1,))
+        epilogue = Epilogue((Operand(Broadcast.ELEMENTS, str(x.dtype)),), (step,), str(found.x.dtype))
+    kernel = im2row_kernel(strips, found.zero_point, emitter.machine, epilogue)
     type = TensorType(found.x.dtype, (x.shape[0], 1, *strips.image))
     return emitter.block.emit(emitter.prim_func("strips", kernel, [as_image(emitter, x)], type))
 
@@ -226,7 +230,7 @@ def _beside(
 
 def _depthwise(
     emitter: Emitter,
-    group: Group,
+    group: FusionGroup,
     weights: np.ndarray,
     bias: np.ndarray,
     window: Window,
@@ -242,7 +246,7 @@ def _depthwise(
     return image_call(emitter, group.output, "depthwise", kernel, arguments)
 
 
-def _normalize(emitter: Emitter, group: Group) -> Blocked:
+def _normalize(emitter: Emitter, group: FusionGroup) -> Blocked:
     """Lower a normalization by constants as a depthwise convolution of one tap."""
     node, x = group.anchor, group.anchor.operand(0)
     scale, bias, mean, variance = (value.data for value in node.inputs[1:] if isinstance(value, Constant))
@@ -256,8 +260,8 @@ def _normalization_anchor(node: Node) -> Anchor | None:
     return None if node.attributes.get("training_mode", 0) or len(node.outputs) > 1 else _anchor(node)
 
 
-TEMPLATES = {
-    "BatchNormalization": Template(_normalization_anchor, _normalize),
-    "Conv": Template(_anchor, _conv),
-    "ConvTranspose": Template(_transposed_anchor, _transposed),
+FUSED_KERNELS = {
+    "BatchNormalization": FusedKernel(_normalization_anchor, _normalize),
+    "Conv": FusedKernel(_anchor, _conv),
+    "ConvTranspose": FusedKernel(_transposed_anchor, _transposed),
 }

@@ -17,9 +17,9 @@ from ..expressions import elements, integer, only_if, product, row, unraveled
 def _counts(pixels: Sequence[Scalar], taps: Sequence[Scalar], node: Node) -> list[tirx.Expr]:
     """Return how many windows there are along each axis."""
     rank = len(pixels)
-    strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
+    strides, dilations, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
     reaches = [size + pads[axis] + pads[rank + axis] for axis, size in enumerate(pixels)]
-    spans = [(count - 1) * gap + 1 for count, gap in zip(taps, gaps, strict=True)]
+    spans = [(count - 1) * gap + 1 for count, gap in zip(taps, dilations, strict=True)]
     return [
         tirx.floordiv(reach - span, integer(stride)) + 1
         for reach, span, stride in zip(reaches, spans, strides, strict=True)
@@ -34,7 +34,7 @@ def columns_to_image(emitter: Emitter, node: Node) -> relax.Expr:
     """Lower Col2Im: each pixel is the sum of its taps; the sizes of image and window may be computed."""
     x, image, block = tensors(emitter, node)
     rank = node.output.type.rank - 2
-    strides, gaps, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
+    strides, dilations, pads = (node.attributes.get(*pair) for pair in _attributes(rank))
 
     def sizes(x: te.Tensor, image: te.Tensor, block: te.Tensor) -> te.Tensor:
         taps, pixels = elements(block), elements(image)
@@ -54,7 +54,7 @@ def columns_to_image(emitter: Emitter, node: Node) -> relax.Expr:
             window = integer(0)
             fits: list[tirx.Expr] = []
             for axis in range(rank):
-                reach = place[2 + axis].astype("int64") + pads[axis] - each[axis].var * gaps[axis]
+                reach = place[2 + axis].astype("int64") + pads[axis] - each[axis].var * dilations[axis]
                 start = tirx.floordiv(reach, integer(strides[axis]))
                 fits += [
                     tirx.EQ(tirx.floormod(reach, integer(strides[axis])), integer(0)),
@@ -90,7 +90,7 @@ def deformable_conv(emitter: Emitter, node: Node) -> relax.Expr:
 def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, taps: Sequence[int]) -> te.Tensor:
     """Sample the taps as `[batch, channel, tap, row, column]`: bilinear, and zero outside of the image."""
     get = node.attributes.get
-    groups, (strides, gaps) = get("offset_group", 1), (get(name, (1, 1)) for name in ("strides", "dilations"))
+    groups, (strides, dilations) = get("offset_group", 1), (get(name, (1, 1)) for name in ("strides", "dilations"))
     pads = get("pads", (0, 0, 0, 0))
     batch, channels, *sizes = x.shape
     share = tirx.floordiv(channels, integer(groups))
@@ -101,7 +101,7 @@ def _sampled(x: te.Tensor, offset: te.Tensor, *masks: te.Tensor, node: Node, tap
         first = (group * prod(taps) + tap) * 2
         at = [
             offset(image, first + axis, *place)
-            + (place[axis] * strides[axis] + cell[axis] * gaps[axis] - pads[axis]).astype(x.dtype)
+            + (place[axis] * strides[axis] + cell[axis] * dilations[axis] - pads[axis]).astype(x.dtype)
             for axis in range(2)
         ]
         y = _total(_corner(x, (image, channel), at, sizes, corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1)))

@@ -8,31 +8,31 @@ from tvm import relax
 from .....ir.dims import Dim
 from .....ir.graph import Constant, Node, Value
 from .....ir.types import DType
-from ...kernels.dots import Instruction
-from ...kernels.elements import ELEMENTS
-from ...kernels.epilogue import Reach
+from ...kernels.epilogue import Broadcast
 from ...kernels.gemm import Gemm, gemm_kernel, is_paired_gemm, packed, paired, tiles
-from ...kernels.integer_gemm import Grids, integer_gemm_kernel, integer_tiles, is_integer_gemm, packed_integers
+from ...kernels.int8_dot import Instruction
+from ...kernels.integer_gemm import DequantParams, integer_gemm_kernel, integer_tiles, is_integer_gemm, packed_integers
 from ...kernels.tiles import Tile
-from ..configs import Site
+from ...kernels.vector_math import ELEMENTS
+from ..configs import TuningTask
 from ..emitter import Emitter
-from ..fusion import Anchor, Group, Template, widened_from
+from ..fusion import Anchor, FusedKernel, FusionGroup, widened_from
 from .quant import constant_weights, quantized
 
 
 def _matmul_anchor(node: Node) -> Anchor | None:
-    return Anchor(node, channels=1, joins=ELEMENTS) if _has_template(node) or _is_batched(node) else None
+    return Anchor(node, channels=1, fusable=ELEMENTS) if _has_template(node) or _is_batched(node) else None
 
 
 def _gemm_anchor(node: Node) -> Anchor | None:
     get = node.attributes.get
     if not _has_template(node) or get("transA", 0) or get("beta", 1.0) != 1:
         return None
-    return Anchor(node, channels=1, addend=node.input(2), joins=ELEMENTS)
+    return Anchor(node, channels=1, addend=node.input(2), fusable=ELEMENTS)
 
 
 def _integer_anchor(node: Node) -> Anchor | None:
-    return Anchor(node, channels=1, joins=ELEMENTS)
+    return Anchor(node, channels=1, fusable=ELEMENTS)
 
 
 def _has_template(node: Node) -> bool:
@@ -76,12 +76,12 @@ def _is_batched(node: Node) -> bool:
     )
 
 
-def _product(emitter: Emitter, group: Group) -> relax.Expr:
+def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     integers = quantized(group.anchor)
     if integers is not None and is_integer_gemm(integers.weights, emitter.machine):
         instruction = Instruction.of(emitter.machine, integers.weights.T)
         beside = [relax.const(integers.offsets(instruction.shift)), relax.const(integers.scales)]
-        return _integer_product(emitter, group, (integers.x, integers.weights), beside, Grids(is_scaled=True))
+        return _integer_product(emitter, group, (integers.x, integers.weights), beside, DequantParams(is_scaled=True))
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.operand(0), node.operand(1)
     lead = tuple(_known(size) for size in x.shape[:-1])
@@ -107,24 +107,28 @@ def _product(emitter: Emitter, group: Group) -> relax.Expr:
         assert operand is not None
         return emitter.prim_func("gemm", kernel, [left, operand, *beside], group.output.type)
 
-    return emitter.choices.made(Site("gemm", str(node.location), sizes, tiles(sizes, emitter.machine), call))
+    return emitter.choices.made(TuningTask("gemm", str(node.location), sizes, tiles(sizes, emitter.machine), call))
 
 
-def _sums(emitter: Emitter, group: Group) -> relax.Expr:
+def _sums(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     """Lower a MatMulInteger that legalize has left in the graph."""
     x, weights, zero_point = group.anchor.operand(0), group.anchor.constant(1), group.anchor.input(2)
     assert weights is not None
     offsets = -weights.sum(0, dtype=np.int32)
     if zero_point is None:
         start = offsets * np.int32(-Instruction.of(emitter.machine, weights.T).shift)
-        return _integer_product(emitter, group, (x, weights), [relax.const(start)], Grids())
+        return _integer_product(emitter, group, (x, weights), [relax.const(start)], DequantParams())
     shape = zero_point.shape or (1, 1)
     beside = [relax.const(offsets), emitter.shaped(zero_point, shape)]
-    return _integer_product(emitter, group, (x, weights), beside, Grids(1 if shape == (1, 1) else 2))
+    return _integer_product(emitter, group, (x, weights), beside, DequantParams(1 if shape == (1, 1) else 2))
 
 
 def _integer_product(
-    emitter: Emitter, group: Group, factors: tuple[Value, np.ndarray], beside: Sequence[relax.Expr], grids: Grids
+    emitter: Emitter,
+    group: FusionGroup,
+    factors: tuple[Value, np.ndarray],
+    beside: Sequence[relax.Expr],
+    grids: DequantParams,
 ) -> relax.Expr:
     """Call a kernel of integers, with the further arguments that their grids need."""
     x, weights = factors
@@ -138,27 +142,27 @@ def _integer_product(
         return emitter.prim_func("integer_gemm", kernel, [left, packed, *beside], group.output.type)
 
     ways = integer_tiles(sizes, instruction, emitter.machine)
-    return emitter.choices.made(Site("integer_gemm", str(group.anchor.location), sizes, ways, call))
+    return emitter.choices.made(TuningTask("integer_gemm", str(group.anchor.location), sizes, ways, call))
 
 
 def _known(dim: Dim) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
-def operands(emitter: Emitter, group: Group, channels: Dim) -> list[relax.Expr]:
+def operands(emitter: Emitter, group: FusionGroup, channels: Dim) -> list[relax.Expr]:
     """Return the operands of a group's epilogue: a number for each channel, or tensors of the result's shape."""
     shape = group.output.shape
-    shapes: dict[Reach, Sequence[Dim]] = {
-        Reach.CHANNELS: (channels,),
-        Reach.ELEMENTS: shape,
-        Reach.ROWS: (*shape[:-1], 1),
+    shapes: dict[Broadcast, Sequence[Dim]] = {
+        Broadcast.CHANNELS: (channels,),
+        Broadcast.ELEMENTS: shape,
+        Broadcast.ROWS: (*shape[:-1], 1),
     }
     pairs = zip(group.operands, group.epilogue.operands, strict=True)
     return [emitter.shaped(value, shapes[operand.reach]) for value, operand in pairs]
 
 
-TEMPLATES = {
-    "Gemm": Template(_gemm_anchor, _product),
-    "MatMul": Template(_matmul_anchor, _product),
-    "MatMulInteger": Template(_integer_anchor, _sums),
+FUSED_KERNELS = {
+    "Gemm": FusedKernel(_gemm_anchor, _product),
+    "MatMul": FusedKernel(_matmul_anchor, _product),
+    "MatMulInteger": FusedKernel(_integer_anchor, _sums),
 }

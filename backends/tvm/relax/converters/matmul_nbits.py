@@ -5,22 +5,22 @@ from tvm import relax, tirx
 
 from .....ir.graph import Node
 from .....ir.int4 import CODES, BlockWeight
-from ...kernels.digit_gemm import digit_gemm_kernel, digit_tile, is_digit_gemm, packed_digits
-from ...kernels.elements import ELEMENTS
 from ...kernels.epilogue import Epilogue
 from ...kernels.gemm import Gemm, packed
+from ...kernels.int4_gemm import int4_gemm_kernel, int4_tile, packed_int4
+from ...kernels.limb_gemm import is_limb_gemm, limb_gemm_kernel, limb_tile, packed_limbs
 from ...kernels.machine import Machine
-from ...kernels.nibble_gemm import nibble_gemm_kernel, nibble_tile, packed_nibbles
+from ...kernels.vector_math import ELEMENTS
 from ..emitter import Emitter
-from ..fusion import Anchor, Group, Template
+from ..fusion import Anchor, FusedKernel, FusionGroup
 from .linear import operands
 
 
 def _anchor(node: Node) -> Anchor:
-    return Anchor(node, channels=1, addend=node.input(5), joins=ELEMENTS)
+    return Anchor(node, channels=1, addend=node.input(5), fusable=ELEMENTS)
 
 
-def _product(emitter: Emitter, group: Group) -> relax.Expr:
+def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     x, weight = group.anchor.operand(0), BlockWeight.of(group.anchor)
     assert weight is not None  # legalize has spelled out the others
     lead = tuple(size if isinstance(size, int) else None for size in x.shape[:-1])
@@ -34,13 +34,13 @@ def kernel_for(
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
     """Return a kernel of `[*lead, depth]`, and the weight's packed codes, scales and zero points for it."""
     sizes, block = Gemm(lead, *weight.codes.shape), len(weight.codes) // len(weight.scales)
-    if is_digit_gemm(weight.codes, machine):
-        tile, zero_points = digit_tile(sizes), weight.zero_points
-        codes, kernel = packed_digits(weight.codes, tile), digit_gemm_kernel(sizes, block, tile, machine, epilogue)
+    if is_limb_gemm(weight.codes, machine):
+        tile, zero_points = limb_tile(sizes), weight.zero_points
+        codes, kernel = packed_limbs(weight.codes, tile), limb_gemm_kernel(sizes, block, tile, machine, epilogue)
     else:
-        tile, zero_points = nibble_tile(sizes, machine), weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
-        codes, kernel = packed_nibbles(weight.codes, tile), nibble_gemm_kernel(sizes, block, tile, machine, epilogue)
+        tile, zero_points = int4_tile(sizes, machine), weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
+        codes, kernel = packed_int4(weight.codes, tile), int4_gemm_kernel(sizes, block, tile, machine, epilogue)
     return kernel, [codes, packed(weight.scales, tile), packed(zero_points, tile)]
 
 
-TEMPLATES = {"com.microsoft::MatMulNBits": Template(_anchor, _product)}
+FUSED_KERNELS = {"com.microsoft::MatMulNBits": FusedKernel(_anchor, _product)}

@@ -8,7 +8,7 @@ from .....passes.legalization.expansions.integers import ROW_QUANTIZER
 from ...kernels.quantization import quantize_kernel
 from ...kernels.rows import Norm, norm_kernel, softmax_kernel
 from ..emitter import Converter, Emitter
-from ..fusion import ROUNDING, Anchor, Group, Template
+from ..fusion import ROUNDING, Anchor, FusedKernel, FusionGroup
 from ..importer import imported
 
 
@@ -23,10 +23,10 @@ def softmax(emitter: Emitter, node: Node) -> relax.Expr:
 def _norm_anchor(node: Node) -> Anchor | None:
     rows = rows_of(node, node.attributes.get("axis", -1))
     fits = rows is not None and all(value is None or value.shape == (rows[2],) for value in node.inputs[1:])
-    return Anchor(node, channels=1, joins=ROUNDING) if fits else None
+    return Anchor(node, channels=1, fusable=ROUNDING) if fits else None
 
 
-def _norm(emitter: Emitter, group: Group) -> relax.Expr:
+def _norm(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     node = group.anchor
     rows = rows_of(node)
     assert rows is not None
@@ -63,4 +63,4 @@ CONVERTERS: dict[str, Converter] = {
     "Softmax": softmax,
     ROW_QUANTIZER: quantize,
 }
-TEMPLATES = dict.fromkeys(("LayerNormalization", "RMSNormalization"), Template(_norm_anchor, _norm))
+FUSED_KERNELS = dict.fromkeys(("LayerNormalization", "RMSNormalization"), FusedKernel(_norm_anchor, _norm))

@@ -28,7 +28,7 @@ class _Window:
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
-    gaps: tuple[int, ...]
+    dilations: tuple[int, ...]
     begins: Sequence[tirx.Expr] = ()
     ends: Sequence[tirx.Expr] = ()
 
@@ -36,8 +36,8 @@ class _Window:
     def of(cls, node: Node, begins: Sequence[tirx.Expr] = (), ends: Sequence[tirx.Expr] = ()) -> "_Window":
         kernel = node.attributes["kernel_shape"]
         ones = (1,) * len(kernel)
-        strides, gaps = (node.attributes.get(name, ones) for name in ("strides", "dilations"))
-        return cls(kernel, strides, gaps, begins, ends)
+        strides, dilations = (node.attributes.get(name, ones) for name in ("strides", "dilations"))
+        return cls(kernel, strides, dilations, begins, ends)
 
     @property
     def axes(self) -> range:
@@ -48,13 +48,13 @@ class _Window:
 
     def source(self, axis: int, place: tirx.Expr, tap: tirx.Expr) -> tirx.Expr:
         """Return where a tap of the window for a place of the result lies along an axis of the input."""
-        return place.astype("int64") * self.strides[axis] + tap * self.gaps[axis] - self.begins[axis]
+        return place.astype("int64") * self.strides[axis] + tap * self.dilations[axis] - self.begins[axis]
 
     def padded(self, x: te.Tensor, counts: Sequence[Scalar], fill: tirx.Expr) -> te.Tensor:
         """Return the input with as much padding as the windows reach into."""
         sizes = [
             (count - 1) * stride + (taps - 1) * gap + 1
-            for count, stride, taps, gap in zip(counts, self.strides, self.kernel, self.gaps, strict=True)
+            for count, stride, taps, gap in zip(counts, self.strides, self.kernel, self.dilations, strict=True)
         ]
 
         def element(*place: tirx.Expr) -> tirx.Expr:
@@ -65,7 +65,7 @@ class _Window:
 
     def at(self, place: Sequence[tirx.Expr], taps: Sequence[tirx.IterVar]) -> list[tirx.Expr]:
         """Return where the taps of a window lie in the padded input."""
-        steps = zip(place[2:], self.strides, taps, self.gaps, strict=True)
+        steps = zip(place[2:], self.strides, taps, self.dilations, strict=True)
         return [*place[:2], *(index * stride + tap * gap for index, stride, tap, gap in steps)]
 
 
@@ -113,7 +113,7 @@ def _padding(node: Node, sizes: Sequence[Scalar]) -> tuple[list[tirx.Expr], list
         return [integer(pad) for pad in pads[:rank]], [integer(pad) for pad in pads[rank:]]
     begins: list[tirx.Expr] = []
     ends: list[tirx.Expr] = []
-    for size, taps, stride, gap in zip(sizes, window.kernel, window.strides, window.gaps, strict=True):
+    for size, taps, stride, gap in zip(sizes, window.kernel, window.strides, window.dilations, strict=True):
         have = integer(size) if isinstance(size, int) else size
         reach = tirx.floordiv(have - 1, integer(stride)) * stride + (taps - 1) * gap + 1
         missing = tirx.max(reach - have, integer(0))

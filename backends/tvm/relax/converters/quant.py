@@ -8,8 +8,8 @@ from tvm import relax, te, tirx
 from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType
-from ...kernels.elementwise import elementwise_kernel
-from ...kernels.epilogue import Epilogue, Operand, Reach, Step
+from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ...kernels.flat_elementwise import elementwise_kernel
 from ..emitter import Converter, Emitter
 from ..fusion import step_attributes, widened_from
 
@@ -98,7 +98,7 @@ def quantize(emitter: Emitter, node: Node) -> relax.Expr:
     """Quantize or dequantize by one grid for the whole tensor."""
     x = node.operand(0)
     shape = tuple(dim if isinstance(dim, int) else None for dim in x.shape)
-    operand, step = Operand(Reach.ELEMENTS, str(x.dtype)), Step(node.operator, step_attributes(node), (1,))
+    operand, step = Operand(Broadcast.ELEMENTS, str(x.dtype)), PostOp(node.operator, step_attributes(node), (1,))
     kernel = elementwise_kernel(shape, Epilogue((operand,), (step,), str(node.output.dtype)), emitter.machine)
     return emitter.prim_func(node.operator.lower(), kernel, [emitter.tensor(x)], node.output.type)
 

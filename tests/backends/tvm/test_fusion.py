@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from planish.backends.tvm.relax.converters.table import TEMPLATES
+from planish.backends.tvm.relax.converters.table import FUSED_KERNELS
 from planish.backends.tvm.relax.fusion import find_groups
 from planish.ir.types import DType
 
@@ -30,7 +30,7 @@ CHAINS = {
 
 
 def nodes_of_groups(graph) -> list[list[str]]:
-    groups = find_groups(graph, list(graph.nodes), TEMPLATES)
+    groups = find_groups(graph, list(graph.nodes), FUSED_KERNELS)
     return [[node.operator for node in (group.anchor, *group.chain)] for group in dict.fromkeys(groups.values())]
 
 
@@ -72,7 +72,7 @@ def test_what_is_quantized_at_once_is_computed_coarsely(make_graph, agree, is_re
         return op.Add(numbers, y) if is_read_by_others else numbers
 
     graph = make_graph(build, 9, 24)
-    groups = find_groups(graph, list(graph.nodes), TEMPLATES)
+    groups = find_groups(graph, list(graph.nodes), FUSED_KERNELS)
     (group,) = {group for node, group in groups.items() if node.operator == "Gelu"}
     assert group.epilogue.is_coarse is not is_read_by_others
     agree(build, RNG.standard_normal((9, 24), np.float32), tolerance=0.1)  # a step of what is quantized

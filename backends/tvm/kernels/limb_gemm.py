@@ -16,12 +16,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import imported
-from .dots import DEPTH, Form, Instruction
 from .epilogue import Epilogue, operand_buffers
 from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, packed, stored
+from .int8_dot import K_PER_DOT, Form, Instruction
 from .machine import Machine
-from .tiles import OPAQUE, Tile, Vector, ceil_div, heights, loop_for
-from .vectors import Scalar, greatest, held, known, lanes_at, spread, total
+from .tiles import OPAQUE, Tile, Vector, ceil_div, maybe_parallel, row_tiles
+from .vectors import Scalar, held, horizontal_max, known, ramp, spread, total
 
 LANES = 16
 """Columns of a vector."""
@@ -33,16 +33,16 @@ _LEAST = 2.0**-100
 """The least size that the largest number of a block counts as, so that the scale has a finite reciprocal."""
 _VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
 """Vectors of a register tile by its rows: each has an accumulator for every digit and one for all blocks."""
-_WORD = 2 * DEPTH
+_WORD = 2 * K_PER_DOT
 """Codes of a column that are packed together: those of the first four rows lie in the lower bits of bytes."""
 
 
-def is_digit_gemm(codes: np.ndarray, machine: Machine) -> bool:
+def is_limb_gemm(codes: np.ndarray, machine: Machine) -> bool:
     """Whether the machine has VNNI in 512 bits, and the weights `[depth, columns]` fill a vector."""
     return machine.has_wide_dots and codes.shape[1] >= LANES
 
 
-def digit_tile(gemm: Gemm) -> Tile:
+def limb_tile(gemm: Gemm) -> Tile:
     """Return a tile as wide as a panel of weights; its rows are multiplied at once, in parts of its columns."""
     rows = max(_VECTORS)
     if gemm.rows is not None:
@@ -50,35 +50,37 @@ def digit_tile(gemm: Gemm) -> Tile:
     return Tile(rows, min(_VECTORS[1], gemm.columns // LANES) * LANES, LANES)
 
 
-def packed_digits(codes: np.ndarray, tile: Tile) -> np.ndarray:
+def packed_limbs(codes: np.ndarray, tile: Tile) -> np.ndarray:
     """Pack codes `[depth, columns]` as `[panel, word, byte]` in int8, four bytes for each column of the tile."""
     depth, columns = codes.shape
-    pairs = codes.reshape(depth // _WORD, 2, DEPTH, columns)
+    pairs = codes.reshape(depth // _WORD, 2, K_PER_DOT, columns)
     octets = np.ascontiguousarray((pairs[:, 0] | pairs[:, 1] << 4).transpose(0, 2, 1))
     return packed(octets.view(np.int32)[..., 0], tile).view(np.int8)
 
 
 @lru_cache
-def digit_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+def limb_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """Build a kernel of `[*lead, depth]`, packed codes, scales and zero points by block, and the epilogue's operands.
 
     Its result is `[*lead, columns]`. Scales and zero points (uint8) are packed like a right operand of float32.
     """
     assert gemm.depth is not None
-    lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
-    rows: Scalar = prod(lead)
+    batch_dims = [
+        tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.batch_dims)
+    ]
+    rows: Scalar = prod(batch_dims)
     panels, blocks = ceil_div(gemm.columns, tile.columns), gemm.depth // block
-    chunks = chunks_of(gemm, panels, machine)
+    m_splits = chunks_of(gemm, panels, machine)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*lead, gemm.depth), "float32"))
-            codes = T.arg("codes", T.buffer((panels, gemm.depth // _WORD, tile.columns * DEPTH), "int8"))
+            x = T.arg("x", T.buffer((*batch_dims, gemm.depth), "float32"))
+            codes = T.arg("codes", T.buffer((panels, gemm.depth // _WORD, tile.columns * K_PER_DOT), "int8"))
             scales, zero_points = (
                 T.arg(name, T.buffer((panels, blocks, tile.columns), dtype))
                 for name, dtype in (("scales", "float32"), ("zero_points", "uint8"))
             )
-            beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
-            y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
+            beside = operand_buffers(epilogue, (*batch_dims, gemm.columns), gemm.columns)
+            y = T.arg("y", T.buffer((*batch_dims, gemm.columns), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x, y = (as_matrix(buffer, rows) for buffer in (x, y))
             beside = as_matrices(beside, epilogue, rows)
@@ -86,14 +88,14 @@ def digit_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epil
                 T.alloc_buffer((_DIGITS, rows, gemm.depth), "int8"),
                 *(T.alloc_buffer((rows, blocks), "float32") for _ in range(2)),
             )
-            with loop_for(rows * gemm.depth)(0, rows) as row, T.serial(0, blocks) as place:
+            with maybe_parallel(rows * gemm.depth)(0, rows) as row, T.serial(0, blocks) as place:
                 left.store(x, row, place, block)
             product = _Product(left, codes, scales, zero_points)
-            with imported(machine, epilogue.is_coarse), loop_over(gemm)(0, panels * chunks) as task:
+            with imported(machine, epilogue.is_coarse), loop_over(gemm)(0, panels * m_splits) as task:
                 chunk, panel = task // panels, task % panels
                 column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
-                for height, count in heights(tile.rows, rows):
-                    begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
+                for height, count in row_tiles(tile.rows, rows):
+                    begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
                     width = min(_VECTORS[height] * LANES, tile.columns)
                     with T.serial(0, end - begin) as step:
                         row = tirx.min((begin + step) * height, rows - height)
@@ -116,19 +118,19 @@ class _Left:
 
     digits: tirx.Buffer
     scales: tirx.Buffer
-    totals: tirx.Buffer
+    horizontal_add: tirx.Buffer
 
     def store(self, x: tirx.Buffer, row: Scalar, block: Scalar, size: int) -> None:
         """Emit code that splits a block of a row into digits; infinity or NaN in the block makes its scale NaN."""
-        places = [lanes_at(block * size + start, LANES) for start in range(0, size, LANES)]
-        whole = lanes_at(0, LANES)
+        places = [ramp(block * size + start, LANES) for start in range(0, size, LANES)]
+        whole = ramp(0, LANES)
         bits, sums = (T.alloc_buffer((LANES,), "int32") for _ in range(2))
         for buffer in (bits, sums):
             T.buffer_store(buffer, spread(T.int32(0), LANES), [whole])
         for place in places:  # sizes are ordered as their bits are
             found = held(T.reinterpret(x[row, place], dtype="int32x16") & spread(T.int32(0x7FFFFFFF), LANES))
             T.buffer_store(bits, tirx.Select(found > bits[whole], found, bits[whole]), [whole])
-        largest = held(greatest(bits))
+        largest = held(horizontal_max(bits))
         size_of = T.reinterpret(largest, dtype="float32")
         finite = tirx.Select(size_of > T.float32(_LEAST), size_of, T.float32(_LEAST)) * T.float32(2.0**-_BITS)
         scale = held(tirx.Select(largest < T.int32(0x7F800000), finite, T.float32(float("nan"))))
@@ -140,7 +142,7 @@ class _Left:
                 T.buffer_store(self.digits, number.astype("int8x16"), [digit, row, place])
                 number = held((number + spread(T.int32(128), LANES)) >> spread(T.int32(8), LANES))
         T.buffer_store(self.scales, scale, [row, block])
-        T.buffer_store(self.totals, total(sums).astype("float32"), [row, block])
+        T.buffer_store(self.horizontal_add, total(sums).astype("float32"), [row, block])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,27 +158,27 @@ class _Product:
         """Emit the sums of a tile at a row, a panel and a column in it: line, column, lanes and sums of each vector."""
         row, panel, first = place
         sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
-        for _, _, lanes, spot in tile.spots:
-            T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+        for _, _, lanes, slot in tile.spots:
+            T.buffer_store(sums, spread(T.float32(0), lanes), [slot])
         blocks = known(self.scales.shape[1])
         words = known(self.codes.shape[1]) // blocks
         with T.serial(0, blocks) as block:
             parts = [T.alloc_buffer((tile.rows * tile.columns,), "int32") for _ in range(_DIGITS)]
             for part in parts:
-                for _, _, lanes, spot in tile.spots:
-                    T.buffer_store(part, spread(T.int32(0), lanes), [spot])
+                for _, _, lanes, slot in tile.spots:
+                    T.buffer_store(part, spread(T.int32(0), lanes), [slot])
             with T.serial(0, words) as step:
                 self._add(parts, (row, panel, first), block * words + step, tile)
-            for line, start, lanes, spot in tile.spots:
-                at = lanes_at(first + start, lanes)
-                low, middle, high = (part[spot].astype(f"float32x{lanes}") for part in parts)
+            for line, start, lanes, slot in tile.spots:
+                at = ramp(first + start, lanes)
+                low, middle, high = (part[slot].astype(f"float32x{lanes}") for part in parts)
                 found = held(high * spread(T.float32(256), lanes) + middle)
                 found = held(found * spread(T.float32(256), lanes) + low)
                 zero_point = self.zero_points[panel, block, at].astype(f"float32x{lanes}")
-                found = held(found + zero_point * spread(self.left.totals[row + line, block], lanes))
+                found = held(found + zero_point * spread(self.left.horizontal_add[row + line, block], lanes))
                 scale = self.scales[panel, block, at] * spread(self.left.scales[row + line, block], lanes)
-                T.buffer_store(sums, sums[spot] + found * scale, [spot])
-        return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
+                T.buffer_store(sums, sums[slot] + found * scale, [slot])
+        return [(line, start, lanes, sums[slot]) for line, start, lanes, slot in tile.spots]
 
     def _add(self, parts: list[tirx.Buffer], place: tuple[Scalar, Scalar, int], word: tirx.Expr, tile: Tile) -> None:
         """Emit code that adds the products of a word of codes."""
@@ -185,7 +187,7 @@ class _Product:
         octets = [
             held(
                 T.reinterpret(
-                    self.codes[panel, word, lanes_at((first + start) * DEPTH, LANES * DEPTH)], dtype="int32x16"
+                    self.codes[panel, word, ramp((first + start) * K_PER_DOT, LANES * K_PER_DOT)], dtype="int32x16"
                 )
             )
             for start, _ in tile.vectors
@@ -196,7 +198,7 @@ class _Product:
                 for (start, _), both in zip(tile.vectors, octets, strict=True)
             }
             for digit, part in enumerate(parts):
-                for line, start, lanes, spot in tile.spots:
-                    quad = self.left.digits[digit, row + line, lanes_at(word * _WORD + half * DEPTH, DEPTH)]
+                for line, start, lanes, slot in tile.spots:
+                    quad = self.left.digits[digit, row + line, ramp(word * _WORD + half * K_PER_DOT, K_PER_DOT)]
                     same = T.reinterpret(T.broadcast(T.reinterpret(quad, dtype="int32"), lanes), dtype="int8x64")
-                    T.buffer_store(part, _DOTS.added(part[spot], codes[start], same), [spot])
+                    T.buffer_store(part, _DOTS.multiply_add(part[slot], codes[start], same), [slot])

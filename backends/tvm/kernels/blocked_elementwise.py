@@ -9,12 +9,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import BFLOAT16, imported, stored_as
-from .elements import ELEMENTS, Attributes
+from .blocked_epilogue import BlockedEpilogue, operand_images, seen
 from .epilogue import Epilogue
-from .finish import Finish, operand_images, seen
 from .machine import Machine
-from .tiles import OPAQUE, loop_for
-from .vectors import Scalar, converted, lanes_at, spread
+from .tiles import OPAQUE, maybe_parallel
+from .vector_math import ELEMENTS, Attributes
+from .vectors import Scalar, cast, ramp, spread
 
 Shape = tuple[int | None, ...]
 """The sizes of a tensor: None for a batch that isn't known; scalars have no sizes."""
@@ -23,7 +23,7 @@ Form = tuple[str, Shape]
 
 
 @dataclass(frozen=True, slots=True)
-class Pixelwise:
+class BlockedElementwise:
     """An operator and the shapes that it is applied to.
 
     Attributes:
@@ -40,7 +40,7 @@ class Pixelwise:
 
 
 @lru_cache
-def pixelwise_kernel(sizes: Pixelwise, machine: Machine) -> tirx.PrimFunc:
+def blocked_elementwise_kernel(sizes: BlockedElementwise, machine: Machine) -> tirx.PrimFunc:
     """Build a kernel of the operands that aren't left out to the result."""
     batch = tirx.Var("batch", "int64")
     with IRBuilder() as builder:
@@ -58,14 +58,19 @@ def pixelwise_kernel(sizes: Pixelwise, machine: Machine) -> tirx.PrimFunc:
             y = seen(y, y.shape)
             buffers = [None if buffer is None else seen(buffer, buffer.shape) for buffer in buffers]
             tasks, code = images * blocks * rows, imported(machine, dtype == BFLOAT16)
-            with T.sblock("root"), code, loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
+            with (
+                T.sblock("root"),
+                code,
+                maybe_parallel(tasks * columns)(0, tasks) as task,
+                T.serial(0, columns) as column,
+            ):
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
                 vectors = [
                     None if form is None or buffer is None else _vector(buffer, form[1], place, lanes)
                     for buffer, form in zip(buffers, sizes.operands, strict=True)
                 ]
                 result = ELEMENTS[sizes.operator](dict(sizes.attributes).get, *vectors)
-                T.buffer_store(y, converted(result, stored_as(dtype)), [*place, lanes_at(0, lanes)])
+                T.buffer_store(y, cast(result, stored_as(dtype)), [*place, ramp(0, lanes)])
         return builder.get()
 
 
@@ -81,11 +86,16 @@ def pixels_kernel(shape: Shape, machine: Machine, epilogue: Epilogue) -> tirx.Pr
             beside = operand_images(epilogue, sizes)
             y = T.arg("y", T.buffer(sizes, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            y, finish = seen(y, sizes), Finish(epilogue, beside).seen(sizes)
+            y, finish = seen(y, sizes), BlockedEpilogue(epilogue, beside).seen(sizes)
             tasks, code = images * blocks * rows, imported(machine, epilogue.is_coarse)
-            with T.sblock("root"), code, loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
+            with (
+                T.sblock("root"),
+                code,
+                maybe_parallel(tasks * columns)(0, tasks) as task,
+                T.serial(0, columns) as column,
+            ):
                 place = (task // rows // blocks, task // rows % blocks, task % rows, column)
-                T.buffer_store(y, finish.applied(None, place, lanes), [*place, lanes_at(0, lanes)])
+                T.buffer_store(y, finish.applied(None, place, lanes), [*place, ramp(0, lanes)])
         return builder.get()
 
 
@@ -98,4 +108,4 @@ def _vector(buffer: tirx.Buffer, shape: Shape, place: Sequence[Scalar], lanes: i
     if not shape:
         return spread(buffer[()], lanes)
     at = [0 if size == 1 else index for size, index in zip(shape[:-1], place, strict=True)]
-    return spread(buffer[(*at, 0)], lanes) if shape[-1] == 1 else buffer[(*at, lanes_at(0, lanes))]
+    return spread(buffer[(*at, 0)], lanes) if shape[-1] == 1 else buffer[(*at, ramp(0, lanes))]

@@ -15,9 +15,9 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .machine import Machine
-from .vectors import converted, held
+from .vectors import cast, held
 
-DEPTH = 4
+K_PER_DOT = 4
 """Products that are added to an accumulator at once."""
 _MOST = 32767 // 255
 """The limit on a pair of weights' sum, on either side of 0, so that its products with bytes fit into 16 bits."""
@@ -72,8 +72,8 @@ class Instruction:
 
     form: Form
     lanes: int
-    together: ClassVar[int] = DEPTH
-    summed: ClassVar[str] = "int32"
+    k_per_instruction: ClassVar[int] = K_PER_DOT
+    accumulator_dtype: ClassVar[str] = "int32"
 
     @classmethod
     def of(cls, machine: Machine, weights: np.ndarray) -> "Instruction":
@@ -112,33 +112,33 @@ class Instruction:
 
     def packed(self, weights: np.ndarray) -> np.ndarray:
         """Pack weights `[..., column, four products]`, of whole vectors of columns, merging these two axes."""
-        *lead, columns, _ = weights.shape
-        vectors = weights.astype(self.weights).reshape(*lead, columns // self.lanes, self.lanes, DEPTH)
+        *batch_dims, columns, _ = weights.shape
+        vectors = weights.astype(self.weights).reshape(*batch_dims, columns // self.lanes, self.lanes, K_PER_DOT)
         if self.form is Form.WORDS:  # those of even bytes, which a mask makes words of, and then those of odd ones
             vectors = np.moveaxis(vectors.reshape(*vectors.shape[:-1], 2, 2), -1, -3)
         if self.form is Form.SINGLE:
             vectors = np.moveaxis(vectors, -1, -2)
-        return np.ascontiguousarray(vectors).reshape(*lead, columns * DEPTH)
+        return np.ascontiguousarray(vectors).reshape(*batch_dims, columns * K_PER_DOT)
 
-    def lefts(self, octets: tirx.Expr) -> list[tirx.Expr]:
+    def broadcast_lhs(self, octets: tirx.Expr) -> list[tirx.Expr]:
         """Return a left operand of `added` for every four of a vector of uint8: for `run` of them, or one."""
         lanes = self.lanes
         if self.form is Form.SINGLE:
             return [octets]
-        count = octets.ty.dtype.lanes // DEPTH
+        count = octets.ty.dtype.lanes // K_PER_DOT
         if count == 1:
             same = T.reinterpret(
-                T.broadcast(T.reinterpret(octets, dtype="int32"), lanes), dtype=f"int8x{lanes * DEPTH}"
+                T.broadcast(T.reinterpret(octets, dtype="int32"), lanes), dtype=f"int8x{lanes * K_PER_DOT}"
             )
             return [self._shifted(same)]
-        signed = self._shifted(T.reinterpret(octets, dtype=f"int8x{count * DEPTH}"))
+        signed = self._shifted(T.reinterpret(octets, dtype=f"int8x{count * K_PER_DOT}"))
         quads = held(T.reinterpret(signed, dtype=f"int32x{count}"))
         return [
-            T.reinterpret(tirx.Shuffle([quads], [index] * lanes), dtype=f"int8x{lanes * DEPTH}")
+            T.reinterpret(tirx.Shuffle([quads], [index] * lanes), dtype=f"int8x{lanes * K_PER_DOT}")
             for index in range(count)
         ]
 
-    def added(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
+    def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """Add to each sum the products of four uint8, the same for all sums, with four weights of its own."""
         sixteen = f"x{2 * self.lanes}"
         if self.form is Form.DOTS:
@@ -149,11 +149,11 @@ class Instruction:
         if self.form is Form.BYTES:
             pairs = self._call(left, right, dtype=f"int16{sixteen}")
             return sums + Instruction(Form.WORDS, self.lanes)._call(pairs, tirx.const(1, f"int16{sixteen}"))
-        parts = _parts(right, 2 if self.form is Form.WORDS else DEPTH)
+        parts = _parts(right, 2 if self.form is Form.WORDS else K_PER_DOT)
         if self.form is Form.SINGLE:
             for index, part in enumerate(parts):
                 octet = tirx.Shuffle([left], [index] * self.lanes)
-                sums = sums + converted(octet, "int32") * converted(part, "int32")
+                sums = sums + cast(octet, "int32") * cast(part, "int32")
             return sums
         words = T.reinterpret(left, dtype=f"uint16{sixteen}")
         eight = tirx.const(8, f"uint16{sixteen}")

@@ -7,8 +7,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import stored_as
-from .epilogue import Epilogue, Reach, operand_buffers
-from .vectors import Scalar, lanes_at
+from .epilogue import Broadcast, Epilogue, operand_buffers
+from .vectors import Scalar, ramp
 
 _LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
 _STACK = 1024 // 4
@@ -26,17 +26,17 @@ def seen(buffer: tirx.Buffer, shape: Sequence[Scalar]) -> tirx.Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class BlockedEpilogue:
     """An epilogue and the buffers of its operands."""
 
     epilogue: Epilogue
     buffers: Sequence[tirx.Buffer]
 
-    def seen(self, shape: Sequence[Scalar]) -> "Finish":
+    def seen(self, shape: Sequence[Scalar]) -> "BlockedEpilogue":
         """Return the epilogue with its image operands viewed as the kernel's code reads them."""
         pairs = zip(self.buffers, self.epilogue.operands, strict=True)
-        kept = [buffer if operand.reach is Reach.CHANNELS else seen(buffer, shape) for buffer, operand in pairs]
-        return Finish(self.epilogue, kept)
+        kept = [buffer if operand.reach is Broadcast.CHANNELS else seen(buffer, shape) for buffer, operand in pairs]
+        return BlockedEpilogue(self.epilogue, kept)
 
     @property
     def is_long(self) -> bool:
@@ -47,9 +47,9 @@ class Finish:
         """Return the epilogue's result for a vector at an image, block, row and column."""
 
         def load(index: int) -> tirx.Expr:
-            if self.epilogue.operands[index].reach is Reach.CHANNELS:
-                return self.buffers[index][lanes_at(place[1] * lanes, lanes)]
-            return self.buffers[index][(*place, lanes_at(0, lanes))]
+            if self.epilogue.operands[index].reach is Broadcast.CHANNELS:
+                return self.buffers[index][ramp(place[1] * lanes, lanes)]
+            return self.buffers[index][(*place, ramp(0, lanes))]
 
         return self.epilogue.applied(vector, load)
 
@@ -66,17 +66,17 @@ class Finish:
             for column, line in enumerate(vectors):
                 for number, vector in enumerate(line):
                     at = (image, first + number, row, start + column)
-                    T.buffer_store(y, self.applied(vector, at, lanes), [*at, lanes_at(0, lanes)])
+                    T.buffer_store(y, self.applied(vector, at, lanes), [*at, ramp(0, lanes)])
             return
         blocks = len(vectors[0])
-        together = max(_STACK // (blocks * lanes), 1)
-        for begin in range(0, len(vectors), together):
-            part = vectors[begin : begin + together]
+        k_per_instruction = max(_STACK // (blocks * lanes), 1)
+        for begin in range(0, len(vectors), k_per_instruction):
+            part = vectors[begin : begin + k_per_instruction]
             stack = T.alloc_buffer((len(part), blocks, lanes), "float32")
             for column, line in enumerate(part):
                 for number, vector in enumerate(line):
-                    T.buffer_store(stack, vector, [column, number, lanes_at(0, lanes)])
+                    T.buffer_store(stack, vector, [column, number, ramp(0, lanes)])
             with T.serial(0, len(part)) as column, T.serial(0, blocks) as number:
                 at = (image, first + number, row, start + begin + column)
-                vector = self.applied(stack[column, number, lanes_at(0, lanes)], at, lanes)
-                T.buffer_store(y, vector, [*at, lanes_at(0, lanes)])
+                vector = self.applied(stack[column, number, ramp(0, lanes)], at, lanes)
+                T.buffer_store(y, vector, [*at, ramp(0, lanes)])

@@ -10,11 +10,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import imported, stored_as
+from .blocked_epilogue import BlockedEpilogue, operand_images, seen
 from .epilogue import Epilogue
-from .finish import Finish, operand_images, seen
 from .machine import Machine
-from .tiles import OPAQUE, ceil_div, loop_for
-from .vectors import Scalar, lanes_at
+from .tiles import OPAQUE, ceil_div, maybe_parallel
+from .vectors import Scalar, ramp
 
 Move = Callable[[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr], None]
 """A function that emits the move of an element, given both buffers, the image, the block and the pixel."""
@@ -84,7 +84,7 @@ def _kernel(images: Images, lanes: int, move: Move, *, is_blocked: bool) -> tirx
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             with T.sblock("root"):  # where Relax looks whether a kernel of one tensor is a reshape
                 x, y = (seen(buffer, view) for buffer, view in flat)
-                loop = loop_for(batch * blocks * pixels * lanes)
+                loop = maybe_parallel(batch * blocks * pixels * lanes)
                 with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
                     move(x, y, task // blocks, task % blocks, pixel)
         return builder.get()
@@ -105,11 +105,11 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> tirx.PrimFunc:
             ]
             y = T.arg("y", T.buffer((batch, sum(counts), rows, columns, lanes), dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with loop_for(batch * rows * columns * sum(counts))(0, batch * rows) as task:
+            with maybe_parallel(batch * rows * columns * sum(counts))(0, batch * rows) as task:
                 image, row, first = task // rows, task % rows, 0
                 for operand, count in zip(operands, counts, strict=True):
                     with T.serial(0, count) as block, T.serial(0, columns) as column:
-                        place, whole = (row, column), lanes_at(0, lanes)
+                        place, whole = (row, column), ramp(0, lanes)
                         T.buffer_store(y, operand[image, block, *place, whole], [image, first + block, *place, whole])
                     first += count
         return builder.get()
@@ -149,12 +149,17 @@ def interleave_kernel(sizes: Interleaving, machine: Machine, epilogue: Epilogue)
             beside = operand_images(epilogue, shape)
             y = T.arg("y", T.buffer(shape, epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            y, finish = seen(y, shape), Finish(epilogue, beside).seen(shape)
+            y, finish = seen(y, shape), BlockedEpilogue(epilogue, beside).seen(shape)
             tasks, code = batch * sizes.blocks * rows, imported(machine, epilogue.is_coarse)
-            with T.sblock("root"), code, loop_for(tasks * columns)(0, tasks) as task, T.serial(0, columns) as column:
+            with (
+                T.sblock("root"),
+                code,
+                maybe_parallel(tasks * columns)(0, tasks) as task,
+                T.serial(0, columns) as column,
+            ):
                 place = (task // rows // sizes.blocks, task // rows % sizes.blocks, task % rows, column)
                 row_at, column_at = (index + begin for index, begin in zip(place[2:], sizes.begins, strict=True))
                 block = (row_at % down * across + column_at % across) * sizes.blocks + place[1]
-                vector = x[place[0], block, row_at // down, column_at // across, lanes_at(0, lanes)]
+                vector = x[place[0], block, row_at // down, column_at // across, ramp(0, lanes)]
                 finish.store(y, [[vector]], place, lanes)
         return builder.get()

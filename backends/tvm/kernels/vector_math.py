@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
 from .bfloat16 import rounded, widened
-from .vectors import as_wide, converted, held
+from .vectors import cast, held, vector_type
 
 Attributes: TypeAlias = tuple[tuple[str, Any], ...]
 """The attributes of an operator, by name: numbers, names and tables of bytes."""
@@ -40,7 +40,7 @@ def _cast(get: Get, x: tirx.Expr) -> tirx.Expr:
     kind = str(x.ty.dtype)
     if kind.startswith("uint16"):
         return widened(x)
-    return converted(x, "float32") if kind.startswith("int") else rounded(x)
+    return cast(x, "float32") if kind.startswith("int") else rounded(x)
 
 
 def _clip(get: Get, x: tirx.Expr, low: tirx.Expr | None = None, high: tirx.Expr | None = None) -> tirx.Expr:
@@ -66,14 +66,14 @@ def _quantize(get: Get, x: tirx.Expr) -> tirx.Expr:
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
     shifted = held(held(least(above, high)) * number(float(1 / scale), x) + number(ROUNDING, x))
     zero = int(np.float32(ROUNDING).view(np.int32)) - zero_point
-    return tirx.reinterpret(as_wide("int32", x), shifted) - tirx.const(zero, as_wide("int32", x))
+    return tirx.reinterpret(vector_type("int32", x), shifted) - tirx.const(zero, vector_type("int32", x))
 
 
 def _dequantize(get: Get, x: tirx.Expr) -> tirx.Expr:
     """Dequantize integers of any width."""
-    wide = converted(x, "int32")
-    shifted = wide - tirx.const(get("zero_point"), as_wide("int32", x)) if get("zero_point") else wide
-    floats = converted(shifted, "float32")
+    wide = cast(x, "int32")
+    shifted = wide - tirx.const(get("zero_point"), vector_type("int32", x)) if get("zero_point") else wide
+    floats = cast(shifted, "float32")
     return floats * number(get("scale"), floats)
 
 
@@ -83,7 +83,7 @@ def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
     Two instructions look up in the halves of the table, and the codes' first bit decides between them.
     """
     lanes = x.ty.dtype.lanes
-    codes = T.reinterpret(converted(x, "uint8"), dtype=as_wide("int8", x))
+    codes = T.reinterpret(cast(x, "uint8"), dtype=vector_type("int8", x))
     whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))
     quarters = [
         tirx.Shuffle([tirx.const(number, "int8") for number in part], list(range(64))) for part in _quarters(get)
@@ -94,7 +94,7 @@ def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
         for first, second in (quarters[:2], quarters[2:])
     )
     found = tirx.Shuffle([tirx.Select(whole < tirx.const(0, "int8x64"), high, low)], list(range(lanes)))
-    return converted(found if get("is_signed") else T.reinterpret(found, dtype=as_wide("uint8", x)), "int32")
+    return cast(found if get("is_signed") else T.reinterpret(found, dtype=vector_type("uint8", x)), "int32")
 
 
 def _quarters(get: Get) -> list[list[int]]:

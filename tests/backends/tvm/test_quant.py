@@ -19,9 +19,9 @@ from tvm import relax
 from planish.backends.artifact import write_artifact
 from planish.backends.legal import legalized
 from planish.backends.tvm.backend import Tvm
-from planish.backends.tvm.kernels.epilogue import Epilogue, Operand, Reach, Step
+from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.relax.converters.table import TEMPLATES
+from planish.backends.tvm.relax.converters.table import FUSED_KERNELS
 from planish.backends.tvm.relax.fusion import find_groups
 from planish.backends.tvm.relax.lookup_tables import tabulated
 from planish.backends.tvm.relax.lowering import to_relax
@@ -108,7 +108,9 @@ def chain(name: str, product):
 def test_chains_behind_a_product(agree, make_graph, name: str) -> None:
     build = chain(name, lambda op, x: op.MatMul(x, np.eye(37, dtype=np.float32)))
     agree(build, halves(2, 9, 37), dims=[("batch", "rows", 37)])
-    groups = find_groups(graph := make_graph(lambda op, x: build(op, x)[1], "rows", 37), list(graph.nodes), TEMPLATES)
+    groups = find_groups(
+        graph := make_graph(lambda op, x: build(op, x)[1], "rows", 37), list(graph.nodes), FUSED_KERNELS
+    )
     assert len(groups) == CHAINS[name][1]
 
 
@@ -253,11 +255,11 @@ def test_a_byte_of_a_byte_is_one_step() -> None:
     grid = (("limits", (0, 255)), ("scale", 0.05), ("zero_point", 90))
     signed = (("limits", (-128, 127)), ("scale", 0.02), ("zero_point", -100))
     steps = (
-        Step("QuantizeLinear", grid, (0,)),
-        Step("DequantizeLinear", grid, (1,)),
-        Step("Sigmoid", (), (2,)),
-        Step("Mul", (), (2, 3)),
-        Step("QuantizeLinear", signed, (4,)),
+        PostOp("QuantizeLinear", grid, (0,)),
+        PostOp("DequantizeLinear", grid, (1,)),
+        PostOp("Sigmoid", (), (2,)),
+        PostOp("Mul", (), (2, 3)),
+        PostOp("QuantizeLinear", signed, (4,)),
     )
     first, table = tabulated(Epilogue((), steps, "int8")).steps
     assert (first, table.operator, table.inputs) == (steps[0], "Table", (1,))
@@ -268,8 +270,8 @@ def test_a_byte_of_a_byte_is_one_step() -> None:
 
 def test_what_reads_more_than_a_byte_is_left() -> None:
     grid = (("limits", (0, 255)), ("scale", 0.05), ("zero_point", 90))
-    steps = (Step("DequantizeLinear", grid, (1,)), Step("Add", (), (0, 2)), Step("QuantizeLinear", grid, (3,)))
-    epilogue = Epilogue((Operand(Reach.ELEMENTS, "uint8"),), steps, "uint8")
+    steps = (PostOp("DequantizeLinear", grid, (1,)), PostOp("Add", (), (0, 2)), PostOp("QuantizeLinear", grid, (3,)))
+    epilogue = Epilogue((Operand(Broadcast.ELEMENTS, "uint8"),), steps, "uint8")
     assert tabulated(epilogue) == epilogue
 
 

@@ -20,8 +20,8 @@ from .epilogue import Epilogue, operand_buffers
 from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, packed, stored, tile_sums, tiles
 from .machine import Machine
 from .rows import filled
-from .tiles import OPAQUE, Tile, Vector, ceil_div, heights
-from .vectors import Scalar, as_wide, converted, held, known, lanes_at, spread, total
+from .tiles import OPAQUE, Tile, Vector, ceil_div, row_tiles
+from .vectors import Scalar, cast, held, known, ramp, spread, total, vector_type
 
 WORD = 8
 """Codes in 32 bits."""
@@ -31,14 +31,14 @@ _WIDEST = 8
 """The most vectors in a tile of few rows."""
 
 
-def nibble_tile(gemm: Gemm, machine: Machine) -> Tile:
+def int4_tile(gemm: Gemm, machine: Machine) -> Tile:
     """Return a tile with the columns of a panel and the rows that are multiplied at once with an unpacked panel."""
     if gemm.rows is None or gemm.rows > _FEW:
         return tiles(gemm, machine)[0]
     return Tile(gemm.rows, min(_few_columns(gemm.rows, machine), gemm.columns), machine.lanes)
 
 
-def packed_nibbles(codes: np.ndarray, tile: Tile) -> np.ndarray:
+def packed_int4(codes: np.ndarray, tile: Tile) -> np.ndarray:
     """Pack codes `[depth, columns]` from 0 to 15, less 8, as `[panel, word, column of the tile]`.
 
     The first row lies in the lowest bits.
@@ -52,25 +52,27 @@ def packed_nibbles(codes: np.ndarray, tile: Tile) -> np.ndarray:
 
 
 @lru_cache
-def nibble_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
+def int4_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
     """Build a kernel of `[*lead, depth]`, packed codes, scales and zero points by block, and the epilogue's operands.
 
     Its result is `[*lead, columns]`. Scales and zero points (less 8) are packed like a right operand of float32.
     """
     assert gemm.depth is not None
-    lead = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.lead)]
-    rows: Scalar = prod(lead)
+    batch_dims = [
+        tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.batch_dims)
+    ]
+    rows: Scalar = prod(batch_dims)
     panels = ceil_div(gemm.columns, tile.columns)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*lead, gemm.depth), "float32"))
+            x = T.arg("x", T.buffer((*batch_dims, gemm.depth), "float32"))
             codes = T.arg("codes", T.buffer((panels, gemm.depth // WORD, tile.columns), "int32"))
             scales, zero_points = (
                 T.arg(name, T.buffer((panels, gemm.depth // block, tile.columns), dtype))
                 for name, dtype in (("scales", "float32"), ("zero_points", "int8"))
             )
-            beside = operand_buffers(epilogue, (*lead, gemm.columns), gemm.columns)
-            y = T.arg("y", T.buffer((*lead, gemm.columns), epilogue.dtype))
+            beside = operand_buffers(epilogue, (*batch_dims, gemm.columns), gemm.columns)
+            y = T.arg("y", T.buffer((*batch_dims, gemm.columns), epilogue.dtype))
             T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
             x, y = (as_matrix(buffer, rows) for buffer in (x, y))
             beside = as_matrices(beside, epilogue, rows)
@@ -113,29 +115,29 @@ class _Product:
     def few(self, store: Callable[[Sequence[Vector], Scalar, Scalar], None]) -> None:
         """Emit products of up to 8 rows with codes, summed by block and then scaled."""
         rows, blocks = self.rows, self.scales.shape[1]
-        totals = T.alloc_buffer((_FEW, blocks), "float32")
+        horizontal_add = T.alloc_buffer((_FEW, blocks), "float32")
         with T.serial(0, rows) as row, T.serial(0, blocks) as block:
-            T.buffer_store(totals, self._total(row, block), [row, block])
+            T.buffer_store(horizontal_add, self._total(row, block), [row, block])
         with loop_over(self.gemm)(0, self.scales.shape[0]) as panel:
             column = self._column(panel)
-            for height, count in heights(_FEW, rows):
+            for height, count in row_tiles(_FEW, rows):
                 width = min(_few_columns(height, self.machine), self.tile.columns)
                 starts = range(0, self.tile.columns, width)
                 with T.serial(0, count) as step:
                     row = tirx.min(step * height, rows - height)
                     for start in (min(start, self.tile.columns - width) for start in starts):
-                        sums = self._sums(totals, (row, panel, start), Tile(height, width, self.tile.lanes))
+                        sums = self._sums(horizontal_add, (row, panel, start), Tile(height, width, self.tile.lanes))
                         store(sums, row, column + start)
 
     def many(self, store: Callable[[Sequence[Vector], Scalar, Scalar], None]) -> None:
         """Emit products of any number of rows with panels that are dequantized to float32 first."""
         rows, panels = self.rows, known(self.scales.shape[0])
-        chunks = chunks_of(self.gemm, panels, self.machine)
-        with loop_over(self.gemm)(0, panels * chunks) as task:
+        m_splits = chunks_of(self.gemm, panels, self.machine)
+        with loop_over(self.gemm)(0, panels * m_splits) as task:
             chunk, panel = task // panels, task % panels
             column, whole = self._column(panel), self._dequantized(panel)
-            for height, count in heights(self.tile.rows, rows):
-                begin, end = (tirx.floordiv(count * place, chunks) for place in (chunk, chunk + 1))
+            for height, count in row_tiles(self.tile.rows, rows):
+                begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
                 with T.serial(0, end - begin) as step:
                     row = tirx.min((begin + step) * height, rows - height)
                     tile = Tile(height, self.tile.columns, self.tile.lanes)
@@ -147,37 +149,36 @@ class _Product:
     def _total(self, row: Scalar, block: Scalar) -> tirx.Expr:
         """Emit the negative sum of a row's elements in a block."""
         lanes = self.machine.lanes
-        gathered, place = filled(self.machine, T.float32(0)), lanes_at(0, lanes)
+        gathered, place = filled(self.machine, T.float32(0)), ramp(0, lanes)
         for start in range(0, self.block, lanes):
-            vector = self.x[row, lanes_at(block * self.block + start, lanes)]
+            vector = self.x[row, ramp(block * self.block + start, lanes)]
             T.buffer_store(gathered, gathered[place] - vector, [place])
         return total(gathered)
 
-    def _sums(self, totals: tirx.Buffer, place: tuple[Scalar, Scalar, int], tile: Tile) -> list[Vector]:
+    def _sums(self, horizontal_add: tirx.Buffer, place: tuple[Scalar, Scalar, int], tile: Tile) -> list[Vector]:
         """Emit the sums of a tile at a row, a panel and a column in it: line, column, lanes and sums of each vector."""
         row, panel, first = place
         sums, part = (T.alloc_buffer((tile.rows * tile.columns,), "float32") for _ in range(2))
-        for _, _, lanes, spot in tile.spots:
-            T.buffer_store(sums, spread(T.float32(0), lanes), [spot])
+        for _, _, lanes, slot in tile.spots:
+            T.buffer_store(sums, spread(T.float32(0), lanes), [slot])
         with T.serial(0, self.scales.shape[1]) as block:
-            for line, start, lanes, spot in tile.spots:
-                zero_point = converted(self.zero_points[panel, block, lanes_at(first + start, lanes)], "float32")
-                T.buffer_store(part, zero_point * spread(totals[row + line, block], lanes), [spot])
+            for line, start, lanes, slot in tile.spots:
+                zero_point = cast(self.zero_points[panel, block, ramp(first + start, lanes)], "float32")
+                T.buffer_store(part, zero_point * spread(horizontal_add[row + line, block], lanes), [slot])
             with T.serial(0, self.block // WORD) as step:
                 word = block * (self.block // WORD) + step
                 codes = {
-                    start: held(self.codes[panel, word, lanes_at(first + start, lanes)])
-                    for start, lanes in tile.vectors
+                    start: held(self.codes[panel, word, ramp(first + start, lanes)]) for start, lanes in tile.vectors
                 }
                 for index in range(WORD):
                     numbers = {start: held(self._number(words, index)) for start, words in codes.items()}
-                    for line, start, lanes, spot in tile.spots:
+                    for line, start, lanes, slot in tile.spots:
                         left = spread(self.x[row + line, word * WORD + index], lanes)
-                        T.buffer_store(part, part[spot] + left * numbers[start], [spot])
-            for _, start, lanes, spot in tile.spots:
-                scale = self.scales[panel, block, lanes_at(first + start, lanes)]
-                T.buffer_store(sums, sums[spot] + part[spot] * scale, [spot])
-        return [(line, start, lanes, sums[spot]) for line, start, lanes, spot in tile.spots]
+                        T.buffer_store(part, part[slot] + left * numbers[start], [slot])
+            for _, start, lanes, slot in tile.spots:
+                scale = self.scales[panel, block, ramp(first + start, lanes)]
+                T.buffer_store(sums, sums[slot] + part[slot] * scale, [slot])
+        return [(line, start, lanes, sums[slot]) for line, start, lanes, slot in tile.spots]
 
     def _dequantized(self, panel: Scalar) -> tirx.Buffer:
         """Emit a buffer `[1, depth, column of the tile]` with a panel's dequantized weights."""
@@ -185,9 +186,9 @@ class _Product:
         whole = T.alloc_buffer((1, self.gemm.depth, self.tile.columns), "float32")
         with T.serial(0, self.scales.shape[1]) as block:
             for start, lanes in self.tile.vectors:
-                at = lanes_at(start, lanes)
+                at = ramp(start, lanes)
                 scale = held(self.scales[panel, block, at])
-                zero_point = held(converted(self.zero_points[panel, block, at], "float32"))
+                zero_point = held(cast(self.zero_points[panel, block, at], "float32"))
                 with T.serial(0, self.block // WORD) as step:
                     word = block * (self.block // WORD) + step
                     codes = held(self.codes[panel, word, at])
@@ -204,6 +205,6 @@ class _Product:
             table = tirx.Shuffle([T.float32((code + 8) % 16 - 8) for code in range(16)], list(range(16)))
             instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.permvar.sf.512")
             return T.call_llvm_pure_intrin(instruction, table, shifted, dtype="float32x16")
-        wide = as_wide("int32", words)
+        wide = vector_type("int32", words)
         top = words << tirx.const(28 - 4 * index, wide) if index < WORD - 1 else words
-        return converted(top >> tirx.const(28, wide), "float32")
+        return cast(top >> tirx.const(28, wide), "float32")

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 from .epilogue import Epilogue, operand_buffers
 from .machine import Machine
 from .tiles import OPAQUE, ceil_div
-from .vectors import Scalar, lanes_at
+from .vectors import Scalar, ramp
 
 _CHUNK = 1 << 12
 """Elements of a task: waking a thread for fewer costs more than it saves."""
@@ -49,6 +49,6 @@ def _walk(begin: Scalar, count: Scalar, lanes: int, step: Callable[[Scalar], Non
     """Emit steps over contiguous elements: whole vectors, and the rest one by one."""
     whole = tirx.floordiv(count, lanes) if not isinstance(count, int) else count // lanes
     with T.serial(0, whole) as vector:
-        step(lanes_at(begin + vector * lanes, lanes))
+        step(ramp(begin + vector * lanes, lanes))
     with T.serial(0, count - whole * lanes) as rest:
         step(begin + whole * lanes + rest)

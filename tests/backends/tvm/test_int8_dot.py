@@ -18,7 +18,7 @@ from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.kernel_cache import KernelCache
 from planish.backends.tvm.codegen.library import link, planned
 from planish.backends.tvm.kernels.convolution import convolution_kernel
-from planish.backends.tvm.kernels.dots import DEPTH, Form, Instruction
+from planish.backends.tvm.kernels.int8_dot import K_PER_DOT, Form, Instruction
 from planish.backends.tvm.kernels.integer_gemm import integer_gemm_kernel
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.llvm import llvm_target
@@ -58,8 +58,8 @@ def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if instruction != number:
             return call(instruction, *operands, dtype=dtype)
         sums, *factors = operands
-        for byte in range(DEPTH):
-            places = [lane * DEPTH + byte for lane in range(4)]
+        for byte in range(K_PER_DOT):
+            places = [lane * K_PER_DOT + byte for lane in range(4)]
             left, right = (tirx.Shuffle([factor], places).astype("int32x4") for factor in factors)
             sums = sums + left * right
         return sums
