@@ -17,6 +17,7 @@ from ....passes.base import Feeds
 from ....passes.legalization.origins import Origins
 from ....targets import Target
 from ...machine import runs_here
+from ..compat import ordered_symbols
 from ..errors import ADVICE, CompilerError, line_of
 from ..llvm import llvm_target
 from ..relax.configs import ESTIMATED, Plainness, TuningPolicy
@@ -30,7 +31,6 @@ from .kernel_cache import KernelCache
 from .kernel_check import check_kernels, parts_of, random_input
 from .library import Tell, link, planned
 from .linker import find_linker
-from .reproducible import ordered_symbols
 
 LINKING, CHECKING = "the library of all kernels", "the check of new kernels"
 """Names of the work while the library is linked, and while its kernels are compared with the interpreter."""

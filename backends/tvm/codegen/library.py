@@ -22,8 +22,9 @@ from tvm.target import Target, codegen
 
 from ....ir.drafts import workspace
 from ....ir.files import file_in_memory
+from ..compat import ordered_symbols
 from .kernel_cache import KernelCache
-from .reproducible import legalization, ordered_symbols, pipeline
+from .reproducible import legalization, pipeline
 
 Tell: TypeAlias = Callable[[str, bool], None]
 """A function that is told what a compiler works on: a name, and whether that begins or has ended."""

@@ -1,42 +1,6 @@
-"""Reproducible libraries: TVM orders the symbols of dynamic shapes by their addresses in memory."""
-
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+"""TVM's passes over Relax, in a form that gives the same library for the same graph."""
 
 from tvm import IRModule, relax, tirx, transform
-from tvm.relax import utils
-
-
-class _OrderedSet:
-    """A set of symbols in the order of insertion, with the methods that TVM calls."""
-
-    def __init__(self, items: Iterable[tirx.Var] = ()) -> None:
-        self._items = dict.fromkeys(items)
-
-    def add(self, item: tirx.Var) -> None:
-        self._items[item] = None
-
-    def update(self, items: Iterable[tirx.Var]) -> None:
-        self._items.update(dict.fromkeys(items))
-
-    def __sub__(self, other: "_OrderedSet") -> "_OrderedSet":
-        return _OrderedSet(item for item in self if item not in other._items)
-
-    def __iter__(self) -> Iterator[tirx.Var]:
-        return iter(self._items)
-
-
-@contextmanager
-def ordered_symbols() -> Generator[None]:
-    """Have TVM's kernels take the symbols of their shapes in the order in which they occur, while this lasts.
-
-    TVM collects them in a `set`, which is looked up in its module first, and lists that.
-    """
-    utils.set = _OrderedSet
-    try:
-        yield
-    finally:
-        del utils.set
 
 
 def legalization() -> transform.Pass:

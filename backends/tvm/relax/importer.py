@@ -10,6 +10,7 @@ from ....ir.infer import contents, find_operator
 from ....ir.operators import has_trait
 from ....ir.opset import OPSET
 from ....ir.traits import Trait
+from ..compat import importers
 from . import broadcasting
 from .emitter import Emitter
 
@@ -20,15 +21,14 @@ def imported(emitter: Emitter, node: Node) -> relax.Expr:
     Raises:
         NotImplementedError: the importer doesn't know the operator.
     """
-    importers = onnx_frontend._get_convert_map()  # the table has no public name
-    if node.operator not in importers:
+    if node.operator not in (table := importers()):
         raise NotImplementedError("there is no kernel for it")
     attributes = {name: _attribute(value) for name, value in node.attributes.items()}
     if has_trait(node.operator, Trait.BROADCASTING):
         broadcasting.bind_result(emitter, node)
     attributes["tvm_custom"] = {"name": "", "num_outputs": len(node.outputs)}
     inputs = onnx_frontend.onnx_input(_operand(emitter, node, index) for index in range(len(node.inputs)))
-    convert = importers[node.operator].get_converter(OPSET)
+    convert = table[node.operator].get_converter(OPSET)
     return emitter.block.normalize(convert(emitter.block, inputs, attributes, [{}, {}]))
 
 
