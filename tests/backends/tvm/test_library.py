@@ -18,7 +18,7 @@ from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.build import Build
 from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.kernel_cache import VARIABLE, KernelCache
-from planish.backends.tvm.kernels import elements, epilogue
+from planish.backends.tvm.kernels import epilogue, vector_math
 from planish.backends.tvm.runtime.program import LIBRARY, is_loaded
 from planish.backends.tvm.runtime.weights import read_weights, write_weights
 from planish.ir.errors import CheckError, UsageError
@@ -76,7 +76,7 @@ def test_a_kernel_that_llvm_spoils_is_optimized_less(graph, cache, target, tmp_p
 
 
 def test_a_kernel_that_is_wrong_stops_the_build(make_graph, cache, target, tmp_path, monkeypatch) -> None:
-    wrong: Mapping = {**elements.ELEMENTS, "Relu": lambda get, x: x - x}
+    wrong: Mapping = {**vector_math.ELEMENTS, "Relu": lambda get, x: x - x}
     monkeypatch.setattr(epilogue, "ELEMENTS", wrong)
     graph = make_graph(layer, 5, K_PER_DOT)  # of a size of its own: templates remember what they gave
     for _ in range(2):
@@ -89,7 +89,7 @@ def test_kernels_are_checked_in_parts_that_fit_into_memory(
     make_graph, cache, target, tmp_path, monkeypatch, most
 ) -> None:
     """A wrong kernel is found where it stands, in whatever part; those behind it are right, for what they are given."""
-    wrong = {**elements.ELEMENTS, "Tanh": elements.ELEMENTS["Sigmoid"]}
+    wrong = {**vector_math.ELEMENTS, "Tanh": vector_math.ELEMENTS["Sigmoid"]}
     monkeypatch.setattr(epilogue, "ELEMENTS", wrong)
     monkeypatch.setattr("planish.backends.tvm.codegen.kernel_check._MOST", most)
     weights = np.random.default_rng(0).standard_normal((K_PER_DOT, K_PER_DOT), np.float32)
@@ -100,7 +100,7 @@ def test_kernels_are_checked_in_parts_that_fit_into_memory(
 
     with pytest.raises(CheckError, match="layer: TVM's kernel up to Tanh"):
         build(make_graph(made, 6, K_PER_DOT), target, tmp_path / "dist")
-    monkeypatch.setattr(epilogue, "ELEMENTS", elements.ELEMENTS)
+    monkeypatch.setattr(epilogue, "ELEMENTS", vector_math.ELEMENTS)
     build(make_graph(made, 7, K_PER_DOT), target, tmp_path / "dist")
 
 

@@ -99,16 +99,16 @@ def test_a_file_decides_on_the_algorithm_of_a_convolution(make_graph, built, tar
 
 def test_parameters_that_a_kernel_can_t_have(make_graph, built, target, tmp_path) -> None:
     file = database(target, tmp_path, f"gemm {spelled(PRODUCT)}", {"rows": 99, "columns": 16, "lanes": 16})
-    with pytest.raises(ModelError, match=r"tuned\.json: gemm lead=5 depth=64 columns=40 can't have .*'rows': 99"):
+    with pytest.raises(ModelError, match=r"tuned\.json: gemm batch_dims=5 depth=64 columns=40 can't have .*'rows': 99"):
         built(make_graph(product, 5, 64), file, tensor(5, 64))
 
 
 def test_sizes_are_spelled_without_what_is_usual() -> None:
     assert spelled(Gemm((None, 5), 64, 40, batch=1, is_packed=False)) == (
-        "lead=?x5 depth=64 columns=40 batch=1 is_packed=False"
+        "batch_dims=?x5 depth=64 columns=40 batch=1 is_packed=False"
     )
     assert spelled(SQUARE).endswith(
-        "depth=64 image=16x16 result=16x16 kernel=3x3 strides=1x1 gaps=1x1 begins=1x1 ends=1x1 block=0"
+        "depth=64 image=16x16 result=16x16 kernel=3x3 strides=1x1 dilations=1x1 begins=1x1 ends=1x1 block=0"
     )
 
 
@@ -177,9 +177,9 @@ def test_what_is_found_is_one_of_the_ways(make_graph, target, monkeypatch) -> No
         return op.Softmax(op.Add(op.MatMul(product(op, x), tensor(40, 16)), op.MatMul(x, narrow)))
 
     model = tuning_of(make_graph(build, "n", 64), target, {"n": 2})
-    keys = {f"gemm lead=? depth={depth} columns={columns}" for depth, columns in ((64, 40), (40, 16), (64, 16))}
+    keys = {f"gemm batch_dims=? depth={depth} columns={columns}" for depth, columns in ((64, 40), (40, 16), (64, 16))}
     assert model.kernels == keys
-    known = {"gemm lead=? depth=64 columns=40"}
+    known = {"gemm batch_dims=? depth=64 columns=40"}
     findings = list(model.findings(known, time.monotonic() + 600))
     assert {finding.kernel for finding in findings} == keys - known
     for finding in findings:
@@ -198,12 +198,14 @@ def test_a_way_that_computes_something_else_is_named(make_graph, target, monkeyp
         products, "packed", lambda weights, tile: right(weights if tile.rows > 1 else weights * 2, tile)
     )
     tuning = tuning_of(make_graph(lambda op, x: op.MatMul(x, tensor(64, 16)), 5, 64), target, {})
-    with pytest.raises(CheckError, match=r"layer: gemm lead=5 depth=64 columns=16 is off by 1\.0e\+00 with {'rows': 1"):
+    with pytest.raises(
+        CheckError, match=r"layer: gemm batch_dims=5 depth=64 columns=16 is off by 1\.0e\+00 with {'rows': 1"
+    ):
         list(tuning.findings((), time.monotonic() + 600))
 
 
 def test_files_are_read_by_people(target, tmp_path) -> None:
-    file = database(target, tmp_path, "gemm lead=1", {"rows": 2, "columns": 16})
+    file = database(target, tmp_path, "gemm batch_dims=1", {"rows": 2, "columns": 16})
     [(machine, kernels)] = json.loads(file.read_text())["targets"].items()
     assert machine.startswith(f"{target.mcpu} lanes=")
-    assert kernels == {"gemm lead=1": {"gain": 1.1, "parameters": {"columns": 16, "rows": 2}}}
+    assert kernels == {"gemm batch_dims=1": {"gain": 1.1, "parameters": {"columns": 16, "rows": 2}}}
