@@ -191,7 +191,8 @@ def _schema_kind(operator: str, attribute: str) -> AttributeType | None:
     schema = schema_of(operator)
     if schema is None or attribute not in schema.attributes:
         return None
-    return AttributeType(schema.attributes[attribute].type.value)  # pyright: ignore[reportAttributeAccessIssue] -- its stub forgets the enum
+    kind = schema.attributes[attribute].type  # its stub forgets the enum
+    return AttributeType(kind.value)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _kind(value: Attribute) -> AttributeType | None:

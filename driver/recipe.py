@@ -52,7 +52,8 @@ def _backend(name: str) -> str:
 
 def _verification(given: Any) -> Any:
     if not isinstance(given, Verification | str | dict):
-        raise ValueError(f"expected a level, or settings by name, got {given!r}")  # noqa: TRY004 -- pydantic reports no other
+        # pydantic reports no other error
+        raise ValueError(f"expected a level, or settings by name, got {given!r}")  # noqa: TRY004
     try:
         return Verification.of(cast("Any", given))
     except UsageError as error:

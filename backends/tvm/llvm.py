@@ -26,8 +26,9 @@ _TUNING = re.compile(
     r"(allow-light|false-deps|faster|fast|idiv[lq]|lea|no-bypass|prefer|slow|tuning|use)-.*|branchfusion|branch-hint"
     r"|ermsb|fsrm|macrofusion|nopl|pad-short-functions|sbb-dep-breaking|vzeroupper"
     # AArch64: what is fused, made cheap or put into order, and the names of designs, which stand for such things
-    r"|(addr|aggressive|alternate|alu|arith|avoid|balance|cmp|disable|enable|force|fuse|ldp|max|no-sve|no-zcz|predictable"
-    r"|store-pair|stp|zcm|zcz)-.*|exynos.*|a\d+(ae|c|fx)?|(apple|c1|cortex|oryon)-.*|(ampere|neoverse|thunderx).*"
+    r"|(addr|aggressive|alternate|alu|arith|avoid|balance|cmp|disable|enable|force|fuse|ldp|max|no-sve|no-zcz"
+    r"|predictable|store-pair|stp|zcm|zcz)-.*|exynos.*|a\d+(ae|c|fx)?|(apple|c1|cortex|oryon)-.*"
+    r"|(ampere|neoverse|thunderx).*"
     r"|carmel|falkor|fujitsu-monaka|kryo|olympus|saphira|tsv110|strict-align"
 )
 """The names of LLVM features that say how fast something is, and not whether it exists."""

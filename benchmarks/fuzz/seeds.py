@@ -31,20 +31,23 @@ _ONNX = {
                     else_branch = h () => (float[k, 3] t) { u = Concat <axis = 0> (x, w)  t = Relu(u) }> }""",
     "loop": """net (int64 steps, float[n] x) => (float[m] grown, float[k, m2] sums) {
         always = Constant <value = bool {1}> ()
-        grown, sums = Loop (steps, always, x) <body = g (int64 i, bool c, float[p] s) => (bool c2, float[q] s2, float[1] sum) {
-            c2 = Identity(c)  sum = ReduceSum(s)  two = Concat <axis = 0> (s, sum)  s2 = Identity(two) }> }""",  # noqa: E501
+        grown, sums = Loop (steps, always, x) <
+          body = g (int64 i, bool c, float[p] s) => (bool c2, float[q] s2, float[1] sum) {
+            c2 = Identity(c)  sum = ReduceSum(s)  two = Concat <axis = 0> (s, sum)  s2 = Identity(two) }> }""",
     "scan": """net (float[2] start, float[n, 2] x) => (float[2] last, float[2, n] all) {
         last, all = Scan <num_scan_inputs = 1, scan_output_axes = [1],
-            body = g (float[2] s, float[2] row) => (float[2] s2, float[2] out) { s2 = Add(s, row)  out = Mul(s2, start) }> (start, x) }""",  # noqa: E501
+            body = g (float[2] s, float[2] row) => (float[2] s2, float[2] out) {
+              s2 = Add(s, row)  out = Mul(s2, start) }> (start, x) }""",
     "sequences": """net (float[4, 2] x, int64 at) => (float[a, b] y) {
         parts = SplitToSequence <axis = 0> (x)
         doubled = SequenceMap (parts) <body = g (float[1, 2] p) => (float[1, 2] d) { d = Add(p, p) }>
         one = SequenceAt(doubled, at)  more = SequenceInsert(doubled, one)
         y = ConcatFromSequence <axis = 0> (more) }""",
     "sizes": """net (float[batch, "2*batch + 1", 6] x) => (float[a, b] y) {
-        i = Constant <value_ints = [0]> ()  j = Constant <value_ints = [2]> ()  two = Constant <value_ints = [1, 2, 1]> ()
+        i = Constant <value_ints = [0]> ()  j = Constant <value_ints = [2]> ()
+        two = Constant <value_ints = [1, 2, 1]> ()
         s = Slice(x, i, j, i)  t = Tile(s, two)  z = NonZero(t)  f = Cast <to = 1> (z)  k = Constant <value_int = 2> ()
-        v, at = TopK <axis = 1> (f, j)  y = Transpose <perm = [1, 0]> (v) }""",  # noqa: E501
+        v, at = TopK <axis = 1> (f, j)  y = Transpose <perm = [1, 0]> (v) }""",
     "recurrent": """net (float[5, n, 4] x) => (float[5, 1, n, 3] y, float[1, n, 3] h) {
         y, h = GRU <hidden_size = 3, direction = "forward", activations = ["Sigmoid", "Tanh"]> (x, gw, gr) }""",
 }
@@ -158,12 +161,13 @@ def _planish() -> bytes:
       const %s: float32[] = 2.0
       const %shape: int64[2] = [0, -1]
       %y: float32[batch, 64] = MatMul(%x, %w) @ "fc" "model.py:1"
-      %z: float32[batch, 64] = If(%c) {then_branch = graph "a"() { %a: float32[batch, 64] = Mul(%y, %s)  return a = %a },
+      %z: float32[batch, 64] = If(%c) {
+        then_branch = graph "a"() { %a: float32[batch, 64] = Mul(%y, %s)  return a = %a },
           else_branch = graph "b"() { %b: float32[batch, 64] = Neg(%y)  return b = %b }}
       %r: float32[batch, 64] = Reshape(%z, %shape) {allowzero = 0}
       %q: float32[batch, 64] = LeakyRelu(%r, none) {alpha = 0.5}
       return logits = %r
-    }""".replace("%q: float32[batch, 64] = LeakyRelu(%r, none) {alpha = 0.5}\n", "")  # noqa: E501
+    }""".replace("%q: float32[batch, 64] = LeakyRelu(%r, none) {alpha = 0.5}\n", "")
     weights = {"w": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}
     with TemporaryDirectory() as folder:
         save(parse_graph(text, weights), Path(folder, "g.planish"))

@@ -34,10 +34,8 @@ _DEPTHS: tuple[_Rule, ...] = (
     (r"(.+_)?(vocab|codebook)_size(_.+)?|n_positions|n_ctx|num_(position_)?embeddings", _most(VOCABULARY)),
     (r"(.+_)?max_.*(positions|position_embeddings|seq_len|sequence_length|pos_emb)", _most(VOCABULARY)),
     (r"chunk_size|mamba_chunk_size|block_size|(.+_)?sliding_window(_size)?|attention_window(_size)?", _most(8)),
-    (
-        r"first_k_dense_replace|num_dense_layers|n_group|topk_group|num_mtp_layers|num_kv_shared_layers|n_shared_experts",
-        _most(1),
-    ),
+    (r"first_k_dense_replace|num_dense_layers|n_group|topk_group|num_mtp_layers", _most(1)),
+    (r"num_kv_shared_layers|n_shared_experts", _most(1)),
     (r"(.+_)?layers|n_layers?|(.+_)?n_layer|(.+_)?depth|num_self_attends_per_block|prompt_length", _most(LAYERS)),
     (r"attn_layer_period|expert_layer_period|full_attention_interval", _most(2)),
     (r"attn_layer_offset", _most(1)),

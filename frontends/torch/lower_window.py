@@ -79,7 +79,8 @@ def as_strided_scatter(
 
 def _stored_places(op: Lowering, size: Sequence[Dim], stride: Sequence[int], offset: int | None) -> np.ndarray:
     """Which element of the operand each element of a view of its memory is."""
-    operand: Any = op.node.args[0].meta["val"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess] -- a node
+    source: Any = op.node.args[0]
+    operand = source.meta["val"]
     known = [*size, *stride, *operand.shape, *operand.stride(), operand.storage_offset(), offset or 0]
     if not all(isinstance(number, int) for number in known):
         op.refuse("a size or stride is symbolic")

@@ -163,7 +163,8 @@ def _broadcast(node: Node, operands: Sequence[Places]) -> Places:
 def _transpose(node: Node, operands: Sequence[Places]) -> Places:
     rank = node.output.type.rank if node.output.type.is_ranked else 0
     order = node.attributes.get("perm", tuple(reversed(range(rank))))
-    return _mapped(node, operands[0], dict(enumerate(order)) if isinstance(order, tuple) else {})  # pyright: ignore[reportArgumentType] -- the schema says ints
+    places = dict(enumerate(order)) if isinstance(order, tuple) else {}
+    return _mapped(node, operands[0], places)  # pyright: ignore[reportArgumentType] -- the schema says ints
 
 
 def _squeezed(node: Node, operands: Sequence[Places]) -> Places:

@@ -121,7 +121,10 @@ def _compared(kernel: Tensor, weights: Tensor, offsets: Tensor, counts: tuple[in
 
 
 def _coupled(odds: Tensor, count: int) -> Tensor:
-    """Probabilities of classes from those of each two: the second method of https://www.csie.ntu.edu.tw/~cjlin/papers/svmprob/svmprob.pdf."""
+    """Probabilities of classes from those of each two.
+
+    The second method of https://www.csie.ntu.edu.tw/~cjlin/papers/svmprob/svmprob.pdf.
+    """
     r = odds.new_zeros((len(odds), count, count))
     for number, (first, second) in enumerate(combinations(range(count), 2)):
         r[:, first, second], r[:, second, first] = odds[:, number], 1 - odds[:, number]

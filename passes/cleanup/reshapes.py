@@ -175,4 +175,6 @@ def _merged_axes(shape: Sequence[Dim], merged: Sequence[Dim]) -> list[list[int]]
 
 def order_of(node: Node) -> tuple[int, ...]:
     order = node.attributes.get("perm")
-    return order if isinstance(order, tuple) else tuple(reversed(range(node.output.type.rank)))  # pyright: ignore[reportReturnType] -- the schema says ints
+    if isinstance(order, tuple):
+        return order  # pyright: ignore[reportReturnType] -- the schema says ints
+    return tuple(reversed(range(node.output.type.rank)))

@@ -215,7 +215,8 @@ def _repeats(one: Value, many: Value) -> bool:
         return False
     times = wanted // heads
     if node.operator == "Gather":
-        return np.array_equal(node.constant(1), np.repeat(np.arange(heads), times))  # pyright: ignore[reportArgumentType] -- the pattern wants it constant
+        places = node.constant(1)  # the pattern wants a constant
+        return np.array_equal(places, np.repeat(np.arange(heads), times))  # pyright: ignore[reportArgumentType]
     stack = node.inputs[0]
     single = stack.producer.inputs[0] if stack is not None and stack.producer is not None else None
     stacked = (batch, heads, times, *rest)

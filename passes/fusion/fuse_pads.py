@@ -62,11 +62,14 @@ def _widths(match: Match) -> np.ndarray | None:
 
 def _own(match: Match) -> tuple[int, ...]:
     own = match.root.attributes.get("pads")
-    return own if isinstance(own, tuple) else (0,) * 2 * (match["x"].type.rank - 2)  # pyright: ignore[reportReturnType] -- ints, by the schema
+    if isinstance(own, tuple):
+        return own  # pyright: ignore[reportReturnType] -- ints, by the schema
+    return (0,) * 2 * (match["x"].type.rank - 2)
 
 
 def _kernel(match: Match) -> tuple[int, ...]:
-    return 2 * match.root.attributes["kernel_shape"]  # pyright: ignore[reportOperatorIssue, reportReturnType] -- as above
+    sizes = match.root.attributes["kernel_shape"]  # ints, as above
+    return 2 * sizes  # pyright: ignore[reportOperatorIssue, reportReturnType]
 
 
 def _pads(match: Match) -> list[int]:

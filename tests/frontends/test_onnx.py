@@ -285,13 +285,15 @@ BRANCHES = """net (bool c, float[n, 3] x) => (float[m, 3] y) {
 }"""
 LOOP = """net (int64 steps, float[n] x) => (float[m] grown, float[k, m2] sums) {
     always = Constant <value = bool {1}> ()
-    grown, sums = Loop (steps, always, x) <body = g (int64 i, bool c, float[p] s) => (bool c2, float[q] s2, float[1] sum) {
+    grown, sums = Loop (steps, always, x) <
+      body = g (int64 i, bool c, float[p] s) => (bool c2, float[q] s2, float[1] sum) {
         c2 = Identity(c)  sum = ReduceSum(s)  two = Concat <axis = 0> (s, sum)  s2 = Identity(two) }>
-}"""  # noqa: E501
+}"""
 SCAN = """net (float[2] start, float[n, 2] x) => (float[2] last, float[2, n] all) {
     last, all = Scan <num_scan_inputs = 1, scan_input_directions = [1], scan_output_axes = [1],
-        body = g (float[2] s, float[2] row) => (float[2] s2, float[2] out) { s2 = Add(s, row)  out = Mul(s2, start) }> (start, x)
-}"""  # noqa: E501
+        body = g (float[2] s, float[2] row) => (float[2] s2, float[2] out) {
+          s2 = Add(s, row)  out = Mul(s2, start) }> (start, x)
+}"""
 SEQUENCES = """net (float[4, 2] x, int64 at) => (float[...] y) {
     parts = SplitToSequence <axis = 0> (x)
     doubled = SequenceMap (parts) <body = g (float[1, 2] p) => (float[1, 2] d) { d = Add(p, p) }>

@@ -16,10 +16,12 @@ Edit = Callable[[onnx.ModelProto], object]
 
 NET = "net (float[2, 3] x) => (float[2, 3] y) { h = Relu(x)  c = Constant <value = float {2}> ()  y = Mul(h, c) }"
 CHOICE = """net (bool c, float[2] x) => (float[2] y) {
-    y = If (c) <then_branch = a () => (float[2] t) { t = Neg(x) }, else_branch = b () => (float[2] u) { u = Abs(x) }> }"""  # noqa: E501
+    y = If (c) <then_branch = a () => (float[2] t) { t = Neg(x) },
+                else_branch = b () => (float[2] u) { u = Abs(x) }> }"""
 LOOP = """net (int64 n, float[2] x) => (float[2] y) {
     c = Constant <value = bool {1}> ()
-    y = Loop (n, c, x) <body = g (int64 i, bool k, float[2] s) => (bool l, float[2] t) { l = Identity(k)  t = Neg(s) }> }"""  # noqa: E501
+    y = Loop (n, c, x) <body = g (int64 i, bool k, float[2] s) => (bool l, float[2] t) {
+      l = Identity(k)  t = Neg(s) }> }"""
 
 
 def parsed(body: str, opset: int = 24) -> onnx.ModelProto:

@@ -59,8 +59,9 @@ def test_loops_inside_loops_whose_states_grow(path: Path) -> None:
     for depth in range(9, 0, -1):
         state = "x" if depth == 1 else f"s{depth - 1}"
         body = f"""n{depth} = Constant <value_int = 3> ()  c{depth} = Constant <value = bool {{1}}> ()
-            u{depth - 1} = Loop (n{depth}, c{depth}, {state}) <body = g (int64 i{depth}, bool k{depth}, float[p] s{depth})
-            => (bool l{depth}, float[q] t{depth}) {{ l{depth} = Identity(k{depth})  {body}  t{depth} = Concat <axis = 0> (u{depth}, u{depth}) }}>"""  # noqa: E501
+            u{depth - 1} = Loop (n{depth}, c{depth}, {state}) <
+            body = g (int64 i{depth}, bool k{depth}, float[p] s{depth}) => (bool l{depth}, float[q] t{depth}) {{
+            l{depth} = Identity(k{depth})  {body}  t{depth} = Concat <axis = 0> (u{depth}, u{depth}) }}>"""
     save(f"net (float[n] x) => (float[m] y) {{ {body} y = Relu(u0) }}", path)
     with pytest.raises(ModelError, match="7 of them bodies of loops; 24 and 6 are the most"):
         read_onnx(path)

@@ -44,10 +44,11 @@ def test_queries_keys_and_values_of_one_product(becomes) -> None:
       return y = %y
     }"""
     after = """(%x: float32[2, 5, 24]) {
-      %split: float32[2, 5, 8], %split_1: float32[2, 5, 8], %split_2: float32[2, 5, 8] = Split(%x) {axis = -1, num_outputs = 3}
+      %split: float32[2, 5, 8], %split_1: float32[2, 5, 8], %split_2: float32[2, 5, 8] =
+        Split(%x) {axis = -1, num_outputs = 3}
       %attention: float32[2, 5, 8] = Attention(%split, %split_1, %split_2) {kv_num_heads = 2, q_num_heads = 2}
       return y = %attention
-    }"""  # noqa: E501
+    }"""
     assert becomes("fuse-heads", before, after).counts == {"packed-heads": 1}
 
 

@@ -68,10 +68,11 @@ def test_what_has_no_scale_has_one_of_ones(becomes) -> None:
     after = """(%x: float32[batch, 3, 4]) {
       const %scale: float32[4] = [1.0, 2.0, 3.0, 4.0]
       const %constant: float32[4] = [1.0, 1.0, 1.0, 1.0]
-      %rmsnormalization: float32[batch, 3, 4] = RMSNormalization(%x, %constant) {axis = -1, epsilon = 0.0010000000474974513} @ "norm"
+      %rmsnormalization: float32[batch, 3, 4] =
+        RMSNormalization(%x, %constant) {axis = -1, epsilon = 0.0010000000474974513} @ "norm"
       %y: float32[batch, 3, 4] = Mul(%rmsnormalization, %x) @ "norm"
       return y = %y
-    }"""  # noqa: E501
+    }"""
     assert becomes("fuse-rms-norm", before, after).counts == {"rms-norm": 1}
 
 
