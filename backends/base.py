@@ -67,9 +67,11 @@ class CompilerWarning(UserWarning):
 class Backend(ABC):
     """A runtime that graphs are lowered to.
 
-    Attributes: name: its name in recipes and manifests, which is that of its package. native: whether what it compiles
-    is machine code of the target. tunable: whether `planish tune` measures its kernels. weights: the names of files
-    that hold numbers alone, which are checked while they are loaded; others are before.
+    Attributes:
+        name: its name in recipes and manifests, which is that of its package.
+        native: whether what it compiles is machine code of the target.
+        tunable: whether `planish tune` measures its kernels.
+        weights: the names of files that hold numbers alone, which are checked while they are loaded; others are before.
     """
 
     name: ClassVar[str]

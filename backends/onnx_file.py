@@ -25,8 +25,11 @@ _ALIGNMENT = 4096
 def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> None:
     """Write the graph as an ONNX file, whole or not at all; equal graphs give equal bytes.
 
-    Args: graph: what to write. path: of the file. inline_bytes: weights that are larger in all go into a file beside
-    the model, named like it with `.data` appended; by default what a protobuf, which ends at 2 GiB, can't hold.
+    Args:
+        graph: what to write.
+        path: the file.
+        inline_bytes: weights that are larger in all go into a file beside the model, named like it with `.data`
+            appended; by default what a protobuf, which ends at 2 GiB, can't hold.
 
     Raises:
         TargetError: an operator that ONNX can't express, by name and layer.

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backends import Backend, Executable, backend_names, find_backend
+from ..backends import Backend, Executable, find_backend
 from ..backends.artifact import amend_manifest, replaced
 from ..backends.machine import runs_here
 from ..backends.manifest import check_key, read_manifest
@@ -27,7 +27,7 @@ from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
-from .lowering import Lowering, fastest, lower, refuse_early
+from .lowering import Lowering, chosen, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .model import read_model
 from .recipe import Budget, Recipe, Sources, read_recipe
@@ -152,9 +152,7 @@ class Job:
     @property
     def backends(self) -> Sequence[Backend]:
         """The backends that the result may be compiled by, as far as they are installed."""
-        choice = self.recipe.backend
-        found = map(find_backend, backend_names() if choice == "auto" else [choice])
-        return [backend for backend in found if not backend.available()]
+        return [backend for backend in chosen(self.recipe.backend) if not backend.available()]
 
     @property
     def is_for_another_machine(self) -> bool:
@@ -176,7 +174,7 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     metric = find_metric(recipe.data.metric, recipe.folder) if recipe.data.evaluation else None
     if recipe.database is not None:  # before the passes take their time
         find_backend("tvm" if recipe.backend == "auto" else recipe.backend).tuned(recipe.database)
-    for backend in map(find_backend, backend_names() if recipe.backend == "auto" else [recipe.backend]):
+    for backend in chosen(recipe.backend):
         if not (missing := backend.available()):
             backend.warm_up()
         elif recipe.backend != "auto":

@@ -44,6 +44,15 @@ class Candidate:
     size: int
 
 
+def chosen(choice: str) -> list[Backend]:
+    """The backends that a choice stands for: all for `auto`, else the one of that name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return [find_backend(name) for name in (backend_names() if choice == "auto" else [choice])]
+
+
 def lower(graph: Graph, backend: Backend, target: Target, directory: Path) -> Candidate:
     """Compile a graph into an artifact and load it.
 
@@ -92,6 +101,8 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
         _refuse(backend, source, context.target)
     except TargetError:
         graph = source.clone()
+    except CheckError:  # of the backend's own passes, told of as below
+        return
     else:
         return
     if any(map(other_packages, flattened(passes))):
@@ -146,7 +157,7 @@ class Lowering:
             return [self._candidate(graph, backend if self.tuned is None else backend.tuned(self.tuned))]
         found: list[Candidate] = []
         faults: list[PlanishError] = []
-        for backend in map(find_backend, backend_names()):
+        for backend in chosen(choice):
             if missing := backend.available():
                 self.reporter.note(f"{backend.name} is not installed and was not tried ({missing})")
                 continue

@@ -54,16 +54,16 @@ def optimize_file(
     if output is not None:
         check_form(output)
     with isolated_imports(Path()):
-        if lower_to is not None and pipeline is None and not is_reproducer(model):
-            pipeline = ""
+        is_known = pipeline is None and lower_to is None and is_reproducer(model)  # to fail, and needs no other one
+        if lower_to is not None and not is_reproducer(model):
+            pipeline = pipeline or ""
         case = read_case(model, pipeline, data, target, reporter, verify)
         if lower_to is not None:
-            steps = find_backend(lower_to).pipeline(load_target(target))
+            steps = find_backend(lower_to).pipeline(load_target(case.target))
             case = replace(case, pipeline=",".join(filter(None, [case.pipeline, format_pipeline(steps)])))
         if explainer is not None:
             explainer.prepare(parse_pipeline(case.pipeline))
             instruments = (*instruments, explainer)
-        is_known = pipeline is None and is_reproducer(model)  # to fail, and needs no other one beside it
         with nullcontext() if is_known else reproducing(case):
             result = optimize(
                 case.graph,

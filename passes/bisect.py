@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ..ir.errors import CheckError, PlanishError
+from ..ir.errors import CheckError, PlanishError, TargetError
 from ..ir.graph import Graph
 from ..ir.verify import verify
 from .base import Effect, Pass, PassContext
@@ -65,6 +65,9 @@ def bisect(
         check: of the source, a copy of which the pipeline starts from.
         context: of the passes.
         progress: told how far the search has come.
+
+    Raises:
+        TargetError: a backend can't run what the passes make of the source, and none of them is at fault.
     """
     run = _Run(check, context)
     run.all(passes)
@@ -130,6 +133,8 @@ class _Run:
                 if self._reason(start, end):
                     progress(f"the fault is in one of {end - start} passes")
                     return self._search(start, end)
+        if isinstance(self._crash, TargetError):  # a backend refuses what those before have made rightly
+            raise self._crash
         return None if self._crash is None else ends
 
     def _stretches(self, ends: int, tolerant: bool) -> list[tuple[int, int]]:

@@ -13,9 +13,10 @@ from planish.driver.backend_check import BackendCheck
 from planish.driver.debugging import find_fault
 from planish.driver.lowering import Lowering, fastest, lower, refuse_early
 from planish.driver.measurement import Latency
+from planish.driver.optimize import optimize_file
 from planish.driver.reporter import SILENT
 from planish.ir.builder import Builder
-from planish.ir.errors import CheckError, TargetError
+from planish.ir.errors import CheckError, TargetError, UsageError
 from planish.ir.graph import Graph, Location, Node, Value
 from planish.ir.storage import save
 from planish.ir.text import print_graph
@@ -23,6 +24,7 @@ from planish.ir.types import DType, TensorType
 from planish.passes.base import Effect, Pass, PassContext, PassResult
 from planish.passes.legalization.expansions import EXPANSIONS
 from planish.passes.pipeline import parse_pipeline
+from planish.passes.reproducer import Reproducer
 from planish.passes.verification import Verification
 from planish.targets.load import load_target
 
@@ -84,6 +86,33 @@ def test_a_wrong_rule_of_legalization_is_found_by_name(tmp_path: Path, monkeypat
         assert "net.second" in fault.node
     monkeypatch.setitem(EXPANSIONS, "Swish", right)
     assert find_fault(folder, None, None, "native") is None
+
+
+def test_what_a_backend_refuses_is_no_fault_of_its_passes(tmp_path: Path) -> None:
+    save(distinct(), tmp_path / "net.planish")
+    for backend in ("auto", "tvm"):
+        recipe = tmp_path / f"{backend}.yaml"
+        recipe.write_text(f"model: net.planish\nbackend: {backend}\npasses: [cleanup]\n")
+        refusal = pytest.raises(TargetError, match="tvm can't run Unique: there is no kernel for it")
+        with refusal if backend == "tvm" else nullcontext():
+            assert find_fault(str(recipe), None, None, "native") is None
+
+
+def test_opt_lowers_a_model_or_a_reproducer_to_a_backend(tmp_path: Path) -> None:
+    graph = Graph("gate")
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 2)))
+    graph.outputs["y"] = Builder(graph).Swish(x)
+    save(graph, tmp_path / "net.planish")
+    Reproducer(graph, "cleanup", target="x86-64").write(tmp_path / "case")
+    for model, pipeline in (
+        (tmp_path / "net.planish", None),
+        (tmp_path / "net.planish", "dce"),
+        (tmp_path / "case", None),
+    ):
+        result = optimize_file(str(model), pipeline, None, lower_to="tvm")
+        assert [node.operator for node in result.graph.nodes] == ["Sigmoid", "Mul"]
+    with pytest.raises(UsageError, match="unknown backend 'tv'; did you mean 'tvm'"):
+        optimize_file(str(tmp_path / "net.planish"), None, None, lower_to="tv")
 
 
 def distinct(*, is_used: bool = True) -> Graph:

@@ -1,1 +1,1 @@
-"""Kernels in TIR, generated from templates for a shape and a machine; `Lowering.prim_func` calls them."""
+"""Kernels in TIR, generated from templates for a shape and a machine; `Emitter.prim_func` calls them."""

@@ -37,9 +37,11 @@ from .preconditions import guarded, read_places
 class Lowered:
     """A graph as a Relax module.
 
-    Attributes: module: whose `main` takes the inputs in order and returns a tuple of the outputs in order, with a row
-    of the late guards' sizes behind them if there are any. guards: the sizes that must not be 0 when it runs. results:
-    the value of the graph that each variable of `main` is computed for, both by their names.
+    Attributes:
+        module: whose `main` takes the inputs in order and returns a tuple of the outputs in order, with a row of the
+            late guards' sizes behind them if there are any.
+        guards: the sizes that must not be 0 when it runs.
+        results: the value of the graph that each variable of `main` is computed for, both by their names.
     """
 
     module: IRModule
