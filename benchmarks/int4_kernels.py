@@ -24,7 +24,7 @@ from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, packed, tiles
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.relax.converters.matmul_nbits import kernel_for
-from planish.ir.int4 import BlockWeight
+from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.targets.load import load_target
 
 BLOCK = 32
@@ -113,7 +113,7 @@ def main(threads: int = 1) -> None:
     os.environ["TVM_NUM_THREADS"] = str(threads)
     generator = np.random.default_rng(0)
     for depth, columns in SHAPES:
-        weight = BlockWeight.over(generator.standard_normal((depth, columns), np.float32), BLOCK)
+        weight = BlockWeight.over(generator.standard_normal((depth, columns), np.float32), BlockScheme(4, BLOCK))
         for rows in ROWS:
             x = generator.standard_normal((rows, depth), np.float32)
             times = fastest(ours(x, weight, threads) | onnx_runtime(x, weight, threads))

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ...ir.block_weight import BlockWeight
 from ...ir.graph import Node
-from ...ir.int4 import BlockWeight
 from ...ir.operators import has_trait
 from ...ir.quantization import quant_params_of
 from ...ir.traits import Trait
@@ -68,7 +68,15 @@ def is_integer_product(node: Node) -> bool:
 def is_nibble_product(node: Node) -> bool:
     """Whether it multiplies float32 with constant weights in 4 bits, of whole blocks."""
     x = node.operand(0)
-    return x.dtype is DType.float32 and 0 not in x.shape and BlockWeight.of(node) is not None
+    weight = BlockWeight.of(node)
+    return (
+        x.dtype is DType.float32
+        and 0 not in x.shape
+        and weight is not None
+        and weight.scheme.bits == 4
+        and weight.zero_points.dtype == np.uint8
+        and len(weight.codes) % weight.scheme.block == 0
+    )
 
 
 def _is_of_known_rows(node: Node) -> bool:

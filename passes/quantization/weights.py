@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph
-from ...ir.int4 import BlockWeight
 from ..legalization.expansions.integers import NIBBLE_PRODUCT
 from .layers import Layer, drop_unused
 
@@ -29,8 +29,9 @@ def quantize_weights(graph: Graph, layers: Sequence[Layer], block: int) -> None:
         op, key, name = Builder(graph, layer.node, layer.node.location), (layer.weight, layer.axis), layer.weight.name
         data = layer.weight.data if layer.axis == 1 else layer.weight.data.T
         if key not in made:
-            arrays = zip(("codes", "scales", "zero_points"), BlockWeight.over(data, block).inputs, strict=True)
-            made[key] = tuple(op.constant(array, f"{name}.{part}") for part, array in arrays)
+            weight = BlockWeight.over(data, BlockScheme(4, block))
+            parts = zip(("codes", "scales", "zero_points"), weight.inputs, strict=True)
+            made[key] = tuple(op.constant(array, f"{name}.{part}") for part, array in parts)
         beside = () if layer.bias is None else (None, op.constant(layer.bias, f"{name}.bias"))
         sizes = dict(zip(("K", "N"), data.shape, strict=True), block_size=block)
         x = layer.node.inputs[0]  # by now perhaps what a layer before was rewritten to

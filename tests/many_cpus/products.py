@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.ir.builder import Builder
 from planish.ir.graph import Value
-from planish.ir.int4 import BlockWeight
 from planish.ir.types import DType
 
 from .case import EIGHTH, Build, Case, fake, normal, plain, rounded
@@ -111,7 +111,7 @@ def _nibbles(rng: np.random.Generator) -> Case:
         for value, columns, block in ((x, 50, 16), (y, 50, 32), (y, 5, 32)):
             own = np.random.default_rng(columns)
             codes, zero_points = (own.integers(0, 16, (depth, columns)).astype(np.uint8) for depth in (96, 96 // block))
-            weight = BlockWeight(codes, normal(own, 96 // block, columns) / 64, zero_points)
+            weight = BlockWeight(codes, normal(own, 96 // block, columns) / 64, zero_points, BlockScheme(4, block))
             sizes = {"K": 96, "N": columns, "block_size": block}
             product = op("com.microsoft::MatMulNBits", value, *weight.inputs, bits=4, **sizes)
             results.append(op.Gelu(product))

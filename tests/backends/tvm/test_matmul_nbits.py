@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planish.ir.int4 import BlockWeight
+from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.targets.load import load_target
 
 pytest.importorskip("tvm")
@@ -29,7 +29,7 @@ def normal(*shape: int) -> np.ndarray:
 def weights(depth: int, columns: int, block: int) -> BlockWeight:
     """Any codes and zero points."""
     codes, zero_points = (RNG.integers(0, 16, (size, columns)).astype(np.uint8) for size in (depth, depth // block))
-    return BlockWeight(codes, normal(depth // block, columns) / 64, zero_points)
+    return BlockWeight(codes, normal(depth // block, columns) / 64, zero_points, BlockScheme(4, block))
 
 
 def multiplied(op, x, weight: BlockWeight, bias: np.ndarray | None = None):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import planish
+from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.ir.builder import Builder
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph
-from planish.ir.int4 import BlockWeight
 from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import drift
 from planish.ir.text import print_graph, weights
@@ -121,7 +121,7 @@ def test_weights_are_rounded_with_less_error_than_to_the_whole_range(spread: str
     weight = {"positive": np.abs(weight) + 1, "zero": 0 * weight, "tiny": weight * np.float32(1e-40)}.get(
         spread, weight
     )
-    found = BlockWeight.over(weight, 32)
+    found = BlockWeight.over(weight, BlockScheme(4, 32))
     assert found.codes.max() <= 15 >= found.zero_points.max()
     blocks = weight.reshape(8, 32, 40)
     low, high = np.minimum(blocks.min(axis=1), 0), np.maximum(blocks.max(axis=1), 0)
@@ -134,7 +134,7 @@ def test_weights_are_rounded_with_less_error_than_to_the_whole_range(spread: str
 
 @pytest.mark.parametrize("blocks", [2, 3])
 def test_what_a_node_stores_is_read_back(blocks: int) -> None:
-    weight = BlockWeight.over(normal(32 * blocks, 7), 32)
+    weight = BlockWeight.over(normal(32 * blocks, 7), BlockScheme(4, 32))
     graph = Graph()
     x = graph.add_input("x", TensorType(DType.float32, (1, 32 * blocks)))
     sizes = {"K": 32 * blocks, "N": 7, "bits": 4, "block_size": 32}

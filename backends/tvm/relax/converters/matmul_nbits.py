@@ -3,8 +3,8 @@
 import numpy as np
 from tvm import relax, tirx
 
+from .....ir.block_weight import BlockWeight
 from .....ir.graph import Node
-from .....ir.int4 import CODES, BlockWeight
 from ...kernels.epilogue import Epilogue
 from ...kernels.gemm import Gemm, packed
 from ...kernels.int4_gemm import int4_gemm_kernel, int4_tile, packed_int4
@@ -33,12 +33,12 @@ def kernel_for(
     lead: tuple[int | None, ...], weight: BlockWeight, machine: Machine, epilogue: Epilogue
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
     """Return a kernel of `[*lead, depth]`, and the weight's packed codes, scales and zero points for it."""
-    sizes, block = Gemm(lead, *weight.codes.shape), len(weight.codes) // len(weight.scales)
+    sizes, block = Gemm(lead, *weight.codes.shape), weight.scheme.block
     if is_limb_gemm(weight.codes, machine):
         tile, zero_points = limb_tile(sizes), weight.zero_points
         codes, kernel = packed_limbs(weight.codes, tile), limb_gemm_kernel(sizes, block, tile, machine, epilogue)
     else:
-        tile, zero_points = int4_tile(sizes, machine), weight.zero_points.astype(np.int8) - np.int8(CODES // 2)
+        tile, zero_points = int4_tile(sizes, machine), weight.zero_points.astype(np.int8) - np.int8(8)
         codes, kernel = packed_int4(weight.codes, tile), int4_gemm_kernel(sizes, block, tile, machine, epilogue)
     return kernel, [codes, packed(weight.scales, tile), packed(zero_points, tile)]
 
