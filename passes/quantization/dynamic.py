@@ -46,8 +46,7 @@ def quantize_dynamically(
 def _product(op: Builder, layer: Layer, x: tuple[Value, Value, Value], weight_bits: int, per_channel: bool) -> Value:
     """The layer's output from its quantized input: integers, scale and zero point."""
     integers, scale, zero_point = x
-    data = layer.weight.data if layer.axis == 1 else layer.weight.data.T
-    weight = quantize_weight(data, 1 if per_channel else None, weight_bits)
+    weight = quantize_weight(layer.matrix, 1 if per_channel else None, weight_bits)
     name = layer.weight.name
     held = (op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
     total = op.MatMulInteger(integers, held[0], zero_point, np.zeros(weight.scale.shape, np.int8))

@@ -11,6 +11,9 @@ from ...ir.traits import Trait
 from ...ir.types import DType
 from ..base import PassContext
 
+WeightKey = tuple[Constant, int]
+"""A weight and the axis of its output channels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -27,6 +30,16 @@ class Layer:
     x: Value
     weight: Constant
     axis: int
+
+    @property
+    def key(self) -> WeightKey:
+        """What layers have in common that read the same weight in the same direction."""
+        return self.weight, self.axis
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The weight of a MatMul or Gemm as `[K, N]`."""
+        return self.weight.data if self.axis == 1 else self.weight.data.T
 
     @property
     def bias(self) -> np.ndarray | None:

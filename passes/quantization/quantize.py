@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
+from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ...ir.quantization import QuantParams
@@ -100,7 +101,10 @@ class Quantize(Pass):
             )
         counts = {"turned": materialize_transposed(graph, context)}
         selection = select_layers(graph, profitable, context, self.block)
-        quantize_weights(graph, selection.layers, self.block)
+        scheme = BlockScheme(4, self.block)
+        matrices = {layer.key: layer.matrix for layer in selection.layers}
+        weights = {key: BlockWeight.over(matrix, scheme) for key, matrix in matrices.items()}
+        quantize_weights(graph, selection.layers, weights)
         counts |= {"layers": len(selection.layers), "embeddings": quantize_embeddings(graph, context)}
         return PassResult(counts, selection.misses)
 
