@@ -8,6 +8,7 @@ from annotated_types import Ge, Interval, Unit
 from ...ir.analysis.cost import nbytes
 from ...ir.graph import Constant, Graph, Node
 from ...ir.types import Container, DType
+from ...ir.unknown import is_from_data
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 
@@ -31,7 +32,7 @@ class ConstantFolding(GraphwisePass):
     share: Annotated[float, Interval(ge=0, le=1)] = 0.05
 
     def run_on(self, graph: Graph, context: PassContext) -> PassResult:
-        count = 0
+        count, sizes_known = 0, False
         spare = self.share * sum(constant.data.nbytes for constant in graph.constants.values())
         misses: list[str] = []
         for node in graph.nodes:
@@ -43,9 +44,14 @@ class ConstantFolding(GraphwisePass):
                 continue
             if not context.applies("fold", node):
                 continue
+            sizes_known |= any(_depends_on_data(use.node) for output in node.outputs for use in output.uses)
             _fold(graph, node)
             spare -= growth
             count += 1
+        if sizes_known:
+            from ...ir.reinfer import reinfer  # brings torch, which listing the passes must not
+
+            reinfer(graph)
         return PassResult({"fold": count}, misses)
 
     def _growth(self, graph: Graph, node: Node) -> int:
@@ -57,6 +63,11 @@ class ConstantFolding(GraphwisePass):
             return 0
         before = sum(nbytes(value.type) for value in dict.fromkeys(_constants(node)) if not _stays(graph, value))
         return max(after - before, 0)
+
+
+def _depends_on_data(node: Node) -> bool:
+    """Whether sizes of its outputs are told by what it reads, which may be a constant from now on."""
+    return any(is_from_data(symbol) for output in node.outputs for symbol in output.type.symbols)
 
 
 def _constants(node: Node) -> list[Constant]:

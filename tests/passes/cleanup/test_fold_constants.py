@@ -194,3 +194,21 @@ def test_a_transposed_weight_is_a_view_and_computes_the_same(becomes, graph_of, 
     graph = graph_of(before, {"w": weight})
     ConstantFolding().run(graph, context(graph))
     assert np.shares_memory(graph.constants["w_1"].data, weight)
+
+
+def test_a_size_that_only_a_constant_told_is_known_from_there_on(becomes) -> None:
+    before = """(%x: float32[2]) {
+      const %p: int64[2] = [1, 1]
+      const %axis: int64[] = 0
+      %widths: int64[2] = CumSum(%p, %axis)
+      %pad: float32[pad_widths__5a92f42556_0] = Pad(%x, %widths)
+      %y: float32[pad_widths__5a92f42556_0] = Neg(%pad)
+      return y = %y
+    }"""
+    after = """(%x: float32[2]) {
+      const %p_1: int64[2] = [1, 2]
+      %pad: float32[5] = Pad(%x, %p_1)
+      %y: float32[5] = Neg(%pad)
+      return y = %y
+    }"""
+    becomes("fold-constants", before, after)
