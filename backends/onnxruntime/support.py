@@ -1,6 +1,8 @@
 """What ONNX Runtime runs as it is, and what has to be spelled out for it."""
 
 from ...ir.graph import Node
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ...ir.types import DType
 from ...passes.legalization.expansions.attention import is_shortened
 from ...passes.legalization.expansions.casts import is_miscast
@@ -30,6 +32,14 @@ def _is_of_row_grids(node: Node) -> bool:
     return zero_point is not None and zero_point.type.dims != ()
 
 
+def _is_of_recurrence(node: Node) -> bool:
+    """Whether it makes a recurrent layer's weights, which the kernel packs beforehand if they are folded by then.
+
+    ONNX Runtime folds all operators but this one.
+    """
+    return all(has_trait(use.node.operator, Trait.RECURRENT) for use in node.output.uses)
+
+
 def _may_sum_nothing(node: Node) -> bool:
     """Whether the rows may have no elements: the kernel leaves in memory whatever lies there."""
     x = node.operand(0)
@@ -43,6 +53,7 @@ SUPPORT = Support(
         "Bernoulli": lambda node: True,
         "Cast": is_miscast,
         "CastLike": lambda node: True,
+        "DequantizeLinear": _is_of_recurrence,
         "Div": divides_least,
         "GRU": is_batch_first,
         "HardSigmoid": _is_double,

@@ -68,7 +68,7 @@ def select_layers(graph: Graph, operators: frozenset[str], context: PassContext,
     layers: list[Layer] = []
     misses: list[str] = []
     for node in graph.nodes:
-        if not has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT) or not context.selects(node):
+        if not has_trait(node.operator, Trait.CONTRACTING) or not context.selects(node):
             continue
         reason = _obstacle(node, operators) or _remainder(node, block)
         if reason:

@@ -22,6 +22,7 @@ from .image_means import pool_image_means
 from .layers import Layer, select_layers
 from .observers import OBSERVERS
 from .plan import make_plan
+from .recurrent import quantize_recurrent
 from .static import StaticQuantizer
 from .transposed_weights import materialize_transposed
 from .weights import quantize_weights
@@ -33,10 +34,10 @@ _CORRECTED_ON = 32  # samples: means settle sooner than ranges
 class Quantize(Pass):
     """Compute Conv, Gemm and MatMul layers in integers of 8 or 4 bits where the target has profitable kernels for them.
 
-    Large embedding tables are stored in int8 as well, and the mean over an image becomes GlobalAveragePool where that
-    has an integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient
-    Integer-Arithmetic-Only Inference", CVPR 2018; for the biases, Nagel et al., "Data-Free Quantization Through Weight
-    Equalization and Bias Correction", ICCV 2019).
+    Large embedding tables and the weights of recurrent layers are stored in int8 as well, and the mean over an image
+    becomes GlobalAveragePool where that has an integer kernel (Jacob et al., "Quantization and Training of Neural
+    Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018; for the biases, Nagel et al., "Data-Free
+    Quantization Through Weight Equalization and Bias Correction", ICCV 2019).
 
     Attributes:
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
@@ -89,7 +90,8 @@ class Quantize(Pass):
         else:
             quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel, self.per_row)
         counts["embeddings"] = quantize_embeddings(graph, context)
-        return PassResult(counts, selection.misses)
+        counts["recurrent"], recurrent_misses = quantize_recurrent(graph, context)
+        return PassResult(counts, [*selection.misses, *recurrent_misses])
 
     def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
         if self.block.bit_count() != 1:

@@ -162,6 +162,8 @@ def _spread(op: Builder, node: Node, parameter: Value, x: Value) -> Value:
     """A scale or zero point so that it broadcasts against the tensor: one for all, by channel, or by block."""
     size, rank = attribute(node, "block_size", 0), x.type.rank
     axis = attribute(node, "axis", 1) % max(rank, 1)
+    if size and parameter.shape[axis] == 1:
+        return parameter
     if size:
         return op.Gather(parameter, op.Div(op.Range(0, size_of(op, x, axis), 1), size), axis=axis)
     if parameter.type.rank == 0 or rank == 0:
