@@ -7,7 +7,7 @@ from math import prod
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .epilogue import Epilogue, Result
+from .epilogue import Epilogue, Result, viewed
 from .machine import Machine
 from .prim_func import kernel, symbols
 from .vectors import Scalar, ramp
@@ -20,7 +20,9 @@ def elementwise_kernel(shape: tuple[int | None, ...], epilogue: Epilogue, machin
     sizes = symbols(shape)
     count: Scalar = prod(sizes)
     chunk = machine.costs.chunk
-    result = Result.declare(epilogue, sizes).viewed((count,))
+    given = Result.declare(epilogue, sizes)
+    *beside, y = (viewed(buffer, (count,)) for buffer in (*given.buffers, given.y))
+    result = Result(epilogue, 1, beside, y)
 
     def step(at: Scalar) -> None:
         result.put(None, (at,), at)
