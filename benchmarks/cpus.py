@@ -130,7 +130,7 @@ def _alike(cpus: Sequence[Description], folder: Path) -> Alike:
 def _row(cpu: Description, answers: Mapping[str, Answer], folder: Path) -> Row:
     import numpy as np
 
-    from planish.backends.tvm.kernels.int8_dot import Instruction
+    from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
     from planish.backends.tvm.kernels.machine import Machine
     from planish.backends.tvm.llvm import llvm_features
 
@@ -143,7 +143,7 @@ def _row(cpu: Description, answers: Mapping[str, Answer], folder: Path) -> Row:
         target.mcpu,
         len(llvm_features(target)),
         machine.lanes,
-        Instruction.of(machine, np.ones((8, 8), np.int8)).form.value,
+        Int8Dot.of(machine, np.ones((8, 8), np.int8)).mnemonic,
         machine.has_bfloat16,
         tuple(sorted({name for each in found.values() for name in each["kernels"]})),
         sum(each["compiled"] for each in found.values()),

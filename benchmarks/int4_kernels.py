@@ -42,7 +42,7 @@ def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
     machine, sizes = Machine.of(target), Gemm(x.shape[:1], *weight.codes.shape)
     plain = tiles(sizes, machine)[0]
     kernels = {
-        "4 bits": kernel_for(sizes.lead, weight, machine, Epilogue()),
+        "4 bits": kernel_for(sizes.batch_dims, weight, machine, Epilogue()),
         "float32": (gemm_kernel(sizes, plain, machine, Epilogue()), [packed(weight.floats, plain)]),
     }
     calls: dict[str, Call] = {}
@@ -50,7 +50,7 @@ def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
         main = compile(IRModule({"main": kernel.with_attr("global_symbol", "main")}), target=llvm_target(target))[
             "main"
         ]
-        y = np.zeros((len(x), sizes.columns), np.float32)
+        y = np.zeros((len(x), sizes.n), np.float32)
         arguments = [tensor(np.ascontiguousarray(array)) for array in (x, *right, y)]
         calls[f"planish, {name}"] = lambda main=main, arguments=arguments: main(*arguments)
     return calls

@@ -11,8 +11,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import const
 
-from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported, pairs_added
-from planish.backends.tvm.kernels.int8_dot import Form, Instruction
+from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported
+from planish.backends.tvm.kernels.instructions.bf16_dot import BF16_DOT
+from planish.backends.tvm.kernels.instructions.int8_dot import Vpdpbusd
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.vectors import ramp, spread
 from planish.backends.tvm.llvm import llvm_target
@@ -39,10 +40,10 @@ class Arithmetic:
     multiply_add: Callable[[Any, Any], Any]
 
 
-DOTS = Instruction(Form.DOTS, 16)
+DOTS = Vpdpbusd(16)
 ARITHMETIC = {
     "float32": Arithmetic("float32", "float32", 1, lambda sums, factors: sums * factors + factors),
-    "bfloat16": Arithmetic("int32", "float32", 2, lambda sums, factors: pairs_added(sums, factors, factors)),
+    "bfloat16": Arithmetic("int32", "float32", 2, lambda sums, factors: BF16_DOT.multiply_add(sums, factors, factors)),
     "int8": Arithmetic("int8", "int32", 4, lambda sums, factors: DOTS.multiply_add(sums, factors, factors)),
 }
 

@@ -93,13 +93,13 @@ class Tvm(Backend):
         return None if find_spec("tvm") else "pip install 'planish[tvm]'"
 
     def kernels(self, target: "Target") -> Mapping[str, str]:
-        from .kernels.int8_dot import Instruction
+        from .kernels.instructions.int8_dot import Int8Dot
         from .kernels.machine import Machine
 
         machine = Machine.of(target)
         return {
             "float32": f"{machine.registers} vectors of {32 * machine.lanes} bits",
-            "int8": Instruction.of(machine, np.zeros((1, 1), np.int8)).spelled if machine.has_integers else "none",
+            "int8": Int8Dot.of(machine, np.zeros((1, 1), np.int8)).mnemonic if machine.has_integers else "none",
             "bfloat16": "vdpbf16ps" if machine.has_bfloat16 else "none",
             "tables of bytes": "vpermi2b" if machine.has_tables else "none",
         }

@@ -15,14 +15,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import coarse_exp, exp, number
-from .bfloat16 import BFLOAT16, imported, pairs_added, rounded, stored_as
+from .bfloat16 import BFLOAT16, imported, rounded, stored_as
+from .instructions.base import Instruction
+from .instructions.bf16_dot import BF16_DOT
+from .instructions.fma import FMA
 from .machine import Machine
-from .tiles import OPAQUE, Tile, ceil_div, row_tiles
-from .vectors import Scalar, held, horizontal_add, horizontal_max, ramp, spread, total
+from .prim_func import either, kernel, symbol
+from .tiles import Tile, ceil_div, row_tiles
+from .vectors import Scalar, held, horizontal_add, horizontal_max, ramp, spread, total, zeros
 
 _HEIGHT = 8
 """Queries whose attention is computed at a time."""
@@ -69,9 +72,14 @@ class Attention:
         return self.dtype == BFLOAT16
 
     @property
+    def instruction(self) -> Instruction:
+        """What multiplies queries with keys, and weights with values."""
+        return BF16_DOT if self.is_paired else FMA
+
+    @property
     def steps(self) -> int:
         """Multiply-adds of a score: one for each feature, or for each pair of features."""
-        return self.size // 2 if self.is_paired else self.size
+        return self.size // self.instruction.k_per_instruction
 
     def is_whole(self, machine: Machine) -> bool:
         """Whether keys are float32, and their features fill whole vectors."""
@@ -90,46 +98,35 @@ def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
 
 
 @lru_cache
-def attention_kernel(attention: Attention, machine: Machine) -> tirx.PrimFunc:
-    """Build a kernel of queries, keys, values and the mask, if there is one, to the attention's result."""
-    batch, queries, keys = (
-        tirx.Var(name, "int64") if size is None else size
-        for name, size in (("batch", attention.batch), ("queries", attention.queries), ("keys", attention.keys))
-    )
-    heads, kept = attention.heads, attention.heads // attention.sharing
-    tasks = heads * (attention.batch or 1)
+@kernel
+def attention_kernel(attention: Attention, machine: Machine) -> None:
+    """Emit a kernel of queries, keys, values and the mask, if there is one, to the attention's result."""
+    batch, queries = symbol("batch", attention.batch), symbol("queries", attention.queries)
+    keys, heads = symbol("keys", attention.keys), attention.heads
+    kept, tasks = heads // attention.sharing, heads * (attention.batch or 1)
     m_splits = machine.threads // math.gcd(tasks, machine.threads)
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            q = T.arg("q", T.buffer(attention.shape(batch, queries, heads, attention.size), attention.dtype))
-            k = T.arg("k", T.buffer(attention.shape(batch, keys, kept, attention.size), attention.dtype))
-            v = T.arg("v", T.buffer(attention.shape(batch, keys, kept, attention.depth), attention.dtype))
-            mask = None
-            if attention.mask:
-                full = (batch, heads, queries, keys)
-                sizes = [1 if axis in attention.spread else size for axis, size in enumerate(full)]
-                mask = T.arg("mask", T.buffer(sizes, attention.mask))
-            y = T.arg("y", T.buffer(attention.shape(batch, queries, heads, attention.depth), attention.result))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            v, y = (T.decl_buffer(buffer.shape, stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (v, y))
-            if attention.is_paired:
-                q = T.decl_buffer(attention.shape(batch, queries, heads, attention.steps), "int32", data=q.data)
-                k = T.decl_buffer(attention.shape(batch, keys, kept, attention.steps), "int32", data=k.data)
-            loop = T.parallel(0, batch * (heads * m_splits))
-            with imported(machine, BFLOAT16 in (attention.dtype, attention.result)), loop as task:
-                head, image, chunk = task // m_splits % heads, task // (heads * m_splits), task % m_splits
-                work = _Head(attention, machine, q, k, v, y, mask, image, head, queries, keys)
-                if not attention.is_whole(machine) or (attention.queries or 0) > _HEIGHT:
-                    work.turned().chunk(chunk, m_splits)
-                elif attention.queries is not None:
-                    work.chunk(chunk, m_splits)
-                else:
-                    with T.If(queries <= _HEIGHT):
-                        with T.Then():
-                            work.chunk(chunk, m_splits)
-                        with T.Else():
-                            work.turned().chunk(chunk, m_splits)
-        return builder.get()
+    q = T.arg("q", T.buffer(attention.shape(batch, queries, heads, attention.size), attention.dtype))
+    k = T.arg("k", T.buffer(attention.shape(batch, keys, kept, attention.size), attention.dtype))
+    v = T.arg("v", T.buffer(attention.shape(batch, keys, kept, attention.depth), attention.dtype))
+    mask = None
+    if attention.mask:
+        full = (batch, heads, queries, keys)
+        sizes = [1 if axis in attention.spread else size for axis, size in enumerate(full)]
+        mask = T.arg("mask", T.buffer(sizes, attention.mask))
+    y = T.arg("y", T.buffer(attention.shape(batch, queries, heads, attention.depth), attention.result))
+    v, y = (T.decl_buffer(buffer.shape, stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (v, y))
+    if attention.is_paired:
+        q = T.decl_buffer(attention.shape(batch, queries, heads, attention.steps), "int32", data=q.data)
+        k = T.decl_buffer(attention.shape(batch, keys, kept, attention.steps), "int32", data=k.data)
+    loop = T.parallel(0, batch * (heads * m_splits))
+    with imported(machine, BFLOAT16 in (attention.dtype, attention.result)), loop as task:
+        head, image, chunk = task // m_splits % heads, task // (heads * m_splits), task % m_splits
+        work = _Head(attention, machine, q, k, v, y, mask, image, head, queries, keys)
+        if not attention.is_whole(machine) or (attention.queries or 0) > _HEIGHT:
+            work.turned().chunk(chunk, m_splits)
+        else:
+            few, many = (lambda: work.chunk(chunk, m_splits)), (lambda: work.turned().chunk(chunk, m_splits))
+            either(queries <= _HEIGHT, few, many)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,21 +227,16 @@ class _Head:
         """Emit the products of some queries with a block of transposed keys."""
         attention, lanes, columns = self.attention, self.machine.lanes, self.columns
         assert columns is not None
-        sums = T.alloc_buffer((height * lanes,), "float32")
-        for line in range(height):
-            T.buffer_store(sums, spread(T.float32(0), lanes), [ramp(line * lanes, lanes)])
+        tile = Tile(height, lanes, lanes)
+        sums = tile.zeros()
         with T.serial(0, attention.steps) as k:
-            for line in range(height):
-                slot = ramp(line * lanes, lanes)
-                place = attention.place(self.image, row + line, self.head, attention.steps, k)
-                factor = spread(self.q[place], lanes)
-                T.buffer_store(
-                    sums,
-                    self._added(sums[slot], factor, columns[block, k, ramp(0, lanes)]),
-                    [slot],
-                )
-        for line in range(height):
-            self._store(scores, sums[ramp(line * lanes, lanes)], (row, line), block)
+
+            def query(line: int, lanes: int) -> tirx.Expr:
+                return spread(self.q[attention.place(self.image, row + line, self.head, attention.steps, k)], lanes)
+
+            tile.multiply_add(sums, attention.instruction, query, lambda _, lanes: columns[block, k, ramp(0, lanes)])
+        for line, _, _, slot in tile.spots:
+            self._store(scores, sums[slot], (row, line), block)
 
     def _score_as_it_lies(self, row: tirx.Expr, height: int, block: Scalar, scores: tirx.Buffer) -> None:
         """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
@@ -252,7 +244,7 @@ class _Head:
         with T.serial(0, height) as line:
             sums = [T.alloc_buffer((lanes,), "float32") for _ in range(lanes)]
             for total in sums:
-                T.buffer_store(total, spread(T.float32(0), lanes), [ramp(0, lanes)])
+                T.buffer_store(total, zeros("float32", lanes), [ramp(0, lanes)])
             with T.serial(0, attention.size // lanes) as step:
                 at, whole = ramp(step * lanes, lanes), ramp(0, lanes)
                 query = self.q[attention.place(self.image, row + line, self.head, attention.size, at)]
@@ -260,7 +252,7 @@ class _Head:
                     key = block * lanes + index
                     key = tirx.min(key, self.keys - 1) if self._is_ragged else key
                     place = attention.place(self.image, key, self._kept, attention.size, at)
-                    T.buffer_store(total, total[whole] + query * self.k[place], [whole])
+                    T.buffer_store(total, FMA.multiply_add(total[whole], query, self.k[place]), [whole])
             self._store(scores, horizontal_add([total[ramp(0, lanes)] for total in sums]), (row, line), block)
 
     def _store(self, scores: tirx.Buffer, vector: tirx.Expr, place: tuple[tirx.Expr, Scalar], block: Scalar) -> None:
@@ -270,9 +262,6 @@ class _Head:
         if self.mask is not None and not self._is_ragged:
             scaled = scaled + self._bias(row + line, columns, scaled)
         T.buffer_store(scores, scaled, [line, columns])
-
-    def _added(self, sums: tirx.Expr, x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
-        return pairs_added(sums, x, y) if self.attention.is_paired else sums + x * y
 
     def _softmax(
         self,
@@ -291,7 +280,7 @@ class _Head:
         highest, sums = (T.alloc_buffer((lanes,), "float32") for _ in range(2))
         every = ramp(0, lanes)
         T.buffer_store(highest, spread(-T.infinity("float32"), lanes), [every])
-        T.buffer_store(sums, spread(T.float32(0), lanes), [every])
+        T.buffer_store(sums, zeros("float32", lanes), [every])
         with T.serial(0, blocks) as block:
             slot = ramp(block * lanes, lanes)
             vector = self._seen(scores[line, slot], row + line, block)
@@ -352,21 +341,21 @@ class _Head:
     ) -> None:
         """Emit the weighted sums of the values, in some of their columns."""
         attention = self.attention
-        sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
-        for _, _, lanes, slot in tile.spots:
-            T.buffer_store(sums, spread(T.float32(0), lanes), [slot])
+        sums = tile.zeros()
         with T.serial(0, tirx.floordiv(limit + 1, 2) if attention.is_paired else limit) as key:
-            for line, start, lanes, slot in tile.spots:
+
+            def weight(line: int, lanes: int) -> tirx.Expr:
+                together = attention.instruction.k_per_instruction
+                weight = weights[line, ramp(key * together, together)]
+                return attention.instruction.broadcast_lhs(weight, lanes)[0]
+
+            def value(start: int, lanes: int) -> tirx.Expr:
                 at = ramp(first + start, lanes)
                 if self.paired is not None:
-                    weight, value = (
-                        T.reinterpret(weights[line, ramp(key * 2, 2)], dtype="int32"),
-                        self.paired[key, at],
-                    )
-                else:
-                    place = attention.place(self.image, key, self._kept, attention.depth, at)
-                    weight, value = weights[line, key], self.v[place]
-                T.buffer_store(sums, self._added(sums[slot], spread(weight, lanes), value), [slot])
+                    return self.paired[key, at]
+                return self.v[attention.place(self.image, key, self._kept, attention.depth, at)]
+
+            tile.multiply_add(sums, attention.instruction, weight, value)
         for line, start, lanes, slot in tile.spots:
             place = attention.place(self.image, row + line, self.head, attention.depth, ramp(first + start, lanes))
             found = sums[slot] * spread(inverse[line], lanes)

@@ -6,16 +6,13 @@ kernels.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .machine import Machine
-from .vectors import cast, spread, vector_type
+from .vectors import cast, vector_type
 
 BFLOAT16 = "bfloat16"
 
@@ -52,44 +49,6 @@ def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
 def inverse(x: tirx.Expr) -> tirx.Expr:
     """Return 1 / x, within a relative error of 2^-14 where a machine has an instruction that estimates it."""
     return T.call_extern(vector_type("float32", x), f"invert_{x.ty.dtype.lanes}", x)
-
-
-def pairs_added(sums: tirx.Expr, x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
-    """Add the products of two pairs to each of 16 sums (VDPBF16PS); subnormal numbers count as 0."""
-    return T.call_extern("float32x16", "add_pairs", sums, x, y)
-
-
-@dataclass(frozen=True, slots=True)
-class Bf16Dot:
-    """The instruction that adds products of bfloat16 to sums of float32, as `dots.Instruction` does for bytes.
-
-    Attributes:
-        lanes: sums of a vector.
-        together: products that are added to a sum at once.
-        speed: against multiply-adds of float32.
-        run: how many left operands that lie in a row are best loaded together.
-        summed: the type of the sums.
-        weights: the element type in which the instruction takes weights.
-    """
-
-    lanes: int
-    k_per_instruction: ClassVar[int] = 2
-    speed: ClassVar[float] = 2.0
-    run: ClassVar[int] = 1
-    accumulator_dtype: ClassVar[str] = "float32"
-    weights: ClassVar[str] = "uint16"
-
-    def packed(self, weights: np.ndarray) -> np.ndarray:
-        """Pack weights `[..., column, two products]`, which bfloat16 holds, merging these two axes."""
-        bits = np.ascontiguousarray(weights, np.float32).view(np.uint32) >> 16
-        return bits.astype(self.weights).reshape(*weights.shape[:-2], -1)
-
-    def broadcast_lhs(self, bits: tirx.Expr) -> list[tirx.Expr]:
-        """Return the left operand of `added` for the bits of two left factors, as a list of one."""
-        return [spread(T.reinterpret(bits, dtype="int32"), self.lanes)]
-
-    def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
-        return pairs_added(sums, left, T.reinterpret(right, dtype=f"int32x{self.lanes}"))
 
 
 @cache

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, imported, stored_as
-from .blocked_epilogue import BlockedEpilogue, operand_images, seen
-from .epilogue import Epilogue
+from .bfloat16 import BFLOAT16, stored_as
+from .blocked_epilogue import BlockedEpilogue, each_pixel
+from .epilogue import Epilogue, viewed
 from .machine import Machine
-from .tiles import OPAQUE, maybe_parallel
+from .prim_func import kernel
 from .vector_math import ELEMENTS, Attributes
 from .vectors import Scalar, cast, ramp, spread
 
@@ -40,63 +39,36 @@ class BlockedElementwise:
 
 
 @lru_cache
-def blocked_elementwise_kernel(sizes: BlockedElementwise, machine: Machine) -> tirx.PrimFunc:
-    """Build a kernel of the operands that aren't left out to the result."""
+@kernel
+def blocked_elementwise_kernel(sizes: BlockedElementwise, machine: Machine) -> None:
+    """Emit a kernel of the operands that aren't left out to the result."""
     batch = tirx.Var("batch", "int64")
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            buffers = [
-                None if form is None else T.arg(f"operand{index}", T.buffer(_sizes(form[1], batch), form[0]))
-                for index, form in enumerate(sizes.operands)
-            ]
-            dtype, shape = sizes.result
-            y = T.arg("y", T.buffer(_sizes(shape, batch), dtype))
-            images, blocks, rows, columns, _ = _sizes(shape, batch)
-            lanes = shape[-1]
-            assert lanes is not None
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            y = seen(y, y.shape)
-            buffers = [None if buffer is None else seen(buffer, buffer.shape) for buffer in buffers]
-            tasks, code = images * blocks * rows, imported(machine, dtype == BFLOAT16)
-            with (
-                T.sblock("root"),
-                code,
-                maybe_parallel(tasks * columns)(0, tasks) as task,
-                T.serial(0, columns) as column,
-            ):
-                place = (task // rows // blocks, task // rows % blocks, task % rows, column)
-                vectors = [
-                    None if form is None or buffer is None else _vector(buffer, form[1], place, lanes)
-                    for buffer, form in zip(buffers, sizes.operands, strict=True)
-                ]
-                result = ELEMENTS[sizes.operator](dict(sizes.attributes).get, *vectors)
-                T.buffer_store(y, cast(result, stored_as(dtype)), [*place, ramp(0, lanes)])
-        return builder.get()
+    buffers = [
+        None if form is None else T.arg(f"operand{index}", T.buffer(_sizes(form[1], batch), form[0]))
+        for index, form in enumerate(sizes.operands)
+    ]
+    dtype, shape = sizes.result[0], _sizes(sizes.result[1], batch)
+    y = viewed(T.arg("y", T.buffer(shape, dtype)), shape)
+    buffers = [None if buffer is None else viewed(buffer, buffer.shape) for buffer in buffers]
+    lanes = sizes.result[1][-1]
+    assert lanes is not None
+    with each_pixel(shape, machine, imports=dtype == BFLOAT16) as place:
+        vectors = [
+            None if form is None or buffer is None else _vector(buffer, form[1], place, lanes)
+            for buffer, form in zip(buffers, sizes.operands, strict=True)
+        ]
+        result = ELEMENTS[sizes.operator](dict(sizes.attributes).get, *vectors)
+        T.buffer_store(y, cast(result, stored_as(dtype)), [*place, ramp(0, lanes)])
 
 
 @lru_cache
-def pixels_kernel(shape: Shape, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Build a kernel of an epilogue's operands to its result, images in blocks."""
+@kernel
+def pixels_kernel(shape: Shape, machine: Machine, epilogue: Epilogue) -> None:
+    """Emit a kernel of an epilogue's operands to its result, images in blocks."""
     sizes = _sizes(shape, tirx.Var("batch", "int64"))
-    images, blocks, rows, columns, _ = sizes
-    lanes = shape[-1]
-    assert lanes is not None
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            beside = operand_images(epilogue, sizes)
-            y = T.arg("y", T.buffer(sizes, epilogue.dtype))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            y, finish = seen(y, sizes), BlockedEpilogue(epilogue, beside).seen(sizes)
-            tasks, code = images * blocks * rows, imported(machine, epilogue.is_coarse)
-            with (
-                T.sblock("root"),
-                code,
-                maybe_parallel(tasks * columns)(0, tasks) as task,
-                T.serial(0, columns) as column,
-            ):
-                place = (task // rows // blocks, task // rows % blocks, task % rows, column)
-                T.buffer_store(y, finish.applied(None, place, lanes), [*place, ramp(0, lanes)])
-        return builder.get()
+    finish = BlockedEpilogue.of(epilogue, sizes).viewed(sizes)
+    with each_pixel(sizes, machine, imports=epilogue.is_coarse) as place:
+        finish.store_one(None, place)
 
 
 def _sizes(shape: Shape, batch: Scalar) -> tuple[Scalar, ...]:

@@ -1,82 +1,76 @@
 """Epilogues of kernels whose results are images in blocks of channels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import stored_as
-from .epilogue import Broadcast, Epilogue, operand_buffers
-from .vectors import Scalar, ramp
+from .bfloat16 import imported
+from .epilogue import Epilogue, Result
+from .machine import Machine
+from .prim_func import maybe_parallel
+from .vectors import Scalar, known, ramp
 
+Place: TypeAlias = tuple[Scalar, Scalar, Scalar, Scalar]
+"""An image, a block, a row and a column."""
 _LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
 _STACK = 1024 // 4
 """Float32 numbers that a TVM function may put on the stack at once; more would be taken from the workspace."""
 
 
-def operand_images(epilogue: Epilogue, shape: Sequence[Scalar]) -> list[tirx.Buffer]:
-    """Declare the arguments that a kernel's epilogue reads: images of the result's shape, and rows of whole blocks."""
-    return operand_buffers(epilogue, shape, shape[1] * shape[-1])
+@contextmanager
+def each_pixel(shape: Sequence[Scalar], machine: Machine, *, imports: bool) -> Generator[Place]:
+    """Return a context for the code of each pixel of images in blocks, given its place."""
+    images, blocks, rows, columns, _ = shape
+    tasks = images * blocks * rows
+    loop = maybe_parallel(tasks * columns, machine.costs.vector_work)
+    with T.sblock("root"), imported(machine, imports), loop(0, tasks) as task, T.serial(0, columns) as column:
+        yield task // rows // blocks, task // rows % blocks, task % rows, column
 
 
-def seen(buffer: tirx.Buffer, shape: Sequence[Scalar]) -> tirx.Buffer:
-    """View a kernel's argument as its code reads it: as images of a shape, with bfloat16 held as bits."""
-    return T.decl_buffer(shape, stored_as(str(buffer.dtype)), data=buffer.data)
+class BlockedEpilogue(Result):
+    """A kernel's images in blocks, with the epilogue on them."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class BlockedEpilogue:
-    """An epilogue and the buffers of its operands."""
+    @classmethod
+    def of(cls, epilogue: Epilogue, shape: Sequence[Scalar]) -> "BlockedEpilogue":
+        """Declare a kernel's last arguments: images of a shape that the epilogue reads, and the result."""
+        return cls.declare(epilogue, shape, shape[1] * shape[-1])
 
-    epilogue: Epilogue
-    buffers: Sequence[tirx.Buffer]
-
-    def seen(self, shape: Sequence[Scalar]) -> "BlockedEpilogue":
-        """Return the epilogue with its image operands viewed as the kernel's code reads them."""
-        pairs = zip(self.buffers, self.epilogue.operands, strict=True)
-        kept = [buffer if operand.reach is Broadcast.CHANNELS else seen(buffer, shape) for buffer, operand in pairs]
-        return BlockedEpilogue(self.epilogue, kept)
+    @property
+    def lanes(self) -> int:
+        """The channels of a block."""
+        return known(self.y.shape[-1])
 
     @property
     def is_long(self) -> bool:
         """Whether the epilogue's code is so long that a kernel should hold it once, not for each vector."""
         return any(step.operator in _LONG for step in self.epilogue.steps)
 
-    def applied(self, vector: tirx.Expr | None, place: tuple[Scalar, Scalar, Scalar, Scalar], lanes: int) -> tirx.Expr:
-        """Return the epilogue's result for a vector at an image, block, row and column."""
+    def store_one(self, vector: tirx.Expr | None, place: Place) -> None:
+        """Emit and store the epilogue's result for a vector."""
+        lanes = self.lanes
+        self.put(vector, (*place, ramp(0, lanes)), ramp(place[1] * lanes, lanes))
 
-        def load(index: int) -> tirx.Expr:
-            if self.epilogue.operands[index].reach is Broadcast.CHANNELS:
-                return self.buffers[index][ramp(place[1] * lanes, lanes)]
-            return self.buffers[index][(*place, ramp(0, lanes))]
-
-        return self.epilogue.applied(vector, load)
-
-    def store(
-        self,
-        y: tirx.Buffer,
-        vectors: Sequence[Sequence[tirx.Expr]],
-        place: tuple[Scalar, Scalar, Scalar, Scalar],
-        lanes: int,
-    ) -> None:
+    def store(self, vectors: Sequence[Sequence[tirx.Expr]], place: Place) -> None:
         """Emit and store the epilogue of a tile's vectors, given by column and block: in loops if its code is long."""
         image, first, row, start = place
         if not self.is_long:
             for column, line in enumerate(vectors):
                 for number, vector in enumerate(line):
-                    at = (image, first + number, row, start + column)
-                    T.buffer_store(y, self.applied(vector, at, lanes), [*at, ramp(0, lanes)])
+                    self.store_one(vector, (image, first + number, row, start + column))
             return
-        blocks = len(vectors[0])
-        k_per_instruction = max(_STACK // (blocks * lanes), 1)
-        for begin in range(0, len(vectors), k_per_instruction):
-            part = vectors[begin : begin + k_per_instruction]
+        blocks, lanes = len(vectors[0]), self.lanes
+        count = max(_STACK // (blocks * lanes), 1)
+        for begin in range(0, len(vectors), count):
+            part = vectors[begin : begin + count]
             stack = T.alloc_buffer((len(part), blocks, lanes), "float32")
             for column, line in enumerate(part):
                 for number, vector in enumerate(line):
                     T.buffer_store(stack, vector, [column, number, ramp(0, lanes)])
             with T.serial(0, len(part)) as column, T.serial(0, blocks) as number:
                 at = (image, first + number, row, start + begin + column)
-                vector = self.applied(stack[column, number, ramp(0, lanes)], at, lanes)
-                T.buffer_store(y, vector, [*at, ramp(0, lanes)])
+                self.store_one(stack[column, number, ramp(0, lanes)], at)

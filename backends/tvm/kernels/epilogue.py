@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .bfloat16 import stored_as
 from .vector_math import COARSE, ELEMENTS, Attributes
-from .vectors import Scalar, cast, held, vector_type
+from .vectors import Scalar, cast, held, spread, vector_type
 
 
 class Broadcast(Enum):
@@ -78,13 +80,61 @@ class Epilogue:
         return cast(last, self.dtype) if "int" in self.dtype else last
 
 
+def viewed(buffer: tirx.Buffer, shape: Sequence[Scalar]) -> tirx.Buffer:
+    """View a kernel's argument as its code reads it: in another shape, with bfloat16 held as bits."""
+    return T.decl_buffer(shape, stored_as(str(buffer.dtype)), data=buffer.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A kernel's result, with the epilogue on it and the buffers of the operands that this reads.
+
+    Attributes:
+        channels: how many numbers operands have that have one for each channel.
+    """
+
+    epilogue: Epilogue
+    channels: Scalar
+    buffers: Sequence[tirx.Buffer]
+    y: tirx.Buffer
+
+    @classmethod
+    def declare(cls, epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> Self:
+        """Declare a kernel's last arguments: the epilogue's operands, and a result of a shape."""
+        beside = operand_buffers(epilogue, shape, channels)
+        return cls(epilogue, channels, beside, T.arg("y", T.buffer(shape, epilogue.dtype)))
+
+    def viewed(self, shape: Sequence[Scalar]) -> Self:
+        """View the buffers as the kernel's code reads them, for a result of another shape."""
+        y, beside = viewed(self.y, shape), list(self.buffers)
+        for index, operand in enumerate(self.epilogue.operands):
+            if operand.reach is not Broadcast.CHANNELS:
+                beside[index] = viewed(beside[index], _shape(operand.reach, shape, self.channels))
+        return type(self)(self.epilogue, self.channels, beside, y)
+
+    def put(self, vector: tirx.Expr | None, place: tuple[Scalar, ...], channels: Scalar) -> None:
+        """Emit the epilogue of a vector in a place, and in some channels, and store its result."""
+
+        def load(index: int) -> tirx.Expr:
+            buffer, reach = self.buffers[index], self.epilogue.operands[index].reach
+            if vector is not None and reach is Broadcast.ROWS:
+                return spread(buffer[(*place[:-1], 0)], vector.ty.dtype.lanes)
+            return buffer[channels if reach is Broadcast.CHANNELS else place]
+
+        T.buffer_store(self.y, self.epilogue.applied(vector, load), list(place))
+
+
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> list[tirx.Buffer]:
     """Declare the arguments that a kernel's epilogue reads, for a result of a shape; some may be rows of channels."""
-    shapes = {Broadcast.CHANNELS: (channels,), Broadcast.ELEMENTS: tuple(shape), Broadcast.ROWS: (*shape[:-1], 1)}
     return [
-        T.arg(f"operand{index}", T.buffer(shapes[operand.reach], operand.dtype))
+        T.arg(f"operand{index}", T.buffer(_shape(operand.reach, shape, channels), operand.dtype))
         for index, operand in enumerate(epilogue.operands)
     ]
+
+
+def _shape(reach: Broadcast, shape: Sequence[Scalar], channels: Scalar) -> tuple[Scalar, ...]:
+    rows = (*shape[:-1], 1)
+    return {Broadcast.CHANNELS: (channels,), Broadcast.ELEMENTS: tuple(shape), Broadcast.ROWS: rows}[reach]
 
 
 def _input(place: float | None, values: Sequence[tirx.Expr | None]) -> tirx.Expr | None:

@@ -1,248 +1,362 @@
-"""GEMM in float32, with constant weights or of two computed operands, and in bfloat16 with constant weights.
+"""GEMM: one loop nest for all element types, whose hooks say what products do with their operands.
 
-A register tile of the result accumulates while the kernel walks the depth K: each step loads a row of the packed
-weights, broadcasts an element of each row and multiplies them (Goto and van de Geijn, "Anatomy of High-Performance
-Matrix Multiplication", 2008). Where rows or columns don't divide into tiles, the last tile overlaps the one before it
-and computes some elements twice: that costs less than masks, and nothing is accessed beyond the end.
-
-Factors in bfloat16 are multiplied in pairs, whose products are added to float32 accumulators at once. So the weights'
-rows are stored in pairs, and the last row of an odd K is paired with zeros.
+A register tile of the result accumulates while the kernel walks K: each step loads a row of the packed weights,
+broadcasts an element of each row, or a few neighbours that one instruction multiplies together, and multiplies them
+(Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). Where M or N don't divide into
+tiles, the last tile overlaps the one before it and computes some elements twice: that costs less than masks, and
+nothing is accessed beyond the end. Epilogues are computed while the sums are in registers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import gcd, prod
+from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, imported, pairs_added, stored_as
-from .epilogue import Broadcast, Epilogue, operand_buffers
+from .bfloat16 import BFLOAT16, imported
+from .epilogue import Epilogue, Result, viewed
+from .instructions.base import Instruction
+from .instructions.fma import FMA
 from .machine import Machine
-from .tiles import LATENCY, OPAQUE, Loop, Tile, Vector, ceil_div, row_tiles
-from .vectors import Scalar, ramp, spread
-
-_MOST_ROWS = 8
-"""The most rows read side by side: at a distance of a power of two, they share a set of L1."""
-_ENOUGH = 32
-"""Rows per thread from which a thread may read all weights: with fewer rows, weights would hold it up."""
-_SMALL = 1 << 16
-"""Multiply-adds below which waking other threads costs more than they save."""
+from .prim_func import Loop, kernel, symbol, symbols
+from .tiles import Spot, Tile, Vector, ceil_div, row_tiles
+from .vectors import Scalar, cast, known, ramp, spread, zeros
 
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """The sizes of a GEMM.
+    """The sizes of a GEMM, and what computes it.
 
     Attributes:
-        lead: the sizes of the axes before the last one, which together are the rows; None where a size isn't known.
-        depth: the length of the sums, K; None where it isn't known.
-        columns: the right operand's, N.
+        batch_dims: the sizes of the axes before K, which together are the rows; None where a size isn't known.
+        k: the length of the sums; None where it isn't known.
+        n: the right operand's columns.
         batch: how many of the leading axes number right operands instead of rows.
         is_packed: whether the right operand is packed weights.
-        dtype: of both operands; bfloat16 with packed weights alone.
+        instruction: what multiplies and adds; only float32 is multiplied with weights that aren't packed.
     """
 
     batch_dims: tuple[int | None, ...]
-    depth: int | None
-    columns: int
+    k: int | None
+    n: int
     batch: int = 0
     is_packed: bool = True
-    dtype: str = "float32"
+    instruction: Instruction = FMA
 
     @property
-    def steps(self) -> int | None:
-        """Multiply-adds per accumulator: K, or K/2 for pairs of bfloat16; None where K isn't known."""
-        return self.depth if self.depth is None or self.dtype == "float32" else ceil_div(self.depth, 2)
-
-    @property
-    def rows(self) -> int | None:
-        """The rows of one product, M; None where they aren't known."""
+    def m(self) -> int | None:
+        """The rows of one product; None where they aren't known."""
         sizes = [size for size in self.batch_dims[self.batch :] if size is not None]
         return prod(sizes) if len(sizes) == len(self.batch_dims) - self.batch else None
 
+    def loop(self, machine: Machine) -> Loop:
+        """Return the loop over tasks: parallel unless the product is known to be small."""
+        sizes = (*self.batch_dims, self.k, self.n)
+        known = [size for size in sizes if size is not None]
+        return T.serial if len(known) == len(sizes) and prod(known) < machine.costs.gemm_work else T.parallel
 
-def tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool = False) -> list[Tile]:
+    def row_chunks(self, machine: Machine) -> int:
+        """Return into how many parts rows are cut before columns are.
+
+        With enough rows, each thread keeps the same rows from one layer to the next: what it reads lies in its core's
+        caches, and threads fetch nothing from each other but weights.
+        """
+        least = machine.threads * machine.costs.rows_per_thread
+        return machine.threads if self.m is not None and not self.batch and self.m >= least else 1
+
+    def m_splits(self, tile: Tile, machine: Machine) -> int:
+        """Return into how many parts rows are cut, so that all threads have equally many tasks."""
+        chunks, panels = self.row_chunks(machine), ceil_div(self.n, tile.columns)
+        return chunks if chunks > 1 or self.m == 1 else machine.threads // gcd(panels, machine.threads)
+
+
+def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
     """Return all tiles that fit into the registers, the one with the least estimated time first.
 
-    Tiles are ordered by rounds of multiply-adds, and then by the elements read per multiply-add. Where `holds_rows`, an
-    element of every row stays in a register, instead of one at a time.
+    Tiles are ordered by rounds of multiply-adds, and then by the elements read per multiply-add.
     """
-    rows, m_splits = gemm.rows, row_chunks(gemm, machine)
+    m, m_splits = gemm.m, gemm.row_chunks(machine)
 
     def cost(tile: Tile) -> tuple[float, float]:
         vectors, work = len(tile.vectors), tile.rows * len(tile.vectors)
-        high = 1 / tile.rows if rows is None else ceil_div(ceil_div(rows, tile.rows), m_splits) * m_splits
-        count = ceil_div(gemm.columns, tile.columns) * high
-        return count * max(work, tile.rows + vectors, LATENCY), (tile.rows + vectors * machine.lanes) / work
+        high = 1 / tile.rows if m is None else ceil_div(ceil_div(m, tile.rows), m_splits) * m_splits
+        count = ceil_div(gemm.n, tile.columns) * high
+        return count * max(work, tile.rows + vectors, machine.costs.latency), (
+            tile.rows + vectors * machine.lanes
+        ) / work
 
-    return sorted(dict.fromkeys(_tiles(gemm, machine, holds_rows=holds_rows)), key=cost)
+    return sorted(dict.fromkeys(_tiles(gemm, machine)), key=cost)
 
 
-def row_chunks(gemm: Gemm, machine: Machine) -> int:
-    """Return into how many parts rows are cut before columns are.
+def _tiles(gemm: Gemm, machine: Machine) -> Iterator[Tile]:
+    """Yield all tiles that fit into the registers, beside a row of weights and the elements multiplied with it.
 
-    With enough rows, each thread keeps the same rows from one layer to the next: what it reads lies in its core's
-    caches, and threads fetch nothing from each other but weights.
+    Where elements are loaded together, one of every row stays in a register, instead of one at a time.
     """
-    rows = gemm.rows
-    return machine.threads if rows is not None and not gemm.batch and rows >= machine.threads * _ENOUGH else 1
-
-
-def _tiles(gemm: Gemm, machine: Machine, *, holds_rows: bool) -> Iterator[Tile]:
-    """Yield all tiles that fit into the registers, beside a row of weights and the elements multiplied with it."""
-    most = _MOST_ROWS if gemm.rows is None else min(_MOST_ROWS, gemm.rows)
+    most = machine.costs.most_rows if gemm.m is None else min(machine.costs.most_rows, gemm.m)
+    n = gemm.n // machine.lanes * machine.lanes if gemm.instruction.fills_vectors else gemm.n
     for rows, vectors in product(range(1, most + 1), range(1, machine.registers)):
-        if rows * vectors + vectors + (rows if holds_rows else 1) <= machine.registers:
-            yield Tile(rows, min(vectors * machine.lanes, _tiled_columns(gemm, machine)), machine.lanes)
+        if rows * vectors + vectors + (rows if gemm.instruction.unroll_k > 1 else 1) <= machine.registers:
+            yield Tile(rows, min(vectors * machine.lanes, n), machine.lanes)
 
 
-def _tiled_columns(gemm: Gemm, machine: Machine) -> int:
-    """Return the columns that tiles may cover: pairs of bfloat16 fill whole vectors alone."""
-    return gemm.columns if gemm.dtype == "float32" else gemm.columns // machine.lanes * machine.lanes
+def panels(rows: np.ndarray, tile: Tile) -> np.ndarray:
+    """Cut `[row, N, ...]` into `[panel, row, column of the tile, ...]`; the last panel overlaps the one before it."""
+    starts = [min(start, rows.shape[1] - tile.columns) for start in range(0, rows.shape[1], tile.columns)]
+    return np.stack([rows[:, start : start + tile.columns] for start in starts])
 
 
-def packed(weights: np.ndarray, tile: Tile) -> np.ndarray:
-    """Pack weights `[depth, columns]` as `[panel, depth, column of the tile]`."""
-    columns = weights.shape[1]
-    starts = [min(start, columns - tile.columns) for start in range(0, columns, tile.columns)]
-    return np.stack([weights[:, start : start + tile.columns] for start in starts])
+def packed(weights: np.ndarray, tile: Tile, instruction: Instruction = FMA) -> np.ndarray:
+    """Pack weights `[K, N]` as `[panel, step, column of the tile and product of a step]`; zeros fill the last step."""
+    (k, n), together = weights.shape, instruction.k_per_instruction
+    padded = np.pad(weights, ((0, -k % together), (0, 0)))
+    return instruction.pack(panels(padded.reshape(-1, together, n).transpose(0, 2, 1), tile))
 
 
-def is_paired_gemm(weights: np.ndarray, machine: Machine) -> bool:
-    """Whether weights `[depth, columns]` are bfloat16, and the machine has a kernel for them."""
-    return weights.dtype.name == BFLOAT16 and machine.has_bfloat16 and weights.shape[1] >= machine.lanes
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tile lies.
+
+    Attributes:
+        row: the tile's first row.
+        column: the first column of the result.
+        right: the first index into the right operand, a panel or an item, and the first column there.
+    """
+
+    row: Scalar
+    column: Scalar
+    right: tuple[Scalar, Scalar]
 
 
-def paired(weights: np.ndarray) -> np.ndarray:
-    """Pack bfloat16 weights `[depth, columns]` as int32 pairs `[depth / 2, columns]`, odd rows in the upper half."""
-    depth, columns = weights.shape
-    even = np.zeros((ceil_div(depth, 2), 2, columns), np.uint16)
-    even.reshape(-1, columns)[:depth] = weights.view(np.uint16)
-    return np.ascontiguousarray(even.transpose(0, 2, 1)).view(np.int32)[..., 0]
+@dataclass(frozen=True, slots=True)
+class Product(ABC):
+    """The hooks of the nest: what a product does with its operands.
+
+    Attributes:
+        instruction: what multiplies and adds.
+        limbs: how many sums an element of the result is made of.
+    """
+
+    instruction: Instruction
+    limbs: ClassVar[int] = 1
+
+    def width(self, height: int, columns: int) -> int:
+        """Return how many of a panel's columns a tile of some rows has."""
+        return columns
+
+    @abstractmethod
+    def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
+        """Return what the sums of a vector start from."""
+
+    @abstractmethod
+    def walk(self, step: Callable[[Scalar, int], None]) -> None:
+        """Emit the loops over K around a number of steps from a first one on."""
+
+    @abstractmethod
+    def load_a(self, row: Scalar, first: Scalar, count: int, lanes: int) -> list[Sequence[tirx.Expr]]:
+        """Return the left factors of a row for vectors of some lanes: of each step, for each limb."""
+
+    @abstractmethod
+    def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
+        """Yield the right factors of each step: the tile's vectors by their first columns."""
+
+    def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
+        """Return a vector of the result, given the sums of each limb."""
+        return sums[0]
+
+    def sums(self, place: Place, tile: Tile) -> Iterator[Vector]:
+        """Emit a tile: line, column, lanes and sums of each vector."""
+        size, dtype = (tile.rows * tile.columns,), self.instruction.accumulator_dtype
+        limbs = [T.alloc_buffer(size, dtype) for _ in range(self.limbs)]
+        for sums, spot in product(limbs, tile.spots):
+            T.buffer_store(sums, self.initialise(place, spot), [spot[-1]])
+        widths = dict.fromkeys(lanes for _, lanes in tile.vectors)
+
+        def step(first: Scalar, count: int) -> None:
+            left = {
+                (line, lanes): self.load_a(place.row + line, first, count, lanes)
+                for line, lanes in product(range(tile.rows), widths)
+            }
+            for number, right in enumerate(self.load_b(place, first, count, tile)):
+                for (limb, sums), (line, start, lanes, slot) in product(enumerate(limbs), tile.spots):
+                    factor = left[line, lanes][number][limb]
+                    T.buffer_store(sums, self.instruction.multiply_add(sums[slot], factor, right[start]), [slot])
+
+        self.walk(step)
+        for spot in tile.spots:
+            yield *spot[:3], self.store_c(place, spot, [sums[spot[-1]] for sums in limbs])
+
+
+@dataclass(frozen=True, slots=True)
+class Dense(Product):
+    """A product with a matrix, whose sums may undo zero points and be scaled.
+
+    Attributes:
+        x: the left operand.
+        right: the right operand.
+        offsets: what sums start from, by column.
+        zero_points: what offsets are multiplied with.
+        scales: of the sums, by column.
+        is_by_row: whether each row has a zero point.
+        is_panel: whether the right operand is the panel at hand alone.
+    """
+
+    x: tirx.Buffer
+    right: tirx.Buffer
+    offsets: tirx.Buffer | None = None
+    zero_points: tirx.Buffer | None = None
+    scales: tirx.Buffer | None = None
+    is_by_row: bool = False
+    is_panel: bool = False
+
+    def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
+        line, start, lanes, _ = spot
+        if self.offsets is None:
+            return zeros(self.instruction.accumulator_dtype, lanes)
+        offset = self.offsets[ramp(place.column + start, lanes)]
+        if self.zero_points is None:
+            return offset
+        zero_point = self.zero_points[place.row + line if self.is_by_row else 0, 0].astype("int32")
+        return offset * spread(zero_point - self.instruction.zero_point_bias, lanes)
+
+    def walk(self, step: Callable[[Scalar, int], None]) -> None:
+        unroll, together, k = self.instruction.unroll_k, self.instruction.k_per_instruction, self.x.shape[1]
+        if together * unroll == 1:
+            with T.serial(0, k) as one:
+                step(one, 1)
+            return
+        steps = known(k) // together
+        with T.serial(0, steps // unroll) as run:
+            step(run * unroll, unroll)
+        if steps % unroll:
+            with T.serial(0, steps % unroll) as one:
+                step(steps // unroll * unroll + one, 1)
+        if known(k) % together:
+            step(steps, 1)
+
+    def load_a(self, row: Scalar, first: Scalar, count: int, lanes: int) -> list[Sequence[tirx.Expr]]:
+        together = self.instruction.k_per_instruction
+        size = count * together
+        if isinstance(first, int):  # the last step of K, which may be shorter
+            size = min(size, known(self.x.shape[1]) - first * together)
+        return [[left] for left in self.instruction.broadcast_lhs(self.x[row, ramp(first * together, size)], lanes)]
+
+    def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
+        (index, column), together = place.right, self.instruction.k_per_instruction
+        index = 0 if self.is_panel else index
+        for step in range(count):
+            yield {
+                start: self.right[index, first + step, ramp((column + start) * together, lanes * together)]
+                for start, lanes in tile.vectors
+            }
+
+    def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
+        _, start, lanes, _ = spot
+        if self.scales is None:
+            return sums[0]
+        return cast(sums[0], "float32") * self.scales[ramp(place.column + start, lanes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """The loops of a kernel over parts of rows, panels of columns and tiles."""
+
+    gemm: Gemm
+    machine: Machine
+    items: Scalar
+    rows: Scalar
+    x: tirx.Buffer
+    result: Result
+
+    def emit(self, product_of: Callable[[Scalar], Product], tile: Tile, m_splits: int) -> None:
+        """Emit the loops around the tiles of a product, with the epilogue's operators.
+
+        A function emits what a panel of columns needs before its tiles, and returns the product that computes them.
+        """
+        gemm, rows, panels = self.gemm, self.rows, ceil_div(self.gemm.n, tile.columns)
+        with gemm.loop(self.machine)(0, self.items * (panels * m_splits)) as task:
+            item, chunk, panel = task // (panels * m_splits), task // panels % m_splits, task % panels
+            column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
+            product = product_of(panel)
+            for height, count in row_tiles(tile.rows, rows):
+                begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
+                width = product.width(height, tile.columns)
+                with T.serial(0, end - begin) as step:
+                    row = item * rows + tirx.min((begin + step) * height, rows - height)
+                    for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
+                        right = (panel, first) if gemm.is_packed else (item, column + first)
+                        place = Place(row, column + first, right)
+                        for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
+                            at = ramp(place.column + start, lanes)
+                            self.result.put(sums, (row + line, at), at)
+
+
+class Operands(ABC):
+    """What a kernel multiplies with, and how."""
+
+    @abstractmethod
+    def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
+        """Declare the kernel's arguments behind the left operand; return the function that emits its code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix(Operands):
+    """A matrix, and what undoes the quantization of integers.
+
+    Attributes:
+        has_offsets: whether sums start from offsets by column.
+        zero_points: of the left operand, which the offsets are multiplied with: known and part of the offsets (0), one
+            for all rows (1), or one each (2).
+        is_scaled: whether sums are multiplied by a scale for each column; otherwise they are left to the epilogue.
+    """
+
+    has_offsets: bool = False
+    zero_points: int = 0
+    is_scaled: bool = False
+
+    def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
+        together, is_by_row = gemm.instruction.k_per_instruction, self.zero_points > 1
+        shape: tuple[Scalar, ...] = (*batch_dims[: gemm.batch], k, gemm.n)
+        if gemm.is_packed:
+            steps = ceil_div(k, together) if isinstance(k, int) else k
+            shape = (ceil_div(gemm.n, tile.columns), steps, tile.columns * together)
+        right = T.arg("right", T.buffer(shape, gemm.instruction.rhs_dtype))
+        offsets = zero_points = scales = None
+        if self.has_offsets:
+            offsets = T.arg("offsets", T.buffer((gemm.n,), "int32"))
+        if self.zero_points:
+            zero_points = T.arg("zero_points", T.buffer((*batch_dims, 1) if is_by_row else (1, 1), "uint8"))
+        if self.is_scaled:
+            scales = T.arg("scales", T.buffer((gemm.n,), "float32"))
+
+        def emit(nest: Nest) -> None:
+            matrix = right if gemm.is_packed else viewed(right, (nest.items, k, gemm.n))
+            points = zero_points
+            if points is not None:
+                points = viewed(points, (nest.rows if is_by_row else 1, 1))
+            product = Dense(gemm.instruction, nest.x, matrix, offsets, points, scales, is_by_row)
+            nest.emit(lambda panel: product, tile, gemm.m_splits(tile, nest.machine))
+
+        return emit
 
 
 @lru_cache
-def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Build a kernel of `[*lead, depth]`, a right operand and the epilogue's operands to `[*lead, columns]`."""
-    batch_dims = [
-        tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.batch_dims)
-    ]
-    depth = tirx.Var("depth", "int64") if gemm.depth is None else gemm.depth
-    items: Scalar = prod(batch_dims[: gemm.batch])
-    rows: Scalar = prod(batch_dims[gemm.batch :])
-    panels = ceil_div(gemm.columns, tile.columns)
-    m_splits = chunks_of(gemm, panels, machine)
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*batch_dims, depth), gemm.dtype))
-            steps = depth if gemm.steps is None else gemm.steps
-            form = (panels, steps, tile.columns) if gemm.is_packed else (*batch_dims[: gemm.batch], depth, gemm.columns)
-            right = T.arg("right", T.buffer(form, "float32" if gemm.dtype == "float32" else "int32"))
-            beside = operand_buffers(epilogue, (*batch_dims, gemm.columns), gemm.columns)
-            y = T.arg("y", T.buffer((*batch_dims, gemm.columns), epilogue.dtype))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y = (as_matrix(buffer, items * rows) for buffer in (x, y))
-            beside = as_matrices(beside, epilogue, items * rows)
-            if not gemm.is_packed:
-                right = T.decl_buffer((items, depth, gemm.columns), "float32", data=right.data)
-            tasks = loop_over(gemm)(0, items * (panels * m_splits))
-            with imported(machine, gemm.dtype == BFLOAT16 or epilogue.is_coarse), tasks as task:
-                item, chunk, panel = task // (panels * m_splits), task // panels % m_splits, task % panels
-                column = tirx.min(panel * tile.columns, gemm.columns - tile.columns)
-                origin = (panel, 0) if gemm.is_packed else (item, column)
-                for height, count in row_tiles(tile.rows, rows):
-                    begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
-                    with T.serial(0, end - begin) as step:
-                        row = item * rows + tirx.min((begin + step) * height, rows - height)
-                        sums = tile_sums(x, right, row, origin, Tile(height, tile.columns, tile.lanes), gemm)
-                        stored(sums, y, beside, (row, column), epilogue)
-        return builder.get()
-
-
-def chunks_of(gemm: Gemm, panels: int, machine: Machine) -> int:
-    """Return into how many parts rows are cut, so that all threads have equally many tasks."""
-    m_splits = row_chunks(gemm, machine)
-    return m_splits if m_splits > 1 or gemm.rows == 1 else machine.threads // gcd(panels, machine.threads)
-
-
-def loop_over(gemm: Gemm) -> Loop:
-    """Return the loop over tasks: parallel unless the product is known to be small."""
-    sizes = (*gemm.batch_dims, gemm.depth, gemm.columns)
-    known = [size for size in sizes if size is not None]
-    return T.serial if len(known) == len(sizes) and prod(known) < _SMALL else T.parallel
-
-
-def as_matrix(buffer: tirx.Buffer, rows: Scalar) -> tirx.Buffer:
-    """View a buffer as a matrix, with all axes before the last one as rows."""
-    return T.decl_buffer((rows, buffer.shape[-1]), stored_as(str(buffer.dtype)), data=buffer.data)
-
-
-def as_matrices(operands: Sequence[tirx.Buffer], epilogue: Epilogue, rows: Scalar) -> list[tirx.Buffer]:
-    """View the epilogue's operands as matrices, except for those with a number for each channel."""
-    pairs = zip(operands, epilogue.operands, strict=True)
-    return [buffer if operand.reach is Broadcast.CHANNELS else as_matrix(buffer, rows) for buffer, operand in pairs]
-
-
-def tile_sums(
-    x: tirx.Buffer, right: tirx.Buffer, row: Scalar, origin: tuple[Scalar, Scalar], tile: Tile, gemm: Gemm
-) -> list[Vector]:
-    """Emit the sums of one register tile: line, column, lanes and sums of each vector.
-
-    Args:
-        x: the left operand.
-        right: the right operand.
-        row: the tile's first row.
-        origin: the first index into `right`, and the first column.
-        tile: the tile's size.
-        gemm: the product that the tile is a part of.
-    """
-    sums = T.alloc_buffer((tile.rows * tile.columns,), "float32")
-    for _, _, lanes, slot in tile.spots:
-        T.buffer_store(sums, spread(T.float32(0), lanes), [slot])
-
-    def add(
-        step: Scalar,
-        left: Callable[[Scalar], tirx.Expr],
-        multiply_add: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr],
-    ) -> None:
-        for line, start, lanes, slot in tile.spots:
-            factor = right[origin[0], step, ramp(origin[1] + start, lanes)]
-            T.buffer_store(sums, multiply_add(sums[slot], spread(left(row + line), lanes), factor), [slot])
-
-    if gemm.dtype == "float32":
-        with T.serial(0, right.shape[1]) as k:
-            add(k, lambda line: x[line, k], lambda sums, a, b: sums + a * b)
-    else:
-        depth = gemm.depth
-        assert depth is not None
-        with T.serial(0, depth // 2) as k:
-            add(k, lambda line: T.reinterpret(x[line, ramp(k * 2, 2)], dtype="int32"), pairs_added)
-        if depth % 2:
-            add(depth // 2, lambda line: x[line, depth - 1].astype("int32"), pairs_added)
-    return [(line, start, lanes, sums[slot]) for line, start, lanes, slot in tile.spots]
-
-
-def stored(
-    sums: Sequence[Vector],
-    y: tirx.Buffer,
-    beside: Sequence[tirx.Buffer],
-    place: tuple[Scalar, Scalar],
-    epilogue: Epilogue,
-) -> None:
-    """Emit the epilogue of a tile whose first row and column are given, and store its results."""
-    row, column = place
-    for line, start, lanes, vector in sums:
-        at = ramp(column + start, lanes)
-
-        def load(index: int, line: int = line, at: Scalar = at, lanes: int = lanes) -> tirx.Expr:
-            reach = epilogue.operands[index].reach
-            if reach is Broadcast.ROWS:
-                return spread(beside[index][row + line, 0], lanes)
-            return beside[index][(at,) if reach is Broadcast.CHANNELS else (row + line, at)]
-
-        T.buffer_store(y, epilogue.applied(vector, load), [row + line, at])
+@kernel
+def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, operands: Operands = Matrix()) -> None:
+    """Emit a kernel of `[*batch_dims, K]`, a right operand and the epilogue's operands to `[*batch_dims, N]`."""
+    batch_dims, k = symbols(gemm.batch_dims), symbol("k", gemm.k)
+    items, rows = prod(batch_dims[: gemm.batch]), prod(batch_dims[gemm.batch :])
+    lhs_dtype = gemm.instruction.lhs_dtype
+    x = T.arg("x", T.buffer((*batch_dims, k), lhs_dtype))
+    emit = operands.declare(gemm, tile, batch_dims, k)
+    result = Result.declare(epilogue, (*batch_dims, gemm.n), gemm.n)
+    x, result = viewed(x, (items * rows, k)), result.viewed((items * rows, gemm.n))
+    nest = Nest(gemm, machine, items, rows, x, result)
+    with imported(machine, lhs_dtype == BFLOAT16 or epilogue.is_coarse):
+        emit(nest)

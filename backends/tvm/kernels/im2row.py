@@ -9,14 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, operand_buffers
-from .int8_dot import K_PER_DOT
+from .instructions.int8_dot import K_PER_DOT
 from .machine import Machine
-from .tiles import OPAQUE, ceil_div, maybe_parallel
-from .vectors import Scalar, ramp
+from .prim_func import either, kernel, maybe_parallel, symbol
+from .tiles import ceil_div
+from .vectors import ramp
 from .windows import Pair, Window
 
 
@@ -66,43 +66,36 @@ class Im2Row:
 
 
 @lru_cache
-def im2row_kernel(strips: Im2Row, padding: int, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Build a kernel of an operand `[batch, channel, row, column]` to rows of bytes, `[batch, 1, row, byte]`.
+@kernel
+def im2row_kernel(strips: Im2Row, padding: int, machine: Machine, epilogue: Epilogue) -> None:
+    """Emit a kernel of an operand `[batch, channel, row, column]` to rows of bytes, `[batch, 1, row, byte]`.
 
     The epilogue makes the bytes of the operand; those of the padding are written, too.
     """
-    batch = tirx.Var("batch", "int64") if strips.batch is None else strips.batch
-    (rows, columns), (above, before) = strips.windows.image, strips.windows.begins
-    (height, width), channels = strips.image, strips.channels
+    batch, channels = symbol("batch", strips.batch), strips.channels
+    (rows, columns), (above, before), (height, width) = strips.windows.image, strips.windows.begins, strips.image
     lanes = machine.lanes if columns >= machine.lanes else 1
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            (x,) = operand_buffers(epilogue, (batch, channels, rows, columns), channels)
-            y = T.arg("y", T.buffer((batch, 1, height, width), epilogue.dtype))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            with T.sblock("root"), maybe_parallel(batch * height * width)(0, batch * height) as task:
-                image, row = task // height, task % height
+    (x,) = operand_buffers(epilogue, (batch, channels, rows, columns), channels)
+    y = T.arg("y", T.buffer((batch, 1, height, width), epilogue.dtype))
+    loop = maybe_parallel(batch * height * width, machine.costs.vector_work)
+    with T.sblock("root"), loop(0, batch * height) as task:
+        image, row = task // height, task % height
 
-                def fill(begin: int, end: int, image: Scalar = image, row: Scalar = row) -> None:
-                    with T.serial(0, end - begin) as byte:
-                        T.buffer_store(y, tirx.const(padding, epilogue.dtype), [image, 0, row, begin + byte])
+        def fill(begin: int, end: int) -> None:
+            with T.serial(0, end - begin) as byte:
+                T.buffer_store(y, tirx.const(padding, epilogue.dtype), [image, 0, row, begin + byte])
 
-                with T.If(tirx.all(row >= above, row < above + rows)):
-                    with T.Then():
-                        fill(0, before * channels)
-                        with T.serial(0, ceil_div(columns, lanes)) as step:
-                            start = tirx.min(step * lanes, columns - lanes)  # the last ones overlap those before
-                            place = (image, row - above, ramp(start, lanes))
-                            parts = [
-                                epilogue.applied(None, lambda _, at=(place[0], channel, *place[1:]): x[at])
-                                for channel in range(channels)
-                            ]
-                            octets = ramp((before + start) * channels, lanes * channels)
-                            T.buffer_store(y, _interleaved(parts, lanes), [image, 0, row, octets])
-                        fill((before + columns) * channels, width)
-                    with T.Else():
-                        fill(0, width)
-        return builder.get()
+        def interleave() -> None:
+            fill(0, before * channels)
+            with T.serial(0, ceil_div(columns, lanes)) as step:
+                start = tirx.min(step * lanes, columns - lanes)  # the last ones overlap those before
+                places = [(image, channel, row - above, ramp(start, lanes)) for channel in range(channels)]
+                parts = [epilogue.applied(None, lambda _, at=at: x[at]) for at in places]
+                octets = ramp((before + start) * channels, lanes * channels)
+                T.buffer_store(y, _interleaved(parts, lanes), [image, 0, row, octets])
+            fill((before + columns) * channels, width)
+
+        either(tirx.all(row >= above, row < above + rows), interleave, lambda: fill(0, width))
 
 
 def _interleaved(parts: list[tirx.Expr], lanes: int) -> tirx.Expr:

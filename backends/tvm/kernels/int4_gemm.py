@@ -1,210 +1,295 @@
-"""GEMM of float32 with constant 4-bit weights, with a scale and a zero point for each block along the depth K.
+"""GEMM of float32 with constant 4-bit weights, with a scale and a zero point for each block along K.
 
 Few rows are multiplied with the codes as they come out of memory, whose bandwidth is the limit: the products of a block
 are summed first, and then scaled. For more rows, each panel of weights is dequantized once, and the rest is a GEMM of
 float32.
+
+VNNI multiplies any number of rows with the codes. In each row, a block of numbers is brought to a common scale, on
+which the largest number has 22 bits, and split into three limbs: digits to the base of 256. This fixed-point form is
+off by 2^-23 of the largest number at most. Three instructions make 64 products, where float32 takes four, and only sums
+of whole blocks are converted.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import imported
-from .epilogue import Epilogue, operand_buffers
-from .gemm import Gemm, as_matrices, as_matrix, chunks_of, loop_over, packed, stored, tile_sums, tiles
+from .gemm import Dense, Gemm, Nest, Operands, Place, Product, panels, tiles
+from .instructions.fma import FMA
+from .instructions.int4 import WORD, Int4, Int4Dot, Int4Fma
 from .machine import Machine
-from .rows import filled
-from .tiles import OPAQUE, Tile, Vector, ceil_div, row_tiles
-from .vectors import Scalar, cast, held, known, ramp, spread, total, vector_type
+from .prim_func import either, maybe_parallel
+from .tiles import Spot, Tile, Vector, ceil_div
+from .vectors import Scalar, cast, filled, held, horizontal_max, known, ramp, spread, total, zeros
 
-WORD = 8
-"""Codes in 32 bits."""
-_FEW = 8
-"""Rows up to which codes are unpacked for each tile: for more rows, unpacking a whole panel once is faster."""
-_WIDEST = 8
-"""The most vectors in a tile of few rows."""
-
-
-def int4_tile(gemm: Gemm, machine: Machine) -> Tile:
-    """Return a tile with the columns of a panel and the rows that are multiplied at once with an unpacked panel."""
-    if gemm.rows is None or gemm.rows > _FEW:
-        return tiles(gemm, machine)[0]
-    return Tile(gemm.rows, min(_few_columns(gemm.rows, machine), gemm.columns), machine.lanes)
+Buffers: TypeAlias = tuple[tirx.Buffer, tirx.Buffer, tirx.Buffer]
+"""Codes, scales and zero points."""
+_LANES = 16
+"""Columns of a vector of limbs' products."""
+_LIMBS = 3
+_BITS = 22
+"""Bits of the largest number in a block, so that its first limb has 7 with the sign."""
+_LEAST = 2.0**-100
+"""The least size that the largest number of a block counts as, so that the scale has a finite reciprocal."""
+_VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
+"""Vectors of a register tile of limbs by its rows: each has an accumulator for every limb and one for all blocks."""
 
 
-def packed_int4(codes: np.ndarray, tile: Tile) -> np.ndarray:
-    """Pack codes `[depth, columns]` from 0 to 15, less 8, as `[panel, word, column of the tile]`.
+@dataclass(frozen=True, slots=True)
+class Int4Operands(Operands):
+    """Codes, scales and zero points of weights in 4 bits.
 
-    The first row lies in the lowest bits.
+    Attributes:
+        block: the rows that share a scale and a zero point.
+        instruction: what multiplies with codes.
     """
-    depth, columns = codes.shape
-    signed = (codes ^ WORD).reshape(depth // WORD, WORD, columns)
-    words = np.zeros((depth // WORD, columns), np.uint32)
-    for index in range(WORD):
-        words |= signed[:, index].astype(np.uint32) << np.uint32(4 * index)
-    return packed(words.view(np.int32), tile)
+
+    block: int
+    instruction: Int4
+
+    @staticmethod
+    def of(codes: np.ndarray, block: int, machine: Machine) -> "Int4Operands":
+        """Return the operands for codes `[K, N]`: as limbs, where VNNI has vectors of 512 bits that they fill."""
+        if machine.has_wide_dots and codes.shape[1] >= _LANES:
+            return LimbOperands(block, Int4Dot())
+        return FloatOperands(block, Int4Fma(machine.is_x86))
+
+    @abstractmethod
+    def tile(self, gemm: Gemm, machine: Machine) -> Tile:
+        """Return a tile with the columns of a panel and the rows that are multiplied at once."""
+
+    def packed(self, codes: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, tile: Tile) -> list[np.ndarray]:
+        """Pack codes `[K, N]`, scales and zero points `[block, N]` as `[panel, word or block, column of the tile]`."""
+        parts = self.instruction.words(codes), scales, self.instruction.zero_points(zero_points)
+        return [panels(part, tile) for part in parts]
+
+    @abstractmethod
+    def emit(self, nest: Nest, tile: Tile, buffers: Buffers) -> None:
+        """Emit the kernel's code."""
+
+    def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
+        assert isinstance(k, int)
+        panels, blocks = ceil_div(gemm.n, tile.columns), k // self.block
+        codes = T.arg("codes", T.buffer((panels, k // WORD, tile.columns), self.instruction.rhs_dtype))
+        scales = T.arg("scales", T.buffer((panels, blocks, tile.columns), "float32"))
+        dtype = self.instruction.zero_point_dtype
+        zero_points = T.arg("zero_points", T.buffer((panels, blocks, tile.columns), dtype))
+        return lambda nest: self.emit(nest, tile, (codes, scales, zero_points))
 
 
-@lru_cache
-def int4_gemm_kernel(gemm: Gemm, block: int, tile: Tile, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Build a kernel of `[*lead, depth]`, packed codes, scales and zero points by block, and the epilogue's operands.
+class FloatOperands(Int4Operands):
+    """Weights that are multiplied with the left operand's elements as they are."""
 
-    Its result is `[*lead, columns]`. Scales and zero points (less 8) are packed like a right operand of float32.
-    """
-    assert gemm.depth is not None
-    batch_dims = [
-        tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(gemm.batch_dims)
-    ]
-    rows: Scalar = prod(batch_dims)
-    panels = ceil_div(gemm.columns, tile.columns)
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*batch_dims, gemm.depth), "float32"))
-            codes = T.arg("codes", T.buffer((panels, gemm.depth // WORD, tile.columns), "int32"))
-            scales, zero_points = (
-                T.arg(name, T.buffer((panels, gemm.depth // block, tile.columns), dtype))
-                for name, dtype in (("scales", "float32"), ("zero_points", "int8"))
-            )
-            beside = operand_buffers(epilogue, (*batch_dims, gemm.columns), gemm.columns)
-            y = T.arg("y", T.buffer((*batch_dims, gemm.columns), epilogue.dtype))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y = (as_matrix(buffer, rows) for buffer in (x, y))
-            beside = as_matrices(beside, epilogue, rows)
-            product = _Product(gemm, rows, block, tile, machine, x, codes, scales, zero_points)
+    __slots__ = ()
 
-            def store(sums: Sequence[Vector], row: Scalar, column: Scalar) -> None:
-                stored(sums, y, beside, (row, column), epilogue)
+    def tile(self, gemm: Gemm, machine: Machine) -> Tile:
+        if gemm.m is None or gemm.m > machine.costs.int4_rows:
+            return tiles(gemm, machine)[0]
+        return Tile(gemm.m, min(_few_columns(gemm.m, machine), gemm.n), machine.lanes)
 
-            with imported(machine, epilogue.is_coarse):
-                if gemm.rows is not None:
-                    (product.few if gemm.rows <= _FEW else product.many)(store)
-                else:
-                    with T.If(rows <= _FEW):
-                        with T.Then():
-                            product.few(store)
-                        with T.Else():
-                            product.many(store)
-        return builder.get()
+    def emit(self, nest: Nest, tile: Tile, buffers: Buffers) -> None:
+        most = nest.machine.costs.int4_rows
+
+        def few() -> None:
+            totals = T.alloc_buffer((most, known(buffers[1].shape[1])), "float32")
+            product = _FewRows(self.instruction, *buffers, totals, nest.x, nest.machine)
+            product.add_up(nest.rows, self.block)
+            nest.emit(lambda panel: product, replace(tile, rows=most), 1)
+
+        def many() -> None:
+            m_splits = nest.gemm.m_splits(tile, nest.machine)
+            nest.emit(lambda panel: self._dequantized(nest, tile, buffers, panel), tile, m_splits)
+
+        either(nest.rows <= most, few, many)
+
+    def _dequantized(self, nest: Nest, tile: Tile, buffers: Buffers, panel: Scalar) -> Product:
+        """Emit a buffer `[1, K, column of the tile]` with a panel's weights in float32; return the product with it."""
+        codes, scales, zero_points = buffers
+        whole = T.alloc_buffer((1, known(nest.x.shape[1]), tile.columns), "float32")
+        with T.serial(0, known(scales.shape[1])) as block:
+            for start, lanes in tile.vectors:
+                at = ramp(start, lanes)
+                scale = held(scales[panel, block, at])
+                zero_point = held(cast(zero_points[panel, block, at], "float32"))
+                with T.serial(0, self.block // WORD) as step:
+                    word = block * (self.block // WORD) + step
+                    words = held(codes[panel, word, at])
+                    for index in range(WORD):
+                        number = (self.instruction.unpack(words, index) - zero_point) * scale
+                        T.buffer_store(whole, number, [0, word * WORD + index, at])
+        return Dense(FMA, nest.x, whole, is_panel=True)
+
+
+class LimbOperands(Int4Operands):
+    """Weights that are multiplied with limbs of the left operand's elements."""
+
+    __slots__ = ()
+
+    def tile(self, gemm: Gemm, machine: Machine) -> Tile:
+        rows = max(_VECTORS)
+        if gemm.m is not None:
+            rows = min(_VECTORS, key=lambda rows: (ceil_div(gemm.m or 1, rows) * rows, -rows))
+        return Tile(rows, min(_VECTORS[1], gemm.n // _LANES) * _LANES, _LANES)
+
+    def emit(self, nest: Nest, tile: Tile, buffers: Buffers) -> None:
+        blocks, k = known(buffers[1].shape[1]), known(nest.x.shape[1])
+        limbs = T.alloc_buffer((_LIMBS, nest.rows, k), "int8")
+        row_scales, totals = (T.alloc_buffer((nest.rows, blocks), "float32") for _ in range(2))
+        product = _Limbs(self.instruction, *buffers, totals, limbs, row_scales)
+        loop = maybe_parallel(nest.rows * k, nest.machine.costs.vector_work)
+        with loop(0, nest.rows) as row, T.serial(0, blocks) as block:
+            product.split(nest.x, row, block, self.block)
+        nest.emit(lambda panel: product, tile, nest.gemm.m_splits(tile, nest.machine))
 
 
 def _few_columns(rows: int, machine: Machine) -> int:
     """Return a tile's columns for few rows: a vector takes a register for codes and, for each row, two for sums."""
-    return max(min((machine.registers - 2) // (2 * rows + 1), _WIDEST), 1) * machine.lanes
+    return max(min((machine.registers - 2) // (2 * rows + 1), machine.costs.int4_vectors), 1) * machine.lanes
 
 
 @dataclass(frozen=True, slots=True)
-class _Product:
-    """Code for a product, with few rows or with many."""
+class _Blocks(Product):
+    """A product with codes, which is scaled block by block.
 
-    gemm: Gemm
-    rows: Scalar
-    block: int
-    tile: Tile
-    machine: Machine
-    x: tirx.Buffer
+    Attributes:
+        instruction: what multiplies with codes.
+        codes: `[panel, word, column of the tile]`.
+        scales: `[panel, block, column of the tile]`.
+        zero_points: likewise.
+        totals: the negative sums of a row's elements, by row and block.
+        block: the block at hand.
+    """
+
+    instruction: Int4
     codes: tirx.Buffer
     scales: tirx.Buffer
     zero_points: tirx.Buffer
+    totals: tirx.Buffer
+    block: Scalar = field(default=0, kw_only=True)
 
-    def few(self, store: Callable[[Sequence[Vector], Scalar, Scalar], None]) -> None:
-        """Emit products of up to 8 rows with codes, summed by block and then scaled."""
-        rows, blocks = self.rows, self.scales.shape[1]
-        horizontal_add = T.alloc_buffer((_FEW, blocks), "float32")
-        with T.serial(0, rows) as row, T.serial(0, blocks) as block:
-            T.buffer_store(horizontal_add, self._total(row, block), [row, block])
-        with loop_over(self.gemm)(0, self.scales.shape[0]) as panel:
-            column = self._column(panel)
-            for height, count in row_tiles(_FEW, rows):
-                width = min(_few_columns(height, self.machine), self.tile.columns)
-                starts = range(0, self.tile.columns, width)
-                with T.serial(0, count) as step:
-                    row = tirx.min(step * height, rows - height)
-                    for start in (min(start, self.tile.columns - width) for start in starts):
-                        sums = self._sums(horizontal_add, (row, panel, start), Tile(height, width, self.tile.lanes))
-                        store(sums, row, column + start)
+    def sums(self, place: Place, tile: Tile) -> Iterator[Vector]:
+        sums = tile.zeros()
+        with T.serial(0, known(self.scales.shape[1])) as block:
+            for spot, found in zip(tile.spots, Product.sums(replace(self, block=block), place, tile), strict=True):
+                T.buffer_store(sums, sums[spot[-1]] + found[-1], [spot[-1]])
+        for line, start, lanes, slot in tile.spots:
+            yield line, start, lanes, sums[slot]
 
-    def many(self, store: Callable[[Sequence[Vector], Scalar, Scalar], None]) -> None:
-        """Emit products of any number of rows with panels that are dequantized to float32 first."""
-        rows, panels = self.rows, known(self.scales.shape[0])
-        m_splits = chunks_of(self.gemm, panels, self.machine)
-        with loop_over(self.gemm)(0, panels * m_splits) as task:
-            chunk, panel = task // panels, task % panels
-            column, whole = self._column(panel), self._dequantized(panel)
-            for height, count in row_tiles(self.tile.rows, rows):
-                begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
-                with T.serial(0, end - begin) as step:
-                    row = tirx.min((begin + step) * height, rows - height)
-                    tile = Tile(height, self.tile.columns, self.tile.lanes)
-                    store(tile_sums(self.x, whole, row, (0, 0), tile, self.gemm), row, column)
+    def walk(self, step: Callable[[Scalar, int], None]) -> None:
+        words = known(self.codes.shape[1]) // known(self.scales.shape[1])
+        with T.serial(0, words) as word:
+            step(self.block * words + word, WORD // self.instruction.k_per_instruction)
 
-    def _column(self, panel: Scalar) -> tirx.Expr:
-        return tirx.min(panel * self.tile.columns, self.gemm.columns - self.tile.columns)
+    def load_a(self, row: Scalar, first: Scalar, count: int, lanes: int) -> list[Sequence[tirx.Expr]]:
+        together = self.instruction.k_per_instruction
+        places = [ramp(first * WORD + step * together, together) for step in range(count)]
+        return [
+            [self.instruction.broadcast_lhs(self.left(limb, row, at), lanes)[0] for limb in range(self.limbs)]
+            for at in places
+        ]
 
-    def _total(self, row: Scalar, block: Scalar) -> tirx.Expr:
-        """Emit the negative sum of a row's elements in a block."""
+    @abstractmethod
+    def left(self, limb: int, row: Scalar, at: Scalar) -> tirx.Expr:
+        """Return elements of a limb of the left operand."""
+
+    def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
+        panel, column = place.right
+        words = {start: held(self.codes[panel, first, ramp(column + start, lanes)]) for start, lanes in tile.vectors}
+        for step in range(count):
+            yield {start: held(self.instruction.unpack(vector, step)) for start, vector in words.items()}
+
+    def beside(self, place: Place, spot: Spot) -> tuple[tirx.Expr, tirx.Expr]:
+        """Return a vector's scales, and what its zero points add to the sums of a block."""
+        line, start, lanes, _ = spot
+        at = (place.right[0], self.block, ramp(place.right[1] + start, lanes))
+        total = spread(self.totals[place.row + line, self.block], lanes)
+        return self.scales[at], cast(self.zero_points[at], "float32") * total
+
+
+@dataclass(frozen=True, slots=True)
+class _FewRows(_Blocks):
+    """A product of up to 8 rows with codes."""
+
+    x: tirx.Buffer
+    machine: Machine
+
+    def add_up(self, rows: Scalar, size: int) -> None:
+        """Emit the negative sums of the rows' elements in each block of a size."""
         lanes = self.machine.lanes
-        gathered, place = filled(self.machine, T.float32(0)), ramp(0, lanes)
-        for start in range(0, self.block, lanes):
-            vector = self.x[row, ramp(block * self.block + start, lanes)]
-            T.buffer_store(gathered, gathered[place] - vector, [place])
-        return total(gathered)
+        whole = ramp(0, lanes)
+        with T.serial(0, rows) as row, T.serial(0, known(self.scales.shape[1])) as block:
+            sums = filled(zeros("float32", lanes))
+            for start in range(0, size, lanes):
+                T.buffer_store(sums, sums[whole] - self.x[row, ramp(block * size + start, lanes)], [whole])
+            T.buffer_store(self.totals, total(sums), [row, block])
 
-    def _sums(self, horizontal_add: tirx.Buffer, place: tuple[Scalar, Scalar, int], tile: Tile) -> list[Vector]:
-        """Emit the sums of a tile at a row, a panel and a column in it: line, column, lanes and sums of each vector."""
-        row, panel, first = place
-        sums, part = (T.alloc_buffer((tile.rows * tile.columns,), "float32") for _ in range(2))
-        for _, _, lanes, slot in tile.spots:
-            T.buffer_store(sums, spread(T.float32(0), lanes), [slot])
-        with T.serial(0, self.scales.shape[1]) as block:
-            for line, start, lanes, slot in tile.spots:
-                zero_point = cast(self.zero_points[panel, block, ramp(first + start, lanes)], "float32")
-                T.buffer_store(part, zero_point * spread(horizontal_add[row + line, block], lanes), [slot])
-            with T.serial(0, self.block // WORD) as step:
-                word = block * (self.block // WORD) + step
-                codes = {
-                    start: held(self.codes[panel, word, ramp(first + start, lanes)]) for start, lanes in tile.vectors
-                }
-                for index in range(WORD):
-                    numbers = {start: held(self._number(words, index)) for start, words in codes.items()}
-                    for line, start, lanes, slot in tile.spots:
-                        left = spread(self.x[row + line, word * WORD + index], lanes)
-                        T.buffer_store(part, part[slot] + left * numbers[start], [slot])
-            for _, start, lanes, slot in tile.spots:
-                scale = self.scales[panel, block, ramp(first + start, lanes)]
-                T.buffer_store(sums, sums[slot] + part[slot] * scale, [slot])
-        return [(line, start, lanes, sums[slot]) for line, start, lanes, slot in tile.spots]
+    def width(self, height: int, columns: int) -> int:
+        return min(_few_columns(height, self.machine), columns)
 
-    def _dequantized(self, panel: Scalar) -> tirx.Buffer:
-        """Emit a buffer `[1, depth, column of the tile]` with a panel's dequantized weights."""
-        assert self.gemm.depth is not None
-        whole = T.alloc_buffer((1, self.gemm.depth, self.tile.columns), "float32")
-        with T.serial(0, self.scales.shape[1]) as block:
-            for start, lanes in self.tile.vectors:
-                at = ramp(start, lanes)
-                scale = held(self.scales[panel, block, at])
-                zero_point = held(cast(self.zero_points[panel, block, at], "float32"))
-                with T.serial(0, self.block // WORD) as step:
-                    word = block * (self.block // WORD) + step
-                    codes = held(self.codes[panel, word, at])
-                    for index in range(WORD):
-                        number = (self._number(codes, index) - zero_point) * scale
-                        T.buffer_store(whole, number, [0, word * WORD + index, at])
-        return whole
+    def left(self, limb: int, row: Scalar, at: Scalar) -> tirx.Expr:
+        return self.x[row, at]
 
-    def _number(self, words: tirx.Expr, index: int) -> tirx.Expr:
-        """Return the codes at an index in words, as floats from -8 to 7."""
-        lanes = words.ty.dtype.lanes
-        if lanes == 16 and self.machine.is_x86:  # a table in a register, of whose index 4 bits count
-            shifted = words >> tirx.const(4 * index, "int32x16") if index else words
-            table = tirx.Shuffle([T.float32((code + 8) % 16 - 8) for code in range(16)], list(range(16)))
-            instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.permvar.sf.512")
-            return T.call_llvm_pure_intrin(instruction, table, shifted, dtype="float32x16")
-        wide = vector_type("int32", words)
-        top = words << tirx.const(28 - 4 * index, wide) if index < WORD - 1 else words
-        return cast(top >> tirx.const(28, wide), "float32")
+    def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
+        return self.beside(place, spot)[1]
+
+    def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
+        return sums[0] * self.beside(place, spot)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Limbs(_Blocks):
+    """A product of any number of rows with codes, in fixed point.
+
+    Attributes:
+        digits: the left operand as `[limb, row, K]`, the lowest first.
+        row_scales: of the digits, by row and block.
+    """
+
+    digits: tirx.Buffer
+    row_scales: tirx.Buffer
+    limbs: ClassVar[int] = _LIMBS
+
+    def split(self, x: tirx.Buffer, row: Scalar, block: Scalar, size: int) -> None:
+        """Emit code that splits a block of a row into limbs; infinity or NaN in the block makes its scale NaN."""
+        places = [ramp(block * size + start, _LANES) for start in range(0, size, _LANES)]
+        whole = ramp(0, _LANES)
+        bits, sums = filled(zeros("int32", _LANES)), filled(zeros("int32", _LANES))
+        for place in places:  # sizes are ordered as their bits are
+            found = held(T.reinterpret(x[row, place], dtype="int32x16") & spread(T.int32(0x7FFFFFFF), _LANES))
+            T.buffer_store(bits, tirx.Select(found > bits[whole], found, bits[whole]), [whole])
+        largest = held(horizontal_max(bits))
+        size_of = T.reinterpret(largest, dtype="float32")
+        finite = tirx.Select(size_of > T.float32(_LEAST), size_of, T.float32(_LEAST)) * T.float32(2.0**-_BITS)
+        scale = held(tirx.Select(largest < T.int32(0x7F800000), finite, T.float32(float("nan"))))
+        inverse = held(T.float32(1) / scale)
+        for place in places:
+            number = held(tirx.nearbyint(x[row, place] * spread(inverse, _LANES)).astype("int32x16"))
+            T.buffer_store(sums, sums[whole] - number, [whole])
+            for limb in range(_LIMBS):
+                T.buffer_store(self.digits, number.astype("int8x16"), [limb, row, place])
+                number = held((number + spread(T.int32(128), _LANES)) >> spread(T.int32(8), _LANES))
+        T.buffer_store(self.row_scales, scale, [row, block])
+        T.buffer_store(self.totals, total(sums).astype("float32"), [row, block])
+
+    def width(self, height: int, columns: int) -> int:
+        return min(_VECTORS[height] * _LANES, columns)
+
+    def left(self, limb: int, row: Scalar, at: Scalar) -> tirx.Expr:
+        return self.digits[limb, row, at]
+
+    def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
+        return zeros("int32", spot[2])
+
+    def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
+        line, _, lanes, _ = spot
+        low, middle, high = (cast(part, "float32") for part in sums)
+        found = held(high * spread(T.float32(256), lanes) + middle)
+        found = held(found * spread(T.float32(256), lanes) + low)
+        scales, beside = self.beside(place, spot)
+        found = held(found + beside)
+        return found * (scales * spread(self.row_scales[place.row + line, self.block], lanes))

@@ -11,22 +11,23 @@ from functools import lru_cache
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import imported
-from .blocked_epilogue import BlockedEpilogue, operand_images, seen
-from .epilogue import Epilogue
-from .int8_dot import K_PER_DOT, Form, Instruction
+from .blocked_epilogue import BlockedEpilogue
+from .epilogue import Epilogue, viewed
+from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
-from .tiles import OPAQUE, ceil_div
+from .prim_func import kernel, symbol
+from .row_tiles import Line, RowTiles, Sums
+from .tiles import ceil_div
 from .vectors import Scalar, cast, held, ramp
 from .windows import Window
 
 LANES = 16
 """Channels of a block."""
 _TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(K_PER_DOT)]
-_DOTS = Instruction(Form.DOTS, LANES)
+_DOTS = Vpdpbusd(LANES)
 _MOST = 14
 """The most columns of a tile: beside the sums, registers hold weights, pixels and the transposition's indices."""
 
@@ -85,47 +86,34 @@ def packed_depthwise(weights: np.ndarray, sizes: IntegerDepthwise) -> np.ndarray
 
 
 @lru_cache
-def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Build a kernel to images in blocks.
+@kernel
+def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue: Epilogue) -> None:
+    """Emit a kernel to images in blocks.
 
     Its arguments are images, packed weights, a bias and scales of whole blocks, offsets if there are any, and the
     epilogue's operands.
     """
-    window = sizes.window
-    batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
+    window, batch = sizes.window, symbol("batch", sizes.batch)
     columns = ceil_div(window.result[1], ceil_div(window.result[1], _MOST))
-    inner, edges = sizes.wide.tiles(columns)
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            whole = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, LANES), "uint8"))
-            form = (sizes.blocks, len(sizes.kinds), window.kernel[0], len(sizes.kinds[0]), LANES * K_PER_DOT)
-            weights = T.arg("weights", T.buffer(form, "int8"))
-            bias, scales = (T.arg(name, T.buffer((sizes.blocks * LANES,), "float32")) for name in ("bias", "scales"))
-            kinds = [len(window.taps(axis)) for axis in range(2)]
-            start = T.arg("offsets", T.buffer((*kinds, sizes.blocks * LANES), "int32")) if sizes.has_offsets else None
-            shape = (batch, sizes.blocks, *window.result, LANES)
-            beside = operand_images(epilogue, shape)
-            y = T.arg("y", T.buffer(shape, epilogue.dtype))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            rows = (batch, sizes.blocks, window.image[0], window.image[1] * LANES)
-            x, y, finish = seen(whole, rows), seen(y, shape), BlockedEpilogue(epilogue, beside).seen(shape)
-            code = _Code(sizes, x, weights, bias, scales, start, y, finish)
-            tasks = T.parallel(0, batch * sizes.blocks * window.result[0])
-            with imported(machine, epilogue.is_coarse), tasks as task:
-                row, rest = task % window.result[0], task // window.result[0]
-                place = (rest // sizes.blocks, rest % sizes.blocks, row)
-                sums = [T.alloc_buffer((LANES,), "int32") for _ in range(columns)]
-                for edge in edges:
-                    code.tile(sums, place, edge, edge)
-                if inner:
-                    with T.serial(0, len(inner)) as step:
-                        code.tile(sums, place, tirx.min(inner[0] + step * columns, inner[-1]))
-        return builder.get()
+    x = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, LANES), "uint8"))
+    form = (sizes.blocks, len(sizes.kinds), window.kernel[0], len(sizes.kinds[0]), LANES * K_PER_DOT)
+    weights = T.arg("weights", T.buffer(form, "int8"))
+    bias, scales = (T.arg(name, T.buffer((sizes.blocks * LANES,), "float32")) for name in ("bias", "scales"))
+    kinds = [len(window.taps(axis)) for axis in range(2)]
+    offsets = T.arg("offsets", T.buffer((*kinds, sizes.blocks * LANES), "int32")) if sizes.has_offsets else None
+    shape = (batch, sizes.blocks, *window.result, LANES)
+    finish = BlockedEpilogue.of(epilogue, shape)
+    x, finish = viewed(x, (batch, sizes.blocks, window.image[0], window.image[1] * LANES)), finish.viewed(shape)
+    code = _Code(window, finish, _DOTS.accumulator_dtype, columns, 1, sizes, x, weights, bias, scales, offsets)
+    tasks = T.parallel(0, batch * sizes.blocks * window.result[0])
+    with imported(machine, epilogue.is_coarse), tasks as task:
+        row, rest = task % window.result[0], task // window.result[0]
+        code.row((rest // sizes.blocks, rest % sizes.blocks, row), *sizes.wide.tiles(columns))
 
 
 @dataclass(frozen=True, slots=True)
-class _Code:
-    """Code for tiles, with the buffers that they read and write."""
+class _Code(RowTiles):
+    """Four taps at once, of pixels that are transposed once for all windows of a tile."""
 
     sizes: IntegerDepthwise
     x: tirx.Buffer
@@ -133,53 +121,32 @@ class _Code:
     bias: tirx.Buffer
     scales: tirx.Buffer
     offsets: tirx.Buffer | None
-    y: tirx.Buffer
-    finish: BlockedEpilogue
 
-    def tile(
-        self, sums: list[tirx.Buffer], place: tuple[Scalar, Scalar, Scalar], start: Scalar, edge: int | None = None
-    ) -> None:
-        """Emit one tile from a column on; at an edge, that column is known."""
-        (image, block, row), window, whole = place, self.sizes.window, ramp(0, LANES)
+    def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
+        return self.start_offset(self.offsets, block, row, column)
+
+    def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
+        with T.serial(*self.window.rows(at[2])) as line:
+            self._add_line([total for (total,) in sums], at, line, start, edge)
+
+    def _add_line(self, sums: list[tirx.Buffer], at: Line, line: Scalar, start: Scalar, edge: int | None) -> None:
+        """Emit a line of taps of all windows of a tile."""
+        (image, block, row), sizes, window = at, self.sizes, self.window
+        whole, quads = ramp(0, LANES), ramp(0, LANES * K_PER_DOT)
+        turned: dict[int, tirx.Expr] = {}
+        for part in range(len(sizes.kinds[0])):
+            for column, total in enumerate(sums):
+                shifts = sizes.kinds[0] if edge is None else sizes.shifts(edge + column)
+                if abs(shifts[part]) >= K_PER_DOT:
+                    continue
+                pixel = column * window.strides[1] + part * K_PER_DOT + shifts[part]
+                if pixel not in turned:
+                    first = window.at(1, start, part * K_PER_DOT) + pixel - part * K_PER_DOT
+                    place = (image, block, window.at(0, row, line), ramp(first * LANES, LANES * K_PER_DOT))
+                    turned[pixel] = held(tirx.Shuffle([T.reinterpret(self.x[place], dtype="int8x64")], _TURNED))
+                weights = self.weights[block, sizes.kinds.index(shifts), line, part, quads]
+                T.buffer_store(total, _DOTS.multiply_add(total[whole], turned[pixel], weights), [whole])
+
+    def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         channels = ramp(block * LANES, LANES)
-        for column, total in enumerate(sums):
-            T.buffer_store(total, self._start(channels, row, None if edge is None else edge + column), [whole])
-        begin, end = window.rows(row)
-        with T.serial(begin, end) as line:
-            at = (image, block, window.at(0, row, line))
-            turned: dict[int, tirx.Expr] = {}
-            for part in range(len(self.sizes.kinds[0])):
-                for column, total in enumerate(sums):
-                    self._add(total, (at, line, part), (start, column), edge, turned)
-        results = [[cast(total[whole], "float32") * self.scales[channels] + self.bias[channels]] for total in sums]
-        self.finish.store(self.y, results, (image, block, row, start), LANES)
-
-    def _add(
-        self,
-        total: tirx.Buffer,
-        taps: tuple[tuple[Scalar, Scalar, Scalar], Scalar, int],
-        place: tuple[Scalar, int],
-        edge: int | None,
-        turned: dict[int, tirx.Expr],
-    ) -> None:
-        """Add four taps of a row to the sums of a column of the tile."""
-        (at, line, part), (start, column), sizes = taps, place, self.sizes
-        shifts = (0,) * (part + 1) if edge is None else sizes.shifts(edge + column)
-        kind = 0 if edge is None else sizes.kinds.index(shifts)
-        if abs(shifts[part]) >= K_PER_DOT:
-            return
-        pixel = column * sizes.window.strides[1] + part * K_PER_DOT + shifts[part]
-        if pixel not in turned:
-            first = sizes.window.at(1, start, part * K_PER_DOT) + pixel - part * K_PER_DOT
-            loaded = T.reinterpret(self.x[(*at, ramp(first * LANES, LANES * K_PER_DOT))], dtype="int8x64")
-            turned[pixel] = held(tirx.Shuffle([loaded], _TURNED))
-        weights = self.weights[at[1], kind, line, part, ramp(0, LANES * K_PER_DOT)]
-        whole = ramp(0, LANES)
-        T.buffer_store(total, _DOTS.multiply_add(total[whole], turned[pixel], weights), [whole])
-
-    def _start(self, channels: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        """Return what sums start from; a column of None stands for one without padding at the sides."""
-        if self.offsets is None:
-            return T.broadcast(T.int32(0), LANES)
-        window = self.sizes.window
-        return self.offsets[window.kind(0, row), window.kind(1, column), channels]
+        return cast(total, "float32") * self.scales[channels] + self.bias[channels]

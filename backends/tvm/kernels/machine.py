@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ....targets import Target
 from ..llvm import llvm_features
+from .costs import AVX512, Costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Machine:
         has_bfloat16: whether it multiplies bfloat16 in vectors of 512 bits.
         is_x86: whether it has that architecture's instructions.
         has_tables: whether it looks bytes up in vectors of 512 bits.
+        costs: what work costs on it.
     """
 
     lanes: int
@@ -27,6 +29,7 @@ class Machine:
     has_bfloat16: bool = False
     is_x86: bool = False
     has_tables: bool = False
+    costs: Costs = AVX512
 
     @classmethod
     def of(cls, target: Target) -> "Machine":
@@ -47,7 +50,7 @@ class Machine:
     @property
     def plain(self) -> "Machine":
         """The machine without instructions that only some machines with the same vectors have."""
-        return Machine(self.lanes, self.registers, self.threads)
+        return Machine(self.lanes, self.registers, self.threads, costs=self.costs)
 
     @property
     def has_wide_dots(self) -> bool:

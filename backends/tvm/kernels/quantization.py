@@ -4,49 +4,42 @@ from functools import lru_cache
 from math import prod
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import least, most
 from .machine import Machine
-from .rows import SMALL, each, filled
-from .tiles import OPAQUE, Loop
-from .vectors import Scalar, held, horizontal_max, horizontal_min, known, spread
+from .prim_func import Loop, kernel, symbols
+from .rows import each, row_loop
+from .vectors import Scalar, filled, held, horizontal_max, horizontal_min, known, spread, zeros
 
 
 @lru_cache
-def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> tirx.PrimFunc:
-    """Build a kernel of `[*lead, columns]` to integers, scales and zero points.
+@kernel
+def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> None:
+    """Emit a kernel of `[*batch_dims, columns]` to integers, scales and zero points.
 
-    Scales and zero points are `[*lead, 1]` by row, and scalars otherwise.
+    Scales and zero points are `[*batch_dims, 1]` by row, and scalars otherwise.
     """
-    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(batch_dims)]
+    sizes = symbols(batch_dims)
     rows: Scalar = prod(sizes)
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*sizes, columns), "float32"))
-            y = T.arg("y", T.buffer((*sizes, columns), "uint8"))
-            grids = (*sizes, 1) if by_row else ()
-            scales, zero_points = (
-                T.arg(name, T.buffer(grids, dtype)) for name, dtype in (("scales", "float32"), ("zero_points", "uint8"))
-            )
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y = (T.decl_buffer((rows, columns), buffer.dtype, data=buffer.data) for buffer in (x, y))
-            scales, zero_points = (
-                T.decl_buffer((rows if by_row else 1,), buffer.dtype, data=buffer.data)
-                for buffer in (scales, zero_points)
-            )
-            loop = T.serial if isinstance(rows, int) and rows * columns < SMALL else T.parallel
-            with T.sblock("root"):  # or TVM would look for one
-                if not by_row:
-                    _find_grid(x, scales, zero_points, loop, machine)
-                with loop(0, rows) as row:
-                    if by_row:
-                        _store_grid(*_range(x, row, machine), scales, zero_points, row)
-                    grid = row if by_row else 0
-                    zero_point = zero_points[grid].astype("float32")
-                    _quantize(x, y, row, scales[grid], zero_point, machine, is_divided=not by_row)
-        return builder.get()
+    grids = (*sizes, 1) if by_row else ()
+    shapes = ((*sizes, columns), (*sizes, columns), grids, grids)
+    views = ((rows, columns), (rows, columns), *(((rows if by_row else 1),),) * 2)
+    names = (("x", "float32"), ("y", "uint8"), ("scales", "float32"), ("zero_points", "uint8"))
+    arguments = [T.arg(name, T.buffer(shape, dtype)) for (name, dtype), shape in zip(names, shapes, strict=True)]
+    x, y, scales, zero_points = (
+        T.decl_buffer(view, buffer.dtype, data=buffer.data) for buffer, view in zip(arguments, views, strict=True)
+    )
+    loop = row_loop(rows, columns, machine)
+    with T.sblock("root"):  # or TVM would look for one
+        if not by_row:
+            _find_grid(x, scales, zero_points, loop, machine)
+        with loop(0, rows) as row:
+            if by_row:
+                _store_grid(*_range(x, row, machine), scales, zero_points, row)
+            grid = row if by_row else 0
+            zero_point = zero_points[grid].astype("float32")
+            _quantize(x, y, row, scales[grid], zero_point, machine, is_divided=not by_row)
 
 
 def _find_grid(x: tirx.Buffer, scales: tirx.Buffer, zero_points: tirx.Buffer, loop: Loop, machine: Machine) -> None:
@@ -56,7 +49,7 @@ def _find_grid(x: tirx.Buffer, scales: tirx.Buffer, zero_points: tirx.Buffer, lo
     with loop(0, rows) as row:
         for buffer, bound in zip(ranges, _range(x, row, machine), strict=True):
             T.buffer_store(buffer, bound, [row])
-    low, high = (filled(Machine(1, 1, 1), T.float32(0)) for _ in range(2))
+    low, high = (filled(T.float32(0)) for _ in range(2))
     with T.serial(0, rows) as row:
         T.buffer_store(low, tirx.min(low[0], ranges[0][row]), [0])
         T.buffer_store(high, tirx.max(high[0], ranges[1][row]), [0])
@@ -65,7 +58,7 @@ def _find_grid(x: tirx.Buffer, scales: tirx.Buffer, zero_points: tirx.Buffer, lo
 
 def _range(x: tirx.Buffer, row: Scalar, machine: Machine) -> tuple[tirx.Expr, tirx.Expr]:
     """Emit a row's lowest and highest number, extended to include 0."""
-    low, high = (filled(machine, T.float32(0)) for _ in range(2))
+    low, high = (filled(zeros("float32", machine.lanes)) for _ in range(2))
 
     def compare(at: Scalar, lane: Scalar) -> None:
         T.buffer_store(low, tirx.Select(x[row, at] < low[lane], x[row, at], low[lane]), [lane])

@@ -6,33 +6,27 @@ from functools import lru_cache
 from math import prod
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import exp
-from .bfloat16 import BFLOAT16, imported, rounded, stored_as
+from .bfloat16 import BFLOAT16, imported, rounded
+from .epilogue import viewed
 from .machine import Machine
-from .tiles import OPAQUE
-from .vectors import Scalar, held, horizontal_max, ramp, spread, total
-
-SMALL = 1 << 14
-"""Elements below which waking other threads costs more than they save."""
+from .prim_func import Loop, kernel, maybe_parallel, symbols
+from .vectors import Scalar, filled, held, horizontal_max, ramp, spread, total, zeros
 
 
 @lru_cache
-def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
-    """Build a kernel of `[*lead, columns]` to the softmax of each row."""
+@kernel
+def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> None:
+    """Emit a kernel of `[*batch_dims, columns]` to the softmax of each row."""
 
     def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
         x, y = buffers
-        highest = filled(machine, -T.infinity("float32"))
-
-        def compare(at: Scalar, lane: Scalar) -> None:
-            T.buffer_store(highest, tirx.Select(x[row, at] > highest[lane], x[row, at], highest[lane]), [lane])
-
-        each(columns, machine, compare)
+        lowest = -T.infinity("float32")
+        highest = reduced(lowest, columns, machine, lambda old, at: tirx.Select(x[row, at] > old, x[row, at], old))
         T.buffer_store(highest, horizontal_max(highest), [0])
-        sums = filled(machine, T.float32(0))
+        sums = filled(zeros("float32", machine.lanes))
 
         def exponentiate(at: Scalar, lane: Scalar) -> None:
             vector = held(x[row, at])
@@ -48,7 +42,7 @@ def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Ma
 
         each(columns, machine, scale)
 
-    return _kernel(batch_dims, columns, (), row, machine)
+    _emit(batch_dims, columns, (), row, machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +61,31 @@ class Norm:
 
 
 @lru_cache
+@kernel
 def norm_kernel(
     batch_dims: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
-) -> tirx.PrimFunc:
-    """Build a kernel of `[*lead, columns]`, scales and perhaps biases by column to normalized rows.
+) -> None:
+    """Emit a kernel of `[*batch_dims, columns]`, scales and perhaps biases by column to normalized rows.
 
     The result is float32 or bfloat16.
     """
 
     def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
         x, scales, *biases, y = buffers
-        mean = filled(machine, T.float32(0))
+        mean = x
         if norm.is_centered:
-            each(columns, machine, lambda at, lane: T.buffer_store(mean, mean[lane] + x[row, at], [lane]))
+            mean = reduced(T.float32(0), columns, machine, lambda old, at: old + x[row, at])
             T.buffer_store(mean, total(mean) * T.float32(1 / columns), [0])
-        squares = filled(machine, T.float32(0))
 
         def centered(at: Scalar) -> tirx.Expr:
             vector = x[row, at]
             return held(vector - spread(mean[0], vector.ty.dtype.lanes) if norm.is_centered else vector)
 
-        def add(at: Scalar, lane: Scalar) -> None:
+        def add(old: tirx.Expr, at: Scalar) -> tirx.Expr:
             distance = centered(at)
-            T.buffer_store(squares, squares[lane] + distance * distance, [lane])
+            return old + distance * distance
 
-        each(columns, machine, add)
+        squares = reduced(T.float32(0), columns, machine, add)
         variance = total(squares) * T.float32(1 / columns)
         T.buffer_store(squares, T.float32(1) / tirx.sqrt(variance + T.float32(norm.epsilon)), [0])
 
@@ -103,50 +97,44 @@ def norm_kernel(
 
         each(columns, machine, store)
 
-    return _kernel(batch_dims, columns, (columns,) * (1 + norm.has_bias), row, machine, result)
+    _emit(batch_dims, columns, (columns,) * (1 + norm.has_bias), row, machine, result)
 
 
 @lru_cache
-def rounding_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> tirx.PrimFunc:
-    """Build a kernel that rounds `[*lead, columns]` to the nearest bfloat16."""
+@kernel
+def rounding_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> None:
+    """Emit a kernel that rounds `[*batch_dims, columns]` to the nearest bfloat16."""
 
     def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
         x, y = buffers
         each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
 
-    return _kernel(batch_dims, columns, (), row, machine, BFLOAT16)
+    _emit(batch_dims, columns, (), row, machine, BFLOAT16)
 
 
-def _kernel(
+def _emit(
     batch_dims: tuple[int | None, ...],
     columns: int,
     beside: Sequence[int],
     row: Callable[[Sequence[tirx.Buffer], tirx.Expr], None],
     machine: Machine,
     result: str = "float32",
-) -> tirx.PrimFunc:
-    """Build a kernel that walks the rows; its arguments are the matrix, vectors of some lengths, and the result."""
-    sizes = [tirx.Var(f"size{axis}", "int64") if size is None else size for axis, size in enumerate(batch_dims)]
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((*sizes, columns), "float32"))
-            vectors = [T.arg(f"vector{index}", T.buffer((size,), "float32")) for index, size in enumerate(beside)]
-            y = T.arg("y", T.buffer((*sizes, columns), result))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            rows: Scalar = prod(sizes)
-            x, y = (T.decl_buffer((rows, columns), stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (x, y))
-            loop = T.serial if isinstance(rows, int) and rows * columns < SMALL else T.parallel
-            root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
-            with root, imported(machine, result == BFLOAT16), loop(0, rows) as place:
-                row((x, *vectors, y), place)
-        return builder.get()
+) -> None:
+    """Emit a kernel that walks the rows; its arguments are the matrix, vectors of some lengths, and the result."""
+    sizes = symbols(batch_dims)
+    x = T.arg("x", T.buffer((*sizes, columns), "float32"))
+    vectors = [T.arg(f"vector{index}", T.buffer((size,), "float32")) for index, size in enumerate(beside)]
+    y = T.arg("y", T.buffer((*sizes, columns), result))
+    rows: Scalar = prod(sizes)
+    x, y = (viewed(buffer, (rows, columns)) for buffer in (x, y))
+    root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
+    with root, imported(machine, result == BFLOAT16), row_loop(rows, columns, machine)(0, rows) as place:
+        row((x, *vectors, y), place)
 
 
-def filled(machine: Machine, value: tirx.Expr) -> tirx.Buffer:
-    """Allocate a vector filled with one number, to combine lanes in."""
-    buffer = T.alloc_buffer((machine.lanes,), "float32")
-    T.buffer_store(buffer, spread(value, machine.lanes), [ramp(0, machine.lanes)])
-    return buffer
+def row_loop(rows: Scalar, columns: int, machine: Machine) -> Loop:
+    """Return the loop over rows: parallel unless they are known to have few elements."""
+    return maybe_parallel(rows * columns, machine.costs.row_elements)
 
 
 def each(columns: int, machine: Machine, body: Callable[[Scalar, Scalar], None]) -> None:
@@ -157,3 +145,12 @@ def each(columns: int, machine: Machine, body: Callable[[Scalar, Scalar], None])
             body(ramp(block * machine.lanes, machine.lanes), ramp(0, machine.lanes))
     if rest:
         body(ramp(whole * machine.lanes, rest), ramp(0, rest))
+
+
+def reduced(
+    start: tirx.Expr, columns: int, machine: Machine, combine: Callable[[tirx.Expr, Scalar], tirx.Expr]
+) -> tirx.Buffer:
+    """Emit code that combines the vectors of a row, lane by lane; return the buffer of the lanes."""
+    lanes = filled(spread(start, machine.lanes))
+    each(columns, machine, lambda at, lane: T.buffer_store(lanes, combine(lanes[lane], at), [lane]))
+    return lanes

@@ -1,27 +1,21 @@
 """Register tiles: parts of a result that registers hold."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .vectors import Scalar, ramp
+from .instructions.base import Instruction
+from .vectors import Scalar, ramp, zeros
 
-OPAQUE = 8
-"""TVM's number for kernels that it fuses with nothing."""
-PARALLEL_THRESHOLD = 1 << 14
-"""Operations on vectors from which waking other threads for them pays."""
-LATENCY = 8
-"""Multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle."""
-
-
-Loop: TypeAlias = Callable[[Scalar, Scalar], AbstractContextManager[tirx.Expr]]
-"""A loop from a begin to an end, whose variable its context gives."""
+Spot: TypeAlias = tuple[int, int, int, Scalar]
+"""A vector of a tile: its row, first column and lanes, and its places in a buffer that holds the tile."""
 Vector: TypeAlias = tuple[int, int, int, tirx.Expr]
 """A vector of a tile: its row, first column, lanes and numbers."""
+Factor: TypeAlias = Callable[[int, int], tirx.Expr]
+"""A function from a tile's line or column, and a number of lanes, to the factor for a vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +38,26 @@ class Tile:
         return [(start, min(self.lanes, self.columns - start)) for start in range(0, self.columns, self.lanes)]
 
     @property
-    def spots(self) -> list[tuple[int, int, int, Scalar]]:
-        """Row, first column and lanes of each vector, and its places in a buffer that holds the tile."""
+    def spots(self) -> list[Spot]:
+        """The vectors, row after row."""
         return [
             (row, start, lanes, ramp(row * self.columns + start, lanes))
             for row in range(self.rows)
             for start, lanes in self.vectors
         ]
+
+    def zeros(self) -> tirx.Buffer:
+        """Allocate registers for sums in float32 that start from 0."""
+        sums = T.alloc_buffer((self.rows * self.columns,), "float32")
+        for _, _, lanes, slot in self.spots:
+            T.buffer_store(sums, zeros("float32", lanes), [slot])
+        return sums
+
+    def multiply_add(self, sums: tirx.Buffer, instruction: Instruction, left: Factor, right: Factor) -> None:
+        """Emit multiply-adds of a row's left factors and a column's right ones, each with a vector's lanes."""
+        for line, start, lanes, slot in self.spots:
+            vector = instruction.multiply_add(sums[slot], left(line, lanes), right(start, lanes))
+            T.buffer_store(sums, vector, [slot])
 
 
 def row_tiles(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
@@ -68,11 +75,6 @@ def row_tiles(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
         found.append((height, tirx.Select(is_fit, count, tirx.const(0, "int64"))))
         height, beyond = height // 2, height
     return found
-
-
-def maybe_parallel(operations: Scalar) -> Loop:
-    """Return the loop over a kernel's tasks: parallel unless their operations on vectors are known to be few."""
-    return T.serial if isinstance(operations, int) and operations < PARALLEL_THRESHOLD else T.parallel
 
 
 def ceil_div(size: int, part: int) -> int:

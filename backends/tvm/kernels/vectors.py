@@ -26,6 +26,11 @@ def spread(element: tirx.Expr, lanes: int) -> tirx.Expr:
     return element if lanes == 1 else T.broadcast(element, lanes)
 
 
+def zeros(dtype: str, lanes: int) -> tirx.Expr:
+    """Return a vector of zeros."""
+    return spread(tirx.const(0, dtype), lanes)
+
+
 def vector_type(dtype: str, vector: tirx.Expr) -> str:
     """Return the type of as many elements as a vector has."""
     lanes = vector.ty.dtype.lanes
@@ -42,11 +47,14 @@ def held(vector: tirx.Expr) -> tirx.Expr:
 
     Binding a name wouldn't do: TVM's simplifier puts the expression back in for the name.
     """
-    lanes = vector.ty.dtype.lanes
-    place = ramp(0, lanes)
-    buffer = T.alloc_buffer((lanes,), vector.ty.dtype.with_lanes(1))
-    T.buffer_store(buffer, vector, [place])
-    return buffer[place]
+    return filled(vector)[ramp(0, vector.ty.dtype.lanes)]
+
+
+def filled(vector: tirx.Expr) -> tirx.Buffer:
+    """Allocate a buffer of a vector's lanes that begins with the vector."""
+    buffer = T.alloc_buffer((vector.ty.dtype.lanes,), vector.ty.dtype.with_lanes(1))
+    T.buffer_store(buffer, vector, [ramp(0, vector.ty.dtype.lanes)])
+    return buffer
 
 
 def total(buffer: tirx.Buffer) -> tirx.Expr:

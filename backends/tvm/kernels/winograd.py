@@ -14,18 +14,19 @@ from itertools import product
 import numpy as np
 from numpy.polynomial import polynomial
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from . import convolution
 from .approximations import number
 from .bfloat16 import imported, loaded
-from .blocked_epilogue import BlockedEpilogue, operand_images, seen
+from .blocked_epilogue import BlockedEpilogue
 from .convolution import Convolution, Tile
-from .epilogue import Epilogue
+from .epilogue import Epilogue, viewed
+from .instructions.fma import FMA
 from .machine import Machine
-from .tiles import LATENCY, OPAQUE, ceil_div
-from .vectors import Scalar, held, ramp, spread
+from .prim_func import either, kernel, symbol
+from .tiles import ceil_div
+from .vectors import Scalar, held, ramp, spread, zeros
 
 Vectors = Sequence[tirx.Expr]
 
@@ -33,14 +34,6 @@ _TAPS = 3
 _POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.5, -1.5)}
 """The points of interpolation by a tile's side; the last point is infinity. For 4, simple points with the least error
 (0, 1, -1, 2, -2 have twice as much)."""
-_CACHE = 3 << 18
-"""Bytes of L2 that a task may fill; up to twice as many may spill into L3, which is somewhat slower."""
-_MOVE = 6
-"""Multiply-adds that take as long as transforming one vector."""
-_LOAD, _FETCH = 3, 6
-"""Multiply-adds that take as long as loading a vector from L3, and from the memory that threads share."""
-_GAIN = 0.9
-"""The most of the direct convolution's time that pays: transformed weights are larger, results less accurate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +93,7 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
     def cost(way: Plan | Tile) -> float:
         if isinstance(way, Plan):
             return _cost(way, sizes, machine)[0]
-        return _GAIN / speed * _direct_cost(way, sizes, machine)
+        return machine.costs.winograd_gain / speed * _direct_cost(way, sizes, machine)
 
     return tuple(merge(plans.values(), tiles, key=cost))
 
@@ -115,7 +108,7 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
         for rows, tiles, share in product(range(1, machine.registers), m_splits, shares):
             plan = Plan(side, tiles, rows, blocks, share)
             fits = rows <= tiles and rows * blocks + blocks + 1 <= machine.registers
-            if fits and _filled(plan, sizes, machine) <= 2 * _CACHE:
+            if fits and _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes:
                 yield plan
 
 
@@ -127,15 +120,17 @@ def _count(sizes: Convolution, side: int) -> int:
 def _cost(plan: Plan, sizes: Convolution, machine: Machine) -> tuple[float, float]:
     """Estimate rounds of multiply-adds for the busiest thread, and then loads per multiply-add."""
     depth, filters = (ceil_div(count, machine.lanes) for count in (sizes.channels, sizes.filters))
-    positions, share = plan.size**2, filters // plan.shares
+    costs, positions, share = machine.costs, plan.size**2, filters // plan.shares
     tasks = (sizes.batch or 1) * ceil_div(_count(sizes, plan.side), plan.tiles) * plan.shares
     each, loads = plan.rows * plan.blocks, plan.rows + plan.blocks
     passes = share // plan.blocks
-    work = sizes.channels * (ceil_div(plan.tiles, plan.rows) * passes * max(each, loads, LATENCY) + _LOAD * share)
-    work += _MOVE * plan.tiles * (depth + share)
-    if _filled(plan, sizes, machine) > _CACHE:
-        work += _LOAD * plan.tiles * depth * passes
-    return positions * max(ceil_div(tasks, machine.threads) * work, _FETCH * sizes.channels * filters), loads / each
+    rounds = ceil_div(plan.tiles, plan.rows) * passes
+    work = sizes.channels * (rounds * max(each, loads, costs.latency) + costs.load * share)
+    work += costs.move * plan.tiles * (depth + share)
+    if _filled(plan, sizes, machine) > machine.costs.l2_bytes:
+        work += costs.load * plan.tiles * depth * passes
+    fetched = costs.fetch * sizes.channels * filters
+    return positions * max(ceil_div(tasks, machine.threads) * work, fetched), loads / each
 
 
 def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
@@ -145,7 +140,7 @@ def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
 
 def _direct_cost(tile: Tile, sizes: Convolution, machine: Machine) -> float:
     """Estimate the direct convolution's rounds of multiply-adds for the busiest thread."""
-    fetched = _FETCH * ceil_div(sizes.filters, machine.lanes)
+    fetched = machine.costs.fetch * ceil_div(sizes.filters, machine.lanes)
     return _TAPS**2 * sizes.channels * max(convolution.cost(sizes, tile, machine)[0], fetched)
 
 
@@ -161,39 +156,30 @@ def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray
 
 
 @lru_cache
-def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: Epilogue) -> tirx.PrimFunc:
-    """Build a kernel of images, transformed weights, a bias of whole blocks and epilogue operands to images (NCHWc)."""
-    lanes, window = machine.lanes, sizes.window
-    batch = tirx.Var("batch", "int64") if sizes.batch is None else sizes.batch
+@kernel
+def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: Epilogue) -> None:
+    """Emit a kernel of images, transformed weights, a bias of whole blocks and epilogue operands to images (NCHWc)."""
+    lanes, window, batch = machine.lanes, sizes.window, symbol("batch", sizes.batch)
     depth, filters = (ceil_div(count, lanes) for count in (sizes.channels, sizes.filters))
     panels, total = filters // plan.blocks, _count(sizes, plan.side)
     m_splits, share = ceil_div(total, plan.tiles), panels // plan.shares
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            x = T.arg("x", T.buffer((batch, depth, *window.image, lanes), sizes.dtype))
-            form = (panels, plan.size**2, sizes.channels, plan.blocks * lanes)
-            weights = T.arg("weights", T.buffer(form, "float32"))
-            bias = T.arg("bias", T.buffer((filters * lanes,), "float32"))
-            shape = (batch, filters, *window.result, lanes)
-            beside = operand_images(epilogue, shape)
-            y = T.arg("y", T.buffer(shape, epilogue.dtype))
-            T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
-            x, y, finish = seen(x, x.shape), seen(y, shape), BlockedEpilogue(epilogue, beside).seen(shape)
-            loop = T.serial if convolution.is_small(sizes) else T.parallel
-            with imported(machine, epilogue.is_coarse), loop(0, batch * (m_splits * plan.shares)) as task:
-                image, chunk, part = (
-                    task // (m_splits * plan.shares),
-                    task // plan.shares % m_splits,
-                    task % plan.shares,
-                )
-                first = tirx.min(chunk * plan.tiles, total - plan.tiles)
-                held = [T.alloc_buffer(_apart(plan, count, lanes), "float32") for count in (depth, plan.blocks)]
-                code = _Code(sizes, plan, lanes, x, weights, bias, y, finish, *held)
-                with T.serial(0, depth) as block, T.serial(0, plan.tiles) as tile:
-                    code.transform(image, block, first, tile)
-                with T.serial(0, share) as step:
-                    code.panel(image, part * share + step, first)
-        return builder.get()
+    x = T.arg("x", T.buffer((batch, depth, *window.image, lanes), sizes.dtype))
+    form = (panels, plan.size**2, sizes.channels, plan.blocks * lanes)
+    weights = T.arg("weights", T.buffer(form, "float32"))
+    bias = T.arg("bias", T.buffer((filters * lanes,), "float32"))
+    shape = (batch, filters, *window.result, lanes)
+    finish = BlockedEpilogue.of(epilogue, shape)
+    x, finish = viewed(x, x.shape), finish.viewed(shape)
+    loop = T.serial if convolution.is_small(sizes, machine) else T.parallel
+    with imported(machine, epilogue.is_coarse), loop(0, batch * (m_splits * plan.shares)) as task:
+        image, rest = task // (m_splits * plan.shares), task // plan.shares % m_splits
+        first = tirx.min(rest * plan.tiles, total - plan.tiles)
+        held = [T.alloc_buffer(_apart(plan, count, lanes), "float32") for count in (depth, plan.blocks)]
+        code = _Code(sizes, plan, lanes, x, weights, bias, finish, *held)
+        with T.serial(0, depth) as block, T.serial(0, plan.tiles) as tile:
+            code.transform(image, block, first, tile)
+        with T.serial(0, share) as step:
+            code.panel(image, task % plan.shares * share + step, first)
 
 
 def _apart(plan: Plan, blocks: int, lanes: int) -> tuple[int, int, int]:
@@ -211,7 +197,6 @@ class _Code:
     x: tirx.Buffer
     weights: tirx.Buffer
     bias: tirx.Buffer
-    y: tirx.Buffer
     finish: BlockedEpilogue
     images: tirx.Buffer
     products: tirx.Buffer
@@ -227,17 +212,16 @@ class _Code:
         def pixel(row: Scalar, column: Scalar) -> tirx.Expr:
             return loaded(self.x[image, block, start[0] + row, start[1] + column, whole], self.sizes.dtype)
 
-        with T.If(is_inner):
-            with T.Then():
-                self._into(pixel, block * self.plan.tiles + tile)
-            with T.Else():
-                patch = T.alloc_buffer((size, size, self.lanes), "float32")
-                with T.serial(0, size) as row, T.serial(0, size) as column:
-                    places = zip((row, column), start, sizes, strict=True)
-                    is_there = tirx.all(*(tirx.all(at + place >= 0, at + place < end) for at, place, end in places))
-                    element = tirx.if_then_else(is_there, pixel(row, column), spread(T.float32(0), self.lanes))
-                    T.buffer_store(patch, element, [row, column, whole])
-                self._into(lambda row, column: patch[row, column, whole], block * self.plan.tiles + tile)
+        def padded() -> None:
+            patch = T.alloc_buffer((size, size, self.lanes), "float32")
+            with T.serial(0, size) as row, T.serial(0, size) as column:
+                places = zip((row, column), start, sizes, strict=True)
+                is_there = tirx.all(*(tirx.all(at + place >= 0, at + place < end) for at, place, end in places))
+                element = tirx.if_then_else(is_there, pixel(row, column), zeros("float32", self.lanes))
+                T.buffer_store(patch, element, [row, column, whole])
+            self._into(lambda row, column: patch[row, column, whole], block * self.plan.tiles + tile)
+
+        either(is_inner, lambda: self._into(pixel, block * self.plan.tiles + tile), padded)
 
     def panel(self, image: Scalar, panel: Scalar, first: Scalar) -> None:
         """Emit the products with some blocks of filters, and their transform back."""
@@ -264,10 +248,10 @@ class _Code:
     def _multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
         plan, lanes, whole = self.plan, self.lanes, ramp(0, self.lanes)
-        spots = [(row, number) for row in range(plan.rows) for number in range(plan.blocks)]
-        sums = {slot: T.alloc_buffer((lanes,), "float32") for slot in spots}
+        spots = product(range(plan.rows), range(plan.blocks))
+        sums = {spot: T.alloc_buffer((lanes,), "float32") for spot in spots}
         for total in sums.values():
-            T.buffer_store(total, spread(T.float32(0), lanes), [whole])
+            T.buffer_store(total, zeros("float32", lanes), [whole])
         channels = self.sizes.channels
         with T.serial(0, ceil_div(channels, lanes)) as block:
             count = lanes if channels % lanes == 0 else tirx.min(lanes, channels - block * lanes)
@@ -277,8 +261,8 @@ class _Code:
                     self.weights[panel, position, depth, ramp(number * lanes, lanes)] for number in range(plan.blocks)
                 ]
                 for (row, number), total in sums.items():
-                    element = self.images[position, block * plan.tiles + first + row, channel]
-                    T.buffer_store(total, total[whole] + spread(element, lanes) * filters[number], [whole])
+                    element = spread(self.images[position, block * plan.tiles + first + row, channel], lanes)
+                    T.buffer_store(total, FMA.multiply_add(total[whole], element, filters[number]), [whole])
         for (row, number), total in sums.items():
             T.buffer_store(self.products, total[whole], [position, number * plan.tiles + first + row, whole])
 
@@ -301,7 +285,7 @@ class _Code:
         with T.serial(0, counts[0]) as row, T.serial(0, counts[1]) as column:
             at = (image, block, origin[0] + row, origin[1] + column)
             vector = patch[row, column, whole] + self.bias[ramp(block * lanes, lanes)]
-            T.buffer_store(self.y, self.finish.applied(vector, at, lanes), [*at, whole])
+            self.finish.store_one(vector, at)
 
 
 def _applied(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:

@@ -95,14 +95,14 @@ ESTIMATED = TuningPolicy()
 def spelled(record: "DataclassInstance") -> str:
     """Spell the fields of a dataclass in a line, without those that have their default.
 
-    Fields of nested dataclasses are spelled among them.
+    Fields of nested dataclasses are spelled among them, unless they have a name of their own.
     """
     words: list[str] = []
     for part in fields(record):
         value = getattr(record, part.name)
         if value == part.default:
             continue
-        if is_dataclass(value) and not isinstance(value, type):
+        if is_dataclass(value) and not isinstance(value, type) and type(value).__str__ is object.__str__:
             words.append(spelled(value))
         elif value is True:
             words.append(part.name)

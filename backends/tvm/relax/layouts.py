@@ -37,7 +37,7 @@ def _plain(emitter: Emitter, value: Value) -> relax.Expr:
     images, tensor = images_of(value.type), emitter.blocked[value]
     if prod(images.spatial) == 1 and images.channels % emitter.machine.lanes == 0:
         return relax.op.reshape(tensor, emitter.shape(value.shape))
-    kernel = unblock_kernel(images, emitter.machine.lanes)
+    kernel = unblock_kernel(images, emitter.machine)
     return emitter.prim_func("unblock", kernel, [tensor], value.type)
 
 
@@ -127,7 +127,7 @@ def _converted(emitter: Emitter, value: Value, dims: Sequence[Dim], lanes: int =
     if isinstance(value, Constant):
         return relax.const(blocked(value.data.reshape(type.static_shape), lanes))
     tensor = relax.op.reshape(emitter.tensor(value), emitter.shape(dims))
-    kernel = block_kernel(images_of(type), lanes)
+    kernel = block_kernel(images_of(type), lanes, emitter.machine)
     return emitter.block.emit(emitter.prim_func("block", kernel, [tensor], blocked_type(emitter, type, lanes)))
 
 

@@ -120,7 +120,7 @@ def test_products_stay_in_bfloat16_from_one_to_the_next(make_graph) -> None:
         hidden = op.MatMul(rounded(op, op.LayerNormalization(x, scale)), rounded(op, weights))
         return op.Add(op.MatMul(rounded(op, op.Gelu(hidden)), rounded(op, more)), x)
 
-    narrow, wide, pairs = "bfloat16", "float32", "int32"
+    narrow, wide, pairs = "bfloat16", "float32", "uint16"
     assert kernels_of(make_graph(build, "rows", 24)) == {
         "layer_norm": [wide, wide, narrow],
         "gemm": [narrow, pairs, narrow],

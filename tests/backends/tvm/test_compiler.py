@@ -48,8 +48,8 @@ def unselectable():
 
 
 def int8_dot(module):
-    added = module.Instruction.multiply_add
-    module.Instruction.multiply_add = lambda *operands: (unselectable(), added(*operands))[1]
+    for kind in module.Int8Dot.__subclasses__():
+        kind.multiply_add = lambda *operands, added=kind.multiply_add: (unselectable(), added(*operands))[1]
 
 
 def vector_math(module):

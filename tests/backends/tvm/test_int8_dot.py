@@ -18,8 +18,16 @@ from planish.backends.tvm.codegen.hoisting import hoisted
 from planish.backends.tvm.codegen.kernel_cache import KernelCache
 from planish.backends.tvm.codegen.library import link, planned
 from planish.backends.tvm.kernels.convolution import convolution_kernel
-from planish.backends.tvm.kernels.int8_dot import K_PER_DOT, Form, Instruction
-from planish.backends.tvm.kernels.integer_gemm import integer_gemm_kernel
+from planish.backends.tvm.kernels.gemm import gemm_kernel
+from planish.backends.tvm.kernels.instructions.int8_dot import (
+    K_PER_DOT,
+    Int8Dot,
+    Mul,
+    Sdot,
+    Vpdpbusd,
+    Vpmaddubsw,
+    Vpmaddwd,
+)
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.relax.lowering import to_relax
@@ -39,12 +47,12 @@ EIGHTH = np.float32(0.125)
 DOTPROD = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 
 TARGETS = {
-    "aarch64-dotprod": (Form.SIGNED, set()),
-    "aarch64": (Form.SINGLE, set()),
-    "x86-64-avx2-vnni": (Form.DOTS, {"avx512_vnni", "avx512vl"}),
-    "x86-64-avx512": (Form.BYTES, {"avx512bw"}),
-    "x86-64-avx2": (Form.BYTES, {"avx2"}),
-    "x86-64": (Form.WORDS, {"sse2"}),
+    "aarch64-dotprod": (Sdot, set()),
+    "aarch64": (Mul, set()),
+    "x86-64-avx2-vnni": (Vpdpbusd, {"avx512_vnni", "avx512vl"}),
+    "x86-64-avx512": (Vpmaddubsw, {"avx512bw"}),
+    "x86-64-avx2": (Vpmaddubsw, {"avx2"}),
+    "x86-64": (Vpmaddwd, {"sse2"}),
 }
 """What each multiplies small weights with, and what this machine needs to run that."""
 
@@ -65,10 +73,10 @@ def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return sums
 
     monkeypatch.setattr(T, "call_llvm_pure_intrin", spelled_out)
-    for template in (convolution_kernel, integer_gemm_kernel):
+    for template in (convolution_kernel, gemm_kernel):
         template.cache_clear()
     yield
-    for template in (convolution_kernel, integer_gemm_kernel):
+    for template in (convolution_kernel, gemm_kernel):
         template.cache_clear()
 
 
@@ -76,12 +84,12 @@ def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def agree_on(request, dotprod_spelled_out, tmp_path) -> Callable[..., None]:
     """A check that a graph lowered for another machine and compiled for this one gives what the interpreter does."""
     target, native = load_target(request.param), load_target("native")
-    form, needed = TARGETS[request.param]
+    kind, needed = TARGETS[request.param]
     if native.architecture != "x86_64" or not needed <= native.features:
         pytest.skip(f"this machine lacks {', '.join(needed)}")
 
     def agree_on(build: Callable[..., list], x: np.ndarray) -> None:
-        assert Instruction.of(Machine.of(target), np.ones((8, 8), np.int8)).form is form
+        assert isinstance(Int8Dot.of(Machine.of(target), np.ones((8, 8), np.int8)), kind)
         graph = Graph("test")
         given = graph.add_input("x", TensorType(DType.of(x.dtype), x.shape))
         made = build(Builder(graph, location=Location("layer")), given)
@@ -146,21 +154,21 @@ def test_convolutions_are_exact(agree_on, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pair", "form"),
+    ("pair", "kind"),
     [
-        ((64, 64), Form.BYTES),
-        ((127, 1), Form.BYTES),
-        ((-128, 127), Form.BYTES),
-        ((-64, -64), Form.BYTES),
-        ((64, 65), Form.WORDS),
-        ((-1, -128), Form.WORDS),
+        ((64, 64), Vpmaddubsw),
+        ((127, 1), Vpmaddubsw),
+        ((-128, 127), Vpmaddubsw),
+        ((-64, -64), Vpmaddubsw),
+        ((64, 65), Vpmaddwd),
+        ((-1, -128), Vpmaddwd),
     ],
 )
-def test_pairs_that_could_saturate_are_multiplied_in_16_bits(pair: tuple[int, int], form: Form) -> None:
+def test_pairs_that_could_saturate_are_multiplied_in_16_bits(pair: tuple[int, int], kind: type[Int8Dot]) -> None:
     """32767 is what 16 bits hold: 255 * 128 still fits."""
     weights = np.zeros((3, 8), np.int8)
     weights[1, 4:6] = pair
-    assert Instruction.of(Machine(8, 16, 1, is_x86=True), weights).form is form
+    assert isinstance(Int8Dot.of(Machine(8, 16, 1, is_x86=True), weights), kind)
     across = np.zeros((3, 8), np.int8)
     across[1, 3:5] = pair  # these belong to two pairs
-    assert Instruction.of(Machine(8, 16, 1, is_x86=True), across).form is Form.BYTES
+    assert isinstance(Int8Dot.of(Machine(8, 16, 1, is_x86=True), across), Vpmaddubsw)

@@ -13,9 +13,9 @@ from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
 from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
-from planish.backends.tvm.kernels.gemm import Gemm, gemm_kernel, tiles
-from planish.backends.tvm.kernels.int8_dot import Instruction
-from planish.backends.tvm.kernels.integer_gemm import DequantParams, integer_gemm_kernel, integer_tiles
+from planish.backends.tvm.kernels.gemm import Gemm, Matrix, gemm_kernel, tiles
+from planish.backends.tvm.kernels.instructions.bf16_dot import BF16_DOT
+from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
@@ -78,7 +78,7 @@ def test_rounding_calls_no_library(name: str) -> None:
 @pytest.mark.parametrize("depth", [32, 33])
 def test_products_of_bfloat16_are_of_pairs(depth: int) -> None:
     target = load_target("x86-64-avx512-bf16")
-    machine, gemm = Machine.of(target), Gemm((64,), depth, 96, dtype="bfloat16")
+    machine, gemm = Machine.of(target), Gemm((64,), depth, 96, instruction=BF16_DOT)
     tile = tiles(gemm, machine)[0]
     assembly = assembly_of(gemm_kernel(gemm, tile, machine, Epilogue((), (PostOp("Cast", (), (0,)),))), target)
     assert whole_vectors(assembly, "vdpbf16ps", "%zmm") >= tile.rows * len(tile.vectors) * (1 + depth % 2)
@@ -108,10 +108,10 @@ def count(loop: list[str], *names: str) -> int:
 def test_products_of_bytes_pick_numbers_out_of_vectors_on_aarch64() -> None:
     """16 bytes of a row are loaded and shifted once for four steps, and nothing is moved or spilled in the loop."""
     target = load_target("aarch64-dotprod")
-    machine, gemm = Machine.of(target), Gemm((128,), 768, 768)
-    instruction = Instruction.of(machine, np.zeros((768, 768), np.int8))
-    tile = integer_tiles(gemm, instruction, machine)[0]
-    kernel = integer_gemm_kernel(gemm, DequantParams(is_scaled=True), instruction, tile, machine, Epilogue())
+    machine = Machine.of(target)
+    gemm = Gemm((128,), 768, 768, instruction=Int8Dot.of(machine, np.zeros((768, 768), np.int8)))
+    tile = tiles(gemm, machine)[0]
+    kernel = gemm_kernel(gemm, tile, machine, Epilogue(), Matrix(has_offsets=True, is_scaled=True))
     (loop,) = [loop for loop in loops_of(assembly_of(kernel, target)) if count(loop, "sdot")]
     vectors = len(tile.vectors)
     assert all(re.search(r"sdot\s+v\d+\.4s, v\d+\.16b, v\d+\.4b\[[0-3]\]", line) for line in loop if "sdot" in line)
@@ -126,7 +126,7 @@ def test_products_of_bytes_pick_numbers_out_of_vectors_on_aarch64() -> None:
 def test_convolutions_of_bytes_multiply_four_channels_at_once_on_aarch64(stride: int) -> None:
     target = load_target("aarch64-dotprod")
     machine = Machine.of(target)
-    instruction = Instruction.of(machine, np.zeros((3, 3, 128), np.int8))
+    instruction = Int8Dot.of(machine, np.zeros((3, 3, 128), np.int8))
     image, result = (28 * stride, 28 * stride), (28, 28)
     window = Window(image, result, (3, 3), (stride, stride), (1, 1), (1, 1), (1, 1))
     sizes = Convolution(1, 128, 128, 1, 128, window, 4, instruction, has_offsets=True, dtype="uint8")

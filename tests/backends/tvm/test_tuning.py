@@ -99,13 +99,13 @@ def test_a_file_decides_on_the_algorithm_of_a_convolution(make_graph, built, tar
 
 def test_parameters_that_a_kernel_can_t_have(make_graph, built, target, tmp_path) -> None:
     file = database(target, tmp_path, f"gemm {spelled(PRODUCT)}", {"rows": 99, "columns": 16, "lanes": 16})
-    with pytest.raises(ModelError, match=r"tuned\.json: gemm batch_dims=5 depth=64 columns=40 can't have .*'rows': 99"):
+    with pytest.raises(ModelError, match=r"tuned\.json: gemm batch_dims=5 k=64 n=40 can't have .*'rows': 99"):
         built(make_graph(product, 5, 64), file, tensor(5, 64))
 
 
 def test_sizes_are_spelled_without_what_is_usual() -> None:
     assert spelled(Gemm((None, 5), 64, 40, batch=1, is_packed=False)) == (
-        "batch_dims=?x5 depth=64 columns=40 batch=1 is_packed=False"
+        "batch_dims=?x5 k=64 n=40 batch=1 is_packed=False"
     )
     assert spelled(SQUARE).endswith(
         "depth=64 image=16x16 result=16x16 kernel=3x3 strides=1x1 dilations=1x1 begins=1x1 ends=1x1 block=0"
@@ -177,14 +177,14 @@ def test_what_is_found_is_one_of_the_ways(make_graph, target, monkeypatch) -> No
         return op.Softmax(op.Add(op.MatMul(product(op, x), tensor(40, 16)), op.MatMul(x, narrow)))
 
     model = tuning_of(make_graph(build, "n", 64), target, {"n": 2})
-    keys = {f"gemm batch_dims=? depth={depth} columns={columns}" for depth, columns in ((64, 40), (40, 16), (64, 16))}
+    keys = {f"gemm batch_dims=? k={k} n={n}" for k, n in ((64, 40), (40, 16), (64, 16))}
     assert model.kernels == keys
-    known = {"gemm batch_dims=? depth=64 columns=40"}
+    known = {"gemm batch_dims=? k=64 n=40"}
     findings = list(model.findings(known, time.monotonic() + 600))
     assert {finding.kernel for finding in findings} == keys - known
     for finding in findings:
-        depth = int(finding.kernel.split("depth=")[1].split()[0])
-        allowed = [asdict(tile) for tile in tiles(Gemm((None,), depth, 16), Machine.of(target))]
+        k = int(finding.kernel.split("k=")[1].split()[0])
+        allowed = [asdict(tile) for tile in tiles(Gemm((None,), k, 16), Machine.of(target))]
         assert finding.estimated == allowed[0]
         assert finding.fastest in allowed
         assert (finding.gain > 1) == (finding.fastest != finding.estimated)
@@ -195,12 +195,10 @@ def test_what_is_found_is_one_of_the_ways(make_graph, target, monkeypatch) -> No
 def test_a_way_that_computes_something_else_is_named(make_graph, target, monkeypatch) -> None:
     right = products.packed
     monkeypatch.setattr(
-        products, "packed", lambda weights, tile: right(weights if tile.rows > 1 else weights * 2, tile)
+        products, "packed", lambda weights, tile, by: right(weights if tile.rows > 1 else weights * 2, tile, by)
     )
     tuning = tuning_of(make_graph(lambda op, x: op.MatMul(x, tensor(64, 16)), 5, 64), target, {})
-    with pytest.raises(
-        CheckError, match=r"layer: gemm batch_dims=5 depth=64 columns=16 is off by 1\.0e\+00 with {'rows': 1"
-    ):
+    with pytest.raises(CheckError, match=r"layer: gemm batch_dims=5 k=64 n=16 is off by 1\.0e\+00 with {'rows': 1"):
         list(tuning.findings((), time.monotonic() + 600))
 
 

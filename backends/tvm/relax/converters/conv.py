@@ -9,12 +9,14 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
 from .....passes.legalization.expansions.layers import is_interleaved
-from ...kernels.bfloat16 import BFLOAT16, Bf16Dot
+from ...kernels.bfloat16 import BFLOAT16
 from ...kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel
 from ...kernels.convolution import Convolution, Tile, convolution_kernel, merged, packed, start_offsets, tiles
 from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from ...kernels.im2row import Im2Row, im2row_kernel
-from ...kernels.int8_dot import K_PER_DOT, Instruction
+from ...kernels.instructions.bf16_dot import BF16_DOT
+from ...kernels.instructions.fma import FMA
+from ...kernels.instructions.int8_dot import K_PER_DOT, Int8Dot
 from ...kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
 from ...kernels.nchwc import Interleaving, interleave_kernel
 from ...kernels.tiles import ceil_div
@@ -69,9 +71,9 @@ def _conv(emitter: Emitter, group: FusionGroup) -> Blocked:
         wide=wide,
         dtype=str((unwidened(x) if is_blocked else x).dtype),
     )
-    is_even = data.shape[1] % Bf16Dot.k_per_instruction == 0  # beside an odd channel lies anything
+    is_even = data.shape[1] % BF16_DOT.k_per_instruction == 0  # beside an odd channel lies anything
     if sizes.dtype == BFLOAT16 and widened_from(weights) is not None and is_even and emitter.machine.has_bfloat16:
-        sizes = replace(sizes, instruction=Bf16Dot(lanes))
+        sizes = replace(sizes, instruction=BF16_DOT)
     return Blocked(_convolved(emitter, group, sizes, data, bias))
 
 
@@ -95,10 +97,8 @@ def _convolved(
             name, prepared = "conv", packed(weights, sizes, way, machine)
         return emitter.prim_func(name, kernel, [tensor, relax.const(prepared), *beside], type)
 
-    speed = 1.0 if sizes.instruction is None else sizes.instruction.speed
-    return emitter.choices.made(
-        TuningTask("conv", str(group.anchor.location), sizes, ways(sizes, machine, speed), call)
-    )
+    site = TuningTask("conv", str(group.anchor.location), sizes, ways(sizes, machine, sizes.instruction.speed), call)
+    return emitter.choices.made(site)
 
 
 def _transposed_anchor(node: Node) -> Anchor | None:
@@ -175,8 +175,8 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
     if images.channels <= K_PER_DOT and groups == 1 and found.x not in emitter.blocked:
         strips = Im2Row(images.batch, images.channels, window)
         weights, window = strips.arranged(weights), strips.window
-    instruction = Instruction.of(machine, np.moveaxis(weights, 1, -1))
-    beside = _beside(found, weights, bias, window, machine.lanes, instruction.shift)
+    instruction = Int8Dot.of(machine, np.moveaxis(weights, 1, -1))
+    beside = _beside(found, weights, bias, window, machine.lanes, instruction.zero_point_bias)
     sizes = Convolution(
         batch=images.batch,
         channels=images.channels if strips is None else K_PER_DOT,
@@ -191,7 +191,7 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
         dtype=str(found.x.dtype),
         is_strip=strips is not None,
     )
-    floats = replace(sizes, instruction=None, has_offsets=False, dtype="float32")
+    floats = replace(sizes, instruction=FMA, has_offsets=False, dtype="float32")
     if strips is None and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
         return None
     tensor = in_blocks(emitter, found.x) if strips is None else _strips(emitter, found, strips)

@@ -9,9 +9,10 @@ from .....ir.dims import Dim
 from .....ir.graph import Constant, Node, Value
 from .....ir.types import DType
 from ...kernels.epilogue import Broadcast
-from ...kernels.gemm import Gemm, gemm_kernel, is_paired_gemm, packed, paired, tiles
-from ...kernels.int8_dot import Instruction
-from ...kernels.integer_gemm import DequantParams, integer_gemm_kernel, integer_tiles, is_integer_gemm, packed_integers
+from ...kernels.gemm import Gemm, Matrix, gemm_kernel, packed, tiles
+from ...kernels.instructions.bf16_dot import BF16_DOT, Bf16Dot
+from ...kernels.instructions.fma import FMA
+from ...kernels.instructions.int8_dot import Int8Dot
 from ...kernels.tiles import Tile
 from ...kernels.vector_math import ELEMENTS
 from ..configs import TuningTask
@@ -78,10 +79,11 @@ def _is_batched(node: Node) -> bool:
 
 def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     integers = quantized(group.anchor)
-    if integers is not None and is_integer_gemm(integers.weights, emitter.machine):
-        instruction = Instruction.of(emitter.machine, integers.weights.T)
-        beside = [relax.const(integers.offsets(instruction.shift)), relax.const(integers.scales)]
-        return _integer_product(emitter, group, (integers.x, integers.weights), beside, DequantParams(is_scaled=True))
+    if integers is not None and Int8Dot.fits(integers.weights, emitter.machine):
+        bias = Int8Dot.of(emitter.machine, integers.weights.T).zero_point_bias
+        beside = [relax.const(integers.offsets(bias)), relax.const(integers.scales)]
+        matrix = Matrix(has_offsets=True, is_scaled=True)
+        return _integer_product(emitter, group, (integers.x, integers.weights), beside, matrix)
     node, weights = group.anchor, _weights(group.anchor)
     x, right = node.operand(0), node.operand(1)
     lead = tuple(_known(size) for size in x.shape[:-1])
@@ -94,16 +96,15 @@ def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
         weights = weights.T if get("transB", 0) else weights
         if get("alpha", 1.0) != 1:
             weights = weights.astype(np.float32) * np.float32(get("alpha", 1.0))
-        narrow = widened_from(x) if is_paired_gemm(weights, emitter.machine) else None
+        narrow = widened_from(x) if Bf16Dot.fits(weights, emitter.machine) else None
         x = x if narrow is None else narrow
-        sizes = Gemm(lead, *weights.shape, dtype=str(x.dtype))
-        weights = weights.astype(np.float32, copy=False) if narrow is None else paired(weights)
+        sizes = Gemm(lead, *weights.shape, instruction=FMA if narrow is None else BF16_DOT)
     factor = emitter.tensor(right) if weights is None else None
-    left, beside = emitter.tensor(x), operands(emitter, group, sizes.columns)
+    left, beside = emitter.tensor(x), operands(emitter, group, sizes.n)
 
     def call(tile: Tile) -> relax.Call:
         kernel = gemm_kernel(sizes, tile, emitter.machine, group.epilogue)
-        operand = factor if weights is None else relax.const(packed(weights, tile))
+        operand = factor if weights is None else relax.const(packed(weights, tile, sizes.instruction))
         assert operand is not None
         return emitter.prim_func("gemm", kernel, [left, operand, *beside], group.output.type)
 
@@ -116,11 +117,12 @@ def _sums(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     assert weights is not None
     offsets = -weights.sum(0, dtype=np.int32)
     if zero_point is None:
-        start = offsets * np.int32(-Instruction.of(emitter.machine, weights.T).shift)
-        return _integer_product(emitter, group, (x, weights), [relax.const(start)], DequantParams())
+        start = offsets * np.int32(-Int8Dot.of(emitter.machine, weights.T).zero_point_bias)
+        return _integer_product(emitter, group, (x, weights), [relax.const(start)], Matrix(has_offsets=True))
     shape = zero_point.shape or (1, 1)
     beside = [relax.const(offsets), emitter.shaped(zero_point, shape)]
-    return _integer_product(emitter, group, (x, weights), beside, DequantParams(1 if shape == (1, 1) else 2))
+    matrix = Matrix(has_offsets=True, zero_points=1 if shape == (1, 1) else 2)
+    return _integer_product(emitter, group, (x, weights), beside, matrix)
 
 
 def _integer_product(
@@ -128,20 +130,20 @@ def _integer_product(
     group: FusionGroup,
     factors: tuple[Value, np.ndarray],
     beside: Sequence[relax.Expr],
-    grids: DequantParams,
+    matrix: Matrix,
 ) -> relax.Expr:
-    """Call a kernel of integers, with the further arguments that their grids need."""
+    """Call a kernel of integers, with the further arguments that undo their quantization."""
     x, weights = factors
-    instruction = Instruction.of(emitter.machine, weights.T)
-    sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape)
-    left, beside = emitter.tensor(x), [*beside, *operands(emitter, group, sizes.columns)]
+    instruction = Int8Dot.of(emitter.machine, weights.T)
+    sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape, instruction=instruction)
+    left, beside = emitter.tensor(x), [*beside, *operands(emitter, group, sizes.n)]
 
     def call(tile: Tile) -> relax.Call:
-        kernel = integer_gemm_kernel(sizes, grids, instruction, tile, emitter.machine, group.epilogue)
-        packed = relax.const(packed_integers(weights, tile, instruction))
-        return emitter.prim_func("integer_gemm", kernel, [left, packed, *beside], group.output.type)
+        kernel = gemm_kernel(sizes, tile, emitter.machine, group.epilogue, matrix)
+        right = relax.const(packed(weights, tile, instruction))
+        return emitter.prim_func("integer_gemm", kernel, [left, right, *beside], group.output.type)
 
-    ways = integer_tiles(sizes, instruction, emitter.machine)
+    ways = tiles(sizes, emitter.machine)
     return emitter.choices.made(TuningTask("integer_gemm", str(group.anchor.location), sizes, ways, call))
 
 

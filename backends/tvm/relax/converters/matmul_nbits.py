@@ -6,9 +6,8 @@ from tvm import relax, tirx
 from .....ir.block_weight import BlockWeight
 from .....ir.graph import Node
 from ...kernels.epilogue import Epilogue
-from ...kernels.gemm import Gemm, packed
-from ...kernels.int4_gemm import int4_gemm_kernel, int4_tile, packed_int4
-from ...kernels.limb_gemm import is_limb_gemm, limb_gemm_kernel, limb_tile, packed_limbs
+from ...kernels.gemm import Gemm, gemm_kernel
+from ...kernels.int4_gemm import Int4Operands
 from ...kernels.machine import Machine
 from ...kernels.vector_math import ELEMENTS
 from ..emitter import Emitter
@@ -32,15 +31,12 @@ def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
 def kernel_for(
     lead: tuple[int | None, ...], weight: BlockWeight, machine: Machine, epilogue: Epilogue
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
-    """Return a kernel of `[*lead, depth]`, and the weight's packed codes, scales and zero points for it."""
-    sizes, block = Gemm(lead, *weight.codes.shape), weight.scheme.block
-    if is_limb_gemm(weight.codes, machine):
-        tile, zero_points = limb_tile(sizes), weight.zero_points
-        codes, kernel = packed_limbs(weight.codes, tile), limb_gemm_kernel(sizes, block, tile, machine, epilogue)
-    else:
-        tile, zero_points = int4_tile(sizes, machine), weight.zero_points.astype(np.int8) - np.int8(8)
-        codes, kernel = packed_int4(weight.codes, tile), int4_gemm_kernel(sizes, block, tile, machine, epilogue)
-    return kernel, [codes, packed(weight.scales, tile), packed(zero_points, tile)]
+    """Return a kernel of `[*lead, K]`, and the weight's packed codes, scales and zero points for it."""
+    sizes = Gemm(lead, *weight.codes.shape)
+    right = Int4Operands.of(weight.codes, weight.scheme.block, machine)
+    tile = right.tile(sizes, machine)
+    packed = right.packed(weight.codes, weight.scales, weight.zero_points, tile)
+    return gemm_kernel(sizes, tile, machine, epilogue, right), packed
 
 
 FUSED_KERNELS = {"com.microsoft::MatMulNBits": FusedKernel(_anchor, _product)}

@@ -1,0 +1,62 @@
+"""What work costs on a machine, by which kernels choose tiles, algorithms and how many threads they wake.
+
+The unit is a multiply-add of float32 vectors. The figures were chosen on x86 with AVX-512 (two threads of Zen 4) while
+the kernels were written, which `planish tune` and `benchmarks/tvm_speed.py` check against other choices; no other
+machine has figures of its own yet. Where a field says no more, the measurement behind its figure wasn't kept.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The figures of one machine.
+
+    Attributes:
+        latency: multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle.
+            It isn't measured.
+        load: multiply-adds that take as long as loading a vector from L3, or one of weights that is used once. Chosen
+            with convolutions of one pixel, and of 3x3 taps by Winograd's algorithm.
+        fetch: those that take as long as loading one from the memory that threads share; chosen with the latter.
+        move: those that take as long as transforming a vector by Winograd's algorithm; chosen with the same.
+        l2_bytes: bytes of L2 that a task may fill; up to twice as many may spill into L3, which is somewhat slower.
+        winograd_gain: the most of the direct convolution's time that pays: transformed weights are larger, results less
+            accurate. It is a judgement, not a measurement.
+        streams: pixels that are read side by side without cache misses; chosen with `planish tune` for convolutions of
+            one tap, whose weights come from L2.
+        stall: the cost of each further pixel; chosen likewise.
+        most_rows: the most rows of a GEMM read side by side: at a distance of a power of two, they share a set of L1.
+        rows_per_thread: rows of a GEMM per thread from which a thread may read all weights: with fewer rows, weights
+            would hold it up.
+        gemm_work: multiply-adds of numbers in a GEMM below which waking other threads costs more than they save.
+        convolution_work: the same for a convolution.
+        convolution_weights: weights of a convolution from which threads are woken all the same.
+        vector_work: operations on vectors below which waking other threads costs more than they save.
+        row_elements: elements of rows below which it does.
+        chunk: elements of a task in kernels that walk through memory: waking a thread for fewer costs more.
+        int4_rows: rows up to which codes of 4 bits are unpacked for each tile: for more, unpacking a whole panel once
+            is faster (`benchmarks/int4_kernels.py` compares 1 to 128 rows).
+        int4_vectors: the most vectors in a tile of so few rows.
+    """
+
+    latency: int = 8
+    load: int = 3
+    fetch: int = 6
+    move: int = 6
+    l2_bytes: int = 3 << 18
+    winograd_gain: float = 0.9
+    streams: int = 10
+    stall: float = 0.5
+    most_rows: int = 8
+    rows_per_thread: int = 32
+    gemm_work: int = 1 << 16
+    convolution_work: int = 1 << 17
+    convolution_weights: int = 1 << 15
+    vector_work: int = 1 << 14
+    row_elements: int = 1 << 14
+    chunk: int = 1 << 12
+    int4_rows: int = 8
+    int4_vectors: int = 8
+
+
+AVX512 = Costs()

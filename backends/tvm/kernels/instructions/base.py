@@ -1,0 +1,53 @@
+"""What GEMMs and convolutions ask of an instruction: to support another one is to write a class like its neighbours."""
+
+from typing import ClassVar
+
+import numpy as np
+from tvm import tirx
+
+
+class Instruction:
+    """An instruction, or a few, that add products to a vector of accumulators.
+
+    The left factors are the same for all accumulators, the right ones are weights of their own.
+
+    Attributes:
+        mnemonic: the machine's name for it.
+        k_per_instruction: products that are added to an accumulator at once; they are neighbours along K.
+        lhs_dtype: of the left operand's elements.
+        rhs_dtype: of packed weights.
+        accumulator_dtype: of the sums.
+        fills_vectors: whether it takes whole vectors of weights alone.
+        unroll_k: groups of left factors in a row that are best loaded together.
+        zero_point_bias: what is subtracted from left factors before they are multiplied.
+        speed: against multiply-adds of float32.
+    """
+
+    mnemonic: ClassVar[str]
+    k_per_instruction: ClassVar[int] = 1
+    lhs_dtype: ClassVar[str]
+    rhs_dtype: ClassVar[str]
+    accumulator_dtype: ClassVar[str]
+    fills_vectors: ClassVar[bool] = True
+    zero_point_bias: ClassVar[int] = 0
+    speed: ClassVar[float] = 1.0
+
+    @property
+    def unroll_k(self) -> int:
+        return 1
+
+    def __str__(self) -> str:
+        return self.mnemonic
+
+    def pack(self, weights: np.ndarray) -> np.ndarray:
+        """Pack weights `[..., column, k_per_instruction]`, of whole vectors of columns, merging these two axes."""
+        *outer, columns, together = weights.shape
+        return np.ascontiguousarray(weights, self.rhs_dtype).reshape(*outer, columns * together)
+
+    def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
+        """Return the left operands of `multiply_add` for neighbouring elements, one for each `k_per_instruction`."""
+        raise NotImplementedError
+
+    def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
+        """Add to each sum the products of the left factors with the weights of its lane."""
+        raise NotImplementedError
