@@ -28,7 +28,6 @@ from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
 from .sample_sizes import Run, are_telling, holds, sample_sizes
-from .scope import SIZES, scope, symbols_kept
 from .types import DType, TensorType
 from .unknown import UNKNOWN, is_from_data, is_unknown, size_called, size_of_element, size_of_result
 from .unranked import infer_unranked
@@ -97,13 +96,23 @@ def contents(value: Value) -> tuple[Dim, ...] | None:
 
 def _contents(value: Value) -> tuple[Dim, ...] | None:
     names = shape_values.symbols(value)
-    within = scope(tuple(sorted(names)))
-    with symbols_kept(within):
-        elements = shape_values.elements(value, within.size)
+    if names:
+        from .scope import scope, symbols_kept  # brings torch's compiler, which takes as long to import as torch
+
+        within = scope(tuple(sorted(names)))
+        with symbols_kept(within):
+            elements, dim = shape_values.elements(value, within.size), within.dim
+    else:
+        elements, dim = shape_values.elements(value, _static), _static
     if elements is None or is_unknown(list(elements.reshape(-1))):
         return None
-    dims = tuple(within.dim(element) for element in elements.reshape(-1))
+    dims = tuple(map(dim, elements.reshape(-1)))
     return dims if _holds_at_any_size(value, dims, names) else None
+
+
+def _static(size: Any) -> Any:
+    """Return a size, or an element, of a graph without symbols as it is."""
+    return size
 
 
 def _holds_at_any_size(value: Value, dims: tuple[Dim, ...], names: frozenset[str]) -> bool:
@@ -226,11 +235,16 @@ class _Inference:
 
     def _symbolic(self) -> list[_Result]:
         """The outputs in terms of the symbols; torch's questions are answered with one row of sizes, or the next."""
+        if not self._symbols:
+            with torch.device("meta"):
+                return self._apply(_static)
+        from .scope import SIZES, scope, symbols_kept  # as above
+
         reason: Exception | None = None
-        for attempt in range(len(SIZES) if self._symbols else 1):
+        for attempt in range(len(SIZES)):
             within = scope(tuple(sorted(self._symbols)), attempt)
             try:
-                with symbols_kept(within), within.mode if self._symbols else torch.device("meta"):
+                with symbols_kept(within), within.mode:
                     results = self._apply(within.size)
                 return [replace(result, shape=tuple(map(within.dim, result.shape))) for result in results]
             except Exception as error:
