@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from . import shape_values
-from .applying import applying, inapplicable
+from .applying import applying, call_attributes, inapplicable
 from .containers import infer_container
 from .dims import Dim, evaluate, symbols
 from .errors import ModelError
@@ -103,16 +103,11 @@ def _contents(value: Value) -> tuple[Dim, ...] | None:
         with symbols_kept(within):
             elements, dim = shape_values.elements(value, within.size), within.dim
     else:
-        elements, dim = shape_values.elements(value, _static), _static
+        elements, dim = shape_values.elements(value, int), int
     if elements is None or is_unknown(list(elements.reshape(-1))):
         return None
     dims = tuple(map(dim, elements.reshape(-1)))
     return dims if _holds_at_any_size(value, dims, names) else None
-
-
-def _static(size: Any) -> Any:
-    """Return a size, or an element, of a graph without symbols as it is."""
-    return size
 
 
 def _holds_at_any_size(value: Value, dims: tuple[Dim, ...], names: frozenset[str]) -> bool:
@@ -237,7 +232,7 @@ class _Inference:
         """The outputs in terms of the symbols; torch's questions are answered with one row of sizes, or the next."""
         if not self._symbols:
             with torch.device("meta"):
-                return self._apply(_static)
+                return self._apply(int)
         from .scope import SIZES, scope, symbols_kept  # as above
 
         reason: Exception | None = None
@@ -400,15 +395,3 @@ def _is_of_data(dim: Dim) -> bool:
 
 def _is_expression_of_data(dim: Dim) -> bool:
     return isinstance(dim, str) and not dim.isidentifier() and all(map(is_from_data, symbols(dim)))
-
-
-def call_attributes(
-    definition: Operator, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute], outputs: int
-) -> dict[str, Any]:
-    """The keyword arguments with which an operator's function is called for a node."""
-    keywords: dict[str, Any] = dict(attributes)
-    if definition.takes_outputs:
-        keywords["outputs"] = outputs
-    if definition.takes_dtype and inputs[0] is not None:
-        keywords["input_dtype"] = torch_dtype(inputs[0].dtype)
-    return keywords
