@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from ..ir.dims import Dim, is_dim, symbols
 from ..ir.errors import ModelError
-from ..ir.scope import scope
 
 _LABEL, _LONGEST = 64, 255
 """Characters of a symbol that is made of an exporter's text, and of one that is taken as it is."""
@@ -40,6 +39,8 @@ class DimNames:
         if text in self._plain:
             return text
         if is_dim(text) and symbols(text) and symbols(text) <= self._plain:
+            from ..ir.scope import scope  # brings torch's compiler, which takes as long to import as torch
+
             within = scope(tuple(sorted(symbols(text))))
             with suppress(ModelError, ValueError, TypeError, ArithmeticError):  # of which torch makes no size
                 return within.dim(within.size(text))

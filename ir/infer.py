@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from . import shape_values
-from .applying import applying, inapplicable
+from .applying import applying, call_attributes, inapplicable
 from .containers import infer_container
 from .dims import Dim, evaluate, symbols
 from .errors import ModelError
@@ -28,7 +28,6 @@ from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
 from .sample_sizes import Run, are_telling, holds, sample_sizes
-from .scope import SIZES, scope, symbols_kept
 from .types import DType, TensorType
 from .unknown import UNKNOWN, is_from_data, is_unknown, size_called, size_of_element, size_of_result
 from .unranked import infer_unranked
@@ -97,12 +96,17 @@ def contents(value: Value) -> tuple[Dim, ...] | None:
 
 def _contents(value: Value) -> tuple[Dim, ...] | None:
     names = shape_values.symbols(value)
-    within = scope(tuple(sorted(names)))
-    with symbols_kept(within):
-        elements = shape_values.elements(value, within.size)
+    if names:
+        from .scope import scope, symbols_kept  # brings torch's compiler, which takes as long to import as torch
+
+        within = scope(tuple(sorted(names)))
+        with symbols_kept(within):
+            elements, dim = shape_values.elements(value, within.size), within.dim
+    else:
+        elements, dim = shape_values.elements(value, int), int
     if elements is None or is_unknown(list(elements.reshape(-1))):
         return None
-    dims = tuple(within.dim(element) for element in elements.reshape(-1))
+    dims = tuple(map(dim, elements.reshape(-1)))
     return dims if _holds_at_any_size(value, dims, names) else None
 
 
@@ -226,11 +230,16 @@ class _Inference:
 
     def _symbolic(self) -> list[_Result]:
         """The outputs in terms of the symbols; torch's questions are answered with one row of sizes, or the next."""
+        if not self._symbols:
+            with torch.device("meta"):
+                return self._apply(int)
+        from .scope import SIZES, scope, symbols_kept  # as above
+
         reason: Exception | None = None
-        for attempt in range(len(SIZES) if self._symbols else 1):
+        for attempt in range(len(SIZES)):
             within = scope(tuple(sorted(self._symbols)), attempt)
             try:
-                with symbols_kept(within), within.mode if self._symbols else torch.device("meta"):
+                with symbols_kept(within), within.mode:
                     results = self._apply(within.size)
                 return [replace(result, shape=tuple(map(within.dim, result.shape))) for result in results]
             except Exception as error:
@@ -386,15 +395,3 @@ def _is_of_data(dim: Dim) -> bool:
 
 def _is_expression_of_data(dim: Dim) -> bool:
     return isinstance(dim, str) and not dim.isidentifier() and all(map(is_from_data, symbols(dim)))
-
-
-def call_attributes(
-    definition: Operator, inputs: Sequence[Value | None], attributes: Mapping[str, Attribute], outputs: int
-) -> dict[str, Any]:
-    """The keyword arguments with which an operator's function is called for a node."""
-    keywords: dict[str, Any] = dict(attributes)
-    if definition.takes_outputs:
-        keywords["outputs"] = outputs
-    if definition.takes_dtype and inputs[0] is not None:
-        keywords["input_dtype"] = torch_dtype(inputs[0].dtype)
-    return keywords

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from .analysis.liveness import last_uses
+from .applying import call_attributes
 from .errors import ModelError, TargetError
 from .graph import Constant, Graph, Node, Value
-from .infer import call_attributes, find_operator
+from .infer import find_operator
 from .limits import MOST_BYTES, check_types
 from .ops import Body, Operator
 from .ops.dtypes import to_numpy, to_torch

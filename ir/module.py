@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from .applying import call_attributes
 from .graph import Attribute, Constant, Graph, Value
-from .infer import call_attributes, find_operator
+from .infer import find_operator
 from .ops.dtypes import to_numpy, to_torch
 from .types import TensorType
 

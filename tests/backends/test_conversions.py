@@ -62,12 +62,12 @@ def is_defined(array: np.ndarray, to: DType) -> np.ndarray:
 def test_conversions_are_the_interpreters(backend: str, source: DType, target, tmp_path) -> None:
     graph = Graph()
     op = Builder(graph, location=Location("layer"))
-    x = graph.add_input("x", TensorType(source, ("n",)))
+    array = inputs(source)
+    x = graph.add_input("x", TensorType(source, array.shape))
     for to in (to for to in DType if (to.bits <= 16 or to is DType.int64) and to not in (source, *LACKED[backend])):
         graph.outputs[str(to)] = op.Cast(x, to=to)
         if to.is_float and to.bits == 8:
             graph.outputs[f"{to} unsaturated"] = op.Cast(x, to=to, saturate=0)
-    array = inputs(source)
     wanted = Interpreter(graph).run({"x": array})
     compiler = Tvm(checks_kernels=False) if backend == "tvm" else find_backend(backend)
     write_artifact(tmp_path / "dist", graph, compiler, target)

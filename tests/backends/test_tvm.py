@@ -219,6 +219,25 @@ def test_a_rebuilt_artifact_is_the_new_one(make_graph, lower) -> None:
     assert [executable(x)[0].tolist() for executable in (old, new)] == [[2, 2], [3, 3]]
 
 
+def test_what_kernels_are_given_is_checked_before_they_run(make_graph, target, tmp_path: Path) -> None:
+    """Kernels of fixed sizes check nothing themselves: the artifact does, and the virtual machine behind it."""
+    write_artifact(tmp_path / "dist", make_graph(lambda op, x: op.Add(x, x), 3, 4), Tvm(checks_kernels=False), target)
+    executable, rows = load(tmp_path / "dist"), np.arange(48, dtype=np.float32).reshape(6, 8)
+    np.testing.assert_array_equal(executable(rows[::2, ::2])[0], 2 * rows[::2, ::2])
+    with pytest.raises(ModelError, match="'x' .* is missing"):
+        executable()
+    for wrong, reason in (
+        (np.zeros((4, 3), np.float32), "dimension 0 must be 3"),
+        (np.zeros((0, 4), np.float32), "dimension 0 must be 3"),
+        (np.zeros(12, np.float32), "the rank differs"),
+        (np.zeros((3, 4)), "convert it"),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            executable(wrong)
+        with pytest.raises(ModelError, match="TVM failed: "):
+            executable.run({"x": wrong})
+
+
 def test_a_damaged_library_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.so").write_bytes(b"not a library")
     Guards({}, {}).write(tmp_path)

@@ -1,7 +1,7 @@
 """Graphs that TVM compiles together, which takes a fraction of the time: all their kernels are one module of LLVM's.
 
-Each graph is lowered and planned as in a build, and the kernels' code is what a build writes, but for two things: they
-leave out the checks of their arguments, half of the code, and no process is started for them.
+Each graph is lowered and planned as in a build, and the kernels' code is what a build writes, but for two things: none
+checks its arguments, though those of symbolic sizes do in a build, and no process is started for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from planish.backends.legal import legalized
 from planish.backends.tvm.backend import TvmExecutable
 from planish.backends.tvm.codegen.build import Build
 from planish.backends.tvm.codegen.hoisting import hoisted
-from planish.backends.tvm.codegen.library import planned
+from planish.backends.tvm.codegen.library import generated, planned
 from planish.backends.tvm.codegen.linker import find_linker
 from planish.backends.tvm.llvm import llvm_target
 from planish.backends.tvm.runtime.guards import Guards
@@ -121,8 +121,7 @@ def _lowered(graph: Graph) -> _Lowered:
 
 def _library(kernels: Mapping[str, tirx.PrimFunc]) -> Any:
     module = IRModule({tvm.ir.GlobalVar(symbol): kernel for symbol, kernel in kernels.items()})
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        built = tvm.tirx.build(module, target=_machine())
+    built = generated(module, _machine(), are_checking=False)
     with workspace() as folder:
         written, library = str(folder / "kernels.o"), str(folder / "kernels.so")
         built.write_to_file(written, "o")

@@ -28,6 +28,18 @@ from .reproducible import legalization, pipeline
 
 Tell: TypeAlias = Callable[[str, bool], None]
 """A function that is told what a compiler works on: a name, and whether that begins or has ended."""
+_NEEDLESS = (
+    *("s_tir.HoistIfThenElse", "tirx.RemoveNoOp"),
+    *("s_tir.InferFragment", "s_tir.InjectDoubleBuffer", "s_tir.InjectPermutedLayout", "s_tir.InjectSoftwarePipeline"),
+    *("s_tir.InjectVirtualThread", "s_tir.LiftThreadBinding", "s_tir.LowerAutoCopy", "s_tir.LowerCrossThreadReduction"),
+    *("s_tir.LowerThreadAllreduce", "s_tir.LowerVtcmAlloc", "s_tir.ManifestSharedMemoryLocalStage"),
+    *("s_tir.MergeSharedMemoryAllocations", "s_tir.ThreadSync", "s_tir.TransformMmaBufferLayout"),
+    *("s_tir.UnifyThreadBinding", "s_tir.VerifyVTCMLimit"),
+)
+"""Passes of TVM's that take a sixth of the time: the first do what LLVM does again, and the others are for GPUs.
+
+Kernels are the same to the byte without them.
+"""
 _CALLING = tuple(tvm.ir.Op.get(f"relax.{name}") for name in ("call_tir", "call_tir_inplace"))
 
 
@@ -113,10 +125,7 @@ def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell
     def compile() -> bytes:
         tell(symbol, True)
         module = IRModule({tvm.ir.GlobalVar(symbol): kernel})
-        try:
-            built = tvm.tirx.build(module, target=target)
-        except Exception:  # LLVM refuses what its own optimizations wrote; what TVM itself refuses, it refuses again
-            built = tvm.tirx.build(module, target=_with_fewer_optimizations(target))
+        built = generated(module, target, are_checking=not _is_static(kernel))
         with _lent_file() as path:
             built.write_to_file(str(path), "o")
             content = path.read_bytes()
@@ -124,6 +133,35 @@ def _object_file(kernel: tirx.PrimFunc, target: Target, cache: KernelCache, tell
         return content
 
     return cache.kernel(symbol, compile)
+
+
+def generated(kernels: IRModule, target: Target, *, are_checking: bool) -> Module:
+    """Generate the machine code of planned kernels.
+
+    Args:
+        kernels: the kernels.
+        target: to compile for.
+        are_checking: whether they check their own arguments, which is half of the code of most.
+
+    Raises:
+        Exception: what TVM's passes and LLVM raise.
+    """
+    with tvm.transform.PassContext(config={"tirx.disable_assert": not are_checking}, disabled_pass=_NEEDLESS):
+        try:
+            return tvm.tirx.build(kernels, target=target)
+        except Exception:  # LLVM refuses what its own optimizations wrote; what TVM itself refuses, it refuses again
+            return tvm.tirx.build(kernels, target=_with_fewer_optimizations(target))
+
+
+def _is_static(kernel: tirx.PrimFunc) -> bool:
+    """Whether all sizes of a kernel's arguments are fixed.
+
+    Then it need not check them: inputs and weights are held to the types of `main` before anything runs, and memory
+    between kernels is planned for its type. Symbolic sizes may turn out not to agree where two tensors meet.
+    """
+    buffers = [each for each in kernel.params if isinstance(each.ty, tirx.BufferType)]
+    sizes = (size for buffer in buffers for size in buffer.shape)
+    return len(buffers) == len(kernel.params) and all(isinstance(size, tirx.IntImm) for size in sizes)
 
 
 def _static_library(symbol: str, content: bytes) -> Module:
@@ -157,5 +195,5 @@ def _symbol(kernel: tirx.PrimFunc) -> str:
 
 
 def _digest(kernel: tirx.PrimFunc, target: Target) -> str:
-    versions = f"{tvm.__version__} {codegen.llvm_version_major()}"
+    versions = f"{tvm.__version__} {codegen.llvm_version_major()} {_is_static(kernel)}"
     return sha256(f"{versions}\n{target}\n{kernel.script()}".encode()).hexdigest()[:24]

@@ -24,7 +24,10 @@ Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run each case for at most every third target, and with sizes of one form, in turn; `-m slow` runs the others."""
+    """Run each case for at most every third target, and with sizes of one form, in turn; `-m slow` runs the others.
+
+    Where a test crosses several parameters, each value of each occurs, and further combinations are slow.
+    """
     tests: defaultdict[tuple[Path, str], defaultdict[str, list[tuple[str, str, pytest.Item]]]]
     tests = defaultdict(lambda: defaultdict(list))
     for item in (item for item in items if item.path.parent == Path(__file__).parent):
@@ -34,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             case = item.name.partition("[")[2].replace(target, "", 1).replace(form, "", 1)
             tests[item.path, item.originalname][case].append((target, form, item))
     for cases in tests.values():
+        for place in _crossed([variants[0] for variants in cases.values()]):
+            for _, _, item in cases.pop(list(cases)[place]):
+                item.add_marker(pytest.mark.slow)
         for number, variants in enumerate(cases.values()):
             targets, forms = (list(dict.fromkeys(column)) for column in list(zip(*variants, strict=True))[:2])
             for target, form, item in variants:
@@ -42,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 is_other_form = len(forms) > 1 and (number // min(len(targets), 2) + place + forms.index(form)) % 2 == 0
                 if is_other_target or is_other_form:
                     item.add_marker(pytest.mark.slow)
+
+
+def _crossed(cases: Sequence[tuple[str, str, pytest.Item]]) -> list[int]:
+    """The places of cases whose values others have, the last first: those beside the diagonal of the values' grid."""
+    names = [[name for name in item.callspec._idlist if name not in (target, form)] for target, form, item in cases]
+    orders = [{name: place for place, name in enumerate(dict.fromkeys(column))} for column in zip(*names, strict=True)]
+    rows = [tuple(order[name] for order, name in zip(orders, row, strict=True)) for row in names]
+    diagonal = {tuple(step % len(order) for order in orders) for step in range(max(map(len, orders), default=1))}
+    return [place for place in reversed(range(len(rows))) if rows[place] not in diagonal]
 
 
 @cache
@@ -57,7 +72,7 @@ def numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session", autouse=True)
 def lasting_compiler() -> None:
-    """Keep a compiler's process for many small graphs: to start one takes 5 seconds."""
+    """Keep a compiler's process for many small graphs: to start one takes 4 seconds."""
     client._MOST_REQUESTS = 512
 
 

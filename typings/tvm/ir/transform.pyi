@@ -1,10 +1,14 @@
 """Passes over modules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 from . import IRModule
 
-class PassContext: ...
+class PassContext:
+    def __init__(self, *, disabled_pass: Sequence[str] = (), config: Mapping[str, object] = ...) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *raised: object) -> None: ...
 
 class Pass:
     def __call__(self, mod: IRModule) -> IRModule: ...

@@ -59,8 +59,10 @@ class IterVar(ExprOperand):
 
     var: Var
 
+class BufferType(ir.Type): ...
+
 class Buffer(ir.Expr):
-    """A tensor's memory: at run time, an `ir.Var` whose type is a `tirx.BufferType`."""
+    """A tensor's memory: at run time, an `ir.Var` whose type is a `BufferType`; a parameter may be a number instead."""
 
     data: ir.Expr
     dtype: dtype
@@ -78,6 +80,7 @@ class BufferStore(Stmt):
 
 class PrimFunc(ir.BaseFunc):
     body: Stmt
+    params: Sequence[Buffer]
     def with_body(self, new_body: Stmt) -> Self: ...
 
 def decl_buffer(
