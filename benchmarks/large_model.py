@@ -12,7 +12,8 @@ resident memory the kernel reports, as to `/usr/bin/time -v`; pages of a mapped 
     .planish, back   `planish opt` to a `.planish` file, and from it
     8-bit weights    `planish opt IN.onnx -p cleanup,quantize{scheme=int8-weights} -o OUT.onnx`
 
-What comes out is run by ONNX Runtime and must compute what went in, but for what 8 bits round. Three gigabytes need about 20 of disk.
+What comes out is run by ONNX Runtime and must compute what went in, but for what 8 bits
+round. Three gigabytes need about 20 of disk.
 """
 
 import json

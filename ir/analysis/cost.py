@@ -27,8 +27,8 @@ class Cost:
 
     Attributes:
         nodes: how many there are.
-        parameters: elements of constants, without indices and shapes (int64), truth values and strings. Of weights in few
-            bits these are codes, of which a byte may hold several.
+        parameters: elements of constants, without indices and shapes (int64), truth values and strings. Weights in few
+            bits count as codes, of which a byte may hold several.
         bytes: of all constants.
         flops: for one run.
     """
