@@ -72,14 +72,21 @@ class Quantize(Pass):
 
     required: bool = field(default=True, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.block and (self.block < 16 or self.block.bit_count() != 1):
-            raise UsageError(f"option block of pass quantize must be 0 or a power of two from 16, not {self.block}")
-
     def require(self, context: PassContext) -> None:
         if self.scheme == "int8" and context.target.int8 is not None:
             first_batches(context, 1)
+        if self.scheme in _WEIGHT_BITS:
+            self._block_scheme()
+
+    def _block_scheme(self) -> BlockScheme:
+        """What weights alone are put into.
+
+        Raises:
+            UsageError: no runtime knows such blocks.
+        """
+        if self.block and (self.block < 16 or self.block.bit_count() != 1):
+            raise UsageError(f"option block of pass quantize must be 0 or a power of two from 16, not {self.block}")
+        return BlockScheme(_WEIGHT_BITS[self.scheme], self.block, self.symmetric)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         if self.scheme in _WEIGHT_BITS:
@@ -101,7 +108,7 @@ class Quantize(Pass):
         return PassResult(counts, [*selection.misses, *misses])
 
     def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
-        scheme = BlockScheme(_WEIGHT_BITS[self.scheme], self.block, self.symmetric)
+        scheme = self._block_scheme()
         profitable = _union(context.target.weights.get(scheme.stored_bits, {}))
         if not profitable:
             bits, name = scheme.stored_bits, context.target.name

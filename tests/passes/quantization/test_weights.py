@@ -107,9 +107,9 @@ def test_layers_that_share_a_weight_share_its_codes(graph_of) -> None:
 
 
 @pytest.mark.parametrize("block", [48, 8])
-def test_blocks_that_no_runtime_knows_are_refused(block: int) -> None:
+def test_blocks_that_no_runtime_knows_are_refused(layers: Graph, block: int) -> None:
     with pytest.raises(UsageError, match=f"quantize must be 0 or a power of two from 16, not {block}"):
-        Quantize(scheme="int4", block=block)
+        quantized(layers, block=block)
 
 
 def test_a_target_that_was_not_measured_keeps_the_graph(layers: Graph) -> None:
