@@ -1,21 +1,22 @@
-"""What weights in 4 bits gain for a product of a few rows: the source of `int4` in targets/*.toml.
+"""What weights in 8, 4 and 2 bits gain for a product of a few rows: the source of `weights` in targets/*.toml.
 
     python benchmarks/int4_kernels.py [threads]
 
 planish's kernels for TVM, in 4 bits and in float32, beside ONNX Runtime's: MatMulNBits that computes in float32, the
-same with activations in 8 bits (accuracy level 4), and MatMul. They run in turn; each time is the fastest of many.
+same with activations in 8 bits (accuracy level 4), also of weights in 8 and 2 bits, and MatMul. They run in turn; each
+time is the fastest of many.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from tvm import IRModule, compile
 from tvm.runtime import tensor
 
@@ -28,9 +29,9 @@ from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.targets.load import load_target
 
 BLOCK = 32
-SHAPES = [(768, 768), (768, 3072), (4096, 4096)]
+SHAPES = [(768, 768), (768, 3072), (4096, 4096), (576, 1536), (1536, 576), (576, 49152)]
 ROWS = [1, 2, 4, 8, 16, 128]
-SECONDS = 1.0
+SECONDS = 1.5
 """That the kernels of a shape run in turn."""
 
 Call = Callable[[], object]
@@ -56,32 +57,30 @@ def ours(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
     return calls
 
 
-def onnx_runtime(x: np.ndarray, weight: BlockWeight, threads: int) -> dict[str, Call]:
+def onnx_runtime(x: np.ndarray, matrix: np.ndarray, threads: int) -> dict[str, Call]:
     """Calls of ONNX Runtime's kernels."""
-    depth, columns = weight.codes.shape
-    sizes: dict[str, Any] = {"K": depth, "N": columns, "bits": 4, "block_size": BLOCK}
-    nodes = {
-        "4 bits": helper.make_node("MatMulNBits", ["x", "w0", "w1", "w2"], ["y"], domain="com.microsoft", **sizes),
-        "4 bits, activations 8": helper.make_node(
-            "MatMulNBits", ["x", "w0", "w1", "w2"], ["y"], domain="com.microsoft", accuracy_level=4, **sizes
-        ),
-        "float32": helper.make_node("MatMul", ["x", "w0"], ["y"]),
-    }
-    calls: dict[str, Call] = {}
-    for name, node in nodes.items():
-        arrays = weight.inputs if node.domain else (weight.floats,)
-        graph = helper.make_graph(
-            [node],
-            "product",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, (len(x), columns))],
-            [numpy_helper.from_array(array, f"w{index}") for index, array in enumerate(arrays)],
-        )
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-        calls[f"ONNX Runtime, {name}"] = _session(
-            helper.make_model(graph, opset_imports=opsets, ir_version=10), x, threads
-        )
+    calls = {"ONNX Runtime, float32": _call(helper.make_node("MatMul", ["x", "w0"], ["y"]), (matrix,), x, threads)}
+    for bits, level in ((4, 0), (4, 4), (8, 4), (2, 4)):
+        weight = BlockWeight.nearest(matrix, BlockScheme(bits, BLOCK))
+        depth, columns = matrix.shape
+        sizes: dict[str, Any] = {"K": depth, "N": columns, "bits": bits, "block_size": BLOCK, "accuracy_level": level}
+        node = helper.make_node("MatMulNBits", ["x", "w0", "w1", "w2"], ["y"], domain="com.microsoft", **sizes)
+        name = f"ONNX Runtime, {bits} bits" + (", activations 8" if level else "")
+        calls[name] = _call(node, weight.inputs, x, threads)
     return calls
+
+
+def _call(node: NodeProto, arrays: Sequence[np.ndarray], x: np.ndarray, threads: int) -> Call:
+    """A call of one node, with its constants."""
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (len(x), arrays[0].shape[not node.domain]))],
+        [numpy_helper.from_array(array, f"w{index}") for index, array in enumerate(arrays)],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return _session(helper.make_model(graph, opset_imports=opsets, ir_version=10), x, threads)
 
 
 def _session(model: ModelProto, x: np.ndarray, threads: int) -> Call:
@@ -113,10 +112,11 @@ def main(threads: int = 1) -> None:
     os.environ["TVM_NUM_THREADS"] = str(threads)
     generator = np.random.default_rng(0)
     for depth, columns in SHAPES:
-        weight = BlockWeight.over(generator.standard_normal((depth, columns), np.float32), BlockScheme(4, BLOCK))
+        matrix = generator.standard_normal((depth, columns), np.float32)
+        weight = BlockWeight.nearest(matrix, BlockScheme(4, BLOCK))
         for rows in ROWS:
             x = generator.standard_normal((rows, depth), np.float32)
-            times = fastest(ours(x, weight, threads) | onnx_runtime(x, weight, threads))
+            times = fastest(ours(x, weight, threads) | onnx_runtime(x, matrix, threads))
             print(f"{rows} x {depth} x {columns}, {threads} threads")
             for name, seconds in times.items():
                 ratio = seconds / times["planish, 4 bits"]

@@ -176,4 +176,8 @@ def describe_target(name: str) -> dict[str, Any]:
             "operators": {backend: sorted(names) for backend, names in target.int8.operators.items()},
             "dynamic_operators": {backend: sorted(names) for backend, names in target.int8.dynamic_operators.items()},
         },
+        "weights": {
+            str(bits): {backend: sorted(names) for backend, names in kernels.items()}
+            for bits, kernels in target.weights.items()
+        },
     }

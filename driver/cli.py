@@ -235,7 +235,7 @@ def inspect(
 ) -> None:
     """Show what a model consists of and costs.
 
-    Operators, parameters, FLOPs and activations, by module, and what a target would run in int8.
+    Operators, parameters, FLOPs and activations, by module, and what a target would run in integers.
     """
     from .inspection import inspect as look
     from .report import inspection_tables

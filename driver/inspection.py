@@ -1,4 +1,4 @@
-"""`planish inspect`: what a model consists of, what it costs, and what a target would run in 8-bit integers."""
+"""`planish inspect`: what a model consists of, what it costs, and what a target would run in integers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from ..ir.analysis.cost import Cost, by_module, by_operator, flops, summarize
 from ..ir.analysis.liveness import peak_activation_bytes
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
-from ..targets import Int8
+from ..targets import Int8, Target
 from ..targets.load import load_target
 from .model import read_model
 from .user_code import isolated_imports, suggestion
@@ -24,6 +24,7 @@ class OperatorRow:
         flops: of all of them, for one sample.
         int8: backends on which the target's integer kernel is faster than float.
         dynamic_int8: the same for activations quantized at run time.
+        weights: by backend, the bits in which constant weights alone make it faster than float for a few rows.
     """
 
     name: str
@@ -31,6 +32,7 @@ class OperatorRow:
     flops: int
     int8: Sequence[str]
     dynamic_int8: Sequence[str]
+    weights: Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,12 @@ def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int]) -> In
         activations=peak_activation_bytes(graph, sizes),
         operators=[
             OperatorRow(
-                name, count, work[name], _backends(int8.operators, name), _backends(int8.dynamic_operators, name)
+                name,
+                count,
+                work[name],
+                _backends(int8.operators, name),
+                _backends(int8.dynamic_operators, name),
+                _weight_bits(machine, name),
             )
             for name, count in by_operator(graph).items()
         ],
@@ -97,6 +104,14 @@ def _complete(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:
     for name in sizes.keys() - set(known):
         raise UsageError(f"the model has no dimension {name!r}{suggestion(name, known)}")
     return {name: sizes.get(name, 1) for name in known}
+
+
+def _weight_bits(target: Target, operator: str) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for bits, kernels in target.weights.items():
+        for backend in _backends(kernels, operator):
+            found.setdefault(backend, []).append(bits)
+    return found
 
 
 def _backends(kernels: Mapping[str, frozenset[str]], operator: str) -> list[str]:

@@ -27,7 +27,8 @@ class Cost:
 
     Attributes:
         nodes: how many there are.
-        parameters: elements of constants, without indices and shapes (int64), truth values and strings.
+        parameters: elements of constants, without indices and shapes (int64), truth values and strings. Weights in few
+            bits count as codes, of which a byte may hold several.
         bytes: of all constants.
         flops: for one run.
     """
@@ -83,10 +84,11 @@ def by_module(graph: Graph, depth: int, symbols: Sizes = None) -> dict[str, Cost
 
 
 def _cost(nodes: Sequence[Node], constants: Iterable[Constant], symbols: Sizes) -> Cost:
+    constants = list(constants)
     types = Counter(constant.type for constant in constants)
     return Cost(
         nodes=len(nodes),
-        parameters=sum(count * _parameters(type) for type, count in types.items()),
+        parameters=sum(count * _parameters(type) for type, count in types.items()) + sum(map(_packed, constants)),
         bytes=sum(count * nbytes(type) for type, count in types.items()),
         flops=_flops(nodes, symbols),
     )
@@ -109,6 +111,17 @@ def _flops(nodes: Iterable[Node], symbols: Sizes) -> int:
 
 def _parameters(type: TensorType) -> int:
     return 0 if type.dtype in (DType.int64, DType.bool, DType.string) else elements(type)
+
+
+def _packed(constant: Constant) -> int:
+    """The parameters beyond one for each byte, where a product reads several from it."""
+    if constant.dtype is not DType.uint8:
+        return 0
+    products = (
+        use.node for use in constant.uses if use.index == 1 and use.node.operator == "com.microsoft::MatMulNBits"
+    )
+    node = next(products, None)
+    return 0 if node is None else node.attributes["K"] * node.attributes["N"] - elements(constant.type)
 
 
 def _truncate(module: str, depth: int) -> str:

@@ -137,17 +137,19 @@ def matmul_of_few_bits(
     """
     if g_idx is not None:
         raise ValueError("it says by g_idx which block a column belongs to, which ONNX Runtime has deprecated")
-    block = torch.arange(K, device=b.device) // block_size
-    codes = _unpacked(b.reshape(N, -1), bits)[:, :K]
+    shape = (N, -(-K // block_size))
+    codes = _unpacked(b.reshape(N, -1), bits).reshape(*shape, block_size)
     zeros: Tensor | int = 2 ** (bits - 1)
     if zero_points is not None:
         rows = zero_points.reshape(N, -1)
-        zeros = (rows if rows.is_floating_point() else _unpacked(rows, bits))[:, block]
-    weights = (codes - zeros).to(a.dtype) * scales.reshape(N, -1)[:, block]
-    return F.linear(a, weights, bias)
+        zeros = (rows if rows.is_floating_point() else _unpacked(rows, bits)[:, : shape[1]]).to(a.dtype).unsqueeze(-1)
+    weights = (codes.to(a.dtype) - zeros) * scales.reshape(*shape, 1)
+    return F.linear(a, weights.flatten(1)[:, :K], bias)
 
 
 def _unpacked(rows: Tensor, bits: int) -> Tensor:
-    """The codes in rows of bytes, lower bits first, in int32."""
+    """The codes in rows of bytes, lower bits first."""
+    if bits == 8:
+        return rows
     shifts = torch.arange(0, 8, bits, dtype=torch.int32, device=rows.device)
     return ((rows.int().unsqueeze(-1) >> shifts) & (2**bits - 1)).flatten(-2)

@@ -63,6 +63,20 @@ def test_the_whole(graph: Graph) -> None:
     assert summarize(graph, {"batch": 2}).flops == 2 * summarize(graph).flops
 
 
+def test_parameters_of_few_bits_are_counted_one_by_one() -> None:
+    """36 of each of 5 columns, stored in two blocks of 32 with 2 codes to a byte, beside as many scales."""
+    graph = parse_graph(
+        """graph "g"(%x: float32[1, 36]) {
+          const %codes: uint8[5, 2, 16]
+          const %scales: float32[5, 2]
+          %y: float32[1, 5] = com.microsoft::MatMulNBits(%x, %codes, %scales) {K = 36, N = 5, bits = 4, block_size = 32}
+          return y = %y
+        }""",
+        {"codes": np.zeros((5, 2, 16), np.uint8), "scales": np.zeros((5, 2), np.float32)},
+    )
+    assert summarize(graph) == Cost(nodes=1, parameters=36 * 5 + 10, bytes=160 + 40, flops=2 * 36 * 5)
+
+
 def test_the_parts_by_operator(graph: Graph) -> None:
     assert list(by_operator(graph).items()) == [("MatMul", 2), ("Relu", 1), ("Reshape", 1), ("test::Unpack", 1)]
 
