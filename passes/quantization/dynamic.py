@@ -61,7 +61,7 @@ def _product(op: Builder, layer: Layer, x: tuple[Value, Value, Value], weight: t
     """The layer's output from its quantized input (integers, scale and zero point) and weight."""
     integers, scale, zero_point = x
     factor, factor_scale = weight
-    total = op.MatMulInteger(integers, factor, zero_point, np.zeros(factor_scale.shape, np.int8))
+    total = op.MatMulInteger(integers, factor, zero_point, np.zeros(factor_scale.data.shape, np.int8))
     product = op.Cast(total, to=DType.float32)
     product = (
         op.Mul(product, op.Mul(scale, factor_scale))
