@@ -4,6 +4,7 @@ The stored form is that of `com.microsoft::MatMulNBits`, ONNX Runtime's operator
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -12,6 +13,10 @@ from .graph import Node
 
 _SHARES = tuple(np.linspace(1, 0.65, 8))
 """The shares of a block's range that are tried for its codes."""
+_SLAB = 1 << 21
+"""The weights that are rounded at once, so that what is computed with stays small beside a model."""
+_BLOCKS = (256, 128, 64, 32)
+"""The sizes of blocks that ONNX Runtime's kernels on the CPU are fast for (16 too, unless codes have 2 bits)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,8 @@ class BlockScheme:
 
     Attributes:
         bits: of a code, from 2 to 8.
-        block: neighbours along K that share a scale and a zero point; the last block of a column may be shorter.
+        block: neighbours along K that share a scale and a zero point; the last block of a column may be shorter. Where
+            it is 0, a whole column shares them.
         symmetric: whether every zero point is the middle code, so that none needs to be stored.
     """
 
@@ -35,8 +41,25 @@ class BlockScheme:
 
     @property
     def stored_bits(self) -> int:
-        """The bits that a code takes up: bytes hold whole codes, so 3 bits are stored as 4."""
-        return next(bits for bits in (2, 4, 8) if bits >= self.bits)
+        """The bits that a code takes up: bytes hold whole codes, so 3 bits are stored as 4.
+
+        So are 2 bits in blocks of 16, for which ONNX Runtime multiplies by way of floats, ten times as slow as float32.
+        """
+        least = 3 if self.block == 16 else self.bits
+        return next(bits for bits in (2, 4, 8) if bits >= max(self.bits, least))
+
+    def stored_block(self, k: int) -> int:
+        """Return the size of the blocks that a column of K weights is stored in, so that it takes the fewest bytes.
+
+        Runtimes have no fast kernel for large blocks, none for whole columns, and fill up the last block. Smaller ones
+        that repeat a scale and a zero point mean the same.
+        """
+        most = min(self.block or 256, 128 if self.stored_bits == 2 else 256)
+        return min((block for block in (*_BLOCKS, 16) if most >= block >= min(most, 32)), key=partial(self._stored, k))
+
+    def _stored(self, k: int, block: int) -> float:
+        """The bytes of a column of K weights in blocks of some size."""
+        return -(-k // block) * (block * self.stored_bits / 8 + 4 + (0 if self.symmetric else self.stored_bits / 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,58 +114,85 @@ class BlockWeight:
         """Round a matrix `[K, N]` of floats with the least squared error of each block.
 
         Ranges, widened to hold 0, are narrowed step by step, which clips a few weights and rounds the others less. For
-        the codes of each try the best scale is known: that of linear regression.
+        the codes of each try the best scale is known: that of linear regression. With 8 bits nothing is gained by
+        clipping, and codes are the nearest.
         """
-        return cls._over(weight, scheme, _SHARES)
+        return cls._over(weight, scheme, _SHARES if scheme.bits < 8 else (1.0,))
 
     @classmethod
     def _over(cls, weight: np.ndarray, scheme: BlockScheme, shares: tuple[float, ...]) -> Self:
-        blocks = in_blocks(weight.astype(np.float32), scheme.block)
-        step, zero_points = _whole_grid(blocks, scheme)
-        least = np.full(step.shape, np.inf, np.float32)
-        codes, scales = np.zeros(blocks.shape, np.uint8), step
-        for share in shares:
-            tried = rounded(blocks, step * np.float32(share), zero_points, scheme)
-            steps = tried - zero_points[:, None]
-            scale = step if len(shares) == 1 else _fitted(steps, blocks)
-            error = np.square(steps * scale[:, None] - blocks).sum(axis=1)
-            is_less = error < least
-            least, scales = np.where(is_less, error, least), np.where(is_less, scale, scales)
-            codes = np.where(is_less[:, None], tried, codes).astype(np.uint8)
         k, n = weight.shape
-        return cls(codes.reshape(-1, n)[:k], scales, zero_points.astype(np.uint8), scheme)
+        blocks = -(-k // (scheme.block or k))
+        codes, zero_points = np.empty((k, n), np.uint8), np.empty((blocks, n), np.uint8)
+        scales, columns = np.empty((blocks, n), np.float32), max(1, _SLAB // k)
+        for place in (slice(first, first + columns) for first in range(0, n, columns)):
+            codes[:, place], scales[:, place], zero_points[:, place] = _rounded_over(weight[:, place], scheme, shares)
+        return cls(codes, scales, zero_points, scheme)
 
     @property
     def floats(self) -> np.ndarray:
         """The matrix."""
-        block, k = self.scheme.block, len(self.codes)
-        zero_points, scales = (np.repeat(array, block, axis=0)[:k] for array in (self.zero_points, self.scales))
+        k = len(self.codes)
+        zero_points, scales = (
+            np.repeat(array, self.scheme.block or k, axis=0)[:k] for array in (self.zero_points, self.scales)
+        )
         return (self.codes.astype(np.float32) - zero_points) * scales
+
+    @property
+    def stored_block(self) -> int:
+        """The size of blocks that `inputs` are in."""
+        return self.scheme.stored_block(len(self.codes))
 
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:
         """Codes `[N, blocks, bytes of a block]`, scales and, unless symmetric, zero points, as in MatMulNBits."""
-        n, bits = self.codes.shape[1], self.scheme.stored_bits
-        padded = np.pad(self.codes, ((0, -len(self.codes) % self.scheme.block), (0, 0)))
-        octets = _packed(padded.T, bits).reshape(n, len(self.scales), -1)
-        scales = np.ascontiguousarray(self.scales.T)
-        if self.scheme.symmetric:
-            shift = 2 ** (bits - 1) - self.scheme.codes // 2  # where 3 bits are stored as 4, the middle moves
-            return (octets if not shift else _packed(padded.T + np.uint8(shift), bits).reshape(octets.shape)), scales
-        if self.zero_points.dtype == np.uint8:
-            return octets, scales, _packed(self.zero_points.T, bits)
-        return octets, scales, np.ascontiguousarray(self.zero_points.T)
+        k, n = self.codes.shape
+        bits, block = self.scheme.stored_bits, self.stored_block
+        blocks = -(-k // block)
+        times = (self.scheme.block or k + -k % block) // block
+        scales, zero_points = (
+            np.ascontiguousarray(np.repeat(array, times, axis=0)[:blocks].T)
+            for array in (self.scales, self.zero_points)
+        )
+        shift = np.uint8(2 ** (bits - 1) - self.scheme.codes // 2 if self.scheme.symmetric else 0)
+        octets = np.empty((n, blocks, block * bits // 8), np.uint8)
+        for place in (slice(first, first + _SLAB // k + 1) for first in range(0, n, _SLAB // k + 1)):
+            padded = np.pad(self.codes[:, place].T + shift, ((0, 0), (0, -k % block)))
+            octets[place] = _packed(padded, bits).reshape(-1, *octets.shape[1:])
+        if self.scheme.symmetric:  # the middle of what is stored, to which codes of fewer bits were shifted
+            return octets, scales
+        return octets, scales, _packed(zero_points, bits) if zero_points.dtype == np.uint8 else zero_points
 
 
 def in_blocks(weight: np.ndarray, block: int) -> np.ndarray:
-    """Return a matrix `[K, N]` as `[blocks, block, N]`, with zeros where the last block is shorter."""
+    """Return a matrix `[K, N]` as `[blocks, block, N]`, with zeros where the last block is shorter; in one if 0."""
     k, n = weight.shape
+    block = block or k
     return np.pad(weight, ((0, -k % block), (0, 0))).reshape(-1, block, n)
 
 
 def rounded(blocks: np.ndarray, step: np.ndarray, zero_points: np.ndarray, scheme: BlockScheme) -> np.ndarray:
     """Return the nearest codes, as floats, of `[blocks, block, N]` on grids `[blocks, N]`."""
     return np.clip(np.rint(blocks / step[:, None]) + zero_points[:, None], 0, scheme.codes - 1)
+
+
+def _rounded_over(
+    weight: np.ndarray, scheme: BlockScheme, shares: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return codes, scales and zero points of some columns, with the least error of some shares of the range."""
+    blocks = in_blocks(weight.astype(np.float32, copy=False), scheme.block)
+    step, zero_points = _whole_grid(blocks, scheme)
+    least = np.full(step.shape, np.inf, np.float32)
+    codes, scales = np.zeros(blocks.shape, np.uint8), step
+    for share in shares:
+        tried = rounded(blocks, step * np.float32(share), zero_points, scheme)
+        steps = tried - zero_points[:, None]
+        scale = step if len(shares) == 1 else _fitted(steps, blocks)
+        error = np.square(steps * scale[:, None] - blocks).sum(axis=1)
+        is_less = error < least
+        least, scales = np.where(is_less, error, least), np.where(is_less, scale, scales)
+        codes = np.where(is_less[:, None], tried, codes).astype(np.uint8)
+    return codes.reshape(-1, weight.shape[1])[: len(weight)], scales, zero_points
 
 
 def _whole_grid(blocks: np.ndarray, scheme: BlockScheme) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from traceback import extract_tb, walk_tb
 
-from ..ir.errors import CheckError, ModelError, PassError, PlanishError
+from ..ir.errors import CheckError, ModelError, PassError, PlanishError, UsageError
 from ..ir.graph import Graph, now
 from ..ir.verify import verify
 from .base import Pass, PassContext, PassResult
@@ -20,6 +20,7 @@ from .rewrite import RewritePass
 from .verification import Verification
 
 _MOST_MISSES = 5
+_MOST_LAYERS = 3
 
 
 class PassManager:
@@ -45,9 +46,9 @@ class PassManager:
         """Run all passes on a graph, in place.
 
         Raises:
-            UsageError: the order of the passes contradicts what they declare, or one lacks something.
-            CheckError: after some pass the graph is malformed or means something else, or a required pass changed
-                nothing.
+            UsageError: the order of the passes contradicts what they declare, one lacks something, or one that is
+                required changed nothing.
+            CheckError: after some pass the graph is malformed or means something else.
             PassError: a pass of the user's or of another package crashed.
         """
         check_order(self.passes, tuple(pass_classes().values()))
@@ -82,8 +83,8 @@ class PassManager:
             records.append(self._step(step, graph, context, judge))
         results = [record.result for record in records[before:]]
         changed = any(result.changed for result in results)
-        if step.required and not changed:
-            raise CheckError(_unchanged(step, [miss for result in results for miss in result.misses]))
+        if step.required and not changed and not context.counter.is_over:
+            raise UsageError(_unchanged(step, [miss for result in results for miss in result.misses]))
         return changed
 
     def _step(self, step: Pass, graph: Graph, context: PassContext, judge: "_Judge") -> PassRecord:
@@ -168,8 +169,19 @@ class _Judge:
 
 
 def _unchanged(step: Pass, misses: Sequence[str]) -> str:
-    reasons = "".join(f"\n  {miss}" for miss in misses[:_MOST_MISSES])
-    return f"pass {format_pass(step)} is required, but changed nothing" + (f":{reasons}" if reasons else "")
+    """What to say of a required pass that changed nothing: the reasons, each with the layers that it holds for."""
+    layers: dict[str, list[str]] = {}
+    for miss in misses:
+        layer, colon, reason = miss.partition(": ")
+        layers.setdefault(reason if colon else miss, []).extend([layer] if colon else [])
+    reasons = [f"{reason} ({_some(names)})" if names else reason for reason, names in layers.items()]
+    text = "".join(f"\n  {reason}" for reason in reasons[:_MOST_MISSES])
+    return f"pass {format_pass(step)} is required, but changed nothing" + (f":{text}" if text else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LAYERS
+    return ", ".join(names[:_MOST_LAYERS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _result(step: Pass, graph: Graph, context: PassContext) -> PassResult:

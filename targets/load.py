@@ -23,7 +23,7 @@ T = TypeVar("T")
 _FOLDER = Path(__file__).parent
 _KINDS: dict[type, str] = {str: "a text", int: "a whole number", list: "a list of texts", dict: "a table"}
 _NAME = r"[\w.+-]{1,100}"
-_KEYS = ("description", "architecture", "mcpu", "features", "threads", "fused", "bfloat16", "int8", "int4")
+_KEYS = ("description", "architecture", "mcpu", "features", "threads", "fused", "bfloat16", "int8", "weights")
 
 
 def target_names() -> tuple[str, ...]:
@@ -70,12 +70,8 @@ def load_target(name_or_path: str | Path) -> Target:
 def write_target(target: Target, folder: Path) -> Path:
     """Write a target into a folder as a file that `load_target` reads back as the same; returns its path."""
     own = {key: getattr(target, key) for key in ("description", "architecture", "mcpu", "features", "threads")}
-    tables: dict[str, Mapping[str, Any]] = {
-        "": own,
-        "fused": target.fused,
-        "bfloat16": target.bfloat16,
-        "int4": target.int4,
-    }
+    tables: dict[str, Mapping[str, Any]] = {"": own, "fused": target.fused, "bfloat16": target.bfloat16}
+    tables |= {f"weights.{bits}": operators for bits, operators in target.weights.items()}
     if target.int8 is not None:
         tables["int8"] = {"activation": target.int8.activation, "weight_bits": target.int8.weight_bits}
         tables |= {f"int8.{key}": getattr(target.int8, key) for key in ("operators", "dynamic_operators")}
@@ -204,7 +200,7 @@ def _read(path: Path) -> Target:
         int8=_read_int8(path, table.take("int8", dict)) if "int8" in content else None,
         fused=table.sets("fused") if "fused" in content else {},
         bfloat16=table.sets("bfloat16") if "bfloat16" in content else {},
-        int4=table.sets("int4") if "int4" in content else {},
+        weights=_read_weights(path, table.take("weights", dict)) if "weights" in content else {},
     )
 
 
@@ -240,6 +236,11 @@ def _read_int8(path: Path, content: Mapping[str, Any]) -> Int8:
         operators=table.sets("operators"),
         dynamic_operators=table.sets("dynamic_operators"),
     )
+
+
+def _read_weights(path: Path, content: Mapping[str, Any]) -> dict[int, Mapping[str, frozenset[str]]]:
+    table = _Table(path, "weights.", content, ("8", "4", "2"))
+    return {int(bits): table.sets(bits) for bits in content}
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class Target:
             all that it runs are taken to be.
         int8: what is legal and profitable in 8-bit integers; None where nothing is.
         bfloat16: the operators whose products are faster in bfloat16 than in float32, by backend.
-        int4: the operators whose products of a few rows are faster with constant weights in 4 bits than in float32, by
-            backend.
+        weights: the operators whose products of a few rows are faster with constant weights in few bits than in
+            float32, by the bits (8, 4 or 2) and by backend.
     """
 
     name: str
@@ -51,4 +51,4 @@ class Target:
     int8: Int8 | None
     fused: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     bfloat16: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
-    int4: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    weights: Mapping[int, Mapping[str, frozenset[str]]] = field(default_factory=dict[int, Mapping[str, frozenset[str]]])

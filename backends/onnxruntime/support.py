@@ -4,6 +4,7 @@ from ...ir.graph import Node
 from ...ir.types import DType
 from ...passes.legalization.expansions.attention import is_shortened
 from ...passes.legalization.expansions.casts import is_miscast
+from ...passes.legalization.expansions.integers import NIBBLE_PRODUCT
 from ...passes.legalization.expansions.recurrent import is_batch_first
 from ...passes.legalization.expansions.runtime import (
     divides_least,
@@ -37,6 +38,13 @@ def _may_sum_nothing(node: Node) -> bool:
     return not isinstance(depth, int) or not depth
 
 
+def _lacks_blocks(node: Node) -> bool:
+    """Whether the kernel refuses the form of weights in few bits, by the grid of tests/backends/test_few_bits.py."""
+    bits, block, zero_points = node.attributes.get("bits", 4), int(node.attributes["block_size"]), node.input(3)
+    has_floats = zero_points is not None and zero_points.dtype.is_float
+    return block < 16 or block.bit_count() != 1 or (bits == 2 and block > 256) or (bits == 8 and has_floats)
+
+
 SUPPORT = Support(
     expanded={
         "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
@@ -55,6 +63,7 @@ SUPPORT = Support(
         "RNN": is_batch_first,
         "Range": is_of_vectors,
         "Resize": is_unaligned,
+        NIBBLE_PRODUCT: _lacks_blocks,
         "SwiGLU": lambda node: True,
         "Swish": lambda node: True,
         "ai.onnx.preview::FlexAttention": lambda node: True,

@@ -3,11 +3,12 @@
 import numpy as np
 
 from ...ir.block_weight import BlockWeight
-from ...ir.graph import Node
+from ...ir.graph import Node, Value
 from ...ir.operators import has_trait
 from ...ir.quantization import quant_params_of
 from ...ir.traits import Trait
 from ...ir.types import DType, TensorType
+from ...passes.legalization.expansion import Expansion
 from ...passes.legalization.expansions import EXPANSIONS
 from ...passes.legalization.expansions.attention import is_plain
 from ...passes.legalization.expansions.integers import NIBBLE_PRODUCT, ROW_QUANTIZER
@@ -63,6 +64,22 @@ def is_integer_product(node: Node) -> bool:
         and (zero_point is None or zero_point.shape in ((), (*x.shape[:-1], 1)))
         and (weight_zero_point is None or (offsets is not None and not offsets.any()))
     )
+
+
+def _untied(node: Node) -> Expansion | None:
+    """Return what makes a constant of a turned table of integers, which a head reads and embeddings look up as it is.
+
+    Kernels pack what they multiply by at compile time, so that nothing is saved by one constant for both.
+    """
+    table = node.constant(0)
+    if table is None or node.operand(0).dtype is not DType.int8:
+        return None
+    return lambda op, node: op.constant(table.transpose(node.attributes.get("perm")), node.output.name)
+
+
+def _is_turned(value: Value) -> bool:
+    """Whether a value is about to be made a constant."""
+    return value.producer is not None and value.producer.operator == "Transpose" and bool(_untied(value.producer))
 
 
 def is_nibble_product(node: Node) -> bool:
@@ -159,7 +176,7 @@ SUPPORT = Support(
         "IsInf": lambda node: 0 in node.attributes.values(),
         "LayerNormalization": lambda node: len(node.outputs) > 1,
         "Range": is_of_vectors,
-        "MatMulInteger": lambda node: not is_integer_product(node),
+        "MatMulInteger": lambda node: not (_is_turned(node.operand(1)) or is_integer_product(node)),
         "Pow": _is_mixed_power,
         "QuantizeLinear": lambda node: not _is_on_grid(node),
         "RMSNormalization": lambda node: not _is_normalized_by_row(node),
@@ -169,6 +186,7 @@ SUPPORT = Support(
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
+    adjusted={"Transpose": _untied},
     domains=frozenset({"planish"}),
     unheld=_unheld,
     uncomputed=_uncomputed,

@@ -14,13 +14,14 @@ from ...ir.graph import Constant, Graph, Value
 from ...ir.quantization import quantize_weight
 from ...ir.types import DType
 from ..legalization.expansions.integers import ROW_QUANTIZER
-from .layers import Layer, drop_unused
+from .embeddings import Lookup, integer_rows
+from .layers import Layer, WeightKey, drop_unused, float_inputs
 
 
 def quantize_dynamically(
     graph: Graph, layers: Sequence[Layer], weight_bits: int, per_channel: bool, per_row: bool
-) -> None:
-    """Rewrite layers of kind MatMul and Gemm, in place.
+) -> dict[Constant, Lookup]:
+    """Rewrite layers of kind MatMul and Gemm, in place; return how rows of the weights are looked up now.
 
     Args:
         graph: that is rewritten.
@@ -30,7 +31,9 @@ def quantize_dynamically(
         per_row: whether each row of an activation has a grid of its own.
     """
     grids: dict[Value, tuple[Value, Value, Value]] = {}
-    floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
+    weights: dict[WeightKey, tuple[Value, Constant]] = {}
+    tables: dict[Constant, Lookup] = {}
+    floats = float_inputs(layers)
     for layer in layers:
         op = Builder(graph, layer.node, layer.node.location)
         x = layer.node.inputs[0]  # by now perhaps what a layer before was rewritten to
@@ -38,20 +41,31 @@ def quantize_dynamically(
         if x not in grids:
             by_row = per_row and x.type.rank > 1
             grids[x] = op(ROW_QUANTIZER if by_row else "DynamicQuantizeLinear", x, outputs=3)
-        graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[x], weight_bits, per_channel))
+        if layer.key not in weights:
+            is_tied, name = layer.is_tied, layer.weight.name
+            weight = quantize_weight(
+                layer.weight.data if is_tied else layer.matrix,
+                (0 if is_tied else 1) if per_channel else None,
+                weight_bits,
+            )
+            held = (op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
+            weights[layer.key] = (op.Transpose(held[0], perm=(1, 0)) if is_tied else held[0], held[1])
+            tables |= {layer.weight: integer_rows(*held)} if is_tied else {}
+        graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[x], weights[layer.key]))
         graph.erase(layer.node)
     drop_unused(graph, floats)
+    return tables
 
 
-def _product(op: Builder, layer: Layer, x: tuple[Value, Value, Value], weight_bits: int, per_channel: bool) -> Value:
-    """The layer's output from its quantized input: integers, scale and zero point."""
+def _product(op: Builder, layer: Layer, x: tuple[Value, Value, Value], weight: tuple[Value, Constant]) -> Value:
+    """The layer's output from its quantized input (integers, scale and zero point) and weight."""
     integers, scale, zero_point = x
-    weight = quantize_weight(layer.matrix, 1 if per_channel else None, weight_bits)
-    name = layer.weight.name
-    held = (op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
-    total = op.MatMulInteger(integers, held[0], zero_point, np.zeros(weight.scale.shape, np.int8))
+    factor, factor_scale = weight
+    total = op.MatMulInteger(integers, factor, zero_point, np.zeros(factor_scale.shape, np.int8))
     product = op.Cast(total, to=DType.float32)
     product = (
-        op.Mul(product, op.Mul(scale, held[1])) if scale.type.rank == 0 else op.Mul(op.Mul(product, held[1]), scale)
+        op.Mul(product, op.Mul(scale, factor_scale))
+        if scale.type.rank == 0
+        else op.Mul(op.Mul(product, factor_scale), scale)
     )
     return product if layer.bias is None else op.Add(product, layer.bias.astype(np.float32))

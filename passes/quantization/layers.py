@@ -1,4 +1,4 @@
-"""Which layers can be computed in 8-bit integers, and why the others can't."""
+"""Which layers can be computed with integers, or with weights that are, and why the others can't."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Layer:
     Attributes:
         node: a Conv, Gemm or MatMul.
         x: the activation that it reads.
-        weight: the other factor.
+        weight: the other factor, or what it is a Transpose of, as in a head that shares the table of the embeddings.
         axis: of the output channels in the weight.
     """
 
@@ -35,6 +35,16 @@ class Layer:
     def key(self) -> WeightKey:
         """What layers have in common that read the same weight in the same direction."""
         return self.weight, self.axis
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the rows of the weight are looked up as well, each of which belongs to an output channel."""
+        return self.axis == 0 and any(use.node.operator == "Gather" and not use.index for use in self.weight.uses)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether a MatMul reads the weight through a Transpose."""
+        return self.node.operator == "MatMul" and self.axis == 0
 
     @property
     def matrix(self) -> np.ndarray:
@@ -56,41 +66,54 @@ class Selection:
     misses: Sequence[str]
 
 
-def select_layers(graph: Graph, operators: frozenset[str], context: PassContext, block: int = 1) -> Selection:
+def select_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
     """Sort a graph's layers by whether they can be quantized.
 
     Args:
         graph: of any kind.
         operators: that have a profitable integer kernel.
         context: which says whether a layer is asked for.
-        block: weights of a column that are quantized together: whole blocks make up a column.
     """
     layers: list[Layer] = []
     misses: list[str] = []
     for node in graph.nodes:
         if not has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT) or not context.selects(node):
             continue
-        reason = _obstacle(node, operators) or _remainder(node, block)
-        if reason:
+        if reason := _obstacle(node, operators):
             misses.append(f"{node.location}: {node.operator} stays in float: {reason}")
         elif context.applies("quantize", node):
             layers.append(_layer(node))
+    if not layers and not misses:
+        misses.append("none of the layers that are selected multiplies by weights")
     return Selection(layers, misses)
 
 
 def _layer(node: Node) -> Layer:
-    x, weight = node.inputs[:2]
-    assert x is not None and isinstance(weight, Constant)  # _obstacle made sure
-    by_row = node.operator == "Conv" or bool(node.attributes.get("transB", 0))
-    return Layer(node, x, weight, 0 if by_row else 1)
+    weight = _weight(node)
+    assert isinstance(weight, Constant)  # _obstacle made sure
+    by_row = node.operator == "Conv" or weight is not node.inputs[1] or bool(node.attributes.get("transB", 0))
+    return Layer(node, node.operand(0), weight, 0 if by_row else 1)
+
+
+def _weight(node: Node) -> Value:
+    """The right factor, or the matrix that a MatMul reads the Transpose of.
+
+    Clean-up leaves the transpose of what is read as it is, too, since without it the weight would be held twice.
+    """
+    factor = node.operand(1)
+    turn = factor.producer if node.operator == "MatMul" and factor.type.rank == 2 else None
+    return factor if turn is None or turn.operator != "Transpose" or not _swaps(turn) else turn.operand(0)
+
+
+def _swaps(node: Node) -> bool:
+    return tuple(node.attributes.get("perm", (1, 0))) == (1, 0)
 
 
 def _obstacle(node: Node, operators: frozenset[str]) -> str:
     """Why a node can't be quantized; empty where it can."""
     if node.operator not in operators:
         return "its integer kernel is absent or slower than float on this target"
-    x, weight = node.inputs[:2]
-    assert x is not None and weight is not None
+    x, weight = node.operand(0), _weight(node)
     if isinstance(x, Constant) or not isinstance(weight, Constant):
         quantized = weight.producer is not None and weight.producer.operator == "DequantizeLinear"
         return "it is quantized already" if quantized else "its factors are both activations, or its weight is computed"
@@ -101,12 +124,6 @@ def _obstacle(node: Node, operators: frozenset[str]) -> str:
     if node.operator == "Gemm":
         return _gemm_obstacle(node, weight)
     return "its bias is computed" if node.input(2) is not None and node.constant(2) is None else ""
-
-
-def _remainder(node: Node, block: int) -> str:
-    layer = _layer(node)
-    depth = layer.weight.data.size // layer.weight.data.shape[layer.axis]
-    return f"its depth, {depth}, is no multiple of a block of {block}" if depth % block else ""
 
 
 def _gemm_obstacle(node: Node, weight: Constant) -> str:
@@ -121,8 +138,19 @@ def _gemm_obstacle(node: Node, weight: Constant) -> str:
     return "" if bias.shape[-1:] in ((), (1,), (columns,)) and bias.size in (1, columns) else "its bias differs by row"
 
 
-def drop_unused(graph: Graph, constants: Iterable[Constant]) -> None:
-    """Erase those of some constants that nobody reads any more."""
-    for constant in dict.fromkeys(constants):
-        if not constant.use_count and not graph.is_output(constant):
-            graph.erase_constant(constant)
+def float_inputs(layers: Sequence[Layer]) -> list[Value]:
+    """What layers read beside activations, to be dropped once they read something else."""
+    turns = [layer.node.operand(1) for layer in layers if layer.is_turned]
+    held = [value for layer in layers for value in (layer.weight, *layer.node.inputs[1:])]
+    return [*turns, *(value for value in held if isinstance(value, Constant))]
+
+
+def drop_unused(graph: Graph, values: Iterable[Value]) -> None:
+    """Erase those of some constants, and of their transposes before them, that nobody reads any more."""
+    for value in dict.fromkeys(values):
+        if value.use_count or graph.is_output(value):
+            continue
+        if isinstance(value, Constant):
+            graph.erase_constant(value)
+        elif value.producer is not None:
+            graph.erase(value.producer)

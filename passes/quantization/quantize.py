@@ -1,14 +1,14 @@
-"""Quantization to 8-bit integers, and of weights alone to 4 bits."""
+"""Quantization to 8-bit integers, and of weights alone to 8 bits and fewer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
 from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
-from ...ir.graph import Graph
+from ...ir.graph import Constant, Graph
 from ...ir.quantization import QuantParams
 from ...ir.types import DType
 from ...targets import Int8
@@ -17,33 +17,37 @@ from .calibrate import calibrate, first_batches
 from .clipping import widen
 from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
-from .embeddings import quantize_embeddings
+from .embeddings import Lookup, quantize_embeddings
 from .image_means import pool_image_means
-from .layers import Layer, select_layers
+from .layers import Layer, WeightKey, select_layers
 from .observers import OBSERVERS
 from .plan import make_plan
 from .static import StaticQuantizer
-from .transposed_weights import materialize_transposed
 from .weights import quantize_weights
 
 _CORRECTED_ON = 32  # samples: means settle sooner than ranges
+_WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
+"""The bits of the schemes that leave activations alone."""
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Compute Conv, Gemm and MatMul layers in integers of 8 or 4 bits where the target has profitable kernels for them.
+    """Compute Conv, Gemm and MatMul in 8-bit integers, or with weights of few bits, where the target gains by that.
 
-    Large embedding tables are stored in int8 as well, and the mean over an image becomes GlobalAveragePool where that
-    has an integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient
-    Integer-Arithmetic-Only Inference", CVPR 2018; for the biases, Nagel et al., "Data-Free Quantization Through Weight
-    Equalization and Bias Correction", ICCV 2019).
+    Large embedding tables are stored in integers as well: those that a head multiplies by, too, once for both, others
+    in int8. The mean over an image becomes GlobalAveragePool where that has an integer kernel (Jacob et al.,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018; for the
+    biases, Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019).
 
     Attributes:
         scheme: `int8` fixes the range of every activation beforehand, from calibration data; `int8-dynamic` finds it
-            anew at run time, for MatMul and Gemm only; `int4` stores their weights in 4 bits and leaves activations in
-            float, for models that read each weight for a few rows at a time, as those that generate text do.
-        block: in `int4`, how many weights of a column share a scale and a zero point, which have the least squared
-            error; a power of two.
+            anew at run time, for MatMul and Gemm only; `int8-weights`, `int4`, `int3` and `int2` store their weights in
+            as many bits (3 take up 4) and leave activations in float, for models that read each weight for a few rows
+            at a time, as those that generate text do. For `int8-weights` and `int2`, TVM has no kernels yet, and
+            multiplies by floats.
+        block: of the schemes for weights alone, how many weights of a column share a scale and a zero point, which have
+            the least squared error; a power of two from 16, or 0 for whole columns. The last one may be shorter.
+        symmetric: of these, whether all zero points are the middle, so that none are stored.
         observer: how calibration chooses ranges: `minmax`, `percentile` (all but 0.001 %), or `mse` (least squared
             error).
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
@@ -57,59 +61,70 @@ class Quantize(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
     destroys: ClassVar[frozenset[str]] = frozenset({"float"})
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
-    scheme: Literal["int8", "int8-dynamic", "int4"] = "int8"
-    block: Annotated[int, Ge(16)] = 32
+    scheme: Literal["int8", "int8-dynamic", "int8-weights", "int4", "int3", "int2"] = "int8"
+    block: Annotated[int, Ge(0)] = 32
+    symmetric: bool = False
     observer: Literal["minmax", "percentile", "mse"] = "percentile"
     per_channel: bool = True
     per_row: bool = False
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
+    required: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block and (self.block < 16 or self.block.bit_count() != 1):
+            raise UsageError(f"option block of pass quantize must be 0 or a power of two from 16, not {self.block}")
+
     def require(self, context: PassContext) -> None:
         if self.scheme == "int8" and context.target.int8 is not None:
             first_batches(context, 1)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        if self.scheme == "int4":
+        if self.scheme in _WEIGHT_BITS:
             return self._run_on_weights(graph, context)
         int8 = context.target.int8
         if int8 is None:
-            return PassResult(
-                misses=[f"nothing is quantized: 8-bit kernels were not measured on {context.target.name}"]
-            )
+            return PassResult(misses=[f"8-bit kernels were not measured on {context.target.name}"])
         static = self.scheme == "int8"
         profitable = _union(int8.operators if static else int8.dynamic_operators)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
-        if "MatMul" in profitable:
-            counts["turned"] = materialize_transposed(graph, context)
         selection = select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
+        tables: dict[Constant, Lookup] = {}
         if static:
-            counts |= self._run_static(graph, context, int8, selection.layers, profitable)
+            counts |= self._run_static(graph, context, int8, selection.layers, profitable, tables)
         else:
-            quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel, self.per_row)
-        counts["embeddings"] = quantize_embeddings(graph, context)
-        return PassResult(counts, selection.misses)
+            tables = quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel, self.per_row)
+        counts["embeddings"], misses = quantize_embeddings(graph, context, tables)
+        return PassResult(counts, [*selection.misses, *misses])
 
     def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
-        if self.block.bit_count() != 1:
-            raise UsageError(f"option block of pass quantize must be a power of two, not {self.block}")
-        profitable = _union(context.target.int4)
+        scheme = BlockScheme(_WEIGHT_BITS[self.scheme], self.block, self.symmetric)
+        profitable = _union(context.target.weights.get(scheme.stored_bits, {}))
         if not profitable:
-            return PassResult(
-                misses=[f"nothing is quantized: weights in 4 bits were not measured on {context.target.name}"]
-            )
-        counts = {"turned": materialize_transposed(graph, context)}
-        selection = select_layers(graph, profitable, context, self.block)
-        scheme = BlockScheme(4, self.block)
-        matrices = {layer.key: layer.matrix for layer in selection.layers}
-        weights = {key: BlockWeight.over(matrix, scheme) for key, matrix in matrices.items()}
-        quantize_weights(graph, selection.layers, weights)
-        counts |= {"layers": len(selection.layers), "embeddings": quantize_embeddings(graph, context)}
-        return PassResult(counts, selection.misses)
+            bits, name = scheme.stored_bits, context.target.name
+            return PassResult(misses=[f"products with weights in {bits} bits were not measured on {name}"])
+        selection = select_layers(graph, profitable, context)
+        sharing: dict[WeightKey, list[Layer]] = {}
+        for layer in selection.layers:
+            sharing.setdefault(layer.key, []).append(layer)
+        tables: dict[Constant, Lookup] = {}
+        for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
+            context.progress("rounding weights", done, len(sharing))
+            tables |= quantize_weights(graph, layers, {key: BlockWeight.over(layers[0].matrix, scheme)})
+        count, misses = quantize_embeddings(graph, context, tables)
+        return PassResult({"layers": len(selection.layers), "embeddings": count}, [*selection.misses, *misses])
 
     def _run_static(
-        self, graph: Graph, context: PassContext, int8: Int8, layers: Sequence[Layer], profitable: frozenset[str]
+        self,
+        graph: Graph,
+        context: PassContext,
+        int8: Int8,
+        layers: Sequence[Layer],
+        profitable: frozenset[str],
+        tables: dict[Constant, Lookup],
     ) -> dict[str, int]:
         plan = make_plan(graph, layers, profitable)
         if not plan.reads:
@@ -122,7 +137,7 @@ class Quantize(Pass):
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
         }
         before = graph.clone()
-        StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
+        tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
         counts = {"activations": len(plan.reads), "carriers": len(plan.carriers)}
         if self.correct_biases:
             few = first_batches(context, min(self.samples, _CORRECTED_ON))

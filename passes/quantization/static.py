@@ -13,7 +13,8 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.quantization import LARGEST_BIAS, IntegerWeight, QuantParams, quantize_weight
-from .layers import Layer, drop_unused
+from .embeddings import Lookup, integer_rows
+from .layers import Layer, drop_unused, float_inputs
 from .plan import Plan
 
 
@@ -34,14 +35,19 @@ class StaticQuantizer:
     grids: Mapping[Value, QuantParams]
     weight_bits: int
     per_channel: bool
+    _tables: dict[Constant, Lookup] = field(default_factory=dict[Constant, Lookup], init=False)
     _constants: dict[Value, tuple[Constant, Constant]] = field(default_factory=dict, init=False)
-    _weights: dict[tuple[Constant, int], tuple[IntegerWeight, Value]] = field(default_factory=dict, init=False)
+    _weights: dict[tuple[Constant, int, bool], tuple[IntegerWeight, Value]] = field(default_factory=dict, init=False)
 
-    def rewrite(self, layers: Sequence[Layer]) -> None:
-        """Put values on their grids, and the layers' weights and biases into integers."""
+    def rewrite(self, layers: Sequence[Layer]) -> dict[Constant, Lookup]:
+        """Put values on their grids, and the layers' weights and biases into integers.
+
+        Returns:
+            How rows are looked up now in those weights that embeddings share.
+        """
         nodes = list(self.graph.nodes)
         following: dict[Node | None, Node | None] = dict(zip([None, *nodes], [*nodes, None], strict=True))
-        floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
+        floats = float_inputs(layers)
         for layer in layers:
             self._quantize_layer(layer)
         for value in self.plan.reads:
@@ -49,6 +55,7 @@ class StaticQuantizer:
         for node in self.plan.folded_activation:
             self.graph.erase(node)
         drop_unused(self.graph, floats)
+        return self._tables
 
     def _quantize_activation(self, value: Value, before: Node | None) -> None:
         """Insert the pair that puts a value on its grid, and make its readers read it there."""
@@ -107,7 +114,7 @@ class StaticQuantizer:
 
     def _weight(self, op: Builder, layer: Layer, least: np.ndarray | float) -> tuple[IntegerWeight, Value]:
         """The layer's weight in integers, and the value that dequantizes it; layers that share a weight share both."""
-        key = (layer.weight, layer.axis)
+        key = (*layer.key, layer.is_turned)
         held = self._weights.get(key)
         if held is not None and np.all(held[0].scale >= least):
             return held
@@ -115,12 +122,15 @@ class StaticQuantizer:
         least = least if self.per_channel else np.max(least)
         weight = quantize_weight(layer.weight.data, axis, self.weight_bits, least)
         name = layer.weight.name
+        integers, scale = op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale")
+        if layer.is_tied:
+            self._tables.setdefault(layer.weight, integer_rows(integers, scale))
         floats = op.DequantizeLinear(
-            op.constant(weight.data, f"{name}.integers"),
-            op.constant(weight.scale, f"{name}.scale"),
+            op.Transpose(integers, perm=(1, 0)) if layer.is_turned else integers,
+            scale,
             op.constant(np.zeros(weight.scale.shape, np.int8), f"{name}.zero_point"),
             name=f"{name}.floats",
-            **({} if axis is None else {"axis": axis}),
+            **({} if axis is None else {"axis": 1 if layer.is_turned else axis}),
         )
         self._weights.setdefault(key, (weight, floats))
         return weight, floats

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ...ir.block_weight import BlockWeight
 from ...ir.builder import Builder
-from ...ir.graph import Constant, Graph
+from ...ir.graph import Constant, Graph, Value
+from ...ir.types import DType
 from ..legalization.expansions.integers import NIBBLE_PRODUCT
-from .layers import Layer, WeightKey, drop_unused
+from .embeddings import Lookup
+from .layers import Layer, WeightKey, drop_unused, float_inputs
 
 _ACCURACY = 4
 """MatMulNBits' level that lets a runtime round activations to 8 bits, block by block: little beside 4 bits of weights.
@@ -15,8 +19,10 @@ ONNX Runtime does so, since it is faster by far. TVM's kernels keep 22 bits.
 """
 
 
-def quantize_weights(graph: Graph, layers: Sequence[Layer], weights: Mapping[WeightKey, BlockWeight]) -> None:
-    """Rewrite layers of kind MatMul and Gemm, in place.
+def quantize_weights(
+    graph: Graph, layers: Sequence[Layer], weights: Mapping[WeightKey, BlockWeight]
+) -> dict[Constant, Lookup]:
+    """Rewrite layers of kind MatMul and Gemm, in place; return how rows of the weights are looked up now.
 
     Args:
         graph: that is rewritten.
@@ -24,12 +30,14 @@ def quantize_weights(graph: Graph, layers: Sequence[Layer], weights: Mapping[Wei
         weights: what becomes of each layer's weight, which layers may share.
     """
     made: dict[WeightKey, Sequence[Constant]] = {}
-    floats = [value for layer in layers for value in layer.node.inputs[1:] if isinstance(value, Constant)]
+    tables: dict[Constant, Lookup] = {}
+    floats = float_inputs(layers)
     for layer in layers:
         op, name, weight = Builder(graph, layer.node, layer.node.location), layer.weight.name, weights[layer.key]
         if layer.key not in made:
             parts = zip(("codes", "scales", "zero_points"), weight.inputs, strict=False)
             made[layer.key] = [op.constant(array, f"{name}.{part}") for part, array in parts]
+            tables |= {layer.weight: _code_rows(made[layer.key], weight)} if layer.is_tied else {}
         inputs = [*made[layer.key], None][:3]
         beside = () if layer.bias is None else (None, op.constant(layer.bias, f"{name}.bias"))
         k, n = weight.codes.shape
@@ -42,9 +50,41 @@ def quantize_weights(graph: Graph, layers: Sequence[Layer], weights: Mapping[Wei
             K=k,
             N=n,
             bits=weight.scheme.stored_bits,
-            block_size=weight.scheme.block,
+            block_size=weight.stored_block,
             accuracy_level=_ACCURACY,
         )
         graph.replace_uses(layer.node.outputs[0], y)
         graph.erase(layer.node)
     drop_unused(graph, floats)
+    return tables
+
+
+def _code_rows(parts: Sequence[Constant], weight: BlockWeight) -> Lookup:
+    """Return how rows of a table are looked up in the constants that a head reads, each of which it multiplies by."""
+    bits, block, depth = weight.scheme.stored_bits, weight.stored_block, len(weight.codes)
+    blocks = -(-depth // block)
+
+    def rows(op: Builder, places: Value) -> Value:
+        codes, scales, *offsets = [op.Gather(part, places) for part in parts]
+        lead = [0] * places.type.rank  # as Reshape keeps sizes
+        steps = op.Cast(op.Reshape(_unpacked(op, codes, bits), [*lead, blocks, block]), to=DType.float32)
+        zeros = op.constant(np.float32(2 ** (bits - 1)))
+        for found in offsets:
+            packed = found if found.dtype.is_float else op.Reshape(_unpacked(op, found, bits), [*lead, -1])
+            zeros = op.Unsqueeze(op.Cast(_cut(op, packed, blocks), to=DType.float32), [-1])
+        floats = op.Mul(op.Sub(steps, zeros), op.Unsqueeze(scales, [-1]))
+        return _cut(op, op.Reshape(floats, [*lead, blocks * block]), depth)
+
+    return rows
+
+
+def _unpacked(op: Builder, octets: Value, bits: int) -> Value:
+    """The codes in bytes, the lower bits first, along a new axis."""
+    if bits == 8:
+        return octets
+    shifted = op.BitShift(op.Unsqueeze(octets, [-1]), np.arange(0, 8, bits, dtype=np.uint8), direction="RIGHT")
+    return op.BitwiseAnd(shifted, np.uint8(2**bits - 1))
+
+
+def _cut(op: Builder, x: Value, size: int) -> Value:
+    return x if x.shape[-1] == size else op.Slice(x, [0], [size], [-1])

@@ -122,7 +122,6 @@ FAULTS = {
     "faulty_passes:Faulty{fault=malformed}": "left a malformed graph",
     "faulty_passes:Faulty{fault=runs}": "left a graph that doesn't run",
     "faulty_passes:Faulty{fault=crash}": "out of luck",
-    "faulty_passes:Faulty{required=true}": "is required, but changed nothing",
     "faulty_passes:Louder": "moved the outputs by 1 ",
 }
 
