@@ -13,9 +13,10 @@ from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
+from .embeddings import quantize_embeddings
+from .given_grid import given_grid
 from .layers import Layer, WeightKey, select_layers
 from .sweep import Moments, sweep
-from .transposed_weights import materialize_transposed
 from .weights import quantize_weights
 
 
@@ -57,12 +58,12 @@ class WeightRounding(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         self.require(context)
-        profitable = frozenset[str]().union(*context.target.int4.values())
+        stored_bits = BlockScheme(self.bits, self.block).stored_bits
+        profitable = frozenset[str]().union(*context.target.weights.get(stored_bits, {}).values())
         if not profitable:
-            return PassResult(
-                misses=[f"nothing is rounded: weights in 4 bits were not measured on {context.target.name}"]
-            )
-        counts = Counter({"turned": materialize_transposed(graph, context)})
+            name = context.target.name
+            return PassResult(misses=[f"products with weights in {stored_bits} bits were not measured on {name}"])
+        counts: Counter[str] = Counter()
         selection = select_layers(graph, profitable, context)
         rounded: dict[WeightKey, BlockWeight] = {}
         misses = [*selection.misses]
@@ -72,21 +73,27 @@ class WeightRounding(Pass):
                 if layer.key not in rounded:
                     rounded[layer.key], kind = self._best(layer.matrix, moments)
                     counts[kind] += 1
-                    if kind != self.name:
+                    if kind in ("plain", "clipped"):
                         misses.append(f"{layer.node.location}: {kind} rounding does better on held-out inputs")
             return {layer: rounded[layer.key].floats for layer in layers}
 
         sweep(graph, selection.layers, context.calibration, context, visit)
-        quantize_weights(graph, selection.layers, rounded)
-        return PassResult(counts, misses)
+        tables = quantize_weights(graph, selection.layers, rounded)
+        counts["embeddings"], others = quantize_embeddings(graph, context, tables)
+        return PassResult(counts, [*misses, *others])
 
     @abstractmethod
     def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
         """Round a matrix `[K, N]`, whose inputs have these moments; those held out are not for it."""
 
     def _best(self, weight: np.ndarray, moments: Moments) -> tuple[BlockWeight, str]:
-        """What does best on held-out inputs, and whether that is `plain`, `clipped`, or the method by its name."""
+        """What does best on held-out inputs, and whether that is `plain`, `clipped`, or the method by its name.
+
+        Weights that lie on a grid already (`given`) need no judge.
+        """
         scheme = BlockScheme(self.bits, self.block)
+        if (given := given_grid(weight, scheme)) is not None:
+            return given, "given"
         found = {
             self.name: self.round(weight, scheme, moments),
             "clipped": BlockWeight.over(weight, scheme),
