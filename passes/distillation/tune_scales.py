@@ -23,6 +23,9 @@ _SCALES: dict[str, tuple[int, ...]] = {
 }
 """Inputs of operators that are tuned: scales of blocks, scales and shifts of normalizations."""
 
+_JUDGES = 8
+"""The batches that are held out, or one more."""
+
 _WARM_UP = 5
 """Steps in which the learning rate rises."""
 
@@ -61,7 +64,7 @@ class ScaleTuning(Pass):
         measures = choose_measures(context.source, self.loss)
         if not tuned or not measures:
             return PassResult(misses=["there are no scales of rounded weights, or no floats to match"])
-        held_out = context.calibration[:: max(2, min(8, len(context.calibration) // 2))]
+        held_out = context.calibration[:: max(2, len(context.calibration) // _JUDGES)]
         kept = {id(batch) for batch in held_out}
         training = [batch for batch in context.calibration if id(batch) not in kept]
         student = _Student(graph, tuned, context.source, measures)
