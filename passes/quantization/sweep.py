@@ -96,6 +96,9 @@ def sweep(
                 sums[is_held_out] = sums.get(is_held_out, 0) + x.T @ x
                 rows[is_held_out] = rows.get(is_held_out, 0) + len(x)
                 storage.put(number, {value: held for value, held in values.items() if value not in constants})
+            for layer in layers:
+                if twins[layer.node][0] < stop:
+                    constants.pop(own[layer], None)  # nobody reads it again
             start = stop
             means = {share: (total / max(rows[share], 1)).numpy() for share, total in sums.items()}
             for layer, weight in visit(group, Moments(means[False], means.get(True, means[False]))).items():

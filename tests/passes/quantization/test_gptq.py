@@ -59,13 +59,6 @@ def applied(step: planish.Pass, graph: Graph, calibration: list[Mapping[str, np.
     return result
 
 
-def values_of(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Everything that is computed on the way."""
-    found: dict[str, np.ndarray] = {}
-    Interpreter(graph).run(feeds, lambda value, x: found.update({value.name: x.numpy()}))
-    return found
-
-
 def moments_of(x: np.ndarray) -> np.ndarray:
     return x.T @ x / len(x)
 
@@ -150,35 +143,6 @@ def test_what_a_method_does_not_improve_is_rounded_and_named(layers: Graph) -> N
     assert all(miss.endswith("rounding does better on held-out inputs") for miss in result.misses)
     feeds = batches(1)[0]
     assert drift([Interpreter(source).run(feeds)], [Interpreter(layers).run(feeds)]) < 0.2
-
-
-def test_layers_see_what_rounded_ones_before_them_yield(layers: Graph) -> None:
-    seen: list[Moments] = []
-
-    class Watching(Planted):
-        name = "watching"
-
-        def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
-            seen.append(moments)
-            return BlockWeight.over(weight, scheme)
-
-    source, calibration = layers.clone(), batches()
-    applied(Watching(bits=2, block=16), layers, calibration)
-    tensors: dict[Graph, list[np.ndarray]] = {layers: [], source: []}
-    for graph, found in tensors.items():
-        for batch in calibration[:3] + calibration[4:7]:  # the fourth and the eighth are held out
-            found.append(values_of(graph, batch)["c"])
-    np.testing.assert_allclose(seen[1].fit, moments_of(np.concatenate(tensors[layers])), rtol=1e-4, atol=1e-4)
-    assert np.abs(seen[1].fit - moments_of(np.concatenate(tensors[source]))).max() > 0.01
-
-
-def test_values_between_layers_that_are_many_are_put_into_files(layers: Graph, monkeypatch) -> None:
-    other, calibration = layers.clone(), batches()
-    applied(Gptq(block=16), layers, calibration)
-    monkeypatch.setattr("planish.passes.quantization.sweep._MOST_BYTES", 1 << 15)
-    applied(Gptq(block=16), other, calibration)
-    for one, same in zip(layers.constants.values(), other.constants.values(), strict=True):
-        np.testing.assert_array_equal(one.data, same.data)
 
 
 def test_without_data_or_with_blocks_that_no_runtime_knows_it_is_refused(layers: Graph) -> None:
