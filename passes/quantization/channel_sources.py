@@ -56,9 +56,10 @@ def _source(x: Value) -> ChannelSource | str:
     """The source of a value all of whose readers can do with scaled channels."""
     node = x.producer
     known = _KNOWN.get(node.operator) if node is not None else None
-    if node is None or known is None or x is not node.outputs[0] or not isinstance(x.shape[-1], int):
+    size = x.shape[-1] if x.type.is_ranked and x.type.rank else None
+    if node is None or known is None or x is not node.outputs[0] or not isinstance(size, int):
         return f"they come from {'outside the graph' if node is None else node.operator}"
-    return known(node, x.shape[-1])
+    return known(node, size)
 
 
 def _before(node: Node, index: int) -> ChannelSource | str:

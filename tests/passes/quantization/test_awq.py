@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from random_graphs.checks import unequal
+from random_graphs.graphs import recipe, sample
 
 from planish.ir.block_weight import BlockScheme, BlockWeight
 from planish.ir.errors import UsageError
@@ -13,6 +15,7 @@ from planish.ir.numerics import drift
 from planish.ir.text import print_graph
 from planish.ir.verify import verify
 from planish.passes.base import PassContext, PassResult
+from planish.passes.probes import run_graph
 from planish.passes.quantization.awq import Awq
 from planish.passes.quantization.layers import select_layers
 from planish.passes.quantization.weights import quantize_weights
@@ -148,3 +151,14 @@ def test_channels_whose_scales_gain_nothing_stay_as_they_are(graph_of) -> None:
 def test_without_data_it_is_refused(graph_of) -> None:
     with pytest.raises(UsageError, match="awq needs to know what layers read and got no inputs"):
         applied(graph_of(BLOCK, block_weights()), [])
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_random_graphs_compute_what_they_did(number: int) -> None:
+    """Their own probes are the calibration data."""
+    given = sample(recipe(number))
+    graph = given.graph.clone()
+    Awq(block=16, bits=2).apply(graph, PassContext(TARGET, given.graph, calibration=given.probes))
+    verify(graph)
+    outputs = run_graph(graph, given.probes, held_to_types=True)
+    assert not unequal(given, given.outputs, outputs, is_exact=False)
