@@ -48,15 +48,24 @@ class Interpreter:
         Raises:
             ModelError: an input is missing, or a node fails; the layer is named.
         """
+        given = self.arguments(feeds)
+        with torch.no_grad():
+            results = self.call(given, {}, observe)
+        return {name: _returned(result) for name, result in zip(self.graph.outputs, results, strict=True)}
+
+    def arguments(self, feeds: Mapping[str, Any]) -> list[Held]:
+        """What `call` takes, from what `run` takes.
+
+        Raises:
+            ModelError: an input is missing, or something would be too large.
+        """
         given: list[Held] = []
         for value in self.graph.inputs:
             if value.name not in feeds:
                 raise ModelError(f"input {value.name!r} ({value.type}) is missing")
             given.append(_fed(feeds[value.name]))
         self._check_sizes(given)
-        with torch.no_grad():
-            results = self.call(given, {}, observe)
-        return {name: _returned(result) for name, result in zip(self.graph.outputs, results, strict=True)}
+        return given
 
     def _check_sizes(self, given: Sequence[Held]) -> None:
         """Refuse what would take too much memory at the sizes of some inputs."""
@@ -81,7 +90,19 @@ class Interpreter:
             **dict(zip(self.graph.inputs, arguments, strict=True)),
         }
         self._observe(self.graph.inputs, values, observe)
-        for node, definition, inner in self._nodes:
+        self.advance(values, range(len(self._nodes)), observe)
+        return tuple(values[value] for value in self.graph.outputs.values())
+
+    def advance(self, values: dict[Value, Held], places: range, observe: Observer | None = None) -> None:
+        """Compute some of the nodes, by their places in the graph.
+
+        Args:
+            values: what has been computed, constants included; what the nodes yield is added, and what nobody reads
+                after them is taken out.
+            places: of the nodes.
+            observe: as in `run`.
+        """
+        for node, definition, inner in self._nodes[places.start : places.stop]:
             bodies = {
                 name: _Body(body, {value: values[value] for value in node.captured}, observe)
                 for name, body in inner.items()
@@ -91,7 +112,6 @@ class Interpreter:
             self._observe(node.outputs, values, observe)
             for dead in self._last_uses.get(node, ()):
                 values.pop(dead, None)
-        return tuple(values[value] for value in self.graph.outputs.values())
 
     def _observe(self, found: Sequence[Value], values: dict[Value, Held], observe: Observer | None) -> None:
         if observe is None:

@@ -4,6 +4,7 @@ from ...ir.graph import Node
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ...ir.types import DType
+from ...passes.legalization.block_offsets import with_block_sums
 from ...passes.legalization.expansions.attention import is_shortened
 from ...passes.legalization.expansions.casts import is_miscast
 from ...passes.legalization.expansions.integers import NIBBLE_PRODUCT
@@ -83,6 +84,7 @@ SUPPORT = Support(
         "Attention": adjustment,
         "GRU": never_empty,
         "LSTM": never_empty,
+        NIBBLE_PRODUCT: with_block_sums,
         "ai.onnx.ml::TreeEnsemble": untransformed,
     },
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),

@@ -8,6 +8,7 @@ from ...ir.operators import has_trait
 from ...ir.quantization import quant_params_of
 from ...ir.traits import Trait
 from ...ir.types import DType, TensorType
+from ...passes.legalization.block_offsets import with_block_sums
 from ...passes.legalization.expansion import Expansion
 from ...passes.legalization.expansions import EXPANSIONS
 from ...passes.legalization.expansions.attention import is_plain
@@ -181,12 +182,12 @@ SUPPORT = Support(
         "QuantizeLinear": lambda node: not _is_on_grid(node),
         "RMSNormalization": lambda node: not _is_normalized_by_row(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
-        NIBBLE_PRODUCT: lambda node: not is_nibble_product(node),
+        NIBBLE_PRODUCT: lambda node: not is_nibble_product(node) and with_block_sums(node) is None,
         ROW_QUANTIZER: lambda node: not _is_of_known_rows(node),
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
-    adjusted={"Transpose": _untied},
+    adjusted={NIBBLE_PRODUCT: with_block_sums, "Transpose": _untied},
     domains=frozenset({"planish"}),
     unheld=_unheld,
     uncomputed=_uncomputed,

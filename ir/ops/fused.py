@@ -1,8 +1,11 @@
 """Fused operators of ONNX Runtime's own domain, as its `ContribOperators.md` defines them."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..traits import Trait
 from .norm import layer_normalization
@@ -115,7 +118,12 @@ def quantized_gemm(
     return requantize(total, factor / y_scale, y_zero_point)
 
 
-@operator("com.microsoft::MatMulNBits")
+def _recomputed(*inputs: Tensor | None, **attributes: int) -> Tensor:
+    """Make the floats of the weights once more on the way back, so that training needn't hold them all at once."""
+    return checkpoint(partial(matmul_of_few_bits, **attributes), *inputs, use_reentrant=False)
+
+
+@operator("com.microsoft::MatMulNBits", trainable=_recomputed)
 def matmul_of_few_bits(
     a: Tensor,
     b: Tensor,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from annotated_types import Ge
 
 from ...ir.block_weight import BlockScheme, BlockWeight
@@ -18,6 +19,7 @@ from .clipping import widen
 from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
+from .given_grid import given_grid
 from .image_means import pool_image_means
 from .layers import Layer, WeightKey, select_layers
 from .observers import OBSERVERS
@@ -121,7 +123,7 @@ class Quantize(Pass):
         tables: dict[Constant, Lookup] = {}
         for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
             context.progress("rounding weights", done, len(sharing))
-            tables |= quantize_weights(graph, layers, {key: BlockWeight.over(layers[0].matrix, scheme)})
+            tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme)})
         found = PassResult({"layers": len(selection.layers)}, selection.misses)
         return _with_what_is_stored(graph, context, tables, found)
 
@@ -161,6 +163,11 @@ def _with_what_is_stored(
     recurrent, layers_left = quantize_recurrent(graph, context)
     counts = {**found.counts, "embeddings": embeddings, "recurrent": recurrent}
     return PassResult(counts, [*found.misses, *tables_left, *layers_left])
+
+
+def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:
+    """A weight as it is where it lies on a grid already, and otherwise with the least squared error."""
+    return given_grid(weight, scheme) or BlockWeight.over(weight, scheme)
 
 
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:

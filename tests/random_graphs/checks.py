@@ -11,7 +11,7 @@ import numpy as np
 import planish.backends  # noqa: F401 -- legalization asks them what they run
 from planish.ir.builder import Builder
 from planish.ir.equal import differences
-from planish.ir.errors import PlanishError, TargetError
+from planish.ir.errors import PlanishError, TargetError, UsageError
 from planish.ir.graph import Graph, nested
 from planish.ir.numerics import Outputs
 from planish.ir.text import parse_graph, print_graph, weights
@@ -33,12 +33,24 @@ _TARGET = replace(load_target("x86-64"), fused={"onnxruntime": frozenset()})
 
 FOR_TVM = Legalization(backend="tvm")
 
+
+def _is_free_of_data(step: Pass) -> bool:
+    """Whether a pass runs without calibration data; one that needs it may find more when it is run again."""
+    try:
+        step.require(PassContext(_TARGET, Graph()))
+    except UsageError:
+        return False
+    return True
+
+
+_KEPT = [kind for kind in pass_classes().values() if kind.effect is not Effect.LOSSY and not issubclass(kind, Group)]
+
 KEEPING: list[Pass] = [
-    *(kind() for kind in pass_classes().values() if kind.effect is not Effect.LOSSY and not issubclass(kind, Group)),
+    *(step for step in (kind() for kind in _KEPT) if _is_free_of_data(step)),
     FOR_TVM,
     Fixpoint(steps=parse_pipeline("cleanup")),
 ]
-"""All passes that keep what a graph computes."""
+"""All passes that keep what a graph computes, whatever the graph."""
 
 
 class Broken(AssertionError):  # noqa: N818 -- a finding about a pass

@@ -1,0 +1,143 @@
+"""Tuning of scales: what is left of a rounded model's error is taken back by numbers that cost nothing to change."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Interval
+
+from ...ir.errors import UsageError
+from ...ir.graph import Constant, Graph
+from ..base import Effect, Feeds, Pass, PassContext, PassResult
+from .loss import LossKind, choose_measures, measure
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+_SCALES: dict[str, tuple[int, ...]] = {
+    "com.microsoft::MatMulNBits": (2,),
+    "LayerNormalization": (1, 2),
+    "RMSNormalization": (1,),
+}
+"""Inputs of operators that are tuned: scales of blocks, scales and shifts of normalizations."""
+
+_JUDGES = 8
+"""The batches that are held out, or one more."""
+
+_WARM_UP = 5
+"""Steps in which the learning rate rises."""
+
+
+@dataclass(frozen=True)
+class ScaleTuning(Pass):
+    """Tune the scales of rounded weights, and those of normalizations, so that the outputs come back to the source's.
+
+    Codes and zero points stay, so that the model neither grows nor slows down; all scales are learned together, end to
+    end, as in the second phase of Chen et al., "EfficientQAT: Efficient Quantization-Aware Training for Large Language
+    Models", ACL 2025. Some batches are held out: what does worse on them than before is given up.
+
+    Attributes:
+        steps: of training, a batch each.
+        lr: the learning rate of Adam, as a share of each number; it falls to zero along a cosine.
+        loss: `kl` compares outputs as classes' probabilities along the last axis, `mse` as numbers; `auto` takes `kl`
+            for what a softmax gives and for logits in two dimensions.
+    """
+
+    name: ClassVar[str] = "tune-scales"
+    effect: ClassVar[Effect] = Effect.LOSSY
+    steps: Annotated[int, Ge(1)] = 60
+    lr: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
+    loss: Literal["kl", "mse", "auto"] = "kl"
+
+    def require(self, context: PassContext) -> None:
+        if len(context.calibration) < 2:
+            raise UsageError(
+                f"{self.name} learns from some batches and is judged by others, and got {len(context.calibration)}; "
+                "give calibration data (`data: {calibration: ...}` in a recipe, `-d DATA` on the command line)"
+            )
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        self.require(context)
+        tuned = [constant for constant in graph.constants.values() if _is_tuned(constant, context)]
+        measures = choose_measures(context.source, self.loss)
+        if not tuned or not measures:
+            return PassResult(misses=["there are no scales of rounded weights, or no floats to match"])
+        held_out = context.calibration[:: max(2, len(context.calibration) // _JUDGES)]
+        kept = {id(batch) for batch in held_out}
+        training = [batch for batch in context.calibration if id(batch) not in kept]
+        student = _Student(graph, tuned, context.source, measures)
+        before = student.score(held_out)
+        self._train(student, training, context)
+        after = student.score(held_out)
+        if not after < before:
+            return PassResult(misses=[f"tuning didn't lower the loss on held-out batches, which is {before:.4g}"])
+        for constant, array in zip(tuned, student.arrays(), strict=True):
+            constant.data = array
+        return PassResult({"scales": len(tuned)})
+
+    def _train(self, student: "_Student", batches: list[Feeds], context: PassContext) -> None:
+        import torch
+
+        optimizer = torch.optim.Adam(student.changes, self.lr, betas=(0.9, 0.95))
+        order = np.random.default_rng(context.seed).permutation(len(batches))
+        for step in range(self.steps):
+            cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+            optimizer.param_groups[0]["lr"] = self.lr * min(1, (step + 1) / _WARM_UP) * cosine
+            optimizer.zero_grad()
+            student.loss(batches[order[step % len(order)]]).backward()
+            optimizer.step()
+            context.progress(self.name, step + 1, self.steps)
+
+
+def _is_tuned(constant: Constant, context: PassContext) -> bool:
+    """Whether all that read a constant read it as a scale, and may be touched."""
+    is_scale = [use.index in _SCALES.get(use.node.operator, ()) and context.selects(use.node) for use in constant.uses]
+    return bool(is_scale) and all(is_scale) and constant.dtype.is_trainable
+
+
+class _Student:
+    """A graph whose scales are changed by shares of themselves, beside the one that it is to match."""
+
+    def __init__(self, graph: Graph, tuned: list[Constant], source: Graph, measures: Mapping[str, LossKind]) -> None:
+        import torch
+
+        from ...ir.interpreter import Interpreter
+        from ...ir.module import to_module
+
+        self._inputs = [value.name for value in graph.inputs]
+        self._outputs = list(graph.outputs)
+        self._teacher = Interpreter(source)
+        self._measures = measures
+        self._module = to_module(graph, training=True).requires_grad_(False)
+        places = {constant: f"constant_{place}" for place, constant in enumerate(graph.constants.values())}
+        self._before = {places[constant]: self._module.get_parameter(places[constant]) for constant in tuned}
+        self.changes = [torch.zeros_like(scale, requires_grad=True) for scale in self._before.values()]
+
+    def _scales(self) -> "dict[str, Tensor]":
+        pairs = zip(self._before.items(), self.changes, strict=True)
+        return {name: scale * (1 + change) for (name, scale), change in pairs}
+
+    def loss(self, feeds: Feeds) -> "Tensor":
+        """How far the outputs are from the teacher's."""
+        import torch
+        from torch.func import functional_call
+
+        from ...ir.ops.dtypes import to_torch
+
+        wanted = {name: to_torch(array) for name, array in self._teacher.run(feeds).items()}
+        inputs = tuple(to_torch(np.asarray(feeds[name])) for name in self._inputs)
+        found: tuple[torch.Tensor, ...] = functional_call(self._module, self._scales(), inputs)
+        return measure(self._measures, dict(zip(self._outputs, found, strict=True)), wanted, 1.0)
+
+    def score(self, batches: Sequence[Feeds]) -> float:
+        """The mean loss over some batches."""
+        import torch
+
+        with torch.no_grad():
+            return sum(self.loss(batch).item() for batch in batches) / len(batches)
+
+    def arrays(self) -> list[np.ndarray]:
+        """The scales as they are by now."""
+        return [scale.detach().numpy() for scale in self._scales().values()]

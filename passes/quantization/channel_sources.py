@@ -1,0 +1,165 @@
+"""Where channels of activations come from, so that scaling them there and in the layers that read them cancels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.graph import Constant, Node, Value
+from .layers import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A constant that channels are proportional to, with the axis that they lie along."""
+
+    node: Node
+    index: int
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSource:
+    """What channels of an activation are proportional to.
+
+    Attributes:
+        places: the constants to divide, so that the channels are divided.
+        channels: int, `[K]`: for each of the activation's channels the one of the places that it comes from.
+    """
+
+    places: tuple[Place, ...]
+    channels: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """The number of channels in the places."""
+        return int(self.channels.max()) + 1
+
+    def mean(self, numbers: np.ndarray) -> np.ndarray:
+        """The means of numbers `[K]` over what comes from the same channel."""
+        return np.bincount(self.channels, numbers) / np.bincount(self.channels)
+
+
+def channel_source(layers: Sequence[Layer]) -> ChannelSource | str:
+    """Return where the channels that some layers read come from, or why they can't be scaled there.
+
+    Args:
+        layers: that read one value.
+    """
+    x, readers = layers[0].x, {layer.node for layer in layers}
+    if x.producer is not None and ({use.node for use in x.uses} != readers or _is_returned(x)):
+        return "others read the same values"
+    return _source(x)
+
+
+def _source(x: Value) -> ChannelSource | str:
+    """The source of a value all of whose readers can do with scaled channels."""
+    node = x.producer
+    known = _KNOWN.get(node.operator) if node is not None else None
+    size = x.shape[-1] if x.type.is_ranked and x.type.rank else None
+    if node is None or known is None or x is not node.outputs[0] or not isinstance(size, int):
+        return f"they come from {'outside the graph' if node is None else node.operator}"
+    return known(node, size)
+
+
+def _before(node: Node, index: int) -> ChannelSource | str:
+    """The source of a node's operand that nobody else reads."""
+    x = node.inputs[index]
+    if x is None or x.use_count != 1 or _is_returned(x):
+        return "others read what they come from"
+    return _source(x)
+
+
+def _is_returned(x: Value) -> bool:
+    return x.producer is not None and x.producer.owner.is_output(x)
+
+
+def _constants(node: Node, size: int, indices: Sequence[int], axis: int = 0) -> ChannelSource | str:
+    """A source in those inputs of a node, out of some, that are there: constants with the channels along an axis."""
+    places: list[Place] = []
+    for index in indices:
+        value = node.input(index)
+        if value is None:
+            continue
+        rank = value.type.rank
+        if not isinstance(value, Constant) or not value.dtype.is_float or rank < 1 or value.shape[axis] != size:
+            return f"a weight of {node.operator} in {node.location} doesn't run along them"
+        places.append(Place(node, index, axis % rank))
+    return ChannelSource(tuple(places), np.arange(size))
+
+
+def _norm(node: Node, size: int) -> ChannelSource | str:
+    if node.attributes.get("axis", -1) not in (-1, node.outputs[0].type.rank - 1):
+        return f"{node.operator} normalizes more than they"
+    return _constants(node, size, (1, 2), -1)
+
+
+def _matmul(node: Node, size: int) -> ChannelSource | str:
+    if isinstance(node.inputs[0], Constant) or node.operand(1).type.rank != 2:
+        return "they come from a product of activations"
+    return _constants(node, size, (1,), 1)
+
+
+def _gemm(node: Node, size: int) -> ChannelSource | str:
+    weight = _constants(node, size, (1,), 0 if node.attributes.get("transB", 0) else 1)
+    bias = _constants(node, size, (2,), -1)
+    if isinstance(weight, str) or isinstance(bias, str):
+        return weight if isinstance(weight, str) else bias
+    return ChannelSource((*weight.places, *bias.places), weight.channels)
+
+
+def _sum(node: Node, size: int) -> ChannelSource | str:
+    """A bias that is added."""
+    for index in (0, 1):
+        if isinstance(node.inputs[1 - index], Constant):
+            found, bias = _before(node, index), _constants(node, size, (1 - index,), -1)
+            if isinstance(found, str) or isinstance(bias, str):
+                return found if isinstance(found, str) else bias
+            if bias.places and not np.array_equal(found.channels, bias.channels):
+                return "a bias is added to repeated ones"
+            return ChannelSource((*found.places, *bias.places), found.channels)
+    return "they come from a sum"
+
+
+def _product(node: Node, size: int) -> ChannelSource | str:
+    """One of two factors, as long as it has all channels."""
+    found: ChannelSource | str = "they come from a product of activations"
+    for index in (0, 1):
+        factor = node.operand(index)
+        if not isinstance(factor, Constant) and factor.type.rank and factor.shape[-1] == size:
+            found = _before(node, index)
+            if not isinstance(found, str):
+                break
+    return found
+
+
+def _relu(node: Node, size: int) -> ChannelSource | str:
+    """Positive scales pass through."""
+    return _before(node, 0)
+
+
+def _attention(node: Node, size: int) -> ChannelSource | str:
+    """Values, of which attention makes means; heads of queries may share them."""
+    value = node.operand(2)
+    heads, shared = (node.attributes.get(name) for name in ("q_num_heads", "kv_num_heads"))
+    if not isinstance(heads, int) or not isinstance(shared, int) or value.type.rank != 3 or node.input(5) is not None:
+        return "the heads of attention lie along an axis of their own, or values are kept"
+    if len(node.outputs) > 1 and any(output.use_count or _is_returned(output) for output in node.outputs[1:]):
+        return "attention returns more"
+    found, width = _before(node, 2), size // heads
+    if isinstance(found, str):
+        return found
+    head = np.arange(size) // width // (heads // shared)
+    return ChannelSource(found.places, found.channels[head * width + np.arange(size) % width])
+
+
+_KNOWN = {
+    "Add": _sum,
+    "Attention": _attention,
+    "Gemm": _gemm,
+    "LayerNormalization": _norm,
+    "MatMul": _matmul,
+    "Mul": _product,
+    "RMSNormalization": _norm,
+    "Relu": _relu,
+}

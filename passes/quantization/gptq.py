@@ -1,0 +1,85 @@
+"""GPTQ: a weight is rounded row by row, and the rows that are left make up for the error so far."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Interval
+
+from ...ir.block_weight import BlockScheme, BlockWeight
+from .grid_search import search_grid
+from .round_weights import WeightRounding
+from .sweep import Moments
+
+_AT_ONCE = 128
+"""Rows of a weight whose errors are collected before they reach the rows behind them (the paper's lazy batches)."""
+
+
+@dataclass(frozen=True)
+class Gptq(WeightRounding):
+    """Round the weights of MatMul and Gemm layers to few bits so that their outputs change least on calibration data.
+
+    Each input channel's weights are rounded in turn, and those of the channels that are left are moved to make up for
+    the error (Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+    ICLR 2023). Layers see what the rounded ones before them yield. A layer that plain or clipped rounding suits better,
+    on batches that were held out, gets that.
+
+    Attributes:
+        bits: of a code.
+        block: how many weights of a column share a scale and a zero point; a power of two.
+        activation_order: whether the channels with the largest activations are rounded first, while most is left that
+            can make up for it.
+        damping: what is added to the second moments of all channels, as a share of their mean, so that directions
+            that calibration hardly shows take up no errors.
+    """
+
+    name: ClassVar[str] = "gptq"
+    activation_order: bool = True
+    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01
+
+    def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
+        return gptq(weight, scheme, moments.fit, activation_order=self.activation_order, damping=self.damping)
+
+
+def gptq(
+    weight: np.ndarray, scheme: BlockScheme, moments: np.ndarray, *, activation_order: bool, damping: float
+) -> BlockWeight:
+    """Round a matrix.
+
+    Args:
+        weight: float32, `[K, N]`.
+        scheme: of blocks and codes. Their grids are chosen before anything is rounded, by the channels' second moments.
+        moments: of the inputs, float32, `[K, K]`.
+        activation_order: whether channels are rounded by falling second moment, instead of as they lie.
+        damping: added to the second moments, as a share of their mean.
+    """
+    import torch
+
+    energy = np.diagonal(moments)
+    grid = search_grid(weight, scheme, energy)
+    order = np.argsort(-energy, kind="stable") if activation_order else np.arange(len(weight))
+    upper = torch.from_numpy(_compensation(moments[np.ix_(order, order)], damping))
+    scales, zero_points = (torch.from_numpy(part[order // (scheme.block or len(order))]) for part in grid)
+    left, codes = torch.from_numpy(weight[order]), torch.empty(weight.shape)
+    for start in range(0, len(order), _AT_ONCE):
+        rows = range(start, min(start + _AT_ONCE, len(order)))
+        near = upper[start : rows.stop, start : rows.stop]
+        errors = torch.empty(len(rows), weight.shape[1])
+        for place, row in enumerate(rows):
+            exact = left[row].div(scales[row]).round_().add_(zero_points[row])
+            codes[row] = exact.clamp_(0, scheme.codes - 1)
+            errors[place] = (left[row] - (codes[row] - zero_points[row]) * scales[row]) / near[place, place]
+            left[row + 1 : rows.stop].addr_(near[place, place + 1 :], errors[place], alpha=-1)
+        left[rows.stop :].addmm_(upper[start : rows.stop, rows.stop :].T, errors, alpha=-1)
+    found = np.empty(weight.shape, np.uint8)
+    found[order] = codes.numpy().astype(np.uint8)
+    return BlockWeight(found, grid[0], grid[1].astype(np.uint8), scheme)
+
+
+def _compensation(moments: np.ndarray, damping: float) -> np.ndarray:
+    """The upper Cholesky factor of the inverse of damped moments: how each channel's error moves the later ones."""
+    damped = moments.astype(np.float64)
+    energy = np.diagonal(damped).copy()
+    mean = energy.mean() or 1.0
+    np.fill_diagonal(damped, np.where(energy > 0, energy, mean) + damping * mean)
+    return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)

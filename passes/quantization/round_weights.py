@@ -1,0 +1,103 @@
+"""What methods that round weights alone have in common: which layers they round, and the judge of what they make."""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge, Interval
+
+from ...ir.block_weight import BlockScheme, BlockWeight
+from ...ir.errors import UsageError
+from ...ir.graph import Graph
+from ..base import Effect, Pass, PassContext, PassResult
+from .embeddings import quantize_embeddings
+from .given_grid import given_grid
+from .layers import Layer, WeightKey, select_layers
+from .sweep import Moments, sweep
+from .weights import quantize_weights
+
+
+def check_block(name: str, block: int) -> None:
+    """Refuse blocks of sizes that runtimes have no products for."""
+    if block and (block < 16 or block.bit_count() != 1):
+        raise UsageError(f"option block of pass {name} must be 0 or a power of two from 16, not {block}")
+
+
+def require_calibration(name: str, context: PassContext) -> None:
+    """Refuse to choose roundings without inputs."""
+    if not context.calibration:
+        raise UsageError(
+            f"{name} needs to know what layers read and got no inputs; give calibration data "
+            "(`data: {calibration: ...}` in a recipe, `-d DATA` on the command line)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightRounding(Pass):
+    """A pass that rounds the weights of MatMul and Gemm layers by a method of its own, where that does better.
+
+    On inputs that the method hasn't seen, the error of a layer's output is compared with that of rounding each weight
+    to the nearest code, over each block's whole range and over clipped ones; the least wins.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    destroys: ClassVar[frozenset[str]] = frozenset({"float"})
+    after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
+    bits: Annotated[int, Interval(ge=2, le=8)] = 4
+    block: Annotated[int, Ge(0)] = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_block(self.name, self.block)
+
+    def require(self, context: PassContext) -> None:
+        require_calibration(self.name, context)
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        self.require(context)
+        stored_bits = BlockScheme(self.bits, self.block).stored_bits
+        profitable = frozenset[str]().union(*context.target.weights.get(stored_bits, {}).values())
+        if not profitable:
+            name = context.target.name
+            return PassResult(misses=[f"products with weights in {stored_bits} bits were not measured on {name}"])
+        counts: Counter[str] = Counter()
+        selection = select_layers(graph, profitable, context)
+        rounded: dict[WeightKey, BlockWeight] = {}
+        misses = [*selection.misses]
+
+        def visit(layers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
+            for layer in layers:
+                if layer.key not in rounded:
+                    rounded[layer.key], kind = self._best(layer.matrix, moments)
+                    counts[kind] += 1
+                    if kind in ("plain", "clipped"):
+                        misses.append(f"{layer.node.location}: {kind} rounding does better on held-out inputs")
+            return {layer: rounded[layer.key].floats for layer in layers}
+
+        sweep(graph, selection.layers, context.calibration, context, visit)
+        tables = quantize_weights(graph, selection.layers, rounded)
+        counts["embeddings"], others = quantize_embeddings(graph, context, tables)
+        return PassResult(counts, [*misses, *others])
+
+    @abstractmethod
+    def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
+        """Round a matrix `[K, N]`, whose inputs have these moments; those held out are not for it."""
+
+    def _best(self, weight: np.ndarray, moments: Moments) -> tuple[BlockWeight, str]:
+        """What does best on held-out inputs, and whether that is `plain`, `clipped`, or the method by its name.
+
+        Weights that lie on a grid already (`given`) need no judge.
+        """
+        scheme = BlockScheme(self.bits, self.block)
+        if (given := given_grid(weight, scheme)) is not None:
+            return given, "given"
+        found = {
+            self.name: self.round(weight, scheme, moments),
+            "clipped": BlockWeight.over(weight, scheme),
+            "plain": BlockWeight.nearest(weight, scheme),
+        }
+        kind = min(found, key=lambda kind: moments.error(found[kind].floats - weight))
+        return found[kind], kind

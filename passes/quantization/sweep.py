@@ -1,0 +1,148 @@
+"""A walk from layer to layer with all batches at once, in which layers are rounded as soon as their inputs are known.
+
+So each layer sees what the rounded ones before it yield. What is kept of a batch between two layers are the values that
+are alive there, in temporary files where they are many, and of what layers read only sums of products, so that memory
+doesn't grow with the amount of data.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from ...ir.graph import Constant, Graph, Value
+from ..base import Feeds, PassContext
+from .layers import Layer
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+    from ...ir.interpreter import Held
+
+HELD_OUT = 4
+"""One in how many batches judges roundings and is not looked at when they are made."""
+
+_MOST_BYTES = 1 << 28
+"""Of values between layers, of all batches together, that are kept in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Second moments of what some layers read: the mean over rows of `x^T x`, float32 `[K, K]`.
+
+    Attributes:
+        fit: over the batches that roundings are fitted to.
+        held_out: over the others; the same where there is one batch only.
+    """
+
+    fit: np.ndarray
+    held_out: np.ndarray
+
+    def error(self, difference: np.ndarray) -> float:
+        """The mean over held-out rows of the squared error of the output that a change of the weight `[K, N]` makes."""
+        return float(np.vdot(difference, self.held_out @ difference))
+
+
+Visitor: TypeAlias = Callable[[Sequence[Layer], Moments], Mapping[Layer, np.ndarray]]
+"""What is called with the layers that read one value; returns the weights `[K, N]` that the walk goes on with."""
+
+
+def sweep(
+    graph: Graph, layers: Sequence[Layer], batches: Sequence[Feeds], context: PassContext, visit: Visitor
+) -> None:
+    """Visit layers in the graph's order, with the moments of what they read.
+
+    Args:
+        graph: that is walked through; it isn't changed.
+        layers: MatMul and Gemm nodes of it.
+        batches: of inputs.
+        context: to whom progress is reported.
+        visit: called for the layers of each value that is read by some.
+    """
+    import torch
+
+    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+    from ...ir.ops.dtypes import to_torch
+
+    walked = graph.clone()
+    twins = {node: (place, twin) for place, (node, twin) in enumerate(zip(graph.nodes, walked.nodes, strict=True))}
+    own: dict[Layer, Constant] = {}
+    groups: dict[Value, list[Layer]] = {}
+    for layer in layers:
+        own[layer] = walked.add_constant(_laid_out(layer, layer.matrix))  # others may read the same weight
+        walked.set_input(twins[layer.node][1], 1, own[layer])
+        groups.setdefault(layer.x, []).append(layer)
+    interpreter = Interpreter(walked)
+    constants: dict[Value, Held] = {value: to_torch(value.data) for value in walked.constants.values()}
+    with _storage() as storage, torch.no_grad():
+        for number, batch in enumerate(batches):
+            storage.put(number, dict(zip(walked.inputs, interpreter.arguments(batch), strict=True)))
+        start = 0
+        for done, group in enumerate(groups.values()):
+            context.progress("walking through layers", done, len(groups))
+            stop, twin = twins[group[0].node]
+            sums: dict[bool, Tensor] = {}
+            rows: dict[bool, int] = {}
+            for number in range(len(batches)):
+                values = {**constants, **storage.take(number)}
+                interpreter.advance(values, range(start, stop))
+                x = values[twin.operand(0)]
+                assert isinstance(x, torch.Tensor)
+                x, is_held_out = x.reshape(-1, x.shape[-1]), number % HELD_OUT == HELD_OUT - 1
+                sums[is_held_out] = sums.get(is_held_out, 0) + x.T @ x
+                rows[is_held_out] = rows.get(is_held_out, 0) + len(x)
+                storage.put(number, {value: held for value, held in values.items() if value not in constants})
+            for layer in layers:
+                if twins[layer.node][0] < stop:
+                    constants.pop(own[layer], None)  # nobody reads it again
+            start = stop
+            means = {share: (total / max(rows[share], 1)).numpy() for share, total in sums.items()}
+            for layer, weight in visit(group, Moments(means[False], means.get(True, means[False]))).items():
+                constants[own[layer]] = to_torch(_laid_out(layer, weight))
+    context.progress("walking through layers", len(groups), len(groups))
+
+
+def _laid_out(layer: Layer, weight: np.ndarray) -> np.ndarray:
+    """A weight `[K, N]` as the layer's node reads it."""
+    return weight.T if layer.node.operator == "Gemm" and not layer.axis else weight
+
+
+class _Storage:
+    """The values of each batch between two layers: in memory up to a bound, beyond it in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[int, dict[Value, Held]] = {}
+        self._sizes: dict[int, int] = {}
+        self._spilled: dict[int, list[Value]] = {}
+
+    def put(self, number: int, values: "dict[Value, Held]") -> None:
+        import torch
+
+        tensors = {value: held for value, held in values.items() if isinstance(held, torch.Tensor)}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if sum(self._sizes.values()) + size <= _MOST_BYTES:
+            self._held[number], self._sizes[number] = values, size
+            return
+        torch.save([tensor.clone() for tensor in tensors.values()], self._folder / str(number))
+        self._spilled[number] = list(tensors)
+        self._held[number] = {value: held for value, held in values.items() if value not in tensors}
+
+    def take(self, number: int) -> "dict[Value, Held]":
+        import torch
+
+        self._sizes.pop(number, None)
+        values, spilled = self._held.pop(number), self._spilled.pop(number, [])
+        if spilled:
+            values.update(zip(spilled, torch.load(self._folder / str(number)), strict=True))
+        return values
+
+
+@contextmanager
+def _storage() -> Generator[_Storage]:
+    with TemporaryDirectory(prefix="planish-") as folder:
+        yield _Storage(Path(folder))

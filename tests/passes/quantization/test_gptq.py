@@ -1,0 +1,152 @@
+"""GPTQ: less error than rounding on correlated inputs, whatever the blocks; rounding where it does better."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import planish
+from planish.ir.block_weight import BlockScheme, BlockWeight
+from planish.ir.errors import UsageError
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+from planish.ir.numerics import drift
+from planish.ir.verify import verify
+from planish.passes.base import PassContext, PassResult
+from planish.passes.quantization.gptq import Gptq, gptq
+from planish.passes.quantization.sweep import Moments
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+TARGET = load_target("x86-64-avx512-vnni")
+LAYERS = """(%x: float32[rows, 40]) {
+  const %w: float32[40, 48]
+  const %v: float32[24, 48]
+  const %b: float32[24]
+  %a: float32[rows, 48] = MatMul(%x, %w) @ "first"
+  %c: float32[rows, 48] = Relu(%a) @ "first"
+  %y: float32[rows, 24] = Gemm(%c, %v, %b) {transB = 1} @ "second"
+  return y = %y
+}"""
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, np.float32)
+
+
+def correlated(rows: int, k: int) -> np.ndarray:
+    """Inputs of a few directions and some noise, as activations of networks are, with channels of unequal size."""
+    return (normal(rows, 6) @ MIXING[:, :k] + 0.1 * normal(rows, k)) * np.geomspace(0.1, 3, k, dtype=np.float32)
+
+
+MIXING = normal(6, 96)
+
+
+@pytest.fixture
+def layers(graph_of) -> Graph:
+    return graph_of(LAYERS, {"w": normal(40, 48), "v": normal(24, 48), "b": normal(24)})
+
+
+def batches(count: int = 8) -> list[Mapping[str, np.ndarray]]:
+    return [{"x": correlated(64, 40)} for _ in range(count)]
+
+
+def applied(step: planish.Pass, graph: Graph, calibration: list[Mapping[str, np.ndarray]]) -> PassResult:
+    result = step.apply(graph, PassContext(TARGET, graph.clone(), calibration=calibration))
+    verify(graph)
+    return result
+
+
+def moments_of(x: np.ndarray) -> np.ndarray:
+    return x.T @ x / len(x)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    k=st.integers(1, 96), n=st.integers(1, 9), bits=st.integers(2, 8), block=st.sampled_from([16, 32, 128]),
+    symmetric=st.booleans(), activation_order=st.booleans(), rows=st.integers(0, 40),
+)  # fmt: skip
+def test_codes_are_on_the_grid_whatever_the_sizes(
+    k: int, n: int, bits: int, block: int, symmetric: bool, activation_order: bool, rows: int
+) -> None:
+    """Fewer rows than channels, or none, make moments that have no inverse."""
+    weight, x = normal(k, n), correlated(rows, k)
+    moments = moments_of(x) if rows else np.zeros((k, k), np.float32)
+    scheme = BlockScheme(bits, block, symmetric)
+    found = gptq(weight, scheme, moments, activation_order=activation_order, damping=0.01)
+    assert found.codes.shape == (k, n)
+    assert found.codes.max() < scheme.codes > found.zero_points.max()
+    assert found.scales.shape == (-(-k // block), n)
+    assert np.abs(found.floats - weight).max() < 10 * np.abs(weight).max()
+
+
+@pytest.mark.parametrize(("bits", "block"), [(2, 32), (3, 32), (4, 16), (4, 128)])
+@pytest.mark.parametrize("activation_order", [False, True])
+def test_outputs_are_closer_than_rounding_makes_them(bits: int, block: int, activation_order: bool) -> None:
+    weight, scheme = normal(96, 20), BlockScheme(bits, block)
+    fit, other = correlated(500, 96), correlated(200, 96)
+    found = gptq(weight, scheme, moments_of(fit), activation_order=activation_order, damping=0.01)
+    errors = [np.square(other @ (made.floats - weight)).sum() for made in (found, BlockWeight.over(weight, scheme))]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_the_largest_channels_are_rounded_least_in_activation_order() -> None:
+    """They come first, where the grid alone makes errors; the channels behind take up what is left."""
+    weight, x = normal(96, 200), normal(2000, 96)
+    x[:, 60:] *= 10
+    x += x[:, -1:]
+    errors = {}
+    for activation_order in (False, True):
+        found = gptq(weight, BlockScheme(3, 32), moments_of(x), activation_order=activation_order, damping=0.01)
+        errors[activation_order] = np.square(x @ (found.floats - weight)).sum()
+    assert errors[True] < errors[False]
+
+
+def test_inputs_without_correlation_are_rounded_to_the_nearest_code() -> None:
+    weight, scheme = normal(64, 5), BlockScheme(4, 32)
+    found = gptq(weight, scheme, np.eye(64, dtype=np.float32), activation_order=True, damping=0.01)
+    steps = np.repeat(found.scales, 32, axis=0)
+    inside = (found.codes > 0) & (found.codes < 15)
+    assert np.abs(found.floats - weight)[inside].max() <= 0.5001 * steps.max()
+
+
+@pytest.mark.parametrize("block", [16, 32])
+def test_a_graph_computes_closer_to_what_it_did(layers: Graph, block: int) -> None:
+    """The block of 32 leaves shorter ones at the ends of columns of 40 and 48."""
+    source, held_out = layers.clone(), {"x": correlated(200, 40)}
+    made = {}
+    for name, step in {"gptq": Gptq(bits=3, block=block), "plain": Planted(bits=3, block=block)}.items():
+        graph = source.clone()
+        result = applied(step, graph, batches())
+        assert name == "plain" or result.counts["gptq"] == 2, result
+        made[name] = drift([Interpreter(source).run(held_out)], [Interpreter(graph).run(held_out)])
+    assert made["gptq"] < 0.8 * made["plain"]
+
+
+class Planted(Gptq):
+    """A method that makes everything 0."""
+
+    name = "planted"
+
+    def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
+        return BlockWeight.nearest(0 * weight, scheme)
+
+
+def test_what_a_method_does_not_improve_is_rounded_and_named(layers: Graph) -> None:
+    source = layers.clone()
+    result = applied(Planted(block=16), layers, batches())
+    assert result.counts["planted"] == 0
+    assert result.counts["plain"] + result.counts["clipped"] == 2
+    assert [miss.partition(":")[0] for miss in result.misses] == ["first", "second"]
+    assert all(miss.endswith("rounding does better on held-out inputs") for miss in result.misses)
+    feeds = batches(1)[0]
+    assert drift([Interpreter(source).run(feeds)], [Interpreter(layers).run(feeds)]) < 0.2
+
+
+def test_without_data_or_with_blocks_that_no_runtime_knows_it_is_refused(layers: Graph) -> None:
+    with pytest.raises(UsageError, match="gptq needs to know what layers read and got no inputs"):
+        applied(Gptq(), layers, [])
+    with pytest.raises(UsageError, match="option block of pass gptq must be 0 or a power of two from 16, not 48"):
+        Gptq(block=48)

@@ -1,0 +1,105 @@
+"""A walk sees each layer's inputs once, behind what became of the layers before, and holds little of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+from planish.ir.text import print_graph
+from planish.passes.base import PassContext
+from planish.passes.quantization.layers import Layer, select_layers
+from planish.passes.quantization.sweep import Moments, sweep
+from planish.targets.load import load_target
+
+RNG = np.random.default_rng(0)
+TARGET = load_target("x86-64-avx512-vnni")
+LAYERS = """(%x: float32[rows, 40]) {
+  const %w: float32[40, 48]
+  const %u: float32[40, 48]
+  const %v: float32[24, 48]
+  const %b: float32[24]
+  %a: float32[rows, 48] = MatMul(%x, %w) @ "first"
+  %c: float32[rows, 48] = Relu(%a)
+  %d: float32[rows, 48] = MatMul(%x, %u) @ "beside"
+  %e: float32[rows, 48] = Add(%c, %d)
+  %f: float32[rows, 24] = Gemm(%e, %v, %b) {transB = 1} @ "second"
+  %y: float32[rows, 40] = MatMul(%e, %t) @ "tied"
+  return y = %y, f = %f
+}""".replace("  const %u", "  const %t: float32[48, 40]\n  const %u")
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, np.float32)
+
+
+@pytest.fixture
+def graph(graph_of) -> Graph:
+    sizes = {"w": (40, 48), "t": (48, 40), "u": (40, 48), "v": (24, 48), "b": (24,)}
+    return graph_of(LAYERS, {name: normal(*size) for name, size in sizes.items()})
+
+
+def batches(count: int) -> list[Mapping[str, np.ndarray]]:
+    return [{"x": normal(int(rows), 40)} for rows in RNG.integers(5, 30, count)]
+
+
+def walked(
+    graph: Graph, data: Sequence[Mapping[str, np.ndarray]], becomes: Mapping[str, np.ndarray]
+) -> list[tuple[list[str], Moments]]:
+    """What is visited, by the names of weights, where some weights become others."""
+    found: list[tuple[list[str], Moments]] = []
+
+    def visit(layers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
+        found.append(([layer.weight.name for layer in layers], moments))
+        return {layer: becomes[layer.weight.name] for layer in layers if layer.weight.name in becomes}
+
+    context, before = PassContext(TARGET, graph), print_graph(graph)
+    sweep(graph, select_layers(graph, frozenset({"MatMul", "Gemm"}), context).layers, data, context, visit)
+    assert print_graph(graph) == before
+    return found
+
+
+def moments_of(graph: Graph, name: str, data: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    rows: list[np.ndarray] = []
+    for feeds in data:
+        Interpreter(graph).run(feeds, lambda value, x: rows.append(x.numpy()) if value.name == name else None)
+    x = np.concatenate(rows)
+    return x.T @ x / len(x)
+
+
+def test_layers_that_read_one_value_are_visited_together_with_its_moments(graph: Graph) -> None:
+    data = batches(9)
+    found = walked(graph, data, {})
+    assert [names for names, _ in found] == [["w", "u"], ["v", "t"]]
+    held_out = [data[3], data[7]]
+    fit = [batch for number, batch in enumerate(data) if number not in (3, 7)]
+    for name, (_, moments) in zip(("x", "e"), found, strict=True):
+        np.testing.assert_allclose(moments.fit, moments_of(graph, name, fit), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(moments.held_out, moments_of(graph, name, held_out), rtol=1e-4, atol=1e-3)
+    change = normal(48, 3)
+    wanted = np.trace(change.T @ found[1][1].held_out @ change)
+    assert found[1][1].error(change) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_later_layers_see_what_weights_have_become(graph: Graph) -> None:
+    data, other = batches(3), graph.clone()
+    becomes = {name: np.rint(graph.constants[name].data) for name in ("w", "u")}
+    for name, weight in becomes.items():
+        other.constants[name].data = weight
+    found = walked(graph, data, becomes)
+    np.testing.assert_allclose(found[1][1].fit, moments_of(other, "e", data), rtol=1e-4, atol=1e-3)
+
+
+def test_one_batch_fits_and_judges(graph: Graph) -> None:
+    for _, moments in walked(graph, batches(1), {}):
+        np.testing.assert_array_equal(moments.fit, moments.held_out)
+
+
+def test_what_is_kept_in_files_is_the_same(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = batches(6)
+    first = walked(graph, data, {})
+    for most in (0, 5000):
+        monkeypatch.setattr("planish.passes.quantization.sweep._MOST_BYTES", most)
+        for (_, one), (_, same) in zip(first, walked(graph, data, {}), strict=True):
+            np.testing.assert_array_equal(one.fit, same.fit)
