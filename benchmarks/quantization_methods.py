@@ -59,7 +59,7 @@ def planish(pipeline: str) -> Method:
         made = planish.optimize(graph, f"cleanup,fuse,{pipeline}", data=data, seed=work.seed).graph
         artifact = work.out / "artifact"
         write_artifact(artifact, made, find_backend("onnxruntime"), load_target("native"))
-        executable = load(artifact)
+        executable = load(artifact, threads=torch.get_num_threads())
         return lambda ids: executable(ids)[0]
 
     return make

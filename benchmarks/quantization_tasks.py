@@ -1,6 +1,7 @@
 """int8 and int4 of models that answer questions: planish's pipelines and their peers on the same examples."""
 
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,8 @@ from rich.table import Table
 
 Run = Callable[[Feeds], Sequence[np.ndarray]]
 FLOAT = "float32, ONNX Runtime"
-THREADS = 2
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
+"""That everybody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,11 @@ def nncf(work: Work) -> Run:
     return peers.openvino_int8(work.file, work.batches, THREADS, is_text=work.subject.is_text)
 
 
+def controlled(work: Work) -> Run:
+    """Let NNCF quantize for OpenVINO, and take back what costs too much."""
+    return peers.openvino_controlled(work.file, work.batches, THREADS, is_text=work.subject.is_text)
+
+
 def nncf_weights(work: Work) -> Run:
     """Let NNCF store weights in 4 bits in blocks of 32."""
     return peers.openvino_int4(work.file, THREADS)
@@ -100,6 +107,7 @@ _PEERS: Mapping[str, Method] = {
     "ONNX Runtime, static": static,
     "ONNX Runtime, dynamic": dynamic,
     "OpenVINO + NNCF": nncf,
+    "OpenVINO + NNCF, accuracy control": controlled,
 }
 _STATIC: Mapping[str, Method] = {"planish": planish("quantize"), **_PEERS}
 _BY_ROWS = "quantize{scheme=int8-dynamic,per_row=true}"
@@ -107,6 +115,7 @@ _BY_ROWS = "quantize{scheme=int8-dynamic,per_row=true}"
 METHODS: Mapping[str, Mapping[str, Method]] = {
     "minilm": {
         "planish, static": planish("quantize"),
+        "planish, static, unsmoothed": planish("quantize{smooth=false}"),
         "planish, static, TVM": planish("quantize", "tvm"),
         "planish, dynamic": planish("quantize{scheme=int8-dynamic}"),
         "planish, dynamic by rows, TVM": planish(_BY_ROWS, "tvm"),

@@ -13,7 +13,6 @@ from rich.progress import track
 from torch import nn
 
 PIXELS = 32
-EPOCHS = 2
 CNNS = {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
@@ -26,7 +25,7 @@ CNNS = {
 """Names here to timm's; torchvision has ShuffleNet."""
 
 
-def small_cnn(work: Path, root: Path, cache: Path) -> Subject:
+def small_cnn(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     """Return a plain CNN of three convolutions for clothes of 28x28 pixels."""
 
     def make() -> nn.Module:
@@ -35,14 +34,14 @@ def small_cnn(work: Path, root: Path, cache: Path) -> Subject:
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
         )  # fmt: skip
 
-    return _clothes("small CNN", make, 28, 1, work, root, cache)
+    return _clothes("small CNN", make, 28, 1, work, root, cache, epochs)
 
 
 def _stage(channels: int, out: int) -> list[nn.Module]:
     return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
 
 
-def cnn(name: str, work: Path, root: Path, cache: Path) -> Subject:
+def cnn(name: str, work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     """Return a network of `CNNS` for clothes of 32x32 pixels."""
 
     def make() -> nn.Module:
@@ -54,11 +53,18 @@ def cnn(name: str, work: Path, root: Path, cache: Path) -> Subject:
         size = {"img_size": PIXELS, "patch_size": 4} if name == "deit" else {}
         return timm.create_model(CNNS[name], num_classes=10, **size)
 
-    return _clothes(name, make, PIXELS, 3, work, root, cache)
+    return _clothes(name, make, PIXELS, 3, work, root, cache, epochs)
 
 
 def _clothes(
-    name: str, make: Callable[[], nn.Module], pixels: int, channels: int, work: Path, root: Path, cache: Path
+    name: str,
+    make: Callable[[], nn.Module],
+    pixels: int,
+    channels: int,
+    work: Path,
+    root: Path,
+    cache: Path,
+    epochs: int,
 ) -> Subject:
     images, labels = _fashion(root, "train", pixels, channels)
     held_images, held_labels = _fashion(root, "t10k", pixels, channels)
@@ -72,7 +78,7 @@ def _clothes(
             x = torch.from_numpy(images[pick])
             yield (x.flip(-1) if random.random() < 0.5 else x,), torch.from_numpy(labels[pick])
 
-    module = _trained(name, make, batches, loss, cache)
+    module = _trained(name, make, batches, loss, cache, epochs)
     pool = [{"x": images[start : start + 8]} for start in range(len(images) - 2048, len(images), 8)]
     test = [{"x": held_images[start : start + 50]} for start in range(0, len(held_images), 50)]
     return _subject(name, module, {"x": pool[0]["x"]}, work, pool, test, held_labels, is_text=name == "deit")
@@ -109,7 +115,7 @@ class SentimentLstm(nn.Module):
         return self.head((said * there).sum(1) / there.sum(1))
 
 
-def sentiment(work: Path, root: Path, cache: Path) -> Subject:
+def sentiment(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     """Return an LSTM that tells whether a sentence is kind, by vaderSentiment's tweets and reviews."""
     ids, labels, words = _sentences(root)
     random = np.random.default_rng(0)
@@ -122,7 +128,7 @@ def sentiment(work: Path, root: Path, cache: Path) -> Subject:
             pick = shuffled[start : start + 64]
             yield (torch.from_numpy(ids[pick]),), torch.from_numpy(labels[pick])
 
-    module = _trained("lstm", lambda: SentimentLstm(words), batches, nn.CrossEntropyLoss(), cache, epochs=6)
+    module = _trained("lstm", lambda: SentimentLstm(words), batches, nn.CrossEntropyLoss(), cache, 2 * epochs)
     pool = [{"x": ids[pooled[start : start + 8]]} for start in range(0, len(pooled), 8)]
     test = [{"x": ids[held[start : start + 20]]} for start in range(0, len(held), 20)]
     return _subject("LSTM", module, pool[0], work, pool, test, labels[held], is_text=True)
@@ -163,13 +169,15 @@ def _trained(
     batches: Callable[[], Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]],
     loss: nn.Module,
     cache: Path,
-    epochs: int = EPOCHS,
+    epochs: int,
 ) -> nn.Module:
     """Train a network, or read what an earlier run has trained."""
     torch.manual_seed(0)
-    module, file = make(), cache / f"{name}.pt"
+    module, file = make(), cache / f"{name}, {epochs} epochs.pt"
     if file.exists():
         module.load_state_dict(torch.load(file, weights_only=True))
+        return module.eval()
+    if not epochs:
         return module.eval()
     steps = epochs * sum(1 for _ in batches())
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=0.01)

@@ -22,6 +22,7 @@ from .image_means import pool_image_means
 from .layers import Layer, select_layers
 from .observers import OBSERVERS
 from .plan import make_plan
+from .smooth import smooth
 from .static import StaticQuantizer
 from .transposed_weights import materialize_transposed
 from .weights import quantize_weights
@@ -49,6 +50,8 @@ class Quantize(Pass):
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
         per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all
             rows. planish's kernels for TVM do that; ONNX Runtime has none for it.
+        smooth: divide channels of a MatMul's or Gemm's activation that reach far beyond the others, and multiply the
+            weights, where that is predicted to halve the error.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         samples: of the calibration data that are used.
     """
@@ -62,6 +65,7 @@ class Quantize(Pass):
     observer: Literal["minmax", "percentile", "mse"] = "percentile"
     per_channel: bool = True
     per_row: bool = False
+    smooth: bool = True
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
@@ -115,6 +119,10 @@ class Quantize(Pass):
         if not plan.reads:
             return {}
         batches = first_batches(context, self.samples)
+        counts: dict[str, int] = {}
+        if self.smooth:
+            layers, counts["smoothed"] = smooth(graph, layers, plan, batches, context)
+            plan = make_plan(graph, layers, profitable)
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
         ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
         activation = DType[int8.activation]
@@ -123,7 +131,7 @@ class Quantize(Pass):
         }
         before = graph.clone()
         StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
-        counts = {"activations": len(plan.reads), "carriers": len(plan.carriers)}
+        counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers)}
         if self.correct_biases:
             few = first_batches(context, min(self.samples, _CORRECTED_ON))
             counts["biases"] = correct_biases(before, graph, layers, few, context)
