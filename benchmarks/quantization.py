@@ -22,6 +22,7 @@ resamples of the examples, the same ones for both that are compared. A peer that
 
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -42,6 +43,7 @@ import typer
 from rich.console import Console
 
 LOG = Console(stderr=True)
+OUT = Console(width=None if sys.stdout.isatty() else 160)
 ROUNDS = 30
 """In which methods are timed in turn."""
 
@@ -146,7 +148,7 @@ def _smollm2(settings: Settings) -> None:
                 if held.failure:
                     break
             settings.write("smollm2", f"{scheme.name}: {method}", [finding.plain() for finding in rows[method]])
-        Console().print(language.table(scheme, rows, exact, rows[methods.ROUNDING][0].nats))
+        OUT.print(language.table(scheme, rows, exact, rows[methods.ROUNDING][0].nats))
 
 
 def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -192,7 +194,7 @@ def _tasks(part: Part, settings: Settings) -> None:
             rows = tasks.measure(subject, chosen, settings.seeds, settings.calibration, _log)
             ratios = tasks.latencies(subject, rows, ROUNDS)
         settings.write(part, name, tasks.plain(rows, ratios))
-        Console().print(tasks.table(subject, rows, ratios))
+        OUT.print(tasks.table(subject, rows, ratios))
 
 
 if __name__ == "__main__":

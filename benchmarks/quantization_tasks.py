@@ -148,6 +148,7 @@ def measure(
     float_run = peers.onnxruntime(subject.file, THREADS)
     exact = outputs(float_run, subject.test)
     rows[FLOAT] = Row([subject.score(exact, exact)], [_measures(subject, exact, exact)], float_run)
+    log(f"{subject.name}: {FLOAT}", f"{rows[FLOAT].scored[0].mean():.4f}")
     for name, method in methods.items():
         row = rows[name]
         for seed in range(seeds):
