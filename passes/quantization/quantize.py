@@ -19,7 +19,8 @@ from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import quantize_embeddings
 from .image_means import pool_image_means
-from .layers import Layer, select_layers
+from .layers import Layer, Selection, select_layers
+from .logarithms import before_logarithms
 from .observers import OBSERVERS
 from .plan import make_plan
 from .smooth import smooth
@@ -87,6 +88,8 @@ class Quantize(Pass):
         if "MatMul" in profitable:
             counts["turned"] = materialize_transposed(graph, context)
         selection = select_layers(graph, profitable, context)
+        if static:
+            selection = _without_logarithms(graph, selection)
         counts["layers"] = len(selection.layers)
         if static:
             counts |= self._run_static(graph, context, int8, selection.layers, profitable)
@@ -136,6 +139,17 @@ class Quantize(Pass):
             few = first_batches(context, min(self.samples, _CORRECTED_ON))
             counts["biases"] = correct_biases(before, graph, layers, few, context)
         return counts
+
+
+def _without_logarithms(graph: Graph, selection: Selection) -> Selection:
+    """The layers whose results don't reach a logarithm, with a sentence for each of the others."""
+    barred = before_logarithms(graph)
+    misses = [
+        f"{layer.node.location}: {layer.node.operator} stays in float: a logarithm tells its small results apart"
+        for layer in selection.layers
+        if layer.node in barred
+    ]
+    return Selection([layer for layer in selection.layers if layer.node not in barred], [*selection.misses, *misses])
 
 
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:
