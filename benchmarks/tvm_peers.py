@@ -24,7 +24,7 @@ def onnxruntime(file: Path, threads: int) -> Run:
     return lambda feeds: session.run(None, feeds)
 
 
-class _Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):
     def __init__(self, batches: Sequence[Feeds]) -> None:
         self._rest = iter(batches)
 
@@ -41,7 +41,7 @@ def onnxruntime_static(file: Path, batches: Sequence[Feeds], threads: int, *, is
         quantize_static(
             prepared,
             made,
-            _Reader(batches),
+            Reader(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul", "Gemm"] if is_text else None,
             activation_type=QuantType.QUInt8,
@@ -71,6 +71,48 @@ def openvino_int8(file: Path, batches: Sequence[Feeds], threads: int, *, is_text
             model_type=nncf.ModelType.TRANSFORMER if is_text else None,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(batches),
+        )
+    return _compiled(model, threads)
+
+
+def openvino_controlled(file: Path, batches: Sequence[Feeds], threads: int, *, is_text: bool) -> Run:
+    """OpenVINO's int8 by NNCF, which takes layers back to float until outputs have a cosine of 0.999 with float's."""
+    nncf.set_log_level(logging.ERROR)
+    run, half = onnxruntime(file, threads), len(batches) // 2
+    known = [(batch, np.ravel(run(batch)[0])) for batch in batches[half:]]
+
+    def closeness(model: Any, items: Any) -> tuple[float, list[float]]:
+        request, cosines = model.create_infer_request(), []
+        for batch, wanted in items:
+            found = np.ravel(request.infer(dict(batch))[0])
+            cosines.append(float(found @ wanted / (np.linalg.norm(found) * np.linalg.norm(wanted))))
+        return float(np.mean(cosines)), cosines
+
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        model = nncf.quantize_with_accuracy_control(
+            openvino.Core().read_model(file),
+            nncf.Dataset(batches[:half], dict),
+            nncf.Dataset(known, lambda item: dict(item[0])),
+            closeness,
+            max_drop=0.001,
+            drop_type=nncf.DropType.ABSOLUTE,
+            model_type=nncf.ModelType.TRANSFORMER if is_text else None,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=half,
+        )
+    return _compiled(model, threads)
+
+
+def openvino_int4(file: Path, threads: int, block: int = 32) -> Run:
+    """OpenVINO's run with weights in 4 bits, in blocks along K, as NNCF rounds them."""
+    nncf.set_log_level(logging.ERROR)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        model = nncf.compress_weights(
+            openvino.Core().read_model(file),
+            mode=nncf.CompressWeightsMode.INT4_ASYM,
+            group_size=block,
+            ratio=1.0,
+            all_layers=True,
         )
     return _compiled(model, threads)
 

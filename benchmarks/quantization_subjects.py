@@ -1,0 +1,275 @@
+"""Models whose answers can be judged: each with data to calibrate on, other data to be judged on, and a measure."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import quantization_scores as scores
+from scipy.stats import spearmanr
+
+from planish.ir.graph import Graph
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+Feeds = Mapping[str, np.ndarray]
+Outputs = Sequence[Sequence[np.ndarray]]
+"""Of each batch, the arrays that a model returns."""
+
+Score = Callable[[Outputs, Outputs], np.ndarray]
+"""From a model's outputs and the float model's, one number for each example, of which the mean counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model with a question that it answers.
+
+    Attributes:
+        name: of the model.
+        graph: as planish reads or traces it.
+        file: the model as ONNX, which peers start from.
+        pool: batches to draw calibration data from.
+        test: batches that are held out; scores also take the outputs of the first few alone.
+        metric: what the score is called.
+        score: of each example, of which the mean is the metric.
+        measures: further numbers by their name.
+        is_text: whether it is a transformer or recurrent net, of which peers quantize the products alone.
+        is_right: whether a score is 1 for a right answer and 0 for a wrong one.
+    """
+
+    name: str
+    graph: Graph
+    file: Path
+    pool: Sequence[Feeds]
+    test: Sequence[Feeds]
+    metric: str
+    score: Score
+    measures: Mapping[str, Callable[[Outputs, Outputs], float]] = field(default_factory=dict)
+    is_text: bool = False
+    is_right: bool = False
+
+    def calibration(self, seed: int, count: int) -> list[Feeds]:
+        """Batches of the pool, drawn by a seed."""
+        order = np.random.default_rng(seed).permutation(len(self.pool))
+        return [self.pool[index] for index in order[:count]]
+
+
+def folder(package: str) -> Path:
+    """Where a package's files are; it isn't imported."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{package} is missing: see benchmarks/quantization.py")
+    return Path(spec.submodule_search_locations[0])
+
+
+# -- measures
+
+
+def flat(outputs: Outputs) -> list[np.ndarray]:
+    """The first array of every batch."""
+    return [batch[0] for batch in outputs]
+
+
+def agreement(found: Outputs, reference: Outputs) -> float:
+    """The share of examples, in percent, that get the float model's class."""
+    pairs = zip(flat(found), flat(reference), strict=True)
+    return 100 * float(np.concatenate([one.argmax(-1) == other.argmax(-1) for one, other in pairs]).mean())
+
+
+def ratio(found: Outputs, reference: Outputs) -> float:
+    """Signal over noise of the first output, in decibels."""
+    return scores.sqnr(flat(found), flat(reference))
+
+
+CLASSES: Mapping[str, Callable[[Outputs, Outputs], float]] = {"agreement, %": agreement, "SQNR, dB": ratio}
+
+
+def accuracy(labels: np.ndarray) -> Score:
+    """Return the score of classes: 1 where the likeliest is the label; there may be fewer answers than labels."""
+
+    def score(found: Outputs, _: Outputs) -> np.ndarray:
+        classes = np.concatenate([batch.argmax(-1) for batch in flat(found)])
+        return classes == labels[: len(classes)]
+
+    return score
+
+
+# -- sentence embeddings
+
+
+def minilm(work: Path) -> Subject:
+    """Return all-MiniLM-L6-v2 with Lee's documents, as examples/minilm has them."""
+    import torch
+
+    import planish
+
+    sys.path.insert(0, str(EXAMPLES / "minilm"))
+    import data
+    import model
+
+    module, inputs, dynamic = model.build()
+    file = work / "minilm.onnx"
+    torch.onnx.export(module, inputs, file, dynamic_shapes=dynamic, dynamo=True, verbose=False, external_data=False)
+    return Subject(
+        "MiniLM",
+        planish.trace(module, inputs, dynamic_shapes=dynamic),
+        file,
+        list(data.calibration(300)),
+        list(data.batches(data.read("lee.cor"), 1)),
+        "cosine",
+        _cosines,
+        {
+            "worst": lambda found, exact: float(_cosines(found, exact).min()),
+            "rank correlation of pairs": _correlation,
+            "SQNR, dB": ratio,
+        },
+        is_text=True,
+    )
+
+
+def _cosines(found: Outputs, reference: Outputs) -> np.ndarray:
+    one, other = np.concatenate(flat(found)), np.concatenate(flat(reference))
+    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+
+
+def _correlation(found: Outputs, reference: Outputs) -> float:
+    one, other = np.concatenate(flat(found)), np.concatenate(flat(reference))
+    pairs = np.triu_indices(len(one), 1)
+    return float(spearmanr((one @ one.T)[pairs], (other @ other.T)[pairs]).statistic)
+
+
+# -- lines of text
+
+
+def recognition(work: Path) -> Subject:
+    """Return PP-OCRv4's recognition with lines that examples/ocr draws."""
+    import planish
+
+    for module in ("data", "model", "metric"):
+        sys.modules.pop(module, None)  # another example's
+    sys.path.insert(0, str(EXAMPLES / "ocr"))
+    import data
+    import metric
+    import model
+
+    batches = list(data.lines(2, 400, 10))
+    written = [text.replace(" ", "") for _, texts in batches for text in texts]
+    length = np.mean([len(text) for text in written])
+
+    def read(outputs: Outputs) -> list[str]:
+        return [text for batch in flat(outputs) for text in metric.decode(batch)]
+
+    def errors(found: Outputs, _: Outputs) -> np.ndarray:
+        return 100 * np.array([metric.edits(*pair) for pair in zip(read(found), written, strict=False)]) / length
+
+    def same(found: Outputs, exact: Outputs) -> float:
+        return 100 * float(np.mean([one == other for one, other in zip(read(found), read(exact), strict=True)]))
+
+    return Subject(
+        "OCR recognition",
+        planish.read(model.build()),
+        model.build(),
+        [{"x": images} for images, _ in data.lines(1, 256, 4)],
+        [{"x": images} for images, _ in batches],
+        "character error rate, %",
+        errors,
+        {"same text, %": same, "SQNR, dB": ratio},
+    )
+
+
+# -- kinds of files
+
+
+def magika(work: Path) -> Subject:
+    """Return magika's net with the files of installed packages, whose extensions are the labels."""
+    import json
+
+    import planish
+
+    root, random = folder("magika"), np.random.default_rng(0)
+    known = json.loads((root / "config/content_types_kb.min.json").read_text())
+    kinds = json.loads((root / "models/standard_v3_3/config.min.json").read_text())["target_labels_space"]
+    places = {extension: kinds.index(kind) for kind in kinds for extension in known[kind]["extensions"]}
+    files = [file for file in sorted(root.parent.rglob("*.*")) if file.suffix[1:] in places and file.is_file()]
+    rows: list[tuple[np.ndarray, int]] = []
+    counts: dict[str, int] = {}
+    for file in (files[index] for index in random.permutation(len(files))):
+        if counts.get(file.suffix, 0) < 60 and file.stat().st_size >= 64:
+            counts[file.suffix] = counts.get(file.suffix, 0) + 1
+            rows.append((_ends(file.read_bytes()), places[file.suffix[1:]]))
+    rows = [rows[index] for index in random.permutation(len(rows))]
+    features, labels = np.stack([row for row, _ in rows]), np.array([label for _, label in rows])
+    held = len(rows) // 4
+    file = root / "models/standard_v3_3/model.onnx"
+    return Subject(
+        "magika",
+        planish.read(file),
+        file,
+        [{"bytes": features[start : start + 4]} for start in range(0, held - 3, 4)],
+        [{"bytes": features[start : start + 16]} for start in range(held, len(rows), 16)],
+        "accuracy",
+        accuracy(labels[held:]),
+        CLASSES,
+        is_right=True,
+    )
+
+
+def _ends(content: bytes) -> np.ndarray:
+    """The first and last KiB, int32[2048], of which 256 stands for no byte."""
+    first, last = content[:4096].lstrip()[:1024], content[-4096:].rstrip()[-1024:]
+    row = np.full(2048, 256, np.int32)
+    row[: len(first)] = np.frombuffer(first, np.uint8)
+    row[2048 - len(last) :] = np.frombuffer(last, np.uint8)
+    return row
+
+
+# -- notes
+
+
+def basic_pitch(work: Path) -> Subject:
+    """Return basic-pitch with chords of decaying partials in noise."""
+    import planish
+
+    file = folder("basic_pitch") / "saved_models/icassp_2022/nmp.onnx"
+    name = "serving_default_input_2:0"
+    test = [_chords(np.random.default_rng(1000 + seed)) for seed in range(24)]
+    notes = [played for _, played in test]
+
+    def frame_f1(found: Outputs, _: Outputs) -> np.ndarray:
+        scored = []
+        for outputs, played in zip(found, notes, strict=False):
+            sounding = outputs[1][0] > 0.5
+            hits = (sounding & played).sum()
+            scored.append(2 * hits / max(sounding.sum() + played.sum(), 1))
+        return np.array(scored)
+
+    return Subject(
+        "basic-pitch",
+        planish.read(file),
+        file,
+        [{name: _chords(np.random.default_rng(seed))[0]} for seed in range(64)],
+        [{name: sound} for sound, _ in test],
+        "frame F1",
+        frame_f1,
+        {"SQNR, dB": ratio},
+    )
+
+
+def _chords(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two seconds of sound, float32[1, 43844, 1] at 22,050 Hz, and which of 88 keys sound, bool[172, 88]."""
+    samples, hop, rate = 43844, 256, 22050
+    time, sound, played = np.arange(samples) / rate, np.zeros(samples), np.zeros((172, 88), bool)
+    for _ in range(random.integers(3, 8)):
+        key, start = int(random.integers(15, 70)), random.uniform(0, 1.6)
+        end = start + random.uniform(0.2, 0.8)
+        inside = (time >= start) & (time < end)
+        decay = np.exp(-3 * (time - start)) * inside
+        pitch = 27.5 * 2 ** (key / 12)
+        for partial in range(1, 7):
+            if partial * pitch < rate / 2:
+                phase = random.uniform(0, 2 * np.pi)
+                sound += random.uniform(0.5, 1) / partial * decay * np.sin(2 * np.pi * partial * pitch * time + phase)
+        played[int(start * rate / hop) : int(end * rate / hop), key] = True
+    sound = sound / max(np.abs(sound).max(), 1e-6) * 0.5 + random.normal(0, 0.005, samples)
+    return sound.astype(np.float32)[None, :, None], played

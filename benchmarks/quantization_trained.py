@@ -1,0 +1,217 @@
+"""Networks trained here in minutes: images of clothes, and what sentences feel like. Their weights are kept."""
+
+import gzip
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from quantization_subjects import CLASSES, Subject, accuracy
+from rich.progress import track
+from torch import nn
+
+PIXELS = 32
+CNNS = {
+    "mobilenet_v2": "mobilenetv2_100",
+    "mobilenet_v3_large": "mobilenetv3_large_100",
+    "efficientnet_b0": "efficientnet_b0",
+    "regnet_y_400mf": "regnety_004",
+    "shufflenet_v2": "",
+    "ghostnet": "ghostnet_100",
+    "deit": "deit_tiny_patch16_224",
+}
+"""Names here to timm's; torchvision has ShuffleNet."""
+
+
+def small_cnn(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return a plain CNN of three convolutions for clothes of 28x28 pixels."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            *_stage(1, 32), nn.MaxPool2d(2), *_stage(32, 64), nn.MaxPool2d(2), *_stage(64, 128),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
+        )  # fmt: skip
+
+    return _clothes("small CNN", make, 28, 1, work, root, cache, epochs)
+
+
+def _stage(channels: int, out: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+
+
+def cnn(name: str, work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return a network of `CNNS` for clothes of 32x32 pixels."""
+
+    def make() -> nn.Module:
+        import timm
+        from torchvision.models import shufflenet_v2_x1_0
+
+        if not CNNS[name]:
+            return shufflenet_v2_x1_0(num_classes=10)
+        size = {"img_size": PIXELS, "patch_size": 4} if name == "deit" else {}
+        return timm.create_model(CNNS[name], num_classes=10, **size)
+
+    return _clothes(name, make, PIXELS, 3, work, root, cache, epochs)
+
+
+def _clothes(
+    name: str,
+    make: Callable[[], nn.Module],
+    pixels: int,
+    channels: int,
+    work: Path,
+    root: Path,
+    cache: Path,
+    epochs: int,
+) -> Subject:
+    images, labels = _fashion(root, "train", pixels, channels)
+    held_images, held_labels = _fashion(root, "t10k", pixels, channels)
+    random = np.random.default_rng(0)
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+
+    def batches() -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        order = random.permutation(len(images) - 2048)  # the last are for calibration
+        for start in range(0, len(order) - 127, 128):
+            pick = order[start : start + 128]
+            x = torch.from_numpy(images[pick])
+            yield (x.flip(-1) if random.random() < 0.5 else x,), torch.from_numpy(labels[pick])
+
+    module = _trained(name, make, batches, loss, cache, epochs)
+    pool = [{"x": images[start : start + 8]} for start in range(len(images) - 2048, len(images), 8)]
+    test = [{"x": held_images[start : start + 50]} for start in range(0, len(held_images), 50)]
+    return _subject(name, module, {"x": pool[0]["x"]}, work, pool, test, held_labels, is_text=name == "deit")
+
+
+def _fashion(root: Path, part: str, pixels: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images, float32[n, channels, pixels, pixels], and labels, int64[n]."""
+    place = root / "usr/share/datasets/fashion-mnist"
+    if not place.exists():
+        raise FileNotFoundError(f"there is no {place}: unpack dataset-fashion-mnist there")
+    raw = np.frombuffer(gzip.decompress((place / f"{part}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((place / f"{part}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    edge = (pixels - 28) // 2
+    images = np.pad((raw.reshape(-1, 1, 28, 28) / np.float32(255) - 0.2860) / 0.3530, [(0, 0)] * 2 + [(edge, edge)] * 2)
+    return images.astype(np.float32).repeat(channels, axis=1), labels.astype(np.int64)
+
+
+# -- sentences
+
+
+class SentimentLstm(nn.Module):
+    """Three layers of LSTM over the words of a sentence, and the mean of what they say."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, 128, padding_idx=0)
+        self.lstm = nn.LSTM(128, 128, num_layers=3, batch_first=True, dropout=0.2)
+        self.head = nn.Linear(128, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores, float[n, 2], of word ids, int64[n, words], among which 0 is none."""
+        said = self.lstm(self.embedding(x))[0]
+        there = (x > 0).unsqueeze(-1).to(said.dtype)
+        return self.head((said * there).sum(1) / there.sum(1))
+
+
+def sentiment(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return an LSTM that tells whether a sentence is kind, by vaderSentiment's tweets and reviews."""
+    ids, labels, words = _sentences(root)
+    random = np.random.default_rng(0)
+    order = random.permutation(len(ids))
+    held, pooled, rest = order[:3000], order[3000:4000], order[4000:]
+
+    def batches() -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        shuffled = random.permutation(rest)
+        for start in range(0, len(shuffled) - 63, 64):
+            pick = shuffled[start : start + 64]
+            yield (torch.from_numpy(ids[pick]),), torch.from_numpy(labels[pick])
+
+    module = _trained("lstm", lambda: SentimentLstm(words), batches, nn.CrossEntropyLoss(), cache, 2 * epochs)
+    pool = [{"x": ids[pooled[start : start + 8]]} for start in range(0, len(pooled), 8)]
+    test = [{"x": ids[held[start : start + 20]]} for start in range(0, len(held), 20)]
+    return _subject("LSTM", module, pool[0], work, pool, test, labels[held], is_text=True)
+
+
+def _sentences(root: Path, length: int = 40) -> tuple[np.ndarray, np.ndarray, int]:
+    """Word ids, int64[n, length], whether each sentence is rated above 0, and how many words there are."""
+    archive = next(root.rglob("hutto_ICWSM_2014.tar.gz"), None)
+    if archive is None:
+        raise FileNotFoundError(f"vaderSentiment's source archive isn't unpacked below {root}")
+    rows: list[tuple[list[str], bool]] = []
+    with tarfile.open(archive) as members:
+        for name in ("tweets", "movieReviewSnippets", "amazonReviewSnippets"):
+            file = members.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+            assert file is not None
+            for line in file.read().decode("latin-1").splitlines():
+                _, rating, text = line.split("\t", 2)
+                rows.append((re.findall(r"[a-z']+|[^\sa-z']", text.lower())[:length], float(rating) > 0))
+    counts: dict[str, int] = {}
+    for words, _ in rows:
+        for word in words:
+            counts[word] = counts.get(word, 0) + 1
+    known = [word for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= 3]
+    numbers = {word: number for number, word in enumerate(known, start=2)}
+    ids = np.zeros((len(rows), length), np.int64)
+    for row, (words, _) in zip(ids, rows, strict=True):
+        row[: len(words)] = [numbers.get(word, 1) for word in words]
+    ids[:, 0] = np.maximum(ids[:, 0], 1)
+    return ids, np.array([label for _, label in rows]).astype(np.int64), len(known) + 2
+
+
+# -- training
+
+
+def _trained(
+    name: str,
+    make: Callable[[], nn.Module],
+    batches: Callable[[], Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]],
+    loss: nn.Module,
+    cache: Path,
+    epochs: int,
+) -> nn.Module:
+    """Train a network, or read what an earlier run has trained."""
+    torch.manual_seed(0)
+    module, file = make(), cache / f"{name}, {epochs} epochs.pt"
+    if file.exists():
+        module.load_state_dict(torch.load(file, weights_only=True))
+        return module.eval()
+    if not epochs:
+        return module.eval()
+    steps = epochs * sum(1 for _ in batches())
+    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for epoch in range(epochs):
+        for inputs, labels in track(batches(), f"{name}, epoch {epoch + 1}", steps // epochs):
+            optimizer.zero_grad()
+            loss(module(*inputs), labels).backward()
+            optimizer.step()
+            schedule.step()
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.save(module.state_dict(), file)
+    return module.eval()
+
+
+def _subject(
+    name: str,
+    module: nn.Module,
+    example: dict[str, np.ndarray],
+    work: Path,
+    pool: list[dict[str, np.ndarray]],
+    test: list[dict[str, np.ndarray]],
+    labels: np.ndarray,
+    *,
+    is_text: bool,
+) -> Subject:
+    """Export a classifier of one input `x` with a batch of any size."""
+    import planish
+
+    inputs = (torch.from_numpy(example["x"]),)
+    varying = ({0: torch.export.Dim("batch", max=4096)},)
+    file = work / f"{name.replace(' ', '_')}.onnx"
+    torch.onnx.export(
+        module, inputs, file, input_names=["x"], dynamic_shapes=varying, dynamo=True, verbose=False, external_data=False
+    )
+    graph = planish.trace(module, inputs, dynamic_shapes=varying)
+    return Subject(name, graph, file, pool, test, "accuracy", accuracy(labels), CLASSES, is_text, is_right=True)

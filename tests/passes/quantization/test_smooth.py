@@ -1,0 +1,86 @@
+"""Smoothing: a channel far wider than the others no longer makes all of them coarse."""
+
+import numpy as np
+
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph
+from planish.ir.numerics import drift
+from planish.ir.types import DType, TensorType
+from planish.ir.verify import verify
+from planish.passes.base import PassContext
+from planish.passes.probes import run_graph
+from planish.passes.quantization.layers import select_layers
+from planish.passes.quantization.plan import make_plan
+from planish.passes.quantization.quantize import Quantize
+from planish.passes.quantization.smooth import smooth
+from planish.targets.load import load_target
+
+GENERATOR = np.random.default_rng(0)
+WIDE = np.where(np.arange(32) == 5, 40, 1).astype(np.float32)
+OPERATORS = frozenset({"MatMul", "Gemm"})
+
+
+def array(*shape: int) -> np.ndarray:
+    return GENERATOR.standard_normal(shape).astype(np.float32)
+
+
+def normalized(*, residual: bool) -> Graph:
+    """A LayerNormalization of which one channel is wide, and two products of it, perhaps a residual too."""
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 6, 32)))
+    hidden = op.LayerNormalization(x, WIDE, array(32))
+    graph.outputs.update({"y": op.MatMul(hidden, array(32, 8)), "z": op.MatMul(hidden, array(32, 4))})
+    if residual:
+        graph.outputs["r"] = op.Add(hidden, x)
+    return graph
+
+
+def smoothed(source: Graph, feeds: list) -> tuple[Graph, int]:
+    graph = source.clone()
+    context = PassContext(load_target("x86-64-avx512-vnni"), source, feeds)
+    layers = select_layers(graph, OPERATORS, context).layers
+    _, count = smooth(graph, layers, make_plan(graph, layers, OPERATORS), feeds, context)
+    verify(graph)
+    return graph, count
+
+
+def quantized(source: Graph, feeds: list, **options) -> Graph:
+    graph = source.clone()
+    Quantize(**options).run(graph, PassContext(load_target("x86-64-avx512-vnni"), source, feeds))
+    return graph
+
+
+def test_a_normalization_absorbs_the_division():
+    source, feeds = normalized(residual=False), [{"x": array(4, 6, 32)}]
+    graph, count = smoothed(source, feeds)
+    assert count == 1
+    assert [node.operator for node in graph.nodes] == ["LayerNormalization", "MatMul", "MatMul"]
+    assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 1e-5
+
+
+def test_what_a_residual_reads_too_is_divided_beside_it():
+    source, feeds = normalized(residual=True), [{"x": array(4, 6, 32)}]
+    graph, count = smoothed(source, feeds)
+    assert count == 1
+    assert sorted(node.operator for node in graph.nodes) == ["Add", "LayerNormalization", "MatMul", "MatMul", "Mul"]
+    assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 1e-5
+
+
+def test_channels_that_reach_alike_are_left_alone():
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 32)))
+    source.outputs["y"] = op.Gemm(x, array(8, 32), array(8), transB=1)
+    graph, count = smoothed(source, [{"x": array(64, 32)}])
+    assert count == 0
+    assert len(graph) == 1
+
+
+def test_integers_are_less_than_half_as_far_off():
+    source, feeds = normalized(residual=True), [{"x": array(16, 6, 32)}]
+    exact = run_graph(source, feeds)
+    with_it, without = (
+        drift(exact, run_graph(quantized(source, feeds, smooth=choice), feeds)) for choice in (True, False)
+    )
+    assert with_it < without / 2
