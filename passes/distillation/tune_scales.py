@@ -39,7 +39,7 @@ class ScaleTuning(Pass):
     Models", ACL 2025. Some batches are held out: what does worse on them than before is given up.
 
     Attributes:
-        steps: of training, a batch each.
+        iterations: of training, on a batch each.
         lr: the learning rate of Adam, as a share of each number; it falls to zero along a cosine.
         loss: `kl` compares outputs as classes' probabilities along the last axis, `mse` as numbers; `auto` takes `kl`
             for what a softmax gives and for logits in two dimensions.
@@ -47,8 +47,8 @@ class ScaleTuning(Pass):
 
     name: ClassVar[str] = "tune-scales"
     effect: ClassVar[Effect] = Effect.LOSSY
-    steps: Annotated[int, Ge(1)] = 60
-    lr: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
+    iterations: Annotated[int, Ge(1)] = 40
+    lr: Annotated[float, Interval(gt=0, lt=1)] = 2e-3
     loss: Literal["kl", "mse", "auto"] = "kl"
 
     def require(self, context: PassContext) -> None:
@@ -82,13 +82,13 @@ class ScaleTuning(Pass):
 
         optimizer = torch.optim.Adam(student.changes, self.lr, betas=(0.9, 0.95))
         order = np.random.default_rng(context.seed).permutation(len(batches))
-        for step in range(self.steps):
-            cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+        for step in range(self.iterations):
+            cosine = (1 + math.cos(math.pi * step / self.iterations)) / 2
             optimizer.param_groups[0]["lr"] = self.lr * min(1, (step + 1) / _WARM_UP) * cosine
             optimizer.zero_grad()
             student.loss(batches[order[step % len(order)]]).backward()
             optimizer.step()
-            context.progress(self.name, step + 1, self.steps)
+            context.progress(self.name, step + 1, self.iterations)
 
 
 def _is_tuned(constant: Constant, context: PassContext) -> bool:

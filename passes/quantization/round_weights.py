@@ -49,12 +49,9 @@ class WeightRounding(Pass):
     bits: Annotated[int, Interval(ge=2, le=8)] = 4
     block: Annotated[int, Ge(0)] = 64
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_block(self.name, self.block)
-
     def require(self, context: PassContext) -> None:
         require_calibration(self.name, context)
+        check_block(self.name, self.block)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         self.require(context)

@@ -63,7 +63,7 @@ def applied(source: Graph, graph: Graph, calibration: list[Mapping[str, np.ndarr
 def test_outputs_come_back_to_the_source_s_and_codes_stay(source: Graph, loss: str) -> None:
     graph, feeds = rounded(source), batches(1)[0]
     before = graph.clone()
-    result = applied(source, graph, batches(20), loss=loss, steps=60, lr=5e-3)
+    result = applied(source, graph, batches(20), loss=loss, iterations=60, lr=5e-3)
     assert result.counts == {"scales": 3}
     drifts = [drift([Interpreter(source).run(feeds)], [Interpreter(made).run(feeds)]) for made in (before, graph)]
     assert drifts[1] < 0.9 * drifts[0]
@@ -75,14 +75,14 @@ def test_outputs_come_back_to_the_source_s_and_codes_stay(source: Graph, loss: s
 def test_what_is_not_selected_stays(source: Graph) -> None:
     graph = rounded(source)
     before = graph.clone()
-    assert applied(source, graph, batches(8), skip=("first", "norm"), steps=4).counts == {"scales": 1}
+    assert applied(source, graph, batches(8), skip=("first", "norm"), iterations=4).counts == {"scales": 1}
     np.testing.assert_array_equal(graph.constants["w.scales"].data, before.constants["w.scales"].data)
 
 
 def test_what_does_worse_on_held_out_batches_is_given_up(source: Graph) -> None:
     graph = rounded(source)
     before = graph.clone()
-    result = applied(source, graph, batches(4), steps=3, lr=0.9)
+    result = applied(source, graph, batches(4), iterations=3, lr=0.9)
     assert not result.changed
     assert result.misses[0].startswith("tuning didn't lower the loss on held-out batches")
     for name, constant in graph.constants.items():

@@ -149,4 +149,4 @@ def test_without_data_or_with_blocks_that_no_runtime_knows_it_is_refused(layers:
     with pytest.raises(UsageError, match="gptq needs to know what layers read and got no inputs"):
         applied(Gptq(), layers, [])
     with pytest.raises(UsageError, match="option block of pass gptq must be 0 or a power of two from 16, not 48"):
-        Gptq(block=48)
+        applied(Gptq(block=48), layers, batches(1))
