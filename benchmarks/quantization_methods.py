@@ -26,7 +26,15 @@ PIPELINES: Mapping[str, Mapping[str, str]] = {
 }
 """What planish is asked for by scheme, after `cleanup,fuse`, and needs no data."""
 
-CALIBRATED_PIPELINES: Mapping[str, Mapping[str, str]] = {}
+_AWQ_GPTQ = "awq{{bits={0},block={1},skip=*lm_head*}},gptq{{bits={0},block={1},skip=*lm_head*}}"
+CALIBRATED_PIPELINES: Mapping[str, Mapping[str, str]] = {
+    scheme: {"planish, awq, gptq": pipeline, "planish, awq, gptq, tuned": f"{pipeline},tune-scales"}
+    for scheme, pipeline in {
+        "int4 in blocks of 64": _AWQ_GPTQ.format(4, 64),
+        "int4 by row": _AWQ_GPTQ.format(4, 0),
+        "int3 in blocks of 64": _AWQ_GPTQ.format(3, 64),
+    }.items()
+}
 """What planish is asked for by scheme and looks at calibration data for."""
 
 ROUNDING = "rounding"
