@@ -77,7 +77,9 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
         return st.sampled_from(option.choices)
     if not option.bounds:
         return VALUES[option.type]
-    numbers = st.floats(0, 1) | st.floats(-2, 100) if option.type is float else st.integers(-2, 9) | st.integers(-2, 100)
+    numbers = (
+        st.floats(0, 1) | st.floats(-2, 100) if option.type is float else st.integers(-2, 9) | st.integers(-2, 100)
+    )
     return numbers.filter(partial(is_allowed, option))
 
 
