@@ -48,6 +48,7 @@ class WeightRounding(Pass):
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
     bits: Annotated[int, Interval(ge=2, le=8)] = 4
     block: Annotated[int, Ge(0)] = 64
+    required: bool = True
 
     def require(self, context: PassContext) -> None:
         require_calibration(self.name, context)

@@ -37,6 +37,7 @@ LISTED = {
     "ir/analysis/dependencies.py": "rules of the analysis",
     "ir/opset.py": "which operators a version of the standard changed",
     "backends/tvm/support.py": "what TVM's backend does with them",
+    "passes/quantization/logarithms.py": "which operators hand on how large a value is",
     "passes/quantization/plan.py": "which operators have integer kernels that rescale",
 }
 """Files with lists of operators that say something else than what the operators compute."""
