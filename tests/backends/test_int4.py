@@ -8,19 +8,26 @@ from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
 from planish.backends.tvm.backend import Tvm
 from planish.frontends.onnx import read_onnx
+from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 
 EMBEDDING = "461"
 """The model's name of it."""
 
 
+@pytest.fixture(scope="module")
+def graphs(minilm_file) -> tuple[Graph, Graph]:
+    """A sentence encoder in float32, and with weights in 4 bits."""
+    graph = read_onnx(minilm_file)
+    return graph, planish.optimize(graph, "cleanup,fuse,quantize{scheme=int4}").graph
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
-def test_a_bert_stays_close_to_float(minilm_file, target, tmp_path, backend: str) -> None:
+def test_a_bert_stays_close_to_float(graphs: tuple[Graph, Graph], target, tmp_path, backend: str) -> None:
     """Embeddings of sentences of random tokens. ONNX Runtime rounds activations to 8 bits, block by block."""
     if backend == "tvm":
         pytest.importorskip("tvm")
-    graph = read_onnx(minilm_file)
-    small = planish.optimize(graph, "cleanup,fuse,quantize{scheme=int4}").graph
+    graph, small = graphs
     assert sum(node.operator == "com.microsoft::MatMulNBits" for node in small.nodes) == 18
     compiler = Tvm(checks_kernels=False) if backend == "tvm" else find_backend(backend)
     write_artifact(tmp_path / "dist", small, compiler, target)
