@@ -15,7 +15,7 @@ from planish.ir.graph import Graph
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 Feeds = Mapping[str, np.ndarray]
 Outputs = Sequence[Sequence[np.ndarray]]
-"""Of each batch, the arrays that a model returns."""
+"""The arrays that a model returns, for each batch."""
 
 Score = Callable[[Outputs, Outputs], np.ndarray]
 """From a model's outputs and the float model's, one number for each example, of which the mean counts."""

@@ -7,7 +7,7 @@ from ...ir.types import DType
 from ...passes.legalization.block_offsets import with_block_sums
 from ...passes.legalization.expansions.attention import is_shortened
 from ...passes.legalization.expansions.casts import is_miscast
-from ...passes.legalization.expansions.integers import NIBBLE_PRODUCT
+from ...passes.legalization.expansions.integers import MATMUL_NBITS
 from ...passes.legalization.expansions.recurrent import is_batch_first
 from ...passes.legalization.expansions.runtime import (
     divides_least,
@@ -39,7 +39,8 @@ def _is_of_recurrence(node: Node) -> bool:
 
     ONNX Runtime folds all operators but this one.
     """
-    return all(has_trait(use.node.operator, Trait.RECURRENT) for use in node.output.uses)
+    readers = {use.node.operator for use in node.output.uses}
+    return bool(readers) and all(has_trait(reader, Trait.RECURRENT) for reader in readers)
 
 
 def _may_sum_nothing(node: Node) -> bool:
@@ -75,7 +76,7 @@ SUPPORT = Support(
         "RNN": is_batch_first,
         "Range": is_of_vectors,
         "Resize": is_unaligned,
-        NIBBLE_PRODUCT: _lacks_blocks,
+        MATMUL_NBITS: _lacks_blocks,
         "SwiGLU": lambda node: True,
         "Swish": lambda node: True,
         "ai.onnx.preview::FlexAttention": lambda node: True,
@@ -84,7 +85,7 @@ SUPPORT = Support(
         "Attention": adjustment,
         "GRU": never_empty,
         "LSTM": never_empty,
-        NIBBLE_PRODUCT: with_block_sums,
+        MATMUL_NBITS: with_block_sums,
         "ai.onnx.ml::TreeEnsemble": untransformed,
     },
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),

@@ -12,7 +12,7 @@ from ...passes.legalization.block_offsets import with_block_sums
 from ...passes.legalization.expansion import Expansion
 from ...passes.legalization.expansions import EXPANSIONS
 from ...passes.legalization.expansions.attention import is_plain
-from ...passes.legalization.expansions.integers import NIBBLE_PRODUCT, ROW_QUANTIZER
+from ...passes.legalization.expansions.integers import MATMUL_NBITS, ROW_QUANTIZER
 from ...passes.legalization.expansions.layers import is_interleaved, is_padded, is_padded_to_size
 from ...passes.legalization.expansions.runtime import is_of_vectors
 from ...passes.legalization.support import Support
@@ -182,12 +182,12 @@ SUPPORT = Support(
         "QuantizeLinear": lambda node: not _is_on_grid(node),
         "RMSNormalization": lambda node: not _is_normalized_by_row(node),
         "SpaceToDepth": lambda node: node.attributes.get("mode", "DCR") == "CRD",
-        NIBBLE_PRODUCT: lambda node: not is_nibble_product(node) and with_block_sums(node) is None,
+        MATMUL_NBITS: lambda node: not is_nibble_product(node) and with_block_sums(node) is None,
         ROW_QUANTIZER: lambda node: not _is_of_known_rows(node),
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
-    adjusted={NIBBLE_PRODUCT: with_block_sums, "Transpose": _untied},
+    adjusted={MATMUL_NBITS: with_block_sums, "Transpose": _untied},
     domains=frozenset({"planish"}),
     unheld=_unheld,
     uncomputed=_uncomputed,

@@ -6,7 +6,7 @@ from ...ir.block_weight import BlockWeight
 from ...ir.builder import Builder
 from ...ir.graph import Node, Value
 from .expansion import Expansion
-from .expansions.integers import NIBBLE_PRODUCT
+from .expansions.integers import MATMUL_NBITS
 
 
 def with_block_sums(node: Node) -> Expansion | None:
@@ -27,5 +27,5 @@ def _summed_by_blocks(op: Builder, node: Node) -> Value:
     scheme, blocks = weight.scheme, len(weight.scales)
     sums = op.ReduceSum(op.Reshape(x, [*[0] * (x.type.rank - 1), blocks, scheme.block]), [-1], keepdims=0)
     offsets = op.constant((scheme.codes // 2 - weight.zero_points) * weight.scales, node.operand(3).name)
-    product = op(NIBBLE_PRODUCT, *node.inputs[:3], None, *node.inputs[4:], **node.attributes)
+    product = op(MATMUL_NBITS, *node.inputs[:3], None, *node.inputs[4:], **node.attributes)
     return op.Add(product, op.MatMul(sums, offsets))

@@ -55,7 +55,7 @@ class Awq(Pass):
 
         def visit(layers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
             source, place = channel_source(layers), layers[0].node.location
-            if any(layer.is_turned or layer.weight.use_count > 1 for layer in layers):
+            if any(layer.shares_weight for layer in layers):
                 source = "others read the same weight"
             if isinstance(source, str):
                 misses.append(f"{place}: its channels aren't scaled: {source}")

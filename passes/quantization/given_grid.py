@@ -8,7 +8,7 @@ import numpy as np
 from ...ir.block_weight import BlockScheme, BlockWeight, in_blocks
 
 _TOLERANCE = 4 * np.finfo(np.float32).eps
-"""Of the largest number in a block: what two roundings of floats explain."""
+"""The share of the largest number in a block that two roundings of floats explain."""
 _FIRST = 64
 """Columns that are looked at first, since most weights lie on no grid."""
 

@@ -42,6 +42,11 @@ class Layer:
         return self.axis == 0 and any(use.node.operator == "Gather" and not use.index for use in self.weight.uses)
 
     @property
+    def shares_weight(self) -> bool:
+        """Whether others read the weight too, or a Transpose of it, so that a changed one would be held beside it."""
+        return self.is_turned or self.weight.use_count > 1
+
+    @property
     def is_turned(self) -> bool:
         """Whether a MatMul reads the weight through a Transpose."""
         return self.node.operator == "MatMul" and self.axis == 0

@@ -8,7 +8,6 @@ import numpy as np
 from annotated_types import Ge
 
 from ...ir.block_weight import BlockScheme, BlockWeight
-from ...ir.errors import UsageError
 from ...ir.graph import Constant, Graph
 from ...ir.quantization import QuantParams
 from ...ir.types import DType
@@ -26,6 +25,7 @@ from .logarithms import before_logarithms
 from .observers import OBSERVERS
 from .plan import make_plan
 from .recurrent import quantize_recurrent
+from .round_weights import check_block
 from .smooth import smooth
 from .static import StaticQuantizer
 from .weights import quantize_weights
@@ -93,8 +93,7 @@ class Quantize(Pass):
         Raises:
             UsageError: no runtime knows such blocks.
         """
-        if self.block and (self.block < 16 or self.block.bit_count() != 1):
-            raise UsageError(f"option block of pass quantize must be 0 or a power of two from 16, not {self.block}")
+        check_block(self.name, self.block)
         return BlockScheme(_WEIGHT_BITS[self.scheme], self.block, self.symmetric)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:

@@ -64,7 +64,7 @@ def smooth(
     """
     groups: dict[Value, list[Layer]] = {}
     for layer in layers:
-        if layer.node.operator != "Conv" and layer.x not in plan.returned and not _is_tied(layer):
+        if layer.node.operator != "Conv" and layer.x not in plan.returned and not layer.shares_weight:
             groups.setdefault(layer.x, []).append(layer)
     seen = _observe(graph, groups, batches, context)
     changed: dict[Layer, Layer] = {}
@@ -76,11 +76,6 @@ def smooth(
             count += 1
     drop_unused(graph, [layer.weight for layer in changed])
     return [changed.get(layer, layer) for layer in layers], count
-
-
-def _is_tied(layer: Layer) -> bool:
-    """Whether others read the layer's weight, which would be held twice if one of them had it multiplied."""
-    return layer.is_turned or layer.weight.use_count > 1
 
 
 def _observe(

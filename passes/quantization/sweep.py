@@ -27,7 +27,7 @@ HELD_OUT = 4
 """One in how many batches judges roundings and is not looked at when they are made."""
 
 _MOST_BYTES = 1 << 28
-"""Of values between layers, of all batches together, that are kept in memory."""
+"""The bytes of values between layers, for all batches together, that are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)

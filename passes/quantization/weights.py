@@ -8,7 +8,7 @@ from ...ir.block_weight import BlockWeight
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
 from ...ir.types import DType
-from ..legalization.expansions.integers import NIBBLE_PRODUCT
+from ..legalization.expansions.integers import MATMUL_NBITS
 from .embeddings import Lookup
 from .layers import Layer, WeightKey, drop_unused, float_inputs
 
@@ -43,7 +43,7 @@ def quantize_weights(
         k, n = weight.codes.shape
         x = layer.node.inputs[0]  # by now perhaps what a layer before was rewritten to
         y = op(
-            NIBBLE_PRODUCT,
+            MATMUL_NBITS,
             x,
             *inputs,
             *beside,

@@ -16,7 +16,7 @@ COLUMNS, ROWS = 33, 5
 BLOCKS = (16, 32, 48, 64, 128, 256, 512)
 ZERO_POINTS = ("none", "uint8", "float32")
 LEVELS = (0, 4)
-"""Of accuracy: with 4, ONNX Runtime may put activations on grids of 8 bits."""
+"""Levels of accuracy: with 4, ONNX Runtime may put activations on grids of 8 bits."""
 
 
 def weight_of(bits: int, block: int, zero_points: str, depth: int, random: np.random.Generator) -> BlockWeight:

@@ -12,7 +12,7 @@ from ....ir.graph import Node, Value
 from ....ir.types import DType
 from ..expansion import Expansion, attribute, cast, size_of
 
-NIBBLE_PRODUCT = "com.microsoft::MatMulNBits"
+MATMUL_NBITS = "com.microsoft::MatMulNBits"
 ROW_QUANTIZER = "planish::DynamicQuantizeRows"
 _CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _MOST_EXACT = 2**24 // 255**2
@@ -188,7 +188,7 @@ EXPANSIONS: dict[str, Expansion] = {
     "ConvInteger": _conv_integer,
     "DequantizeLinear": _dequantize,
     "MatMulInteger": _matmul_integer,
-    NIBBLE_PRODUCT: _product_of_few_bits,
+    MATMUL_NBITS: _product_of_few_bits,
     ROW_QUANTIZER: _dynamic_quantize_rows,
     "QLinearConv": _quantized_conv,
     "QLinearMatMul": _quantized_matmul,

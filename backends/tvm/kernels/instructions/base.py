@@ -1,12 +1,13 @@
 """What GEMMs and convolutions ask of an instruction: to support another one is to write a class like its neighbours."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
 
 
-class Instruction:
+class Instruction(ABC):
     """An instruction, or a few, that add products to a vector of accumulators.
 
     The left factors are the same for all accumulators, the right ones are weights of their own.
@@ -44,10 +45,10 @@ class Instruction:
         *outer, columns, together = weights.shape
         return np.ascontiguousarray(weights, self.rhs_dtype).reshape(*outer, columns * together)
 
+    @abstractmethod
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         """Return the left operands of `multiply_add` for neighbouring elements, one for each `k_per_instruction`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """Add to each sum the products of the left factors with the weights of its lane."""
-        raise NotImplementedError

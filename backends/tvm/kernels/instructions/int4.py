@@ -1,5 +1,6 @@
 """Codes in 4 bits, eight of them in a word, unpacked in registers and multiplied as floats or as bytes."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -41,9 +42,9 @@ class Int4(Instruction):
         """Return zero points from 0 to 15 in their type."""
         return zero_points.astype(self.zero_point_dtype)
 
+    @abstractmethod
     def unpack(self, words: tirx.Expr, step: int) -> tirx.Expr:
         """Return the right factors of one of the steps of a vector of words."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
