@@ -129,6 +129,7 @@ def said(python: str, folder: Path, *commands: Sequence[str | Path]) -> list[tup
     ]
 
 
+@pytest.mark.wide
 def test_without_extras_a_model_is_built_and_what_needs_an_extra_names_it(core_python, tmp_path):
     save(parse_graph(DECODER), tmp_path / "decoder.planish")
     save(parse_graph(MATCHER), tmp_path / "matcher.planish")
@@ -149,6 +150,7 @@ def test_without_extras_a_model_is_built_and_what_needs_an_extra_names_it(core_p
         assert (code, expected[command][1] in text) == (expected[command][0], True), f"{command}: {text}"
 
 
+@pytest.mark.wide
 def test_a_part_of_an_extra_that_is_missing_is_said(python_without, tmp_path, monkeypatch):
     pytest.importorskip("tvm")
     monkeypatch.delenv("PLANISH_CACHE", raising=False)

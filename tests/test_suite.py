@@ -68,6 +68,7 @@ def test_a_test_that_kills_its_process_or_never_ends_fails_by_name_and_the_other
     assert "Timeout" in ran.stderr and "in test_planted" in ran.stderr
 
 
+@pytest.mark.wide
 def test_a_run_ends_where_every_process_dies(tmp_path: Path) -> None:
     ran = run(tmp_path, ["abort"] * 6, "--max-worker-restart=2")
     assert ran.returncode == pytest.ExitCode.TESTS_FAILED, ran.stderr

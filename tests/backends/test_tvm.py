@@ -179,7 +179,10 @@ def transformer_layer(op, x):
 
 @pytest.mark.parametrize(
     ("build", "dims"),
-    [(scaled_pools, ("batch", 3, "height", "width")), (transformer_layer, ("batch", "length", 32))],
+    [
+        pytest.param(scaled_pools, ("batch", 3, "height", "width"), marks=pytest.mark.wide),
+        (transformer_layer, ("batch", "length", 32)),
+    ],
 )
 def test_the_same_graph_gives_the_same_library(make_graph, target, tmp_path, build, dims) -> None:
     graph = make_graph(build, *dims)

@@ -24,6 +24,7 @@ def measured(path: Path) -> dict[str, dict[str, object]]:
     return kernels
 
 
+@pytest.mark.wide
 def test_a_model_is_tuned_and_built_by_what_was_found(folder: Path) -> None:
     result = planish("tune", "net.planish", "-o", "tuned.json", "--budget", "30", "--json")
     assert result.exit_code == 0, result.stderr

@@ -18,6 +18,7 @@ from planish.driver.user_code import isolated_imports, resolve
 from planish.ir.errors import ModelError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
+pytestmark = pytest.mark.wide  # it is built and installed
 BUILT = {"onnxruntime": "net.onnx", "tvm": "net.planish"}
 """The file of the model that each backend builds."""
 

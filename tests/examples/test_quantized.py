@@ -40,11 +40,16 @@ def quantized(example, known: dict[Path, Graph]) -> Graph:
 
 
 WAYS = [
-    pytest.param(name, backend, marks=[pytest.mark.slow] if (name, backend) == ("ocr", "tvm") else [])
-    for name in ("digits", "minilm", "ocr")
-    for backend in ("onnxruntime", "tvm")
+    pytest.param(name, backend, marks=marks)
+    for name, backend, marks in (
+        ("digits", "onnxruntime", ()),
+        ("digits", "tvm", ()),
+        ("minilm", "onnxruntime", pytest.mark.wide),
+        ("minilm", "tvm", pytest.mark.wide),
+        ("ocr", "onnxruntime", pytest.mark.wide),
+        ("ocr", "tvm", pytest.mark.slow),  # where an image's width isn't known, TVM has no kernels but its own
+    )
 ]
-"""Where an image's width isn't known, TVM has no kernels but its own, which take minutes."""
 
 
 @pytest.fixture

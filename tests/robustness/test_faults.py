@@ -12,7 +12,7 @@ pytest.importorskip("tvm")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("each", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.wide), pytest.param(4, marks=pytest.mark.slow)])
 def test_a_few_builds_of_each_fault(each: int) -> None:
     kinds = {"kills": each, "interrupts": each, "swaps": 4 * each, "sizes": each, "rounds": 1}
     counts = [word for kind, count in kinds.items() for word in (f"--{kind}", str(count))]

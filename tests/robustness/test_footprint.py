@@ -87,6 +87,7 @@ def changed(lines: list[str], folder: Path) -> set[Path]:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace isn't installed")
+@pytest.mark.wide
 def test_a_build_and_its_artifact_write_where_they_may_and_reach_no_network(tmp_path: Path) -> None:
     user = tmp_path / "user"
     user.mkdir()

@@ -28,8 +28,9 @@ def test_threads_get_what_one_alone_gets(backend: str) -> None:
     }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("cycles", [4, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("backend", ["tvm", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["tvm", "onnxruntime"])
 def test_nothing_but_memory_is_held_for_models_that_were_dropped(backend: str, cycles: int) -> None:
     """How much of that can only be told after many more."""
     name = f"{backend}:float32:same"

@@ -24,39 +24,32 @@ Build: TypeAlias = Callable[..., Value | Sequence[Value]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run each case for at most every third target, and with sizes of one form, in turn; `-m slow` runs the others.
+    """Run one case of each test, for targets and for sizes of both forms in turn.
 
-    Where a test crosses several parameters, each value of each occurs, and further combinations are slow.
+    The others are wide.
     """
-    tests: defaultdict[tuple[Path, str], defaultdict[str, list[tuple[str, str, pytest.Item]]]]
-    tests = defaultdict(lambda: defaultdict(list))
+    tests: defaultdict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
     for item in (item for item in items if item.path.parent == Path(__file__).parent):
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        target, form = params.get("target") or params.get("agree_on", ""), params.get("sizes", "")
-        if (target or form) and ("target" not in params or _runs_here(target)):
-            case = item.name.partition("[")[2].replace(target, "", 1).replace(form, "", 1)
-            tests[item.path, item.originalname][case].append((target, form, item))
-    for cases in tests.values():
-        for place in _crossed([variants[0] for variants in cases.values()]):
-            for _, _, item in cases.pop(list(cases)[place]):
-                item.add_marker(pytest.mark.slow)
-        for number, variants in enumerate(cases.values()):
-            targets, forms = (list(dict.fromkeys(column)) for column in list(zip(*variants, strict=True))[:2])
-            for target, form, item in variants:
-                place = targets.index(target)
-                is_other_target = len(cases) > 1 and (number + place) % min(len(targets), 3)
-                is_other_form = len(forms) > 1 and (number // min(len(targets), 2) + place + forms.index(form)) % 2 == 0
-                if is_other_target or is_other_form:
-                    item.add_marker(pytest.mark.slow)
+        if (_target(item) or _form(item)) and _runs_here(_target(item) or "native"):
+            tests[item.path, item.originalname].append(item)
+    for number, cases in enumerate(tests.values()):
+        ways = list(dict.fromkeys((_target(item), _form(item)) for item in cases))
+        kept = next(item for item in cases if (_target(item), _form(item)) == ways[number % len(ways)])
+        for item in cases:
+            if item is not kept:
+                item.add_marker(pytest.mark.wide)
 
 
-def _crossed(cases: Sequence[tuple[str, str, pytest.Item]]) -> list[int]:
-    """The places of cases whose values others have, the last first: those beside the diagonal of the values' grid."""
-    names = [[name for name in item.callspec._idlist if name not in (target, form)] for target, form, item in cases]
-    orders = [{name: place for place, name in enumerate(dict.fromkeys(column))} for column in zip(*names, strict=True)]
-    rows = [tuple(order[name] for order, name in zip(orders, row, strict=True)) for row in names]
-    diagonal = {tuple(step % len(order) for order in orders) for step in range(max(map(len, orders), default=1))}
-    return [place for place in reversed(range(len(rows))) if rows[place] not in diagonal]
+def _target(item: pytest.Item) -> str:
+    return _parameters(item).get("target") or _parameters(item).get("agree_on", "")
+
+
+def _form(item: pytest.Item) -> str:
+    return _parameters(item).get("sizes", "")
+
+
+def _parameters(item: pytest.Item) -> dict[str, str]:
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 @cache

@@ -154,7 +154,7 @@ def left_in(folder: Path) -> set[str]:
     ("planted", "kernel", "instead"),
     [
         ("int8_dot", "integer_gemm_", "without the machine's special instructions"),
-        pytest.param("vector_math", "gemm_", "TVM's own kernels take its place", marks=pytest.mark.slow),
+        pytest.param("vector_math", "gemm_", "TVM's own kernels take its place", marks=pytest.mark.wide),
     ],
 )
 def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
@@ -172,7 +172,7 @@ def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
     assert left_in(folder) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, plant) -> None:
     plant("library")
     with pytest.raises(
@@ -185,7 +185,7 @@ def test_where_there_is_no_plainer_kernel_the_build_ends(graph, target, folder, 
     assert left_in(folder) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_where_there_is_no_plainer_kernel_auto_takes_the_other_backend(small, folder, plant, monkeypatch) -> None:
     plant("library")
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
@@ -213,7 +213,7 @@ def test_a_linker_that_dies_is_told_with_its_last_words(small, target, folder, m
     assert left_in(folder) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_tuning_ends_over_a_kernel_that_is_died_over(graph, folder, plant) -> None:
     plant("vector_math")
     save(graph, folder / "net.planish")
@@ -233,6 +233,7 @@ def test_a_bug_over_there_is_told_as_one(folder) -> None:
     assert "Traceback" in caught.value.__notes__[0]
 
 
+@pytest.mark.wide
 def test_a_process_gives_way_to_a_new_one_after_enough_work(small, target, folder, monkeypatch) -> None:
     def serving() -> int:
         write_artifact(folder / "dist", small, find_backend("tvm"), target)
@@ -247,6 +248,7 @@ def test_a_process_gives_way_to_a_new_one_after_enough_work(small, target, folde
     assert serving() != first
 
 
+@pytest.mark.wide
 def test_a_process_that_is_left_alone_erases_its_own_folder_and_no_other(folder) -> None:
     scratch, kept = folder / "tmp" / "scratch", folder / "tmp" / "kept"
     scratch.mkdir()
@@ -264,7 +266,7 @@ def test_a_process_that_is_left_alone_erases_its_own_folder_and_no_other(folder)
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM))]
+    "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.wide) for one in (signal.SIGINT, signal.SIGTERM))]
 )
 def test_an_interrupt_ends_the_work(small, folder, number) -> None:
     """And the process that does it, with the linker that it has started; it erases what is left even after a kill."""
@@ -304,7 +306,7 @@ def _lives(file: Path) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_a_build_tells_of_a_plainer_kernel(graph, folder, plant) -> None:
     plant("int8_dot")
     save(graph, folder / "net.planish")

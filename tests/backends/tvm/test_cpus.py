@@ -87,6 +87,7 @@ CPUS = {
 """Graphs, for some CPUs, whose kernels differ by what the CPU hides."""
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", CPUS)
 def test_no_instruction_is_foreign(name: str, target_of, tmp_path: Path) -> None:
     cpu = descriptions()[name]

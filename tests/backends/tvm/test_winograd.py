@@ -109,6 +109,7 @@ def test_it_is_taken_where_it_saves_time() -> None:
     assert side(56, 64, groups=2) is None
 
 
+@pytest.mark.wide
 def test_networks_of_it(agree) -> None:
     """Padding of every kind, long epilogues, groups beside them, and a batch of any number."""
     first, second, third = tensor(64, 24, 3, 3) / 15, tensor(64, 32, 3, 3) / 17, tensor(40, 64, 3, 3) / 24

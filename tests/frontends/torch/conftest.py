@@ -1,6 +1,7 @@
 """Lowerings are tested by families: one module returns many functions' results, since a trace costs more than a run."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,16 @@ from planish.ir.verify import verify
 
 Functions: TypeAlias = Mapping[str, Callable[..., Any]]
 Inputs: TypeAlias = Callable[[int], tuple[Tensor, ...]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trace each family with a batch of any size, which stands for a fixed one."""
+    traced = [item for item in items if item.path.parent == Path(__file__).parent]
+    default = {(item.path, item.name) for item in traced if not item.get_closest_marker("slow")}
+    for item in traced:
+        if item.name.endswith("fixed]") and (item.path, item.name.replace("fixed", "symbolic")) in default:
+            item.add_marker(pytest.mark.wide)
 
 
 class Every(nn.Module):

@@ -66,7 +66,9 @@ def pictures(seed: int) -> list[Tensor]:
     return [torch.rand(shape, generator=generator) for shape in IMAGES]
 
 
-@pytest.mark.parametrize("make", [pytest.param(mask_rcnn, marks=pytest.mark.slow), ssd])
+@pytest.mark.parametrize(
+    "make", [pytest.param(mask_rcnn, marks=pytest.mark.slow), pytest.param(ssd, marks=pytest.mark.wide)]
+)
 def test_a_detector_finds_what_it_finds_in_torch(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = make().eval()

@@ -67,6 +67,7 @@ def test_types_are_found_without_data(cases: list[Case]) -> None:
     _check_types(single, _run_on_meta)
 
 
+@pytest.mark.wide
 def test_types_are_found_from_symbolic_sizes(cases: list[Case]) -> None:
     fullest: dict[str, Case] = {}  # the case of each operator that sets most attributes: torch's algebra is slow
     for case in sorted(filter(_is_typed, cases), key=lambda case: len(case.model.graph.node[0].attribute)):

@@ -96,6 +96,7 @@ def cases() -> dict[str, list[Fragment]]:
     return found
 
 
+@pytest.mark.wide
 def test_elementwise_operators_are_those_that_keep_what_was_not_changed(cases: dict[str, list[Fragment]]) -> None:
     random, found = np.random.default_rng(0), set[str]()
     seen = set[str]()

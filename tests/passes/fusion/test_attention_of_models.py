@@ -97,12 +97,13 @@ def build(name: str, attention: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return First(getattr(transformers, f"{kind}Model")(config), list(inputs)).eval(), tuple(inputs.values())
 
 
+DIFFERENT = ("bert", "llama", "t5")
+"""Attention is spelled in the others as in one of these."""
 WAYS = [
-    pytest.param(name, way, marks=[pytest.mark.slow] if way == "eager" and name not in ("bert", "llama", "t5") else [])
+    pytest.param(name, way, marks=[] if name in DIFFERENT else [pytest.mark.wide])
     for name in MODELS
     for way in ("sdpa", "eager")
 ]
-"""How attention is spelled in each model: in the open, the others' is that of these three."""
 
 
 @pytest.mark.parametrize(("name", "attention"), WAYS)
