@@ -1,36 +1,47 @@
 """Low-rank factorization: a wide layer becomes two narrow ones where that takes fewer multiply-adds."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Interval, Unit
 
-from ...ir.graph import Graph, Node, Value
-from ..base import Effect, Feeds, Pass, PassContext, PassResult
-from .matrix import channel_axis, read_matrix, split_node
+from ...ir.graph import Graph, Node
+from ..base import Effect, Pass, PassContext, PassResult
+from ..debug_counter import DebugCounter
+from ..judge import Judge, split
+from .decomposition import Decomposition, Inputs, decompose, lost
+from .inputs import observe_inputs
+from .matrix import add_to_bias, bias_place, read_matrix, split_node
 
-if TYPE_CHECKING:  # listing the passes must not import torch
-    from torch import Tensor
-
-_DAMPING = 0.01
-"""The share of the mean second moment that is added to each, as in GPTQ's Hessian (Frantar et al., ICLR 2023)."""
+_ENERGY = 0.95
+"""The energy that is kept where there are no data to say more."""
+_SHARES = tuple(2.0**-power for power in range(2, 12))
+"""The shares of what varies in a layer's output that may be lost, the most first."""
+_LEAST_GAIN = 0.1
+"""The share of a layer's multiply-adds below which two layers take as long as one."""
 
 
 @dataclass(frozen=True)
 class Factorization(Pass):
     """Split linear layers and 1x1 convolutions into two by a truncated singular value decomposition.
 
-    With calibration data the error is weighed by the second moment of the layer's input, so that what is lost is the
-    least of the layer's output, not of its weight (Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR
-    2025).
+    With calibration data the error is weighed by what the layer reads, so that the least of its output is lost, not of
+    its weight (Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025). Only what varies counts: the
+    mean of what is lost goes into the bias, where there can be one.
+
+    With calibration data and none of `energy`, `rank` and `ratio`, as much as possible is taken from all layers alike,
+    as long as the outputs stay within `max_drop` on batches that were held out.
 
     Attributes:
-        energy: of the squared singular values that is kept; it sets the rank of each layer.
+        energy: of the variance of each layer's output, on batches that were held out, or without data of the squared
+            singular values, that is kept; it sets the rank of each layer. 0 leaves it to `max_drop`, and is 0.95
+            without data.
         rank: the same rank for every layer instead; 0 leaves it to the others.
-        ratio: of each layer's multiply-adds that is removed instead; 0 leaves it to the energy.
+        ratio: of each layer's multiply-adds that is removed instead; 0 leaves it to the others.
+        max_drop: in percent: of rows of an output of classes whose largest element is elsewhere than before; of other
+            outputs, 100 (1 - cosine). The output that loses most counts.
     """
 
     name: ClassVar[str] = "factorize"
@@ -38,75 +49,111 @@ class Factorization(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"float"})
     after: ClassVar[tuple[str, ...]] = ("fold-constants",)
 
-    energy: Annotated[float, Interval(gt=0, le=1), Unit("1")] = 0.95
+    energy: Annotated[float, Interval(ge=0, le=1), Unit("1")] = 0.0
     rank: Annotated[int, Ge(0)] = 0
     ratio: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
+    max_drop: Annotated[float, Interval(gt=0, le=100), Unit("%")] = 1.0
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        layers = [
-            (node, matrix)
-            for node in graph.nodes
-            if context.selects(node) and (matrix := read_matrix(node)) is not None
-        ]
-        moments = _input_moments(graph, [node for node, _ in layers], context.calibration)
+        fitted, held_out = split(context.calibration)
+        matrices = {
+            node: matrix for node in graph.nodes if context.selects(node) and (matrix := read_matrix(node)) is not None
+        }
+        inputs = observe_inputs(graph, list(matrices), fitted, context)
+        layers = [_Layer.of(node, matrix, inputs.get(node)) for node, matrix in matrices.items()]
+        if self.rank or self.ratio:
+            ranks = {layer.node: self._rank(*layer.matrix.shape) for layer in layers}
+        elif self.energy or not held_out:
+            unseen = observe_inputs(graph, list(matrices), held_out, context)
+            share = 1 - (self.energy or _ENERGY)
+            ranks = {layer.node: layer.rank_within(share, unseen.get(layer.node)) for layer in layers}
+        else:
+            ranks = self._within(graph, context, layers, Judge(graph, held_out))
+        return self._split(graph, context, layers, ranks)
+
+    def _rank(self, rows: int, columns: int) -> int:
+        """The rank of a layer's weight that was asked for."""
+        return min(self.rank, rows, columns) or max(1, int((1 - self.ratio) * rows * columns / (rows + columns)))
+
+    def _within(self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], judge: Judge) -> dict[Node, int]:
+        """The ranks that lose the greatest share of each layer's output with which the outputs stay within bounds."""
+        scratch = replace(context, counter=DebugCounter())
+        found: dict[Node, int] = {}
+        low, high = 0, len(_SHARES)
+        while low < high:
+            tried = (low + high) // 2
+            context.progress("factorize: judging", tried, len(_SHARES))
+            ranks = {layer.node: layer.rank_within(_SHARES[tried], layer.inputs) for layer in layers}
+            copy = graph.clone()
+            twins = dict(zip(graph.nodes, copy.nodes, strict=True))
+            moved = [replace(layer, node=twins[layer.node]) for layer in layers]
+            self._split(copy, scratch, moved, {twins[node]: rank for node, rank in ranks.items()})
+            if judge.judge(copy).drop <= self.max_drop:
+                found, high = ranks, tried
+            else:
+                low = tried + 1
+        return found
+
+    def _split(
+        self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], ranks: Mapping[Node, int]
+    ) -> PassResult:
         misses: list[str] = []
         count = 0
-        for done, (node, matrix) in enumerate(layers):
-            context.progress("factorize", done, len(layers))
-            first, second = self._factors(matrix, moments.get(node))
-            rank, (rows, columns) = first.shape[1], matrix.shape
-            if rank * (rows + columns) < rows * columns:
-                if context.applies("split", node):
-                    split_node(graph, node, first, second)
-                    count += 1
-            else:
+        for done, layer in enumerate(layers):
+            context.progress(self.name, done, len(layers))
+            rank, (rows, columns) = ranks.get(layer.node), layer.matrix.shape
+            most = (1 if self.rank or self.ratio else 1 - _LEAST_GAIN) * rows * columns / (rows + columns)
+            if rank is None:
+                misses.append(f"{layer.node.location}: no rank keeps the outputs within {self.max_drop:g} %")
+            elif rank >= most:
                 misses.append(
-                    f"{node.location}: rank {rank} of its {rows} x {columns} weight saves no multiply-adds, "
-                    f"for that it takes less than {rows * columns / (rows + columns):.0f}"
+                    f"{layer.node.location}: rank {rank} of its {rows} x {columns} weight saves no time, "
+                    f"for that it takes less than {most:.0f}"
                 )
+            elif context.applies("split", layer.node):
+                layer.split(graph, rank)
+                count += 1
         return PassResult({self.name: count}, misses)
 
-    def _factors(self, matrix: np.ndarray, moment: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Two matrices whose product is near one of shape [inputs, outputs], of the rank that the options ask for."""
-        matrix = matrix.astype(np.float64)
-        root = None if moment is None else np.linalg.cholesky(moment).T
-        left, values, right = np.linalg.svd(matrix if root is None else root @ matrix, full_matrices=False)
-        rank = self._rank(values, *matrix.shape)
-        scale = np.sqrt(values[:rank])
-        first, second = left[:, :rank] * scale, scale[:, None] * right[:rank]
-        return first if root is None else np.linalg.solve(root, first), second
 
-    def _rank(self, values: np.ndarray, rows: int, columns: int) -> int:
-        if self.rank:
-            return min(self.rank, len(values))
-        if self.ratio:
-            return max(1, int((1 - self.ratio) * rows * columns / (rows + columns)))
-        energy = np.cumsum(np.square(values))
-        return 1 + int(np.searchsorted(energy, self.energy * energy[-1]))
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer that may be split.
 
+    Attributes:
+        node: that multiplies by the weight.
+        matrix: the weight, `[K, N]`.
+        inputs: what it reads, where there are data.
+        parts: the weight as a product.
+    """
 
-def _input_moments(graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds]) -> dict[Node, np.ndarray]:
-    """The damped second moment of each layer's input over calibration data, [inputs, inputs]; none without data."""
-    if not batches:
-        return {}
-    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+    node: Node
+    matrix: np.ndarray
+    inputs: Inputs | None
+    parts: Decomposition
 
-    reads = {node: (node.inputs[0], channel_axis(node)) for node in nodes}
-    axes: defaultdict[Value | None, set[int]] = defaultdict(set)
-    for value, axis in reads.values():
-        axes[value].add(axis)
-    sums: dict[tuple[Value | None, int], np.ndarray] = {}
+    @classmethod
+    def of(cls, node: Node, matrix: np.ndarray, inputs: Inputs | None) -> "_Layer":
+        weighed = None if inputs is None else inputs.covariance if bias_place(node) else inputs.moment
+        return cls(node, matrix, inputs, decompose(matrix, weighed))
 
-    def observe(value: Value, tensor: "Tensor") -> None:
-        for axis in axes.get(value, ()):
-            rows = tensor.movedim(axis, -1).flatten(0, -2).double()
-            sums[value, axis] = sums.get((value, axis), 0.0) + (rows.T @ rows).numpy()
+    def rank_within(self, share: float, inputs: Inputs | None) -> int:
+        """The least rank that loses no more than a share of what varies in the output."""
+        covariance = None if inputs is None else inputs.covariance
+        bound = share * lost(self.matrix, np.zeros_like(self.matrix), covariance)
+        low, high = 1, len(self.parts.second)
+        while low < high:
+            rank = (low + high) // 2
+            if lost(self.matrix, self.parts.cut(rank).product, covariance) <= bound:
+                high = rank
+            else:
+                low = rank + 1
+        return low
 
-    interpreter = Interpreter(graph)
-    for feeds in batches:
-        interpreter.run(feeds, observe)
-    return {node: _damped(sums[read]) for node, read in reads.items()}
-
-
-def _damped(moment: np.ndarray) -> np.ndarray:
-    return moment + np.eye(len(moment)) * (_DAMPING * (np.trace(moment) / len(moment) or 1.0))
+    def split(self, graph: Graph, rank: int) -> None:
+        """Put two layers in the place of one."""
+        cut = self.parts.cut(rank)
+        place = bias_place(self.node)
+        if self.inputs is not None and place is not None:
+            add_to_bias(graph, self.node, place, self.inputs.mean @ (self.matrix - cut.product))
+        split_node(graph, self.node, cut.first, cut.second)

@@ -29,6 +29,45 @@ def channel_axis(node: Node) -> int:
     return 1 if node.operator == "Conv" else -1
 
 
+def bias_place(node: Node) -> tuple[Node, int] | None:
+    """Where a number for each output channel can be added to what a layer computes: a node, and its input.
+
+    That is the bias, whether there is one or not, or the constant that is added to a MatMul's result. There is none
+    where zeros are put around an image, which such a number doesn't stand for.
+    """
+    if node.operator in ("Conv", "Gemm"):
+        is_padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") != "NOTSET"
+        is_known = node.input(2) is None or node.constant(2) is not None
+        return (node, 2) if is_known and not is_padded and node.attributes.get("beta", 1.0) else None
+    uses = node.outputs[0].uses
+    if node.operator != "MatMul" or len(uses) != 1 or uses[0].node.operator != "Add":
+        return None
+    place = uses[0].node, 1 - uses[0].index
+    data, size = place[0].constant(place[1]), node.outputs[0].shape[-1]
+    return place if data is not None and data.shape[-1:] == (size,) and data.size == size else None
+
+
+def add_to_bias(graph: Graph, node: Node, place: tuple[Node, int], shift: np.ndarray) -> None:
+    """Add a number for each output channel to what a layer computes.
+
+    Args:
+        graph: edited in place.
+        node: the layer.
+        place: its `bias_place`.
+        shift: float `[N]`.
+    """
+    holder, index = place
+    old = holder.input(index)
+    shift = shift * node.attributes.get("alpha", 1.0) / (node.attributes.get("beta", 1.0) if holder is node else 1.0)
+    weight = node.inputs[1]
+    assert isinstance(weight, Constant)
+    assert old is None or isinstance(old, Constant)
+    shifted = (shift if old is None else old.data + shift).astype(weight.data.dtype)
+    graph.set_input(holder, index, graph.add_constant(shifted, f"{weight.name}_bias" if old is None else old.name))
+    if old is not None and not old.use_count and not graph.is_output(old):
+        graph.erase_constant(old)
+
+
 def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) -> None:
     """Put a layer of the first matrix in front of a node, and give the node the second.
 
