@@ -55,6 +55,7 @@ class _Equalizer:
 
     Attributes:
         group: of values that share factors.
+        int8: the integers of activations and weights.
         seen: of those that will be rounded.
         errors: relative squared errors on held-out inputs, for each exponent.
     """
@@ -68,6 +69,8 @@ class _Equalizer:
         """Widen the ranges of the channels."""
         import torch
 
+        if not x.numel():
+            return
         channels = x.transpose(0, 1).flatten(1)
         low, high = channels.amin(1).clamp(max=0), channels.amax(1).clamp(min=0)
         held = self.seen.setdefault(value, _Seen(low, high))
@@ -86,6 +89,8 @@ class _Equalizer:
 
     def judge(self, value: Value, x: "Tensor") -> None:
         """Add what rounding does to the value, or to what its readers make of it, for each exponent."""
+        if value not in self.seen or not x.numel():
+            return
         for place, exponent in enumerate(_EXPONENTS):
             factors = self.factors(exponent)
             read = self._rounded(value, x, factors)
@@ -98,7 +103,7 @@ class _Equalizer:
     def best(self) -> float:
         """The exponent with the least error, or 0 where none gains much."""
         self.errors[0] *= _WORTH
-        return _EXPONENTS[int(np.argmin(self.errors))]
+        return _EXPONENTS[int(np.argmin(np.nan_to_num(self.errors, nan=np.inf)))]
 
     def _rounded(self, value: Value, x: "Tensor", factors: "Tensor") -> "Tensor":
         """A value on its grid, times the factors."""

@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.graph import Constant, Graph
-from ...ir.quantization import IntegerWeight, QuantParams
+from ...ir.quantization import QuantParams
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
@@ -19,7 +19,6 @@ from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
 from .equalize import equalize
-from .fit_ranges import fit_ranges
 from .given_grid import given_grid
 from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, select_layers
@@ -27,14 +26,12 @@ from .logarithms import before_logarithms
 from .observers import OBSERVERS
 from .plan import make_plan
 from .recurrent import quantize_recurrent
-from .round_convolutions import round_convolutions
 from .round_weights import check_block
 from .smooth import smooth
 from .static import StaticQuantizer
 from .weights import quantize_weights
 
 _CORRECTED_ON = 32  # samples: means settle sooner than ranges
-_JUDGES = 2  # batches: an image has many pixels
 _WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
 """The bits of the schemes that leave activations alone."""
 
@@ -66,9 +63,7 @@ class Quantize(Pass):
         smooth: divide channels of a MatMul's or Gemm's activation that reach far beyond the others, and multiply the
             weights, where that is predicted to halve the error.
         equalize: even out the channels of what convolutions read, by the weights before and behind, as far as that
-            lowers the error of what they yield on inputs that are held out.
-        fit_ranges: shorten the ranges of images where that lowers the errors of what reads them.
-        gptq: round the weights of convolutions so that their errors cancel, where that does better on what is held out.
+            lowers the errors that are measured on inputs that are held out; for weights `per_channel` only.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         samples: of the calibration data that are used.
     """
@@ -85,8 +80,6 @@ class Quantize(Pass):
     per_row: bool = False
     smooth: bool = True
     equalize: bool = True
-    fit_ranges: bool = True
-    gptq: bool = True
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
@@ -167,18 +160,11 @@ class Quantize(Pass):
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
         ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
         activation = DType[int8.activation]
-        if self.fit_ranges:
-            ranges, counts["ranges"] = fit_ranges(graph, plan, ranges, activation, batches[-_JUDGES:], context)
         grids = {
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
         }
-        rounded: dict[WeightKey, IntegerWeight] = {}
-        if self.gptq and self.per_channel:
-            few = first_batches(context, min(self.samples, _CORRECTED_ON))
-            rounded = round_convolutions(graph, layers, int8.weight_bits, few, _JUDGES, context)
-            counts["gptq"] = len(rounded)
         before = graph.clone()
-        tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel, rounded).rewrite(layers)
+        tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
         counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers)}
         if self.correct_biases:
             few = first_batches(context, min(self.samples, _CORRECTED_ON))

@@ -101,6 +101,41 @@ def test_no_node_is_added(between: str):
     assert [node.operator for node in graph.nodes] == [node.operator for node in source.nodes]
 
 
+def residual(*, leaves: bool = False) -> Graph:
+    """A sum of two convolutions of one image, which a third one and perhaps others read."""
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 3, 9, 9)))
+    reach = WIDE[:, None, None, None]
+    first = op.Relu(op.Conv(x, array(8, 3, 3, 3) * reach, array(8) * WIDE))
+    second = op.Conv(first, array(8, 8, 1, 1) / WIDE[:, None, None] * reach, array(8) * WIDE)
+    total = op.Relu(op.Add(first, second))
+    graph.outputs["y"] = op.Conv(total, array(4, 8, 3, 3) / WIDE[:, None, None], array(4))
+    if leaves:
+        graph.outputs["z"] = first
+    return graph
+
+
+def test_the_terms_of_a_sum_have_the_same_factors():
+    source, data = residual(), batches()
+    graph, count = equalized(source, data)
+    assert count == 1
+    assert drift(run_graph(source, data), run_graph(graph, data)) < 1e-5
+    exact = run_graph(source, data)
+    plain, even = (run_graph(quantized(source, data, equalize=on), data) for on in (False, True))
+    assert drift(exact, even) < drift(exact, plain)
+
+
+def test_a_sum_with_what_the_model_returns_stays():
+    assert equalized(residual(leaves=True), batches())[1] == 0
+
+
+def test_values_that_are_not_finite_change_nothing():
+    source, data = network("Relu"), batches()
+    data[0]["x"][0, 0, 0, 0] = np.inf
+    assert equalized(source, data)[1] == 0
+
+
 def test_what_others_read_stays():
     assert equalized(network("Relu", is_read_elsewhere=True), batches())[1] == 0
 
