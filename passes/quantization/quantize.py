@@ -18,6 +18,7 @@ from .clipping import widen
 from .correct_biases import correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
+from .equalize import equalize
 from .given_grid import given_grid
 from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, select_layers
@@ -61,6 +62,8 @@ class Quantize(Pass):
             rows. planish's kernels for TVM do that; ONNX Runtime has none for it.
         smooth: divide channels of a MatMul's or Gemm's activation that reach far beyond the others, and multiply the
             weights, where that is predicted to halve the error.
+        equalize: even out the channels of what convolutions read, by the weights before and behind, as far as that
+            lowers the errors that are measured on inputs that are held out; for weights `per_channel` only.
         correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
         samples: of the calibration data that are used.
     """
@@ -76,6 +79,7 @@ class Quantize(Pass):
     per_channel: bool = True
     per_row: bool = False
     smooth: bool = True
+    equalize: bool = True
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
@@ -149,6 +153,9 @@ class Quantize(Pass):
         counts: dict[str, int] = {}
         if self.smooth:
             layers, counts["smoothed"] = smooth(graph, layers, plan, batches, context)
+            plan = make_plan(graph, layers, profitable)
+        if self.equalize and self.per_channel:
+            layers, counts["equalized"] = equalize(graph, layers, plan, batches, int8, context)
             plan = make_plan(graph, layers, profitable)
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
         ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)

@@ -1,0 +1,217 @@
+"""Equalization: channels of an image that reach less far than the others are made larger, and their readers undo it.
+
+One grid serves all channels of an activation, and is as coarse as the widest of them asks for. A positive factor for
+each channel passes through Relu, pooling and sums of images that have it as well. So the weights of the convolutions
+before take it up, or a factor that is there already, and those of the convolutions behind take it back (Nagel et al.,
+"Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019). Nothing is added that takes time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Constant, Graph, Node, Value
+from ...ir.quantization import QuantParams, quantize_weight
+from ...ir.types import DType
+from ...targets import Int8
+from ..base import Feeds, PassContext
+from .layers import Layer, drop_unused
+from .plan import Plan
+from .scale_groups import ScaleGroup, Source, scale_groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of the channels' differences may be evened out; the one with the least error on held-out inputs is taken."""
+
+_WORTH = 0.9
+"""The share of the error that may be left: what is measured on a few batches is not exact."""
+
+_HEADROOM = 1.25
+"""How much farther than seen a channel is taken to reach: it has far fewer values than the whole activation."""
+
+_LEAST = 1e-3
+"""That a channel is taken to reach, relative to the widest."""
+
+_JUDGES = 2
+"""Batches that are held out: a layer reads many pixels of each."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What calibration sees of a value: the ends of its channels, 0 included."""
+
+    low: "Tensor"
+    high: "Tensor"
+
+
+@dataclass(slots=True)
+class _Equalizer:
+    """Chooses the factors of one group.
+
+    Attributes:
+        group: of values that share factors.
+        int8: the integers of activations and weights.
+        seen: of those that will be rounded.
+        errors: relative squared errors on held-out inputs, for each exponent.
+    """
+
+    group: ScaleGroup
+    int8: Int8
+    seen: dict[Value, _Seen] = field(default_factory=dict[Value, _Seen])
+    errors: np.ndarray = field(default_factory=lambda: np.zeros(len(_EXPONENTS)))
+
+    def observe(self, value: Value, x: "Tensor") -> None:
+        """Widen the ranges of the channels."""
+        import torch
+
+        if not x.numel():
+            return
+        channels = x.transpose(0, 1).flatten(1)
+        low, high = channels.amin(1).clamp(max=0), channels.amax(1).clamp(min=0)
+        held = self.seen.setdefault(value, _Seen(low, high))
+        held.low, held.high = torch.minimum(held.low, low), torch.maximum(held.high, high)
+
+    def factors(self, exponent: float) -> "Tensor":
+        """A number from 1 for each channel: the less it reaches, as a share of the widest, the greater."""
+        import torch
+
+        shares: list[Tensor] = []
+        for held in self.seen.values():
+            reach = torch.maximum(held.high, -held.low)
+            shares.append(reach / reach.max().clamp(min=1e-30))
+        share = torch.stack(shares).amax(0) * _HEADROOM
+        return torch.where(share > 0, share, 1.0).clamp(_LEAST, 1.0) ** -exponent
+
+    def judge(self, value: Value, x: "Tensor") -> None:
+        """Add what rounding does to the value, or to what its readers make of it, for each exponent."""
+        if value not in self.seen or not x.numel():
+            return
+        for place, exponent in enumerate(_EXPONENTS):
+            factors = self.factors(exponent)
+            read = self._rounded(value, x, factors)
+            for layer in self.group.readers.get(value, ()):
+                self.errors[place] += self._error(layer, x, read, factors)
+            if self.group.is_carried(value):
+                spread = _along_channels(factors, x.ndim)
+                self.errors[place] += _relative(read / spread, x)
+
+    def best(self) -> float:
+        """The exponent with the least error, or 0 where none gains much."""
+        self.errors[0] *= _WORTH
+        return _EXPONENTS[int(np.argmin(np.nan_to_num(self.errors, nan=np.inf)))]
+
+    def _rounded(self, value: Value, x: "Tensor", factors: "Tensor") -> "Tensor":
+        """A value on its grid, times the factors."""
+        import torch
+
+        held = self.seen[value]
+        low, high = float((held.low * factors).min()), float((held.high * factors).max())
+        grid = QuantParams.over(low, high, DType[self.int8.activation])
+        ends = np.iinfo(grid.dtype.numpy)
+        scaled = (x * _along_channels(factors, x.ndim)).contiguous()
+        return torch.fake_quantize_per_tensor_affine(scaled, grid.scale, grid.zero_point, int(ends.min), int(ends.max))
+
+    def _error(self, layer: Layer, x: "Tensor", read: "Tensor", factors: "Tensor") -> float:
+        import torch
+
+        weight = undone(layer, factors.numpy())
+        integers = quantize_weight(weight, layer.axis, self.int8.weight_bits)
+        made = torch.from_numpy(integers.data * integers.scale.reshape(-1, *[1] * (weight.ndim - 1)))
+        return _relative(
+            _convolve(layer.node, read, made), _convolve(layer.node, x, torch.from_numpy(layer.weight.data))
+        )
+
+
+def equalize(
+    graph: Graph, layers: Sequence[Layer], plan: Plan, batches: Sequence[Feeds], int8: Int8, context: PassContext
+) -> tuple[list[Layer], int]:
+    """Even out the channels of what Conv layers read, in place, as far as that lowers the errors of their outputs.
+
+    The error is that of rounding what a layer reads and its weights, which have a scale for each output channel; it is
+    measured on batches that have no part in the channels' ranges.
+
+    Args:
+        graph: in float.
+        layers: of it that will compute in integers.
+        plan: of their quantization.
+        batches: of inputs.
+        int8: the integers of activations and weights.
+        context: to whom progress is reported.
+
+    Returns:
+        The layers as they are now, and how many groups of activations were equalized.
+    """
+    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+
+    groups = [_Equalizer(group, int8) for group in scale_groups(graph, layers, plan)]
+    owners = {value: group for group in groups for value in group.group.rounded}
+    interpreter = Interpreter(graph)
+    fitted = batches[: max(1, len(batches) - _JUDGES)]
+    held_out = batches[len(fitted) :] or batches
+    steps = [*((batch, _Equalizer.observe) for batch in fitted), *((batch, _Equalizer.judge) for batch in held_out)]
+    for done, (batch, see) in enumerate(steps if groups else ()):
+        context.progress("equalizing channels", done, len(steps))
+        interpreter.run(batch, lambda value, x, see=see: see(owners[value], value, x) if value in owners else None)
+    chosen = [(group, exponent) for group in groups if (exponent := group.best())]
+    for group, exponent in chosen:
+        _apply(graph, group.group, group.factors(exponent).numpy())
+    return [_renewed(layer) for layer in layers], len(chosen)
+
+
+def _relative(found: "Tensor", exact: "Tensor") -> float:
+    """The squared error as a share of the power."""
+    return float((found - exact).square().sum() / exact.square().sum().clamp(min=1e-30))
+
+
+def _along_channels(factors: "Tensor", rank: int) -> "Tensor":
+    return factors.reshape(-1, *[1] * (rank - 2))
+
+
+def _convolve(node: Node, x: "Tensor", weight: "Tensor") -> "Tensor":
+    """What a Conv makes of another image and other weights, without the bias."""
+    from ...ir.applying import call_attributes
+    from ...ir.infer import find_operator
+
+    definition = find_operator(node.operator)
+    return definition.function(x, weight, **call_attributes(definition, node.inputs[:2], node.attributes, 1))
+
+
+def undone(layer: Layer, factors: np.ndarray) -> np.ndarray:
+    """The weight of a Conv whose input channels were multiplied by factors."""
+    weight = layer.weight.data
+    groups = len(factors) // weight.shape[1]
+    own = factors.reshape(groups, -1).repeat(len(weight) // groups, axis=0)
+    return weight / own.reshape(*own.shape, *[1] * (weight.ndim - 2))
+
+
+def _apply(graph: Graph, group: ScaleGroup, factors: np.ndarray) -> None:
+    for source in group.sources:
+        _scale(graph, source, factors)
+    for layer in (layer for layers in group.readers.values() for layer in layers):
+        current = _renewed(layer)
+        graph.set_input(layer.node, 1, graph.add_constant(undone(current, factors), layer.weight.name))
+        drop_unused(graph, [current.weight])
+
+
+def _scale(graph: Graph, source: Source, factors: np.ndarray) -> None:
+    old = source.node.operand(source.index)
+    if not isinstance(old, Constant):
+        op = Builder(graph, source.node, source.node.location)
+        scaled = op.Mul(old, op.constant(factors.reshape(-1, 1, 1), f"{old.name}.equalization"))
+        graph.set_input(source.node, source.index, scaled)
+        return
+    rank = old.data.ndim + 1 if source.node.operator == "Conv" else source.node.outputs[0].type.rank
+    shape = (-1, *[1] * (rank - 2))
+    graph.set_input(source.node, source.index, graph.add_constant(old.data * factors.reshape(shape), old.name))
+    drop_unused(graph, [old])
+
+
+def _renewed(layer: Layer) -> Layer:
+    """A layer with the weight that its node reads now."""
+    weight = layer.node.inputs[1]
+    return replace(layer, weight=weight) if layer.node.operator == "Conv" and isinstance(weight, Constant) else layer
