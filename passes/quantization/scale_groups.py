@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...ir.graph import Graph, Node, Value
 from .clipping import bounds_of
 from .layers import Layer
 from .plan import Plan
+
+if TYPE_CHECKING:
+    from networkx.utils import UnionFind  # listing the passes must not import it
 
 _LINEAR = frozenset({"AveragePool", "Clip", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Relu"})
 """What a positive factor passes through: a Clip that begins at 0, too, where it cuts nothing off larger channels."""
@@ -39,35 +43,8 @@ class ScaleGroup:
         return value.use_count > len(self.readers.get(value, ()))
 
 
-class _Sets:
-    """Disjoint sets of values, some of which must stay as they are."""
-
-    def __init__(self) -> None:
-        self._parents: dict[Value, Value] = {}
-        self._fixed: set[Value] = set()
-
-    def find(self, value: Value) -> Value:
-        """The representative of a value's set."""
-        while (parent := self._parents.get(value, value)) is not value:
-            value = parent
-        return value
-
-    def join(self, values: Sequence[Value]) -> None:
-        """Make one set of several."""
-        roots = [self.find(value) for value in values]
-        for root in roots[1:]:
-            if root is not roots[0]:
-                self._parents[root] = roots[0]
-        if any(root in self._fixed for root in roots):
-            self._fixed.add(self.find(values[0]))
-
-    def fix(self, value: Value) -> None:
-        """Keep a value's set as it is."""
-        self._fixed.add(self.find(value))
-
-    def is_fixed(self, value: Value) -> bool:
-        """Whether a value's set is kept as it is."""
-        return self.find(value) in self._fixed
+_KEPT = object()
+"""What is in one set with all images that must stay as they are."""
 
 
 def scale_groups(graph: Graph, layers: Sequence[Layer], plan: Plan) -> list[ScaleGroup]:
@@ -78,17 +55,19 @@ def scale_groups(graph: Graph, layers: Sequence[Layer], plan: Plan) -> list[Scal
         layers: of it that will compute in integers.
         plan: of their quantization.
     """
+    from networkx.utils import UnionFind
+
     convolutions = {layer.node: layer for layer in layers if layer.node.operator == "Conv" and not layer.shares_weight}
-    sets, sources = _Sets(), dict[Value, list[Source]]()
-    for value in (*graph.inputs, *graph.outputs.values()):
-        sets.fix(value)
+    sets: UnionFind[object] = UnionFind()
+    sources: dict[Value, list[Source]] = {}
+    sets.union(_KEPT, *graph.inputs, *graph.outputs.values())
     for node in graph.nodes:
         _link(node, convolutions, plan, sets, sources)
-    groups: dict[Value, ScaleGroup] = {}
+    groups: dict[object, ScaleGroup] = {}
     for value in graph.values():
-        if value.producer is None or sets.is_fixed(value):
+        if value.producer is None or sets[value] is sets[_KEPT]:
             continue
-        group = groups.setdefault(sets.find(value), ScaleGroup())
+        group = groups.setdefault(sets[value], ScaleGroup())
         group.sources.extend(sources.get(value, ()))
         if value in plan.reads and plan.root(value) is value:
             group.rounded.append(value)
@@ -99,37 +78,42 @@ def scale_groups(graph: Graph, layers: Sequence[Layer], plan: Plan) -> list[Scal
 
 
 def _link(
-    node: Node, convolutions: dict[Node, Layer], plan: Plan, sets: _Sets, sources: dict[Value, list[Source]]
+    node: Node,
+    convolutions: dict[Node, Layer],
+    plan: Plan,
+    sets: "UnionFind[object]",
+    sources: dict[Value, list[Source]],
 ) -> None:
-    """Join the images that a node reads and yields where factors pass through, and fix them where not."""
+    """Join the images that a node reads and yields where factors pass through, and keep them as they are where not."""
     output, along = node.outputs[0], _along_channels(node)
     if node in convolutions:
         sources[output] = [Source(node, index) for index in (1, 2) if node.input(index) is not None]
     elif node.operator in _LINEAR and len(node.outputs) == 1 and (node.operator != "Clip" or bounds_of(node)[0] == 0):
-        sets.join([node.operand(0), output])
+        sets.union(node.operand(0), output)
     elif node.operator == "Add" and along is not None:
-        sets.join([node.operand(1 - along), output])
+        sets.union(node.operand(1 - along), output)
         sources[output] = [Source(node, along)]
     elif node.operator == "Mul" and along is not None:
-        sets.fix(node.operand(1 - along))
+        sets.union(_KEPT, node.operand(1 - along))
         sources[output] = [Source(node, along)]
     elif node.operator == "Add" and len({value.shape[1:2] for value in _images(node)}) == 1 and len(_images(node)) == 3:
-        sets.join([*_images(node)])
+        sets.union(*_images(node))
     elif node.operator == "Mul" and (gate := _gate(node)) is not None:
         _link_gate(node, gate, plan, sets, sources)
     else:
-        for value in (*filter(None, node.inputs), *node.outputs, *node.captured):
-            sets.fix(value)
+        sets.union(_KEPT, *filter(None, node.inputs), *node.outputs, *node.captured)
 
 
-def _link_gate(node: Node, gate: int, plan: Plan, sets: _Sets, sources: dict[Value, list[Source]]) -> None:
+def _link_gate(
+    node: Node, gate: int, plan: Plan, sets: "UnionFind[object]", sources: dict[Value, list[Source]]
+) -> None:
     """Pass the factors of an image through a gate, or multiply the gate where the image must stay as it is."""
     image = node.operand(1 - gate)
-    sets.fix(node.operand(gate))
-    if not sets.is_fixed(image):
-        sets.join([image, node.output])
+    sets.union(_KEPT, node.operand(gate))
+    if sets[image] is not sets[_KEPT]:
+        sets.union(image, node.output)
     elif node in plan.carriers:
-        sets.fix(node.output)
+        sets.union(_KEPT, node.output)
     else:
         sources[node.output] = [Source(node, gate)]
 
