@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.graph import Constant, Node, Value
-from .layers import Layer
+from ...ir.graph import Constant, Graph, Node, Value
+from .layers import Layer, drop_unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,24 @@ def channel_source(layers: Sequence[Layer]) -> ChannelSource | str:
     if x.producer is not None and ({use.node for use in x.uses} != readers or _is_returned(x)):
         return "others read the same values"
     return _source(x)
+
+
+def divide(graph: Graph, source: ChannelSource, scales: np.ndarray) -> None:
+    """Divide the channels of a source, in place."""
+    for place in source.places:
+        old = place.node.inputs[place.index]
+        assert isinstance(old, Constant)
+        shape = [1] * old.type.rank
+        shape[place.axis] = -1
+        replace_constant(graph, place.node, place.index, old.data / scales.reshape(shape))
+
+
+def replace_constant(graph: Graph, node: Node, index: int, data: np.ndarray) -> None:
+    """Give a node a constant of its own in place of one that others may read too."""
+    old = node.inputs[index]
+    assert isinstance(old, Constant)
+    graph.set_input(node, index, graph.add_constant(data.astype(old.data.dtype), old.name))
+    drop_unused(graph, [old])
 
 
 def _source(x: Value) -> ChannelSource | str:
