@@ -16,12 +16,12 @@ from ..base import Effect, Pass, PassContext, PassResult
 from .calibrate import calibrate, first_batches
 from .clipping import Bounds, widen
 from .compensate import compensate
-from .correct_biases import correct_biases
+from .correct_biases import CORRECTED_ON, correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
 from .given_grid import given_grid
 from .image_means import pool_image_means
-from .layers import Layer, Selection, WeightKey, select_layers
+from .layers import Layer, Selection, WeightKey, output_names, select_layers
 from .logarithms import before_logarithms
 from .observers import OBSERVERS
 from .plan import make_plan
@@ -31,7 +31,6 @@ from .smooth import smooth
 from .static import StaticQuantizer
 from .weights import quantize_weights
 
-_CORRECTED_ON = 32  # samples: means settle sooner than ranges
 _COMPENSATED_ON = 64  # samples: of texts, more rows than a layer of MiniLM has channels
 _WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
 """The bits of the schemes that leave activations alone."""
@@ -65,7 +64,8 @@ class Quantize(Pass):
             weights, where that is predicted to halve the error.
         gptq: round the weights of MatMul and Gemm, with a scale for each channel, as the pass `gptq` does, where that
             makes less of an error on inputs that were held out.
-        correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
+        correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by; of weights
+            alone, where calibration data are given.
         samples: of the calibration data that are used.
     """
 
@@ -133,10 +133,15 @@ class Quantize(Pass):
         for layer in selection.layers:
             sharing.setdefault(layer.key, []).append(layer)
         tables: dict[Constant, Lookup] = {}
+        before, outputs = graph.clone(), output_names(selection.layers)
         for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
             context.progress("rounding weights", done, len(sharing))
             tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme)})
-        found = PassResult({"layers": len(selection.layers)}, selection.misses)
+        counts = {"layers": len(selection.layers)}
+        if self.correct_biases and context.calibration:
+            few = first_batches(context, min(self.samples, CORRECTED_ON))
+            counts["biases"] = correct_biases(before, graph, outputs, few, context)
+        found = PassResult(counts, selection.misses)
         return _with_what_is_stored(graph, context, tables, found)
 
     def _run_static(
@@ -165,12 +170,12 @@ class Quantize(Pass):
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
         }
         rounded, misses = self._compensate(graph, context, layers, int8.weight_bits)
-        before = graph.clone()
+        before, outputs = graph.clone(), output_names(layers)
         tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel, rounded).rewrite(layers)
         counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers), "gptq": len(rounded)}
         if self.correct_biases:
-            few = first_batches(context, min(self.samples, _CORRECTED_ON))
-            counts["biases"] = correct_biases(before, graph, layers, few, context)
+            few = first_batches(context, min(self.samples, CORRECTED_ON))
+            counts["biases"] = correct_biases(before, graph, outputs, few, context)
         return PassResult(counts, misses)
 
     def _run_dynamic(
