@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-CORRECTED_ON = int(__import__("os").environ.get("CORR", "32"))
+CORRECTED_ON = 32
 """Samples that biases are corrected on: means settle sooner than ranges."""
 
 

@@ -20,6 +20,7 @@ from ..base import Feeds, PassContext
 from .channel_sources import ChannelSource, channel_source, divide, replace_constant
 from .clipping import Bounds
 from .layers import Layer
+from .repeat_channels import channel_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,12 @@ _BOUNDS = 12
 
 _LEFT = 0.5
 """The share of the predicted squared error that may be left: the division takes time where no other node absorbs it."""
+
+_SHARE = 64
+"""One in how many channels may be there once more, if they come from a product."""
+
+_LANES = 16
+"""Channels that kernels take at once, as many of which are added as fill them."""
 
 _LEFT_BY_GPTQ = 0.3
 """The share of the squared error of rounding weights that GPTQ leaves (MiniLM: 0.2 to 0.6)."""
@@ -53,6 +60,24 @@ class _Channels:
         rows = batch.reshape(-1, batch.shape[-1]).double().numpy()
         self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
         self.squares, self.rows = self.squares + np.square(rows).sum(0), self.rows + len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """What becomes of an activation's channels.
+
+    Attributes:
+        scale: what they are divided by, and their rows of the weights multiplied, float[K].
+        copies: how often they are there, each with as small a share of its row, int[K].
+    """
+
+    scale: np.ndarray
+    copies: np.ndarray
+
+    @property
+    def channels(self) -> np.ndarray:
+        """The channels by their numbers, each as often as it is there."""
+        return np.repeat(np.arange(len(self.copies)), self.copies)
 
 
 def smooth(
@@ -86,10 +111,14 @@ def smooth(
     weight_share = _LEFT_BY_GPTQ if gptq else 1.0
     for x, readers in groups.items():
         weight = np.concatenate([_current(layer).matrix for layer in readers], axis=1)
-        scale = _best_scale(seen[x], weight, weight_share)
-        if scale is not None and context.applies("smooth", readers[0].node):
-            smoothed = _apply(graph, x, readers, scale.astype(np.float32))
-            ranges[smoothed] = float((seen[x].low / scale).min()), float((seen[x].high / scale).max())
+        source = channel_source(readers)
+        path = channel_path(readers) if isinstance(source, str) else None
+        best = _best(seen[x], weight, weight_share, 0 if path is None else len(weight) // _SHARE // _LANES * _LANES)
+        if best is not None and context.applies("smooth", readers[0].node):
+            if path is not None and best.copies.max() > 1:
+                path.repeat(graph, best.channels)
+            smoothed = _apply(graph, x, readers, best)
+            ranges[smoothed] = float((seen[x].low / best.scale).min()), float((seen[x].high / best.scale).max())
     return [layer if layer.is_turned else _current(layer) for layer in layers], ranges
 
 
@@ -118,8 +147,15 @@ def _observe(
     return seen
 
 
-def _best_scale(channels: _Channels, weight: np.ndarray, weight_share: float) -> np.ndarray | None:
-    """The factors of a weight's rows, `[K, N]`, with the least predicted error; None where it isn't worth it."""
+def _best(channels: _Channels, weight: np.ndarray, weight_share: float, more: int) -> _Division | None:
+    """The division with the least predicted error; None where it isn't worth it.
+
+    Args:
+        channels: of the activation.
+        weight: `[K, N]`.
+        weight_share: what is left of the error of rounding weights.
+        more: channels that may be there beyond K.
+    """
     reach = np.maximum(channels.high, np.negative(channels.low))
     if not channels.rows or not np.all(np.isfinite(reach)) or not np.max(reach):
         return None
@@ -127,35 +163,40 @@ def _best_scale(channels: _Channels, weight: np.ndarray, weight_share: float) ->
     rows = np.abs(weight).max(axis=1).astype(np.float64)
     rows = np.maximum(rows, max(_LEAST * rows.max(), np.finfo(np.float32).tiny))
     bounds = np.geomspace(reach.max(), np.median(reach), _BOUNDS + 1)[1:]
+    once = np.ones(len(weight), np.int64)
     scales = [reach**exponent / rows ** (1 - exponent) for exponent in _EXPONENTS]
-    scales = [scale / np.exp(np.log(scale).mean()) for scale in scales] + [
-        np.maximum(reach / bound, 1) for bound in bounds
-    ]
-    errors = [_error(channels, weight, scale, weight_share) for scale in scales]
+    tried = [_Division(scale / np.exp(np.log(scale).mean()), once) for scale in scales]
+    divided = [np.maximum(reach / bound, 1) for bound in bounds]
+    tried += [_Division(scale, _copies(rows * scale, more)) for scale in divided]
+    errors = [_error(channels, weight, division, weight_share) for division in tried]
     best = int(np.argmin(errors))
-    return (
-        scales[best] if errors[best] <= _LEFT * _error(channels, weight, np.ones(len(weight)), weight_share) else None
-    )
+    whole = _error(channels, weight, _Division(once, once), weight_share)
+    return tried[best] if errors[best] <= _LEFT * whole else None
 
 
-def _error(channels: _Channels, weight: np.ndarray, scale: np.ndarray, weight_share: float) -> float:
-    """The expected squared error of a product, of rounding the activation, to 256 steps, and the weight, by columns.
+def _copies(rows: np.ndarray, more: int) -> np.ndarray:
+    """How often each channel is there if some more than all make the largest of some rows least."""
+    copies = np.ones(len(rows), np.int64)
+    for _ in range(more):
+        copies[np.argmax(rows / copies)] += 1
+    return copies
 
-    Args:
-        channels: of the activation.
-        weight: `[K, N]`.
-        scale: what channels are divided by.
-        weight_share: what is left of the error of rounding weights.
-    """
+
+def _error(channels: _Channels, weight: np.ndarray, division: _Division, weight_share: float) -> float:
+    """The expected squared error of a product, of rounding the activation, to 256 steps, and the weight, by columns."""
+    scale, copies = division.scale, division.copies
     step = ((channels.high / scale).max() - (channels.low / scale).min()) / 255
-    steps = np.abs(weight * scale[:, None]).max(axis=0) / 127
-    power = channels.squares / channels.rows
+    steps = np.abs(weight * (scale / copies)[:, None]).max(axis=0) / 127
+    power = copies * channels.squares / channels.rows
     of_activation = step**2 * (np.square(scale) * np.square(weight.astype(np.float64)).sum(axis=1)).sum()
     return float(of_activation + weight_share * np.square(steps).sum() * (power / np.square(scale)).sum())
 
 
-def _apply(graph: Graph, x: Value, readers: Sequence[Layer], scale: np.ndarray) -> Value:
+def _apply(graph: Graph, x: Value, readers: Sequence[Layer], division: _Division) -> Value:
     """Divide an activation for its readers and multiply their weights; returns what they read then."""
+    channels = division.channels
+    scale = division.scale[channels].astype(np.float32)
+    factor = scale / division.copies[channels].astype(np.float32)
     source = channel_source(readers)
     if isinstance(source, ChannelSource) and source.size == len(scale):
         divide(graph, source, scale)
@@ -163,6 +204,8 @@ def _apply(graph: Graph, x: Value, readers: Sequence[Layer], scale: np.ndarray) 
         op = Builder(graph, readers[0].node, readers[0].node.location)
         x = op.Mul(x, op.constant(1 / scale, f"{x.name}.smoothing"))
     for layer in readers:
+        weight = _current(layer).weight.data
+        turned = np.take(weight, channels, 1 - layer.axis) * (factor[:, None] if layer.axis else factor)
         graph.set_input(layer.node, 0, x)
-        replace_constant(graph, layer.node, 1, _current(layer).weight.data * (scale[:, None] if layer.axis else scale))
+        replace_constant(graph, layer.node, 1, turned)
     return x

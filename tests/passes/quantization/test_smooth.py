@@ -114,3 +114,20 @@ def test_values_of_attention_are_divided_in_the_weights_that_they_come_from():
     assert [node.operator for node in graph.nodes] == ["MatMul", "Add", "Attention", "MatMul"]
     assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 1e-5
     assert drift(run_graph(source, feeds), run_graph(quantized(source, feeds), feeds)) < 0.05
+
+
+def test_a_channel_behind_an_activation_function_is_computed_several_times():
+    """Its row would be the largest of the weights by far, and make all of them coarse."""
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 8)))
+    up, down = array(8, 1024), array(1024, 16)
+    up[:, 5] *= 30
+    source.outputs["y"] = op.MatMul(op.Gelu(op.Add(op.MatMul(x, up), array(1024))), down)
+    feeds = [{"x": array(256, 8)}]
+    graph, count = smoothed(source, feeds)
+    assert count == 2 - (len([node for node in graph.nodes if node.operator == "Mul"]) == 1)
+    widths = [node.output.shape[-1] for node in graph.nodes if node.operator in ("MatMul", "Add", "Gelu")]
+    assert widths == [1040, 1040, 1040, 16]
+    assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 1e-5
+    assert drift(run_graph(source, feeds), run_graph(quantized(source, feeds), feeds)) < 0.05
