@@ -15,6 +15,7 @@ The parts are
     trained   mobile networks and a small vision transformer, trained here on Fashion-MNIST
     lstm      three layers of LSTM, trained here on sentences
     memory    what calibrating MiniLM on 10,000 sentences takes beyond the model
+    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of MiniLM and the LSTM
 
 Nothing is loaded from a hub. Calibration data are never those that are reported on. A method that draws calibration
 data is run with several seeds, of which the median is given, with the least and the greatest; intervals hold 95 % of
@@ -61,6 +62,7 @@ class Part(StrEnum):
     TRAINED = "trained"
     LSTM = "lstm"
     MEMORY = "memory"
+    AGREEMENT = "agreement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ def main(
             _smollm2(settings)
         elif part is Part.MEMORY:
             _memory(settings)
+        elif part is Part.AGREEMENT:
+            _agreement(settings)
         else:
             _tasks(part, settings)
 
@@ -181,6 +185,23 @@ def _memory(settings: Settings) -> None:
         most = _alone(memory.peak, pipeline, _SENTENCES, _SENTENCES_OF_A_BATCH)
         _log(f"memory: {pipeline}", most if isinstance(most, str) else f"{most:.0f} MiB beyond the model")
         settings.write("memory", pipeline, most)
+
+
+def _agreement(settings: Settings) -> None:
+    import quantization_agreement as agreement
+    import quantization_subjects as subjects
+    import quantization_trained as trained
+
+    data: dict[str, Any] = {"root": settings.root, "cache": settings.cache, "epochs": settings.epochs}
+    makers = {"MiniLM": subjects.minilm, "LSTM": partial(trained.sentiment, **data)}
+    for name, make in makers.items():
+        if not settings.wants(name):
+            continue
+        with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+            found = agreement.agreements(make(Path(folder)), ["quantize"], settings.calibration, Path(folder))
+        for way, outcome in found.items():
+            _log(f"{name}: {way}", str(outcome))
+            settings.write("agreement", f"{name}: {way}", str(outcome))
 
 
 # -- models that answer questions

@@ -120,7 +120,7 @@ class Quantize(Pass):
         else:
             found = self._run_dynamic(graph, context, int8.weight_bits, selection.layers, tables)
         misses = [*selection.misses, *found.misses]
-        return _with_what_is_stored(graph, context, tables, PassResult(counts | found.counts, misses))
+        return _with_what_is_stored(graph, context, tables, PassResult({**counts, **found.counts}, misses))
 
     def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
         scheme = self._block_scheme()
@@ -133,12 +133,13 @@ class Quantize(Pass):
         for layer in selection.layers:
             sharing.setdefault(layer.key, []).append(layer)
         tables: dict[Constant, Lookup] = {}
-        before, outputs = graph.clone(), output_names(selection.layers)
+        corrects = self.correct_biases and bool(context.calibration)
+        before, outputs = graph.clone() if corrects else graph, output_names(selection.layers)
         for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
             context.progress("rounding weights", done, len(sharing))
             tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme)})
         counts = {"layers": len(selection.layers)}
-        if self.correct_biases and context.calibration:
+        if corrects:
             few = first_batches(context, min(self.samples, CORRECTED_ON))
             counts["biases"] = correct_biases(before, graph, outputs, few, context)
         found = PassResult(counts, selection.misses)
@@ -164,7 +165,8 @@ class Quantize(Pass):
             counts["smoothed"] = len(smoothed)
             plan = make_plan(graph, layers, profitable)
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
-        ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context) | smoothed
+        unknown = {value: bounds for value, bounds in watched.items() if value not in smoothed}
+        ranges = calibrate(graph, unknown, OBSERVERS[self.observer], batches, context) | smoothed
         activation = DType[int8.activation]
         grids = {
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
