@@ -14,6 +14,8 @@ The parts are
     cnns      networks that packages ship (recognition of text lines, kinds of files, notes), and a small CNN
     trained   mobile networks and a small vision transformer, trained here on Fashion-MNIST
     lstm      three layers of LSTM, trained here on sentences
+    memory    what calibrating MiniLM on 10,000 sentences takes beyond the model
+    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of MiniLM and the LSTM
 
 Nothing is loaded from a hub. Calibration data are never those that are reported on. A method that draws calibration
 data is run with several seeds, of which the median is given, with the least and the greatest; intervals hold 95 % of
@@ -44,6 +46,9 @@ from rich.console import Console
 
 LOG = Console(stderr=True)
 OUT = Console(width=None if sys.stdout.isatty() else 160)
+_SENTENCES = 10_000
+_SENTENCES_OF_A_BATCH = 32
+_CALIBRATED = (f"quantize{{samples={_SENTENCES}}}", "gptq{bits=4,block=32}")
 ROUNDS = 30
 """In which methods are timed in turn."""
 
@@ -56,6 +61,8 @@ class Part(StrEnum):
     CNNS = "cnns"
     TRAINED = "trained"
     LSTM = "lstm"
+    MEMORY = "memory"
+    AGREEMENT = "agreement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,10 @@ def main(
     for part in parts:
         if part is Part.SMOLLM2:
             _smollm2(settings)
+        elif part is Part.MEMORY:
+            _memory(settings)
+        elif part is Part.AGREEMENT:
+            _agreement(settings)
         else:
             _tasks(part, settings)
 
@@ -162,6 +173,35 @@ def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _log(name: str, outcome: str) -> None:
     LOG.print(f"{time.strftime('%H:%M:%S')} {name}: {outcome}", markup=False, soft_wrap=True)
+
+
+# -- calibration
+
+
+def _memory(settings: Settings) -> None:
+    import quantization_memory as memory
+
+    for pipeline in filter(partial(settings.wants, "memory"), _CALIBRATED):
+        most = _alone(memory.peak, pipeline, _SENTENCES, _SENTENCES_OF_A_BATCH)
+        _log(f"memory: {pipeline}", most if isinstance(most, str) else f"{most:.0f} MiB beyond the model")
+        settings.write("memory", pipeline, most)
+
+
+def _agreement(settings: Settings) -> None:
+    import quantization_agreement as agreement
+    import quantization_subjects as subjects
+    import quantization_trained as trained
+
+    data: dict[str, Any] = {"root": settings.root, "cache": settings.cache, "epochs": settings.epochs}
+    makers = {"MiniLM": subjects.minilm, "LSTM": partial(trained.sentiment, **data)}
+    for name, make in makers.items():
+        if not settings.wants(name):
+            continue
+        with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+            found = agreement.agreements(make(Path(folder)), ["quantize"], settings.calibration, Path(folder))
+        for way, outcome in found.items():
+            _log(f"{name}: {way}", str(outcome))
+            settings.write("agreement", f"{name}: {way}", str(outcome))
 
 
 # -- models that answer questions

@@ -9,10 +9,10 @@ import numpy as np
 from annotated_types import Ge, Interval
 
 from ...ir.block_weight import BlockScheme, BlockWeight
-from ...ir.graph import Constant, Graph, Node
+from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
-from .channel_sources import ChannelSource, channel_source
-from .layers import Layer, drop_unused, select_layers
+from .channel_sources import ChannelSource, channel_source, divide, replace_constant
+from .layers import Layer, select_layers
 from .round_weights import check_block, require_calibration
 from .sweep import Moments, sweep
 
@@ -100,18 +100,5 @@ class Awq(Pass):
     def _apply(self, graph: Graph, layers: Sequence[Layer], source: ChannelSource, scales: np.ndarray) -> None:
         for layer in layers:
             rows = scales[source.channels]
-            _replace(graph, layer.node, 1, layer.weight.data * (rows if layer.axis == 0 else rows[:, None]))
-        for place in source.places:
-            constant = place.node.inputs[place.index]
-            assert isinstance(constant, Constant)
-            shape = [1] * constant.type.rank
-            shape[place.axis] = -1
-            _replace(graph, place.node, place.index, constant.data / scales.reshape(shape))
-
-
-def _replace(graph: Graph, node: Node, index: int, data: np.ndarray) -> None:
-    """Give a node a constant of its own: others may read the old one."""
-    old = node.inputs[index]
-    assert isinstance(old, Constant)
-    graph.set_input(node, index, graph.add_constant(data.astype(old.data.dtype), old.name))
-    drop_unused(graph, [old])
+            replace_constant(graph, layer.node, 1, layer.weight.data * (rows if layer.axis == 0 else rows[:, None]))
+        divide(graph, source, scales)

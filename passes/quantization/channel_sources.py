@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.graph import Constant, Node, Value
-from .layers import Layer
+from ...ir.graph import Constant, Graph, Node, Value
+from .layers import Layer, drop_unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,33 @@ def channel_source(layers: Sequence[Layer]) -> ChannelSource | str:
         layers: that read one value.
     """
     x, readers = layers[0].x, {layer.node for layer in layers}
-    if x.producer is not None and ({use.node for use in x.uses} != readers or _is_returned(x)):
+    if x.producer is not None and ({use.node for use in x.uses} != readers or is_returned(x)):
         return "others read the same values"
     return _source(x)
+
+
+def divide(graph: Graph, source: ChannelSource, scales: np.ndarray) -> None:
+    """Divide the channels of a source, in place."""
+    for place in source.places:
+        old = place.node.inputs[place.index]
+        assert isinstance(old, Constant)
+        shape = [1] * old.type.rank
+        shape[place.axis] = -1
+        replace_constant(graph, place.node, place.index, old.data / scales.reshape(shape))
+
+
+def product_places(node: Node, size: int) -> tuple[Place, ...]:
+    """Return the constants of a MatMul or Gemm that its channels lie along; none where its weight isn't one."""
+    found = _matmul(node, size) if node.operator == "MatMul" else _gemm(node, size)
+    return () if isinstance(found, str) else found.places
+
+
+def replace_constant(graph: Graph, node: Node, index: int, data: np.ndarray) -> None:
+    """Give a node a constant of its own in place of one that others may read too."""
+    old = node.inputs[index]
+    assert isinstance(old, Constant)
+    graph.set_input(node, index, graph.add_constant(data.astype(old.data.dtype), old.name))
+    drop_unused(graph, [old])
 
 
 def _source(x: Value) -> ChannelSource | str:
@@ -65,12 +89,13 @@ def _source(x: Value) -> ChannelSource | str:
 def _before(node: Node, index: int) -> ChannelSource | str:
     """The source of a node's operand that nobody else reads."""
     x = node.inputs[index]
-    if x is None or x.use_count != 1 or _is_returned(x):
+    if x is None or x.use_count != 1 or is_returned(x):
         return "others read what they come from"
     return _source(x)
 
 
-def _is_returned(x: Value) -> bool:
+def is_returned(x: Value) -> bool:
+    """Whether the graph that computes a value returns it."""
     return x.producer is not None and x.producer.owner.is_output(x)
 
 
@@ -144,7 +169,7 @@ def _attention(node: Node, size: int) -> ChannelSource | str:
     heads, shared = (node.attributes.get(name) for name in ("q_num_heads", "kv_num_heads"))
     if not isinstance(heads, int) or not isinstance(shared, int) or value.type.rank != 3 or node.input(5) is not None:
         return "the heads of attention lie along an axis of their own, or values are kept"
-    if len(node.outputs) > 1 and any(output.use_count or _is_returned(output) for output in node.outputs[1:]):
+    if len(node.outputs) > 1 and any(output.use_count or is_returned(output) for output in node.outputs[1:]):
         return "attention returns more"
     found, width = _before(node, 2), size // heads
     if isinstance(found, str):

@@ -5,7 +5,7 @@ layer to layer. The empirical form of Nagel et al., "Data-Free Quantization Thro
 Correction", 2019: layer by layer, against the float graph on the same inputs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,15 @@ import numpy as np
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.quantization import LARGEST_BIAS
 from ..base import Feeds, PassContext
-from .layers import Layer, drop_unused
+from ..legalization.expansions.integers import MATMUL_NBITS
+from .layers import drop_unused
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+CORRECTED_ON = 32
+"""Samples that biases are corrected on: means settle sooner than ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class _Bias:
     """Where a layer's bias is.
 
     Attributes:
-        node: that reads the constant: the DequantizeLinear of a Conv's or Gemm's bias, or the Add after a MatMul.
+        node: that reads the constant: the DequantizeLinear of a Conv's or Gemm's bias, the Add after a MatMul, or a
+            MatMulNBits.
         index: of the input that is the constant.
         scale: of the integers; 1 for floats.
         axis: of the channels in the layer's output.
@@ -38,7 +44,7 @@ class _Bias:
 
 
 def correct_biases(
-    before: Graph, graph: Graph, layers: Sequence[Layer], batches: Sequence[Feeds], context: PassContext
+    before: Graph, graph: Graph, outputs: Collection[str], batches: Sequence[Feeds], context: PassContext
 ) -> int:
     """Correct the biases of a graph's quantized layers, in place; returns how many there are.
 
@@ -48,13 +54,15 @@ def correct_biases(
     Args:
         before: the graph in float.
         graph: the same, quantized.
-        layers: that were quantized.
+        outputs: of the layers that were quantized, by their names in both.
         batches: of inputs.
         context: to whom progress is reported.
     """
     from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
-    biases = {name: bias for layer in layers for name, bias in _find(layer.node)}
+    biases = {name: bias for node in graph.nodes if node.outputs[0].name in outputs for name, bias in _find(node)}
+    if not biases:
+        return 0
     shifts: dict[str, Tensor] = {}
     source, quantized = Interpreter(before), Interpreter(graph)
     for done, batch in enumerate(batches):
@@ -85,13 +93,16 @@ def correct_biases(
 def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
     """The name of a layer's output, and its bias if it has one."""
     output = node.outputs[0]
+    if node.operator == MATMUL_NBITS and node.input(5) is not None:
+        yield output.name, _Bias(node, 5, np.ones((), np.float32), output.type.rank - 1)
+        return
     bias = node.input(2)
-    if bias is not None and bias.producer is not None:
+    if node.operator != MATMUL_NBITS and bias is not None and bias.producer is not None:
         scale = bias.producer.constant(1)
         assert scale is not None
         yield output.name, _Bias(bias.producer, 0, scale, 1)
     uses = output.uses
-    if node.operator != "MatMul" or len(uses) != 1 or uses[0].node.operator != "Add":
+    if node.operator not in ("MatMul", MATMUL_NBITS) or len(uses) != 1 or uses[0].node.operator != "Add":
         return
     other = 1 - uses[0].index
     data = uses[0].node.constant(other)

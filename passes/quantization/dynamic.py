@@ -5,13 +5,13 @@ The form is the one that ONNX Runtime fuses into DynamicQuantizeMatMul: DynamicQ
 one after the other, so that they are never spread over the product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
-from ...ir.quantization import quantize_weight
+from ...ir.quantization import IntegerWeight, quantize_weight
 from ...ir.types import DType
 from ..legalization.expansions.integers import ROW_QUANTIZER
 from .embeddings import Lookup, integer_rows
@@ -19,7 +19,12 @@ from .layers import Layer, WeightKey, drop_unused, float_inputs
 
 
 def quantize_dynamically(
-    graph: Graph, layers: Sequence[Layer], weight_bits: int, per_channel: bool, per_row: bool
+    graph: Graph,
+    layers: Sequence[Layer],
+    weight_bits: int,
+    per_channel: bool,
+    per_row: bool,
+    rounded: Mapping[WeightKey, IntegerWeight],
 ) -> dict[Constant, Lookup]:
     """Rewrite layers of kind MatMul and Gemm, in place; return how rows of the weights are looked up now.
 
@@ -29,6 +34,7 @@ def quantize_dynamically(
         weight_bits: 8, or 7.
         per_channel: whether each output channel's weights have a scale of their own.
         per_row: whether each row of an activation has a grid of its own.
+        rounded: weights that are in integers already, by channel.
     """
     grids: dict[Value, tuple[Value, Value, Value]] = {}
     weights: dict[WeightKey, tuple[Value, Constant]] = {}
@@ -43,12 +49,10 @@ def quantize_dynamically(
             grids[x] = op(ROW_QUANTIZER if by_row else "DynamicQuantizeLinear", x, outputs=3)
         if layer.key not in weights:
             is_tied, name = layer.is_tied, layer.weight.name
-            weight = quantize_weight(
-                layer.weight.data if is_tied else layer.matrix,
-                (0 if is_tied else 1) if per_channel else None,
-                weight_bits,
-            )
-            held = (op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
+            axis = layer.axis if per_channel else None
+            weight = rounded.get(layer.key) or quantize_weight(layer.weight.data, axis, weight_bits)
+            integers = weight.data if is_tied or layer.axis else weight.data.T
+            held = (op.constant(integers, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
             weights[layer.key] = (op.Transpose(held[0], perm=(1, 0)) if is_tied else held[0], held[1])
             tables |= {layer.weight: integer_rows(*held)} if is_tied else {}
         graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[x], weights[layer.key]))

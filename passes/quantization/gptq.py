@@ -27,6 +27,8 @@ class Gptq(WeightRounding):
     Attributes:
         bits: of a code.
         block: how many weights of a column share a scale and a zero point; a power of two.
+        correct_biases: take back by the layers' biases, where they have some, what rounding shifted the mean of each
+            channel by.
         activation_order: whether the channels with the largest activations are rounded first, while most is left that
             can make up for it.
         damping: what is added to the second moments of all channels, as a share of their mean, so that directions

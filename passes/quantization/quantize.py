@@ -8,20 +8,21 @@ import numpy as np
 from annotated_types import Ge
 
 from ...ir.block_weight import BlockScheme, BlockWeight
-from ...ir.graph import Constant, Graph
-from ...ir.quantization import QuantParams
+from ...ir.graph import Constant, Graph, Value
+from ...ir.quantization import IntegerWeight, QuantParams
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
 from .calibrate import calibrate, first_batches
-from .clipping import widen
-from .correct_biases import correct_biases
+from .clipping import Bounds, widen
+from .compensate import compensate
+from .correct_biases import CORRECTED_ON, correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
 from .equalize import equalize
 from .given_grid import given_grid
 from .image_means import pool_image_means
-from .layers import Layer, Selection, WeightKey, select_layers
+from .layers import Layer, Selection, WeightKey, output_names, select_layers
 from .logarithms import before_logarithms
 from .observers import OBSERVERS
 from .plan import make_plan
@@ -31,7 +32,7 @@ from .smooth import smooth
 from .static import StaticQuantizer
 from .weights import quantize_weights
 
-_CORRECTED_ON = 32  # samples: means settle sooner than ranges
+_COMPENSATED_ON = 64  # samples: of texts, more rows than a layer of MiniLM has channels
 _WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
 """The bits of the schemes that leave activations alone."""
 
@@ -64,7 +65,10 @@ class Quantize(Pass):
             weights, where that is predicted to halve the error.
         equalize: even out the channels of what convolutions read, by the weights before and behind, as far as that
             lowers the errors that are measured on inputs that are held out; for weights `per_channel` only.
-        correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by.
+        gptq: round the weights of MatMul and Gemm, with a scale for each channel, as the pass `gptq` does, where that
+            makes less of an error on inputs that were held out.
+        correct_biases: take back by the layers' biases what rounding shifted the mean of each channel by; of weights
+            alone, where calibration data are given.
         samples: of the calibration data that are used.
     """
 
@@ -80,6 +84,7 @@ class Quantize(Pass):
     per_row: bool = False
     smooth: bool = True
     equalize: bool = True
+    gptq: bool = True
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
 
@@ -115,10 +120,11 @@ class Quantize(Pass):
         counts["layers"] = len(selection.layers)
         tables: dict[Constant, Lookup] = {}
         if static:
-            counts |= self._run_static(graph, context, int8, selection.layers, profitable, tables)
+            found = self._run_static(graph, context, int8, selection.layers, profitable, tables)
         else:
-            tables = quantize_dynamically(graph, selection.layers, int8.weight_bits, self.per_channel, self.per_row)
-        return _with_what_is_stored(graph, context, tables, PassResult(counts, selection.misses))
+            found = self._run_dynamic(graph, context, int8.weight_bits, selection.layers, tables)
+        misses = [*selection.misses, *found.misses]
+        return _with_what_is_stored(graph, context, tables, PassResult({**counts, **found.counts}, misses))
 
     def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
         scheme = self._block_scheme()
@@ -131,10 +137,16 @@ class Quantize(Pass):
         for layer in selection.layers:
             sharing.setdefault(layer.key, []).append(layer)
         tables: dict[Constant, Lookup] = {}
+        corrects = self.correct_biases and bool(context.calibration)
+        before, outputs = graph.clone() if corrects else graph, output_names(selection.layers)
         for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
             context.progress("rounding weights", done, len(sharing))
             tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme)})
-        found = PassResult({"layers": len(selection.layers)}, selection.misses)
+        counts = {"layers": len(selection.layers)}
+        if corrects:
+            few = first_batches(context, min(self.samples, CORRECTED_ON))
+            counts["biases"] = correct_biases(before, graph, outputs, few, context)
+        found = PassResult(counts, selection.misses)
         return _with_what_is_stored(graph, context, tables, found)
 
     def _run_static(
@@ -145,31 +157,65 @@ class Quantize(Pass):
         layers: Sequence[Layer],
         profitable: frozenset[str],
         tables: dict[Constant, Lookup],
-    ) -> dict[str, int]:
+    ) -> PassResult:
         plan = make_plan(graph, layers, profitable)
         if not plan.reads:
-            return {}
+            return PassResult()
         batches = first_batches(context, self.samples)
         counts: dict[str, int] = {}
+        smoothed: dict[Value, Bounds] = {}
         if self.smooth:
-            layers, counts["smoothed"] = smooth(graph, layers, plan, batches, context)
+            layers, smoothed = smooth(graph, layers, plan.returned, batches, context, gptq=self._compensates)
+            counts["smoothed"] = len(smoothed)
             plan = make_plan(graph, layers, profitable)
         if self.equalize and self.per_channel:
             layers, counts["equalized"] = equalize(graph, layers, plan, batches, int8, context)
             plan = make_plan(graph, layers, profitable)
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
-        ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
+        unknown = {value: bounds for value, bounds in watched.items() if value not in smoothed}
+        ranges = calibrate(graph, unknown, OBSERVERS[self.observer], batches, context) | smoothed
         activation = DType[int8.activation]
         grids = {
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
         }
-        before = graph.clone()
-        tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
-        counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers)}
+        rounded, misses = self._compensate(graph, context, layers, int8.weight_bits)
+        before, outputs = graph.clone(), output_names(layers)
+        tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel, rounded).rewrite(layers)
+        counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers), "gptq": len(rounded)}
         if self.correct_biases:
-            few = first_batches(context, min(self.samples, _CORRECTED_ON))
-            counts["biases"] = correct_biases(before, graph, layers, few, context)
-        return counts
+            few = first_batches(context, min(self.samples, CORRECTED_ON))
+            counts["biases"] = correct_biases(before, graph, outputs, few, context)
+        return PassResult(counts, misses)
+
+    def _run_dynamic(
+        self,
+        graph: Graph,
+        context: PassContext,
+        weight_bits: int,
+        layers: Sequence[Layer],
+        tables: dict[Constant, Lookup],
+    ) -> PassResult:
+        """Quantize with what calibration data tells, if there are any."""
+        counts: dict[str, int] = {}
+        if self.smooth and context.calibration:
+            batches = first_batches(context, self.samples)
+            layers, smoothed = smooth(graph, layers, (), batches, context, gptq=self._compensates)
+            counts["smoothed"] = len(smoothed)
+        rounded, misses = self._compensate(graph, context, layers, weight_bits)
+        tables |= quantize_dynamically(graph, layers, weight_bits, self.per_channel, self.per_row, rounded)
+        return PassResult({**counts, "gptq": len(rounded)}, misses)
+
+    @property
+    def _compensates(self) -> bool:
+        return self.gptq and self.per_channel
+
+    def _compensate(
+        self, graph: Graph, context: PassContext, layers: Sequence[Layer], bits: int
+    ) -> tuple[dict[WeightKey, IntegerWeight], list[str]]:
+        if not self._compensates or not context.calibration:
+            return {}, []
+        few = first_batches(context, min(self.samples, _COMPENSATED_ON))
+        return compensate(graph, layers, bits, few, context)
 
 
 def _with_what_is_stored(

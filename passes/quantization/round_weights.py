@@ -13,9 +13,11 @@ from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
+from .calibrate import first_batches
+from .correct_biases import CORRECTED_ON, correct_biases
 from .embeddings import quantize_embeddings
 from .given_grid import given_grid
-from .layers import Layer, WeightKey, select_layers
+from .layers import Layer, WeightKey, output_names, select_layers
 from .sweep import Moments, sweep
 from .weights import quantize_weights
 
@@ -48,6 +50,7 @@ class WeightRounding(Pass):
     after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
     bits: Annotated[int, Interval(ge=2, le=8)] = 4
     block: Annotated[int, Ge(0)] = 64
+    correct_biases: bool = True
     required: bool = True
 
     def require(self, context: PassContext) -> None:
@@ -76,7 +79,11 @@ class WeightRounding(Pass):
             return {layer: rounded[layer.key].floats for layer in layers}
 
         sweep(graph, selection.layers, context.calibration, context, visit)
+        before, outputs = graph.clone(), output_names(selection.layers)
         tables = quantize_weights(graph, selection.layers, rounded)
+        if self.correct_biases:
+            few = first_batches(context, CORRECTED_ON)
+            counts["biases"] = correct_biases(before, graph, outputs, few, context)
         counts["embeddings"], others = quantize_embeddings(graph, context, tables)
         return PassResult(counts, [*misses, *others])
 

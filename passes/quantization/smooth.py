@@ -3,9 +3,12 @@
 One grid for an activation is as coarse as its widest channel asks for, and transformers have a few that are ten times
 as wide as the rest. x W = (x / s) (s W) for any positive s, a number for each channel (Xiao et al., "SmoothQuant:
 Accurate and Efficient Post-Training Quantization for Large Language Models", 2023).
+
+Some channels reach far for one token of a text alone, as for the separator of BERT's (Sun et al., "Massive Activations
+in Large Language Models", 2024). So those that reach beyond a bound may also be divided down to it, and no others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +17,10 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
 from ..base import Feeds, PassContext
-from .layers import Layer, drop_unused
-from .plan import Plan
+from .channel_sources import ChannelSource, channel_source, divide, replace_constant
+from .clipping import Bounds
+from .layers import Layer
+from .repeat_channels import channel_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +28,20 @@ if TYPE_CHECKING:
 _EXPONENTS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """How much of the channels' differences may go into the weights; of these, the best predicted one is taken."""
 
+_BOUNDS = 12
+"""The bounds that are tried, from what the widest channel reaches to what the median one does."""
+
 _LEFT = 0.5
 """The share of the predicted squared error that may be left: the division takes time where no other node absorbs it."""
+
+_SHARE = 64
+"""One in how many channels may be there once more, if they come from a product."""
+
+_LANES = 16
+"""Channels that kernels take at once, as many of which are added as fill them."""
+
+_LEFT_BY_GPTQ = 0.3
+"""The share of the squared error of rounding weights that GPTQ leaves (MiniLM: 0.2 to 0.6)."""
 
 _LEAST = 1e-5
 """That a channel is taken to reach, relative to the widest."""
@@ -45,37 +62,71 @@ class _Channels:
         self.squares, self.rows = self.squares + np.square(rows).sum(0), self.rows + len(rows)
 
 
-def smooth(
-    graph: Graph, layers: Sequence[Layer], plan: Plan, batches: Sequence[Feeds], context: PassContext
-) -> tuple[list[Layer], int]:
-    """Smooth what MatMul and Gemm layers read, in place, where that is predicted to halve the error at least.
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """What becomes of an activation's channels.
 
-    Values that are integers before they are read stay as they are.
+    Attributes:
+        scale: what they are divided by, and their rows of the weights multiplied, float[K].
+        copies: how often they are there, each with as small a share of its row, int[K].
+    """
+
+    scale: np.ndarray
+    copies: np.ndarray
+
+    @property
+    def channels(self) -> np.ndarray:
+        """The channels by their numbers, each as often as it is there."""
+        return np.repeat(np.arange(len(self.copies)), self.copies)
+
+
+def smooth(
+    graph: Graph,
+    layers: Sequence[Layer],
+    integers: Collection[Value],
+    batches: Sequence[Feeds],
+    context: PassContext,
+    *,
+    gptq: bool,
+) -> tuple[list[Layer], dict[Value, Bounds]]:
+    """Smooth what MatMul and Gemm layers read, in place, where that is predicted to halve the error at least.
 
     Args:
         graph: in float.
         layers: of it that will compute in integers.
-        plan: of their quantization.
+        integers: values that are so before they are read, and stay as they are.
         batches: of inputs.
         context: to whom progress is reported.
+        gptq: whether GPTQ will round the weights.
 
     Returns:
-        The layers as they are now, and how many activations were smoothed.
+        The layers as they are now, and what calibration saw of each activation that was smoothed, from end to end.
     """
     groups: dict[Value, list[Layer]] = {}
     for layer in layers:
-        if layer.node.operator != "Conv" and layer.x not in plan.returned and not layer.shares_weight:
+        if layer.node.operator != "Conv" and layer.x not in integers and not layer.shares_weight:
             groups.setdefault(layer.x, []).append(layer)
     seen = _observe(graph, groups, batches, context)
-    changed: dict[Layer, Layer] = {}
-    count = 0
+    ranges: dict[Value, Bounds] = {}
+    weight_share = _LEFT_BY_GPTQ if gptq else 1.0
     for x, readers in groups.items():
-        scale = _best_scale(seen[x], np.concatenate([layer.matrix for layer in readers], axis=1))
-        if scale is not None and context.applies("smooth", readers[0].node):
-            changed |= zip(readers, _apply(graph, x, readers, scale.astype(np.float32)), strict=True)
-            count += 1
-    drop_unused(graph, [layer.weight for layer in changed])
-    return [changed.get(layer, layer) for layer in layers], count
+        weight = np.concatenate([_current(layer).matrix for layer in readers], axis=1)
+        source = channel_source(readers)
+        path = channel_path(readers) if isinstance(source, str) else None
+        best = _best(seen[x], weight, weight_share, 0 if path is None else len(weight) // _SHARE // _LANES * _LANES)
+        if best is not None and context.applies("smooth", readers[0].node):
+            if path is not None and best.copies.max() > 1:
+                path.repeat(graph, best.channels)
+            smoothed = _apply(graph, x, readers, best)
+            ranges[smoothed] = float((seen[x].low / best.scale).min()), float((seen[x].high / best.scale).max())
+    return [layer if layer.is_turned else _current(layer) for layer in layers], ranges
+
+
+def _current(layer: Layer) -> Layer:
+    """A layer with what its node reads by now."""
+    weight = layer.node.inputs[1]
+    assert isinstance(weight, Constant)
+    return replace(layer, x=layer.node.operand(0), weight=weight)
 
 
 def _observe(
@@ -96,60 +147,65 @@ def _observe(
     return seen
 
 
-def _best_scale(channels: _Channels, weight: np.ndarray) -> np.ndarray | None:
-    """The factors of a weight's rows, `[K, N]`, with the least predicted error; None where it isn't worth it."""
+def _best(channels: _Channels, weight: np.ndarray, weight_share: float, more: int) -> _Division | None:
+    """The division with the least predicted error; None where it isn't worth it.
+
+    Args:
+        channels: of the activation.
+        weight: `[K, N]`.
+        weight_share: what is left of the error of rounding weights.
+        more: channels that may be there beyond K.
+    """
     reach = np.maximum(channels.high, np.negative(channels.low))
     if not channels.rows or not np.all(np.isfinite(reach)) or not np.max(reach):
         return None
     reach = np.maximum(reach, _LEAST * np.max(reach))
     rows = np.abs(weight).max(axis=1).astype(np.float64)
     rows = np.maximum(rows, max(_LEAST * rows.max(), np.finfo(np.float32).tiny))
+    bounds = np.geomspace(reach.max(), np.median(reach), _BOUNDS + 1)[1:]
+    once = np.ones(len(weight), np.int64)
     scales = [reach**exponent / rows ** (1 - exponent) for exponent in _EXPONENTS]
-    scales = [scale / np.exp(np.log(scale).mean()) for scale in scales]
-    errors = [_error(channels, weight, scale) for scale in scales]
+    tried = [_Division(scale / np.exp(np.log(scale).mean()), once) for scale in scales]
+    divided = [np.maximum(reach / bound, 1) for bound in bounds]
+    tried += [_Division(scale, _copies(rows * scale, more)) for scale in divided]
+    errors = [_error(channels, weight, division, weight_share) for division in tried]
     best = int(np.argmin(errors))
-    return scales[best] if errors[best] <= _LEFT * _error(channels, weight, np.ones(len(weight))) else None
+    whole = _error(channels, weight, _Division(once, once), weight_share)
+    return tried[best] if errors[best] <= _LEFT * whole else None
 
 
-def _error(channels: _Channels, weight: np.ndarray, scale: np.ndarray) -> float:
+def _copies(rows: np.ndarray, more: int) -> np.ndarray:
+    """How often each channel is there if some more than all make the largest of some rows least."""
+    copies = np.ones(len(rows), np.int64)
+    for _ in range(more):
+        copies[np.argmax(rows / copies)] += 1
+    return copies
+
+
+def _error(channels: _Channels, weight: np.ndarray, division: _Division, weight_share: float) -> float:
     """The expected squared error of a product, of rounding the activation, to 256 steps, and the weight, by columns."""
+    scale, copies = division.scale, division.copies
     step = ((channels.high / scale).max() - (channels.low / scale).min()) / 255
-    steps = np.abs(weight * scale[:, None]).max(axis=0) / 127
-    power = channels.squares / channels.rows
+    steps = np.abs(weight * (scale / copies)[:, None]).max(axis=0) / 127
+    power = copies * channels.squares / channels.rows
     of_activation = step**2 * (np.square(scale) * np.square(weight.astype(np.float64)).sum(axis=1)).sum()
-    return float(of_activation + np.square(steps).sum() * (power / np.square(scale)).sum())
+    return float(of_activation + weight_share * np.square(steps).sum() * (power / np.square(scale)).sum())
 
 
-def _apply(graph: Graph, x: Value, readers: Sequence[Layer], scale: np.ndarray) -> list[Layer]:
-    """Divide an activation for its readers and multiply their weights."""
-    smoothed = x if _absorb(graph, x, readers, scale) else _divided(graph, x, readers, scale)
-    made: list[Layer] = []
+def _apply(graph: Graph, x: Value, readers: Sequence[Layer], division: _Division) -> Value:
+    """Divide an activation for its readers and multiply their weights; returns what they read then."""
+    channels = division.channels
+    scale = division.scale[channels].astype(np.float32)
+    factor = scale / division.copies[channels].astype(np.float32)
+    source = channel_source(readers)
+    if isinstance(source, ChannelSource) and source.size == len(scale):
+        divide(graph, source, scale)
+    else:
+        op = Builder(graph, readers[0].node, readers[0].node.location)
+        x = op.Mul(x, op.constant(1 / scale, f"{x.name}.smoothing"))
     for layer in readers:
-        factor = scale[:, None] if layer.axis == 1 else scale
-        weight = graph.add_constant(layer.weight.data * factor, layer.weight.name)
-        graph.set_input(layer.node, 0, smoothed)
-        graph.set_input(layer.node, 1, weight)
-        made.append(replace(layer, x=smoothed, weight=weight))
-    return made
-
-
-def _divided(graph: Graph, x: Value, readers: Sequence[Layer], scale: np.ndarray) -> Value:
-    op = Builder(graph, readers[0].node, readers[0].node.location)
-    return op.Mul(x, op.constant(1 / scale, f"{x.name}.smoothing"))
-
-
-def _absorb(graph: Graph, x: Value, readers: Sequence[Layer], scale: np.ndarray) -> bool:
-    """Divide the scale and bias of the normalization that yields an activation; whether that was possible."""
-    node, nodes = x.producer, {layer.node for layer in readers}
-    if node is None or node.operator not in ("LayerNormalization", "RMSNormalization") or graph.is_output(x):
-        return False
-    constants = [value for value in node.inputs[1:] if value is not None]
-    if any(use.node not in nodes for use in x.uses) or not all(isinstance(value, Constant) for value in constants):
-        return False
-    if any(value.shape != scale.shape for value in constants):
-        return False
-    for index, value in enumerate(constants, start=1):
-        assert isinstance(value, Constant)
-        graph.set_input(node, index, graph.add_constant(value.data / scale, value.name))
-        drop_unused(graph, [value])
-    return True
+        weight = _current(layer).weight.data
+        turned = np.take(weight, channels, 1 - layer.axis) * (factor[:, None] if layer.axis else factor)
+        graph.set_input(layer.node, 0, x)
+        replace_constant(graph, layer.node, 1, turned)
+    return x

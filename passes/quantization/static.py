@@ -14,7 +14,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.quantization import LARGEST_BIAS, IntegerWeight, QuantParams, quantize_weight
 from .embeddings import Lookup, integer_rows
-from .layers import Layer, drop_unused, float_inputs
+from .layers import Layer, WeightKey, drop_unused, float_inputs
 from .plan import Plan
 
 
@@ -28,6 +28,7 @@ class StaticQuantizer:
         grids: of the plan's values, without those that share another's.
         weight_bits: 8, or 7.
         per_channel: whether each output channel's weights have a scale of their own.
+        rounded: weights that are in integers already, by channel.
     """
 
     graph: Graph
@@ -35,6 +36,7 @@ class StaticQuantizer:
     grids: Mapping[Value, QuantParams]
     weight_bits: int
     per_channel: bool
+    rounded: Mapping[WeightKey, IntegerWeight] = field(default_factory=dict[WeightKey, IntegerWeight])
     _tables: dict[Constant, Lookup] = field(default_factory=dict[Constant, Lookup], init=False)
     _constants: dict[Value, tuple[Constant, Constant]] = field(default_factory=dict, init=False)
     _weights: dict[tuple[Constant, int, bool], tuple[IntegerWeight, Value]] = field(default_factory=dict, init=False)
@@ -120,7 +122,9 @@ class StaticQuantizer:
             return held
         axis = layer.axis if self.per_channel else None
         least = least if self.per_channel else np.max(least)
-        weight = quantize_weight(layer.weight.data, axis, self.weight_bits, least)
+        weight = self.rounded.get(layer.key)
+        if weight is None or np.any(weight.scale < least):
+            weight = quantize_weight(layer.weight.data, axis, self.weight_bits, least)
         name = layer.weight.name
         integers, scale = op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale")
         if layer.is_tied:

@@ -5,7 +5,7 @@ are alive there, in temporary files where they are many, and of what layers read
 doesn't grow with the amount of data.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from ...ir.interpreter import Held
 
 HELD_OUT = 4
-"""One in how many batches judges roundings and is not looked at when they are made."""
+"""One in how many batches judges roundings and is not looked at when they are made; of fewer, one in as many rows."""
 
 _MOST_BYTES = 1 << 28
 """The bytes of values between layers, for all batches together, that are kept in memory."""
@@ -36,7 +36,7 @@ class Moments:
 
     Attributes:
         fit: over the batches that roundings are fitted to.
-        held_out: over the others; the same where there is one batch only.
+        held_out: over the others; the same where there is one row only.
     """
 
     fit: np.ndarray
@@ -92,9 +92,9 @@ def sweep(
                 interpreter.advance(values, range(start, stop))
                 x = values[twin.operand(0)]
                 assert isinstance(x, torch.Tensor)
-                x, is_held_out = x.reshape(-1, x.shape[-1]), number % HELD_OUT == HELD_OUT - 1
-                sums[is_held_out] = sums.get(is_held_out, 0) + x.T @ x
-                rows[is_held_out] = rows.get(is_held_out, 0) + len(x)
+                for is_held_out, part in _shares(x.reshape(-1, x.shape[-1]), number, len(batches)):
+                    sums[is_held_out] = sums.get(is_held_out, 0) + part.T @ part
+                    rows[is_held_out] = rows.get(is_held_out, 0) + len(part)
                 storage.put(number, {value: held for value, held in values.items() if value not in constants})
             for layer in layers:
                 if twins[layer.node][0] < stop:
@@ -104,6 +104,15 @@ def sweep(
             for layer, weight in visit(group, Moments(means[False], means.get(True, means[False]))).items():
                 constants[own[layer]] = to_torch(_laid_out(layer, weight))
     context.progress("walking through layers", len(groups), len(groups))
+
+
+def _shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tensor"]]:
+    """Whether rows of a batch are held out, by its number among some."""
+    if count >= HELD_OUT or len(x) < HELD_OUT:
+        yield count > 1 and number % HELD_OUT == HELD_OUT - 1, x
+        return
+    yield True, x[HELD_OUT - 1 :: HELD_OUT]
+    yield from ((False, x[place::HELD_OUT]) for place in range(HELD_OUT - 1))
 
 
 def _laid_out(layer: Layer, weight: np.ndarray) -> np.ndarray:

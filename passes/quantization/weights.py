@@ -53,8 +53,10 @@ def quantize_weights(
             block_size=weight.stored_block,
             accuracy_level=_ACCURACY,
         )
+        y_name = layer.node.outputs[0].name
         graph.replace_uses(layer.node.outputs[0], y)
         graph.erase(layer.node)
+        graph.rename(y, y_name)
     drop_unused(graph, floats)
     return tables
 

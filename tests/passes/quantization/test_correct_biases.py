@@ -56,3 +56,24 @@ def test_means_of_channels_are_restored(layers, axis):
         return float(np.abs((got["y"] - wanted["y"]).mean(axis=others)).max())
 
     assert error(correct_biases=True) < error(correct_biases=False) / 4
+
+
+@pytest.mark.parametrize("pipeline", [{"scheme": "int4"}, {"scheme": "int8-weights", "block": 0}])
+@pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
+def test_so_are_those_of_layers_whose_weights_alone_are_rounded(operator, pipeline):
+    """Where the operator has no bias, that which is added behind it takes the shift up."""
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("rows", 32)))
+    product = op.Gemm(x, array(32, 8), array(8)) if operator == "Gemm" else op.Add(op.MatMul(x, array(32, 8)), array(8))
+    source.outputs["y"] = product
+    feeds = [{"x": array(64, 32) + 1}] * 2
+
+    def error(**options) -> float:
+        graph = source.clone()
+        Quantize(**pipeline, **options).run(graph, PassContext(load_target("x86-64-avx512-vnni"), source, feeds))
+        verify(graph)
+        [wanted, _], [got, _] = run_graph(source, feeds), run_graph(graph, feeds)
+        return float(np.abs((got["y"] - wanted["y"]).mean(axis=0)).max())
+
+    assert error(correct_biases=True) < error(correct_biases=False) / 20

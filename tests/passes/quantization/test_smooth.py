@@ -10,7 +10,6 @@ from planish.ir.verify import verify
 from planish.passes.base import PassContext
 from planish.passes.probes import run_graph
 from planish.passes.quantization.layers import select_layers
-from planish.passes.quantization.plan import make_plan
 from planish.passes.quantization.quantize import Quantize
 from planish.passes.quantization.smooth import smooth
 from planish.targets.load import load_target
@@ -40,9 +39,9 @@ def smoothed(source: Graph, feeds: list) -> tuple[Graph, int]:
     graph = source.clone()
     context = PassContext(load_target("x86-64-avx512-vnni"), source, feeds)
     layers = select_layers(graph, OPERATORS, context).layers
-    _, count = smooth(graph, layers, make_plan(graph, layers, OPERATORS), feeds, context)
+    _, ranges = smooth(graph, layers, (), feeds, context, gptq=False)
     verify(graph)
-    return graph, count
+    return graph, len(ranges)
 
 
 def quantized(source: Graph, feeds: list, **options) -> Graph:
@@ -84,3 +83,51 @@ def test_integers_are_less_than_half_as_far_off():
         drift(exact, run_graph(quantized(source, feeds, smooth=choice), feeds)) for choice in (True, False)
     )
     assert with_it < without / 2
+
+
+def test_one_channel_of_one_row_is_divided_and_no_other():
+    """A massive activation: all but one channel keep their grid, and all that was seen stays within it."""
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 64)))
+    source.outputs["y"] = op.MatMul(op.Gelu(x), array(64, 16))
+    data = array(512, 64)
+    data[7, 5] = 60
+    graph, count = smoothed(source, [{"x": data}])
+    assert count == 1
+    divisor = next(node for node in graph.nodes if node.operator == "Mul").constant(1)
+    assert divisor is not None
+    assert np.flatnonzero(divisor < 0.99).tolist() == [5]
+
+
+def test_values_of_attention_are_divided_in_the_weights_that_they_come_from():
+    wide = array(32, 32) * WIDE
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 6, 32)))
+    value = op.Add(op.MatMul(x, wide), array(32))
+    found = op.Attention(x, x, value, q_num_heads=4, kv_num_heads=4)
+    source.outputs["y"] = op.MatMul(found, array(32, 8))
+    feeds = [{"x": array(4, 6, 32)}]
+    graph, count = smoothed(source, feeds)
+    assert count == 1
+    assert [node.operator for node in graph.nodes] == ["MatMul", "Add", "Attention", "MatMul"]
+    assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 1e-5
+    assert drift(run_graph(source, feeds), run_graph(quantized(source, feeds), feeds)) < 0.05
+
+
+def test_a_channel_behind_an_activation_function_is_computed_several_times():
+    """Its row would be the largest of the weights by far, and make all of them coarse."""
+    source = Graph()
+    op = Builder(source)
+    x = source.add_input("x", TensorType(DType.float32, ("batch", 8)))
+    up, down = array(8, 1024), array(1024, 16)
+    up[:, 5] *= 30
+    source.outputs["y"] = op.MatMul(op.Gelu(op.Add(op.MatMul(x, up), array(1024))), down)
+    feeds = [{"x": array(256, 8)}]
+    graph, count = smoothed(source, feeds)
+    assert count == 2 - (len([node for node in graph.nodes if node.operator == "Mul"]) == 1)
+    widths = [node.output.shape[-1] for node in graph.nodes if node.operator in ("MatMul", "Add", "Gelu")]
+    assert widths == [1040, 1040, 1040, 16]
+    assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 1e-5
+    assert drift(run_graph(source, feeds), run_graph(quantized(source, feeds), feeds)) < 0.05

@@ -43,14 +43,14 @@ QUANTIZED = """(%x: float32[rows, 32]) {
   const %u.codes: uint8[12, 3, 8]
   const %u.scales: float32[12, 3]
   const %u.zero_points: uint8[12, 2]
-  %matmulnbits: float32[rows, 48] = com.microsoft::MatMulNBits(%x, %w.codes, %w.scales, %w.zero_points)\
+  %a: float32[rows, 48] = com.microsoft::MatMulNBits(%x, %w.codes, %w.scales, %w.zero_points)\
  {K = 32, N = 48, accuracy_level = 4, bits = 4, block_size = 16} @ "first"
-  %c: float32[rows, 48] = Relu(%matmulnbits) @ "first"
-  %matmulnbits_1: float32[rows, 40] = com.microsoft::MatMulNBits(%c, %v.codes, %v.scales, %v.zero_points, none,\
+  %c: float32[rows, 48] = Relu(%a) @ "first"
+  %d: float32[rows, 40] = com.microsoft::MatMulNBits(%c, %v.codes, %v.scales, %v.zero_points, none,\
  %v.bias) {K = 48, N = 40, accuracy_level = 4, bits = 4, block_size = 16} @ "second"
-  %matmulnbits_2: float32[rows, 12] = com.microsoft::MatMulNBits(%matmulnbits_1, %u.codes, %u.scales, %u.zero_points)\
+  %y: float32[rows, 12] = com.microsoft::MatMulNBits(%d, %u.codes, %u.scales, %u.zero_points)\
  {K = 40, N = 12, accuracy_level = 4, bits = 4, block_size = 16} @ "third"
-  return y = %matmulnbits_2
+  return y = %y
 }"""
 
 

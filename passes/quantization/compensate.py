@@ -1,0 +1,68 @@
+"""Weights in int8 by GPTQ: what rounding one input channel's weights does to the output, the next ones make up for.
+
+Rounding each weight by itself costs transformers as much as rounding activations does, once these are smoothed, since
+that multiplies some rows of the weights.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...ir.block_weight import BlockScheme
+from ...ir.graph import Graph
+from ...ir.quantization import IntegerWeight, quantize_weight
+from ..base import Feeds, PassContext
+from .gptq import gptq
+from .layers import Layer, WeightKey
+from .sweep import Moments, sweep
+
+_DAMPING = 0.01
+
+
+def compensate(
+    graph: Graph, layers: Sequence[Layer], bits: int, batches: Sequence[Feeds], context: PassContext
+) -> tuple[dict[WeightKey, IntegerWeight], list[str]]:
+    """Round the weights of MatMul and Gemm layers by GPTQ, where that does better on batches that were held out.
+
+    Args:
+        graph: in float.
+        layers: of it that will compute in integers. Those that share a weight with others are left out.
+        bits: of the integers.
+        batches: of inputs.
+        context: to whom progress is reported.
+
+    Returns:
+        The weights that GPTQ has rounded, and a sentence for each layer that rounding to the nearest suits better.
+    """
+    weights: dict[WeightKey, IntegerWeight] = {}
+    misses: list[str] = []
+
+    def visit(readers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
+        found: dict[Layer, np.ndarray] = {}
+        for layer in readers:
+            nearest, made = quantize_weight(layer.weight.data, layer.axis, bits), _rounded(layer, bits, moments.fit)
+            plain, floats = _matrix(layer, nearest), _matrix(layer, made)
+            if moments.error(floats - layer.matrix) < moments.error(plain - layer.matrix):
+                weights[layer.key], found[layer] = made, floats
+            else:
+                misses.append(f"{layer.node.location}: plain rounding does better on held-out inputs")
+                found[layer] = plain
+        return found
+
+    chosen = [layer for layer in layers if layer.node.operator != "Conv" and not layer.shares_weight]
+    if chosen:
+        sweep(graph, chosen, batches, context, visit)
+    return weights, misses
+
+
+def _rounded(layer: Layer, bits: int, moments: np.ndarray) -> IntegerWeight:
+    """A layer's weight on a grid around 0 for each output channel."""
+    scheme = BlockScheme(bits, 0, symmetric=True)
+    found = gptq(layer.matrix, scheme, moments, activation_order=True, damping=_DAMPING)
+    integers = (found.codes.astype(np.int16) - scheme.codes // 2).astype(np.int8)
+    return IntegerWeight(integers if layer.axis == 1 else integers.T, found.scales[0], layer.axis)
+
+
+def _matrix(layer: Layer, weight: IntegerWeight) -> np.ndarray:
+    """What a layer multiplies by then, `[K, N]`."""
+    return (weight.data if layer.axis == 1 else weight.data.T) * weight.scale
