@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..ir.dims import evaluate, is_dim, symbols
-from ..ir.errors import ModelError, UsageError
+from ..ir.errors import ModelError, TargetError, UsageError
 
 if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime alone
     from ..ir.graph import Graph
@@ -58,6 +58,19 @@ class Executable(ABC):
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run the model on arrays by input name, which have been checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTimes:
+    """Seconds of a model's operators in one inference, by the module path of the nodes that they come from.
+
+    Attributes:
+        modules: all operators.
+        conversions: QuantizeLinear and DequantizeLinear, as far as they run by themselves.
+    """
+
+    modules: Mapping[str, float]
+    conversions: Mapping[str, float]
 
 
 class CompilerWarning(UserWarning):
@@ -147,6 +160,21 @@ class Backend(ABC):
         Raises:
             TargetError: an operator that the backend can't run, by name and layer.
         """
+
+    def node_times(
+        self, legal: Sequence["Graph"], target: "Target", feeds: Mapping[str, np.ndarray]
+    ) -> Sequence[NodeTimes]:
+        """Return what the operators of graphs take, one by one, while all of a graph's run, and the graphs in turn.
+
+        Args:
+            legal: as `pipeline` leaves them.
+            target: with the number of threads.
+            feeds: one inference's inputs.
+
+        Raises:
+            TargetError: the backend can't tell.
+        """
+        raise TargetError(f"{self.name} doesn't tell what single operators take: build with `backend: onnxruntime`")
 
     def opens(self, directory: Path) -> Collection[str]:
         """Return the names of files that `load` opens, as far as they are known: an artifact has to list them.

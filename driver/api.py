@@ -20,6 +20,7 @@ from ..targets import Target
 from ..targets.load import load_target
 from .data import doubts, make_batches, ports_of, single_sample, sizes_in
 from .model import read_model, write_model
+from .profiling import profiler
 from .reporter import SILENT, PassReporter, Reporter
 
 
@@ -64,6 +65,7 @@ def optimize(
     *,
     data: Iterable[Any] = (),
     target: str | Target = "native",
+    backend: str | None = None,
     seed: int = 0,
     verify: Verification | str = "numeric",
     probes: Sequence[Feeds] = (),
@@ -78,6 +80,7 @@ def optimize(
         data: calibration: batches of real inputs, each a dict of arrays by input name, one array, or a row of arrays in
             the order of the inputs.
         target: a target's name, its file, or the target itself.
+        backend: that graphs are timed on, for passes that choose by time.
         seed: for whatever is random.
         verify: what is checked after each pass: a `Verification`, or a text such as `"structure"` or
             `"numeric,rtol=0.01"`.
@@ -96,10 +99,12 @@ def optimize(
     feeds = [batch.inputs for batch in make_batches(data, ports, "data")]
     for doubt in doubts(feeds):
         warnings.warn(doubt, stacklevel=2)
-    sizes = sizes_in(single_sample(feeds[0], ports), ports) if feeds else {}
+    sample = single_sample(feeds[0], ports) if feeds else None
+    sizes = {} if sample is None else sizes_in(sample, ports)
     result = graph.clone()
     given = [bind(ports, (), probe) for probe in probes]
-    context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress, probes=given)
+    timing = profiler(backend, machine, sample)
+    context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress, probes=given, profile=timing)
     records = PassManager(passes, [PassReporter(reporter), *instruments], verify).run(result, context)
     return Optimized(result, records)
 

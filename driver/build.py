@@ -30,6 +30,7 @@ from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
 from .lowering import Lowering, chosen, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .model import read_model
+from .profiling import profiler
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reporter import SILENT, PassReporter, Reporter
 from .results import Artifact, Measured, PassRow, plain
@@ -120,8 +121,8 @@ class Job:
     evaluation: Sequence[Batch]
     metric: Metric | None
 
-    def context(self, sizes: Mapping[str, int]) -> PassContext:
-        """What the passes run in."""
+    def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
+        """What the passes run in; with a sample they can time what they make."""
         return PassContext(
             target=self.target,
             source=self.source,
@@ -129,6 +130,7 @@ class Job:
             seed=self.recipe.seed,
             sizes=sizes,
             progress=self.reporter.progress,
+            profile=profiler(self.recipe.backend, self.target, sample),
         )
 
     @property
@@ -224,7 +226,7 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     before = job.score(untouched.executable.run, resamples=True)
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
-    graph, rows = _run_passes(job, before, sizes_in(sample, untouched.executable.inputs))
+    graph, rows = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample))
     if job.is_for_another_machine:
         (reference,) = interleaved([lambda: untouched.executable.run(sample)])
         built, directory = _written(job, graph, scratch)
@@ -275,10 +277,9 @@ def _measured(
     )
 
 
-def _run_passes(job: Job, before: Score | None, sizes: Mapping[str, int]) -> tuple[Graph, Sequence[PassRow]]:
+def _run_passes(job: Job, before: Score | None, context: PassContext) -> tuple[Graph, Sequence[PassRow]]:
     graph = job.source.clone()
-    watch = _Watch(job, before, sizes)
-    context = job.context(sizes)
+    watch = _Watch(job, before, context.sizes)
     try:
         watching = [PassReporter(job.reporter), watch, *job.instruments]
         with reproducing(job.case):

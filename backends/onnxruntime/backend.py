@@ -11,7 +11,7 @@ import numpy as np
 
 from ...ir.errors import ModelError, TargetError
 from ...ir.types import DType
-from ..base import Backend, Executable, Port
+from ..base import Backend, Executable, NodeTimes, Port
 from . import values
 
 if TYPE_CHECKING:
@@ -55,10 +55,17 @@ class OnnxRuntime(Backend):
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
         try:
-            session = _session(directory / _MODEL, threads)
+            held = session(directory / _MODEL, threads)
         except Exception as error:  # the runtime's exceptions have no base class of their own
             raise ModelError(f"{directory / _MODEL}: ONNX Runtime can't load it: {_explain(error)}") from error
-        return OnnxRuntimeExecutable(session, inputs, outputs)
+        return OnnxRuntimeExecutable(held, inputs, outputs)
+
+    def node_times(
+        self, legal: Sequence["Graph"], target: "Target", feeds: Mapping[str, np.ndarray]
+    ) -> Sequence[NodeTimes]:
+        from .profiling import node_times
+
+        return node_times(legal, target, feeds)
 
 
 class OnnxRuntimeExecutable(Executable):
@@ -115,18 +122,21 @@ def _fault_of(graph: "Graph") -> str:
 def _fault(model: Path | bytes) -> str:
     """Return why the runtime can't run a model; nothing if it can."""
     try:
-        _session(model, threads=1)
+        session(model, threads=1)
     except Exception as error:  # as above
         return _explain(error)
     return ""
 
 
-def _session(model: Path | bytes, threads: int | None) -> Any:
+def session(model: Path | bytes, threads: int | None, **settings: Any) -> Any:
+    """Return ONNX Runtime's session for a model; further settings are attributes of its `SessionOptions`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _ERRORS_ONLY
+    for name, value in settings.items():
+        setattr(options, name, value)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Ge
 
 from ...ir.block_weight import BlockScheme, BlockWeight
-from ...ir.graph import Constant, Graph
+from ...ir.graph import Constant, Graph, Value
 from ...ir.quantization import QuantParams
 from ...ir.types import DType
 from ...targets import Int8
@@ -23,7 +23,7 @@ from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, select_layers
 from .logarithms import before_logarithms
 from .observers import OBSERVERS
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .recurrent import quantize_recurrent
 from .round_weights import check_block
 from .smooth import smooth
@@ -103,11 +103,9 @@ class Quantize(Pass):
         if int8 is None:
             return PassResult(misses=[f"8-bit kernels were not measured on {context.target.name}"])
         static = self.scheme == "int8"
-        profitable = _union(int8.operators if static else int8.dynamic_operators)
+        profitable = profitable_operators(int8, static=static)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
-        selection = select_layers(graph, profitable, context)
-        if static:
-            selection = _without_logarithms(graph, selection)
+        selection = static_layers(graph, profitable, context) if static else select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
         tables: dict[Constant, Lookup] = {}
         if static:
@@ -142,13 +140,28 @@ class Quantize(Pass):
         profitable: frozenset[str],
         tables: dict[Constant, Lookup],
     ) -> dict[str, int]:
-        plan = make_plan(graph, layers, profitable)
-        if not plan.reads:
+        prepared = self.prepare(graph, layers, int8, profitable, context)
+        if not prepared.plan.reads:
             return {}
+        counts = {"smoothed": prepared.smoothed} if self.smooth else {}
+        before = graph.clone()
+        tables |= prepared.quantizer(graph, int8, self.per_channel).rewrite(prepared.layers)
+        counts |= {"activations": len(prepared.plan.reads), "carriers": len(prepared.plan.carriers)}
+        if self.correct_biases:
+            few = first_batches(context, min(self.samples, _CORRECTED_ON))
+            counts["biases"] = correct_biases(before, graph, prepared.layers, few, context)
+        return counts
+
+    def prepare(
+        self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
+    ) -> "Prepared":
+        """Do what comes before rounding: a graph that computes what it did, and the grid of each value."""
+        plan, smoothed = make_plan(graph, layers, profitable), 0
+        if not plan.reads:
+            return Prepared(layers, plan, {}, smoothed)
         batches = first_batches(context, self.samples)
-        counts: dict[str, int] = {}
         if self.smooth:
-            layers, counts["smoothed"] = smooth(graph, layers, plan, batches, context)
+            layers, smoothed = smooth(graph, layers, plan, batches, context)
             plan = make_plan(graph, layers, profitable)
         watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
         ranges = calibrate(graph, watched, OBSERVERS[self.observer], batches, context)
@@ -156,13 +169,28 @@ class Quantize(Pass):
         grids = {
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
         }
-        before = graph.clone()
-        tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel).rewrite(layers)
-        counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers)}
-        if self.correct_biases:
-            few = first_batches(context, min(self.samples, _CORRECTED_ON))
-            counts["biases"] = correct_biases(before, graph, layers, few, context)
-        return counts
+        return Prepared(layers, plan, grids, smoothed)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What static quantization of a graph is about to do.
+
+    Attributes:
+        layers: that compute in integers.
+        plan: what is quantized where.
+        grids: of the plan's values, without those that share another's.
+        smoothed: how many activations were smoothed.
+    """
+
+    layers: Sequence[Layer]
+    plan: Plan
+    grids: Mapping[Value, QuantParams]
+    smoothed: int
+
+    def quantizer(self, graph: Graph, int8: Int8, per_channel: bool) -> StaticQuantizer:
+        """What rewrites the graph."""
+        return StaticQuantizer(graph, self.plan, self.grids, int8.weight_bits, per_channel)
 
 
 def _with_what_is_stored(
@@ -180,8 +208,17 @@ def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:
     return given_grid(weight, scheme) or BlockWeight.over(weight, scheme)
 
 
-def _without_logarithms(graph: Graph, selection: Selection) -> Selection:
-    """The layers whose results don't reach a logarithm, with a sentence for each of the others."""
+def profitable_operators(int8: Int8, *, static: bool) -> frozenset[str]:
+    """The operators that pay off in integers, with ranges fixed beforehand or found at run time."""
+    return _union(int8.operators if static else int8.dynamic_operators)
+
+
+def static_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
+    """The layers whose activations can have ranges fixed beforehand, with a sentence for each of the others.
+
+    Those are left out whose results reach a logarithm.
+    """
+    selection = select_layers(graph, operators, context)
     barred = before_logarithms(graph)
     misses = [
         f"{layer.node.location}: {layer.node.operator} stays in float: a logarithm tells its small results apart"

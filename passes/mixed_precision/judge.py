@@ -1,0 +1,100 @@
+"""How far a graph's outputs are from the float model's, on inputs that nothing was fitted to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...ir.graph import Graph
+from ..base import Feeds
+from ..distillation.loss import LossKind, choose_measures, measure
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was lost.
+
+    Attributes:
+        drop: in percent, of the output that lost most.
+        loss: the divergence from the float model's outputs, summed over these.
+    """
+
+    drop: float
+    loss: float
+
+
+class Judge:
+    """Compares graphs with the float model.
+
+    An output of classes loses by each row whose largest element is elsewhere; one of numbers by 1 - cosine.
+
+    Args:
+        graph: in float.
+        batches: to judge on.
+
+    Attributes:
+        measures: how each output is compared.
+        rows: how many choices among classes the float model makes on the batches, in the output with the fewest; 0
+            where no output holds classes.
+    """
+
+    def __init__(self, graph: Graph, batches: Sequence[Feeds]) -> None:
+        self._batches = batches
+        self._wanted = _run(graph, batches)
+        self.measures = {
+            name: LossKind.PROBABILITIES if _are_probabilities([one[name] for one in self._wanted]) else kind
+            for name, kind in choose_measures(graph, "auto").items()
+        }
+        counts = [
+            sum(found[name][..., 0].numel() for found in self._wanted)
+            for name, kind in self.measures.items()
+            if kind is not LossKind.NUMBERS
+        ]
+        self.rows = min(counts, default=0)
+
+    def judge(self, graph: Graph) -> Verdict:
+        """Compare a graph with the float model."""
+        found = _run(graph, self._batches)
+        pairs = list(zip(found, self._wanted, strict=True))
+        losses = [measure(self.measures, got, wanted, 1.0).item() for got, wanted in pairs]
+        drops = [
+            _drop(kind, [(got[name], wanted[name]) for got, wanted in pairs]) for name, kind in self.measures.items()
+        ]
+        return Verdict(max(drops, default=0.0), float(np.mean(losses)))
+
+
+def _run(graph: Graph, batches: Sequence[Feeds]) -> list[dict[str, Any]]:
+    from ...ir.interpreter import Interpreter
+    from ...ir.ops.dtypes import to_torch
+
+    interpreter = Interpreter(graph)
+    return [
+        {name: to_torch(array) for name, array in interpreter.run(feeds).items() if isinstance(array, np.ndarray)}
+        for feeds in batches
+    ]
+
+
+def _are_probabilities(outputs: "Sequence[Tensor]") -> bool:
+    """Whether the elements along the last axis are those of distributions, however they were computed."""
+    if not outputs or not outputs[0].ndim or outputs[0].shape[-1] < 2:
+        return False
+    sums = [output.double().sum(-1) for output in outputs]
+    return all(
+        bool((output >= 0).all() and ((total - 1).abs() < 1e-3).all())
+        for output, total in zip(outputs, sums, strict=True)
+    )
+
+
+def _drop(kind: LossKind, pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
+    """The share of rows that choose another class, or 1 - cosine, in percent."""
+    if kind is not LossKind.NUMBERS:
+        moved = sum(int((got.argmax(-1) != wanted.argmax(-1)).sum()) for got, wanted in pairs)
+        return 100 * moved / max(sum(wanted[..., 0].numel() for _, wanted in pairs), 1)
+    flat = [(got.double().flatten(), wanted.double().flatten()) for got, wanted in pairs]
+    product = sum(float(got @ wanted) for got, wanted in flat)
+    norms = np.sqrt(sum(float(got @ got) for got, _ in flat) * sum(float(wanted @ wanted) for _, wanted in flat))
+    return float(100 * (1 - product / norms)) if norms else 0.0
