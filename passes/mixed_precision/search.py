@@ -57,7 +57,7 @@ class Search:
     max_drop: float
     attempts: int
     context: PassContext
-    _last: Verdict | None = field(default=None, init=False)
+    _failed: Verdict | None = field(default=None, init=False)
 
     def run(self, order: int) -> Choice | None:
         """The fastest choice found; it is empty where floats are the fastest, and None where nothing passes.
@@ -72,16 +72,16 @@ class Search:
             self.context.progress("judging choices", attempt, self.attempts)
             choice = self._choice(self.times, budget)
             used = self._loss(choice.layers)
-            self._last = choice.verdict
             if choice.verdict.drop <= self.max_drop:
                 low = max(low, budget)
                 best = choice if best is None or choice.seconds < _FASTER * best.seconds else best
                 if np.isinf(high):
                     return best
             elif not choice.layers:
+                self._failed = choice.verdict
                 return None
             else:
-                high = min(high, used)
+                high, self._failed = min(high, used), choice.verdict
             if high <= low * _NEAR:
                 break
             least = low or high / _WIDEST
@@ -97,10 +97,9 @@ class Search:
 
     def obstacles(self, full: Verdict) -> list[str]:
         """Why nothing is quantized."""
-        if self._last is not None and self._last.drop <= self.max_drop:
+        if self._failed is None:
             return ["no mix of int8 and float is faster than float alone"]
-        least = full.drop if self._last is None else self._last.drop
-        drops = f"{full.drop:.3g} % with all in int8, and {least:.3g} % with the fewest that were tried"
+        drops = f"{full.drop:.3g} % with all in int8, and {self._failed.drop:.3g} % with the last that was tried"
         return [f"no choice of layers keeps the drop within {self.max_drop:g} %: it is {drops}"]
 
     def _choice(self, times: Times, budget: float) -> Choice:

@@ -29,7 +29,7 @@ _DRAWS = 4
 _CORRELATION, _FACTOR, _FEWEST = 0.7, 4.0, 4
 """The least rank correlation of estimates with measures, how far the ratio of the two may be from its median, and of
 how many layers a correlation says anything."""
-_NEGLIGIBLE = 1e-3
+_NEGLIGIBLE = 1e-2
 """The share of the largest loss below which all are taken to be the same."""
 
 
@@ -210,9 +210,8 @@ class _Gradients:
             score = torch.stack(scores).sum()
             if not score.requires_grad:
                 return []
-            found: Sequence[Tensor | None] = torch.autograd.grad(
-                score, list(leaves.values()), retain_graph=True, allow_unused=True
-            )
+            grad = torch.autograd.grad(score, list(leaves.values()), retain_graph=True, allow_unused=True)
+            found = cast("Sequence[Tensor | None]", grad)
             drawn.append({value: one for value, one in zip(leaves, found, strict=True) if one is not None})
         return drawn
 
