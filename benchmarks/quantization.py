@@ -14,8 +14,8 @@ The parts are
     cnns      networks that packages ship (recognition of text lines, kinds of files, notes), and a small CNN
     trained   mobile networks and a small vision transformer, trained here on Fashion-MNIST
     lstm      three layers of LSTM, trained here on sentences
-    mixed     `quantize-mixed` within 0.5 % on the models of `minilm` and `cnns`: what is lost on data that nothing has seen,
-              beside int8 as a whole; the speed-up that is kept; the latency as it was predicted
+    mixed     `quantize-mixed` within 0.5 % on the models of `minilm` and `cnns`: what is lost on data that nothing has
+              seen, beside int8 as a whole; the speed-up that is kept; the latency as it was predicted
 
 Nothing is loaded from a hub. Calibration data are never those that are reported on. A method that draws calibration
 data is run with several seeds, of which the median is given, with the least and the greatest; intervals hold 95 % of

@@ -7,7 +7,7 @@ import numpy as np
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Location, Node
 from planish.ir.types import DType, TensorType
-from planish.passes.base import Feeds, PassContext, Profile
+from planish.passes.base import Feeds, PassContext, Profile, Profiler
 from planish.targets.load import load_target
 
 TARGET = load_target("x86-64-avx512-vnni")
@@ -18,8 +18,8 @@ def network(pathologic: int | None = None, *, classes: bool = True) -> Graph:
     """Convolutions with rectifiers, and a linear layer at the end.
 
     Args:
-        pathologic: the convolution with large weights that cancel, since two channels that it reads are the same: beside
-            them, a grid of 255 steps has none for the others.
+        pathologic: the convolution with large weights that cancel, since two channels that it reads are the same:
+            beside them, a grid of 255 steps has none for the others.
         classes: whether the output is of two dimensions.
     """
     random = np.random.default_rng(0)
@@ -56,9 +56,8 @@ def by_the_book(graphs: Sequence[Graph], in_float: float = 0.010, in_int8: float
     return [_profile(graph, in_float, in_int8) for graph in graphs]
 
 
-def context(graph: Graph, calibration: Sequence[Feeds] | None = None, **changes: object) -> PassContext:
-    held = batches() if calibration is None else calibration
-    return PassContext(TARGET, graph, held, **{"profile": by_the_book, **changes})  # pyright: ignore
+def context(graph: Graph, profile: Profiler = by_the_book) -> PassContext:
+    return PassContext(TARGET, graph, batches(), profile=profile)
 
 
 def _profile(graph: Graph, *of_layers: float) -> Profile:

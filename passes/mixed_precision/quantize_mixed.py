@@ -214,7 +214,10 @@ class _Mixing:
 
     def _lost(self, choice: Choice, full: Verdict) -> str:
         rows = self._judge.rows
-        what = f"of {rows} choices among classes differ from float's" if rows else "is 1 - cosine with float's outputs"
+        what = f"of {rows} rows choose another class than float" if rows else "is 1 - cosine with float's outputs"
+        if rows:
+            low, high = _interval(round(choice.verdict.drop * rows / 100), rows)
+            what += f" (95 % between {100 * low:.2g} and {100 * high:.2g} %)"
         return (
             f"{len(choice.layers)} of {len(self.layers)} layers in int8: {choice.verdict.drop:.3g} % {what}, and "
             f"{full.drop:.3g} % with all of them; {self._options.max_drop:g} % was allowed"
@@ -224,7 +227,7 @@ class _Mixing:
         rows, enough = self._judge.rows, int(300 / self._options.max_drop)  # the rule of three
         if not 0 < rows < enough:
             return []
-        return [f"{rows} choices can't tell {self._options.max_drop:g} % from less: give {enough} of them to judge on"]
+        return [f"{rows} rows can't tell {self._options.max_drop:g} % from nothing: give {enough} to judge on"]
 
 
 def split(batches: Sequence[Feeds], samples: int) -> tuple[list[Feeds], list[Feeds]]:
@@ -257,6 +260,14 @@ def _named(graph: Graph, operators: frozenset[str]) -> Graph:
     for node in copy.nodes:
         node.location = Location(name_of(node))
     return copy
+
+
+def _interval(count: int, rows: int) -> tuple[float, float]:
+    """Where 95 % of shares lie of which as many rows are counted (Wilson, 1927)."""
+    from scipy import stats
+
+    low, high = stats.binomtest(count, rows).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def _compared(predicted: float, in_float: Profile, in_int8: Profile, mix: Profile) -> str:

@@ -24,7 +24,7 @@ OPERATORS = profitable_operators(INT8, static=True)
 
 
 def residual() -> Graph:
-    """Convolutions around a sum, whose integer kernel needs both sides in integers, and a product that yields floats."""
+    """Convolutions around a sum, whose kernel needs both sides in integers, and a product that yields floats."""
     random = np.random.default_rng(0)
 
     def array(*shape: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_one_pass_ranks_layers_as_measures_do(classes: bool):
     assert found.correlation > 0.8
     assert 0.4 < found.factor < 2.5
     worst = max(held.layers, key=lambda name: losses.of(held.plan({name}), {name}))
-    assert held.layers[worst].node is list(node for node in held.graph.nodes if node.operator == "Conv")[2]
+    assert held.layers[worst].node is [node for node in held.graph.nodes if node.operator == "Conv"][2]
 
 
 def test_estimates_that_measures_contradict_are_given_up():

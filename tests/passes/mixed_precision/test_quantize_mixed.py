@@ -97,7 +97,8 @@ def test_it_round_trips_as_text():
 def test_batches_that_judge_are_not_calibrated_on():
     def numbers(count: int, samples: int) -> tuple[list[int], list[int]]:
         held = [{"x": np.full((4, 1), number)} for number in range(count)]
-        return tuple([int(feeds["x"][0, 0]) for feeds in part] for part in split(held, samples))  # pyright: ignore
+        fit, judging = ([int(feeds["x"][0, 0]) for feeds in part] for part in split(held, samples))
+        return fit, judging
 
     assert numbers(8, 16) == ([0, 1, 2, 3], [4, 5, 6, 7])
     assert numbers(8, 128) == ([0, 1, 2, 4, 5, 6], [3, 7])
