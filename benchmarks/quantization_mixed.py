@@ -23,7 +23,7 @@ class Finding:
     """What was measured of one model.
 
     Attributes:
-        drops: of int8 and the mix, in the pass's own terms, on what is held out, in percent.
+        drops: of int8 and the mix, by the float model's outputs alone, on what is held out, in percent.
         scores: of float, int8 and the mix, for every example.
         times: of the same three, in each round, float[3, rounds].
         layers: in int8 and in float.
@@ -74,14 +74,16 @@ def measure(
     from planish.passes.mixed_precision.judge import Judge
 
     target = replace(load_target("native"), threads=threads)
-    data = subject.calibration(0, 2 * count)
+    data, labelled = subject.calibration(0, 2 * count), subject.calibration_with_labels(0, 2 * count)
     graph = planish.optimize(subject.graph, "cleanup,fuse", verify="none").graph
     samples = sum(next(iter(feeds.values())).shape[0] for feeds in data[:count])
     int8 = planish.optimize(graph, f"quantize{{samples={samples}}}", data=data[:count], target=target).graph
     log(subject.name, "int8 is made")
     pipeline = f"quantize-mixed{{max_drop={max_drop},samples={samples}}}"
     begin = time.perf_counter()
-    result = planish.optimize(graph, pipeline, data=data, target=target, backend="onnxruntime", verify="none")
+    result = planish.optimize(
+        graph, pipeline, data=labelled, metric=subject.labelled, target=target, backend="onnxruntime", verify="none"
+    )
     seconds = time.perf_counter() - begin
     (record,) = result.records
     log(subject.name, "; ".join(record.result.notes))

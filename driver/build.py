@@ -16,7 +16,7 @@ from ..ir.errors import BudgetError, ModelError, TargetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
-from ..passes.base import Effect, Feeds, Pass, PassContext
+from ..passes.base import Effect, Feeds, Labelled, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import format_pipeline
@@ -26,7 +26,7 @@ from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
-from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
+from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled
 from .lowering import Lowering, chosen, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .model import read_model
@@ -120,6 +120,7 @@ class Job:
     calibration: Sequence[Feeds]
     evaluation: Sequence[Batch]
     metric: Metric | None
+    labelled: Labelled | None
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
         """What the passes run in; with a sample they can time what they make."""
@@ -131,6 +132,7 @@ class Job:
             sizes=sizes,
             progress=self.reporter.progress,
             profile=profiler(self.recipe.backend, self.target, sample),
+            labelled=self.labelled,
         )
 
     @property
@@ -190,7 +192,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)
     metric = metric if evaluation else None
-    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric)
+    labels = labelled(metric, calibration)
+    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels)
     if job.is_for_another_machine and recipe.budget.latency is not None:
         raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
     return job

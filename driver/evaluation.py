@@ -16,6 +16,7 @@ import numpy as np
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.plugins import plugins
+from ..passes.base import Labelled
 from .data import Batch, Feeds
 from .user_code import call, resolve, suggestion
 
@@ -116,6 +117,17 @@ class Score:
     value: float
     hits: np.ndarray | None = None
     resamples: Sequence[float] = ()
+
+
+def labelled(metric: Metric | None, batches: Sequence[Batch]) -> Labelled | None:
+    """The labels of batches for passes that are bounded by a metric; None where a batch has none."""
+    if metric is None or not batches or any(batch.labels is None for batch in batches):
+        return None
+
+    def compute(predictions: Predictions, labels: Sequence[Any]) -> float:
+        return _value(metric, predictions, labels)
+
+    return Labelled([batch.labels for batch in batches], compute, metric.lower_is_better)
 
 
 def find_metric(name: str, folder: Path) -> Metric:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -72,6 +72,21 @@ Profiler = Callable[[Sequence[Graph]], Sequence[Profile]]
 
 
 @dataclass(frozen=True, slots=True)
+class Labelled:
+    """Labels of the calibration data, and the metric that is computed with them.
+
+    Attributes:
+        labels: of each batch.
+        metric: a number from a model's outputs on some batches, a list of arrays each, and these batches' labels.
+        lower_is_better: whether it counts errors.
+    """
+
+    labels: Sequence[Any]
+    metric: Callable[[Sequence[Sequence[np.ndarray]], Sequence[Any]], float]
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PassContext:
     """What a pass may ask about its surroundings.
 
@@ -87,6 +102,7 @@ class PassContext:
         probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random
             ones.
         profile: times graphs on the chosen backend; None where no backend is chosen, or it can't be timed here.
+        labelled: the labels of the calibration batches; None where the user gave none, or no metric.
     """
 
     target: Target
@@ -99,6 +115,7 @@ class PassContext:
     counter: DebugCounter = field(default_factory=DebugCounter)
     probes: Sequence[Feeds] = ()
     profile: Profiler | None = None
+    labelled: Labelled | None = None
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
         """The same surroundings for a step that is only to touch part of the graph."""

@@ -46,7 +46,7 @@ def network(pathologic: int | None = None, *, classes: bool = True) -> Graph:
     return graph
 
 
-def batches(count: int = 12, size: int = 16) -> list[Feeds]:
+def batches(count: int = 8, size: int = 16) -> list[Feeds]:
     random = np.random.default_rng(1)
     return [{"x": random.standard_normal((size, 3, SIZE, SIZE)).astype(np.float32)} for _ in range(count)]
 

@@ -19,7 +19,7 @@ from ...ir.graph import Graph, Location
 from ..artifact import port_of
 from ..base import NodeTimes
 from ..onnx_file import write_onnx
-from .backend import OnnxRuntimeExecutable, session
+from .session import OnnxRuntimeExecutable, session
 
 if TYPE_CHECKING:
     from ...targets import Target

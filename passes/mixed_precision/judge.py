@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...ir.graph import Graph
-from ..base import Feeds
+from ..base import Feeds, Labelled
 from ..distillation.loss import LossKind, choose_measures, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -19,7 +19,7 @@ class Verdict:
     """What was lost.
 
     Attributes:
-        drop: in percent, of the output that lost most.
+        drop: in percent, or in hundredths of a metric's own scale.
         loss: the divergence from the float model's outputs, summed over these.
     """
 
@@ -30,20 +30,23 @@ class Verdict:
 class Judge:
     """Compares graphs with the float model.
 
-    An output of classes loses by each row whose largest element is elsewhere; one of numbers by 1 - cosine.
+    With labels, it is the metric that drops. Without, an output of classes loses by each row whose largest element is
+    elsewhere, one of numbers by 1 - cosine, and the output that loses most counts.
 
     Args:
         graph: in float.
         batches: to judge on.
+        labelled: the labels of these.
 
     Attributes:
         measures: how each output is compared.
         rows: how many choices among classes the float model makes on the batches, in the output with the fewest; 0
-            where no output holds classes.
+            where no output holds classes, or a metric is what drops.
     """
 
-    def __init__(self, graph: Graph, batches: Sequence[Feeds]) -> None:
+    def __init__(self, graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None = None) -> None:
         self._batches = batches
+        self._labelled = labelled
         self._wanted = _run(graph, batches)
         self.measures = {
             name: LossKind.PROBABILITIES if _are_probabilities([one[name] for one in self._wanted]) else kind
@@ -54,17 +57,27 @@ class Judge:
             for name, kind in self.measures.items()
             if kind is not LossKind.NUMBERS
         ]
-        self.rows = min(counts, default=0)
+        self.rows = 0 if labelled else min(counts, default=0)
+        self._reference = self._metric(self._wanted)
 
     def judge(self, graph: Graph) -> Verdict:
         """Compare a graph with the float model."""
         found = _run(graph, self._batches)
         pairs = list(zip(found, self._wanted, strict=True))
         losses = [measure(self.measures, got, wanted, 1.0).item() for got, wanted in pairs]
+        if self._labelled is not None:
+            drop = self._metric(found) - self._reference
+            return Verdict(100 * (drop if self._labelled.lower_is_better else -drop), float(np.mean(losses)))
         drops = [
             _drop(kind, [(got[name], wanted[name]) for got, wanted in pairs]) for name, kind in self.measures.items()
         ]
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
+
+    def _metric(self, outputs: Sequence[dict[str, Any]]) -> float:
+        if self._labelled is None:
+            return 0.0
+        predictions = [[tensor.numpy() for tensor in found.values()] for found in outputs]
+        return self._labelled.metric(predictions, self._labelled.labels)
 
 
 def _run(graph: Graph, batches: Sequence[Feeds]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from ...ir.graph import Graph, Location, Value
 from ...targets import Int8
 from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profile, Profiler
 from ..debug_counter import DebugCounter
-from ..quantization.calibrate import first_batches
+from ..quantization.calibrate import first_batches, first_batches_of
 from ..quantization.image_means import pool_image_means
 from ..quantization.quantize import Quantize, profitable_operators, static_layers
 from ..selection import Selection
@@ -46,9 +46,10 @@ class MixedQuantization(Pass):
     Network Quantization", ICML 2021). Layers that stay in float are named, with what they cost.
 
     Attributes:
-        max_drop: in percent: of rows of an output of classes (what a softmax gives, or a linear layer in two
-            dimensions) whose largest element is elsewhere than the float model's; of other outputs, 100 (1 - cosine)
-            with the float model's. The output that loses most counts.
+        max_drop: where the calibration data have labels, in hundredths of the metric's own scale. Without labels, in
+            percent: of rows of an output of classes (what a softmax gives, or a linear layer in two dimensions) whose
+            largest element is elsewhere than the float model's; of other outputs, 100 (1 - cosine) with the float
+            model's. The output that loses most counts.
         samples: of the calibration data that ranges are fixed by. Batches behind them judge; where there are none,
             every fourth batch does, and is left out of calibration.
         checks: layers whose sensitivity is measured.
@@ -98,14 +99,19 @@ class _Mixing:
     def __init__(self, options: MixedQuantization, graph: Graph, context: PassContext, int8: Int8) -> None:
         self._options, self._context, self._int8 = options, context, int8
         self._operators = profitable_operators(int8, static=True)
-        self._fit, held_out = split(context.calibration, options.samples)
+        fit, judging = split(context.calibration, options.samples)
+        self._fit, held_out = ([context.calibration[place] for place in places] for places in (fit, judging))
+        labelled = context.labelled
+        if labelled is not None:
+            labelled = replace(labelled, labels=[labelled.labels[place] for place in judging])
+        self._is_metric = labelled is not None
         self._unselected = {value.name for node in graph.nodes if not context.selects(node) for value in node.outputs}
         self._places = {name_of(node): node.location for node in graph.nodes}
         self._source = _named(graph, self._operators)
         selected = static_layers(self._source, self._operators, self._scratch(self._unselected))
         self.layers, self.misses = selected.layers, selected.misses
         self._everything = frozenset(name_of(layer.node) for layer in self.layers)
-        self._judge = Judge(self._source, held_out)
+        self._judge = Judge(self._source, held_out, labelled)
         self._known: dict[frozenset[str], tuple[Graph, Verdict]] = {}
 
     def run(self, graph: Graph, profile: Profiler) -> PassResult:
@@ -214,7 +220,8 @@ class _Mixing:
 
     def _lost(self, choice: Choice, full: Verdict) -> str:
         rows = self._judge.rows
-        what = f"of {rows} rows choose another class than float" if rows else "is 1 - cosine with float's outputs"
+        what = "of the metric's scale are lost" if self._is_metric else "is 1 - cosine with float's outputs"
+        what = f"of {rows} rows choose another class than float" if rows else what
         if rows:
             low, high = _interval(round(choice.verdict.drop * rows / 100), rows)
             what += f" (95 % between {100 * low:.2g} and {100 * high:.2g} %)"
@@ -230,26 +237,21 @@ class _Mixing:
         return [f"{rows} rows can't tell {self._options.max_drop:g} % from nothing: give {enough} to judge on"]
 
 
-def split(batches: Sequence[Feeds], samples: int) -> tuple[list[Feeds], list[Feeds]]:
-    """Batches to calibrate on and batches to judge on, which are the same only where there is a single one.
+def split(batches: Sequence[Feeds], samples: int) -> tuple[list[int], list[int]]:
+    """The places of batches to calibrate on and of those to judge on, which are the same only for a single batch.
 
     Args:
         batches: all of them.
         samples: the most that calibration takes.
     """
-
-    def size(feeds: Feeds) -> int:
-        return max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
-
-    sums = np.cumsum([size(feeds) for feeds in batches])
-    enough = int(np.searchsorted(sums, samples)) + 1
+    places, enough = list(range(len(batches))), len(first_batches_of(batches, samples))
     if len(batches) - enough >= max(len(batches) // _EVERY, 1):
-        return list(batches[:enough]), list(batches[enough:])
+        return places[:enough], places[enough:]
     if len(batches) == 1:
-        return list(batches), list(batches)
+        return places, places
     every = min(_EVERY, len(batches))
-    judging = range(every - 1, len(batches), every)
-    return [feeds for place, feeds in enumerate(batches) if place not in judging], [batches[place] for place in judging]
+    judging = places[every - 1 :: every]
+    return [place for place in places if place not in judging], judging
 
 
 def _named(graph: Graph, operators: frozenset[str]) -> Graph:

@@ -1,6 +1,7 @@
 """Mixed precision: the layer that int8 can't hold stays in float, alone, and what can't be done is said."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,16 +13,17 @@ from planish.ir.errors import UsageError
 from planish.ir.graph import Graph
 from planish.ir.text import print_graph
 from planish.ir.verify import verify
-from planish.passes.base import PassResult
+from planish.passes.base import Labelled, PassResult
 from planish.passes.mixed_precision.judge import Judge
 from planish.passes.mixed_precision.quantize_mixed import MixedQuantization, split
 from planish.passes.pipeline import format_pipeline, parse_pipeline
+from planish.passes.probes import run_graph
 from planish.passes.quantization.quantize import Quantize
 
 
 def mixed(source: Graph, **options: float) -> tuple[Graph, PassResult]:
     graph = source.clone()
-    result = MixedQuantization(**options).apply(graph, context(source))  # pyright: ignore[reportArgumentType]
+    result = MixedQuantization(attempts=5, **options).apply(graph, context(source))  # pyright: ignore[reportArgumentType]
     verify(graph)
     return graph, result
 
@@ -81,6 +83,22 @@ def test_layers_that_are_not_asked_for_are_left():
     assert [node.operand(1).producer is None for node in graph.nodes if node.operator == "Conv"].count(True) == 1
 
 
+def test_labels_make_the_metric_what_may_drop():
+    source = network(pathologic=2)
+    wanted = [run_graph(source, [feeds])[0]["y"].argmax(1) for feeds in batches()]
+
+    def errors(predictions, labels):
+        return float(
+            np.mean([outputs[0].argmax(1) != right for outputs, right in zip(predictions, labels, strict=True)])
+        )
+
+    surroundings = replace(context(source), labelled=Labelled(wanted, errors, lower_is_better=True))
+    for bound, left in ((10.0, 1), (100.0, 0)):
+        result = MixedQuantization(max_drop=bound).apply(source.clone(), surroundings)
+        assert result.counts["float"] == left
+        assert "of the metric's scale are lost" in result.notes[0]
+
+
 def test_it_needs_a_backend_and_data():
     with pytest.raises(UsageError, match="name one, with --lower-to"):
         planish.optimize(network(), "quantize-mixed", data=batches(2), target="x86-64-avx512-vnni")
@@ -97,8 +115,7 @@ def test_it_round_trips_as_text():
 def test_batches_that_judge_are_not_calibrated_on():
     def numbers(count: int, samples: int) -> tuple[list[int], list[int]]:
         held = [{"x": np.full((4, 1), number)} for number in range(count)]
-        fit, judging = ([int(feeds["x"][0, 0]) for feeds in part] for part in split(held, samples))
-        return fit, judging
+        return split(held, samples)
 
     assert numbers(8, 16) == ([0, 1, 2, 3], [4, 5, 6, 7])
     assert numbers(8, 128) == ([0, 1, 2, 4, 5, 6], [3, 7])
