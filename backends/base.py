@@ -84,12 +84,14 @@ class Backend(ABC):
         name: its name in recipes and manifests, which is that of its package.
         native: whether what it compiles is machine code of the target.
         tunable: whether `planish tune` measures its kernels.
+        tells_times: whether `node_times` is there.
         weights: the names of files that hold numbers alone, which are checked while they are loaded; others are before.
     """
 
     name: ClassVar[str]
     native: ClassVar[bool] = False
     tunable: ClassVar[bool] = False
+    tells_times: ClassVar[bool] = False
     weights: ClassVar[frozenset[str]] = frozenset()
 
     @property

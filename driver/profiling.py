@@ -50,7 +50,7 @@ class GraphProfiler:
 
 
 def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profiler | None:
-    """What times graphs on a backend; None where none is chosen, or this machine can't run what it compiles.
+    """What times graphs on a backend; None where none is chosen that can tell, or this machine can't run its code.
 
     Args:
         choice: the backend's name, `auto` for ONNX Runtime, or None.
@@ -60,6 +60,10 @@ def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profil
     if choice is None or sample is None:
         return None
     backend = find_backend("onnxruntime" if choice == "auto" else choice)
-    if backend.available() or (backend.native and not runs_here(target.architecture, target.features)):
+    if (
+        not backend.tells_times
+        or backend.available()
+        or (backend.native and not runs_here(target.architecture, target.features))
+    ):
         return None
     return GraphProfiler(backend, target, sample)

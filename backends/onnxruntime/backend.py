@@ -26,6 +26,7 @@ class OnnxRuntime(Backend):
     """ONNX Runtime on the CPU."""
 
     name: ClassVar[str] = "onnxruntime"
+    tells_times: ClassVar[bool] = True
 
     def available(self) -> str | None:
         return None if find_spec("onnxruntime") else "pip install onnxruntime"

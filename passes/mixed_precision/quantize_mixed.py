@@ -73,8 +73,8 @@ class MixedQuantization(Pass):
         first_batches(context, 1)
         if context.profile is None:
             raise UsageError(
-                f"{self.name} chooses by what layers take, and no backend is there to tell: name one, with --lower-to, "
-                "as `backend` in the recipe, or as backend= from Python, and build for this machine"
+                f"{self.name} chooses by what layers take, and ONNX Runtime alone tells, on the machine at hand: say "
+                "`backend: onnxruntime` in the recipe, --lower-to onnxruntime, or backend='onnxruntime' from Python"
             )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:

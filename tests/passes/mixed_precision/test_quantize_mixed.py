@@ -100,8 +100,10 @@ def test_labels_make_the_metric_what_may_drop():
 
 
 def test_it_needs_a_backend_and_data():
-    with pytest.raises(UsageError, match="name one, with --lower-to"):
+    with pytest.raises(UsageError, match="--lower-to onnxruntime"):
         planish.optimize(network(), "quantize-mixed", data=batches(2), target="x86-64-avx512-vnni")
+    with pytest.raises(UsageError, match="ONNX Runtime alone tells"):
+        planish.optimize(network(), "quantize-mixed", data=batches(2), target="x86-64-avx512-vnni", backend="tvm")
     with pytest.raises(UsageError, match="calibration data"):
         planish.optimize(network(), "quantize-mixed", target="x86-64-avx512-vnni")
 
