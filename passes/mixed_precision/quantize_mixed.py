@@ -132,7 +132,7 @@ class _Mixing:
         order = 2 if self._judge.rows else 1
         choice = search.run(order)
         if choice is None or not choice.layers:
-            return PassResult(misses=[*self.misses, *search.obstacles(full)])
+            return PassResult(misses=[*self.misses, search.obstacle(full)])
         measured = self._measure(choice.layers, profile)
         found = measured[-1].seconds * times.whole / measured[1].seconds  # as the machine was when it was predicted
         if abs(choice.seconds / found - 1) > _OFF:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 _DRAWS = 4
 """Random gradients for each batch: the variance of a sum over batches falls with their number."""
-_CORRELATION, _FACTOR, _FEWEST = 0.7, 4.0, 4
-"""The least rank correlation of estimates with measures, how far the ratio of the two may be from its median, and of
-how many layers a correlation says anything."""
+_CORRELATION, _FACTOR = 0.7, 4.0
+"""How far the ratio of measures to estimates may be from its median; its square, where ranks correlate so much, since
+large losses are less than the second order has them."""
 _NEGLIGIBLE = 1e-2
 """The share of the largest loss below which all are taken to be the same."""
 
@@ -91,7 +91,7 @@ def find_sensitivities(
     factor = float(np.median(ratios))
     spread = float(np.max(np.maximum(ratios / factor, factor / ratios)))
     correlation = float(cast("Any", stats).spearmanr(*pairs.T).statistic) if np.ptp(pairs, axis=0).all() else 0.0
-    agree = spread <= _FACTOR and (checked < _FEWEST or correlation >= _CORRELATION)
+    agree = spread <= _FACTOR or (correlation >= _CORRELATION and spread <= _FACTOR**2)
     if not agree:
         measure(names)
         return Sensitivities(Losses(exact, {}), checked, correlation, factor, are_exact=True)
