@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..ir.dims import evaluate, is_dim, symbols
-from ..ir.errors import ModelError, UsageError
+from ..ir.errors import ModelError, TargetError, UsageError
 
 if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime alone
     from ..ir.graph import Graph
@@ -60,6 +60,19 @@ class Executable(ABC):
         """Run the model on arrays by input name, which have been checked."""
 
 
+@dataclass(frozen=True, slots=True)
+class NodeTimes:
+    """Seconds of a model's operators in one inference, by the module path of the nodes that they come from.
+
+    Attributes:
+        modules: all operators.
+        conversions: QuantizeLinear and DequantizeLinear, as far as they run by themselves.
+    """
+
+    modules: Mapping[str, float]
+    conversions: Mapping[str, float]
+
+
 class CompilerWarning(UserWarning):
     """A warning that a backend's compiler failed, and something plainer took the place of what it failed over."""
 
@@ -71,12 +84,14 @@ class Backend(ABC):
         name: its name in recipes and manifests, which is that of its package.
         native: whether what it compiles is machine code of the target.
         tunable: whether `planish tune` measures its kernels.
+        tells_times: whether `node_times` is there.
         weights: the names of files that hold numbers alone, which are checked while they are loaded; others are before.
     """
 
     name: ClassVar[str]
     native: ClassVar[bool] = False
     tunable: ClassVar[bool] = False
+    tells_times: ClassVar[bool] = False
     weights: ClassVar[frozenset[str]] = frozenset()
 
     @property
@@ -147,6 +162,21 @@ class Backend(ABC):
         Raises:
             TargetError: an operator that the backend can't run, by name and layer.
         """
+
+    def node_times(
+        self, legal: Sequence["Graph"], target: "Target", feeds: Mapping[str, np.ndarray]
+    ) -> Sequence[NodeTimes]:
+        """Return what the operators of graphs take, one by one, while all of a graph's run, and the graphs in turn.
+
+        Args:
+            legal: as `pipeline` leaves them.
+            target: with the number of threads.
+            feeds: one inference's inputs.
+
+        Raises:
+            TargetError: the backend can't tell.
+        """
+        raise TargetError(f"{self.name} doesn't tell what single operators take: build with `backend: onnxruntime`")
 
     def opens(self, directory: Path) -> Collection[str]:
         """Return the names of files that `load` opens, as far as they are known: an artifact has to list them.

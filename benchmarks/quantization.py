@@ -16,6 +16,8 @@ The parts are
     lstm      three layers of LSTM, trained here on sentences
     memory    what calibrating MiniLM on 10,000 sentences takes beyond the model
     agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of MiniLM and the LSTM
+    mixed     `quantize-mixed` within 0.5 % on the models of `minilm` and `cnns`: what is lost on data that nothing has
+              seen, beside int8 as a whole; the speed-up that is kept; the latency as it was predicted
 
 Nothing is loaded from a hub. Calibration data are never those that are reported on. A method that draws calibration
 data is run with several seeds, of which the median is given, with the least and the greatest; intervals hold 95 % of
@@ -37,12 +39,15 @@ from fnmatch import fnmatchcase
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from quantization_subjects import Subject
 
 LOG = Console(stderr=True)
 OUT = Console(width=None if sys.stdout.isatty() else 160)
@@ -51,6 +56,8 @@ _SENTENCES_OF_A_BATCH = 32
 _CALIBRATED = (f"quantize{{samples={_SENTENCES}}}", "gptq{bits=4,block=32}")
 ROUNDS = 30
 """In which methods are timed in turn."""
+MAX_DROP = 0.5
+"""In percent, that mixed precision may lose."""
 
 
 class Part(StrEnum):
@@ -63,6 +70,7 @@ class Part(StrEnum):
     LSTM = "lstm"
     MEMORY = "memory"
     AGREEMENT = "agreement"
+    MIXED = "mixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,8 @@ def main(
             _memory(settings)
         elif part is Part.AGREEMENT:
             _agreement(settings)
+        elif part is Part.MIXED:
+            _mixed(settings)
         else:
             _tasks(part, settings)
 
@@ -208,23 +218,9 @@ def _agreement(settings: Settings) -> None:
 
 
 def _tasks(part: Part, settings: Settings) -> None:
-    import quantization_subjects as subjects
     import quantization_tasks as tasks
-    import quantization_trained as trained
 
-    data: dict[str, Any] = {"root": settings.root, "cache": settings.cache, "epochs": settings.epochs}
-    makers: dict[str, dict[str, Callable[[Path], subjects.Subject]]] = {
-        "minilm": {"MiniLM": subjects.minilm},
-        "cnns": {
-            "OCR recognition": subjects.recognition,
-            "small CNN": partial(trained.small_cnn, **data),
-            "magika": subjects.magika,
-            "basic-pitch": subjects.basic_pitch,
-        },
-        "trained": {name: partial(trained.cnn, name, **data) for name in trained.CNNS},
-        "lstm": {"LSTM": partial(trained.sentiment, **data)},
-    }
-    for name, make in makers[part].items():
+    for name, make in _makers(settings)[part].items():
         if not settings.wants(name):
             continue
         chosen = {method: how for method, how in tasks.METHODS[part].items() if settings.wants(name, method)}
@@ -235,6 +231,42 @@ def _tasks(part: Part, settings: Settings) -> None:
             ratios = tasks.latencies(subject, rows, ROUNDS)
         settings.write(part, name, tasks.plain(rows, ratios))
         OUT.print(tasks.table(subject, rows, ratios))
+
+
+def _mixed(settings: Settings) -> None:
+    import quantization_mixed as mixed
+    import quantization_tasks as tasks
+
+    found: dict[str, Any] = {}
+    makers = _makers(settings)
+    for name, make in {**makers["cnns"], **makers["minilm"]}.items():
+        if settings.wants(name):
+            with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+                whole = make(Path(folder))
+                subject = replace(whole, test=whole.test[: settings.limit])
+                finding = mixed.measure(subject, MAX_DROP, settings.calibration, ROUNDS, tasks.THREADS, _log)
+            settings.write("mixed", name, finding.plain())
+            found[name] = subject, finding
+    OUT.print(mixed.table(found, MAX_DROP))
+
+
+def _makers(settings: Settings) -> "dict[str, dict[str, Callable[[Path], Subject]]]":
+    """What makes the models of each part."""
+    import quantization_subjects as subjects
+    import quantization_trained as trained
+
+    data: dict[str, Any] = {"root": settings.root, "cache": settings.cache, "epochs": settings.epochs}
+    return {
+        "minilm": {"MiniLM": subjects.minilm},
+        "cnns": {
+            "OCR recognition": subjects.recognition,
+            "small CNN": partial(trained.small_cnn, **data),
+            "magika": subjects.magika,
+            "basic-pitch": subjects.basic_pitch,
+        },
+        "trained": {name: partial(trained.cnn, name, **data) for name in trained.CNNS},
+        "lstm": {"LSTM": partial(trained.sentiment, **data)},
+    }
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import quantization_scores as scores
@@ -36,6 +37,8 @@ class Subject:
         measures: further numbers by their name.
         is_text: whether it is a transformer or recurrent net, of which peers quantize the products alone.
         is_right: whether a score is 1 for a right answer and 0 for a wrong one.
+        labels: of the pool's batches, where it has any.
+        labelled: the metric on labels, as planish names it.
     """
 
     name: str
@@ -48,11 +51,20 @@ class Subject:
     measures: Mapping[str, Callable[[Outputs, Outputs], float]] = field(default_factory=dict)
     is_text: bool = False
     is_right: bool = False
+    labels: Sequence[Any] = ()
+    labelled: str | None = None
 
     def calibration(self, seed: int, count: int) -> list[Feeds]:
         """Batches of the pool, drawn by a seed."""
-        order = np.random.default_rng(seed).permutation(len(self.pool))
-        return [self.pool[index] for index in order[:count]]
+        return [self.pool[index] for index in self._drawn(seed, count)]
+
+    def calibration_with_labels(self, seed: int, count: int) -> list[Any]:
+        """The same batches, with labels if there are any."""
+        drawn = self._drawn(seed, count)
+        return [(self.pool[index], self.labels[index]) if self.labels else self.pool[index] for index in drawn]
+
+    def _drawn(self, seed: int, count: int) -> Sequence[int]:
+        return np.random.default_rng(seed).permutation(len(self.pool))[:count].tolist()
 
 
 def folder(package: str) -> Path:
@@ -153,7 +165,7 @@ def recognition(work: Path) -> Subject:
     import metric
     import model
 
-    batches = list(data.lines(2, 400, 10))
+    batches, pool = list(data.lines(2, 400, 10)), list(data.lines(1, 256, 4))
     written = [text.replace(" ", "") for _, texts in batches for text in texts]
     length = np.mean([len(text) for text in written])
 
@@ -170,11 +182,13 @@ def recognition(work: Path) -> Subject:
         "OCR recognition",
         planish.read(model.build()),
         model.build(),
-        [{"x": images} for images, _ in data.lines(1, 256, 4)],
+        [{"x": images} for images, _ in pool],
         [{"x": images} for images, _ in batches],
         "character error rate, %",
         errors,
         {"same text, %": same, "SQNR, dB": ratio},
+        labels=[texts for _, texts in pool],
+        labelled=f"{EXAMPLES / 'ocr/metric.py'}:character_error_rate",
     )
 
 

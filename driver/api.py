@@ -19,7 +19,9 @@ from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
 from .data import doubts, make_batches, ports_of, single_sample, sizes_in
+from .evaluation import find_metric, labelled
 from .model import read_model, write_model
+from .profiling import profiler
 from .reporter import SILENT, PassReporter, Reporter
 
 
@@ -64,6 +66,8 @@ def optimize(
     *,
     data: Iterable[Any] = (),
     target: str | Target = "native",
+    backend: str | None = None,
+    metric: str | None = None,
     seed: int = 0,
     verify: Verification | str = "numeric",
     probes: Sequence[Feeds] = (),
@@ -78,6 +82,8 @@ def optimize(
         data: calibration: batches of real inputs, each a dict of arrays by input name, one array, or a row of arrays in
             the order of the inputs.
         target: a target's name, its file, or the target itself.
+        backend: that graphs are timed on, for passes that choose by time.
+        metric: that passes are bounded by where the data have labels: a built-in one, or `module:function`.
         seed: for whatever is random.
         verify: what is checked after each pass: a `Verification`, or a text such as `"structure"` or
             `"numeric,rtol=0.01"`.
@@ -93,13 +99,19 @@ def optimize(
     machine = target if isinstance(target, Target) else load_target(target)
     passes = parse_pipeline(pipeline)
     ports = ports_of(graph)
-    feeds = [batch.inputs for batch in make_batches(data, ports, "data")]
+    batches = make_batches(data, ports, "data")
+    feeds = [batch.inputs for batch in batches]
     for doubt in doubts(feeds):
         warnings.warn(doubt, stacklevel=2)
-    sizes = sizes_in(single_sample(feeds[0], ports), ports) if feeds else {}
+    sample = single_sample(feeds[0], ports) if feeds else None
+    sizes = {} if sample is None else sizes_in(sample, ports)
     result = graph.clone()
     given = [bind(ports, (), probe) for probe in probes]
-    context = PassContext(machine, graph, feeds, seed, sizes, reporter.progress, probes=given)
+    timing = profiler(backend, machine, sample)
+    labels = None if metric is None else labelled(find_metric(metric, Path()), batches)
+    context = PassContext(
+        machine, graph, feeds, seed, sizes, reporter.progress, probes=given, profile=timing, labelled=labels
+    )
     records = PassManager(passes, [PassReporter(reporter), *instruments], verify).run(result, context)
     return Optimized(result, records)
 

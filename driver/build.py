@@ -16,7 +16,7 @@ from ..ir.errors import BudgetError, ModelError, TargetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
-from ..passes.base import Effect, Feeds, Pass, PassContext
+from ..passes.base import Effect, Feeds, Labelled, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import format_pipeline
@@ -26,10 +26,11 @@ from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
-from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted
+from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled
 from .lowering import Lowering, chosen, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .model import read_model
+from .profiling import profiler
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reporter import SILENT, PassReporter, Reporter
 from .results import Artifact, Measured, PassRow, plain
@@ -119,9 +120,10 @@ class Job:
     calibration: Sequence[Feeds]
     evaluation: Sequence[Batch]
     metric: Metric | None
+    labelled: Labelled | None
 
-    def context(self, sizes: Mapping[str, int]) -> PassContext:
-        """What the passes run in."""
+    def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
+        """What the passes run in; with a sample they can time what they make."""
         return PassContext(
             target=self.target,
             source=self.source,
@@ -129,6 +131,8 @@ class Job:
             seed=self.recipe.seed,
             sizes=sizes,
             progress=self.reporter.progress,
+            profile=profiler(self.recipe.backend, self.target, sample),
+            labelled=self.labelled,
         )
 
     @property
@@ -188,7 +192,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)
     metric = metric if evaluation else None
-    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric)
+    labels = labelled(metric, calibration)
+    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels)
     if job.is_for_another_machine and recipe.budget.latency is not None:
         raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
     return job
@@ -224,7 +229,7 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     before = job.score(untouched.executable.run, resamples=True)
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
-    graph, rows = _run_passes(job, before, sizes_in(sample, untouched.executable.inputs))
+    graph, rows = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample))
     if job.is_for_another_machine:
         (reference,) = interleaved([lambda: untouched.executable.run(sample)])
         built, directory = _written(job, graph, scratch)
@@ -275,10 +280,9 @@ def _measured(
     )
 
 
-def _run_passes(job: Job, before: Score | None, sizes: Mapping[str, int]) -> tuple[Graph, Sequence[PassRow]]:
+def _run_passes(job: Job, before: Score | None, context: PassContext) -> tuple[Graph, Sequence[PassRow]]:
     graph = job.source.clone()
-    watch = _Watch(job, before, sizes)
-    context = job.context(sizes)
+    watch = _Watch(job, before, context.sizes)
     try:
         watching = [PassReporter(job.reporter), watch, *job.instruments]
         with reproducing(job.case):

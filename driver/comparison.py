@@ -12,10 +12,13 @@ from ..ir.numerics import flattened
 from ..targets.load import load_target
 from .bench import sample_for
 from .data import Batch, read_data
-from .evaluation import Metric, evaluate, find_metric
+from .evaluation import Metric, Score, drop_interval, evaluate, find_metric, flips, mcnemar
 from .lowering import Candidate, open_subject
 from .measurement import Latency, Ratio, interleaved
 from .user_code import isolated_imports
+
+_RESAMPLES, _LEAST = 1000, 1e-12
+"""How often examples are drawn anew, and the least probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class OutputDifference:
         sqnr: signal to noise, in decibels; infinite where they are equal.
         agreement: share of rows along the last axis whose largest element is at the same place, and of texts that are
             the same; None for scalars.
+        agreement_interval: where 95 % of it lie in resamples of the examples along the first axis; None for one
+            example.
+        divergence: mean Kullback-Leibler divergence of B's rows from A's, in nats, taken as logits, or as probabilities
+            where they sum up to 1; None for scalars and for what are no floats.
     """
 
     name: str
@@ -38,6 +45,8 @@ class OutputDifference:
     cosine: float
     sqnr: float
     agreement: float | None
+    agreement_interval: tuple[float, float] | None
+    divergence: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,25 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models side by side; `speedup` and `shrinkage` say how many times B is faster and smaller."""
+    """Two models side by side; `speedup` and `shrinkage` say how many times B is faster and smaller.
+
+    Attributes:
+        a: the reference.
+        b: what is compared with it.
+        outputs: differences of each.
+        metric: the name, where there are labels.
+        drop_interval: where 95 % of the metric's drops lie if other samples had been drawn.
+        flips: how many samples only A gets right, and how many only B.
+        mcnemar: the probability of flips that are as uneven, if both were equally good.
+    """
 
     a: Side
     b: Side
     outputs: Sequence[OutputDifference]
     metric: str | None
+    drop_interval: tuple[float, float] | None
+    flips: tuple[int, int] | None
+    mcnemar: float | None
     speedup: Ratio
     shrinkage: float
 
@@ -84,22 +106,25 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Compa
         labelled = data is not None and all(batch.labels is not None for batch in batches)
         chosen = find_metric(metric, Path()) if labelled else None
         sample = list(sample_for(first, data).values())
+        scores = None if chosen is None else [_score(subject, chosen, batches) for subject in (first, second)]
+        changes = None if scores is None else flips(*scores)
         slow, fast = interleaved([lambda model=it.executable: model(*sample) for it in (first, second)])
         return Comparison(
-            a=_side(first, slow, chosen, batches),
-            b=_side(second, fast, chosen, batches),
+            a=Side(first.name, first.backend, slow, first.size, None if scores is None else scores[0].value),
+            b=Side(second.name, second.backend, fast, second.size, None if scores is None else scores[1].value),
             outputs=_differences(first, outputs[0], outputs[1]),
             metric=None if chosen is None else chosen.name,
+            drop_interval=None if chosen is None or scores is None else drop_interval(chosen, *scores),
+            flips=changes,
+            mcnemar=None if changes is None else mcnemar(changes),
             speedup=fast.speedup_over(slow),
             shrinkage=first.size / second.size,
         )
 
 
-def _side(subject: Candidate, latency: Latency, metric: Metric | None, batches: Sequence[Batch]) -> Side:
-    score = None
-    if metric is not None:  # by position: the two may name their inputs differently
-        score = evaluate(metric, lambda feeds: subject.executable(*feeds.values()), batches).value
-    return Side(subject.name, subject.backend, latency, subject.size, score)
+def _score(subject: Candidate, metric: Metric, batches: Sequence[Batch]) -> Score:
+    """The metric of a model, whose inputs are given by position: the two may name them differently."""
+    return evaluate(metric, lambda feeds: subject.executable(*feeds.values()), batches, resamples=True)
 
 
 def _differences(
@@ -118,6 +143,7 @@ def _difference(name: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> 
     for wanted, got in zip(a, b, strict=True):
         if wanted.shape != got.shape:
             raise ModelError(f"output {name!r} has shapes {list(wanted.shape)} and {list(got.shape)}")
+    divergence = _divergence(a, b)
     if a[0].dtype == object:
         same = [x == y for x, y in zip(a, b, strict=True)]
         a, b = [np.ones(x.shape) for x in a], [x.astype(np.float64) for x in same]
@@ -137,4 +163,38 @@ def _difference(name: str, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> 
         cosine=float(wanted @ got / norms) if norms else float(noise == 0),
         sqnr=sqnr,
         agreement=float(np.concatenate([np.ravel(rows) for rows in same]).mean()) if same else None,
+        agreement_interval=_interval([row for rows in same for row in np.atleast_1d(rows)]),
+        divergence=divergence,
     )
+
+
+def _interval(examples: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """Where 95 % of the mean over all rows lie, if other examples had been drawn, each of which has one row or more."""
+    if len(examples) < 2:
+        return None
+    means = np.array([np.mean(rows) for rows in examples])
+    sizes = np.array([np.size(rows) for rows in examples])
+    picks = np.random.default_rng(0).integers(len(means), size=(_RESAMPLES, len(means)))
+    low, high = np.quantile((means * sizes)[picks].sum(1) / sizes[picks].sum(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _divergence(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float | None:
+    if a[0].dtype.kind != "f" or a[0].ndim < 2 or a[0].shape[-1] < 2:
+        return None
+    rows = [np.ravel(_row_divergences(x, y)) for x, y in zip(a, b, strict=True)]
+    return float(np.concatenate(rows).mean())
+
+
+def _row_divergences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    from scipy.special import log_softmax
+
+    def logs(x: np.ndarray) -> np.ndarray:
+        x = x.astype(np.float64)
+        if (x >= 0).all() and np.allclose(x.sum(-1), 1, atol=1e-3):
+            return np.log(np.maximum(x, _LEAST))
+        return log_softmax(x, -1)
+
+    ours, theirs = logs(a), logs(b)
+    with np.errstate(invalid="ignore"):  # masks are infinite in both
+        return np.where(np.isfinite(ours), np.exp(ours) * (ours - theirs), 0.0).sum(-1)

@@ -19,7 +19,9 @@ from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer
 from ..passes.verification import Verification
 from .backend_check import compile_again
 from .build import prepare
+from .data import ports_of, single_sample
 from .optimize import read_case
+from .profiling import profiler
 from .recipe import read_recipe
 from .reporter import SILENT, Reporter
 from .user_code import isolated_imports
@@ -54,6 +56,7 @@ def find_fault(
         raise UsageError("a recipe says itself what its passes are")
     with isolated_imports(Path(subject).parent if is_recipe else Path()):
         endings: list[Sequence[Pass]] = [()]
+        job = None
         if is_recipe:
             changed = {} if verify is None else {"verify": verify}
             job = prepare(read_recipe(Path(subject), changed), reporter)
@@ -63,6 +66,10 @@ def find_fault(
             case = read_case(subject, pipeline, data, target, reporter, verify)
         reporter.stage("running the whole pipeline")
         context = replace(case.context, progress=reporter.progress)
+        if job is not None and job.calibration:
+            sample = single_sample(job.calibration[0], ports_of(job.source))
+            timing = profiler(job.recipe.backend, job.target, sample)
+            context = replace(context, profile=timing, labelled=job.labelled)
         check = NumericCheck.of(context, case.verification)
         fault = None
         for ending in endings:

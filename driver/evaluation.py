@@ -16,6 +16,7 @@ import numpy as np
 from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.plugins import plugins
+from ..passes.base import Labelled
 from .data import Batch, Feeds
 from .user_code import call, resolve, suggestion
 
@@ -43,6 +44,28 @@ def spearman(predictions: Predictions, labels: Sequence[Any]) -> float:
     return float(cast("Any", stats).spearmanr(scores, wanted).statistic)
 
 
+def perplexity(predictions: Predictions, labels: Sequence[Any]) -> float:
+    """The exponential of the mean negative log-likelihood of tokens, by the logits in the first output.
+
+    Labels are the tokens that are to be predicted, one for each row of logits; those below zero are left out.
+    """
+    from scipy.special import log_softmax
+
+    nats: list[np.ndarray] = []
+    for outputs, wanted in zip(predictions, labels, strict=True):
+        tokens = np.asarray(wanted)
+        if outputs[0].shape[:-1] != tokens.shape:
+            raise ModelError(
+                f"perplexity needs labels of shape {list(outputs[0].shape[:-1])}, got {list(tokens.shape)}"
+            )
+        rows, tokens = outputs[0][tokens >= 0], tokens[tokens >= 0]
+        nats.append(-np.take_along_axis(log_softmax(rows.astype(np.float64), -1), tokens[:, None], -1))
+    return float(np.exp(np.concatenate(nats).mean()))
+
+
+perplexity.lower_is_better = True  # pyright: ignore[reportFunctionMemberAccess] -- as users mark theirs
+
+
 def hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:
     """Whether the prediction is right for each sample: bool[samples]."""
     right: list[np.ndarray] = []
@@ -57,7 +80,11 @@ def hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:
 
 _RESAMPLES, _FEWEST, _SECONDS = 1000, 8, 2.0
 """How often batches are drawn anew, from how many at the least, and for how long."""
-BUILT_IN: dict[str, Callable[[Predictions, Sequence[Any]], float]] = {"accuracy": accuracy, "spearman": spearman}
+BUILT_IN: dict[str, Callable[[Predictions, Sequence[Any]], float]] = {
+    "accuracy": accuracy,
+    "perplexity": perplexity,
+    "spearman": spearman,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +117,17 @@ class Score:
     value: float
     hits: np.ndarray | None = None
     resamples: Sequence[float] = ()
+
+
+def labelled(metric: Metric | None, batches: Sequence[Batch]) -> Labelled | None:
+    """The labels of batches for passes that are bounded by a metric; None where a batch has none."""
+    if metric is None or not batches or any(batch.labels is None for batch in batches):
+        return None
+
+    def compute(predictions: Predictions, labels: Sequence[Any]) -> float:
+        return _value(metric, predictions, labels)
+
+    return Labelled([batch.labels for batch in batches], compute, metric.lower_is_better)
 
 
 def find_metric(name: str, folder: Path) -> Metric:
@@ -130,6 +168,24 @@ def drop_interval(metric: Metric, before: Score, after: Score) -> tuple[float, f
         return None
     low, high = np.quantile(drops, (0.025, 0.975))
     return float(low), float(high)
+
+
+def flips(before: Score, after: Score) -> tuple[int, int] | None:
+    """How many samples only the first of two models gets right, and how many only the second, where that is known."""
+    if before.hits is None or after.hits is None:
+        return None
+    return int((before.hits & ~after.hits).sum()), int((after.hits & ~before.hits).sum())
+
+
+def mcnemar(changes: tuple[int, int]) -> float:
+    """The probability of flips that are as uneven or more, if both models were equally good.
+
+    Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions or percentages
+    (Psychometrika, 1947), in its exact form.
+    """
+    from scipy import stats
+
+    return float(stats.binomtest(changes[0], sum(changes)).pvalue) if sum(changes) else 1.0
 
 
 def evaluate(metric: Metric, run: Run, batches: Sequence[Batch], *, resamples: bool = False) -> Score:

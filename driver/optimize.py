@@ -40,7 +40,7 @@ def optimize_file(
         model: a reference, or the folder of a reproducer, which brings what else it takes.
         pipeline: as text; None for a reproducer's own.
         output: a `.onnx` or `.planish` file; None writes nothing.
-        lower_to: a backend whose own passes run behind the pipeline.
+        lower_to: a backend whose own passes run behind the pipeline, and that passes time graphs on.
         target: that passes build for.
         data: that they calibrate on.
         verify: what is checked after each pass; None for everything, or what a reproducer was left by.
@@ -70,6 +70,7 @@ def optimize_file(
                 case.pipeline,
                 data=case.calibration,
                 target=case.target,
+                backend=lower_to,
                 seed=case.seed,
                 verify=case.verification,
                 probes=case.probes,

@@ -166,10 +166,13 @@ def bench_table(rows: Sequence[BenchRow]) -> Table:
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """The outputs' differences, then the costs."""
-    outputs = _table("output", "largest difference", "relative", "cosine", "SQNR", "same argmax", title="B against A")
+    outputs = _table(
+        "output", "largest difference", "relative", "cosine", "SQNR", "same argmax", "KL", title="B against A"
+    )
     for row in comparison.outputs:
         numbers = (f"{row.largest:.3g}", f"{row.relative:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f} dB")
-        outputs.add(row.name, *numbers, _maybe(row.agreement, ".2%"))
+        within = "" if row.agreement_interval is None else " ({:.2%}-{:.2%})".format(*row.agreement_interval)
+        outputs.add(row.name, *numbers, _maybe(row.agreement, ".2%") + within, _maybe(row.divergence, ".3g"))
     yield outputs
     costs = _table("", "A", "B", "B against A")
     a, b = comparison.a, comparison.b
@@ -177,6 +180,11 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     costs.add("backend", a.backend, b.backend, "")
     if a.metric is not None and b.metric is not None:
         costs.add(str(comparison.metric), f"{a.metric:.4f}", f"{b.metric:.4f}", f"{b.metric - a.metric:+z.4f}")
+    if comparison.drop_interval is not None:
+        costs.add("95 % of its drop", "", "", "{:.4f} to {:.4f}".format(*comparison.drop_interval))
+    if comparison.flips is not None:
+        only_a, only_b = comparison.flips
+        costs.add("right in one alone", str(only_a), str(only_b), f"McNemar p = {comparison.mcnemar:.3f}")
     costs.add("size", show_bytes(a.size), show_bytes(b.size), _smaller(comparison.shrinkage))
     latencies = (show_seconds(side.latency.median) for side in (a, b))
     costs.add("latency", *latencies, _faster(comparison.speedup))

@@ -76,6 +76,8 @@ class PassReporter(Instrument):
         self._running = id(step)
 
     def after(self, record: PassRecord, graph: Graph) -> None:
+        for note in record.result.notes:
+            self._reporter.note(f"{record.name}: {note}")
         reasons = "; ".join(record.result.misses[:3])
         warning = f"{record.text} changed nothing{f': {reasons}' if reasons else ''}"
         if record.result.changed:

@@ -13,7 +13,7 @@ import numpy as np
 from ..backends import Executable
 from ..ir.analysis.cost import Cost
 from ..passes.base import Effect
-from .evaluation import Metric, Score, drop_interval
+from .evaluation import Metric, Score, drop_interval, flips, mcnemar
 from .measurement import Latency, Ratio
 
 
@@ -111,10 +111,9 @@ class Artifact:
     @property
     def flips(self) -> tuple[int, int] | None:
         """How many samples only the untouched model gets right, and how many only the artifact, where that is known."""
-        before, after = (None if it.score is None else it.score.hits for it in (self.untouched, self.built))
-        if before is None or after is None:
+        if self.untouched.score is None or self.built.score is None:
             return None
-        return int((before & ~after).sum()), int((after & ~before).sum())
+        return flips(self.untouched.score, self.built.score)
 
     def load(self, threads: int | None = None) -> Executable:
         """The artifact, ready to run."""
@@ -129,6 +128,7 @@ class Artifact:
             "metric_drop": self.drop,
             "metric_drop_interval": self.drop_interval,
             "flips": self.flips,
+            "mcnemar": None if self.flips is None else mcnemar(self.flips),
             "speedup": plain(self.speedup),
             "size_ratio": self.shrinkage,
             "threads": self.threads,

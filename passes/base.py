@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
@@ -34,14 +34,56 @@ class PassResult:
     Attributes:
         counts: how often each rewrite was applied, by its name; all zero or empty where nothing changed.
         misses: why something that looked like a match wasn't taken, one sentence each, naming the layer.
+        notes: what was measured, one sentence each.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     misses: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def changed(self) -> bool:
         return any(self.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of a model goes, on the backend that it is built for.
+
+    Attributes:
+        rounds: seconds of one inference of the whole model, float[rounds]; graphs that are profiled together run in
+            turn, so that their rounds are comparable one by one.
+        modules: seconds of the operators, by the module path that their nodes have.
+        conversions: of these, the seconds of QuantizeLinear and DequantizeLinear that run by themselves.
+    """
+
+    rounds: np.ndarray
+    modules: Mapping[str, float]
+    conversions: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """The median of one inference."""
+        return float(np.median(self.rounds))
+
+
+Profiler = Callable[[Sequence[Graph]], Sequence[Profile]]
+"""What lowers graphs to the chosen backend and times them, in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Labels of the calibration data, and the metric that is computed with them.
+
+    Attributes:
+        labels: of each batch.
+        metric: a number from a model's outputs on some batches, a list of arrays each, and these batches' labels.
+        lower_is_better: whether it counts errors.
+    """
+
+    labels: Sequence[Any]
+    metric: Callable[[Sequence[Sequence[np.ndarray]], Sequence[Any]], float]
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +101,8 @@ class PassContext:
         counter: of the rewrites so far; it may end them at a number, to find the one at fault.
         probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random
             ones.
+        profile: times graphs on the chosen backend; None where no backend is chosen, or it can't be timed here.
+        labelled: the labels of the calibration batches; None where the user gave none, or no metric.
     """
 
     target: Target
@@ -70,6 +114,8 @@ class PassContext:
     selection: Selection = field(default_factory=Selection)
     counter: DebugCounter = field(default_factory=DebugCounter)
     probes: Sequence[Feeds] = ()
+    profile: Profiler | None = None
+    labelled: Labelled | None = None
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
         """The same surroundings for a step that is only to touch part of the graph."""
@@ -81,7 +127,7 @@ class PassContext:
 
     def applies(self, rewrite: str, *nodes: Node) -> bool:
         """Whether a pass may rewrite some nodes, asked right before it does; a yes is counted for the first of them."""
-        is_selected = not self.selection.rows or all(node in self.selection for node in nodes)
+        is_selected = all(node in self.selection for node in nodes)
         return is_selected and self.counter.should_execute(rewrite, nodes[0])
 
 

@@ -1,17 +1,20 @@
 """How far a graph's outputs are from the float model's, on inputs that nothing was fitted to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir.graph import Graph
-from .base import Feeds
+from .base import Feeds, Labelled, PassContext
 from .distillation.loss import LossKind, choose_measures, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
+
+_EVERY = 4
+"""Of batches, how many there are for one that judges, where fitting would take all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Verdict:
     """What was lost.
 
     Attributes:
-        drop: in percent, of the output that lost most.
+        drop: in percent, or in hundredths of a metric's own scale.
         loss: the divergence from the float model's outputs, summed over these.
     """
 
@@ -30,20 +33,23 @@ class Verdict:
 class Judge:
     """Compares graphs with the float model.
 
-    An output of classes loses by each row whose largest element is elsewhere; one of numbers by 1 - cosine.
+    With labels, it is the metric that drops. Without, an output of classes loses by each row whose largest element is
+    elsewhere, one of numbers by 1 - cosine, and the output that loses most counts.
 
     Args:
         graph: in float.
         batches: to judge on.
+        labelled: the labels of these.
 
     Attributes:
         measures: how each output is compared.
         rows: how many choices among classes the float model makes on the batches, in the output with the fewest; 0
-            where no output holds classes.
+            where no output holds classes, or a metric is what drops.
     """
 
-    def __init__(self, graph: Graph, batches: Sequence[Feeds]) -> None:
+    def __init__(self, graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None = None) -> None:
         self._batches = batches
+        self._labelled = labelled
         self._wanted = _run(graph, batches)
         self.measures = {
             name: LossKind.PROBABILITIES if _are_probabilities([one[name] for one in self._wanted]) else kind
@@ -54,17 +60,27 @@ class Judge:
             for name, kind in self.measures.items()
             if kind is not LossKind.NUMBERS
         ]
-        self.rows = min(counts, default=0)
+        self.rows = 0 if labelled else min(counts, default=0)
+        self._reference = self._metric(self._wanted)
 
     def judge(self, graph: Graph) -> Verdict:
         """Compare a graph with the float model."""
         found = _run(graph, self._batches)
         pairs = list(zip(found, self._wanted, strict=True))
         losses = [measure(self.measures, got, wanted, 1.0).item() for got, wanted in pairs]
+        if self._labelled is not None:
+            drop = self._metric(found) - self._reference
+            return Verdict(100 * (drop if self._labelled.lower_is_better else -drop), float(np.mean(losses)))
         drops = [
             _drop(kind, [(got[name], wanted[name]) for got, wanted in pairs]) for name, kind in self.measures.items()
         ]
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
+
+    def _metric(self, outputs: Sequence[dict[str, Any]]) -> float:
+        if self._labelled is None:
+            return 0.0
+        predictions = [[tensor.numpy() for tensor in found.values()] for found in outputs]
+        return self._labelled.metric(predictions, self._labelled.labels)
 
 
 def _run(graph: Graph, batches: Sequence[Feeds]) -> list[dict[str, Any]]:
@@ -100,8 +116,32 @@ def _drop(kind: LossKind, pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
     return float(100 * (1 - product / norms)) if norms else 0.0
 
 
-def split(batches: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
-    """Batches to fit to, and every fourth to judge on, which are the same where there are fewer."""
-    held_out = [feeds for number, feeds in enumerate(batches) if number % 4 == 3]
-    fitted = [feeds for number, feeds in enumerate(batches) if number % 4 != 3]
-    return (fitted, held_out) if held_out else (batches, batches)
+def split(batches: int, enough: int) -> tuple[list[int], list[int]]:
+    """The places of batches to fit to and of those to judge on, which are the same only for a single batch.
+
+    Args:
+        batches: how many there are.
+        enough: how many fitting takes at the most.
+    """
+    places = list(range(batches))
+    if batches - enough >= max(batches // _EVERY, 1):
+        return places[:enough], places[enough:]
+    if batches < 2:
+        return places, places
+    every = min(_EVERY, batches)
+    judging = places[every - 1 :: every]
+    return [place for place in places if place not in judging], judging
+
+
+def divided(context: PassContext, enough: int | None = None) -> tuple[list[Feeds], list[Feeds], Labelled | None]:
+    """The calibration data in two: batches to fit to, and batches to judge on with their labels.
+
+    Args:
+        context: that holds them.
+        enough: how many batches fitting takes at the most; None for all that aren't needed to judge.
+    """
+    batches, labelled = context.calibration, context.labelled
+    fitted, judging = split(len(batches), len(batches) if enough is None else enough)
+    if labelled is not None:
+        labelled = replace(labelled, labels=[labelled.labels[place] for place in judging])
+    return [batches[place] for place in fitted], [batches[place] for place in judging], labelled

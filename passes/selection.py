@@ -1,7 +1,7 @@
 """Which nodes a pass may touch: the globs of its options `only` and `skip`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Self
 
@@ -15,15 +15,19 @@ class Selection:
     Attributes:
         rows: pairs of `only` and `skip`. Every pair must let a node pass: one of `only` matches it, unless there is
             none, and none of `skip` does.
+        barred: names of outputs whose nodes are left as they are.
     """
 
     rows: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+    barred: frozenset[str] = frozenset()
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> Self:
         """What these globs leave of the selection."""
-        return type(self)((*self.rows, (tuple(only), tuple(skip))))
+        return replace(self, rows=(*self.rows, (tuple(only), tuple(skip))))
 
     def __contains__(self, node: Node) -> bool:
+        if self.barred and any(output.name in self.barred for output in node.outputs):
+            return False
         if not self.rows:
             return True
         names = (node.location.module, node.operator, *(output.name for output in node.outputs))

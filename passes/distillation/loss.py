@@ -32,9 +32,19 @@ def choose_measures(teacher: Graph, loss: str) -> dict[str, LossKind]:
 def _measure(output: Value, loss: str) -> LossKind:
     if loss == "mse":
         return LossKind.NUMBERS
-    if output.producer is not None and output.producer.operator == "Softmax":
+    producer = _unshaped(output).producer
+    if producer is not None and producer.operator == "Softmax":
         return LossKind.PROBABILITIES
     return LossKind.LOGITS if loss == "kl" or _is_logits(output) else LossKind.NUMBERS
+
+
+def _unshaped(value: Value) -> Value:
+    """What a value was before it got another shape with the same last axis."""
+    node = value.producer
+    if node is None or node.operator not in ("Flatten", "Identity", "Reshape") or not value.type.is_ranked:
+        return value
+    source = node.operand(0)
+    return _unshaped(source) if source.type.is_ranked and source.shape[-1:] == value.shape[-1:] else value
 
 
 def _is_logits(output: Value) -> bool:

@@ -10,7 +10,7 @@ from annotated_types import Ge, Interval, Unit
 from ...ir.graph import Graph, Node
 from ..base import Effect, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
-from ..judge import Judge, split
+from ..judge import Judge, divided
 from .decomposition import Decomposition, Inputs, decompose, lost
 from .inputs import observe_inputs
 from .matrix import add_to_bias, bias_place, read_matrix, split_node
@@ -40,8 +40,9 @@ class Factorization(Pass):
             without data.
         rank: the same rank for every layer instead; 0 leaves it to the others.
         ratio: of each layer's multiply-adds that is removed instead; 0 leaves it to the others.
-        max_drop: in percent: of rows of an output of classes whose largest element is elsewhere than before; of other
-            outputs, 100 (1 - cosine). The output that loses most counts.
+        max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
+            have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
+            outputs 100 (1 - cosine). The output that loses most counts.
     """
 
     name: ClassVar[str] = "factorize"
@@ -55,7 +56,7 @@ class Factorization(Pass):
     max_drop: Annotated[float, Interval(gt=0, le=100), Unit("%")] = 1.0
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        fitted, held_out = split(context.calibration)
+        fitted, held_out, labelled = divided(context)
         matrices = {
             node: matrix for node in graph.nodes if context.selects(node) and (matrix := read_matrix(node)) is not None
         }
@@ -68,7 +69,7 @@ class Factorization(Pass):
             share = 1 - (self.energy or _ENERGY)
             ranks = {layer.node: layer.rank_within(share, unseen.get(layer.node)) for layer in layers}
         else:
-            ranks = self._within(graph, context, layers, Judge(graph, held_out))
+            ranks = self._within(graph, context, layers, Judge(graph, held_out, labelled))
         return self._split(graph, context, layers, ranks)
 
     def _rank(self, rows: int, columns: int) -> int:

@@ -56,8 +56,13 @@ def first_batches(context: PassContext, samples: int) -> list[Feeds]:
             "static int8 quantization needs calibration data: give it with --data, as `calibration` under `data` "
             "in the recipe, or as data= from Python; or use quantize{scheme=int8-dynamic}, which needs none"
         )
+    return first_batches_of(context.calibration, samples)
+
+
+def first_batches_of(batches: Sequence[Feeds], samples: int) -> list[Feeds]:
+    """The batches that hold the first samples."""
     kept: list[Feeds] = []
-    for batch in context.calibration:
+    for batch in batches:
         if samples <= 0:
             break
         kept.append(batch)

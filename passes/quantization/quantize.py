@@ -25,7 +25,7 @@ from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, output_names, select_layers
 from .logarithms import before_logarithms
 from .observers import OBSERVERS
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .recurrent import quantize_recurrent
 from .round_weights import check_block
 from .smooth import smooth
@@ -112,11 +112,9 @@ class Quantize(Pass):
         if int8 is None:
             return PassResult(misses=[f"8-bit kernels were not measured on {context.target.name}"])
         static = self.scheme == "int8"
-        profitable = _union(int8.operators if static else int8.dynamic_operators)
+        profitable = profitable_operators(int8, static=static)
         counts = {"means": pool_image_means(graph)} if "GlobalAveragePool" in profitable else {}
-        selection = select_layers(graph, profitable, context)
-        if static:
-            selection = _without_logarithms(graph, selection)
+        selection = static_layers(graph, profitable, context) if static else select_layers(graph, profitable, context)
         counts["layers"] = len(selection.layers)
         tables: dict[Constant, Lookup] = {}
         if static:
@@ -158,9 +156,29 @@ class Quantize(Pass):
         profitable: frozenset[str],
         tables: dict[Constant, Lookup],
     ) -> PassResult:
+        prepared = self.prepare(graph, layers, int8, profitable, context)
+        if not prepared.plan.reads:
+            return PassResult()
+        before, outputs = graph.clone(), output_names(prepared.layers)
+        tables |= prepared.quantizer(graph, int8, self.per_channel).rewrite(prepared.layers)
+        counts = {
+            **prepared.counts,
+            "activations": len(prepared.plan.reads),
+            "carriers": len(prepared.plan.carriers),
+            "gptq": len(prepared.rounded),
+        }
+        if self.correct_biases:
+            few = first_batches(context, min(self.samples, CORRECTED_ON))
+            counts["biases"] = correct_biases(before, graph, outputs, few, context)
+        return PassResult(counts, prepared.misses)
+
+    def prepare(
+        self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
+    ) -> "Prepared":
+        """Do what comes before rounding: a graph that computes what it did, and the grid of each value."""
         plan = make_plan(graph, layers, profitable)
         if not plan.reads:
-            return PassResult()
+            return Prepared(layers, plan, {}, {}, {}, [])
         batches = first_batches(context, self.samples)
         counts: dict[str, int] = {}
         smoothed: dict[Value, Bounds] = {}
@@ -179,13 +197,7 @@ class Quantize(Pass):
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
         }
         rounded, misses = self._compensate(graph, context, layers, int8.weight_bits)
-        before, outputs = graph.clone(), output_names(layers)
-        tables |= StaticQuantizer(graph, plan, grids, int8.weight_bits, self.per_channel, rounded).rewrite(layers)
-        counts |= {"activations": len(plan.reads), "carriers": len(plan.carriers), "gptq": len(rounded)}
-        if self.correct_biases:
-            few = first_batches(context, min(self.samples, CORRECTED_ON))
-            counts["biases"] = correct_biases(before, graph, outputs, few, context)
-        return PassResult(counts, misses)
+        return Prepared(layers, plan, grids, rounded, counts, misses)
 
     def _run_dynamic(
         self,
@@ -218,6 +230,31 @@ class Quantize(Pass):
         return compensate(graph, layers, bits, few, context)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What static quantization of a graph is about to do.
+
+    Attributes:
+        layers: that compute in integers.
+        plan: what is quantized where.
+        grids: of the plan's values, without those that share another's.
+        rounded: weights that are in integers already, by channel.
+        counts: of what was done to get there.
+        misses: why some weights will be rounded plainly.
+    """
+
+    layers: Sequence[Layer]
+    plan: Plan
+    grids: Mapping[Value, QuantParams]
+    rounded: Mapping[WeightKey, IntegerWeight]
+    counts: Mapping[str, int]
+    misses: Sequence[str]
+
+    def quantizer(self, graph: Graph, int8: Int8, per_channel: bool) -> StaticQuantizer:
+        """What rewrites the graph."""
+        return StaticQuantizer(graph, self.plan, self.grids, int8.weight_bits, per_channel, self.rounded)
+
+
 def _with_what_is_stored(
     graph: Graph, context: PassContext, tables: dict[Constant, Lookup], found: PassResult
 ) -> PassResult:
@@ -233,8 +270,17 @@ def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:
     return given_grid(weight, scheme) or BlockWeight.over(weight, scheme)
 
 
-def _without_logarithms(graph: Graph, selection: Selection) -> Selection:
-    """The layers whose results don't reach a logarithm, with a sentence for each of the others."""
+def profitable_operators(int8: Int8, *, static: bool) -> frozenset[str]:
+    """The operators that pay off in integers, with ranges fixed beforehand or found at run time."""
+    return _union(int8.operators if static else int8.dynamic_operators)
+
+
+def static_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
+    """The layers whose activations can have ranges fixed beforehand, with a sentence for each of the others.
+
+    Those are left out whose results reach a logarithm.
+    """
+    selection = select_layers(graph, operators, context)
     barred = before_logarithms(graph)
     misses = [
         f"{layer.node.location}: {layer.node.operator} stays in float: a logarithm tells its small results apart"

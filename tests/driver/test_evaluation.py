@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from planish.driver.data import Batch
-from planish.driver.evaluation import Metric, Score, accuracy, drop_interval, evaluate, find_metric, spearman
+from planish.driver.evaluation import (
+    Metric,
+    Score,
+    accuracy,
+    drop_interval,
+    evaluate,
+    find_metric,
+    flips,
+    mcnemar,
+    perplexity,
+    spearman,
+)
 from planish.driver.user_code import isolated_imports
 from planish.ir.errors import ModelError, UsageError
 
@@ -35,6 +46,23 @@ def test_spearman_ranks_over_all_batches() -> None:
     predictions = [[np.array([[1.0], [2.0]])], [np.array([[30.0]])]]
     assert spearman(predictions, [[0.1, 0.2], [0.3]]) == pytest.approx(1)
     assert spearman(predictions, [[0.3, 0.2], [0.1]]) == pytest.approx(-1)
+
+
+def test_perplexity_is_of_the_tokens_that_count() -> None:
+    halves = np.log(np.array([[[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.1, 0.8]]], np.float32))
+    assert perplexity([[halves]], [[[0, 1, -1]]]) == pytest.approx(2)
+    assert perplexity([[halves], [halves]], [[[0, 1, -1]], [[1, 0, -1]]]) == pytest.approx(8**0.5)
+    assert Metric("perplexity", perplexity).drop(before=2, after=3) == 1
+    with pytest.raises(ModelError, match=r"labels of shape \[1, 3\], got \[3\]"):
+        perplexity([[halves]], [[0, 1, -1]])
+
+
+def test_flips_and_how_likely_they_are() -> None:
+    before, after = (np.array([int(digit) for digit in text], bool) for text in ("1111110000", "1100001000"))
+    assert flips(Score(0.6, before), Score(0.3, after)) == (4, 1)
+    assert flips(Score(0.6), Score(0.3, after)) is None
+    assert mcnemar((4, 1)) == pytest.approx(0.375)
+    assert mcnemar((0, 0)) == 1
 
 
 def test_a_metric_of_the_users(tmp_path: Path) -> None:

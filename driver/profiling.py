@@ -1,0 +1,69 @@
+"""What passes ask for that choose by time: graphs lowered to the backend at hand, and timed in turn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backends import Backend, find_backend
+from ..backends.legal import legalized
+from ..backends.machine import runs_here
+from ..ir.drafts import workspace
+from ..ir.graph import Graph
+from ..passes.base import Feeds, Profile, Profiler
+from ..targets import Target
+from .lowering import lower
+from .measurement import interleaved
+
+
+@dataclass(frozen=True, slots=True)
+class GraphProfiler:
+    """Times graphs.
+
+    Attributes:
+        backend: that runs them.
+        target: that they are compiled for.
+        sample: what they run on.
+    """
+
+    backend: Backend
+    target: Target
+    sample: Feeds
+
+    def __call__(self, graphs: Sequence[Graph]) -> list[Profile]:
+        """Time graphs as wholes, in turn, and their operators.
+
+        Raises:
+            TargetError: the backend can't run them, or doesn't tell what operators take.
+        """
+        with workspace() as scratch:
+            legal = [legalized(graph, self.target, self.backend) for graph in graphs]
+            times = self.backend.node_times(legal, self.target, self.sample)
+            models = [
+                lower(graph, self.backend, self.target, Path(scratch, str(number)))
+                for number, graph in enumerate(graphs)
+            ]
+            latencies = interleaved([lambda model=it.executable: model.run(self.sample) for it in models])
+        return [
+            Profile(latency.rounds, held.modules, held.conversions)
+            for latency, held in zip(latencies, times, strict=True)
+        ]
+
+
+def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profiler | None:
+    """What times graphs on a backend; None where none is chosen that can tell, or this machine can't run its code.
+
+    Args:
+        choice: the backend's name, `auto` for ONNX Runtime, or None.
+        target: that graphs are compiled for.
+        sample: what they run on.
+    """
+    if choice is None or sample is None:
+        return None
+    backend = find_backend("onnxruntime" if choice == "auto" else choice)
+    if (
+        not backend.tells_times
+        or backend.available()
+        or (backend.native and not runs_here(target.architecture, target.features))
+    ):
+        return None
+    return GraphProfiler(backend, target, sample)

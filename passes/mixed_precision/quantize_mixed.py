@@ -1,0 +1,260 @@
+"""Quantization to int8 of as many layers as accuracy bears: the fastest mix of integers and floats within a bound."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from ...ir.errors import UsageError
+from ...ir.graph import Graph, Location, Value
+from ...targets import Int8
+from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profile, Profiler
+from ..debug_counter import DebugCounter
+from ..judge import Judge, Verdict, divided
+from ..quantization.calibrate import first_batches, first_batches_of
+from ..quantization.image_means import pool_image_means
+from ..quantization.quantize import Quantize, profitable_operators, static_layers
+from ..selection import Selection
+from ..units import show_seconds
+from .rounding import Losses, Rounding, name_of
+from .search import Choice, Search
+from .sensitivity import Sensitivities, estimate, find_sensitivities
+from .times import Times
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+_RANKED_ON = 32
+"""Samples that layers are ranked on."""
+_OFF = 0.1
+"""The share by which a prediction may be off before boundaries are given another cost."""
+
+
+@dataclass(frozen=True)
+class MixedQuantization(Pass):
+    """Compute as many layers in int8 as keep the model within a bound, so that it is as fast as possible.
+
+    One pass over the data ranks layers by what their rounding adds to the loss; a few are measured one by one, and all
+    where the two disagree. The model is timed in float and in int8 on the chosen backend, operator by operator, in
+    place. An integer program takes the fastest mix within a budget of loss, and the mix is judged on batches that
+    calibration has not seen; the budget is narrowed or widened by what they say (Dong et al., "HAWQ-V3: Dyadic Neural
+    Network Quantization", ICML 2021). Layers that stay in float are named, with what they cost.
+
+    Attributes:
+        max_drop: where the calibration data have labels, in hundredths of the metric's own scale. Without labels, in
+            percent: of rows of an output of classes (what a softmax gives, or a linear layer in two dimensions) whose
+            largest element is elsewhere than the float model's; of other outputs, 100 (1 - cosine) with the float
+            model's. The output that loses most counts.
+        samples: of the calibration data that ranges are fixed by. Batches behind them judge; where there are none,
+            every fourth batch does, and is left out of calibration.
+        checks: layers whose sensitivity is measured.
+        attempts: choices that are built and judged at the most.
+    """
+
+    name: ClassVar[str] = "quantize-mixed"
+    effect: ClassVar[Effect] = Effect.LOSSY
+    destroys: ClassVar[frozenset[str]] = frozenset({"float"})
+    after: ClassVar[tuple[str, ...]] = ("fold-constants", "fuse-batch-norm")
+    max_drop: Annotated[float, Gt(0), Le(100)] = 0.5
+    samples: Annotated[int, Ge(1)] = 128
+    checks: Annotated[int, Ge(3)] = 6
+    attempts: Annotated[int, Ge(1)] = 8
+
+    required: bool = field(default=True, kw_only=True)
+
+    def require(self, context: PassContext) -> None:
+        if context.target.int8 is None:
+            return
+        first_batches(context, 1)
+        if context.profile is None:
+            raise UsageError(
+                f"{self.name} chooses by what layers take, and ONNX Runtime alone tells, on the machine at hand: say "
+                "`backend: onnxruntime` in the recipe, --lower-to onnxruntime, or backend='onnxruntime' from Python"
+            )
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        self.require(context)
+        int8, profile = context.target.int8, context.profile
+        if int8 is None or profile is None:
+            return PassResult(misses=[f"8-bit kernels were not measured on {context.target.name}"])
+        mixing = _Mixing(self, graph, context, int8)
+        if not mixing.layers:
+            return PassResult(misses=mixing.misses)
+        return mixing.run(graph, profile)
+
+
+class _Mixing:
+    """One run of the pass.
+
+    Attributes:
+        layers: that may be quantized.
+        misses: why others can't be.
+    """
+
+    def __init__(self, options: MixedQuantization, graph: Graph, context: PassContext, int8: Int8) -> None:
+        self._options, self._context, self._int8 = options, context, int8
+        self._operators = profitable_operators(int8, static=True)
+        enough = len(first_batches_of(context.calibration, options.samples))
+        self._fit, held_out, labelled = divided(context, enough)
+        self._is_metric = labelled is not None
+        self._unselected = {value.name for node in graph.nodes if not context.selects(node) for value in node.outputs}
+        self._places = {name_of(node): node.location for node in graph.nodes}
+        self._source = _named(graph, self._operators)
+        selected = static_layers(self._source, self._operators, self._scratch(self._unselected))
+        self.layers, self.misses = selected.layers, selected.misses
+        self._everything = frozenset(name_of(layer.node) for layer in self.layers)
+        self._judge = Judge(self._source, held_out, labelled)
+        self._known: dict[frozenset[str], tuple[Graph, Verdict]] = {}
+
+    def run(self, graph: Graph, profile: Profiler) -> PassResult:
+        """Choose, and quantize the graph in place."""
+        whole, full = self._judged(self._everything)
+        rounding, batches = self._rounding()
+        in_float, in_int8 = profile([self._source, whole])
+        times = Times.of(rounding, self._sizes(rounding.graph), in_float, in_int8)
+        sensitivities = self._sensitivities(rounding, batches)
+        search = Search(
+            times,
+            sensitivities.losses,
+            lambda chosen: self._judged(chosen)[1],
+            self._options.max_drop,
+            self._options.attempts,
+            self._context,
+        )
+        order = 2 if self._judge.rows else 1
+        choice = search.run(order)
+        if choice is None or not choice.layers:
+            return PassResult(misses=[*self.misses, search.obstacle(full)])
+        measured = self._measure(choice.layers, profile)
+        found = measured[-1].seconds * times.whole / measured[1].seconds  # as the machine was when it was predicted
+        if abs(choice.seconds / found - 1) > _OFF:
+            other = search.again(choice, found)
+            again = None if other is None else self._measure(other.layers, profile)
+            if other is not None and again is not None and again[-1].seconds < measured[-1].seconds:
+                choice, measured = other, again
+        left = self._everything - choice.layers
+        context = replace(self._context, calibration=self._fit)
+        barred = replace(context.selection, barred=context.selection.barred | left)
+        result = self._quantize.run(graph, replace(context, selection=barred))
+        islands = [self._island(name, times, sensitivities.losses) for name in self._places if name in left]
+        notes = [self._lost(choice, full), str(sensitivities), _compared(choice.seconds / times.whole, *measured)]
+        return PassResult({**result.counts, "float": len(left)}, [*islands, *self.misses], [*notes, *self._doubts()])
+
+    # -- making and measuring
+
+    @property
+    def _quantize(self) -> Quantize:
+        return Quantize(samples=self._options.samples, required=False)
+
+    def _judged(self, chosen: frozenset[str]) -> tuple[Graph, Verdict]:
+        """The graph with the chosen layers quantized, and what its outputs lose."""
+        if chosen not in self._known:
+            graph = self._source.clone()
+            context = self._scratch(self._unselected | (self._everything - chosen))
+            self._quantize.run(graph, replace(context, calibration=self._fit))
+            self._known[chosen] = graph, self._judge.judge(graph)
+        return self._known[chosen]
+
+    def _rounding(self) -> tuple[Rounding, Sequence[Feeds]]:
+        """The graph as it is before it is rounded, and what layers are ranked on."""
+        graph = self._source.clone()
+        context = self._scratch(self._unselected)
+        batches = first_batches(replace(context, calibration=self._fit), _RANKED_ON)
+        quantize = replace(self._quantize, samples=_RANKED_ON, gptq=False)  # which the choice itself has
+        layers = static_layers(graph, self._operators, context).layers
+        context = replace(context, calibration=batches)
+        prepared = quantize.prepare(graph, layers, self._int8, self._operators, context)
+        grids = {value.name: prepared.grids[prepared.plan.root(value)] for value in prepared.plan.reads}
+        named = {name_of(layer.node): layer for layer in prepared.layers}
+        return Rounding(graph, named, self._operators, self._int8, grids), batches
+
+    def _sensitivities(self, rounding: Rounding, batches: Sequence[Feeds]) -> Sensitivities:
+        near = Judge(rounding.graph, batches)
+        losses = estimate(rounding, near.measures, batches, self._context)
+
+        def measured(name: str) -> float:
+            return near.judge(rounding.quantized({name})).loss
+
+        return find_sensitivities(rounding, losses, measured, self._options.checks, self._context)
+
+    def _scratch(self, barred: AbstractSet[str]) -> PassContext:
+        """Surroundings for graphs that are made to look at."""
+        return replace(self._context, selection=Selection(barred=frozenset(barred)), counter=DebugCounter())
+
+    def _measure(self, chosen: frozenset[str], profile: Profiler) -> Sequence[Profile]:
+        """The float model, the one in int8 and a choice, timed in turn."""
+        return profile([self._source, self._judged(self._everything)[0], self._judged(chosen)[0]])
+
+    def _sizes(self, graph: Graph) -> dict[Value, int]:
+        from ...ir.interpreter import Interpreter
+
+        sizes: dict[Value, int] = {}
+
+        def observe(value: Value, tensor: "Tensor") -> None:
+            sizes[value] = tensor.numel()
+
+        Interpreter(graph).run(self._fit[0], observe)
+        return sizes
+
+    # -- telling
+
+    def _island(self, name: str, times: Times, losses: Losses) -> str:
+        rounding = times.rounding
+        share = losses.of(rounding.plan({name}), {name}) / (
+            losses.of(rounding.plan(self._everything), self._everything) or 1
+        )
+        cost = show_seconds(max(times.cost(name), 0.0))
+        operator = rounding.layers[name].node.operator
+        return (
+            f"{self._places[name]}: {operator} stays in float, which costs {cost}: alone in int8, it would make "
+            f"{100 * share:.1f} % of the loss of all"
+        )
+
+    def _lost(self, choice: Choice, full: Verdict) -> str:
+        rows = self._judge.rows
+        what = "of the metric's scale are lost" if self._is_metric else "is 1 - cosine with float's outputs"
+        what = f"of {rows} rows choose another class than float" if rows else what
+        if rows:
+            low, high = _interval(round(choice.verdict.drop * rows / 100), rows)
+            what += f" (95 % between {100 * low:.2g} and {100 * high:.2g} %)"
+        return (
+            f"{len(choice.layers)} of {len(self.layers)} layers in int8: {choice.verdict.drop:.3g} % {what}, and "
+            f"{full.drop:.3g} % with all of them; {self._options.max_drop:g} % was allowed"
+        )
+
+    def _doubts(self) -> list[str]:
+        rows, enough = self._judge.rows, int(300 / self._options.max_drop)  # the rule of three
+        if not 0 < rows < enough:
+            return []
+        return [f"{rows} rows can't tell {self._options.max_drop:g} % from nothing: give {enough} to judge on"]
+
+
+def _named(graph: Graph, operators: frozenset[str]) -> Graph:
+    """A copy whose nodes have the name of their first output for a module, by which their times are told apart."""
+    copy = graph.clone()
+    if "GlobalAveragePool" in operators:
+        pool_image_means(copy)
+    for node in copy.nodes:
+        node.location = Location(name_of(node))
+    return copy
+
+
+def _interval(count: int, rows: int) -> tuple[float, float]:
+    """Where 95 % of shares lie of which as many rows are counted (Wilson, 1927)."""
+    from scipy import stats
+
+    low, high = stats.binomtest(count, rows).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+def _compared(predicted: float, in_float: Profile, in_int8: Profile, mix: Profile) -> str:
+    int8, mixed, ratio = (
+        float(np.median(a.rounds / b.rounds)) for a, b in ((in_float, in_int8), (in_float, mix), (mix, in_int8))
+    )
+    return (
+        f"float takes {show_seconds(in_float.seconds)}, int8 {show_seconds(in_int8.seconds)} ({int8:.2f}x), the mix "
+        f"{show_seconds(mix.seconds)} ({mixed:.2f}x), {ratio:.3f} times int8's, where {predicted:.3f} was predicted"
+    )

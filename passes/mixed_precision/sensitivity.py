@@ -1,0 +1,253 @@
+"""How much of the outputs' loss each layer's rounding makes.
+
+To second order, the divergence of a model's outputs from the float model's is half the squared length of what rounding
+moves them by, in the metric of Fisher's information, and that is the variance of the product of a random gradient with
+the error: E[(g . e)^2] / 2, with g the gradient of the log-likelihood of a class drawn from the model (Kirkpatrick et
+al., "Overcoming catastrophic forgetting in neural networks", 2017; Dong et al., "HAWQ-V2", 2020, for Hutchinson's
+random signs, which numbers get in place of classes). One backward pass gives the gradients at all layers, and one run
+of the quantized graph, in which each layer reads what the float model gives it, the errors of all layers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ...ir.builder import Builder
+from ...ir.graph import Graph, Location, Value
+from ..base import Feeds, PassContext
+from ..distillation.loss import LossKind
+from ..quantization.plan import make_plan
+from .rounding import Losses, Rounding
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Generator, Tensor
+
+_DRAWS = 4
+"""Random gradients for each batch: the variance of a sum over batches falls with their number."""
+_CORRELATION, _FACTOR = 0.7, 4.0
+"""How far the ratio of measures to estimates may be from its median; its square, where ranks correlate so much, since
+large losses are less than the second order has them."""
+_NEGLIGIBLE = 1e-2
+"""The share of the largest loss below which all are taken to be the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivities:
+    """What rounding adds to the loss, and how that is known.
+
+    Attributes:
+        losses: of layers and values; of layers alone where they were measured one by one.
+        checked: of how many layers it was measured.
+        correlation: Spearman's, of estimates with measures.
+        factor: the median of measures over estimates.
+        are_exact: whether all were measured in the end.
+    """
+
+    losses: Losses
+    checked: int
+    correlation: float
+    factor: float
+    are_exact: bool
+
+    def __str__(self) -> str:
+        """How they were found, in a sentence."""
+        outcome = ", so all were measured" if self.are_exact else ""
+        return (
+            f"sensitivities by one backward pass, held to those of {self.checked} layers that were quantized alone: "
+            f"rank correlation {self.correlation:.2f}, measured {self.factor:.2g} times the estimate{outcome}"
+        )
+
+
+def find_sensitivities(
+    rounding: Rounding, losses: Losses, measured: Callable[[str], float], checks: int, context: PassContext
+) -> Sensitivities:
+    """Hold estimates to exact measures of a few layers, and measure all where the two disagree.
+
+    Args:
+        rounding: of the layers.
+        losses: as estimated.
+        measured: the loss if the layer of a name is quantized alone.
+        checks: how many layers are measured, from the least sensitive to the most.
+        context: to whom progress is reported.
+    """
+    from scipy import stats
+
+    alone = {name: losses.of(rounding.plan({name}), {name}) for name in rounding.layers}
+    names = sorted(alone, key=lambda name: alone[name])
+    exact: dict[str, float] = {}
+
+    def measure(chosen: Sequence[str]) -> None:
+        for done, name in enumerate(chosen):
+            context.progress("quantizing single layers", done, len(chosen))
+            exact[name] = exact[name] if name in exact else measured(name)
+
+    measure([names[place] for place in np.unique(np.linspace(0, len(names) - 1, checks).round().astype(int))])
+    checked = len(exact)
+    least = max(_NEGLIGIBLE * max(*exact.values(), *alone.values()), 1e-30)
+    pairs = np.maximum([(alone[name], loss) for name, loss in exact.items()], least)
+    ratios = pairs[:, 1] / pairs[:, 0]
+    factor = float(np.median(ratios))
+    spread = float(np.max(np.maximum(ratios / factor, factor / ratios)))
+    correlation = float(cast("Any", stats).spearmanr(*pairs.T).statistic) if np.ptp(pairs, axis=0).all() else 0.0
+    agree = spread <= _FACTOR or (correlation >= _CORRELATION and spread <= _FACTOR**2)
+    if not agree:
+        measure(names)
+        return Sensitivities(Losses(exact, {}), checked, correlation, factor, are_exact=True)
+    return Sensitivities(losses.scaled(factor), checked, correlation, factor, are_exact=False)
+
+
+def estimate(
+    rounding: Rounding, measures: Mapping[str, LossKind], batches: Sequence[Feeds], context: PassContext
+) -> Losses:
+    """The expected loss of rounding each weight and each activation alone; all 0 without gradients.
+
+    Args:
+        rounding: of all layers.
+        measures: how outputs are compared.
+        batches: of inputs.
+        context: with the seed, and to whom progress is reported.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(context.seed)
+    source, sites = _with_sites(rounding)
+    gradients = _Gradients(source, {site.value for site in sites}, measures, generator)
+    errors = _Errors(rounding.quantized(), sites)
+    sums = [0.0] * len(sites)
+    for done, feeds in enumerate(batches):
+        context.progress("ranking layers", done, len(batches))
+        drawn = gradients.draw(feeds)
+        found = errors.run(feeds, gradients.values)
+        for gradient in drawn:
+            for place, site in enumerate(sites):
+                if site.value in gradient and site in found:
+                    sums[place] += float((gradient[site.value] * found[site]).sum()) ** 2 / (_DRAWS * len(batches))
+    pairs = list(zip(sites, sums, strict=True))
+    return Losses(
+        {site.what: loss for site, loss in pairs if site.is_layer},
+        {site.what: loss for site, loss in pairs if not site.is_layer},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A place where an error shows.
+
+    Attributes:
+        what: the layer's output, or the value that is put on a grid, by name.
+        is_layer: which of the two.
+        name: of the value in the quantized graph.
+        value: that it should be, in the float graph.
+    """
+
+    what: str
+    is_layer: bool
+    name: str
+    value: Value
+
+
+def _with_sites(rounding: Rounding) -> tuple[Graph, list[_Site]]:
+    """The float graph, in which those that will read integers read a value of their own, and where errors show."""
+    graph = rounding.graph.clone()
+    layers = rounding.layers_of(graph)
+    plan = make_plan(graph, layers, rounding.operators)
+    sites = [
+        _Site(layer.node.outputs[0].name, True, layer.node.outputs[0].name, layer.node.outputs[0]) for layer in layers
+    ]
+    for value, uses in plan.reads.items():
+        read = value
+        if value not in plan.returned:
+            after = next(iter(graph.nodes)) if value.producer is None else None
+            first = min((use.node for use in uses), key=graph.position) if after is None else after
+            read = Builder(graph, first, Location()).Identity(value)
+            for node, index in uses:
+                graph.set_input(node, index, read)
+        sites.append(_Site(value.name, False, f"{value.name}.floats", read))
+    return graph, sites
+
+
+class _Gradients:
+    """Random gradients of the loss at some values of a float graph.
+
+    Attributes:
+        values: what those were on the last batch.
+    """
+
+    def __init__(
+        self, graph: Graph, watched: set[Value], measures: Mapping[str, LossKind], generator: "Generator"
+    ) -> None:
+        from ...ir.interpreter import Interpreter
+
+        self.values: dict[Value, Tensor] = {}
+        self._interpreter = Interpreter(graph)
+        self._watched = watched
+        self._measures = measures
+        self._generator = generator
+
+    def draw(self, feeds: Feeds) -> "list[dict[Value, Tensor]]":
+        """Run a batch, and draw gradients at all values at once."""
+        import torch
+
+        leaves: dict[Value, Tensor] = {}
+
+        def observe(value: Value, tensor: "Tensor") -> "Tensor | None":
+            if value not in self._watched:
+                return None
+            leaves[value] = torch.zeros_like(tensor, requires_grad=True)
+            self.values[value] = tensor.detach()
+            return tensor + leaves[value]
+
+        arguments = self._interpreter.arguments(feeds)
+        with torch.enable_grad():
+            results = cast("tuple[Tensor, ...]", self._interpreter.call(arguments, {}, observe))
+            outputs = dict(zip(self._interpreter.graph.outputs, results, strict=True))
+        drawn: list[dict[Value, Tensor]] = []
+        for _ in range(_DRAWS):
+            with torch.enable_grad():
+                scores = [_score(kind, outputs[name], self._generator) for name, kind in self._measures.items()]
+            score = torch.stack(scores).sum()
+            if not score.requires_grad:
+                return []
+            grad = torch.autograd.grad(score, list(leaves.values()), retain_graph=True, allow_unused=True)
+            found = cast("Sequence[Tensor | None]", grad)
+            drawn.append({value: one for value, one in zip(leaves, found, strict=True) if one is not None})
+        return drawn
+
+
+def _score(kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor":
+    """A number whose gradient, times a small error, has the loss as its mean square."""
+    import torch
+
+    if kind is LossKind.NUMBERS:
+        signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
+        return (signs * output).sum() / output.detach().square().sum().clamp_min(1e-12).sqrt()
+    logs = output.clamp_min(1e-12).log() if kind is LossKind.PROBABILITIES else output.log_softmax(-1)
+    logs = logs.reshape(-1, logs.shape[-1])
+    classes = torch.multinomial(logs.detach().exp(), 1, generator=generator)
+    return logs.gather(1, classes).sum() / (2 * len(logs)) ** 0.5
+
+
+class _Errors:
+    """What rounding moves each layer's result by, where all that it reads is the float model's."""
+
+    def __init__(self, graph: Graph, sites: Sequence[_Site]) -> None:
+        from ...ir.interpreter import Interpreter
+
+        self._interpreter = Interpreter(graph)
+        self._sites = {site.name: site for site in sites}
+
+    def run(self, feeds: Feeds, wanted: "Mapping[Value, Tensor]") -> "dict[_Site, Tensor]":
+        """Run a batch, for which the float model yields `wanted`."""
+        found: dict[_Site, Tensor] = {}
+
+        def observe(value: Value, tensor: "Tensor") -> "Tensor | None":
+            site = self._sites.get(value.name)
+            if site is None:
+                return None
+            found[site] = tensor - wanted[site.value]
+            return wanted[site.value]
+
+        self._interpreter.run(feeds, observe)
+        return found

@@ -1,0 +1,145 @@
+"""What a model takes with some layers in integers, from what its operators take in float and in integers, in place.
+
+An operator by itself says little: what it is fused with, and the layout of what it reads, depend on those around it. So
+the model is timed as a whole in float and in integers, and its operators while it runs. Those that are no layer go with
+the layer before them. What a choice of layers adds are conversions at the ends of integer regions.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+
+from ...ir.graph import Graph, Node, Use, Value
+from ..base import Profile
+from ..quantization.plan import Plan
+from .rounding import Rounding, name_of
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A layer, or a carrier between layers, with what goes with it.
+
+    Attributes:
+        in_float: seconds.
+        in_integers: seconds, without conversions.
+    """
+
+    in_float: float
+    in_integers: float
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Predicts what a choice of layers takes.
+
+    Attributes:
+        rounding: of the layers.
+        sizes: elements of each value.
+        regions: by the name of the layer's or carrier's output.
+        whole: seconds with all layers in integers.
+        converting: seconds for an element.
+        scale: what the differences of operators are multiplied by, so that those of all make that of the whole models.
+        boundary: what conversions that the integer model doesn't have are multiplied by: layouts change there, too.
+    """
+
+    rounding: Rounding
+    sizes: Mapping[Value, int]
+    regions: Mapping[str, Region]
+    whole: float
+    converting: float
+    scale: float
+    boundary: float = 1.0
+
+    @classmethod
+    def of(cls, rounding: Rounding, sizes: Mapping[Value, int], in_float: Profile, in_integers: Profile) -> "Times":
+        """Learn from the float model and the one with all layers in integers.
+
+        Args:
+            rounding: of the layers.
+            sizes: elements of each value.
+            in_float: the profile of a model in which each node's module is the name of its first output.
+            in_integers: the profile of what was made of that.
+        """
+        plan = rounding.plan(rounding.layers.keys())
+        heads = rounding.layers.keys() | {name_of(node) for node in plan.carriers}
+        leads = _leads(rounding.graph, heads)
+        sums = {name: [0.0, 0.0] for name in heads}
+        rest = 0.0
+        for module in in_float.modules.keys() | in_integers.modules.keys():
+            before = in_float.modules.get(module, 0.0)
+            after = in_integers.modules.get(module, 0.0) - in_integers.conversions.get(module, 0.0)
+            if module in leads:
+                sums[leads[module]][0] += before
+                sums[leads[module]][1] += after
+            else:
+                rest += after - before
+        regions = {name: Region(*found) for name, found in sums.items()}
+        converted = sum(in_integers.conversions.values())
+        elements = _conversions(rounding, plan, rounding.layers.keys(), sizes)
+        change = sum(region.in_float - region.in_integers for region in regions.values()) - rest - converted
+        whole_change = in_float.seconds - in_integers.seconds
+        scale = whole_change / change if change and 0.25 < whole_change / change < 4 else 1.0
+        return cls(
+            rounding=rounding,
+            sizes=sizes,
+            regions=regions,
+            whole=in_integers.seconds,
+            converting=converted / max(elements, 1),
+            scale=scale,
+        )
+
+    def predict(self, chosen: AbstractSet[str]) -> float:
+        """The seconds of one inference with the chosen layers in integers."""
+        regions, conversions = self._change(chosen)
+        return self.whole + regions + self.boundary * conversions
+
+    def corrected(self, chosen: AbstractSet[str], measured: float) -> "Times":
+        """The same with the cost of boundaries that explains what a choice was measured to take."""
+        regions, conversions = self._change(chosen)
+        if conversions <= 0:
+            return self
+        return replace(self, boundary=min(max((measured - self.whole - regions) / conversions, 0.0), 10.0))
+
+    def cost(self, name: str) -> float:
+        """The seconds that a layer would take longer in float, all others being in integers."""
+        return self.predict(self.rounding.layers.keys() - {name}) - self.whole
+
+    def _change(self, chosen: AbstractSet[str]) -> tuple[float, float]:
+        """What regions, and what conversions take longer than with all layers in integers, in seconds."""
+        everything = self.rounding.layers.keys()
+        plan = self.rounding.plan(chosen)
+        integers = {*chosen, *(name_of(node) for node in plan.carriers)}
+        regions = sum(it.in_float - it.in_integers for name, it in self.regions.items() if name not in integers)
+        elements = _conversions(self.rounding, plan, chosen, self.sizes)
+        elements -= _conversions(self.rounding, self.rounding.plan(everything), everything, self.sizes)
+        return self.scale * regions, self.scale * self.converting * elements
+
+
+def _leads(graph: Graph, heads: AbstractSet[str]) -> dict[str, str]:
+    """The layer or carrier that each node goes with, by name: the nearest before it along first inputs."""
+    leads: dict[str, str] = {}
+    for node in graph.nodes:
+        name = name_of(node)
+        before = [value.producer for value in node.inputs if value is not None and value.producer is not None]
+        if name in heads:
+            leads[name] = name
+        elif found := [leads[name_of(one)] for one in before if name_of(one) in leads]:
+            leads[name] = found[0]
+    return leads
+
+
+def is_integer_use(plan: Plan, layers: AbstractSet[Node], use: Use) -> bool:
+    """Whether a place reads integers."""
+    return use.node in plan.carriers or (use.node in layers and use.index == 0)
+
+
+def _conversions(rounding: Rounding, plan: Plan, chosen: AbstractSet[str], sizes: Mapping[Value, int]) -> int:
+    """The elements that are converted by operators of their own."""
+    nodes = {rounding.layers[name].node for name in chosen}
+
+    def is_converted(value: Value, uses: Sequence[Use]) -> bool:
+        if value not in plan.returned:
+            return True
+        return rounding.graph.is_output(value) or not all(is_integer_use(plan, nodes, use) for use in uses)
+
+    return sum(sizes.get(value, 0) for value, uses in plan.reads.items() if is_converted(value, uses))

@@ -1,0 +1,48 @@
+"""Times of operators in place: each counts for the module that its node is from, whatever the runtime fuses."""
+
+import numpy as np
+import pytest
+
+from planish.backends import find_backend
+from planish.driver.profiling import GraphProfiler
+from planish.ir.builder import Builder
+from planish.ir.errors import TargetError
+from planish.ir.graph import Graph, Location
+from planish.ir.types import DType, TensorType
+from planish.passes.base import PassContext
+from planish.passes.quantization.quantize import Quantize
+from planish.targets.load import load_target
+
+TARGET = load_target("x86-64-avx512-vnni")
+
+
+def convolutions() -> Graph:
+    random = np.random.default_rng(0)
+    graph = Graph()
+    op = Builder(graph)
+    h = graph.add_input("x", TensorType(DType.float32, (1, 16, 32, 32)))
+    for name in ("first", "second"):
+        op.location = Location(name)
+        h = op.Relu(op.Conv(h, random.standard_normal((16, 16, 3, 3)).astype(np.float32), pads=(1, 1, 1, 1)))
+    op.location = Location("gate")
+    graph.outputs["y"] = op.Mul(h, op.Sigmoid(h))
+    return graph
+
+
+def test_operators_count_for_their_modules():
+    graph = convolutions()
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, 16, 32, 32)).astype(np.float32)}
+    quantized = graph.clone()
+    Quantize().apply(quantized, PassContext(TARGET, graph, [feeds]))
+    in_float, in_int8 = GraphProfiler(find_backend("onnxruntime"), TARGET, feeds)([graph, quantized])
+    for profile in (in_float, in_int8):
+        assert {"first", "second", "gate"} <= {name for name, seconds in profile.modules.items() if seconds > 0}
+        assert profile.modules.get("", 0.0) < 0.5 * sum(profile.modules.values())
+        assert profile.seconds > 0
+    assert not sum(in_float.conversions.values())
+    assert 0 < sum(in_int8.conversions.values()) < sum(in_int8.modules.values())
+
+
+def test_a_backend_that_cannot_tell_says_so():
+    with pytest.raises(TargetError, match="tvm doesn't tell what single operators take"):
+        find_backend("tvm").node_times([], TARGET, {})

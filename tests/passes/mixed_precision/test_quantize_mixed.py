@@ -1,0 +1,114 @@
+"""Mixed precision: the layer that int8 can't hold stays in float, alone, and what can't be done is said."""
+
+import re
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from pathologic_networks import DEPTH, batches, by_the_book, context, network
+
+import planish
+from planish.ir.errors import UsageError
+from planish.ir.graph import Graph
+from planish.ir.text import print_graph
+from planish.ir.verify import verify
+from planish.passes.base import Labelled, PassResult
+from planish.passes.judge import Judge
+from planish.passes.mixed_precision.quantize_mixed import MixedQuantization
+from planish.passes.pipeline import format_pipeline, parse_pipeline
+from planish.passes.probes import run_graph
+from planish.passes.quantization.quantize import Quantize
+
+
+def mixed(source: Graph, **options: float) -> tuple[Graph, PassResult]:
+    graph = source.clone()
+    result = MixedQuantization(attempts=5, **options).apply(graph, context(source))  # pyright: ignore[reportArgumentType]
+    verify(graph)
+    return graph, result
+
+
+def test_the_pathologic_layer_alone_stays_in_float():
+    source = network(pathologic=2)
+    graph, result = mixed(source, max_drop=10.0)
+    (island,) = result.misses
+    assert island.startswith("body.2: Conv stays in float, which costs ")
+    assert result.counts["layers"] == DEPTH
+    assert result.counts["float"] == 1
+    judge = Judge(source, batches(4, 64))
+    full = source.clone()
+    Quantize().apply(full, context(source))
+    assert judge.judge(graph).drop < 10 < judge.judge(full).drop
+
+
+def test_all_layers_are_quantized_where_that_loses_little():
+    _, result = mixed(network(), max_drop=50.0)
+    assert result.counts["layers"] == DEPTH + 1
+    assert result.counts["float"] == 0
+    assert not result.misses
+
+
+def test_a_bound_that_nothing_meets_is_told():
+    source = network(classes=False)
+    graph, result = mixed(source, max_drop=1e-9)
+    assert not result.changed
+    assert "no choice of layers keeps the drop within 1e-09 %" in result.misses[-1]
+    assert print_graph(graph) == print_graph(source)
+
+
+def test_floats_that_are_faster_stay():
+    source, reverse = network(), partial(by_the_book, in_float=0.004, in_int8=0.010)
+    result = MixedQuantization(max_drop=50.0).apply(source.clone(), context(source, profile=reverse))
+    assert not result.changed
+    assert result.misses[-1].startswith("no mix of int8 and float is faster than float alone, which takes 24 ms, ")
+
+
+def test_the_seed_decides_and_nothing_else():
+    first, second = (print_graph(mixed(network(pathologic=2), max_drop=10.0)[0]) for _ in range(2))
+    assert first == second
+
+
+def test_what_is_predicted_is_what_it_takes():
+    _, result = mixed(network(pathologic=2), max_drop=10.0)
+    (note,) = [note for note in result.notes if "predicted" in note]
+    measured, predicted = re.findall(r"([\d.]+) times int8's, where ([\d.]+)", note)[0]
+    assert float(measured) == pytest.approx(float(predicted), rel=0.1)
+
+
+def test_layers_that_are_not_asked_for_are_left():
+    source = network()
+    graph = source.clone()
+    result = MixedQuantization(max_drop=50.0, skip=("body.1",)).apply(graph, context(source))
+    assert result.counts["layers"] == DEPTH
+    assert [node.operand(1).producer is None for node in graph.nodes if node.operator == "Conv"].count(True) == 1
+
+
+def test_labels_make_the_metric_what_may_drop():
+    source = network(pathologic=2)
+    wanted = [run_graph(source, [feeds])[0]["y"].argmax(1) for feeds in batches()]
+
+    def errors(predictions, labels):
+        return float(
+            np.mean([outputs[0].argmax(1) != right for outputs, right in zip(predictions, labels, strict=True)])
+        )
+
+    surroundings = replace(context(source), labelled=Labelled(wanted, errors, lower_is_better=True))
+    for bound, left in ((10.0, 1), (100.0, 0)):
+        result = MixedQuantization(max_drop=bound).apply(source.clone(), surroundings)
+        assert result.counts["float"] == left
+        assert "of the metric's scale are lost" in result.notes[0]
+
+
+def test_it_needs_a_backend_and_data():
+    with pytest.raises(UsageError, match="--lower-to onnxruntime"):
+        planish.optimize(network(), "quantize-mixed", data=batches(2), target="x86-64-avx512-vnni")
+    with pytest.raises(UsageError, match="ONNX Runtime alone tells"):
+        planish.optimize(network(), "quantize-mixed", data=batches(2), target="x86-64-avx512-vnni", backend="tvm")
+    with pytest.raises(UsageError, match="calibration data"):
+        planish.optimize(network(), "quantize-mixed", target="x86-64-avx512-vnni")
+
+
+def test_it_round_trips_as_text():
+    (step,) = parse_pipeline("quantize-mixed{max_drop=2}")
+    assert step == MixedQuantization(max_drop=2.0)
+    assert parse_pipeline(format_pipeline([step])) == (step,)
