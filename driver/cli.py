@@ -64,9 +64,7 @@ def build(
         str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")
     ] = None,
     tuned: Annotated[Path | None, typer.Option(metavar="FILE", help="what `planish tune` wrote, for tvm")] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="accuracy, perplexity, spearman, module:function or file.py:function")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, spearman, perplexity, or file.py:function")] = None,
     max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
     verify: Verify = None,

@@ -224,9 +224,10 @@ ALWAYS = {
 """Where a library may be imported when a module is."""
 INSIDE_FUNCTIONS = {
     "torch": {"passes/"},
+    "networkx": {"passes/"},
     "onnxruntime": {"backends/onnxruntime/"},
     "onnx": {"ir/unranked.py", "ir/verify.py"},
-    "scipy": {"driver/evaluation.py"},
+    "scipy": {"passes/", "driver/comparison.py", "driver/evaluation.py"},
 }
 """Where it may be imported besides, by a function that needs it, or for type checkers alone."""
 

@@ -5,6 +5,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ...ir.graph import Constant, Graph, Value
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -41,7 +43,7 @@ def _measure(output: Value, loss: str) -> LossKind:
 def _unshaped(value: Value) -> Value:
     """What a value was before it got another shape with the same last axis."""
     node = value.producer
-    if node is None or node.operator not in ("Flatten", "Identity", "Reshape") or not value.type.is_ranked:
+    if node is None or not has_trait(node.operator, Trait.RESHAPING) or not value.type.is_ranked:
         return value
     source = node.operand(0)
     return _unshaped(source) if source.type.is_ranked and source.shape[-1:] == value.shape[-1:] else value

@@ -66,7 +66,7 @@ def forms(bits: int) -> tuple[Graph, dict[str, np.ndarray], dict[str, np.ndarray
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("backend", ["interpreter", "onnxruntime", "tvm"])
+@pytest.mark.parametrize("backend", ["interpreter", "onnxruntime", pytest.param("tvm", marks=pytest.mark.wide)])
 def test_every_form_is_multiplied_rightly(bits: int, backend: str) -> None:
     if backend == "tvm":
         pytest.importorskip("tvm")

@@ -46,6 +46,7 @@ def test_a_small_cnn_with_a_dynamic_batch(small_cnn, lower) -> None:
         check(small_cnn, executable, {"x": x})
 
 
+@pytest.mark.wide
 def test_a_bert_with_dynamic_batch_and_length(minilm_file, lower) -> None:
     graph = read_onnx(minilm_file)
     executable = lower(graph)

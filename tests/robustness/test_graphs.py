@@ -18,7 +18,10 @@ from planish.ir.builder import Builder
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("first", "cases", "equal"), [(104, 4, 3), pytest.param(100, 12, 9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("first", "cases", "equal"),
+    [pytest.param(104, 4, 3, marks=pytest.mark.wide), pytest.param(100, 12, 9, marks=pytest.mark.slow)],
+)
 def test_graphs_are_equal_together_or_refused_by_name(first: int, cases: int, equal: int) -> None:
     numbers = ["--first", str(first), "--cases", str(cases)]
     command = [sys.executable, ROOT / "benchmarks" / "soak.py", "graphs", *numbers, "--json"]

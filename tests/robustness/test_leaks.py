@@ -20,6 +20,7 @@ def found(*arguments: str) -> dict[str, dict[str, Any]]:
     return json.loads(done.stdout)["found"]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("tvm", marks=pytest.mark.slow)])
 def test_threads_get_what_one_alone_gets(backend: str) -> None:
     cases = found("threads", "--calls", "50", "--dtypes", "int8", "--backends", backend)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("each", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("each", [pytest.param(3, marks=pytest.mark.wide), pytest.param(10, marks=pytest.mark.slow)])
 def test_a_few_mutated_files_of_each_format(each: int) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "soak.py", "files", "--cases", str(8 * each), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

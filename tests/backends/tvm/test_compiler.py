@@ -153,7 +153,7 @@ def left_in(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("planted", "kernel", "instead"),
     [
-        ("int8_dot", "integer_gemm_", "without the machine's special instructions"),
+        pytest.param("int8_dot", "integer_gemm_", "without the machine's special instructions", marks=pytest.mark.wide),
         pytest.param("vector_math", "gemm_", "TVM's own kernels take its place", marks=pytest.mark.wide),
     ],
 )

@@ -53,6 +53,7 @@ def test_elements_are_written_at_computed_places(agree, dtype: type) -> None:
     agree(build, x, places, updates, rows, slices, dims=dims)
 
 
+@pytest.mark.wide
 def test_running_sums_and_products(agree) -> None:
     def build(op, x, axis):
         ways = [{}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}]

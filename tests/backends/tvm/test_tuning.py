@@ -168,6 +168,7 @@ def test_what_is_not_there_or_not_for_it(tmp_path) -> None:
         find_backend("onnxruntime").tuned(tmp_path / "nowhere.json")
 
 
+@pytest.mark.wide
 def test_what_is_found_is_one_of_the_ways(make_graph, target, monkeypatch) -> None:
     """Sizes may be symbolic; kernels that are known, or that there is no time for, are left out."""
     monkeypatch.setattr(tuning, "_LEAST_SHARE", 0.0)  # however long a busy machine takes for one of them

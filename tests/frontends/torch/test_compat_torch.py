@@ -90,6 +90,7 @@ def test_torch_still_knows_no_numbers_in_buffers() -> None:
         exported(Padded(), torch.randn(1, 2, 20))
 
 
+@pytest.mark.wide
 def test_threads_may_trace_side_by_side(agrees: Agrees) -> None:
     """Each module takes a patch of its own, and none is left behind."""
     patched = ShapeEnv.evaluate_expr, FakeTensorMode.from_tensor

@@ -39,6 +39,7 @@ LISTED = {
     "backends/tvm/support.py": "what TVM's backend does with them",
     "passes/quantization/logarithms.py": "which operators hand on how large a value is",
     "passes/quantization/plan.py": "which operators have integer kernels that rescale",
+    "passes/quantization/scale_groups.py": "what a positive factor passes through",
 }
 """Files with lists of operators that say something else than what the operators compute."""
 
@@ -110,6 +111,7 @@ def test_elementwise_operators_are_those_that_keep_what_was_not_changed(cases: d
     assert found - PLACE_BY_PLACE.keys() == operators_with(Trait.ELEMENTWISE) & seen
 
 
+@pytest.mark.wide
 def test_commutative_operators_take_their_operands_in_any_order(cases: dict[str, list[Fragment]]) -> None:
     held = set[str]()
     for operator in sorted(operators_with(Trait.BROADCASTING)):
@@ -127,6 +129,7 @@ def test_commutative_operators_take_their_operands_in_any_order(cases: dict[str,
     assert operators_with(Trait.COMMUTATIVE) & cases.keys() <= held
 
 
+@pytest.mark.wide
 def test_moving_operators_give_elements_of_their_inputs(cases: dict[str, list[Fragment]]) -> None:
     for operator in sorted(operators_with(Trait.MOVING) & cases.keys()):
         for part in cases[operator]:
@@ -134,6 +137,7 @@ def test_moving_operators_give_elements_of_their_inputs(cases: dict[str, list[Fr
             assert np.isin(_run(part, part.feeds), known).all(), operator
 
 
+@pytest.mark.wide
 def test_reshaping_operators_keep_the_order(cases: dict[str, list[Fragment]]) -> None:
     for operator in sorted(operators_with(Trait.RESHAPING)):
         assert cases[operator]

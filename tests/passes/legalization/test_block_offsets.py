@@ -43,7 +43,7 @@ def test_what_was_dequantized_costs_nothing_to_quantize_again(graph: Graph) -> N
     assert drift([Interpreter(source).run(feeds)], [Interpreter(graph).run(feeds)]) < 1e-6
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("tvm", marks=pytest.mark.wide)])
 def test_both_backends_multiply_by_codes(graph: Graph, backend: str) -> None:
     if backend == "tvm":
         pytest.importorskip("tvm")
