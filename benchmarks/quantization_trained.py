@@ -27,14 +27,21 @@ CNNS = {
 
 def small_cnn(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     """Return a plain CNN of three convolutions for clothes of 28x28 pixels."""
+    return _clothes("small CNN", SmallCnn, 28, 1, work, root, cache, epochs)
 
-    def make() -> nn.Module:
-        return nn.Sequential(
-            *_stage(1, 32), nn.MaxPool2d(2), *_stage(32, 64), nn.MaxPool2d(2), *_stage(64, 128),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
-        )  # fmt: skip
 
-    return _clothes("small CNN", make, 28, 1, work, root, cache, epochs)
+class SmallCnn(nn.Module):
+    """Three convolutions, each with a batch norm, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stages = (_stage(1, 32), [nn.MaxPool2d(2)], _stage(32, 64), [nn.MaxPool2d(2)], _stage(64, 128))
+        self.features = nn.Sequential(*(layer for stage in stages for layer in stage), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores, float[n, 10], of images, float[n, 1, 28, 28]."""
+        return self.head(self.features(x).flatten(1))
 
 
 def _stage(channels: int, out: int) -> list[nn.Module]:
