@@ -58,6 +58,7 @@ def test_the_suite_is_run_in_the_same_way_everywhere() -> None:
     assert options("README.md") == options("CONTRIBUTING.md") == options(".ci/run") != []
 
 
+@pytest.mark.wide
 def test_a_test_that_kills_its_process_or_never_ends_fails_by_name_and_the_others_are_run(tmp_path: Path) -> None:
     ran = run(tmp_path, list(FAULTS), "-o", "faulthandler_timeout=2")
     assert ran.returncode == pytest.ExitCode.TESTS_FAILED, ran.stderr

@@ -49,6 +49,7 @@ def test_a_bert_with_dynamic_batch_and_length(minilm_file: Path, target, tmp_pat
         check(graph, executable, minilm_file, feeds)
 
 
+@pytest.mark.wide
 def test_a_text_recognizer_with_dynamic_width(ocr_file: Path, target, tmp_path) -> None:
     graph = read_onnx(ocr_file)
     executable = lowered(graph, target, tmp_path / "dist")

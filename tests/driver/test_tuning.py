@@ -60,6 +60,7 @@ class Interrupt(Reporter):
             raise KeyboardInterrupt
 
 
+@pytest.mark.wide
 def test_an_interrupt_leaves_what_is_known(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     with pytest.raises(KeyboardInterrupt):

@@ -98,7 +98,8 @@ def feeds_for(path: Path) -> list[Feeds]:
 
 
 @pytest.mark.parametrize(
-    "file", [pytest.param(file, marks=[pytest.mark.wide] if "light_" in file else []) for file in FILES]
+    "file",
+    [pytest.param(file, marks=[pytest.mark.wide] if "light_" in file or "ocr" in file else []) for file in FILES],
 )
 def test_it_runs_as_its_file_does(file: str, tmp_path) -> None:
     path = find(file)

@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     tests: defaultdict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
     for item in (item for item in items if item.path.parent == Path(__file__).parent):
-        if (_target(item) or _form(item)) and _runs_here(_target(item) or "native"):
+        runs = _runs_here(_parameters(item).get("target", "native"))
+        if runs and (_target(item) or _form(item)):
             tests[item.path, item.originalname].append(item)
     for number, cases in enumerate(tests.values()):
         ways = list(dict.fromkeys((_target(item), _form(item)) for item in cases))

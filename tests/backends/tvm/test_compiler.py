@@ -265,9 +265,8 @@ def test_a_process_that_is_left_alone_erases_its_own_folder_and_no_other(folder)
         assert (kept.exists(), scratch.exists()) == (True, not asked)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.wide) for one in (signal.SIGINT, signal.SIGTERM))]
-)
+@pytest.mark.wide
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_work(small, folder, number) -> None:
     """And the process that does it, with the linker that it has started; it erases what is left even after a kill."""
     linker = folder / "c++"

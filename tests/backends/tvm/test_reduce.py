@@ -18,6 +18,7 @@ def test_reductions_of_nothing_and_of_what_is_not_finite(agree) -> None:
     agree(lambda op, x: build(op, x)[:8], odd[:0], dims=[("n", 4, 5)])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("keeps", "stays"), [(0, 0), (1, 1)])
 def test_axes_that_only_data_tells(agree, keeps: int, stays: int) -> None:
     def build(op, x, axes):

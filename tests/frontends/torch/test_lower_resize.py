@@ -124,6 +124,7 @@ def test_results_are_torchs(holds: Function, family: str, is_symbolic: bool) -> 
     holds(*FAMILIES[family], is_symbolic)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("is_symbolic", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fixed", "symbolic"])
 def test_images_are_sampled_in_all_ways(holds: Function, is_symbolic: bool) -> None:
     holds(sampling(WAYS), sampled, is_symbolic)

@@ -82,7 +82,7 @@ def test_a_node_of_another_package_is_like_any_other(others, tmp_path) -> None:
         assert (node.operator, node.attributes, node.location.module) == ("acme::SquaredRelu", {"scale": 0.5}, "act")
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("tvm", marks=pytest.mark.wide)])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_both_backends_run_it_by_its_expansion(others, backend: str, outputs: int) -> None:
     graph = graph_of("acme::SquaredRelu", ("n", 3), outputs=outputs, scale=0.5)

@@ -68,7 +68,7 @@ def test_what_is_looked_up_is_what_the_head_multiplies_by(
     assert all(value is None or value.use_count == 2 for value in product.inputs[1:4])
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("tvm", marks=pytest.mark.wide)])
 def test_both_backends_run_it(graph_of, backend: str) -> None:
     """One head of each scheme in one graph."""
     if backend == "tvm":

@@ -79,7 +79,7 @@ def test_layers_have_their_weights_in_4_bits(layers: Graph, graph_of) -> None:
     assert 0.01 < drift(*([Interpreter(graph).run(feeds)] for graph in (source, layers))) < 0.2
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("tvm", marks=pytest.mark.wide)])
 def test_both_backends_run_them(layers: Graph, backend: str) -> None:
     """ONNX Runtime puts activations on grids of 8 bits, which moves them by 1 % or so."""
     if backend == "tvm":
