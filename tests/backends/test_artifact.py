@@ -146,7 +146,11 @@ print(sorted(loaded & {"torch", "tvm", "onnx", "onnx_ir", "pydantic", "ml_dtypes
 
 
 @pytest.mark.parametrize(
-    ("backend", "runtime"), [("onnxruntime", ["onnxruntime"]), ("tvm", ["tvm", "tvm_ffi", "typing_extensions"])]
+    ("backend", "runtime"),
+    [
+        ("onnxruntime", ["onnxruntime"]),
+        pytest.param("tvm", ["tvm", "tvm_ffi", "typing_extensions"], marks=pytest.mark.wide),
+    ],
 )
 def test_loading_needs_numpy_and_the_runtime_alone(
     small_cnn: Graph, target: Target, tmp_path: Path, backend: str, runtime: list[str]

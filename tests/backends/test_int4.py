@@ -22,7 +22,8 @@ def graphs(minilm_file) -> tuple[Graph, Graph]:
     return graph, planish.optimize(graph, "cleanup,fuse,quantize{scheme=int4}").graph
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", pytest.param("tvm", marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
 def test_a_bert_stays_close_to_float(graphs: tuple[Graph, Graph], target, tmp_path, backend: str) -> None:
     """Embeddings of sentences of random tokens. ONNX Runtime rounds activations to 8 bits, block by block."""
     if backend == "tvm":

@@ -26,7 +26,7 @@ class Example:
     expected: np.ndarray
 
 
-@pytest.fixture(params=["digits", "minilm", "ocr"])
+@pytest.fixture(params=["digits", pytest.param("minilm", marks=pytest.mark.wide), "ocr"])
 def example(request: pytest.FixtureRequest) -> Example:
     return read(request.param)
 

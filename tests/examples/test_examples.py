@@ -33,7 +33,10 @@ def test_every_way_to_run_it_agrees_with_the_model(example) -> None:
 # where an image's width isn't known, TVM has no kernels but its own, which take minutes
 @pytest.mark.parametrize(
     "example",
-    ["digits", pytest.param("minilm", marks=pytest.mark.wide), pytest.param("ocr", marks=pytest.mark.slow)],
+    [
+        *(pytest.param(name, marks=pytest.mark.wide) for name in ("digits", "minilm")),
+        pytest.param("ocr", marks=pytest.mark.slow),
+    ],
     indirect=True,
 )
 def test_tvm_agrees_with_the_model(example, tmp_path: Path) -> None:

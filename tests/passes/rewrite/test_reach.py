@@ -118,10 +118,11 @@ def negated_relu(op, x):
             lambda n: ["Relu"] * n,
             lambda n: ["Relu"] * n,
         ),
-        (
+        pytest.param(
             RewriteRule("hoist", negated_relu, lambda op, x: op.Relu(op.Neg(x))),
             lambda n: [*["Relu"] * (n - 1), "Neg"],
             lambda n: ["Neg", *["Relu"] * (n - 1)],
+            marks=pytest.mark.wide,
         ),
         (
             RewriteRule("pairs", negated_relu, lambda op, x: op.Relu(op.Abs(x))),
