@@ -42,7 +42,7 @@ class Finding:
 
     @property
     def speedups(self) -> tuple[float, float]:
-        """Of int8 and the mix, over float."""
+        """How many times as fast as float int8 and the mix are."""
         return tuple(float(np.median(self.times[0] / row)) for row in self.times[1:])
 
     def plain(self) -> dict[str, Any]:

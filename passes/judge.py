@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 _EVERY = 4
-"""Of batches, how many there are for one that judges, where fitting would take all."""
+"""How many batches there are for one that judges, where fitting would take all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,17 @@ class Judge:
             _drop(kind, [(got[name], wanted[name]) for got, wanted in pairs]) for name, kind in self.measures.items()
         ]
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
+
+    def doubts(self, max_drop: float) -> list[str]:
+        """Why the batches can't tell whether a bound is kept, if they can't: there are too few rows.
+
+        Args:
+            max_drop: the bound, in percent.
+        """
+        enough = int(300 / max_drop)  # the rule of three
+        if not 0 < self.rows < enough:
+            return []
+        return [f"{self.rows} rows can't tell {max_drop:g} % from nothing: give {enough} to judge on"]
 
     def _metric(self, outputs: Sequence[dict[str, Any]]) -> float:
         if self._labelled is None:

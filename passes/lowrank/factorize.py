@@ -61,7 +61,17 @@ class Factorization(Pass):
             node: matrix for node in graph.nodes if context.selects(node) and (matrix := read_matrix(node)) is not None
         }
         inputs = observe_inputs(graph, list(matrices), fitted, context)
-        layers = [_Layer.of(node, matrix, inputs.get(node)) for node, matrix in matrices.items()]
+        layers = [
+            _Layer.of(node, matrix, inputs.get(node))
+            for node, matrix in matrices.items()
+            if node in inputs or not fitted
+        ]
+        misses = [
+            f"{node.location}: it reads nothing in the calibration data, or what is not finite"
+            for node in matrices
+            if fitted and node not in inputs
+        ]
+        notes: Sequence[str] = ()
         if self.rank or self.ratio:
             ranks = {layer.node: self._rank(*layer.matrix.shape) for layer in layers}
         elif self.energy or not held_out:
@@ -69,8 +79,10 @@ class Factorization(Pass):
             share = 1 - (self.energy or _ENERGY)
             ranks = {layer.node: layer.rank_within(share, unseen.get(layer.node)) for layer in layers}
         else:
-            ranks = self._within(graph, context, layers, Judge(graph, held_out, labelled))
-        return self._split(graph, context, layers, ranks)
+            judge = Judge(graph, held_out, labelled)
+            ranks, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
+        found = self._split(graph, context, layers, ranks)
+        return PassResult(found.counts, [*found.misses, *misses], notes)
 
     def _rank(self, rows: int, columns: int) -> int:
         """The rank of a layer's weight that was asked for."""

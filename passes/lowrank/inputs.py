@@ -29,7 +29,7 @@ class _Sums:
 def observe_inputs(
     graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds], context: PassContext
 ) -> dict[Node, Inputs]:
-    """Observe what each layer reads; nothing without data.
+    """Observe what each layer reads; nothing of those that read no rows, or numbers that are not finite.
 
     Args:
         graph: that is run.
@@ -58,4 +58,5 @@ def observe_inputs(
     for done, feeds in enumerate(batches):
         context.progress("observing layers", done, len(batches))
         interpreter.run(feeds, observe)
-    return {node: sums[read].means() for node, read in reads.items() if read in sums}
+    means = {read: held.means() for read, held in sums.items() if held.rows and np.isfinite(held.moment).all()}
+    return {node: means[read] for node, read in reads.items() if read in means}

@@ -6,6 +6,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
+from ..added_bias import added_bias
 
 _WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 _TURNS = ("transA", "transBatchA", "transBatchB")
@@ -39,12 +40,7 @@ def bias_place(node: Node) -> tuple[Node, int] | None:
         is_padded = any(node.attributes.get("pads", ())) or node.attributes.get("auto_pad", "NOTSET") != "NOTSET"
         is_known = node.input(2) is None or node.constant(2) is not None
         return (node, 2) if is_known and not is_padded and node.attributes.get("beta", 1.0) else None
-    uses = node.outputs[0].uses
-    if node.operator != "MatMul" or len(uses) != 1 or uses[0].node.operator != "Add":
-        return None
-    place = uses[0].node, 1 - uses[0].index
-    data, size = place[0].constant(place[1]), node.outputs[0].shape[-1]
-    return place if data is not None and data.shape[-1:] == (size,) and data.size == size else None
+    return added_bias(node) if node.operator == "MatMul" else None
 
 
 def add_to_bias(graph: Graph, node: Node, place: tuple[Node, int], shift: np.ndarray) -> None:

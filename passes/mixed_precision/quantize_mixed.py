@@ -141,7 +141,11 @@ class _Mixing:
         result = self._quantize.run(graph, replace(context, selection=barred))
         islands = [self._island(name, times, sensitivities.losses) for name in self._places if name in left]
         notes = [self._lost(choice, full), str(sensitivities), _compared(choice.seconds / times.whole, *measured)]
-        return PassResult({**result.counts, "float": len(left)}, [*islands, *self.misses], [*notes, *self._doubts()])
+        return PassResult(
+            {**result.counts, "float": len(left)},
+            [*islands, *self.misses],
+            [*notes, *self._judge.doubts(self._options.max_drop)],
+        )
 
     # -- making and measuring
 
@@ -224,12 +228,6 @@ class _Mixing:
             f"{len(choice.layers)} of {len(self.layers)} layers in int8: {choice.verdict.drop:.3g} % {what}, and "
             f"{full.drop:.3g} % with all of them; {self._options.max_drop:g} % was allowed"
         )
-
-    def _doubts(self) -> list[str]:
-        rows, enough = self._judge.rows, int(300 / self._options.max_drop)  # the rule of three
-        if not 0 < rows < enough:
-            return []
-        return [f"{rows} rows can't tell {self._options.max_drop:g} % from nothing: give {enough} to judge on"]
 
 
 def _named(graph: Graph, operators: frozenset[str]) -> Graph:

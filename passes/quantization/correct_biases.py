@@ -13,6 +13,7 @@ import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.quantization import LARGEST_BIAS
+from ..added_bias import added_bias
 from ..base import Feeds, PassContext
 from ..legalization.expansions.integers import MATMUL_NBITS
 from .layers import drop_unused
@@ -101,13 +102,8 @@ def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
         scale = bias.producer.constant(1)
         assert scale is not None
         yield output.name, _Bias(bias.producer, 0, scale, 1)
-    uses = output.uses
-    if node.operator not in ("MatMul", MATMUL_NBITS) or len(uses) != 1 or uses[0].node.operator != "Add":
-        return
-    other = 1 - uses[0].index
-    data = uses[0].node.constant(other)
-    if data is not None and data.shape[-1:] == output.shape[-1:] and data.size == data.shape[-1]:
-        yield output.name, _Bias(uses[0].node, other, np.ones((), np.float32), output.type.rank - 1)
+    if node.operator in ("MatMul", MATMUL_NBITS) and (place := added_bias(node)) is not None:
+        yield output.name, _Bias(*place, np.ones((), np.float32), output.type.rank - 1)
 
 
 def _means(tensor: "Tensor", axis: int) -> "Tensor":

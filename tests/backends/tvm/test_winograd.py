@@ -70,9 +70,9 @@ def cases(draw: st.DrawFn) -> tuple[int, Convolution, Plan]:
     return batch, Convolution(known, channels, filters, 1, channels, window, MACHINE.lanes), plan
 
 
+@pytest.mark.wide
 @settings(max_examples=5, deadline=None)
 @given(cases())
-@pytest.mark.wide
 def test_any_plan_gives_the_convolution_and_what_follows(case: tuple[int, Convolution, Plan]) -> None:
     batch, sizes, plan = case
     channels, filters, window = sizes.channels, sizes.filters, sizes.window

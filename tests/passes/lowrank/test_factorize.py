@@ -236,6 +236,25 @@ def test_where_nothing_keeps_the_outputs_nothing_is_split() -> None:
     assert len(result.misses) == 1
 
 
+@pytest.mark.parametrize("fed", [np.zeros((0, 24), np.float32), np.full((4, 24), np.inf, np.float32)])
+def test_a_layer_stays_whose_inputs_say_nothing(fed: np.ndarray) -> None:
+    graph = graph_of(("batch", 24), linear)
+
+    result = factorize(graph, ({"x": fed},) * 4, energy=0.9)
+
+    assert result.counts == {"factorize": 0}
+    assert result.misses == ["layer: it reads nothing in the calibration data, or what is not finite"]
+
+
+def test_too_few_rows_to_judge_on_are_said() -> None:
+    graph = graph_of(("batch", 24), lambda op, x: op.Gemm(x, low_rank(24, 32, rank=3)))
+    batches = tuple({"x": RANDOM.standard_normal((3, 24)).astype(np.float32)} for _ in range(12))
+
+    result = factorize(graph, batches)
+
+    assert result.notes == ["9 rows can't tell 1 % from nothing: give 300 to judge on"]
+
+
 def test_a_wide_head_is_decomposed_by_its_inputs() -> None:
     weight = low_rank(16, 3000, rank=4)
     graph = graph_of((64, 16), lambda op, x: op.MatMul(x, weight))

@@ -23,7 +23,8 @@ from planish.passes.quantization.quantize import Quantize
 
 def mixed(source: Graph, **options: float) -> tuple[Graph, PassResult]:
     graph = source.clone()
-    result = MixedQuantization(attempts=5, **options).apply(graph, context(source))  # pyright: ignore[reportArgumentType]
+    step = MixedQuantization(attempts=5, **options)  # pyright: ignore[reportArgumentType]
+    result = step.apply(graph, context(source))
     verify(graph)
     return graph, result
 
