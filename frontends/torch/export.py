@@ -21,7 +21,7 @@ from .compat_torchvision import exportable
 from .recurrences import WholeRecurrences
 
 ONE_AT_A_TIME = threading.RLock()
-"""A lock held while something is exported or decomposed, for which torch is patched as a whole."""
+"""A lock held while a module or program becomes a graph, since torch's patches and tracing state are the process's."""
 
 
 def export(
@@ -52,7 +52,7 @@ def decompose(program: ExportedProgram, name: str, rules: Mapping[Any, Any]) -> 
     Raises:
         ModelError: torch can't take one apart.
     """
-    with ONE_AT_A_TIME, _refusals(name), ordinary_sizes(), silent():
+    with _refusals(name), ordinary_sizes(), silent():
         return program.run_decompositions(dict(rules))
 
 

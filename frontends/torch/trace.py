@@ -24,7 +24,7 @@ from ...ir.types import DType, TensorType
 from .archive import load_program
 from .complexes import Complex, join, split
 from .dispatch import lower
-from .export import decompose, distinct, export
+from .export import ONE_AT_A_TIME, decompose, distinct, export
 from .higher_order import lower_higher_order
 from .inplace import functional_name, is_training, names_of, show_dropout, writes, writes_unseen
 from .lowering import Lowering
@@ -98,13 +98,14 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) 
     Raises:
         ModelError: an operator has no counterpart, naming it and its module.
     """
-    symbol_names = _symbol_names(program, specifications)
-    show_dropout(program.graph)
-    if not _is_lowerable(program.graph):
-        program = decompose(program, name, _decompositions())
-    _erase_idle(program.graph)
-    graph = Graph(name)
-    return _Conversion(program, graph, Sizes(graph, symbol_names)).run()
+    with ONE_AT_A_TIME:
+        symbol_names = _symbol_names(program, specifications)
+        show_dropout(program.graph)
+        if not _is_lowerable(program.graph):
+            program = decompose(program, name, _decompositions())
+        _erase_idle(program.graph)
+        graph = Graph(name)
+        return _Conversion(program, graph, Sizes(graph, symbol_names)).run()
 
 
 def _erase_idle(graph: fx.Graph) -> None:

@@ -1,5 +1,6 @@
 """What a module asks in Python of numbers and sizes: what is known of them is used, and the rest is refused."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -92,14 +93,19 @@ def test_torch_still_knows_no_numbers_in_buffers() -> None:
 
 @pytest.mark.wide
 def test_threads_may_trace_side_by_side(agrees: Agrees) -> None:
-    """Each module takes a patch of its own, and none is left behind."""
+    """Each module takes a patch of its own, and none is left behind; threads take turns as often as they can."""
     patched = ShapeEnv.evaluate_expr, FakeTensorMode.from_tensor
     cases = [
         (Padded(), (torch.randn(1, 2, 20),)),
         (Segments(), (torch.randn(9, 4), torch.tensor([0, 2, 6, 9]))),
     ] * 3
-    with ThreadPoolExecutor(3) as pool:
-        graphs = list(pool.map(lambda case: trace(*case), cases))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            graphs = list(pool.map(lambda case: trace(*case), cases))
+    finally:
+        sys.setswitchinterval(interval)
     for graph, (module, arguments) in zip(graphs, cases, strict=True):
         agrees(graph, module, arguments)
     assert patched == (ShapeEnv.evaluate_expr, FakeTensorMode.from_tensor)
