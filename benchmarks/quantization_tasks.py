@@ -129,7 +129,7 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
         "OpenVINO + NNCF, int4": nncf_weights,
     },
     "cnns": _STATIC,
-    "trained": _STATIC,
+    "trained": {**_STATIC, "planish, weights in 4 bits": planish("quantize{weight_bits=4}")},
     "lstm": {**_STATIC, "planish, dynamic": planish("quantize{scheme=int8-dynamic}")},
 }
 """Methods by part."""

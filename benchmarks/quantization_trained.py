@@ -12,7 +12,7 @@ from quantization_subjects import CLASSES, Subject, accuracy
 from rich.progress import track
 from torch import nn
 
-PIXELS = 32
+PIXELS, BATCH = 32, 128
 CNNS = {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
@@ -57,7 +57,7 @@ def cnn(name: str, work: Path, root: Path, cache: Path, epochs: int) -> Subject:
 
         if not CNNS[name]:
             return shufflenet_v2_x1_0(num_classes=10)
-        size = {"img_size": PIXELS, "patch_size": 4} if name == "deit" else {}
+        size = {"img_size": PIXELS, "patch_size": 8} if name == "deit" else {}
         return timm.create_model(CNNS[name], num_classes=10, **size)
 
     return _clothes(name, make, PIXELS, 3, work, root, cache, epochs)
@@ -80,8 +80,8 @@ def _clothes(
 
     def batches() -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         order = random.permutation(len(images) - 2048)  # the last are for calibration
-        for start in range(0, len(order) - 31, 32):
-            pick = order[start : start + 32]
+        for start in range(0, len(order) - BATCH + 1, BATCH):
+            pick = order[start : start + BATCH]
             x = torch.from_numpy(images[pick])
             yield (x.flip(-1) if random.random() < 0.5 else x,), torch.from_numpy(labels[pick])
 

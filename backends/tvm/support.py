@@ -78,6 +78,14 @@ def _untied(node: Node) -> Expansion | None:
     return lambda op, node: op.constant(table.transpose(node.attributes.get("perm")), node.output.name)
 
 
+def _widened_integers(node: Node) -> Expansion | None:
+    """Return what makes a constant in int8 of one in int4, which kernels pack at compile time as they like."""
+    data = node.constant(0)
+    if data is None or (node.operand(0).dtype, node.output.dtype) != (DType.int4, DType.int8):
+        return None
+    return lambda op, node: op.constant(data.astype(np.int8), node.output.name)
+
+
 def _is_turned(value: Value) -> bool:
     """Whether a value is about to be made a constant."""
     return value.producer is not None and value.producer.operator == "Transpose" and bool(_untied(value.producer))
@@ -187,7 +195,7 @@ SUPPORT = Support(
         "TopK": _is_uint64,
         "Trilu": _is_computed,
     },
-    adjusted={MATMUL_NBITS: with_block_sums, "Transpose": _untied},
+    adjusted={"Cast": _widened_integers, MATMUL_NBITS: with_block_sums, "Transpose": _untied},
     domains=frozenset({"planish"}),
     unheld=_unheld,
     uncomputed=_uncomputed,

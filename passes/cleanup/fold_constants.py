@@ -12,6 +12,9 @@ from ...ir.unknown import is_from_data
 from ..base import Effect, GraphwisePass, PassContext, PassResult
 from .randomness import is_random
 
+_WIDENED = ((DType.bfloat16, DType.float32), (DType.int4, DType.int8))
+"""Element types of stored weights, with those that are computed with."""
+
 
 @dataclass(frozen=True)
 class ConstantFolding(GraphwisePass):
@@ -19,7 +22,7 @@ class ConstantFolding(GraphwisePass):
 
     A result that is larger than `limit` bytes and than all the constants together that it makes superfluous stays
     computed: a broadcast mask would swell the model, and so would the transposition of an embedding that is looked up
-    as well. What a weight is dequantized from, or widened from bfloat16, stays too, since that is how it is stored.
+    as well. What a weight is dequantized from, or widened from bfloat16 or int4, stays too: it is stored like that.
 
     Attributes:
         limit: of a result that may add to the size of the model.
@@ -88,9 +91,9 @@ def _is_foldable(node: Node) -> bool:
 
 
 def _is_widened(node: Node) -> bool:
-    """Whether it is a cast of weights in bfloat16."""
+    """Whether it is a cast of weights in bfloat16 or int4."""
     x = node.inputs[0] if node.operator == "Cast" else None
-    return x is not None and x.dtype is DType.bfloat16 and x.type.rank > 1 and node.output.dtype is DType.float32
+    return x is not None and x.type.rank > 1 and (x.dtype, node.output.dtype) in _WIDENED
 
 
 def _fold(graph: Graph, node: Node) -> None:

@@ -59,8 +59,7 @@ def _rounded(layer: Layer, bits: int, moments: np.ndarray) -> IntegerWeight:
     """A layer's weight on a grid around 0 for each output channel."""
     scheme = BlockScheme(bits, 0, symmetric=True)
     found = gptq(layer.matrix, scheme, moments, activation_order=True, damping=_DAMPING)
-    integers = (found.codes.astype(np.int16) - scheme.codes // 2).astype(np.int8)
-    return IntegerWeight(integers if layer.axis == 1 else integers.T, found.scales[0], layer.axis)
+    return IntegerWeight.of(found, layer.weight.data.shape, layer.axis)
 
 
 def _matrix(layer: Layer, weight: IntegerWeight) -> np.ndarray:

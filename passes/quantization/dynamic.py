@@ -15,7 +15,7 @@ from ...ir.quantization import IntegerWeight, quantize_weight
 from ...ir.types import DType
 from ..legalization.expansions.integers import ROW_QUANTIZER
 from .embeddings import Lookup, integer_rows
-from .layers import Layer, WeightKey, drop_unused, float_inputs
+from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers
 
 
 def quantize_dynamically(
@@ -31,7 +31,7 @@ def quantize_dynamically(
     Args:
         graph: that is rewritten.
         layers: of it.
-        weight_bits: 8, or 7.
+        weight_bits: of the weights, 8 at most; those of 4 or less are stored in 4.
         per_channel: whether each output channel's weights have a scale of their own.
         per_row: whether each row of an activation has a grid of its own.
         rounded: weights that are in integers already, by channel.
@@ -50,11 +50,16 @@ def quantize_dynamically(
         if layer.key not in weights:
             is_tied, name = layer.is_tied, layer.weight.name
             axis = layer.axis if per_channel else None
-            weight = rounded.get(layer.key) or quantize_weight(layer.weight.data, axis, weight_bits)
-            integers = weight.data if is_tied or layer.axis else weight.data.T
-            held = (op.constant(integers, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale"))
-            weights[layer.key] = (op.Transpose(held[0], perm=(1, 0)) if is_tied else held[0], held[1])
-            tables |= {layer.weight: integer_rows(*held)} if is_tied else {}
+            bits = 8 if is_tied else weight_bits
+            weight = rounded.get(layer.key) or quantize_weight(layer.weight.data, axis, bits)
+            data = weight.data if is_tied or layer.axis else weight.data.T
+            integers, scale = (
+                held_integers(op, data, bits, f"{name}.integers"),
+                op.constant(weight.scale, f"{name}.scale"),
+            )
+            weights[layer.key] = op.Transpose(integers, perm=(1, 0)) if is_tied else integers, scale
+            if is_tied and isinstance(integers, Constant):
+                tables[layer.weight] = integer_rows(integers, scale)
         graph.replace_uses(layer.node.outputs[0], _product(op, layer, grids[x], weights[layer.key]))
         graph.erase(layer.node)
     drop_unused(graph, floats)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
@@ -153,6 +154,13 @@ def float_inputs(layers: Sequence[Layer]) -> list[Value]:
     turns = [layer.node.operand(1) for layer in layers if layer.is_turned]
     held = [value for layer in layers for value in (layer.weight, *layer.node.inputs[1:])]
     return [*turns, *(value for value in held if isinstance(value, Constant))]
+
+
+def held_integers(op: Builder, integers: np.ndarray, bits: int, name: str) -> Value:
+    """Emit a weight's integers, int8; those of 4 bits and less are held in half the bytes, and widened at load time."""
+    if bits > 4:
+        return op.constant(integers, name)
+    return op.Cast(op.constant(integers.astype(DType.int4.numpy, order="C"), name), to=DType.int8)
 
 
 def drop_unused(graph: Graph, values: Iterable[Value]) -> None:

@@ -14,7 +14,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.quantization import LARGEST_BIAS, IntegerWeight, QuantParams, quantize_weight
 from .embeddings import Lookup, integer_rows
-from .layers import Layer, WeightKey, drop_unused, float_inputs
+from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers
 from .plan import Plan
 
 
@@ -26,7 +26,7 @@ class StaticQuantizer:
         graph: that is rewritten.
         plan: what is quantized where.
         grids: of the plan's values, without those that share another's.
-        weight_bits: 8, or 7.
+        weight_bits: of the weights, 8 at most; those of 4 or less are stored in 4.
         per_channel: whether each output channel's weights have a scale of their own.
         rounded: weights that are in integers already, by channel.
     """
@@ -123,11 +123,13 @@ class StaticQuantizer:
         axis = layer.axis if self.per_channel else None
         least = least if self.per_channel else np.max(least)
         weight = self.rounded.get(layer.key)
+        bits = 8 if layer.is_tied else self.weight_bits
         if weight is None or np.any(weight.scale < least):
-            weight = quantize_weight(layer.weight.data, axis, self.weight_bits, least)
+            weight = quantize_weight(layer.weight.data, axis, bits, least)
         name = layer.weight.name
-        integers, scale = op.constant(weight.data, f"{name}.integers"), op.constant(weight.scale, f"{name}.scale")
-        if layer.is_tied:
+        scale = op.constant(weight.scale, f"{name}.scale")
+        integers = held_integers(op, weight.data, bits, f"{name}.integers")
+        if layer.is_tied and isinstance(integers, Constant):
             self._tables.setdefault(layer.weight, integer_rows(integers, scale))
         floats = op.DequantizeLinear(
             op.Transpose(integers, perm=(1, 0)) if layer.is_turned else integers,

@@ -126,6 +126,18 @@ def test_elements_are_as_large_as_they_are_packed(stays) -> None:
     stays("fold-constants{limit=1}", packed)
 
 
+def test_a_weight_in_four_bits_stays_as_it_is_stored(stays) -> None:
+    stays(
+        "fold-constants",
+        """(%x: uint8[2, 2]) {
+      const %w: int4[2, 2] = [1, -2, 3, 7]
+      %wide: int8[2, 2] = Cast(%w) {to = 3}
+      %y: int32[2, 2] = MatMulInteger(%x, %wide)
+      return y = %y
+    }""",
+    )
+
+
 def test_a_quantized_weight_stays_as_it_is_stored(becomes) -> None:
     before = """(%x: float32[2, 2]) {
       const %w: float32[2, 2] = [1.0, 0.5, -0.5, 2.0]

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+import planish
 from planish.backends.legal import legalized
 from planish.backends.onnx_file import write_onnx
 from planish.ir.builder import Builder
@@ -136,6 +137,23 @@ def test_weights_have_seven_bits_where_eight_would_saturate():
     weights = [constant.data for constant in graph.constants.values() if constant.dtype is DType.int8]
     assert weights
     assert max(np.abs(weight.astype(int)).max() for weight in weights if weight.size > 1) <= 64
+
+
+@pytest.mark.parametrize(("name", "scheme"), [*((name, "int8") for name in CASES), ("projections", "int8-dynamic")])
+def test_weights_in_four_bits_take_up_half_the_bytes_and_run_in_the_same_kernels(name, scheme, tmp_path):
+    sizes, operators = {}, {}
+    for bits in (8, 4):
+        source, graph, feeds, _ = quantized(name, scheme=scheme, weight_bits=bits)
+        weights = [constant for constant in graph.constants.values() if constant.type.rank > 1]
+        assert {weight.dtype for weight in weights} - {DType.float32} == {DType.int8 if bits == 8 else DType.int4}
+        sizes[bits] = sum(constant.data.size * constant.dtype.bits / 8 for constant in weights)
+        operators[bits] = optimized_operators(graph, tmp_path)
+        assert 0 < drift(run_graph(source, feeds), run_graph(graph, feeds)) < 0.3
+        for backend in ("onnxruntime", "tvm"):
+            [found], [wanted] = planish.compile(graph, backend=backend)(**feeds[0]), run_graph(graph, feeds)[0].values()
+            assert np.abs(found - wanted).max() <= np.abs(wanted).max() / 100
+    assert sizes[4] <= 0.5 * sizes[8] + 512  # of a bias, a row in float32
+    assert operators[4] == operators[8]
 
 
 def test_skipped_layers_stay_in_float():
