@@ -13,8 +13,8 @@ from .distillation.loss import LossKind, choose_measures, measure
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-_EVERY = 4
-"""How many batches there are for one that judges, where fitting would take all."""
+ONE_IN = 4
+"""How many batches there are for one that is held out to judge what is fitted to the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,11 @@ def split(batches: int, enough: int) -> tuple[list[int], list[int]]:
         enough: how many fitting takes at the most.
     """
     places = list(range(batches))
-    if batches - enough >= max(batches // _EVERY, 1):
+    if batches - enough >= max(batches // ONE_IN, 1):
         return places[:enough], places[enough:]
     if batches < 2:
         return places, places
-    every = min(_EVERY, batches)
+    every = min(ONE_IN, batches)
     judging = places[every - 1 :: every]
     return [place for place in places if place not in judging], judging
 

@@ -16,15 +16,13 @@ import numpy as np
 
 from ...ir.graph import Constant, Graph, Value
 from ..base import Feeds, PassContext
+from ..judge import ONE_IN
 from .layers import Layer
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
     from ...ir.interpreter import Held
-
-HELD_OUT = 4
-"""One in how many batches judges roundings and is not looked at when they are made; of fewer, one in as many rows."""
 
 _MOST_BYTES = 1 << 28
 """The bytes of values between layers, for all batches together, that are kept in memory."""
@@ -107,12 +105,12 @@ def sweep(
 
 
 def _shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tensor"]]:
-    """Whether rows of a batch are held out, by its number among some."""
-    if count >= HELD_OUT or len(x) < HELD_OUT:
-        yield count > 1 and number % HELD_OUT == HELD_OUT - 1, x
+    """Parts of a batch's rows, by its number among some, and whether they are held out; of few batches, some rows are."""
+    if count >= ONE_IN or len(x) < ONE_IN:
+        yield count > 1 and number % ONE_IN == ONE_IN - 1, x
         return
-    yield True, x[HELD_OUT - 1 :: HELD_OUT]
-    yield from ((False, x[place::HELD_OUT]) for place in range(HELD_OUT - 1))
+    yield True, x[ONE_IN - 1 :: ONE_IN]
+    yield from ((False, x[place::ONE_IN]) for place in range(ONE_IN - 1))
 
 
 def _laid_out(layer: Layer, weight: np.ndarray) -> np.ndarray:
