@@ -105,7 +105,7 @@ def sweep(
 
 
 def _shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tensor"]]:
-    """Parts of a batch's rows, by its number among some, and whether they are held out; of few batches, some rows are."""
+    """Parts of a batch, by its number among some, and whether they are held out: rows are, of few batches."""
     if count >= ONE_IN or len(x) < ONE_IN:
         yield count > 1 and number % ONE_IN == ONE_IN - 1, x
         return
