@@ -2,12 +2,14 @@
 
 Errors of rounding are far from independent where inputs repeat themselves, as a page's background does, and add up from
 layer to layer. The empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-Correction", 2019: layer by layer, against the float graph on the same inputs.
+Correction", 2019: layer by layer, against the float graph on the same inputs. A mean over few samples is uncertain by
+itself, most of all where an image has few pixels left, and so it is shrunk (James and Stein, "Estimation with Quadratic
+Loss", 1961).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -22,8 +24,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-CORRECTED_ON = 32
-"""Samples that biases are corrected on: means settle sooner than ranges."""
+CORRECTED_ON = 128
+"""Samples that biases are corrected on at the most."""
+
+
+@dataclass(slots=True)
+class _Shift:
+    """How far a layer's channels are off, by what was seen so far.
+
+    Attributes:
+        count: of samples.
+        total: over samples, of the mean of each channel's error.
+        squares: the same of its square.
+    """
+
+    count: int
+    total: "Tensor"
+    squares: "Tensor"
+
+    @classmethod
+    def of(cls, errors: "Tensor") -> Self:
+        """What a batch tells, from the means of its samples' errors."""
+        return cls(len(errors), errors.sum(0, keepdim=True), errors.square().sum(0, keepdim=True))
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.count + other.count, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def estimate(self) -> "Tensor":
+        """The mean, less of it the more the samples differ; of a single one as it is."""
+        mean = self.total / self.count
+        spread = (self.squares / self.count - mean.square()).clamp(min=0) / max(self.count - 1, 1)
+        return mean * (1 - spread / mean.square().clamp(min=1e-30)).clamp(min=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +96,7 @@ def correct_biases(
     biases = {name: bias for node in graph.nodes if node.outputs[0].name in outputs for name, bias in _find(node)}
     if not biases:
         return 0
-    shifts: dict[str, Tensor] = {}
+    shifts: dict[str, _Shift] = {}
     source, quantized = Interpreter(before), Interpreter(graph)
     for done, batch in enumerate(batches):
         context.progress("correcting biases", done, len(batches))
@@ -74,19 +106,16 @@ def correct_biases(
             if value.name in biases:
                 wanted[value.name] = _means(tensor, biases[value.name].axis)
 
-        def correct(
-            value: Value, tensor: "Tensor", wanted: Mapping[str, "Tensor"] = wanted, weight: int = done + 1
-        ) -> None:
+        def correct(value: Value, tensor: "Tensor", wanted: Mapping[str, "Tensor"] = wanted) -> None:
             if value.name in biases:
-                known = shifts.get(value.name, 0.0)
-                error = wanted[value.name] - _means(tensor, biases[value.name].axis) - known
-                shifts[value.name] = known + error / weight  # the average over the batches so far
-                tensor += shifts[value.name]
+                found = _Shift.of(wanted[value.name] - _means(tensor, biases[value.name].axis))
+                shifts[value.name] = shifts[value.name] + found if value.name in shifts else found
+                tensor += shifts[value.name].estimate
 
         source.run(batch, remember)
         quantized.run(batch, correct)
     for name, bias in biases.items():
-        _shift(graph, bias, shifts[name].numpy())
+        _shift(graph, bias, shifts[name].estimate.numpy())
     context.progress("correcting biases", len(batches), len(batches))
     return len(biases)
 
@@ -107,8 +136,9 @@ def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
 
 
 def _means(tensor: "Tensor", axis: int) -> "Tensor":
-    """The mean of every channel, in a shape that broadcasts against the tensor."""
-    return tensor.mean([other for other in range(tensor.ndim) if other != axis], keepdim=True)
+    """The mean of every channel of each sample, in a shape that broadcasts against the tensor."""
+    others = [other for other in range(1, tensor.ndim) if other != axis]
+    return tensor.mean(others, keepdim=True) if others else tensor
 
 
 def _shift(graph: Graph, bias: _Bias, shift: np.ndarray) -> None:
