@@ -15,7 +15,7 @@ The parts are
     trained   mobile networks and a small vision transformer, trained here on Fashion-MNIST
     lstm      three layers of LSTM, trained here on sentences
     memory    what calibrating MiniLM on 10,000 sentences takes beyond the model
-    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of MiniLM and the LSTM
+    agreement whether ONNX Runtime and TVM round as QuantizeLinear does, of the models of `minilm`, `cnns` and `lstm`
     mixed     `quantize-mixed` within 0.5 % on the models of `minilm` and `cnns`: what is lost on data that nothing has
               seen, beside int8 as a whole; the speed-up that is kept; the latency as it was predicted
 
@@ -53,6 +53,7 @@ LOG = Console(stderr=True)
 OUT = Console(width=None if sys.stdout.isatty() else 160)
 _SENTENCES = 10_000
 _SENTENCES_OF_A_BATCH = 32
+_STATIC = ("quantize", "quantize{weight_bits=4}")
 _CALIBRATED = (f"quantize{{samples={_SENTENCES}}}", "gptq{bits=4,block=32}")
 ROUNDS = 30
 """In which methods are timed in turn."""
@@ -199,16 +200,13 @@ def _memory(settings: Settings) -> None:
 
 def _agreement(settings: Settings) -> None:
     import quantization_agreement as agreement
-    import quantization_subjects as subjects
-    import quantization_trained as trained
 
-    data: dict[str, Any] = {"root": settings.root, "cache": settings.cache, "epochs": settings.epochs}
-    makers = {"MiniLM": subjects.minilm, "LSTM": partial(trained.sentiment, **data)}
-    for name, make in makers.items():
+    makers = _makers(settings)
+    for name, make in {**makers["minilm"], **makers["cnns"], **makers["lstm"]}.items():
         if not settings.wants(name):
             continue
         with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-            found = agreement.agreements(make(Path(folder)), ["quantize"], settings.calibration, Path(folder))
+            found = agreement.agreements(make(Path(folder)), _STATIC, settings.calibration, Path(folder))
         for way, outcome in found.items():
             _log(f"{name}: {way}", str(outcome))
             settings.write("agreement", f"{name}: {way}", str(outcome))

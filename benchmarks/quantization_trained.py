@@ -12,7 +12,9 @@ from quantization_subjects import CLASSES, Subject, accuracy
 from rich.progress import track
 from torch import nn
 
-PIXELS, BATCH = 32, 128
+PIXELS, BATCH = 32, 64
+_RATES = {"deit": 5e-4, "lstm": 2e-3}
+"""The largest step of Adam, where it isn't that of convolutions with batch norms, 0.01."""
 CNNS = {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
@@ -188,12 +190,14 @@ def _trained(
         return module.eval()
     steps = epochs * sum(1 for _ in batches())
     module = module.to(memory_format=torch.channels_last)  # convolutions of few pixels take half the time
-    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    rate = _RATES.get(name, 1e-2)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for epoch in range(epochs):
         for inputs, labels in track(batches(), f"{name}, epoch {epoch + 1}", steps // epochs):
             optimizer.zero_grad()
             loss(module(*inputs), labels).backward()
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             schedule.step()
     cache.mkdir(parents=True, exist_ok=True)
