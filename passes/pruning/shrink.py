@@ -1,14 +1,29 @@
 """Taking indices out of axes: constants are sliced, and what nodes say about sizes is written anew."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...ir.dims import Dim
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 
+if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
+    from ...ir.analysis.channels import ChannelGroup
+
 Kept = Mapping[tuple[Value, int], np.ndarray]
 """A boolean for each index of an axis of a value: whether it stays."""
+
+
+def without(removals: "Iterable[tuple[ChannelGroup, np.ndarray]]") -> dict[tuple[Value, int], np.ndarray]:
+    """What is kept where some channels of groups go, each along all axes that it lies along."""
+    kept: dict[tuple[Value, int], np.ndarray] = {}
+    for group, channels in removals:
+        for value, axis, indices in group.members:
+            size = value.shape[axis]
+            assert isinstance(size, int)  # symbolic axes have no channels
+            kept.setdefault((value, axis), np.ones(size, dtype=bool))[indices[channels]] = False
+    return kept
 
 
 def shrink(graph: Graph, kept: Kept) -> None:

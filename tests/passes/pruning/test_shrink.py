@@ -160,35 +160,11 @@ def test_attention_loses_whole_heads(new_net: Any) -> None:
     assert np.allclose(net.run(net.graph), net.run(unread), atol=1e-4, rtol=1e-4)
 
 
-def layer(net: Any, draw: st.DrawFn, values: list[Value], name: str) -> Value:
-    """A layer that reads one or two of the values, which all have the same resolution."""
-    x, other = draw(st.sampled_from(values)), draw(st.sampled_from(values))
-    width = x.shape[1]
-    kinds = {
-        "conv": lambda: net.conv(x, name, draw(st.integers(1, 6)), draw(st.sampled_from([1, 3]))),
-        "depthwise": lambda: net.conv(x, name, width * draw(st.integers(1, 2)), 3, group=width),
-        "grouped": lambda: net.conv(net.conv(x, name, 6), f"{name}g", 4, group=2),
-        "add": lambda: net.op.Add(x, net.conv(other, name, width)),
-        "concat": lambda: net.op.Concat(x, net.op.Tanh(other), axis=1),
-        "gate": lambda: net.op.Mul(x, net.op.Sigmoid(net.conv(net.op.GlobalMaxPool(x), name, width))),
-        "norm": lambda: net.op.Relu(net.norm(x)),
-        "turn": lambda: net.op.Transpose(net.op.Relu(net.op.Transpose(x, perm=(0, 2, 3, 1))), perm=(0, 3, 1, 2)),
-    }
-    return kinds[draw(st.sampled_from(sorted(kinds)))]()
-
-
-@st.composite
-def networks(draw: st.DrawFn, new_net: Callable[..., Any]) -> Graph:
-    net = new_net(draw(st.integers(0, 99)))
-    values = [net.conv(net.x, "layer0", draw(st.integers(1, 6)))]
-    for index in range(1, draw(st.integers(2, 7))):
-        values.append(layer(net, draw, values, f"layer{index}"))
-    return net.classify(net.op.Concat(*values[-2:], axis=1))
-
-
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_network_without_some_channels_computes_the_rest(new_net: Any, data: st.DataObject) -> None:
+def test_any_network_without_some_channels_computes_the_rest(
+    new_net: Any, networks: Callable[[Any], Any], data: st.DataObject
+) -> None:
     graph = data.draw(networks(new_net))
     shape = new_net.run(graph).shape
 
