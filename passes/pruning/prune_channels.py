@@ -29,6 +29,21 @@ _TRIALS = 32
 """Into how many equal shares of the operations a bound on the outputs is searched."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is removed.
+
+    Attributes:
+        removals: groups, and which of their channels go.
+        misses: why the channels of other groups stay.
+        notes: what was measured.
+    """
+
+    removals: "Sequence[tuple[ChannelGroup, np.ndarray]]"
+    misses: Sequence[str]
+    notes: Sequence[str]
+
+
 @dataclass(frozen=True)
 class ChannelPruning(Pass):
     """Remove the least important channels of groups that stand or fall together, weights and activations alike.
@@ -82,6 +97,13 @@ class ChannelPruning(Pass):
             )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        plan = self.plan(graph, context)
+        fits = self._remove(graph, plan.removals, divided(context)[0], context) if plan.removals else 0
+        channels = sum(len(channels) for _, channels in plan.removals)
+        return PassResult({"groups": len(plan.removals), "channels": channels, "fits": fits}, plan.misses, plan.notes)
+
+    def plan(self, graph: Graph, context: PassContext) -> "Plan":
+        """Choose what is removed, and change nothing yet."""
         self.require(context)
         fitted, held_out, labelled = divided(context)
         chosen, misses = self._choose(graph, context)
@@ -100,18 +122,12 @@ class ChannelPruning(Pass):
                 notes += judge.doubts(self.max_drop)
                 counts = self._within(graph, candidates, stages, fitted, judge, context)
         removals: list[tuple[ChannelGroup, np.ndarray]] = []
-        for number, candidate in enumerate(candidates):
+        for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
             if not counts.get(number):
-                misses.append(
-                    f"{_layers(candidate.group)}: the {candidate.group.size} channels stay, {self._why(candidate)}"
-                )
-            elif context.applies("prune", *(node for node, _ in candidate.group.producers)):
-                removals.append((candidate.group, candidate.ranking.order[: counts[number]]))
-        if not removals:
-            return PassResult({"groups": 0, "channels": 0}, misses, notes)
-        fits = self._remove(graph, removals, fitted, context)
-        channels = sum(len(channels) for _, channels in removals)
-        return PassResult({"groups": len(removals), "channels": channels, "fits": fits}, misses, notes)
+                misses.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
+            elif context.applies("prune", *(node for node, _ in group.producers)):
+                removals.append((group, ranking.order[: counts[number]]))
+        return Plan(removals, misses, notes)
 
     # -- which
 
@@ -161,9 +177,9 @@ class ChannelPruning(Pass):
         size, step = candidate.group.size, candidate.step
         return max(0, size - max(step, step * floor(size * (1 - self.ratio) / step + 0.5)))
 
-    def _why(self, candidate: Candidate) -> str:
+    def _why(self, step: int) -> str:
         if self.ratio:
-            return f"because ratio {self.ratio:g} takes less than half of {candidate.step} of them"
+            return f"because ratio {self.ratio:g} takes less than half of {step} of them"
         if self.flops:
             return "because others lose less for what they save"
         return f"because no fewer keep the outputs within {self.max_drop:g} %, or others lose less for what they save"

@@ -54,6 +54,11 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
         case "Reshape" if _touched(node, kept):
             _replace_ints(graph, node, 1, _reshape_target(node))
             node.attributes = _without(node, "allowzero")
+        case "Expand" if _touched(node, kept):
+            sizes = [dim if isinstance(dim, int) else 1 for dim in node.output.shape]
+            _replace_ints(graph, node, 1, sizes)
+        case "Attention" | "RotaryEmbedding" | "GroupNormalization":
+            _recount(node, kept)
         case "Resize" if _touched(node, kept) and node.constant(3) is not None:
             _replace_ints(graph, node, 3, _updated_sizes(node, kept))
         case "Split" if _touched(node, kept):
@@ -79,6 +84,16 @@ def _regroup(node: Node, kept: Kept) -> None:
     if (x, 1) in kept:
         width = 1 if node.operator == "ConvTranspose" else weight.type.static_shape[1]
         node.attributes = {**node.attributes, "group": int(kept[x, 1].sum()) // width}
+
+
+def _recount(node: Node, kept: Kept) -> None:
+    """Heads and groups that lie side by side along an axis keep their size, and are fewer."""
+    counts = {"q_num_heads": (0, 2), "kv_num_heads": (1, 2), "num_heads": (0, 2), "num_groups": (0, 1)}
+    for name, (index, axis) in counts.items():
+        mask = kept.get((node.operand(index), axis)) if node.attributes.get(name) else None
+        if mask is not None and (axis == 1 or node.operand(index).type.rank == 3):
+            number = int(node.attributes[name])
+            node.attributes = {**node.attributes, name: number * int(mask.sum()) // len(mask)}
 
 
 def _reshape_target(node: Node) -> list[Dim]:

@@ -46,8 +46,11 @@ class Net:
 
     @staticmethod
     def run(graph: Graph) -> np.ndarray:
-        images = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
-        return Interpreter(graph).run({"x": images})["y"]
+        return Interpreter(graph).run(Net.images())["y"]
+
+    @staticmethod
+    def images() -> dict[str, np.ndarray]:
+        return {"x": np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)}
 
 
 def width(x: Value) -> int:
