@@ -9,7 +9,7 @@ Source: the dependency graph of Fang et al., "DepGraph: Towards Any Structural P
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,9 @@ from scipy.sparse.csgraph import connected_components
 from ..graph import Constant, Graph, Node, Value
 from ..operators import has_trait
 from ..traits import Trait
-from .dependencies import Axis, Dependency, dependencies
+from .dependencies import dependencies
+from .dependency import Axis, Dependency
+from .regroupings import Regrouping, choose_tied, regroupings
 
 
 class Member(NamedTuple):
@@ -75,15 +77,36 @@ def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
         _freeze(coupling, value, f"%{value.name} is an input of the graph")
     for name, value in graph.outputs.items():
         _freeze(coupling, value, f"they are the graph's output {name!r}")
+    found: list[tuple[Node, Regrouping]] = []
     for node in graph.nodes:
-        told = dependencies(node)
+        told, regrouped = dependencies(node), regroupings(node)
+        found += [(node, it) for it in regrouped]
         coupling.add_edges_from(
             (dependency.left, dependency.right, {"dependency": dependency, "node": node}) for dependency in told
         )
         spared = {axis for dependency in told for axis in (dependency.left, dependency.right)}
+        spared |= {axis for it in regrouped for axis in (it.single, *it.several)}
         for value in filter(None, (*node.inputs, *node.captured, *node.outputs)):
-            _freeze(coupling, value, f"{node.operator} in {node.location} doesn't keep them apart", spared)
+            _freeze(coupling, value, _mixing(node), spared)
+    _tie_regroupings(coupling, found)
     return coupling
+
+
+def _tie_regroupings(coupling: "nx.MultiGraph[Axis]", found: Sequence[tuple[Node, Regrouping]]) -> None:
+    """Tie one of the axes that each reshape merges or splits, and freeze the others."""
+    kinds = {axis: number for number, axes in enumerate(nx.connected_components(coupling)) for axis in axes}
+    frozen = {kinds[axis] for axis, reason in coupling.nodes(data="frozen") if reason is not None}
+    places = choose_tied([it for _, it in found], kinds.__getitem__, lambda axis: kinds[axis] in frozen)
+    for (node, it), chosen in zip(found, places, strict=True):
+        for place, axis in enumerate(it.several):
+            if place != chosen and coupling.nodes[axis]["frozen"] is None:
+                coupling.nodes[axis]["frozen"] = _mixing(node)
+        tie = it.tie(chosen)
+        coupling.add_edge(tie.left, tie.right, dependency=tie, node=node)
+
+
+def _mixing(node: Node) -> str:
+    return f"{node.operator} in {node.location} doesn't keep them apart"
 
 
 def _freeze(coupling: "nx.MultiGraph[Axis]", value: Value, reason: str, spared: Iterable[Axis] = ()) -> None:

@@ -9,24 +9,6 @@ _DAMPING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a layer reads.
-
-    Attributes:
-        mean: of each channel, float64 `[K]`.
-        moment: the mean over rows of `x^T x`, float64 `[K, K]`.
-    """
-
-    mean: np.ndarray
-    moment: np.ndarray
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """What varies: the moment around the mean, which a bias can stand for."""
-        return self.moment - np.outer(self.mean, self.mean)
-
-
-@dataclass(frozen=True, slots=True)
 class Decomposition:
     """Two matrices whose product is a weight, and whose first columns and rows, however many, are the best for a rank.
 

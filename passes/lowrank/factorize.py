@@ -11,7 +11,8 @@ from ...ir.graph import Graph, Node
 from ..base import Effect, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
 from ..judge import Judge, divided
-from .decomposition import Decomposition, Inputs, decompose, lost
+from ..moments import Inputs
+from .decomposition import Decomposition, decompose, lost
 from .inputs import observe_inputs
 from .matrix import add_to_bias, bias_place, read_matrix, split_node
 

@@ -18,14 +18,13 @@ from ...ir.builder import Builder
 from ...ir.graph import Graph, Location, Value
 from ..base import Feeds, PassContext
 from ..distillation.loss import LossKind
+from ..gradients import DRAWS, Gradients
 from ..quantization.plan import make_plan
 from .rounding import Losses, Rounding
 
 if TYPE_CHECKING:  # listing the passes must not import torch
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-_DRAWS = 4
-"""Random gradients for each batch: the variance of a sum over batches falls with their number."""
 _CORRELATION, _FACTOR = 0.7, 4.0
 """How far the ratio of measures to estimates may be from its median; its square, where ranks correlate so much, since
 large losses are less than the second order has them."""
@@ -113,7 +112,7 @@ def estimate(
 
     generator = torch.Generator().manual_seed(context.seed)
     source, sites = _with_sites(rounding)
-    gradients = _Gradients(source, {site.value for site in sites}, measures, generator)
+    gradients = Gradients(source, {site.value for site in sites}, measures, generator)
     errors = _Errors(rounding.quantized(), sites)
     sums = [0.0] * len(sites)
     for done, feeds in enumerate(batches):
@@ -123,7 +122,7 @@ def estimate(
         for gradient in drawn:
             for place, site in enumerate(sites):
                 if site.value in gradient and site in found:
-                    sums[place] += float((gradient[site.value] * found[site]).sum()) ** 2 / (_DRAWS * len(batches))
+                    sums[place] += float((gradient[site.value] * found[site]).sum()) ** 2 / (DRAWS * len(batches))
     pairs = list(zip(sites, sums, strict=True))
     return Losses(
         {site.what: loss for site, loss in pairs if site.is_layer},
@@ -166,67 +165,6 @@ def _with_sites(rounding: Rounding) -> tuple[Graph, list[_Site]]:
                 graph.set_input(node, index, read)
         sites.append(_Site(value.name, False, f"{value.name}.floats", read))
     return graph, sites
-
-
-class _Gradients:
-    """Random gradients of the loss at some values of a float graph.
-
-    Attributes:
-        values: what those were on the last batch.
-    """
-
-    def __init__(
-        self, graph: Graph, watched: set[Value], measures: Mapping[str, LossKind], generator: "Generator"
-    ) -> None:
-        from ...ir.interpreter import Interpreter
-
-        self.values: dict[Value, Tensor] = {}
-        self._interpreter = Interpreter(graph)
-        self._watched = watched
-        self._measures = measures
-        self._generator = generator
-
-    def draw(self, feeds: Feeds) -> "list[dict[Value, Tensor]]":
-        """Run a batch, and draw gradients at all values at once."""
-        import torch
-
-        leaves: dict[Value, Tensor] = {}
-
-        def observe(value: Value, tensor: "Tensor") -> "Tensor | None":
-            if value not in self._watched:
-                return None
-            leaves[value] = torch.zeros_like(tensor, requires_grad=True)
-            self.values[value] = tensor.detach()
-            return tensor + leaves[value]
-
-        arguments = self._interpreter.arguments(feeds)
-        with torch.enable_grad():
-            results = cast("tuple[Tensor, ...]", self._interpreter.call(arguments, {}, observe))
-            outputs = dict(zip(self._interpreter.graph.outputs, results, strict=True))
-        drawn: list[dict[Value, Tensor]] = []
-        for _ in range(_DRAWS):
-            with torch.enable_grad():
-                scores = [_score(kind, outputs[name], self._generator) for name, kind in self._measures.items()]
-            score = torch.stack(scores).sum()
-            if not score.requires_grad:
-                return []
-            grad = torch.autograd.grad(score, list(leaves.values()), retain_graph=True, allow_unused=True)
-            found = cast("Sequence[Tensor | None]", grad)
-            drawn.append({value: one for value, one in zip(leaves, found, strict=True) if one is not None})
-        return drawn
-
-
-def _score(kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor":
-    """A number whose gradient, times a small error, has the loss as its mean square."""
-    import torch
-
-    if kind is LossKind.NUMBERS:
-        signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
-        return (signs * output).sum() / output.detach().square().sum().clamp_min(1e-12).sqrt()
-    logs = output.clamp_min(1e-12).log() if kind is LossKind.PROBABILITIES else output.log_softmax(-1)
-    logs = logs.reshape(-1, logs.shape[-1])
-    classes = torch.multinomial(logs.detach().exp(), 1, generator=generator)
-    return logs.gather(1, classes).sum() / (2 * len(logs)) ** 0.5
 
 
 class _Errors:

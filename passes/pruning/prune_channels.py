@@ -1,32 +1,73 @@
-"""Structured pruning: whole channels of the least important filters are removed, for a smaller dense model."""
+"""Structured pruning: whole channels are removed from all that computes and reads them, for a smaller dense model."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor, gcd
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Interval, Unit
 
-from ...ir.graph import Constant, Graph, Value
-from ..base import Effect, Pass, PassContext, PassResult
-from .shrink import shrink
+from ...ir.errors import UsageError
+from ...ir.graph import Graph
+from ..base import Effect, Feeds, Pass, PassContext, PassResult
+from ..debug_counter import DebugCounter
+from ..judge import Judge, divided, split
+from ..quantization.calibrate import first_batches_of
+from .allocation import Candidate, Stage, allocate
+from .importance import observe_readers, rank_by_loss, rank_by_norm
+from .readers import reader
+from .repair import repair
+from .shrink import shrink, without
 
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
     from ...ir.analysis.channels import ChannelGroup
 
+_RANKED_ON = 32
+"""Samples that gradients are drawn for."""
+_TRIALS = 32
+"""Into how many equal shares of the operations a bound on the outputs is searched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is removed.
+
+    Attributes:
+        removals: groups, and which of their channels go.
+        misses: why the channels of other groups stay.
+        notes: what was measured.
+    """
+
+    removals: "Sequence[tuple[ChannelGroup, np.ndarray]]"
+    misses: Sequence[str]
+    notes: Sequence[str]
+
 
 @dataclass(frozen=True)
 class ChannelPruning(Pass):
-    """Remove the least important channels of every group of coupled channels, weights and activations alike.
+    """Remove the least important channels of groups that stand or fall together, weights and activations alike.
 
-    A channel's importance is the norm of the filters that compute it, summed over the layers that share it (Li et al.,
-    "Pruning Filters for Efficient ConvNets", ICLR 2017; Fang et al., "DepGraph", CVPR 2023); each layer's norms are
-    divided by their mean, so that no layer outvotes the others by its scale.
+    With calibration data, channels go whose loss the others can make up for (Kurtic et al., "ZipLM", NeurIPS 2023), and
+    all layers that notice are fitted to what they computed before by least squares, the mean of what is gone being
+    moved into their biases (He et al., "Channel Pruning", ICCV 2017). Without, those go whose filters have the least
+    norm, times the scale of a batch norm behind them (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
+    Groups are found as in Fang et al., "DepGraph", CVPR 2023.
+
+    With neither `ratio` nor `flops`, as much as possible is removed with which the outputs stay within `max_drop` on
+    batches that were held out.
 
     Attributes:
-        ratio: of the channels of each group that is removed.
-        importance: `l1` or `l2`, the norm.
-        round_to: the number of channels left is a multiple of it, as vector units like.
+        ratio: of the channels of each group that is removed; 0 leaves it to the others.
+        flops: of the model's operations that is removed instead, by the channels that lose least for it; 0 leaves
+            it to the others.
+        max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
+            have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
+            outputs 100 (1 - cosine). The output that loses most counts.
+        importance: `loss`, or `l1` or `l2`, the norms; `auto` is `loss` with calibration data and `l1` without.
+        round_to: the number of channels left is a multiple of it, as vector units like; in groups of fewer than eight
+            times as many channels, a multiple of a half, a quarter and so on, that is at most an eighth of them.
+        repair: whether layers are fitted to what they computed before, where there are calibration data.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -37,57 +78,181 @@ class ChannelPruning(Pass):
         10.0  # half of the channels of an untuned network may well be more than all of its output
     )
 
-    ratio: Annotated[float, Interval(gt=0, lt=1), Unit("1")] = 0.5
-    importance: Literal["l1", "l2"] = "l1"
+    ratio: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
+    flops: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
+    max_drop: Annotated[float, Interval(gt=0, le=100), Unit("%")] = 1.0
+    importance: Literal["auto", "loss", "l1", "l2"] = "auto"
     round_to: Annotated[int, Ge(1)] = 8
+    repair: bool = True
+
+    def require(self, context: PassContext) -> None:
+        if context.calibration:
+            return
+        if self.importance == "loss":
+            raise UsageError(f"{self.name}{{importance=loss}} needs calibration data; l1 and l2 need none")
+        if not self.ratio and not self.flops:
+            raise UsageError(
+                f"how much {self.name} may remove is not known: give calibration data, by which it keeps the outputs "
+                "within max_drop, or say how much, as in prune-channels{ratio=0.3} or {flops=0.5}"
+            )
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        plan = self.plan(graph, context)
+        fits = self._remove(graph, plan.removals, divided(context)[0], context) if plan.removals else 0
+        channels = sum(len(channels) for _, channels in plan.removals)
+        return PassResult({"groups": len(plan.removals), "channels": channels, "fits": fits}, plan.misses, plan.notes)
+
+    def plan(self, graph: Graph, context: PassContext) -> "Plan":
+        """Choose what is removed, and change nothing yet."""
+        self.require(context)
+        fitted, held_out, labelled = divided(context)
+        chosen, misses = self._choose(graph, context)
+        candidates = self._ranked(graph, chosen, fitted, context)
+        notes: list[str] = []
+        if self.ratio:
+            counts = {number: self._count(candidate) for number, candidate in enumerate(candidates)}
+        else:
+            stages = allocate(graph, candidates, context.sizes)
+            if self.flops:
+                counts = _taken(stages, self.flops)
+                if stages and stages[-1].saved < self.flops:
+                    notes.append(f"no more than {100 * stages[-1].saved:.0f} % of the operations can be removed")
+            else:
+                judge = Judge(graph, held_out, labelled)
+                notes += judge.doubts(self.max_drop)
+                counts = self._within(graph, candidates, stages, fitted, judge, context)
+        removals: list[tuple[ChannelGroup, np.ndarray]] = []
+        for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
+            if not counts.get(number):
+                misses.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
+            elif context.applies("prune", *(node for node, _ in group.producers)):
+                removals.append((group, ranking.order[: counts[number]]))
+        return Plan(removals, misses, notes)
+
+    # -- which
+
+    def _choose(self, graph: Graph, context: PassContext) -> tuple[list["ChannelGroup"], list[str]]:
+        """The groups that may lose channels, and why others may not."""
         from ...ir.analysis.channels import channel_groups
 
-        kept: dict[tuple[Value, int], np.ndarray] = {}
+        chosen: list[ChannelGroup] = []
         misses: list[str] = []
-        pruned = channels = 0
         for group in channel_groups(graph):
             if group.size == 1 or not _is_chosen(group, context):
                 continue
-            reason = group.frozen or self._no_room(group)
-            if reason:
-                misses.append(f"{_layers(group)}: the {group.size} channels stay, because {reason}")
-                continue
-            if not context.applies("prune", *(node for node, _ in group.producers)):
-                continue
-            removed = self._least_important(group)
-            pruned, channels = pruned + 1, channels + len(removed)
-            for value, axis, indices in group.members:
-                size = value.shape[axis]
-                assert isinstance(size, int)  # symbolic axes have no channels
-                kept.setdefault((value, axis), np.ones(size, dtype=bool))[indices[removed]] = False
-        shrink(graph, kept)
-        return PassResult({"groups": pruned, "channels": channels}, misses)
+            if group.frozen:
+                misses.append(f"{_layers(group)}: the {group.size} channels stay, because {group.frozen}")
+            else:
+                chosen.append(group)
+        return chosen, misses
 
-    def _kept_count(self, group: "ChannelGroup") -> int:
-        """How many channels stay; each may be several rows of a weight, and it is the rows that are rounded."""
+    def _ranked(
+        self, graph: Graph, groups: Sequence["ChannelGroup"], fitted: Sequence[Feeds], context: PassContext
+    ) -> list[Candidate]:
+        norm = "l2" if self.importance == "l2" else "l1"
+        if not fitted or self.importance in ("l1", "l2"):
+            return [Candidate(group, rank_by_norm(group, norm), self._step(group)) for group in groups]
+        nodes = dict.fromkeys(node for group in groups for node, _ in group.consumers)
+        readers = [known for node in nodes if (known := reader(node)) is not None]
+        observed = observe_readers(graph, readers, fitted, first_batches_of(fitted, _RANKED_ON), context)
+        candidates: list[Candidate] = []
+        for done, group in enumerate(groups):
+            context.progress("ranking channels", done, len(groups))
+            ranking = rank_by_loss(group, observed) or rank_by_norm(group, norm)
+            candidates.append(Candidate(group, ranking, self._step(group)))
+        return candidates
+
+    # -- how many
+
+    def _step(self, group: "ChannelGroup") -> int:
+        """Of how many channels what is left is a multiple; each may be several rows of a weight, which are rounded."""
         rows = group.producers[0][1].indices.shape[1]
-        step = self.round_to // math.gcd(self.round_to, rows)
-        return max(step, step * math.floor(group.size * (1 - self.ratio) / step + 0.5))
+        step = self.round_to // gcd(self.round_to, rows)
+        while step > max(group.size / 8, 1):
+            step = step // 2 if step % 2 == 0 else 1
+        return step
 
-    def _no_room(self, group: "ChannelGroup") -> str:
-        full = self._kept_count(group) >= group.size
-        return f"no smaller multiple of {self.round_to} is near what ratio {self.ratio:g} leaves" if full else ""
+    def _count(self, candidate: Candidate) -> int:
+        """How many channels go by the ratio."""
+        size, step = candidate.group.size, candidate.step
+        return max(0, size - max(step, step * floor(size * (1 - self.ratio) / step + 0.5)))
 
-    def _least_important(self, group: "ChannelGroup") -> np.ndarray:
-        """The channels to remove, the least important first."""
-        score = np.zeros(group.size)
-        for _, (value, axis, indices) in group.producers:
-            assert isinstance(value, Constant)
-            norms = self._norms(value.data, axis)[indices].sum(axis=1)
-            score += norms / (norms.mean() or 1.0)
-        return np.argsort(score, kind="stable")[: group.size - self._kept_count(group)]
+    def _why(self, step: int) -> str:
+        if self.ratio:
+            return f"because ratio {self.ratio:g} takes less than half of {step} of them"
+        if self.flops:
+            return "because others lose less for what they save"
+        return f"because no fewer keep the outputs within {self.max_drop:g} %, or others lose less for what they save"
 
-    def _norms(self, weight: np.ndarray, axis: int) -> np.ndarray:
-        """A norm for each index along an axis, for l2 its square, since squares add up."""
-        rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
-        return np.abs(rows).sum(axis=1) if self.importance == "l1" else np.square(rows).sum(axis=1)
+    def _within(
+        self,
+        graph: Graph,
+        candidates: Sequence[Candidate],
+        stages: Sequence[Stage],
+        fitted: Sequence[Feeds],
+        judge: Judge,
+        context: PassContext,
+    ) -> Mapping[int, int]:
+        """The channels that save most of the operations with which the outputs stay within bounds."""
+        scratch = replace(context, counter=DebugCounter())
+        found: Mapping[int, int] = {}
+        low, high = 0, floor(stages[-1].saved * _TRIALS) if stages else 0
+        while low < high:
+            tried = (low + high + 1) // 2
+            context.progress(f"{self.name}: judging", tried, _TRIALS)
+            counts = _taken(stages, tried / _TRIALS)
+            removals = [
+                (candidates[number].group, candidates[number].ranking.order[:count]) for number, count in counts.items()
+            ]
+            copy = graph.clone()
+            self._remove(copy, removals, fitted, scratch, source=graph)
+            if judge.judge(copy).drop <= self.max_drop:
+                found, low = counts, tried
+            else:
+                high = tried - 1
+        return found
+
+    # -- doing it
+
+    def _remove(
+        self,
+        graph: Graph,
+        removals: Sequence[tuple["ChannelGroup", np.ndarray]],
+        fitted: Sequence[Feeds],
+        context: PassContext,
+        source: Graph | None = None,
+    ) -> int:
+        """Remove channels, and fit what is left; returns how many layers were changed.
+
+        Args:
+            graph: edited in place.
+            removals: groups of `source`, and which of their channels go.
+            fitted: what layers are fitted to.
+            context: to whom progress is reported.
+            source: that `graph` is a copy of; None where the groups are those of `graph` itself.
+        """
+        kept = without(removals)
+        if source is None:
+            source = graph.clone()
+            moved = dict(zip(graph.values(), source.values(), strict=True))
+            own, kept = kept, {(moved[value], axis): mask for (value, axis), mask in kept.items()}
+        else:
+            moved = dict(zip(source.values(), graph.values(), strict=True))
+            own = {(moved[value], axis): mask for (value, axis), mask in kept.items()}
+        shrink(graph, own)
+        if not self.repair or not fitted:
+            return 0
+        fit, judging = split(len(fitted), len(fitted))
+        unseen = [] if judging == fit else [fitted[place] for place in judging]
+        return len(repair(source, graph, kept, [fitted[place] for place in fit], unseen, context))
+
+
+def _taken(stages: Sequence[Stage], share: float) -> dict[int, int]:
+    """How many channels of each candidate go where about a share of the operations is to be saved."""
+    if not stages:
+        return {}
+    last = min(range(len(stages)), key=lambda place: abs(stages[place].saved - share))
+    return {stage.candidate: stage.removed for stage in stages[: last + 1]}
 
 
 def _is_chosen(group: "ChannelGroup", context: PassContext) -> bool:

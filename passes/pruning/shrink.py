@@ -1,14 +1,29 @@
 """Taking indices out of axes: constants are sliced, and what nodes say about sizes is written anew."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...ir.dims import Dim
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 
+if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
+    from ...ir.analysis.channels import ChannelGroup
+
 Kept = Mapping[tuple[Value, int], np.ndarray]
 """A boolean for each index of an axis of a value: whether it stays."""
+
+
+def without(removals: "Iterable[tuple[ChannelGroup, np.ndarray]]") -> dict[tuple[Value, int], np.ndarray]:
+    """What is kept where some channels of groups go, each along all axes that it lies along."""
+    kept: dict[tuple[Value, int], np.ndarray] = {}
+    for group, channels in removals:
+        for value, axis, indices in group.members:
+            size = value.shape[axis]
+            assert isinstance(size, int)  # symbolic axes have no channels
+            kept.setdefault((value, axis), np.ones(size, dtype=bool))[indices[channels]] = False
+    return kept
 
 
 def shrink(graph: Graph, kept: Kept) -> None:
@@ -39,6 +54,11 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
         case "Reshape" if _touched(node, kept):
             _replace_ints(graph, node, 1, _reshape_target(node))
             node.attributes = _without(node, "allowzero")
+        case "Expand" if _touched(node, kept):
+            sizes = [dim if isinstance(dim, int) else 1 for dim in node.output.shape]
+            _replace_ints(graph, node, 1, sizes)
+        case "Attention" | "RotaryEmbedding" | "GroupNormalization":
+            _recount(node, kept)
         case "Resize" if _touched(node, kept) and node.constant(3) is not None:
             _replace_ints(graph, node, 3, _updated_sizes(node, kept))
         case "Split" if _touched(node, kept):
@@ -64,6 +84,16 @@ def _regroup(node: Node, kept: Kept) -> None:
     if (x, 1) in kept:
         width = 1 if node.operator == "ConvTranspose" else weight.type.static_shape[1]
         node.attributes = {**node.attributes, "group": int(kept[x, 1].sum()) // width}
+
+
+def _recount(node: Node, kept: Kept) -> None:
+    """Heads and groups that lie side by side along an axis keep their size, and are fewer."""
+    counts = {"q_num_heads": (0, 2), "kv_num_heads": (1, 2), "num_heads": (0, 2), "num_groups": (0, 1)}
+    for name, (index, axis) in counts.items():
+        mask = kept.get((node.operand(index), axis)) if node.attributes.get(name) else None
+        if mask is not None and (axis == 1 or node.operand(index).type.rank == 3):
+            number = int(node.attributes[name])
+            node.attributes = {**node.attributes, name: number * int(mask.sum()) // len(mask)}
 
 
 def _reshape_target(node: Node) -> list[Dim]:

@@ -5,17 +5,15 @@ are alive there, in temporary files where they are many, and of what layers read
 doesn't grow with the amount of data.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from ...ir.graph import Constant, Graph, Value
 from ..base import Feeds, PassContext
+from ..batch_storage import batch_storage
 from ..judge import ONE_IN
 from .layers import Layer
 
@@ -23,9 +21,6 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
     from ...ir.interpreter import Held
-
-_MOST_BYTES = 1 << 28
-"""The bytes of values between layers, for all batches together, that are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +71,7 @@ def sweep(
         groups.setdefault(layer.x, []).append(layer)
     interpreter = Interpreter(walked)
     constants: dict[Value, Held] = {value: to_torch(value.data) for value in walked.constants.values()}
-    with _storage() as storage, torch.no_grad():
+    with batch_storage() as storage, torch.no_grad():
         for number, batch in enumerate(batches):
             storage.put(number, dict(zip(walked.inputs, interpreter.arguments(batch), strict=True)))
         start = 0
@@ -116,40 +111,3 @@ def _shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tenso
 def _laid_out(layer: Layer, weight: np.ndarray) -> np.ndarray:
     """A weight `[K, N]` as the layer's node reads it."""
     return weight.T if layer.node.operator == "Gemm" and not layer.axis else weight
-
-
-class _Storage:
-    """The values of each batch between two layers: in memory up to a bound, beyond it in files."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._held: dict[int, dict[Value, Held]] = {}
-        self._sizes: dict[int, int] = {}
-        self._spilled: dict[int, list[Value]] = {}
-
-    def put(self, number: int, values: "dict[Value, Held]") -> None:
-        import torch
-
-        tensors = {value: held for value, held in values.items() if isinstance(held, torch.Tensor)}
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        if sum(self._sizes.values()) + size <= _MOST_BYTES:
-            self._held[number], self._sizes[number] = values, size
-            return
-        torch.save([tensor.clone() for tensor in tensors.values()], self._folder / str(number))
-        self._spilled[number] = list(tensors)
-        self._held[number] = {value: held for value, held in values.items() if value not in tensors}
-
-    def take(self, number: int) -> "dict[Value, Held]":
-        import torch
-
-        self._sizes.pop(number, None)
-        values, spilled = self._held.pop(number), self._spilled.pop(number, [])
-        if spilled:
-            values.update(zip(spilled, torch.load(self._folder / str(number)), strict=True))
-        return values
-
-
-@contextmanager
-def _storage() -> Generator[_Storage]:
-    with TemporaryDirectory(prefix="planish-") as folder:
-        yield _Storage(Path(folder))

@@ -1,0 +1,76 @@
+"""Random gradients at values inside a graph, whose squares say how much errors there matter to the outputs."""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, cast
+
+from ..ir.graph import Graph, Value
+from .base import Feeds
+from .distillation.loss import LossKind
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Generator, Tensor
+
+DRAWS = 4
+"""Random gradients for each batch: the variance of a sum over batches falls with their number."""
+
+
+class Gradients:
+    """Random gradients of the loss at some values of a float graph.
+
+    Attributes:
+        values: what those were on the last batch.
+    """
+
+    def __init__(
+        self, graph: Graph, watched: AbstractSet[Value], measures: Mapping[str, LossKind], generator: "Generator"
+    ) -> None:
+        from ..ir.interpreter import Interpreter
+
+        self.values: dict[Value, Tensor] = {}
+        self._interpreter = Interpreter(graph)
+        self._watched = watched
+        self._measures = measures
+        self._generator = generator
+
+    def draw(self, feeds: Feeds) -> "list[dict[Value, Tensor]]":
+        """Run a batch, and draw gradients at all values at once."""
+        import torch
+
+        leaves: dict[Value, Tensor] = {}
+
+        def observe(value: Value, tensor: "Tensor") -> "Tensor | None":
+            if value not in self._watched:
+                return None
+            leaves[value] = torch.zeros_like(tensor, requires_grad=True)
+            self.values[value] = tensor.detach()
+            return tensor + leaves[value]
+
+        arguments = self._interpreter.arguments(feeds)
+        with torch.enable_grad():
+            results = cast("tuple[Tensor, ...]", self._interpreter.call(arguments, {}, observe))
+            outputs = dict(zip(self._interpreter.graph.outputs, results, strict=True))
+        drawn: list[dict[Value, Tensor]] = []
+        for _ in range(DRAWS):
+            with torch.enable_grad():
+                scores = [_score(kind, outputs[name], self._generator) for name, kind in self._measures.items()]
+            score = torch.stack(scores).sum()
+            if not score.requires_grad:
+                return []
+            grad = torch.autograd.grad(score, list(leaves.values()), retain_graph=True, allow_unused=True)
+            found = cast("Sequence[Tensor | None]", grad)
+            drawn.append({value: one for value, one in zip(leaves, found, strict=True) if one is not None})
+        return drawn
+
+
+def _score(kind: LossKind, output: "Tensor", generator: "Generator") -> "Tensor":
+    """A number whose gradient, times a small error, has the loss as its mean square."""
+    import torch
+
+    if kind is LossKind.NUMBERS:
+        signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
+        return (signs * output).sum() / output.detach().square().sum().clamp_min(1e-12).sqrt()
+    logs = output.clamp_min(1e-12).log() if kind is LossKind.PROBABILITIES else output.log_softmax(-1)
+    logs = logs.reshape(-1, logs.shape[-1])
+    classes = torch.multinomial(logs.detach().exp(), 1, generator=generator)
+    return logs.gather(1, classes).sum() / (2 * len(logs)) ** 0.5

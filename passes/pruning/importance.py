@@ -1,0 +1,218 @@
+"""What a group's channels are worth: the order in which they go, and what is lost with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ...ir.graph import Constant, Graph, Node, Value
+from ..base import Feeds, PassContext
+from ..distillation.loss import choose_measures
+from ..gradients import DRAWS, Gradients
+from ..moments import Inputs, observe
+from .readers import Reader, reader
+
+if TYPE_CHECKING:  # networkx, scipy and torch come with these, which listing the passes must not import
+    from ...ir.analysis.channels import ChannelGroup, Member
+
+WIDEST = 4096
+"""The channels of a layer's input beyond which each is judged by itself."""
+_DAMPING = 0.01
+"""The share of the mean variance that is added to each, as in GPTQ's Hessian (Frantar et al., ICLR 2023)."""
+_LEAST = 0.01
+"""The share of the mean weight that is added to each output's: few samples don't tell that an output never matters."""
+_ROUNDS = 128
+"""In how many rounds a group's channels are taken at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The channels of a group, the least important first.
+
+    Attributes:
+        order: of the channels.
+        losses: of removing the first 0, 1, 2 ... of them.
+    """
+
+    order: np.ndarray
+    losses: np.ndarray
+
+    @classmethod
+    def of(cls, order: np.ndarray, costs: np.ndarray) -> "Ranking":
+        """The ranking in an order, at costs of each channel in that order."""
+        return cls(order, np.concatenate([[0.0], np.cumsum(np.maximum(costs, 0.0))]))
+
+
+# -- without data
+
+
+def rank_by_norm(group: "ChannelGroup", norm: Literal["l1", "l2"]) -> Ranking:
+    """Rank by the norms of the filters that compute a channel, with the scale of a batch norm behind them.
+
+    Those of each layer are divided by their mean, so that no layer outvotes the others by its scale. A loss is the
+    share of the norms that goes.
+    """
+    score = np.zeros(group.size)
+    for node, (value, axis, indices) in group.producers:
+        assert isinstance(value, Constant)
+        rows = np.moveaxis(value.data, axis, 0).reshape(value.data.shape[axis], -1).astype(np.float64)
+        norms = np.abs(rows).sum(axis=1) if norm == "l1" else np.square(rows).sum(axis=1)
+        scale = _scale_behind(node)
+        if scale is not None and len(scale) == len(norms):
+            norms = norms * (np.abs(scale) if norm == "l1" else np.square(scale))
+        norms = norms[indices].sum(axis=1)
+        score += norms / (norms.mean() or 1.0)
+    order = np.argsort(score, kind="stable")
+    return Ranking.of(order, score[order] / (score.sum() or 1.0))
+
+
+def _scale_behind(node: Node) -> np.ndarray | None:
+    """What a batch norm multiplies each channel of a layer's output by, where it can be folded into the layer."""
+    uses = node.outputs[0].uses
+    if len(uses) != 1 or uses[0].node.operator != "BatchNormalization" or uses[0].index:
+        return None
+    norm = uses[0].node
+    scale, variance = norm.constant(1), norm.constant(4)
+    if scale is None or variance is None or norm.attributes.get("training_mode"):
+        return None
+    return scale / np.sqrt(variance.astype(np.float64) + norm.attributes.get("epsilon", 1e-5))
+
+
+# -- with data
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What layers read, and how much errors of what they compute matter to the outputs.
+
+    Attributes:
+        inputs: of layers, by the value that is read and the axis of its channels.
+        weights: of a squared error of each output channel, by the output; empty where the model has no gradients.
+    """
+
+    inputs: Mapping[tuple[Value, int], Inputs]
+    weights: Mapping[Value, np.ndarray]
+
+
+def observe_readers(
+    graph: Graph, readers: Sequence[Reader], batches: Sequence[Feeds], few: Sequence[Feeds], context: PassContext
+) -> Observations:
+    """Observe layers.
+
+    Args:
+        graph: that is run.
+        readers: layers of it.
+        batches: of inputs.
+        few: batches on which gradients are drawn.
+        context: with the seed, and to whom progress is reported.
+    """
+    import torch
+
+    inputs = observe(graph, [(it.x, it.axis) for it in readers], batches, context, WIDEST)
+    axes = {it.node.output: it.output_axis for it in readers}
+    weights: dict[Value, np.ndarray] = {}
+    gradients = Gradients(graph, set(axes), choose_measures(graph, "auto"), torch.Generator().manual_seed(context.seed))
+    for done, feeds in enumerate(few):
+        context.progress("ranking layers", done, len(few))
+        for drawn in gradients.draw(feeds):
+            for value, gradient in drawn.items():
+                others = [axis for axis in range(gradient.ndim) if axis != axes[value]]
+                total = gradient.double().square().sum(others).numpy() / (DRAWS * len(few))
+                weights[value] = weights.get(value, 0.0) + total
+    return Observations(inputs, weights)
+
+
+def rank_by_loss(group: "ChannelGroup", observed: Observations) -> Ranking | None:
+    """Rank by what is lost where a channel is gone and the others make up for it as well as they can.
+
+    That is the squared error of what the layers that read it compute (Hassibi and Stork, "Optimal Brain Surgeon",
+    NeurIPS 1992; Kurtic et al., "ZipLM", NeurIPS 2023), weighed by Fisher's information of each output (Martens and
+    Grosse, "K-FAC", ICML 2015). It is of what varies: a bias stands for the mean.
+
+    Returns:
+        None where a layer is not understood, or wasn't seen to read anything.
+    """
+    readings: list[_Reading] = []
+    for node, _ in dict.fromkeys((node, None) for node, _ in group.consumers):
+        layer = reader(node)
+        place = None if layer is None else _member(group, layer.x, layer.axis)
+        if layer is None or place is None or (layer.x, layer.axis) not in observed.inputs:
+            return None
+        readings.append(_reading(layer, place.indices, observed))
+    if not readings:
+        return None
+    alive, order, costs = np.ones(group.size, bool), list[int](), list[float]()
+    at_once = -(-group.size // _ROUNDS)
+    while alive.any():
+        left = np.flatnonzero(alive)
+        scores = np.sum([reading.costs(left) for reading in readings], axis=0)
+        chosen = np.argsort(scores, kind="stable")[:at_once]
+        order += left[chosen].tolist()
+        costs += scores[chosen].tolist()
+        alive[left[chosen]] = False
+        if alive.any():
+            for reading in readings:
+                reading.remove(left[chosen])
+    return Ranking.of(np.array(order), np.array(costs))
+
+
+def _member(group: "ChannelGroup", value: Value, axis: int) -> "Member | None":
+    return next((member for member in group.members if member.value is value and member.axis == axis), None)
+
+
+def _reading(layer: Reader, indices: np.ndarray, observed: Observations) -> "_Reading":
+    inputs = observed.inputs[layer.x, layer.axis]
+    rows = layer.rows()
+    weights = observed.weights.get(layer.node.output)
+    covariance = inputs.covariance
+    if weights is not None and weights.any():
+        weights = weights + _LEAST * weights.mean()
+    else:
+        matrix = rows.reshape(len(rows), -1)
+        spread = covariance * (matrix @ matrix.T) if covariance.ndim == 2 else covariance * np.square(matrix).sum(1)
+        weights = np.full(rows.shape[1], 1 / max(float(spread.sum()), 1e-30))
+    weighed = (rows * np.sqrt(weights)[:, None]).reshape(len(rows), -1)[indices]
+    places = indices.ravel()
+    if covariance.ndim == 1:
+        return _Reading(weighed, None, np.square(weighed).sum(-1) * covariance[indices])
+    near = covariance[np.ix_(places, places)]
+    damped = near + np.eye(len(near)) * (_DAMPING * (np.trace(near) / len(near)) or 1e-12)
+    return _Reading(weighed, np.linalg.inv(damped), None)
+
+
+class _Reading:
+    """One layer's view of a group, while channels go.
+
+    Args:
+        weight: `[channels, rows of each, outputs]`.
+        inverse: of the covariance of the rows; None where only their own costs are known.
+        alone: the costs of each row then, `[channels, rows of each]`.
+    """
+
+    def __init__(self, weight: np.ndarray, inverse: np.ndarray | None, alone: np.ndarray | None) -> None:
+        self._channels, self._rows, outputs = weight.shape
+        self._inverse, self._alone = inverse, alone
+        flat = weight.reshape(-1, outputs)
+        if outputs > len(flat) and inverse is not None:  # costs depend on the products of rows alone
+            values, vectors = np.linalg.eigh(flat @ flat.T)
+            flat = vectors * np.sqrt(np.maximum(values, 0.0))
+        self._weight = flat
+
+    def costs(self, channels: np.ndarray) -> np.ndarray:
+        """The loss of removing each of some channels, and moving the weights of those that are left."""
+        if self._alone is not None:
+            return self._alone[channels].sum(-1)
+        assert self._inverse is not None
+        rows = channels[:, None] * self._rows + np.arange(self._rows)
+        weight, blocks = self._weight[rows], self._inverse[rows[:, :, None], rows[:, None, :]]
+        return np.einsum("crm,crm->c", weight, np.linalg.solve(blocks, weight))
+
+    def remove(self, channels: np.ndarray) -> None:
+        """Take channels out."""
+        if self._inverse is None:
+            return
+        rows = (channels[:, None] * self._rows + np.arange(self._rows)).ravel()
+        gain = np.linalg.solve(self._inverse[np.ix_(rows, rows)], self._inverse[rows]).T
+        self._weight -= gain @ self._weight[rows]
+        self._inverse -= gain @ self._inverse[rows]

@@ -1,0 +1,278 @@
+"""Least squares in place of labels: layers are fitted to what they computed before channels were removed.
+
+The graphs with and without the channels are walked through side by side with all batches at once. Each layer, as soon
+as what it reads is known, gets the weights and the bias with which its output comes closest to the whole graph's; so
+the layers behind it see what it yields then, and make up for what is left of the errors before them (He, Zhang and
+Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017). Of what a layer reads only sums of
+products are kept, so that memory doesn't grow with the amount of data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...ir.graph import Constant, Graph, Node, Value
+from ..added_bias import added_bias
+from ..base import Feeds, PassContext
+from ..batch_storage import batch_storage
+from .readers import Reader, reader
+from .shrink import Kept
+from .windows import windows
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Generator, Tensor
+
+    from ...ir.interpreter import Held
+
+WIDEST = 8192
+"""The weights of an output beyond which a layer gets a bias alone."""
+_ROWS = 4
+"""How many rows are looked at for each of an output's weights, but for `_LEAST_ROWS`."""
+_LEAST_ROWS = 16384
+_DAMPINGS = (1e-4, 1e-2, 1.0)
+"""What is added to each second moment, as shares of their mean; held-out batches choose."""
+_GAIN = 0.99
+"""The share of the error that has to be left at the most, for a layer to be changed."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Sums over rows of what a layer reads, with a 1 behind it, and of what its output lacks.
+
+    Attributes:
+        reads: `x^T x`, `[K + 1, K + 1]`.
+        both: `x^T r`, `[K + 1, N]`.
+        lacks: `r^2`.
+    """
+
+    reads: "Tensor | float" = 0.0
+    both: "Tensor | float" = 0.0
+    lacks: float = 0.0
+
+    def add(self, x: "Tensor", lacking: "Tensor") -> None:
+        self.reads = self.reads + (x.T @ x).double()
+        self.both = self.both + (x.T @ lacking).double()
+        self.lacks += float(lacking.double().square().sum())
+
+    def error(self, change: "Tensor") -> float:
+        """The squared error that is left after a change of the weights and the bias, `[K + 1, N]`."""
+        moved = change.T @ self.reads - 2 * self.both.T if not isinstance(self.both, float) else 0.0
+        return self.lacks + float((change.T * moved).sum())
+
+
+def repair(
+    source: Graph,
+    graph: Graph,
+    kept: Kept,
+    fitted: Sequence[Feeds],
+    judging: Sequence[Feeds],
+    context: PassContext,
+) -> list[str]:
+    """Fit layers that are selected, and those that read fewer channels, to what they were with all channels.
+
+    Args:
+        source: the graph with all channels.
+        graph: what `shrink` left of it, with the same nodes; edited in place.
+        kept: of `source`.
+        fitted: batches that weights are fitted to.
+        judging: batches by which layers are changed, or stay as they are.
+        context: with the selection and the seed, and to whom progress is reported.
+
+    Returns:
+        The names of the layers' outputs that were changed.
+    """
+    pairs = list(zip(source.nodes, graph.nodes, strict=True))
+    layers: list[_Layer] = []
+    for place, (old, new) in enumerate(pairs):
+        known = reader(new)
+        is_read = new.output.use_count or graph.is_output(new.output)
+        if known is None or not is_read or known.weight.use_count != 1 or graph.is_output(known.weight):
+            continue
+        if not context.selects(new) and (old.operand(0), known.axis) not in kept:
+            continue
+        mask = kept.get((old.output, known.output_axis))
+        layers.append(_Layer.of(graph, place, known, old, mask))
+    if not layers or not fitted:
+        return []
+    _walk(source, graph, layers, [*fitted, *judging], len(fitted), context)
+    for layer in layers:
+        layer.finish(graph)
+    return [layer.reader.node.output.name for layer in layers if layer.is_changed]
+
+
+def _walk(
+    source: Graph, graph: Graph, layers: Sequence["_Layer"], batches: Sequence[Feeds], fitted: int, context: PassContext
+) -> None:
+    import torch
+
+    from ...ir.interpreter import Interpreter
+    from ...ir.ops.dtypes import to_torch
+
+    whole, pruned = Interpreter(source), Interpreter(graph)
+    all_of: dict[Value, Held] = {value: to_torch(value.data) for value in source.constants.values()}
+    left_of: dict[Value, Held] = {value: to_torch(value.data) for value in graph.constants.values()}
+    generator = torch.Generator().manual_seed(context.seed)
+    with batch_storage() as wholes, batch_storage() as parts, torch.no_grad():
+        for number, batch in enumerate(batches):
+            wholes.put(number, dict(zip(source.inputs, whole.arguments(batch), strict=True)))
+            parts.put(number, dict(zip(graph.inputs, pruned.arguments(batch), strict=True)))
+        start = 0
+        for done, layer in enumerate(layers):
+            context.progress("fitting layers", done, len(layers))
+            sums = {False: _Sums(), True: _Sums()}
+            shift: Tensor | None = None
+            for number in range(len(batches)):
+                values, others = {**all_of, **wholes.take(number)}, {**left_of, **parts.take(number)}
+                whole.advance(values, range(start, layer.place))
+                pruned.advance(others, range(start, layer.place))
+                wholes.put(number, {value: held for value, held in values.items() if value not in all_of})
+                parts.put(number, {value: held for value, held in others.items() if value not in left_of})
+                x = others[layer.reader.x]
+                whole.advance(values, range(layer.place, layer.place + 1))
+                pruned.advance(others, range(layer.place, layer.place + 1))
+                wanted, found = values[layer.output], others[layer.reader.node.output]
+                assert isinstance(x, torch.Tensor)
+                assert isinstance(wanted, torch.Tensor)
+                assert isinstance(found, torch.Tensor)
+                rows, lacking = layer.sample(x, wanted, found, len(batches), generator)
+                shift = rows.mean(0) * (layer.bias is not None) if shift is None else shift
+                sums[number >= fitted].add(torch.nn.functional.pad(rows - shift, (0, 1), value=1.0), lacking)
+            assert shift is not None
+            layer.change(left_of, sums[False], sums[True] if fitted < len(batches) else sums[False], shift)
+            start = layer.place
+    context.progress("fitting layers", len(layers), len(layers))
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer of the graph that lacks channels.
+
+    Attributes:
+        place: of its node in the graph.
+        reader: the layer.
+        output: what the layer yields in the whole graph.
+        mask: which of that output's channels are left; None where all are.
+        bias: the constant that is added to the output.
+        is_changed: whether there is a change that is worth it.
+    """
+
+    place: int
+    reader: Reader
+    output: Value
+    mask: np.ndarray | None
+    bias: Constant | None
+    is_changed: bool = False
+
+    @classmethod
+    def of(cls, graph: Graph, place: int, known: Reader, old: Node, mask: np.ndarray | None) -> "_Layer":
+        """The layer of a node, with a bias of zeros if it has none and can have one."""
+        node, bias = known.node, None
+        if node.operator == "MatMul":
+            added = added_bias(node)
+            bias = None if added is None else added[0].inputs[added[1]]
+        elif node.attributes.get("beta", 1.0):
+            if node.input(2) is None:
+                size = node.output.shape[known.output_axis]
+                assert isinstance(size, int)
+                zeros = np.zeros(size, known.weight.data.dtype)
+                graph.set_input(node, 2, graph.add_constant(zeros, f"{known.weight.name}_bias"))
+            bias = node.inputs[2]
+        if not isinstance(bias, Constant) or bias.use_count != 1 or graph.is_output(bias):
+            return cls(place, known, old.output, mask, None)
+        is_whole = bias.data.size == node.output.shape[known.output_axis]
+        return cls(place, known, old.output, mask, bias if is_whole else None)
+
+    @property
+    def _kernel(self) -> int:
+        """How many weights an output has; none if they aren't fitted."""
+        data, node = self.reader.weight.data, self.reader.node
+        if node.operator == "ConvTranspose" or node.attributes.get("group", 1) != 1:
+            return 0
+        outputs = node.output.shape[self.reader.output_axis]
+        count = data.size // outputs if isinstance(outputs, int) and outputs else 0
+        return count if count <= WIDEST else 0
+
+    def sample(
+        self, x: "Tensor", wanted: "Tensor", found: "Tensor", batches: int, generator: "Generator"
+    ) -> "tuple[Tensor, Tensor]":
+        """Some rows of what is read, `[rows, K]`, and of what the output lacks, `[rows, N]`."""
+        import torch
+
+        axis = self.reader.output_axis
+        if self.mask is not None:
+            wanted = wanted.index_select(axis, torch.from_numpy(np.flatnonzero(self.mask)))
+        lacking = (wanted - found).movedim(axis, -1)
+        count = max(_LEAST_ROWS, _ROWS * self._kernel) // batches + 1
+        places = torch.randperm(lacking.shape[:-1].numel(), generator=generator)[:count]
+        lacking = lacking.reshape(-1, lacking.shape[-1])[places].float()
+        if not self._kernel:
+            return lacking.new_zeros(len(lacking), 0), lacking
+        if self.reader.node.operator != "Conv":
+            return x.reshape(-1, x.shape[-1])[places].float(), lacking
+        seen = windows(x, self.reader.node)
+        where = torch.unravel_index(places, (seen.shape[0], *seen.shape[2 : x.ndim]))
+        return seen.movedim(1, x.ndim - 1)[where].flatten(1).float(), lacking
+
+    def change(self, held: "dict[Value, Held]", fit: _Sums, judge: _Sums, shift: "Tensor") -> None:
+        """Take the change with the least error.
+
+        Args:
+            held: constants of the graph, as the walk has them.
+            fit: sums that changes are fitted to.
+            judge: sums that they are judged by.
+            shift: what was taken off the rows before they were summed.
+        """
+        changes = list(_changes(fit, has_bias=self.bias is not None))
+        errors = [judge.error(change) for change in changes]
+        if not errors or not min(errors) < _GAIN * judge.lacks:
+            return
+        change = changes[int(np.argmin(errors))]
+        self.is_changed = True
+        node = self.reader.node
+        slope, offset = change[:-1], change[-1] - shift.double() @ change[:-1]
+        if self.bias is not None:
+            scale = node.attributes.get("beta", 1.0) if node.operator == "Gemm" else 1.0
+            _add(held, self.bias, offset / scale)
+        if len(slope):
+            slope = slope / node.attributes.get("alpha", 1.0)
+            turned = node.operator == "Conv" or node.attributes.get("transB")
+            _add(held, self.reader.weight, slope.T if turned else slope)
+
+    def finish(self, graph: Graph) -> None:
+        """Take a bias out that came to nothing."""
+        if self.bias is not None and not self.bias.data.any() and self.reader.node.operator == "Conv":
+            graph.set_input(self.reader.node, 2, None)
+            graph.erase_constant(self.bias)
+
+
+def _changes(fit: _Sums, *, has_bias: bool) -> "list[Tensor]":
+    """Changes of a layer's weights and bias, `[K + 1, N]`, that come closest to what its output lacks."""
+    import torch
+
+    assert isinstance(fit.reads, torch.Tensor)
+    assert isinstance(fit.both, torch.Tensor)
+    count, changes = len(fit.reads), list[torch.Tensor]()
+    if has_bias:
+        mean = torch.zeros_like(fit.both)
+        mean[-1] = fit.both[-1] / fit.reads[-1, -1]
+        changes.append(mean)
+    used = count if has_bias else count - 1
+    if count > 1:
+        energy = float(fit.reads.diagonal()[: count - 1].mean())
+        for damping in _DAMPINGS:
+            damped = fit.reads[:used, :used].clone()
+            damped.diagonal()[: count - 1] += damping * energy + 1e-12
+            change = torch.zeros_like(fit.both)
+            change[:used] = torch.linalg.solve(damped, fit.both[:used])
+            changes.append(change)
+    return [change for change in changes if bool(change.isfinite().all())]
+
+
+def _add(held: "dict[Value, Held]", constant: Constant, change: "Tensor") -> None:
+    """Change a constant, and what a walk holds of it."""
+    from ...ir.ops.dtypes import to_torch
+
+    constant.data = (constant.data + change.numpy().reshape(constant.data.shape)).astype(constant.data.dtype)
+    held[constant] = to_torch(constant.data)
