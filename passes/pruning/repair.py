@@ -16,7 +16,7 @@ import numpy as np
 from ...ir.graph import Constant, Graph, Node, Value
 from ..added_bias import added_bias
 from ..base import Feeds, PassContext
-from ..batch_storage import batch_storage
+from ..walk import walk
 from .readers import Reader, reader
 from .shrink import Kept
 from .windows import windows
@@ -107,31 +107,19 @@ def _walk(
 ) -> None:
     import torch
 
-    from ...ir.interpreter import Interpreter
-    from ...ir.ops.dtypes import to_torch
-
-    whole, pruned = Interpreter(source), Interpreter(graph)
-    all_of: dict[Value, Held] = {value: to_torch(value.data) for value in source.constants.values()}
-    left_of: dict[Value, Held] = {value: to_torch(value.data) for value in graph.constants.values()}
     generator = torch.Generator().manual_seed(context.seed)
-    with batch_storage() as wholes, batch_storage() as parts, torch.no_grad():
-        for number, batch in enumerate(batches):
-            wholes.put(number, dict(zip(source.inputs, whole.arguments(batch), strict=True)))
-            parts.put(number, dict(zip(graph.inputs, pruned.arguments(batch), strict=True)))
+    with walk(source, batches) as whole, walk(graph, batches) as pruned, torch.no_grad():
         start = 0
         for done, layer in enumerate(layers):
             context.progress("fitting layers", done, len(layers))
             sums = {False: _Sums(), True: _Sums()}
             shift: Tensor | None = None
             for number in range(len(batches)):
-                values, others = {**all_of, **wholes.take(number)}, {**left_of, **parts.take(number)}
-                whole.advance(values, range(start, layer.place))
-                pruned.advance(others, range(start, layer.place))
-                wholes.put(number, {value: held for value, held in values.items() if value not in all_of})
-                parts.put(number, {value: held for value, held in others.items() if value not in left_of})
+                values = whole.advance(number, start, layer.place)
+                others = pruned.advance(number, start, layer.place)
                 x = others[layer.reader.x]
-                whole.advance(values, range(layer.place, layer.place + 1))
-                pruned.advance(others, range(layer.place, layer.place + 1))
+                whole.interpreter.advance(values, range(layer.place, layer.place + 1))
+                pruned.interpreter.advance(others, range(layer.place, layer.place + 1))
                 wanted, found = values[layer.output], others[layer.reader.node.output]
                 assert isinstance(x, torch.Tensor)
                 assert isinstance(wanted, torch.Tensor)
@@ -140,7 +128,7 @@ def _walk(
                 shift = rows.mean(0) * (layer.bias is not None) if shift is None else shift
                 sums[number >= fitted].add(torch.nn.functional.pad(rows - shift, (0, 1), value=1.0), lacking)
             assert shift is not None
-            layer.change(left_of, sums[False], sums[True] if fitted < len(batches) else sums[False], shift)
+            layer.change(pruned.constants, sums[False], sums[True] if fitted < len(batches) else sums[False], shift)
             start = layer.place
     context.progress("fitting layers", len(layers), len(layers))
 

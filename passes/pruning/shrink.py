@@ -1,6 +1,6 @@
 """Taking indices out of axes: constants are sliced, and what nodes say about sizes is written anew."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,7 +112,7 @@ def _updated_sizes(node: Node, kept: Kept) -> list[Dim]:
     return [int(size) if mask is None else int(mask.sum()) for size, mask in zip(sizes, masks, strict=True)]
 
 
-def _replace_ints(graph: Graph, node: Node, index: int, numbers: list[Dim]) -> None:
+def _replace_ints(graph: Graph, node: Node, index: int, numbers: Sequence[Dim]) -> None:
     old = node.input(index)
     name = old.name if isinstance(old, Constant) else "sizes"
     graph.set_input(node, index, graph.add_constant(np.asarray(numbers, dtype=np.int64), name))
