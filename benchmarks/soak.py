@@ -6,7 +6,7 @@ python benchmarks/soak.py guided --seconds 600                 files that reach 
 python benchmarks/soak.py faults                               builds that are killed, or (as root) out of disk
 python benchmarks/soak.py threads                              8 threads that call one model, 10,000 times each
 python benchmarks/soak.py leaks                                200 models compiled, called and dropped in turn
-python benchmarks/soak.py graphs --first 100 --cases 50000     random graphs in TVM, held to the interpreter
+python benchmarks/soak.py graphs --first 100 --cases 50000     random graphs in both backends after all passes
 python benchmarks/soak.py graphs --first 517 --cases 1         one graph again, compiled as users' graphs are
 """
 
@@ -198,8 +198,8 @@ def _each_alone(
 
 
 def graphs(arguments: argparse.Namespace) -> int:
-    """Random graphs in TVM, held to the interpreter after all passes; returns how many have failed."""
-    from fuzz.graphs import is_fine, rounds, shortened  # which import TVM
+    """Random graphs in interpreter and backends, after all passes; returns how many have failed."""
+    from fuzz.graphs import is_fine, rounds  # which import TVM
 
     counts, reasons, failures = Counter[str](), Counter[str](), dict[int, str]()
     with TemporaryDirectory(prefix="planish-cache-") as folder:
@@ -207,7 +207,8 @@ def graphs(arguments: argparse.Namespace) -> int:
         try:
             for outcomes in rounds(arguments.first, arguments.cases, arguments.jobs):
                 counts.update(what for what, _ in outcomes.values())
-                reasons.update(shortened(text) for what, text in outcomes.values() if what == "refused")
+                fine = [text for what, text in outcomes.values() if is_fine(what)]
+                reasons.update(reason for text in fine for reason in text.splitlines())
                 failed = {number: f"{what}: {text}" for number, (what, text) in outcomes.items() if not is_fine(what)}
                 failures |= failed
                 said = ", ".join(f"{count} {what}" for what, count in counts.most_common())

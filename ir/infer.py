@@ -12,16 +12,17 @@ sizes, and given up for a new symbol where it doesn't hold (see `trials`).
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from . import shape_values
 from .applying import applying, call_attributes, inapplicable
 from .containers import infer_container
-from .dims import Dim, evaluate, symbols
+from .dims import Dim, evaluate
 from .errors import ModelError
 from .graph import Attribute, Constant, Value
+from .kept import keep
 from .limits import MOST_OPEN_AXES, MOST_OPERANDS
 from .ops import Operator, named_operator
 from .ops.aten import aten_operator
@@ -29,10 +30,18 @@ from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
 from .sample_sizes import Run, are_telling, holds, sample_sizes
 from .types import DType, TensorType
-from .unknown import UNKNOWN, is_from_data, is_unknown, size_called, size_of_element, size_of_result
+from .unknown import (
+    UNKNOWN,
+    identity,
+    is_expression_of_data,
+    is_from_data,
+    is_of_data,
+    is_unknown,
+    size_called,
+    size_of_element,
+    size_of_result,
+)
 from .unranked import infer_unranked
-
-Kept = TypeVar("Kept")
 
 
 def find_operator(name: str) -> Operator:
@@ -89,9 +98,7 @@ def contents(value: Value) -> tuple[Dim, ...] | None:
     if value.dtype.is_float:
         return None
     key = shape_values.signature(value)
-    if key not in _CONTENTS:
-        _keep(_CONTENTS, key, _contents(value))
-    return _CONTENTS[key]
+    return _CONTENTS[key] if key in _CONTENTS else keep(_CONTENTS, key, _contents(value))
 
 
 def _contents(value: Value) -> tuple[Dim, ...] | None:
@@ -127,16 +134,8 @@ _FOUND: dict[Hashable, tuple[TensorType, ...]] = {}
 """Types by what they depend on: the layers of a network repeat one another."""
 _CONTENTS: dict[Hashable, tuple[Dim, ...] | None] = {}
 """Elements by what they follow from."""
-_MOST = 1_000
-"""The most entries of either cache; a full one is emptied."""
 _SMALL = 1024
 """Bytes of a row of sizes that is compared."""
-
-
-def _keep(found: dict[Hashable, Kept], key: Hashable, value: Kept) -> None:
-    if len(found) >= _MOST:
-        found.clear()
-    found[key] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +171,7 @@ class _Inference:
                 self._symbols |= value.type.symbols
             if value is not None and index in definition.host:
                 self._symbols |= shape_values.symbols(value)
+        self._is_of_data = any(map(is_from_data, self._symbols))
 
     def types(self) -> list[TensorType]:
         """The types of the outputs.
@@ -180,35 +180,44 @@ class _Inference:
             RankFromData: an output's number of axes depends on data.
             Exception: whatever torch raises where the inputs don't fit together.
         """
-        if any(map(is_from_data, self._symbols)):
-            return self._tried()
         key = self._key()
         if key in _FOUND:
             return list(_FOUND[key])
-        types = [result.type for result in self._symbolic()]
+        types = self._tried() if self._is_of_data else [result.type for result in self._symbolic()]
         if key is not None:
-            _keep(_FOUND, key, tuple(types))
+            keep(_FOUND, key, tuple(types))
         return types
 
     def _key(self) -> Hashable | None:
-        """What the types depend on where no size depends on data; None where that is more than a few bytes."""
+        """What the types depend on; None where that is more than a few bytes.
+
+        Where sizes depend on data, they are called after the inputs, whose names and origins are part of it then.
+        """
         definition = self._definition
-        rows = [value for index, value in enumerate(self._inputs) if index in definition.host and value is not None]
-        is_plain = all(isinstance(value, int | float | str | tuple) for value in self._attributes.values())
-        if not is_plain or definition.from_data.keys() - definition.host:
+        if not all(isinstance(value, int | float | str | tuple) for value in self._attributes.values()):
             return None
-        elements = tuple([_row(value) for value in rows])
-        if None in elements:
+        is_named = bool(definition.from_data) or self._is_of_data
+        read = [value for index, value in enumerate(self._inputs) if index in definition.host and value is not None]
+        rows = tuple([_row(value, is_named=is_named) for value in read])
+        if None in rows:
             return None
-        types = tuple([None if value is None else value.type for value in self._inputs])
         return (
             definition.name,
             definition.function,
-            types,
-            elements,
+            tuple([None if value is None else value.type for value in self._inputs]),
+            rows,
+            tuple(map(self._origin, range(len(self._inputs)))) if is_named else (),
             tuple(sorted(self._attributes.items())),
             self._outputs,
         )
+
+    def _origin(self, index: int) -> Hashable:
+        """What a size that an input decides is called after."""
+        value, definition = self._inputs[index], self._definition
+        if value is None:
+            return None
+        is_read = index in definition.host or index in definition.from_data
+        return identity(value), shape_values.signature(value) if is_read else None
 
     def _tried(self) -> list[TensorType]:
         """The types where sizes depend on data."""
@@ -262,7 +271,7 @@ class _Inference:
         dims = [dim for value in self._inputs if value is not None for dim in value.shape]
         numbers = [number for number in (*dims, *elements) if isinstance(number, int)]
         for is_loose in (False, True) if together else (False,):
-            loose = {dim: size_called("any", dim) for dim in dims if is_loose and _is_expression_of_data(dim)}
+            loose = {dim: size_called("any", dim) for dim in dims if is_loose and is_expression_of_data(dim)}
             tried = sample_sizes(self._symbols.union(loose.values()), numbers, together=together)
             if runs := list(self._runs_at(tried, loose, is_loose=is_loose)):
                 return runs
@@ -280,7 +289,7 @@ class _Inference:
         """
         for sizes in rows:
             size = lambda dim, sizes=sizes: evaluate(loose.get(dim, dim), sizes)  # noqa: E731 -- with this row of sizes
-            element = lambda dim, size=size: UNKNOWN if is_loose and _is_of_data(dim) else size(dim)  # noqa: E731
+            element = lambda dim, size=size: UNKNOWN if is_loose and is_of_data(dim) else size(dim)  # noqa: E731
             try:
                 with torch.device("meta"):
                     yield sizes, self._apply(size, element)
@@ -382,16 +391,8 @@ class _Inference:
         return size_of_result(self._definition.name, self._inputs, self._attributes, f"output {output}", axis)
 
 
-def _row(value: Value) -> Hashable | None:
+def _row(value: Value, *, is_named: bool) -> Hashable | None:
     """What is read on the host, as it is compared; None where it is unknown or large."""
     if isinstance(value, Constant):
         return value.data.tobytes() if value.data.nbytes <= _SMALL else None
-    return contents(value)
-
-
-def _is_of_data(dim: Dim) -> bool:
-    return any(map(is_from_data, symbols(dim)))
-
-
-def _is_expression_of_data(dim: Dim) -> bool:
-    return isinstance(dim, str) and not dim.isidentifier() and all(map(is_from_data, symbols(dim)))
+    return () if is_named else contents(value)

@@ -38,11 +38,14 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
         {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)}
         for base in _BASES
     ]
+    seen: set[tuple[int, ...]] = set()
     for usual in (*bases, dict.fromkeys(names, 1)):
         values = tuple(dict.fromkeys((*_SMALL, *numbers, *multiples, *usual.values())))
-        rows = _combined(asked, values) if together else _one_by_one(asked, values)
-        yield usual
-        yield from (usual | row for row in rows)
+        for row in ({}, *(_combined(asked, values) if together else _one_by_one(asked, values))):
+            sizes = usual | row
+            if (key := tuple(sizes.values())) not in seen:
+                seen.add(key)
+                yield sizes
 
 
 def _one_by_one(names: Sequence[str], values: Sequence[int]) -> Iterator[dict[str, int]]:

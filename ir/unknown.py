@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from .dims import Dim
+from .dims import Dim, symbols
 from .graph import Attribute, Constant, Value
 from .text import format_attribute
 
@@ -45,7 +45,7 @@ def is_unknown(row: Any) -> bool:
 
 def size_of_element(value: Value, index: int) -> Dim:
     """The symbol for a size that is an element of a tensor: the same wherever that element is taken for a size."""
-    return _symbol(value.name, [_identity(value)], index)
+    return _symbol(value.name, [identity(value)], index)
 
 
 def size_called(name: str, what: int | str) -> str:
@@ -66,7 +66,7 @@ def size_of_result(
         number: tells the sizes with this cause apart.
     """
     held = [(name, format_attribute(value)) for name, value in sorted(attributes.items())]
-    key = [operator, [value and _identity(value) for value in inputs], held, cause]
+    key = [operator, [value and identity(value) for value in inputs], held, cause]
     return _symbol(f"{operator.rpartition('::')[2].lower()}_{cause}", key, number)
 
 
@@ -76,13 +76,23 @@ def is_from_data(symbol: str) -> bool:
     return _MARK.search(symbol) is not None
 
 
+def is_of_data(dim: Dim) -> bool:
+    """Whether a size speaks of one that only data tells."""
+    return any(map(is_from_data, symbols(dim)))
+
+
+def is_expression_of_data(dim: Dim) -> bool:
+    """Whether a size is computed from such that only data tells."""
+    return isinstance(dim, str) and not dim.isidentifier() and all(map(is_from_data, symbols(dim)))
+
+
 def _symbol(label: str, key: object, number: int) -> str:
     stem = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_")[:_LABEL].rstrip("_")
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
     return f"{stem if stem[:1].isalpha() else f'd{stem}'}__{digest}_{number}"
 
 
-def _identity(value: Value) -> str:
+def identity(value: Value) -> str:
     """What equal values share: a name, or a small constant's content."""
     if isinstance(value, Constant) and value.data.size <= _LABEL:
         return format_attribute(value.data)

@@ -15,6 +15,7 @@ import numpy as np
 from .dims import is_dim, symbols
 from .errors import CheckError
 from .graph import Attribute, Constant, Graph, Node, Use, Value, nested, now
+from .kept import keep
 from .opset import LAST_OF_OLD_KERNELS, LOWEST_OPSET, OLD_KERNELS, OPSET
 from .types import Container, DType, TensorType
 
@@ -60,11 +61,11 @@ def _check_schema(node: Node) -> None:
         fault = next(_faults(node), None)
         if fault is not None:
             _fail(node, fault)
-        _SOUND.add(signature)
+        keep(_SOUND, signature, True)
     node.conforms = True
 
 
-_SOUND: set[Hashable] = set()
+_SOUND: dict[Hashable, bool] = {}
 """The combinations that were found to conform to their schemas: nodes repeat a few of them."""
 
 

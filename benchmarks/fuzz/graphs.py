@@ -1,25 +1,26 @@
-"""Random graphs that TVM is held to, many of them compiled together."""
+"""Random graphs that backends are held to, many of them compiled together by TVM."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from random_graphs.checks import State, after_all
+from random_graphs.checks import State, after_all, hold_outputs
 from random_graphs.graphs import Sample, recipe, sample
-from random_graphs.runtime import shortened
+from random_graphs.runtime import Runtime, shortened
 from random_graphs.together import Here, run_together
 from workers import Outcome, check_all
 
-__all__ = ["check_graphs", "is_fine", "rounds", "shortened"]
+from planish.ir.graph import Graph
 
 _BATCH, _ROUND = 32, 512
 """Graphs that are compiled together, and those after which processes are started anew."""
 _SECONDS = 900.0
 """The time after which a batch counts as hung; its graphs are tried one by one."""
-_ALONE = "equal when alone"
+_BACKENDS = ("onnxruntime", "tvm")
+_REFUSED = "refused by"
 
 
 def is_fine(what: str) -> bool:
     """Whether a graph of a class has not failed."""
-    return what in ("equal", "refused", _ALONE)
+    return what == "equal" or what.startswith(_REFUSED)
 
 
 def rounds(first: int, cases: int, jobs: int) -> Iterator[dict[int, Outcome]]:
@@ -32,7 +33,9 @@ def rounds(first: int, cases: int, jobs: int) -> Iterator[dict[int, Outcome]]:
 
 
 def check_graphs(first: str, offsets: tuple[str, ...]) -> dict[str, Outcome]:
-    """Hold TVM to the interpreter on graphs, after all passes; one that comes alone is compiled as users' are.
+    """Hold interpreter and backends, after all passes, to what graphs compute before them.
+
+    A graph that comes alone is built as users' are, each backend in a process of its own.
 
     Args:
         first: the number that the others are counted from.
@@ -40,27 +43,35 @@ def check_graphs(first: str, offsets: tuple[str, ...]) -> dict[str, Outcome]:
     """
     outcomes: dict[str, Outcome] = {}
     samples: dict[str, Sample] = {}
-    states: dict[str, State] = {}
+    graphs: dict[str, dict[str, Graph]] = {}
     for offset in offsets:
         try:
             given = sample(recipe(int(first) + int(offset)))
-            states[offset], samples[offset] = State(after_all(given), given.outputs), given
+            passed = {backend: after_all(given, backend) for backend in _BACKENDS}
+            for graph in passed.values():
+                hold_outputs(given, graph)
+            graphs[offset], samples[offset] = passed, given
         except Exception as error:  # of whatever kind: a pass may fall over a graph
             outcomes[offset] = ("wrong", f"{type(error).__name__}: {error}")
-    graphs = {offset: state.graph for offset, state in states.items()}
-    answers = run_together(samples, graphs) if len(offsets) > 1 else {}
-    for offset, state in states.items():
-        outcomes[offset] = _held(samples[offset], state, Here(answers.get(offset)))
+    are_many = len(offsets) > 1
+    answers = run_together(samples, {offset: row["tvm"] for offset, row in graphs.items()}) if are_many else {}
+    for offset, row in graphs.items():
+        runtimes = [Here("onnxruntime"), Here("tvm", answers.get(offset))] if are_many else map(Runtime, _BACKENDS)
+        outcomes[offset] = _held(samples[offset], row, list(runtimes))
     return outcomes
 
 
-def _held(given: Sample, state: State, tvm: Here) -> Outcome:
-    try:
-        tvm.hold_last(given, state)
-    except Exception as error:  # of whatever kind
-        return "wrong", f"{type(error).__name__}: {error}"
-    if tvm.refused:
-        return "refused", tvm.refused[0]
-    if tvm.strange:
-        return "wrong", tvm.strange[0]
-    return (_ALONE if tvm.was_asked else "equal"), ""
+def _held(given: Sample, graphs: Mapping[str, Graph], runtimes: Sequence[Runtime]) -> Outcome:
+    for runtime in runtimes:
+        try:
+            runtime.hold_last(given, State(graphs[runtime.backend], given.outputs))
+        except Exception as error:  # of whatever kind
+            return "wrong", f"{runtime.backend}: {type(error).__name__}: {error}"
+        finally:
+            runtime.end()
+        if runtime.strange:
+            return "wrong", f"{runtime.backend} before any pass: {runtime.strange[0]}"
+    refused = {runtime.backend: shortened(runtime.refused[0]) for runtime in runtimes if runtime.refused}
+    if not refused:
+        return "equal", ""
+    return f"{_REFUSED} {' and '.join(refused)}", "\n".join(": ".join(item) for item in refused.items())

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..traits import Trait
 from .registry import operator
-from .window import pad_last, window
+from .window import kernel_sizes, pad_last, window
 
 
 @operator("Conv", traits=Trait.CONTRACTING)
@@ -21,7 +21,7 @@ def conv(
     pads: tuple[int, ...] | None = None,
     strides: tuple[int, ...] | None = None,
 ) -> Tensor:
-    over = window(x.shape[2:], kernel_shape or w.shape[2:], strides, dilations, pads, auto_pad)
+    over = window(x.shape[2:], kernel_sizes(w, kernel_shape), strides, dilations, pads, auto_pad)
     padding = over.symmetric_pads
     if padding is None:
         x, padding = pad_last(x, over.begin, over.end), (0,) * len(over.kernel)
@@ -45,7 +45,7 @@ def conv_transpose(
 ) -> Tensor:
     sizes = x.shape[2:]
     rank = len(sizes)
-    over = window(sizes, kernel_shape or w.shape[2:], strides, dilations, pads, "NOTSET")
+    over = window(sizes, kernel_sizes(w, kernel_shape), strides, dilations, pads, "NOTSET")
     begin, end, extra = over.begin, over.end, output_padding or (0,) * rank
     if auto_pad.startswith("SAME") and output_shape is None:
         output_shape = tuple(size * stride for size, stride in zip(sizes, over.strides, strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .from_data import FromData
 from .registry import Ints, operator
-from .window import window
+from .window import kernel_sizes, window
 
 _MODES = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
 
@@ -52,7 +52,7 @@ def deformable_conv(
 ) -> Tensor:
     """A convolution of images each tap of which is sampled at an offset, and weighted by a mask."""
     batch, channels, *sizes = x.shape
-    over = window(sizes, kernel_shape or w.shape[2:], strides, dilations, pads, "NOTSET")
+    over = window(sizes, kernel_sizes(w, kernel_shape), strides, dilations, pads, "NOTSET")
     taps, height, width = prod(over.kernel), offset.shape[2], offset.shape[3]
     # [batch * offset group, kernel row, kernel column, row or column, output row, output column]
     places = offset.reshape(-1, *over.kernel, 2, height, width).unbind(3)

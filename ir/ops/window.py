@@ -42,6 +42,18 @@ class Window:
         return self.begin if concrete and self.begin == self.end and min(self.begin, default=0) >= 0 else None
 
 
+def kernel_sizes(w: Tensor, named: tuple[int, ...] | None) -> Sequence[int]:
+    """The spatial sizes of a convolution's weight, which an attribute may name as well.
+
+    Raises:
+        ValueError: it names others.
+    """
+    sizes = w.shape[2:]
+    if named and all(isinstance(size, int) for size in sizes) and tuple(sizes) != named:
+        raise ValueError(f"kernel_shape is {list(named)}, but the weight's is {list(sizes)}")
+    return named or sizes
+
+
 def window(
     sizes: Sequence[int],
     kernel: Sequence[int],

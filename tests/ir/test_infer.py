@@ -140,6 +140,12 @@ def test_a_bound_up_to_thirty_two_is_taken_to_lie_inside() -> None:
     assert shape_of("Slice", ROWS, ints(0), ints(10**9), ints(1)) == ("n", "s")
 
 
+def test_the_kernel_of_a_convolution_is_that_of_its_weight() -> None:
+    """Backends go by one or the other."""
+    with pytest.raises(ModelError, match=r"kernel_shape is \[3, 3\], but the weight's is \[1, 1\]"):
+        infer("Conv", [tensor(1, 2, 8, 8), tensor(2, 2, 1, 1)], {"kernel_shape": (3, 3)})
+
+
 # -- what is computed from shapes
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnx.backend.test.loader import load_model_tests
 from planish.frontends.onnx import read_onnx
 from planish.ir.errors import ModelError
 from planish.ir.graph import Graph
+from planish.ir.text import parse_graph, print_graph, weights
 
 _RANDOM = ("test_bernoulli*", "test_training_dropout*")
 """No two runs of them are the same."""
@@ -49,6 +50,12 @@ def names_by_kind() -> dict[str, tuple[str, ...]]:
 @cache
 def fragment(name: str) -> Fragment | None:
     """A case as a fragment; None where planish doesn't read it."""
+    read = once(f"fragment-{name}", partial(_read, name))
+    return read and Fragment(parse_graph(*read[:2]), read[2])
+
+
+def _read(name: str) -> tuple[str, dict[str, np.ndarray], dict[str, Any]] | None:
+    """A case's graph as text, its weights and what it is given; reading one may take a process of onnx's."""
     case = standard_cases()[name]
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
         file = Path(folder) / "case.onnx"
@@ -58,7 +65,7 @@ def fragment(name: str) -> Fragment | None:
         except ModelError:
             return None
     given = zip(case.model.graph.input, case.data_sets[0][0], strict=True)
-    return Fragment(graph, {value.name: _plain(data) for value, data in given})
+    return print_graph(graph), weights(graph), {value.name: _plain(data) for value, data in given}
 
 
 @cache

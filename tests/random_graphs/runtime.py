@@ -129,6 +129,7 @@ def run_here(backend: str, text: str, arrays: dict[str, Any], probes: list[Mappi
         with workspace() as folder:
             write_artifact(folder / "artifact", graph, found, load_target("native"))
             executable = load(folder / "artifact", threads=1)
-        return [flattened(dict(zip(graph.outputs, executable.run(probe), strict=True))) for probe in probes]
+        feeds = [{value.name: probe[value.name] for value in graph.inputs} for probe in probes]  # some are no inputs
+        return [flattened(dict(zip(graph.outputs, executable.run(given), strict=True))) for given in feeds]
     except PlanishError as error:
         return str(error)

@@ -38,23 +38,17 @@ Answer = Sequence[Outputs] | str
 
 
 class Here(Runtime):
-    """TVM in this process, which may know what it gives at first.
+    """A backend in this process, of which it may be known what it gives at first."""
 
-    Attributes:
-        was_asked: whether it has compiled anything.
-    """
-
-    def __init__(self, first: Answer | None) -> None:
-        super().__init__("tvm")
-        self.was_asked = False
+    def __init__(self, backend: str, first: Answer | None = None) -> None:
+        super().__init__(backend)
         self._first = first
 
     def run(self, graph: Graph, probes: Sequence[Mapping[str, Any]]) -> Answer:
         first, self._first = self._first, None
         if first is not None:
             return first
-        self.was_asked = True
-        return run_here("tvm", print_graph(graph), weights(graph), list(probes))
+        return run_here(self.backend, print_graph(graph), weights(graph), list(probes))
 
 
 def run_together(samples: Mapping[str, Sample], graphs: Mapping[str, Graph]) -> dict[str, Answer]:

@@ -1,4 +1,4 @@
-"""The short form of the long run over random graphs in TVM, which compiles many of them together."""
+"""The short form of the long run over random graphs in both backends, of which TVM compiles many together."""
 
 import json
 import subprocess
@@ -28,14 +28,15 @@ def test_graphs_are_equal_together_or_refused_by_name(first: int, cases: int, eq
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["counts"] == {"equal": equal, "refused": cases - equal}
-    assert sum(found["reasons"].values()) == cases - equal
     assert not found["failures"]
+    assert found["counts"]["equal"] == equal
+    assert sum(found["counts"].values()) == cases
+    assert sum(found["reasons"].values()) >= cases - equal
 
 
 def test_a_wrong_graph_is_found_among_others() -> None:
     samples = {str(number): sample(recipe(number)) for number in (100, 101, 102)}
-    graphs = {name: after_all(given) for name, given in samples.items()}
+    graphs = {name: after_all(given, "tvm") for name, given in samples.items()}
     wrong = graphs["101"] = graphs["101"].clone()
     name, value = next((name, value) for name, value in wrong.outputs.items() if value.dtype.is_float)
     wrong.outputs[name] = Builder(wrong).Add(value, 1)

@@ -10,7 +10,7 @@ filter, before the epilogue is computed on them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import gcd, lcm
 
 import numpy as np
@@ -110,7 +110,7 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
     return wholes, 0 if wholes * count == groups or wholes == 1 else count * wide, spread
 
 
-@cache
+@lru_cache
 def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
     """Return all tiles that fit into the registers, the one with the least estimated time first."""
     return tuple(sorted(_tiles(sizes, machine), key=lambda tile: cost(sizes, tile, machine)))

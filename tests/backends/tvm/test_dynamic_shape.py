@@ -14,7 +14,9 @@ def test_shapes_that_are_computed(agree) -> None:
         padded = op.Pad(x, sizes, np.float32(7), [1])
         tiled, filled = op.Tile(x, op.Add(shape, 3)), op.ConstantOfShape(sizes, value=np.array([2], np.int64))
         cut = op.Slice(x, op.Neg(sizes), [99, 99], axes, [1, 2])
-        return [op.Reshape(x, shape), op.Expand(x, op.Concat(sizes, [1, 1, 1], axis=0)), padded, tiled, filled, cut]
+        back = [op.Slice(x, [-1, 1], [-(2**31), -(10**9)], [0, 2], [-1, -2]), op.Slice(x, [99], [0], [2], [-1])]
+        wide = op.Expand(x, op.Concat(sizes, [1, 1, 1], axis=0))
+        return [op.Reshape(x, shape), wide, padded, tiled, filled, cut, *back]
 
     shape, axes = np.array([4, -1, 2]), np.array([2, 1])
     agree(build, X, np.array([2, 1]), shape, axes, dims=[("n", 3, "width"), (2,), (3,), (2,)])

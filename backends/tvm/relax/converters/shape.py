@@ -136,8 +136,10 @@ def _slice(emitter: Emitter, node: Node) -> relax.Expr:
     assert starts is not None
     places = [int(axis) % data.type.rank for axis in _elements(node, 3) or range(len(starts))]
     strides = [int(step) for step in steps] if steps else [1] * len(places)
-    if data.type.is_static or min(strides) < 0:
+    if data.type.is_static:
         return imported(emitter, node)
+    if min(strides) < 0:
+        return dynamic_shape.slice_(emitter, node)
     begins: list[Scalar] = []
     ends: list[Scalar] = []
     for axis, start, stride in zip(places, starts, strides, strict=True):
