@@ -10,8 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import BFLOAT16, imported, loaded
-from .blocked_epilogue import BlockedEpilogue
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, viewed
 from .instructions.fma import FMA
 from .machine import Machine
 from .nchwc import Images

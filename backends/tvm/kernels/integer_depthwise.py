@@ -14,8 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import imported
-from .blocked_epilogue import BlockedEpilogue
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, viewed
 from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
 from .prim_func import kernel, symbol

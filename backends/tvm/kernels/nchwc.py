@@ -9,8 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import stored_as
-from .blocked_epilogue import BlockedEpilogue, each_pixel
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, each_pixel, viewed
 from .machine import Machine
 from .prim_func import kernel, maybe_parallel, symbol
 from .tiles import ceil_div

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .blocked_epilogue import BlockedEpilogue
+from .epilogue import BlockedEpilogue
 from .vectors import Scalar, ramp, zeros
 from .windows import Window
 

@@ -19,9 +19,8 @@ from tvm.script.ir_builder import tirx as T
 from . import convolution
 from .approximations import number
 from .bfloat16 import imported, loaded
-from .blocked_epilogue import BlockedEpilogue
 from .convolution import Convolution, Tile
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, viewed
 from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import either, kernel, symbol
