@@ -284,17 +284,14 @@ class Nest:
             item, chunk, panel = task // (panels * m_splits), task // panels % m_splits, task % panels
             column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
             product = product_of(panel)
-            for height, count in row_tiles(tile.rows, rows):
-                begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
-                width = product.width(height, tile.columns)
-                with T.serial(0, end - begin) as step:
-                    row = item * rows + tirx.min((begin + step) * height, rows - height)
-                    for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
-                        right = (panel, first) if gemm.is_packed else (item, column + first)
-                        place = Place(row, column + first, right)
-                        for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
-                            at = ramp(place.column + start, lanes)
-                            self.result.put(sums, (row + line, at), at)
+            for height, first_row in row_tiles(tile.rows, rows, chunk, m_splits):
+                row, width = item * rows + first_row, product.width(height, tile.columns)
+                for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
+                    right = (panel, first) if gemm.is_packed else (item, column + first)
+                    place = Place(row, column + first, right)
+                    for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
+                        at = ramp(place.column + start, lanes)
+                        self.result.put(sums, (row + line, at), at)
 
 
 class Operands(ABC):
