@@ -113,10 +113,14 @@ def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bo
     sizes = symbols(batch_dims)
     rows: Scalar = prod(sizes)
     grids, count = ((*sizes, 1), rows) if by_row else ((), 1)
-    shapes, views = ((*sizes, columns), grids), ((rows, columns), (count,))
-    names = (("x", "float32", 0), ("y", "uint8", 0), ("scales", "float32", 1), ("zero_points", "uint8", 1))
-    arguments = [T.arg(name, T.buffer(shapes[place], dtype)) for name, dtype, place in names]
-    x, y, scales, zero_points = (viewed(a, views[place]) for a, (_, _, place) in zip(arguments, names, strict=True))
+    forms = (
+        ("x", (*sizes, columns), "float32", (rows, columns)),
+        ("y", (*sizes, columns), "uint8", (rows, columns)),
+        ("scales", grids, "float32", (count,)),
+        ("zero_points", grids, "uint8", (count,)),
+    )
+    arguments = [(T.arg(name, T.buffer(shape, dtype)), view) for name, shape, dtype, view in forms]
+    x, y, scales, zero_points = (viewed(buffer, view) for buffer, view in arguments)
     loop = row_loop(rows, columns, machine)
     with T.sblock("root"):  # or TVM would look for one
         if not by_row:

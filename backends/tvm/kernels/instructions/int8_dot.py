@@ -94,12 +94,9 @@ class Sdot(Int8Dot):
     __slots__ = ()
     mnemonic = "sdot"
     speed = 4.0
+    unroll_k = 4
     zero_point_bias = 128
     intrinsics = {4: "llvm.aarch64.neon.sdot.v4i32.v16i8"}
-
-    @property
-    def unroll_k(self) -> int:
-        return self.lanes
 
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         count = elements.ty.dtype.lanes // K_PER_DOT
