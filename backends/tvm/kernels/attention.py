@@ -25,7 +25,7 @@ from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import either, kernel, symbol
 from .tiles import Tile, ceil_div, row_tiles
-from .vectors import Scalar, held, horizontal_add, horizontal_max, ramp, spread, total, zeros
+from .vectors import Scalar, each_vector, filled, held, horizontal_add, horizontal_max, ramp, spread, total, zeros
 
 _HEIGHT = 8
 """Queries whose attention is computed at a time."""
@@ -172,10 +172,8 @@ class _Head:
 
     def chunk(self, place: Scalar, m_splits: int) -> None:
         """Emit one of `chunks` parts of the queries."""
-        for height, count in row_tiles(_HEIGHT, self.queries):
-            begin, end = (tirx.floordiv(count * at, m_splits) for at in (place, place + 1))
-            with T.serial(0, end - begin) as step:
-                self._tile(tirx.min((begin + step) * height, self.queries - height), height)
+        for height, row in row_tiles(_HEIGHT, self.queries, place, m_splits):
+            self._tile(row, height)
 
     def _pair(self, paired: tirx.Buffer) -> None:
         attention, lanes = self.attention, self.machine.lanes
@@ -242,9 +240,7 @@ class _Head:
         """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
         attention, lanes = self.attention, self.machine.lanes
         with T.serial(0, height) as line:
-            sums = [T.alloc_buffer((lanes,), "float32") for _ in range(lanes)]
-            for total in sums:
-                T.buffer_store(total, zeros("float32", lanes), [ramp(0, lanes)])
+            sums = [filled(zeros("float32", lanes)) for _ in range(lanes)]
             with T.serial(0, attention.size // lanes) as step:
                 at, whole = ramp(step * lanes, lanes), ramp(0, lanes)
                 query = self.q[attention.place(self.image, row + line, self.head, attention.size, at)]
@@ -277,14 +273,11 @@ class _Head:
         lanes = self.machine.lanes
         if self.mask is not None and self._is_ragged:
             self._add_mask(row, line, limit, scores)
-        highest, sums = (T.alloc_buffer((lanes,), "float32") for _ in range(2))
+        highest, sums = (filled(spread(T.float32(start), lanes)) for start in (-math.inf, 0))
         every = ramp(0, lanes)
-        T.buffer_store(highest, spread(-T.infinity("float32"), lanes), [every])
-        T.buffer_store(sums, zeros("float32", lanes), [every])
         with T.serial(0, blocks) as block:
             slot = ramp(block * lanes, lanes)
-            vector = self._seen(scores[line, slot], row + line, block)
-            T.buffer_store(scores, vector, [line, slot])
+            T.buffer_store(scores, self._seen(scores[line, slot], row + line, block), [line, slot])
             vector = scores[line, slot]
             T.buffer_store(highest, tirx.Select(vector > highest[every], vector, highest[every]), [every])
         top = horizontal_max(highest)
@@ -304,16 +297,12 @@ class _Head:
 
     def _add_mask(self, row: tirx.Expr, line: Scalar, limit: Scalar, scores: tirx.Buffer) -> None:
         """Add the mask to scores of keys that end within a block; otherwise it is added as scores are stored."""
-        lanes = self.machine.lanes
 
         def add(column: Scalar) -> None:
             score = scores[line, column]
             T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
 
-        with T.serial(0, limit // lanes) as block:
-            add(ramp(block * lanes, lanes))
-        with T.serial(0, limit % lanes) as beyond:
-            add(limit // lanes * lanes + beyond)
+        each_vector(0, limit, self.machine.lanes, add)
 
     def _bias(self, row: tirx.Expr, column: Scalar, score: tirx.Expr) -> tirx.Expr:
         """Return what the mask adds to scores of a query."""

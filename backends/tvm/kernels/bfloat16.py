@@ -46,15 +46,9 @@ def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
     return widened(x) if dtype == BFLOAT16 else x
 
 
-def inverse(x: tirx.Expr) -> tirx.Expr:
-    """Return 1 / x, within a relative error of 2^-14 where a machine has an instruction that estimates it."""
-    return T.call_extern(vector_type("float32", x), f"invert_{x.ty.dtype.lanes}", x)
-
-
 @cache
 def _functions(machine: Machine) -> str:
-    every = range(1, machine.lanes + 1)
-    functions = [*(_rounding(lanes, machine) for lanes in every), *(_inverse(lanes, machine) for lanes in every)]
+    functions = [_rounding(lanes, machine) for lanes in range(1, machine.lanes + 1)]
     return "\n".join([*functions, _ADD_PAIRS] if machine.has_bfloat16 else functions)
 
 
@@ -86,17 +80,7 @@ def _rounding(lanes: int, machine: Machine) -> str:
     return f"define {shorts} @round_{lanes}({floats} %x) {{\n {body}\n ret {shorts} %y\n}}"
 
 
-def _inverse(lanes: int, machine: Machine) -> str:
-    floats, one = ("float", "1.0") if lanes == 1 else (f"<{lanes} x float>", "splat (float 1.0)")
-    body = f"%y = fdiv {floats} {one}, %x"
-    if machine.has_bfloat16 and lanes == 16:
-        body = f"%y = call {floats} @{_RCP}({floats} %x, {floats} poison, i16 -1)"
-    return f"define {floats} @invert_{lanes}({floats} %x) {{\n {body}\n ret {floats} %y\n}}"
-
-
-_RCP = "llvm.x86.avx512.rcp14.ps.512"
 _ADD_PAIRS = """
-declare <16 x float> @llvm.x86.avx512.rcp14.ps.512(<16 x float>, <16 x float>, i16)
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
 define <16 x float> @add_pairs(<16 x float> %sums, <16 x i32> %x, <16 x i32> %y) {
   %a = bitcast <16 x i32> %x to <32 x bfloat>

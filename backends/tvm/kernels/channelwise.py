@@ -4,21 +4,21 @@ Each window of a block of channels is one vector; a row of the result is done in
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import BFLOAT16, imported, loaded
-from .blocked_epilogue import BlockedEpilogue
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, viewed
 from .instructions.fma import FMA
 from .machine import Machine
 from .nchwc import Images
 from .prim_func import kernel, maybe_parallel, symbol
 from .row_tiles import Line, RowTiles, Sums
 from .tiles import ceil_div
-from .vectors import Scalar, cast, ramp, spread, vector_type, zeros
+from .vectors import Scalar, cast, filled, ramp, spread, vector_type, zeros
 from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
@@ -79,13 +79,8 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     shape = (batch, sizes.blocks, *window.result, lanes)
     finish = BlockedEpilogue.of(epilogue, shape)
     x, finish = viewed(x, x.shape), finish.viewed(shape)
-    code = _Code(window, finish, sizes.accumulator_dtype, columns, 1, sizes, x, weights, bias)
-    tasks = batch * sizes.blocks * window.result[0]
-    operations = tasks * window.result[1] * window.kernel[0] * window.kernel[1]
-    loop = maybe_parallel(operations, machine.costs.vector_work)
-    with T.sblock("root"), imported(machine, epilogue.is_coarse), loop(0, tasks) as task:
-        row, rest = task % window.result[0], task // window.result[0]
-        code.row((rest // sizes.blocks, rest % sizes.blocks, row), *window.tiles(columns))
+    code = _Code(window, finish, sizes.accumulator_dtype, columns, 1, x, bias, None, None, sizes, weights)
+    code.emit(batch, sizes.blocks, window.tiles(columns), machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +88,14 @@ class _Code(RowTiles):
     """Pools, and convolutions in float32."""
 
     sizes: Channelwise
-    x: tirx.Buffer
     weights: tirx.Buffer | None
-    bias: tirx.Buffer | None
 
     def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        lanes, dtype = self.finish.lanes, self.accumulator_dtype
-        if self.bias is not None:
-            return self.bias[ramp(block * lanes, lanes)]
         if self.sizes.kind != MAXIMUM:
-            return zeros(dtype, lanes)
-        return spread(T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype), lanes)
+            return RowTiles.initialise(self, block, row, column)
+        dtype = self.accumulator_dtype
+        least = T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype)
+        return spread(least, self.finish.lanes)
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         (image, block, row), window, whole = at, self.window, ramp(0, self.finish.lanes)
@@ -162,14 +154,10 @@ def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogu
     loop = maybe_parallel(images * blocks * pixels, machine.costs.vector_work)
     with T.sblock("root"), imported(machine, epilogue.is_coarse), loop(0, images * blocks) as task:
         image, block = task // blocks, task % blocks
-        sums = [T.alloc_buffer((lanes,), dtype) for _ in range(width)]
-        for held in sums:
-            T.buffer_store(held, zeros(dtype, lanes), [whole])
+        sums = [filled(zeros(dtype, lanes)) for _ in range(width)]
         with T.serial(0, pixels // width) as step:
             for number, held in enumerate(sums):
                 pixel = loaded(flat[image, block, step * width + number, whole], sizes.dtype)
                 T.buffer_store(held, held[whole] + _shifted(pixel, dtype, zero_point), [whole])
-        total = sums[0][whole]
-        for held in sums[1:]:
-            total = total + held[whole]
+        total = reduce(add, (held[whole] for held in sums))
         finish.store_one(cast(total, "float32") / spread(T.float32(pixels), lanes), (image, block, 0, 0))

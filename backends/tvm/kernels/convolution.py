@@ -11,22 +11,22 @@ filter, before the epilogue is computed on them.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd, lcm
+from itertools import product
+from math import gcd, lcm, prod
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import BFLOAT16, imported, loaded
-from .blocked_epilogue import BlockedEpilogue
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, viewed
 from .instructions.base import Instruction
 from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import kernel, symbol
 from .row_tiles import Line, RowTiles, Sums
 from .tiles import ceil_div
-from .vectors import Scalar, cast, ramp
+from .vectors import Scalar, ramp
 from .windows import Window
 
 
@@ -65,6 +65,10 @@ class Convolution:
     def group_blocks(self, lanes: int) -> int:
         """Return how many blocks a group's filters fill; the last group may have fewer."""
         return ceil_div(self.wide or self.filters // self.groups, lanes)
+
+    @property
+    def weights(self) -> int:
+        return self.filters * self.depth * prod(self.window.kernel)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -118,9 +122,12 @@ def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
 
 def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float]:
     """Estimate rounds of multiply-adds per tap and channel for the busiest thread, then loads per multiply-add."""
-    tasks, count = _tasks(sizes, tile, machine)
+    window = _window(sizes)
+    inner, edges = window.tiles(tile.columns)
+    rows = (sizes.batch or 1) * (ceil_div(sizes.filters, machine.lanes) // tile.blocks) * window.result[0]
+    tasks, count = (rows, len(inner) + len(edges)) if edges else (rows * len(inner), 1)
     loads, products = ceil_div(tile.columns, sizes.run) + tile.blocks, tile.columns * tile.blocks
-    fetched = machine.costs.load * tile.blocks if _window(sizes).result == (1, 1) else 0
+    fetched = machine.costs.load * tile.blocks if window.result == (1, 1) else 0
     work = max(products, loads, fetched, machine.costs.latency)
     if sizes.window.is_point and sizes.instruction == FMA:
         work += tile.blocks + machine.costs.stall * max(tile.columns - machine.costs.streams, 0)
@@ -130,28 +137,15 @@ def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
     """Yield all tiles that fit into the registers, beside a row of weights and a broadcast element."""
     blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
-    width = _window(sizes).result[1]
-    for count in (count for count in range(1, machine.registers) if blocks % count == 0):
-        for columns in range(1, min(width, machine.registers) + 1):
-            if _fits(sizes, columns, count, machine):
-                yield Tile(columns, count)
-
-
-def _fits(sizes: Convolution, columns: int, count: int, machine: Machine) -> bool:
-    return columns * count + count + 1 <= machine.registers
-
-
-def _tasks(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[int, int]:
-    """Return how many tasks the threads share, and how many tiles each task has."""
-    window = _window(sizes)
-    inner, edges = window.tiles(tile.columns)
-    panels = ceil_div(sizes.filters, machine.lanes) // tile.blocks
-    tasks = (sizes.batch or 1) * panels * window.result[0]
-    return (tasks, len(inner) + len(edges)) if edges else (tasks * len(inner), 1)
+    widest = min(_window(sizes).result[1], machine.registers)
+    for count, columns in product(range(1, machine.registers), range(1, widest + 1)):
+        if blocks % count == 0 and columns * count + count + 1 <= machine.registers:
+            yield Tile(columns, count)
 
 
 def _window(sizes: Convolution) -> Window:
-    return sizes.window.flat() if sizes.window.is_point else sizes.window
+    """Return the windows; those of one pixel as on an image with one row."""
+    return Window.points((1, prod(sizes.window.image))) if sizes.window.is_point else sizes.window
 
 
 def packed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
@@ -188,10 +182,8 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
 
     For bytes, scales and, if there are any, offsets follow the bias.
     """
-    lanes, instruction = machine.lanes, sizes.instruction
-    batch = symbol("batch", sizes.batch)
-    outer = ceil_div(sizes.filters, lanes)
-    blocks, step = sizes.steps
+    lanes, instruction, batch = machine.lanes, sizes.instruction, symbol("batch", sizes.batch)
+    outer, (blocks, step) = ceil_div(sizes.filters, lanes), sizes.steps
     batch_dims = (batch, ceil_div(sizes.channels, sizes.block)) if sizes.block else (batch, sizes.channels)
     tail = (sizes.block,) if sizes.spacing > 1 else ()
     window = _window(sizes)
@@ -211,13 +203,11 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     x = viewed(x, (*batch_dims, window.image[0], window.image[1] * sizes.spacing))
     finish = finish.viewed((batch, outer, *window.result, lanes))
     dtype = instruction.accumulator_dtype
-    code = _Code(window, finish, dtype, tile.columns, tile.blocks, sizes, x, weights, bias, scales, offsets)
+    code = _Code(window, finish, dtype, tile.columns, tile.blocks, x, bias, scales, offsets, sizes, weights)
     axes = {"image": batch, "panel": panels[0], "row": window.result[0], "tile": 1 if edges else len(inner)}
-    if weights_are_small(sizes):
-        axes["panel"] = axes.pop("panel")  # innermost: they stay in the cache while the images are walked
-    count: Scalar = 1
-    for size in axes.values():
-        count = count * size
+    if sizes.weights < sizes.channels * prod(sizes.window.image):
+        axes["panel"] = axes.pop("panel")  # innermost: weights stay in the cache while the images are walked
+    count: Scalar = prod(axes.values())
     is_one = isinstance(count, int) and count == 1
     loop = T.serial if is_one or is_small(sizes, machine) else T.parallel
     with imported(machine, sizes.dtype == BFLOAT16 or epilogue.is_coarse), loop(0, count) as task:
@@ -231,37 +221,18 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
             code.tile(code.sums(), at, tirx.min(place["tile"] * tile.columns, inner[-1]), None)
 
 
-def weights_are_small(sizes: Convolution) -> bool:
-    """Whether there are fewer weights than elements of an image."""
-    window = sizes.window
-    weights = sizes.filters * sizes.depth * window.kernel[0] * window.kernel[1]
-    return weights < sizes.channels * window.image[0] * window.image[1]
-
-
 def is_small(sizes: Convolution, machine: Machine) -> bool:
     """Whether the convolution is so small that one thread computes it."""
-    window, costs = sizes.window, machine.costs
-    weights = sizes.filters * sizes.depth * window.kernel[0] * window.kernel[1]
-    pixels = window.result[0] * window.result[1]
-    is_little = sizes.batch is not None and sizes.batch * weights * pixels < costs.convolution_work
-    return is_little and weights < costs.convolution_weights
+    costs, work = machine.costs, (sizes.batch or 0) * sizes.weights * prod(sizes.window.result)
+    return sizes.batch is not None and work < costs.convolution_work and sizes.weights < costs.convolution_weights
 
 
 @dataclass(frozen=True, slots=True)
 class _Code(RowTiles):
-    """Code for tiles, with the buffers that they read."""
+    """Products of taps and channels with all filters of a tile."""
 
     sizes: Convolution
-    x: tirx.Buffer
     weights: tirx.Buffer
-    bias: tirx.Buffer
-    scales: tirx.Buffer | None
-    offsets: tirx.Buffer | None
-
-    def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        if self.scales is None:
-            return self.bias[ramp(block * self.finish.lanes, self.finish.lanes)]
-        return self.start_offset(self.offsets, block, row, column)
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         (image, panel, row), lanes, window, sizes = at, self.finish.lanes, self.window, self.sizes
@@ -300,10 +271,6 @@ class _Code(RowTiles):
                 pixels = loaded(pixels, sizes.dtype)
             left += sizes.instruction.broadcast_lhs(pixels, self.finish.lanes)[done - first :]
         return left
-
-    def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        filters = ramp(block * self.finish.lanes, self.finish.lanes)
-        return total if self.scales is None else cast(total, "float32") * self.scales[filters] + self.bias[filters]
 
     def _channels(self, block: Scalar) -> Scalar:
         """Return the number of steps over the channels of a block; the filling of the last block isn't read."""

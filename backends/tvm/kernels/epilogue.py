@@ -1,16 +1,28 @@
-"""Epilogues: elementwise operators on a kernel's results while they are still in registers."""
+"""Epilogues: elementwise operators on a kernel's results while they are still in registers.
 
-from collections.abc import Callable, Sequence
+Results are matrices, or images in blocks of channels.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Self
+from typing import Self, TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import stored_as
+from .bfloat16 import imported, stored_as
+from .machine import Machine
+from .prim_func import maybe_parallel
 from .vector_math import COARSE, ELEMENTS, Attributes
-from .vectors import Scalar, cast, held, spread, vector_type
+from .vectors import Scalar, cast, held, known, ramp, spread, vector_type
+
+Place: TypeAlias = tuple[Scalar, Scalar, Scalar, Scalar]
+"""An image, a block, a row and a column."""
+_LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
+_STACK = 1024 // 4
+"""Float32 numbers that a TVM function may put on the stack at once; more would be taken from the workspace."""
 
 
 class Broadcast(Enum):
@@ -124,6 +136,62 @@ class Result:
         T.buffer_store(self.y, self.epilogue.applied(vector, load), list(place))
 
 
+class BlockedEpilogue(Result):
+    """A kernel's images in blocks, with the epilogue on them."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, epilogue: Epilogue, shape: Sequence[Scalar]) -> "BlockedEpilogue":
+        """Declare a kernel's last arguments: images of a shape that the epilogue reads, and the result."""
+        return cls.declare(epilogue, shape, shape[1] * shape[-1])
+
+    @property
+    def lanes(self) -> int:
+        """The channels of a block."""
+        return known(self.y.shape[-1])
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the epilogue's code is so long that a kernel should hold it once, not for each vector."""
+        return any(step.operator in _LONG for step in self.epilogue.steps)
+
+    def store_one(self, vector: tirx.Expr | None, place: Place) -> None:
+        """Emit and store the epilogue's result for a vector."""
+        lanes = self.lanes
+        self.put(vector, (*place, ramp(0, lanes)), ramp(place[1] * lanes, lanes))
+
+    def store(self, vectors: Sequence[Sequence[tirx.Expr]], place: Place) -> None:
+        """Emit and store the epilogue of a tile's vectors, given by column and block: in loops if its code is long."""
+        image, first, row, start = place
+        if not self.is_long:
+            for column, line in enumerate(vectors):
+                for number, vector in enumerate(line):
+                    self.store_one(vector, (image, first + number, row, start + column))
+            return
+        blocks, lanes = len(vectors[0]), self.lanes
+        count = max(_STACK // (blocks * lanes), 1)
+        for begin in range(0, len(vectors), count):
+            part = vectors[begin : begin + count]
+            stack = T.alloc_buffer((len(part), blocks, lanes), "float32")
+            for column, line in enumerate(part):
+                for number, vector in enumerate(line):
+                    T.buffer_store(stack, vector, [column, number, ramp(0, lanes)])
+            with T.serial(0, len(part)) as column, T.serial(0, blocks) as number:
+                at = (image, first + number, row, start + begin + column)
+                self.store_one(stack[column, number, ramp(0, lanes)], at)
+
+
+@contextmanager
+def each_pixel(shape: Sequence[Scalar], machine: Machine, *, imports: bool) -> Generator[Place]:
+    """Return a context for the code of each pixel of images in blocks, given its place."""
+    images, blocks, rows, columns, _ = shape
+    tasks = images * blocks * rows
+    loop = maybe_parallel(tasks * columns, machine.costs.vector_work)
+    with T.sblock("root"), imported(machine, imports), loop(0, tasks) as task, T.serial(0, columns) as column:
+        yield task // rows // blocks, task // rows % blocks, task % rows, column
+
+
 def operand_buffers(epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> list[tirx.Buffer]:
     """Declare the arguments that a kernel's epilogue reads, for a result of a shape; some may be rows of channels."""
     return [
@@ -138,10 +206,8 @@ def _shape(reach: Broadcast, shape: Sequence[Scalar], channels: Scalar) -> tuple
 
 
 def _input(place: float | None, values: Sequence[tirx.Expr | None]) -> tirx.Expr | None:
-    if place is None:
-        return None
-    if isinstance(place, int):
-        return values[place]
+    if not isinstance(place, float):
+        return None if place is None else values[place]
     last = values[-1]
     assert last is not None
     return tirx.const(place, vector_type("float32", last))

@@ -24,7 +24,7 @@ from .epilogue import Epilogue, Result, viewed
 from .instructions.base import Instruction
 from .instructions.fma import FMA
 from .machine import Machine
-from .prim_func import Loop, kernel, symbol, symbols
+from .prim_func import kernel, maybe_parallel, symbol, symbols
 from .tiles import Spot, Tile, Vector, ceil_div, row_tiles
 from .vectors import Scalar, cast, known, ramp, spread, zeros
 
@@ -54,12 +54,6 @@ class Gemm:
         """The rows of one product; None where they aren't known."""
         sizes = [size for size in self.batch_dims[self.batch :] if size is not None]
         return prod(sizes) if len(sizes) == len(self.batch_dims) - self.batch else None
-
-    def loop(self, machine: Machine) -> Loop:
-        """Return the loop over tasks: parallel unless the product is known to be small."""
-        sizes = (*self.batch_dims, self.k, self.n)
-        known = [size for size in sizes if size is not None]
-        return T.serial if len(known) == len(sizes) and prod(known) < machine.costs.gemm_work else T.parallel
 
     def row_chunks(self, machine: Machine) -> int:
         """Return into how many parts rows are cut before columns are.
@@ -271,6 +265,7 @@ class Nest:
     machine: Machine
     items: Scalar
     rows: Scalar
+    k: Scalar
     x: tirx.Buffer
     result: Result
 
@@ -280,21 +275,19 @@ class Nest:
         A function emits what a panel of columns needs before its tiles, and returns the product that computes them.
         """
         gemm, rows, panels = self.gemm, self.rows, ceil_div(self.gemm.n, tile.columns)
-        with gemm.loop(self.machine)(0, self.items * (panels * m_splits)) as task:
+        loop = maybe_parallel(self.items * rows * self.k * gemm.n, self.machine.costs.gemm_work)
+        with loop(0, self.items * (panels * m_splits)) as task:
             item, chunk, panel = task // (panels * m_splits), task // panels % m_splits, task % panels
             column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
             product = product_of(panel)
-            for height, count in row_tiles(tile.rows, rows):
-                begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
-                width = product.width(height, tile.columns)
-                with T.serial(0, end - begin) as step:
-                    row = item * rows + tirx.min((begin + step) * height, rows - height)
-                    for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
-                        right = (panel, first) if gemm.is_packed else (item, column + first)
-                        place = Place(row, column + first, right)
-                        for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
-                            at = ramp(place.column + start, lanes)
-                            self.result.put(sums, (row + line, at), at)
+            for height, first_row in row_tiles(tile.rows, rows, chunk, m_splits):
+                row, width = item * rows + first_row, product.width(height, tile.columns)
+                for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
+                    right = (panel, first) if gemm.is_packed else (item, column + first)
+                    place = Place(row, column + first, right)
+                    for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
+                        at = ramp(place.column + start, lanes)
+                        self.result.put(sums, (row + line, at), at)
 
 
 class Operands(ABC):
@@ -357,6 +350,6 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, op
     emit = operands.declare(gemm, tile, batch_dims, k)
     result = Result.declare(epilogue, (*batch_dims, gemm.n), gemm.n)
     x, result = viewed(x, (items * rows, k)), result.viewed((items * rows, gemm.n))
-    nest = Nest(gemm, machine, items, rows, x, result)
+    nest = Nest(gemm, machine, items, rows, k, x, result)
     with imported(machine, lhs_dtype == BFLOAT16 or epilogue.is_coarse):
         emit(nest)

@@ -13,15 +13,14 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import imported
-from .blocked_epilogue import BlockedEpilogue
-from .epilogue import Epilogue, viewed
+from .channelwise import Channelwise
+from .epilogue import BlockedEpilogue, Epilogue, viewed
 from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
 from .prim_func import kernel, symbol
 from .row_tiles import Line, RowTiles, Sums
 from .tiles import ceil_div
-from .vectors import Scalar, cast, held, ramp
+from .vectors import Scalar, held, ramp
 from .windows import Window
 
 LANES = 16
@@ -33,20 +32,10 @@ _MOST = 14
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerDepthwise:
-    """The sizes of a depthwise convolution of bytes.
+class Quads:
+    """The taps of windows, four at a time."""
 
-    Attributes:
-        batch: images; None where their number isn't known.
-        blocks: of channels.
-        window: where the windows lie.
-        has_offsets: whether sums start from anything but 0.
-    """
-
-    batch: int | None
-    blocks: int
     window: Window
-    has_offsets: bool
 
     @property
     def is_possible(self) -> bool:
@@ -71,59 +60,50 @@ class IntegerDepthwise:
         return list(dict.fromkeys((none, *map(self.shifts, range(self.window.result[1])))))
 
 
-def packed_depthwise(weights: np.ndarray, sizes: IntegerDepthwise) -> np.ndarray:
+def packed_depthwise(weights: np.ndarray, quads: Quads) -> np.ndarray:
     """Pack weights `[channel, row, column]` as `[block, kind, row, four taps, channel and tap]`."""
     channels, rows, taps = weights.shape
-    packed = np.zeros((sizes.blocks * LANES, len(sizes.kinds), rows, len(sizes.kinds[0]), K_PER_DOT), np.int8)
-    for kind, shifts in enumerate(sizes.kinds):
+    blocks, kinds = ceil_div(channels, LANES), quads.kinds
+    packed = np.zeros((blocks * LANES, len(kinds), rows, len(kinds[0]), K_PER_DOT), np.int8)
+    for kind, shifts in enumerate(kinds):
         for part, shift in enumerate(shifts):
             for byte in range(K_PER_DOT):
                 tap = part * K_PER_DOT + byte + shift
                 if part * K_PER_DOT <= tap < min((part + 1) * K_PER_DOT, taps):
                     packed[:channels, kind, :, part, byte] = weights[:, :, tap]
-    parts = packed.reshape(sizes.blocks, LANES, *packed.shape[1:]).transpose(0, 2, 3, 4, 1, 5)
+    parts = packed.reshape(blocks, LANES, *packed.shape[1:]).transpose(0, 2, 3, 4, 1, 5)
     return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * K_PER_DOT)
 
 
 @lru_cache
 @kernel
-def integer_depthwise_kernel(sizes: IntegerDepthwise, machine: Machine, epilogue: Epilogue) -> None:
+def integer_depthwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel to images in blocks.
 
     Its arguments are images, packed weights, a bias and scales of whole blocks, offsets if there are any, and the
     epilogue's operands.
     """
-    window, batch = sizes.window, symbol("batch", sizes.batch)
+    window, quads, batch = sizes.window, Quads(sizes.window), symbol("batch", sizes.batch)
     columns = ceil_div(window.result[1], ceil_div(window.result[1], _MOST))
     x = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, LANES), "uint8"))
-    form = (sizes.blocks, len(sizes.kinds), window.kernel[0], len(sizes.kinds[0]), LANES * K_PER_DOT)
+    form = (sizes.blocks, len(quads.kinds), window.kernel[0], len(quads.kinds[0]), LANES * K_PER_DOT)
     weights = T.arg("weights", T.buffer(form, "int8"))
     bias, scales = (T.arg(name, T.buffer((sizes.blocks * LANES,), "float32")) for name in ("bias", "scales"))
     kinds = [len(window.taps(axis)) for axis in range(2)]
-    offsets = T.arg("offsets", T.buffer((*kinds, sizes.blocks * LANES), "int32")) if sizes.has_offsets else None
+    offsets = T.arg("offsets", T.buffer((*kinds, sizes.blocks * LANES), "int32")) if sizes.zero_point else None
     shape = (batch, sizes.blocks, *window.result, LANES)
     finish = BlockedEpilogue.of(epilogue, shape)
     x, finish = viewed(x, (batch, sizes.blocks, window.image[0], window.image[1] * LANES)), finish.viewed(shape)
-    code = _Code(window, finish, _DOTS.accumulator_dtype, columns, 1, sizes, x, weights, bias, scales, offsets)
-    tasks = T.parallel(0, batch * sizes.blocks * window.result[0])
-    with imported(machine, epilogue.is_coarse), tasks as task:
-        row, rest = task % window.result[0], task // window.result[0]
-        code.row((rest // sizes.blocks, rest % sizes.blocks, row), *sizes.wide.tiles(columns))
+    code = _Code(window, finish, _DOTS.accumulator_dtype, columns, 1, x, bias, scales, offsets, quads, weights)
+    code.emit(batch, sizes.blocks, quads.wide.tiles(columns), machine)
 
 
 @dataclass(frozen=True, slots=True)
 class _Code(RowTiles):
     """Four taps at once, of pixels that are transposed once for all windows of a tile."""
 
-    sizes: IntegerDepthwise
-    x: tirx.Buffer
+    quads: Quads
     weights: tirx.Buffer
-    bias: tirx.Buffer
-    scales: tirx.Buffer
-    offsets: tirx.Buffer | None
-
-    def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        return self.start_offset(self.offsets, block, row, column)
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         with T.serial(*self.window.rows(at[2])) as line:
@@ -131,12 +111,12 @@ class _Code(RowTiles):
 
     def _add_line(self, sums: list[tirx.Buffer], at: Line, line: Scalar, start: Scalar, edge: int | None) -> None:
         """Emit a line of taps of all windows of a tile."""
-        (image, block, row), sizes, window = at, self.sizes, self.window
-        whole, quads = ramp(0, LANES), ramp(0, LANES * K_PER_DOT)
+        (image, block, row), window, kinds = at, self.window, self.quads.kinds
+        whole, every = ramp(0, LANES), ramp(0, LANES * K_PER_DOT)
         turned: dict[int, tirx.Expr] = {}
-        for part in range(len(sizes.kinds[0])):
+        for part in range(len(kinds[0])):
             for column, total in enumerate(sums):
-                shifts = sizes.kinds[0] if edge is None else sizes.shifts(edge + column)
+                shifts = kinds[0] if edge is None else self.quads.shifts(edge + column)
                 if abs(shifts[part]) >= K_PER_DOT:
                     continue
                 pixel = column * window.strides[1] + part * K_PER_DOT + shifts[part]
@@ -144,9 +124,5 @@ class _Code(RowTiles):
                     first = window.at(1, start, part * K_PER_DOT) + pixel - part * K_PER_DOT
                     place = (image, block, window.at(0, row, line), ramp(first * LANES, LANES * K_PER_DOT))
                     turned[pixel] = held(tirx.Shuffle([T.reinterpret(self.x[place], dtype="int8x64")], _TURNED))
-                weights = self.weights[block, sizes.kinds.index(shifts), line, part, quads]
+                weights = self.weights[block, kinds.index(shifts), line, part, every]
                 T.buffer_store(total, _DOTS.multiply_add(total[whole], turned[pixel], weights), [whole])
-
-    def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        channels = ramp(block * LANES, LANES)
-        return cast(total, "float32") * self.scales[channels] + self.bias[channels]

@@ -9,12 +9,12 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .bfloat16 import stored_as
-from .blocked_epilogue import BlockedEpilogue, each_pixel
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, each_pixel, viewed
 from .machine import Machine
 from .prim_func import kernel, maybe_parallel, symbol
 from .tiles import ceil_div
 from .vectors import Scalar, ramp
+from .windows import Window
 
 Move = Callable[[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr], None]
 """A function that emits the move of an element, given both buffers, the image, the block and the pixel."""
@@ -106,36 +106,20 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
             first += count
 
 
-@dataclass(frozen=True, slots=True)
-class Interleaving:
-    """Images whose pixels are interleaved from several smaller images.
-
-    Attributes:
-        batch: None where it isn't known.
-        blocks: of channels.
-        parts: how many smaller images there are, by rows and by columns; their channels lie behind each other.
-        image: rows and columns of each smaller image.
-        begins: rows and columns that are left out in front.
-        result: rows and columns of the whole image.
-    """
-
-    batch: int | None
-    blocks: int
-    parts: tuple[int, int]
-    image: tuple[int, int]
-    begins: tuple[int, int]
-    result: tuple[int, int]
-
-
 @lru_cache
 @kernel
-def interleave_kernel(sizes: Interleaving, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of smaller images and the epilogue's operands to whole images."""
-    lanes, batch, (down, across) = machine.lanes, symbol("batch", sizes.batch), sizes.parts
-    x = T.arg("x", T.buffer((batch, down * across * sizes.blocks, *sizes.image, lanes), "float32"))
-    shape = (batch, sizes.blocks, *sizes.result, lanes)
+def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue: Epilogue) -> None:
+    """Emit a kernel of smaller images and the epilogue's operands to the whole images that windows lie on.
+
+    A smaller image has the pixels of one phase of the strides. The channels of the phases lie behind each other.
+    """
+    batch, (channels, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
+    (down, across), blocks = window.strides, channels // prod(window.strides)
+    x = T.arg("x", T.buffer((batch, channels, *sizes, lanes), images.dtype))
+    shape = (batch, blocks, *window.result, lanes)
     finish = BlockedEpilogue.of(epilogue, shape).viewed(shape)
     with each_pixel(shape, machine, imports=epilogue.is_coarse) as place:
-        row, column = (index + begin for index, begin in zip(place[2:], sizes.begins, strict=True))
-        block = (row % down * across + column % across) * sizes.blocks + place[1]
+        pairs = zip(place[2:], window.begins, window.strides, strict=True)
+        row, column = (index + begin % stride for index, begin, stride in pairs)
+        block = (row % down * across + column % across) * blocks + place[1]
         finish.store_one(x[place[0], block, row // down, column // across, ramp(0, lanes)], place)

@@ -12,8 +12,11 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .blocked_epilogue import BlockedEpilogue
-from .vectors import Scalar, ramp, zeros
+from .bfloat16 import imported
+from .epilogue import BlockedEpilogue
+from .machine import Machine
+from .prim_func import maybe_parallel
+from .vectors import Scalar, cast, ramp, zeros
 from .windows import Window
 
 Line: TypeAlias = tuple[Scalar, Scalar, Scalar]
@@ -24,7 +27,7 @@ Sums: TypeAlias = Sequence[Sequence[tirx.Buffer]]
 
 @dataclass(frozen=True, slots=True)
 class RowTiles(ABC):
-    """The hooks of tiles of a row.
+    """The hooks of tiles of a row, and the buffers that they read.
 
     Attributes:
         window: where the windows lie.
@@ -32,6 +35,10 @@ class RowTiles(ABC):
         accumulator_dtype: of what is computed of a window.
         columns: of a tile.
         blocks: of channels of a tile.
+        x: images.
+        bias: by channel; None for a pool.
+        scales: of sums of bytes, by channel; None for floats.
+        offsets: what sums of bytes start from, by kind of row, kind of column, and channel; None for 0.
     """
 
     window: Window
@@ -39,18 +46,42 @@ class RowTiles(ABC):
     accumulator_dtype: str
     columns: int
     blocks: int
+    x: tirx.Buffer
+    bias: tirx.Buffer | None
+    scales: tirx.Buffer | None
+    offsets: tirx.Buffer | None
 
-    @abstractmethod
     def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        """Return what a window starts from; a column of None stands for one without padding at the sides."""
+        """Return what a window starts from; a column of None stands for one without padding at the sides.
+
+        Offsets undo the zero point of bytes, and depend on how many taps of the window lie on the image.
+        """
+        channels = ramp(block * self.finish.lanes, self.finish.lanes)
+        if self.offsets is not None:
+            return self.offsets[self.window.kind(0, row), self.window.kind(1, column), channels]
+        if self.bias is not None and self.scales is None:
+            return self.bias[channels]
+        return zeros(self.accumulator_dtype, self.finish.lanes)
 
     @abstractmethod
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         """Emit the taps of all windows of a tile; at an edge, the first column is known."""
 
-    @abstractmethod
     def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Return the result for a window."""
+        if self.scales is None or self.bias is None:
+            return total
+        channels = ramp(block * self.finish.lanes, self.finish.lanes)
+        return cast(total, "float32") * self.scales[channels] + self.bias[channels]
+
+    def emit(self, batch: Scalar, blocks: int, tiles: tuple[list[int], list[int]], machine: Machine) -> None:
+        """Emit all rows of all blocks, of one block each, as tasks."""
+        (rows, columns), (down, across) = self.window.result, self.window.kernel
+        tasks = batch * blocks * rows
+        loop = maybe_parallel(tasks * columns * down * across, machine.costs.vector_work)
+        with T.sblock("root"), imported(machine, self.finish.epilogue.is_coarse), loop(0, tasks) as task:
+            rest = task // rows
+            self.row((rest // blocks, rest % blocks, task % rows), *tiles)
 
     def sums(self) -> Sums:
         """Allocate the registers of a tile."""
@@ -80,10 +111,3 @@ class RowTiles(ABC):
             for column, line in zip(columns, sums, strict=True)
         ]
         self.finish.store(results, (image, first, row, start))
-
-    def start_offset(self, offsets: tirx.Buffer | None, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
-        """Return what undoes the zero point of bytes: it depends on how many taps of a window lie on the image."""
-        if offsets is None:
-            return zeros("int32", self.finish.lanes)
-        channels = ramp(block * self.finish.lanes, self.finish.lanes)
-        return offsets[self.window.kind(0, row), self.window.kind(1, column), channels]

@@ -1,4 +1,7 @@
-"""Softmax and normalization of rows in float32: each row is read several times, but from memory only once."""
+"""Softmax, normalization and dynamic quantization of rows in float32.
+
+Each row is read several times, but from memory only once.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +11,12 @@ from math import prod
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .approximations import exp
+from .approximations import exp, least, most
 from .bfloat16 import BFLOAT16, imported, rounded
 from .epilogue import viewed
 from .machine import Machine
 from .prim_func import Loop, kernel, maybe_parallel, symbols
-from .vectors import Scalar, filled, held, horizontal_max, ramp, spread, total, zeros
+from .vectors import Scalar, cast, filled, held, horizontal_max, horizontal_min, known, ramp, spread, total, zeros
 
 
 @lru_cache
@@ -102,14 +105,43 @@ def norm_kernel(
 
 @lru_cache
 @kernel
-def rounding_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> None:
-    """Emit a kernel that rounds `[*batch_dims, columns]` to the nearest bfloat16."""
+def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> None:
+    """Emit a kernel of `[*batch_dims, columns]` to uint8, scales and zero points, as DynamicQuantizeLinear has them.
 
-    def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
-        x, y = buffers
-        each(columns, machine, lambda at, lane: T.buffer_store(y, rounded(x[row, at]), [row, at]))
+    Scales and zero points are `[*batch_dims, 1]` by row, and scalars otherwise.
+    """
+    sizes = symbols(batch_dims)
+    rows: Scalar = prod(sizes)
+    grids, count = ((*sizes, 1), rows) if by_row else ((), 1)
+    forms = (
+        ("x", (*sizes, columns), "float32", (rows, columns)),
+        ("y", (*sizes, columns), "uint8", (rows, columns)),
+        ("scales", grids, "float32", (count,)),
+        ("zero_points", grids, "uint8", (count,)),
+    )
+    arguments = [(T.arg(name, T.buffer(shape, dtype)), view) for name, shape, dtype, view in forms]
+    x, y, scales, zero_points = (viewed(buffer, view) for buffer, view in arguments)
+    loop = row_loop(rows, columns, machine)
+    with T.sblock("root"):  # or TVM would look for one
+        if not by_row:
+            _find_grid(x, scales, zero_points, loop, machine)
+        with loop(0, rows) as row:
+            if by_row:
+                _store_grid(*_range(x, row, machine), scales, zero_points, row)
+            grid = row if by_row else 0
+            # The standard divides by the scale: to multiply by its inverse may round ties to another number.
+            factor = held(T.float32(1) / scales[grid] if by_row else scales[grid])
+            zero = held(zero_points[grid].astype("float32"))
 
-    _emit(batch_dims, columns, (), row, machine, BFLOAT16)
+            def store(at: Scalar, lane: Scalar) -> None:
+                vector = x[row, at]
+                lanes = vector.ty.dtype.lanes
+                scaled = vector * spread(factor, lanes) if by_row else vector / spread(factor, lanes)
+                steps = held(tirx.nearbyint(scaled) + spread(zero, lanes))
+                integers = cast(held(most(held(least(steps, 255.0)), 0.0)), "int32")
+                T.buffer_store(y, cast(integers, "uint8"), [row, at])
+
+            each(columns, machine, store)
 
 
 def _emit(
@@ -154,3 +186,36 @@ def reduced(
     lanes = filled(spread(start, machine.lanes))
     each(columns, machine, lambda at, lane: T.buffer_store(lanes, combine(lanes[lane], at), [lane]))
     return lanes
+
+
+def _find_grid(x: tirx.Buffer, scales: tirx.Buffer, zero_points: tirx.Buffer, loop: Loop, machine: Machine) -> None:
+    """Emit code for one grid for all rows: their ranges, on all threads, and then the range of these."""
+    rows = x.shape[0]
+    ranges = [T.alloc_buffer((rows,), "float32") for _ in range(2)]
+    with loop(0, rows) as row:
+        for buffer, bound in zip(ranges, _range(x, row, machine), strict=True):
+            T.buffer_store(buffer, bound, [row])
+    low, high = (filled(T.float32(0)) for _ in range(2))
+    with T.serial(0, rows) as row:
+        T.buffer_store(low, tirx.min(low[0], ranges[0][row]), [0])
+        T.buffer_store(high, tirx.max(high[0], ranges[1][row]), [0])
+    _store_grid(low[0], high[0], scales, zero_points, 0)
+
+
+def _range(x: tirx.Buffer, row: Scalar, machine: Machine) -> tuple[tirx.Expr, tirx.Expr]:
+    """Emit a row's lowest and highest number, extended to include 0."""
+    low, high = (filled(zeros("float32", machine.lanes)) for _ in range(2))
+
+    def compare(at: Scalar, lane: Scalar) -> None:
+        T.buffer_store(low, tirx.Select(x[row, at] < low[lane], x[row, at], low[lane]), [lane])
+        T.buffer_store(high, tirx.Select(x[row, at] > high[lane], x[row, at], high[lane]), [lane])
+
+    each(known(x.shape[1]), machine, compare)
+    return horizontal_min(low), horizontal_max(high)
+
+
+def _store_grid(low: tirx.Expr, high: tirx.Expr, scales: tirx.Buffer, zero_points: tirx.Buffer, place: Scalar) -> None:
+    width = held((high - low) / T.float32(255))
+    scale = held(tirx.Select(width == T.float32(0), T.float32(1), width))
+    T.buffer_store(scales, scale, [place])
+    T.buffer_store(zero_points, tirx.nearbyint((T.float32(0) - low) / scale).astype("uint8"), [place])

@@ -1,6 +1,6 @@
 """Register tiles: parts of a result that registers hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -60,11 +60,19 @@ class Tile:
             T.buffer_store(sums, vector, [slot])
 
 
-def row_tiles(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
-    """Return heights of tiles, and how many tiles have each; where rows aren't known, one is chosen at run time.
+def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: int) -> Iterator[tuple[int, tirx.Expr]]:
+    """Emit loops over the tiles of one of some parts of rows; yield each loop's height of a tile, and its first row.
 
     The last tile overlaps the one before it if the height doesn't divide the rows.
     """
+    for lines, count in _heights(height, rows):
+        begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
+        with T.serial(0, end - begin) as step:
+            yield lines, tirx.min((begin + step) * lines, rows - lines)
+
+
+def _heights(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
+    """Return heights of tiles, and how many tiles have each; where rows aren't known, one is chosen at run time."""
     if isinstance(rows, int):
         return [(min(height, rows), ceil_div(rows, min(height, rows)))]
     found: list[tuple[int, Scalar]] = []

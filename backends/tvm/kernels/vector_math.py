@@ -85,9 +85,8 @@ def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
     lanes = x.ty.dtype.lanes
     codes = T.reinterpret(cast(x, "uint8"), dtype=vector_type("int8", x))
     whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))
-    quarters = [
-        tirx.Shuffle([tirx.const(number, "int8") for number in part], list(range(64))) for part in _quarters(get)
-    ]
+    parts = np.frombuffer(get("codes"), np.int8).reshape(4, 64).tolist()
+    quarters = [tirx.Shuffle([tirx.const(code, "int8") for code in part], list(range(64))) for part in parts]
     instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpermi2var.qi.512")
     low, high = (
         held(T.call_llvm_pure_intrin(instruction, first, whole, second, dtype="int8x64"))
@@ -95,10 +94,6 @@ def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
     )
     found = tirx.Shuffle([tirx.Select(whole < tirx.const(0, "int8x64"), high, low)], list(range(lanes)))
     return cast(found if get("is_signed") else T.reinterpret(found, dtype=vector_type("uint8", x)), "int32")
-
-
-def _quarters(get: Get) -> list[list[int]]:
-    return np.frombuffer(get("codes"), np.int8).reshape(4, 64).tolist()
 
 
 ELEMENTS: Mapping[str, Element] = {

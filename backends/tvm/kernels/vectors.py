@@ -62,6 +62,15 @@ def total(buffer: tirx.Buffer) -> tirx.Expr:
     return _halved(buffer, lambda a, b: a + b)
 
 
+def each_vector(begin: Scalar, count: Scalar, lanes: int, step: Callable[[Scalar], None]) -> None:
+    """Emit steps over contiguous elements: whole vectors, and the rest one by one."""
+    whole = count // lanes
+    with T.serial(0, whole) as vector:
+        step(ramp(begin + vector * lanes, lanes))
+    with T.serial(0, count - whole * lanes) as rest:
+        step(begin + whole * lanes + rest)
+
+
 def horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
     """Return a vector with the sums of as many vectors as each has lanes."""
     lanes = size = len(vectors)

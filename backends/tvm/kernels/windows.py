@@ -38,10 +38,6 @@ class Window:
         """Whether each window is the one pixel in its place."""
         return self.kernel == (1, 1) and self.image == self.result and self.strides == (1, 1) and self.begins == (0, 0)
 
-    def flat(self) -> "Window":
-        """View windows of one pixel as those of an image with one row."""
-        return Window.points((1, self.image[0] * self.image[1]))
-
     @classmethod
     def points(cls, image: Pair) -> "Window":
         """Return windows of one pixel each."""

@@ -5,11 +5,13 @@ GEMMs, and transformed back (Lavin and Gray, "Fast Algorithms for Convolutional 
 some tiles through all of it, so that the transformed tiles stay in the L2 cache.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from heapq import merge
 from itertools import product
+from operator import add
+from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -19,16 +21,17 @@ from tvm.script.ir_builder import tirx as T
 from . import convolution
 from .approximations import number
 from .bfloat16 import imported, loaded
-from .blocked_epilogue import BlockedEpilogue
 from .convolution import Convolution, Tile
-from .epilogue import Epilogue, viewed
+from .epilogue import BlockedEpilogue, Epilogue, viewed
 from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import either, kernel, symbol
 from .tiles import ceil_div
-from .vectors import Scalar, held, ramp, spread, zeros
+from .vectors import Scalar, filled, held, ramp, spread, zeros
 
 Vectors = Sequence[tirx.Expr]
+Load = Callable[[int, int], tirx.Expr]
+"""A function from a row and a column of a tile to its vector."""
 
 _TAPS = 3
 _POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.5, -1.5)}
@@ -93,7 +96,9 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
     def cost(way: Plan | Tile) -> float:
         if isinstance(way, Plan):
             return _cost(way, sizes, machine)[0]
-        return machine.costs.winograd_gain / speed * _direct_cost(way, sizes, machine)
+        fetched = machine.costs.fetch * ceil_div(sizes.filters, machine.lanes)
+        rounds = _TAPS**2 * sizes.channels * max(convolution.cost(sizes, way, machine)[0], fetched)
+        return machine.costs.winograd_gain / speed * rounds
 
     return tuple(merge(plans.values(), tiles, key=cost))
 
@@ -105,9 +110,9 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
         total = _count(sizes, side)
         shares = {1, *(count for count in (machine.threads,) if filters // blocks % count == 0)}
         m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
-        for rows, tiles, share in product(range(1, machine.registers), m_splits, shares):
-            plan = Plan(side, tiles, rows, blocks, share)
-            fits = rows <= tiles and rows * blocks + blocks + 1 <= machine.registers
+        for rows, count, share in product(range(1, machine.registers), m_splits, shares):
+            plan = Plan(side, count, rows, blocks, share)
+            fits = rows <= count and rows * blocks + blocks + 1 <= machine.registers
             if fits and _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes:
                 yield plan
 
@@ -138,20 +143,14 @@ def _filled(plan: Plan, sizes: Convolution, machine: Machine) -> int:
     return 4 * machine.lanes * plan.size**2 * plan.tiles * (ceil_div(sizes.channels, machine.lanes) + plan.blocks)
 
 
-def _direct_cost(tile: Tile, sizes: Convolution, machine: Machine) -> float:
-    """Estimate the direct convolution's rounds of multiply-adds for the busiest thread."""
-    fetched = machine.costs.fetch * ceil_div(sizes.filters, machine.lanes)
-    return _TAPS**2 * sizes.channels * max(convolution.cost(sizes, tile, machine)[0], fetched)
-
-
 def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray:
     """Transform weights `[filter, channel, 3, 3]` to `[panel, position, channel, filter of the panel]`."""
     _, matrix, _ = matrices(plan.side)
-    tiles = np.einsum("ia,fcab,jb->ijcf", matrix, weights.astype(np.float64), matrix).astype(np.float32)
+    taps = np.einsum("ia,fcab,jb->ijcf", matrix, weights.astype(np.float64), matrix).astype(np.float32)
     width = plan.blocks * machine.lanes
-    channels, filters = tiles.shape[2:]
+    channels, filters = taps.shape[2:]
     padded = np.zeros((plan.size**2, channels, ceil_div(filters, width) * width), np.float32)
-    padded[..., :filters] = tiles.reshape(-1, channels, filters)
+    padded[..., :filters] = taps.reshape(-1, channels, filters)
     return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1, width).transpose(2, 0, 1, 3))
 
 
@@ -174,17 +173,14 @@ def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: 
     with imported(machine, epilogue.is_coarse), loop(0, batch * (m_splits * plan.shares)) as task:
         image, rest = task // (m_splits * plan.shares), task // plan.shares % m_splits
         first = tirx.min(rest * plan.tiles, total - plan.tiles)
-        held = [T.alloc_buffer(_apart(plan, count, lanes), "float32") for count in (depth, plan.blocks)]
-        code = _Code(sizes, plan, lanes, x, weights, bias, finish, *held)
+        images, products = (  # with odd strides between positions, so that they share no set of L1
+            T.alloc_buffer((plan.size**2, plan.tiles * blocks | 1, lanes), "float32") for blocks in (depth, plan.blocks)
+        )
+        code = _Code(sizes, plan, lanes, x, weights, bias, finish, images, products)
         with T.serial(0, depth) as block, T.serial(0, plan.tiles) as tile:
             code.transform(image, block, first, tile)
         with T.serial(0, share) as step:
             code.panel(image, task % plan.shares * share + step, first)
-
-
-def _apart(plan: Plan, blocks: int, lanes: int) -> tuple[int, int, int]:
-    """Return the shape of transformed tiles, with odd strides between positions, so that they share no set of L1."""
-    return plan.size**2, plan.tiles * blocks | 1, lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,32 +233,22 @@ class _Code:
         columns = ceil_div(self.sizes.window.result[1], side)
         return tile // columns * side, tile % columns * side
 
-    def _into(self, load: Callable[[int, int], tirx.Expr], place: Scalar) -> None:
+    def _into(self, load: Load, place: Scalar) -> None:
         matrix, _, _ = matrices(self.plan.side)
-        size, whole = self.plan.size, ramp(0, self.lanes)
-        columns = [_applied(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
-        for row in range(size):
-            for column, vector in enumerate(_applied(matrix, [line[row] for line in columns])):
-                T.buffer_store(self.images, vector, [row * size + column, place, whole])
+        for row, column, vector in _both_ways(_transformed, matrix, load):
+            T.buffer_store(self.images, vector, [row * self.plan.size + column, place, ramp(0, self.lanes)])
 
     def _multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
-        plan, lanes, whole = self.plan, self.lanes, ramp(0, self.lanes)
-        spots = product(range(plan.rows), range(plan.blocks))
-        sums = {spot: T.alloc_buffer((lanes,), "float32") for spot in spots}
-        for total in sums.values():
-            T.buffer_store(total, zeros("float32", lanes), [whole])
-        channels = self.sizes.channels
+        plan, lanes, channels, whole = self.plan, self.lanes, self.sizes.channels, ramp(0, self.lanes)
+        sums = {spot: filled(zeros("float32", lanes)) for spot in product(range(plan.rows), range(plan.blocks))}
         with T.serial(0, ceil_div(channels, lanes)) as block:
             count = lanes if channels % lanes == 0 else tirx.min(lanes, channels - block * lanes)
             with T.serial(0, count) as channel:
-                depth = block * lanes + channel
-                filters = [
-                    self.weights[panel, position, depth, ramp(number * lanes, lanes)] for number in range(plan.blocks)
-                ]
                 for (row, number), total in sums.items():
                     element = spread(self.images[position, block * plan.tiles + first + row, channel], lanes)
-                    T.buffer_store(total, FMA.multiply_add(total[whole], element, filters[number]), [whole])
+                    filters = self.weights[panel, position, block * lanes + channel, ramp(number * lanes, lanes)]
+                    T.buffer_store(total, FMA.multiply_add(total[whole], element, filters), [whole])
         for (row, number), total in sums.items():
             T.buffer_store(self.products, total[whole], [position, number * plan.tiles + first + row, whole])
 
@@ -271,13 +257,12 @@ class _Code:
         _, _, matrix = matrices(self.plan.side)
         side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, ramp(0, self.lanes)
         patch = T.alloc_buffer((side, side, lanes), "float32")
-        columns = [
-            _mirrored(matrix, [self.products[row * size + column, place, whole] for row in range(size)])
-            for column in range(size)
-        ]
-        for row in range(side):
-            for column, vector in enumerate(_mirrored(matrix, [line[row] for line in columns])):
-                T.buffer_store(patch, vector, [row, column, whole])
+
+        def load(row: int, column: int) -> tirx.Expr:
+            return self.products[row * size + column, place, whole]
+
+        for row, column, vector in _both_ways(_transformed_back, matrix, load):
+            T.buffer_store(patch, vector, [row, column, whole])
         counts = [
             side if end % side == 0 else tirx.min(side, end - begin)
             for begin, end in zip(origin, self.sizes.window.result, strict=True)
@@ -288,59 +273,51 @@ class _Code:
             self.finish.store_one(vector, at)
 
 
-def _applied(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
-    """Multiply a matrix with a column of vectors.
+def _both_ways(
+    transform: Callable[[np.ndarray, Vectors], list[tirx.Expr]], matrix: np.ndarray, load: Load
+) -> Iterator[tuple[int, int, tirx.Expr]]:
+    """Transform the columns of a tile and then the rows; yield the row, the column and the vector of each result."""
+    height, size = matrix.shape
+    columns = [transform(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
+    for row in range(height):
+        for column, vector in enumerate(transform(matrix, [line[row] for line in columns])):
+            yield row, column, vector
 
-    Rows of opposite points differ in the sign of the odd elements alone, so that their parts are computed once.
+
+def _transformed(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
+    """Multiply a matrix, whose rows belong to opposite points two by two, with a column of vectors.
+
+    Such rows differ in the sign of their odd elements alone, so that both parts are computed once.
     """
     vectors = [held(vector) for vector in vectors]
-    rows: list[tirx.Expr] = []
-    kept: dict[tuple[float, ...], tirx.Expr] = {}
-    for row in matrix:
-        parts: list[tuple[float, tirx.Expr]] = []
-        for begin in (0, 1):
-            factors = np.zeros_like(row)
-            factors[begin::2] = row[begin::2]
-            sign = -1.0 if tuple(-factors) in kept else 1.0
-            key = tuple(sign * factors)
-            if factors.any() and key not in kept:
-                kept[key] = _combined(factors, vectors)
-            if factors.any():
-                parts.append((sign, kept[key]))
-        rows.append(_signed(parts))
-    return rows
+    parts = np.stack(list(_butterflies(matrix)))
+    parts[1:-1] /= 2
+    return [held(row) for row in _butterflies(_combined(part, vectors) for part in parts)]
 
 
-def _mirrored(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
+def _transformed_back(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
     """Multiply a matrix, whose columns belong to opposite points two by two, with a column of vectors.
 
     Sums and differences of the vectors of opposite points come first.
     """
-    first, *pairs, last = (held(vector) for vector in vectors)
-    terms, factors = [first], [matrix[:, 0]]
-    for index in range(0, len(pairs), 2):
-        a, b = (matrix[:, 1 + index + offset] for offset in range(2))
-        terms += [held(pairs[index] + pairs[index + 1]), held(pairs[index] - pairs[index + 1])]
-        factors += [(a + b) / 2, (a - b) / 2]
-    return [_combined(row, [*terms, last]) for row in np.stack([*factors, matrix[:, -1]], axis=1)]
+    parts = np.stack(list(_butterflies(matrix.T)))
+    parts[1:-1] /= 2
+    first, *sums, last = _butterflies([held(vector) for vector in vectors])
+    terms = [first, *map(held, sums), last]
+    return [_combined(row, terms) for row in parts.T]
 
 
-def _signed(parts: Sequence[tuple[float, tirx.Expr]]) -> tirx.Expr:
-    (sign, total), *others = sorted(parts, key=lambda part: -part[0])
-    assert sign > 0
-    for sign, part in others:
-        total = total + part if sign > 0 else total - part
-    return held(total)
+def _butterflies(terms: Iterable[Any]) -> Iterator[Any]:
+    """Yield the first term, the sum and the difference of each two that follow, and the last: rows or vectors."""
+    rest = iter(terms)
+    yield next(rest)
+    for a in rest:
+        b = next(rest, None)
+        yield from (a,) if b is None else (a + b, a - b)
 
 
 def _combined(factors: np.ndarray, vectors: Vectors) -> tirx.Expr:
     """Return the sum of vectors times their factors; those with a factor of 1 come first, as they are."""
-    pairs = sorted(
-        ((float(factor), vector) for factor, vector in zip(factors, vectors, strict=True) if factor),
-        key=lambda pair: pair[0] != 1,
-    )
-    (factor, vector), *others = pairs
-    total = vector if factor == 1 else vector * number(factor, vector)
-    for factor, vector in others:
-        total = total + (vector if factor == 1 else vector * number(factor, vector))
-    return held(total)
+    pairs = [(float(factor), vector) for factor, vector in zip(factors, vectors, strict=True) if factor]
+    terms = [x if factor == 1 else x * number(factor, x) for factor, x in sorted(pairs, key=lambda pair: pair[0] != 1)]
+    return held(reduce(add, terms))

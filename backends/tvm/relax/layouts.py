@@ -7,6 +7,7 @@ between its first convolution and its last pool. Lanes beyond the last channel h
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from math import prod
 
 import numpy as np
@@ -17,7 +18,8 @@ from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.operators import has_trait
 from ....ir.traits import Trait
 from ....ir.types import DType, TensorType
-from ..kernels.blocked_elementwise import BlockedElementwise, Form, blocked_elementwise_kernel
+from ..kernels.elementwise import Shape, pixels_kernel
+from ..kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from ..kernels.nchwc import Images, block_kernel, unblock_kernel
 from .emitter import Emitter
 from .fusion import QUANTIZING, step_attributes, step_operands
@@ -87,14 +89,13 @@ def twin_of(emitter: Emitter, node: Node) -> Node | None:
 def blocked_elementwise(emitter: Emitter, twin: Node) -> relax.Expr:
     """Call a kernel for a twin, if it has one of the operators that kernels know."""
     given = [value for value in twin.inputs if value is not None]
-    sizes = BlockedElementwise(
-        twin.operator,
-        () if _is_rounding(twin) else tuple(sorted(twin.attributes.items())),
-        tuple(None if value is None else _form(value.type) for value in twin.inputs),
-        _form(twin.output.type),
-    )
-    tensors = [emitter.tensor(value) for value in given]
-    kernel = blocked_elementwise_kernel(sizes, emitter.machine)
+    numbers = count(1)
+    inputs = tuple(None if value is None else next(numbers) for value in twin.inputs)
+    step = PostOp(twin.operator, () if _is_rounding(twin) else tuple(sorted(twin.attributes.items())), inputs)
+    operands = tuple(Operand(Broadcast.ELEMENTS, str(value.dtype)) for value in given)
+    epilogue = Epilogue(operands, (step,), str(twin.output.dtype))
+    tensors, shapes = [emitter.tensor(value) for value in given], tuple(_shape(value.type) for value in given)
+    kernel = pixels_kernel(_shape(twin.output.type), shapes, epilogue, emitter.machine)
     return emitter.prim_func(twin.operator.lower(), kernel, tensors, twin.output.type)
 
 
@@ -156,8 +157,8 @@ def _is_rounding(node: Node) -> bool:
     return node.operator == "Cast" and types == {DType.float32, DType.bfloat16} and is_image(node.output.type)
 
 
-def _form(type: TensorType) -> Form:
-    return str(type.dtype), tuple(dim if isinstance(dim, int) else None for dim in type.shape)
+def _shape(type: TensorType) -> Shape:
+    return tuple(dim if isinstance(dim, int) else None for dim in type.shape)
 
 
 def blocked(array: np.ndarray, lanes: int) -> np.ndarray:

@@ -12,12 +12,12 @@ import tvm
 from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
+from planish.backends.tvm.kernels.elementwise import elementwise_kernel
 from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from planish.backends.tvm.kernels.gemm import Gemm, Matrix, gemm_kernel, tiles
 from planish.backends.tvm.kernels.instructions.bf16_dot import BF16_DOT
 from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.kernels.rows import rounding_kernel
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.llvm import llvm_target
 from planish.targets import Target
@@ -70,7 +70,8 @@ def test_sums_of_convolutions_stay_in_registers(name: str, add: str, registers: 
 @pytest.mark.parametrize("name", [*(name for name, *_ in MACHINES), "x86-64-avx512-bf16"])
 def test_rounding_calls_no_library(name: str) -> None:
     target = load_target(name)
-    assembly = assembly_of(rounding_kernel((64,), 50, Machine.of(target)), target)
+    rounding = Epilogue((Operand(Broadcast.ELEMENTS),), (PostOp("Cast", (), (1,)),), "bfloat16")
+    assembly = assembly_of(elementwise_kernel((63, 51), rounding, Machine.of(target)), target)
     assert "truncsfbf2" not in assembly
     assert ("vcvtneps2bf16" in assembly) == ("avx512_bf16" in target.features)
 

@@ -30,12 +30,9 @@ class Instruction(ABC):
     rhs_dtype: ClassVar[str]
     accumulator_dtype: ClassVar[str]
     fills_vectors: ClassVar[bool] = True
+    unroll_k: ClassVar[int] = 1
     zero_point_bias: ClassVar[int] = 0
     speed: ClassVar[float] = 1.0
-
-    @property
-    def unroll_k(self) -> int:
-        return 1
 
     def __str__(self) -> str:
         return self.mnemonic

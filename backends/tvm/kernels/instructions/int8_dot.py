@@ -30,6 +30,7 @@ class Int8Dot(Instruction):
 
     Attributes:
         lanes: sums of a vector.
+        parts: into how many instructions the products of a vector are cut.
         intrinsics: LLVM's by lanes; in vectors of 256 bits, the one named for AVX-512 serves AVX-VNNI too.
     """
 
@@ -38,6 +39,7 @@ class Int8Dot(Instruction):
     lhs_dtype = "uint8"
     rhs_dtype = "int8"
     accumulator_dtype = "int32"
+    parts: ClassVar[int] = 1
     intrinsics: ClassVar[Mapping[int, str]] = {}
 
     @staticmethod
@@ -55,6 +57,12 @@ class Int8Dot(Instruction):
         """Whether the machine multiplies integers faster than floats, and weights `[K, N]` fill instructions."""
         k, n = weights.shape
         return machine.has_integers and k % K_PER_DOT == 0 and n >= machine.lanes
+
+    def pack(self, weights: np.ndarray) -> np.ndarray:
+        """Pack weights so that those of a part of the products lie behind each other."""
+        *outer, columns, together = weights.shape
+        vectors = weights.reshape(*outer, columns // self.lanes, self.lanes, together // self.parts, self.parts)
+        return Instruction.pack(self, np.moveaxis(vectors, -1, -3).reshape(weights.shape))
 
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         return [self._vectors(T.broadcast(T.reinterpret(elements, dtype="int32"), lanes))]
@@ -86,12 +94,9 @@ class Sdot(Int8Dot):
     __slots__ = ()
     mnemonic = "sdot"
     speed = 4.0
+    unroll_k = 4
     zero_point_bias = 128
     intrinsics = {4: "llvm.aarch64.neon.sdot.v4i32.v16i8"}
-
-    @property
-    def unroll_k(self) -> int:
-        return self.lanes
 
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         count = elements.ty.dtype.lanes // K_PER_DOT
@@ -116,21 +121,17 @@ class Vpmaddwd(Int8Dot):
     mnemonic = "pmaddwd"
     speed = 1.4
     rhs_dtype = "int16"
+    parts = 2
     intrinsics = {
         4: "llvm.x86.sse2.pmadd.wd",
         8: "llvm.x86.avx2.pmadd.wd",
         16: "llvm.x86.avx512.pmaddw.d.512",
     }
 
-    def pack(self, weights: np.ndarray) -> np.ndarray:
-        *outer, columns, _ = weights.shape
-        vectors = weights.reshape(*outer, columns // self.lanes, self.lanes, K_PER_DOT // 2, 2)
-        return super().pack(np.moveaxis(vectors, -1, -3).reshape(weights.shape))
-
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         type = f"uint16x{2 * self.lanes}"
         words, low = T.reinterpret(left, dtype=type), tirx.const(255, type)
-        for word, part in zip((words & low, words >> tirx.const(8, type)), _parts(right, 2), strict=True):
+        for word, part in zip((words & low, words >> tirx.const(8, type)), _parts(right, self.parts), strict=True):
             sums = sums + self._call(T.reinterpret(word, dtype=f"int16x{2 * self.lanes}"), part)
         return sums
 
@@ -156,17 +157,13 @@ class Mul(Int8Dot):
     mnemonic = "multiplication in int32"
     speed = 0.5
     rhs_dtype = "int16"
-
-    def pack(self, weights: np.ndarray) -> np.ndarray:
-        *outer, columns, _ = weights.shape
-        vectors = weights.reshape(*outer, columns // self.lanes, self.lanes, K_PER_DOT)
-        return super().pack(np.moveaxis(vectors, -1, -2).reshape(weights.shape))
+    parts = K_PER_DOT
 
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         return [elements]
 
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
-        for index, part in enumerate(_parts(right, K_PER_DOT)):
+        for index, part in enumerate(_parts(right, self.parts)):
             element = tirx.Shuffle([left], [index] * self.lanes)
             sums = sums + cast(element, "int32") * cast(part, "int32")
         return sums

@@ -12,12 +12,13 @@ from tvm import relax, te, tirx
 
 from .....ir.graph import Node
 from .....ir.types import DType
-from ...kernels.rows import rounding_kernel
+from ...kernels.elementwise import elementwise_kernel
+from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from ...runtime.storage import carrier, is_carried
 from ..emitter import Emitter
 from ..expressions import choose
-from .norm import rows_of
 
+_ROUNDING = Epilogue((Operand(Broadcast.ELEMENTS),), (PostOp("Cast", (), (1,)),), "bfloat16")
 _POWERS = DType.float8_e8m0fnu
 _LEAST = {"down": 1.0, "nearest": 0.75, "up": math.nextafter(0.5, 1.0)}
 """The least number between 0.5 and 1 that becomes 1, for each way of rounding to powers of two."""
@@ -28,9 +29,10 @@ def cast(emitter: Emitter, node: Node) -> relax.Expr:
     x, source, to = emitter.tensor(value), value.dtype, node.output.dtype
     if source is to:
         return x
-    if to is DType.bfloat16 and (rows := rows_of(node)) is not None:
-        _, lead, columns = rows
-        return emitter.prim_func("round", rounding_kernel(lead, columns, emitter.machine), [x], node.output.type)
+    if to is DType.bfloat16 and source is DType.float32:
+        shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+        kernel = elementwise_kernel(shape, _ROUNDING, emitter.machine)
+        return emitter.prim_func("round", kernel, [x], node.output.type)
     if is_carried(source) and source.is_float:
         x, source = _decoded(emitter, x, source), DType.float32
     if not is_carried(to) or not to.is_float:

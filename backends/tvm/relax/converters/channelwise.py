@@ -6,8 +6,8 @@ from tvm import relax
 
 from .....ir.graph import Node, Value
 from .....ir.types import DType
-from ...kernels.blocked_elementwise import pixels_kernel
 from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel, global_mean_kernel
+from ...kernels.elementwise import pixels_kernel
 from ...kernels.epilogue import Broadcast, Epilogue, PostOp
 from ...kernels.nchwc import join_kernel
 from ...kernels.vector_math import ELEMENTS
@@ -90,7 +90,9 @@ def _element_anchor(node: Node) -> Anchor | None:
 def _elements(emitter: Emitter, group: FusionGroup) -> Blocked:
     shape = blocked_type(emitter, group.output.type).shape
     sizes = tuple(dim if isinstance(dim, int) else None for dim in shape)
-    kernel = pixels_kernel(sizes, emitter.machine, group.epilogue)
+    row = (images_of(group.output.type).blocks(emitter.machine.lanes)[0] * emitter.machine.lanes,)
+    shapes = tuple(row if operand.reach is Broadcast.CHANNELS else sizes for operand in group.epilogue.operands)
+    kernel = pixels_kernel(sizes, shapes, group.epilogue, emitter.machine)
     return image_call(emitter, group.output, "elements", kernel, operands(emitter, group))
 
 

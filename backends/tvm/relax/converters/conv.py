@@ -17,8 +17,8 @@ from ...kernels.im2row import Im2Row, im2row_kernel
 from ...kernels.instructions.bf16_dot import BF16_DOT
 from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import K_PER_DOT, Int8Dot
-from ...kernels.integer_depthwise import LANES, IntegerDepthwise, integer_depthwise_kernel, packed_depthwise
-from ...kernels.nchwc import Interleaving, interleave_kernel
+from ...kernels.integer_depthwise import LANES, Quads, integer_depthwise_kernel, packed_depthwise
+from ...kernels.nchwc import Images, interleave_kernel
 from ...kernels.tiles import ceil_div
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.windows import Window
@@ -133,9 +133,8 @@ def _transposed(emitter: Emitter, group: FusionGroup) -> Blocked:
     y = _convolved(emitter, front, sizes, parts.reshape(-1, channels, *taps), bias)
     if is_whole:
         return Blocked(y)
-    begins = (window.begins[0] % down, window.begins[1] % across)
-    between = Interleaving(images.batch, blocks, window.strides, inner.result, begins, window.result)
-    kernel = interleave_kernel(between, emitter.machine, group.epilogue)
+    phases = Images(images.batch, sizes.filters, inner.result)
+    kernel = interleave_kernel(phases, window, emitter.machine, group.epilogue)
     return image_call(emitter, group.output, "interleave", kernel, [y, *operands(emitter, group)])
 
 
@@ -163,9 +162,10 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
         if not machine.has_wide_dots:
             scaled = weights[:, 0] * found.scales[:, None, None]
             return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
-        sizes = IntegerDepthwise(images.batch, images.blocks(LANES)[0], window, found.zero_point != 0)
-        if sizes.is_possible:
-            constants = [relax.const(packed_depthwise(weights[:, 0], sizes))]
+        blocks = images.blocks(LANES)[0]
+        sizes = Channelwise(images.batch, blocks, window, DEPTHWISE, images.dtype, found.zero_point)
+        if Quads(window).is_possible:
+            constants = [relax.const(packed_depthwise(weights[:, 0], Quads(window)))]
             constants += _beside(found, weights, bias, window, machine.lanes, 0)
             kernel = integer_depthwise_kernel(sizes, machine, group.epilogue)
             arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]

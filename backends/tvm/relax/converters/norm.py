@@ -5,8 +5,7 @@ from tvm import relax
 from .....ir.graph import Node, Value
 from .....ir.types import DType
 from .....passes.legalization.expansions.integers import ROW_QUANTIZER
-from ...kernels.quantization import quantize_kernel
-from ...kernels.rows import Norm, norm_kernel, softmax_kernel
+from ...kernels.rows import Norm, norm_kernel, quantize_kernel, softmax_kernel
 from ..emitter import Converter, Emitter
 from ..fusion import ROUNDING, Anchor, FusedKernel, FusionGroup
 from ..importer import imported
