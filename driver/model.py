@@ -1,6 +1,6 @@
 """Models as users name them: a file, or a factory of a module and its example inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ def read_model(reference: str, folder: Path = Path()) -> Graph:
     """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory makes.
 
     A factory, `file.py:factory` or `package.module:factory`, returns (module, example inputs), (module, example inputs,
-    dynamic shapes), or the path of such a file.
+    dynamic shapes), as `planish.trace` takes them, or the path of such a file.
 
     Args:
         reference: what the user wrote.
@@ -85,8 +85,7 @@ def _trace(reference: str, folder: Path) -> Graph:
     from ..frontends.torch import trace
 
     module, inputs, *dynamic_shapes = parts
-    arguments = tuple(cast("Sequence[Any]", inputs)) if isinstance(inputs, tuple | list) else (inputs,)
-    return trace(module, arguments, dynamic_shapes=dynamic_shapes[0] if dynamic_shapes else None)
+    return trace(module, inputs, dynamic_shapes=dynamic_shapes[0] if dynamic_shapes else None)
 
 
 def _read_onnx(path: Path) -> Graph:

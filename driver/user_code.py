@@ -3,8 +3,6 @@
 import importlib
 import importlib.util
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -12,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from ..ir.errors import ModelError, PlanishError, UsageError
+from ..ir.errors import ModelError, PlanishError, UsageError, describe
 
 T = TypeVar("T")
 
@@ -61,17 +59,6 @@ def call(reference: str, function: Callable[..., T], *arguments: Any) -> T:
         raise
     except Exception as error:
         raise ModelError(f"{reference} failed: {describe(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line, with the file and line of the user's that raised it or called what did."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} ({error.filename}:{error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    libraries = ("<frozen", "site-packages", sysconfig.get_path("stdlib"))
-    *_, frame = [it for it in frames if not any(part in it.filename for part in libraries)] or frames
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}{f': {first}' if first else ''} ({frame.filename}:{frame.lineno})"
 
 
 def suggestion(name: str, known: Any) -> str:
