@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODEL_HELP = ".onnx, .pt2, .planish, file.py:factory or package.module:factory"
+MODEL_HELP = ".onnx, .pt2, .planish, file.py:factory, package.module:factory, torchvision:NAME, timm:NAME or hf:FOLDER"
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse,quantize'")]
 Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]

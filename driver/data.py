@@ -20,7 +20,7 @@ from ..ir.graph import Graph
 from ..ir.numerics import is_float
 from ..ir.types import DType
 from ..passes.probes import random_array
-from .user_code import call, resolve, suggestion
+from .user_code import call, make, suggestion
 
 LABELS = "labels"
 BATCH_SIZE = 32
@@ -221,10 +221,7 @@ def _check_numbers(name: str, array: Any) -> None:
 
 
 def _call_factory(reference: str, folder: Path) -> list[Any]:
-    factory = resolve(reference, folder)
-    if not callable(factory):
-        raise UsageError(f"{reference} is not a function")
-    batches = cast("Any", call(reference, factory))
+    batches = make(reference, folder)
     if not hasattr(batches, "__iter__"):
         raise ModelError(f"{reference} must yield batches, not {type(batches).__name__}")
     return cast("list[Any]", call(reference, list, batches))

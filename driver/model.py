@@ -7,13 +7,15 @@ from typing import Any, cast
 from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
 from ..ir.graph import Graph
-from .user_code import call, resolve, suggestion
+from .user_code import make, parse_options, suggestion
+from .zoo import LIBRARIES, from_library
 
 
 def read_model(reference: str, folder: Path = Path()) -> Graph:
-    """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory makes.
+    """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory or a library makes.
 
-    A factory, `file.py:factory` or `package.module:factory`, returns (module, example inputs), (module, example inputs,
+    A factory, `file.py:factory` or `package.module:factory`, with its options if it takes any, as in
+    `model.py:build{width=16}`, returns (module, example inputs), (module, example inputs,
     dynamic shapes), as `planish.trace` takes them, or the path of such a file.
 
     Args:
@@ -60,8 +62,8 @@ def _read(reference: str, folder: Path) -> Graph:
         return _trace(reference, folder)
     if reader is None:
         raise UsageError(
-            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory or "
-            "package.module:factory"
+            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory, "
+            "package.module:factory, torchvision:NAME, timm:NAME or hf:FOLDER"
         )
     if not path.exists():
         neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
@@ -70,10 +72,7 @@ def _read(reference: str, folder: Path) -> Graph:
 
 
 def _trace(reference: str, folder: Path) -> Graph:
-    factory = resolve(reference, folder)
-    if not callable(factory):
-        raise UsageError(f"{reference} is not a function")
-    made: Any = call(reference, factory)
+    made: Any = _made(reference, folder)
     if isinstance(made, Path):
         return _read(str(made), folder)
     parts: tuple[Any, ...] = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
@@ -86,6 +85,14 @@ def _trace(reference: str, folder: Path) -> Graph:
 
     module, inputs, *dynamic_shapes = parts
     return trace(module, inputs, dynamic_shapes=dynamic_shapes[0] if dynamic_shapes else None)
+
+
+def _made(reference: str, folder: Path) -> Any:
+    library, _, name = reference.partition(":")
+    if library not in LIBRARIES:
+        return make(reference, folder)
+    name, options = parse_options(name)
+    return from_library(library, name, options, folder)
 
 
 def _read_onnx(path: Path) -> Graph:

@@ -1,5 +1,6 @@
 """The recipe: what to build from what, how, and what it may cost; a YAML file, or the flags of `planish build`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +44,16 @@ def _steps(entries: Any) -> Any:
     return cast("Any", entries)
 
 
+def _source(given: Any) -> Any:
+    """A factory with options, `{model.py:build: {width: 16}}`, as one text."""
+    if not isinstance(given, dict):
+        return given
+    (name, options), *others = cast("dict[Any, Any]", given).items() or [(None, None)]
+    if others or not isinstance(options, dict):
+        raise ValueError(f"expected `file.py:factory` or `file.py:factory: {{option: value}}`, got {given!r}")
+    return f"{name}{json.dumps(options)}"
+
+
 def _backend(name: str) -> str:
     names = ("auto", *backend_names())
     if name not in names:
@@ -63,6 +74,9 @@ def _verification(given: Any) -> Any:
 Place = Annotated[str, BeforeValidator(fit_name)]
 """A file, or a reference to an object in one."""
 
+Source = Annotated[str, BeforeValidator(fit_name), BeforeValidator(_source)]
+"""A file, or a factory with its options."""
+
 Step: TypeAlias = str | dict[str, dict[str, Any]]
 """Pipeline text, or one pass with its options."""
 
@@ -80,8 +94,8 @@ class Sources(_Section):
         metric: a built-in one, or `module:function`.
     """
 
-    calibration: Place | None = None
-    evaluation: Place | None = None
+    calibration: Source | None = None
+    evaluation: Source | None = None
     metric: Place = "accuracy"
 
 
@@ -103,7 +117,8 @@ class Recipe(_Section):
     """A build.
 
     Attributes:
-        model: `.onnx`, `.pt2`, `.planish`, `file.py:factory` or `package.module:factory`.
+        model: `.onnx`, `.pt2`, `.planish`, `file.py:factory`, `package.module:factory`, `torchvision:NAME`, `timm:NAME`
+            or `hf:FOLDER`; what is built by a function, with its options.
         data: for calibration, evaluation, and the metric.
         target: `native`, the name of one in targets/, or a TOML file.
         backend: the runtime, or `auto` for the one that is measured to be faster.
@@ -117,7 +132,7 @@ class Recipe(_Section):
         name: of the recipe in messages.
     """
 
-    model: Place
+    model: Source
     data: Sources = Sources()
     target: Place = "native"
     backend: Annotated[str, AfterValidator(_backend)] = "auto"

@@ -2,10 +2,12 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -45,6 +47,55 @@ def resolve(reference: str, folder: Path) -> Any:
     if hasattr(module, name):
         return getattr(module, name)
     raise UsageError(f"{place} has no {name!r}{suggestion(name, vars(module))}")
+
+
+def parse_options(reference: str) -> tuple[str, dict[str, Any]]:
+    """A reference without its options, and these: `build{width=16,sizes: [1, 2]}`, whose values are YAML.
+
+    Raises:
+        UsageError: what stands in braces makes no sense.
+    """
+    place, brace, text = reference.partition("{")
+    if not brace:
+        return reference, {}
+    import yaml
+
+    try:
+        entries: Any = yaml.safe_load(f"{{{text}")
+        options = dict(_option(key, value) for key, value in entries.items())
+    except (yaml.YAMLError, AttributeError, ValueError) as error:
+        raise UsageError(f"the options of {reference!r} are not of the form {{key=value,key=value}}") from error
+    return place, options
+
+
+def _option(key: Any, value: Any) -> tuple[str, Any]:
+    """An option from an entry of a YAML mapping, where `width=16` is a key without a value."""
+    if value is not None or "=" not in str(key):
+        return str(key), value
+    import yaml
+
+    name, _, text = str(key).partition("=")
+    return name.strip(), yaml.safe_load(text)
+
+
+def make(reference: str, folder: Path) -> Any:
+    """What a user's function, named with its options if it takes any, returns.
+
+    Raises:
+        UsageError: there is no such file, module or function, or it takes other options.
+        ModelError: it raised, with the file and line where it did.
+    """
+    place, options = parse_options(reference)
+    function = resolve(place, folder)
+    if not callable(function):
+        raise UsageError(f"{place} is not a function")
+    if options:
+        signature = inspect.signature(function)
+        try:
+            signature.bind(**options)
+        except TypeError as error:
+            raise UsageError(f"{place} takes the options {signature}, and was given others: {error}") from error
+    return call(place, partial(function, **options))
 
 
 def call(reference: str, function: Callable[..., T], *arguments: Any) -> T:
