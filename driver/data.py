@@ -1,8 +1,8 @@
 """Data as users name it: an `.npz`, or a factory that yields batches; checked against the model's inputs.
 
-A batch is a dict of arrays by input name, with `labels` if there are any, or a pair `(inputs, labels)` whose inputs are
-a dict, one array, or a row of arrays in the model's order. All batches are held in memory: the same ones are used
-before, between and after the passes.
+A batch is a dict of arrays by input name, with `labels` if there are any, one array, a row of arrays in the model's
+order, or a pair `(inputs, labels)` of these; two arrays for a model of two inputs are the inputs. All batches are held
+in memory: the same ones are used before, between and after the passes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -178,14 +178,17 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
     """A batch from what the user gave, its inputs checked."""
     names = [port.name for port in ports]
     labels: Any = None
-    if isinstance(item, tuple | list) and len(cast("Sequence[Any]", item)) == 2:
+    if isinstance(item, tuple | list) and len(cast("Sequence[Any]", item)) == 2 and not _is_row(item, names):
         item, labels = cast("Sequence[Any]", item)
     if isinstance(item, Mapping):
         given = dict(cast("Mapping[str, Any]", item))
     else:
         row = cast("Sequence[Any]", item if isinstance(item, tuple | list) else [item])
         if len(row) != len(names):
-            raise ModelError(f"{place}: got {len(row)} inputs, the model has {len(names)}: {', '.join(names)}")
+            raise ModelError(
+                f"{place}: got {len(row)} inputs, the model has {len(names)}: {', '.join(names)}; a batch is a dict by "
+                "name, or a row of them, or (inputs, labels) with such inputs"
+            )
         given = dict(zip(names, row, strict=True))
     if LABELS not in names:
         labels = given.pop(LABELS, labels)
@@ -199,6 +202,11 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
     except ModelError as error:
         raise ModelError(f"{place}: {error}") from error
     return Batch(inputs, labels)
+
+
+def _is_row(pair: Sequence[Any], names: Sequence[str]) -> bool:
+    """Whether two things are a model's two inputs; of inputs and labels, the first are a dict or a row there."""
+    return len(names) == 2 and not isinstance(pair[0], Mapping | tuple | list)
 
 
 def _check_numbers(name: str, array: Any) -> None:

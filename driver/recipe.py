@@ -14,7 +14,7 @@ from ..ir.files import fit_name
 from ..ir.suggestion import nearest
 from ..passes import units
 from ..passes.base import Pass
-from ..passes.pipeline import make_passes, parse_pipeline
+from ..passes.pipeline import make_pipeline
 from ..passes.verification import EVERYTHING, Verification
 from .user_code import suggestion
 from .yaml_file import read_yaml
@@ -156,13 +156,7 @@ class Recipe(_Section):
         Raises:
             UsageError: a pass or option is unknown, or a value doesn't fit.
         """
-        found: list[Pass] = []
-        for step in self.passes:
-            if isinstance(step, str):
-                found += parse_pipeline(step)
-            else:
-                found += make_passes(*next(iter(step.items())))
-        return tuple(found)
+        return make_pipeline(self.passes)
 
 
 def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:

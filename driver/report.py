@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -18,6 +19,9 @@ from .measurement import Ratio
 from .reporter import Reporter
 from .results import Artifact, PassRow
 from .tuning import Tuned
+
+TABLE_WIDTH = 100
+"""Columns that tables fit."""
 
 
 class ConsoleReporter(Reporter):
@@ -90,6 +94,14 @@ def _table(*columns: str, title: str | None = None) -> _Table:
             printable(column), justify="left" if number == 0 else "right", overflow="fold", no_wrap=number > 0
         )
     return table
+
+
+def as_text(table: Table) -> str:
+    """A table as plain text."""
+    console = Console(file=StringIO(), width=TABLE_WIDTH, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
 
 
 def _maybe(value: float | None, form: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backends.base import CompilerWarning
 from ..ir.graph import Graph
-from ..passes.base import Pass
+from ..passes.base import Effect, Pass
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.order import flattened
 from ..passes.pipeline import PRESETS, preset_passes
@@ -37,6 +37,23 @@ class Reporter:
 
 
 SILENT = Reporter()
+
+
+class Doubts(Reporter):
+    """Passes on to a reporter what a pipeline tells, and keeps what it is warned of.
+
+    Args:
+        reporter: the reporter.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.texts: list[str] = []
+        self.stage, self.note, self.progress = reporter.stage, reporter.note, reporter.progress
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)
+        self._reporter.warn(text)
 
 
 @contextmanager
@@ -80,7 +97,11 @@ class PassReporter(Instrument):
             self._reporter.note(f"{record.name}: {note}")
         reasons = "; ".join(record.result.misses[:3])
         warning = f"{record.text} changed nothing{f': {reasons}' if reasons else ''}"
-        if record.result.changed:
+        changes = sum(record.result.counts.values())
+        if record.effect is Effect.LOSSY and 0 < changes < len(record.result.misses):
+            left = len(record.result.misses)
+            self._warnings[self._running] = f"{record.text} left {left} places as they were, most of them: {reasons}"
+        elif record.result.changed:
             self._warnings[self._running] = ""
         elif self._running not in self._implied:
             self._warnings.setdefault(self._running, warning)

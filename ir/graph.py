@@ -262,6 +262,16 @@ class Graph:
 
     # -- what is there
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{value.name}: {value.type}" for value in self.inputs)
+        outputs = ", ".join(f"{name}: {value.type}" for name, value in self.outputs.items())
+        return f"<Graph {self.name}: {self._count} nodes, {inputs or 'no inputs'} -> {outputs or 'no outputs'}>"
+
+    def __str__(self) -> str:
+        from .text import print_graph  # which imports this
+
+        return print_graph(self)
+
     @property
     def nodes(self) -> Iterator[Node]:
         """The nodes in topological order; the graph may be edited meanwhile."""
