@@ -175,7 +175,7 @@ def optimize(
     context = PassContext(
         machine, graph, feeds, seed, sizes, hearing.progress, probes=given, profile=timing, labelled=labels
     )
-    records = PassManager(passes, [PassReporter(hearing), *instruments], verify).run(result, context)
+    records = PassManager(passes, [PassReporter(hearing, passes), *instruments], verify).run(result, context)
     for text in hearing.texts if reporter is None else ():
         warnings.warn(text, stacklevel=2)
     return Optimized(result, records, tuple(hearing.texts))

@@ -20,7 +20,7 @@ from ..ir.graph import Graph
 from ..ir.numerics import is_float
 from ..ir.types import DType
 from ..passes.probes import random_array
-from .user_code import call, make, suggestion
+from .user_code import call, find_function, make, suggestion
 
 LABELS = "labels"
 BATCH_SIZE = 32
@@ -62,10 +62,26 @@ def read_data(reference: str, folder: Path, ports: Sequence[Port]) -> list[Batch
         UsageError: there is no such file, module or factory.
         ModelError: a factory fails, or arrays don't fit the model's inputs; names what was expected.
     """
+    find_data(reference, folder)
     items = _read_npz(folder / reference, ports) if reference.endswith(".npz") else _call_factory(reference, folder)
     if not items:
         raise ModelError(f"{reference} holds no batches")
     return make_batches(items, ports, reference)
+
+
+def find_data(reference: str, folder: Path) -> None:
+    """Look whether there is a file or a factory of data, without reading it.
+
+    Raises:
+        UsageError: there is none.
+        ModelError: the factory's module fails while it is imported.
+    """
+    path = folder / reference
+    if not reference.endswith(".npz"):
+        find_function(reference, folder)
+    elif not path.is_file():
+        neighbours = [file.name for file in path.parent.glob("*.npz")]
+        raise UsageError(f"there is no data {path}{suggestion(path.name, neighbours)}")
 
 
 def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> list[Batch]:
@@ -236,10 +252,6 @@ def _call_factory(reference: str, folder: Path) -> list[Any]:
 
 
 def _read_npz(path: Path, ports: Sequence[Port]) -> list[Any]:
-    if not path.is_file():
-        raise UsageError(
-            f"there is no data {path}{suggestion(path.name, [file.name for file in path.parent.glob('*.npz')])}"
-        )
     arrays = read_arrays(path)
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     samples = min(lengths.values(), default=0)

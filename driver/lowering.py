@@ -197,7 +197,7 @@ class Lowering:
             verification=self.verification,
             probes=self.probes,
         )
-        watching = [PassReporter(self.reporter, implied=passes), *self.instruments]
+        watching = [PassReporter(self.reporter, passes, implied=passes), *self.instruments]
         with reproducing(case):
             context = PassContext(self.target, source=graph, probes=self.probes)
             PassManager(passes, watching, self.verification).run(legal, context)

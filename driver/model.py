@@ -7,7 +7,7 @@ from typing import Any, cast
 from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
 from ..ir.graph import Graph
-from .user_code import make, parse_options, suggestion
+from .user_code import find_function, make, parse_options, suggestion
 from .zoo import LIBRARIES, from_library
 
 
@@ -55,19 +55,34 @@ def check_form(path: Path) -> None:
         raise UsageError(f"{path} must end in {' or '.join(_WRITERS)}")
 
 
+def find_model(reference: str, folder: Path) -> None:
+    """Look whether there is a file, a factory or a library's name of a model, without reading it.
+
+    Raises:
+        UsageError: there is none.
+        ModelError: the factory's module fails while it is imported.
+    """
+    path = folder / reference
+    if path.suffix in _READERS:
+        if not path.exists():
+            neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
+            raise UsageError(f"there is no model {path}{suggestion(path.name, neighbours)}")
+    elif ":" not in reference:
+        raise UsageError(
+            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory, "
+            "package.module:factory, torchvision:NAME, timm:NAME or hf:FOLDER"
+        )
+    elif reference.partition(":")[0] not in LIBRARIES:
+        find_function(reference, folder)
+
+
 def _read(reference: str, folder: Path) -> Graph:
     path = folder / reference
     reader = _READERS.get(path.suffix)
     if reader is None and ":" in reference:
         return _trace(reference, folder)
-    if reader is None:
-        raise UsageError(
-            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory, "
-            "package.module:factory, torchvision:NAME, timm:NAME or hf:FOLDER"
-        )
-    if not path.exists():
-        neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
-        raise UsageError(f"there is no model {path}{suggestion(path.name, neighbours)}")
+    find_model(reference, folder)
+    assert reader is not None  # or it is refused
     return reader(path)
 
 

@@ -1,7 +1,7 @@
 """The recipe: what to build from what, how, and what it may cost; a YAML file, or the flags of `planish build`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias, cast
@@ -150,6 +150,12 @@ class Recipe(_Section):
         """The path of the database of tuned kernels, `tuned`; None if the recipe names none."""
         return None if self.tuned is None else self.folder / self.tuned
 
+    @property
+    def machine(self) -> str:
+        """The target as `load_target` takes it: a name, or the path of a file in the recipe's folder."""
+        file = self.folder / self.target
+        return str(file) if file.is_file() else self.target
+
     def pipeline(self) -> tuple[Pass, ...]:
         """The passes; modules of the user's own must be importable (see `reference.isolated_imports`).
 
@@ -166,12 +172,11 @@ def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
         UsageError: see `read_recipe`, or a flag that doesn't go with a recipe.
     """
     if Path(reference).suffix not in (".yaml", ".yml"):
-        if "output" not in flags:
-            raise UsageError("give the artifact's folder: -o DIR")
         return make_recipe({"model": reference, **flags})
-    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify"}):
+    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify", "seed"}):
         raise UsageError(
-            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --verify and -o go with one"
+            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --verify, --seed and -o "
+            "go with one"
         )
     for key in ("output", "tuned"):
         if key in flags:
@@ -211,10 +216,27 @@ def make_recipe(content: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        name = content.get("name", "the command line")
-        raise UsageError(
-            f"{name}: " + "; ".join(_explain(problem["loc"], problem) for problem in error.errors())
-        ) from None
+        problems = error.errors()
+        faults = [_explain(problem["loc"], problem) for problem in problems]
+        bad = {problem["loc"][0] for problem in problems}
+        raise UsageError(told(str(content.get("name", "the command line")), faults + _others(content, bad))) from None
+
+
+def told(name: str, faults: Sequence[str]) -> str:
+    """Mistakes as one message: a lone one as it is, several a line each."""
+    if len(faults) == 1:
+        return f"{name}: {faults[0]}"
+    return "\n".join([f"{name} has {len(faults)} mistakes:", *(f"  {fault}" for fault in faults)])
+
+
+def _others(content: Mapping[str, Any], bad: Collection[Any]) -> list[str]:
+    """What is wrong with the keys that are read, where others can't be."""
+    from .mistakes import mistakes  # which imports this, and much else that reading a right recipe needs later
+
+    rest = {key: value for key, value in content.items() if key not in bad}
+    if "model" not in rest:
+        return []
+    return [str(fault) for fault in mistakes(Recipe.model_validate(rest))]
 
 
 def _explain(path: tuple[int | str, ...], problem: Any) -> str:

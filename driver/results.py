@@ -30,6 +30,7 @@ class PassRow:
         cost: of the graph.
         drift: relative error of the outputs against the source's; None where it wasn't checked.
         metric: on the evaluation data; None where it wasn't evaluated.
+        preset: that the pass comes from; empty where it was asked for by name.
     """
 
     text: str
@@ -40,6 +41,7 @@ class PassRow:
     cost: Cost
     drift: float | None
     metric: float | None
+    preset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class Artifact:
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: dataclasses as objects, enums and paths as text, numbers that aren't finite as null."""
+    if isinstance(value, Latency):
+        return {"median": value.median, "rounds": value.rounds.tolist()}
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

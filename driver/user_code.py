@@ -78,12 +78,12 @@ def _option(key: Any, value: Any) -> tuple[str, Any]:
     return name.strip(), yaml.safe_load(text)
 
 
-def make(reference: str, folder: Path) -> Any:
-    """What a user's function, named with its options if it takes any, returns.
+def find_function(reference: str, folder: Path) -> Callable[[], Any]:
+    """A user's function with its options, if the reference names any.
 
     Raises:
         UsageError: there is no such file, module or function, or it takes other options.
-        ModelError: it raised, with the file and line where it did.
+        ModelError: the user's module fails while it is imported.
     """
     place, options = parse_options(reference)
     function = resolve(place, folder)
@@ -95,7 +95,17 @@ def make(reference: str, folder: Path) -> Any:
             signature.bind(**options)
         except TypeError as error:
             raise UsageError(f"{place} takes the options {signature}, and was given others: {error}") from error
-    return call(place, partial(function, **options))
+    return partial(function, **options)
+
+
+def make(reference: str, folder: Path) -> Any:
+    """What a user's function, named with its options if it takes any, returns.
+
+    Raises:
+        UsageError: there is no such file, module or function, or it takes other options.
+        ModelError: it raised, with the file and line where it did.
+    """
+    return call(parse_options(reference)[0], find_function(reference, folder))
 
 
 def call(reference: str, function: Callable[..., T], *arguments: Any) -> T:

@@ -60,7 +60,7 @@ def test_passes_of_the_recipes_folder_are_found(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: m.onnx\nbudgt: {}", r"recipe.yaml: unknown key 'budgt'; did you mean 'budget'\?"),
+        ("model: m.onnx\nbudgt: {}", r"(?s)recipe.yaml has 2 .*unknown key 'budgt'; did you mean 'budget'\?"),
         ("model: m.onnx\ndata: {evalation: x}", r"unknown key 'data.evalation'; did you mean 'evaluation'\?"),
         ("model: m.onnx\nfolder: x", "unknown key 'folder'"),
         ("backend: auto", "the key 'model' is missing"),
