@@ -27,11 +27,12 @@ from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled
-from .lowering import Lowering, chosen, fastest, lower, refuse_early
+from .lowering import Lowering, choice, chosen, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .mistakes import check_names
 from .model import read_model
 from .profiling import profiler
+from .provenance import digest, versions
 from .recipe import Budget, Recipe, Sources, read_recipe
 from .reporter import SILENT, PassReporter, Reporter, presets_of_passes
 from .results import Artifact, Measured, PassRow, plain
@@ -269,7 +270,7 @@ def _measured(
         taken = (
             f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
         )
-        job.reporter.note(f"latency of the candidates: {', '.join(taken)}")
+        job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {choice(candidates, latencies)}")
     best, latency = fastest(candidates, latencies)
     job.reporter.stage(f"evaluating the artifact in {best.backend}")
     return (
@@ -354,10 +355,12 @@ def _loss(artifact: Artifact) -> str:
 
 
 def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
-    """What the manifest says beyond how to run the model: the recipe, hashes of source and result, and measurements."""
+    """What the manifest says beyond how to run the model: of what it was made, by what, and what was measured."""
     return {
         "recipe": job.recipe.model_dump(mode="json"),
         "source": structural_hash(job.source),
         "graph": structural_hash(graph),
+        "data": {"calibration": digest(job.calibration), "evaluation": digest(job.evaluation)},
+        "versions": versions(artifact.built.backend),
         "measurements": plain(artifact.summary()),
     }

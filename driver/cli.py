@@ -276,25 +276,37 @@ def bench(
     show([bench_table(rows)], [plain(row) for row in rows] if as_json else None)
 
 
-@app.command(cls=GuardedCommand)
+@app.command(
+    cls=GuardedCommand,
+    epilog=examples(
+        "planish compare model.onnx dist -d data.npz",
+        "planish compare old/ new/ -d data.npz --max-drop 0.5% --min-cosine 0.99 --max-slower 5%",
+    ),
+)
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="an artifact's folder, or a model")],
     b: Annotated[str, typer.Argument(metavar="B", help="another")],
     data: Data = None,
     metric: Annotated[str, typer.Option(help="evaluated where the data have labels")] = "accuracy",
+    max_drop: MaxDrop = None,
+    min_cosine: Annotated[float | None, typer.Option(max=1, help="between A's outputs and B's")] = None,
+    max_slower: Annotated[str | None, typer.Option(help="B against A, such as 5%")] = None,
     target: TargetName = "native",
     as_json: Json = False,
 ) -> None:
-    """Show how far two models are apart.
+    """Show how far two models are apart, in their outputs, metric, size and latency.
 
-    In their outputs, metric, size and latency.
+    With bounds it is a gate of a release: the exit code is 5 where B misses one.
     """
+    from .comparison import Gate
     from .comparison import compare as set_against
     from .report import comparison_tables
     from .results import plain
 
+    gate = Gate.of(max_drop, min_cosine, max_slower)
     comparison = set_against(a, b, target, data, metric)
     show(comparison_tables(comparison), plain(comparison) if as_json else None)
+    gate.check(comparison)
 
 
 @app.command(cls=GuardedCommand)

@@ -63,7 +63,7 @@ class CheckError(PlanishError):
 
 
 class BudgetError(PlanishError):
-    """An artifact that was built and is right, but misses a budget of its recipe."""
+    """An artifact that is right, but misses a budget of its recipe, or a bound of a comparison."""
 
     exit_code = 5
 

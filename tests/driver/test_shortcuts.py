@@ -27,7 +27,10 @@ def test_quantize_builds_int8_into_dist(folder: Path, data: str) -> None:
     result = planish("quantize", "net.planish", "-d", data, "-b", "onnxruntime", "-q")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "built dist"), result.stderr
     assert "running" not in result.stderr
-    recipe = read_manifest(folder / "dist")["recipe"]
+    manifest = read_manifest(folder / "dist")
+    assert {"python", "planish", "torch", "onnxruntime"} <= manifest["versions"].keys()
+    assert len(manifest["data"]["calibration"]) == len(manifest["data"]["evaluation"]) == 64
+    recipe = manifest["recipe"]
     assert recipe["passes"] == ["cleanup", "fuse", {"quantize": {"scheme": "int8"}}]
 
 
