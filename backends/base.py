@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -60,6 +61,9 @@ class Executable(ABC):
     def __repr__(self) -> str:
         ports = (", ".join(f"{port.name}: {port}" for port in row) for row in (self.inputs, self.outputs))
         return f"<{type(self).__name__} {' -> '.join(ports)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(repr(self))}</code>"
 
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -236,12 +236,13 @@ def reduce(
 
 @app.command(cls=GuardedCommand)
 def inspect(
-    model: Model,
+    model: Annotated[str, typer.Argument(metavar="MODEL|ARTIFACT", help=f"{MODEL_HELP}; or an artifact's folder")],
     target: TargetName = "native",
-    depth: Annotated[int, typer.Option(min=0, help="of the module path that costs are summed up to")] = 2,
+    depth: Annotated[int | None, typer.Option(min=0, help="of modules' paths; by default what fits a page")] = None,
     size: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension, to count costs with; else 1")
+        list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension; else the data's, or 1")
     ] = None,
+    data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model consists of and costs.
@@ -252,7 +253,7 @@ def inspect(
     from .report import inspection_tables
     from .results import plain
 
-    inspection = look(model, target, depth, _sizes(size or []))
+    inspection = look(model, target, depth, _sizes(size or []), data)
     show(inspection_tables(inspection), plain(inspection) if as_json else None)
 
 

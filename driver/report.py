@@ -297,12 +297,13 @@ def inspection_tables(inspection: Inspection) -> Iterator[Table]:
     ports.add("FLOPs", show_count(cost.flops))
     ports.add("activations at their peak", show_bytes(inspection.activations))
     yield ports
-    heads = ("operator", "count", "FLOPs", "int8", "dynamic int8", "weights alone (bits)")
+    heads = ("operator", "count", "FLOPs", "moved", "int8", "dynamic int8", "weights alone (bits)")
     operators = _table(*heads, title=f"operators, on {inspection.target}")
     for row in inspection.operators:
         weights = ", ".join(f"{backend} ({', '.join(map(str, bits))})" for backend, bits in row.weights.items())
         kernels = (", ".join(row.int8), ", ".join(row.dynamic_int8), weights)
-        operators.add(row.name, str(row.count), show_count(row.flops), *kernels)
+        moved = show_bytes(row.moved) if row.moved else ""
+        operators.add(row.name, str(row.count), show_count(row.flops), moved, *kernels)
     yield operators
     modules = _table("module", "nodes", "parameters", "weights", "FLOPs")
     for name, part in inspection.modules.items():

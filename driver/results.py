@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from html import escape
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,7 +62,7 @@ class Measured:
     score: Score | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Artifact:
     """What `build` made, and how it compares with the untouched model in ONNX Runtime.
 
@@ -116,6 +117,19 @@ class Artifact:
         if self.untouched.score is None or self.built.score is None:
             return None
         return flips(self.untouched.score, self.built.score)
+
+    def __repr__(self) -> str:
+        drop = "" if self.drop is None or self.metric is None else f", {self.metric.name} drops by {self.drop:.4f}"
+        speed = "" if self.speedup is None else f", {self.speedup} as fast"
+        return f"<Artifact {self.directory}: {self.built.backend}, {self.shrinkage:.2f}x smaller{speed}{drop}>"
+
+    def __str__(self) -> str:
+        from .report import as_text, summary_table
+
+        return f"{self!r}\n{as_text(summary_table(self))}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def load(self, threads: int | None = None) -> Executable:
         """The artifact, ready to run."""

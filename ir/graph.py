@@ -6,13 +6,17 @@ erased node keeps its link forward, and iteration goes on from there.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .dims import Dim
 from .types import DType, TensorType
+
+if TYPE_CHECKING:
+    from .analysis.picture import Picture
 
 Attribute: TypeAlias = Any
 """An int, a float, a str, a tuple of these, an array, a `TensorType` or a `Graph`: the operator's schema says which."""
@@ -271,6 +275,20 @@ class Graph:
         from .text import print_graph  # which imports this
 
         return print_graph(self)
+
+    def _repr_html_(self) -> str:
+        parts = (escape(repr(self)), escape(str(self)))
+        return "<details><summary><code>{}</code></summary><pre>{}</pre></details>".format(*parts)
+
+    def show(self) -> "Picture":
+        """The graph as a picture, which a notebook shows, and which `save("graph.svg")` writes.
+
+        Raises:
+            ValueError: it has so many nodes that a picture shows nothing.
+        """
+        from .analysis.picture import draw  # which imports this
+
+        return draw(self)
 
     @property
     def nodes(self) -> Iterator[Node]:

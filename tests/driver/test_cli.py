@@ -353,6 +353,14 @@ def test_inspect(folder: Path) -> None:
     assert "first" in planish("inspect", "net.planish").stderr
 
 
+def test_inspect_looks_into_artifacts_with_the_sizes_of_data(folder: Path, artifact: Path) -> None:
+    result = planish("inspect", str(artifact), "-d", "data.py:test", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["sizes"], found["cost"]["parameters"]) == ({"batch": 16}, 212)
+    assert {row["name"]: row["moved"] for row in found["operators"]} == {"Gemm": 0, "Relu": 0}
+
+
 def test_bench(folder: Path, artifact: Path) -> None:
     rows: list[Any] = json.loads(planish("bench", str(artifact), "net.planish", "--json").stdout)
     assert [row["name"] for row in rows] == [str(artifact), "net.planish"]
