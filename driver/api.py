@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..passes.base import Feeds, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import Step, make_pipeline
+from ..passes.units import show_seconds
 from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
@@ -27,9 +28,6 @@ from .evaluation import find_metric, labelled
 from .model import read_model, write_model
 from .profiling import profiler
 from .reporter import SILENT, Doubts, PassReporter, Reporter
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,10 +46,15 @@ class Optimized:
 
     def summary(self) -> str:
         """What the passes did, as a table of those that changed something, and the warnings."""
-        from .report import as_text, records_table
-
-        table = as_text(records_table([record for record in self.records if record.result.changed]))
-        return "\n".join([repr(self.graph), table, *(f"warning: {text}" for text in self.warnings)])
+        rows = [("pass", "changes", "nodes", "drift", "time")]
+        for it in self.records:
+            if it.result.changed:
+                drift = "" if it.drift is None else f"{it.drift:.2g}"
+                changes = str(sum(it.result.counts.values()))
+                rows.append((it.text, changes, str(it.nodes), drift, show_seconds(it.seconds)))
+        width = max(len(row[0]) for row in rows)
+        lines = [f"{row[0]:{width}}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows]
+        return "\n".join([repr(self.graph), *lines, *(f"warning: {text}" for text in self.warnings)])
 
     def __repr__(self) -> str:
         changed = sum(record.result.changed for record in self.records)
@@ -106,7 +109,7 @@ def optimize(
 
 @overload
 def optimize(
-    model: "nn.Module",
+    model: Any,
     inputs: Any,
     pipeline: str | Pass | Sequence[Step],
     /,

@@ -8,7 +8,9 @@ from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
 from ..ir.graph import Graph
 from .user_code import find_function, make, parse_options, suggestion
-from .zoo import LIBRARIES, from_library
+
+LIBRARIES = ("hf", "timm", "torchvision")
+"""What stands before the name of a model that a library builds; see `frontends/torch/zoo.py`."""
 
 
 def read_model(reference: str, folder: Path = Path()) -> Graph:
@@ -106,6 +108,8 @@ def _made(reference: str, folder: Path) -> Any:
     library, _, name = reference.partition(":")
     if library not in LIBRARIES:
         return make(reference, folder)
+    from ..frontends.torch.zoo import from_library
+
     name, options = parse_options(name)
     return from_library(library, name, options, folder)
 

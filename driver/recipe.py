@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias, cast
@@ -231,11 +232,10 @@ def told(name: str, faults: Sequence[str]) -> str:
 
 def _others(content: Mapping[str, Any], bad: Collection[Any]) -> list[str]:
     """What is wrong with the keys that are read, where others can't be."""
-    from .mistakes import mistakes  # which imports this, and much else that reading a right recipe needs later
-
     rest = {key: value for key, value in content.items() if key not in bad}
     if "model" not in rest:
         return []
+    mistakes = import_module(".mistakes", __package__).mistakes  # which stands on this, and on much else
     return [str(fault) for fault in mistakes(Recipe.model_validate(rest))]
 
 

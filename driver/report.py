@@ -3,7 +3,6 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from io import StringIO
 
 from rich.console import Console
 from rich.progress import (
@@ -150,14 +149,6 @@ def _table(*columns: str, title: str | None = None) -> _Table:
             printable(column), justify="left" if number == 0 else "right", overflow="fold", no_wrap=number > 0
         )
     return table
-
-
-def as_text(table: Table) -> str:
-    """A table as plain text."""
-    console = Console(file=StringIO(), width=TABLE_WIDTH, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get().rstrip("\n")
 
 
 def _maybe(value: float | None, form: str) -> str:

@@ -123,13 +123,8 @@ class Artifact:
         speed = "" if self.speedup is None else f", {self.speedup} as fast"
         return f"<Artifact {self.directory}: {self.built.backend}, {self.shrinkage:.2f}x smaller{speed}{drop}>"
 
-    def __str__(self) -> str:
-        from .report import as_text, summary_table
-
-        return f"{self!r}\n{as_text(summary_table(self))}"
-
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return f"<code>{escape(repr(self))}</code>"
 
     def load(self, threads: int | None = None) -> Executable:
         """The artifact, ready to run."""

@@ -7,16 +7,14 @@ erased node keeps its link forward, and iteration goes on from there.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
+from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .dims import Dim
 from .types import DType, TensorType
-
-if TYPE_CHECKING:
-    from .analysis.picture import Picture
 
 Attribute: TypeAlias = Any
 """An int, a float, a str, a tuple of these, an array, a `TensorType` or a `Graph`: the operator's schema says which."""
@@ -272,23 +270,19 @@ class Graph:
         return f"<Graph {self.name}: {self._count} nodes, {inputs or 'no inputs'} -> {outputs or 'no outputs'}>"
 
     def __str__(self) -> str:
-        from .text import print_graph  # which imports this
-
-        return print_graph(self)
+        return import_module(".text", __package__).print_graph(self)  # which stands on this
 
     def _repr_html_(self) -> str:
         parts = (escape(repr(self)), escape(str(self)))
         return "<details><summary><code>{}</code></summary><pre>{}</pre></details>".format(*parts)
 
-    def show(self) -> "Picture":
-        """The graph as a picture, which a notebook shows, and which `save("graph.svg")` writes.
+    def show(self) -> Any:
+        """The graph as an `analysis.picture.Picture`, which notebooks show, and which `save("graph.svg")` writes.
 
         Raises:
             ValueError: it has so many nodes that a picture shows nothing.
         """
-        from .analysis.picture import draw  # which imports this
-
-        return draw(self)
+        return import_module(".analysis.picture", __package__).draw(self)  # which stands on this
 
     @property
     def nodes(self) -> Iterator[Node]:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..ir.errors import ModelError, UsageError
-from ..ir.suggestion import nearest
+from ...ir.errors import ModelError, UsageError
+from ...ir.suggestion import nearest
 
 Traceable: TypeAlias = tuple[Any, Any, Any]
 """A module, example inputs, dynamic shapes."""
