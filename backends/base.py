@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -47,13 +48,22 @@ class Executable(ABC):
     inputs: Sequence[Port]
     outputs: Sequence[Port]
 
-    def __call__(self, *arguments: np.ndarray, **named: np.ndarray) -> list[np.ndarray]:
-        """Run the model on arrays given in order, by input name, or both.
+    def __call__(self, *arguments: np.ndarray | Mapping[str, np.ndarray], **named: np.ndarray) -> list[np.ndarray]:
+        """Run the model on arrays given in order, by input name, or both; or on a dict of them by input name.
 
         Raises:
             ModelError: an input is missing, unknown, or of the wrong dtype or shape.
         """
-        return self.run(bind(self.inputs, arguments, named))
+        if len(arguments) == 1 and isinstance(arguments[0], Mapping):
+            arguments, named = (), {**arguments[0], **named}
+        return self.run(bind(self.inputs, cast("tuple[np.ndarray, ...]", arguments), named))
+
+    def __repr__(self) -> str:
+        ports = (", ".join(f"{port.name}: {port}" for port in row) for row in (self.inputs, self.outputs))
+        return f"<{type(self).__name__} {' -> '.join(ports)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(repr(self))}</code>"
 
     @abstractmethod
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -196,7 +206,9 @@ class Backend(ABC):
 
 
 def bind(
-    ports: Sequence[Port], arguments: Sequence[np.ndarray], named: Mapping[str, np.ndarray]
+    ports: Sequence[Port],
+    arguments: Sequence[np.ndarray],
+    named: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Assign arrays to inputs, in order and by name, and check them.
 

@@ -1,7 +1,8 @@
 """Writing of ONNX files weight by weight: none is copied, however large the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +23,13 @@ _ALIGNMENT = 4096
 """The alignment of weights in a file of their own: a page, so that a runtime can map them."""
 
 
-def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> None:
+def write_onnx(
+    graph: Graph,
+    path: Path,
+    inline_bytes: int = 1_800_000_000,
+    *,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write the graph as an ONNX file, whole or not at all; equal graphs give equal bytes.
 
     Args:
@@ -30,12 +37,13 @@ def write_onnx(graph: Graph, path: Path, inline_bytes: int = 1_800_000_000) -> N
         path: the file.
         inline_bytes: weights that are larger in all go into a file beside the model, named like it with `.data`
             appended; by default what a protobuf, which ends at 2 GiB, can't hold.
+        metadata: what the model says of itself, by key.
 
     Raises:
         TargetError: an operator that ONNX can't express, by name and layer.
         UsageError: the disk is full, or nothing may be written there.
     """
-    model = to_onnx(graph)
+    model = to_onnx(graph, metadata)
     size = sum(weight.nbytes for part in model.graphs() for weight in _large(part).values())
     write = _write_apart if size > inline_bytes else _write_inline
     with writing(path):

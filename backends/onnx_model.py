@@ -1,6 +1,8 @@
 """A graph as an ONNX model: what ONNX Runtime reads, and what TVM's importer reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -31,11 +33,15 @@ _HELD = "planish.type"
 """The key under which an output keeps its type."""
 
 
-def to_onnx(graph: Graph) -> onnx_ir.Model:
+def to_onnx(graph: Graph, metadata: Mapping[str, str] = MappingProxyType({})) -> onnx_ir.Model:
     """Convert a graph to a model, at the lowest opset that expresses it, sharing the memory of its constants.
 
     Inputs and outputs keep their promised names. A value that is returned under two names, or that is an input of the
     graph, reaches its output through an Identity.
+
+    Args:
+        graph: to convert.
+        metadata: what the model says of itself, by key.
 
     Raises:
         TargetError: an operator that ONNX can't express, by name and layer.
@@ -43,7 +49,13 @@ def to_onnx(graph: Graph) -> onnx_ir.Model:
     """
     body = _Writer(graph).graph(graph, list(graph.outputs))
     body.opset_imports.update({"": lowest_opset(graph), **_versions(graph)})
-    return onnx_ir.Model(body, ir_version=_ir_version(graph), producer_name="planish")
+    return onnx_ir.Model(
+        body,
+        ir_version=_ir_version(graph),
+        producer_name="planish",
+        producer_version=version("planish"),
+        metadata_props=dict(sorted(metadata.items())),
+    )
 
 
 def _ir_version(graph: Graph) -> int:

@@ -1,41 +1,71 @@
 """The face of the package for Python: the same steps as the command line's, on graphs in memory."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
 
 from ..backends import Executable, find_backend
 from ..backends.artifact import load, write_artifact
-from ..backends.base import bind
+from ..backends.base import Port, bind
 from ..ir.drafts import workspace
+from ..ir.errors import UsageError
 from ..ir.graph import Graph
-from ..passes.base import Feeds, PassContext
+from ..passes.base import Feeds, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
-from ..passes.pipeline import parse_pipeline
+from ..passes.pipeline import Step, make_pipeline
+from ..passes.units import show_seconds
 from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
-from .data import doubts, make_batches, ports_of, single_sample, sizes_in
+from .data import Batch, doubts, make_batches, ports_of, read_data, single_sample, sizes_in
 from .evaluation import find_metric, labelled
 from .model import read_model, write_model
 from .profiling import profiler
-from .reporter import SILENT, PassReporter, Reporter
+from .reporter import SILENT, Doubts, PassReporter, Reporter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Optimized:
     """What a pipeline made of a graph.
 
     Attributes:
         graph: the result; the graph that was given is left as it was.
         records: of the passes, in order: what each did, how many nodes it left, how far the outputs drifted.
+        warnings: passes that found nothing to do, or left most of the model as it was, and doubts about the data.
     """
 
     graph: Graph
     records: Sequence[PassRecord]
+    warnings: Sequence[str] = ()
+
+    def summary(self) -> str:
+        """What the passes did, as a table of those that changed something, and the warnings."""
+        rows = [("pass", "changes", "nodes", "drift", "time")]
+        for it in self.records:
+            if it.result.changed:
+                drift = "" if it.drift is None else f"{it.drift:.2g}"
+                changes = str(sum(it.result.counts.values()))
+                rows.append((it.text, changes, str(it.nodes), drift, show_seconds(it.seconds)))
+        width = max(len(row[0]) for row in rows)
+        lines = [f"{row[0]:{width}}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows]
+        return "\n".join([repr(self.graph), *lines, *(f"warning: {text}" for text in self.warnings)])
+
+    def __repr__(self) -> str:
+        changed = sum(record.result.changed for record in self.records)
+        warned = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"<Optimized {self.graph!r}: {changed} of {len(self.records)} passes changed it{warned}>"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.summary())}</pre>"
 
 
 def read(path: str | Path) -> Graph:
@@ -60,11 +90,12 @@ def write(graph: Graph, path: str | Path) -> None:
     write_model(graph, Path(path))
 
 
+@overload
 def optimize(
-    graph: Graph,
-    pipeline: str,
+    model: Graph | str | Path,
+    pipeline: str | Pass | Sequence[Step],
     *,
-    data: Iterable[Any] = (),
+    data: Any = (),
     target: str | Target = "native",
     backend: str | None = None,
     metric: str | None = None,
@@ -72,15 +103,52 @@ def optimize(
     verify: Verification | str = "numeric",
     probes: Sequence[Feeds] = (),
     instruments: Sequence[Instrument] = (),
-    reporter: Reporter = SILENT,
+    reporter: Reporter | None = None,
+) -> Optimized: ...
+
+
+@overload
+def optimize(
+    model: Any,
+    inputs: Any,
+    pipeline: str | Pass | Sequence[Step],
+    /,
+    *,
+    data: Any = (),
+    target: str | Target = "native",
+    backend: str | None = None,
+    metric: str | None = None,
+    seed: int = 0,
+    verify: Verification | str = "numeric",
+    probes: Sequence[Feeds] = (),
+    instruments: Sequence[Instrument] = (),
+    reporter: Reporter | None = None,
+) -> Optimized: ...
+
+
+def optimize(
+    model: Any,
+    *how: Any,
+    pipeline: Any = None,
+    data: Any = (),
+    target: str | Target = "native",
+    backend: str | None = None,
+    metric: str | None = None,
+    seed: int = 0,
+    verify: Verification | str = "numeric",
+    probes: Sequence[Feeds] = (),
+    instruments: Sequence[Instrument] = (),
+    reporter: Reporter | None = None,
 ) -> Optimized:
     """Run a pipeline over a copy of a graph, checking it after every pass.
 
     Args:
-        graph: from `trace` or `read`.
-        pipeline: as text, such as `"cleanup,fuse,quantize{scheme=int8}"`.
+        model: a graph of `trace` or `read`, what `read` reads, or a module, with its example inputs behind it.
+        how: of a module the example inputs, and the pipeline.
+        pipeline: as text, such as `"cleanup,fuse,quantize{scheme=int8}"`, or a list of texts, passes and
+            `{name: {option: value}}`.
         data: calibration: batches of real inputs, each a dict of arrays by input name, one array, or a row of arrays in
-            the order of the inputs.
+            the order of the inputs; one such dict or array alone; or the name of a file or a factory, as of a recipe.
         target: a target's name, its file, or the target itself.
         backend: that graphs are timed on, for passes that choose by time.
         metric: that passes are bounded by where the data have labels: a built-in one, or `module:function`.
@@ -89,20 +157,22 @@ def optimize(
             `"numeric,rtol=0.01"`.
         probes: inputs by name that graphs are compared on; by default the first batches of the data, or random ones.
         instruments: that watch.
-        reporter: hears of progress.
+        reporter: hears of progress and of doubts; without one, doubts are Python's warnings.
 
     Raises:
         UsageError: the pipeline or the target makes no sense, or a pass lacks data.
-        ModelError: the data doesn't fit the graph's inputs.
+        ModelError: the model can't be traced, or the data doesn't fit its inputs.
         CheckError: a pass changed what the graph means beyond what it declares.
     """
+    graph, steps = _source(model, how if pipeline is None else (*how, pipeline))
     machine = target if isinstance(target, Target) else load_target(target)
-    passes = parse_pipeline(pipeline)
+    passes = make_pipeline(steps)
     ports = ports_of(graph)
-    batches = make_batches(data, ports, "data")
+    batches = _batches(data, ports)
     feeds = [batch.inputs for batch in batches]
+    hearing = Doubts(reporter or SILENT)
     for doubt in doubts(feeds):
-        warnings.warn(doubt, stacklevel=2)
+        hearing.warn(doubt)
     sample = single_sample(feeds[0], ports) if feeds else None
     sizes = {} if sample is None else sizes_in(sample, ports)
     result = graph.clone()
@@ -110,10 +180,37 @@ def optimize(
     timing = profiler(backend, machine, sample)
     labels = None if metric is None else labelled(find_metric(metric, Path()), batches)
     context = PassContext(
-        machine, graph, feeds, seed, sizes, reporter.progress, probes=given, profile=timing, labelled=labels
+        machine, graph, feeds, seed, sizes, hearing.progress, probes=given, profile=timing, labelled=labels
     )
-    records = PassManager(passes, [PassReporter(reporter), *instruments], verify).run(result, context)
-    return Optimized(result, records)
+    records = PassManager(passes, [PassReporter(hearing, passes), *instruments], verify).run(result, context)
+    for text in hearing.texts if reporter is None else ():
+        warnings.warn(text, stacklevel=2)
+    return Optimized(result, records, tuple(hearing.texts))
+
+
+def _source(model: Any, how: Sequence[Any]) -> tuple[Graph, Any]:
+    """The graph and the pipeline that `optimize` was given.
+
+    Raises:
+        UsageError: one is missing, or there is more.
+    """
+    is_graph = isinstance(model, Graph | str | Path)
+    if len(how) != (1 if is_graph else 2):
+        raise UsageError(
+            "optimize takes a graph or a file and a pipeline, or a module, its example inputs and a pipeline, "
+            f"and was given {', '.join(type(it).__name__ for it in (model, *how))}"
+        )
+    if is_graph:
+        return model if isinstance(model, Graph) else read(model), how[0]
+    from ..frontends.torch import trace
+
+    return trace(model, how[0]), how[1]
+
+
+def _batches(data: Any, ports: Sequence[Port]) -> Sequence[Batch]:
+    if isinstance(data, str | Path):
+        return read_data(str(data), Path(), ports)
+    return make_batches([data] if isinstance(data, Mapping | np.ndarray) else data, ports, "data")
 
 
 def compile(

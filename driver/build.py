@@ -12,7 +12,7 @@ from ..backends.machine import runs_here
 from ..backends.manifest import check_key, read_manifest
 from ..ir.analysis.cost import summarize
 from ..ir.drafts import workspace
-from ..ir.errors import BudgetError, ModelError, TargetError, UsageError
+from ..ir.errors import BudgetError, ModelError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
@@ -27,12 +27,14 @@ from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled
-from .lowering import Lowering, chosen, fastest, lower, refuse_early
+from .lowering import Lowering, choice, chosen, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
+from .mistakes import check_names
 from .model import read_model
 from .profiling import profiler
+from .provenance import digest, versions
 from .recipe import Budget, Recipe, Sources, read_recipe
-from .reporter import SILENT, PassReporter, Reporter
+from .reporter import SILENT, PassReporter, Reporter, presets_of_passes
 from .results import Artifact, Measured, PassRow, plain
 from .user_code import isolated_imports
 
@@ -172,17 +174,15 @@ class Job:
 
 def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
     """Read and check everything that a recipe names."""
+    check_names(recipe)
     passes = recipe.pipeline()
-    target_file = recipe.folder / recipe.target
-    target = load_target(str(target_file) if target_file.is_file() else recipe.target)
+    target = load_target(recipe.machine)
     metric = find_metric(recipe.data.metric, recipe.folder) if recipe.data.evaluation else None
     if recipe.database is not None:  # before the passes take their time
         find_backend("tvm" if recipe.backend == "auto" else recipe.backend).tuned(recipe.database)
     for backend in chosen(recipe.backend):
-        if not (missing := backend.available()):
+        if not backend.available():
             backend.warm_up()
-        elif recipe.backend != "auto":
-            raise TargetError(f"backend {backend.name} is not installed: {missing}")
     reporter.stage(f"reading {recipe.model}")
     source = read_model(recipe.model, recipe.folder)
     calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)
@@ -270,7 +270,7 @@ def _measured(
         taken = (
             f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
         )
-        job.reporter.note(f"latency of the candidates: {', '.join(taken)}")
+        job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {choice(candidates, latencies)}")
     best, latency = fastest(candidates, latencies)
     job.reporter.stage(f"evaluating the artifact in {best.backend}")
     return (
@@ -284,7 +284,7 @@ def _run_passes(job: Job, before: Score | None, context: PassContext) -> tuple[G
     graph = job.source.clone()
     watch = _Watch(job, before, context.sizes)
     try:
-        watching = [PassReporter(job.reporter), watch, *job.instruments]
+        watching = [PassReporter(job.reporter, job.passes), watch, *job.instruments]
         with reproducing(job.case):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context)
     finally:
@@ -300,6 +300,11 @@ class _Watch(Instrument):
         self._job = job
         self._before = before
         self._sizes = sizes
+        self._presets = presets_of_passes()
+        self._preset = ""
+
+    def before(self, step: Pass, graph: Graph) -> None:
+        self._preset = self._presets.get(id(step), "")
 
     def start(self, graph: Graph, context: PassContext) -> None:
         metric = None if self._before is None else self._before.value
@@ -317,6 +322,7 @@ class _Watch(Instrument):
                 cost=summarize(graph, self._sizes),
                 drift=record.drift,
                 metric=None if score is None else score.value,
+                preset=self._preset,
             )
         )
 
@@ -349,10 +355,12 @@ def _loss(artifact: Artifact) -> str:
 
 
 def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
-    """What the manifest says beyond how to run the model: the recipe, hashes of source and result, and measurements."""
+    """What the manifest says beyond how to run the model: of what it was made, by what, and what was measured."""
     return {
         "recipe": job.recipe.model_dump(mode="json"),
         "source": structural_hash(job.source),
         "graph": structural_hash(graph),
+        "data": {"calibration": digest(job.calibration), "evaluation": digest(job.evaluation)},
+        "versions": versions(artifact.built.backend),
         "measurements": plain(artifact.summary()),
     }

@@ -1,52 +1,59 @@
 """The command line. Bodies import what they need, so that `--help` and `passes` answer at once."""
 
-import json
 import signal
-from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
 from ..ir.errors import printable
+from . import shortcuts
 from .guard import GuardedCommand
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-LOG_WIDTH = 160
-"""Columns of tables where stderr is a file."""
+from .options import (
+    MODEL_HELP,
+    TARGET_HELP,
+    Backend,
+    Data,
+    DumpDir,
+    Folder,
+    Instruments,
+    Json,
+    MaxDrop,
+    Metric,
+    Model,
+    Pipeline,
+    TargetName,
+    Threads,
+    Verify,
+)
+from .output import console, examples, list_entries, print_json, set_verbosity, show, verbosity
 
 app = typer.Typer(
     name="planish",
     help="The build step between training a model and deploying it.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "planish init model.onnx                      write a recipe to start from",
+        "planish build recipe.yaml                    build what it says",
+        "planish quantize model.onnx -d data.npz      int8, checked and measured",
+        "planish doctor                               what this machine can do",
+    ),
     rich_markup_mode=None,  # importing rich takes as long as everything else that --help needs
     pretty_exceptions_enable=False,
 )
 
-MODEL_HELP = ".onnx, .pt2, .planish, file.py:factory or package.module:factory"
-Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
-Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse,quantize'")]
-Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
-TARGET_HELP = "see `planish targets`; or a TOML file, archspec's name of a CPU (zen4), a copy of another /proc/cpuinfo"
-TargetName = Annotated[str, typer.Option("-t", "--target", help=TARGET_HELP)]
-VERIFY_HELP = "what is checked: none, structure or numeric, with rtol, atol, probes and edges as in numeric,rtol=0.01"
-Verify = Annotated[str | None, typer.Option(metavar="LEVEL[,KEY=N...]", help=VERIFY_HELP)]
-Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
-Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
-DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]
-Instruments = Annotated[
-    list[str] | None,
-    typer.Option("--instrument", help="what watches the passes: stats, drift, memory, or module:Class"),
-]
-
 
 @app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="results, warnings and errors alone; of any command")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="every pass as well; of any command")] = False,
+) -> None:
+    set_verbosity(verbose - quiet)
     if version:
         from importlib.metadata import version as installed
 
@@ -54,23 +61,35 @@ def _main(version: Annotated[bool, typer.Option("--version", help="print the ver
         raise typer.Exit
 
 
-@app.command(cls=GuardedCommand)
+@app.command(
+    cls=GuardedCommand,
+    epilog=examples(
+        "planish build recipe.yaml",
+        "planish build model.onnx -p int8 -d data.npz --max-drop 1% --max-latency 5ms",
+        "planish build model.py:build -p 'cleanup,fuse,prune-channels{ratio=0.3}' -d data.py:batches -o dist",
+    ),
+)
 def build(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="a recipe (.yaml), or a model and flags")],
     pipeline: Pipeline = None,
     data: Data = None,
     target: Annotated[str | None, typer.Option("-t", "--target", help=TARGET_HELP)] = None,
-    backend: Annotated[
-        str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")
-    ] = None,
+    backend: Backend = None,
     tuned: Annotated[Path | None, typer.Option(metavar="FILE", help="what `planish tune` wrote, for tvm")] = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy, spearman, perplexity, or file.py:function")] = None,
-    max_drop: Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact")] = None,
+    evaluation: Annotated[str | None, typer.Option(help="data with labels; by default a part of --data's")] = None,
+    metric: Metric = None,
+    max_drop: MaxDrop = None,
+    max_latency: Annotated[str | None, typer.Option(help="of one inference, such as 5ms")] = None,
+    max_size: Annotated[str | None, typer.Option(help="of the artifact's files, such as 10MB")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="for whatever is random")] = None,
+    output: Folder = None,
     verify: Verify = None,
     sign: Annotated[Path | None, typer.Option(metavar="KEYFILE", help="whose bytes sign the artifact")] = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
+    all_passes: Annotated[
+        bool, typer.Option("--all", help="a row for each pass, also those of presets and those that changed nothing")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build a checked and measured artifact.
@@ -84,24 +103,16 @@ def build(
         "tuned": tuned,
         "output": output,
         "verify": verify,
-        "data": _given(calibration=data, evaluation=data, metric=metric),
-        "budget": _given(metric_drop=max_drop),
+        "seed": seed,
+        "data": _given(calibration=data, evaluation=evaluation or data, metric=metric),
+        "budget": _given(metric_drop=max_drop, latency=max_latency, size=max_size),
     }
-    from .build import build as build_artifact
-    from .build import read_key
-    from .instruments import make_instruments
     from .recipe import chosen_recipe
-    from .report import ConsoleReporter
-    from .user_code import isolated_imports
 
-    chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value})
-    key = None if sign is None else read_key(sign)
-    reporter = ConsoleReporter(_console())
-    with reporter.live(), isolated_imports(Path()):
-        artifact = build_artifact(chosen, reporter, make_instruments(instrument or [], dump_dir), key=key)
-    typer.echo(f"built {artifact.directory}", err=True)
-    if as_json:
-        _print_json({"artifact": str(artifact.directory), **artifact.summary()})
+    chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value not in (None, {})})
+    shortcuts.tell_build(
+        chosen, instruments=instrument or [], dump_dir=dump_dir, sign=sign, as_json=as_json, all_passes=all_passes
+    )
 
 
 @app.command(cls=GuardedCommand)
@@ -145,7 +156,7 @@ def opt(
     from .results import plain
     from .user_code import isolated_imports
 
-    reporter = ConsoleReporter(_console())
+    reporter = ConsoleReporter(console(), verbosity())
     names = [*(["stats"] if stats else []), *(["drift"] if drift else []), *(instrument or [])]
     with reporter.live(), isolated_imports(Path()):
         # before a large model is read: the name may be misspelt
@@ -164,13 +175,13 @@ def opt(
             reporter=reporter,
         )
     if time_passes:
-        _show([records_table(result.records)], None)
+        show([records_table(result.records)], None)
     if explainer is not None and not as_json:
         typer.echo("\n".join(map(printable, explainer.lines())), err=True)
     if as_json and explainer is not None:
-        _print_json({"before": explainer.before_pass, "rules": plain(explainer.explanations)})
+        print_json({"before": explainer.before_pass, "rules": plain(explainer.explanations)})
     elif as_json:
-        _print_json([plain(record) for record in result.records])
+        print_json([plain(record) for record in result.records])
     elif output is None:
         from ..ir.text import print_graph
 
@@ -196,11 +207,11 @@ def bisect(
     from .report import ConsoleReporter
     from .results import plain
 
-    reporter = ConsoleReporter(_console())
+    reporter = ConsoleReporter(console(), verbosity())
     with reporter.live():
         fault = find_fault(subject, pipeline, data, target, reporter, verify)
     if as_json:
-        _print_json(None if fault is None else plain(fault))
+        print_json(None if fault is None else plain(fault))
     else:
         typer.echo("every check holds" if fault is None else printable(str(fault)))
 
@@ -215,7 +226,7 @@ def reduce(
     from .debugging import shrink
     from .report import ConsoleReporter
 
-    reporter = ConsoleReporter(_console())
+    reporter = ConsoleReporter(console(), verbosity())
     with reporter.live():
         smaller = shrink(reproducer, reporter)
     smaller.write(output)
@@ -225,12 +236,13 @@ def reduce(
 
 @app.command(cls=GuardedCommand)
 def inspect(
-    model: Model,
+    model: Annotated[str, typer.Argument(metavar="MODEL|ARTIFACT", help=f"{MODEL_HELP}; or an artifact's folder")],
     target: TargetName = "native",
-    depth: Annotated[int, typer.Option(min=0, help="of the module path that costs are summed up to")] = 2,
+    depth: Annotated[int | None, typer.Option(min=0, help="of modules' paths; by default what fits a page")] = None,
     size: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension, to count costs with; else 1")
+        list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension; else the data's, or 1")
     ] = None,
+    data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model consists of and costs.
@@ -241,8 +253,8 @@ def inspect(
     from .report import inspection_tables
     from .results import plain
 
-    inspection = look(model, target, depth, _sizes(size or []))
-    _show(inspection_tables(inspection), plain(inspection) if as_json else None)
+    inspection = look(model, target, depth, _sizes(size or []), data)
+    show(inspection_tables(inspection), plain(inspection) if as_json else None)
 
 
 @app.command(cls=GuardedCommand)
@@ -262,28 +274,40 @@ def bench(
     from .results import plain
 
     rows = measure(subjects, target, data, threads)
-    _show([bench_table(rows)], [plain(row) for row in rows] if as_json else None)
+    show([bench_table(rows)], [plain(row) for row in rows] if as_json else None)
 
 
-@app.command(cls=GuardedCommand)
+@app.command(
+    cls=GuardedCommand,
+    epilog=examples(
+        "planish compare model.onnx dist -d data.npz",
+        "planish compare old/ new/ -d data.npz --max-drop 0.5% --min-cosine 0.99 --max-slower 5%",
+    ),
+)
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="an artifact's folder, or a model")],
     b: Annotated[str, typer.Argument(metavar="B", help="another")],
     data: Data = None,
     metric: Annotated[str, typer.Option(help="evaluated where the data have labels")] = "accuracy",
+    max_drop: MaxDrop = None,
+    min_cosine: Annotated[float | None, typer.Option(max=1, help="between A's outputs and B's")] = None,
+    max_slower: Annotated[str | None, typer.Option(help="B against A, such as 5%")] = None,
     target: TargetName = "native",
     as_json: Json = False,
 ) -> None:
-    """Show how far two models are apart.
+    """Show how far two models are apart, in their outputs, metric, size and latency.
 
-    In their outputs, metric, size and latency.
+    With bounds it is a gate of a release: the exit code is 5 where B misses one.
     """
+    from .comparison import Gate
     from .comparison import compare as set_against
     from .report import comparison_tables
     from .results import plain
 
+    gate = Gate.of(max_drop, min_cosine, max_slower)
     comparison = set_against(a, b, target, data, metric)
-    _show(comparison_tables(comparison), plain(comparison) if as_json else None)
+    show(comparison_tables(comparison), plain(comparison) if as_json else None)
+    gate.check(comparison)
 
 
 @app.command(cls=GuardedCommand)
@@ -305,21 +329,25 @@ def tune(
     from .tuning import tune as measure
     from .user_code import isolated_imports
 
-    reporter = ConsoleReporter(_console())
+    reporter = ConsoleReporter(console(), verbosity())
     with reporter.live(), isolated_imports(Path()):
         tuned = measure(model, output, pipeline=pipeline, data=data, target=target, minutes=budget, reporter=reporter)
-    _show(tuning_tables(tuned), plain(tuned) if as_json else None)
+    show(tuning_tables(tuned), plain(tuned) if as_json else None)
 
 
 @app.command(cls=GuardedCommand)
-def passes(name: Annotated[str | None, typer.Argument(help="of one pass")] = None, as_json: Json = False) -> None:
+def passes(
+    name: Annotated[str | None, typer.Argument(help="of one pass, or module:Class")] = None, as_json: Json = False
+) -> None:
     """List the passes, or describe one with its options."""
     from . import catalog
+    from .user_code import isolated_imports
 
-    if name is None or as_json:
-        _list(catalog.passes() if name is None else catalog.describe_pass(name), as_json)
-    else:
-        typer.echo(catalog.explain_pass(name))
+    with isolated_imports(Path()):
+        if name is None or as_json:
+            list_entries(catalog.passes() if name is None else catalog.describe_pass(name), as_json)
+        else:
+            typer.echo(catalog.explain_pass(name))
 
 
 @app.command(cls=GuardedCommand)
@@ -327,7 +355,11 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
     """List targets or describe one: `planish targets native` says what was found on this machine and what follows."""
     from . import catalog
 
-    _list(catalog.targets() if name is None else catalog.describe_target(name), as_json)
+    list_entries(catalog.targets() if name is None else catalog.describe_target(name), as_json)
+
+
+for shortcut in (shortcuts.quantize, shortcuts.init, shortcuts.doctor):
+    app.command(cls=GuardedCommand, epilog=shortcuts.EXAMPLES[shortcut.__name__])(shortcut)
 
 
 def main() -> None:
@@ -354,46 +386,3 @@ def _sizes(texts: list[str]) -> dict[str, int]:
 
 def _given(**flags: str | None) -> dict[str, str]:
     return {name: value for name, value in flags.items() if value is not None}
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console(stderr=True, markup=False, highlight=False)  # shapes in brackets are no markup
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
-    return console
-
-
-def _show(tables: "Iterable[Table]", as_json: Any) -> None:
-    """Tables on stderr, or JSON on stdout."""
-    if as_json is not None:
-        _print_json(as_json)
-        return
-    console = _console()
-    for table in tables:
-        console.print(table, "")
-
-
-def _list(entries: dict[str, Any], as_json: bool) -> None:
-    """Names and what they stand for, aligned."""
-    if as_json:
-        _print_json(entries)
-        return
-    width = max(map(len, entries))
-    for name, value in entries.items():
-        typer.echo(f"{name:{width}}  {_spell(value)}")
-
-
-def _spell(value: Any) -> str:
-    if value in ([], {}):
-        return "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_spell(item)}" for key, item in cast("dict[str, Any]", value).items())
-    if isinstance(value, list):
-        return "|".join(map(str, cast("list[Any]", value)))
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -1,14 +1,15 @@
 """`planish compare`: how far the outputs of two artifacts or models are apart, and what each costs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..ir.drafts import workspace
-from ..ir.errors import ModelError
+from ..ir.errors import BudgetError, ModelError, UsageError
 from ..ir.numerics import flattened
+from ..passes.units import PARTS, parse
 from ..targets.load import load_target
 from .bench import sample_for
 from .data import Batch, read_data
@@ -69,6 +70,7 @@ class Comparison:
         b: what is compared with it.
         outputs: differences of each.
         metric: the name, where there are labels.
+        drop: by how much B's metric is worse, on its own scale.
         drop_interval: where 95 % of the metric's drops lie if other samples had been drawn.
         flips: how many samples only A gets right, and how many only B.
         mcnemar: the probability of flips that are as uneven, if both were equally good.
@@ -78,11 +80,65 @@ class Comparison:
     b: Side
     outputs: Sequence[OutputDifference]
     metric: str | None
+    drop: float | None
     drop_interval: tuple[float, float] | None
     flips: tuple[int, int] | None
     mcnemar: float | None
     speedup: Ratio
     shrinkage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How far B may be from A.
+
+    Attributes:
+        max_drop: of the metric, on its own scale.
+        min_cosine: between any two outputs.
+        max_slower: share of A's latency by which B may be slower; missed where three rounds of four are slower by
+            more.
+    """
+
+    max_drop: float | None = None
+    min_cosine: float | None = None
+    max_slower: float | None = None
+
+    @classmethod
+    def of(cls, max_drop: str | None, min_cosine: float | None, max_slower: str | None) -> "Gate":
+        """A gate of what flags say, shares as `5%`.
+
+        Raises:
+            UsageError: one is no share.
+        """
+        shares: list[float | None] = []
+        for name, text in (("max-drop", max_drop), ("max-slower", max_slower)):
+            try:
+                shares.append(None if text is None else parse(text, PARTS))
+            except ValueError as error:
+                raise UsageError(f"--{name}: {error}") from error
+        return cls(shares[0], min_cosine, shares[1])
+
+    def check(self, comparison: Comparison) -> None:
+        """Hold a comparison to the bounds.
+
+        Raises:
+            BudgetError: it misses some; all that are missed are told.
+            UsageError: the metric is bounded, and there are no labels to compute it on.
+        """
+        if missed := list(self._missed(comparison)):
+            raise BudgetError(f"{comparison.b.name} is too far from {comparison.a.name}: {'; '.join(missed)}")
+
+    def _missed(self, comparison: Comparison) -> Iterator[str]:
+        if self.max_drop is not None and comparison.drop is None:
+            raise UsageError("a bound on the metric's drop needs data with labels: -d DATA")
+        if self.max_drop is not None and comparison.drop is not None and comparison.drop > self.max_drop + 1e-9:
+            yield f"the metric {comparison.metric} drops by {comparison.drop:.4f}, more than {self.max_drop:g}"
+        for output in comparison.outputs:
+            if self.min_cosine is not None and output.cosine < self.min_cosine:
+                yield f"the cosine of output {output.name!r} is {output.cosine:.6f}, less than {self.min_cosine:g}"
+        slower = comparison.speedup.inverse
+        if self.max_slower is not None and slower.lower > 1 + self.max_slower:
+            yield f"it is {slower} slower, more than by {self.max_slower:.3g}"
 
 
 def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Comparison:
@@ -114,6 +170,7 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Compa
             b=Side(second.name, second.backend, fast, second.size, None if scores is None else scores[1].value),
             outputs=_differences(first, outputs[0], outputs[1]),
             metric=None if chosen is None else chosen.name,
+            drop=None if chosen is None or scores is None else chosen.drop(*(score.value for score in scores)),
             drop_interval=None if chosen is None or scores is None else drop_interval(chosen, *scores),
             flips=changes,
             mcnemar=None if changes is None else mcnemar(changes),

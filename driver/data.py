@@ -1,8 +1,8 @@
 """Data as users name it: an `.npz`, or a factory that yields batches; checked against the model's inputs.
 
-A batch is a dict of arrays by input name, with `labels` if there are any, or a pair `(inputs, labels)` whose inputs are
-a dict, one array, or a row of arrays in the model's order. All batches are held in memory: the same ones are used
-before, between and after the passes.
+A batch is a dict of arrays by input name, with `labels` if there are any, one array, a row of arrays in the model's
+order, or a pair `(inputs, labels)` of these; two arrays for a model of two inputs are the inputs. All batches are held
+in memory: the same ones are used before, between and after the passes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from ..ir.graph import Graph
 from ..ir.numerics import is_float
 from ..ir.types import DType
 from ..passes.probes import random_array
-from .user_code import call, resolve, suggestion
+from .user_code import call, find_function, make, suggestion
 
 LABELS = "labels"
 BATCH_SIZE = 32
@@ -62,10 +62,26 @@ def read_data(reference: str, folder: Path, ports: Sequence[Port]) -> list[Batch
         UsageError: there is no such file, module or factory.
         ModelError: a factory fails, or arrays don't fit the model's inputs; names what was expected.
     """
+    find_data(reference, folder)
     items = _read_npz(folder / reference, ports) if reference.endswith(".npz") else _call_factory(reference, folder)
     if not items:
         raise ModelError(f"{reference} holds no batches")
     return make_batches(items, ports, reference)
+
+
+def find_data(reference: str, folder: Path) -> None:
+    """Look whether there is a file or a factory of data, without reading it.
+
+    Raises:
+        UsageError: there is none.
+        ModelError: the factory's module fails while it is imported.
+    """
+    path = folder / reference
+    if not reference.endswith(".npz"):
+        find_function(reference, folder)
+    elif not path.is_file():
+        neighbours = [file.name for file in path.parent.glob("*.npz")]
+        raise UsageError(f"there is no data {path}{suggestion(path.name, neighbours)}")
 
 
 def make_batches(items: Iterable[Any], ports: Sequence[Port], source: str) -> list[Batch]:
@@ -178,14 +194,17 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
     """A batch from what the user gave, its inputs checked."""
     names = [port.name for port in ports]
     labels: Any = None
-    if isinstance(item, tuple | list) and len(cast("Sequence[Any]", item)) == 2:
+    if isinstance(item, tuple | list) and len(cast("Sequence[Any]", item)) == 2 and not _is_row(item, names):
         item, labels = cast("Sequence[Any]", item)
     if isinstance(item, Mapping):
         given = dict(cast("Mapping[str, Any]", item))
     else:
         row = cast("Sequence[Any]", item if isinstance(item, tuple | list) else [item])
         if len(row) != len(names):
-            raise ModelError(f"{place}: got {len(row)} inputs, the model has {len(names)}: {', '.join(names)}")
+            raise ModelError(
+                f"{place}: got {len(row)} inputs, the model has {len(names)}: {', '.join(names)}; a batch is a dict by "
+                "name, or a row of them, or (inputs, labels) with such inputs"
+            )
         given = dict(zip(names, row, strict=True))
     if LABELS not in names:
         labels = given.pop(LABELS, labels)
@@ -199,6 +218,11 @@ def _batch(item: Any, ports: Sequence[Port], place: str) -> Batch:
     except ModelError as error:
         raise ModelError(f"{place}: {error}") from error
     return Batch(inputs, labels)
+
+
+def _is_row(pair: Sequence[Any], names: Sequence[str]) -> bool:
+    """Whether two things are a model's two inputs; of inputs and labels, the first are a dict or a row there."""
+    return len(names) == 2 and not isinstance(pair[0], Mapping | tuple | list)
 
 
 def _check_numbers(name: str, array: Any) -> None:
@@ -221,20 +245,13 @@ def _check_numbers(name: str, array: Any) -> None:
 
 
 def _call_factory(reference: str, folder: Path) -> list[Any]:
-    factory = resolve(reference, folder)
-    if not callable(factory):
-        raise UsageError(f"{reference} is not a function")
-    batches = cast("Any", call(reference, factory))
+    batches = make(reference, folder)
     if not hasattr(batches, "__iter__"):
         raise ModelError(f"{reference} must yield batches, not {type(batches).__name__}")
     return cast("list[Any]", call(reference, list, batches))
 
 
 def _read_npz(path: Path, ports: Sequence[Port]) -> list[Any]:
-    if not path.is_file():
-        raise UsageError(
-            f"there is no data {path}{suggestion(path.name, [file.name for file in path.parent.glob('*.npz')])}"
-        )
     arrays = read_arrays(path)
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     samples = min(lengths.values(), default=0)

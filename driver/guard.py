@@ -1,6 +1,7 @@
 """How a command ends: every error becomes one clear message on stderr and an exit code."""
 
 import errno
+import os
 import sys
 import tempfile
 import traceback
@@ -13,17 +14,23 @@ from typer.core import TyperCommand
 from ..ir.errors import PassError, PlanishError, UsageError, printable
 from ..ir.files import NOT_OURS, refusal
 from . import interrupts
+from .output import set_verbosity
 
 INTERRUPTED = 130
 _OPTIONAL = ("--print-ir-before", "--print-ir-after")
+_VERBOSITY = {"-q": -1, "--quiet": -1, "-v": 1, "--verbose": 1}
 
 
 class GuardedCommand(TyperCommand):
     """A command whose errors end it with the exit codes of docs/errors.md."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take a bare `--print-ir-after` for `--print-ir-after=*`: an option whose value may be left out."""
-        return super().parse_args(ctx, [f"{arg}=*" if arg in _OPTIONAL else arg for arg in args])
+        """Take a bare `--print-ir-after` for `--print-ir-after=*`, and the program's `-q` and `-v` behind a command."""
+        for arg in args:
+            if arg in _VERBOSITY:
+                set_verbosity(_VERBOSITY[arg])
+        rest = [f"{arg}=*" if arg in _OPTIONAL else arg for arg in args if arg not in _VERBOSITY]
+        return super().parse_args(ctx, rest)
 
     def invoke(self, ctx: Any) -> Any:
         with interrupts.noted():
@@ -55,7 +62,8 @@ def _told(error: Exception) -> Exception:
 
 
 def _ended(message: str, code: int) -> typer.Exit:
-    typer.echo(typer.style("error: ", fg="red", bold=True) + printable(message), err=True)
+    head = "error: " if os.environ.get("NO_COLOR") else typer.style("error: ", fg="red", bold=True)
+    typer.echo(head + printable(message), err=True)
     return typer.Exit(code)
 
 

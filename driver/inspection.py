@@ -1,17 +1,25 @@
 """`planish inspect`: what a model consists of, what it costs, and what a target would run in integers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..ir.analysis.cost import Cost, by_module, by_operator, flops, summarize
+from ..backends.manifest import MANIFEST, read_manifest
+from ..ir.analysis.cost import Cost, by_module, by_operator, flops, moved, summarize
 from ..ir.analysis.liveness import peak_activation_bytes
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from ..targets import Int8, Target
 from ..targets.load import load_target
+from .data import ports_of, read_data, sizes_in
 from .model import read_model
 from .user_code import isolated_imports, suggestion
+
+_LINES = 30
+"""Modules that fit a page."""
+_DEEPEST = 12
+"""Parts of a path beyond which nobody looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,7 @@ class OperatorRow:
         name: of the operator.
         count: of its nodes.
         flops: of all of them, for one sample.
+        moved: bytes that they move without computing anything.
         int8: backends on which the target's integer kernel is faster than float.
         dynamic_int8: the same for activations quantized at run time.
         weights: by backend, the bits in which constant weights alone make it faster than float for a few rows.
@@ -30,6 +39,7 @@ class OperatorRow:
     name: str
     count: int
     flops: int
+    moved: int
     int8: Sequence[str]
     dynamic_int8: Sequence[str]
     weights: Mapping[str, Sequence[int]]
@@ -55,25 +65,32 @@ class Inspection:
     modules: Mapping[str, Cost]
 
 
-def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int]) -> Inspection:
+def inspect(
+    model: str, target: str, depth: int | None, sizes: Mapping[str, int], data: str | None = None
+) -> Inspection:
     """Look into a model.
 
     Args:
-        model: a reference.
+        model: a reference, or the folder of an artifact of ONNX Runtime.
         target: whose kernels are asked for.
-        depth: of the module path that costs are summed up to.
-        sizes: of symbolic dimensions; 1 where not given.
+        depth: of the module path that costs are summed up to; None for the deepest that is at most 30 modules.
+        sizes: of symbolic dimensions; those not given are the data's, or else 1.
+        data: whose first batch has sizes.
 
     Raises:
         UsageError: the model has no such dimension.
     """
     machine = load_target(target)
     with isolated_imports(Path()):
-        graph = read_model(model)
-    sizes = _complete(sizes, graph)
-    work: dict[str, int] = {}
+        graph = read_model(_model_of(model))
+        ports = ports_of(graph)
+        found = sizes_in(read_data(data, Path(), ports)[0].inputs, ports) if data else {}
+    sizes = _complete({**found, **sizes}, graph)
+    work: Counter[str] = Counter()
+    moves: Counter[str] = Counter()
     for node in graph.nodes:
-        work[node.operator] = work.get(node.operator, 0) + flops(node, sizes)
+        work[node.operator] += flops(node, sizes)
+        moves[node.operator] += moved(node, sizes)
     int8 = machine.int8 or Int8()
     return Inspection(
         name=graph.name,
@@ -88,14 +105,42 @@ def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int]) -> In
                 name,
                 count,
                 work[name],
+                moves[name],
                 _backends(int8.operators, name),
                 _backends(int8.dynamic_operators, name),
                 _weight_bits(machine, name),
             )
             for name, count in by_operator(graph).items()
         ],
-        modules=by_module(graph, depth, sizes),
+        modules=by_module(graph, depth, sizes) if depth is not None else _readable(graph, sizes),
     )
+
+
+def _readable(graph: Graph, sizes: Mapping[str, int]) -> Mapping[str, Cost]:
+    """The costs of modules, as deep as a page has lines for."""
+    deepest = by_module(graph, 1, sizes)
+    for depth in range(2, _DEEPEST):
+        finer = by_module(graph, depth, sizes)
+        if len(finer) > _LINES:
+            break
+        deepest = finer
+    return deepest
+
+
+def _model_of(reference: str) -> str:
+    """A reference to a model, or the file of an artifact's.
+
+    Raises:
+        UsageError: the artifact holds compiled code alone.
+    """
+    if not (Path(reference) / MANIFEST).is_file():
+        return reference
+    files = [name for name in read_manifest(Path(reference))["files"] if name.endswith(".onnx")]
+    if not files:
+        raise UsageError(
+            f"{reference} holds compiled code, which can't be looked into: give the model that it was built from"
+        )
+    return str(Path(reference) / files[0])
 
 
 def _complete(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:

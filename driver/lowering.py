@@ -197,7 +197,7 @@ class Lowering:
             verification=self.verification,
             probes=self.probes,
         )
-        watching = [PassReporter(self.reporter, implied=passes), *self.instruments]
+        watching = [PassReporter(self.reporter, passes, implied=passes), *self.instruments]
         with reproducing(case):
             context = PassContext(self.target, source=graph, probes=self.probes)
             PassManager(passes, watching, self.verification).run(legal, context)
@@ -212,3 +212,19 @@ def fastest(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> tu
         if other[1].speedup_over(best[1]).lower > 1:
             best = other
     return best
+
+
+def choice(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> str:
+    """Why `fastest` took which of several candidates."""
+    best, taken = fastest(candidates, latencies)
+    others = [(it, latency) for it, latency in zip(candidates, latencies, strict=True) if it is not best]
+    reasons: list[str] = []
+    for other, latency in others:
+        ratio = taken.speedup_over(latency)
+        if ratio.median < 1:
+            reasons.append(f"{other.backend} is faster by less than the noise, {ratio.inverse}")
+        else:
+            reasons.append(
+                f"{other.backend} is not faster" if ratio.lower <= 1 else f"{other.backend} takes {ratio} as long"
+            )
+    return f"took {best.backend}: {'; '.join(reasons)}"

@@ -1,20 +1,24 @@
 """Models as users name them: a file, or a factory of a module and its example inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from ..ir.errors import ModelError, UsageError
 from ..ir.finite import check_finite
 from ..ir.graph import Graph
-from .user_code import call, resolve, suggestion
+from .user_code import find_function, make, parse_options, suggestion
+
+LIBRARIES = ("hf", "timm", "torchvision")
+"""What stands before the name of a model that a library builds; see `frontends/torch/zoo.py`."""
 
 
 def read_model(reference: str, folder: Path = Path()) -> Graph:
-    """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory makes.
+    """Read a `.onnx`, `.pt2` or `.planish` file as a graph, or what a factory or a library makes.
 
-    A factory, `file.py:factory` or `package.module:factory`, returns (module, example inputs), (module, example inputs,
-    dynamic shapes), or the path of such a file.
+    A factory, `file.py:factory` or `package.module:factory`, with its options if it takes any, as in
+    `model.py:build{width=16}`, returns (module, example inputs), (module, example inputs,
+    dynamic shapes), as `planish.trace` takes them, or the path of such a file.
 
     Args:
         reference: what the user wrote.
@@ -53,27 +57,39 @@ def check_form(path: Path) -> None:
         raise UsageError(f"{path} must end in {' or '.join(_WRITERS)}")
 
 
+def find_model(reference: str, folder: Path) -> None:
+    """Look whether there is a file, a factory or a library's name of a model, without reading it.
+
+    Raises:
+        UsageError: there is none.
+        ModelError: the factory's module fails while it is imported.
+    """
+    path = folder / reference
+    if path.suffix in _READERS:
+        if not path.exists():
+            neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
+            raise UsageError(f"there is no model {path}{suggestion(path.name, neighbours)}")
+    elif ":" not in reference:
+        raise UsageError(
+            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory, "
+            "package.module:factory, torchvision:NAME, timm:NAME or hf:FOLDER"
+        )
+    elif reference.partition(":")[0] not in LIBRARIES:
+        find_function(reference, folder)
+
+
 def _read(reference: str, folder: Path) -> Graph:
     path = folder / reference
     reader = _READERS.get(path.suffix)
     if reader is None and ":" in reference:
         return _trace(reference, folder)
-    if reader is None:
-        raise UsageError(
-            f"{reference!r} is not a model: give a .onnx, .pt2 or .planish file, file.py:factory or "
-            "package.module:factory"
-        )
-    if not path.exists():
-        neighbours = [file.name for file in path.parent.glob(f"*{path.suffix}")]
-        raise UsageError(f"there is no model {path}{suggestion(path.name, neighbours)}")
+    find_model(reference, folder)
+    assert reader is not None  # or it is refused
     return reader(path)
 
 
 def _trace(reference: str, folder: Path) -> Graph:
-    factory = resolve(reference, folder)
-    if not callable(factory):
-        raise UsageError(f"{reference} is not a function")
-    made: Any = call(reference, factory)
+    made: Any = _made(reference, folder)
     if isinstance(made, Path):
         return _read(str(made), folder)
     parts: tuple[Any, ...] = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else (made,)
@@ -85,8 +101,17 @@ def _trace(reference: str, folder: Path) -> Graph:
     from ..frontends.torch import trace
 
     module, inputs, *dynamic_shapes = parts
-    arguments = tuple(cast("Sequence[Any]", inputs)) if isinstance(inputs, tuple | list) else (inputs,)
-    return trace(module, arguments, dynamic_shapes=dynamic_shapes[0] if dynamic_shapes else None)
+    return trace(module, inputs, dynamic_shapes=dynamic_shapes[0] if dynamic_shapes else None)
+
+
+def _made(reference: str, folder: Path) -> Any:
+    library, _, name = reference.partition(":")
+    if library not in LIBRARIES:
+        return make(reference, folder)
+    from ..frontends.torch.zoo import from_library
+
+    name, options = parse_options(name)
+    return from_library(library, name, options, folder)
 
 
 def _read_onnx(path: Path) -> Graph:

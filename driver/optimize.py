@@ -14,7 +14,7 @@ from ..passes.verification import EVERYTHING, Verification
 from ..targets.load import load_target
 from .api import Optimized, optimize
 from .backend_check import compile_again
-from .data import doubts, ports_of, read_data
+from .data import ports_of, read_data
 from .explanation import Explain
 from .model import check_form, read_model, write_model
 from .reporter import SILENT, Reporter
@@ -111,6 +111,4 @@ def read_case(
     source = read_model(model)
     batches = [] if data is None else read_data(data, Path(), ports_of(source))
     calibration = [batch.inputs for batch in batches]
-    for doubt in doubts(calibration):
-        reporter.warn(doubt)
     return Reproducer(source, pipeline, target, calibration=calibration, verification=verification)

@@ -1,6 +1,8 @@
 """The recipe: what to build from what, how, and what it may cost; a YAML file, or the flags of `planish build`."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeAlias, cast
@@ -13,7 +15,7 @@ from ..ir.files import fit_name
 from ..ir.suggestion import nearest
 from ..passes import units
 from ..passes.base import Pass
-from ..passes.pipeline import make_passes, parse_pipeline
+from ..passes.pipeline import make_pipeline
 from ..passes.verification import EVERYTHING, Verification
 from .user_code import suggestion
 from .yaml_file import read_yaml
@@ -43,6 +45,16 @@ def _steps(entries: Any) -> Any:
     return cast("Any", entries)
 
 
+def _source(given: Any) -> Any:
+    """A factory with options, `{model.py:build: {width: 16}}`, as one text."""
+    if not isinstance(given, dict):
+        return given
+    (name, options), *others = cast("dict[Any, Any]", given).items() or [(None, None)]
+    if others or not isinstance(options, dict):
+        raise ValueError(f"expected `file.py:factory` or `file.py:factory: {{option: value}}`, got {given!r}")
+    return f"{name}{json.dumps(options)}"
+
+
 def _backend(name: str) -> str:
     names = ("auto", *backend_names())
     if name not in names:
@@ -63,6 +75,9 @@ def _verification(given: Any) -> Any:
 Place = Annotated[str, BeforeValidator(fit_name)]
 """A file, or a reference to an object in one."""
 
+Source = Annotated[str, BeforeValidator(fit_name), BeforeValidator(_source)]
+"""A file, or a factory with its options."""
+
 Step: TypeAlias = str | dict[str, dict[str, Any]]
 """Pipeline text, or one pass with its options."""
 
@@ -80,8 +95,8 @@ class Sources(_Section):
         metric: a built-in one, or `module:function`.
     """
 
-    calibration: Place | None = None
-    evaluation: Place | None = None
+    calibration: Source | None = None
+    evaluation: Source | None = None
     metric: Place = "accuracy"
 
 
@@ -103,7 +118,8 @@ class Recipe(_Section):
     """A build.
 
     Attributes:
-        model: `.onnx`, `.pt2`, `.planish`, `file.py:factory` or `package.module:factory`.
+        model: `.onnx`, `.pt2`, `.planish`, `file.py:factory`, `package.module:factory`, `torchvision:NAME`, `timm:NAME`
+            or `hf:FOLDER`; what is built by a function, with its options.
         data: for calibration, evaluation, and the metric.
         target: `native`, the name of one in targets/, or a TOML file.
         backend: the runtime, or `auto` for the one that is measured to be faster.
@@ -117,7 +133,7 @@ class Recipe(_Section):
         name: of the recipe in messages.
     """
 
-    model: Place
+    model: Source
     data: Sources = Sources()
     target: Place = "native"
     backend: Annotated[str, AfterValidator(_backend)] = "auto"
@@ -135,19 +151,19 @@ class Recipe(_Section):
         """The path of the database of tuned kernels, `tuned`; None if the recipe names none."""
         return None if self.tuned is None else self.folder / self.tuned
 
+    @property
+    def machine(self) -> str:
+        """The target as `load_target` takes it: a name, or the path of a file in the recipe's folder."""
+        file = self.folder / self.target
+        return str(file) if file.is_file() else self.target
+
     def pipeline(self) -> tuple[Pass, ...]:
         """The passes; modules of the user's own must be importable (see `reference.isolated_imports`).
 
         Raises:
             UsageError: a pass or option is unknown, or a value doesn't fit.
         """
-        found: list[Pass] = []
-        for step in self.passes:
-            if isinstance(step, str):
-                found += parse_pipeline(step)
-            else:
-                found += make_passes(*next(iter(step.items())))
-        return tuple(found)
+        return make_pipeline(self.passes)
 
 
 def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
@@ -157,12 +173,11 @@ def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
         UsageError: see `read_recipe`, or a flag that doesn't go with a recipe.
     """
     if Path(reference).suffix not in (".yaml", ".yml"):
-        if "output" not in flags:
-            raise UsageError("give the artifact's folder: -o DIR")
         return make_recipe({"model": reference, **flags})
-    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify"}):
+    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify", "seed"}):
         raise UsageError(
-            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --verify and -o go with one"
+            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --verify, --seed and -o "
+            "go with one"
         )
     for key in ("output", "tuned"):
         if key in flags:
@@ -202,10 +217,26 @@ def make_recipe(content: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        name = content.get("name", "the command line")
-        raise UsageError(
-            f"{name}: " + "; ".join(_explain(problem["loc"], problem) for problem in error.errors())
-        ) from None
+        problems = error.errors()
+        faults = [_explain(problem["loc"], problem) for problem in problems]
+        bad = {problem["loc"][0] for problem in problems}
+        raise UsageError(told(str(content.get("name", "the command line")), faults + _others(content, bad))) from None
+
+
+def told(name: str, faults: Sequence[str]) -> str:
+    """Mistakes as one message: a lone one as it is, several a line each."""
+    if len(faults) == 1:
+        return f"{name}: {faults[0]}"
+    return "\n".join([f"{name} has {len(faults)} mistakes:", *(f"  {fault}" for fault in faults)])
+
+
+def _others(content: Mapping[str, Any], bad: Collection[Any]) -> list[str]:
+    """What is wrong with the keys that are read, where others can't be."""
+    rest = {key: value for key, value in content.items() if key not in bad}
+    if "model" not in rest:
+        return []
+    mistakes = import_module(".mistakes", __package__).mistakes  # which stands on this, and on much else
+    return [str(fault) for fault in mistakes(Recipe.model_validate(rest))]
 
 
 def _explain(path: tuple[int | str, ...], problem: Any) -> str:

@@ -2,12 +2,23 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ..ir.errors import printable
+from ..passes.base import Effect
 from ..passes.instrument import PassRecord
 from ..passes.units import show_bytes, show_count, show_seconds
 from . import interrupts
@@ -19,19 +30,30 @@ from .reporter import Reporter
 from .results import Artifact, PassRow
 from .tuning import Tuned
 
+TABLE_WIDTH = 100
+"""Columns that tables fit."""
+
 
 class ConsoleReporter(Reporter):
-    """Tells on a terminal: a line for each stage, a bar for long work, tables for results."""
+    """Tells on a terminal: a line for each stage, a bar for long work, tables for results.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: the terminal, or a log.
+        verbosity: -1 for warnings alone, 0 for stages and results, 1 for every pass.
+        all_passes: whether tables have a row for each pass; otherwise presets are one row, and idle passes none.
+    """
+
+    def __init__(self, console: Console, verbosity: int = 0, *, all_passes: bool = False) -> None:
         self._console = console
+        self._is_quiet, self._is_verbose = verbosity < 0, verbosity > 0
+        self._all_passes = all_passes or verbosity > 0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     @contextmanager
     def live(self) -> Generator[None]:
         """While it lasts, the current stage spins below what is printed; in a log file it is a plain line."""
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or self._is_quiet:
             yield
             return
         columns = (
@@ -40,6 +62,7 @@ class ConsoleReporter(Reporter):
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console, transient=True) as progress:
             self._progress, self._task = progress, progress.add_task("", total=None)
@@ -47,31 +70,67 @@ class ConsoleReporter(Reporter):
 
     def stage(self, text: str) -> None:
         interrupts.check()
-        text = printable(text)
-        if self._progress is None or self._task is None:
-            self._console.print(text, style="dim")
+        if self._progress is not None and self._task is not None:
+            self._progress.reset(self._task, description=printable(text), total=None)
         else:
-            self._progress.reset(self._task, description=text, total=None)
+            self._line(text, "dim")
+
+    def running(self, name: str, number: int, total: int) -> None:
+        text = f"[{number}/{total}] {name}" if number <= total else name  # a fixed point has more rounds than passes
+        if self._is_verbose or self._progress is not None:
+            self.stage(text)
+        interrupts.check()
 
     def progress(self, description: str, done: int, total: int) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=description, completed=done, total=total)
 
     def note(self, text: str) -> None:
-        self._console.print(f"note: {printable(text)}")
+        self._line(f"note: {text}")
 
     def warn(self, text: str) -> None:
-        self._console.print(f"warning: {printable(text)}", style="yellow")
+        self._console.print(f"warning: {printable(text)}", style="yellow", soft_wrap=not self._console.is_terminal)
 
     def passes(self, rows: Sequence[PassRow]) -> None:
-        if rows:
-            self._console.print(passes_table(rows))
+        if rows and not self._is_quiet:
+            print_table(self._console, passes_table(rows if self._all_passes else folded(rows)))
+            hidden = sum(row.effect is not None and not any(row.counts.values()) for row in rows)
+            if hidden and not self._all_passes:
+                self._line(f"{hidden} passes changed nothing; --all shows each", "dim")
 
     def built(self, artifact: Artifact) -> None:
         interrupts.check()
-        self._console.print(summary_table(artifact))
+        if not self._is_quiet:
+            print_table(self._console, summary_table(artifact))
         if artifact.is_slower:
             self.warn("the artifact is slower than the untouched model; leave out what made it so, or try its skip=")
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        """Print a line, which a log has as one however long it is."""
+        if not self._is_quiet:
+            self._console.print(printable(text), style=style, soft_wrap=not self._console.is_terminal)
+
+
+def folded(rows: Sequence[PassRow]) -> list[PassRow]:
+    """The rows that say something: a preset's are one, and those of passes that changed nothing are left out."""
+    found: list[PassRow] = []
+    for row in rows:
+        is_lossy = row.effect is Effect.LOSSY
+        if row.preset and not is_lossy and found and found[-1].preset == row.preset:
+            before = found[-1]
+            counts = {**before.counts, **{key: before.counts.get(key, 0) + count for key, count in row.counts.items()}}
+            found[-1] = replace(row, text=row.preset, counts=counts, seconds=before.seconds + row.seconds)
+        elif row.preset and not is_lossy:
+            found.append(replace(row, text=row.preset))
+        elif row.effect is None or is_lossy or any(row.counts.values()):
+            found.append(row)
+    return found
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table within `TABLE_WIDTH` columns, wherever its numbers fit into them."""
+    needed = console.measure(table).minimum
+    console.print(table, width=min(console.width, max(TABLE_WIDTH, needed)))
 
 
 class _Table(Table):
@@ -97,10 +156,14 @@ def _maybe(value: float | None, form: str) -> str:
 
 
 def _faster(ratio: Ratio) -> str:
+    if round(ratio.median, 2) == 1:
+        return "the same"
     return f"{ratio} faster" if ratio.median >= 1 else f"{ratio.inverse} slower"
 
 
 def _smaller(ratio: float) -> str:
+    if round(ratio, 2) == 1:
+        return "the same"
     return f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
 
 
@@ -119,6 +182,8 @@ def passes_table(rows: Sequence[PassRow]) -> Table:
             _maybe(row.metric, ".4f"),
             show_seconds(row.seconds) if row.effect else "",
         )
+    if len(rows) > 2:
+        table.add("total", *[""] * 7, show_seconds(sum(row.seconds for row in rows)))
     return table
 
 
@@ -134,7 +199,7 @@ def summary_table(artifact: Artifact) -> Table:
         and artifact.drop is not None
     ):
         worse, better = artifact.flips or (0, 0)
-        pairs = f" ({worse} samples worse, {better} better)" if artifact.flips else ""
+        pairs = f" ({worse} worse, {better} better)" if artifact.flips else ""
         change = f"{after.score.value - before.score.value:+z.4f}{pairs}"
         table.add(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
     table.add("size", show_bytes(before.size), show_bytes(after.size), _smaller(artifact.shrinkage))
@@ -156,7 +221,7 @@ def records_table(records: Sequence[PassRecord]) -> Table:
 
 def bench_table(rows: Sequence[BenchRow]) -> Table:
     """Latency with quartiles of the ratio to the first row, memory, size."""
-    table = _table("model", "backend", "latency", "speed against the first (quartiles)", "memory", "size")
+    table = _table("model", "backend", "latency", "speed (quartiles)", "memory", "size")
     for row in rows:
         memory = "" if row.memory is None else show_bytes(row.memory)
         latency = show_seconds(row.latency.median)
@@ -223,12 +288,13 @@ def inspection_tables(inspection: Inspection) -> Iterator[Table]:
     ports.add("FLOPs", show_count(cost.flops))
     ports.add("activations at their peak", show_bytes(inspection.activations))
     yield ports
-    heads = ("operator", "count", "FLOPs", "int8", "dynamic int8", "weights alone (bits)")
+    heads = ("operator", "count", "FLOPs", "moved", "int8", "dynamic int8", "weights alone (bits)")
     operators = _table(*heads, title=f"operators, on {inspection.target}")
     for row in inspection.operators:
         weights = ", ".join(f"{backend} ({', '.join(map(str, bits))})" for backend, bits in row.weights.items())
         kernels = (", ".join(row.int8), ", ".join(row.dynamic_int8), weights)
-        operators.add(row.name, str(row.count), show_count(row.flops), *kernels)
+        moved = show_bytes(row.moved) if row.moved else ""
+        operators.add(row.name, str(row.count), show_count(row.flops), moved, *kernels)
     yield operators
     modules = _table("module", "nodes", "parameters", "weights", "FLOPs")
     for name, part in inspection.modules.items():

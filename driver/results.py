@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from html import escape
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ class PassRow:
         cost: of the graph.
         drift: relative error of the outputs against the source's; None where it wasn't checked.
         metric: on the evaluation data; None where it wasn't evaluated.
+        preset: that the pass comes from; empty where it was asked for by name.
     """
 
     text: str
@@ -40,6 +42,7 @@ class PassRow:
     cost: Cost
     drift: float | None
     metric: float | None
+    preset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Measured:
     score: Score | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Artifact:
     """What `build` made, and how it compares with the untouched model in ONNX Runtime.
 
@@ -115,6 +118,14 @@ class Artifact:
             return None
         return flips(self.untouched.score, self.built.score)
 
+    def __repr__(self) -> str:
+        drop = "" if self.drop is None or self.metric is None else f", {self.metric.name} drops by {self.drop:.4f}"
+        speed = "" if self.speedup is None else f", {self.speedup} as fast"
+        return f"<Artifact {self.directory}: {self.built.backend}, {self.shrinkage:.2f}x smaller{speed}{drop}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(repr(self))}</code>"
+
     def load(self, threads: int | None = None) -> Executable:
         """The artifact, ready to run."""
         from ..backends.artifact import load
@@ -140,6 +151,8 @@ class Artifact:
 
 def plain(value: Any) -> Any:
     """A value as JSON has it: dataclasses as objects, enums and paths as text, numbers that aren't finite as null."""
+    if isinstance(value, Latency):
+        return {"median": value.median, "rounds": value.rounds.tolist()}
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -2,17 +2,17 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from ..ir.errors import ModelError, PlanishError, UsageError
+from ..ir.errors import ModelError, PlanishError, UsageError, describe
 
 T = TypeVar("T")
 
@@ -49,6 +49,65 @@ def resolve(reference: str, folder: Path) -> Any:
     raise UsageError(f"{place} has no {name!r}{suggestion(name, vars(module))}")
 
 
+def parse_options(reference: str) -> tuple[str, dict[str, Any]]:
+    """A reference without its options, and these: `build{width=16,sizes: [1, 2]}`, whose values are YAML.
+
+    Raises:
+        UsageError: what stands in braces makes no sense.
+    """
+    place, brace, text = reference.partition("{")
+    if not brace:
+        return reference, {}
+    import yaml
+
+    try:
+        entries: Any = yaml.safe_load(f"{{{text}")
+        options = dict(_option(key, value) for key, value in entries.items())
+    except (yaml.YAMLError, AttributeError, ValueError) as error:
+        raise UsageError(f"the options of {reference!r} are not of the form {{key=value,key=value}}") from error
+    return place, options
+
+
+def _option(key: Any, value: Any) -> tuple[str, Any]:
+    """An option from an entry of a YAML mapping, where `width=16` is a key without a value."""
+    if value is not None or "=" not in str(key):
+        return str(key), value
+    import yaml
+
+    name, _, text = str(key).partition("=")
+    return name.strip(), yaml.safe_load(text)
+
+
+def find_function(reference: str, folder: Path) -> Callable[[], Any]:
+    """A user's function with its options, if the reference names any.
+
+    Raises:
+        UsageError: there is no such file, module or function, or it takes other options.
+        ModelError: the user's module fails while it is imported.
+    """
+    place, options = parse_options(reference)
+    function = resolve(place, folder)
+    if not callable(function):
+        raise UsageError(f"{place} is not a function")
+    if options:
+        signature = inspect.signature(function)
+        try:
+            signature.bind(**options)
+        except TypeError as error:
+            raise UsageError(f"{place} takes the options {signature}, and was given others: {error}") from error
+    return partial(function, **options)
+
+
+def make(reference: str, folder: Path) -> Any:
+    """What a user's function, named with its options if it takes any, returns.
+
+    Raises:
+        UsageError: there is no such file, module or function, or it takes other options.
+        ModelError: it raised, with the file and line where it did.
+    """
+    return call(parse_options(reference)[0], find_function(reference, folder))
+
+
 def call(reference: str, function: Callable[..., T], *arguments: Any) -> T:
     """Call a user's function.
 
@@ -61,17 +120,6 @@ def call(reference: str, function: Callable[..., T], *arguments: Any) -> T:
         raise
     except Exception as error:
         raise ModelError(f"{reference} failed: {describe(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line, with the file and line of the user's that raised it or called what did."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} ({error.filename}:{error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    libraries = ("<frozen", "site-packages", sysconfig.get_path("stdlib"))
-    *_, frame = [it for it in frames if not any(part in it.filename for part in libraries)] or frames
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}{f': {first}' if first else ''} ({frame.filename}:{frame.lineno})"
 
 
 def suggestion(name: str, known: Any) -> str:

@@ -1,5 +1,8 @@
 """Errors that a user can mend: each says what and where, and carries the exit code that the command line ends with."""
 
+import sysconfig
+import traceback
+
 _HEAD, _TAIL = 6000, 2000
 
 
@@ -13,6 +16,17 @@ def printable(text: str) -> str:
     if text.replace("\n", "").isprintable():
         return text
     return "".join(it if it.isprintable() or it == "\n" else ascii(it)[1:-1] for it in text)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, with the file and line of the user's that raised it or called what did."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = ("<frozen", "site-packages", sysconfig.get_path("stdlib"))
+    *_, frame = [it for it in frames if not any(part in it.filename for part in libraries)] or frames
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}{f': {first}' if first else ''} ({frame.filename}:{frame.lineno})"
 
 
 class PlanishError(Exception):
@@ -49,7 +63,7 @@ class CheckError(PlanishError):
 
 
 class BudgetError(PlanishError):
-    """An artifact that was built and is right, but misses a budget of its recipe."""
+    """An artifact that is right, but misses a budget of its recipe, or a bound of a comparison."""
 
     exit_code = 5
 

@@ -6,6 +6,8 @@ erased node keeps its link forward, and iteration goes on from there.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -261,6 +263,26 @@ class Graph:
         self._is_numbered = True  # the nodes' positions ascend
 
     # -- what is there
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{value.name}: {value.type}" for value in self.inputs)
+        outputs = ", ".join(f"{name}: {value.type}" for name, value in self.outputs.items())
+        return f"<Graph {self.name}: {self._count} nodes, {inputs or 'no inputs'} -> {outputs or 'no outputs'}>"
+
+    def __str__(self) -> str:
+        return import_module(".text", __package__).print_graph(self)  # which stands on this
+
+    def _repr_html_(self) -> str:
+        parts = (escape(repr(self)), escape(str(self)))
+        return "<details><summary><code>{}</code></summary><pre>{}</pre></details>".format(*parts)
+
+    def show(self) -> Any:
+        """The graph as an `analysis.picture.Picture`, which notebooks show, and which `save("graph.svg")` writes.
+
+        Raises:
+            ValueError: it has so many nodes that a picture shows nothing.
+        """
+        return import_module(".analysis.picture", __package__).draw(self)  # which stands on this
 
     @property
     def nodes(self) -> Iterator[Node]:

@@ -2,7 +2,8 @@
 
 A step is a pass's name, a preset's, or `module:Name` for a pass class or a rewrite rule of the user's own. Options in
 braces are the fields of the pass; a tuple's items are separated by `|`, and values with unusual characters are quoted.
-Passes that are made of others, `group` and `fixpoint`, have these in parentheses; a preset with options is a group.
+Passes that are made of others, `group` and `fixpoint`, have these in parentheses; a preset with options is a group, and
+`fuse{without=fuse-gelu|fuse-bias}` is a preset without some of its passes.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pkgutil import walk_packages
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from ..ir.errors import UsageError
 from ..ir.plugins import Plugin, plugins
@@ -31,6 +32,9 @@ PRESETS: dict[str, str] = {
 }
 """Pipelines that have a name of their own."""
 
+Step: TypeAlias = str | Pass | Mapping[str, Mapping[str, Any]]
+"""Pipeline text, a pass, or one pass or preset by name with its options."""
+
 _TOKEN = re.compile(r'\s*(?:([(){}=,|])|("(?:[^"\\]|\\.)*")|([^\s(){}=,|"]+))')
 _MARKS = frozenset("(){}=,|")
 
@@ -43,6 +47,28 @@ def pass_classes() -> dict[str, type[Pass]]:
         import_module(module.name)
     found = {kind.name: kind for kind in _concrete(Pass) if kind.__module__.startswith(f"{package}.")}
     return dict(sorted(found.items()))
+
+
+def make_pipeline(steps: str | Pass | Sequence[Step]) -> tuple[Pass, ...]:
+    """The passes of a pipeline's text, of one pass, or of a list of texts, passes, and `{name: {option: value}}`.
+
+    Raises:
+        UsageError: see `parse_pipeline`; of a list, all that is wrong with its steps is told.
+    """
+    steps = [steps] if isinstance(steps, str | Pass) else steps
+    found: list[Pass] = []
+    faults: list[str] = []
+    for step in steps:
+        try:
+            if isinstance(step, Pass):
+                found.append(step)
+            else:
+                found += parse_pipeline(step) if isinstance(step, str) else make_passes(*next(iter(step.items())))
+        except UsageError as error:
+            faults.append(str(error))
+    if faults:
+        raise UsageError("; ".join(faults))
+    return tuple(found)
 
 
 def parse_pipeline(text: str) -> tuple[Pass, ...]:
@@ -79,7 +105,8 @@ def make_passes(name: str, options: Mapping[str, Any], steps: tuple[Pass, ...] |
         UsageError: the name or an option is unknown, or a value doesn't fit.
     """
     if name in PRESETS:
-        passes = preset_passes(name)
+        options = dict(options)
+        passes = _without(name, options.pop("without", ()))
         return (Group(steps=passes, **read_options(Group, name, dict(options))),) if options else passes
     kind = find_pass(name)
     values = read_options(kind, name, dict(options))
@@ -90,6 +117,21 @@ def make_passes(name: str, options: Mapping[str, Any], steps: tuple[Pass, ...] |
     if not steps:
         raise UsageError(f"{name} is made of other passes: write them behind it, as in {name}(cse,dce)")
     return (kind(steps=steps, **values),)
+
+
+def _without(preset: str, names: str | Sequence[str]) -> tuple[Pass, ...]:
+    """The passes of a preset without some of them.
+
+    Raises:
+        UsageError: one is not among them.
+    """
+    passes = preset_passes(preset)
+    known = {step.name for step in passes}
+    left_out = names.split("|") if isinstance(names, str) else names
+    for name in left_out:
+        if name not in known:
+            raise UsageError(f"{preset} has no pass {name!r} to leave out{nearest(name, known)}")
+    return tuple(step for step in passes if step.name not in left_out)
 
 
 @cache

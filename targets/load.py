@@ -205,7 +205,7 @@ def _read(path: Path) -> Target:
 
 
 def _content(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What a file says, with what it leaves to the one beside it that it extends.
+    """What a file says, with what it leaves to the target that it extends: of a file beside it, or of planish's.
 
     Args:
         path: of the file.
@@ -221,8 +221,11 @@ def _content(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not (isinstance(name, str) and re.fullmatch(_NAME, name)):
         raise UsageError(f"{path}: key 'extends' must be the name of a target, not {str(name)[:60]!r}")
     base = path.with_name(f"{name}.toml")
+    if name in target_names() and (base == path or not base.is_file()):
+        base = _FOLDER / base.name
     if not base.is_file():
-        raise UsageError(f"{path}: key 'extends': there is no target {base}")
+        known = [*target_names(), *(file.stem for file in path.parent.glob("*.toml") if file != path)]
+        raise UsageError(f"{path}: key 'extends': there is no target {base}{nearest(name, known)}")
     if base in extending or base == path:
         raise UsageError(f"{path}: key 'extends': {base} extends it in turn")
     return {**_content(base, (*extending, path)), **content}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 import planish
 from planish.backends import find_backend
 from planish.backends.artifact import write_artifact
+from planish.driver.reporter import Reporter
 from planish.ir.errors import UsageError
 from planish.ir.graph import Location
 from planish.ir.interpreter import Interpreter
@@ -214,3 +216,41 @@ def test_a_graph_is_written_in_the_form_that_its_name_says(graph: planish.Graph,
         assert planish.read(tmp_path / name).inputs[0].shape == graph.inputs[0].shape
     with pytest.raises(UsageError, match=r"net\.pb must end in \.onnx or \.planish"):
         planish.write(graph, tmp_path / "net.pb")
+
+
+def test_a_file_and_a_module_are_optimized_as_they_are(net: nn.Module, graph: planish.Graph, tmp_path: Path) -> None:
+    planish.write(graph, tmp_path / "net.onnx")
+    steps = ["cleanup", {"fuse": {"without": ["fuse-batch-norm"]}}]
+    kept = [planish.optimize(tmp_path / "net.onnx", steps), planish.optimize(net, torch.zeros(2, 3, 8, 8), steps)]
+    assert ["BatchNormalization" in {node.operator for node in it.graph.nodes} for it in kept] == [True, True]
+    with pytest.raises(UsageError, match="a module, its example inputs and a pipeline, and was given Net, str"):
+        planish.optimize(net, "cleanup")
+
+
+def test_an_executable_takes_a_dict(graph: planish.Graph) -> None:
+    image = np.ones((2, 3, 8, 8), np.float32)
+    executable = planish.compile(graph)
+    (by_name,), (by_position,) = executable({"image": image}), executable(image)
+    assert (by_name == by_position).all()
+    assert repr(executable) == "<OnnxRuntimeExecutable image: float32[batch, 3, 8, 8] -> output: float32[batch, 4]>"
+
+
+def test_what_passes_did_is_told_as_on_the_command_line(graph: planish.Graph) -> None:
+    with pytest.warns(UserWarning, match="fuse-gelu changed nothing"):
+        result = planish.optimize(graph, "fuse-batch-norm,fuse-gelu")
+    assert result.warnings == ("fuse-gelu changed nothing",)
+    assert repr(result) == f"<Optimized {result.graph!r}: 1 of 2 passes changed it, 1 warnings>"
+    assert [line.split()[0] for line in str(result).splitlines()[1:]] == ["pass", "fuse-batch-norm", "warning:"]
+
+
+def test_data_may_be_one_batch(graph: planish.Graph) -> None:
+    image = np.ones((2, 3, 8, 8), np.float32)
+    for data in (image, {"image": image}, [image]):
+        planish.optimize(graph, [Remember()], data=data, verify="none", reporter=Reporter())
+        assert [list(batch) for batch in Remember.seen] == [["image"]]
+
+
+def test_the_package_says_what_it_has() -> None:
+    assert set(planish.__all__) < set(dir(planish))
+    assert planish.__version__.startswith("0.")
+    assert "import_module" not in dir(planish)

@@ -42,7 +42,7 @@ class OnnxRuntime(Backend):
         from .diagnosis import diagnosis
 
         path = directory / _MODEL
-        write_onnx(legal, path)
+        write_onnx(legal, path, metadata={"planish.target": target.name, "planish.mcpu": target.mcpu})
         if fault := _fault(path):
             found = diagnosis(legal, Origins.of(source).name, _fault_of)
             raise TargetError(found or f"ONNX Runtime can't run the model: {fault}")

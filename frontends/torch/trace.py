@@ -1,6 +1,5 @@
 """Turn a module into a graph: export, decompose what the table lacks, then lower node by node."""
 
-import inspect
 import operator as python
 import re
 from collections.abc import Mapping, Sequence
@@ -22,12 +21,14 @@ from ...ir.graph import Graph, Location
 from ...ir.ops.dtypes import dtype_of, to_numpy, torch_dtype
 from ...ir.types import DType, TensorType
 from .archive import load_program
+from .call import call_of, dim_name
 from .complexes import Complex, join, split
 from .dispatch import lower
-from .export import ONE_AT_A_TIME, decompose, distinct, export
+from .export import ONE_AT_A_TIME, decompose, export
 from .higher_order import lower_higher_order
 from .inplace import functional_name, is_training, names_of, show_dropout, writes, writes_unseen
 from .lowering import Lowering
+from .results import result_names
 from .sizes import Sizes
 from .table import LOWERINGS
 
@@ -51,27 +52,32 @@ _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 def trace(
     module: nn.Module,
-    arguments: Sequence[Any] = (),
+    arguments: Any = (),
     keywords: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
 ) -> Graph:
     """Trace a module into a graph.
 
     The graph returns the tensors that the module returns, in order, also those that nested containers and objects such
-    as caches hold; numbers and texts among them are left out.
+    as caches hold; numbers and texts among them are left out. Keys of a dict and fields of a dataclass, a named tuple
+    or a `ModelOutput` are the outputs' names; others are `output`, `output_1` and so on.
 
     Args:
         module: in evaluation mode; what is in training mode is switched for the duration of the trace.
-        arguments: example inputs, tensors of the shapes that the graph will take.
-        keywords: example inputs by name.
-        dynamic_shapes: which dimensions stay symbolic, as `torch.export.export` takes it.
+        arguments: example inputs, tensors or arrays of the shapes that the graph will take: in a row, a lone one, or
+            by name in a dict.
+        keywords: further example inputs by name.
+        dynamic_shapes: which dimensions stay symbolic, as `torch.export.export` takes it; of a lone input, it may be
+            what is said of that one alone, as in `{0: Dim("batch")}`.
 
     Raises:
-        ModelError: `torch.export` refuses the module, or it uses an operator that has no counterpart.
+        ModelError: the module fails on the inputs, `torch.export` refuses it, or it uses an operator that has no
+            counterpart.
     """
-    examples, named = distinct((tuple(arguments), dict(keywords or {})))
-    program = export(module, examples, named, dynamic_shapes)
-    return convert(program, type(module).__name__, _specifications(module, examples, named, dynamic_shapes))
+    call = call_of(module, arguments, keywords, dynamic_shapes)
+    specifications = call.specifications()
+    program, names = export(call)
+    return convert(program, call.name, specifications, names)
 
 
 def read_pt2(path: Path) -> Graph:
@@ -82,18 +88,19 @@ def read_pt2(path: Path) -> Graph:
     """
     program = load_program(path)
     try:
-        return convert(program, path.stem, ())
+        return convert(program, path.stem, (), result_names(program))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
 
-def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) -> Graph:
+def convert(program: ExportedProgram, name: str, specifications: Sequence[Any], results: Sequence[str]) -> Graph:
     """An exported program as a graph.
 
     Args:
         program: of any dialect that `run_decompositions` takes.
         name: of the graph.
         specifications: what is said of each input's dynamic dimensions, for their names.
+        results: names of what it returns; empty ones are made up.
 
     Raises:
         ModelError: an operator has no counterpart, naming it and its module.
@@ -105,7 +112,7 @@ def convert(program: ExportedProgram, name: str, specifications: Sequence[Any]) 
             program = decompose(program, name, _decompositions())
         _erase_idle(program.graph)
         graph = Graph(name)
-        return _Conversion(program, graph, Sizes(graph, symbol_names)).run()
+        return _Conversion(program, graph, Sizes(graph, symbol_names), results).run()
 
 
 def _erase_idle(graph: fx.Graph) -> None:
@@ -141,8 +148,9 @@ def _decompositions() -> dict[Any, Any]:
 class _Conversion:
     """One exported program on its way to a graph."""
 
-    def __init__(self, program: ExportedProgram, graph: Graph, sizes: Sizes) -> None:
+    def __init__(self, program: ExportedProgram, graph: Graph, sizes: Sizes, results: Sequence[str] = ()) -> None:
         self.program = program
+        self.results = results
         self.graph = graph
         self.values: dict[fx.Node, Any] = {}
         self.sizes = sizes
@@ -275,7 +283,9 @@ class _Conversion:
     def _return(self, node: fx.Node) -> None:
         results, _ = pytree.tree_flatten(node.args[0])
         specs = self.program.graph_signature.output_specs
+        names = iter(self.results)
         for result, spec in zip(results, specs, strict=True):
+            name = next(names, "") if spec.kind is OutputKind.USER_OUTPUT else ""
             if spec.kind is OutputKind.TOKEN:
                 continue
             if spec.kind is OutputKind.BUFFER_MUTATION and self.values[result] is self._weight(str(spec.target)):
@@ -286,11 +296,20 @@ class _Conversion:
                 )
             if not isinstance(result, fx.Node) or not isinstance(result.meta.get("val"), torch.Tensor):
                 continue  # a number or a size: what a graph returns is the tensors
-            count = len(self.graph.outputs)
             op = Lowering(self.graph, result, _location(result), self.sizes)
-            self.graph.outputs["output" if count == 0 else f"output_{count}"] = join(op, self._known(result))
+            self.graph.outputs[self._output_name(name)] = join(op, self._known(result))
         if not self.graph.outputs:
             raise ModelError("the model returns no tensor")
+
+    def _output_name(self, wished: str) -> str:
+        """A name that no input and no other output has."""
+        taken = {*self.graph.outputs, *(value.name for value in self.graph.inputs)}
+        stem, number = re.sub(r"\W+", "_", wished) or "output", 0 if wished else len(self.graph.outputs)
+        name = f"{stem}_{number}" if number else stem
+        while name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        return name
 
     def _type(self, tensor: torch.Tensor) -> TensorType:
         if tensor.dtype not in _ELEMENTS:
@@ -310,28 +329,6 @@ def _location(node: fx.Node) -> Location:
     return Location(re.sub(r"^L__self___?", "", path), source)
 
 
-def _specifications(
-    module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], shapes: Any
-) -> list[Any]:
-    """What `dynamic_shapes` says of each input, in the order in which export flattens them; None if it says nothing."""
-    bound = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
-    said: dict[int, Any] = {}
-
-    def descend(argument: Any, spec: Any) -> None:
-        if isinstance(argument, Mapping):
-            for key, part in argument.items():
-                descend(part, spec.get(key) if isinstance(spec, Mapping) else None)
-        elif isinstance(argument, tuple | list):
-            parts = spec if isinstance(spec, tuple | list) else [None] * len(argument)
-            for part, part_spec in zip(argument, parts, strict=False):
-                descend(part, part_spec)
-        else:
-            said[id(argument)] = spec
-
-    descend(bound if isinstance(shapes, Mapping) else tuple(bound.values()), shapes)
-    return [said.get(id(leaf)) for leaf in pytree.tree_leaves((arguments, dict(keywords)))]
-
-
 def _symbol_names(program: ExportedProgram, specifications: Sequence[Any]) -> dict[str, str]:
     """Names for torch's symbols: the user's (`Dim("batch")`), or the input and axis where each first occurs."""
     names: dict[str, str] = {}
@@ -342,11 +339,5 @@ def _symbol_names(program: ExportedProgram, specifications: Sequence[Any]) -> di
         value = nodes[name].meta.get("val") if name in nodes else None
         for axis, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                names.setdefault(str(size.node.expr), _dim_name(said, axis) or f"{name}_{axis}")
+                names.setdefault(str(size.node.expr), dim_name(said, axis) or f"{name}_{axis}")
     return names
-
-
-def _dim_name(specification: Any, axis: int) -> str | None:
-    is_row = isinstance(specification, tuple | list)
-    dim = specification[axis] if is_row else specification.get(axis) if isinstance(specification, Mapping) else None
-    return getattr(dim, "__name__", None)

@@ -15,6 +15,8 @@ from math import prod
 from ..dims import Dim, evaluate
 from ..errors import ModelError
 from ..graph import Constant, Graph, Node, nested
+from ..operators import has_trait
+from ..traits import Trait
 from ..types import DType, TensorType
 
 Shape = tuple[int, ...]
@@ -50,8 +52,15 @@ def nbytes(type: TensorType, symbols: Sizes = None) -> int:
 
 
 def flops(node: Node, symbols: Sizes = None) -> int:
-    """The operations of one run of a node: two per multiply-add, and for other operators one per element of output."""
+    """The operations of one run of a node: two per multiply-add, none to move elements, else one per element made."""
     return _flops([node], symbols)
+
+
+def moved(node: Node, symbols: Sizes = None) -> int:
+    """The bytes that a node moves without computing anything; none where it gives them another shape in place."""
+    if not has_trait(node.operator, Trait.MOVING) or has_trait(node.operator, Trait.RESHAPING):
+        return 0
+    return sum(nbytes(output.type, symbols) for output in node.outputs)
 
 
 def summarize(graph: Graph, symbols: Sizes = None) -> Cost:
@@ -101,10 +110,10 @@ def _flops(nodes: Iterable[Node], symbols: Sizes) -> int:
         if rule := _rule(node.operator):
             with suppress(ModelError):  # a shape isn't known
                 multiply_adds = rule(node, symbols)
-        if multiply_adds is None:
+        if multiply_adds is None and not has_trait(node.operator, Trait.MOVING):
             others.append(node)
         else:
-            operations += 2 * multiply_adds
+            operations += 2 * (multiply_adds or 0)
     types = Counter(output.type for node in others for output in node.outputs)
     return operations + sum(count * elements(type, symbols) for type, count in types.items())
 

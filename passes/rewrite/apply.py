@@ -9,6 +9,8 @@ from typing import Any, ClassVar, TypeAlias
 from ...ir.builder import Builder, Operand
 from ...ir.errors import CheckError, UsageError
 from ...ir.graph import Constant, Graph, Location, Node, Value, nested
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ..base import Pass, PassContext, PassResult
 from .match import find_matches
 from .matched import Match
@@ -108,7 +110,7 @@ class _Driver:
     def _replace(self, rule: RewriteRule, match: Match) -> None:
         """Replace a match, and put into the queue what may match because of it."""
         graph = match.root.owner
-        op = _Recorder(graph, before=match.place, location=match.root.location)
+        op = _Recorder(graph, match)
         made = rule.build(op, match)
         readers = [use.node for old in match.results for use in old.uses if use.node not in match.nodes]
         for old, new in zip(match.results, made, strict=True):
@@ -160,16 +162,25 @@ class _Driver:
 
 
 class _Recorder(Builder):
-    """A builder that remembers what it wrote."""
+    """A builder that remembers what it wrote; a layer that a rule writes anew keeps its place in the user's model."""
 
-    def __init__(self, graph: Graph, before: Node, location: Location) -> None:
-        super().__init__(graph, before, location)
+    def __init__(self, graph: Graph, match: Match) -> None:
+        super().__init__(graph, match.place, match.root.location)
         self.nodes: list[Node] = []
+        self._match = match
 
     def __call__(self, operator: str, *inputs: Operand, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
         result = super().__call__(operator, *inputs, outputs=outputs, name=name, **attributes)
-        self.nodes.append((result if outputs == 1 else result[0]).producer)
+        node: Node = (result if outputs == 1 else result[0]).producer
+        node.location = self._origin(operator)
+        self.nodes.append(node)
         return result
+
+    def _origin(self, operator: str) -> Location:
+        """Where the only matched layer that multiplies comes from, for one that does: `conv1`, not `bn1` behind it."""
+        layers = [node for node in self._match.nodes if has_trait(node.operator, Trait.CONTRACTING)]
+        is_the_layer = len(layers) == 1 and has_trait(operator, Trait.CONTRACTING)
+        return layers[0].location if is_the_layer and layers[0].location.module else self.location
 
 
 def _can_stand_for(new: Value, old: Value) -> bool:

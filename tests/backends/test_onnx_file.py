@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import planish
 from planish import optimize, trace
 from planish.backends.onnx_file import write_onnx
 from planish.frontends.onnx import read_onnx
@@ -120,3 +121,10 @@ def test_tied_weights_stay_one_tensor(tmp_path) -> None:
         assert sum(constant.data.nbytes > 1000 for constant in graph.constants.values()) == 1
         for file in tmp_path.iterdir():
             file.unlink()
+
+
+def test_a_file_says_who_wrote_it(make_graph, tmp_path) -> None:
+    write_onnx(make_graph(lambda op, x: op.Relu(x), "n"), tmp_path / "model.onnx", metadata={"planish.target": "board"})
+    model = onnx.load(tmp_path / "model.onnx")
+    assert (model.producer_name, model.producer_version) == ("planish", planish.__version__)
+    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("planish.target", "board")]

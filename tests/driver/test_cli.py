@@ -42,10 +42,25 @@ def message(result: Result) -> str:
         (
             ["--help"],
             f"{HEAVY},pydantic,numpy",
-            ["build", "opt", "inspect", "bench", "compare", "tune", "passes", "targets"],
+            [
+                "build",
+                "opt",
+                "inspect",
+                "bench",
+                "compare",
+                "tune",
+                "passes",
+                "targets",
+                "quantize",
+                "init",
+                "doctor",
+                "--quiet",
+            ],
         ),
         (["build", "--help"], f"{HEAVY},numpy", ["--max-drop", "--backend", "--tuned"]),
-        (["tune", "--help"], f"{HEAVY},numpy", ["--budget"]),
+        (["tune", "-h"], f"{HEAVY},numpy", ["--budget"]),
+        (["quantize", "--help"], f"{HEAVY},numpy", ["--scheme", "Examples:"]),
+        (["doctor"], HEAVY, ["machine", "backend onnxruntime"]),
         (["--version"], HEAVY, ["0."]),
         (["passes"], HEAVY, ["fold-constants", "quantize", "preset: split-sequences,cse,fold-constants"]),
         (["passes", "quantize"], HEAVY, ["lossy", "scheme=int8  int8|int8-dynamic", "how calibration"]),
@@ -65,7 +80,6 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], blocke
         (["build", "nowhere.yaml"], 2, "error: there is no recipe nowhere.yaml"),
         (["build", "misspelt.yaml"], 2, "misspelt.yaml: unknown key 'budget.latncy'; did you mean 'latency'?"),
         (["build", "recipe.yaml", "-p", "dce"], 2, "a recipe says itself what its passes are"),
-        (["build", "model.py:build"], 2, "give the artifact's folder: -o DIR"),
         (["build", "model.py:build", "-o", "x", "--max-drop", "a bit"], 2, "'budget.metric_drop': 'a bit' is not an"),
         (["build", "net.planish", "-o", "x", "-p", "claenup"], 2, "unknown pass 'claenup'; did you mean 'cleanup'?"),
         (["build", "model.py:buidl", "-o", "x"], 2, "model.py has no 'buidl'; did you mean 'build'?"),
@@ -107,6 +121,16 @@ def test_bad_input_ends_with_one_clear_message(folder: Path, arguments: list[str
     assert not (folder / "x").exists()
 
 
+def test_a_pass_beside_the_working_directory_is_described(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", RUN, "tvm", "passes", "passes_of_mine:Negate"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "Turns the model into its opposite." in done.stdout) == (0, True), done.stderr
+
+
 def test_an_unknown_operator_is_named(folder: Path) -> None:
     import onnx
 
@@ -129,7 +153,7 @@ def test_a_missed_budget(folder: Path) -> None:
     result = planish("build", "recipe.yaml")
     assert result.exit_code == 5
     assert "the budget is missed, so nothing is written: the size is" in message(result)
-    assert "smaller" in message(result)  # the summary is shown all the same
+    assert "untouched (onnxruntime)" in message(result)  # the summary is shown all the same
     assert not (folder / "dist").exists()
 
 
@@ -230,7 +254,8 @@ def test_build_from_flags(folder: Path) -> None:
     assert (folder / "out" / "model.onnx").is_file()
     assert report["built"]["size_bytes"] == (folder / "out" / "model.onnx").stat().st_size
     assert "accuracy" in result.stderr
-    assert "fold-constants" in result.stderr
+    assert "fuse-batch-norm" not in result.stderr
+    assert "cleanup" in result.stderr
 
 
 def test_flags_say_where_a_recipe_builds(folder: Path) -> None:
@@ -245,7 +270,8 @@ def test_opt_prints_writes_and_times(folder: Path) -> None:
     assert "Relu" in result.stdout
     assert "// after dce" in result.stderr
     assert "// after cse" not in result.stderr
-    assert "fold-constants" in result.stderr
+    assert "fuse-batch-norm" not in result.stderr
+    assert "cleanup" in result.stderr
 
     assert "// before cse" in planish("opt", "net.planish", "-p", "cse", "--print-ir-before").stderr
     idle = planish("opt", "net.planish", "-p", "passes_of_mine:Idle,passes_of_mine:Negate", "--print-ir-changed")
@@ -327,6 +353,14 @@ def test_inspect(folder: Path) -> None:
     assert "first" in planish("inspect", "net.planish").stderr
 
 
+def test_inspect_looks_into_artifacts_with_the_sizes_of_data(folder: Path, artifact: Path) -> None:
+    result = planish("inspect", str(artifact), "-d", "data.py:test", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["sizes"], found["cost"]["parameters"]) == ({"batch": 16}, 212)
+    assert {row["name"]: row["moved"] for row in found["operators"]} == {"Gemm": 0, "Relu": 0}
+
+
 def test_bench(folder: Path, artifact: Path) -> None:
     rows: list[Any] = json.loads(planish("bench", str(artifact), "net.planish", "--json").stdout)
     assert [row["name"] for row in rows] == [str(artifact), "net.planish"]
@@ -334,7 +368,7 @@ def test_bench(folder: Path, artifact: Path) -> None:
     assert all(len(row["latency"]["rounds"]) > 5 and row["size"] > 0 for row in rows)
     if sys.platform == "linux":
         assert all(row["memory"] > 1_000_000 for row in rows)
-    assert "speed against the first" in planish("bench", str(artifact), "-d", "data.py:test").stderr
+    assert "speed (quartiles)" in planish("bench", str(artifact), "-d", "data.py:test").stderr
 
 
 def test_compare(folder: Path, artifact: Path) -> None:

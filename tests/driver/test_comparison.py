@@ -7,8 +7,9 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 import planish
-from planish.driver.comparison import compare
+from planish.driver.comparison import Gate, compare
 from planish.ir.builder import Builder
+from planish.ir.errors import BudgetError, UsageError
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
 
@@ -47,3 +48,20 @@ def test_accuracy_and_agreement_have_intervals(tmp_path: Path, softened: bool) -
     assert found.drop_interval[0] < 1 - same < found.drop_interval[1]
     assert found.mcnemar is not None
     assert found.mcnemar < 0.01
+
+
+def test_a_gate_tells_all_that_is_missed(tmp_path: Path) -> None:
+    for name, weight in (("a", WEIGHT), ("b", NUDGED)):
+        planish.write(classifier(weight), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=X, labels=(X @ WEIGHT).argmax(1))
+    a, b = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
+    found = compare(a, b, "native", str(tmp_path / "data.npz"), "accuracy")
+    Gate.of("50%", 0.5, "10000%").check(found)
+    with pytest.raises(
+        BudgetError, match=r"metric accuracy drops by 0.*, more than 0.001; the cosine of output 'y' is"
+    ):
+        Gate.of("0.1%", 0.9999, None).check(found)
+    with pytest.raises(UsageError, match="needs data with labels"):
+        Gate.of("1%", None, None).check(compare(a, b, "native", None, "accuracy"))
+    with pytest.raises(UsageError, match="--max-slower: 'a bit' is not an amount"):
+        Gate.of(None, None, "a bit")

@@ -182,3 +182,12 @@ def test_what_does_not_look_like_data_is_told(array: np.ndarray, message: str) -
     (doubt,) = doubts(batches_of(array), batches_of(features(2)))
     assert re.search(message, doubt)
     assert doubts(batches_of(features(2)), batches_of(features(3))) == []
+
+
+def test_two_arrays_for_a_model_of_two_inputs_are_its_inputs() -> None:
+    ports = [Port("a", "float32", (2,)), Port("b", "float32", (2,))]
+    a = np.ones(2, np.float32)
+    (batch,) = make_batches([(a, a)], ports, "data")
+    assert (list(batch.inputs), batch.labels) == (["a", "b"], None)
+    (labelled,) = make_batches([((a, a), 3)], ports, "data")
+    assert (list(labelled.inputs), labelled.labels) == (["a", "b"], 3)

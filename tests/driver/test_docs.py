@@ -1,6 +1,7 @@
 """What the documentation shows is true: its code runs and its recipe reads."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_what_the_documentation_adds_works(folder: Path, capsys: pytest.CaptureF
     del operators()["acme::SquaredRelu"]  # or other tests would know it too
     assert [node.operator for node in legal.graph.nodes] == ["Relu", "Mul", "Mul"]
     assert "largest after legalize: %" in capsys.readouterr().err
+
+
+def test_the_python_of_the_readme_works_whatever_the_inputs_are_called(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    monkeypatch.syspath_prepend(folder)
+    names = runpy.run_path(str(folder / "model.py"))
+    module, (x,), _ = names["build"]()
+    exec(code, {"module": module, "x": x, "calibration": [x.numpy() + 1]})  # the file is our own
+    assert (folder / "optimized.onnx").is_file()
 
 
 def test_the_model_of_the_architecture_is_followed(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from planish.backends import Executable, find_backend
 from planish.driver.backend_check import BackendCheck
 from planish.driver.debugging import find_fault
-from planish.driver.lowering import Lowering, fastest, lower, refuse_early
+from planish.driver.lowering import Lowering, choice, fastest, lower, refuse_early
 from planish.driver.measurement import Latency
 from planish.driver.optimize import optimize_file
 from planish.driver.reporter import SILENT
@@ -154,17 +154,19 @@ def test_what_no_pass_changes_is_refused_early() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "chosen"),
+    ("first", "second", "chosen", "why"),
     [
-        ([1.0, 1.0, 1.0, 1.0], [0.5, 0.6, 0.5, 0.7], 1),
-        ([1.0, 1.0, 1.0, 1.0], [0.9, 1.1, 0.9, 1.2], 0),  # within noise
-        ([1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0], 0),
+        ([1.0, 1.0, 1.0, 1.0], [0.5, 0.6, 0.5, 0.7], 1, "onnxruntime takes 1.83x (1.61-2.00) as long"),
+        ([1.0, 1.0, 1.0, 1.0], [0.9, 1.1, 0.9, 1.2], 0, "onnxruntime is not faster"),
+        ([1.0, 1.0, 1.0, 1.0], [0.9, 1.1, 0.9, 1.05], 0, "onnxruntime is faster by less than the noise, 1.03x"),
+        ([1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0], 0, "onnxruntime takes 2.00x (2.00-2.00) as long"),
     ],
 )
 def test_the_faster_one_is_kept_and_the_first_within_noise(
-    tmp_path: Path, first: list[float], second: list[float], chosen: int
+    tmp_path: Path, first: list[float], second: list[float], chosen: int, why: str
 ) -> None:
     candidate = lower(relu(), find_backend("onnxruntime"), load_target("native"), tmp_path / "artifact")
     candidates = [candidate, replace(candidate, name="second")]
     latencies = [Latency(np.array(first)), Latency(np.array(second))]
     assert fastest(candidates, latencies) == (candidates[chosen], latencies[chosen])
+    assert choice(candidates, latencies).startswith(f"took onnxruntime: {why}")

@@ -8,6 +8,14 @@ from planish.ir.equal import differences
 from planish.ir.errors import ModelError, UsageError
 from planish.ir.storage import save
 
+WIDE = """
+import torch
+
+
+def build(width=8, names=()):
+    return torch.nn.Linear(width, 2), torch.zeros(2, width)
+"""
+
 
 def test_factory_and_file_give_the_same_graph(folder: Path) -> None:
     with isolated_imports(folder):
@@ -15,6 +23,26 @@ def test_factory_and_file_give_the_same_graph(folder: Path) -> None:
     assert [str(value.type) for value in graph.inputs] == ["float32[batch, 8]"]
     save(graph, folder / "net.planish")
     assert not differences(graph, read_model("net.planish", folder))
+
+
+@pytest.mark.parametrize("reference", ["wide.py:build{width=16}", "wide.py:build{width: 16, names: [a, b]}"])
+def test_a_factory_takes_options(folder: Path, reference: str) -> None:
+    (folder / "wide.py").write_text(WIDE)
+    with isolated_imports(folder):
+        assert [str(value.type) for value in read_model(reference, folder).inputs] == ["float32[2, 16]"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("wide.py:build{widht=16}", r"takes the options \(width=8, names=\(\)\), .* argument 'widht'"),
+        ("wide.py:build{width=16", r"not of the form \{key=value"),
+    ],
+)
+def test_options_that_a_factory_does_not_take(folder: Path, reference: str, message: str) -> None:
+    (folder / "wide.py").write_text(WIDE)
+    with isolated_imports(folder), pytest.raises(UsageError, match=message):
+        read_model(reference, folder)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert text.endswith("quantize{scheme=int8-dynamic,skip=head|tail},dce")
 
 
+def test_factories_have_options(tmp_path: Path) -> None:
+    text = "model: {model.py:build: {width: 16}}\ndata: {calibration: {data.py:draw: {count: 4}}}"
+    recipe = read_recipe(write(tmp_path / "recipe.yaml", text))
+    assert (recipe.model, recipe.data.calibration) == ('model.py:build{"width": 16}', 'data.py:draw{"count": 4}')
+
+
 def test_passes_of_the_recipes_folder_are_found(folder: Path) -> None:
     recipe = make_recipe({"model": "m.onnx", "passes": ["passes_of_mine:Negate"], "folder": folder})
     with isolated_imports(folder):
@@ -54,7 +60,7 @@ def test_passes_of_the_recipes_folder_are_found(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: m.onnx\nbudgt: {}", r"recipe.yaml: unknown key 'budgt'; did you mean 'budget'\?"),
+        ("model: m.onnx\nbudgt: {}", r"(?s)recipe.yaml has 2 .*unknown key 'budgt'; did you mean 'budget'\?"),
         ("model: m.onnx\ndata: {evalation: x}", r"unknown key 'data.evalation'; did you mean 'evaluation'\?"),
         ("model: m.onnx\nfolder: x", "unknown key 'folder'"),
         ("backend: auto", "the key 'model' is missing"),

@@ -19,6 +19,7 @@ SLOWER = "warning: the artifact is slower than the untouched model"
     [
         (0.5, 500, ["2.00x smaller", "2.00x (2.00-2.00) faster"], False),
         (1.01, 1010, ["1.01x larger", "1.01x (1.01-1.01) slower"], False),  # noise
+        (1.001, 1001, ["the same"], False),
         (4.0, 4000, ["4.00x larger", "4.00x (4.00-4.00) slower"], True),
     ],
 )
@@ -31,3 +32,10 @@ def test_the_summary_says_faster_or_slower(seconds: float, size: int, words: lis
     ConsoleReporter(Console(file=file, width=160)).built(Artifact(Path("dist"), None, before, after, (), threads=2))
     assert [word for word in words if word not in file.getvalue()] == []
     assert (SLOWER in file.getvalue()) == warned
+
+
+def test_an_artifact_says_what_it_is() -> None:
+    before, after = (Measured("tvm", Latency(np.full(3, time)), size, None) for time, size in ((1.0, 1000), (0.5, 500)))
+    built = Artifact(Path("dist"), None, before, after, (), threads=2)
+    assert repr(built) == "<Artifact dist: tvm, 2.00x smaller, 2.00x (2.00-2.00) as fast>"
+    assert built._repr_html_().startswith("<code>&lt;Artifact")

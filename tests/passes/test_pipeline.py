@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from planish.ir.errors import UsageError
 from planish.passes.base import Effect, Pass, PassResult
+from planish.passes.cleanup.cse import CommonSubexpressionElimination
 from planish.passes.fixpoint import Fixpoint
 from planish.passes.group import Group
 from planish.passes.options import Option, options_of
@@ -24,6 +25,7 @@ from planish.passes.pipeline import (
     format_pass,
     format_pipeline,
     make_passes,
+    make_pipeline,
     parse_pipeline,
     pass_classes,
 )
@@ -340,3 +342,17 @@ def test_a_package_at_fault_is_named_where_its_pass_is_used_and_nowhere_else(ins
         UsageError, match=rf"'{name}' in planish.passes, of the package others 1.0 \({value}\), {reason}"
     ):
         parse_pipeline(name)
+
+
+def test_passes_of_a_preset_are_left_out() -> None:
+    names = [step.name for step in parse_pipeline("fuse{without=fuse-gelu|fuse-bias}")]
+    assert names == [step.name for step in parse_pipeline("fuse") if step.name not in ("fuse-gelu", "fuse-bias")]
+    with pytest.raises(UsageError, match="fuse has no pass 'fuse-geluu' to leave out; did you mean 'fuse-gelu'"):
+        parse_pipeline("fuse{without=fuse-geluu}")
+
+
+def test_steps_are_texts_passes_and_options_by_name() -> None:
+    steps = make_pipeline(["cse", CommonSubexpressionElimination(), {"prune-channels": {"ratio": 0.25}}])
+    assert format_pipeline(steps) == "cse,cse,prune-channels{ratio=0.25}"
+    with pytest.raises(UsageError, match=r"unknown pass 'csee'.*; unknown pass 'dcee'"):
+        make_pipeline(["csee", "dcee"])

@@ -155,6 +155,16 @@ def test_a_missing_target_that_is_extended_is_named(tmp_path):
         load_target(file)
 
 
+def test_a_file_extends_a_target_of_planishs(tmp_path):
+    file = tmp_path / "board.toml"
+    file.write_text('extends = "x86-64-avx2"\nthreads = 2', encoding="utf-8")
+    board, base = load_target(file), load_target("x86-64-avx2")
+    assert (board.name, board.threads, board.features, board.int8) == ("board", 2, base.features, base.int8)
+    file.write_text('extends = "x86-64-avx"', encoding="utf-8")
+    with pytest.raises(UsageError, match="did you mean 'x86-64-avx2'"):
+        load_target(file)
+
+
 @pytest.mark.parametrize("base", ['"../other"', '"/etc/passwd"', f'"{"x" * 4000}"', '"a*b"', '"a\\u0000b"', "7", "[]"])
 def test_what_is_no_name_is_not_extended(tmp_path, base):
     file = tmp_path / "board.toml"

@@ -68,7 +68,7 @@ def test_inputs_keep_their_names_and_outputs_are_numbered() -> None:
         "%mask: float32[2, 3]",
         "%extra_bias: float32[3]",
     ]
-    assert list(graph.outputs) == ["output", "output_1"]
+    assert list(graph.outputs) == ["output", "masked"]
     fed = {
         "image": np.ones((2, 3), np.float32),
         "mask": np.zeros((2, 3), np.float32),
@@ -76,7 +76,7 @@ def test_inputs_keep_their_names_and_outputs_are_numbered() -> None:
     }
     outputs = Interpreter(graph).run(fed)
     assert (outputs["output"] == 3).all()
-    assert (outputs["output_1"] == 0).all()
+    assert (outputs["masked"] == 0).all()
 
 
 def test_an_input_or_a_weight_may_be_returned_as_it_is(agrees: Agrees) -> None:
@@ -195,6 +195,59 @@ def test_specifications_are_nested_as_the_inputs_are() -> None:
         "rest_0": ("batch", 3),
         "last": ("batch", 3),
     }
+
+
+@pytest.mark.parametrize("examples", [torch.ones(2, 3), np.ones((2, 3), np.float32), {"x": torch.ones(2, 3)}])
+def test_a_lone_example_needs_no_tuple_and_a_dict_means_keywords(examples: Any) -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+            return x * 2 if bias is None else x + bias
+
+    dynamic = {"x": {0: BATCH}} if isinstance(examples, dict) else {0: BATCH}
+    graph = trace(Doubled(), examples, dynamic_shapes=dynamic)
+    assert [(value.name, value.shape) for value in graph.inputs] == [("x", ("batch", 3))]
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    states: tuple[Tensor, ...]
+    x: Tensor
+
+
+def test_outputs_have_the_names_that_the_module_gives_them() -> None:
+    graph = trace(Apply(lambda x: Answer(x + 1, (x, x * 2), x + 2)), torch.ones(2))
+    assert list(graph.outputs) == ["logits", "states_0", "states_1", "x"]
+    graph = trace(Apply(lambda inputs_0: (inputs_0, {"inputs_0": inputs_0 + 1, "a-b": inputs_0 + 2})), torch.ones(2))
+    assert list(graph.outputs) == ["output", "inputs_0_1", "a_b"]  # one is the name of the input
+
+
+@pytest.mark.parametrize(
+    ("function", "examples", "shapes", "said", "unsaid"),
+    [
+        (lambda x: x * 2, torch.ones(1, 3), {0: BATCH}, "give an example of at least 2 for batch", "control flow"),
+        (lambda x: x.view(2, 3), torch.ones(2, 3), {0: BATCH}, "leave the dimension fixed", "control flow"),
+        (
+            lambda x: x @ x,
+            torch.ones(2, 3),
+            None,
+            r"fails on its example inputs by itself.*test_trace.py",
+            "control flow",
+        ),
+        (lambda x: x if x.sum() > 0 else -x, torch.ones(2), None, "control flow", "by itself"),
+    ],
+)
+def test_advice_is_about_the_error(
+    function: Callable[..., Any], examples: Tensor, shapes: Any, said: str, unsaid: str
+) -> None:
+    with pytest.raises(ModelError, match=said) as raised:
+        trace(Apply(function), examples, dynamic_shapes=None if shapes is None else ((shapes,),))
+    assert unsaid not in str(raised.value)
+
+
+def test_inputs_that_a_module_does_not_take_are_told_with_those_that_it_takes() -> None:
+    with pytest.raises(ModelError, match=r"forward of Block takes \(x\), .* inputs, image: missing"):
+        trace(Block(), {"image": torch.ones(2, 4)})
 
 
 def test_one_graph_serves_every_batch_and_sequence(agrees: Agrees) -> None:
@@ -358,7 +411,10 @@ def test_a_buffer_that_is_set_to_itself_is_no_state(agrees: Agrees) -> None:
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "a branch on data": (Apply(lambda x: x if x.sum() > 0 else -x), "refuses Apply: .*data-dependent"),
     "a size from data": (Apply(lambda x: x[:, : int(x.argmax())]), "refuses Apply: .*data-dependent"),
-    "a broken module": (Apply(lambda x: x @ torch.ones(7, 7)), "refuses Apply: .*must have same reduction dim"),
+    "a broken module": (
+        Apply(lambda x: x @ torch.ones(7, 7)),
+        "Apply fails on its example inputs by itself: .*cannot be mul",
+    ),
     "a state": (Counter(), "the model changes 'steps' while it runs"),
     "a changed input": (Apply(lambda x: x.add_(1)), "the model changes 'inputs_0' while it runs"),
     "a size": (Apply(lambda x: (5, x.shape[0])), "the model returns no tensor"),

@@ -24,7 +24,7 @@ def test_into_a_convolution(becomes) -> None:
     after = """(%x: float32[batch, 1, 4, 4]) {
       const %w_1: float32[2, 1, 1, 1] = [6.0, -0.5]
       const %shift_1: float32[2] = [0.5, -1.0]
-      %conv: float32[batch, 2, 2, 2] = Conv(%x, %w_1, %shift_1) {strides = [2, 2]} @ "stem.norm"
+      %conv: float32[batch, 2, 2, 2] = Conv(%x, %w_1, %shift_1) {strides = [2, 2]} @ "stem.conv"
       return y = %conv
     }"""
     assert becomes("fuse-batch-norm", before, after).counts == {"fold-into-conv": 1}

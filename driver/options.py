@@ -1,0 +1,30 @@
+"""Arguments and options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL_HELP = (
+    ".onnx, .pt2, .planish, file.py:factory, package.module:factory, torchvision:NAME, timm:NAME or hf:FOLDER; "
+    "factories take options, as in model.py:build{width=8}"
+)
+TARGET_HELP = "see `planish targets`; or a TOML file, archspec's name of a CPU (zen4), a copy of another /proc/cpuinfo"
+VERIFY_HELP = "what is checked: none, structure or numeric, with rtol, atol, probes and edges as in numeric,rtol=0.01"
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Pipeline = Annotated[str | None, typer.Option("-p", "--pipeline", help="passes, such as 'cleanup,fuse,quantize'")]
+Data = Annotated[str | None, typer.Option("-d", "--data", help="an .npz, or a factory that yields batches")]
+TargetName = Annotated[str, typer.Option("-t", "--target", help=TARGET_HELP)]
+Backend = Annotated[str | None, typer.Option("-b", "--backend", help="onnxruntime, tvm, or auto: the faster")]
+MaxDrop = Annotated[str | None, typer.Option(help="by which the metric may get worse, such as 1%")]
+Metric = Annotated[str | None, typer.Option(help="accuracy, spearman, perplexity, or file.py:function")]
+Folder = Annotated[Path | None, typer.Option("-o", "--output", help="folder of the artifact, dist by default")]
+Verify = Annotated[str | None, typer.Option(metavar="LEVEL[,KEY=N...]", help=VERIFY_HELP)]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+Threads = Annotated[int | None, typer.Option(min=1, help="to run with, instead of the target's")]
+DumpDir = Annotated[Path | None, typer.Option(help="folder for the graph after each pass, with diffs")]
+Instruments = Annotated[
+    list[str] | None,
+    typer.Option("--instrument", help="what watches the passes: stats, drift, memory, or module:Class"),
+]

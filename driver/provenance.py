@@ -1,0 +1,52 @@
+"""What an artifact was made by and of, for its manifest: versions, and hashes of the data."""
+
+import hashlib
+import platform
+import re
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+import numpy as np
+
+from .data import Batch, Feeds
+
+_BACKENDS = {"tvm": "apache-tvm"}
+"""The packages of backends that planish doesn't require."""
+
+
+def versions(backend: str) -> dict[str, str]:
+    """The versions of Python, planish, what it requires, and what a backend needs beside that."""
+    required = [line for line in requires("planish") or () if "extra ==" not in line]
+    names = [match.group() for line in required if (match := re.match(r"[\w.-]+", line))]
+    found = {"python": platform.python_version(), "planish": version("planish")}
+    for name in sorted([*names, *filter(None, [_BACKENDS.get(backend)])]):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # with --no-deps; it was not made by that
+            continue
+    return found
+
+
+def digest(batches: Sequence[Batch] | Sequence[Feeds]) -> str | None:
+    """The SHA-256 of batches: of inputs by name, their types, shapes and bytes, and of labels; None without any."""
+    if not batches:
+        return None
+    found = hashlib.sha256()
+    for batch in batches:
+        feeds, labels = (batch.inputs, batch.labels) if isinstance(batch, Batch) else (batch, None)
+        for name, array in sorted(feeds.items()):
+            _add(found, name, array)
+        if labels is not None:
+            _add(found, "labels", labels)
+    return found.hexdigest()
+
+
+def _add(found: Any, name: str, value: Any) -> None:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        array = np.asarray(repr(value))
+    text = repr(array.tolist()).encode() if array.dtype == np.object_ else b""
+    found.update(f"{name} {array.dtype} {array.shape}".encode())
+    found.update(text or np.ascontiguousarray(array).tobytes())

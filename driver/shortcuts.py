@@ -1,0 +1,105 @@
+"""Commands for the commonest jobs: `planish quantize`, `planish init` and `planish doctor`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Backend, Data, Folder, Json, MaxDrop, Metric, Model, TargetName
+from .output import console, examples, list_entries, print_json, verbosity
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+EXAMPLES = {
+    "quantize": examples(
+        "planish quantize model.onnx -d data.npz --max-drop 1%",
+        "planish quantize 'torchvision:resnet18' -d images.py:batches -o resnet18-int8",
+        "planish quantize hf:bert -s int8-dynamic",
+    ),
+    "init": examples("planish init model.onnx", "planish init model.py:build -d data.npz -o release.yaml"),
+    "doctor": examples("planish doctor", "planish doctor --json"),
+}
+"""What stands below the help of each command, by its name."""
+
+
+def quantize(
+    model: Model,
+    data: Data = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            "-s", "--scheme", help="see `planish passes quantize`; by default int8, and int8-dynamic without data"
+        ),
+    ] = None,
+    metric: Metric = None,
+    max_drop: MaxDrop = None,
+    target: TargetName = "native",
+    backend: Backend = None,
+    output: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Build an artifact with weights and activations in fewer bits, checked and measured.
+
+    Short for `planish build MODEL -p 'cleanup,fuse,quantize{scheme=...}'`.
+    """
+    from .recipe import make_recipe
+
+    chosen = scheme or ("int8" if data else "int8-dynamic")
+    sources = {"calibration": data, "evaluation": data, "metric": metric}
+    given = {"target": target, "backend": backend, "output": output}
+    recipe = make_recipe(
+        {
+            "model": model,
+            "passes": ["cleanup", "fuse", {"quantize": {"scheme": chosen}}],
+            "data": {key: value for key, value in sources.items() if value is not None},
+            "budget": {} if max_drop is None else {"metric_drop": max_drop},
+            **{key: value for key, value in given.items() if value is not None},
+        }
+    )
+    tell_build(recipe, as_json=as_json)
+
+
+def init(
+    model: Model,
+    data: Data = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="the recipe's file")] = Path("recipe.yaml"),
+) -> None:
+    """Write a commented recipe for a model, to be edited and given to `planish build`."""
+    from .new_recipe import write_recipe
+
+    write_recipe(model, data, output)
+    typer.echo(f"wrote {output}: read it, then planish build {output}", err=True)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Tell what this machine can do, what is installed, what is missing and how to get it."""
+    from .doctor import examine
+
+    list_entries(examine(), as_json)
+
+
+def tell_build(
+    recipe: "Recipe",
+    *,
+    instruments: Sequence[str] = (),
+    dump_dir: Path | None = None,
+    sign: Path | None = None,
+    as_json: bool = False,
+    all_passes: bool = False,
+) -> None:
+    """Build what a recipe says, and tell how it goes and what came out."""
+    from .build import build, read_key
+    from .instruments import make_instruments
+    from .report import ConsoleReporter
+    from .user_code import isolated_imports
+
+    key = None if sign is None else read_key(sign)
+    reporter = ConsoleReporter(console(), verbosity(), all_passes=all_passes)
+    with reporter.live(), isolated_imports(Path()):
+        artifact = build(recipe, reporter, make_instruments(list(instruments), dump_dir), key=key)
+    typer.echo(f"built {artifact.directory}", err=True)
+    if as_json:
+        summary: dict[str, Any] = {"artifact": str(artifact.directory), **artifact.summary()}
+        print_json(summary)
