@@ -33,7 +33,8 @@ from .mistakes import check_names
 from .model import read_model
 from .profiling import profiler
 from .provenance import digest, versions
-from .recipe import Budget, Recipe, Sources, read_recipe
+from .recipe import Budget, Recipe, Sources
+from .recipe_file import read_recipe
 from .reporter import SILENT, PassReporter, Reporter, presets_of_passes
 from .results import Artifact, Measured, PassRow, plain
 from .user_code import isolated_imports

@@ -107,7 +107,7 @@ def build(
         "data": _given(calibration=data, evaluation=evaluation or data, metric=metric),
         "budget": _given(metric_drop=max_drop, latency=max_latency, size=max_size),
     }
-    from .recipe import chosen_recipe
+    from .recipe_file import chosen_recipe
 
     chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value not in (None, {})})
     shortcuts.tell_build(

@@ -22,7 +22,7 @@ from .build import prepare
 from .data import ports_of, single_sample
 from .optimize import read_case
 from .profiling import profiler
-from .recipe import read_recipe
+from .recipe_file import read_recipe
 from .reporter import SILENT, Reporter
 from .user_code import isolated_imports
 

@@ -1,6 +1,6 @@
 """All that is wrong with what a recipe names, found before anything takes its time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..backends import find_backend
@@ -9,7 +9,7 @@ from ..targets.load import load_target
 from .data import find_data
 from .evaluation import find_metric
 from .model import find_model
-from .recipe import Recipe, told
+from .recipe import Recipe
 from .user_code import isolated_imports
 
 
@@ -27,6 +27,13 @@ def mistakes(recipe: Recipe) -> list[PlanishError]:
     """What is wrong with what a recipe names."""
     with isolated_imports(recipe.folder):
         return [fault for look in _looks(recipe) if (fault := _fault(look)) is not None]
+
+
+def told(name: str, faults: Sequence[str]) -> str:
+    """Mistakes as one message: a lone one as it is, several a line each."""
+    if len(faults) == 1:
+        return f"{name}: {faults[0]}"
+    return "\n".join([f"{name} has {len(faults)} mistakes:", *(f"  {fault}" for fault in faults)])
 
 
 def _looks(recipe: Recipe) -> Iterator[Callable[[], Any]]:

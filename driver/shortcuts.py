@@ -44,7 +44,7 @@ def quantize(
 
     Short for `planish build MODEL -p 'cleanup,fuse,quantize{scheme=...}'`.
     """
-    from .recipe import make_recipe
+    from .recipe_file import make_recipe
 
     chosen = scheme or ("int8" if data else "int8-dynamic")
     sources = {"calibration": data, "evaluation": data, "metric": metric}

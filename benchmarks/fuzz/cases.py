@@ -19,7 +19,7 @@ from planish.backends.base import Port
 from planish.backends.tvm.tune.database import read_database
 from planish.driver.data import read_data
 from planish.driver.model import read_model
-from planish.driver.recipe import read_recipe
+from planish.driver.recipe_file import read_recipe
 from planish.ir.errors import PlanishError, TargetError
 from planish.ir.text import parse_graph, print_graph, weights
 from planish.ir.verify import verify

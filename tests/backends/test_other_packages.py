@@ -6,7 +6,7 @@ import pytest
 import planish
 from planish.backends import backend_names, find_backend
 from planish.driver.lowering import Lowering
-from planish.driver.recipe import make_recipe
+from planish.driver.recipe_file import make_recipe
 from planish.driver.reporter import SILENT
 from planish.ir.builder import Builder
 from planish.ir.errors import UsageError

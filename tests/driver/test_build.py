@@ -8,7 +8,7 @@ import pytest
 
 from planish.driver.api import optimize
 from planish.driver.build import build
-from planish.driver.recipe import make_recipe
+from planish.driver.recipe_file import make_recipe
 from planish.driver.reporter import Reporter
 from planish.ir.errors import BudgetError, CheckError, ModelError, PassError, TargetError, UsageError
 from planish.ir.graph import Graph

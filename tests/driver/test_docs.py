@@ -9,7 +9,7 @@ import pytest
 import planish
 from planish.backends.legal import legalized
 from planish.driver.instruments import make_instruments
-from planish.driver.recipe import make_recipe
+from planish.driver.recipe_file import make_recipe
 from planish.driver.user_code import isolated_imports, resolve
 from planish.ir import errors
 from planish.ir.ops import operators

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from planish.driver.recipe import make_recipe, read_recipe
+from planish.driver.recipe_file import make_recipe, read_recipe
 from planish.driver.user_code import isolated_imports
 from planish.ir.errors import UsageError
 from planish.passes.pipeline import format_pipeline

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from planish.backends.manifest import read_manifest
 from planish.driver import cli
-from planish.driver.recipe import read_recipe
+from planish.driver.recipe_file import read_recipe
 
 
 def planish(*arguments: str) -> Result:

@@ -9,7 +9,7 @@ import pytest
 
 import planish
 from planish import Graph
-from planish.driver.recipe import read_recipe
+from planish.driver.recipe_file import read_recipe
 from planish.driver.user_code import isolated_imports, resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -12,7 +12,7 @@ from planish.backends.legal import legalized
 from planish.backends.tvm.backend import Tvm
 from planish.driver.backend_check import BackendCheck
 from planish.driver.lowering import lower
-from planish.driver.recipe import read_recipe
+from planish.driver.recipe_file import read_recipe
 from planish.ir.graph import Constant, Node, Value
 from planish.ir.infer import contents, find_operator
 from planish.ir.interpreter import evaluate

@@ -13,7 +13,7 @@ from planish.backends.base import Port
 from planish.driver.data import read_data
 from planish.driver.model import read_model
 from planish.driver.optimize import optimize_file
-from planish.driver.recipe import read_recipe
+from planish.driver.recipe_file import read_recipe
 from planish.frontends.onnx import read_onnx
 from planish.ir.dims import is_dim
 from planish.ir.errors import ModelError, UsageError
