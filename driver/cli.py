@@ -231,6 +231,7 @@ def inspect(
     size: Annotated[
         list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension, to count costs with; else 1")
     ] = None,
+    groups: Annotated[bool, typer.Option("--groups", help="show what is pruned together, and what can't be")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a model consists of and costs.
@@ -241,7 +242,7 @@ def inspect(
     from .report import inspection_tables
     from .results import plain
 
-    inspection = look(model, target, depth, _sizes(size or []))
+    inspection = look(model, target, depth, _sizes(size or []), with_groups=groups)
     _show(inspection_tables(inspection), plain(inspection) if as_json else None)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..ir.analysis.cost import Cost, by_module, by_operator, flops, summarize
 from ..ir.analysis.liveness import peak_activation_bytes
@@ -12,6 +13,9 @@ from ..targets import Int8, Target
 from ..targets.load import load_target
 from .model import read_model
 from .user_code import isolated_imports, suggestion
+
+if TYPE_CHECKING:
+    from .groups import GroupRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Inspection:
     Attributes:
         sizes: of the symbolic dimensions, that costs are counted with.
         activations: bytes of those alive at once, at their peak.
+        groups: of channels that stand or fall together, where they were asked for.
     """
 
     name: str
@@ -53,9 +58,10 @@ class Inspection:
     activations: int
     operators: Sequence[OperatorRow]
     modules: Mapping[str, Cost]
+    groups: "Sequence[GroupRow]" = ()
 
 
-def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int]) -> Inspection:
+def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int], *, with_groups: bool = False) -> Inspection:
     """Look into a model.
 
     Args:
@@ -63,6 +69,7 @@ def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int]) -> In
         target: whose kernels are asked for.
         depth: of the module path that costs are summed up to.
         sizes: of symbolic dimensions; 1 where not given.
+        with_groups: whether groups of channels are looked for.
 
     Raises:
         UsageError: the model has no such dimension.
@@ -95,7 +102,14 @@ def inspect(model: str, target: str, depth: int, sizes: Mapping[str, int]) -> In
             for name, count in by_operator(graph).items()
         ],
         modules=by_module(graph, depth, sizes),
+        groups=_groups(graph, machine) if with_groups else (),
     )
+
+
+def _groups(graph: Graph, target: Target) -> "Sequence[GroupRow]":
+    from .groups import find_groups  # brings networkx and scipy, which take longer than all else here
+
+    return find_groups(graph, target)
 
 
 def _complete(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:
