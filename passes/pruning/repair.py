@@ -247,7 +247,7 @@ class _Layer:
 
     def finish(self, graph: Graph) -> None:
         """Take a bias out that came to nothing."""
-        if self.bias is not None and not self.bias.data.any() and self.reader.node.operator == "Conv":
+        if self.bias is not None and not self.bias.data.any() and self.reader.node.operator != "MatMul":
             graph.set_input(self.reader.node, 2, None)
             graph.erase_constant(self.bias)
 
