@@ -243,6 +243,7 @@ def inspect(
         list[str] | None, typer.Option(metavar="NAME=N", help="of a symbolic dimension; else the data's, or 1")
     ] = None,
     data: Data = None,
+    groups: Annotated[bool, typer.Option("--groups", help="show what is pruned together, and what can't be")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a model consists of and costs.
@@ -253,7 +254,7 @@ def inspect(
     from .report import inspection_tables
     from .results import plain
 
-    inspection = look(model, target, depth, _sizes(size or []), data)
+    inspection = look(model, target, depth, _sizes(size or []), data, with_groups=groups)
     show(inspection_tables(inspection), plain(inspection) if as_json else None)
 
 

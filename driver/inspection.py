@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..backends.manifest import MANIFEST, read_manifest
 from ..ir.analysis.cost import Cost, by_module, by_operator, flops, moved, summarize
@@ -15,6 +16,9 @@ from ..targets.load import load_target
 from .data import ports_of, read_data, sizes_in
 from .model import read_model
 from .user_code import isolated_imports, suggestion
+
+if TYPE_CHECKING:
+    from .groups import GroupRow
 
 _LINES = 30
 """Modules that fit a page."""
@@ -52,6 +56,7 @@ class Inspection:
     Attributes:
         sizes: of the symbolic dimensions, that costs are counted with.
         activations: bytes of those alive at once, at their peak.
+        groups: of channels that stand or fall together, where they were asked for.
     """
 
     name: str
@@ -63,10 +68,17 @@ class Inspection:
     activations: int
     operators: Sequence[OperatorRow]
     modules: Mapping[str, Cost]
+    groups: "Sequence[GroupRow]" = ()
 
 
 def inspect(
-    model: str, target: str, depth: int | None, sizes: Mapping[str, int], data: str | None = None
+    model: str,
+    target: str,
+    depth: int | None,
+    sizes: Mapping[str, int],
+    data: str | None = None,
+    *,
+    with_groups: bool = False,
 ) -> Inspection:
     """Look into a model.
 
@@ -76,6 +88,7 @@ def inspect(
         depth: of the module path that costs are summed up to; None for the deepest that is at most 30 modules.
         sizes: of symbolic dimensions; those not given are the data's, or else 1.
         data: whose first batch has sizes.
+        with_groups: whether groups of channels are looked for.
 
     Raises:
         UsageError: the model has no such dimension.
@@ -113,6 +126,7 @@ def inspect(
             for name, count in by_operator(graph).items()
         ],
         modules=by_module(graph, depth, sizes) if depth is not None else _readable(graph, sizes),
+        groups=_groups(graph, machine) if with_groups else (),
     )
 
 
@@ -141,6 +155,12 @@ def _model_of(reference: str) -> str:
             f"{reference} holds compiled code, which can't be looked into: give the model that it was built from"
         )
     return str(Path(reference) / files[0])
+
+
+def _groups(graph: Graph, target: Target) -> "Sequence[GroupRow]":
+    from .groups import find_groups  # brings networkx and scipy, which take longer than all else here
+
+    return find_groups(graph, target)
 
 
 def _complete(sizes: Mapping[str, int], graph: Graph) -> dict[str, int]:

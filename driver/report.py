@@ -301,3 +301,9 @@ def inspection_tables(inspection: Inspection) -> Iterator[Table]:
         costs = (show_count(part.parameters), show_bytes(part.bytes), show_count(part.flops))
         modules.add(name or "(none)", str(part.nodes), *costs)
     yield modules
+    if inspection.groups:
+        groups = _table("layers", "channels", "rows each", "read by", "coupled by", "why none can go", title="groups")
+        for row in inspection.groups:
+            names = (", ".join(row.readers), ", ".join(row.couplers), row.frozen or "")
+            groups.add(", ".join(row.layers), str(row.size), str(row.width), *names)
+        yield groups

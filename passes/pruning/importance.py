@@ -112,8 +112,9 @@ def observe_readers(
     inputs = observe(graph, [(it.x, it.axis) for it in readers], batches, context, WIDEST)
     axes = {it.node.output: it.output_axis for it in readers}
     weights: dict[Value, np.ndarray] = {}
-    gradients = Gradients(graph, set(axes), choose_measures(graph, "auto"), torch.Generator().manual_seed(context.seed))
-    for done, feeds in enumerate(few):
+    measures = choose_measures(graph, "auto")
+    gradients = Gradients(graph, set(axes), measures, torch.Generator().manual_seed(context.seed))
+    for done, feeds in enumerate(few if measures else ()):
         context.progress("ranking layers", done, len(few))
         for drawn in gradients.draw(feeds):
             for value, gradient in drawn.items():

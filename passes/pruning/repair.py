@@ -58,8 +58,13 @@ class _Sums:
 
     def error(self, change: "Tensor") -> float:
         """The squared error that is left after a change of the weights and the bias, `[K + 1, N]`."""
-        moved = change.T @ self.reads - 2 * self.both.T if not isinstance(self.both, float) else 0.0
-        return self.lacks + float((change.T * moved).sum())
+        return self.lacks + float((change * (_tensor(self.reads) @ change - 2 * _tensor(self.both))).sum())
+
+
+def _tensor(total: "Tensor | float") -> "Tensor":
+    """A sum to which something was added."""
+    assert not isinstance(total, int | float)
+    return total
 
 
 def repair(
@@ -230,7 +235,7 @@ class _Layer:
 
     def finish(self, graph: Graph) -> None:
         """Take a bias out that came to nothing."""
-        if self.bias is not None and not self.bias.data.any() and self.reader.node.operator == "Conv":
+        if self.bias is not None and not self.bias.data.any() and self.reader.node.operator != "MatMul":
             graph.set_input(self.reader.node, 2, None)
             graph.erase_constant(self.bias)
 
@@ -239,21 +244,20 @@ def _changes(fit: _Sums, *, has_bias: bool) -> "list[Tensor]":
     """Changes of a layer's weights and bias, `[K + 1, N]`, that come closest to what its output lacks."""
     import torch
 
-    assert isinstance(fit.reads, torch.Tensor)
-    assert isinstance(fit.both, torch.Tensor)
-    count, changes = len(fit.reads), list[torch.Tensor]()
+    reads, both = _tensor(fit.reads), _tensor(fit.both)
+    count, changes = len(reads), list[torch.Tensor]()
     if has_bias:
-        mean = torch.zeros_like(fit.both)
-        mean[-1] = fit.both[-1] / fit.reads[-1, -1]
+        mean = torch.zeros_like(both)
+        mean[-1] = both[-1] / reads[-1, -1]
         changes.append(mean)
     used = count if has_bias else count - 1
     if count > 1:
-        energy = float(fit.reads.diagonal()[: count - 1].mean())
+        energy = float(reads.diagonal()[: count - 1].mean())
         for damping in _DAMPINGS:
-            damped = fit.reads[:used, :used].clone()
+            damped = reads[:used, :used].clone()
             damped.diagonal()[: count - 1] += damping * energy + 1e-12
-            change = torch.zeros_like(fit.both)
-            change[:used] = torch.linalg.solve(damped, fit.both[:used])
+            change = torch.zeros_like(both)
+            change[:used] = torch.linalg.solve(damped, both[:used])
             changes.append(change)
     return [change for change in changes if bool(change.isfinite().all())]
 

@@ -55,8 +55,7 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
             _replace_ints(graph, node, 1, _reshape_target(node))
             node.attributes = _without(node, "allowzero")
         case "Expand" if _touched(node, kept):
-            sizes = [dim if isinstance(dim, int) else 1 for dim in node.output.shape]
-            _replace_ints(graph, node, 1, sizes)
+            _replace_ints(graph, node, 1, [dim if isinstance(dim, int) else 1 for dim in node.output.shape])
         case "Attention" | "RotaryEmbedding" | "GroupNormalization":
             _recount(node, kept)
         case "Resize" if _touched(node, kept) and node.constant(3) is not None:

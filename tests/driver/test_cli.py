@@ -351,6 +351,15 @@ def test_inspect(folder: Path) -> None:
     assert operators["Gemm"]["weights"] == {"onnxruntime": [8, 4, 2], "tvm": [4]}
     assert {"first", "second"} <= inspection["modules"].keys()
     assert "first" in planish("inspect", "net.planish").stderr
+    assert inspection["groups"] == []
+
+
+def test_inspect_groups(folder: Path) -> None:
+    first, second = json.loads(planish("inspect", "net.planish", "--groups", "--json").stdout)["groups"]
+    assert (first["size"], first["width"], first["layers"], first["readers"]) == (16, 1, ["first"], ["second"])
+    assert first["frozen"] is None
+    assert second["frozen"].startswith("they are the graph's output")
+    assert "read by" in planish("inspect", "net.planish", "--groups").stderr
 
 
 def test_inspect_looks_into_artifacts_with_the_sizes_of_data(folder: Path, artifact: Path) -> None:
