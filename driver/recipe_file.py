@@ -73,7 +73,7 @@ def make_recipe(content: dict[str, Any]) -> Recipe:
 
 def _others(content: Mapping[str, Any], bad: Collection[Any]) -> list[str]:
     """What is wrong with the keys that are read, where others can't be."""
-    rest = {key: value for key, value in content.items() if key not in bad}
+    rest = {key: value for key, value in content.items() if isinstance(key, str) and key not in bad}
     if "model" not in rest:
         return []
     return [str(fault) for fault in mistakes(Recipe.model_validate(rest))]

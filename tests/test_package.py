@@ -219,7 +219,7 @@ ALWAYS = {
     "onnx_ir": {"frontends/onnx", "backends/"},
     "networkx": {"ir/analysis/"},
     "scipy": {"ir/analysis/"},
-    "pydantic": {"backends/tvm/tune/database.py", "driver/recipe.py"},
+    "pydantic": {"backends/tvm/tune/database.py", "driver/recipe.py", "driver/recipe_file.py"},
 }
 """Where a library may be imported when a module is."""
 INSIDE_FUNCTIONS = {

@@ -39,7 +39,7 @@ class Gptq(WeightRounding):
     """
 
     name: ClassVar[str] = "gptq"
-    asymmetric: bool = True
+    asymmetric: bool = False
     activation_order: bool = True
     damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01
 

@@ -137,11 +137,11 @@ def test_a_backend_refuses_it_by_name_and_module(backend: str) -> None:
         legalized(graph, load_target("native"), backend)
 
 
-@pytest.mark.parametrize("function", [lambda x: x.view(torch.int32).cauchy()])
+@pytest.mark.parametrize("function", [aten.cauchy, lambda x: x.to_sparse()])
 def test_tracing_refuses_what_may_not_be_a_node(function: Callable[[Tensor], Tensor]) -> None:
     class Of(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return function(x)
 
-    with pytest.raises(ModelError, match=r"aten\..* has no counterpart among the operators|refuses"):
+    with pytest.raises(ModelError, match=r"aten\..* has no counterpart among the operators"):
         trace(Of(), (X,))

@@ -24,7 +24,7 @@ def test_a_bias_into_a_convolution_without_one(becomes, constant: str, call: str
     after = f"""(%x: float32[1, 2, 2, 2]) {{
       const %w: float32[2, 2, 1, 1] = [1.0, 2.0, 3.0, 4.0]
       const %c_1: float32[2] = {bias}
-      %conv_1: float32[1, 2, 2, 2] = Conv(%x, %w, %c_1) @ "change"
+      %conv_1: float32[1, 2, 2, 2] = Conv(%x, %w, %c_1) @ "conv"
       return y = %conv_1
     }}"""
     result = becomes("fuse-bias", CONV.format(constants=constant, bias="", call=call), after)
