@@ -42,7 +42,7 @@ def compensate(
         for layer in readers:
             nearest, made = quantize_weight(layer.weight.data, layer.axis, bits), _rounded(layer, bits, moments.fit)
             plain, floats = _matrix(layer, nearest), _matrix(layer, made)
-            if moments.error(floats - layer.matrix, layer.matrix) < moments.error(plain - layer.matrix, layer.matrix):
+            if moments.error(floats - layer.matrix) < moments.error(plain - layer.matrix):
                 weights[layer.key], found[layer] = made, floats
             else:
                 misses.append(f"{layer.node.location}: plain rounding does better on held-out inputs")

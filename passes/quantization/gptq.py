@@ -29,9 +29,6 @@ class Gptq(WeightRounding):
         block: how many weights of a column share a scale and a zero point; a power of two.
         correct_biases: take back by the layers' biases, where they have some, what rounding shifted the mean of each
             channel by.
-        asymmetric: whether weights are moved beforehand towards what the float model computes from its own activations,
-            which those of the rounded layers before differ from (Li et al., "GPTAQ: Efficient Finetuning-Free
-            Quantization for Asymmetric Calibration", ICML 2025, where that is done row by row).
         activation_order: whether the channels with the largest activations are rounded first, while most is left that
             can make up for it.
         damping: what is added to the second moments of all channels, as a share of their mean, so that directions
@@ -39,17 +36,11 @@ class Gptq(WeightRounding):
     """
 
     name: ClassVar[str] = "gptq"
-    asymmetric: bool = False
     activation_order: bool = True
     damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01
 
     def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
-        target = moments.target(weight, self.damping)
-        return gptq(target, scheme, moments.fit, activation_order=self.activation_order, damping=self.damping)
-
-    @property
-    def sees_drift(self) -> bool:
-        return self.asymmetric
+        return gptq(weight, scheme, moments.fit, activation_order=self.activation_order, damping=self.damping)
 
 
 def gptq(

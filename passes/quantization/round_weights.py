@@ -78,7 +78,7 @@ class WeightRounding(Pass):
                         misses.append(f"{layer.node.location}: {kind} rounding does better on held-out inputs")
             return {layer: rounded[layer.key].floats for layer in layers}
 
-        sweep(graph, selection.layers, context.calibration, context, visit, sees_drift=self.sees_drift)
+        sweep(graph, selection.layers, context.calibration, context, visit)
         before, outputs = graph.clone(), output_names(selection.layers)
         tables = quantize_weights(graph, selection.layers, rounded)
         if self.correct_biases:
@@ -86,11 +86,6 @@ class WeightRounding(Pass):
             counts["biases"] = correct_biases(before, graph, outputs, few, context)
         counts["embeddings"], others = quantize_embeddings(graph, context, tables)
         return PassResult(counts, [*misses, *others])
-
-    @property
-    def sees_drift(self) -> bool:
-        """Whether the method makes up for what the rounding of earlier layers did to what a layer reads."""
-        return False
 
     @abstractmethod
     def round(self, weight: np.ndarray, scheme: BlockScheme, moments: Moments) -> BlockWeight:
@@ -109,5 +104,5 @@ class WeightRounding(Pass):
             "clipped": BlockWeight.over(weight, scheme),
             "plain": BlockWeight.nearest(weight, scheme),
         }
-        kind = min(found, key=lambda kind: moments.error(found[kind].floats - weight, weight))
+        kind = min(found, key=lambda kind: moments.error(found[kind].floats - weight))
         return found[kind], kind

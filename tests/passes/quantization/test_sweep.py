@@ -60,7 +60,7 @@ def walked(
 
     context, before = PassContext(TARGET, graph), print_graph(graph)
     layers = select_layers(graph, frozenset({"MatMul", "Gemm"}), context).layers
-    sweep(graph, layers, data, context, visit, sees_drift=sees_drift)
+    sweep(graph, layers, data, context, visit)
     assert print_graph(graph) == before
     return found
 
@@ -88,7 +88,7 @@ def test_layers_that_read_one_value_are_visited_together_with_its_moments(graph:
         np.testing.assert_allclose(moments.held_out, moments_of(graph, name, held_out), rtol=1e-4, atol=1e-3)
     change = normal(48, 3)
     wanted = np.trace(change.T @ found[1][1].held_out @ change)
-    assert found[1][1].error(change, normal(48, 3)) == pytest.approx(wanted, rel=1e-4)
+    assert found[1][1].error(change) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_later_layers_see_what_weights_have_become(graph: Graph) -> None:
@@ -98,23 +98,6 @@ def test_later_layers_see_what_weights_have_become(graph: Graph) -> None:
         other.constants[name].data = weight
     found = walked(graph, data, becomes)
     np.testing.assert_allclose(found[1][1].fit, moments_of(other, "e", data[:3]), rtol=1e-4, atol=1e-3)
-
-
-def test_how_far_off_layers_are_tells_which_weight_makes_up_for_it(graph: Graph) -> None:
-    data, other = batches(40), graph.clone()
-    becomes = {name: np.rint(graph.constants[name].data) for name in ("w", "u")}
-    for name, weight in becomes.items():
-        other.constants[name].data = weight
-    moments, weight = walked(graph, data, becomes, sees_drift=True)[1][1], graph.constants["v"].data.T
-    exact, x = (
-        rows_of(each, "e", [batch for place, batch in enumerate(data) if place % 4 != 3]) for each in (graph, other)
-    )
-    target, wanted = moments.target(weight, 1e-9), np.linalg.lstsq(x, exact @ weight, rcond=None)[0]
-    np.testing.assert_allclose(target, wanted, rtol=1e-2, atol=1e-2)
-    exact, x = (rows_of(each, "e", data[3::4]) for each in (graph, other))
-    before, after = (np.square(x @ factor - exact @ weight).sum() / len(x) for factor in (weight, target))
-    assert moments.error(target - weight, weight) == pytest.approx(after - before, rel=1e-3)
-    assert after < before
 
 
 def test_one_row_fits_and_judges(graph: Graph) -> None:
