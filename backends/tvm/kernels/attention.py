@@ -12,7 +12,6 @@ they are multiplied.
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -97,7 +96,6 @@ def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
     return machine.has_bfloat16 and size % 2 == 0 and depth >= machine.lanes
 
 
-@lru_cache
 @kernel
 def attention_kernel(attention: Attention, machine: Machine) -> None:
     """Emit a kernel of queries, keys, values and the mask, if there is one, to the attention's result."""

@@ -4,7 +4,7 @@ Each window of a block of channels is one vector; a row of the result is done in
 """
 
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import add
 
 from tvm import tirx
@@ -60,7 +60,6 @@ class Channelwise:
         return self.dtype if self.kind == MAXIMUM else "int32"
 
 
-@lru_cache
 @kernel
 def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> None:
     """Emit a kernel of images and the epilogue's operands to images in blocks.
@@ -138,7 +137,6 @@ def _shifted(pixel: tirx.Expr, accumulator_dtype: str, zero_point: int) -> tirx.
     return cast(pixel, accumulator_dtype) - tirx.const(zero_point, vector_type(accumulator_dtype, pixel))
 
 
-@lru_cache
 @kernel
 def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel from images to their means, as images of one pixel; integers count from the zero point."""

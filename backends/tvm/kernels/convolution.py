@@ -175,7 +175,6 @@ def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: i
     return np.pad(offsets, ((0, 0), (0, 0), (0, padding))).astype(np.int32)
 
 
-@lru_cache
 @kernel
 def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks.

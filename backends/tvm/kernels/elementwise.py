@@ -1,7 +1,6 @@
 """Elementwise operators that stand alone: on tensors of one shape, and on images in blocks."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 
 from tvm import tirx
@@ -17,7 +16,6 @@ Shape = tuple[int | None, ...]
 """The sizes of a tensor: None for those that aren't known; scalars have no sizes."""
 
 
-@lru_cache
 @kernel
 def elementwise_kernel(shape: Shape, epilogue: Epilogue, machine: Machine) -> None:
     """Emit a kernel of an epilogue's operands, all of one shape, to its result: element after element in memory."""
@@ -33,7 +31,6 @@ def elementwise_kernel(shape: Shape, epilogue: Epilogue, machine: Machine) -> No
             each_vector(task * chunk, length, machine.lanes, lambda at: result.put(None, (at,), at))
 
 
-@lru_cache
 @kernel
 def pixels_kernel(shape: Shape, operands: tuple[Shape, ...], epilogue: Epilogue, machine: Machine) -> None:
     """Emit a kernel of an epilogue's operands to its result, images in blocks.

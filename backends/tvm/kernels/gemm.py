@@ -10,7 +10,6 @@ nothing is accessed beyond the end. Epilogues are computed while the sums are in
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from math import gcd, prod
 from typing import ClassVar
@@ -339,7 +338,6 @@ class Matrix(Operands):
         return emit
 
 
-@lru_cache
 @kernel
 def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, operands: Operands = Matrix()) -> None:
     """Emit a kernel of `[*batch_dims, K]`, a right operand and the epilogue's operands to `[*batch_dims, N]`."""

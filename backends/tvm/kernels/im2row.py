@@ -5,7 +5,6 @@ times four bytes, where pixels filled up to four bytes would take seven. Rows an
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from tvm import tirx
@@ -65,7 +64,6 @@ class Im2Row:
         return np.ascontiguousarray(spread.reshape(filters, rows, self.quads, K_PER_DOT).transpose(0, 3, 1, 2))
 
 
-@lru_cache
 @kernel
 def im2row_kernel(strips: Im2Row, padding: int, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of an operand `[batch, channel, row, column]` to rows of bytes, `[batch, 1, row, byte]`.

@@ -7,7 +7,6 @@ edge. Sums start from offsets that undo the zero point.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from tvm import tirx
@@ -75,7 +74,6 @@ def packed_depthwise(weights: np.ndarray, quads: Quads) -> np.ndarray:
     return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * K_PER_DOT)
 
 
-@lru_cache
 @kernel
 def integer_depthwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel to images in blocks.

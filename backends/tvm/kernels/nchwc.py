@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 from tvm import tirx
@@ -42,7 +41,6 @@ class Images:
         return ceil_div(self.channels, lanes), rows, columns, lanes
 
 
-@lru_cache
 @kernel
 def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
     """Emit a kernel from images (NCHW) to blocks of channels (NCHWc), with zeros beyond the last channel."""
@@ -58,7 +56,6 @@ def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
     _emit(images, lanes, machine, move, is_blocked=False)
 
 
-@lru_cache
 @kernel
 def unblock_kernel(images: Images, machine: Machine) -> None:
     """Emit a kernel from blocks of channels (NCHWc) to images (NCHW)."""
@@ -85,7 +82,6 @@ def _emit(images: Images, lanes: int, machine: Machine, move: Move, *, is_blocke
             move(x, y, task // blocks, task % blocks, pixel)
 
 
-@lru_cache
 @kernel
 def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
     """Emit a kernel that concatenates images in blocks along the channels; all but the last fill their blocks."""
@@ -106,7 +102,6 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
             first += count
 
 
-@lru_cache
 @kernel
 def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of smaller images and the epilogue's operands to the whole images that windows lie on.

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import wraps
-from typing import ParamSpec, TypeAlias
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeAlias, cast
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
@@ -13,13 +13,15 @@ from .vectors import Scalar
 
 _OPAQUE = 8
 """TVM's number for kernels that it fuses with nothing."""
+_KEPT = 32
+"""The kernels of each kind that are kept: a model asks for a few of them over and over again."""
 P = ParamSpec("P")
 Loop: TypeAlias = Callable[[Scalar, Scalar], AbstractContextManager[tirx.Expr]]
 """A loop from a begin to an end, whose variable its context gives."""
 
 
 def kernel(emit: Callable[P, None]) -> Callable[P, tirx.PrimFunc]:
-    """Turn a function that emits a kernel's arguments and code into one that returns the kernel.
+    """Turn a function that emits a kernel's arguments and code into one that returns it; the last ones are kept.
 
     The arguments share no memory.
     """
@@ -31,7 +33,7 @@ def kernel(emit: Callable[P, None]) -> Callable[P, tirx.PrimFunc]:
             emit(*args, **kwargs)
         return builder.get()
 
-    return build
+    return cast("Callable[P, tirx.PrimFunc]", lru_cache(_KEPT)(build))
 
 
 def symbol(name: str, size: int | None) -> Scalar:

@@ -5,7 +5,6 @@ Each row is read several times, but from memory only once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 from tvm import tirx
@@ -19,7 +18,6 @@ from .prim_func import Loop, kernel, maybe_parallel, symbols
 from .vectors import Scalar, cast, filled, held, horizontal_max, horizontal_min, known, ramp, spread, total, zeros
 
 
-@lru_cache
 @kernel
 def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> None:
     """Emit a kernel of `[*batch_dims, columns]` to the softmax of each row."""
@@ -63,7 +61,6 @@ class Norm:
     has_bias: bool
 
 
-@lru_cache
 @kernel
 def norm_kernel(
     batch_dims: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
@@ -103,7 +100,6 @@ def norm_kernel(
     _emit(batch_dims, columns, (columns,) * (1 + norm.has_bias), row, machine, result)
 
 
-@lru_cache
 @kernel
 def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> None:
     """Emit a kernel of `[*batch_dims, columns]` to uint8, scales and zero points, as DynamicQuantizeLinear has them.

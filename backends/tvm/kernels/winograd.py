@@ -7,7 +7,7 @@ some tiles through all of it, so that the transformed tiles stay in the L2 cache
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, reduce
+from functools import cache, reduce
 from heapq import merge
 from itertools import product
 from operator import add
@@ -154,7 +154,6 @@ def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray
     return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1, width).transpose(2, 0, 1, 3))
 
 
-@lru_cache
 @kernel
 def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: Epilogue) -> None:
     """Emit a kernel of images, transformed weights, a bias of whole blocks and epilogue operands to images (NCHWc)."""
