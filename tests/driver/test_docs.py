@@ -1,7 +1,6 @@
 """What the documentation shows is true: its code runs and its recipe reads."""
 
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -59,14 +58,11 @@ def test_what_the_documentation_adds_works(folder: Path, capsys: pytest.CaptureF
     assert "largest after legalize: %" in capsys.readouterr().err
 
 
-def test_the_python_of_the_readme_works_whatever_the_inputs_are_called(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_python_of_the_readme_works_whatever_the_inputs_are_called(folder: Path) -> None:
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
-    monkeypatch.syspath_prepend(folder)
-    names = runpy.run_path(str(folder / "model.py"))
-    module, (x,), _ = names["build"]()
+    with isolated_imports(folder):
+        module, (x,), _ = resolve("model.py:build", folder)()
     exec(code, {"module": module, "x": x, "calibration": [x.numpy() + 1]})  # the file is our own
     assert (folder / "optimized.onnx").is_file()
 
