@@ -26,7 +26,8 @@ def check_names(recipe: Recipe) -> None:
 def mistakes(recipe: Recipe) -> list[PlanishError]:
     """What is wrong with what a recipe names."""
     with isolated_imports(recipe.folder):
-        return [fault for look in _looks(recipe) if (fault := _fault(look)) is not None]
+        faults = [fault for look in _looks(recipe) if (fault := _fault(look)) is not None]
+    return list({str(fault): fault for fault in faults}.values())  # a file that can't be imported is named twice
 
 
 def told(name: str, faults: Sequence[str]) -> str:

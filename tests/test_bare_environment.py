@@ -144,7 +144,7 @@ def test_without_extras_a_model_is_built_and_what_needs_an_extra_names_it(core_p
         ("tune", "net.planish", "-o", "tuned.json"): (6, "backend tvm is not installed: pip install 'planish[tvm]'"),
         ("build", ROOT / "examples/minilm/recipe.yaml"): (3, "tokenizers is missing: pip install 'planish[examples]'"),
         ("build", ROOT / "examples/ocr/recipe.yaml"):
-            (3, "rapidocr_onnxruntime is missing: pip install 'planish[examples]'"),
+            (3, "Pillow is missing: pip install 'planish[examples]'"),
     }  # fmt: skip
     for command, (code, text) in zip(expected, said(core_python, tmp_path, *expected), strict=True):
         assert (code, expected[command][1] in text) == (expected[command][0], True), f"{command}: {text}"

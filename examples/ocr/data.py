@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+try:
+    from PIL import Image, ImageDraw, ImageFilter, ImageFont
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Pillow is missing: pip install 'planish[examples]'") from error
 
 HEIGHT = 48  # that the model reads at
 MARGIN = 12
