@@ -106,7 +106,7 @@ def _check(name: str, ratio: float, *, fused: bool) -> Outcome:
         share = summarize(graph).flops / before
     except PlanishError as refusal:
         return "refused", _line(refusal)
-    except Exception as fault:
+    except Exception as fault:  # all of them are findings
         return "crash", f"{type(fault).__name__}: {_line(fault)}"
     said = (
         f"error {error:.1e}, {len(removals)} of {len(groups)} groups in {seconds:.1f} s, {100 * share:.0f} % of FLOPs"

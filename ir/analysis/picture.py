@@ -9,7 +9,7 @@ import networkx as nx
 from ..graph import Graph, Node, Value
 
 _WIDTH, _HEIGHT, _GAP = 190, 40, 28
-"""Of a box, and between two, in pixels."""
+"""The width and height of a box, and the gap between two, in pixels."""
 _MOST = 2000
 """Boxes beyond which nobody finds anything in a picture, and a browser takes its time."""
 _STYLE = (

@@ -165,7 +165,7 @@ class ChannelPruning(Pass):
     # -- how many
 
     def _step(self, group: "ChannelGroup") -> int:
-        """Of how many channels what is left is a multiple; each may be several rows of a weight, which are rounded."""
+        """The number of channels that what is left is a multiple of; each may be several rows of a weight."""
         rows = group.producers[0][1].indices.shape[1]
         step = self.round_to // gcd(self.round_to, rows)
         while step > max(group.size / 8, 1):

@@ -53,8 +53,8 @@ class _Shift:
     @property
     def estimate(self) -> "Tensor":
         """The mean, less of it the more the samples differ; of a single one as it is."""
-        mean = self.total / self.count
-        spread = (self.squares / self.count - mean.square()).clamp(min=0) / max(self.count - 1, 1)
+        mean = self.total / max(self.count, 1)
+        spread = (self.squares / max(self.count, 1) - mean.square()).clamp(min=0) / max(self.count - 1, 1)
         return mean * (1 - spread / mean.square().clamp(min=1e-30)).clamp(min=0)
 
 
@@ -121,8 +121,10 @@ def correct_biases(
 
 
 def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
-    """The name of a layer's output, and its bias if it has one."""
+    """The name of a layer's output, and its bias if it has one; a vector has no samples to tell anything by."""
     output = node.outputs[0]
+    if output.type.rank < 2:
+        return
     if node.operator == MATMUL_NBITS and node.input(5) is not None:
         yield output.name, _Bias(node, 5, np.ones((), np.float32), output.type.rank - 1)
         return

@@ -118,7 +118,7 @@ def test_layers_that_share_channels_decide_together_whatever_their_scale(new_net
 def test_what_is_left_is_the_nearest_multiple_and_near_the_ratio(
     channels: int, ratio: float, round_to: int, left: int, new_net: Any
 ) -> None:
-    """Of few channels it is a multiple of a half or a quarter of `round_to`, so that no ratio becomes another."""
+    """With few channels, half or a quarter of `round_to` is what counts, so that no ratio becomes another."""
     graph = two_layers(new_net(), channels)
 
     prune(graph, ratio=ratio, round_to=round_to, only=("first",))
