@@ -8,6 +8,7 @@ import torch
 from planish.driver.model import read_model
 from planish.ir.errors import ModelError, UsageError
 
+timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 transformers = pytest.importorskip("transformers")
 
@@ -42,6 +43,13 @@ def test_weights_of_a_file_are_those_of_the_graph(saved: Path) -> None:
     assert (graph.constants["fc.weight"].data == weights["fc.weight"].numpy()).all()
 
 
+def test_a_model_of_timm_takes_its_own_size_of_images(saved: Path) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), saved / "timm.pt")
+    graph = read_model("timm:test_resnet{checkpoint=timm.pt,num_classes=10}", saved)
+    assert [value.shape for value in graph.inputs] == [("batch", 3, 160, 160)]
+    assert [value.shape for value in graph.outputs.values()] == [("batch", 10)]
+
+
 @pytest.mark.parametrize(
     ("reference", "kind", "message"),
     [
@@ -49,6 +57,7 @@ def test_weights_of_a_file_are_those_of_the_graph(saved: Path) -> None:
         ("hf:bert{task=text-clasification}", UsageError, "did you mean 'text-classification'"),
         ("hf:bert{task=image-classification}", UsageError, "a bert, has no head for image-classification"),
         ("torchvision:resnt18", UsageError, r"no model 'resnt18'; did you mean 'resnet18'\?"),
+        ("timm:test_resnt", UsageError, r"no model 'test_resnt'; did you mean 'test_resnet'\?"),
         ("torchvision:resnet18{checkpoint=nowhere.pt}", UsageError, "there is no checkpoint .*nowhere.pt"),
         ("torchvision:resnet18{checkpoint=resnet.pt}", ModelError, "don't fit the model: size mismatch for fc.weight"),
         ("torchvision:resnet18{pretrained=false,widht=3}", ModelError, "unexpected keyword argument 'widht'"),
