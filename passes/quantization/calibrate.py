@@ -1,16 +1,76 @@
 """Calibration: runs real inputs through the float graph and watches the values that will be quantized."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...ir.errors import UsageError
 from ...ir.graph import Graph, Value
 from ..base import Feeds, PassContext
-from .clipping import Bounds
+from .clipping import STEPS, Bounds
 from .observers import Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_STRETCHED = 4.0
+"""How many times as far as half of the samples a range must reach to be stretched by a few."""
+
+_LOST = 0.005
+"""The share of a sample's power that rounding may lose in a stretched range, in the mean over samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What calibration data tell of a value.
+
+    Attributes:
+        range: that the grid should hold.
+        reach: the largest magnitude in each sample.
+        power: the mean square of what isn't zero in each sample.
+    """
+
+    range: Bounds
+    reach: np.ndarray
+    power: np.ndarray
+
+    @property
+    def stretch(self) -> float:
+        """How many times as far as half of the samples a few of them reach, where 8 bits don't hold both; 1 elsewhere.
+
+        Each sample counts alike, however large its numbers are.
+        """
+        low, high = self.range
+        seen = (self.power > 0) & np.isfinite(self.power)
+        if not seen.any():
+            return 1.0
+        stretch = max(-low, high) / float(np.median(self.reach[seen]))
+        lost = np.minimum(((high - low) / STEPS) ** 2 / 12 / self.power[seen], 1)
+        return stretch if stretch > _STRETCHED and lost.mean() > _LOST else 1.0
+
+
+@dataclass(slots=True)
+class _Watch:
+    """A value that is watched, with what was seen of it in each batch."""
+
+    observer: Observer
+    reach: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    power: list[np.ndarray] = field(default_factory=list[np.ndarray])
+
+    def update(self, array: np.ndarray, count: int) -> None:
+        """Take a batch of some samples into account."""
+        self.observer.update(array)
+        samples = array.reshape(count if array.ndim and array.shape[0] % count == 0 else 1, -1)
+        squares = np.einsum("ij,ij->i", samples, samples, dtype=np.float64)
+        self.reach.append(np.abs(samples).max(axis=1, initial=0.0))
+        self.power.append(squares / np.maximum(np.count_nonzero(samples, axis=1), 1))
+
+    @property
+    def found(self) -> Calibrated:
+        """What was seen in all batches."""
+        return Calibrated(self.observer.range(), np.concatenate([[], *self.reach]), np.concatenate([[], *self.power]))
 
 
 def calibrate(
@@ -19,8 +79,8 @@ def calibrate(
     observer: type[Observer],
     batches: Sequence[Feeds],
     context: PassContext,
-) -> dict[Value, tuple[float, float]]:
-    """The range of each value over the calibration data.
+) -> dict[Value, Calibrated]:
+    """What the calibration data tell of each value.
 
     Args:
         graph: still in float.
@@ -31,18 +91,18 @@ def calibrate(
     """
     from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
-    observers = {value: observer() for value in values}
-
-    def observe(value: Value, tensor: "Tensor") -> None:
-        if value in observers:
-            observers[value].update(tensor.numpy().clip(*values[value]))
-
+    watched = {value: _Watch(observer()) for value in values}
     interpreter = Interpreter(graph)
     for done, batch in enumerate(batches):
         context.progress("calibrating", done, len(batches))
+
+        def observe(value: Value, tensor: "Tensor", count: int = _sample_count(batch)) -> None:
+            if value in watched:
+                watched[value].update(tensor.numpy().clip(*values[value]), count)
+
         interpreter.run(batch, observe)
     context.progress("calibrating", len(batches), len(batches))
-    return {value: held.range() for value, held in observers.items()}
+    return {value: watch.found for value, watch in watched.items()}
 
 
 def first_batches(context: PassContext, samples: int) -> list[Feeds]:
@@ -66,5 +126,10 @@ def first_batches_of(batches: Sequence[Feeds], samples: int) -> list[Feeds]:
         if samples <= 0:
             break
         kept.append(batch)
-        samples -= max((array.shape[0] for array in batch.values() if array.ndim), default=1)
+        samples -= _sample_count(batch)
     return kept
+
+
+def _sample_count(batch: Feeds) -> int:
+    """How many samples a batch holds, which the first axis counts; 1 at the least."""
+    return max((array.shape[0] for array in batch.values() if array.ndim), default=1) or 1

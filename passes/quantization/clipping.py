@@ -7,7 +7,8 @@ from ...ir.graph import Node
 
 Bounds = tuple[float, float]
 _EVERYTHING = (-inf, inf)
-_STEPS = 255
+STEPS = 255
+"""Of a grid of 8 bits, from end to end."""
 
 
 def clipping_range(readers: Iterable[Node]) -> Bounds:
@@ -35,7 +36,7 @@ def bounds_of(node: Node) -> Bounds:
 def widen(range: Bounds, bounds: Bounds) -> Bounds:
     """A range within bounds, a step longer where it ends at one: rounding must not move the end of the grid inside."""
     low, high = range
-    step = (high - low) / _STEPS
+    step = (high - low) / STEPS
     return low - step if low == bounds[0] else low, high + step if high == bounds[1] else high
 
 

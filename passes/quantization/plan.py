@@ -34,6 +34,11 @@ class Plan:
     folded_activation: Sequence[Node]
     carriers: Sequence[Node]
 
+    @property
+    def roots(self) -> dict[Value, Bounds]:
+        """The bounds of the values that have a grid of their own."""
+        return {value: bounds for value, bounds in self.bounds.items() if self.root(value) is value}
+
     def root(self, value: Value) -> Value:
         """The value whose grid a value has: itself, unless it was moved."""
         while value in self.moved:

@@ -13,7 +13,7 @@ from ...ir.quantization import IntegerWeight, QuantParams
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
-from .calibrate import calibrate, first_batches
+from .calibrate import Calibrated, calibrate, first_batches
 from .clipping import Bounds, widen
 from .compensate import compensate
 from .correct_biases import CORRECTED_ON, correct_biases
@@ -25,7 +25,7 @@ from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, output_names, select_layers
 from .logarithms import before_logarithms
 from .observers import OBSERVERS
-from .plan import Plan, make_plan
+from .plan import Plan, make_plan, result
 from .recurrent import quantize_recurrent
 from .round_weights import check_block
 from .smooth import smooth
@@ -41,6 +41,7 @@ _WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
 class Quantize(Pass):
     """Compute Conv, Gemm and MatMul in 8-bit integers, or with weights of few bits, where the target gains by that.
 
+    A layer whose activations a few samples of the calibration data stretch beyond what 8 bits hold stays in float.
     Large embedding tables are stored in integers as well: those that a head multiplies by, too, once for both, others
     in int8, as are the weights of recurrent layers. The mean over an image becomes GlobalAveragePool where that has an
     integer kernel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
@@ -162,11 +163,12 @@ class Quantize(Pass):
     ) -> PassResult:
         prepared = self.prepare(graph, layers, int8, profitable, context)
         if not prepared.plan.reads:
-            return PassResult()
+            return PassResult({"layers": 0}, prepared.misses)
         before, outputs = graph.clone(), output_names(prepared.layers)
         tables |= prepared.quantizer(graph, int8, self.per_channel).rewrite(prepared.layers)
         counts = {
             **prepared.counts,
+            "layers": len(prepared.layers),
             "activations": len(prepared.plan.reads),
             "carriers": len(prepared.plan.carriers),
             "gptq": len(prepared.rounded),
@@ -184,6 +186,9 @@ class Quantize(Pass):
         if not plan.reads:
             return Prepared(layers, plan, {}, {}, {}, [])
         batches = first_batches(context, self.samples)
+        seen = calibrate(graph, plan.roots, OBSERVERS[self.observer], batches, context)
+        layers, misses = _unstretched(graph, layers, plan, seen)
+        plan = make_plan(graph, layers, profitable)
         counts: dict[str, int] = {}
         smoothed: dict[Value, Bounds] = {}
         if self.smooth:
@@ -193,15 +198,16 @@ class Quantize(Pass):
         if self.equalize and self.per_channel:
             layers, counts["equalized"] = equalize(graph, layers, plan, batches, int8, context)
             plan = make_plan(graph, layers, profitable)
-        watched = {value: bounds for value, bounds in plan.bounds.items() if plan.root(value) is value}
-        unknown = {value: bounds for value, bounds in watched.items() if value not in smoothed}
-        ranges = calibrate(graph, unknown, OBSERVERS[self.observer], batches, context) | smoothed
+        if misses or any(counts.values()):
+            unknown = {value: bounds for value, bounds in plan.roots.items() if value not in smoothed}
+            seen = calibrate(graph, unknown, OBSERVERS[self.observer], batches, context)
+        ranges = {value: found.range for value, found in seen.items()} | smoothed
         activation = DType[int8.activation]
         grids = {
-            value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in watched.items()
+            value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in plan.roots.items()
         }
-        rounded, misses = self._compensate(graph, context, layers, int8.weight_bits)
-        return Prepared(layers, plan, grids, rounded, counts, misses)
+        rounded, uncompensated = self._compensate(graph, context, layers, int8.weight_bits)
+        return Prepared(layers, plan, grids, rounded, counts, [*misses, *uncompensated])
 
     def _run_dynamic(
         self,
@@ -292,6 +298,25 @@ def static_layers(graph: Graph, operators: frozenset[str], context: PassContext)
         if layer.node in barred
     ]
     return Selection([layer for layer in selection.layers if layer.node not in barred], [*selection.misses, *misses])
+
+
+def _unstretched(
+    graph: Graph, layers: Sequence[Layer], plan: Plan, seen: Mapping[Value, Calibrated]
+) -> tuple[list[Layer], list[str]]:
+    """The layers but for those that read or make what a few samples stretch, with a sentence for each of the latter."""
+    kept: list[Layer] = []
+    misses: list[str] = []
+    for layer in layers:
+        ends = (layer.x, *([result(graph, layer.node)] if layer.node.operator == "Conv" else ()))
+        stretch = max((seen[root].stretch for end in ends if (root := plan.root(end)) in seen), default=1.0)
+        if stretch > 1:
+            misses.append(
+                f"{layer.node.location}: {layer.node.operator} stays in float: a few samples of the calibration data "
+                f"reach {stretch:.0f} times as far as half of them, and 8 bits don't hold both"
+            )
+        else:
+            kept.append(layer)
+    return kept, misses
 
 
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:

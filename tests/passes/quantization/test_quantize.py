@@ -164,6 +164,28 @@ def test_skipped_layers_stay_in_float():
     assert result.counts["layers"] == 2
 
 
+@pytest.mark.parametrize(("odd", "in_float"), [(0, []), (1, ["head"]), (16, [])], ids=["none", "one", "half"])
+def test_what_one_sample_stretches_stays_in_float(odd: int, in_float: list[str]) -> None:
+    """Behind the mean, one image in 32 is 300 times as large; where it is half of them, all count."""
+    graph = Graph()
+    op = Builder(graph, location=Location("stem"))
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 3, 16, 16)))
+    image = op.Relu(op.Conv(x, array(16, 3, 3, 3), array(16), pads=(1, 1, 1, 1)))
+    gain = graph.add_input("gain", TensorType(DType.float32, ("batch", 1, 1, 1)))
+    op.location = Location("body")
+    scaled = op.Mul(op.Relu(op.Conv(image, array(16, 16, 3, 3), array(16))), gain)
+    op.location = Location("head")
+    graph.outputs["y"] = op.Conv(scaled, array(16, 16, 3, 3), array(16))
+    gains = np.ones((32, 1, 1, 1), np.float32)
+    gains[:odd] = 300
+    feeds = [
+        {"x": GENERATOR.standard_normal((8, 3, 16, 16)).astype(np.float32), "gain": gains[start : start + 8]}
+        for start in range(0, 32, 8)
+    ]
+    found = Quantize().run(graph, PassContext(TARGET, graph.clone(), feeds))
+    assert [line.split(":")[0] for line in found.misses if "few samples" in line] == in_float
+
+
 def test_static_quantization_asks_for_calibration_data():
     graph = convolutions()
     with pytest.raises(UsageError, match="calibration"):
