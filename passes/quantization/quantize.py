@@ -13,7 +13,9 @@ from ...ir.quantization import IntegerWeight, QuantParams
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
-from .calibrate import Calibrated, calibrate, first_batches
+from ..decisions import decisions
+from ..judge import Judge, divided
+from .calibrate import Calibrated, calibrate, first_batches, first_batches_of
 from .clipping import Bounds, widen
 from .compensate import compensate
 from .correct_biases import CORRECTED_ON, correct_biases
@@ -33,6 +35,10 @@ from .static import StaticQuantizer
 from .weights import quantize_weights
 
 _COMPENSATED_ON = 64  # samples: of texts, more rows than a layer of MiniLM has channels
+_JUDGED_ON = 64  # samples
+_MUCH = 2.0
+"""What may be lost, in percent, before it is said."""
+
 _WEIGHT_BITS = {"int8-weights": 8, "int4": 4, "int3": 3, "int2": 2}
 """The bits of the schemes that leave activations alone."""
 
@@ -127,7 +133,8 @@ class Quantize(Pass):
         else:
             found = self._run_dynamic(graph, context, int8.weight_bits, selection.layers, tables)
         misses = [*selection.misses, *found.misses]
-        return _with_what_is_stored(graph, context, tables, PassResult({**counts, **found.counts}, misses))
+        found = PassResult({**counts, **found.counts}, misses, found.notes)
+        return _with_what_is_stored(graph, context, tables, found)
 
     def _run_on_weights(self, graph: Graph, context: PassContext) -> PassResult:
         scheme = self._block_scheme()
@@ -176,7 +183,7 @@ class Quantize(Pass):
         if self.correct_biases:
             few = first_batches(context, min(self.samples, CORRECTED_ON))
             counts["biases"] = correct_biases(before, graph, outputs, few, context)
-        return PassResult(counts, prepared.misses)
+        return PassResult(counts, prepared.misses, _losses(before, graph, context))
 
     def prepare(
         self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
@@ -272,7 +279,22 @@ def _with_what_is_stored(
     embeddings, tables_left = quantize_embeddings(graph, context, tables)
     recurrent, layers_left = quantize_recurrent(graph, context)
     counts = {**found.counts, "embeddings": embeddings, "recurrent": recurrent}
-    return PassResult(counts, [*found.misses, *tables_left, *layers_left])
+    return PassResult(counts, [*found.misses, *tables_left, *layers_left], found.notes)
+
+
+def _losses(before: Graph, graph: Graph, context: PassContext) -> list[str]:
+    """A sentence where rounding loses much on the last of the calibration data, and nothing is decided on the way."""
+    _, held_out, labelled = divided(context)
+    few = first_batches_of(held_out, _JUDGED_ON)
+    if not few or decisions(before):
+        return []
+    if labelled is not None:
+        labelled = replace(labelled, labels=labelled.labels[: len(few)])
+    lost = Judge(before, few, labelled).judge(graph).drop
+    if lost <= _MUCH:
+        return []
+    where = f"the outputs lose {lost:.1f} % on {len(few)} of the calibration data's last batches"
+    return [f"{where}: quantize-mixed{{max_drop=1}} keeps in float what loses most"]
 
 
 def _rounded(weight: np.ndarray, scheme: BlockScheme) -> BlockWeight:
