@@ -180,12 +180,11 @@ def _weights(
 ) -> Iterator[tuple[Node, Member]]:
     """The constant operands of contractions tied to the result, or else to the other operand."""
     for node, dependency in edges:
-        operands, others = node.inputs[:2], node.outputs if produce else node.inputs[:2]
+        if not has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT):
+            continue
+        weights = node.inputs[1:3] if has_trait(node.operator, Trait.RECURRENT) else node.inputs[:2]
+        others = node.outputs if produce else node.inputs[:2]
         for axis, other in ((dependency.left, dependency.right), (dependency.right, dependency.left)):
-            weight = (
-                has_trait(node.operator, Trait.CONTRACTING)
-                and isinstance(axis.value, Constant)
-                and axis.value in operands
-            )
-            if weight and axis in members and other.value in others:
+            is_weight = isinstance(axis.value, Constant) and axis.value in weights
+            if is_weight and axis in members and other.value in others:
                 yield node, members[axis]

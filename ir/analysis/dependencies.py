@@ -24,10 +24,16 @@ from .dependency import (
     offset,
     run,
     spread,
+    summed,
 )
+from .recurrent_dependencies import RULES as RECURRENT_RULES
 from .regroupings import reshape
 
-_RULES: dict[str, Rule] = {**ATTENTION_RULES, **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape)}
+_RULES: dict[str, Rule] = {
+    **ATTENTION_RULES,
+    **RECURRENT_RULES,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape),
+}
 
 
 def dependencies(node: Node) -> list[Dependency]:
@@ -149,21 +155,30 @@ def _group_normalization(node: Node) -> Iterator[Dependency]:
     yield run(Axis(x, 1), known(x.shape[1]) // number(node, "num_groups", 1))  # a group of them goes as a whole
 
 
-@_rule("LayerNormalization", "RMSNormalization", "LpNormalization")
+@_rule("LayerNormalization", "RMSNormalization")
 def _row_normalization(node: Node) -> Iterator[Dependency]:
+    """Tie all axes: where indices of a normalized one go, the statistics are those of what is left."""
+    x, *parameters = given(node)
+    yield from along(x, node.outputs[0], range(x.type.rank))
+    for operand in parameters:
+        yield from broadcast(operand, x)
+    for statistics in node.outputs[1:]:
+        yield from along(x, statistics, range(axis_of(node, x.type.rank, -1)))
+
+
+@_rule("LpNormalization")
+def _lp_normalization(node: Node) -> Iterator[Dependency]:
     x = given(node)[0]
-    normalized = axis_of(node, x.type.rank, -1)
-    kept = [
-        axis for axis in range(x.type.rank) if axis < normalized or (node.operator[0:2] == "Lp" and axis > normalized)
-    ]
-    for output in node.outputs:
-        yield from along(x, output, kept)
+    yield from along(x, node.output, range(x.type.rank))
 
 
 @_rule("com.microsoft::SkipLayerNormalization")
 def _skip_normalization(node: Node) -> Iterator[Dependency]:
-    for value in (*given(node)[:2], *node.outputs[1:]):
-        yield from along(value, node.outputs[0], range(node.outputs[0].type.rank - 1))
+    y, *others = node.outputs
+    for value in given(node):
+        yield from broadcast(value, y)
+    for value in others:  # statistics, whose last axis has one place, and the sum
+        yield from along(value, y, range(y.type.rank))
 
 
 @_rule("Softmax", "LogSoftmax")
@@ -182,11 +197,13 @@ def _pool(node: Node) -> Iterator[Dependency]:
         yield from along(given(node)[0], node.output, [0, 1])
 
 
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_SUMS = ("L1", "L2", "Mean", "Sum", "SumSquare")
+_REDUCTIONS = ("LogSum", "LogSumExp", "Max", "Min", "Prod", *_SUMS)
 
 
 @_rule(*[f"Reduce{kind}" for kind in _REDUCTIONS])
 def _reduce(node: Node) -> Iterator[Dependency]:
+    """Tie the axes that stay; of what is summed up indices can go by themselves, a mean is that of what is left."""
     x, y, axes = given(node)[0], node.output, node.constant(1)
     if axes is None:
         return
@@ -194,6 +211,8 @@ def _reduce(node: Node) -> Iterator[Dependency]:
     kept = [axis for axis in range(x.type.rank) if axis not in reduced]
     for position, axis in enumerate(kept):
         yield Dependency(Axis(x, axis), Axis(y, axis if y.type.rank == x.type.rank else position))
+    if node.operator.removeprefix("Reduce") in _SUMS:
+        yield from (summed(Axis(x, axis)) for axis in reduced)
 
 
 @_rule("Pad")
@@ -225,15 +244,24 @@ def _expand(node: Node) -> Iterator[Dependency]:
 def _slice(node: Node) -> Iterator[Dependency]:
     x, starts = given(node)[:2]
     axes = node.constant(3) if node.input(3) is not None else range(starts.type.static_shape[0])
-    if axes is not None:
-        named = {int(axis) % x.type.rank for axis in axes}
-        yield from along(x, node.output, [axis for axis in range(x.type.rank) if axis not in named])
+    if axes is None:
+        return
+    named = [int(axis) % x.type.rank for axis in axes]
+    yield from along(x, node.output, [axis for axis in range(x.type.rank) if axis not in named])
+    first, ends, steps = node.constant(1), node.constant(2), node.constant(4)
+    if first is None or ends is None or (node.input(4) is not None and steps is None):
+        return
+    for place, axis in enumerate(named):
+        size = known(x.shape[axis])
+        start, _, step = slice(int(first[place]), int(ends[place]), None if steps is None else int(steps[place])).indices(size)
+        if step == 1:
+            yield offset(Axis(node.output, axis), Axis(x, axis), start)
 
 
 @_rule("Gather")
 def _gather(node: Node) -> Iterator[Dependency]:
     data, indices = given(node)
-    axis = axis_of(node, data.type.rank, 0)
+    axis, places = axis_of(node, data.type.rank, 0), node.constant(1)
     for other in range(data.type.rank):
         if other != axis:
             yield Dependency(
@@ -241,6 +269,9 @@ def _gather(node: Node) -> Iterator[Dependency]:
             )
     for position in range(indices.type.rank):
         yield Dependency(Axis(indices, position), Axis(node.output, axis + position))
+    if places is not None and places.ndim == 1 and known(data.shape[axis]):
+        whole = places.astype(np.int64) % known(data.shape[axis])
+        yield Dependency(Axis(node.output, axis), Axis(data, axis), np.arange(len(whole)), whole)
 
 
 # -- what only moves elements

@@ -58,6 +58,12 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
             _replace_ints(graph, node, 1, [dim if isinstance(dim, int) else 1 for dim in node.output.shape])
         case "Attention" | "RotaryEmbedding" | "GroupNormalization":
             _recount(node, kept)
+        case "LSTM" | "GRU" | "RNN":
+            node.attributes = {**node.attributes, "hidden_size": node.operand(2).type.static_shape[2]}
+        case "Slice" if _touched(node, kept):
+            _move_ends(graph, node, kept)
+        case "Gather" if _touched(node, kept):
+            _renumber(graph, node, kept)
         case "Resize" if _touched(node, kept) and node.constant(3) is not None:
             _replace_ints(graph, node, 3, _updated_sizes(node, kept))
         case "Split" if _touched(node, kept):
@@ -109,6 +115,33 @@ def _updated_sizes(node: Node, kept: Kept) -> list[Dim]:
     assert sizes is not None
     masks = [kept.get((node.output, axis)) for axis in range(len(sizes))]
     return [int(size) if mask is None else int(mask.sum()) for size, mask in zip(sizes, masks, strict=True)]
+
+
+def _move_ends(graph: Graph, node: Node, kept: Kept) -> None:
+    """Bring the stretches that a Slice takes of axes that lose indices up to date."""
+    x, starts, ends, axes = node.operand(0), *(node.constant(index) for index in (1, 2, 3))
+    if starts is None or ends is None:  # then none of the axes that it names loses any
+        return
+    firsts, lasts = starts.tolist(), ends.tolist()
+    for place, axis in enumerate(range(len(firsts)) if axes is None else axes.tolist()):
+        mask = kept.get((x, axis % x.type.rank))
+        if mask is not None:
+            first, last, _ = slice(firsts[place], lasts[place]).indices(len(mask))
+            firsts[place], lasts[place] = int(mask[:first].sum()), int(mask[:last].sum())
+    _replace_ints(graph, node, 1, firsts)
+    _replace_ints(graph, node, 2, lasts)
+
+
+def _renumber(graph: Graph, node: Node, kept: Kept) -> None:
+    """Bring the places that a Gather takes from an axis that loses indices up to date."""
+    data, places, axis = node.operand(0), node.constant(1), node.attributes.get("axis", 0)
+    assert isinstance(axis, int)
+    axis %= data.type.rank
+    mask, left = kept.get((data, axis)), kept.get((node.output, axis))
+    if mask is None or places is None:
+        return
+    numbers = (np.cumsum(mask) - 1)[places.astype(np.int64) % len(mask)]
+    _replace_ints(graph, node, 1, (numbers if left is None else numbers[left]).tolist())
 
 
 def _replace_ints(graph: Graph, node: Node, index: int, numbers: Sequence[Dim]) -> None:
