@@ -51,9 +51,7 @@ def _zeroed(value: Value, tensor: torch.Tensor, kept: Kept) -> torch.Tensor:
     return tensor
 
 
-def _of_what_is_left(
-    node: Node, result: torch.Tensor, held: Mapping[Value, torch.Tensor], kept: Kept
-) -> torch.Tensor:
+def _of_what_is_left(node: Node, result: torch.Tensor, held: Mapping[Value, torch.Tensor], kept: Kept) -> torch.Tensor:
     """The result of a node for the indices alone that are kept."""
     narrow: dict[Value, Any] = {}
     for value in filter(None, node.inputs):

@@ -6,6 +6,8 @@ about all of them where a shape isn't known; whoever collects the dependencies m
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from ..graph import Node, Value
 from ..operators import has_trait
 from ..traits import Trait
@@ -253,7 +255,9 @@ def _slice(node: Node) -> Iterator[Dependency]:
         return
     for place, axis in enumerate(named):
         size = known(x.shape[axis])
-        start, _, step = slice(int(first[place]), int(ends[place]), None if steps is None else int(steps[place])).indices(size)
+        start, _, step = slice(
+            int(first[place]), int(ends[place]), None if steps is None else int(steps[place])
+        ).indices(size)
         if step == 1:
             yield offset(Axis(node.output, axis), Axis(x, axis), start)
 

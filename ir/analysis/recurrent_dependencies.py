@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from ..graph import Node
-from .dependency import Axis, Dependency, Rule, fold, known, number
+import numpy as np
+
+from ..graph import Constant, Node, Value
+from ..operators import has_trait
+from ..traits import Trait
+from .dependency import Axis, Dependency, Rule, fold, given, known, number
 
 
 def _recurrent(node: Node) -> Iterator[Dependency]:
@@ -22,11 +26,24 @@ def _recurrent(node: Node) -> Iterator[Dependency]:
         if operand is not None:
             yield fold(Axis(operand, 1), units, size)
     for state in (node.input(5), node.input(6), *last):
-        if state is not None:
+        if state is not None and not is_zero(state):
             yield Dependency(Axis(state, 2), units)
             yield Dependency(Axis(state, batch), Axis(x, batch))
     if (lengths := node.input(4)) is not None:
         yield Dependency(Axis(lengths, 0), Axis(x, batch))
+
+
+def is_zero(value: Value) -> bool:
+    """Whether a value is made of zeros alone, as states are from which recurrent layers start anyway."""
+    if isinstance(value, Constant):
+        return not value.data.any()
+    node = value.producer
+    if node is not None and node.operator == "ConstantOfShape":
+        return not np.any(node.attributes.get("value", 0))
+    if node is None or not has_trait(node.operator, Trait.MOVING):
+        return False
+    moved = [operand for operand in given(node) if operand.dtype is value.dtype]
+    return bool(moved) and all(map(is_zero, moved))
 
 
 RULES: Mapping[str, Rule] = dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...ir.analysis.recurrent_dependencies import is_zero
 from ...ir.dims import Dim
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
 
@@ -59,7 +60,7 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
         case "Attention" | "RotaryEmbedding" | "GroupNormalization":
             _recount(node, kept)
         case "LSTM" | "GRU" | "RNN":
-            node.attributes = {**node.attributes, "hidden_size": node.operand(2).type.static_shape[2]}
+            _count_units(graph, node, kept)
         case "Slice" if _touched(node, kept):
             _move_ends(graph, node, kept)
         case "Gather" if _touched(node, kept):
@@ -101,6 +102,17 @@ def _recount(node: Node, kept: Kept) -> None:
             node.attributes = {**node.attributes, name: number * int(mask.sum()) // len(mask)}
 
 
+def _count_units(graph: Graph, node: Node, kept: Kept) -> None:
+    """Bring the number of hidden units up to date; states of zeros, of which no group is part, are the default."""
+    if (node.operand(2), 2) not in kept:
+        return
+    node.attributes = {**node.attributes, "hidden_size": node.operand(2).type.static_shape[2]}
+    for index in (5, 6):
+        state = node.input(index)
+        if state is not None and is_zero(state):
+            graph.set_input(node, index, None)
+
+
 def _reshape_target(node: Node) -> list[Dim]:
     """The output's shape with 0 for a dimension that is copied and -1 for the one other that isn't known."""
     x = node.operand(0)
@@ -136,12 +148,9 @@ def _renumber(graph: Graph, node: Node, kept: Kept) -> None:
     """Bring the places that a Gather takes from an axis that loses indices up to date."""
     data, places, axis = node.operand(0), node.constant(1), node.attributes.get("axis", 0)
     assert isinstance(axis, int)
-    axis %= data.type.rank
-    mask, left = kept.get((data, axis)), kept.get((node.output, axis))
-    if mask is None or places is None:
-        return
-    numbers = (np.cumsum(mask) - 1)[places.astype(np.int64) % len(mask)]
-    _replace_ints(graph, node, 1, (numbers if left is None else numbers[left]).tolist())
+    mask = kept.get((data, axis % data.type.rank))
+    if mask is not None and places is not None:  # of which those that go are gone
+        _replace_ints(graph, node, 1, (np.cumsum(mask) - 1)[places % len(mask)].tolist())
 
 
 def _replace_ints(graph: Graph, node: Node, index: int, numbers: Sequence[Dim]) -> None:
