@@ -20,13 +20,13 @@ from .dependency import (
     axis_of,
     broadcast,
     fold,
+    free,
     given,
     known,
     number,
     offset,
     run,
     spread,
-    summed,
 )
 from .recurrent_dependencies import RULES as RECURRENT_RULES
 from .regroupings import reshape
@@ -214,7 +214,7 @@ def _reduce(node: Node) -> Iterator[Dependency]:
     for position, axis in enumerate(kept):
         yield Dependency(Axis(x, axis), Axis(y, axis if y.type.rank == x.type.rank else position))
     if node.operator.removeprefix("Reduce") in _SUMS:
-        yield from (summed(Axis(x, axis)) for axis in reduced)
+        yield from (free(Axis(x, axis)) for axis in reduced)
 
 
 @_rule("Pad")
@@ -238,8 +238,12 @@ def _resize(node: Node) -> Iterator[Dependency]:
 
 @_rule("Expand")
 def _expand(node: Node) -> Iterator[Dependency]:
-    if node.constant(1) is not None:
-        yield from broadcast(given(node)[0], node.output)
+    """Tie what is there, and free what it is repeated along; a constant has to be able to say the shape."""
+    x, y = node.operand(0), node.output
+    there = (None,) * (y.type.rank - x.type.rank) + x.shape
+    if all(isinstance(dim, int) or dim == own for dim, own in zip(y.shape, there, strict=True)):
+        yield from broadcast(x, y)
+        yield from (free(Axis(y, axis)) for axis, dim in enumerate(there) if dim in (None, 1))
 
 
 @_rule("Slice")
@@ -254,12 +258,23 @@ def _slice(node: Node) -> Iterator[Dependency]:
     if first is None or ends is None or (node.input(4) is not None and steps is None):
         return
     for place, axis in enumerate(named):
-        size = known(x.shape[axis])
-        start, _, step = slice(
-            int(first[place]), int(ends[place]), None if steps is None else int(steps[place])
-        ).indices(size)
-        if step == 1:
-            yield offset(Axis(node.output, axis), Axis(x, axis), start)
+        stretch = slice(int(first[place]), int(ends[place]), None if steps is None else int(steps[place]))
+        places = np.arange(known(x.shape[axis]))[stretch]
+        if stretch.step is None or stretch.step > 0:
+            yield run(Axis(x, axis), stretch.step or 1)  # as many go from each step's way
+            yield Dependency(Axis(node.output, axis), Axis(x, axis), np.arange(len(places)), places)
+
+
+@_rule("Tile")
+def _tile(node: Node) -> Iterator[Dependency]:
+    x, y, repeats = node.operand(0), node.output, node.constant(1)
+    for axis, times in enumerate(() if repeats is None else repeats.tolist()):
+        if times == 1:
+            yield Dependency(Axis(x, axis), Axis(y, axis))
+        elif x.shape[axis] == 1:
+            yield free(Axis(y, axis))
+        elif size := known(x.shape[axis]):
+            yield fold(Axis(y, axis), Axis(x, axis), size)
 
 
 @_rule("Gather")
@@ -297,8 +312,7 @@ def _concat(node: Node) -> Iterator[Dependency]:
 @_rule("Split")
 def _split(node: Node) -> Iterator[Dependency]:
     x = given(node)[0]
-    if node.input(1) is None or node.constant(1) is not None:
-        yield from _pieces(list(node.outputs), x, axis_of(node, x.type.rank, 0))
+    yield from _pieces(list(node.outputs), x, axis_of(node, x.type.rank, 0))
 
 
 def _pieces(parts: list[Value], whole: Value, axis: int) -> Iterator[Dependency]:

@@ -77,7 +77,7 @@ def run(axis: Axis, length: int) -> Dependency:
     return Dependency(axis, axis, indices, indices // max(length, 1) * max(length, 1))
 
 
-def summed(axis: Axis) -> Dependency:
+def free(axis: Axis) -> Dependency:
     """The indices of an axis, each of which can go by itself."""
     return Dependency(axis, axis)
 

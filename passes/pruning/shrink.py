@@ -57,6 +57,9 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
             node.attributes = _without(node, "allowzero")
         case "Expand" if _touched(node, kept):
             _replace_ints(graph, node, 1, [dim if isinstance(dim, int) else 1 for dim in node.output.shape])
+        case "Tile" if _touched(node, kept):
+            sizes = zip(node.operand(0).shape, node.output.shape, node.operand(1).data, strict=True)
+            _replace_ints(graph, node, 1, [dim if size == 1 else int(times) for size, dim, times in sizes])
         case "Attention" | "RotaryEmbedding" | "GroupNormalization":
             _recount(node, kept)
         case "LSTM" | "GRU" | "RNN":
@@ -70,8 +73,9 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
         case "Split" if _touched(node, kept):
             axis = node.attributes.get("axis", 0)
             assert isinstance(axis, int)
-            _replace_ints(graph, node, 1, [output.shape[axis] for output in node.outputs])
-            node.attributes = _without(node, "num_outputs")
+            if (node.operand(0), axis % node.operand(0).type.rank) in kept:
+                _replace_ints(graph, node, 1, [output.shape[axis] for output in node.outputs])
+                node.attributes = _without(node, "num_outputs")
         case _:
             pass
 
@@ -131,15 +135,17 @@ def _updated_sizes(node: Node, kept: Kept) -> list[Dim]:
 
 def _move_ends(graph: Graph, node: Node, kept: Kept) -> None:
     """Bring the stretches that a Slice takes of axes that lose indices up to date."""
-    x, starts, ends, axes = node.operand(0), *(node.constant(index) for index in (1, 2, 3))
+    x, starts, ends, axes, steps = node.operand(0), *(node.constant(index) for index in (1, 2, 3, 4))
     if starts is None or ends is None:  # then none of the axes that it names loses any
         return
     firsts, lasts = starts.tolist(), ends.tolist()
     for place, axis in enumerate(range(len(firsts)) if axes is None else axes.tolist()):
         mask = kept.get((x, axis % x.type.rank))
         if mask is not None:
-            first, last, _ = slice(firsts[place], lasts[place]).indices(len(mask))
-            firsts[place], lasts[place] = int(mask[:first].sum()), int(mask[:last].sum())
+            step = 1 if steps is None else int(steps[place])
+            first, last, _ = slice(firsts[place], lasts[place], step).indices(len(mask))
+            way = first % step  # into a step, which goes as a whole
+            firsts[place], lasts[place] = int(mask[: first - way].sum()) + way, int(mask[:last].sum())
     _replace_ints(graph, node, 1, firsts)
     _replace_ints(graph, node, 2, lasts)
 

@@ -237,7 +237,7 @@ def test_an_operator_on_other_axes_keeps_channels(operator: str, constants: list
     [
         ("Pad", [[0, 1, 0, 0, 0, 1, 0, 0]], {}),
         ("ReduceMax", [[1]], {}),
-        ("Slice", [[0], [4], [1], [2]], {}),
+        ("Slice", [[3], [-9], [1], [-1]], {}),
         ("Softmax", [], {"axis": 1}),
         ("Gather", [np.array([[0, 2]])], {"axis": 1}),
         ("CumSum", [np.array(1)], {}),
@@ -287,6 +287,32 @@ def test_channels_that_are_taken_are_apart_from_those_that_stay(operator: str, c
     assert axes(taken)[net.graph.constants["w1"], 1] == [[0], [1]]
     assert axes(taken)[net.graph.constants["w2"], 1] == [[1], [2]]
     assert axes(left)[net.graph.constants["w2"], 1] == [[0], [3]]
+
+
+def test_a_stride_takes_one_channel_of_each_step() -> None:
+    net = Net()
+    h = net.conv(net.x, "w0", 5)
+    even, odd = (net.op.Slice(h, [start], [5], [1], [2]) for start in (0, 1))
+    net.returns(net.op.Add(net.conv(even, "w1", 5), net.conv(odd, "w2", 5)))
+
+    whole, rest = net.groups_of("w0", 0)
+
+    assert axes(whole)[net.graph.constants["w0"], 0] == [[0, 1], [2, 3]]
+    assert axes(whole)[net.graph.constants["w2"], 1] == [[0], [1]]
+    assert axes(rest)[net.graph.constants["w1"], 1] == [[2]]
+
+
+def test_what_an_expand_and_a_tile_repeat_goes_with_the_rest() -> None:
+    net = Net("batch", 3, 8, 8)
+    mean = net.op.ReduceMean(net.conv(net.x, "w0", 4), [1])
+    wide = net.op.Mul(net.op.Expand(mean, [1, 6, 1, 1]), net.op.Tile(net.conv(net.x, "w1", 3), [1, 2, 1, 1]))
+    net.returns(net.conv(net.op.Mul(wide, net.op.Tile(mean, [1, 6, 1, 1])), "w2", 5))
+
+    group = net.group_of("w2", 1)
+
+    assert group.frozen is None
+    assert axes(group)[net.graph.constants["w1"], 0] == one_each(3)
+    assert axes(group)[net.graph.constants["w2"], 1] == [[0, 3], [1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])

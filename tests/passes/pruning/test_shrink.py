@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from removal import agree, first_half, remove_some
 
-from planish.ir.graph import Graph, Location, Value
+from planish.ir.graph import Location, Value
 
 
 def basic_block(net: Any) -> Value:
@@ -82,6 +82,16 @@ def taken(net: Any) -> Value:
     )
 
 
+def interleaved(net: Any) -> Value:
+    """Gates between the channels that they scale, as GPT-OSS has them, and means that are spread over all."""
+    h = net.conv(net.x, "stem", 16, 3)
+    even, odd = (net.op.Slice(h, [start], [16], [1], [2]) for start in (0, 1))
+    mean = net.op.ReduceMean(even, [1])
+    wide = net.op.Add(net.op.Expand(mean, [1, 8, 1, 1]), net.op.Tile(mean, [1, 8, 1, 1]))
+    repeated = net.op.Tile(net.conv(net.x, "twice", 4), [1, 2, 1, 1])
+    return net.op.Add(net.op.Add(net.op.Mul(even, net.op.Sigmoid(odd)), wide), repeated)
+
+
 def normed_over_channels(net: Any) -> Value:
     """ConvNeXt's: the width of the stream is normalized, and it is gated by its mean and its norm."""
     h = net.conv(net.x, "stem", 8, 3)
@@ -102,6 +112,7 @@ def normed_over_channels(net: Any) -> Value:
         shuffled,
         group_normed,
         taken,
+        interleaved,
         normed_over_channels,
     ],
 )
