@@ -63,6 +63,9 @@ def _conv(node: Node) -> Iterator[Dependency]:
     yield Dependency(Axis(x, 0), Axis(y, 0))
     yield Dependency(Axis(weight, 0), Axis(y, 1))
     yield from (Dependency(Axis(operand, 0), Axis(y, 1)) for operand in bias)
+    for axis in range(2, x.type.rank):
+        if weight.shape[axis] == 1 and x.shape[axis] == y.shape[axis]:  # a product by places
+            yield Dependency(Axis(x, axis), Axis(y, axis))
     yield from _contract_groups(Axis(x, 1), Axis(weight, 1), Axis(y, 1), number(node, "group", 1))
 
 

@@ -155,6 +155,28 @@ def test_splitting_an_axis_ties_the_outer_part_and_freezes_the_inner_one() -> No
     assert "Reshape" in (net.group_of(heads, 3).frozen or "")
 
 
+def test_heads_that_are_multiplied_with_images_are_found() -> None:
+    net = Net(2, 3, 4, 4)
+    heads = net.op.Reshape(net.conv(net.x, "w0", 6), [6, 2, 16])  # three heads of two channels, for each of two images
+    heads = net.op.Softmax(net.op.MatMul(net.op.Transpose(heads, perm=(0, 2, 1)), heads), axis=2)
+    net.returns(net.conv(net.op.Reshape(heads, [2, 48, 4, 4]), "w1", 5))
+
+    group = net.group_of("w0", 0)
+
+    assert group.frozen is None
+    assert axes(group)[net.graph.constants["w0"], 0] == [[0, 1], [2, 3], [4, 5]]
+    assert axes(group)[heads, 0] == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_convolution_of_one_place_keeps_places() -> None:
+    net = Net(2, 3, 8, 8)
+    h = net.op.Conv(net.op.Transpose(net.conv(net.x, "w0", 4), perm=(0, 2, 1, 3)), net.weight("w1", 5, 8, 1, 3))
+    net.returns(net.op.Conv(net.op.Transpose(h, perm=(0, 2, 1, 3)), net.weight("w2", 5, 4, 1, 3)))
+
+    assert ("w2", 1) in names(net.group_of("w0", 0))
+    assert net.group_of("w0", 0).frozen is None
+
+
 def test_unequal_regrouping_freezes() -> None:
     net = Net("batch", 3, 4, 9)
     h = net.op.Reshape(net.conv(net.x, "w0", 4), [0, 6, 24])
