@@ -38,6 +38,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from fnmatch import fnmatchcase
 from functools import partial
 from io import StringIO
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,7 +106,9 @@ def _through_onnx(module: torch.nn.Module, inputs: zoo.Inputs) -> tuple[Graph, d
     import planish
 
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        program = torch.onnx.export(module, inputs[0], kwargs=inputs[1], dynamo=True, verbose=False, optimize=False)
+        program = torch.onnx.export(
+            module, inputs[0], kwargs=dict(inputs[1]), dynamo=True, verbose=False, optimize=False
+        )
         assert program is not None
         program.save(file := Path(folder) / "model.onnx")
         graph = planish.read(file)
@@ -155,7 +158,8 @@ def _frozen(groups: Sequence["ChannelGroup"]) -> tuple[float, list[str]]:
     for group in groups:
         members = {(member.value, member.axis): member for _, member in group.producers}
         for value, axis, indices in members.values():
-            weights[group.frozen] += value.data.size * indices.size // value.data.shape[axis]
+            shape = value.type.static_shape
+            weights[group.frozen] += prod(shape) * indices.size // shape[axis]
     reasons = [reason for reason, _ in weights.most_common() if reason and "output" not in reason]
     return sum(weights[reason] for reason in reasons) / max(sum(weights.values()), 1), reasons
 

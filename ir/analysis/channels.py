@@ -99,7 +99,15 @@ def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
 def _tie_regroupings(coupling: "nx.MultiGraph[Axis]", found: Sequence[tuple[Node, Regrouping]]) -> None:
     """Tie one of the axes that each reshape merges or splits, and freeze the others."""
     kinds = {axis: number for number, axes in enumerate(nx.connected_components(coupling)) for axis in axes}
-    frozen = {kinds[axis] for axis in coupling if coupling.nodes[axis]["frozen"] is not None}
+    frozen, count = {kinds[axis] for axis in coupling if coupling.nodes[axis]["frozen"] is not None}, -1
+    while count < len(frozen):  # what could be tied to frozen axes alone is frozen, too
+        count = len(frozen)
+        for _, it in found:
+            several = {kinds[axis] for axis in it.several}
+            if kinds[it.single] in frozen:
+                frozen |= several
+            elif several <= frozen:
+                frozen.add(kinds[it.single])
     places = choose_tied([it for _, it in found], kinds.__getitem__, lambda axis: kinds[axis] in frozen)
     for (node, it), chosen in zip(found, places, strict=True):
         for place, axis in enumerate(it.several):

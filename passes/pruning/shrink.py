@@ -57,9 +57,9 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
             node.attributes = _without(node, "allowzero")
         case "Expand" if _touched(node, kept):
             _replace_ints(graph, node, 1, [dim if isinstance(dim, int) else 1 for dim in node.output.shape])
-        case "Tile" if _touched(node, kept):
-            sizes = zip(node.operand(0).shape, node.output.shape, node.operand(1).data, strict=True)
-            _replace_ints(graph, node, 1, [dim if size == 1 else int(times) for size, dim, times in sizes])
+        case "Tile" if _touched(node, kept) and (repeats := node.constant(1)) is not None:
+            sizes = zip(node.operand(0).shape, node.output.shape, repeats.tolist(), strict=True)
+            _replace_ints(graph, node, 1, [dim if size == 1 else times for size, dim, times in sizes])
         case "Attention" | "RotaryEmbedding" | "GroupNormalization":
             _recount(node, kept)
         case "LSTM" | "GRU" | "RNN":

@@ -99,8 +99,17 @@ def test_the_stream_of_a_transformer_is_narrowed_from_the_embeddings_to_the_tied
     }
 
 
-def test_windows_of_an_image_keep_the_stream_together() -> None:
-    """Swin's: rolled by slices, dealt out to windows, and merged four places to one."""
+def by_slices(op: Builder, x: Value) -> Value:
+    return op.Concat(*(op.Slice(x, [start], [4], [2], [2]) for start in (0, 1)), axis=3)
+
+
+def by_reshapes(op: Builder, x: Value) -> Value:
+    return op.Reshape(x, [0, 3, 2, 8])
+
+
+@pytest.mark.parametrize("merge", [by_slices, by_reshapes])
+def test_windows_of_an_image_keep_the_stream_together(merge: Callable[[Builder, Value], Value]) -> None:
+    """Swin's: rolled by slices, dealt out to windows, and places merged to one."""
     words = Words()
     op = words.op
     h = op.Reshape(op.Concat(words.embed(4), words.embed(4), axis=1), [0, 3, 4, 4])  # [batch, rows, columns, channels]
@@ -110,7 +119,7 @@ def test_windows_of_an_image_keep_the_stream_together() -> None:
     inner = words.linear(op.Softmax(words.linear(windows, "query", 6), axis=1), "out", 4)
     inner = op.Transpose(op.Reshape(op.Add(windows, inner), [-1, 2, 3, 2, 4]), perm=(0, 2, 1, 3, 4))
     inner = op.Reshape(inner, [-1, 3, 4, 4])
-    merged = op.Concat(op.Slice(inner, [0], [4], [2], [2]), op.Slice(inner, [1], [4], [2], [2]), axis=3)
+    merged = merge(op, inner)
 
     shape = words.ends(words.linear(op.LayerNormalization(merged, array(8), array(8)), "reduce", 5))
 
