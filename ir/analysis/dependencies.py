@@ -28,19 +28,21 @@ from .dependency import (
     run,
     spread,
 )
-from .recurrent_dependencies import RULES as RECURRENT_RULES
+from .recurrent_dependencies import recurrent
 from .regroupings import reshape
 
 _RULES: dict[str, Rule] = {
     **ATTENTION_RULES,
-    **RECURRENT_RULES,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape),
 }
 
 
 def dependencies(node: Node) -> list[Dependency]:
     """What a node ties; empty where its operator isn't understood."""
-    rule = _RULES.get(node.operator, _elementwise if has_trait(node.operator, Trait.ELEMENTWISE) else None)
+    rule = _RULES.get(node.operator)
+    for trait, shared in ((Trait.ELEMENTWISE, _elementwise), (Trait.RECURRENT, recurrent)):
+        if rule is None and has_trait(node.operator, trait):
+            rule = shared
     is_ranked = all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs))
     return [dependency for dependency in rule(node) if dependency.holds] if rule is not None and is_ranked else []
 

@@ -1,16 +1,16 @@
 """What recurrent layers tie: hidden units with their rows in every gate, and with what reads the state."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from ..graph import Constant, Node, Value
 from ..operators import has_trait
 from ..traits import Trait
-from .dependency import Axis, Dependency, Rule, fold, given, known, number
+from .dependency import Axis, Dependency, fold, given, known, number
 
 
-def _recurrent(node: Node) -> Iterator[Dependency]:
+def recurrent(node: Node) -> Iterator[Dependency]:
     """Tie hidden units over all gates, both biases, peepholes and states; both directions lose the same ones."""
     x, weight, recurrence = (node.operand(index) for index in range(3))
     (y, *last), size = node.outputs, known(recurrence.shape[2])
@@ -44,6 +44,3 @@ def is_zero(value: Value) -> bool:
         return False
     moved = [operand for operand in given(node) if operand.dtype is value.dtype]
     return bool(moved) and all(map(is_zero, moved))
-
-
-RULES: Mapping[str, Rule] = dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent)

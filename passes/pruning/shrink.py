@@ -8,6 +8,8 @@ import numpy as np
 from ...ir.analysis.recurrent_dependencies import is_zero
 from ...ir.dims import Dim
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
     from ...ir.analysis.channels import ChannelGroup
@@ -62,7 +64,7 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
             _replace_ints(graph, node, 1, [dim if size == 1 else times for size, dim, times in sizes])
         case "Attention" | "RotaryEmbedding" | "GroupNormalization":
             _recount(node, kept)
-        case "LSTM" | "GRU" | "RNN":
+        case _ if has_trait(node.operator, Trait.RECURRENT):
             _count_units(graph, node, kept)
         case "Slice" if _touched(node, kept):
             _move_ends(graph, node, kept)
