@@ -105,6 +105,8 @@ def _check(name: str, ratio: float, *, fused: bool, onnx: bool) -> Outcome:
 def _through_onnx(module: torch.nn.Module, inputs: zoo.Inputs) -> tuple[Graph, dict[str, np.ndarray]]:
     import planish
 
+    if hasattr(module, "config"):
+        module.config.use_cache = False  # torch's exporter knows no caches
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         program = torch.onnx.export(
             module, inputs[0], kwargs=dict(inputs[1]), dynamo=True, verbose=False, optimize=False

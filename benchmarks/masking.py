@@ -1,7 +1,7 @@
 """What a graph computes where some channels are set to zero: that which a pruned graph is held to."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from planish.ir.traits import Trait
 STATISTICS = {"LayerNormalization", "RMSNormalization", "com.microsoft::SkipLayerNormalization", "ReduceMean"}
 """Operators that take a mean over an axis, which channels that are gone have no part in."""
 
-Kept = Mapping[tuple[Value, int], np.ndarray]
+Kept: TypeAlias = Mapping[tuple[Value, int], np.ndarray]
+"""A boolean for each index of an axis of a value: whether it stays."""
 
 
 def run_masked(graph: Graph, kept: Kept, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -23,25 +24,33 @@ def run_masked(graph: Graph, kept: Kept, feeds: Mapping[str, Any]) -> dict[str, 
 
     Args:
         graph: with all channels; weights of recurrent layers are set to zero in place.
-        kept: a boolean for each index of an axis of its values.
+        kept: of its values.
         feeds: an array for each input.
     """
     for node in graph.nodes:
         for value in node.inputs if has_trait(node.operator, Trait.RECURRENT) else ():
             if isinstance(value, Constant):
                 value.data = _zeroed(value, torch.from_numpy(value.data), kept).numpy()
-    means = {node.outputs[0]: node for node in graph.nodes if node.operator in STATISTICS}
-    held: dict[Value, torch.Tensor] = {value: torch.from_numpy(value.data) for value in graph.constants.values()}
+    means = {node.outputs[0]: node for node in graph.nodes if _takes_means(node)}
+    read = [value for node in means.values() for value in node.inputs if isinstance(value, Constant)]
+    held: dict[Value, torch.Tensor] = {value: torch.from_numpy(value.data) for value in read}
 
     def observe(value: Value, tensor: torch.Tensor) -> torch.Tensor:
         if value in means:
             tensor = _of_what_is_left(means[value], tensor, held, kept)
         tensor = _zeroed(value, tensor, kept)
-        if any(use.node.operator in STATISTICS for use in value.uses):
+        if any(_takes_means(use.node) for use in value.uses):
             held[value] = tensor
         return tensor
 
     return Interpreter(graph).run(feeds, observe)
+
+
+def _takes_means(node: Node) -> bool:
+    """Whether a node takes a mean over channels that may go one by one."""
+    return node.operator in STATISTICS or (
+        node.operator == "GroupNormalization" and node.attributes.get("num_groups") == 1
+    )
 
 
 def _zeroed(value: Value, tensor: torch.Tensor, kept: Kept) -> torch.Tensor:

@@ -31,10 +31,7 @@ from .dependency import (
 from .recurrent_dependencies import recurrent
 from .regroupings import reshape
 
-_RULES: dict[str, Rule] = {
-    **ATTENTION_RULES,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape),
-}
+_RULES: dict[str, Rule] = {**ATTENTION_RULES, **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape)}
 
 
 def dependencies(node: Node) -> list[Dependency]:
@@ -159,7 +156,8 @@ def _group_normalization(node: Node) -> Iterator[Dependency]:
     x, *parameters = given(node)
     yield from along(x, node.output, [0, 1])
     yield from (Dependency(Axis(operand, 0), Axis(x, 1)) for operand in parameters)
-    yield run(Axis(x, 1), known(x.shape[1]) // number(node, "num_groups", 1))  # a group of them goes as a whole
+    if (groups := number(node, "num_groups", 1)) > 1:
+        yield run(Axis(x, 1), known(x.shape[1]) // groups)  # a group of them goes as a whole
 
 
 @_rule("LayerNormalization", "RMSNormalization")

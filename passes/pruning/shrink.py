@@ -105,7 +105,7 @@ def _recount(node: Node, kept: Kept) -> None:
         mask = kept.get((node.operand(index), axis)) if node.attributes.get(name) else None
         if mask is not None and (axis == 1 or node.operand(index).type.rank == 3):
             number = int(node.attributes[name])
-            node.attributes = {**node.attributes, name: number * int(mask.sum()) // len(mask)}
+            node.attributes = {**node.attributes, name: max(number * int(mask.sum()) // len(mask), 1)}
 
 
 def _count_units(graph: Graph, node: Node, kept: Kept) -> None:

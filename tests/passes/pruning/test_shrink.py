@@ -98,6 +98,7 @@ def normed_over_channels(net: Any) -> Value:
     last = net.op.LayerNormalization(net.op.Transpose(h, perm=(0, 2, 3, 1)), net.array(8), net.array(8), axis=-1)
     h = net.op.Add(h, net.conv(net.op.Transpose(last, perm=(0, 3, 1, 2)), "inner", 8))
     gate = net.op.Add(net.op.ReduceMean(h, [1]), net.op.ReduceL2(h, [1]))
+    h = net.op.GroupNormalization(h, net.array(8), net.array(8), num_groups=1)
     return net.op.Mul(net.op.LpNormalization(h, axis=1), gate)
 
 
