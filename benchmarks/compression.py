@@ -2,10 +2,11 @@
 
     pip install -e ".[dev,benchmarks]"
     python benchmarks/compression.py structured [--only 'torchvision/classification/*'] [--ratio 0.3] [--fused]
-                                                [--json RESULTS.json]
+                                                [--onnx] [--json RESULTS.json]
 
-`structured` removes channels, neurons and heads of models of the zoo with random weights by `prune-channels`, and holds
-what is left to the whole model, in which the same channels are set to zero wherever they are computed. A model is
+`structured` removes channels, neurons, heads, hidden units and widths of streams from models of the zoo with random
+weights by `prune-channels`, and holds what is left to the whole model, in which the same channels are set to zero
+wherever they are computed, and means and norms are taken of the others. A model is
 
     equal     smaller, valid, and every output is within a relative error (L2) of 1e-3
     refused   nothing could be removed; or planish said that it can't read the model, and why
@@ -13,7 +14,9 @@ what is left to the whole model, in which the same channels are set to zero wher
     crash     anything else: another exception, a dead process, no answer in time
     unbuilt   there is no model: no small configuration of the architecture runs, or it needs what isn't installed
 
-The seconds are those that it takes to find the groups.
+The table has medians of what is left of parameters and operations, and of the weights that are frozen but for those
+that compute the outputs themselves. The seconds are those that it takes to find the groups. With --onnx, torch exports
+the model to ONNX, and planish reads that.
 
     python benchmarks/compression.py trained DATA [--cache FOLDER] [--flops 0.5] [--seeds 3]
 
@@ -26,14 +29,18 @@ torch-pruning`), at the ratio that comes nearest.
 import gc
 import json
 import os
+import re
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from fnmatch import fnmatchcase
 from functools import partial
+from io import StringIO
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,11 +49,15 @@ import numpy as np
 import torch
 import typer
 import zoo
+from masking import run_masked
 from rich.console import Console
 from rich.table import Column, Table
 from workers import CLASSES, Outcome, check_all
 
-from planish.ir.graph import Graph, Value
+from planish.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from planish.ir.analysis.channels import ChannelGroup
 
 SECONDS = 600.0
 """The time after which a model counts as hung."""
@@ -61,22 +72,14 @@ def main() -> None:
     """How far models can be made smaller."""
 
 
-def check(name: str, paths: Sequence[str], *, ratio: float, fused: bool) -> dict[str, Outcome]:
+def check(name: str, paths: Sequence[str], *, ratio: float, fused: bool, onnx: bool) -> dict[str, Outcome]:
     """The outcome of removing a ratio of all that can go, and what is left of the model."""
-    return {path: _check(name, ratio, fused=fused) for path in paths}
+    return {path: _check(name, ratio, fused=fused, onnx=onnx) for path in paths}
 
 
-def _check(name: str, ratio: float, *, fused: bool) -> Outcome:
+def _check(name: str, ratio: float, *, fused: bool, onnx: bool) -> Outcome:
     import planish
-    from planish.ir.analysis.channels import channel_groups
-    from planish.ir.analysis.cost import summarize
     from planish.ir.errors import PlanishError
-    from planish.ir.interpreter import Interpreter
-    from planish.ir.verify import verify
-    from planish.passes.base import PassContext
-    from planish.passes.pruning.prune_channels import ChannelPruning
-    from planish.passes.pruning.shrink import shrink, without
-    from planish.targets.load import load_target
 
     try:
         subject = zoo.build(name)
@@ -84,48 +87,83 @@ def _check(name: str, ratio: float, *, fused: bool) -> Outcome:
         return "unbuilt", _line(error)
     inputs = subject.inputs(0, subject.sizes[0])
     try:
-        graph = planish.trace(subject.module, *inputs)
+        if onnx:
+            graph, feeds = _through_onnx(subject.module, inputs)
+        else:
+            graph = planish.trace(subject.module, *inputs)
+            feeds = dict(zip([it.name for it in graph.inputs], map(_array, zoo.tensors(inputs)), strict=True))
         del subject
         graph = planish.optimize(graph, "cleanup,fuse" if fused else "cleanup", verify="structure").graph
         gc.collect()
-        start = time.perf_counter()
-        groups = [group for group in channel_groups(graph) if group.producers and group.size > 1]
-        seconds = time.perf_counter() - start
-        removals = ChannelPruning(ratio=ratio).plan(graph, PassContext(load_target("native"), graph)).removals
-        if not removals:
-            return "refused", "; ".join(dict.fromkeys(str(group.frozen) for group in groups)) or "no layer has weights"
-        source, before = graph.clone(), summarize(graph).flops
-        kept = without(removals)
-        twins = dict(zip(graph.values(), source.values(), strict=True))
-        masks = {(twins[value], axis): mask for (value, axis), mask in kept.items()}
-        shrink(graph, kept)
-        verify(graph)
-        feeds = dict(zip([value.name for value in graph.inputs], map(_array, zoo.tensors(inputs)), strict=True))
-        wanted, found = Interpreter(source).run(feeds, masked(source, masks)), Interpreter(graph).run(feeds)
-        error = max(_distance(found[key], wanted[key]) for key in wanted)
-        share = summarize(graph).flops / before
+        return compare(graph, feeds, ratio)
     except PlanishError as refusal:
         return "refused", _line(refusal)
     except Exception as fault:  # all of them are findings
         return "crash", f"{type(fault).__name__}: {_line(fault)}"
+
+
+def _through_onnx(module: torch.nn.Module, inputs: zoo.Inputs) -> tuple[Graph, dict[str, np.ndarray]]:
+    import planish
+
+    if hasattr(module, "config"):
+        module.config.use_cache = False  # torch's exporter knows no caches
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        program = torch.onnx.export(
+            module, inputs[0], kwargs=dict(inputs[1]), dynamo=True, verbose=False, optimize=False
+        )
+        assert program is not None
+        program.save(file := Path(folder) / "model.onnx")
+        graph = planish.read(file)
+    arrays = {
+        it.name: _array(tensor) for it, tensor in zip(program.model.graph.inputs, zoo.tensors(inputs), strict=True)
+    }
+    return graph, {it.name: arrays[it.name] for it in graph.inputs}
+
+
+def compare(graph: Graph, feeds: Mapping[str, np.ndarray], ratio: float) -> Outcome:
+    """Remove a ratio of all that can go, and hold what is left to the whole."""
+    from planish.ir.analysis.channels import channel_groups
+    from planish.ir.analysis.cost import summarize
+    from planish.ir.interpreter import Interpreter
+    from planish.ir.verify import verify
+    from planish.passes.base import PassContext
+    from planish.passes.pruning.prune_channels import ChannelPruning
+    from planish.passes.pruning.shrink import shrink, without
+    from planish.targets.load import load_target
+
+    start = time.perf_counter()
+    groups = [group for group in channel_groups(graph) if group.producers and group.size > 1]
+    seconds = time.perf_counter() - start
+    frozen, reasons = _frozen(groups)
+    removals = ChannelPruning(ratio=ratio).plan(graph, PassContext(load_target("native"), graph)).removals
+    if not removals:
+        return "refused", "; ".join(reasons) or "no layer has weights"
+    source, before = graph.clone(), summarize(graph)
+    kept = without(removals)
+    twins = dict(zip(graph.values(), source.values(), strict=True))
+    shrink(graph, kept)
+    verify(graph)
+    wanted = run_masked(source, {(twins[value], axis): mask for (value, axis), mask in kept.items()}, feeds)
+    found, after = Interpreter(graph).run(feeds), summarize(graph)
+    error = max(_distance(found[key], wanted[key]) for key in wanted)
     said = (
-        f"error {error:.1e}, {len(removals)} of {len(groups)} groups in {seconds:.1f} s, {100 * share:.0f} % of FLOPs"
+        f"error {error:.1e}, {len(removals)} of {len(groups)} groups in {seconds:.1f} s, "
+        f"{100 * after.parameters / max(before.parameters, 1):.0f} % of parameters, "
+        f"{100 * after.flops / max(before.flops, 1):.0f} % of operations, {100 * frozen:.0f} % frozen"
     )
-    return ("equal" if error <= TOLERANCE else "wrong"), said
+    return ("equal" if error <= TOLERANCE else "wrong"), "; ".join((said, *reasons))
 
 
-def masked(graph: Graph, kept: Mapping[tuple[Value, int], np.ndarray]) -> Any:
-    """An observer that sets to zero what isn't kept of a graph's values."""
-    gone: dict[Value, list[tuple[int, torch.Tensor]]] = {}
-    for (value, axis), mask in kept.items():
-        gone.setdefault(value, []).append((axis, torch.from_numpy(np.flatnonzero(~mask))))
-
-    def observe(value: Value, tensor: torch.Tensor) -> torch.Tensor | None:
-        for axis, indices in gone.get(value, ()):
-            tensor = tensor.index_fill(axis, indices, 0)
-        return tensor
-
-    return observe
+def _frozen(groups: Sequence["ChannelGroup"]) -> tuple[float, list[str]]:
+    """The share of the weights that compute frozen channels, but for the graph's outputs, and why they are frozen."""
+    weights: Counter[str | None] = Counter()
+    for group in groups:
+        members = {(member.value, member.axis): member for _, member in group.producers}
+        for value, axis, indices in members.values():
+            shape = value.type.static_shape
+            weights[group.frozen] += prod(shape) * indices.size // shape[axis]
+    reasons = [reason for reason, _ in weights.most_common() if reason and "output" not in reason]
+    return sum(weights[reason] for reason in reasons) / max(sum(weights.values()), 1), reasons
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -148,27 +186,38 @@ def structured(
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
     ratio: Annotated[float, typer.Option(help="Of the channels of each group.")] = 0.3,
     fused: Annotated[bool, typer.Option("--fused", help="After `fuse`.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Read from ONNX as torch exports it.")] = False,
     results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 2,
     seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
 ) -> None:
     """Count the models of the zoo that give a valid smaller graph, equal to the whole with the same channels masked."""
     names = [name for name in zoo.names(False) if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
-    outcomes = check_all(partial(check, ratio=ratio, fused=fused), names, ("structured",), jobs, seconds)
+    outcomes = check_all(partial(check, ratio=ratio, fused=fused, onnx=onnx), names, ("structured",), jobs, seconds)
     found = {name: outcome["structured"] for name, outcome in outcomes.items()}
-    console = Console()
-    table = Table(
-        Column("part", no_wrap=True), *CLASSES, "unbuilt", "equal %", title=f"{len(found)} models, ratio {ratio:g}"
-    )
+    report(found, f"{len(found)} models, ratio {ratio:g}")
+    if results is not None:
+        results.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+
+
+def report(found: Mapping[str, Outcome], title: str) -> None:
+    """Print a row for each part of the zoo, and a line for each model."""
+    console = Console(width=140)
+    shares = ("% of parameters", "% of operations", "% frozen")
+    table = Table(Column("part", no_wrap=True), *CLASSES, "unbuilt", "equal %", *shares, title=title)
     for part in sorted({name.rpartition("/")[0] for name in found}):
-        counts = Counter(kind for name, (kind, _) in found.items() if name.rpartition("/")[0] == part)
-        share = 100 * counts["equal"] / max(sum(counts[kind] for kind in CLASSES), 1)
-        table.add_row(part, *(str(counts[kind]) for kind in (*CLASSES, "unbuilt")), f"{share:.1f}")
+        row = [outcome for name, outcome in found.items() if name.rpartition("/")[0] == part]
+        counts = Counter(kind for kind, _ in row)
+        equal = 100 * counts["equal"] / max(sum(counts[kind] for kind in CLASSES), 1)
+        left = [
+            [int(number[1]) for _, detail in row if (number := re.search(rf"(\d+) {share}", detail))]
+            for share in shares
+        ]
+        medians = [f"{np.median(numbers):.0f}" if numbers else "" for numbers in left]
+        table.add_row(part, *(str(counts[kind]) for kind in (*CLASSES, "unbuilt")), f"{equal:.1f}", *medians)
     console.print(table)
     for name, (kind, detail) in sorted(found.items()):
         console.print(f"{kind} {name}: {detail}", markup=False, soft_wrap=True)
-    if results is not None:
-        results.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
 
 
 # -- networks with weights that mean something

@@ -20,7 +20,8 @@ MOST_PARAMETERS = 100_000_000
 def names(dynamic: bool) -> list[str]:
     if dynamic:
         return list(_TEXTS)
-    return [f"{_family(kind)}/{kind}" for kind in modeling_auto.MODEL_MAPPING_NAMES]
+    heads = [f"heads/{name}" for name in _HEADS]
+    return [*(f"{_family(kind)}/{kind}" for kind in modeling_auto.MODEL_MAPPING_NAMES), *heads]
 
 
 def build(name: str) -> Subject:
@@ -31,19 +32,26 @@ def build(name: str) -> Subject:
     """
     if name in _TEXTS:
         return _text_model(_TEXTS[name]())
-    kind = name.rpartition("/")[2]
+    part, _, kind = name.rpartition("/")
     reasons: list[str] = []
-    for config in small_configs(configuration_auto.CONFIG_MAPPING[kind]):
+    is_head = part == "heads"
+    for config in small_configs(
+        getattr(transformers, kind).config_class if is_head else configuration_auto.CONFIG_MAPPING[kind]
+    ):
         try:
-            return _subject(kind, config)
+            return _subject(kind if is_head else _class_name(kind), config)
         except Exception as error:  # whatever a model says to a configuration that contradicts itself
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     raise Unbuilt(f"no small configuration of {kind} runs: {' | '.join(reasons)}")
 
 
-def _subject(kind: str, config: PreTrainedConfig) -> Subject:
+def _class_name(kind: str) -> str:
     names = modeling_auto.MODEL_MAPPING_NAMES[kind]
-    make = getattr(transformers, names if isinstance(names, str) else names[0])
+    return names if isinstance(names, str) else names[0]
+
+
+def _subject(name: str, config: PreTrainedConfig) -> Subject:
+    make = getattr(transformers, name)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in make(config).parameters())
     if size > MOST_PARAMETERS:
@@ -77,6 +85,35 @@ def _gpt2() -> nn.Module:
 
 
 _TEXTS: Mapping[str, Callable[[], nn.Module]] = {"minilm": _minilm, "gpt2": _gpt2}
+
+
+_HEADS = (
+    "AlbertForMaskedLM",
+    "BartForConditionalGeneration",
+    "BertForMaskedLM",
+    "BertForSequenceClassification",
+    "ConvNextForImageClassification",
+    "DeiTForImageClassification",
+    "DistilBertForSequenceClassification",
+    "ElectraForSequenceClassification",
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "Gemma2ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "MobileBertForSequenceClassification",
+    "OPTForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "RobertaForQuestionAnswering",
+    "SegformerForSemanticSegmentation",
+    "SwinForImageClassification",
+    "T5ForConditionalGeneration",
+    "ViTForImageClassification",
+    "Wav2Vec2ForCTC",
+)
+"""Models with a task's head, which doesn't return the stream."""
 
 
 def _family(kind: str) -> str:

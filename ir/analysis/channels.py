@@ -65,14 +65,15 @@ class ChannelGroup:
 def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
     """The axes of a graph's values, with an edge for each dependency of an operator; symbolic dimensions are left out.
 
-    A node's attribute `frozen` says why none of its indices can be removed, or is None. An edge has the `dependency`,
-    whose left axis is not always the edge's first, and the `node` that it comes from.
+    A node's attribute `frozen` says why none of its indices can be removed, or is None; `is_real` whether its value is
+    one of the graph's. An edge has the `dependency`, whose left axis is not always the edge's first, and the `node`
+    that it comes from.
     """
     coupling: nx.MultiGraph[Axis] = nx.MultiGraph()
     for value in graph.values():
         for axis, dim in enumerate(value.shape if value.type.is_ranked else ()):
             if isinstance(dim, int) and dim > 0:
-                coupling.add_node(Axis(value, axis), frozen=None)
+                coupling.add_node(Axis(value, axis), frozen=None, is_real=True)
     for value in graph.inputs:
         _freeze(coupling, value, f"%{value.name} is an input of the graph")
     for name, value in graph.outputs.items():
@@ -80,9 +81,12 @@ def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
     found: list[tuple[Node, Regrouping]] = []
     for node in graph.nodes:
         told, regrouped = dependencies(node), regroupings(node)
-        found += [(node, it) for it in regrouped]
+        found += [(node, it) for it in regrouped if len(it.several) > 1]
+        factors = [axis for it in regrouped for axis in it.several if axis not in coupling]
+        coupling.add_nodes_from(factors, frozen=None, is_real=False)
         coupling.add_edges_from(
-            (dependency.left, dependency.right, {"dependency": dependency, "node": node}) for dependency in told
+            (dependency.left, dependency.right, {"dependency": dependency, "node": node})
+            for dependency in (*told, *(it.tie(0) for it in regrouped if len(it.several) == 1))
         )
         spared = {axis for dependency in told for axis in (dependency.left, dependency.right)}
         spared |= {axis for it in regrouped for axis in (it.single, *it.several)}
@@ -95,7 +99,15 @@ def couple(graph: Graph) -> "nx.MultiGraph[Axis]":
 def _tie_regroupings(coupling: "nx.MultiGraph[Axis]", found: Sequence[tuple[Node, Regrouping]]) -> None:
     """Tie one of the axes that each reshape merges or splits, and freeze the others."""
     kinds = {axis: number for number, axes in enumerate(nx.connected_components(coupling)) for axis in axes}
-    frozen = {kinds[axis] for axis in coupling if coupling.nodes[axis]["frozen"] is not None}
+    frozen, count = {kinds[axis] for axis in coupling if coupling.nodes[axis]["frozen"] is not None}, -1
+    while count < len(frozen):  # what could be tied to frozen axes alone is frozen, too
+        count = len(frozen)
+        for _, it in found:
+            several = {kinds[axis] for axis in it.several}
+            if kinds[it.single] in frozen:
+                frozen |= several
+            elif several <= frozen:
+                frozen.add(kinds[it.single])
     places = choose_tied([it for _, it in found], kinds.__getitem__, lambda axis: kinds[axis] in frozen)
     for (node, it), chosen in zip(found, places, strict=True):
         for place, axis in enumerate(it.several):
@@ -145,8 +157,11 @@ def _split(
             for position in np.flatnonzero(presence[chosen[0]])
         }
         reasons = (coupling.nodes[axis]["frozen"] for axis in members)
+        real = tuple(member for axis, member in members.items() if coupling.nodes[axis]["is_real"])
+        if not real:
+            continue
         yield ChannelGroup(
-            members=tuple(members.values()),
+            members=real,
             producers=tuple(_weights(edges, members, produce=True)),
             consumers=tuple(_weights(edges, members, produce=False)),
             frozen=next(filter(None, reasons), None),
@@ -180,12 +195,11 @@ def _weights(
 ) -> Iterator[tuple[Node, Member]]:
     """The constant operands of contractions tied to the result, or else to the other operand."""
     for node, dependency in edges:
-        operands, others = node.inputs[:2], node.outputs if produce else node.inputs[:2]
+        if not has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT):
+            continue
+        weights = node.inputs[1:3] if has_trait(node.operator, Trait.RECURRENT) else node.inputs[:2]
+        others = node.outputs if produce else node.inputs[:2]
         for axis, other in ((dependency.left, dependency.right), (dependency.right, dependency.left)):
-            weight = (
-                has_trait(node.operator, Trait.CONTRACTING)
-                and isinstance(axis.value, Constant)
-                and axis.value in operands
-            )
-            if weight and axis in members and other.value in others:
+            is_weight = isinstance(axis.value, Constant) and axis.value in weights
+            if is_weight and axis in members and other.value in others:
                 yield node, members[axis]

@@ -181,6 +181,13 @@ def _attention(node: Node, symbols: Sizes) -> int | None:
     return (prod(query) + _results(node, symbols)) * key[-2] if len(key) in (3, 4) else None
 
 
+def _recurrent(node: Node, symbols: Sizes) -> int:
+    """Each unit has a row of every gate, for what it reads and for the state: [directions, gates * units, size]."""
+    _, rows, size = _shape(node, 1, symbols)
+    units = _shape(node, 2, symbols)[2]
+    return _results(node, symbols) * rows // max(units, 1) * (size + units)
+
+
 _RULES: dict[str, Callable[[Node, Sizes], int | None]] = {
     **dict.fromkeys(("Conv", "ConvInteger", "FusedConv"), _convolution(weight=1)),
     "QLinearConv": _convolution(weight=3),
@@ -190,6 +197,7 @@ _RULES: dict[str, Callable[[Node, Sizes], int | None]] = {
     ),
     **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"), _product),
     **dict.fromkeys(("Attention", "MultiHeadAttention"), _attention),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
 }
 
 

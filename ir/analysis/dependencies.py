@@ -6,6 +6,8 @@ about all of them where a shape isn't known; whoever collects the dependencies m
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from ..graph import Node, Value
 from ..operators import has_trait
 from ..traits import Trait
@@ -18,6 +20,7 @@ from .dependency import (
     axis_of,
     broadcast,
     fold,
+    free,
     given,
     known,
     number,
@@ -25,6 +28,7 @@ from .dependency import (
     run,
     spread,
 )
+from .recurrent_dependencies import recurrent
 from .regroupings import reshape
 
 _RULES: dict[str, Rule] = {**ATTENTION_RULES, **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape)}
@@ -32,7 +36,10 @@ _RULES: dict[str, Rule] = {**ATTENTION_RULES, **dict.fromkeys(("Reshape", "Flatt
 
 def dependencies(node: Node) -> list[Dependency]:
     """What a node ties; empty where its operator isn't understood."""
-    rule = _RULES.get(node.operator, _elementwise if has_trait(node.operator, Trait.ELEMENTWISE) else None)
+    rule = _RULES.get(node.operator)
+    for trait, shared in ((Trait.ELEMENTWISE, _elementwise), (Trait.RECURRENT, recurrent)):
+        if rule is None and has_trait(node.operator, trait):
+            rule = shared
     is_ranked = all(value is None or value.type.is_ranked for value in (*node.inputs, *node.outputs))
     return [dependency for dependency in rule(node) if dependency.holds] if rule is not None and is_ranked else []
 
@@ -55,6 +62,9 @@ def _conv(node: Node) -> Iterator[Dependency]:
     yield Dependency(Axis(x, 0), Axis(y, 0))
     yield Dependency(Axis(weight, 0), Axis(y, 1))
     yield from (Dependency(Axis(operand, 0), Axis(y, 1)) for operand in bias)
+    for axis in range(2, x.type.rank):
+        if weight.shape[axis] == 1 and x.shape[axis] == y.shape[axis]:  # a product by places
+            yield Dependency(Axis(x, axis), Axis(y, axis))
     yield from _contract_groups(Axis(x, 1), Axis(weight, 1), Axis(y, 1), number(node, "group", 1))
 
 
@@ -146,24 +156,34 @@ def _group_normalization(node: Node) -> Iterator[Dependency]:
     x, *parameters = given(node)
     yield from along(x, node.output, [0, 1])
     yield from (Dependency(Axis(operand, 0), Axis(x, 1)) for operand in parameters)
-    yield run(Axis(x, 1), known(x.shape[1]) // number(node, "num_groups", 1))  # a group of them goes as a whole
+    if (groups := number(node, "num_groups", 1)) > 1:
+        yield run(Axis(x, 1), known(x.shape[1]) // groups)  # a group of them goes as a whole
 
 
-@_rule("LayerNormalization", "RMSNormalization", "LpNormalization")
+@_rule("LayerNormalization", "RMSNormalization")
 def _row_normalization(node: Node) -> Iterator[Dependency]:
+    """Tie all axes: where indices of a normalized one go, the statistics are those of what is left."""
+    x, *parameters = given(node)
+    yield from along(x, node.outputs[0], range(x.type.rank))
+    for operand in parameters:
+        yield from broadcast(operand, x)
+    for statistics in node.outputs[1:]:
+        yield from along(x, statistics, range(axis_of(node, x.type.rank, -1)))
+
+
+@_rule("LpNormalization")
+def _lp_normalization(node: Node) -> Iterator[Dependency]:
     x = given(node)[0]
-    normalized = axis_of(node, x.type.rank, -1)
-    kept = [
-        axis for axis in range(x.type.rank) if axis < normalized or (node.operator[0:2] == "Lp" and axis > normalized)
-    ]
-    for output in node.outputs:
-        yield from along(x, output, kept)
+    yield from along(x, node.output, range(x.type.rank))
 
 
 @_rule("com.microsoft::SkipLayerNormalization")
 def _skip_normalization(node: Node) -> Iterator[Dependency]:
-    for value in (*given(node)[:2], *node.outputs[1:]):
-        yield from along(value, node.outputs[0], range(node.outputs[0].type.rank - 1))
+    y, *others = node.outputs
+    for value in given(node):
+        yield from broadcast(value, y)
+    for value in others:  # statistics, whose last axis has one place, and the sum
+        yield from along(value, y, range(y.type.rank))
 
 
 @_rule("Softmax", "LogSoftmax")
@@ -182,11 +202,13 @@ def _pool(node: Node) -> Iterator[Dependency]:
         yield from along(given(node)[0], node.output, [0, 1])
 
 
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_SUMS = ("L1", "L2", "Mean", "Sum", "SumSquare")
+_REDUCTIONS = ("LogSum", "LogSumExp", "Max", "Min", "Prod", *_SUMS)
 
 
 @_rule(*[f"Reduce{kind}" for kind in _REDUCTIONS])
 def _reduce(node: Node) -> Iterator[Dependency]:
+    """Tie the axes that stay; of what is summed up indices can go by themselves, a mean is that of what is left."""
     x, y, axes = given(node)[0], node.output, node.constant(1)
     if axes is None:
         return
@@ -194,6 +216,8 @@ def _reduce(node: Node) -> Iterator[Dependency]:
     kept = [axis for axis in range(x.type.rank) if axis not in reduced]
     for position, axis in enumerate(kept):
         yield Dependency(Axis(x, axis), Axis(y, axis if y.type.rank == x.type.rank else position))
+    if node.operator.removeprefix("Reduce") in _SUMS:
+        yield from (free(Axis(x, axis)) for axis in reduced)
 
 
 @_rule("Pad")
@@ -217,23 +241,49 @@ def _resize(node: Node) -> Iterator[Dependency]:
 
 @_rule("Expand")
 def _expand(node: Node) -> Iterator[Dependency]:
-    if node.constant(1) is not None:
-        yield from broadcast(given(node)[0], node.output)
+    """Tie what is there, and free what it is repeated along; a constant has to be able to say the shape."""
+    x, y = node.operand(0), node.output
+    there = (None,) * (y.type.rank - x.type.rank) + x.shape
+    if all(isinstance(dim, int) or dim == own for dim, own in zip(y.shape, there, strict=True)):
+        yield from broadcast(x, y)
+        yield from (free(Axis(y, axis)) for axis, dim in enumerate(there) if dim in (None, 1))
 
 
 @_rule("Slice")
 def _slice(node: Node) -> Iterator[Dependency]:
     x, starts = given(node)[:2]
     axes = node.constant(3) if node.input(3) is not None else range(starts.type.static_shape[0])
-    if axes is not None:
-        named = {int(axis) % x.type.rank for axis in axes}
-        yield from along(x, node.output, [axis for axis in range(x.type.rank) if axis not in named])
+    if axes is None:
+        return
+    named = [int(axis) % x.type.rank for axis in axes]
+    yield from along(x, node.output, [axis for axis in range(x.type.rank) if axis not in named])
+    first, ends, steps = node.constant(1), node.constant(2), node.constant(4)
+    if first is None or ends is None or (node.input(4) is not None and steps is None):
+        return
+    for place, axis in enumerate(named):
+        stretch = slice(int(first[place]), int(ends[place]), None if steps is None else int(steps[place]))
+        places = np.arange(known(x.shape[axis]))[stretch]
+        if stretch.step is None or stretch.step > 0:
+            yield run(Axis(x, axis), stretch.step or 1)  # as many go from each step's way
+            yield Dependency(Axis(node.output, axis), Axis(x, axis), np.arange(len(places)), places)
+
+
+@_rule("Tile")
+def _tile(node: Node) -> Iterator[Dependency]:
+    x, y, repeats = node.operand(0), node.output, node.constant(1)
+    for axis, times in enumerate(() if repeats is None else repeats.tolist()):
+        if times == 1:
+            yield Dependency(Axis(x, axis), Axis(y, axis))
+        elif x.shape[axis] == 1:
+            yield free(Axis(y, axis))
+        elif size := known(x.shape[axis]):
+            yield fold(Axis(y, axis), Axis(x, axis), size)
 
 
 @_rule("Gather")
 def _gather(node: Node) -> Iterator[Dependency]:
     data, indices = given(node)
-    axis = axis_of(node, data.type.rank, 0)
+    axis, places = axis_of(node, data.type.rank, 0), node.constant(1)
     for other in range(data.type.rank):
         if other != axis:
             yield Dependency(
@@ -241,6 +291,9 @@ def _gather(node: Node) -> Iterator[Dependency]:
             )
     for position in range(indices.type.rank):
         yield Dependency(Axis(indices, position), Axis(node.output, axis + position))
+    if places is not None and places.ndim == 1 and known(data.shape[axis]):
+        whole = places.astype(np.int64) % known(data.shape[axis])
+        yield Dependency(Axis(node.output, axis), Axis(data, axis), np.arange(len(whole)), whole)
 
 
 # -- what only moves elements
@@ -262,8 +315,7 @@ def _concat(node: Node) -> Iterator[Dependency]:
 @_rule("Split")
 def _split(node: Node) -> Iterator[Dependency]:
     x = given(node)[0]
-    if node.input(1) is None or node.constant(1) is not None:
-        yield from _pieces(list(node.outputs), x, axis_of(node, x.type.rank, 0))
+    yield from _pieces(list(node.outputs), x, axis_of(node, x.type.rank, 0))
 
 
 def _pieces(parts: list[Value], whole: Value, axis: int) -> Iterator[Dependency]:

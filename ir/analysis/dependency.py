@@ -77,6 +77,11 @@ def run(axis: Axis, length: int) -> Dependency:
     return Dependency(axis, axis, indices, indices // max(length, 1) * max(length, 1))
 
 
+def free(axis: Axis) -> Dependency:
+    """The indices of an axis, each of which can go by itself."""
+    return Dependency(axis, axis)
+
+
 def offset(part: Axis, whole: Axis, start: int) -> Dependency:
     """The indices of a part with those of the whole from a place on."""
     indices = np.arange(known(part.size))

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from ..graph import Node, Value
 from ..operators import has_trait
 from ..traits import Trait
-from .dependency import Axis, Dependency, given, known, spread
+from .dependency import Axis, Dependency, given, known
 
 
 class Regrouping(NamedTuple):
@@ -29,15 +31,11 @@ class Regrouping(NamedTuple):
 
 
 def reshape(node: Node) -> Iterator[Dependency]:
-    """Tie the axes that stay as they are, and of several that become several others the outermost."""
+    """Tie the axes that stay as they are."""
     x, y = given(node)[0], node.output
     for axes, others in _blocks(node):
         if len(axes) == len(others) == 1:
             yield Dependency(Axis(x, axes[0]), Axis(y, others[0]))
-        elif len(axes) > 1 and len(others) > 1:
-            outer, inner = sorted((Axis(x, axes[0]), Axis(y, others[0])), key=lambda axis: known(axis.size))
-            if known(outer.size) and known(inner.size) % known(outer.size) == 0:
-                yield spread(outer, inner, known(inner.size) // known(outer.size))
 
 
 def regroupings(node: Node) -> list[Regrouping]:
@@ -49,10 +47,33 @@ def regroupings(node: Node) -> list[Regrouping]:
     x, y = given(node)[0], node.output
     found: list[Regrouping] = []
     for axes, others in _blocks(node):
-        if len(axes) == 1 and len(others) > 1:
-            found.append(Regrouping(Axis(x, axes[0]), tuple(Axis(y, other) for other in others)))
-        elif len(others) == 1 and len(axes) > 1:
-            found.append(Regrouping(Axis(y, others[0]), tuple(Axis(x, axis) for axis in axes)))
+        before, after = tuple(Axis(x, axis) for axis in axes), tuple(Axis(y, other) for other in others)
+        if len(axes) > 1 and len(others) > 1:
+            found += _factored(before, after)
+        elif len(others) > 1:
+            found.append(Regrouping(before[0], after))
+        elif len(axes) > 1:
+            found.append(Regrouping(after[0], before))
+    return found
+
+
+def _factored(before: tuple[Axis, ...], after: tuple[Axis, ...]) -> list[Regrouping]:
+    """Several axes that become several others, as images and heads side by side become their products.
+
+    Each of them is merged from axes of a value that no graph has, whose sizes are the factors that both sides share:
+    [2, 192] and [16, 24] from [2, 8, 24].
+    """
+    ends = [list(accumulate((known(axis.size) for axis in side), mul)) for side in (before, after)]
+    cuts = sorted({1, *ends[0], *ends[1]})
+    if any(outer % inner for inner, outer in pairwise(cuts)):
+        return []
+    sizes = tuple(outer // inner for inner, outer in pairwise(cuts))
+    factors = Value("factors", before[0].value.type.resized(sizes))
+    found: list[Regrouping] = []
+    for side, stops in zip((before, after), ends, strict=True):
+        for axis, start, stop in zip(side, [1, *stops], stops, strict=False):
+            places = range(cuts.index(start), cuts.index(stop))
+            found.append(Regrouping(axis, tuple(Axis(factors, place) for place in places)))
     return found
 
 

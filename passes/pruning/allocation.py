@@ -131,7 +131,7 @@ class _Work:
 
 def _scaled_by(node: Node) -> list[tuple[Value, int]]:
     """The axes whose sizes the operations of a node are proportional to, each by itself."""
-    weight = node.input(1) if has_trait(node.operator, Trait.CONTRACTING) else None
+    weight = node.input(1) if has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT) else None
     if isinstance(weight, Constant):
         return [(weight, axis) for axis in range(weight.type.rank)]
     axes = [

@@ -54,6 +54,8 @@ class ChannelPruning(Pass):
     norm, times the scale of a batch norm behind them (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017).
     Groups are found as in Fang et al., "DepGraph", CVPR 2023.
 
+    Norms over channels that go, and means of them, are those of what is left.
+
     With neither `ratio` nor `flops`, as much as possible is removed with which the outputs stay within `max_drop` on
     batches that were held out.
 
@@ -166,7 +168,7 @@ class ChannelPruning(Pass):
 
     def _step(self, group: "ChannelGroup") -> int:
         """The number of channels that what is left is a multiple of; each may be several rows of a weight."""
-        rows = group.producers[0][1].indices.shape[1]
+        rows = gcd(*(member.indices.shape[1] for _, member in (*group.producers, *group.consumers)))
         step = self.round_to // gcd(self.round_to, rows)
         while step > max(group.size / 8, 1):
             step = step // 2 if step % 2 == 0 else 1

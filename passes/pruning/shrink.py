@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...ir.analysis.recurrent_dependencies import is_zero
 from ...ir.dims import Dim
 from ...ir.graph import Attribute, Constant, Graph, Node, Value
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
     from ...ir.analysis.channels import ChannelGroup
@@ -56,15 +59,25 @@ def _resize_attributes(graph: Graph, node: Node, kept: Kept) -> None:
             node.attributes = _without(node, "allowzero")
         case "Expand" if _touched(node, kept):
             _replace_ints(graph, node, 1, [dim if isinstance(dim, int) else 1 for dim in node.output.shape])
+        case "Tile" if _touched(node, kept) and (repeats := node.constant(1)) is not None:
+            sizes = zip(node.operand(0).shape, node.output.shape, repeats.tolist(), strict=True)
+            _replace_ints(graph, node, 1, [dim if size == 1 else times for size, dim, times in sizes])
         case "Attention" | "RotaryEmbedding" | "GroupNormalization":
             _recount(node, kept)
+        case _ if has_trait(node.operator, Trait.RECURRENT):
+            _count_units(graph, node, kept)
+        case "Slice" if _touched(node, kept):
+            _move_ends(graph, node, kept)
+        case "Gather" if _touched(node, kept):
+            _renumber(graph, node, kept)
         case "Resize" if _touched(node, kept) and node.constant(3) is not None:
             _replace_ints(graph, node, 3, _updated_sizes(node, kept))
         case "Split" if _touched(node, kept):
             axis = node.attributes.get("axis", 0)
             assert isinstance(axis, int)
-            _replace_ints(graph, node, 1, [output.shape[axis] for output in node.outputs])
-            node.attributes = _without(node, "num_outputs")
+            if (node.operand(0), axis % node.operand(0).type.rank) in kept:
+                _replace_ints(graph, node, 1, [output.shape[axis] for output in node.outputs])
+                node.attributes = _without(node, "num_outputs")
         case _:
             pass
 
@@ -92,7 +105,18 @@ def _recount(node: Node, kept: Kept) -> None:
         mask = kept.get((node.operand(index), axis)) if node.attributes.get(name) else None
         if mask is not None and (axis == 1 or node.operand(index).type.rank == 3):
             number = int(node.attributes[name])
-            node.attributes = {**node.attributes, name: number * int(mask.sum()) // len(mask)}
+            node.attributes = {**node.attributes, name: max(number * int(mask.sum()) // len(mask), 1)}
+
+
+def _count_units(graph: Graph, node: Node, kept: Kept) -> None:
+    """Bring the number of hidden units up to date; states of zeros, of which no group is part, are the default."""
+    if (node.operand(2), 2) not in kept:
+        return
+    node.attributes = {**node.attributes, "hidden_size": node.operand(2).type.static_shape[2]}
+    for index in (5, 6):
+        state = node.input(index)
+        if state is not None and is_zero(state):
+            graph.set_input(node, index, None)
 
 
 def _reshape_target(node: Node) -> list[Dim]:
@@ -109,6 +133,32 @@ def _updated_sizes(node: Node, kept: Kept) -> list[Dim]:
     assert sizes is not None
     masks = [kept.get((node.output, axis)) for axis in range(len(sizes))]
     return [int(size) if mask is None else int(mask.sum()) for size, mask in zip(sizes, masks, strict=True)]
+
+
+def _move_ends(graph: Graph, node: Node, kept: Kept) -> None:
+    """Bring the stretches that a Slice takes of axes that lose indices up to date."""
+    x, starts, ends, axes, steps = node.operand(0), *(node.constant(index) for index in (1, 2, 3, 4))
+    if starts is None or ends is None:  # then none of the axes that it names loses any
+        return
+    firsts, lasts = starts.tolist(), ends.tolist()
+    for place, axis in enumerate(range(len(firsts)) if axes is None else axes.tolist()):
+        mask = kept.get((x, axis % x.type.rank))
+        if mask is not None:
+            step = 1 if steps is None else int(steps[place])
+            first, last, _ = slice(firsts[place], lasts[place], step).indices(len(mask))
+            way = first % step  # into a step, which goes as a whole
+            firsts[place], lasts[place] = int(mask[: first - way].sum()) + way, int(mask[:last].sum())
+    _replace_ints(graph, node, 1, firsts)
+    _replace_ints(graph, node, 2, lasts)
+
+
+def _renumber(graph: Graph, node: Node, kept: Kept) -> None:
+    """Bring the places that a Gather takes from an axis that loses indices up to date."""
+    data, places, axis = node.operand(0), node.constant(1), node.attributes.get("axis", 0)
+    assert isinstance(axis, int)
+    mask = kept.get((data, axis % data.type.rank))
+    if mask is not None and places is not None:  # of which those that go are gone
+        _replace_ints(graph, node, 1, (np.cumsum(mask) - 1)[places % len(mask)].tolist())
 
 
 def _replace_ints(graph: Graph, node: Node, index: int, numbers: Sequence[Dim]) -> None:

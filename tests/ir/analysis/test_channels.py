@@ -155,6 +155,28 @@ def test_splitting_an_axis_ties_the_outer_part_and_freezes_the_inner_one() -> No
     assert "Reshape" in (net.group_of(heads, 3).frozen or "")
 
 
+def test_heads_that_are_multiplied_with_images_are_found() -> None:
+    net = Net(2, 3, 4, 4)
+    heads = net.op.Reshape(net.conv(net.x, "w0", 6), [6, 2, 16])  # three heads of two channels, for each of two images
+    heads = net.op.Softmax(net.op.MatMul(net.op.Transpose(heads, perm=(0, 2, 1)), heads), axis=2)
+    net.returns(net.conv(net.op.Reshape(heads, [2, 48, 4, 4]), "w1", 5))
+
+    group = net.group_of("w0", 0)
+
+    assert group.frozen is None
+    assert axes(group)[net.graph.constants["w0"], 0] == [[0, 1], [2, 3], [4, 5]]
+    assert axes(group)[heads, 0] == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_convolution_of_one_place_keeps_places() -> None:
+    net = Net(2, 3, 8, 8)
+    h = net.op.Conv(net.op.Transpose(net.conv(net.x, "w0", 4), perm=(0, 2, 1, 3)), net.weight("w1", 5, 8, 1, 3))
+    net.returns(net.op.Conv(net.op.Transpose(h, perm=(0, 2, 1, 3)), net.weight("w2", 5, 4, 1, 3)))
+
+    assert ("w2", 1) in names(net.group_of("w0", 0))
+    assert net.group_of("w0", 0).frozen is None
+
+
 def test_unequal_regrouping_freezes() -> None:
     net = Net("batch", 3, 4, 9)
     h = net.op.Reshape(net.conv(net.x, "w0", 4), [0, 6, 24])
@@ -236,11 +258,10 @@ def test_an_operator_on_other_axes_keeps_channels(operator: str, constants: list
     ("operator", "constants", "attributes"),
     [
         ("Pad", [[0, 1, 0, 0, 0, 1, 0, 0]], {}),
-        ("ReduceSum", [[1]], {}),
-        ("Slice", [[1], [3], [1]], {}),
+        ("ReduceMax", [[1]], {}),
+        ("Slice", [[3], [-9], [1], [-1]], {}),
         ("Softmax", [], {"axis": 1}),
-        ("LayerNormalization", [np.ones((4, 8, 8), np.float32)], {"axis": 1}),
-        ("Gather", [np.array([0, 2])], {"axis": 1}),
+        ("Gather", [np.array([[0, 2]])], {"axis": 1}),
         ("CumSum", [np.array(1)], {}),
     ],
 )
@@ -251,6 +272,91 @@ def test_an_operator_that_mixes_channels_freezes_them_and_is_named(
     net.returns(net.op(operator, net.conv(net.x, "w0", 4), *constants, **attributes))
 
     assert net.group_of("w0", 0).frozen == f"{operator} in layer doesn't keep them apart"
+
+
+@pytest.mark.parametrize(
+    ("operator", "constants", "attributes"),
+    [
+        ("LayerNormalization", [np.ones((4, 8, 8), np.float32)], {"axis": 1}),
+        ("RMSNormalization", [np.ones((4, 8, 8), np.float32)], {"axis": 1}),
+        ("LpNormalization", [], {"axis": 1}),
+        ("ReduceMean", [[1]], {}),
+        ("ReduceL2", [[1]], {}),
+    ],
+)
+def test_of_what_is_summed_up_channels_can_go_by_themselves(operator: str, constants: list, attributes: dict) -> None:
+    net = Net(2, 3, 8, 8)
+    h = net.conv(net.x, "w0", 4)
+    net.returns(net.conv(net.op.Mul(h, net.op(operator, h, *constants, **attributes)), "w1", 5))
+
+    group = net.group_of("w0", 0)
+
+    assert group.frozen is None
+    assert axes(group)[net.graph.constants["w1"], 1] == one_each(4)
+
+
+@pytest.mark.parametrize(
+    ("operator", "constants"), [("Slice", [[1], [3], [1]]), ("Gather", [np.array([1, 2])])], ids=["Slice", "Gather"]
+)
+def test_channels_that_are_taken_are_apart_from_those_that_stay(operator: str, constants: list) -> None:
+    net = Net()
+    h = net.conv(net.x, "w0", 4)
+    taken = net.op(operator, h, *constants, **({} if operator == "Slice" else {"axis": 1}))
+    net.returns(net.op.Add(net.conv(taken, "w1", 5), net.conv(h, "w2", 5)))
+
+    taken, left = (net.groups_of("w2", 1)[place] for place in (1, 0))
+
+    assert axes(taken)[net.graph.constants["w1"], 1] == [[0], [1]]
+    assert axes(taken)[net.graph.constants["w2"], 1] == [[1], [2]]
+    assert axes(left)[net.graph.constants["w2"], 1] == [[0], [3]]
+
+
+def test_a_stride_takes_one_channel_of_each_step() -> None:
+    net = Net()
+    h = net.conv(net.x, "w0", 5)
+    even, odd = (net.op.Slice(h, [start], [5], [1], [2]) for start in (0, 1))
+    net.returns(net.op.Add(net.conv(even, "w1", 5), net.conv(odd, "w2", 5)))
+
+    whole, rest = net.groups_of("w0", 0)
+
+    assert axes(whole)[net.graph.constants["w0"], 0] == [[0, 1], [2, 3]]
+    assert axes(whole)[net.graph.constants["w2"], 1] == [[0], [1]]
+    assert axes(rest)[net.graph.constants["w1"], 1] == [[2]]
+
+
+def test_what_an_expand_and_a_tile_repeat_goes_with_the_rest() -> None:
+    net = Net("batch", 3, 8, 8)
+    mean = net.op.ReduceMean(net.conv(net.x, "w0", 4), [1])
+    wide = net.op.Mul(net.op.Expand(mean, [1, 6, 1, 1]), net.op.Tile(net.conv(net.x, "w1", 3), [1, 2, 1, 1]))
+    net.returns(net.conv(net.op.Mul(wide, net.op.Tile(mean, [1, 6, 1, 1])), "w2", 5))
+
+    group = net.group_of("w2", 1)
+
+    assert group.frozen is None
+    assert axes(group)[net.graph.constants["w1"], 0] == one_each(3)
+    assert axes(group)[net.graph.constants["w2"], 1] == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_a_hidden_unit_is_a_row_of_every_gate(operator: str, gates: int) -> None:
+    net = Net(5, "batch", 4)
+    weights = [net.weight("w0", 2, 2 * gates, 4), net.weight("r0", 2, 2 * gates, 2), net.weight("b0", 2, 4 * gates)]
+    h = net.op.Transpose(net.op(operator, net.x, *weights, direction="bidirectional"), perm=(0, 2, 1, 3))
+    net.returns(net.op.MatMul(net.op.Reshape(h, [0, 0, 4]), net.weight("w1", 4, 3)))
+
+    group = net.group_of("w0", 1)
+
+    indices = {(value.name, axis): member for (value, axis), member in axes(group).items()}
+    rows = [[unit + 2 * gate for gate in range(gates)] for unit in range(2)]
+    assert group.frozen is None
+    assert indices["w0", 1] == indices["r0", 1] == rows
+    assert indices["b0", 1] == [[unit + 2 * gate for gate in range(2 * gates)] for unit in range(2)]
+    assert indices["r0", 2] == one_each(2)
+    assert indices["w1", 0] == [[0, 2], [1, 3]]
+    assert {(node.operator, member.value.name, member.axis) for node, member in group.producers} == {
+        (operator, "w0", 1),
+        (operator, "r0", 1),
+    }
 
 
 def test_what_the_graph_returns_is_frozen() -> None:

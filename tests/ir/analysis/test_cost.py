@@ -23,13 +23,15 @@ from planish.ir.text import parse_graph
         ("%y: float32[7, 5] = Gemm(%m, %b) {transA = 1}", 7 * 5 * 20),
         ("%y: float32[5, 5] = Gemm(%b, %b) {transB = 1}", 5 * 5 * 5),
         ("%y: float32[n, 7, 12] = Attention(%q, %k, %k)", 7 * 9 * 12 * 2),
+        ("%y: float32[n, 2, 7, 3] = LSTM(%a, %w, %r)", 7 * 2 * 12 * (20 + 3)),
     ],
 )
 def test_a_multiply_add_is_two_operations(line: str, multiply_adds: int) -> None:
     graph = parse_graph(f"""
         graph "g"(%image: float32[n, 3, 32, 32], %filter: float32[16, 3, 3, 3], %depthwise: float32[3, 1, 3, 3],
             %up: float32[3, 1, 2, 2], %a: float32[n, 7, 20], %b: float32[20, 5], %m: float32[20, 7], %f: float32[],
-            %q: float32[n, 7, 12], %k: float32[n, 9, 12]) {{ {line} return y = %y }}""")
+            %q: float32[n, 7, 12], %k: float32[n, 9, 12], %w: float32[2, 12, 20], %r: float32[2, 12, 3])
+            {{ {line} return y = %y }}""")
     node = next(graph.nodes)
     assert flops(node) == 2 * multiply_adds
     if "n" in node.outputs[0].shape:
