@@ -1,6 +1,6 @@
 """How far a graph's outputs are from the float model's, on inputs that nothing was fitted to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,10 @@ class Judge:
 
     def judge(self, graph: Graph) -> Verdict:
         """Compare a graph with the float model."""
-        found = _run(graph, self._batches)
+        return self.weigh(_run(graph, self._batches))
+
+    def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
+        """Compare outputs for the batches with those of the float model."""
         pairs = list(zip(found, self._wanted, strict=True))
         losses = [measure(self.measures, got, wanted, 1.0).item() for got, wanted in pairs]
         if self._labelled is not None:
@@ -87,7 +90,7 @@ class Judge:
             return []
         return [f"{self.rows} rows can't tell {max_drop:g} % from nothing: give {enough} to judge on"]
 
-    def _metric(self, outputs: Sequence[dict[str, Any]]) -> float:
+    def _metric(self, outputs: "Sequence[Mapping[str, Tensor]]") -> float:
         if self._labelled is None:
             return 0.0
         predictions = [[tensor.numpy() for tensor in found.values()] for found in outputs]

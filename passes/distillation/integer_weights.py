@@ -1,5 +1,6 @@
 """Integer weights in training: floats that are rounded onto a grid while it goes on, and integers again after it."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,15 @@ class Rounding:
         return np.clip(rounded, *self.limits).astype(rounded.dtype)
 
 
-def make_trainable(graph: Graph) -> list[Rounding]:
-    """Give each integer constant that is dequantized a float one, from which it is rounded."""
-    return [_thaw(graph, node) for node in graph.nodes if node.operator == "DequantizeLinear" and _is_fixed(node)]
+def make_trainable(graph: Graph, frozen: AbstractSet[str] = frozenset()) -> list[Rounding]:
+    """Give each integer constant that is dequantized a float one, from which it is rounded.
+
+    Args:
+        graph: that is to be trained.
+        frozen: names of constants that stay.
+    """
+    nodes = [node for node in graph.nodes if node.operator == "DequantizeLinear" and _is_fixed(node)]
+    return [_thaw(graph, node) for node in nodes if node.operand(0).name not in frozen]
 
 
 def _is_fixed(node: Node) -> bool:
