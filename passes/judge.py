@@ -13,6 +13,7 @@ from .distillation.loss import LossKind, choose_measures, measure
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
+
 ONE_IN = 4
 """How many batches there are for one that is held out to judge what is fitted to the others."""
 
@@ -40,6 +41,7 @@ class Judge:
         graph: in float.
         batches: to judge on.
         labelled: the labels of these.
+        loss: how outputs are compared, as for `choose_measures`.
 
     Attributes:
         measures: how each output is compared.
@@ -47,13 +49,17 @@ class Judge:
             where no output holds classes, or a metric is what drops.
     """
 
-    def __init__(self, graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None = None) -> None:
+    def __init__(
+        self, graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None = None, loss: str = "auto"
+    ) -> None:
         self._batches = batches
         self._labelled = labelled
         self._wanted = _run(graph, batches)
         self.measures = {
-            name: LossKind.PROBABILITIES if _are_probabilities([one[name] for one in self._wanted]) else kind
-            for name, kind in choose_measures(graph, "auto").items()
+            name: kind
+            if loss == "mse" or not _are_probabilities([one[name] for one in self._wanted])
+            else LossKind.PROBABILITIES
+            for name, kind in choose_measures(graph, loss).items()
         }
         counts = [
             sum(found[name][..., 0].numel() for found in self._wanted)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -18,8 +19,9 @@ from ..base import Effect, Pass, PassContext, PassResult
 from ..judge import Judge
 from .climb import Climb
 from .integer_weights import make_trainable
+from .learned_scales import ScalePlan, learn_scales
 from .lessons import ROWS, Lessons, Piece, divide
-from .loss import choose_measures, measure
+from .loss import measure
 from .teacher import aligned
 from .trainer import Trainer, is_weight
 
@@ -82,8 +84,11 @@ class Distillation(Pass):
         self._check_gradients(graph)
         student = graph.clone()
         frozen = {constant.name for constant in graph.constants.values() if not _is_selected(constant, context)}
-        roundings = make_trainable(student, frozen)
         weights = [it for it in student.constants.values() if is_weight(it) and it.name not in frozen]
+        planned = self._scales(student, frozen)
+        roundings = make_trainable(student, frozen)
+        scales = learn_scales(student, planned)
+        weights += [rounding.floats for rounding in roundings] + [scale.operands[1] for scale in scales if scale.least]
         if not weights:
             raise UsageError(f"{self.name}: the model has no weights to train" + " but frozen ones" * bool(frozen))
         teacher = aligned(context.read_model(self.teacher), graph) if self.teacher else context.source
@@ -98,9 +103,15 @@ class Distillation(Pass):
         if climb.best is climb.first:
             return PassResult(misses=[f"training made nothing better on held-out data, {told}"])
         trainer.finish()
+        for scale in scales:
+            scale.settle(student)
         arrays = {constant.name: constant.data for constant in student.constants.values()}
-        arrays |= {rounding.constant: rounding.integers() for rounding in roundings}
+        arrays |= {rounding.constant.name: rounding.integers() for rounding in roundings}
         return PassResult({"weights": _copy_arrays(arrays, graph)}, notes=[told])
+
+    def _scales(self, graph: Graph, frozen: AbstractSet[str]) -> ScalePlan:
+        """The scales that are trained: none, since grids stay as they are."""
+        return ScalePlan()
 
     def _check_gradients(self, graph: Graph) -> None:
         for node in graph.nodes:
@@ -119,11 +130,10 @@ class Distillation(Pass):
         judging = [pieces[place] for place in held_out]
         labels = [piece.labels for piece in judging]
         labelled = None if context.labelled is None else replace(context.labelled, labels=labels)
-        judge = Judge(teacher, [piece.feeds for piece in judging], labelled)
-        measures = judge.measures if self.loss == "auto" else choose_measures(teacher, self.loss)
-        if not measures:
+        judge = Judge(teacher, [piece.feeds for piece in judging], labelled, self.loss)
+        if not judge.measures:
             raise UsageError(f"{self.name}: the model has no float output to match")
-        trainer = Trainer(student, weights, partial(measure, measures, temperature=self.temperature))
+        trainer = Trainer(student, weights, partial(measure, judge.measures, temperature=self.temperature))
         rows, steps = _plan(student, pieces)
         climb = Climb(
             trainer,
