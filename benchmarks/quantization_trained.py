@@ -47,8 +47,43 @@ class SmallCnn(nn.Module):
         return self.head(self.features(x).flatten(1))
 
 
-def _stage(channels: int, out: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+def _stage(channels: int, out: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+
+
+def resnet20(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return the ResNet of 20 layers of He et al. (CVPR 2016, section 4.2) for clothes of 28x28 pixels."""
+    return _clothes("resnet20", ResNet20, 28, 1, work, root, cache, epochs)
+
+
+class ResNet20(nn.Module):
+    """A convolution, nine blocks of two with 16, 32 and 64 channels, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [16] * 3 + [32] * 3 + [64] * 3
+        blocks = [_Residual(before, out) for before, out in zip([16, *widths], widths, strict=False)]
+        self.features = nn.Sequential(*_stage(1, 16), *blocks, nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores, float[n, 10], of images, float[n, 1, 28, 28]."""
+        return self.head(self.features(x).flatten(1))
+
+
+class _Residual(nn.Module):
+    """Two convolutions and a shortcut, which is a convolution of one pixel where the channels grow."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        stride = out // channels
+        self.body = nn.Sequential(*_stage(channels, out, stride), *_stage(out, out)[:2])
+        shortcut = [nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)]
+        self.shortcut = nn.Sequential(*shortcut if out > channels else ())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features, float[n, out, h, w]."""
+        return torch.relu(self.body(x) + self.shortcut(x))
 
 
 def cnn(name: str, work: Path, root: Path, cache: Path, epochs: int) -> Subject:

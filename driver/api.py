@@ -180,7 +180,16 @@ def optimize(
     timing = profiler(backend, machine, sample)
     labels = None if metric is None else labelled(find_metric(metric, Path()), batches)
     context = PassContext(
-        machine, graph, feeds, seed, sizes, hearing.progress, probes=given, profile=timing, labelled=labels
+        machine,
+        graph,
+        feeds,
+        seed,
+        sizes,
+        hearing.progress,
+        probes=given,
+        profile=timing,
+        labelled=labels,
+        read_model=read_model,
     )
     records = PassManager(passes, [PassReporter(hearing, passes), *instruments], verify).run(result, context)
     for text in hearing.texts if reporter is None else ():

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..backends import Backend, Executable, find_backend
@@ -136,6 +137,7 @@ class Job:
             progress=self.reporter.progress,
             profile=profiler(self.recipe.backend, self.target, sample),
             labelled=self.labelled,
+            read_model=partial(read_model, folder=self.recipe.folder),
         )
 
     @property

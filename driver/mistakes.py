@@ -5,6 +5,8 @@ from typing import Any
 
 from ..backends import find_backend
 from ..ir.errors import PlanishError, TargetError
+from ..passes.distillation.distill import Distillation
+from ..passes.order import flattened
 from ..targets.load import load_target
 from .data import find_data
 from .evaluation import find_metric
@@ -48,6 +50,13 @@ def _looks(recipe: Recipe) -> Iterator[Callable[[], Any]]:
     if recipe.backend != "auto":
         yield lambda: _check_backend(recipe.backend)
     yield recipe.pipeline
+    yield lambda: _check_teachers(recipe)
+
+
+def _check_teachers(recipe: Recipe) -> None:
+    for step in flattened(recipe.pipeline()):
+        if isinstance(step, Distillation) and step.teacher:
+            find_model(step.teacher, recipe.folder)
 
 
 def _check_backend(name: str) -> None:

@@ -27,7 +27,7 @@ passes:
   - cleanup
   - fuse
   # - prune-channels: {{ratio: 0.3}}       # fewer channels, which costs accuracy:
-  # - distill: {{epochs: 3}}               # the model before teaches what is left
+  # - distill                              # the model before teaches what is left
   {comment}- quantize: {{scheme: int8}}       # needs calibration data; int8-dynamic doesn't
 
 # Nothing is written if one of these is missed.

@@ -1,14 +1,17 @@
 """What a pass is: a frozen dataclass whose fields are its options and whose class attributes are its contract."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar, final
 
 import numpy as np
 
+from ..ir.errors import UsageError
 from ..ir.graph import Graph, Node, nested
 from ..targets import Target
 from .debug_counter import DebugCounter
@@ -67,6 +70,10 @@ class Profile:
         return float(np.median(self.rounds))
 
 
+def _unread(reference: str) -> Graph:
+    raise UsageError(f"the model {reference} can't be read here: only `optimize`, `opt` and builds read models")
+
+
 Profiler = Callable[[Sequence[Graph]], Sequence[Profile]]
 """What lowers graphs to the chosen backend and times them, in turn."""
 
@@ -103,6 +110,7 @@ class PassContext:
             ones.
         profile: times graphs on the chosen backend; None where no backend is chosen, or it can't be timed here.
         labelled: the labels of the calibration batches; None where the user gave none, or no metric.
+        read_model: reads a model that an option names as recipes name models, relative to the recipe's folder.
     """
 
     target: Target
@@ -116,6 +124,7 @@ class PassContext:
     probes: Sequence[Feeds] = ()
     profile: Profiler | None = None
     labelled: Labelled | None = None
+    read_model: Callable[[str], Graph] = _unread
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
         """The same surroundings for a step that is only to touch part of the graph."""
@@ -129,6 +138,17 @@ class PassContext:
         """Whether a pass may rewrite some nodes, asked right before it does; a yes is counted for the first of them."""
         is_selected = all(node in self.selection for node in nodes)
         return is_selected and self.counter.should_execute(rewrite, nodes[0])
+
+
+@contextmanager
+def _differentiable() -> Generator[None]:
+    """Let passes compute gradients, in a process that has switched them off, too."""
+    torch = sys.modules.get("torch")  # where it isn't imported yet, nobody has
+    if torch is None:
+        yield
+        return
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +200,8 @@ class Pass(ABC):
         """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""
         if not context.counter.should_start():
             return PassResult()
-        return self.run(graph, context.narrowed(self.only, self.skip))
+        with _differentiable():
+            return self.run(graph, context.narrowed(self.only, self.skip))
 
     @abstractmethod
     def run(self, graph: Graph, context: PassContext) -> PassResult:

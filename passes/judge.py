@@ -1,6 +1,6 @@
 """How far a graph's outputs are from the float model's, on inputs that nothing was fitted to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from .distillation.loss import LossKind, choose_measures, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
+
 
 ONE_IN = 4
 """How many batches there are for one that is held out to judge what is fitted to the others."""
@@ -40,6 +41,7 @@ class Judge:
         graph: in float.
         batches: to judge on.
         labelled: the labels of these.
+        loss: how outputs are compared, as for `choose_measures`.
 
     Attributes:
         measures: how each output is compared.
@@ -47,13 +49,17 @@ class Judge:
             where no output holds classes, or a metric is what drops.
     """
 
-    def __init__(self, graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None = None) -> None:
+    def __init__(
+        self, graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None = None, loss: str = "auto"
+    ) -> None:
         self._batches = batches
         self._labelled = labelled
         self._wanted = _run(graph, batches)
         self.measures = {
-            name: LossKind.PROBABILITIES if _are_probabilities([one[name] for one in self._wanted]) else kind
-            for name, kind in choose_measures(graph, "auto").items()
+            name: kind
+            if loss == "mse" or not _are_probabilities([one[name] for one in self._wanted])
+            else LossKind.PROBABILITIES
+            for name, kind in choose_measures(graph, loss).items()
         }
         counts = [
             sum(found[name][..., 0].numel() for found in self._wanted)
@@ -65,7 +71,10 @@ class Judge:
 
     def judge(self, graph: Graph) -> Verdict:
         """Compare a graph with the float model."""
-        found = _run(graph, self._batches)
+        return self.weigh(_run(graph, self._batches))
+
+    def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
+        """Compare outputs for the batches with those of the float model."""
         pairs = list(zip(found, self._wanted, strict=True))
         losses = [measure(self.measures, got, wanted, 1.0).item() for got, wanted in pairs]
         if self._labelled is not None:
@@ -87,7 +96,7 @@ class Judge:
             return []
         return [f"{self.rows} rows can't tell {max_drop:g} % from nothing: give {enough} to judge on"]
 
-    def _metric(self, outputs: Sequence[dict[str, Any]]) -> float:
+    def _metric(self, outputs: "Sequence[Mapping[str, Tensor]]") -> float:
         if self._labelled is None:
             return 0.0
         predictions = [[tensor.numpy() for tensor in found.values()] for found in outputs]

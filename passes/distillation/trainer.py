@@ -1,12 +1,15 @@
-"""Training a graph's weights with Adam, and judging them."""
+"""Training a graph's weights: steps of Adam, each weight's in proportion to its size, and what was best so far."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from math import floor, isfinite, log2
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from ...ir.errors import ModelError
 from ...ir.graph import Constant, Graph
-from ..base import Feeds
+from .lessons import TrainingBatch
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -23,92 +26,97 @@ _SETTINGS = {
 }
 """Inputs that are floats, but no weights."""
 
-
-class TrainingBatch(NamedTuple):
-    """One batch: the inputs in the student's order, and the teacher's outputs by name."""
-
-    inputs: "tuple[Tensor, ...]"
-    wanted: "Outputs"
-
-
-def make_batches(teacher: Graph, student: Graph, batches: Sequence[Feeds]) -> list[TrainingBatch]:
-    """What the teacher gives for each batch.
-
-    Raises:
-        ModelError: an input is missing, or the teacher doesn't run on it.
-    """
-    from ...ir.interpreter import Interpreter
-    from ...ir.ops.dtypes import to_torch
-
-    interpreter = Interpreter(teacher)
-    return [
-        TrainingBatch(
-            wanted={name: to_torch(array) for name, array in interpreter.run(feeds).items()},
-            inputs=tuple(to_torch(np.asarray(feeds[value.name])) for value in student.inputs),
-        )
-        for feeds in batches
-    ]
+_LEAST = 1e-3
+"""The size that a weight counts as at least, since one of zeros would never move."""
 
 
 class Trainer:
     """A student in training.
 
+    A step moves a weight by a share of its own size, the root mean square of its elements, as in Shazeer and Stern,
+    "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one rate fits layers whose
+    weights differ by orders of magnitude, as those of folded normalizations do.
+
     Args:
         student: the graph; its constants change only by `finish`.
+        weights: those of its constants that are trained.
         compare: the loss of the student's outputs against the teacher's.
-        lr: the learning rate at the start; it falls to zero along a cosine.
-        steps: how many there will be.
     """
 
-    def __init__(self, student: Graph, compare: "Callable[[Outputs, Outputs], Tensor]", lr: float, steps: int) -> None:
-        import torch
-
+    def __init__(
+        self, student: Graph, weights: Sequence[Constant], compare: "Callable[[Outputs, Outputs], Tensor]"
+    ) -> None:
         from ...ir.module import to_module
 
         self._student = student
         self._compare = compare
         self._module = to_module(student, training=True)
         self._module.requires_grad_(False)
+        chosen = set(weights)
         self._weights = [
             self._module.get_parameter(f"constant_{index}").requires_grad_()
             for index, constant in enumerate(student.constants.values())
-            if is_weight(constant)
+            if constant in chosen
         ]
-        self._best = [weight.detach().clone() for weight in self._weights]
-        self._optimizer = torch.optim.Adam(self._weights, lr)
-        self._cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)
+        self._start()
 
-    def step(self, batch: TrainingBatch) -> float:
-        """Learn from one batch; returns the loss before it."""
-        loss = self._loss(batch)
+    def weights(self) -> "list[Tensor]":
+        """A copy of the weights as they are."""
+        return [weight.detach().clone() for weight in self._weights]
+
+    def restore(self, weights: "Sequence[Tensor]") -> None:
+        """Go back to weights that were copied, and forget the steps that were taken."""
+        for weight, held in zip(self._weights, weights, strict=True):
+            weight.data.copy_(held)
+        self._start()
+
+    def _start(self) -> None:
+        import torch
+
+        groups: defaultdict[int, list[Tensor]] = defaultdict(list)
+        for weight in self._weights:
+            size = float(weight.detach().double().square().mean().sqrt())
+            groups[floor(log2(max(size, _LEAST)))].append(weight)
+        alike = [{"params": weights, "size": 1.5 * 2.0**power} for power, weights in groups.items()]
+        self._optimizer = torch.optim.Adam(alike)
+
+    def step(self, batches: Sequence[TrainingBatch], rate: float) -> float:
+        """Learn from some samples; returns the loss before it, and changes nothing if that is no number.
+
+        Args:
+            batches: the samples, those of one shape together.
+            rate: how far weights move, as a share of their size.
+
+        Raises:
+            ModelError: the outputs don't depend on the weights by anything that has a gradient.
+        """
         self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        self._cosine.step()
-        return loss.item()
+        total, rows = 0.0, sum(batch.rows for batch in batches)
+        for batch in batches:
+            outputs = dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
+            loss = self._compare(outputs, batch.wanted) * (batch.rows / rows)
+            if not loss.requires_grad:
+                raise ModelError("no gradient reaches the weights from the outputs that are compared")
+            loss.backward()
+            total += loss.item()
+        if isfinite(total):
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate * group["size"]
+            self._optimizer.step()
+        return total
 
-    def score(self, batches: Sequence[TrainingBatch]) -> float:
-        """The mean loss over some batches."""
+    def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
+        """What the student says of a batch, by name."""
         import torch
 
         with torch.no_grad():
-            return sum(self._loss(batch).item() for batch in batches) / len(batches)
-
-    def keep(self) -> None:
-        """Remember the weights as they are as the best so far."""
-        self._best = [weight.detach().clone() for weight in self._weights]
+            return dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
 
     def finish(self) -> None:
-        """Write the best weights into the graph."""
+        """Write the weights into the graph."""
         from ...ir.module import update_constants
 
-        for weight, best in zip(self._weights, self._best, strict=True):
-            weight.data.copy_(best)
         update_constants(self._student, self._module)
-
-    def _loss(self, batch: TrainingBatch) -> "Tensor":
-        outputs = self._module(*batch.inputs)
-        return self._compare(dict(zip(self._student.outputs, outputs, strict=True)), batch.wanted)
 
 
 def is_weight(constant: Constant) -> bool:

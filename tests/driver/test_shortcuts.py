@@ -71,6 +71,8 @@ def test_a_recipe_tells_all_its_mistakes_at_once(folder: Path) -> None:
         assert mistake in said
     (folder / "bad.yaml").write_text("model: net.planish\ntarget: nativ\npasses: [claenup]")
     assert planish("build", "bad.yaml").stderr.startswith("error: bad.yaml has 2 mistakes:")
+    (folder / "bad.yaml").write_text("model: net.planish\npasses: [distill: {teacher: nobody.onnx}]")
+    assert "there is no model" in planish("build", "bad.yaml").stderr
 
 
 def test_flags_do_what_a_recipe_does(folder: Path, data: str) -> None:

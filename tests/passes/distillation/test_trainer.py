@@ -9,7 +9,8 @@ import torch
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
-from planish.passes.distillation.trainer import Trainer, TrainingBatch, is_weight
+from planish.passes.distillation.lessons import TrainingBatch
+from planish.passes.distillation.trainer import Trainer, is_weight
 
 
 def student() -> Graph:
@@ -24,44 +25,61 @@ def squared(got: Any, wanted: Any) -> torch.Tensor:
     return (got["y"] - wanted["y"]).square().mean()
 
 
-BATCH = TrainingBatch((torch.eye(3),), {"y": torch.ones(3, 2)})
+BATCH = TrainingBatch((torch.eye(3),), {"y": torch.ones(3, 2)}, 3)
 
 
-def test_steps_lower_the_score() -> None:
-    trainer = Trainer(student(), squared, lr=0.1, steps=20)
-
-    losses = [trainer.step(BATCH) for _ in range(20)]
-
-    assert losses[0] == 1
-    assert trainer.score([BATCH]) < 0.2
-    assert losses == sorted(losses, reverse=True)
+def trainer_of(graph: Graph) -> Trainer:
+    return Trainer(graph, [graph.constants["weight"]], squared)
 
 
-def test_what_was_kept_is_written_however_training_went_on() -> None:
+def score(trainer: Trainer) -> float:
+    return float(squared(trainer.outputs(BATCH), BATCH.wanted))
+
+
+def test_steps_move_weights_by_shares_of_their_size() -> None:
     graph = student()
-    trainer = Trainer(graph, squared, lr=0.1, steps=20)
-    trainer.step(BATCH)
-    trainer.keep()
-    kept = trainer.score([BATCH])
+    graph.constants["weight"].data = np.full((3, 2), 64, np.float32)
+    trainer = trainer_of(graph)
+
+    losses = [trainer.step([BATCH], 0.1) for _ in range(3)]
+
+    assert losses == sorted(losses, reverse=True)
+    (weight,) = trainer.weights()
+    np.testing.assert_allclose(weight, 64 - 3 * 0.1 * 96, rtol=0.01)  # a size is known to half a power of two
+
+
+def test_weights_of_zeros_move_and_parts_weigh_by_their_samples() -> None:
+    trainer, whole = trainer_of(student()), trainer_of(student())
+    parts = [TrainingBatch((torch.eye(3)[rows],), {"y": torch.ones(3, 2)[rows]}, 1) for rows in ([0], [1], [2])]
+
+    losses = [(trainer.step(parts, 10.0), whole.step([BATCH], 10.0)) for _ in range(20)]
+
+    np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-5)
+    assert losses[-1] < losses[0]
+
+
+def test_what_was_copied_is_restored_and_only_then_written() -> None:
+    graph = student()
+    trainer = trainer_of(graph)
+    trainer.step([BATCH], 10.0)
+    held, kept = trainer.weights(), score(trainer)
     for _ in range(5):
-        trainer.step(BATCH)
+        trainer.step([BATCH], 10.0)
     assert not graph.constants["weight"].data.any()
 
+    trainer.restore(held)
     trainer.finish()
 
-    assert trainer.score([BATCH]) == kept
+    assert score(trainer) == kept
     assert np.square(graph.constants["weight"].data - 1).mean() == pytest.approx(kept)
 
 
-def test_the_learning_rate_falls_to_zero() -> None:
-    trainer = Trainer(student(), squared, lr=0.1, steps=10)
-    for _ in range(10):
-        trainer.step(BATCH)
-    last = trainer.score([BATCH])
+def test_a_loss_that_is_no_number_moves_nothing() -> None:
+    trainer = trainer_of(student())
+    broken = TrainingBatch((torch.full((3, 3), torch.inf),), {"y": torch.ones(3, 2)}, 3)
 
-    trainer.step(BATCH)
-
-    assert trainer.score([BATCH]) == pytest.approx(last, abs=1e-6)
+    assert not np.isfinite(trainer.step([broken], 1.0))
+    assert not trainer.weights()[0].any()
 
 
 def test_masks_numbers_and_what_is_quantized_are_no_weights() -> None:

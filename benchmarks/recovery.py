@@ -1,0 +1,96 @@
+"""What training brings back of what pruning and rounding take, with default options and few samples without labels.
+
+    pip install -e ".[dev,benchmarks,examples]"
+    apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
+    python benchmarks/recovery.py MODEL... [--root FOLDER] [--ratio 0.3 --ratio 0.5] [--seeds 3] [--samples 2000]
+
+The models are `resnet20`, `mobilenet_v2` and `deit`, trained here on Fashion-MNIST or read from `--cache`, and `minilm`
+and `ocr` as packages ship them. Each is pruned by `prune-channels` in that ratio, distilled and quantized, and the same
+without `distill`. Change is the metric's, beside the untouched model, with an interval that holds 95 % of resamples of
+the examples.
+"""
+
+import os
+import tempfile
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import quantization_scores as scores
+import typer
+from quantization_subjects import Subject, minilm, recognition
+from rich.console import Console
+from rich.table import Table
+
+import planish
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+
+PIPELINES = ("prune-channels{{ratio={0}}},quantize", "prune-channels{{ratio={0}}},distill,quantize")
+
+
+class Model(StrEnum):
+    """What may be pruned."""
+
+    RESNET20 = "resnet20"
+    MOBILENET_V2 = "mobilenet_v2"
+    DEIT = "deit"
+    MINILM = "minilm"
+    OCR = "ocr"
+
+
+def main(
+    models: Annotated[list[Model], typer.Argument(help="Which.")],
+    root: Annotated[Path, typer.Option(help="Where data are unpacked.")] = Path("/"),
+    cache: Annotated[Path, typer.Option(help="Where trained models are kept.")] = Path("recovery-cache"),
+    ratio: Annotated[list[float] | None, typer.Option(help="Of the channels, that go; may be repeated.")] = None,
+    seeds: Annotated[int, typer.Option(help="Draws of the samples.")] = 3,
+    samples: Annotated[int, typer.Option(help="Without labels.")] = 2000,
+    epochs: Annotated[int, typer.Option(help="Of training, where a network is trained.")] = 3,
+    limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 10_000,
+) -> None:
+    """Print what every pipeline leaves of the models."""
+    for model in models:
+        with tempfile.TemporaryDirectory() as work:
+            subject = _subject(model, Path(work), root, cache, epochs)
+        whole = planish.optimize(subject.graph, "cleanup,fuse", verify="structure").graph
+        exact = _outputs(whole, subject, limit)
+        reference = subject.score(exact, exact).astype(float)
+        table = Table(
+            "pipeline", "seed", subject.metric, "change", "minutes", title=f"{model}, {len(reference)} examples"
+        )
+        table.add_row("", "", f"{reference.mean():.4f}", "", "")
+        count = samples // len(next(iter(subject.pool[0].values())))
+        for pipeline in (text.format(share) for share in ratio or [0.3, 0.5] for text in PIPELINES):
+            for seed in range(seeds):
+                start = time.perf_counter()
+                graph = planish.optimize(whole, pipeline, data=subject.calibration(seed, count), seed=seed).graph
+                minutes = (time.perf_counter() - start) / 60
+                found = subject.score(_outputs(graph, subject, limit), exact).astype(float)
+                change = scores.difference(found, reference).text(4)
+                table.add_row(pipeline, str(seed), f"{found.mean():.4f}", change, f"{minutes:.1f}")
+                Console(stderr=True).print(f"{model} {pipeline} {seed}: {found.mean():.4f}, {change}", markup=False)
+        Console(width=140).print(table)
+
+
+def _subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    from quantization_trained import cnn, resnet20
+
+    if model is Model.MINILM:
+        return minilm(work)
+    if model is Model.OCR:
+        return recognition(work)
+    return resnet20(work, root, cache, epochs) if model is Model.RESNET20 else cnn(model, work, root, cache, epochs)
+
+
+def _outputs(graph: Graph, subject: Subject, limit: int) -> list[list[np.ndarray]]:
+    interpreter = Interpreter(graph)
+    return [list(interpreter.run(feeds).values()) for feeds in subject.test[:limit]]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,146 @@
+"""Training that is judged while it goes on: the rate is found, and what makes things worse is undone."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ..judge import Judge, Verdict
+from .lessons import Lessons
+from .trainer import Trainer
+
+RATES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+"""How far a step may move a weight, as shares of its size; the largest one that serves is looked for."""
+_PARTS = 12
+"""Into how many parts training is divided, each of them judged."""
+_WARM_UP = 0.05
+"""The share of the steps in which the rate rises."""
+_ABOUT = 1.05
+"""Losses that differ by less are about the same."""
+_DIVERGED = 4.0
+"""Times the loss at first: training that goes beyond it won't come back by itself."""
+_LOST = Verdict(math.inf, math.inf)
+
+
+class Climb:
+    """Weights that only ever get better, as held-out samples judge.
+
+    Args:
+        trainer: holds the weights.
+        lessons: the samples, and what the teacher says of them.
+        rows: how many samples a step takes.
+        held_out: the places of those that judge.
+        judge: that was made with these.
+        generator: shuffles the others.
+        tell: is told of the steps done, and how many they may be in all.
+
+    Attributes:
+        first: the verdict on the weights as they were.
+        best: that on the best ones.
+        steps_of_epoch: how many steps it takes to see every sample once.
+        lost: how often a loss was no number.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        lessons: Lessons,
+        rows: int,
+        held_out: Sequence[int],
+        judge: Judge,
+        generator: np.random.Generator,
+        tell: Callable[[int, int], None],
+    ) -> None:
+        self._trainer = trainer
+        self._lessons = lessons
+        self._judge = judge
+        self._held_out = held_out
+        self._tell = tell
+        self._done = self._total = self.lost = 0
+        self._rows = rows
+        self._judging_rows = sum(lessons.pieces[place].rows for place in held_out)
+        training = [place for place in range(len(lessons.pieces)) if place not in held_out] or list(held_out)
+        self.steps_of_epoch = math.ceil(sum(lessons.pieces[place].rows for place in training) / rows)
+        self._order = self._shuffled(training, generator)
+        self._best_weights = trainer.weights()
+        self.first = self.best = self._verdict()
+
+    def find_rate(self, steps: int, more: int) -> float:
+        """The rate with which some steps lead to the least loss; 0 if none leads to a lower one than there was.
+
+        Large rates are tried first, and smaller ones as long as they do better. Of those that do about as well the
+        largest one is taken, which more steps forgive.
+
+        Args:
+            steps: with each.
+            more: that will be taken with the rate that is found.
+        """
+        self._total = steps * len(RATES) + more
+        drawn = [next(self._order) for _ in range(steps)]
+        start, losses = self._best_weights, dict[float, float]()
+        for rate in RATES:
+            self._trainer.restore(start)  # each rate from there
+            verdict = self._run(drawn, [rate * schedule(step, steps) for step in range(steps)])
+            self._keep(verdict)
+            if verdict.loss < min(self.first.loss, *losses.values(), math.inf):
+                losses[rate] = verdict.loss
+            elif losses:
+                break
+        self._trainer.restore(self._best_weights)
+        self._done = steps * len(RATES)
+        return max((rate for rate, loss in losses.items() if loss <= _ABOUT * min(losses.values())), default=0.0)
+
+    def climb(self, rate: float, steps: int) -> None:
+        """Train from the best weights; after a part that led far away, go back to the best ones with half the rate."""
+        self._total = self._done + steps
+        for part in np.array_split(np.arange(steps), min(_PARTS, steps)):
+            drawn = [next(self._order) for _ in part]
+            verdict = self._run(drawn, [rate * schedule(int(step), steps) for step in part])
+            if not self._keep(verdict) and not verdict.loss <= _DIVERGED * self.first.loss:
+                self._trainer.restore(self._best_weights)
+                rate /= 2
+
+    def _run(self, drawn: Sequence[Sequence[int]], rates: Sequence[float]) -> Verdict:
+        """Take steps; the verdict after them is infinite where a loss was no number."""
+        for places, rate in zip(drawn, rates, strict=True):
+            if not math.isfinite(self._trainer.step(self._lessons.batches(places), rate)):
+                self.lost += 1
+                return _LOST
+            self._done += 1
+            self._tell(self._done, self._total)
+        verdict = self._verdict()
+        self.lost += not math.isfinite(verdict.loss)
+        return verdict
+
+    def _verdict(self) -> Verdict:
+        batches = [self._lessons.batches([place])[0] for place in self._held_out]
+        return self._judge.weigh([self._trainer.outputs(batch) for batch in batches])
+
+    def _keep(self, verdict: Verdict) -> bool:
+        """Keep the weights if their loss is lower, and what the judge counts is no worse than it is by chance."""
+        most = min(one.drop + self._chance(one.drop) for one in (self.first, self.best))
+        is_better = verdict.loss < self.best.loss and verdict.drop <= most
+        if is_better:
+            self.best, self._best_weights = verdict, self._trainer.weights()
+        return is_better
+
+    def _chance(self, drop: float) -> float:
+        """The standard error of a share of the samples that judge, in percent."""
+        share = min(max(drop / 100, 1 / self._judging_rows), 1.0)
+        return 100 * math.sqrt(share / self._judging_rows)
+
+    def _shuffled(self, training: Sequence[int], generator: np.random.Generator) -> Iterator[Sequence[int]]:
+        """The pieces of one step after another, without end."""
+        places: list[int] = []
+        while True:
+            taken, rows = list[int](), 0
+            while rows < self._rows:
+                places = places or generator.permutation(training).tolist()
+                taken.append(places.pop())
+                rows += self._lessons.pieces[taken[-1]].rows
+            yield taken
+
+
+def schedule(step: int, steps: int) -> float:
+    """The share of the rate at a step: it rises for a while, and falls to zero along a cosine."""
+    return min(1.0, (step + 1) / (_WARM_UP * steps)) * (1 + math.cos(math.pi * step / steps)) / 2

@@ -1,0 +1,137 @@
+"""What a student learns from: samples in pieces that steps are made of, and what the teacher says of them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ...ir.errors import ModelError
+from ...ir.graph import Graph
+from ..base import Feeds, Labelled
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+    Outputs: TypeAlias = Mapping[str, Tensor]
+
+ROWS = 32
+"""The most samples of a piece, and as many as a step takes where there are enough."""
+_PIECES = 10
+"""Into how many pieces data are divided at least, as far as they can be: one is held out."""
+_MOST_BYTES = 1 << 28
+"""Of the teacher's outputs that are kept; others are computed each time."""
+
+
+class TrainingBatch(NamedTuple):
+    """Samples to learn from: inputs in the student's order, the teacher's outputs by name, and how many they are."""
+
+    inputs: "tuple[Tensor, ...]"
+    wanted: "Outputs"
+    rows: int = 1
+
+
+class Piece(NamedTuple):
+    """Some samples, with their labels if there are any."""
+
+    feeds: Feeds
+    labels: Any
+    rows: int
+
+
+def divide(graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None) -> list[Piece]:
+    """Batches in pieces of at most `ROWS` samples, and small enough for `_PIECES` of them, where they can be divided.
+
+    Where labels can't be divided with their batch, it stays whole.
+    """
+    labels = labelled.labels if labelled is not None else [None] * len(batches)
+    rows = [_rows(graph, feeds) for feeds in batches]
+    most = min(ROWS, max(sum(rows) // _PIECES, 1))
+    pieces: list[Piece] = []
+    for feeds, held, count in zip(batches, labels, rows, strict=True):
+        if count <= most or (held is not None and (not hasattr(held, "__len__") or len(held) != count)):
+            pieces.append(Piece(feeds, held, count))
+            continue
+        for start in range(0, count, most):
+            part = slice(start, min(start + most, count))
+            cut = {name: array[part] for name, array in feeds.items()}
+            pieces.append(Piece(cut, None if held is None else held[part], part.stop - part.start))
+    return pieces
+
+
+def _is_divisible(graph: Graph) -> bool:
+    """Whether samples lie along the same open dimension, the first, of all inputs and outputs."""
+    values = [*graph.inputs, *graph.outputs.values()]
+    firsts = {value.shape[0] if value.type.is_ranked and value.type.rank else None for value in values}
+    return len(firsts) == 1 and isinstance(next(iter(firsts)), str)
+
+
+def _rows(graph: Graph, feeds: Feeds) -> int:
+    """The samples of a batch; a batch that can't be divided counts as one."""
+    first = graph.inputs[0].name if graph.inputs else ""
+    return len(feeds[first]) if first in feeds and _is_divisible(graph) else 1
+
+
+class Lessons:
+    """Pieces with the teacher's outputs, which are computed when they are first asked for and kept in bounded memory.
+
+    Args:
+        teacher: a model whose inputs and outputs have the names of the student's.
+        student: the graph that is trained.
+        pieces: the samples.
+    """
+
+    def __init__(self, teacher: Graph, student: Graph, pieces: Sequence[Piece]) -> None:
+        from ...ir.interpreter import Interpreter
+
+        self.pieces = pieces
+        self._interpreter = Interpreter(teacher)
+        self._known: dict[int, Outputs] = {}
+        self._bytes = 0
+        self._names = [value.name for value in student.inputs]
+        self._is_divisible = _is_divisible(student)
+
+    def wanted(self, place: int) -> "Outputs":
+        """What the teacher says of a piece.
+
+        Raises:
+            ModelError: an input is missing, the teacher doesn't run on it, or what it says is no number.
+        """
+        from ...ir.ops.dtypes import to_torch
+
+        if place in self._known:
+            return self._known[place]
+        found = self._interpreter.run(self.pieces[place].feeds)
+        arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+        outputs = {name: to_torch(array) for name, array in arrays.items()}
+        for name, tensor in outputs.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ModelError(f"the teacher's output {name!r} is not finite on the calibration data")
+        size = sum(array.nbytes for array in arrays.values())
+        if self._bytes + size <= _MOST_BYTES:
+            self._bytes += size
+            self._known[place] = outputs
+        return outputs
+
+    def batches(self, places: Sequence[int]) -> list[TrainingBatch]:
+        """Some pieces, those of one shape together."""
+        import torch
+
+        from ...ir.ops.dtypes import to_torch
+
+        alike: defaultdict[Any, list[TrainingBatch]] = defaultdict(list)
+        for place in places:
+            piece, wanted = self.pieces[place], self.wanted(place)
+            inputs = tuple(to_torch(np.asarray(piece.feeds[name])) for name in self._names)
+            shapes = tuple(tensor.shape[1:] for tensor in (*inputs, *wanted.values()))
+            key = shapes if self._is_divisible else place
+            alike[key].append(TrainingBatch(inputs, wanted, piece.rows))
+        return [_joined(batches, torch.cat) for batches in alike.values()]
+
+
+def _joined(batches: Sequence[TrainingBatch], join: Any) -> TrainingBatch:
+    if len(batches) == 1:
+        return batches[0]
+    inputs = tuple(join(tensors) for tensors in zip(*(batch.inputs for batch in batches), strict=True))
+    wanted = {name: join([batch.wanted[name] for batch in batches]) for name in batches[0].wanted}
+    return TrainingBatch(inputs, wanted, sum(batch.rows for batch in batches))

@@ -1,0 +1,47 @@
+"""A model that teaches another one: its inputs and outputs under the names that the student has for them."""
+
+from ...ir.errors import UsageError
+from ...ir.graph import Graph
+from ...ir.types import TensorType
+
+
+def aligned(teacher: Graph, student: Graph) -> Graph:
+    """A copy of a teacher with the student's names, by place where they aren't the same.
+
+    Raises:
+        UsageError: it has more or fewer inputs or outputs, or some of another type or shape.
+    """
+    copy = teacher.clone()
+    inputs, outputs = list(student.inputs), student.outputs
+    _match("inputs", [value.name for value in copy.inputs], [value.name for value in inputs])
+    _match("outputs", list(copy.outputs), list(outputs))
+    if {value.name for value in copy.inputs} != {value.name for value in inputs}:
+        wanted = {value.name for value in inputs}
+        for value in copy.values():
+            if value.name in wanted:
+                copy.rename(value, f"{value.name}_of_teacher")  # out of the way
+        for value, twin in zip(copy.inputs, inputs, strict=True):
+            copy.rename(value, twin.name)
+    if copy.outputs.keys() != outputs.keys():
+        copy.outputs = dict(zip(outputs, copy.outputs.values(), strict=True))
+    ours = {value.name: value for value in inputs} | outputs
+    for name, value in [*((value.name, value) for value in copy.inputs), *copy.outputs.items()]:
+        _compare(name, value.type, ours[name].type)
+    return copy
+
+
+def _match(what: str, teacher: list[str], student: list[str]) -> None:
+    if len(teacher) != len(student):
+        raise UsageError(
+            f"distill: the teacher has the {what} {', '.join(teacher)}, and the model {', '.join(student)}"
+        )
+
+
+def _compare(name: str, teacher: TensorType, student: TensorType) -> None:
+    is_alike = teacher.dtype is student.dtype or (teacher.dtype.is_trainable and student.dtype.is_trainable)
+    if is_alike and teacher.is_ranked and student.is_ranked:
+        dims = list(zip(teacher.shape, student.shape, strict=False))
+        is_alike = teacher.rank == student.rank
+        is_alike &= all(one == other for one, other in dims if isinstance(one, int) and isinstance(other, int))
+    if not is_alike:
+        raise UsageError(f"distill: {name!r} is {teacher} of the teacher, and {student} of the model")
