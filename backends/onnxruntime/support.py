@@ -8,6 +8,7 @@ from ...passes.legalization.block_offsets import with_block_sums
 from ...passes.legalization.expansions.attention import is_shortened
 from ...passes.legalization.expansions.casts import is_miscast
 from ...passes.legalization.expansions.integers import MATMUL_NBITS
+from ...passes.legalization.expansions.layers import is_training
 from ...passes.legalization.expansions.recurrent import is_batch_first
 from ...passes.legalization.expansions.runtime import (
     divides_least,
@@ -60,6 +61,7 @@ def _lacks_blocks(node: Node) -> bool:
 SUPPORT = Support(
     expanded={
         "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
+        "BatchNormalization": is_training,  # it writes over the running statistics that it reads
         "Bernoulli": lambda node: True,
         "Cast": is_miscast,
         "CastLike": lambda node: True,

@@ -148,9 +148,8 @@ def _filters(parameter: Tensor | None, w: Tensor) -> Tensor | None:
 
 def requantize(total: Tensor, factor: Tensor, zero_point: Tensor) -> Tensor:
     """Sums of products as quantized numbers: scaled, rounded, shifted and cut to the zero point's type."""
-    low, high = dtype_of(zero_point.dtype).limits
     y = torch.round(total * factor) + zero_point.double()
-    return y.clamp(low, high).nan_to_num(low).to(zero_point.dtype)  # as runtimes make of NaN
+    return y.clamp(*dtype_of(zero_point.dtype).limits).to(zero_point.dtype)
 
 
 @operator("MatMulInteger", traits=Trait.WITHOUT_GRADIENT)

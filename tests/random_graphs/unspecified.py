@@ -31,9 +31,14 @@ def _power(operands: Operands) -> bool:
 
 
 UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
+    ("ArgMax", "NaN"): lambda operands: _has_nan(operands[0]),
+    ("Clip", "a bound of NaN"): lambda operands: any(map(_has_nan, operands[1:])),
+    ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
     ("GridSample", "a coordinate of NaN"): lambda operands: _has_nan(operands[1]),
+    ("MaxPool", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Pow", "integers beyond 64 bits, 0 to the power of -1"): _power,
     ("QLinearMatMul", "a scale of NaN"): lambda operands: any(map(_has_nan, operands)),
+    ("Unique", "NaN"): lambda operands: _has_nan(operands[0]),
 }
 """By operator and case, as in the table, whether operands are such a case."""
 
