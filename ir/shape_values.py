@@ -137,7 +137,7 @@ def _row(values: list[Any]) -> Elements:
 
 def _shape(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     source = node.inputs[0]
-    if source is None:
+    if source is None or not source.type.is_ranked:
         return None
     dims = source.shape[node.attributes.get("start", 0) : node.attributes.get("end", None)]
     return _row([size(dim) for dim in dims])
@@ -145,7 +145,7 @@ def _shape(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Eleme
 
 def _size(node: Node, operands: list[Any], size: Callable[[Dim], Any]) -> Elements | None:
     source = node.inputs[0]
-    if source is None:
+    if source is None or not source.type.is_ranked:
         return None
     return _row([reduce(mul, map(size, source.shape), 1)]).reshape(())
 

@@ -8,6 +8,7 @@ from ...passes.legalization.block_offsets import with_block_sums
 from ...passes.legalization.expansions.attention import is_shortened
 from ...passes.legalization.expansions.casts import is_miscast
 from ...passes.legalization.expansions.integers import MATMUL_NBITS
+from ...passes.legalization.expansions.layers import is_training
 from ...passes.legalization.expansions.recurrent import is_batch_first
 from ...passes.legalization.expansions.runtime import (
     divides_least,
@@ -50,6 +51,15 @@ def _may_sum_nothing(node: Node) -> bool:
     return not isinstance(depth, int) or not depth
 
 
+def _is_mean_of_no_square(node: Node) -> bool:
+    """Whether it is the mean of a power that is no square: the fusion of a LayerNormalization takes any for one."""
+    power = node.operand(0).producer
+    if power is None or power.operator != "Pow":
+        return False
+    exponent = power.constant(1)
+    return exponent is None or exponent.size != 1 or exponent.item() != 2
+
+
 def _lacks_blocks(node: Node) -> bool:
     """Whether the kernel refuses the form of weights in few bits, by the grid of tests/backends/test_few_bits.py."""
     bits, block, zero_points = node.attributes.get("bits", 4), int(node.attributes["block_size"]), node.input(3)
@@ -60,6 +70,7 @@ def _lacks_blocks(node: Node) -> bool:
 SUPPORT = Support(
     expanded={
         "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
+        "BatchNormalization": is_training,  # it writes over the running statistics that it reads
         "Bernoulli": lambda node: True,
         "Cast": is_miscast,
         "CastLike": lambda node: True,
@@ -75,6 +86,7 @@ SUPPORT = Support(
         "QuantizeLinear": _is_unsaturated,
         "RNN": is_batch_first,
         "Range": is_of_vectors,
+        "ReduceMean": _is_mean_of_no_square,
         "Resize": is_unaligned,
         MATMUL_NBITS: _lacks_blocks,
         "SwiGLU": lambda node: True,

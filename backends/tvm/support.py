@@ -13,7 +13,7 @@ from ...passes.legalization.expansion import Expansion
 from ...passes.legalization.expansions import EXPANSIONS
 from ...passes.legalization.expansions.attention import is_plain
 from ...passes.legalization.expansions.integers import MATMUL_NBITS, ROW_QUANTIZER
-from ...passes.legalization.expansions.layers import is_interleaved, is_padded, is_padded_to_size
+from ...passes.legalization.expansions.layers import is_interleaved, is_padded, is_padded_to_size, is_training
 from ...passes.legalization.expansions.runtime import is_of_vectors
 from ...passes.legalization.support import Support
 from .errors import ADVICE
@@ -28,10 +28,6 @@ def _is_mixed_power(node: Node) -> bool:
     """Whether it has neither two integers, nor two floats of one type."""
     base, exponent = node.operand(0), node.operand(1)
     return exponent.dtype is not base.dtype if base.dtype.is_float else exponent.dtype.is_float
-
-
-def _is_training(node: Node) -> bool:
-    return bool(node.attributes.get("training_mode", 0))
 
 
 def _is_uint64(node: Node) -> bool:
@@ -176,7 +172,7 @@ SUPPORT = Support(
     expanded={
         **dict.fromkeys(EXPANSIONS.keys() - _OWN, always),
         "Attention": lambda node: not is_plain(node),
-        "BatchNormalization": _is_training,
+        "BatchNormalization": is_training,
         "Conv": is_padded_to_size,
         "ConvTranspose": lambda node: is_padded(node) and not is_interleaved(node),
         "CumProd": _is_computed,

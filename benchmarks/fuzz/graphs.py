@@ -15,12 +15,12 @@ _BATCH, _ROUND = 32, 512
 _SECONDS = 900.0
 """The time after which a batch counts as hung; its graphs are tried one by one."""
 _BACKENDS = ("onnxruntime", "tvm")
-_REFUSED = "refused by"
+_REFUSED, _UNSPECIFIED = "refused by", "equal where the standard says what"
 
 
 def is_fine(what: str) -> bool:
     """Whether a graph of a class has not failed."""
-    return what == "equal" or what.startswith(_REFUSED)
+    return what in ("equal", _UNSPECIFIED) or what.startswith(_REFUSED)
 
 
 def rounds(first: int, cases: int, jobs: int) -> Iterator[dict[int, Outcome]]:
@@ -73,5 +73,6 @@ def _held(given: Sample, graphs: Mapping[str, Graph], runtimes: Sequence[Runtime
             return "wrong", f"{runtime.backend} before any pass: {runtime.strange[0]}"
     refused = {runtime.backend: shortened(runtime.refused[0]) for runtime in runtimes if runtime.refused}
     if not refused:
-        return "equal", ""
+        free = [f"{runtime.backend}: {case}" for runtime in runtimes for case in sorted(set(runtime.unspecified))]
+        return (_UNSPECIFIED, "\n".join(free)) if free else ("equal", "")
     return f"{_REFUSED} {' and '.join(refused)}", "\n".join(": ".join(item) for item in refused.items())

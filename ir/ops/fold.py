@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .from_data import FromData, places
 from .registry import Ints, operator
-from .unsigned import widened
+from .unsigned import has_data, widened
 from .window import pad_last, window
 
 
@@ -66,6 +66,8 @@ def max_unpool(
     strides: tuple[int, ...] | None = None,
 ) -> Tensor:
     """Write each maximum back to its position in the whole flat input of the pool, and zeros elsewhere."""
+    if has_data(x) and x.shape != indices.shape:  # of which torch would take a part
+        raise ValueError(f"there are {list(x.shape)} maxima, and {list(indices.shape)} places for them")
     over = window(x.shape[2:], kernel_shape, strides, None, pads, "NOTSET")
     sizes = [
         (size - 1) * stride - begin - end + taps

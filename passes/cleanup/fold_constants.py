@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Interval, Unit
 
 from ...ir.analysis.cost import nbytes
-from ...ir.graph import Constant, Graph, Node
+from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import Container, DType
 from ...ir.unknown import is_from_data
 from ..base import Effect, GraphwisePass, PassContext, PassResult
@@ -47,7 +47,7 @@ class ConstantFolding(GraphwisePass):
                 continue
             if not context.applies("fold", node):
                 continue
-            sizes_known |= any(_depends_on_data(use.node) for output in node.outputs for use in output.uses)
+            sizes_known |= any(map(tells_sizes, node.outputs))
             _fold(graph, node)
             spare -= growth
             count += 1
@@ -68,9 +68,10 @@ class ConstantFolding(GraphwisePass):
         return max(after - before, 0)
 
 
-def _depends_on_data(node: Node) -> bool:
-    """Whether sizes of its outputs are told by what it reads, which may be a constant from now on."""
-    return any(is_from_data(symbol) for output in node.outputs for symbol in output.type.symbols)
+def tells_sizes(value: Value) -> bool:
+    """Whether what reads a value has sizes that only data tells, which are known where the value is a constant."""
+    results = [output for use in value.uses for output in use.node.outputs]
+    return any(is_from_data(symbol) for result in results for symbol in result.type.symbols)
 
 
 def _constants(node: Node) -> list[Constant]:

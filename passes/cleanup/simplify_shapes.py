@@ -11,6 +11,7 @@ from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.types import DType
 from ...ir.unknown import is_from_data
 from ..base import Effect, GraphwisePass, PassContext, PassResult
+from .fold_constants import tells_sizes
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ShapeSimplification(GraphwisePass):
     def run_on(self, graph: Graph, context: PassContext) -> PassResult:
         from ...ir.infer import contents
 
-        counts = {"constant": 0, "reshape": 0}
+        counts, sizes_known = {"constant": 0, "reshape": 0}, False
         for node in graph.nodes:
             value = node.outputs[0]
             is_read = value.use_count > 0 or graph.is_output(value)
@@ -35,6 +36,7 @@ class ShapeSimplification(GraphwisePass):
                 elements = contents(value)
                 is_known = elements is not None and all(isinstance(element, int) for element in elements)
                 if is_known and context.applies("constant", node):
+                    sizes_known |= tells_sizes(value)
                     array = np.asarray(elements, dtype=np.int64).reshape(value.type.static_shape)
                     graph.replace_uses(value, graph.add_constant(array, value.name))
                     counts["constant"] += 1
@@ -43,6 +45,10 @@ class ShapeSimplification(GraphwisePass):
             if shape is not None and target is not None and context.applies("reshape", node):
                 graph.set_input(node, 1, graph.add_constant(np.array(target, dtype=np.int64), shape.name))
                 counts["reshape"] += 1
+        if sizes_known:
+            from ...ir.reinfer import reinfer  # brings torch, which listing the passes must not
+
+            reinfer(graph)
         return PassResult(counts)
 
 

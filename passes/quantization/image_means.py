@@ -8,7 +8,7 @@ from ..rewrite.apply import apply_rules
 
 def _is_over_image(match: Match) -> str:
     axes, rank = match.constant("axes"), match["x"].type.rank
-    over_image = rank == 4 and axes is not None and {int(axis) % rank for axis in axes} == {2, 3}
+    over_image = rank == 4 and axes is not None and {int(axis) % rank for axis in axes.flat} == {2, 3}
     return "" if over_image else "it isn't the mean over an image"
 
 

@@ -209,3 +209,29 @@ def test_rows_that_are_masked_altogether(kind: str, fill: float, target, tmp_pat
     np.testing.assert_allclose(found, Interpreter(graph).run(feeds)["y"], rtol=1e-4, atol=1e-5)
     equals = [node for node in legalized(graph, target, "onnxruntime").nodes if node.operator == "Equal"]
     assert len(equals) == (kind == "input" or (kind in ("computed", "broadcast") and fill == LOWEST))
+
+
+def test_running_statistics_are_not_written_over(target, tmp_path) -> None:
+    """A second call finds the mean that the first found, and who returns it gets what it was."""
+    graph, x = Graph(), np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    op, ones = Builder(graph), graph.add_constant(np.ones(3, np.float32), "ones")
+    y, mean, _ = op.BatchNormalization(
+        graph.add_input("x", TensorType(DType.float32, x.shape)), *4 * [ones], training_mode=1, outputs=3
+    )
+    graph.outputs = {"y": y, "mean": mean, "ones": ones}
+    expected = Interpreter(graph).run({"x": x})
+    executable = lowered(graph, target, tmp_path / "dist")
+    for _ in range(2):
+        for one, other in zip(expected.values(), executable(x), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mean_of_cubes_is_not_a_variance(make_graph, target, tmp_path) -> None:
+    def build(op: Builder, x: Value) -> Value:
+        centred = op.Sub(x, op.ReduceMean(x, [-1]))
+        spread = op.Sqrt(op.Add(op.ReduceMean(op.Pow(centred, 3.0), [-1]), 0.5))
+        return op.Add(op.Mul(op.Div(centred, spread), np.ones(4, np.float32)), np.zeros(4, np.float32))
+
+    graph, x = make_graph(build, 3, 4), np.arange(12, dtype=np.float32).reshape(3, 4) / 7
+    expected = Interpreter(graph).run({"x": x})["y"]
+    np.testing.assert_allclose(lowered(graph, target, tmp_path / "dist")(x)[0], expected, rtol=1e-5)

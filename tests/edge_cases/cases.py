@@ -178,6 +178,8 @@ REFUSED: dict[str, Case] = {
     "Range of too many": case("Range", np.int64(0), np.int64(2**62), np.int64(1)),
     "MaxPool of less than a window": case("MaxPool", np.ones((1, 1, 1), np.float32), kernel_shape=(2,),
                                           dims={0: (1, 1, "w")}),
+    "MaxUnpool of fewer places": case("MaxUnpool", ROWS[None, None], np.zeros((1, 1, 1, 3), np.int64),
+                                      kernel_shape=(2, 2), dims={0: (1, 1, "h", 3)}),
     "If of several conditions": Case(_chosen, (np.array([True, False]), floats(1)), {0: ("n",)}),
     "SequenceAt beyond": Case(lambda op, x, place: op.SequenceAt(op.SequenceConstruct(x, x), place), (X, np.array(5))),
 }  # fmt: skip
@@ -227,6 +229,8 @@ DIFFERENT: dict[tuple[str, str], Case] = {
     ("Softmax", "subnormal results"): case("Softmax", floats(0, -90)[None]),
     ("QuantizeLinear", "NaN by a computed scale"): case("QuantizeLinear", floats(NAN), np.float32(1), np.int8(3)),
     ("DynamicQuantizeLinear", "NaN"): case("DynamicQuantizeLinear", floats(0, NAN, 1), outputs=3),
+    ("QLinearMatMul", "a scale of NaN"): case(
+        "QLinearMatMul", *2 * [np.ones((1, 1), np.int8), np.float32(1), np.int8(0)], np.float32(NAN), np.int8(3)),
     ("GridSample", "a coordinate of NaN"): case("GridSample", np.ones((1, 1, 2, 2), np.float32),
                                                 floats(NAN, 0, shape=(1, 1, 1, 2))),
     ("Pad", "reflected more than once"): case("Pad", X, [[5, 0]], mode="reflect"),

@@ -15,8 +15,10 @@ IMAGE = TensorType(DType.float32, ("n", 3, "h", "w"))
 
 
 def value_of(lines: str) -> Value:
-    """The value %y of some lines, in a graph with an image %x and data %d that nobody knows."""
-    graph = parse_graph(f'graph "g"(%x: float32[n, 3, h, w], %d: int64[2]) {{\n{lines}\nreturn y = %y\n}}')
+    """The value %y of some lines, in a graph with an image %x, data %d and a tensor %u of a rank that nobody knows."""
+    graph = parse_graph(
+        f'graph "g"(%x: float32[n, 3, h, w], %d: int64[2], %u: float32[...]) {{\n{lines}\nreturn y = %y\n}}'
+    )
     return graph.outputs["y"]
 
 
@@ -134,6 +136,8 @@ UNKNOWN = {
     ),
     "too many": "const %n: int64[1] = [65]\n%y: int64[65] = ConstantOfShape(%n) {value = int64[1] [5]}",
     "of no known rank of its own": "%y: int64[k] = Identity(%d)",
+    "size of any rank": "%y: int64[] = Size(%u)",
+    "part of any rank": "%y: int64[1] = Shape(%u) {end = 1}",
     "truncated remainder": SHAPE + "const %c: int64[1] = [2]\n%y: int64[4] = Mod(%s, %c) {fmod = 1}",
 }
 

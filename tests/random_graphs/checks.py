@@ -1,7 +1,6 @@
 """What a pass is held to on a graph."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -71,19 +70,20 @@ def shuffled(steps: Sequence[Pass], sample: Sample) -> list[Pass]:
     return Random(sample.recipe.seed).sample(steps, len(steps))
 
 
-def after_all(sample: Sample, backend: str) -> Graph:
+def after_all(sample: Sample, backend: str, left_out: frozenset[Pass] = frozenset()) -> Graph:
     """What passes in a sample's own order make of its graph for a backend, none of them held to anything.
 
-    They are all but other backends' legalization: what is spelled out for one may be refused by another.
+    They are all but other backends' legalization: what is spelled out for one may be refused by another. Those that
+    refuse the graph are left out, and the others begin anew.
     """
-    graph, context = sample.graph, PassContext(_TARGET, sample.graph)
+    graph, context = sample.graph.clone(), PassContext(_TARGET, sample.graph)
     for step in shuffled(KEEPING, sample):
-        if isinstance(step, Legalization) and step.backend != backend:
+        if step in left_out or (isinstance(step, Legalization) and step.backend != backend):
             continue
-        copy = graph.clone()
-        with suppress(TargetError):
-            step.apply(copy, context)
-            graph = copy
+        try:
+            step.apply(graph, context)
+        except TargetError:
+            return after_all(sample, backend, left_out | {step})
     return graph
 
 

@@ -9,9 +9,11 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from random_graphs.checks import after_all, unequal
+from edge_cases.cases import DIFFERENT
+from random_graphs.checks import Broken, State, after_all, unequal
 from random_graphs.graphs import recipe, sample
-from random_graphs.together import run_together
+from random_graphs.together import Here, run_together
+from random_graphs.unspecified import UNSPECIFIED
 
 from planish.ir.builder import Builder
 
@@ -46,3 +48,18 @@ def test_a_wrong_graph_is_found_among_others() -> None:
         name for name, given in samples.items() if unequal(given, given.outputs, answers[name], is_exact=False)
     ]
     assert differing == ["101"]
+
+
+def test_only_what_the_standard_says_nothing_of_may_differ() -> None:
+    """A graph raises 0 to the power of -1, and returns other things too."""
+    given, runtime = sample(recipe(1913)), Here("onnxruntime")
+    wrong = given.graph.clone()
+    wrong.outputs["y1"] = Builder(wrong).Add(wrong.outputs["y1"], 1)
+    with pytest.raises(Broken, match="y1"):
+        runtime.hold(given, [("same", State(given.graph, given.outputs)), ("wrong", State(wrong, given.outputs))])
+    assert runtime.unspecified == ["Pow: integers beyond 64 bits, 0 to the power of -1"]
+    assert not runtime.strange
+
+
+def test_what_may_differ_is_in_the_table() -> None:
+    assert UNSPECIFIED.keys() <= DIFFERENT.keys()

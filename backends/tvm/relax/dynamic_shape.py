@@ -81,14 +81,14 @@ def squeezed(emitter: Emitter, x: relax.Expr, axes: relax.Expr, dims: Sequence[D
     rank, left = len(shape_of(x)), len(dims)
 
     def shape(x: te.Tensor, axes: te.Tensor) -> te.Tensor:
-        gone = [_contains(axes, axis, rank) for axis in range(rank)]
+        gone = elements(row([choose(_contains(axes, axis, rank), integer(1), integer(0)) for axis in range(rank)]))
         sizes: list[tirx.Expr] = []
         for place in range(left):
             size, before = integer(1), integer(0)
             for axis in range(rank):
-                is_here = tirx.all(tirx.Not(gone[axis]), same(before, place))
+                is_here = tirx.all(same(gone[axis], 0), same(before, place))
                 size = choose(is_here, x.shape[axis], size)
-                before = before + choose(gone[axis], integer(0), integer(1))
+                before = before + 1 - gone[axis]
             sizes.append(size)
         return row([*sizes, product(sizes) - product(x.shape)])
 

@@ -48,6 +48,11 @@ def _conv(op: Builder, node: Node) -> Value:
     return op.Conv(padded, w, node.input(2), **kept)
 
 
+def is_training(node: Node) -> bool:
+    """Whether a BatchNormalization is by the statistics of its own batch, which it mixes into the running ones."""
+    return bool(node.attributes.get("training_mode", 0))
+
+
 def is_padded_to_size(node: Node) -> bool:
     """Whether the padding depends on sizes that are known at run time alone."""
     x = node.operand(0)

@@ -67,7 +67,7 @@ def _is_over_image(node: Node) -> bool:
         and type.rank == 4
         and all(isinstance(size, int) and size for size in type.shape[1:])
         and axes is not None
-        and {int(axis) % 4 for axis in axes} == {2, 3}
+        and {int(axis) % 4 for axis in axes.flat} == {2, 3}
     )
 
 

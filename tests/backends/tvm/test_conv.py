@@ -134,6 +134,7 @@ def test_means_over_images_are_pools(agree, make_graph, target) -> None:
         }
 
     assert "GlobalAveragePool" in operators([2, 3])
+    assert "GlobalAveragePool" in operators([[2, 3]])  # the standard doesn't say that it is a row
     assert "GlobalAveragePool" not in operators([1, 2]) | operators([3])
 
 

@@ -1,8 +1,12 @@
 """Shape arithmetic that the types already tell becomes constant; what depends on data is left alone."""
 
+import numpy as np
 import pytest
 
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph
 from planish.ir.infer import infer
+from planish.ir.types import DType, TensorType
 from planish.passes.pipeline import parse_pipeline
 
 
@@ -170,3 +174,16 @@ def test_cleanup_leaves_one_reshape_of_the_exporters_chain(graph_of, context) ->
     assert len(graph.constants) == 1
     for step in parse_pipeline("cleanup"):
         assert not step.run(graph, context(graph)).changed, step.name
+
+
+def test_a_size_that_only_data_told_is_known_where_the_row_is(context) -> None:
+    """The types of what reads the row say so too: a backend may have nothing else to go by."""
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.float32, (2,)))
+    op = Builder(graph)
+    size = op.CumSum(op.constant(np.array([5])), op.constant(np.array(0)))  # whose elements no type tells
+    graph.outputs["y"] = op.Pad(x, op.Concat(op.constant(np.array([0])), op.Sub(size, op.Shape(x)), axis=0))
+    assert isinstance(graph.outputs["y"].shape[0], str)
+    for step in parse_pipeline("fold-constants,simplify-shapes"):
+        step.run(graph, context(graph))
+    assert graph.outputs["y"].shape == (5,)

@@ -1,0 +1,87 @@
+"""Results that the standard says nothing of: backends differ in them as docs/edges.md has it, whatever passes do."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from planish.ir.errors import PlanishError
+from planish.ir.graph import Constant, Node, Value, nested
+from planish.ir.interpreter import Interpreter
+from planish.ir.ops.dtypes import to_numpy
+
+from .graphs import Sample
+
+Operands = Sequence[np.ndarray | None]
+
+
+def _has_nan(array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+def _power(operands: Operands) -> bool:
+    base, exponent = operands
+    assert base is not None
+    assert exponent is not None
+    if base.dtype.kind not in "iu":
+        return False
+    with np.errstate(all="ignore"):
+        size = np.abs(base.astype(np.float64)) ** exponent.astype(np.float64)
+    return bool(np.any(size > np.iinfo(base.dtype).max))  # 0 to the power of -1 is infinite
+
+
+UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
+    ("ArgMax", "NaN"): lambda operands: _has_nan(operands[0]),
+    ("Clip", "a bound of NaN"): lambda operands: any(map(_has_nan, operands[1:])),
+    ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
+    ("GridSample", "a coordinate of NaN"): lambda operands: _has_nan(operands[1]),
+    ("MaxPool", "NaN"): lambda operands: _has_nan(operands[0]),
+    ("Pow", "integers beyond 64 bits, 0 to the power of -1"): _power,
+    ("QLinearMatMul", "a scale of NaN"): lambda operands: any(map(_has_nan, operands)),
+    ("Unique", "NaN"): lambda operands: _has_nan(operands[0]),
+}
+"""By operator and case, as in the table, whether operands are such a case."""
+
+
+def unspecified(sample: Sample) -> dict[str, str]:
+    """The outputs that what the standard says nothing of has an influence on, each with such a case."""
+    watch = _Watch()
+    interpreter = Interpreter(sample.graph)
+    for probe in sample.probes:
+        try:
+            interpreter.run(probe, watch)
+        except PlanishError:  # it may refuse such operands
+            continue
+    reasons = dict[Value, str]()
+    for node in sample.graph.nodes:
+        if reason := next(_reasons(node, watch.cases, reasons), None):
+            reasons |= dict.fromkeys(node.outputs, reason)
+    return {name: reasons[value] for name, value in sample.graph.outputs.items() if value in reasons}
+
+
+def _reasons(node: Node, cases: dict[Node, str], reasons: dict[Value, str]) -> Iterator[str]:
+    inner = [each for graph in node.graphs for part in nested(graph) for each in part.nodes]
+    yield from (cases[each] for each in (node, *inner) if each in cases)
+    yield from (reasons[value] for value in (*node.inputs, *node.captured) if value in reasons)
+
+
+class _Watch:
+    """Notes the nodes, those inside of others too, whose operands are such a case."""
+
+    def __init__(self) -> None:
+        self.cases: dict[Node, str] = {}
+        self._tensors: dict[Value, Any] = {}
+
+    def __call__(self, value: Value, tensor: Any) -> None:
+        self._tensors[value] = tensor
+        node = value.producer
+        if node is None or value is not node.outputs[0]:
+            return
+        for (operator, case), applies in UNSPECIFIED.items():
+            if operator == node.operator and applies([self._array(operand) for operand in node.inputs]):
+                self.cases[node] = f"{operator}: {case}"
+
+    def _array(self, value: Value | None) -> np.ndarray | None:
+        if value is None or isinstance(value, Constant):
+            return None if value is None else value.data
+        return to_numpy(self._tensors[value]) if value in self._tensors else None
