@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..ir.graph import Graph, Value
 from .base import Feeds
-from .distillation.loss import LossKind
+from .measures import LossKind
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Generator, Tensor

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
-from .distillation.loss import LossKind, choose_measures, measure
+from .measures import LossKind, choose_measures, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor

@@ -17,11 +17,11 @@ from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ..base import Effect, Pass, PassContext, PassResult
 from ..judge import Judge
+from ..measures import measure
 from .climb import Climb
 from .integer_weights import make_trainable
 from .learned_scales import ScalePlan, learn_scales
 from .lessons import ROWS, Lessons, Piece, divide
-from .loss import measure
 from .teacher import aligned
 from .trainer import Trainer, is_weight
 
@@ -168,9 +168,7 @@ def _plan(graph: Graph, pieces: Sequence[Piece]) -> tuple[int, int]:
     first, count = pieces[0], sum(piece.rows for piece in pieces)
     shapes = [(value.type.dims or (), np.shape(first.feeds[value.name])) for value in graph.inputs]
     sizes = {dim: size for pair in shapes for dim, size in zip(*pair, strict=False) if isinstance(dim, str)}
-    affordable = (
-        _OPERATIONS * first.rows / (4 * max(summarize(graph, sizes).flops, 1))
-    )  # there, back twice, the teacher
+    affordable = _OPERATIONS * first.rows / (_RUNS * max(summarize(graph, sizes).flops, 1))
     rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST), max(count // 4, 1)))
     return rows, int(min(_STEPS, max(affordable / rows, 1)))
 

@@ -11,7 +11,7 @@ from annotated_types import Ge, Interval
 from ...ir.errors import UsageError
 from ...ir.graph import Constant, Graph
 from ..base import Effect, Feeds, Pass, PassContext, PassResult
-from .loss import LossKind, choose_measures, measure
+from ..measures import LossKind, choose_measures, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor

@@ -17,8 +17,8 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Graph, Location, Value
 from ..base import Feeds, PassContext
-from ..distillation.loss import LossKind
 from ..gradients import DRAWS, Gradients
+from ..measures import LossKind
 from ..quantization.plan import make_plan
 from .rounding import Losses, Rounding
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...ir.graph import Constant, Graph, Node, Value
 from ..base import Feeds, PassContext
-from ..distillation.loss import choose_measures
 from ..gradients import DRAWS, Gradients
+from ..measures import choose_measures
 from ..moments import Inputs, observe
 from .readers import Reader, reader
 

@@ -1,4 +1,4 @@
-"""The loss: which comparison an output gets, and what the comparisons measure."""
+"""Measures: which comparison an output gets, and what the comparisons measure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph, Value
 from planish.ir.types import DType, TensorType
-from planish.passes.distillation.loss import LossKind, choose_measures, measure
+from planish.passes.measures import LossKind, choose_measures, measure
 
 WEIGHT = np.ones((8, 4), np.float32)
 BIAS = np.ones(4, np.float32)

@@ -1,12 +1,12 @@
-"""What a student is asked to match of its teacher's outputs."""
+"""How a graph's outputs are compared with those of the model that it is to match."""
 
 from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ...ir.graph import Constant, Graph, Value
-from ...ir.operators import has_trait
-from ...ir.traits import Trait
+from ..ir.graph import Constant, Graph, Value
+from ..ir.operators import has_trait
+from ..ir.traits import Trait
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
