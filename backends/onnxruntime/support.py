@@ -11,6 +11,8 @@ from ...passes.legalization.expansions.integers import MATMUL_NBITS
 from ...passes.legalization.expansions.layers import is_training
 from ...passes.legalization.expansions.recurrent import is_batch_first
 from ...passes.legalization.expansions.runtime import (
+    as_mean,
+    as_quick_gelu,
     divides_least,
     is_of_vectors,
     is_unaligned,
@@ -90,14 +92,16 @@ SUPPORT = Support(
         "Resize": is_unaligned,
         MATMUL_NBITS: _lacks_blocks,
         "SwiGLU": lambda node: True,
-        "Swish": lambda node: True,
+        "Swish": lambda node: as_quick_gelu(node) is None,
         "ai.onnx.preview::FlexAttention": lambda node: True,
     },
     adjusted={
         "Attention": adjustment,
         "GRU": never_empty,
+        "GlobalAveragePool": as_mean,
         "LSTM": never_empty,
         MATMUL_NBITS: with_block_sums,
+        "Swish": as_quick_gelu,
         "ai.onnx.ml::TreeEnsemble": untransformed,
     },
     domains=frozenset({"ai.onnx.ml", "ai.onnx.preview", "com.microsoft"}),

@@ -28,8 +28,8 @@ def _gelu(op: Builder, node: Node) -> Value:
 
 
 def _quick_gelu(op: Builder, node: Node) -> Value:
-    x = node.operand(0)
-    return op.Mul(x, op.Sigmoid(op.Mul(x, float(attribute(node, "alpha", 1.702)))))
+    x, alpha = node.operand(0), float(attribute(node, "alpha", 1.702))
+    return op.Mul(x, op.Sigmoid(x if alpha == 1 else op.Mul(x, alpha)))
 
 
 def _mish(op: Builder, node: Node) -> Value:

@@ -164,6 +164,23 @@ def test_skipped_layers_stay_in_float():
     assert result.counts["layers"] == 2
 
 
+def test_squeeze_and_excitation_between_integers_takes_the_quicker_kernels(tmp_path):
+    """A Swish of dequantized numbers is one operator, and the mean over an image of them no pool."""
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 3, 16, 16)))
+    image = op.Swish(op.Conv(x, array(16, 3, 3, 3), array(16)))
+    gate = op.Sigmoid(op.Conv(op.GlobalAveragePool(image), array(16, 16, 1, 1), array(16)))
+    graph.outputs["y"] = op.Conv(op.Mul(image, gate), array(8, 16, 1, 1), array(8))
+    feeds = [{"x": GENERATOR.standard_normal((2, 3, 16, 16)).astype(np.float32)} for _ in range(4)]
+    source = graph.clone()
+    Quantize().run(graph, PassContext(TARGET, source, feeds))
+    operators = optimized_operators(legalized(graph, TARGET, "onnxruntime"), tmp_path)
+    assert {"QuickGelu", "ReduceMean"} < set(operators)
+    assert "GlobalAveragePool" not in operators
+    assert operators.count("Sigmoid") <= 1
+
+
 @pytest.mark.parametrize(("odd", "in_float"), [(0, []), (1, ["head"]), (16, [])], ids=["none", "one", "half"])
 def test_what_one_sample_stretches_stays_in_float(odd: int, in_float: list[str]) -> None:
     """Behind the mean, one image in 32 is 300 times as large; where it is half of them, all count."""
