@@ -203,12 +203,13 @@ def test_what_one_sample_stretches_stays_in_float(odd: int, in_float: list[str])
     assert [line.split(":")[0] for line in found.misses if "few samples" in line] == in_float
 
 
-@pytest.mark.parametrize(("apart", "is_told"), [(100.0, False), (0.003, True)])
+@pytest.mark.parametrize(("apart", "is_told"), [(100.0, False), (0.0001, True)])
 def test_classes_that_rounding_mixes_up_are_told(apart: float, is_told: bool) -> None:
     graph = Graph()
     x = graph.add_input("x", TensorType(DType.float32, ("batch", 64)))
-    graph.outputs["logits"] = Builder(graph).Gemm(x, 1 + apart * np.eye(10, 64, dtype=np.float32), transB=1)
-    feeds = [{"x": GENERATOR.standard_normal((16, 64)).astype(np.float32)} for _ in range(8)]
+    graph.outputs["logits"] = Builder(graph).Gemm(x, 1 + apart * np.eye(16, 64, dtype=np.float32), transB=1)
+    far = 5 * np.eye(16, 64)  # each row has a class of its own
+    feeds = [{"x": (GENERATOR.standard_normal((16, 64)) * 0.1 + far).astype(np.float32)} for _ in range(8)]
     notes = Quantize().run(graph, PassContext(TARGET, graph.clone(), feeds)).notes
     assert any("quantize-mixed" in note for note in notes) is is_told
 
