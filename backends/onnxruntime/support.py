@@ -11,7 +11,6 @@ from ...passes.legalization.expansions.integers import MATMUL_NBITS
 from ...passes.legalization.expansions.layers import is_training
 from ...passes.legalization.expansions.recurrent import is_batch_first
 from ...passes.legalization.expansions.runtime import (
-    as_mean,
     as_quick_gelu,
     divides_least,
     is_of_vectors,
@@ -98,7 +97,6 @@ SUPPORT = Support(
     adjusted={
         "Attention": adjustment,
         "GRU": never_empty,
-        "GlobalAveragePool": as_mean,
         "LSTM": never_empty,
         MATMUL_NBITS: with_block_sums,
         "Swish": as_quick_gelu,

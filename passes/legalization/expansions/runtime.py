@@ -7,8 +7,6 @@ import numpy as np
 from ....ir.builder import Builder
 from ....ir.dims import Dim
 from ....ir.graph import Constant, Node, Value
-from ....ir.operators import has_trait
-from ....ir.traits import Trait
 from ....ir.types import DType
 from ..expansion import Expansion, attribute, cast, known_size
 from .attention import repeat_heads
@@ -101,35 +99,6 @@ def as_quick_gelu(node: Node) -> Expansion | None:
 
 def _quick_gelu(op: Builder, node: Node) -> Value:
     return op("com.microsoft::QuickGelu", node.operand(0), alpha=float(attribute(node, "alpha", 1.0)))
-
-
-_STEPS = 4
-"""Nodes before a pool among which integers are looked for."""
-
-
-def as_mean(node: Node) -> Expansion | None:
-    """What pools an image that was in integers a moment ago: the pool's kernel is quick in the layout of floats alone.
-
-    None where that layout is to be expected, or the pool is one of integers.
-    """
-    x = node.operand(0)
-    is_carried = x.producer is not None and x.producer.operator == "DequantizeLinear"
-    is_carried = is_carried and any(use.node.operator == "QuantizeLinear" for use in node.output.uses)
-    return _mean if x.dtype is DType.float32 and not is_carried and _was_integers(x, _STEPS) else None
-
-
-def _was_integers(value: Value, steps: int) -> bool:
-    node = value.producer
-    if node is None or not steps:
-        return False
-    if node.operator == "DequantizeLinear":
-        return True
-    return has_trait(node.operator, Trait.ELEMENTWISE) and any(_was_integers(x, steps - 1) for x in node.inputs if x)
-
-
-def _mean(op: Builder, node: Node) -> Value:
-    x = node.operand(0)
-    return op.ReduceMean(x, list(range(2, x.type.rank)), keepdims=1)
 
 
 _SOFTMAX, _LOGISTIC = 1, 2
