@@ -20,7 +20,7 @@ ROWS = 32
 _PIECES = 10
 """Into how many pieces data are divided at least, as far as they can be: one is held out."""
 _MOST_BYTES = 1 << 28
-"""Of the teacher's outputs that are kept; others are computed each time."""
+"""How much of the teacher's outputs is kept; the rest is computed each time."""
 
 
 class TrainingBatch(NamedTuple):

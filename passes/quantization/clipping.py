@@ -8,7 +8,7 @@ from ...ir.graph import Node
 Bounds = tuple[float, float]
 _EVERYTHING = (-inf, inf)
 STEPS = 255
-"""Of a grid of 8 bits, from end to end."""
+"""How many steps a grid of 8 bits has from end to end."""
 
 
 def clipping_range(readers: Iterable[Node]) -> Bounds:

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from .clipping import STEPS
+
 _BINS = 8192
 _KEPT = 0.99999  # of the values; less cuts the few large activations that transformers depend on
-_LEVELS = 255
 _LEAST = 1e-30  # of the ranges; what is smaller would overflow in reciprocals
 
 
@@ -98,7 +99,7 @@ class MseObserver(HistogramObserver):
         fractions = np.linspace(1 / 64, 1, 64)
         lows, highs = np.unique(self.low * fractions), np.unique(self.high * fractions)
         inside, below, above = self._moments(lows, highs)
-        rounding = (highs - lows[:, None]) ** 2 / _LEVELS**2 / 12
+        rounding = (highs - lows[:, None]) ** 2 / STEPS**2 / 12
         error = rounding * inside + below[:, None] + above
         low, high = np.unravel_index(np.argmin(error), error.shape)
         return float(lows[low]), float(highs[high])

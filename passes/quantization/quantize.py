@@ -14,7 +14,7 @@ from ...ir.types import DType
 from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
 from ..decisions import decisions
-from ..judge import Judge, divided
+from ..judge import Judge
 from .calibrate import Calibrated, calibrate, first_batches, first_batches_of
 from .clipping import Bounds, widen
 from .compensate import compensate
@@ -284,16 +284,14 @@ def _with_what_is_stored(
 
 def _losses(before: Graph, graph: Graph, context: PassContext) -> list[str]:
     """A sentence where rounding loses much on the last of the calibration data, and nothing is decided on the way."""
-    _, held_out, labelled = divided(context)
-    few = first_batches_of(held_out, _JUDGED_ON)
-    if not few or decisions(before):
+    last = first_batches_of(context.calibration[::-1], _JUDGED_ON)
+    if decisions(before):
         return []
-    if labelled is not None:
-        labelled = replace(labelled, labels=labelled.labels[: len(few)])
-    lost = Judge(before, few, labelled).judge(graph).drop
-    if lost <= _MUCH:
+    judge = Judge(before, last)
+    lost = judge.judge(graph).drop if judge.measures else 0.0
+    if not lost > _MUCH:
         return []
-    where = f"the outputs lose {lost:.1f} % on {len(few)} of the calibration data's last batches"
+    where = f"the outputs lose {lost:.1f} % on the last {len(last)} batches of the calibration data"
     return [f"{where}: quantize-mixed{{max_drop=1}} keeps in float what loses most"]
 
 

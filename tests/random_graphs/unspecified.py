@@ -40,7 +40,7 @@ UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("QLinearMatMul", "a scale of NaN"): lambda operands: any(map(_has_nan, operands)),
     ("Unique", "NaN"): lambda operands: _has_nan(operands[0]),
 }
-"""By operator and case, as in the table, whether operands are such a case."""
+"""Whether operands are such a case, for each operator and case of the table."""
 
 
 def unspecified(sample: Sample) -> dict[str, str]:
