@@ -3,38 +3,33 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from ..backends import Backend, Executable, find_backend
+from ..backends import Executable, find_backend
 from ..backends.artifact import amend_manifest, replaced
-from ..backends.machine import runs_here
-from ..backends.manifest import check_key, read_manifest
+from ..backends.manifest import check_key, read_manifest, write_measurements
 from ..ir.analysis.cost import summarize
 from ..ir.drafts import workspace
-from ..ir.errors import BudgetError, ModelError, UsageError
+from ..ir.errors import BudgetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
-from ..passes.base import Effect, Feeds, Labelled, Pass, PassContext
+from ..passes.base import Effect, Feeds, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
-from ..passes.pipeline import format_pipeline
 from ..passes.probes import make_probes
-from ..passes.reproducer import Reproducer, reproducing
+from ..passes.reproducer import reproducing
 from ..passes.units import show_bytes, show_seconds
-from ..targets import Target
-from ..targets.load import load_target
-from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
-from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled
-from .lowering import Lowering, choice, chosen, fastest, lower, refuse_early
+from .cache.build_cache import BuildCache
+from .cache.builds import Built
+from .cache.inputs import reading
+from .data import single_sample, sizes_in
+from .evaluation import Score, interpreted
+from .job import Job, prepare
+from .lowering import choice, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
-from .mistakes import check_names
-from .model import read_model
-from .profiling import profiler
 from .provenance import digest, versions
-from .recipe import Budget, Recipe, Sources
+from .recipe import Budget, Recipe
 from .recipe_file import read_recipe
 from .reporter import SILENT, PassReporter, Reporter, presets_of_passes
 from .results import Artifact, Measured, PassRow, plain
@@ -47,14 +42,18 @@ def build(
     instruments: Sequence[Instrument] = (),
     *,
     key: bytes | None = None,
+    fresh: bool = False,
 ) -> Artifact:
     """Build an artifact; an older one in its place is replaced once the new one is whole and within its budget.
+
+    What an earlier build has made of the same inputs by the same steps is taken from the cache (`driver/cache`).
 
     Args:
         recipe: or the path of one.
         reporter: hears of progress.
-        instruments: that watch the passes.
+        instruments: that watch the passes, for which all of them run.
         key: that the artifact's manifest is signed with.
+        fresh: whether everything is built and measured anew.
 
     Raises:
         UsageError: the recipe makes no sense, a disk is full, or nothing may be written where it should be.
@@ -72,17 +71,49 @@ def build(
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
         scratch = stack.enter_context(workspace())
-        job = prepare(recipe, reporter, instruments)
-        artifact, directory, graph = _run(job, scratch)
+        cache = BuildCache(recipe, scratch, reporter, is_fresh=fresh or bool(instruments))
+        built = _unchanged(cache, reporter) or _built(recipe, reporter, instruments, cache, scratch)
+        artifact = built.artifact
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
         if recipe.budget.metric_drop is None and (loss := _loss(artifact)):
             reporter.warn(loss)
         with writing(output):
-            for file in directory.iterdir():
+            for file in built.directory.iterdir():
                 shutil.copy(file, draft)
-        amend_manifest(draft, _provenance(job, graph, artifact), key)
+        asked = recipe.model_dump(mode="json", exclude={"output"})
+        amend_manifest(draft, {"recipe": asked, **built.provenance}, key)
+        write_measurements(draft, plain(artifact.summary()))
     return artifact
+
+
+def _unchanged(cache: BuildCache, reporter: Reporter) -> Built | None:
+    """The last build of the recipe, if nothing that it read has changed."""
+    built = cache.recall()
+    if built is not None:
+        reporter.passes(built.artifact.passes)
+        reporter.note("nothing has changed since the last build: this is its result; --fresh builds and measures anew")
+    return built
+
+
+def _built(
+    recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument], cache: BuildCache, scratch: Path
+) -> Built:
+    """An artifact of what the recipe names now, or an earlier one of the same content."""
+    with reading() as prepared:
+        job = prepare(recipe, reporter, instruments)
+    built = cache.find(job)
+    if built is not None:
+        reporter.passes(built.artifact.passes)
+        reporter.note("this was built before: this is its result; --fresh builds and measures anew")
+        cache.remember(job, prepared.paths)
+        return built
+    with reading() as ran:
+        artifact, directory, graph = _run(job, scratch, cache)
+    built = Built(artifact, directory, _provenance(job, graph, artifact))
+    cache.keep(job, built)
+    cache.remember(job, prepared.paths | {path for path in ran.paths if Path(path).is_file()})
+    return built
 
 
 def read_key(path: Path) -> bytes:
@@ -111,119 +142,7 @@ def _check_place(output: Path) -> None:
         raise UsageError(f"the artifact can't be in {output}: {nearest} is no folder")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A recipe with everything that it names read and checked."""
-
-    recipe: Recipe
-    reporter: Reporter
-    instruments: Sequence[Instrument]
-    passes: Sequence[Pass]
-    target: Target
-    source: Graph
-    calibration: Sequence[Feeds]
-    evaluation: Sequence[Batch]
-    metric: Metric | None
-    labelled: Labelled | None
-
-    def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
-        """What the passes run in; with a sample they can time what they make."""
-        return PassContext(
-            target=self.target,
-            source=self.source,
-            calibration=self.calibration,
-            seed=self.recipe.seed,
-            sizes=sizes,
-            progress=self.reporter.progress,
-            profile=profiler(self.recipe.backend, self.target, sample),
-            labelled=self.labelled,
-            read_model=partial(read_model, folder=self.recipe.folder),
-        )
-
-    @property
-    def case(self) -> Reproducer:
-        """What a failing pass would be reproduced by."""
-        pipeline = format_pipeline(self.passes)
-        return Reproducer(
-            self.source,
-            pipeline,
-            self.recipe.target,
-            self.recipe.seed,
-            self.calibration,
-            verification=self.recipe.verify,
-        )
-
-    def lowering(self, probes: Sequence[Feeds], scratch: Path) -> Lowering:
-        """How the result is compiled."""
-        recipe = self.recipe
-        return Lowering(self.target, probes, recipe.verify, scratch, self.reporter, recipe.database, self.instruments)
-
-    @property
-    def backends(self) -> Sequence[Backend]:
-        """The backends that the result may be compiled by, as far as they are installed."""
-        return [backend for backend in chosen(self.recipe.backend) if not backend.available()]
-
-    @property
-    def is_for_another_machine(self) -> bool:
-        """Whether it is known that the machine at hand can't run what is built."""
-        backend = self.recipe.backend
-        is_native = backend != "auto" and find_backend(backend).native
-        return is_native and not runs_here(self.target.architecture, self.target.features)
-
-    def score(self, run: Run, *, resamples: bool = False) -> Score | None:
-        """The metric of a model; with resamples where it is to be compared with another's."""
-        return None if self.metric is None else evaluate(self.metric, run, self.evaluation, resamples=resamples)
-
-
-def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
-    """Read and check everything that a recipe names."""
-    check_names(recipe)
-    passes = recipe.pipeline()
-    target = load_target(recipe.machine)
-    metric = find_metric(recipe.data.metric, recipe.folder) if recipe.data.evaluation else None
-    if recipe.database is not None:  # before the passes take their time
-        find_backend("tvm" if recipe.backend == "auto" else recipe.backend).tuned(recipe.database)
-    for backend in chosen(recipe.backend):
-        if not backend.available():
-            backend.warm_up()
-    reporter.stage(f"reading {recipe.model}")
-    source = read_model(recipe.model, recipe.folder)
-    calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)
-    if not evaluation and recipe.budget.metric_drop is not None:
-        raise UsageError("a budget on the metric needs evaluation data with labels")
-    feeds = [batch.inputs for batch in calibration]
-    for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
-        reporter.warn(doubt)
-    metric = metric if evaluation else None
-    labels = labelled(metric, calibration)
-    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels)
-    if job.is_for_another_machine and recipe.budget.latency is not None:
-        raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
-    return job
-
-
-def _read_sources(
-    data: Sources, folder: Path, source: Graph, reporter: Reporter
-) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    """Batches for calibration and for evaluation, disjoint where they come from one source."""
-    ports = ports_of(source)
-    calibration = read_data(data.calibration, folder, ports) if data.calibration else []
-    if data.evaluation is None:
-        return calibration, []
-    if data.evaluation != data.calibration:
-        evaluation = read_data(data.evaluation, folder, ports)
-        if any(batch.labels is None for batch in evaluation):
-            raise ModelError(f"{data.evaluation} has no labels to evaluate on")
-        return calibration, evaluation
-    if any(batch.labels is None for batch in calibration):
-        reporter.note(f"{data.evaluation} has no labels: it calibrates, and no metric is evaluated")
-        return calibration, []
-    if len(calibration) == 1:
-        reporter.warn(f"{data.evaluation} is a single batch: the metric is evaluated on what the passes have seen")
-    return held_out(calibration)
-
-
-def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
+def _run(job: Job, scratch: Path, cache: BuildCache) -> tuple[Artifact, Path, Graph]:
     """The artifact as it will be, the folder it is in for now, and the graph that it holds."""
     if job.recipe.backend != "auto":  # of several, one may run it
         refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
@@ -232,7 +151,7 @@ def _run(job: Job, scratch: Path) -> tuple[Artifact, Path, Graph]:
     before = job.score(untouched.executable.run, resamples=True)
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
-    graph, rows = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample))
+    graph, rows = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample), cache)
     if job.is_for_another_machine:
         (reference,) = interleaved([lambda: untouched.executable.run(sample)])
         built, directory = _written(job, graph, scratch)
@@ -283,13 +202,21 @@ def _measured(
     )
 
 
-def _run_passes(job: Job, before: Score | None, context: PassContext) -> tuple[Graph, Sequence[PassRow]]:
-    graph = job.source.clone()
+def _run_passes(
+    job: Job, before: Score | None, context: PassContext, cache: BuildCache
+) -> tuple[Graph, Sequence[PassRow]]:
+    graph, resumption = job.source.clone(), None
     watch = _Watch(job, before, context.sizes)
+    keeping = cache.steps(job, lambda: watch.rows)
+    if keeping is not None and (found := keeping.find()) is not None:
+        graph, resumption = found.graph, found.resumption
+        watch.rows += found.rows
+        job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
+    rest = job.passes[0 if resumption is None else resumption.done :]
     try:
-        watching = [PassReporter(job.reporter, job.passes), watch, *job.instruments]
+        watching = [PassReporter(job.reporter, rest), watch, *filter(None, [keeping]), *job.instruments]
         with reproducing(job.case):
-            PassManager(job.passes, watching, job.recipe.verify).run(graph, context)
+            PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:
         job.reporter.passes(watch.rows)
     return graph, watch.rows
@@ -310,6 +237,8 @@ class _Watch(Instrument):
         self._preset = self._presets.get(id(step), "")
 
     def start(self, graph: Graph, context: PassContext) -> None:
+        if self.rows:  # of an earlier build
+            return
         metric = None if self._before is None else self._before.value
         self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph, self._sizes), None, metric))
 
@@ -358,12 +287,10 @@ def _loss(artifact: Artifact) -> str:
 
 
 def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
-    """What the manifest says beyond how to run the model: of what it was made, by what, and what was measured."""
+    """What the manifest says beyond the recipe and how to run the model: of what it was made, and by what."""
     return {
-        "recipe": job.recipe.model_dump(mode="json"),
         "source": structural_hash(job.source),
         "graph": structural_hash(graph),
         "data": {"calibration": digest(job.calibration), "evaluation": digest(job.evaluation)},
         "versions": versions(artifact.built.backend),
-        "measurements": plain(artifact.summary()),
     }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..ir.errors import printable
-from . import shortcuts
+from . import shortcuts, upkeep
 from .guard import GuardedCommand
 from .options import (
     MODEL_HELP,
@@ -84,6 +84,7 @@ def build(
     seed: Annotated[int | None, typer.Option(min=0, help="for whatever is random")] = None,
     output: Folder = None,
     verify: Verify = None,
+    fresh: Annotated[bool, typer.Option(help="build and measure anew what was built before")] = False,
     sign: Annotated[Path | None, typer.Option(metavar="KEYFILE", help="whose bytes sign the artifact")] = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
@@ -111,7 +112,13 @@ def build(
 
     chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value not in (None, {})})
     shortcuts.tell_build(
-        chosen, instruments=instrument or [], dump_dir=dump_dir, sign=sign, as_json=as_json, all_passes=all_passes
+        chosen,
+        instruments=instrument or [],
+        dump_dir=dump_dir,
+        sign=sign,
+        fresh=fresh,
+        as_json=as_json,
+        all_passes=all_passes,
     )
 
 
@@ -359,8 +366,9 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
     list_entries(catalog.targets() if name is None else catalog.describe_target(name), as_json)
 
 
-for shortcut in (shortcuts.quantize, shortcuts.init, shortcuts.doctor):
-    app.command(cls=GuardedCommand, epilog=shortcuts.EXAMPLES[shortcut.__name__])(shortcut)
+for room, commands in ((shortcuts, ("quantize", "init", "doctor")), (upkeep, ("verify", "cache"))):
+    for command in commands:
+        app.command(cls=GuardedCommand, epilog=room.EXAMPLES[command])(getattr(room, command))
 
 
 def main() -> None:
