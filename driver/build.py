@@ -1,38 +1,24 @@
 """The build: a recipe goes in; a checked, measured artifact comes out, or nothing at all."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..backends import Executable, find_backend
 from ..backends.artifact import amend_manifest, replaced
-from ..backends.manifest import check_key, read_manifest, write_measurements
-from ..ir.analysis.cost import summarize
+from ..backends.manifest import check_key, write_measurements
 from ..ir.drafts import workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
-from ..ir.graph import Graph
-from ..ir.hash import structural_hash
-from ..passes.base import Effect, Feeds, Pass, PassContext
-from ..passes.instrument import Instrument, PassRecord
-from ..passes.manager import PassManager
-from ..passes.probes import make_probes
-from ..passes.reproducer import reproducing
+from ..passes.instrument import Instrument
 from ..passes.units import show_bytes, show_seconds
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .cache.inputs import reading
-from .data import single_sample, sizes_in
-from .evaluation import Score, interpreted
-from .job import Job, prepare
-from .lowering import choice, fastest, lower, refuse_early
-from .measurement import Latency, interleaved
-from .provenance import digest, versions
 from .recipe import Budget, Recipe
 from .recipe_file import read_recipe
-from .reporter import SILENT, PassReporter, Reporter, presets_of_passes
-from .results import Artifact, Measured, PassRow, plain
+from .reporter import SILENT, Reporter
+from .results import Artifact, plain
 from .user_code import isolated_imports
 
 
@@ -100,6 +86,9 @@ def _built(
     recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument], cache: BuildCache, scratch: Path
 ) -> Built:
     """An artifact of what the recipe names now, or an earlier one of the same content."""
+    from .job import prepare  # brings torch, which a build that was made before does without
+    from .making import make
+
     with reading() as prepared:
         job = prepare(recipe, reporter, instruments)
     built = cache.find(job)
@@ -109,8 +98,7 @@ def _built(
         cache.remember(job, prepared.paths)
         return built
     with reading() as ran:
-        artifact, directory, graph = _run(job, scratch, cache)
-    built = Built(artifact, directory, _provenance(job, graph, artifact))
+        built = make(job, scratch, cache)
     cache.keep(job, built)
     cache.remember(job, prepared.paths | {path for path in ran.paths if Path(path).is_file()})
     return built
@@ -142,123 +130,6 @@ def _check_place(output: Path) -> None:
         raise UsageError(f"the artifact can't be in {output}: {nearest} is no folder")
 
 
-def _run(job: Job, scratch: Path, cache: BuildCache) -> tuple[Artifact, Path, Graph]:
-    """The artifact as it will be, the folder it is in for now, and the graph that it holds."""
-    if job.recipe.backend != "auto":  # of several, one may run it
-        refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
-    job.reporter.stage("evaluating the untouched model in ONNX Runtime")
-    untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
-    before = job.score(untouched.executable.run, resamples=True)
-    probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
-    sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
-    graph, rows = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample), cache)
-    if job.is_for_another_machine:
-        (reference,) = interleaved([lambda: untouched.executable.run(sample)])
-        built, directory = _written(job, graph, scratch)
-    else:
-        reference, built, directory = _measured(job, graph, untouched.executable, (probes, sample), scratch)
-    artifact = Artifact(
-        directory=job.recipe.folder / job.recipe.output,
-        metric=job.metric,
-        untouched=Measured(untouched.backend, reference, untouched.size, before),
-        built=built,
-        passes=rows,
-        threads=job.target.threads,
-    )
-    return artifact, directory, graph
-
-
-def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
-    """What is built for a machine that isn't at hand, and where it is; its metric is what the interpreter computes."""
-    backend, directory = find_backend(job.recipe.backend), scratch / job.recipe.backend
-    probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
-    job.lowering(probes, scratch).write(graph, backend, directory)
-    job.reporter.warn(f"this machine can't run what is built for {job.target.name}: it is neither checked nor measured")
-    size = sum(file["size"] for file in read_manifest(directory)["files"].values())
-    return Measured(backend.name, None, size, job.score(interpreted(graph), resamples=True)), directory
-
-
-def _measured(
-    job: Job, graph: Graph, untouched: Executable, inputs: tuple[Sequence[Feeds], Feeds], scratch: Path
-) -> tuple[Latency, Measured, Path]:
-    """The latency of the untouched model, the fastest of the built models, and its path, from probes and a sample."""
-    probes, sample = inputs
-    recipe = job.recipe
-    candidates = job.lowering(probes, scratch).candidates(graph, recipe.backend)
-    job.reporter.stage("measuring latency")
-    models = [untouched, *(candidate.executable for candidate in candidates)]
-    reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
-    if len(candidates) > 1:
-        taken = (
-            f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
-        )
-        job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {choice(candidates, latencies)}")
-    best, latency = fastest(candidates, latencies)
-    job.reporter.stage(f"evaluating the artifact in {best.backend}")
-    return (
-        reference,
-        Measured(best.backend, latency, best.size, job.score(best.executable.run, resamples=True)),
-        best.directory,
-    )
-
-
-def _run_passes(
-    job: Job, before: Score | None, context: PassContext, cache: BuildCache
-) -> tuple[Graph, Sequence[PassRow]]:
-    graph, resumption = job.source.clone(), None
-    watch = _Watch(job, before, context.sizes)
-    keeping = cache.steps(job, lambda: watch.rows)
-    if keeping is not None and (found := keeping.find()) is not None:
-        graph, resumption = found.graph, found.resumption
-        watch.rows += found.rows
-        job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
-    rest = job.passes[0 if resumption is None else resumption.done :]
-    try:
-        watching = [PassReporter(job.reporter, rest), watch, *filter(None, [keeping]), *job.instruments]
-        with reproducing(job.case):
-            PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
-    finally:
-        job.reporter.passes(watch.rows)
-    return graph, watch.rows
-
-
-class _Watch(Instrument):
-    """Keeps a row for each pass, and evaluates the metric after those that may lose some of it."""
-
-    def __init__(self, job: Job, before: Score | None, sizes: Mapping[str, int]) -> None:
-        self.rows: list[PassRow] = []
-        self._job = job
-        self._before = before
-        self._sizes = sizes
-        self._presets = presets_of_passes()
-        self._preset = ""
-
-    def before(self, step: Pass, graph: Graph) -> None:
-        self._preset = self._presets.get(id(step), "")
-
-    def start(self, graph: Graph, context: PassContext) -> None:
-        if self.rows:  # of an earlier build
-            return
-        metric = None if self._before is None else self._before.value
-        self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph, self._sizes), None, metric))
-
-    def after(self, record: PassRecord, graph: Graph) -> None:
-        score = self._job.score(interpreted(graph)) if record.effect is Effect.LOSSY and record.result.changed else None
-        self.rows.append(
-            PassRow(
-                text=record.text,
-                effect=record.effect,
-                counts=record.result.counts,
-                misses=record.result.misses,
-                seconds=record.seconds,
-                cost=summarize(graph, self._sizes),
-                drift=record.drift,
-                metric=None if score is None else score.value,
-                preset=self._preset,
-            )
-        )
-
-
 def _check_budget(budget: Budget, artifact: Artifact) -> None:
     missed: list[str] = []
     if budget.metric_drop is not None and artifact.drop is not None and artifact.drop > budget.metric_drop + 1e-9:
@@ -284,13 +155,3 @@ def _loss(artifact: Artifact) -> str:
         "and no budget says by how much it may: "
         "see at which pass, and bound it with `budget: {metric_drop: ...}` or --max-drop"
     )
-
-
-def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
-    """What the manifest says beyond the recipe and how to run the model: of what it was made, and by what."""
-    return {
-        "source": structural_hash(job.source),
-        "graph": structural_hash(graph),
-        "data": {"calibration": digest(job.calibration), "evaluation": digest(job.evaluation)},
-        "versions": versions(artifact.built.backend),
-    }

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -22,13 +23,15 @@ from ..passes.base import Effect
 from ..passes.instrument import PassRecord
 from ..passes.units import show_bytes, show_count, show_seconds
 from . import interrupts
-from .bench import BenchRow
-from .comparison import Comparison
-from .inspection import Inspection
 from .measurement import Ratio
 from .reporter import Reporter
 from .results import Artifact, PassRow
-from .tuning import Tuned
+
+if TYPE_CHECKING:  # what is shown brings torch where it is made
+    from .bench import BenchRow
+    from .comparison import Comparison
+    from .inspection import Inspection
+    from .tuning import Tuned
 
 TABLE_WIDTH = 100
 """Columns that tables fit."""
@@ -219,7 +222,7 @@ def records_table(records: Sequence[PassRecord]) -> Table:
     return table
 
 
-def bench_table(rows: Sequence[BenchRow]) -> Table:
+def bench_table(rows: "Sequence[BenchRow]") -> Table:
     """Latency with quartiles of the ratio to the first row, memory, size."""
     table = _table("model", "backend", "latency", "speed (quartiles)", "memory", "size")
     for row in rows:
@@ -229,7 +232,7 @@ def bench_table(rows: Sequence[BenchRow]) -> Table:
     return table
 
 
-def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
     """The outputs' differences, then the costs."""
     outputs = _table(
         "output", "largest difference", "relative", "cosine", "SQNR", "same argmax", "KL", title="B against A"
@@ -256,7 +259,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     yield costs
 
 
-def tuning_tables(tuned: Tuned) -> Iterator[Table]:
+def tuning_tables(tuned: "Tuned") -> Iterator[Table]:
     """The kernels that were measured, and what that is worth for the model."""
     kernels = _table("kernel", "layer", "time", "estimated", "fastest", "gain")
     for row in tuned.findings:
@@ -273,7 +276,7 @@ def tuning_tables(tuned: Tuned) -> Iterator[Table]:
     yield summary
 
 
-def inspection_tables(inspection: Inspection) -> Iterator[Table]:
+def inspection_tables(inspection: "Inspection") -> Iterator[Table]:
     """Inputs and outputs, totals, operators, modules."""
     ports = _table(inspection.name, "", title=None)
     for kind, values in (("input", inspection.inputs), ("output", inspection.outputs)):

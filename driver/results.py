@@ -151,8 +151,8 @@ class Artifact:
 
 def read_row(record: Mapping[str, Any]) -> PassRow:
     """A row from the plain values that `plain` makes of it."""
-    effect, cost = record["effect"], Cost(**record["cost"])
-    return PassRow(**{**record, "effect": None if effect is None else Effect(effect), "cost": cost})
+    typed: dict[str, Any] = {"effect": record["effect"] and Effect(record["effect"]), "cost": Cost(**record["cost"])}
+    return PassRow(**{**record, **typed})
 
 
 def plain(value: Any) -> Any:

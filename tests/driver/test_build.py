@@ -227,7 +227,6 @@ def test_what_is_for_another_machine_is_written_and_not_run(folder: Path, other_
     artifact = build(recipe(folder, target=other_machine.name, backend="tvm"), listener)
     assert "this machine can't run what is built for other: it is neither checked nor measured" in listener.warnings
     assert (artifact.speedup, artifact.is_slower, artifact.drop) == (None, False, 0.0)
-    manifest = json.loads((artifact.directory / "manifest.json").read_text())
     assert read_measurements(artifact.directory)["built"]["latency_seconds"] is None
     with pytest.raises(TargetError, match=r"the artifact uses .*\w, which this machine lacks"):
         artifact.load()

@@ -93,6 +93,14 @@ def test_an_unchanged_recipe_runs_nothing_and_gives_the_same_files(
     assert files(folder, but=("measurements.json",)).items() <= before.items()
 
 
+@pytest.mark.wide
+def test_an_unchanged_recipe_is_answered_without_torch(folder: Path, store: Store) -> None:
+    build(folder / "recipe.yaml")
+    program = "import sys; sys.modules['torch'] = None; from planish.driver.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "build", "recipe.yaml"], check=False, capture_output=True)
+    assert (done.returncode, b"nothing has changed" in done.stderr) == (0, True), done.stderr.decode()
+
+
 def test_a_budget_and_a_place_are_no_reason_to_build_anew(built: Callable[..., Listener], folder: Path) -> None:
     built()
     assert built(budget={"size": "10 MB"}, output="elsewhere").ran == []
