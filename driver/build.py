@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from ..backends.artifact import amend_manifest, replaced
@@ -15,7 +16,7 @@ from ..passes.units import show_bytes, show_seconds
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .cache.inputs import reading
-from .recipe import Budget, Recipe
+from .recipe import Bounds, Budget, Recipe
 from .recipe_file import read_recipe
 from .reporter import SILENT, Reporter
 from .results import Artifact, plain
@@ -70,7 +71,31 @@ def build(
         asked = recipe.model_dump(mode="json", exclude={"output"})
         amend_manifest(draft, {"recipe": asked, **built.provenance}, key)
         write_measurements(draft, plain(artifact.summary()))
+        if recipe.gate is not None:
+            _hold(draft, recipe, recipe.gate, reporter)
     return artifact
+
+
+def _hold(draft: Path, recipe: Recipe, bounds: Bounds, reporter: Reporter) -> None:
+    """Hold an artifact to the gate of its recipe.
+
+    Raises:
+        BudgetError: it is too far from what it is held to.
+        UsageError: there is nothing to hold it to.
+    """
+    from .comparison import compare
+    from .gate import Gate
+
+    other = recipe.folder / bounds.against
+    if not other.exists() and other.absolute() == (recipe.folder / recipe.output).absolute():
+        reporter.note(f"{bounds.against} is built for the first time, so there is nothing that the gate holds it to")
+        return
+    reporter.stage(f"comparing with {bounds.against}")
+    reference = str(other) if other.exists() else bounds.against
+    data = recipe.data.evaluation or recipe.data.calibration
+    found = compare(reference, str(draft), recipe.machine, data, recipe.data.metric, recipe.folder)
+    gate = Gate(bounds.max_drop, bounds.min_cosine, bounds.max_slower, bounds.max_larger)
+    gate.check(replace(found, b=replace(found.b, name="the artifact")))
 
 
 def _unchanged(cache: BuildCache, reporter: Reporter) -> Built | None:

@@ -30,6 +30,7 @@ from .results import Artifact, PassRow
 if TYPE_CHECKING:  # what is shown brings torch where it is made
     from .bench import BenchRow
     from .comparison import Comparison
+    from .gate import Check
     from .inspection import Inspection
     from .tuning import Tuned
 
@@ -257,6 +258,21 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
     latencies = (show_seconds(side.latency.median) for side in (a, b))
     costs.add("latency", *latencies, _faster(comparison.speedup))
     yield costs
+
+
+def gate_table(checks: "Sequence[Check]", comparison: "Comparison", sufficient: int | None) -> Iterator[Table]:
+    """What became of each bound, and whether there were samples enough to tell; nothing without bounds."""
+    if not checks:
+        return
+    table = _table("gate", "found", "bound", "met")
+    if sufficient is not None:
+        table.caption = (
+            f"to find a model that is worse by twice the bound in 95 of 100 cases takes {sufficient:,} samples; "
+            f"these are {comparison.samples:,}"
+        )
+    for it in checks:
+        table.add(it.name, it.found, it.bound, "yes" if it.is_met else "no")
+    yield table
 
 
 def tuning_tables(tuned: "Tuned") -> Iterator[Table]:

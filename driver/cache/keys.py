@@ -51,7 +51,9 @@ def surroundings() -> str:
 def recipe_key(recipe: "Recipe") -> str:
     """What a recipe asks for, before anything that it names is read."""
     return key(
-        recipe.model_dump(mode="json", exclude={"output", "budget"}), str(recipe.folder.absolute()), surroundings()
+        recipe.model_dump(mode="json", exclude={"output", "budget", "gate"}),
+        str(recipe.folder.absolute()),
+        surroundings(),
     )
 
 

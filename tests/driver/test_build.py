@@ -126,6 +126,19 @@ def test_nothing_is_written_unless_all_is_well(
     assert leftovers(folder) == []
 
 
+def test_a_gate_holds_an_artifact_to_the_one_before_it(folder: Path) -> None:
+    gate = {"against": "dist", "max_drop": "1%", "max_larger": "10%"}
+    build(recipe(folder, gate=gate), first := Listener())
+    assert any("dist is built for the first time" in note for note in first.notes)
+    build(recipe(folder, gate=gate))
+    before = (folder / "dist" / "model.onnx").read_bytes()
+    with pytest.raises(BudgetError, match=r"the artifact is too far from .*dist: the drop of accuracy is 1\.0000"):
+        build(recipe(folder, gate=gate, passes=["passes_of_mine:Negate"]))
+    assert (folder / "dist" / "model.onnx").read_bytes() == before
+    with pytest.raises(UsageError, match="'elsewhere' is not a model"):
+        build(recipe(folder, gate={**gate, "against": "elsewhere"}))
+
+
 def test_a_failed_build_leaves_the_older_artifact(folder: Path) -> None:
     model = build(folder / "recipe.yaml").directory / "model.onnx"
     before = model.read_bytes()
