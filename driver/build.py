@@ -68,7 +68,7 @@ def build(
         with writing(output):
             for file in built.directory.iterdir():
                 shutil.copy(file, draft)
-        asked = recipe.model_dump(mode="json", exclude={"output"})
+        asked = recipe.model_dump(mode="json", exclude={"output", "search"})
         amend_manifest(draft, {"recipe": asked, **built.provenance}, key)
         write_measurements(draft, plain(artifact.summary()))
         if recipe.gate is not None:
