@@ -4,8 +4,8 @@
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
     python benchmarks/joint.py MODEL... [--root FOLDER] [--markdown docs/joint.md]
 
-The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, `minilm`, `ocr` and `magika` as
-packages ship them. Each pass is checked as in a build, and begins with the graph that the passes before it have made.
+The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, `minilm`, `ocr` and `magika`
+as packages ship them. Each pass is checked as in a build, and begins with the graph that the passes before it have made.
 What comes out is compiled for ONNX Runtime and timed in turn with the untouched model; speed is the median ratio
 over rounds with its quartiles, one sample, one thread. Change is that of the metric, with an interval that holds 95 %
 of resamples of the examples; a point is on the front where no other is as good in speed, size and metric at once.
@@ -76,6 +76,7 @@ class Row:
         speed: over the untouched model.
         size: over the untouched model's.
         seconds: that the passes took.
+        is_error: whether the metric counts errors.
         failure: why there is nothing else; empty where there is.
     """
 
@@ -84,6 +85,7 @@ class Row:
     speed: Ratio | None = None
     size: float = 1.0
     seconds: float = 0.0
+    is_error: bool = False
     failure: str = ""
 
     @property
@@ -91,7 +93,7 @@ class Row:
         """What is better when it is greater."""
         assert self.change is not None
         assert self.speed is not None
-        return self.speed.median, -self.size, self.change.value
+        return self.speed.median, -self.size, -self.change.value if self.is_error else self.change.value
 
 
 def main(
@@ -148,7 +150,7 @@ def _rows(subject: Subject, samples: int, work: Path) -> Iterator[Row]:
         before, after = interleaved([lambda it=it: it.executable.run(sample) for it in (untouched, candidate)])
         change, speed = scores.difference(found, reference), after.speedup_over(before)
         LOG.print(f"{name}: {speed}, {change.text(4)}", markup=False)
-        yield Row(name, change, speed, candidate.size / untouched.size, seconds)
+        yield Row(name, change, speed, candidate.size / untouched.size, seconds, "error" in subject.metric)
 
 
 def _made(
