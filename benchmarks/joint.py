@@ -5,7 +5,7 @@
     python benchmarks/joint.py MODEL... [--root FOLDER] [--markdown docs/joint.md]
 
 The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, `minilm`, `ocr` and `magika`
-as packages ship them. Each pass is checked as in a build, and begins with the graph that the passes before it have made.
+as packages ship them. Each pass is checked as in a build, and begins with the graph that those before it have made.
 What comes out is compiled for ONNX Runtime and timed in turn with the untouched model; speed is the median ratio
 over rounds with its quartiles, one sample, one thread. Change is that of the metric, with an interval that holds 95 %
 of resamples of the examples; a point is on the front where no other is as good in speed, size and metric at once.
