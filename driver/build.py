@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..backends import Backend, Executable, find_backend
 from ..backends.artifact import amend_manifest, replaced
@@ -26,8 +27,9 @@ from ..passes.reproducer import Reproducer, reproducing
 from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
 from ..targets.load import load_target
+from .checkpoints import checkpoints_beside
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
-from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled
+from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled, labels_of
 from .lowering import Lowering, choice, chosen, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .mistakes import check_names
@@ -38,7 +40,7 @@ from .recipe import Budget, Recipe, Sources
 from .recipe_file import read_recipe
 from .reporter import SILENT, PassReporter, Reporter, presets_of_passes
 from .results import Artifact, Measured, PassRow, plain
-from .user_code import isolated_imports
+from .user_code import find_function, isolated_imports
 
 
 def build(
@@ -72,7 +74,8 @@ def build(
         stack.enter_context(isolated_imports(recipe.folder))
         draft = stack.enter_context(replaced(output))
         scratch = stack.enter_context(workspace())
-        job = prepare(recipe, reporter, instruments)
+        checkpoints = stack.enter_context(checkpoints_beside(output))
+        job = prepare(recipe, reporter, instruments, checkpoints)
         artifact, directory, graph = _run(job, scratch)
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
@@ -124,7 +127,9 @@ class Job:
     calibration: Sequence[Feeds]
     evaluation: Sequence[Batch]
     metric: Metric | None
+    labels: Sequence[Any]
     labelled: Labelled | None
+    checkpoints: Path | None
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
         """What the passes run in; with a sample they can time what they make."""
@@ -136,8 +141,12 @@ class Job:
             sizes=sizes,
             progress=self.reporter.progress,
             profile=profiler(self.recipe.backend, self.target, sample),
+            labels=self.labels,
             labelled=self.labelled,
             read_model=partial(read_model, folder=self.recipe.folder),
+            find_function=partial(find_function, folder=self.recipe.folder),
+            folder=self.recipe.folder,
+            checkpoints=self.checkpoints,
         )
 
     @property
@@ -175,7 +184,9 @@ class Job:
         return None if self.metric is None else evaluate(self.metric, run, self.evaluation, resamples=resamples)
 
 
-def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
+def prepare(
+    recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = (), checkpoints: Path | None = None
+) -> Job:
     """Read and check everything that a recipe names."""
     check_names(recipe)
     passes = recipe.pipeline()
@@ -195,8 +206,20 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)
     metric = metric if evaluation else None
-    labels = labelled(metric, calibration)
-    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels)
+    job = Job(
+        recipe,
+        reporter,
+        instruments,
+        passes,
+        target,
+        source,
+        feeds,
+        evaluation,
+        metric,
+        labels_of(calibration),
+        labelled(metric, calibration),
+        checkpoints,
+    )
     if job.is_for_another_machine and recipe.budget.latency is not None:
         raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
     return job
@@ -326,6 +349,7 @@ class _Watch(Instrument):
                 drift=record.drift,
                 metric=None if score is None else score.value,
                 preset=self._preset,
+                curve=record.result.curve,
             )
         )
 

@@ -14,6 +14,7 @@ from ..passes.verification import EVERYTHING, Verification
 from ..targets.load import load_target
 from .api import Optimized, optimize
 from .backend_check import compile_again
+from .checkpoints import checkpoints_beside
 from .data import ports_of, read_data
 from .explanation import Explain
 from .model import check_form, read_model, write_model
@@ -64,7 +65,8 @@ def optimize_file(
         if explainer is not None:
             explainer.prepare(parse_pipeline(case.pipeline))
             instruments = (*instruments, explainer)
-        with nullcontext() if is_known else reproducing(case):
+        beside = nullcontext() if output is None else checkpoints_beside(output)
+        with beside as checkpoints, nullcontext() if is_known else reproducing(case):
             result = optimize(
                 case.graph,
                 case.pipeline,
@@ -76,6 +78,7 @@ def optimize_file(
                 probes=case.probes,
                 instruments=instruments,
                 reporter=reporter,
+                checkpoints=checkpoints,
             )
             if case.backend:
                 reporter.stage(f"compiling for {case.backend}")

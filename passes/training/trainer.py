@@ -1,4 +1,4 @@
-"""Training a graph's weights: steps of Adam, each weight's in proportion to its size, and what was best so far."""
+"""Training a graph's weights: steps of Adam, each weight's in proportion to its size, and a state to go on from."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -40,16 +40,26 @@ class Trainer:
     Args:
         student: the graph; its constants change only by `finish`.
         weights: those of its constants that are trained.
-        compare: the loss of the student's outputs against the teacher's.
+        compare: the loss of the student's outputs against what they should be.
+        clip: the most that the norm of all gradients together may be; 0 for no bound.
+        average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
+            is one, it is what outputs are computed with, copied and written.
     """
 
     def __init__(
-        self, student: Graph, weights: Sequence[Constant], compare: "Callable[[Outputs, Outputs], Tensor]"
+        self,
+        student: Graph,
+        weights: Sequence[Constant],
+        compare: "Callable[[Outputs, Outputs], Tensor]",
+        *,
+        clip: float = 0.0,
+        average: float = 0.0,
     ) -> None:
         from ...ir.module import to_module
 
         self._student = student
         self._compare = compare
+        self._clip, self._share = clip, average
         self._module = to_module(student, training=True)
         self._module.requires_grad_(False)
         chosen = set(weights)
@@ -61,14 +71,36 @@ class Trainer:
         self._start()
 
     def weights(self) -> "list[Tensor]":
-        """A copy of the weights as they are."""
-        return [weight.detach().clone() for weight in self._weights]
+        """A copy of the weights as they are, or of their averages."""
+        return [weight.detach().clone() for weight in self._averages or self._weights]
 
     def restore(self, weights: "Sequence[Tensor]") -> None:
         """Go back to weights that were copied, and forget the steps that were taken."""
         for weight, held in zip(self._weights, weights, strict=True):
             weight.data.copy_(held)
         self._start()
+
+    def state(self) -> "dict[str, Tensor]":
+        """All that the next step depends on, by name: nothing is copied."""
+        found = {f"weight.{place}": weight.detach() for place, weight in enumerate(self._weights)}
+        found |= {f"average.{place}": average for place, average in enumerate(self._averages)}
+        for place, weight in enumerate(self._weights):
+            found |= {f"adam.{place}.{name}": held for name, held in self._optimizer.state[weight].items()}
+        return found
+
+    def resume(self, state: "Mapping[str, Tensor]") -> None:
+        """Go on from a state.
+
+        Raises:
+            KeyError, RuntimeError: it is that of other weights.
+        """
+        for place, weight in enumerate(self._weights):
+            weight.data.copy_(state[f"weight.{place}"])
+            prefix = f"adam.{place}."
+            held = {name.removeprefix(prefix): one.clone() for name, one in state.items() if name.startswith(prefix)}
+            self._optimizer.state[weight].update(held)
+        for place, average in enumerate(self._averages):
+            average.copy_(state[f"average.{place}"])
 
     def _start(self) -> None:
         import torch
@@ -79,6 +111,7 @@ class Trainer:
             groups[floor(log2(max(size, _LEAST)))].append(weight)
         alike = [{"params": weights, "size": 1.5 * 2.0**power} for power, weights in groups.items()]
         self._optimizer = torch.optim.Adam(alike)
+        self._averages = [weight.detach().clone() for weight in self._weights] if self._share else []
 
     def step(self, batches: Sequence[TrainingBatch], rate: float) -> float:
         """Learn from some samples; returns the loss before it, and changes nothing if that is no number.
@@ -90,6 +123,8 @@ class Trainer:
         Raises:
             ModelError: the outputs don't depend on the weights by anything that has a gradient.
         """
+        import torch
+
         self._optimizer.zero_grad()
         total, rows = 0.0, sum(batch.rows for batch in batches)
         for batch in batches:
@@ -99,24 +134,40 @@ class Trainer:
                 raise ModelError("no gradient reaches the weights from the outputs that are compared")
             loss.backward()
             total += loss.item()
-        if isfinite(total):
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate * group["size"]
-            self._optimizer.step()
+        if not isfinite(total):
+            return total
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["size"]
+        if self._clip:
+            torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
+        self._optimizer.step()
+        for average, weight in zip(self._averages, self._weights, strict=False):
+            average.lerp_(weight.detach(), 1 - self._share)
         return total
 
     def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
         """What the student says of a batch, by name."""
         import torch
 
-        with torch.no_grad():
-            return dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
+        self._exchange()
+        try:
+            with torch.no_grad():
+                return dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
+        finally:
+            self._exchange()
 
     def finish(self) -> None:
-        """Write the weights into the graph."""
+        """Write the weights, or their averages, into the graph."""
         from ...ir.module import update_constants
 
+        self._exchange()
         update_constants(self._student, self._module)
+        self._exchange()
+
+    def _exchange(self) -> None:
+        """Let weights and their averages, if there are any, change places."""
+        for place, weight in enumerate(self._weights if self._averages else ()):
+            weight.data, self._averages[place] = self._averages[place], weight.data
 
 
 def is_weight(constant: Constant) -> bool:

@@ -9,8 +9,8 @@ import torch
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
-from planish.passes.distillation.lessons import TrainingBatch
-from planish.passes.distillation.trainer import Trainer, is_weight
+from planish.passes.training.lessons import TrainingBatch
+from planish.passes.training.trainer import Trainer, is_weight
 
 
 def student() -> Graph:
