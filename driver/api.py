@@ -15,6 +15,7 @@ from ..backends.base import Port, bind
 from ..ir.drafts import workspace
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
+from ..passes.adapters.survival import AdapterSurvival
 from ..passes.base import Feeds, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
@@ -200,7 +201,8 @@ def optimize(
         find_function=find_function,
         checkpoints=None if checkpoints is None else Path(checkpoints),
     )
-    records = PassManager(passes, [PassReporter(hearing, passes), *instruments], verify).run(result, context)
+    watching = [PassReporter(hearing, passes), AdapterSurvival(hearing.note), *instruments]
+    records = PassManager(passes, watching, verify).run(result, context)
     for text in hearing.texts if reporter is None else ():
         warnings.warn(text, stacklevel=2)
     return Optimized(result, records, tuple(hearing.texts))

@@ -18,6 +18,7 @@ from ..ir.errors import BudgetError, ModelError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
+from ..passes.adapters.survival import AdapterSurvival
 from ..passes.base import Effect, Feeds, Labelled, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
@@ -160,6 +161,7 @@ class Job:
             self.recipe.seed,
             self.calibration,
             verification=self.recipe.verify,
+            labels=self.labels,
         )
 
     def lowering(self, probes: Sequence[Feeds], scratch: Path) -> Lowering:
@@ -310,7 +312,7 @@ def _run_passes(job: Job, before: Score | None, context: PassContext) -> tuple[G
     graph = job.source.clone()
     watch = _Watch(job, before, context.sizes)
     try:
-        watching = [PassReporter(job.reporter, job.passes), watch, *job.instruments]
+        watching = [PassReporter(job.reporter, job.passes), watch, AdapterSurvival(job.reporter.note), *job.instruments]
         with reproducing(job.case):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context)
     finally:

@@ -30,12 +30,19 @@ _LEAST = 1e-3
 """The size that a weight counts as at least, since one of zeros would never move."""
 
 
+def _size(weight: "Tensor") -> float:
+    """The root mean square of a weight; that of one drawn at random for a matrix of zeros, as adapters begin with."""
+    if weight.ndim > 1 and not weight.any():
+        return (max(weight.shape) / weight.numel()) ** 0.5
+    return max(float(weight.detach().double().square().mean().sqrt()), _LEAST)
+
+
 class Trainer:
     """A student in training.
 
-    A step moves a weight by a share of its own size, the root mean square of its elements, as in Shazeer and Stern,
-    "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one rate fits layers whose
-    weights differ by orders of magnitude, as those of folded normalizations do.
+    A step moves a weight by a share of the size that it has at first, the root mean square of its elements, as in
+    Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one rate
+    fits layers whose weights differ by orders of magnitude, as those of folded normalizations do.
 
     Args:
         student: the graph; its constants change only by `finish`.
@@ -68,6 +75,7 @@ class Trainer:
             for index, constant in enumerate(student.constants.values())
             if constant in chosen
         ]
+        self._sizes = [_size(weight) for weight in self._weights]
         self._start()
 
     def weights(self) -> "list[Tensor]":
@@ -106,9 +114,8 @@ class Trainer:
         import torch
 
         groups: defaultdict[int, list[Tensor]] = defaultdict(list)
-        for weight in self._weights:
-            size = float(weight.detach().double().square().mean().sqrt())
-            groups[floor(log2(max(size, _LEAST)))].append(weight)
+        for weight, size in zip(self._weights, self._sizes, strict=True):
+            groups[floor(log2(size))].append(weight)
         alike = [{"params": weights, "size": 1.5 * 2.0**power} for power, weights in groups.items()]
         self._optimizer = torch.optim.Adam(alike)
         self._averages = [weight.detach().clone() for weight in self._weights] if self._share else []
