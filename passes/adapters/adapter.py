@@ -76,7 +76,7 @@ def _is_held(weight: Value) -> bool:
 
 
 def matrix_of(node: Node) -> np.ndarray | None:
-    """A view of a layer's weight in float, shape [inputs, outputs]; None where it is no constant, as it is or turned."""
+    """A view of a layer's weight in float, shape [inputs, outputs]; None where it is no constant or turned one."""
     weight, producer = node.constant(1), node.operand(1).producer
     if producer is not None and producer.operator == "Transpose" and node.operand(1).type.rank == 2:
         held = producer.constant(0)
