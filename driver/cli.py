@@ -359,7 +359,7 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
     list_entries(catalog.targets() if name is None else catalog.describe_target(name), as_json)
 
 
-for shortcut in (shortcuts.quantize, shortcuts.init, shortcuts.doctor):
+for shortcut in (shortcuts.quantize, shortcuts.distill, shortcuts.init, shortcuts.doctor):
     app.command(cls=GuardedCommand, epilog=shortcuts.EXAMPLES[shortcut.__name__])(shortcut)
 
 

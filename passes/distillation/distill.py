@@ -1,20 +1,24 @@
 """Distillation: the model as it was read, or another one, teaches the model as it is now."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Gt
+from annotated_types import Gt, Interval
 
 from ...ir.errors import ModelError, UsageError
 from ...ir.graph import Graph
 from ..base import PassContext
 from ..judge import Judge
-from ..measures import measure
+from ..measures import LossKind, measure
+from ..training.fine_tune import LABELS, with_labels
 from ..training.lessons import Piece
+from ..training.losses import cross_entropy
 from ..training.train import Task, Training, judged
+from .features import compare_features, pairs_of, return_too
 from .teacher import aligned
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -39,6 +43,11 @@ class Distillation(Training):
             and for logits, which are what a linear layer gives in two dimensions, and `mse` for the rest.
         temperature: softens the probabilities of `kl`.
         teacher: a model to learn from in place of the one that was read, named as a recipe names models.
+        outputs: pairs of outputs, `student->teacher`, where these have other names or there are more; all where empty.
+        features: pairs of values inside, or of layers by module path, that are to be alike, too: as numbers where they
+            have one shape, otherwise by where they are large.
+        feature_weight: of their loss beside that of the outputs.
+        label_weight: of the cross-entropy of the first of the outputs with labels; the teacher's is one less that.
     """
 
     name: ClassVar[str] = "distill"
@@ -46,14 +55,44 @@ class Distillation(Training):
     loss: Literal["auto", "kl", "mse"] = "auto"
     temperature: Annotated[float, Gt(0)] = 4.0
     teacher: str = ""
+    outputs: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    feature_weight: Annotated[float, Gt(0)] = 1.0
+    label_weight: Annotated[float, Interval(ge=0, le=1)] = 0.0
 
     def _task(self, graph: Graph, student: Graph, judging: Sequence[Piece], context: PassContext) -> Task:
-        teacher = aligned(context.read_model(self.teacher), graph) if self.teacher else context.source
+        teacher = context.read_model(self.teacher) if self.teacher else context.source
+        if self.teacher or self.outputs:
+            teacher = aligned(teacher, graph, pairs_of("outputs", self.outputs))
         judge = Judge(teacher, [piece.feeds for piece in judging], judged(context, judging), self.loss)
         if not judge.measures:
             raise UsageError(f"{self.name}: the model has no float output to match")
-        compare = partial(measure, judge.measures, temperature=self.temperature)
-        return Task(_answers(teacher), compare, judge, teacher, _SAME)
+        pairs = pairs_of("features", self.features)
+        if pairs:
+            teacher = teacher.clone()
+            return_too(student, [ours for ours, _ in pairs], "model")
+            return_too(teacher, [theirs for _, theirs in pairs], "teacher")
+        answer = _answers(teacher)
+        if self.label_weight:
+            if not context.labels:
+                raise UsageError(f"{self.name}: label_weight takes labels, and the calibration data have none")
+            answer = with_labels(answer)
+        compare = partial(self._compare, judge.measures, len(pairs))
+        return Task(answer, compare, judge, teacher, _SAME if not (pairs or self.label_weight) else -math.inf)
+
+    def _compare(
+        self,
+        measures: Mapping[str, LossKind],
+        features: int,
+        got: "Mapping[str, Tensor]",
+        wanted: "Mapping[str, Tensor]",
+    ) -> "Tensor":
+        loss = measure(measures, got, wanted, self.temperature)
+        if self.label_weight:
+            name, kind = next(iter(measures.items()))
+            right = cross_entropy(name, of_probabilities=kind is LossKind.PROBABILITIES)
+            loss = (1 - self.label_weight) * loss + self.label_weight * right(got, wanted[LABELS])
+        return loss + self.feature_weight * compare_features(features, got, wanted) if features else loss
 
     def _learned(self) -> str:
         which = self.teacher or "the one that this build began with"

@@ -1,6 +1,6 @@
 """Fine-tuning: labels teach the model, or those parts of it that are selected."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
 _AUTO, _CLASSES, _NUMBERS = "auto", "cross-entropy", "mse"
-_LABELS = "labels"
+LABELS = "labels"
+"""The name under which a piece's labels are among its answers."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class FineTuning(Training):
         )
         counts = name if is_usual and self.loss != _NUMBERS and are_classes else ""
         judge = _LabelJudge(loss, judging, judged(context, judging), counts)
-        return Task(_answer, lambda outputs, wanted: loss(outputs, wanted[_LABELS]), judge)
+        return Task(_answer, lambda outputs, wanted: loss(outputs, wanted[LABELS]), judge)
 
 
 def _are_whole(labels: Sequence[Any]) -> bool:
@@ -97,7 +98,12 @@ def _array(labels: Any) -> np.ndarray:
 def _answer(piece: Piece) -> "Mapping[str, Tensor]":
     from ...ir.ops.dtypes import to_torch
 
-    return {_LABELS: to_torch(_array(piece.labels))}
+    return {LABELS: to_torch(_array(piece.labels))}
+
+
+def with_labels(answer: "Callable[[Piece], Mapping[str, Tensor]]") -> "Callable[[Piece], Mapping[str, Tensor]]":
+    """Let answers have labels beside what else they have."""
+    return lambda piece: {**answer(piece), **_answer(piece)}
 
 
 class _LabelJudge:
@@ -112,7 +118,7 @@ class _LabelJudge:
 
     def __init__(self, loss: Loss, pieces: Sequence[Piece], labelled: Labelled | None, counts: str) -> None:
         self._loss = loss
-        self._labels = [_answer(piece)[_LABELS] for piece in pieces]
+        self._labels = [_answer(piece)[LABELS] for piece in pieces]
         self._rows = [piece.rows for piece in pieces]
         self._labelled = labelled
         self._counts = counts
