@@ -51,6 +51,7 @@ class Trainer:
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
             is one, it is what outputs are computed with, copied and written.
+        keep_zeros: whether what is zero stays zero, but in weights that are nothing else.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Trainer:
         *,
         clip: float = 0.0,
         average: float = 0.0,
+        keep_zeros: bool = False,
     ) -> None:
         from ...ir.module import to_module
 
@@ -76,6 +78,7 @@ class Trainer:
             if constant in chosen
         ]
         self._sizes = [_size(weight) for weight in self._weights]
+        self._masks = [(weight, weight.detach() != 0) for weight in self._weights if keep_zeros and weight.any()]
         self._start()
 
     def weights(self) -> "list[Tensor]":
@@ -148,6 +151,8 @@ class Trainer:
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
         self._optimizer.step()
+        for weight, mask in self._masks:
+            weight.data *= mask
         for average, weight in zip(self._averages, self._weights, strict=False):
             average.lerp_(weight.detach(), 1 - self._share)
         return total

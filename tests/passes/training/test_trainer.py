@@ -74,6 +74,18 @@ def test_what_was_copied_is_restored_and_only_then_written() -> None:
     assert np.square(graph.constants["weight"].data - 1).mean() == pytest.approx(kept)
 
 
+def test_zeros_stay_where_they_are_to() -> None:
+    graph = student()
+    graph.constants["weight"].data = np.array([[0, 1], [2, 0], [3, 4]], np.float32)
+    free, held = (Trainer(graph, [graph.constants["weight"]], squared, keep_zeros=it) for it in (False, True))
+
+    for trainer in (free, held):
+        trainer.step([BATCH], 0.1)
+
+    assert free.weights()[0].all()
+    np.testing.assert_array_equal(held.weights()[0] != 0, graph.constants["weight"].data != 0)
+
+
 def test_a_loss_that_is_no_number_moves_nothing() -> None:
     trainer = trainer_of(student())
     broken = TrainingBatch((torch.full((3, 3), torch.inf),), {"y": torch.ones(3, 2)}, 3)
