@@ -339,7 +339,7 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
 
 
 for room, commands in (
-    (shortcuts, ("quantize", "init", "doctor")),
+    (shortcuts, ("quantize", "distill", "init", "doctor")),
     (release, ("search", "compare", "verify", "cache", "recipe_schema")),
 ):
     for command in commands:

@@ -8,6 +8,7 @@ from ..backends.manifest import read_manifest
 from ..ir.analysis.cost import summarize
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
+from ..passes.adapters.survival import AdapterSurvival
 from ..passes.base import Effect, Feeds, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
@@ -100,14 +101,15 @@ def _run_passes(
 ) -> tuple[Graph, Sequence[PassRow]]:
     graph, resumption = job.source.clone(), None
     watch = _Watch(job, before, context.sizes)
-    keeping = cache.steps(job, lambda: watch.rows)
+    survival = AdapterSurvival(job.reporter.note)
+    keeping = None if survival.watches(job.passes) else cache.steps(job, lambda: watch.rows)
     if keeping is not None and (found := keeping.find()) is not None:
         graph, resumption = found.graph, found.resumption
         watch.rows += found.rows
         job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
     rest = job.passes[0 if resumption is None else resumption.done :]
     try:
-        watching = [PassReporter(job.reporter, rest), watch, *filter(None, [keeping]), *job.instruments]
+        watching = [PassReporter(job.reporter, rest), watch, survival, *filter(None, [keeping]), *job.instruments]
         with reproducing(job.case):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:
@@ -148,6 +150,7 @@ class _Watch(Instrument):
                 drift=record.drift,
                 metric=None if score is None else score.value,
                 preset=self._preset,
+                curve=record.result.curve,
             )
         )
 

@@ -17,6 +17,7 @@ from ...passes.base import Pass
 from ...passes.manager import other_packages
 from ...passes.order import flattened
 from ...passes.pipeline import format_pass
+from ..data import Batch
 from ..provenance import digest
 from ..results import plain
 from .inputs import digest_of, files_beside, own_folders
@@ -71,7 +72,9 @@ def job_key(job: "Job") -> str:
     """What all passes and backends of a build depend on: the model, the data, the target, the seed, the code."""
     recipe = job.recipe
     tuned = "" if recipe.database is None else digest_of(recipe.database)
-    data = [digest(job.calibration), digest(job.evaluation), repr(job.labelled and job.labelled.labels)]
+    labels = job.labels or [None] * len(job.calibration)
+    calibration = [Batch(inputs, wanted) for inputs, wanted in zip(job.calibration, labels, strict=True)]
+    data = [digest(calibration), digest(job.evaluation)]
     asked = [recipe.backend, recipe.seed, str(recipe.verify), plain(job.target), recipe.data.metric]
     code = _code(recipe.folder) if ":" in recipe.data.metric else ""
     return key(graph_key(job.source), data, asked, tuned, code, surroundings())

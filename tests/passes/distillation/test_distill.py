@@ -16,9 +16,9 @@ from planish.ir.numerics import drift
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import Feeds, Labelled, PassContext
-from planish.passes.distillation.climb import RATES
 from planish.passes.distillation.distill import Distillation
 from planish.passes.probes import run_graph
+from planish.passes.training.climb import RATES
 from planish.targets.load import load_target
 
 
@@ -98,6 +98,8 @@ def test_the_rate_is_found() -> None:
 
     assert distance(source, student) < 0.3 * before
     assert float(re.search(r"rate ([\d.e-]+), 100 steps", result.notes[0])[1]) in RATES
+    assert len(result.curve) == 100
+    assert np.mean(result.curve[-10:]) < 0.5 * result.curve[0]
 
 
 def test_settings_and_statistics_are_not_weights() -> None:
@@ -220,7 +222,8 @@ def test_progress_is_told_step_by_step() -> None:
         disturbed(source, "conv"), context(source, batches(5, 32), progress=lambda *told_now: told.append(told_now))
     )
 
-    assert told == [("distill", step, 10) for step in range(1, 11)]
+    assert [steps for _, *steps in told] == [[step, 10] for step in range(1, 11)]
+    assert all(re.fullmatch(r"distill: loss \S+, at best \S+ and \S+ % lost", text) for text, *_ in told)
 
 
 def quantized(source: Graph, limit: int) -> Graph:
