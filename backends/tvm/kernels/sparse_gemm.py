@@ -1,21 +1,27 @@
 """GEMM with constant weights of which whole blocks are zero: only the others are held, and multiplied.
 
-A block is what one instruction multiplies: some neighbours along K, by a tile's columns. Blocks of a panel lie behind
-each other, with the first row along K of each beside them (block compressed sparse columns). Each is loaded once for
-all rows of a tile, whose left factors are broadcast from where the index says.
+A block is what instructions multiply at once: `k_per_instruction` rows of the weights, by a tile's columns. Blocks of a
+panel lie behind each other, with the first row of each beside them (block compressed sparse columns). A block is loaded
+once for all rows of a tile, whose left factors are broadcast from where the index says. Tiles of few vectors add to a
+few sums in turn for each element, since one addition waits for the other.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .gemm import Dense, Gemm, Nest, Operands, Place, Product, panels
+from .gemm import Beside, Dense, Gemm, Matrix, Nest, Place, Product, panels, tiles
 from .instructions.base import Instruction
-from .tiles import Tile, ceil_div
+from .machine import Machine
+from .tiles import MOST_VECTORS, Tile, ceil_div
 from .vectors import Scalar, ramp
+
+_MOST_CHAINS = 4
+"""More sums beside each other leave too many blocks over that don't fill a run of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,57 +31,135 @@ class SparseTile(Tile):
     is_sparse: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class SparseGemm:
+    """The sizes of a GEMM, and how many products of a sum are left on average."""
+
+    gemm: Gemm
+    held: int
+
+
+def _blocks(weights: np.ndarray, tile: Tile, instruction: Instruction) -> np.ndarray:
+    """Cut weights `[K, N]` into `[panel, step, column of the tile, product of a step]`."""
+    (k, n), together = weights.shape, instruction.k_per_instruction
+    return panels(weights.reshape(k // together, together, n).transpose(0, 2, 1), tile)
+
+
+def held_products(weights: np.ndarray, tile: Tile, instruction: Instruction) -> int:
+    """Return how many products of a sum with weights `[K, N]` are left, on average, by whole percents of K."""
+    is_held = _blocks(weights, tile, instruction).any((2, 3))
+    return ceil(100 * is_held.mean()) * len(weights) // 100
+
+
 def compressed(weights: np.ndarray, tile: Tile, instruction: Instruction) -> list[np.ndarray]:
     """Return the blocks of weights `[K, N]` that aren't zero, their first rows, and where each panel's blocks begin."""
-    (k, n), together = weights.shape, instruction.k_per_instruction
-    blocks = panels(weights.reshape(k // together, together, n).transpose(0, 2, 1), tile)
-    panel, step = blocks.any((2, 3)).nonzero()
-    starts = np.searchsorted(panel, np.arange(len(blocks) + 1)).astype(np.int32)
-    return [instruction.pack(blocks[panel, step]), (step * together).astype(np.int32), starts]
+    blocks = _blocks(weights, tile, instruction)
+    panel, step = np.nonzero(blocks.any((2, 3)))
+    starts = np.searchsorted(panel, np.arange(len(blocks) + 1))
+    rows = step * instruction.k_per_instruction
+    return [instruction.pack(blocks[panel, step]), rows.astype(np.int32), starts.astype(np.int32)]
 
 
-@dataclass(frozen=True, slots=True)
-class SparseMatrix(Operands):
-    has_offsets: bool = False
+def sparse_tiles(gemm: Gemm, weights: np.ndarray, machine: Machine) -> list[SparseTile]:
+    """Return the tiles with which products take less time without the blocks of weights `[K, N]` that are zero.
 
-    def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
-        instruction, count = gemm.instruction, tirx.Var("blocks", "int64")
-        right = T.arg("right", T.buffer((count, tile.columns * instruction.k_per_instruction), instruction.rhs_dtype))
-        rows = T.arg("rows", T.buffer((count,), "int32"))
-        starts = T.arg("starts", T.buffer((ceil_div(gemm.n, tile.columns) + 1,), "int32"))
-        offsets = scales = None
-        if self.has_offsets:
-            offsets = T.arg("offsets", T.buffer((gemm.n,), "int32"))
-
-        def emit(nest: Nest) -> None:
-            nest.emit(
-                lambda panel: _Blocks(instruction, nest.x, right, offsets, rows=rows, starts=starts, panel=panel),
-                tile,
-                gemm.m_splits(tile, nest.machine),
-            )
-
-        return emit
+    The one with the least estimated time comes first; there are none where the dense kernel takes no more.
+    """
+    together, costs, whole = gemm.instruction.k_per_instruction, machine.costs, gemm.n // machine.lanes
+    if weights.shape[0] % together or not whole:
+        return []
+    times: dict[SparseTile, float] = {}
+    for vectors in range(1, min(MOST_VECTORS, whole) + 1):
+        widest = Tile(1, vectors * machine.lanes, machine.lanes)
+        count = np.count_nonzero(_blocks(weights, widest, gemm.instruction).any((2, 3)))
+        for rows in range(1, min(costs.most_rows, gemm.m or costs.most_rows) + 1):
+            tile = SparseTile(rows, vectors * machine.lanes, machine.lanes)
+            if rows * vectors + vectors + 1 <= machine.registers:
+                work = rows * vectors + costs.sparse_load * (rows + vectors)
+                times[tile] = count * gemm.heights(rows, machine) * work
+    dense = tiles(gemm, machine)[0]
+    products = ceil_div(gemm.n, machine.lanes) * weights.shape[0] // together * dense.rows
+    limit = costs.sparse_gain * products * gemm.heights(dense.rows, machine)
+    return sorted((tile for tile, time in times.items() if time < limit), key=lambda tile: times[tile])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Blocks(Dense):
-    """A product with the blocks of a panel."""
+class SparseMatrix(Matrix):
+    """A matrix that is held without the blocks that are zero.
+
+    Attributes:
+        held: how many products of a sum are left, on average.
+    """
+
+    held: int
+
+    @classmethod
+    def of(cls, matrix: Matrix, held: int) -> "SparseMatrix":
+        """Return a matrix with so many products of a sum, which is undone as another one."""
+        return cls(matrix.has_offsets, matrix.zero_points, matrix.is_scaled, held=held)
+
+    def depth(self, k: Scalar) -> Scalar:
+        return self.held
+
+    def declare_right(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Sequence[tirx.Buffer]:
+        count, width = tirx.Var("blocks", "int64"), tile.columns * gemm.instruction.k_per_instruction
+        return [
+            T.arg("right", T.buffer((count, width), gemm.instruction.rhs_dtype)),
+            T.arg("block_rows", T.buffer((count,), "int32")),
+            T.arg("starts", T.buffer((ceil_div(gemm.n, tile.columns) + 1,), "int32")),
+        ]
+
+    def products(self, nest: Nest, right: Sequence[tirx.Buffer], beside: Beside) -> Callable[[Scalar], Product]:
+        blocks, rows, starts = right
+        latency = nest.machine.costs.latency
+        return lambda panel: _Sparse(
+            nest.gemm.instruction,
+            nest.x,
+            blocks,
+            beside,
+            rows=rows,
+            bounds=(starts[panel], starts[panel + 1]),
+            latency=latency,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sparse(Dense):
+    """A product with the blocks of a panel.
+
+    Attributes:
+        rows: the first row of each block.
+        bounds: the panel's first block, and the one behind its last.
+        latency: sums that should be in flight at once.
+    """
 
     rows: tirx.Buffer
-    starts: tirx.Buffer
-    panel: Scalar
+    bounds: tuple[tirx.Expr, tirx.Expr]
+    latency: int
 
-    def walk(self, step: Callable[[Scalar, int], None]) -> None:
-        with T.serial(self.starts[self.panel], self.starts[self.panel + 1]) as block:
+    def chains(self, tile: Tile) -> int:
+        return max(min(2 * self.latency // len(tile.spots), _MOST_CHAINS), 1)
+
+    def walk(self, step: Callable[[Scalar, int], None], chains: int) -> None:
+        begin, end = self.bounds
+        middle = begin
+        if chains > 1:
+            runs = (end - begin) // chains
+            middle = begin + runs * chains
+            with T.serial(0, runs) as run:
+                step(begin + run * chains, chains)
+        with T.serial(middle, end) as block:
             step(block, 1)
 
     def load_a(self, row: Scalar, first: Scalar, count: int, lanes: int) -> list[Sequence[tirx.Expr]]:
-        elements = self.x[row, ramp(self.rows[first], self.instruction.k_per_instruction)]
-        return [[left] for left in self.instruction.broadcast_lhs(elements, lanes)]
+        together, left = self.instruction.k_per_instruction, self.instruction.broadcast_lhs
+        places = [ramp(self.rows[first + step], together) for step in range(count)]
+        return [left(self.x[row, place], lanes) for place in places]
 
     def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
         column, together = place.right[1], self.instruction.k_per_instruction
-        yield {
-            start: self.right[first, ramp((column + start) * together, lanes * together)]
-            for start, lanes in tile.vectors
-        }
+        for block in range(count):
+            yield {
+                start: self.right[first + block, ramp((column + start) * together, lanes * together)]
+                for start, lanes in tile.vectors
+            }
