@@ -106,7 +106,7 @@ def _convolved(
             kernel, arrays = winograd_kernel(sizes, way, machine, group.epilogue), [transformed(weights, way, machine)]
         else:
             kernel, arrays = _kernel(sizes, weights, way, machine, group.epilogue)
-        name = "winograd" if isinstance(way, Plan) else "conv"
+        name = "winograd" if isinstance(way, Plan) else _label("conv", way)
         return emitter.prim_func(name, kernel, [tensor, *map(relax.const, arrays), *beside], type)
 
     dense = ways(sizes, machine, sizes.instruction.speed)
@@ -118,6 +118,10 @@ def _kernel(
 ) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
     """Return a kernel, and its arguments that hold the weights."""
     return convolution_kernel(sizes, tile, machine, epilogue), prepared(weights, sizes, tile, machine)
+
+
+def _label(name: str, tile: Tile) -> str:
+    return f"sparse_{name}" if isinstance(tile, SparseTile) else name
 
 
 def _task(
@@ -231,11 +235,12 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
         return None
     tensor = in_blocks(emitter, found.x) if strips is None else _strips(emitter, found, strips)
     beside += operands(emitter, group)
+    type = blocked_type(emitter, group.output.type)
 
     def call(tile: Tile) -> relax.Call:
         kernel, arrays = _kernel(sizes, weights, tile, machine, group.epilogue)
         arguments = [tensor, *map(relax.const, arrays), *beside]
-        return emitter.prim_func("integer_conv", kernel, arguments, blocked_type(emitter, group.output.type))
+        return emitter.prim_func(_label("integer_conv", tile), kernel, arguments, type)
 
     dense = tiles(sizes, machine)
     return Blocked(emitter.choices.made(_task(str(node.location), sizes, weights, dense, machine, call)))

@@ -161,7 +161,8 @@ def _constant_product(
         else:
             right, arrays = matrix, [packed(weights, tile, instruction)]
         kernel = gemm_kernel(sizes, tile, machine, group.epilogue, right)
-        return emitter.prim_func(name, kernel, [left, *map(relax.const, arrays), *beside], group.output.type)
+        label = f"sparse_{name}" if isinstance(tile, SparseTile) else name
+        return emitter.prim_func(label, kernel, [left, *map(relax.const, arrays), *beside], group.output.type)
 
     dense, sparse = tiles(sizes, machine), sparse_tiles(sizes, weights, machine)
     if not sparse:
