@@ -2,10 +2,11 @@
 
     python benchmarks/sparse_kernels.py [gemm|conv|densities] [threads]
 
-The kernels that planish takes for weights whose blocks of 4x16 (int8) or 1x16 (float32) are zero at random run in turn with
-the dense ones; each time is the fastest of many turns. Results of integers must be equal to the last bit. `gemm` has the shapes of
-BERT-base, MiniLM and ResNet-50's convolutions of one tap at 1, 32 and 128 rows, `conv` the latter on their images, and
-`densities` says from which share of blocks on a dense kernel is faster.
+The kernels that planish takes for weights whose blocks of 4x16 (int8) or 1x16 (float32) are zero at random run in turn
+with the dense ones; each time is the fastest of many turns. Results of integers must be equal to the last bit. `gemm`
+has the shapes of BERT-base, MiniLM and ResNet-50's convolutions of one tap at 1, 32 and 128 rows, `conv` the latter on
+their images, with results in bytes, as in a quantized network. `densities` says from which share of zeros on a sparse
+kernel is faster.
 """
 
 import os
@@ -21,12 +22,12 @@ from tvm.runtime import Tensor, tensor
 
 from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel, prepared
-from planish.backends.tvm.kernels.epilogue import Epilogue
+from planish.backends.tvm.kernels.epilogue import Epilogue, PostOp
 from planish.backends.tvm.kernels.gemm import Gemm, Matrix, gemm_kernel, packed, tiles
 from planish.backends.tvm.kernels.instructions.fma import FMA
 from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
 from planish.backends.tvm.kernels.machine import Machine
-from planish.backends.tvm.kernels.sparse_gemm import SparseMatrix, SparseTile, compressed, held_products, sparse_tiles
+from planish.backends.tvm.kernels.sparse_gemm import SparseMatrix, SparseTile, compressed, held_blocks, sparse_tiles
 from planish.backends.tvm.kernels.windows import Window
 from planish.backends.tvm.llvm import llvm_target
 from planish.targets import Target
@@ -46,6 +47,10 @@ SECONDS = 1.0
 """That the kernels of a shape run in turn, at least."""
 TURNS = 20
 """That each kernel has at least."""
+BYTES = Epilogue(
+    (), (PostOp("QuantizeLinear", (("limits", (0, 255)), ("scale", 0.5), ("zero_point", 9)), (0,)),), "uint8"
+)
+"""What follows a product in a quantized network."""
 RNG = np.random.default_rng(0)
 
 
@@ -97,15 +102,18 @@ def gemm(m: int, shape: tuple[int, int], shares: Sequence[float], target: Target
     instruction = Int8Dot.of(machine, weights.T) if is_integer else FMA
     x = RNG.integers(0, 256, (m, k)).astype(np.uint8) if is_integer else RNG.standard_normal((m, k), np.float32)
     beside = [RNG.integers(-999, 999, n).astype(np.int32)] if is_integer else []
-    y, matrix = np.zeros((m, n), instruction.accumulator_dtype), Matrix(has_offsets=is_integer)
-    sizes, epilogue = Gemm((m,), k, n, instruction=instruction), Epilogue((), (), instruction.accumulator_dtype)
+    epilogue, matrix = Epilogue(), Matrix(has_offsets=is_integer, is_scaled=is_integer)
+    if is_integer:
+        beside.append(np.full(n, 1 / 64 / k, np.float32))
+        epilogue = BYTES
+    sizes, y = Gemm((m,), k, n, instruction=instruction), np.zeros((m, n), epilogue.dtype)
 
     def made(tile: SparseTile | None, kept: np.ndarray) -> Kernel:
         if tile is None:
             plain = tiles(sizes, machine)[0]
             kernel = gemm_kernel(sizes, plain, machine, epilogue, matrix)
             return Kernel.of(kernel, target, [x, packed(kept, plain, instruction), *beside, y])
-        right = SparseMatrix.of(matrix, held_products(kept, tile, instruction))
+        right = SparseMatrix.of(matrix, held_blocks(kept, tile, instruction))
         kernel = gemm_kernel(sizes, tile, machine, epilogue, right)
         return Kernel.of(kernel, target, [x, *compressed(kept, tile, instruction), *beside, y])
 
@@ -126,11 +134,12 @@ def conv(case: tuple[int, int, int], shares: Sequence[float], target: Target) ->
     instruction = Int8Dot.of(machine, weights.T)
     sizes = Convolution(1, channels, filters, 1, channels, window, lanes, instruction, dtype="uint8")
     x = RNG.integers(0, 256, (1, channels // lanes, size, size, lanes)).astype(np.uint8)
-    rows, y = [np.ones(filters, np.float32)] * 2, np.zeros((1, filters // lanes, size, size, lanes), np.float32)
+    rows = [np.zeros(filters, np.float32), np.full(filters, 1 / 64 / channels, np.float32)]
+    y = np.zeros((1, filters // lanes, size, size, lanes), np.uint8)
 
     def made(tile: convolution.SparseTile | None, kept: np.ndarray) -> Kernel:
         way = convolution.tiles(sizes, machine)[0] if tile is None else tile
-        kernel, filled = convolution_kernel(sizes, way, machine, Epilogue()), kept.T[:, :, None, None]
+        kernel, filled = convolution_kernel(sizes, way, machine, BYTES), kept.T[:, :, None, None]
         return Kernel.of(kernel, target, [x, *prepared(filled, sizes, way, machine), *rows, y])
 
     return _line(
@@ -154,14 +163,14 @@ def _line(
         np.testing.assert_allclose(kernel.result, made(None, kept).result, rtol=0, atol=0 if "int8" in name else 1e-3)
     whole, *others = fastest([dense, *sparse])
     gains = zip(shares, weights, others, strict=True)
-    words = [f"{share:.0%}: {whole / one:5.2f}{'' if tile_of(kept) else ' dense'}" for share, kept, one in gains]
+    words = [f"{share:.0%}: {whole / one:5.2f}" + ("" if tile_of(kept) else " dense") for share, kept, one in gains]
     return f"{name:28} {whole * 1e6:8.2f} us   {'   '.join(words)}"
 
 
-def main(which: str = "gemm", threads: int = 2) -> None:
+def main(which: str = "gemm", threads: str = "2") -> None:
     """Measure and print a line for each shape."""
-    os.environ["TVM_NUM_THREADS"] = str(threads)
-    target = replace(load_target("native"), threads=threads)
+    os.environ["TVM_NUM_THREADS"] = threads
+    target = replace(load_target("native"), threads=int(threads))
     print(f"{threads} threads; the dense kernel's time, and by the share of zeros, how often a sparse one fits into it")
     if which == "conv":
         for case in IMAGES:
@@ -178,4 +187,4 @@ def main(which: str = "gemm", threads: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:]))
+    main(*sys.argv[1:])

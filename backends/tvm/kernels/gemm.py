@@ -327,7 +327,7 @@ class Operands(ABC):
     def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
         """Declare the kernel's arguments behind the left operand; return the function that emits its code."""
 
-    def depth(self, k: Scalar) -> Scalar:
+    def depth(self, gemm: Gemm, k: Scalar) -> Scalar:
         """Return how many products make a sum, on average."""
         return k
 
@@ -393,6 +393,6 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, op
     emit = operands.declare(gemm, tile, batch_dims, k)
     result = Result.declare(epilogue, (*batch_dims, gemm.n), gemm.n)
     x, result = viewed(x, (items * rows, k)), result.viewed((items * rows, gemm.n))
-    nest = Nest(gemm, machine, items, rows, operands.depth(k), x, result)
+    nest = Nest(gemm, machine, items, rows, operands.depth(gemm, k), x, result)
     with imported(machine, lhs_dtype == BFLOAT16 or epilogue.is_coarse):
         emit(nest)

@@ -20,8 +20,11 @@ from .machine import Machine
 from .tiles import MOST_VECTORS, Tile, ceil_div
 from .vectors import Scalar, ramp
 
-_MOST_CHAINS = 4
-"""More sums beside each other leave too many blocks over that don't fill a run of them."""
+_MOST_CHAINS, _LEAST_RUNS = 4, 4
+"""Sums of an element that blocks in a row are added to in turn, and the least blocks of each."""
+
+_BESIDE = 4
+"""Blocks that take as long as the start and the end of a sum, where few are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class SparseTile(Tile):
 
 @dataclass(frozen=True, slots=True)
 class SparseGemm:
-    """The sizes of a GEMM, and how many products of a sum are left on average."""
+    """The sizes of a GEMM, and how many blocks of a panel are held on average."""
 
     gemm: Gemm
     held: int
@@ -45,10 +48,9 @@ def _blocks(weights: np.ndarray, tile: Tile, instruction: Instruction) -> np.nda
     return panels(weights.reshape(k // together, together, n).transpose(0, 2, 1), tile)
 
 
-def held_products(weights: np.ndarray, tile: Tile, instruction: Instruction) -> int:
-    """Return how many products of a sum with weights `[K, N]` are left, on average, by whole percents of K."""
-    is_held = _blocks(weights, tile, instruction).any((2, 3))
-    return ceil(100 * is_held.mean()) * len(weights) // 100
+def held_blocks(weights: np.ndarray, tile: Tile, instruction: Instruction) -> int:
+    """Return how many blocks of a panel of weights `[K, N]` aren't zero, on average."""
+    return ceil(_blocks(weights, tile, instruction).any((2, 3)).sum(1).mean())
 
 
 def compressed(weights: np.ndarray, tile: Tile, instruction: Instruction) -> list[np.ndarray]:
@@ -88,18 +90,18 @@ class SparseMatrix(Matrix):
     """A matrix that is held without the blocks that are zero.
 
     Attributes:
-        held: how many products of a sum are left, on average.
+        held: how many blocks of a panel are held, on average.
     """
 
     held: int
 
     @classmethod
     def of(cls, matrix: Matrix, held: int) -> "SparseMatrix":
-        """Return a matrix with so many products of a sum, which is undone as another one."""
+        """Return a matrix with so many blocks of a panel, of sums that are undone as another one's."""
         return cls(matrix.has_offsets, matrix.zero_points, matrix.is_scaled, held=held)
 
-    def depth(self, k: Scalar) -> Scalar:
-        return self.held
+    def depth(self, gemm: Gemm, k: Scalar) -> Scalar:
+        return (self.held + _BESIDE) * gemm.instruction.k_per_instruction
 
     def declare_right(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Sequence[tirx.Buffer]:
         count, width = tirx.Var("blocks", "int64"), tile.columns * gemm.instruction.k_per_instruction
@@ -110,8 +112,7 @@ class SparseMatrix(Matrix):
         ]
 
     def products(self, nest: Nest, right: Sequence[tirx.Buffer], beside: Beside) -> Callable[[Scalar], Product]:
-        blocks, rows, starts = right
-        latency = nest.machine.costs.latency
+        (blocks, rows, starts), most_chains = right, min(self.held // _LEAST_RUNS, _MOST_CHAINS)
         return lambda panel: _Sparse(
             nest.gemm.instruction,
             nest.x,
@@ -119,7 +120,8 @@ class SparseMatrix(Matrix):
             beside,
             rows=rows,
             bounds=(starts[panel], starts[panel + 1]),
-            latency=latency,
+            in_flight=2 * nest.machine.costs.latency,
+            most_chains=most_chains,
         )
 
 
@@ -130,15 +132,17 @@ class _Sparse(Dense):
     Attributes:
         rows: the first row of each block.
         bounds: the panel's first block, and the one behind its last.
-        latency: sums that should be in flight at once.
+        in_flight: sums that are added to at once.
+        most_chains: of each element.
     """
 
     rows: tirx.Buffer
     bounds: tuple[tirx.Expr, tirx.Expr]
-    latency: int
+    in_flight: int
+    most_chains: int
 
     def chains(self, tile: Tile) -> int:
-        return max(min(2 * self.latency // len(tile.spots), _MOST_CHAINS), 1)
+        return max(min(self.in_flight // len(tile.spots), self.most_chains), 1)
 
     def walk(self, step: Callable[[Scalar, int], None], chains: int) -> None:
         begin, end = self.bounds

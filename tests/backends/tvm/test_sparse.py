@@ -85,7 +85,7 @@ def test_sums_are_those_of_the_dense_kernel(target: Target, is_integer: bool) ->
         gemm = replace(sizes, instruction=instruction)
         dense, sparse = tiles(gemm, machine)[0], SparseTile(3, vectors * machine.lanes, machine.lanes)
         plain = compiled(gemm_kernel(gemm, dense, machine, epilogue, matrix), target)
-        other = compiled(gemm_kernel(gemm, sparse, machine, epilogue, SparseMatrix.of(matrix, k)), target)
+        other = compiled(gemm_kernel(gemm, sparse, machine, epilogue, SparseMatrix.of(matrix, held=k)), target)
         for name, pattern in PATTERNS.items():
             kept = pattern(weights)
             expected = plain(x, packed(kept, dense, instruction), *beside, y)

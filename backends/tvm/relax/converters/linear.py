@@ -14,7 +14,7 @@ from ...kernels.instructions.base import Instruction
 from ...kernels.instructions.bf16_dot import BF16_DOT, Bf16Dot
 from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import Int8Dot
-from ...kernels.sparse_gemm import SparseGemm, SparseMatrix, SparseTile, compressed, held_products, sparse_tiles
+from ...kernels.sparse_gemm import SparseGemm, SparseMatrix, SparseTile, compressed, held_blocks, sparse_tiles
 from ...kernels.tiles import Tile
 from ...kernels.vector_math import ELEMENTS
 from ..configs import TuningTask
@@ -156,7 +156,7 @@ def _constant_product(
 
     def call(tile: Tile) -> relax.Call:
         if isinstance(tile, SparseTile):
-            held = held_products(weights, tile, instruction)
+            held = held_blocks(weights, tile, instruction)
             right, arrays = SparseMatrix.of(matrix, held), compressed(weights, tile, instruction)
         else:
             right, arrays = matrix, [packed(weights, tile, instruction)]
@@ -167,7 +167,7 @@ def _constant_product(
     dense, sparse = tiles(sizes, machine), sparse_tiles(sizes, weights, machine)
     if not sparse:
         return emitter.choices.made(TuningTask(name, layer, sizes, dense, call))
-    kind = SparseGemm(sizes, held_products(weights, sparse[0], instruction))
+    kind = SparseGemm(sizes, held_blocks(weights, sparse[0], instruction))
     return emitter.choices.made(TuningTask(f"sparse_{name}", layer, kind, [*sparse, *dense], call))
 
 
