@@ -26,12 +26,14 @@ _SETTINGS = {
 }
 """Inputs that are floats, but no weights."""
 
+_SPARSE = 0.49
+"""The share of zeros from which a matrix was pruned; few bits round as many as 0.45 to 0, and one of zeros was not."""
 _LEAST = 1e-3
 """The size that a weight counts as at least, since one of zeros would never move."""
 
 
 class Trainer:
-    """A student in training.
+    """A student in training; what is zero in pruned weights stays zero.
 
     A step moves a weight by a share of its own size, the root mean square of its elements, as in Shazeer and Stern,
     "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one rate fits layers whose
@@ -58,6 +60,7 @@ class Trainer:
             for index, constant in enumerate(student.constants.values())
             if constant in chosen
         ]
+        self._kept = [weight.detach() != 0 if _is_sparse(weight) else None for weight in self._weights]
         self._start()
 
     def weights(self) -> "list[Tensor]":
@@ -103,6 +106,9 @@ class Trainer:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate * group["size"]
             self._optimizer.step()
+            for weight, kept in zip(self._weights, self._kept, strict=True):
+                if kept is not None:
+                    weight.data.mul_(kept)
         return total
 
     def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
@@ -117,6 +123,11 @@ class Trainer:
         from ...ir.module import update_constants
 
         update_constants(self._student, self._module)
+
+
+def _is_sparse(weight: "Tensor") -> bool:
+    """Whether so many of a matrix's elements are zero that they are meant to stay so."""
+    return weight.ndim > 1 and _SPARSE <= float((weight == 0).float().mean()) < 1
 
 
 def is_weight(constant: Constant) -> bool:
