@@ -43,6 +43,8 @@ _FEWEST = 8
 """The samples of a step where each costs many operations."""
 _HELD_OUT = 10
 """How many pieces of the data there are for one that is held out."""
+_PRUNED = 0.49
+"""The share of zeros from which a matrix was pruned."""
 _CURVE = 100
 """How many numbers a curve of losses has at most, each the mean of a part."""
 
@@ -78,7 +80,8 @@ class Training(Pass):
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, as 0.99; the average is
             what is judged and kept. 0 for none.
-        keep_zeros: whether elements of a weight that are zero stay zero, so that a pruned model stays sparse.
+        keep_zeros: whether elements of all weights that are zero stay zero; those of matrices of floats of which half
+            are, do in any case.
         patience: how many twelfths of the training may bring nothing better, one after the other, before it ends; 0
             for all.
     """
@@ -109,6 +112,7 @@ class Training(Pass):
         planned = self._scales(student, frozen)
         roundings = make_trainable(student, frozen)
         scales = learn_scales(student, planned)
+        pruned = [it for it in weights if _is_pruned(it)]
         weights += [rounding.floats for rounding in roundings] + [scale.operands[1] for scale in scales if scale.least]
         if not weights:
             raise UsageError(f"{self.name}: the model has no weights to train" + " but frozen ones" * bool(frozen))
@@ -120,7 +124,14 @@ class Training(Pass):
         key = _key(told, graphs, pieces) if context.checkpoints is not None else ""
         rows, steps = _plan(student, pieces)
         climb = Climb(
-            Trainer(student, weights, task.compare, clip=self.clip, average=self.average, keep_zeros=self.keep_zeros),
+            Trainer(
+                student,
+                weights,
+                task.compare,
+                clip=self.clip,
+                average=self.average,
+                keep_zeros=weights if self.keep_zeros else pruned,
+            ),
             Lessons(task.answer, student, pieces),
             rows,
             held_out,
@@ -239,3 +250,9 @@ def _copy_arrays(arrays: Mapping[str, np.ndarray], graph: Graph) -> int:
             constant.data = array
             changed += 1
     return changed
+
+
+def _is_pruned(constant: Constant) -> bool:
+    """Whether so many of a matrix's elements are zero that they are meant to stay so."""
+    data = constant.data
+    return data.ndim > 1 and _PRUNED <= 1 - np.count_nonzero(data) / data.size < 1

@@ -1,7 +1,7 @@
 """Training a graph's weights: steps of Adam, each weight's in proportion to its size, and a state to go on from."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import floor, isfinite, log2
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,7 +51,7 @@ class Trainer:
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
             is one, it is what outputs are computed with, copied and written.
-        keep_zeros: whether what is zero stays zero, but in weights that are nothing else.
+        keep_zeros: those of the weights in which what is zero stays zero, unless they are nothing else.
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class Trainer:
         *,
         clip: float = 0.0,
         average: float = 0.0,
-        keep_zeros: bool = False,
+        keep_zeros: Collection[Constant] = (),
     ) -> None:
+        import torch
+
         from ...ir.module import to_module
 
         self._student = student
@@ -78,7 +80,11 @@ class Trainer:
             if constant in chosen
         ]
         self._sizes = [_size(weight) for weight in self._weights]
-        self._masks = [(weight, weight.detach() != 0) for weight in self._weights if keep_zeros and weight.any()]
+        self._masks = [
+            (self._module.get_parameter(f"constant_{index}"), mask)
+            for index, constant in enumerate(student.constants.values())
+            if constant in keep_zeros and (mask := torch.from_numpy(constant.data != 0)).any()
+        ]
         self._start()
 
     def weights(self) -> "list[Tensor]":

@@ -17,6 +17,9 @@ Vector: TypeAlias = tuple[int, int, int, tirx.Expr]
 Factor: TypeAlias = Callable[[int, int], tirx.Expr]
 """A function from a tile's line or column, and a number of lanes, to the factor for a vector."""
 
+MOST_VECTORS = 3
+"""The most vectors of a block that may be left out: wider ones are seldom zero as a whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:

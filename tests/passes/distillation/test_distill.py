@@ -344,3 +344,16 @@ def test_a_teacher_without_numbers_is_refused() -> None:
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"option {next(iter(options))} of pass distill"):
         Distillation(**options).run(teacher(), context(teacher()))
+
+
+def test_what_was_pruned_stays_zero() -> None:
+    source = teacher()
+    student = disturbed(source, "head", "conv")
+    pruned = student.constants["head"].data.copy()
+    pruned[:, ::2] = 0
+    student.constants["head"].data = pruned
+    before = arrays(student)
+    assert Distillation(epochs=2).apply(student, context(source)).changed
+    after = arrays(student)
+    assert (after["head"][:, ::2] == 0).all()
+    assert (after["head"][:, 1::2] != before["head"][:, 1::2]).any()

@@ -77,7 +77,8 @@ def test_what_was_copied_is_restored_and_only_then_written() -> None:
 def test_zeros_stay_where_they_are_to() -> None:
     graph = student()
     graph.constants["weight"].data = np.array([[0, 1], [2, 0], [3, 4]], np.float32)
-    free, held = (Trainer(graph, [graph.constants["weight"]], squared, keep_zeros=it) for it in (False, True))
+    weight = graph.constants["weight"]
+    free, held = (Trainer(graph, [weight], squared, keep_zeros=kept) for kept in ([], [weight]))
 
     for trainer in (free, held):
         trainer.step([BATCH], 0.1)
