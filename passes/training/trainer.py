@@ -83,7 +83,7 @@ class Trainer:
         self._masks = [
             (self._module.get_parameter(f"constant_{index}"), mask)
             for index, constant in enumerate(student.constants.values())
-            if constant in keep_zeros and (mask := torch.from_numpy(constant.data != 0)).any()
+            if constant in keep_zeros and (mask := torch.from_numpy(np.asarray(constant.data != 0))).any()
         ]
         self._start()
 
