@@ -78,7 +78,6 @@ class Training(Pass):
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, as 0.99; the average is
             what is judged and kept. 0 for none.
-        keep_zeros: whether elements of a weight that are zero stay zero, so that a pruned model stays sparse.
         patience: how many twelfths of the training may bring nothing better, one after the other, before it ends; 0
             for all.
     """
@@ -90,7 +89,6 @@ class Training(Pass):
     lr: Annotated[float, Ge(0)] = 0.0
     clip: Annotated[float, Ge(0)] = 0.0
     average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    keep_zeros: bool = False
     patience: Annotated[int, Ge(0)] = 0
 
     def require(self, context: PassContext) -> None:

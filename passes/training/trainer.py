@@ -26,6 +26,8 @@ _SETTINGS = {
 }
 """Inputs that are floats, but no weights."""
 
+_SPARSE = 0.49
+"""The share of zeros from which a matrix was pruned; few bits round as many as 0.45 to 0, and one of zeros was not."""
 _LEAST = 1e-3
 """The size that a weight counts as at least, since one of zeros would never move."""
 
@@ -38,7 +40,7 @@ def _size(weight: "Tensor") -> float:
 
 
 class Trainer:
-    """A student in training.
+    """A student in training; what is zero in pruned weights stays zero.
 
     A step moves a weight by a share of the size that it has at first, the root mean square of its elements, as in
     Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one rate
@@ -51,7 +53,6 @@ class Trainer:
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
             is one, it is what outputs are computed with, copied and written.
-        keep_zeros: whether what is zero stays zero, but in weights that are nothing else.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class Trainer:
         *,
         clip: float = 0.0,
         average: float = 0.0,
-        keep_zeros: bool = False,
     ) -> None:
         from ...ir.module import to_module
 
@@ -78,7 +78,7 @@ class Trainer:
             if constant in chosen
         ]
         self._sizes = [_size(weight) for weight in self._weights]
-        self._masks = [(weight, weight.detach() != 0) for weight in self._weights if keep_zeros and weight.any()]
+        self._kept = [weight.detach() != 0 if _is_sparse(weight) else None for weight in self._weights]
         self._start()
 
     def weights(self) -> "list[Tensor]":
@@ -151,8 +151,9 @@ class Trainer:
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
         self._optimizer.step()
-        for weight, mask in self._masks:
-            weight.data *= mask
+        for weight, kept in zip(self._weights, self._kept, strict=True):
+            if kept is not None:
+                weight.data.mul_(kept)
         for average, weight in zip(self._averages, self._weights, strict=False):
             average.lerp_(weight.detach(), 1 - self._share)
         return total
@@ -180,6 +181,11 @@ class Trainer:
         """Let weights and their averages, if there are any, change places."""
         for place, weight in enumerate(self._weights if self._averages else ()):
             weight.data, self._averages[place] = self._averages[place], weight.data
+
+
+def _is_sparse(weight: "Tensor") -> bool:
+    """Whether so many of a matrix's elements are zero that they are meant to stay so."""
+    return weight.ndim > 1 and _SPARSE <= float((weight == 0).float().mean()) < 1
 
 
 def is_weight(constant: Constant) -> bool:
