@@ -5,7 +5,7 @@ Loading an artifact needs nothing but numpy and the runtime.
 
 import hashlib
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -172,6 +172,15 @@ def _checked_meanwhile(folder: Path, weights: Mapping[str, Mapping[str, Any]]) -
             yield
         finally:
             check.result()
+
+
+def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what is wrong with an artifact's files, held to what its manifest says of them."""
+    for name, expected in files.items():
+        try:
+            _check_files(folder, {name: expected})
+        except ModelError as error:
+            yield str(error)
 
 
 def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

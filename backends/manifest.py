@@ -1,4 +1,7 @@
-"""The manifest of an artifact, which is validated before anything else is opened, and can be signed."""
+"""The manifest of an artifact, which is validated before anything else is opened, and can be signed.
+
+What was measured stands in a file of its own, since it is all that differs between two builds of the same inputs.
+"""
 
 import hashlib
 import hmac
@@ -13,12 +16,13 @@ from ..ir.files import RefusedFileError, open_within, writing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MEASUREMENTS = "measurements.json"
 DRAFT = f".{MANIFEST}"
 MOST_THREADS = 1024
 """The most threads: a greater number is taken for a mistake."""
 _LONGEST = 1 << 24
 """The most bytes of a manifest."""
-_SIGNATURE = "signature"
+_SIGNATURE, _DIGEST = "signature", "sha256"
 _SIZES = range(1 << 63)
 CONTAINERS = ("", "sequence", "optional", "optional sequence", "sequence map_int64", "sequence map_string")
 """The values of `ir.types.Container`, which loading an artifact doesn't import."""
@@ -73,14 +77,63 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | No
     Raises:
         UsageError: the disk is full, nothing may be written there, or the key is empty.
     """
-    written = {name: value for name, value in manifest.items() if name != _SIGNATURE}
+    written = {name: value for name, value in manifest.items() if name not in (_SIGNATURE, _DIGEST)}
+    written[_DIGEST] = hashlib.sha256(_canonical(written)).hexdigest()
     if key is not None:
         written[_SIGNATURE] = _signed(written, key).decode()
     draft = directory / DRAFT
     with writing(directory / MANIFEST):
-        draft.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.write_text(_text(written), encoding="utf-8")
         draft.replace(directory / MANIFEST)
     return written
+
+
+def write_measurements(directory: Path, measurements: Mapping[str, Any]) -> None:
+    """Write what was measured on an artifact, beside its manifest.
+
+    Raises:
+        UsageError: the disk is full, or nothing may be written there.
+    """
+    written = {**measurements, _DIGEST: hashlib.sha256(_canonical(measurements)).hexdigest()}
+    with writing(directory / MEASUREMENTS):
+        (directory / MEASUREMENTS).write_text(_text(written), encoding="utf-8")
+
+
+def read_measurements(directory: Path) -> dict[str, Any]:
+    """Read what was measured on an artifact.
+
+    Raises:
+        ModelError: there is no such file, or it can't be read.
+    """
+    path = directory / MEASUREMENTS
+    try:
+        with open_within(directory, MEASUREMENTS, may_have_names=True) as file:
+            found = json.loads(file.read(_LONGEST))
+    except (RefusedFileError, OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} can't be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is damaged: it holds no keys")
+    return {name: value for name, value in cast("dict[str, Any]", found).items() if name != _DIGEST}
+
+
+def altered(directory: Path, name: str) -> bool:
+    """Whether a manifest or measurements have been changed by as little as a byte since they were written.
+
+    Raises:
+        ModelError: the file can't be read.
+    """
+    path = directory / name
+    try:
+        with open_within(directory, name, may_have_names=True) as file:
+            text = file.read(_LONGEST)
+        held = json.loads(text)
+        content = {key: value for key, value in held.items() if key not in (_SIGNATURE, _DIGEST)}
+        is_same = text.decode() == _text(held) and held[_DIGEST] == hashlib.sha256(_canonical(content)).hexdigest()
+    except (RefusedFileError, OSError) as error:
+        raise ModelError(f"{path} can't be read: {error}") from error
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        return True
+    return not is_same
 
 
 def foreign_in(directory: Path) -> str | None:
@@ -112,8 +165,15 @@ def _signed(manifest: Mapping[str, Any], key: bytes) -> bytes:
     """Return the signature of a manifest: the HMAC-SHA256 of its JSON, without spaces and with sorted keys."""
     check_key(key)
     plain = {name: value for name, value in manifest.items() if name != _SIGNATURE}
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return b"hmac-sha256:" + hmac.new(key, text.encode(), hashlib.sha256).hexdigest().encode()
+    return b"hmac-sha256:" + hmac.new(key, _canonical(plain), hashlib.sha256).hexdigest().encode()
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _check(manifest: Mapping[str, Any]) -> None:

@@ -63,15 +63,15 @@ def bench(references: Sequence[str], target: str, data: str | None, threads: int
         ]
 
 
-def sample_for(subject: Candidate, data: str | None) -> Feeds:
-    """One sample that a model runs on.
+def sample_for(subject: Candidate, data: str | None, folder: Path = Path()) -> Feeds:
+    """One sample that a model runs on, the first of the data, which are relative to a folder, or a random one.
 
     Raises:
         ModelError: it runs on no random sample.
     """
     ports = subject.executable.inputs
     if data is not None:
-        return single_sample(read_data(data, Path(), ports)[0].inputs, ports)
+        return single_sample(read_data(data, folder, ports)[0].inputs, ports)
     reason = ""
     for size in _SIZES:
         sample = random_sample(ports, size)

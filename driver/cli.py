@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..ir.errors import printable
-from . import shortcuts
+from . import release, shortcuts
 from .guard import GuardedCommand
 from .options import (
     MODEL_HELP,
@@ -84,6 +84,10 @@ def build(
     seed: Annotated[int | None, typer.Option(min=0, help="for whatever is random")] = None,
     output: Folder = None,
     verify: Verify = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of a recipe, as in passes.2.ratio=0.4")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="build and measure anew what was built before")] = False,
     sign: Annotated[Path | None, typer.Option(metavar="KEYFILE", help="whose bytes sign the artifact")] = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
@@ -109,9 +113,17 @@ def build(
     }
     from .recipe_file import chosen_recipe
 
-    chosen = chosen_recipe(recipe, {key: value for key, value in flags.items() if value not in (None, {})})
+    chosen = chosen_recipe(
+        recipe, {key: value for key, value in flags.items() if value not in (None, {})}, settings or []
+    )
     shortcuts.tell_build(
-        chosen, instruments=instrument or [], dump_dir=dump_dir, sign=sign, as_json=as_json, all_passes=all_passes
+        chosen,
+        instruments=instrument or [],
+        dump_dir=dump_dir,
+        sign=sign,
+        fresh=fresh,
+        as_json=as_json,
+        all_passes=all_passes,
     )
 
 
@@ -278,39 +290,6 @@ def bench(
     show([bench_table(rows)], [plain(row) for row in rows] if as_json else None)
 
 
-@app.command(
-    cls=GuardedCommand,
-    epilog=examples(
-        "planish compare model.onnx dist -d data.npz",
-        "planish compare old/ new/ -d data.npz --max-drop 0.5% --min-cosine 0.99 --max-slower 5%",
-    ),
-)
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="an artifact's folder, or a model")],
-    b: Annotated[str, typer.Argument(metavar="B", help="another")],
-    data: Data = None,
-    metric: Annotated[str, typer.Option(help="evaluated where the data have labels")] = "accuracy",
-    max_drop: MaxDrop = None,
-    min_cosine: Annotated[float | None, typer.Option(max=1, help="between A's outputs and B's")] = None,
-    max_slower: Annotated[str | None, typer.Option(help="B against A, such as 5%")] = None,
-    target: TargetName = "native",
-    as_json: Json = False,
-) -> None:
-    """Show how far two models are apart, in their outputs, metric, size and latency.
-
-    With bounds it is a gate of a release: the exit code is 5 where B misses one.
-    """
-    from .comparison import Gate
-    from .comparison import compare as set_against
-    from .report import comparison_tables
-    from .results import plain
-
-    gate = Gate.of(max_drop, min_cosine, max_slower)
-    comparison = set_against(a, b, target, data, metric)
-    show(comparison_tables(comparison), plain(comparison) if as_json else None)
-    gate.check(comparison)
-
-
 @app.command(cls=GuardedCommand)
 def tune(
     model: Model,
@@ -359,8 +338,12 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
     list_entries(catalog.targets() if name is None else catalog.describe_target(name), as_json)
 
 
-for shortcut in (shortcuts.quantize, shortcuts.distill, shortcuts.init, shortcuts.doctor):
-    app.command(cls=GuardedCommand, epilog=shortcuts.EXAMPLES[shortcut.__name__])(shortcut)
+for room, commands in (
+    (shortcuts, ("quantize", "distill", "init", "doctor")),
+    (release, ("search", "compare", "verify", "cache", "recipe_schema")),
+):
+    for command in commands:
+        app.command(cls=GuardedCommand, epilog=room.EXAMPLES[command])(getattr(room, command))
 
 
 def main() -> None:

@@ -1,15 +1,14 @@
 """`planish compare`: how far the outputs of two artifacts or models are apart, and what each costs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..ir.drafts import workspace
-from ..ir.errors import BudgetError, ModelError, UsageError
+from ..ir.errors import ModelError
 from ..ir.numerics import flattened
-from ..passes.units import PARTS, parse
 from ..targets.load import load_target
 from .bench import sample_for
 from .data import Batch, read_data
@@ -74,6 +73,7 @@ class Comparison:
         drop_interval: where 95 % of the metric's drops lie if other samples had been drawn.
         flips: how many samples only A gets right, and how many only B.
         mcnemar: the probability of flips that are as uneven, if both were equally good.
+        samples: how many examples both ran on.
     """
 
     a: Side
@@ -84,64 +84,12 @@ class Comparison:
     drop_interval: tuple[float, float] | None
     flips: tuple[int, int] | None
     mcnemar: float | None
+    samples: int
     speedup: Ratio
     shrinkage: float
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """How far B may be from A.
-
-    Attributes:
-        max_drop: of the metric, on its own scale.
-        min_cosine: between any two outputs.
-        max_slower: share of A's latency by which B may be slower; missed where three rounds of four are slower by
-            more.
-    """
-
-    max_drop: float | None = None
-    min_cosine: float | None = None
-    max_slower: float | None = None
-
-    @classmethod
-    def of(cls, max_drop: str | None, min_cosine: float | None, max_slower: str | None) -> "Gate":
-        """A gate of what flags say, shares as `5%`.
-
-        Raises:
-            UsageError: one is no share.
-        """
-        shares: list[float | None] = []
-        for name, text in (("max-drop", max_drop), ("max-slower", max_slower)):
-            try:
-                shares.append(None if text is None else parse(text, PARTS))
-            except ValueError as error:
-                raise UsageError(f"--{name}: {error}") from error
-        return cls(shares[0], min_cosine, shares[1])
-
-    def check(self, comparison: Comparison) -> None:
-        """Hold a comparison to the bounds.
-
-        Raises:
-            BudgetError: it misses some; all that are missed are told.
-            UsageError: the metric is bounded, and there are no labels to compute it on.
-        """
-        if missed := list(self._missed(comparison)):
-            raise BudgetError(f"{comparison.b.name} is too far from {comparison.a.name}: {'; '.join(missed)}")
-
-    def _missed(self, comparison: Comparison) -> Iterator[str]:
-        if self.max_drop is not None and comparison.drop is None:
-            raise UsageError("a bound on the metric's drop needs data with labels: -d DATA")
-        if self.max_drop is not None and comparison.drop is not None and comparison.drop > self.max_drop + 1e-9:
-            yield f"the metric {comparison.metric} drops by {comparison.drop:.4f}, more than {self.max_drop:g}"
-        for output in comparison.outputs:
-            if self.min_cosine is not None and output.cosine < self.min_cosine:
-                yield f"the cosine of output {output.name!r} is {output.cosine:.6f}, less than {self.min_cosine:g}"
-        slower = comparison.speedup.inverse
-        if self.max_slower is not None and slower.lower > 1 + self.max_slower:
-            yield f"it is {slower} slower, more than by {self.max_slower:.3g}"
-
-
-def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Comparison:
+def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: Path = Path()) -> Comparison:
     """Compare two artifacts (folders) or models (compiled by ONNX Runtime as they are).
 
     Args:
@@ -150,18 +98,19 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Compa
         target: whose number of threads models run with.
         data: that both run on; one random sample without it.
         metric: evaluated where the data have labels.
+        folder: that data and metric are relative to.
 
     Raises:
         ModelError: the two can't run on the same inputs, or their outputs don't correspond.
     """
     machine = load_target(target)
-    with isolated_imports(Path()), workspace() as scratch:
+    with isolated_imports(folder), workspace() as scratch:
         first, second = (open_subject(it, machine, Path(scratch, str(number))) for number, it in enumerate((a, b)))
-        batches = read_data(data, Path(), first.executable.inputs) if data else [Batch(sample_for(first, None))]
+        batches = read_data(data, folder, first.executable.inputs) if data else [Batch(sample_for(first, None))]
         outputs = [[subject.executable(*batch.inputs.values()) for batch in batches] for subject in (first, second)]
         labelled = data is not None and all(batch.labels is not None for batch in batches)
-        chosen = find_metric(metric, Path()) if labelled else None
-        sample = list(sample_for(first, data).values())
+        chosen = find_metric(metric, folder) if labelled else None
+        sample = list(sample_for(first, data, folder).values())
         scores = None if chosen is None else [_score(subject, chosen, batches) for subject in (first, second)]
         changes = None if scores is None else flips(*scores)
         slow, fast = interleaved([lambda model=it.executable: model(*sample) for it in (first, second)])
@@ -174,9 +123,16 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str) -> Compa
             drop_interval=None if chosen is None or scores is None else drop_interval(chosen, *scores),
             flips=changes,
             mcnemar=None if changes is None else mcnemar(changes),
+            samples=sum(_rows(batch) for batch in batches),
             speedup=fast.speedup_over(slow),
             shrinkage=first.size / second.size,
         )
+
+
+def _rows(batch: Batch) -> int:
+    """How many examples a batch has: the labels, or the rows of the first input."""
+    first = next(iter(batch.inputs.values()), np.empty(0)) if batch.labels is None else batch.labels
+    return len(first) if np.ndim(first) else 1
 
 
 def _score(subject: Candidate, metric: Metric, batches: Sequence[Batch]) -> Score:

@@ -18,8 +18,8 @@ from ..passes.reduce import reduce
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer
 from ..passes.verification import Verification
 from .backend_check import compile_again
-from .build import prepare
 from .data import ports_of, single_sample
+from .job import prepare
 from .optimize import read_case
 from .profiling import profiler
 from .recipe_file import read_recipe

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -68,10 +68,17 @@ def _verification(given: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
+Fraction = Annotated[float, BeforeValidator(_fraction, json_schema_input_type=float | str)]
+"""A number from 0 to 1, or per cent as in `1%`."""
+
 Place = Annotated[str, BeforeValidator(fit_name)]
 """A file, or a reference to an object in one."""
 
-Source = Annotated[str, BeforeValidator(fit_name), BeforeValidator(_source)]
+Source = Annotated[
+    str,
+    BeforeValidator(fit_name),
+    BeforeValidator(_source, json_schema_input_type=str | dict[str, dict[str, Any]]),
+]
 """A file, or a factory with its options."""
 
 Step: TypeAlias = str | dict[str, dict[str, Any]]
@@ -105,9 +112,45 @@ class Budget(_Section):
         size: of the model's files, in bytes once parsed.
     """
 
-    metric_drop: Annotated[float, BeforeValidator(_fraction)] | None = None
-    latency: Annotated[float, BeforeValidator(_seconds)] | None = None
-    size: Annotated[float, BeforeValidator(_bytes)] | None = None
+    metric_drop: Fraction | None = None
+    latency: Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)] | None = None
+    size: Annotated[float, BeforeValidator(_bytes, json_schema_input_type=float | str)] | None = None
+
+
+class Bounds(_Section):
+    """How far the artifact may be from a model or an older artifact; see `driver/gate.py`.
+
+    Attributes:
+        against: the folder of an artifact, or a model. Where it is the recipe's own output, a first build has nothing
+            to be held to.
+        max_drop: how far the metric may get worse, on its own scale.
+        min_cosine: between any two outputs.
+        max_slower: share of the other's latency by which it may be slower.
+        max_larger: share of the other's size by which it may be larger.
+    """
+
+    against: Place
+    max_drop: Fraction | None = None
+    min_cosine: Annotated[float, Field(le=1)] | None = None
+    max_slower: Fraction | None = None
+    max_larger: Fraction | None = None
+
+
+class Search(_Section):
+    """What `planish search` tries behind the recipe's passes; see `driver/search.py`.
+
+    Attributes:
+        goal: what is to be best within the budget.
+        passes: in order, a list of passes of which one is taken, or none; each in as many lists as it may be taken.
+    """
+
+    goal: Literal["latency", "size"] = "latency"
+    passes: tuple[Annotated[tuple[Step, ...], BeforeValidator(_steps)], ...] = (
+        ({"prune-channels": {"flops": 0.25}}, {"prune-channels": {"flops": 0.5}}, {"prune-channels": {"flops": 0.7}}),
+        ("factorize",),
+        ("distill",),
+        ("quantize", {"quantize": {"scheme": "int8-dynamic"}}),
+    )
 
 
 class Recipe(_Section):
@@ -122,6 +165,8 @@ class Recipe(_Section):
         tuned: what `planish tune` has written for the TVM backend; None for its estimates.
         passes: in order.
         budget: what the artifact has to meet.
+        gate: how far it may be from a model or an older artifact.
+        search: what `planish search` tries behind the passes.
         output: the artifact's folder.
         seed: for whatever is random.
         verify: what is checked, and how strictly: a level, or `{level, rtol, atol, probes, edges}`.
@@ -136,9 +181,13 @@ class Recipe(_Section):
     tuned: Annotated[Path, BeforeValidator(fit_name)] | None = None
     passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
     budget: Budget = Budget()
+    gate: Bounds | None = None
+    search: Search = Search()
     output: Annotated[Path, BeforeValidator(fit_name)] = Path("dist")
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    verify: Annotated[Verification, BeforeValidator(_verification)] = EVERYTHING
+    verify: Annotated[Verification, BeforeValidator(_verification, json_schema_input_type=str | dict[str, Any])] = (
+        EVERYTHING
+    )
     folder: Path = Field(default=Path(), exclude=True)
     name: str = Field(default="the command line", exclude=True)
 

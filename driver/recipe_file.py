@@ -1,6 +1,6 @@
 """Reading recipes: from a YAML file, or from the flags of `planish build`; all of their mistakes are told at once."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -9,18 +9,28 @@ from pydantic import BaseModel, ValidationError
 
 from ..ir.errors import UsageError
 from .mistakes import mistakes, told
-from .recipe import Budget, Recipe, Sources
+from .recipe import Bounds, Budget, Recipe, Search, Sources
 from .user_code import suggestion
-from .yaml_file import read_yaml
+from .yaml_file import parse_yaml, read_yaml
+
+_MOST_INCLUDED = 20
+"""The most recipes that include each other."""
 
 
-def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
+def chosen_recipe(reference: str, flags: dict[str, Any], settings: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, or of a model and flags; for a file, flags may change where, for what and how it builds.
+
+    Args:
+        reference: the file of a recipe, or a model.
+        flags: values of the command line by the recipe's keys.
+        settings: texts such as `passes.2.ratio=0.4`, which change single values of a file.
 
     Raises:
         UsageError: see `read_recipe`, or a flag that doesn't go with a recipe.
     """
     if Path(reference).suffix not in (".yaml", ".yml"):
+        if settings:
+            raise UsageError("--set changes values of a recipe's file; a model is built by the other flags")
         return make_recipe({"model": reference, **flags})
     if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify", "seed"}):
         raise UsageError(
@@ -32,28 +42,90 @@ def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
             flags[key] = flags[key].absolute()
     if "target" in flags and Path(flags["target"]).is_file():
         flags["target"] = str(Path(flags["target"]).absolute())
-    return read_recipe(Path(reference), flags)
+    return read_recipe(Path(reference), flags, settings)
 
 
-def read_recipe(path: Path, overrides: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
+def read_recipe(
+    path: Path, overrides: Mapping[str, Any] = MappingProxyType({}), settings: Sequence[str] = ()
+) -> Recipe:
     """Read a recipe from a YAML file; relative paths in it are relative to its folder.
 
     Args:
         path: of the file.
         overrides: values that replace those of the file.
+        settings: texts such as `passes.2.ratio=0.4`, which change single values.
 
     Raises:
         UsageError: no such file, not YAML, an unknown key, or a value that makes no sense.
     """
+    content = _read(path, ())
+    for setting in settings:
+        set_value(content, setting)
+    return make_recipe({**content, **overrides, "folder": path.parent, "name": str(path)})
+
+
+def set_value(content: dict[str, Any], setting: str) -> None:
+    """Change a value of a recipe by a text such as `budget.latency=5ms`, `passes.2.ratio=0.4` or `data.metric=f1`.
+
+    Steps of the list of passes have numbers from 0, or the name of a pass that is there once; what follows is an
+    option of it.
+
+    Raises:
+        UsageError: there is no such step, or the text is of another form.
+    """
+    place, equals, text = setting.partition("=")
+    *keys, last = place.split(".")
+    if not equals or not all((*keys, last)):
+        raise UsageError(f"--set {setting} is not of the form key.key=value")
+    at: Any = content
+    for key in keys:
+        at = _step(at, key, setting) if isinstance(at, list) else at.setdefault(key, {})
+        if not isinstance(at, dict | list):
+            raise UsageError(f"--set {setting}: {key} has no keys")
+    if isinstance(at, list):
+        raise UsageError(f"--set {setting} names no option: write passes.{last}.OPTION=VALUE")
+    at[last] = parse_yaml(text, f"--set {setting}")
+
+
+def _step(steps: list[Any], key: str, setting: str) -> dict[str, Any]:
+    """The options of a step of a pipeline."""
+    names = [next(iter(step)) if isinstance(step, dict) else step for step in steps]
+    found = [number for number, name in enumerate(names) if key in (str(number), name)]
+    if len(found) != 1:
+        raise UsageError(
+            f"--set {setting}: {len(found)} steps are called {key}; there are {', '.join(map(str, names))}"
+        )
+    number = found[0]
+    if not isinstance(steps[number], dict):
+        steps[number] = {steps[number]: {}}
+    return steps[number].setdefault(names[number], {})
+
+
+def _read(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    """The keys of a recipe on top of those that it includes: sections are merged, everything else is replaced."""
     if not path.exists():
         raise UsageError(f"there is no recipe {path}")
+    if path.resolve() in including or len(including) > _MOST_INCLUDED:
+        raise UsageError(f"{path} includes itself, or too many others")
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} is not a recipe: it holds no keys")
+    content = cast("dict[str, Any]", content)
     reserved = {"folder", "name"} & content.keys()  # set here, not by users
     if reserved:
         raise UsageError(f"{path}: unknown key {min(reserved)!r}")
-    return make_recipe({**cast("dict[str, Any]", content), **overrides, "folder": path.parent, "name": str(path)})
+    included = content.pop("include", None)
+    if included is None:
+        return content
+    if not isinstance(included, str):
+        raise UsageError(f"{path}: 'include' names one other recipe, not {included!r}")
+    base = _read(path.parent / included, (*including, path.resolve()))
+    sections = {key: {**base[key], **value} for key, value in content.items() if _are_sections(base.get(key), value)}
+    return {**base, **content, **sections}
+
+
+def _are_sections(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def make_recipe(content: dict[str, Any]) -> Recipe:
@@ -90,6 +162,12 @@ def _explain(path: tuple[int | str, ...], problem: Any) -> str:
 
 def _keys(path: tuple[int | str, ...]) -> list[str]:
     """The keys that a section of the recipe knows."""
-    sections: dict[tuple[int | str, ...], type[BaseModel]] = {(): Recipe, ("data",): Sources, ("budget",): Budget}
+    sections: dict[tuple[int | str, ...], type[BaseModel]] = {
+        (): Recipe,
+        ("data",): Sources,
+        ("budget",): Budget,
+        ("gate",): Bounds,
+        ("search",): Search,
+    }
     known = sections[path].model_fields
     return [name for name, field in known.items() if not field.exclude]

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -22,13 +23,17 @@ from ..passes.base import Effect
 from ..passes.instrument import PassRecord
 from ..passes.units import show_bytes, show_count, show_seconds
 from . import interrupts
-from .bench import BenchRow
-from .comparison import Comparison
-from .inspection import Inspection
 from .measurement import Ratio
 from .reporter import Reporter
 from .results import Artifact, PassRow
-from .tuning import Tuned
+
+if TYPE_CHECKING:  # what is shown brings torch where it is made
+    from .bench import BenchRow
+    from .comparison import Comparison
+    from .gate import Check
+    from .inspection import Inspection
+    from .search import Found
+    from .tuning import Tuned
 
 TABLE_WIDTH = 100
 """Columns that tables fit."""
@@ -219,7 +224,7 @@ def records_table(records: Sequence[PassRecord]) -> Table:
     return table
 
 
-def bench_table(rows: Sequence[BenchRow]) -> Table:
+def bench_table(rows: "Sequence[BenchRow]") -> Table:
     """Latency with quartiles of the ratio to the first row, memory, size."""
     table = _table("model", "backend", "latency", "speed (quartiles)", "memory", "size")
     for row in rows:
@@ -229,7 +234,7 @@ def bench_table(rows: Sequence[BenchRow]) -> Table:
     return table
 
 
-def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
     """The outputs' differences, then the costs."""
     outputs = _table(
         "output", "largest difference", "relative", "cosine", "SQNR", "same argmax", "KL", title="B against A"
@@ -256,7 +261,36 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     yield costs
 
 
-def tuning_tables(tuned: Tuned) -> Iterator[Table]:
+def search_table(found: "Found") -> Table:
+    """What no other plan beats in speed, size and metric at once, and how what is chosen does on data of its own."""
+    drop = f"{found.drop:.4f}" + ("" if found.interval is None else " ({:.4f} to {:.4f})".format(*found.interval))
+    table = _table("plan", "speed", "size", "metric drops by", "")
+    table.caption = (
+        f"{len(found.points)} of {found.plans} plans were built; on data that no choice was made by, "
+        f"the metric of what is chosen drops by {drop}"
+    )
+    for point in found.front:
+        mark = "chosen" if point is found.chosen else ""
+        table.add(str(point.plan), f"{point.gain:.2f}x", f"{1 / point.shrinkage:.2f}", f"{point.drop:.4f}", mark)
+    return table
+
+
+def gate_table(checks: "Sequence[Check]", comparison: "Comparison", sufficient: int | None) -> Iterator[Table]:
+    """What became of each bound, and whether there were samples enough to tell; nothing without bounds."""
+    if not checks:
+        return
+    table = _table("gate", "found", "bound", "met")
+    if sufficient is not None:
+        table.caption = (
+            f"to find a model that is worse by twice the bound in 95 of 100 cases takes {sufficient:,} samples; "
+            f"these are {comparison.samples:,}"
+        )
+    for it in checks:
+        table.add(it.name, it.found, it.bound, "yes" if it.is_met else "no")
+    yield table
+
+
+def tuning_tables(tuned: "Tuned") -> Iterator[Table]:
     """The kernels that were measured, and what that is worth for the model."""
     kernels = _table("kernel", "layer", "time", "estimated", "fastest", "gain")
     for row in tuned.findings:
@@ -273,7 +307,7 @@ def tuning_tables(tuned: Tuned) -> Iterator[Table]:
     yield summary
 
 
-def inspection_tables(inspection: Inspection) -> Iterator[Table]:
+def inspection_tables(inspection: "Inspection") -> Iterator[Table]:
     """Inputs and outputs, totals, operators, modules."""
     ports = _table(inspection.name, "", title=None)
     for kind, values in (("input", inspection.inputs), ("output", inspection.outputs)):

@@ -151,6 +151,12 @@ class Artifact:
         }
 
 
+def read_row(record: Mapping[str, Any]) -> PassRow:
+    """A row from the plain values that `plain` makes of it."""
+    typed: dict[str, Any] = {"effect": record["effect"] and Effect(record["effect"]), "cost": Cost(**record["cost"])}
+    return PassRow(**{**record, **typed})
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: dataclasses as objects, enums and paths as text, numbers that aren't finite as null."""
     if isinstance(value, Latency):
@@ -159,8 +165,10 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in cast("Mapping[Any, Any]", value).items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple):
         return [plain(item) for item in cast("Sequence[Any]", value)]
+    if isinstance(value, set | frozenset):
+        return sorted(map(plain, cast("set[Any]", value)), key=str)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):

@@ -129,6 +129,7 @@ def tell_build(
     instruments: Sequence[str] = (),
     dump_dir: Path | None = None,
     sign: Path | None = None,
+    fresh: bool = False,
     as_json: bool = False,
     all_passes: bool = False,
 ) -> None:
@@ -141,7 +142,7 @@ def tell_build(
     key = None if sign is None else read_key(sign)
     reporter = ConsoleReporter(console(), verbosity(), all_passes=all_passes)
     with reporter.live(), isolated_imports(Path()):
-        artifact = build(recipe, reporter, make_instruments(list(instruments), dump_dir), key=key)
+        artifact = build(recipe, reporter, make_instruments(list(instruments), dump_dir), key=key, fresh=fresh)
     typer.echo(f"built {artifact.directory}", err=True)
     if as_json:
         summary: dict[str, Any] = {"artifact": str(artifact.directory), **artifact.summary()}

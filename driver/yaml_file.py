@@ -42,6 +42,18 @@ def read_yaml(path: Path) -> Any:
     return content
 
 
+def parse_yaml(text: str, source: str) -> Any:
+    """What a short text means as YAML.
+
+    Raises:
+        UsageError: it is not YAML; names where the text comes from.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{source} is not YAML") from error
+
+
 def _values(value: Any, known: dict[int, int]) -> int:
     """How many values there are in a value, each counted as often as it is named."""
     if isinstance(value, str | bytes):

@@ -493,6 +493,11 @@ class Graph:
             copy.verified = now()
         return copy
 
+    def become(self, other: "Graph") -> None:
+        """Take over all that is in another graph, which is left as it is."""
+        Graph.__init__(self, other.name)
+        other._copy_into(self, {})
+
     def _copy_into(self, copy: "Graph", values: dict[Value, Value]) -> "Graph":
         """Copy everything into an empty graph; `values` maps those of the graphs around it to their copies."""
         values |= {value: copy.add_input(value.name, value.type) for value in self.inputs}

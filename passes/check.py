@@ -52,6 +52,17 @@ class NumericCheck:
         made = () if context.probes else make_probes(source, context.calibration, context.seed, verification.probes)
         return cls(source, context.probes or made, verification)
 
+    def resume(self, reference: Graph | None, graph: Graph) -> None:
+        """Take it that passes have run already, and were found right.
+
+        Args:
+            reference: the graph after the last LOSSY one of them; None where none was lossy.
+            graph: after all of them.
+        """
+        if reference is not None:
+            self._reference = Yardstick(reference, self.probes, run_graph(reference, self.probes))
+        self._previous = Yardstick(self._reference.graph, self.probes, run_graph(graph, self.probes))
+
     def check(self, graph: Graph, step: Pass) -> float:
         """The drift from the source after a pass.
 

@@ -51,5 +51,8 @@ class Instrument:
     def after(self, record: PassRecord, graph: Graph) -> None:
         """Called after each pass that was checked and found right."""
 
+    def reached(self, number: int, graph: Graph) -> None:
+        """Called after so many steps of the pipeline, each a pass or a group with all that is in it."""
+
     def finish(self) -> None:
         """Called at the end, also where a pass failed or was found wrong."""

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from traceback import extract_tb, walk_tb
 
@@ -21,6 +22,21 @@ from .verification import Verification
 
 _MOST_MISSES = 5
 _MOST_LAYERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Where a pipeline goes on that has run in part before.
+
+    Attributes:
+        done: how many of its steps have run, and were found right.
+        reference: the graph after the last LOSSY pass among them; None where none was lossy.
+        drift: of the graph's outputs from the source's after them; None if they weren't checked.
+    """
+
+    done: int
+    reference: Graph | None
+    drift: float | None
 
 
 class PassManager:
@@ -42,8 +58,13 @@ class PassManager:
         self.instruments = instruments
         self.verification = Verification.of(verify)
 
-    def run(self, graph: Graph, context: PassContext) -> tuple[PassRecord, ...]:
+    def run(self, graph: Graph, context: PassContext, resumption: Resumption | None = None) -> tuple[PassRecord, ...]:
         """Run all passes on a graph, in place.
+
+        Args:
+            graph: to be rewritten.
+            context: what the passes may ask about their surroundings.
+            resumption: what has happened to the graph before; the rest of the steps run.
 
         Raises:
             UsageError: the order of the passes contradicts what they declare, one lacks something, or one that is
@@ -55,17 +76,19 @@ class PassManager:
         for step in flattened(self.passes):
             step.require(context)
         with _unswept():
-            return self._run_all(graph, context)
+            return self._run_all(graph, context, resumption)
 
-    def _run_all(self, graph: Graph, context: PassContext) -> tuple[PassRecord, ...]:
+    def _run_all(self, graph: Graph, context: PassContext, resumption: Resumption | None) -> tuple[PassRecord, ...]:
         if self.verification.level != "none":
             verify(graph)
         self._tell(lambda instrument: instrument.start(graph, context))
-        judge = _Judge(graph, context, self.verification)
+        judge = _Judge(graph, context, self.verification, resumption)
+        done = 0 if resumption is None else resumption.done
         records: list[PassRecord] = []
         try:
-            for step in self.passes:
+            for number, step in enumerate(self.passes[done:], done + 1):
                 self._run(step, graph, context, judge, records)
+                self._tell(lambda instrument, number=number: instrument.reached(number, graph))
         except BaseException:
             with suppress(Exception):  # what went wrong first is what the user has to know
                 self._tell(lambda instrument: instrument.finish())
@@ -137,13 +160,17 @@ class _Judge:
         drift: of the graph's outputs from the source's; None if they aren't checked.
     """
 
-    def __init__(self, graph: Graph, context: PassContext, verification: Verification) -> None:
+    def __init__(
+        self, graph: Graph, context: PassContext, verification: Verification, resumption: Resumption | None
+    ) -> None:
         self._graph = graph
+        self._resumed = None if resumption is None else (resumption.reference, graph.clone())
         self._context = context
         self._verification = verification
         self._moment = now()
         self._returned = dict(graph.outputs)
-        self.drift = 0.0 if verification.level == "numeric" else None
+        start = 0.0 if resumption is None else resumption.drift
+        self.drift = start if verification.level == "numeric" else None
 
     def hold(self, step: Pass, verified: Callable[[], None]) -> None:
         """Check the graph after a pass.
@@ -165,7 +192,10 @@ class _Judge:
     @cached_property
     def _check(self) -> NumericCheck:
         """The numeric check, made once and only when needed, since it runs the source."""
-        return NumericCheck.of(self._context, self._verification)
+        check = NumericCheck.of(self._context, self._verification)
+        if self._resumed is not None:
+            check.resume(*self._resumed)
+        return check
 
 
 def _unchanged(step: Pass, misses: Sequence[str]) -> str:

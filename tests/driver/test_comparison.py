@@ -1,13 +1,18 @@
 """Two models side by side: how often they agree and how sure that is, and how far apart their distributions are."""
 
+import json
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
+from typer.testing import CliRunner
 
 import planish
-from planish.driver.comparison import Gate, compare
+from planish.driver.cli import app
+from planish.driver.comparison import Comparison, compare
+from planish.driver.gate import Gate
 from planish.ir.builder import Builder
 from planish.ir.errors import BudgetError, UsageError
 from planish.ir.graph import Graph
@@ -57,11 +62,43 @@ def test_a_gate_tells_all_that_is_missed(tmp_path: Path) -> None:
     a, b = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
     found = compare(a, b, "native", str(tmp_path / "data.npz"), "accuracy")
     Gate.of("50%", 0.5, "10000%").check(found)
-    with pytest.raises(
-        BudgetError, match=r"metric accuracy drops by 0.*, more than 0.001; the cosine of output 'y' is"
-    ):
+    with pytest.raises(BudgetError, match=r"drop of accuracy is 0.*, and may be 0.001 at most; the cosine of y is"):
         Gate.of("0.1%", 0.9999, None).check(found)
     with pytest.raises(UsageError, match="needs data with labels"):
         Gate.of("1%", None, None).check(compare(a, b, "native", None, "accuracy"))
     with pytest.raises(UsageError, match="--max-slower: 'a bit' is not an amount"):
         Gate.of(None, None, "a bit")
+
+
+def test_a_gate_is_told_as_junit_and_markdown(tmp_path: Path) -> None:
+    for name, weight in (("a", WEIGHT), ("b", NUDGED)):
+        planish.write(classifier(weight), tmp_path / f"{name}.onnx")
+    np.savez(tmp_path / "data.npz", x=X, labels=(X @ WEIGHT).argmax(1))
+    a, b = str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
+    report, table = tmp_path / "gate.xml", tmp_path / "gate.md"
+    bounds = ["--max-drop", "50%", "--min-cosine", "0.9999", "--max-larger", "1%"]
+    written = ["--junit", str(report), "--markdown", str(table)]
+    result = CliRunner().invoke(app, ["compare", a, b, "-d", str(tmp_path / "data.npz"), *bounds, *written, "--json"])
+    assert result.exit_code == 5
+    assert "the cosine of y is 0.9" in result.stderr
+    gate = json.loads(result.stdout)["gate"]
+    assert [it["is_met"] for it in gate] == [True, False, True]
+    suite = ET.fromstring(report.read_text())
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+    assert [case.get("name") for case in suite.iter("testcase") if len(case)] == ["cosine of y"]
+    assert table.read_text().splitlines()[0] == f"**{b}** against {a}: beyond 1 of 3 bounds"
+    assert table.read_text().count("| yes |") == 2
+
+
+def test_as_many_samples_as_are_said_to_suffice_find_a_regression() -> None:
+    """Twice the bound is found in 95 of 100 draws: half of the samples that change sides do so for the worse."""
+    draw, bound = np.random.default_rng(0), 0.005
+    for share in (0.01, 0.04):
+        flips = (round(1000 * (share + 2 * bound) / 2), round(1000 * (share - 2 * bound) / 2))
+        given = Comparison(None, None, [], "accuracy", 2 * bound, None, flips, None, 1000, None, 1.0)
+        samples = Gate(max_drop=bound).sufficient_samples(given)
+        assert samples is not None
+        chances = [flips[0] / 1000, flips[1] / 1000, 1 - sum(flips) / 1000]
+        drawn = draw.multinomial(samples, chances, 20_000)
+        found = float(((drawn[:, 0] - drawn[:, 1]) / samples > bound).mean())
+        assert 0.94 < found < 0.975

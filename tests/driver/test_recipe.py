@@ -1,9 +1,13 @@
+from importlib.util import find_spec
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from planish.driver.recipe_file import make_recipe, read_recipe
+from planish.driver.recipe_schema import recipe_schema
 from planish.driver.user_code import isolated_imports
+from planish.driver.yaml_file import read_yaml
 from planish.ir.errors import UsageError
 from planish.passes.pipeline import format_pipeline
 
@@ -96,3 +100,57 @@ def test_missing_recipe(tmp_path: Path) -> None:
 def test_bad_passes(step: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_recipe({"model": "m.onnx", "passes": [step]}).pipeline()
+
+
+def test_single_values_are_set_from_the_command_line(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "recipe.yaml", "model: m.onnx\npasses: [cleanup, distill, {quantize: {scheme: int8}}, cleanup]"
+    )
+    settings = ["passes.1.steps=7", "passes.quantize.observer=mse", "budget.latency=5 ms", "seed=3"]
+    recipe = read_recipe(path, settings=settings)
+    assert recipe.passes[1:3] == ({"distill": {"steps": 7}}, {"quantize": {"scheme": "int8", "observer": "mse"}})
+    assert (recipe.budget.latency, recipe.seed) == (0.005, 3)
+    for setting, message in {
+        "seed": "not of the form",
+        "passes.cleanup.skip=x": "2 steps are called cleanup; there are cleanup, distill, quantize, cleanup",
+        "passes.fuse.skip=x": "0 steps are called fuse",
+        "passes.1=dce": "names no option",
+        "model.x.y=1": "model has no keys",
+        "seed=[": "is not YAML",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            read_recipe(path, settings=[setting])
+
+
+def test_a_recipe_includes_another(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "model: m.onnx\nbudget: {latency: 5 ms, size: 1 MB}\npasses: [cleanup]\nseed: 1")
+    path = write(tmp_path / "recipe.yaml", "include: base.yaml\nbudget: {size: 2 MB}\npasses: [fuse]")
+    recipe = read_recipe(path)
+    assert (recipe.model, recipe.seed, recipe.passes) == ("m.onnx", 1, ("fuse",))
+    assert (recipe.budget.latency, recipe.budget.size) == (0.005, 2e6)
+    with pytest.raises(UsageError, match="includes itself"):
+        read_recipe(write(tmp_path / "loop.yaml", "include: loop.yaml"))
+    with pytest.raises(UsageError, match="there is no recipe"):
+        read_recipe(write(tmp_path / "lost.yaml", "include: nowhere.yaml"))
+
+
+def test_the_schema_holds_what_recipes_hold() -> None:
+    schema = recipe_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in Path(find_spec("planish").submodule_search_locations[0], "examples").rglob("recipe.yaml"):
+        assert list(validator.iter_errors(read_yaml(path))) == [], path
+    right = {
+        "model": "m.onnx",
+        "passes": ["cleanup", {"prune-channels": {"ratio": 0.5}}, {"fuse": {"without": "fuse-gelu"}}],
+    }
+    assert validator.is_valid({**right, "budget": {"latency": "5 ms", "metric_drop": 0.01}, "verify": {"probes": 4}})
+    for wrong in (
+        {"passes": ["cleanup"]},
+        {**right, "pases": []},
+        {**right, "seed": -1},
+        {**right, "budget": {"speed": 1}},
+        {**right, "passes": [{"quantize": {"scheme": "int9"}}]},
+        {**right, "passes": [{"prune-channels": {"ration": 0.5}}]},
+    ):
+        assert not validator.is_valid(wrong), wrong

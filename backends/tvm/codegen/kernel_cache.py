@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from ....ir.cache_folder import cache_folder
 from ....ir.drafts import beside, sweep
-from ....ir.errors import TargetError, UsageError
 from ....ir.files import writing
 
-VARIABLE = "PLANISH_CACHE"
-"""The environment variable of the caches' folder, in place of the system's folder for its user."""
 _KEPT = 30 * 24 * 3600
 """Seconds for which a kernel that nobody asks for is kept."""
 _DIGEST = sha256().digest_size
@@ -40,15 +38,8 @@ class KernelCache:
 
         Raises:
             UsageError: its folder can't be made.
-            TargetError: what knows where it lies isn't installed.
         """
-        root = Path(os.environ.get(VARIABLE) or _default())
-        folder = root / "kernels"
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"the cache {root} can't be made: {error}; name another folder in {VARIABLE}") from error
-        return cls(folder)
+        return cls(cache_folder("kernels"))
 
     def kernel(self, symbol: str, compile: Callable[[], bytes]) -> bytes:
         """Return a kernel's object file; `compile` makes one if there is none, or a damaged one.
@@ -93,14 +84,6 @@ class KernelCache:
 
     def _mark(self, symbol: str) -> Path:
         return self.folder / f"{symbol}.checked"
-
-
-def _default() -> Path:
-    try:
-        import platformdirs
-    except ImportError as error:
-        raise TargetError("the cache of kernels needs platformdirs: pip install 'planish[tvm]'") from error
-    return platformdirs.user_cache_path("planish")
 
 
 def _kept(path: Path) -> bytes | None:

@@ -19,9 +19,9 @@ pytest.importorskip("tvm")
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.base import CompilerWarning
-from planish.backends.tvm.codegen.kernel_cache import VARIABLE
 from planish.backends.tvm.compiler import client as compiler
 from planish.driver.cli import app
+from planish.ir.cache_folder import VARIABLE
 from planish.ir.errors import TargetError
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter

@@ -17,10 +17,11 @@ from planish.backends.artifact import load, write_artifact
 from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.build import Build
 from planish.backends.tvm.codegen.hoisting import hoisted
-from planish.backends.tvm.codegen.kernel_cache import VARIABLE, KernelCache
+from planish.backends.tvm.codegen.kernel_cache import KernelCache
 from planish.backends.tvm.kernels import epilogue, vector_math
 from planish.backends.tvm.runtime.program import LIBRARY, is_loaded
 from planish.backends.tvm.runtime.weights import read_weights, write_weights
+from planish.ir.cache_folder import VARIABLE
 from planish.ir.errors import CheckError, UsageError
 from planish.ir.graph import Graph
 from planish.passes.legalization.origins import Origins

@@ -14,7 +14,7 @@ pytest.importorskip("tvm")
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
 from planish.backends.legal import legalized
-from planish.backends.tvm.codegen.kernel_cache import VARIABLE, KernelCache
+from planish.backends.tvm.codegen.kernel_cache import KernelCache
 from planish.backends.tvm.kernels.convolution import Convolution
 from planish.backends.tvm.kernels.gemm import Gemm, tiles
 from planish.backends.tvm.kernels.machine import Machine
@@ -25,6 +25,7 @@ from planish.backends.tvm.relax.converters import linear as products
 from planish.backends.tvm.tune import tasks as tuning
 from planish.backends.tvm.tune.database import LONGEST, Database, Entry, read_database
 from planish.backends.tvm.tune.tasks import Tuning
+from planish.ir.cache_folder import VARIABLE
 from planish.ir.errors import CheckError, ModelError, UsageError
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter

@@ -1,0 +1,167 @@
+"""The work of a build: passes, lowering and measurement, from what a recipe names to an artifact."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..backends import Executable, find_backend
+from ..backends.manifest import read_manifest
+from ..ir.analysis.cost import summarize
+from ..ir.graph import Graph
+from ..ir.hash import structural_hash
+from ..passes.adapters.survival import AdapterSurvival
+from ..passes.base import Effect, Feeds, Pass, PassContext
+from ..passes.instrument import Instrument, PassRecord
+from ..passes.manager import PassManager
+from ..passes.probes import make_probes
+from ..passes.reproducer import reproducing
+from ..passes.units import show_seconds
+from .cache.build_cache import BuildCache
+from .cache.builds import Built
+from .data import single_sample, sizes_in
+from .evaluation import Score, interpreted
+from .job import Job
+from .lowering import choice, fastest, lower, refuse_early
+from .measurement import Latency, interleaved
+from .provenance import digest, versions
+from .reporter import PassReporter, presets_of_passes
+from .results import Artifact, Measured, PassRow
+
+
+def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
+    """Run the passes of a job, compile what they make of the model, and measure it.
+
+    Args:
+        job: what to build of what.
+        scratch: a folder for what is compiled.
+        cache: from which the graph after some steps may come.
+
+    Raises:
+        PlanishError: see `build.build`.
+    """
+    if job.recipe.backend != "auto":  # of several, one may run it
+        refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
+    job.reporter.stage("evaluating the untouched model in ONNX Runtime")
+    untouched = lower(job.source, find_backend("onnxruntime"), job.target, scratch / "untouched")
+    before = job.score(untouched.executable.run, resamples=True)
+    probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
+    sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
+    graph, rows = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample), cache)
+    if job.is_for_another_machine:
+        (reference,) = interleaved([lambda: untouched.executable.run(sample)])
+        built, directory = _written(job, graph, scratch)
+    else:
+        reference, built, directory = _measured(job, graph, untouched.executable, (probes, sample), scratch)
+    artifact = Artifact(
+        directory=job.recipe.folder / job.recipe.output,
+        metric=job.metric,
+        untouched=Measured(untouched.backend, reference, untouched.size, before),
+        built=built,
+        passes=rows,
+        threads=job.target.threads,
+    )
+    return Built(artifact, directory, _provenance(job, graph, artifact))
+
+
+def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
+    """What is built for a machine that isn't at hand, and where it is; its metric is what the interpreter computes."""
+    backend, directory = find_backend(job.recipe.backend), scratch / job.recipe.backend
+    probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
+    job.lowering(probes, scratch).write(graph, backend, directory)
+    job.reporter.warn(f"this machine can't run what is built for {job.target.name}: it is neither checked nor measured")
+    size = sum(file["size"] for file in read_manifest(directory)["files"].values())
+    return Measured(backend.name, None, size, job.score(interpreted(graph), resamples=True)), directory
+
+
+def _measured(
+    job: Job, graph: Graph, untouched: Executable, inputs: tuple[Sequence[Feeds], Feeds], scratch: Path
+) -> tuple[Latency, Measured, Path]:
+    """The latency of the untouched model, the fastest of the built models, and its path, from probes and a sample."""
+    probes, sample = inputs
+    recipe = job.recipe
+    candidates = job.lowering(probes, scratch).candidates(graph, recipe.backend)
+    job.reporter.stage("measuring latency")
+    models = [untouched, *(candidate.executable for candidate in candidates)]
+    reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
+    if len(candidates) > 1:
+        taken = (
+            f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
+        )
+        job.reporter.note(f"latency of the candidates: {', '.join(taken)}; {choice(candidates, latencies)}")
+    best, latency = fastest(candidates, latencies)
+    job.reporter.stage(f"evaluating the artifact in {best.backend}")
+    return (
+        reference,
+        Measured(best.backend, latency, best.size, job.score(best.executable.run, resamples=True)),
+        best.directory,
+    )
+
+
+def _run_passes(
+    job: Job, before: Score | None, context: PassContext, cache: BuildCache
+) -> tuple[Graph, Sequence[PassRow]]:
+    graph, resumption = job.source.clone(), None
+    context = replace(context, checkpoints=cache.checkpoints)
+    watch = _Watch(job, before, context.sizes)
+    keeping = cache.steps(job, lambda: watch.rows)
+    if keeping is not None and (found := keeping.find()) is not None:
+        graph, resumption = found.graph, found.resumption
+        watch.rows += found.rows
+        job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
+    rest = job.passes[0 if resumption is None else resumption.done :]
+    try:
+        survival = AdapterSurvival(job.reporter.note)
+        watching = [PassReporter(job.reporter, rest), watch, survival, *filter(None, [keeping]), *job.instruments]
+        with reproducing(job.case):
+            PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
+    finally:
+        job.reporter.passes(watch.rows)
+    return graph, watch.rows
+
+
+class _Watch(Instrument):
+    """Keeps a row for each pass, and evaluates the metric after those that may lose some of it."""
+
+    def __init__(self, job: Job, before: Score | None, sizes: Mapping[str, int]) -> None:
+        self.rows: list[PassRow] = []
+        self._job = job
+        self._before = before
+        self._sizes = sizes
+        self._presets = presets_of_passes()
+        self._preset = ""
+
+    def before(self, step: Pass, graph: Graph) -> None:
+        self._preset = self._presets.get(id(step), "")
+
+    def start(self, graph: Graph, context: PassContext) -> None:
+        if self.rows:  # of an earlier build
+            return
+        metric = None if self._before is None else self._before.value
+        self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph, self._sizes), None, metric))
+
+    def after(self, record: PassRecord, graph: Graph) -> None:
+        score = self._job.score(interpreted(graph)) if record.effect is Effect.LOSSY and record.result.changed else None
+        self.rows.append(
+            PassRow(
+                text=record.text,
+                effect=record.effect,
+                counts=record.result.counts,
+                misses=record.result.misses,
+                seconds=record.seconds,
+                cost=summarize(graph, self._sizes),
+                drift=record.drift,
+                metric=None if score is None else score.value,
+                preset=self._preset,
+                curve=record.result.curve,
+            )
+        )
+
+
+def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:
+    """What the manifest says beyond the recipe and how to run the model: of what it was made, and by what."""
+    return {
+        "source": structural_hash(job.source),
+        "graph": structural_hash(graph),
+        "data": {"calibration": digest(job.calibration), "evaluation": digest(job.evaluation)},
+        "versions": versions(artifact.built.backend),
+    }

@@ -1,0 +1,147 @@
+"""Commands around a release: `planish search`, `compare` as its gate, `verify`, `cache` and `recipe-schema`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Data, Json, MaxDrop, TargetName
+from .output import console, examples, list_entries, print_json, show, verbosity
+
+EXAMPLES = {
+    "search": examples(
+        "planish search recipe.yaml -o fastest.yaml", "planish search recipe.yaml --minutes 15 --set search.goal=size"
+    ),
+    "compare": examples(
+        "planish compare model.onnx dist -d data.npz",
+        "planish compare released dist -d data.npz --max-drop 0.5% --max-slower 5% --junit gate.xml",
+    ),
+    "recipe_schema": examples("planish recipe-schema > recipe.schema.json"),
+    "verify": examples("planish verify dist", "planish verify dist --key release.key"),
+    "cache": examples("planish cache", "planish cache --prune 1GB", "planish cache --prune 0"),
+}
+"""What stands below the help of each command, by its name."""
+
+
+def search(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="with evaluation data and a budget of the metric")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the recipe of what is chosen")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="after which no further plan is begun")] = 60.0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of the recipe, as in search.goal=size")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for the techniques, their settings and their order that make a model fastest within a budget.
+
+    What a recipe's `search` lists is tried behind its `passes`. What is chosen is judged on every other batch of the
+    evaluation data, by which nothing was chosen. A search that was ended goes on where it was.
+    """
+    from .recipe_file import read_recipe
+    from .report import ConsoleReporter, search_table
+    from .search import search as look
+    from .search import write_plan
+
+    chosen = read_recipe(Path(recipe), settings=settings or [])
+    reporter = ConsoleReporter(console(), verbosity())
+    with reporter.live():
+        found = look(chosen, reporter, minutes)
+    show([search_table(found)], found.summary() if as_json else None)
+    if output is not None:
+        write_plan(chosen, found, output)
+        typer.echo(f"wrote {output}: planish build {output}", err=True)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="an artifact's folder, or a model")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    data: Data = None,
+    metric: Annotated[str, typer.Option(help="evaluated where the data have labels")] = "accuracy",
+    max_drop: MaxDrop = None,
+    min_cosine: Annotated[float | None, typer.Option(max=1, help="between A's outputs and B's")] = None,
+    max_slower: Annotated[str | None, typer.Option(help="B against A, such as 5%")] = None,
+    max_larger: Annotated[str | None, typer.Option(help="B's files against A's, such as 10%")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="a test case for each bound, as XML")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="a table for a pull request's comment")] = None,
+    target: TargetName = "native",
+    as_json: Json = False,
+) -> None:
+    """Show how far two models are apart, in their outputs, metric, size and latency.
+
+    With bounds it is a gate of a release: the exit code is 5 where B misses one.
+    """
+    from ..ir.files import writing
+    from . import gate as gates
+    from .comparison import compare as set_against
+    from .report import comparison_tables, gate_table
+    from .results import plain
+
+    gate = gates.Gate.of(max_drop, min_cosine, max_slower, max_larger)
+    comparison = set_against(a, b, target, data, metric)
+    checks, sufficient = gate.checks(comparison), gate.sufficient_samples(comparison)
+    told = {**plain(comparison), "gate": plain(checks), "sufficient_samples": sufficient} if as_json else None
+    show((*comparison_tables(comparison), *gate_table(checks, comparison, sufficient)), told)
+    for path, text in (
+        (junit, gates.junit(checks, f"{b} against {a}")),
+        (markdown, gates.markdown(checks, comparison)),
+    ):
+        if path is not None:
+            with writing(path):
+                path.write_text(text, encoding="utf-8")
+    gate.check(comparison)
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artifact's folder")],
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="KEYFILE", help="whose bytes it has to be signed with")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold an artifact to its manifest, byte by byte; exit code 4 if anything has changed since it was built."""
+    from ..ir.errors import CheckError
+    from .build import read_key
+    from .integrity import check_integrity
+
+    found = check_integrity(artifact, None if key is None else read_key(key))
+    if as_json:
+        print_json({"files": found.files, "faults": list(found.faults)})
+    if found.faults:
+        raise CheckError("; ".join(found.faults))
+    typer.echo(f"{artifact}: all {found.files} files are as they were built", err=True)
+
+
+def cache(
+    prune: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="erase what was used least recently beyond this size; 0 for all")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what builds keep for later ones, where and how much of it, or erase some.
+
+    PLANISH_CACHE names another folder; PLANISH_CACHE_SIZE is the most that is kept (10GB unless set, 0 for nothing).
+    """
+    from ..ir.cache_folder import cache_folder
+    from ..passes import units
+    from .cache.store import DEFAULT_SIZE, Store, parse_size
+
+    store = Store.of_user() or Store(cache_folder("builds"), 0.0)
+    erased = 0 if prune is None else store.trim(parse_size(prune, "--prune"))
+    entries: dict[str, Any] = {"folder": str(store.folder), "bound": units.show_bytes(int(store.bound))}
+    if store.bound == DEFAULT_SIZE:
+        entries["bound"] += " (by default)"
+    for kind, (number, size) in sorted(store.count().items()):
+        entries[kind] = f"{number} files, {units.show_bytes(size)}"
+    if prune is not None:
+        entries["erased"] = units.show_bytes(erased)
+    list_entries(entries, as_json)
+
+
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, by which editors complete and check them.
+
+    Name it in a recipe's first line: `# yaml-language-server: $schema=recipe.schema.json`.
+    """
+    from .recipe_schema import recipe_schema as schema
+
+    print_json(schema())

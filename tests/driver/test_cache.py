@@ -1,0 +1,249 @@
+"""What builds take from earlier ones: nothing that has changed, and nothing that is damaged."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from planish.driver.build import build
+from planish.driver.cache.store import Store
+from planish.driver.cli import app
+from planish.driver.integrity import check_integrity
+from planish.driver.recipe_file import make_recipe
+from planish.driver.reporter import Reporter
+from planish.ir.errors import CheckError, ModelError
+from planish.ir.storage import load, save
+from planish.passes.instrument import Instrument
+
+PASSES = ("cleanup", "fuse", "passes_of_mine:Negate", "cse", {"quantize": {"observer": "minmax"}})
+
+
+class Listener(Reporter):
+    """Hears which passes run, and what is noted and warned of."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def running(self, name: str, number: int, total: int) -> None:
+        self.ran.append(name)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A cache of the test's own, in which builds keep what they make."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("PLANISH_CACHE", str(folder))
+    monkeypatch.setenv("PLANISH_CACHE_SIZE", "1GB")
+    found = Store.of_user()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def built(folder: Path, store: Store) -> Callable[..., Listener]:
+    """Builds a recipe of the user's folder, with changes, and tells what was heard."""
+
+    def run(fresh: bool = False, instruments: tuple[Instrument, ...] = (), **changes: object) -> Listener:
+        data = {"calibration": "data.py:calibration", "evaluation": "data.py:test"}
+        content = {"model": "net.planish", "data": data, "backend": "onnxruntime", "passes": PASSES}
+        heard = Listener()
+        build(make_recipe({**content, "folder": folder, **changes}), heard, instruments, fresh=fresh)
+        return heard
+
+    return run
+
+
+def files(folder: Path, *, but: tuple[str, ...] = ()) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "dist").iterdir() if path.name not in but}
+
+
+def of_the_pipeline(heard: Listener) -> list[str]:
+    """The passes that ran, without those of backends."""
+    return [name for name in heard.ran if name != "legalize"]
+
+
+def test_an_unchanged_recipe_runs_nothing_and_gives_the_same_files(
+    built: Callable[..., Listener], folder: Path
+) -> None:
+    assert "quantize" in built().ran
+    before = files(folder)
+    again = built()
+    assert again.ran == []
+    assert any(note.startswith("nothing has changed since the last build") for note in again.notes)
+    assert files(folder) == before
+    assert "quantize" in built(fresh=True).ran
+    assert files(folder, but=("measurements.json",)).items() <= before.items()
+
+
+@pytest.mark.wide
+def test_an_unchanged_recipe_is_answered_without_torch(folder: Path, store: Store) -> None:
+    build(folder / "recipe.yaml")
+    program = "import sys; sys.modules['torch'] = None; from planish.driver.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "build", "recipe.yaml"], check=False, capture_output=True)
+    assert (done.returncode, b"nothing has changed" in done.stderr) == (0, True), done.stderr.decode()
+
+
+def test_a_budget_and_a_place_are_no_reason_to_build_anew(built: Callable[..., Listener], folder: Path) -> None:
+    built()
+    assert built(budget={"size": "10 MB"}, output="elsewhere").ran == []
+    assert (folder / "elsewhere" / "model.onnx").read_bytes() == (folder / "dist" / "model.onnx").read_bytes()
+
+
+def test_another_option_of_the_last_pass_runs_that_pass_alone(built: Callable[..., Listener], folder: Path) -> None:
+    other = (*PASSES[:-1], {"quantize": {"observer": "mse"}})
+    built()
+    assert of_the_pipeline(built(passes=other))[:1] == ["quantize"]
+    assert "negate" not in built(passes=(*PASSES[:-1], {"quantize": {"observer": "percentile"}})).ran
+    built(passes=other)
+    taken = files(folder, but=("measurements.json",))
+    built(passes=other, fresh=True)
+    assert files(folder, but=("measurements.json",)) == taken
+
+
+def test_what_the_result_depends_on_is_looked_at(built: Callable[..., Listener], folder: Path, store: Store) -> None:
+    built()
+    edits: dict[str, tuple[str, Callable[[str], str]]] = {
+        "the data": ("data.py", lambda text: text.replace("samples(1)", "samples(3)")),
+        "a pass of the user's": ("passes_of_mine.py", lambda text: text.replace('{"negate": 1}', '{"negate": 2}')),
+    }
+    for what, (name, edit) in edits.items():
+        path = folder / name
+        path.write_text(edit(path.read_text()))
+        sys.modules.pop("passes_of_mine", None)
+        assert "quantize" in built().ran, what
+        assert built().ran == [], what
+    graph = load(folder / "net.planish")
+    constant = next(it for it in graph.constants.values() if it.data.size > 16)
+    constant.data = constant.data * np.float32(2)
+    save(graph, folder / "net.planish")
+    assert "cse" in built().ran
+    assert "cse" in built(seed=1).ran
+    assert "cse" in built(verify="numeric,probes=3").ran
+
+
+def test_instruments_see_every_pass(built: Callable[..., Listener]) -> None:
+    built()
+    assert "cse" in built(instruments=(Instrument(),)).ran
+
+
+def test_what_is_damaged_is_made_again(built: Callable[..., Listener], folder: Path, store: Store) -> None:
+    built()
+    before = files(folder, but=("measurements.json",))
+    for path in (store.folder / "objects").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert "cse" in built().ran
+    assert files(folder, but=("measurements.json",)) == before
+    for path in store.folder.rglob("*.json"):
+        path.write_text(path.read_text().replace("0", "1", 1))
+    assert "cse" in built().ran
+    assert files(folder, but=("measurements.json",)) == before
+
+
+def test_a_pass_behind_kept_steps_is_held_to_the_last_lossy_one(built: Callable[..., Listener]) -> None:
+    """The graph is the opposite of its source there, which nothing but a lossy pass may have made of it."""
+    built(passes=(*PASSES[:3], "cse", "dce"))
+    again = built(passes=(*PASSES[:3], "cse", "fuse-bias"))
+    assert "negate" not in again.ran
+    with pytest.raises(CheckError, match="pass wrong declares itself rounding"):
+        built(passes=(*PASSES[:3], "cse", "passes_of_mine:Wrong"))
+
+
+def test_nothing_is_kept_where_nothing_may_be(
+    built: Callable[..., Listener], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANISH_CACHE_SIZE", "0")
+    assert built().ran == built().ran != []
+    monkeypatch.setenv("PLANISH_CACHE_SIZE", "1GB")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / "file"))
+    heard = built()
+    assert "cse" in heard.ran
+    assert any(re.match("nothing of this build is kept for later ones: the cache .*", it) for it in heard.warnings)
+
+
+def test_what_was_asked_for_least_recently_goes_first(store: Store) -> None:
+    names = [store.put([bytes([number]) * 1000]) for number in range(4)]
+    for age, name in zip((40, 30, 20, 10), names, strict=True):
+        path = store.folder / "objects" / name[:2] / name
+        os.utime(path, (time.time() - age, time.time() - age))
+    assert store.get(names[0]) is not None  # used just now
+    assert store.trim(2000) == 2000
+    assert [store.get(name) is not None for name in names] == [True, False, False, True]
+    assert store.count() == {"objects": (2, 2000)}
+    assert store.trim(0) == 2000
+
+
+@pytest.mark.wide
+def test_a_killed_build_is_taken_up_where_it_was(folder: Path, store: Store) -> None:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("[cleanup]", json.dumps([*PASSES[:-1], "passes_of_mine:Signal", "dce"]))
+    )
+    passes = folder / "passes_of_mine.py"
+    passes.write_text(passes.read_text().replace("number: int = 2", f"number: int = {int(signal.SIGKILL)}"))
+    command = [sys.executable, "-c", "from planish.driver.cli import main; main()", "build", "recipe.yaml"]
+    assert subprocess.run(command, cwd=folder, check=False).returncode == -signal.SIGKILL
+    recipe.write_text(recipe.read_text().replace('"passes_of_mine:Signal", ', ""))
+    done = subprocess.run([*command, "--all"], cwd=folder, check=True, capture_output=True, text=True)
+    assert re.search(r"the graph after \d+ of \d+ steps is that of an earlier build", done.stderr)
+    taken = files(folder, but=("measurements.json",))
+    subprocess.run([*command, "--fresh"], cwd=folder, check=True)
+    assert files(folder, but=("measurements.json",)) == taken
+
+
+def test_a_byte_that_flips_anywhere_is_noticed(artifact: Path, tmp_path: Path) -> None:
+    for original in artifact.iterdir():
+        (tmp_path / original.name).write_bytes(original.read_bytes())
+    whole = check_integrity(tmp_path)
+    assert (whole.files, whole.faults) == (3, ())
+    draw = np.random.default_rng(0)
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        for place in draw.integers(0, len(content), 40).tolist():
+            path.write_bytes(
+                content[:place] + bytes([content[place] ^ 1 << int(draw.integers(8))]) + content[place + 1 :]
+            )
+            assert not is_whole(tmp_path), (path.name, place)
+        path.write_bytes(content)
+    (tmp_path / "more").touch()
+    assert check_integrity(tmp_path).faults == (f"{tmp_path / 'more'} is no part of the artifact",)
+
+
+def is_whole(directory: Path) -> bool:
+    try:
+        return not check_integrity(directory).faults
+    except ModelError:  # the manifest makes no sense any more
+        return False
+
+
+def test_the_command_line_tells_of_the_cache_and_of_artifacts(artifact: Path, store: Store, tmp_path: Path) -> None:
+    store.put([b"object"])
+    shown = CliRunner().invoke(app, ["cache", "--json"])
+    assert json.loads(shown.stdout)["objects"] == "1 files, 6 B"
+    assert CliRunner().invoke(app, ["cache", "--prune", "0"]).exit_code == 0
+    assert store.count() == {}
+    assert CliRunner().invoke(app, ["cache", "--prune", "much"]).exit_code == 2
+    assert CliRunner().invoke(app, ["verify", str(artifact)]).exit_code == 0
+    shutil.copytree(artifact, tmp_path / "other")
+    (tmp_path / "other" / "more").touch()
+    found = CliRunner().invoke(app, ["verify", str(tmp_path / "other")])
+    assert (found.exit_code, "more is no part of the artifact" in found.stderr) == (4, True)
