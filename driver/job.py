@@ -59,7 +59,6 @@ class Job:
             read_model=partial(read_model, folder=self.recipe.folder),
             find_function=partial(find_function, folder=self.recipe.folder),
             folder=self.recipe.folder,
-            checkpoints=self.checkpoints,
         )
 
     @property
@@ -120,20 +119,8 @@ def prepare(
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)
     metric = metric if evaluation else None
-    job = Job(
-        recipe,
-        reporter,
-        instruments,
-        passes,
-        target,
-        source,
-        feeds,
-        evaluation,
-        metric,
-        labels_of(calibration),
-        labelled(metric, calibration),
-        checkpoints,
-    )
+    labels, held = labels_of(calibration), labelled(metric, calibration)
+    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels, held)
     if job.is_for_another_machine and recipe.budget.latency is not None:
         raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
     return job

@@ -1,6 +1,7 @@
 """The work of a build: passes, lowering and measurement, from what a recipe names to an artifact."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..backends import Executable, find_backend
@@ -100,6 +101,7 @@ def _run_passes(
     job: Job, before: Score | None, context: PassContext, cache: BuildCache
 ) -> tuple[Graph, Sequence[PassRow]]:
     graph, resumption = job.source.clone(), None
+    context = replace(context, checkpoints=cache.checkpoints)
     watch = _Watch(job, before, context.sizes)
     survival = AdapterSurvival(job.reporter.note)
     keeping = None if survival.watches(job.passes) else cache.steps(job, lambda: watch.rows)

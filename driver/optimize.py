@@ -14,7 +14,7 @@ from ..passes.verification import EVERYTHING, Verification
 from ..targets.load import load_target
 from .api import Optimized, optimize
 from .backend_check import compile_again
-from .checkpoints import checkpoints_beside
+from .cache.store import Store
 from .data import ports_of, read_data
 from .evaluation import labels_of
 from .explanation import Explain
@@ -66,8 +66,8 @@ def optimize_file(
         if explainer is not None:
             explainer.prepare(parse_pipeline(case.pipeline))
             instruments = (*instruments, explainer)
-        beside = nullcontext() if output is None else checkpoints_beside(output)
-        with beside as checkpoints, nullcontext() if is_known else reproducing(case):
+        store = Store.of_user()
+        with nullcontext() if is_known else reproducing(case):
             result = optimize(
                 case.graph,
                 case.pipeline,
@@ -79,7 +79,7 @@ def optimize_file(
                 probes=case.probes,
                 instruments=instruments,
                 reporter=reporter,
-                checkpoints=checkpoints,
+                checkpoints=None if store is None else store.checkpoints,
             )
             if case.backend:
                 reporter.stage(f"compiling for {case.backend}")

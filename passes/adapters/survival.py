@@ -35,6 +35,7 @@ class AdapterSurvival(Instrument):
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
+        self._context: PassContext | None = None
         self._batches: Sequence[Feeds] = ()
         self._step: Pass | None = None
         self._without: Graph | None = None
@@ -47,11 +48,13 @@ class AdapterSurvival(Instrument):
         return any(isinstance(step, LoraMerging) for step in flattened(passes))
 
     def start(self, graph: Graph, context: PassContext) -> None:
-        self._batches = context.calibration[:_BATCHES] or make_probes(context.source, (), context.seed)
+        self._context = context
 
     def before(self, step: Pass, graph: Graph) -> None:
         self._step = step
-        if isinstance(step, LoraMerging) and not self._effect:
+        if isinstance(step, LoraMerging) and not self._effect and self._context is not None:
+            held = self._context
+            self._batches = held.calibration[:_BATCHES] or make_probes(held.source, (), held.seed)
             self._without = graph.clone()
             for adapter in list(find_adapters(self._without)):
                 remove_adapter(self._without, adapter)

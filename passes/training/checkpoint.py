@@ -95,3 +95,8 @@ class Checkpoint:
                 (draft / "state").replace(self._path)
         now = time.monotonic()
         self._next = now + max(SECONDS, _SHARE * (now - start))
+
+    def erase(self) -> None:
+        """Keep nothing any more, once the training is over."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

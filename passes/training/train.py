@@ -43,8 +43,8 @@ _FEWEST = 8
 """The samples of a step where each costs many operations."""
 _HELD_OUT = 10
 """How many pieces of the data there are for one that is held out."""
-_PRUNED = 0.49
-"""The share of zeros from which a matrix was pruned."""
+_PRUNED, _COARSE = 0.49, 4
+"""The share of zeros from which a matrix was pruned, and the steps of a grid below which rounding makes as many."""
 _CURVE = 100
 """How many numbers a curve of losses has at most, each the mean of a part."""
 
@@ -80,8 +80,6 @@ class Training(Pass):
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at each step, as 0.99; the average is
             what is judged and kept. 0 for none.
-        keep_zeros: whether elements of all weights that are zero stay zero; those of matrices of floats of which half
-            are, do in any case.
         patience: how many twelfths of the training may bring nothing better, one after the other, before it ends; 0
             for all.
     """
@@ -93,7 +91,6 @@ class Training(Pass):
     lr: Annotated[float, Ge(0)] = 0.0
     clip: Annotated[float, Ge(0)] = 0.0
     average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    keep_zeros: bool = False
     patience: Annotated[int, Ge(0)] = 0
 
     def require(self, context: PassContext) -> None:
@@ -112,7 +109,6 @@ class Training(Pass):
         planned = self._scales(student, frozen)
         roundings = make_trainable(student, frozen)
         scales = learn_scales(student, planned)
-        pruned = [it for it in weights if _is_pruned(it)]
         weights += [rounding.floats for rounding in roundings] + [scale.operands[1] for scale in scales if scale.least]
         if not weights:
             raise UsageError(f"{self.name}: the model has no weights to train" + " but frozen ones" * bool(frozen))
@@ -122,27 +118,24 @@ class Training(Pass):
         told = [format_pass(self), *(weight.name for weight in weights), str(context.seed)]
         graphs = [graph, student, *([] if task.teacher is None else [task.teacher])]
         key = _key(told, graphs, pieces) if context.checkpoints is not None else ""
+        coarse = {it.floats for it in roundings if it.limits[1] - it.limits[0] < _COARSE}
+        pruned = [it for it in weights if it not in coarse and _is_pruned(it)]
+        checkpoint = Checkpoint(context.checkpoints, key)
         rows, steps = _plan(student, pieces)
         climb = Climb(
-            Trainer(
-                student,
-                weights,
-                task.compare,
-                clip=self.clip,
-                average=self.average,
-                keep_zeros=weights if self.keep_zeros else pruned,
-            ),
+            Trainer(student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned),
             Lessons(task.answer, student, pieces),
             rows,
             held_out,
             task.judge,
             np.random.default_rng(context.seed),
             lambda loss, best, done, total: context.progress(self._progress(loss, best), done, total),
-            Checkpoint(context.checkpoints, key),
+            checkpoint,
         )
         if climb.first.loss <= task.learned:
             return PassResult(misses=[self._learned()])
         told = self._train(climb, self.epochs * climb.steps_of_epoch or steps)
+        checkpoint.erase()
         curve = [float(np.mean(part)) for part in np.array_split(climb.losses, _CURVE) if part.size]
         if climb.best is climb.first:
             return PassResult(misses=[f"training made nothing better on held-out data, {told}"], curve=curve)

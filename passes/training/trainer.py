@@ -51,7 +51,7 @@ class Trainer:
         clip: the most that the norm of all gradients together may be; 0 for no bound.
         average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
             is one, it is what outputs are computed with, copied and written.
-        keep_zeros: those of the weights in which what is zero stays zero, unless they are nothing else.
+        pruned: those of the weights in which what is zero stays zero.
     """
 
     def __init__(
@@ -62,10 +62,8 @@ class Trainer:
         *,
         clip: float = 0.0,
         average: float = 0.0,
-        keep_zeros: Collection[Constant] = (),
+        pruned: Collection[Constant] = (),
     ) -> None:
-        import torch
-
         from ...ir.module import to_module
 
         self._student = student
@@ -80,10 +78,10 @@ class Trainer:
             if constant in chosen
         ]
         self._sizes = [_size(weight) for weight in self._weights]
-        self._masks = [
-            (self._module.get_parameter(f"constant_{index}"), mask)
-            for index, constant in enumerate(student.constants.values())
-            if constant in keep_zeros and (mask := torch.from_numpy(np.asarray(constant.data != 0))).any()
+        trained = [constant for constant in student.constants.values() if constant in chosen]
+        self._kept = [
+            weight.detach() != 0 if constant in pruned else None
+            for weight, constant in zip(self._weights, trained, strict=True)
         ]
         self._start()
 
@@ -157,8 +155,9 @@ class Trainer:
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
         self._optimizer.step()
-        for weight, mask in self._masks:
-            weight.data *= mask
+        for weight, kept in zip(self._weights, self._kept, strict=True):
+            if kept is not None:
+                weight.data.mul_(kept)
         for average, weight in zip(self._averages, self._weights, strict=False):
             average.lerp_(weight.detach(), 1 - self._share)
         return total

@@ -128,6 +128,12 @@ def test_a_quantized_base_keeps_its_adapters_in_float(source: Graph, data: list[
     result = applied("lora{rank=4,alpha=8}", base)
 
     assert result.counts == {"adapters": 4}
+    held = {name: constant.data for name, constant in base.constants.items()}
+    labels = [outputs["y"] + 1 for outputs in run_graph(source, data)]
+    step = FineTuning(epochs=5, lr=1e-2, only=("*.lora_?",))
+    assert step.apply(base, PassContext(load_target("x86-64"), source, data, labels=labels)).changed
+    changed = {name for name, array in held.items() if not np.array_equal(base.constants[name].data, array)}
+    assert {name.rpartition(".lora_")[2] for name in changed} == {"A.weight", "B.weight"}
     (miss, *_) = applied("merge-lora", base).misses
     assert miss.endswith("its weight is no constant in float: merge after cleanup, and before the model is quantized")
     with pytest.raises(UsageError, match="merge-lora needs a graph that is float"):

@@ -95,7 +95,7 @@ def test_zeros_of_a_pruned_model_stay_on_the_grid(source: Graph, data: list[Feed
     ).graph
     (held,) = (it for it in before.constants.values() if it.type.shape == (16, 16, 3, 3))
 
-    after = trained(source, before, data, keep_zeros=True)
+    after = trained(source, before, data)
 
     assert np.mean(held.data == 0) >= 0.5
     assert not after.constants[held.name].data[held.data == 0].any()
