@@ -38,6 +38,7 @@ class Costs:
             is faster (`benchmarks/int4_kernels.py` compares 1 to 128 rows).
         int4_vectors: the most vectors in a tile of so few rows.
         sparse_load: the share of a load that isn't hidden behind multiply-adds where blocks of weights are skipped.
+        sparse_rows: rows that all panels of such weights are multiplied with in turn.
         sparse_gain: the most of the dense kernel's estimated time that pays with such blocks
             (`benchmarks/sparse_kernels.py` compares densities; measured on Sapphire Rapids).
     """
@@ -61,6 +62,7 @@ class Costs:
     int4_rows: int = 8
     int4_vectors: int = 8
     sparse_load: float = 0.25
+    sparse_rows: int = 32
     sparse_gain: float = 0.85
 
 

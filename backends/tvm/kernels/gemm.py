@@ -85,9 +85,8 @@ def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
     def cost(tile: Tile) -> tuple[float, float]:
         vectors, work = len(tile.vectors), tile.rows * len(tile.vectors)
         count = ceil_div(gemm.n, tile.columns) * gemm.heights(tile.rows, machine)
-        return count * max(work, tile.rows + vectors, machine.costs.latency), (
-            tile.rows + vectors * machine.lanes
-        ) / work
+        loads = (tile.rows + vectors * machine.lanes) / work
+        return count * max(work, tile.rows + vectors, machine.costs.latency), loads
 
     return sorted(dict.fromkeys(_tiles(gemm, machine)), key=cost)
 
@@ -287,7 +286,6 @@ class Nest:
         items: right operands.
         rows: of each item's product.
         depth: products of a sum, on average.
-        x: the left operand, `[row, K]`.
     """
 
     gemm: Gemm
@@ -298,7 +296,7 @@ class Nest:
     x: tirx.Buffer
     result: Result
 
-    def emit(self, product_of: Callable[[Scalar], Product], tile: Tile, m_splits: int) -> None:
+    def emit(self, product_of: Callable[[Scalar], Product], tile: Tile, m_splits: Scalar) -> None:
         """Emit the loops around the tiles of a product, with the epilogue's operators.
 
         A function emits what a panel of columns needs before its tiles, and returns the product that computes them.
@@ -361,9 +359,13 @@ class Matrix(Operands):
         def emit(nest: Nest) -> None:
             points = None if zero_points is None else viewed(zero_points, (nest.rows if is_by_row else 1, 1))
             product_of = self.products(nest, right, Beside(offsets, points, scales, is_by_row))
-            nest.emit(product_of, tile, gemm.m_splits(tile, nest.machine))
+            nest.emit(product_of, tile, self.m_splits(nest, tile))
 
         return emit
+
+    def m_splits(self, nest: Nest, tile: Tile) -> Scalar:
+        """Return into how many parts rows are cut."""
+        return nest.gemm.m_splits(tile, nest.machine)
 
     def declare_right(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Sequence[tirx.Buffer]:
         """Declare the arguments that hold the matrix."""

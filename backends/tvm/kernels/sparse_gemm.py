@@ -103,6 +103,11 @@ class SparseMatrix(Matrix):
     def depth(self, gemm: Gemm, k: Scalar) -> Scalar:
         return (self.held + _BESIDE) * gemm.instruction.k_per_instruction
 
+    def m_splits(self, nest: Nest, tile: Tile) -> Scalar:
+        """Return parts of so few rows that they stay in the cache while all panels are walked through."""
+        together = nest.machine.costs.sparse_rows
+        return (nest.rows + together - 1) // together
+
     def declare_right(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Sequence[tirx.Buffer]:
         count, width = tirx.Var("blocks", "int64"), tile.columns * gemm.instruction.k_per_instruction
         return [

@@ -63,7 +63,7 @@ class Tile:
             T.buffer_store(sums, vector, [slot])
 
 
-def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: int) -> Iterator[tuple[int, tirx.Expr]]:
+def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: Scalar) -> Iterator[tuple[int, tirx.Expr]]:
     """Emit loops over the tiles of one of some parts of rows; yield each loop's height of a tile, and its first row.
 
     The last tile overlaps the one before it if the height doesn't divide the rows.
