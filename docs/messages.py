@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -43,11 +44,13 @@ class Cure:
     cure: str
 
 
-def messages() -> list[Message]:
-    """Every error's text that the package's code makes."""
-    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in _sources()}
+@cache
+def messages() -> tuple[Message, ...]:
+    """Every error's text that the package's code makes, file by file."""
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in _sources()}
+    trees = {file: ast.parse(text) for file, text in texts.items() if "Error" in text}
     makers = makers_of(trees)
-    return sorted(message for file, tree in trees.items() for message in _made(file, tree, makers))
+    return tuple(sorted(message for file, tree in trees.items() for message in _made(file, tree, makers)))
 
 
 def cures() -> list[Cure]:
@@ -86,7 +89,7 @@ def makers_of(trees: Mapping[str, ast.Module]) -> dict[str, str]:
 def _made(file: str, tree: ast.Module, makers: Mapping[str, str]) -> Iterator[Message]:
     passed_on = ""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and (maker := ast.unparse(node.func).rpartition(".")[2]) in makers:
+        if isinstance(node, ast.Call) and (maker := _name(node.func)) in makers:
             texts = [text for text in map(text_of, node.args) if _says_something(text)]
             if texts:
                 yield Message(file, node.lineno, makers[maker], texts[0])
@@ -99,6 +102,14 @@ def _made(file: str, tree: ast.Module, makers: Mapping[str, str]) -> Iterator[Me
                 text = text_of(node.value) if isinstance(node, ast.Return) and node.value is not None else ""
                 if _says_something(text) and not function.name.startswith("__"):
                     yield Message(file, node.lineno, passed_on, text)
+
+
+def _name(function: ast.expr) -> str:
+    match function:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case _:
+            return ""
 
 
 def _says_something(text: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,11 +199,16 @@ def metrics() -> Iterator[str]:
 
 
 def api() -> Iterator[str]:
-    """The names of `planish`, for mkdocstrings."""
+    """The names of `planish`, and the classes of what its functions return, for mkdocstrings."""
     import planish
 
     yield "# Python\n\nWhat `import planish` gives, in the order of the alphabet."
     yield from (f"::: planish.{name}" for name in planish.__all__)
+    yield "## What functions return"
+    yield from (f"::: planish.{name}" for name in _RETURNED)
+
+
+_RETURNED = ("driver.api.Optimized", "driver.results.Artifact", "backends.base.Executable", "backends.base.Port")
 
 
 def errors() -> Iterator[str]:
@@ -210,13 +216,14 @@ def errors() -> Iterator[str]:
     from planish.ir import errors as kinds
 
     found, rows = messages(), cures()
+    kept = {file: cure_of(file, rows) for file in {it.file for it in found}}
     yield (
         f"# Messages\n\nThe {len(found)} messages of errors that a user can mend, read off the code. `…` is what a message fills in: "
         "the file, layer or key. What somebody else has said (Python, a runtime, a package) stands behind it. "
         "[errors.md](../errors.md) has the exit codes."
     )
     for number, row in enumerate(rows, start=1):
-        mine = [it for it in found if cure_of(it.file, rows) == row]
+        mine = [it for it in found if kept[it.file] == row]
         yield f"## {number}. {row.title}\n\n**Cause.** {row.cause}\n\n**What to do.** {row.cure.replace('](', '](../')}\n\n" + table(
             "message|exit code|raised in", [_message_row(it, kinds) for it in mine]
         )
@@ -251,6 +258,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
 """The pages by the names of their files."""
 
 
+@cache
 def text_of(name: str) -> str:
     """A page's text."""
     return "\n\n".join(PAGES[name]()) + "\n"

@@ -349,6 +349,7 @@ class Graph:
         return all(output.producer is node for output in node.outputs)
 
     def is_output(self, value: Value) -> bool:
+        """Whether the graph returns a value."""
         return value in self.outputs.values()
 
     def values(self) -> Iterator[Value]:
@@ -370,6 +371,7 @@ class Graph:
     # -- building
 
     def add_input(self, name: str, type: TensorType) -> Value:
+        """A new input, behind those that there are."""
         value = Value(self._claim(name), type, index=len(self.inputs))
         self.inputs.append(value)
         self._edited = _next_moment()

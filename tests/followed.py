@@ -1,8 +1,8 @@
 """Pages of the documentation, followed to the letter: `python tests/followed.py PAGE...` writes what commands print into them.
 
 A block of code with a title is a file, one of `console` a list of commands behind `$ ` with what they print below. They are taken
-in the order of the page, in one folder. Numbers, columns and paths of temporary files vary from run to run, so these are not
-compared, and `…` in a page stands for any text: on a line of its own, for any lines. What comes behind `<!-- not run: REASON -->` is
+in the order of the page, in one folder. Numbers, latencies, columns and names of temporary files vary from run to run, so these
+are not compared, and `…` in a page stands for any text: on a line of its own, for any lines. What comes behind `<!-- not run: REASON -->` is
 neither written nor run.
 """
 
@@ -80,9 +80,11 @@ def agrees(shown: str, printed: str) -> bool:
 
 
 def _constant(text: str) -> str:
-    """A text without its numbers, the widths of its columns, and the names of temporary folders."""
+    """A text without its numbers and their units, the widths of its columns, what says how fast it is, and the names of temporary folders."""
     text = re.sub(r"/tmp/[\w./-]+", "/tmp", text)
-    text = re.sub(r"[+-]?\d[\d.,]*(e[+-]?\d+)?", "0", text)
+    text = re.sub(r"(?m)^latency.*", "latency", text)
+    text = re.sub(r"(?m)^warning: the artifact is slower.*\n", "", text)
+    text = re.sub(r"[+-]?\b\d[\d.,]*(e[+-]?\d+)?( ?([µm]s|s|min|[kMG]?B|[kMG])\b)?", "0", text)
     return re.sub(r"[ \t━─-]{2,}", " ", text)
 
 
