@@ -89,12 +89,12 @@ def _constant(text: str) -> str:
 
 
 def renewed(page: Path, folder: Path) -> str:
-    """A page's text with what its commands printed in place of what it shows, where that isn't the same."""
+    """A page's text with what its commands printed in place of what it shows, unless it shows the same with parts left out."""
     text, position = page.read_text(encoding="utf-8"), 0
     for command, shown, found in follow(page, folder):
         old, new = f"$ {command}\n{shown}", f"$ {command}\n{found}"
         position = text.index(old, position)
-        if not agrees(shown, found):
+        if "…" not in shown or not agrees(shown, found):
             text = text[:position] + new + text[position + len(old) :]
         position += 1
     return text
