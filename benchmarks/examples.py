@@ -39,7 +39,8 @@ def main(
             before, after = (f"{it.score.value:.4f}" for it in (made.untouched, made.built))
             size = f"{made.untouched.size / 1e6:.2f} to {made.built.size / 1e6:.2f} MB, {made.shrinkage:.1f}x smaller"
             speed = f"{made.speedup.median:.2f}x ({made.speedup.lower:.2f} to {made.speedup.upper:.2f})"
-            print(f"| [{name}](examples/{name}) | {metric} | {before} | {after} | {size} | {speed} | {made.built.backend} |")
+            link = f"[{name}](examples/{name})"
+            print(f"| {link} | {metric} | {before} | {after} | {size} | {speed} | {made.built.backend} |")
 
 
 if __name__ == "__main__":

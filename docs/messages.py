@@ -1,8 +1,8 @@
-"""The errors that a user can mend, read off the code: each message, where it is raised, and the cause and cure of its kind.
+"""The errors that a user can mend, read off the code: each message, where it is raised, its cause and its cure.
 
-A message is the text that an exception is made with, with `…` for what is filled in; where an exception is given a text that
-is computed, those that functions of the same file return. Causes and cures are the rows of the
-table in errors.md, each of which stands for the files that it names; the longest name counts.
+A message is the text that an exception is made with, with `…` for what is filled in; where an exception is given a text
+that is computed, those that functions of the same file return. Causes and cures are the rows of the table in errors.md,
+each of which stands for the files that it names; the longest name counts.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """The pages of the reference, made of the code: a hook of mkdocs.yml, which `mkdocs build` runs.
 
-Each function of `PAGES` is the text of one page. `on_files` adds them to the site, and nothing is written into the tree.
+Each function of `PAGES` yields the parts of one page. `on_files` adds them to the site; the tree stays as it is.
 """
 
 import json
@@ -83,7 +83,8 @@ def passes() -> Iterator[str]:
     from planish.passes.options import format_value
     from planish.passes.pipeline import PRESETS, pass_classes
 
-    yield "# Passes and their options\n\n[Passes](../passes.md) says how they are put together; `planish passes NAME` prints one of these."
+    yield "# Passes and their options"
+    yield "[Passes](../passes.md) says how they are put together; `planish passes NAME` prints one of these."
     names = list(pass_classes())
     described = {name: describe_pass(name) for name in names}
     rows = [(f"[`{name}`](#{name})", it["effect"], _summary(it["documentation"])) for name, it in described.items()]
@@ -105,8 +106,9 @@ def passes() -> Iterator[str]:
         ]  # fmt: skip
         parts = [f"## {name}", it["documentation"], " ".join(facts), f"Source: `{_file(it['module'])}`."]
         yield "\n\n".join(filter(None, [*parts, options and table("option|default|values|meaning", options)]))
-    every = [(f"`{key}`", option["values"], option["description"]) for key, option in described["cse"]["options"].items()]
-    yield "## Options of every pass\n\n" + table("option|values|meaning", [row for row in every if row[0][1:-1] in shared])
+    every = ((key, option) for key, option in described["cse"]["options"].items() if key in shared)
+    rows = [(f"`{key}`", option["values"], option["description"]) for key, option in every]
+    yield "## Options of every pass\n\n" + table("option|values|meaning", rows)
 
 
 def operators() -> Iterator[str]:
@@ -116,20 +118,19 @@ def operators() -> Iterator[str]:
 
     support = {"ONNX Runtime": find_backend("onnxruntime").support(), "TVM": find_backend("tvm").support()}
     yield (
-        f"# Operators\n\nThe {len(known())} operators of a graph. Names without a domain are those of ONNX's standard, whose "
-        "documentation says what they compute; inputs with `?` may be left out. *Spelled out* means that `legalize` writes the "
-        "operator in others, for all nodes or for those that the backend has no kernel for; where it can't, the error says why. "
-        "`planish.operator` adds operators: [a new operator](../how-to/new-operator.md)."
+        f"# Operators\n\nThe {len(known())} operators of a graph. Names without a domain are those of ONNX's standard, "
+        "whose documentation says what they compute; inputs with `?` may be left out. *Spelled out* means that "
+        "`legalize` writes the operator in others, for all nodes or for those that the backend has no kernel for; "
+        "where it can't, the error says why. [A new operator](../how-to/new-operator.md) says how to add one."
     )
     families: dict[str, list[Any]] = {}
     for it in known().values():
         families.setdefault(it.function.__module__, []).append(it)
     for family, members in sorted(families.items()):
         rows = [
-            (f"`{it.name}`", _inputs(it), ", ".join(f"`{key}`" for key in it.defaults if key not in ("outputs", "input_dtype")),
-             *(_support(it.name, backend) for backend in support.values()))
+            (f"`{it.name}`", _inputs(it), _attributes(it), *(_support(it.name, one) for one in support.values()))
             for it in sorted(members, key=lambda it: it.name)
-        ]  # fmt: skip
+        ]
         yield f"## {family.rpartition('.')[2]}\n\nSource: `{_file(family)}`.\n\n" + table(
             "operator|inputs|attributes|" + "|".join(support), rows
         )
@@ -141,9 +142,11 @@ def _inputs(it: Any) -> str:
     parameters = inspect.signature(it.function).parameters
     marks = {inspect.Parameter.VAR_POSITIONAL: "..."}
     found = ((name, parameters[name]) for name in it.inputs)
-    return ", ".join(
-        f"`{name}{marks.get(one.kind, '?' if one.default is None else '')}`" for name, one in found
-    )
+    return ", ".join(f"`{name}{marks.get(one.kind, '?' if one.default is None else '')}`" for name, one in found)
+
+
+def _attributes(it: Any) -> str:
+    return ", ".join(f"`{key}`" for key in it.defaults if key not in ("outputs", "input_dtype"))
 
 
 def _support(name: str, support: Any) -> str:
@@ -160,10 +163,11 @@ def targets() -> Iterator[str]:
 
     described = {name: describe_target(name) for name in target_names()}
     yield (
-        "# Targets\n\n`planish targets` lists them, `planish targets native` says what was found on the machine at hand. "
+        "# Targets\n\n`planish targets` lists them, `planish targets native` says what was found on this machine. "
         "[A new target](../how-to/new-target.md) is a TOML file."
     )
-    yield table("target|what it is|architecture", [(f"[`{k}`](#{k})", it["description"], it["architecture"]) for k, it in described.items()])
+    rows = [(f"[`{name}`](#{name})", it["description"], it["architecture"]) for name, it in described.items()]
+    yield table("target|what it is|architecture", rows)
     yield "## What is legal in 8 bits\n\n" + table(
         "target|activations|bits of weights|operators in int8 (ONNX Runtime)|with ranges found at run time",
         [(f"`{k}`", *_int8(it["int8"])) for k, it in described.items()],
@@ -195,7 +199,8 @@ def metrics() -> Iterator[str]:
     yield "# Metrics\n\nBuilt in are these; [recipes](../recipes.md#metrics) says how to write one of your own."
     for name, function in BUILT_IN.items():
         better = "lower" if getattr(function, "lower_is_better", False) else "higher"
-        yield f"## {name}\n\n{inspect.cleandoc(function.__doc__ or '')}\n\nBetter is {better}. Source: `{_file(function.__module__)}`."
+        yield f"## {name}\n\n{inspect.cleandoc(function.__doc__ or '')}"
+        yield f"Better is {better}. Source: `{_file(function.__module__)}`."
 
 
 def api() -> Iterator[str]:
@@ -218,15 +223,15 @@ def errors() -> Iterator[str]:
     found, rows = messages(), cures()
     kept = {file: cure_of(file, rows) for file in {it.file for it in found}}
     yield (
-        f"# Messages\n\nThe {len(found)} messages of errors that a user can mend, read off the code. `…` is what a message fills in: "
-        "the file, layer or key. What somebody else has said (Python, a runtime, a package) stands behind it. "
+        f"# Messages\n\nThe {len(found)} messages of errors that a user can mend, read off the code. `…` is what a "
+        "message fills in: the file, layer or key. What Python, a runtime or a package has said stands behind it. "
         "[errors.md](../errors.md) has the exit codes."
     )
     for number, row in enumerate(rows, start=1):
         mine = [it for it in found if kept[it.file] == row]
-        yield f"## {number}. {row.title}\n\n**Cause.** {row.cause}\n\n**What to do.** {row.cure.replace('](', '](../')}\n\n" + table(
-            "message|exit code|raised in", [_message_row(it, kinds) for it in mine]
-        )
+        yield f"## {number}. {row.title}\n\n**Cause.** {row.cause}"
+        yield f"**What to do.** {row.cure.replace('](', '](../')}"
+        yield table("message|exit code|raised in", [_message_row(it, kinds) for it in mine])
 
 
 def _message_row(it: Message, kinds: Any) -> tuple[str, str, str]:

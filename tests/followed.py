@@ -1,9 +1,9 @@
-"""Pages of the documentation, followed to the letter: `python tests/followed.py PAGE...` writes what commands print into them.
+"""Pages of the documentation, followed to the letter; `python tests/followed.py PAGE...` renews what they show.
 
-A block of code with a title is a file, one of `console` a list of commands behind `$ ` with what they print below. They are taken
-in the order of the page, in one folder. Numbers, latencies, columns and names of temporary files vary from run to run, so these
-are not compared, and `…` in a page stands for any text: on a line of its own, for any lines. What comes behind `<!-- not run: REASON -->` is
-neither written nor run.
+A block of code with a title is a file, one of `console` a list of commands behind `$ ` with what they print below. They
+are taken in the order of the page, in one folder. Numbers, latencies, columns and names of temporary files vary from
+run to run, so these are not compared, and `…` in a page stands for any text: on a line of its own, for any lines. What
+comes behind `<!-- not run: REASON -->` is neither written nor run.
 """
 
 import os
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
-_BLOCK = re.compile(r'^(?:<!-- not run: (.+) -->\n+)?```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r'(?ms)^(?:<!-- not run: ([^\n]+) -->\n+)?```(\w*)(?: title="([^"\n]+)")?\n(.*?)^```$')
 _COMMAND = re.compile(r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
@@ -50,7 +50,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def follow(page: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Write the files and run the commands of a page in a folder: each command, what the page shows, and what it printed."""
+    """Write a page's files and run its commands in a folder: each command, what the page shows, and what it printed."""
     for block in blocks(page):
         if block.reason:
             continue
@@ -66,9 +66,8 @@ def printed(command: str, folder: Path) -> str:
     """What a command prints, on either stream."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
-    ran = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    ran = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=False, **streams)
     return "".join(f"{line.rstrip()}\n" for line in ran.stdout.decode().splitlines())
 
 
@@ -80,7 +79,7 @@ def agrees(shown: str, printed: str) -> bool:
 
 
 def _constant(text: str) -> str:
-    """A text without its numbers and their units, the widths of its columns, what says how fast it is, and the names of temporary folders."""
+    """A text without numbers and their units, widths of columns, names of temporary folders, and what speed decides."""
     text = re.sub(r"/tmp/[\w./-]+", "/tmp", text)
     text = re.sub(r"(?m)^latency.*", "latency", text)
     text = re.sub(r"(?m)^warning: the artifact is slower.*\n", "", text)
@@ -89,7 +88,7 @@ def _constant(text: str) -> str:
 
 
 def renewed(page: Path, folder: Path) -> str:
-    """A page's text with what its commands printed in place of what it shows, unless it shows the same with parts left out."""
+    """A page's text with what its commands print now; what is the same with parts left out stays."""
     text, position = page.read_text(encoding="utf-8"), 0
     for command, shown, found in follow(page, folder):
         old, new = f"$ {command}\n{shown}", f"$ {command}\n{found}"

@@ -1,4 +1,4 @@
-"""The documentation does what it says: tutorials and how-to pages are followed to the letter, and commands have the flags they show."""
+"""The documentation does what it says: its pages are followed to the letter, and commands have the flags they show."""
 
 import re
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ ELSEWHERE = {"passes.md", "extending.md", "architecture.md", "recipes.md"}
 """Pages whose code `tests/driver/test_docs.py` runs."""
 TEXTS = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
 COMMANDS = get_command(app).commands
+OF_ALL = {"--help", "-h", "-q", "-v"}
 CODE = re.compile(r"`(planish [^`]+)`|^(?:\$ |    )(planish [a-z].*)$", re.MULTILINE)
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\(.*?\)|#.*")
 
@@ -67,7 +68,7 @@ def test_commands_have_the_flags_that_are_shown(page: Path) -> None:
             if name not in COMMANDS:
                 assert not name.islower() or name.startswith("-"), f"{page.name}: planish {name}"
                 continue
-            known = {flag for parameter in COMMANDS[name].params for flag in parameter.opts} | {"--help", "-h", "-q", "-v"}
+            known = {flag for parameter in COMMANDS[name].params for flag in parameter.opts} | OF_ALL
             flags = {re.split(r"[=\[]", word.strip("[]"))[0] for word in words if word.strip("[]").startswith("-")}
             assert flags <= known, f"{page.name}: planish {command}"
 

@@ -99,7 +99,8 @@ def members() -> Iterator[tuple[str, Any]]:
         for base in bases:
             for key, value in vars(base).items():
                 value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-                if not key.startswith("_") and inspect.isfunction(value) and value.__qualname__.startswith(base.__name__):
+                is_own = inspect.isfunction(value) and value.__qualname__.startswith(base.__name__)
+                if is_own and not key.startswith("_"):
                     yield f"{name}.{key}", value
 
 
