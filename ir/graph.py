@@ -274,7 +274,8 @@ class Graph:
 
     def _repr_html_(self) -> str:
         parts = (escape(repr(self)), escape(str(self)))
-        return "<details><summary><code>{}</code></summary><pre>{}</pre></details>".format(*parts)
+        page = '<details><summary><code>{}</code></summary><pre style="font-family: monospace">{}</pre></details>'
+        return page.format(*parts)
 
     def show(self) -> Any:
         """The graph as an `analysis.picture.Picture`, which notebooks show, and which `save("graph.svg")` writes.
