@@ -78,3 +78,10 @@ def test_programs_that_are_named_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"(?<![\w/.])((?:benchmarks|tests|docs|examples)/[\w/-]+\.\w+)", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", [it for it in TEXTS if DOCS not in it.parents], ids=lambda page: page.parent.name)
+def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
+    """Those of the site are checked where it is built."""
+    links = re.findall(r"\]\(((?!https?:)[^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
