@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,26 +113,30 @@ def passes() -> Iterator[str]:
 
 def operators() -> Iterator[str]:
     """Every operator by the file of its family, with what each backend makes of it."""
-    from planish.backends import find_backend
+    from planish.backends.onnxruntime.support import SUPPORT as RUNTIME
+    from planish.backends.tvm.compat import importers
+    from planish.backends.tvm.relax.converters.table import CONVERTERS
+    from planish.backends.tvm.support import SUPPORT as TVM
     from planish.ir.ops import operators as known
 
-    support = {"ONNX Runtime": find_backend("onnxruntime").support(), "TVM": find_backend("tvm").support()}
+    kernels = {"ONNX Runtime": (RUNTIME, known().keys()), "TVM": (TVM, CONVERTERS.keys() | importers().keys())}
     yield (
         f"# Operators\n\nThe {len(known())} operators of a graph. Names without a domain are those of ONNX's standard, "
         "whose documentation says what they compute; inputs with `?` may be left out. *Spelled out* means that "
-        "`legalize` writes the operator in others, for all nodes or for those that the backend has no kernel for; "
-        "where it can't, the error says why. [A new operator](../how-to/new-operator.md) says how to add one."
+        "`legalize` writes the operator in others, for all nodes or for those that the backend has no kernel for. "
+        "*Itself* says nothing of all types and sizes: where a node can't be run, the error says why. "
+        "[A new operator](../how-to/new-operator.md) says how to add one."
     )
     families: dict[str, list[Any]] = {}
     for it in known().values():
         families.setdefault(it.function.__module__, []).append(it)
     for family, members in sorted(families.items()):
         rows = [
-            (f"`{it.name}`", _inputs(it), _attributes(it), *(_support(it.name, one) for one in support.values()))
+            (f"`{it.name}`", _inputs(it), _attributes(it), *(_support(it, *one) for one in kernels.values()))
             for it in sorted(members, key=lambda it: it.name)
         ]
         yield f"## {family.rpartition('.')[2]}\n\nSource: `{_file(family)}`.\n\n" + table(
-            "operator|inputs|attributes|" + "|".join(support), rows
+            "operator|inputs|attributes|" + "|".join(kernels), rows
         )
 
 
@@ -149,11 +153,16 @@ def _attributes(it: Any) -> str:
     return ", ".join(f"`{key}`" for key in it.defaults if key not in ("outputs", "input_dtype"))
 
 
-def _support(name: str, support: Any) -> str:
-    domain = name.rpartition("::")[0]
-    if domain and domain not in support.domains:
-        return "spelled out"
-    return "itself, or spelled out" if name in support.expanded else "itself"
+def _support(it: Any, support: Any, kernels: Collection[str]) -> str:
+    """What a backend makes of an operator's nodes."""
+    from planish.passes.legalization.expansions import EXPANSIONS
+
+    domain = it.name.rpartition("::")[0]
+    is_known = it.name in kernels and (not domain or domain in support.domains)
+    is_spelled_out = it.name in support.expanded or (
+        not is_known and (it.name in EXPANSIONS or it.expansion is not None)
+    )
+    return ", or ".join(["itself"] * is_known + ["spelled out"] * is_spelled_out) or "refused"
 
 
 def targets() -> Iterator[str]:

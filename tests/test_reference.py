@@ -21,6 +21,7 @@ sys.path.remove(str(DOCS))
 ROWS = errors.cures()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", reference.PAGES)
 def test_each_page_can_be_made(name: str) -> None:
     text = reference.text_of(name)
@@ -29,6 +30,7 @@ def test_each_page_can_be_made(name: str) -> None:
     assert not {row for row in text.splitlines() if row.startswith("|") and "| None |" in row}
 
 
+@pytest.mark.wide
 def test_the_pages_hold_what_there_is() -> None:
     from planish.driver.cli import app
     from planish.driver.recipe import Recipe
