@@ -49,6 +49,7 @@ class PassResult:
 
     @property
     def changed(self) -> bool:
+        """Whether the pass rewrote anything."""
         return any(self.counts.values())
 
 
@@ -233,6 +234,7 @@ class GraphwisePass(Pass):
 
     @final
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """What `run_on` does to a graph and to all that lie inside of its nodes, added up."""
         results = [self.run_on(part, context) for part in tuple(nested(graph))]
         counts: Counter[str] = Counter()
         for result in results:
