@@ -16,7 +16,6 @@ from ..passes.units import show_bytes, show_seconds
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .cache.inputs import reading
-from .checkpoints import checkpoints_beside
 from .recipe import Bounds, Budget, Recipe
 from .recipe_file import read_recipe
 from .reporter import SILENT, Reporter
@@ -60,8 +59,7 @@ def build(
         draft = stack.enter_context(replaced(output))
         scratch = stack.enter_context(workspace())
         cache = BuildCache(recipe, scratch, reporter, is_fresh=fresh or bool(instruments))
-        checkpoints = stack.enter_context(checkpoints_beside(output))
-        built = _unchanged(cache, reporter) or _built(recipe, reporter, instruments, cache, (scratch, checkpoints))
+        built = _unchanged(cache, reporter) or _built(recipe, reporter, instruments, cache, scratch)
         artifact = built.artifact
         reporter.built(artifact)
         _check_budget(recipe.budget, artifact)
@@ -110,19 +108,14 @@ def _unchanged(cache: BuildCache, reporter: Reporter) -> Built | None:
 
 
 def _built(
-    recipe: Recipe,
-    reporter: Reporter,
-    instruments: Sequence[Instrument],
-    cache: BuildCache,
-    folders: tuple[Path, Path],
+    recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument], cache: BuildCache, scratch: Path
 ) -> Built:
     """An artifact of what the recipe names now, or an earlier one of the same content."""
     from .job import prepare  # brings torch, which a build that was made before does without
     from .making import make
 
-    scratch, checkpoints = folders
     with reading() as prepared:
-        job = prepare(recipe, reporter, instruments, checkpoints)
+        job = prepare(recipe, reporter, instruments)
     built = cache.find(job)
     if built is not None:
         reporter.passes(built.artifact.passes)

@@ -42,7 +42,6 @@ class Job:
     metric: Metric | None
     labels: Sequence[Any]
     labelled: Labelled | None
-    checkpoints: Path | None
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
         """What the passes run in; with a sample they can time what they make."""
@@ -97,9 +96,7 @@ class Job:
         return None if self.metric is None else evaluate(self.metric, run, self.evaluation, resamples=resamples)
 
 
-def prepare(
-    recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = (), checkpoints: Path | None = None
-) -> Job:
+def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument] = ()) -> Job:
     """Read and check everything that a recipe names."""
     check_names(recipe)
     passes = recipe.pipeline()
