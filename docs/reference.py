@@ -36,6 +36,7 @@ def commands() -> Iterator[str]:
 def recipe() -> Iterator[str]:
     """The keys of a recipe, section by section."""
     from planish.driver.recipe import Recipe
+    from planish.driver.recipe_schema import recipe_schema
 
     schema = Recipe.model_json_schema()
     yield "# The keys of a recipe\n\n[Recipes](../recipes.md) says what they mean together; this is their schema."
@@ -47,7 +48,7 @@ def recipe() -> Iterator[str]:
         ]
         yield f"## {title}\n\n{_summary(section['description'])}\n\n" + table("key|type|default|meaning", rows)
     yield "`planish build` takes units: seconds as `5 ms`, bytes as `10 MB`, parts of a whole as `1%`."
-    yield f"As JSON Schema:\n\n```json\n{json.dumps(schema, indent=2)}\n```"
+    yield f"As JSON Schema, which `planish recipe-schema` prints:\n\n```json\n{json.dumps(recipe_schema(), indent=2)}\n```"
 
 
 def _type(entry: Mapping[str, Any]) -> str:
