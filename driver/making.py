@@ -96,9 +96,7 @@ def _measured(
     )
 
 
-def _run_passes(
-    job: Job, before: Score | None, context: PassContext, cache: BuildCache
-) -> tuple[Graph, "_Watch"]:
+def _run_passes(job: Job, before: Score | None, context: PassContext, cache: BuildCache) -> tuple[Graph, "_Watch"]:
     graph, resumption = job.source.clone(), None
     watch = _Watch(job, before, context.sizes)
     keeping = cache.steps(job, lambda: watch.rows, watch.history)

@@ -1,4 +1,4 @@
-"""Commands around a release: `planish compare` as its gate, `verify`, `cache` and `recipe-schema`."""
+"""Commands around a release: `planish compare` as its gate, `verify`, `report`, `cache` and `recipe-schema`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ EXAMPLES = {
         "planish compare released dist -d data.npz --max-drop 0.5% --max-slower 5% --junit gate.xml",
     ),
     "recipe_schema": examples("planish recipe-schema > recipe.schema.json"),
+    "report": examples("planish report dist", "planish report dist --open", "planish report dist -o report.html"),
     "verify": examples("planish verify dist", "planish verify dist --key release.key"),
     "cache": examples("planish cache", "planish cache --prune 1GB", "planish cache --prune 0"),
 }
@@ -77,6 +78,39 @@ def verify(
     if found.faults:
         raise CheckError("; ".join(found.faults))
     typer.echo(f"{artifact}: all {found.files} files are as they were built", err=True)
+
+
+def report(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artifact's folder")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="write the page anew, from the artifact's data"),
+    ] = None,
+    is_opened: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell where the page is that shows what a build gave, `report.html`, or write it anew.
+
+    It is one file that needs no network: the verdict, what each pass gave, the graph after each pass, layers, what was not checked.
+    """
+    from ..backends.manifest import REPORT
+    from ..ir.errors import UsageError
+    from ..ir.files import writing
+    from .page.page import page, read_page
+
+    data = read_page(artifact)
+    if output is not None:
+        with writing(output):
+            output.write_bytes(page(data).encode(errors="backslashreplace"))
+    place = artifact / REPORT if output is None else output
+    if as_json:
+        print_json(data)
+        return
+    if not place.exists():
+        raise UsageError(f"{artifact} has no {REPORT}: -o FILE writes one, without the graph")
+    if is_opened:
+        typer.launch(str(place))
+    typer.echo(place)
 
 
 def cache(

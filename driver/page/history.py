@@ -12,15 +12,15 @@ from .nodes import TEXTS, NodeRows, Row
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a pass changed, or the whole graph as it was read.
+    """What a pass changed, or several taken together, or the whole graph as it was read.
 
     Attributes:
-        number: of the pass's row in the table of passes; 0 for the graph as it was read.
+        numbers: of the passes' rows in the table of passes; 0 for the graph as it was read.
         made: nodes that are new or other than before.
         gone: the names of nodes that are no more.
     """
 
-    number: int
+    numbers: tuple[int, ...]
     made: Mapping[str, Row]
     gone: Sequence[str]
 
@@ -28,7 +28,7 @@ class Change:
         """What this change and the next one come to together."""
         made = {name: row for name, row in self.made.items() if name not in set(later.gone)} | dict(later.made)
         gone = [name for name in dict.fromkeys((*self.gone, *later.gone)) if name not in made]
-        return Change(later.number, made, gone)
+        return Change((*self.numbers, *later.numbers), made, gone)
 
 
 class History:
@@ -54,7 +54,7 @@ class History:
         made = {name: row for name, row in now.items() if self._last.get(name) != row}
         gone = [name for name in self._last if name not in now]
         if made or gone:
-            self.changes.append(Change(number, made, gone))
+            self.changes.append(Change((number,), made, gone))
         self._last = now
 
     def plain(self) -> Any:
@@ -101,7 +101,7 @@ def encoded(changes: Sequence[Change]) -> dict[str, Any]:
 
     steps = [
         {
-            "number": change.number,
+            "numbers": list(change.numbers),
             "made": [
                 [*map(number, row[:TEXTS]), *row[TEXTS:-1], *map(number, row.inputs)] for row in change.made.values()
             ],
@@ -122,7 +122,9 @@ def decoded(held: Any) -> list[Change]:
             Row(*(texts[at] for at in it[:TEXTS]), *it[TEXTS:last], tuple(texts[at] for at in it[last:]))
             for it in step["made"]
         )
-        found.append(Change(step["number"], {row.name: row for row in rows}, [texts[at] for at in step["gone"]]))
+        found.append(
+            Change(tuple(step["numbers"]), {row.name: row for row in rows}, [texts[at] for at in step["gone"]])
+        )
     return found
 
 

@@ -11,8 +11,11 @@ from ...ir.types import DType
 
 _LONGEST = 120
 """Letters of attributes and types that are shown."""
-_INT16 = 16
-"""Bits of the widest integers that stand for numbers rather than for places."""
+_NUMBERS = sorted(
+    (it for it in DType if it.is_float or (it.is_integer and it.bits <= 16)),
+    key=lambda it: it.bits,
+)
+"""The element types that stand for numbers rather than for places, those of the fewest bits first."""
 
 
 class Row(NamedTuple):
@@ -156,9 +159,9 @@ def _precision(node: Node) -> str:
     """The element type with the fewest bits of what a node reads, as it is stored, and makes."""
     if _is_packed(node):
         return f"int{node.attributes['bits']}"
-    types = [_stored(value) for value in node.inputs if value is not None] + [it.dtype for it in node.outputs]
-    numbers = [it for it in types if _is_number(it)]
-    return str(min(numbers, key=lambda it: it.bits) if numbers else node.outputs[0].dtype)
+    types = {_stored(value) for value in node.inputs if value is not None}
+    types.update(value.dtype for value in node.outputs)
+    return next((it.name for it in _NUMBERS if it in types), node.outputs[0].dtype.name)
 
 
 def _stored(value: Value) -> DType:
@@ -170,10 +173,6 @@ def _stored(value: Value) -> DType:
     inner = _stored(held)
     is_code = producer.operator == "DequantizeLinear" or isinstance(held, Constant)
     return inner if is_code and inner.bits < value.dtype.bits else value.dtype
-
-
-def _is_number(dtype: DType) -> bool:
-    return "float" in str(dtype) or ("int" in str(dtype) and dtype.bits <= _INT16)
 
 
 def _is_packed(node: Node) -> bool:

@@ -13,7 +13,9 @@ from ...backends.manifest import REPORT, read_manifest, read_measurements
 from ...ir.errors import ModelError
 from ...ir.files import RefusedFileError, open_within
 from ...passes.units import show_bytes, show_count, show_seconds
+from ..measurement import Ratio
 from ..results import folded, plain, read_row
+from ..words import faster, smaller
 from .facts import bounds, reproduction, unchecked, verdict
 from .history import decoded, final, fitted, size_of
 from .layers import layers
@@ -37,6 +39,7 @@ _SHOWN = {
     "metric": "{:.4f}".format,
     "drift": "{:.2g}".format,
     "ratio": "{:.2f}x".format,
+    "smaller": smaller,
     "probability": "{:.3f}".format,
 }
 """How numbers are spelled, by what they are."""
@@ -102,6 +105,7 @@ def page(data: Mapping[str, Any]) -> str:
     return environment.get_template("page.html").render(
         **data,
         verdict=verdict(manifest, measurements),
+        speed=measurements["speedup"] and faster(Ratio(**measurements["speedup"])),
         bounds=bounds(manifest, measurements),
         unchecked=list(unchecked(manifest, measurements)),
         recipe=recipe,

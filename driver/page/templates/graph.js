@@ -16,10 +16,7 @@ class States {
 
   /** What a step is called: the pass, or a row of passes that were taken together. */
   label(step) {
-    const rows = DATA.measurements.passes, number = this.steps[step].number;
-    const before = step ? this.steps[step - 1].number + 1 : number;
-    const changing = rows.slice(before, number + 1).filter((row) => !row.effect || Object.values(row.counts).some(Boolean));
-    const names = [...new Set((changing.length ? changing : [rows[number]]).map((row) => row.text))];
+    const names = this.steps[step].numbers.map((number) => DATA.measurements.passes[number].text);
     return names.length > 3 ? `${names[0]} … ${names[names.length - 1]} (${names.length} passes)` : names.join(", ");
   }
 
@@ -177,11 +174,14 @@ function startGraph() {
       context.setLineDash([]);
     }
     if (view.scale > 0.33) {
+      context.save();
+      context.clip();
       context.fillStyle = isGone || isEnd ? palette.text : palette["node-text"];
       context.font = "600 12px system-ui, sans-serif";
-      context.fillText(cut(isEnd ? node.name.replace(/^output:/, "") : node.operator.replace(/^.*::/, ""), 17), x + 8, y + 14);
+      context.fillText(cut(isEnd ? node.name.replace(/^output:/, "") : node.operator.replace(/^.*::/, ""), 16), x + 8, y + 14);
       context.font = "10px system-ui, sans-serif";
-      context.fillText(cut(isEnd ? node.operator : tail(node.module), 20), x + 8, y + 27);
+      context.fillText(isEnd ? node.operator : tail(node.module), x + 8, y + 27);
+      context.restore();
     }
     context.globalAlpha = 1;
   }
@@ -292,5 +292,6 @@ function startGraph() {
       redraw();
     });
   load();
+  draw();
   return { redraw, fit: load };
 }

@@ -104,23 +104,24 @@ function drawTreemap() {
   const map = byId("treemap");
   if (!map) return;
   const width = map.clientWidth, height = map.clientHeight, made = [];
-  const draw = (node, x, y, w, h, depth) => {
+  const draw = (node, x, y, w, h, depth, above = "") => {
+    const called = [above, node.name].filter(Boolean).join(".");
     const children = [...node.children.values()];
     if (node.own && children.length) children.push({ name: "", path: node.path, bytes: node.own, kinds: node.kinds, children: new Map() });
-    if (children.length === 1 && !node.own) return draw(children[0], x, y, w, h, depth);
+    if (children.length === 1 && !node.own) return draw(children[0], x, y, w, h, depth, called);
     if (!children.length || w < 14 || h < 14) {
       const kind = Object.entries(node.kinds).sort((a, b) => b[1] - a[1])[0]?.[0] ?? "other";
       const box = element("svg:rect", { x, y, width: Math.max(w, 0), height: Math.max(h, 0), fill: palette[kind] });
       box.append(element("svg:title", {}, `${node.path || "(none)"}: ${showBytes(node.bytes)}, ${KINDS[kind]}`));
       made.push(box);
-      const label = node.name || node.path.replace(/^.*[./]/, "");
+      const label = called || node.path.replace(/^.*[./]/, "");
       if (w > 30 && h > 16) made.push(element("svg:text", { x: x + 4, y: y + 13 }, label.slice(0, Math.floor((w - 6) / 6.4))));
       if (w > 44 && h > 32) made.push(element("svg:text", { x: x + 4, y: y + 27 }, showBytes(node.bytes)));
       return;
     }
-    const head = depth && node.name && w > 46 && h > 40 ? 15 : 0, edge = depth ? 1 : 0;
+    const head = depth && called && w > 46 && h > 40 ? 15 : 0, edge = depth ? 1 : 0;
     if (head) {
-      const label = element("svg:text", { x: x + 3, y: y + 12, style: "fill: var(--soft)" }, node.name.slice(0, Math.floor((w - 4) / 6.4)));
+      const label = element("svg:text", { x: x + 3, y: y + 12, style: "fill: var(--soft)" }, called.slice(0, Math.floor((w - 4) / 6.4)));
       made.push(label);
     }
     for (const [it, ...place] of squarified(children, x + edge, y + head, w - 2 * edge, h - head - edge)) draw(it, ...place, depth + 1);

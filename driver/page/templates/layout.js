@@ -1,5 +1,5 @@
 // A layered layout in linear time but for sorting within layers: from left to right, in lines that follow one another as in a text.
-const NODE = { width: 116, height: 34, across: 40, down: 12, line: 34 };
+const NODE = { width: 124, height: 34, across: 36, down: 12, line: 34 };
 
 /** Places for nodes: a map of names to {x, y, line}, and the bounds of all of them.
  *
