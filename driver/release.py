@@ -91,7 +91,8 @@ def report(
 ) -> None:
     """Tell where the page is that shows what a build gave, `report.html`, or write it anew.
 
-    It is one file that needs no network: the verdict, what each pass gave, the graph after each pass, layers, what was not checked.
+    It is one file that needs no network: the verdict, what each pass gave, the graph after each, layers, and what was
+    not checked.
     """
     from ..backends.manifest import REPORT
     from ..ir.errors import UsageError

@@ -70,13 +70,13 @@ def unchecked(manifest: Mapping[str, Any], measurements: Mapping[str, Any]) -> I
         yield f"Other backends than {recipe['backend']} were not tried: the recipe names it."
     lossy = Effect.LOSSY.value
     if measurements["metric"] is not None and any(row["effect"] not in (None, lossy) for row in measurements["passes"]):
-        yield "The metric was evaluated of the artifact and after passes that may lose some of it, not after the others."
+        yield "The metric was evaluated of the artifact and after passes that may lose some of it, not after others."
     threads = measurements["threads"]
     yield (
         f"Latency is that of one sample with {'1 thread' if threads == 1 else f'{threads} threads'} on the machine of "
         "the build; other sizes, threads and machines were not measured, nor was the memory that a run takes."
     )
-    yield "A build measures neither sensitivity and error of single layers nor time of single kernels nor worst examples."
+    yield "A build measures neither sensitivity and error of layers nor time of single kernels nor worst examples."
 
 
 def reproduction(manifest: Mapping[str, Any]) -> tuple[str, str]:

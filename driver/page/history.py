@@ -103,7 +103,7 @@ def encoded(changes: Sequence[Change]) -> dict[str, Any]:
         {
             "numbers": list(change.numbers),
             "made": [
-                [*map(number, row[:TEXTS]), *row[TEXTS:-1], *map(number, row.inputs)] for row in change.made.values()
+                [*map(number, row.texts), *row[TEXTS:-1], *map(number, row.inputs)] for row in change.made.values()
             ],
             "gone": [number(name) for name in change.gone],
         }
@@ -119,12 +119,11 @@ def decoded(held: Any) -> list[Change]:
     found: list[Change] = []
     for step in held["steps"]:
         rows = (
-            Row(*(texts[at] for at in it[:TEXTS]), *it[TEXTS:last], tuple(texts[at] for at in it[last:]))
+            Row._make((*(texts[at] for at in it[:TEXTS]), *it[TEXTS:last], tuple(texts[at] for at in it[last:])))
             for it in step["made"]
         )
-        found.append(
-            Change(tuple(step["numbers"]), {row.name: row for row in rows}, [texts[at] for at in step["gone"]])
-        )
+        gone = [texts[at] for at in step["gone"]]
+        found.append(Change(tuple(step["numbers"]), {row.name: row for row in rows}, gone))
     return found
 
 

@@ -55,9 +55,14 @@ class Row(NamedTuple):
     zeros: int
     inputs: tuple[str, ...]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fields that are texts, the first ones."""
+        return cast("tuple[str, ...]", self[:TEXTS])
+
 
 TEXTS = Row._fields.index("parameters")
-"""How many fields of a row are texts, the first ones."""
+"""How many fields of a row are texts."""
 
 
 class NodeRows:
@@ -111,10 +116,7 @@ class NodeRows:
 def _row(node: Node, held: list[Constant], sizes: Sizes) -> Row:
     weights = [value for value in held if len(value.type.dims or ()) > 1]
     largest = max(weights, key=lambda value: elements(value.type), default=None)
-    if largest is None:
-        stored = ""
-    else:
-        stored = f"int{node.attributes['bits']}" if _is_packed(node) else str(largest.dtype)
+    stored = "" if largest is None else _bits(node) if _is_packed(node) else str(largest.dtype)
     return Row(
         name=node.outputs[0].name,
         operator=node.operator,
@@ -158,7 +160,7 @@ def _origin(value: Value) -> str:
 def _precision(node: Node) -> str:
     """The element type with the fewest bits of what a node reads, as it is stored, and makes."""
     if _is_packed(node):
-        return f"int{node.attributes['bits']}"
+        return _bits(node)
     types = {_stored(value) for value in node.inputs if value is not None}
     types.update(value.dtype for value in node.outputs)
     return next((it.name for it in _NUMBERS if it in types), node.outputs[0].dtype.name)
@@ -178,6 +180,10 @@ def _stored(value: Value) -> DType:
 def _is_packed(node: Node) -> bool:
     """Whether a node reads a weight of which a byte may hold several numbers."""
     return node.operator == "com.microsoft::MatMulNBits"
+
+
+def _bits(node: Node) -> str:
+    return f"int{node.attributes['bits']}"
 
 
 def _zeros(constant: Constant, node: Node) -> tuple[int, int]:

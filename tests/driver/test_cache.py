@@ -216,7 +216,7 @@ def test_a_byte_that_flips_anywhere_is_noticed(artifact: Path, tmp_path: Path) -
     for original in artifact.iterdir():
         (tmp_path / original.name).write_bytes(original.read_bytes())
     whole = check_integrity(tmp_path)
-    assert (whole.files, whole.faults) == (3, ())
+    assert (whole.files, whole.faults) == (4, ())
     draw = np.random.default_rng(0)
     for path in sorted(tmp_path.iterdir()):
         content = path.read_bytes()
