@@ -200,7 +200,7 @@ function startGraph() {
         ["parameters", node.parameters && node.parameters.toLocaleString("en")], ["bytes", node.bytes && node.bytes.toLocaleString("en")],
         ["FLOPs", node.flops && node.flops.toLocaleString("en")], ["name", node.name],
         ["reads", node.inputs.filter((it) => nodes.has(it)).slice(0, 8).join(", ")], ["read by", (readers.get(chosen) ?? []).slice(0, 8).join(", ")],
-        ["against the reference", { new: "new", other: "other than before", gone: "gone" }[node.mark]],
+        ["change", { new: "new", other: "was other before", gone: "gone" }[node.mark]],
       ].filter(([, value]) => value);
       panel.replaceChildren(element("h3", {}, node.operator), element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, `${value}`)])));
     }
@@ -220,7 +220,7 @@ function startGraph() {
     const rings = marks.value ? [["good", "new"], ["amber", "other than before"], ["bad", "gone"]] : [];
     byId("legend").replaceChildren(
       ...keys.map(([kind, text]) => key(`background: var(--${kind})`, text)),
-      ...rings.map(([colour, text]) => key(`border: 2px solid var(--${colour})`, text)),
+      ...rings.map(([colour, text]) => key(`background: none; border: 2px solid var(--${colour})`, text)),
     );
   }
 
