@@ -340,7 +340,7 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
 
 for room, commands in (
     (shortcuts, ("quantize", "init", "doctor")),
-    (release, ("compare", "verify", "cache", "recipe_schema", "report")),
+    (release, ("compare", "verify", "cache", "diff", "recipe_schema", "report")),
 ):
     for command in commands:
         app.command(cls=GuardedCommand, epilog=room.EXAMPLES[command])(getattr(room, command))

@@ -13,6 +13,10 @@ EXAMPLES = {
         "planish compare model.onnx dist -d data.npz",
         "planish compare released dist -d data.npz --max-drop 0.5% --max-slower 5% --junit gate.xml",
     ),
+    "diff": examples(
+        "planish diff old.onnx new.onnx",
+        "planish diff model.py:build dist -d data.npz --html diff.html",
+    ),
     "recipe_schema": examples("planish recipe-schema > recipe.schema.json"),
     "report": examples("planish report dist", "planish report dist --open", "planish report dist -o report.html"),
     "verify": examples("planish verify dist", "planish verify dist --key release.key"),
@@ -58,6 +62,32 @@ def compare(
             with writing(path):
                 path.write_text(text, encoding="utf-8")
     gate.check(comparison)
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="a model, or the folder of an artifact of ONNX Runtime")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    data: Data = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a page with both graphs, which is one file")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show in what two models differ, node by node.
+
+    Nodes are aligned by names, places in your model and structure; then attributes, types, weights, and the outputs on
+    the same inputs are compared.
+    """
+    from ..ir.files import writing
+    from .diff.differences import diff as set_against
+    from .diff.page import diff_data, diff_page
+    from .report import difference_tables
+
+    found = set_against(a, b, data)
+    if html is not None:
+        with writing(html):
+            html.write_bytes(diff_page(found).encode(errors="backslashreplace"))
+    show(difference_tables(found), diff_data(found) if as_json else None)
 
 
 def verify(

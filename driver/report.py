@@ -28,12 +28,15 @@ from .words import faster, smaller
 if TYPE_CHECKING:  # what is shown brings torch where it is made
     from .bench import BenchRow
     from .comparison import Comparison
+    from .diff.differences import Differences
     from .gate import Check
     from .inspection import Inspection
     from .tuning import Tuned
 
 TABLE_WIDTH = 100
 """Columns that tables fit."""
+_FEW = 15
+"""Rows of tables of what differs, of which there may be very many."""
 
 
 class ConsoleReporter(Reporter):
@@ -228,6 +231,39 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
     latencies = (show_seconds(side.latency.median) for side in (a, b))
     costs.add("latency", *latencies, faster(comparison.speedup))
     yield costs
+
+
+def difference_tables(found: "Differences") -> Iterator[Table]:
+    """Nodes that differ, weights that differ most, outputs on the same inputs."""
+    counts = _table("", "A", "B")
+    counts.add("", *found.names)
+    for name in ("nodes", "parameters", "bytes", "flops"):
+        counts.add(name, *(show_count(getattr(cost, name)) for cost in found.costs))
+    counts.add("nodes that are the same", str(found.same), str(found.same))
+    counts.add("nodes that differ", str(len(found.nodes)), str(len(found.nodes)))
+    counts.add("nodes that it alone has", str(len(found.only_a)), str(len(found.only_b)))
+    yield counts
+    if found.nodes:
+        nodes = _table("node of B", "operator", "what differs", title=_first("nodes that differ", found.nodes))
+        for it in found.nodes[:_FEW]:
+            nodes.add(it.module or it.name, it.operator, "\n".join(it.what[:3]))
+        yield nodes
+    if found.weights:
+        heads = ("weight of B", "A", "B", "largest difference", "relative")
+        weights = _table(*heads, title=_first("weights that differ", found.weights))
+        for it in found.weights[:_FEW]:
+            weights.add(it.name, *it.types, _maybe(it.largest, ".3g"), _maybe(it.relative, ".3g"))
+        yield weights
+    outputs = _table("output", "largest difference", "relative", "cosine", title="outputs on the same inputs")
+    if found.unknown:
+        outputs.caption = f"not compared: {printable(found.unknown)}"
+    for it in found.outputs:
+        outputs.add(it.name, f"{it.largest:.3g}", f"{it.relative:.3g}", f"{it.cosine:.6f}")
+    yield outputs
+
+
+def _first(title: str, rows: Sequence[object]) -> str:
+    return title if len(rows) <= _FEW else f"{title}, {_FEW} of {len(rows)}"
 
 
 def gate_table(checks: "Sequence[Check]", comparison: "Comparison", sufficient: int | None) -> Iterator[Table]:

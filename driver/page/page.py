@@ -41,6 +41,8 @@ _SHOWN = {
     "ratio": "{:.2f}x".format,
     "smaller": smaller,
     "probability": "{:.3f}".format,
+    "cosine": "{:.6f}".format,
+    "share": "{:.2%}".format,
 }
 """How numbers are spelled, by what they are."""
 
@@ -56,6 +58,7 @@ def page_data(manifest: Mapping[str, Any], measurements: Mapping[str, Any], grap
     rows = [{**row, "misses": _some(row["misses"])} for row in measurements["passes"]]
     told = {name: value for name, value in measurements.items() if name != "files"}
     data: dict[str, Any] = {"manifest": dict(manifest), "measurements": {**told, "passes": rows}}
+    data["steps"] = [row["text"] for row in rows]
     data["layers"], data["graphs"] = [], None
     if graphs is not None:
         changes = decoded(graphs)
@@ -92,29 +95,44 @@ def page(data: Mapping[str, Any]) -> str:
     Args:
         data: as of `page_data`. What stands in it is strangers' text.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     manifest, measurements = data["manifest"], data["measurements"]
-    steps = folded([read_row(row) for row in measurements["passes"]])
-    script = "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    environment = Environment(
-        autoescape=True, loader=FileSystemLoader(_TEMPLATES), trim_blocks=True, undefined=StrictUndefined
-    )
-    environment.globals["number"] = partial(_number, data)  # pyright: ignore[reportArgumentType] -- any global will do
+    rows = folded([read_row(row) for row in measurements["passes"]])
     recipe, commands = reproduction(manifest)
-    return environment.get_template("page.html").render(
-        **data,
+    return filled(
+        "page.html",
+        data,
         verdict=verdict(manifest, measurements),
         speed=measurements["speedup"] and faster(Ratio(**measurements["speedup"])),
         bounds=bounds(manifest, measurements),
         unchecked=list(unchecked(manifest, measurements)),
         recipe=recipe,
         commands=commands,
-        steps=steps,
-        sizes=waterfall([row.cost.bytes for _, row in steps]),
-        flops=waterfall([row.cost.flops for _, row in steps]),
+        rows=rows,
+        sizes=waterfall([row.cost.bytes for _, row in rows]),
+        flops=waterfall([row.cost.flops for _, row in rows]),
         strips=strips(measurements),
         scatter=scatter(measurements),
+    )
+
+
+def filled(template: str, data: Mapping[str, Any], **facts: Any) -> str:
+    """A template with data in it, which its scripts get as JSON.
+
+    Args:
+        template: the name of its file.
+        data: by the names that the template and the scripts have for them.
+        facts: what the template alone knows beside them.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    script = "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    environment = Environment(
+        autoescape=True, loader=FileSystemLoader(_TEMPLATES), trim_blocks=True, undefined=StrictUndefined
+    )
+    environment.globals["number"] = partial(_number, data)  # pyright: ignore[reportArgumentType] -- any global will do
+    return environment.get_template(template).render(
+        **data,
+        **facts,
         style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -16,7 +16,7 @@ class States {
 
   /** What a step is called: the pass, or a row of passes that were taken together. */
   label(step) {
-    const names = this.steps[step].numbers.map((number) => DATA.measurements.passes[number].text);
+    const names = this.steps[step].numbers.map((number) => DATA.steps[number]);
     return names.length > 3 ? `${names[0]} … ${names[names.length - 1]} (${names.length} passes)` : names.join(", ");
   }
 
@@ -58,7 +58,7 @@ function startGraph() {
 
   function load() {
     const step = Number(slider.value), now = states.at(step);
-    const reference = marks.value === "source" ? states.at(0) : marks.value === "before" && step ? states.at(step - 1) : null;
+    const reference = marks.value === "source" ? (step ? states.at(0) : null) : marks.value === "before" && step ? states.at(step - 1) : null;
     nodes = marked(now, reference);
     const made = layOut(nodes, canvas.clientWidth / canvas.clientHeight);
     [places, bounds] = [made.places, made];
@@ -232,7 +232,7 @@ function startGraph() {
   };
 
   slider.addEventListener("input", () => {
-    if (!marks.value) marks.value = "before";
+    if (!marks.value) marks.selectedIndex = 1;
     load();
   });
   marks.addEventListener("change", load);
