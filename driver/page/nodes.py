@@ -11,6 +11,8 @@ from ...ir.types import DType
 
 _LONGEST = 120
 """Letters of attributes and types that are shown."""
+_BLOCK = 1 << 20
+"""Elements of a weight that are looked at at once."""
 _NUMBERS = sorted(
     (it for it in DType if it.is_float or (it.is_integer and it.bits <= 16)),
     key=lambda it: it.bits,
@@ -189,13 +191,15 @@ def _bits(node: Node) -> str:
 def _zeros(constant: Constant, node: Node) -> tuple[int, int]:
     if _is_packed(node) or constant.dtype in (DType.string, DType.bool, DType.int64):
         return 0, 0
-    data = constant.data if constant.data.dtype.kind in "fiu" else constant.data.astype(np.float32)
+    zero: Any = 0
     if constant.dtype is DType.uint8:  # its zero is where the node says
         point = node.constant(2)
         if point is None or point.size == 0 or (point != point.flat[0]).any():
             return 0, 0
-        return data.size, int(np.count_nonzero(data == point.flat[0]))
-    return data.size, int(data.size - np.count_nonzero(data))
+        zero = point.flat[0]
+    flat = constant.data.reshape(-1)
+    parts = (flat[at : at + _BLOCK] for at in range(0, flat.size, _BLOCK))
+    return flat.size, sum(int(np.count_nonzero(part.astype(np.float32) == zero)) for part in parts)
 
 
 def _spelled(value: Any) -> str:
