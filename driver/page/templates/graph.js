@@ -34,6 +34,7 @@ class States {
     const node = { key: row.join() };
     FIELDS.forEach((field, at) => { node[field] = this.texts[row[at]]; });
     COUNTS.forEach((field, at) => { node[field] = row[FIELDS.length + at]; });
+    node.kind = kindOf(node.precision);
     node.inputs = row.slice(FIELDS.length + COUNTS.length).map((name) => this.texts[name]);
     return node;
   }
@@ -41,12 +42,13 @@ class States {
 
 /** Nodes with a mark each: "new", "other" or "" against a reference, and those that are gone from it as "gone". */
 function marked(now, reference) {
+  if (!reference) return now;
   const found = new Map();
   for (const [name, node] of now) {
-    const before = reference?.get(name);
-    found.set(name, { ...node, mark: !reference ? "" : !before ? "new" : before.key !== node.key ? "other" : "" });
+    const before = reference.get(name);
+    found.set(name, { ...node, mark: !before ? "new" : before.key !== node.key ? "other" : "" });
   }
-  for (const [name, node] of reference ?? []) if (!now.has(name)) found.set(name, { ...node, mark: "gone" });
+  for (const [name, node] of reference) if (!now.has(name)) found.set(name, { ...node, mark: "gone" });
   return found;
 }
 
@@ -64,7 +66,9 @@ function startGraph() {
     [places, bounds] = [made.places, made];
     readers = new Map();
     for (const [name, node] of nodes)
-      for (const input of node.inputs) if (places.has(input)) readers.set(input, [...(readers.get(input) ?? []), name]);
+      for (const input of node.inputs)
+        if (readers.has(input)) readers.get(input).push(name);
+        else if (places.has(input)) readers.set(input, [name]);
     byId("step-name").textContent = `${states.label(step)} (${step + 1} of ${states.count})`;
     const counts = { new: 0, other: 0, gone: 0 };
     if (reference) for (const node of nodes.values()) if (node.mark) counts[node.mark]++;
@@ -130,6 +134,7 @@ function startGraph() {
       const { x, y } = places.get(name);
       if (x <= seen.right && x + NODE.width >= seen.left && y <= seen.bottom && y + NODE.height >= seen.top) box(name, node, x, y);
     }
+    context.globalAlpha = 1;
     if (chosen === null) return;
     context.lineWidth = 2 / view.scale;
     context.strokeStyle = palette.accent;
@@ -161,11 +166,12 @@ function startGraph() {
   function box(name, node, x, y) {
     const isGone = node.mark === "gone", isEnd = node.operator === "input" || node.operator === "output";
     context.globalAlpha = isGone ? 0.55 : matches.length && !matches.includes(name) ? 0.3 : 1;
-    context.fillStyle = isGone || isEnd ? palette.back : palette[kindOf(node.precision)];
+    context.fillStyle = isGone || isEnd ? palette.back : palette[node.kind];
+    if (view.scale < 0.2 && !ringOf(node) && name !== chosen) return context.fillRect(x, y, NODE.width, NODE.height);
     context.beginPath();
     context.roundRect(x, y, NODE.width, NODE.height, isEnd ? NODE.height / 2 : 5);
     context.fill();
-    const ring = { new: palette.good, other: palette.amber, gone: palette.bad }[node.mark] ?? (isEnd ? palette.soft : null);
+    const ring = ringOf(node) ?? (isEnd ? palette.soft : null);
     if (name === chosen || ring) {
       context.strokeStyle = name === chosen ? palette.accent : ring;
       context.lineWidth = (name === chosen ? 4 : 3) / Math.max(view.scale, 0.35);
@@ -186,6 +192,7 @@ function startGraph() {
     context.globalAlpha = 1;
   }
 
+  const ringOf = (node) => ({ new: palette.good, other: palette.amber, gone: palette.bad })[node.mark];
   const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
   const tail = (module) => (module.length > 20 ? `…${module.slice(-19)}` : module);
 
@@ -214,7 +221,7 @@ function startGraph() {
   }
 
   function legend() {
-    const there = new Set([...nodes.values()].filter((it) => it.operator !== "input" && it.operator !== "output").map((it) => kindOf(it.precision)));
+    const there = new Set([...nodes.values()].filter((it) => it.operator !== "input" && it.operator !== "output").map((it) => it.kind));
     const keys = Object.entries(KINDS).filter(([kind]) => there.has(kind));
     const key = (style, text) => element("span", {}, element("i", { class: "key", style }), ` ${text}`);
     const rings = marks.value ? [["good", "new"], ["amber", "other than before"], ["bad", "gone"]] : [];

@@ -80,16 +80,23 @@ function arranged(nodes, columns) {
 
 /** The layers in as many lines as fit the aspect best. */
 function wrapped(columns, heights, aspect) {
-  const spans = columns.map((column) => {
-    const ys = column.map((name) => heights.get(name));
-    return [Math.min(...ys), Math.max(...ys)];
+  const lows = new Float64Array(columns.length).fill(Infinity), highs = new Float64Array(columns.length).fill(-Infinity);
+  columns.forEach((column, at) => {
+    for (const name of column) {
+      const y = heights.get(name);
+      if (y < lows[at]) lows[at] = y;
+      if (y > highs[at]) highs[at] = y;
+    }
   });
   const step = NODE.width + NODE.across, row = NODE.height + NODE.down;
   const lines = (perLine) => {
     const found = [];
-    for (let at = 0; at < spans.length; at += perLine) {
+    for (let at = 0; at < columns.length; at += perLine) {
       let low = Infinity, high = -Infinity;
-      for (const [from, to] of spans.slice(at, at + perLine)) [low, high] = [Math.min(low, from), Math.max(high, to)];
+      for (let column = at; column < Math.min(at + perLine, columns.length); column++) {
+        low = Math.min(low, lows[column]);
+        high = Math.max(high, highs[column]);
+      }
       found.push([low, (high - low + 1) * row + NODE.line]);
     }
     return found;
