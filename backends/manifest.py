@@ -17,6 +17,7 @@ from ..ir.files import RefusedFileError, open_within, writing
 FORMAT = 1
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.json"
+REPORT = "report.html"
 DRAFT = f".{MANIFEST}"
 MOST_THREADS = 1024
 """The most threads: a greater number is taken for a mistake."""
@@ -88,13 +89,18 @@ def write_manifest(directory: Path, manifest: Mapping[str, Any], key: bytes | No
     return written
 
 
-def write_measurements(directory: Path, measurements: Mapping[str, Any]) -> None:
-    """Write what was measured on an artifact, beside its manifest.
+def write_measurements(directory: Path, measurements: Mapping[str, Any], report: str) -> None:
+    """Write what was measured on an artifact, and a report of it, beside its manifest.
 
     Raises:
         UsageError: the disk is full, or nothing may be written there.
     """
-    written = {**measurements, _DIGEST: hashlib.sha256(_canonical(measurements)).hexdigest()}
+    page = report.encode(errors="backslashreplace")
+    with writing(directory / REPORT):
+        (directory / REPORT).write_bytes(page)
+    files = {REPORT: {"size": len(page), "sha256": hashlib.sha256(page).hexdigest()}}
+    content = {**measurements, "files": files}
+    written = {**content, _DIGEST: hashlib.sha256(_canonical(content)).hexdigest()}
     with writing(directory / MEASUREMENTS):
         (directory / MEASUREMENTS).write_text(_text(written), encoding="utf-8")
 

@@ -48,7 +48,8 @@ def recipe() -> Iterator[str]:
         ]
         yield f"## {title}\n\n{_summary(section['description'])}\n\n" + table("key|type|default|meaning", rows)
     yield "`planish build` takes units: seconds as `5 ms`, bytes as `10 MB`, parts of a whole as `1%`."
-    yield f"As JSON Schema, which `planish recipe-schema` prints:\n\n```json\n{json.dumps(recipe_schema(), indent=2)}\n```"
+    text = json.dumps(recipe_schema(), indent=2)
+    yield f"As JSON Schema, which `planish recipe-schema` prints:\n\n```json\n{text}\n```"
 
 
 def _type(entry: Mapping[str, Any]) -> str:

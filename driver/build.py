@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..backends.artifact import amend_manifest, replaced
-from ..backends.manifest import check_key, write_measurements
+from ..backends.manifest import check_key, read_manifest, write_measurements
 from ..ir.drafts import workspace
 from ..ir.errors import BudgetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
@@ -16,11 +17,15 @@ from ..passes.units import show_bytes, show_seconds
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .cache.inputs import reading
+from .page.page import page, page_data
 from .recipe import Bounds, Budget, Recipe
 from .recipe_file import read_recipe
 from .reporter import SILENT, Reporter
 from .results import Artifact, plain
 from .user_code import isolated_imports
+
+if TYPE_CHECKING:
+    from .gate import Check
 
 
 def build(
@@ -70,14 +75,15 @@ def build(
                 shutil.copy(file, draft)
         asked = recipe.model_dump(mode="json", exclude={"output", "search"})
         amend_manifest(draft, {"recipe": asked, **built.provenance}, key)
-        write_measurements(draft, plain(artifact.summary()))
-        if recipe.gate is not None:
-            _hold(draft, recipe, recipe.gate, reporter)
+        gate = [] if recipe.gate is None else _hold(draft, recipe, recipe.gate, reporter)
+        measurements = {**plain(artifact.summary()), "gate": plain(gate)}
+        report = page(page_data(read_manifest(draft), measurements, built.graphs))
+        write_measurements(draft, measurements, report)
     return artifact
 
 
-def _hold(draft: Path, recipe: Recipe, bounds: Bounds, reporter: Reporter) -> None:
-    """Hold an artifact to the gate of its recipe.
+def _hold(draft: Path, recipe: Recipe, bounds: Bounds, reporter: Reporter) -> "Sequence[Check]":
+    """Hold an artifact to the gate of its recipe; return what became of each bound.
 
     Raises:
         BudgetError: it is too far from what it is held to.
@@ -89,13 +95,15 @@ def _hold(draft: Path, recipe: Recipe, bounds: Bounds, reporter: Reporter) -> No
     other = recipe.folder / bounds.against
     if not other.exists() and other.absolute() == (recipe.folder / recipe.output).absolute():
         reporter.note(f"{bounds.against} is built for the first time, so there is nothing that the gate holds it to")
-        return
+        return []
     reporter.stage(f"comparing with {bounds.against}")
     reference = str(other) if other.exists() else bounds.against
     data = recipe.data.evaluation or recipe.data.calibration
     found = compare(reference, str(draft), recipe.machine, data, recipe.data.metric, recipe.folder)
+    found = replace(found, b=replace(found.b, name="the artifact"))
     gate = Gate(bounds.max_drop, bounds.min_cosine, bounds.max_slower, bounds.max_larger)
-    gate.check(replace(found, b=replace(found.b, name="the artifact")))
+    gate.check(found)
+    return gate.checks(found)
 
 
 def _unchanged(cache: BuildCache, reporter: Reporter) -> Built | None:

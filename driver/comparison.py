@@ -117,7 +117,7 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
         return Comparison(
             a=Side(first.name, first.backend, slow, first.size, None if scores is None else scores[0].value),
             b=Side(second.name, second.backend, fast, second.size, None if scores is None else scores[1].value),
-            outputs=_differences(first, outputs[0], outputs[1]),
+            outputs=output_differences([port.name for port in first.executable.outputs], outputs[0], outputs[1]),
             metric=None if chosen is None else chosen.name,
             drop=None if chosen is None or scores is None else chosen.drop(*(score.value for score in scores)),
             drop_interval=None if chosen is None or scores is None else drop_interval(chosen, *scores),
@@ -140,10 +140,19 @@ def _score(subject: Candidate, metric: Metric, batches: Sequence[Batch]) -> Scor
     return evaluate(metric, lambda feeds: subject.executable(*feeds.values()), batches, resamples=True)
 
 
-def _differences(
-    first: Candidate, a: Sequence[Sequence[np.ndarray]], b: Sequence[Sequence[np.ndarray]]
+def output_differences(
+    names: Sequence[str], a: Sequence[Sequence[np.ndarray]], b: Sequence[Sequence[np.ndarray]]
 ) -> list[OutputDifference]:
-    names = [port.name for port in first.executable.outputs]
+    """How far the outputs of two models are apart.
+
+    Args:
+        names: of the outputs.
+        a: the outputs of one on each batch.
+        b: those of the other on the same batches.
+
+    Raises:
+        ModelError: they don't correspond.
+    """
     if len(a[0]) != len(b[0]):
         raise ModelError(f"the models have {len(a[0])} and {len(b[0])} outputs and can't be compared")
     wanted, got = ([flattened(dict(zip(names, batch, strict=True))) for batch in batches] for batches in (a, b))

@@ -95,7 +95,7 @@ def inspect(
     """
     machine = load_target(target)
     with isolated_imports(Path()):
-        graph = read_model(_model_of(model))
+        graph = read_model(model_of(model))
         ports = ports_of(graph)
         found = sizes_in(read_data(data, Path(), ports)[0].inputs, ports) if data else {}
     sizes = _complete({**found, **sizes}, graph)
@@ -141,7 +141,7 @@ def _readable(graph: Graph, sizes: Mapping[str, int]) -> Mapping[str, Cost]:
     return deepest
 
 
-def _model_of(reference: str) -> str:
+def model_of(reference: str) -> str:
     """A reference to a model, or the file of an artifact's.
 
     Raises:

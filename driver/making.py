@@ -23,6 +23,7 @@ from .evaluation import Score, interpreted
 from .job import Job
 from .lowering import choice, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
+from .page.history import History
 from .provenance import digest, versions
 from .reporter import PassReporter, presets_of_passes
 from .results import Artifact, Measured, PassRow
@@ -46,7 +47,7 @@ def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
     before = job.score(untouched.executable.run, resamples=True)
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
-    graph, rows = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample), cache)
+    graph, watch = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample), cache)
     if job.is_for_another_machine:
         (reference,) = interleaved([lambda: untouched.executable.run(sample)])
         built, directory = _written(job, graph, scratch)
@@ -57,10 +58,10 @@ def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
         metric=job.metric,
         untouched=Measured(untouched.backend, reference, untouched.size, before),
         built=built,
-        passes=rows,
+        passes=watch.rows,
         threads=job.target.threads,
     )
-    return Built(artifact, directory, _provenance(job, graph, artifact))
+    return Built(artifact, directory, _provenance(job, graph, artifact), watch.history.plain())
 
 
 def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
@@ -97,17 +98,16 @@ def _measured(
     )
 
 
-def _run_passes(
-    job: Job, before: Score | None, context: PassContext, cache: BuildCache
-) -> tuple[Graph, Sequence[PassRow]]:
+def _run_passes(job: Job, before: Score | None, context: PassContext, cache: BuildCache) -> tuple[Graph, "_Watch"]:
     graph, resumption = job.source.clone(), None
     context = replace(context, checkpoints=cache.checkpoints)
     watch = _Watch(job, before, context.sizes)
     survival = AdapterSurvival(job.reporter.note)
-    keeping = None if survival.watches(job.passes) else cache.steps(job, lambda: watch.rows)
+    keeping = None if survival.watches(job.passes) else cache.steps(job, lambda: watch.rows, watch.history)
     if keeping is not None and (found := keeping.find()) is not None:
         graph, resumption = found.graph, found.resumption
         watch.rows += found.rows
+        watch.history.resume(found.history)
         job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
     rest = job.passes[0 if resumption is None else resumption.done :]
     try:
@@ -116,14 +116,15 @@ def _run_passes(
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:
         job.reporter.passes(watch.rows)
-    return graph, watch.rows
+    return graph, watch
 
 
 class _Watch(Instrument):
-    """Keeps a row for each pass, and evaluates the metric after those that may lose some of it."""
+    """Keeps a row for each pass and what it changed, and evaluates the metric after those that may lose some of it."""
 
     def __init__(self, job: Job, before: Score | None, sizes: Mapping[str, int]) -> None:
         self.rows: list[PassRow] = []
+        self.history = History(sizes)
         self._job = job
         self._before = before
         self._sizes = sizes
@@ -138,6 +139,7 @@ class _Watch(Instrument):
             return
         metric = None if self._before is None else self._before.value
         self.rows.append(PassRow("source", None, {}, (), 0.0, summarize(graph, self._sizes), None, metric))
+        self.history.see(0, graph)
 
     def after(self, record: PassRecord, graph: Graph) -> None:
         score = self._job.score(interpreted(graph)) if record.effect is Effect.LOSSY and record.result.changed else None
@@ -155,6 +157,8 @@ class _Watch(Instrument):
                 curve=record.result.curve,
             )
         )
+        if record.result.changed:
+            self.history.see(len(self.rows) - 1, graph)
 
 
 def _provenance(job: Job, graph: Graph, artifact: Artifact) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Commands around a release: `planish search`, `compare` as its gate, `verify`, `cache` and `recipe-schema`."""
+"""Commands around a release: `planish search`, `compare` as its gate, `diff`, `report`, `verify`, `cache` and more."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,12 @@ EXAMPLES = {
         "planish compare model.onnx dist -d data.npz",
         "planish compare released dist -d data.npz --max-drop 0.5% --max-slower 5% --junit gate.xml",
     ),
+    "diff": examples(
+        "planish diff old.onnx new.onnx",
+        "planish diff model.py:build dist -d data.npz --html diff.html",
+    ),
     "recipe_schema": examples("planish recipe-schema > recipe.schema.json"),
+    "report": examples("planish report dist", "planish report dist --open", "planish report dist -o report.html"),
     "verify": examples("planish verify dist", "planish verify dist --key release.key"),
     "cache": examples("planish cache", "planish cache --prune 1GB", "planish cache --prune 0"),
 }
@@ -91,6 +96,32 @@ def compare(
     gate.check(comparison)
 
 
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="a model, or the folder of an artifact of ONNX Runtime")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    data: Data = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a page with both graphs, which is one file")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show in what two models differ, node by node.
+
+    Nodes are aligned by names, places in your model and structure; then attributes, types, weights, and the outputs on
+    the same inputs are compared.
+    """
+    from ..ir.files import writing
+    from .diff.differences import diff as set_against
+    from .diff.page import diff_data, diff_page
+    from .report import difference_tables
+
+    found = set_against(a, b, data)
+    if html is not None:
+        with writing(html):
+            html.write_bytes(diff_page(found).encode(errors="backslashreplace"))
+    show(difference_tables(found), diff_data(found) if as_json else None)
+
+
 def verify(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artifact's folder")],
     key: Annotated[
@@ -109,6 +140,40 @@ def verify(
     if found.faults:
         raise CheckError("; ".join(found.faults))
     typer.echo(f"{artifact}: all {found.files} files are as they were built", err=True)
+
+
+def report(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artifact's folder")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="write the page anew, from the artifact's data"),
+    ] = None,
+    is_opened: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell where the page is that shows what a build gave, `report.html`, or write it anew.
+
+    It is one file that needs no network: the verdict, what each pass gave, the graph after each, layers, and what was
+    not checked.
+    """
+    from ..backends.manifest import REPORT
+    from ..ir.errors import UsageError
+    from ..ir.files import writing
+    from .page.page import page, read_page
+
+    data = read_page(artifact)
+    if output is not None:
+        with writing(output):
+            output.write_bytes(page(data).encode(errors="backslashreplace"))
+    place = artifact / REPORT if output is None else output
+    if as_json:
+        print_json(data)
+        return
+    if not place.exists():
+        raise UsageError(f"{artifact} has no {REPORT}: -o FILE writes one, without the graph")
+    if is_opened:
+        typer.launch(str(place))
+    typer.echo(place)
 
 
 def cache(

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,17 +18,17 @@ from rich.progress import (
 from rich.table import Table
 
 from ..ir.errors import printable
-from ..passes.base import Effect
 from ..passes.instrument import PassRecord
 from ..passes.units import show_bytes, show_count, show_seconds
 from . import interrupts
-from .measurement import Ratio
 from .reporter import Reporter
-from .results import Artifact, PassRow
+from .results import Artifact, PassRow, folded
+from .words import faster, smaller
 
 if TYPE_CHECKING:  # what is shown brings torch where it is made
     from .bench import BenchRow
     from .comparison import Comparison
+    from .diff.differences import Differences
     from .gate import Check
     from .inspection import Inspection
     from .search import Found
@@ -37,6 +36,8 @@ if TYPE_CHECKING:  # what is shown brings torch where it is made
 
 TABLE_WIDTH = 100
 """Columns that tables fit."""
+_FEW = 15
+"""Rows of tables of what differs, of which there may be very many."""
 
 
 class ConsoleReporter(Reporter):
@@ -98,7 +99,7 @@ class ConsoleReporter(Reporter):
 
     def passes(self, rows: Sequence[PassRow]) -> None:
         if rows and not self._is_quiet:
-            print_table(self._console, passes_table(rows if self._all_passes else folded(rows)))
+            print_table(self._console, passes_table(rows if self._all_passes else [row for _, row in folded(rows)]))
             hidden = sum(row.effect is not None and not any(row.counts.values()) for row in rows)
             if hidden and not self._all_passes:
                 self._line(f"{hidden} passes changed nothing; --all shows each", "dim")
@@ -114,22 +115,6 @@ class ConsoleReporter(Reporter):
         """Print a line, which a log has as one however long it is."""
         if not self._is_quiet:
             self._console.print(printable(text), style=style, soft_wrap=not self._console.is_terminal)
-
-
-def folded(rows: Sequence[PassRow]) -> list[PassRow]:
-    """The rows that say something: a preset's are one, and those of passes that changed nothing are left out."""
-    found: list[PassRow] = []
-    for row in rows:
-        is_lossy = row.effect is Effect.LOSSY
-        if row.preset and not is_lossy and found and found[-1].preset == row.preset:
-            before = found[-1]
-            counts = {**before.counts, **{key: before.counts.get(key, 0) + count for key, count in row.counts.items()}}
-            found[-1] = replace(row, text=row.preset, counts=counts, seconds=before.seconds + row.seconds)
-        elif row.preset and not is_lossy:
-            found.append(replace(row, text=row.preset))
-        elif row.effect is None or is_lossy or any(row.counts.values()):
-            found.append(row)
-    return found
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -158,18 +143,6 @@ def _table(*columns: str, title: str | None = None) -> _Table:
 
 def _maybe(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _faster(ratio: Ratio) -> str:
-    if round(ratio.median, 2) == 1:
-        return "the same"
-    return f"{ratio} faster" if ratio.median >= 1 else f"{ratio.inverse} slower"
-
-
-def _smaller(ratio: float) -> str:
-    if round(ratio, 2) == 1:
-        return "the same"
-    return f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
 
 
 def passes_table(rows: Sequence[PassRow]) -> Table:
@@ -207,8 +180,8 @@ def summary_table(artifact: Artifact) -> Table:
         pairs = f" ({worse} worse, {better} better)" if artifact.flips else ""
         change = f"{after.score.value - before.score.value:+z.4f}{pairs}"
         table.add(artifact.metric.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", change)
-    table.add("size", show_bytes(before.size), show_bytes(after.size), _smaller(artifact.shrinkage))
-    speedup = "not measured" if artifact.speedup is None else _faster(artifact.speedup)
+    table.add("size", show_bytes(before.size), show_bytes(after.size), smaller(artifact.shrinkage))
+    speedup = "not measured" if artifact.speedup is None else faster(artifact.speedup)
     latencies = ("" if it.latency is None else show_seconds(it.latency.median) for it in (before, after))
     table.add(f"latency, {threads}", *latencies, speedup)
     return table
@@ -255,9 +228,9 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
     if comparison.flips is not None:
         only_a, only_b = comparison.flips
         costs.add("right in one alone", str(only_a), str(only_b), f"McNemar p = {comparison.mcnemar:.3f}")
-    costs.add("size", show_bytes(a.size), show_bytes(b.size), _smaller(comparison.shrinkage))
+    costs.add("size", show_bytes(a.size), show_bytes(b.size), smaller(comparison.shrinkage))
     latencies = (show_seconds(side.latency.median) for side in (a, b))
-    costs.add("latency", *latencies, _faster(comparison.speedup))
+    costs.add("latency", *latencies, faster(comparison.speedup))
     yield costs
 
 
@@ -273,6 +246,39 @@ def search_table(found: "Found") -> Table:
         mark = "chosen" if point is found.chosen else ""
         table.add(str(point.plan), f"{point.gain:.2f}x", f"{1 / point.shrinkage:.2f}", f"{point.drop:.4f}", mark)
     return table
+
+
+def difference_tables(found: "Differences") -> Iterator[Table]:
+    """Nodes that differ, weights that differ most, outputs on the same inputs."""
+    counts = _table("", "A", "B")
+    counts.add("", *found.names)
+    for name in ("nodes", "parameters", "bytes", "flops"):
+        counts.add(name, *(show_count(getattr(cost, name)) for cost in found.costs))
+    counts.add("nodes that are the same", str(found.same), str(found.same))
+    counts.add("nodes that differ", str(len(found.nodes)), str(len(found.nodes)))
+    counts.add("nodes that it alone has", str(len(found.only_a)), str(len(found.only_b)))
+    yield counts
+    if found.nodes:
+        nodes = _table("node of B", "operator", "what differs", title=_first("nodes that differ", found.nodes))
+        for it in found.nodes[:_FEW]:
+            nodes.add(it.module or it.name, it.operator, "\n".join(it.what[:3]))
+        yield nodes
+    if found.weights:
+        heads = ("weight of B", "A", "B", "largest difference", "relative")
+        weights = _table(*heads, title=_first("weights that differ", found.weights))
+        for it in found.weights[:_FEW]:
+            weights.add(it.name, *it.types, _maybe(it.largest, ".3g"), _maybe(it.relative, ".3g"))
+        yield weights
+    outputs = _table("output", "largest difference", "relative", "cosine", title="outputs on the same inputs")
+    if found.unknown:
+        outputs.caption = f"not compared: {printable(found.unknown)}"
+    for it in found.outputs:
+        outputs.add(it.name, f"{it.largest:.3g}", f"{it.relative:.3g}", f"{it.cosine:.6f}")
+    yield outputs
+
+
+def _first(title: str, rows: Sequence[object]) -> str:
+    return title if len(rows) <= _FEW else f"{title}, {_FEW} of {len(rows)}"
 
 
 def gate_table(checks: "Sequence[Check]", comparison: "Comparison", sufficient: int | None) -> Iterator[Table]:
@@ -303,7 +309,7 @@ def tuning_tables(tuned: "Tuned") -> Iterator[Table]:
     summary.add("kernels that can be generated in several ways", str(tuned.kernels))
     summary.add("known from before", str(tuned.known))
     summary.add("left as estimated, for want of time or weight", str(left))
-    summary.add("the model", "as before" if tuned.speedup is None else _faster(tuned.speedup))
+    summary.add("the model", "as before" if tuned.speedup is None else faster(tuned.speedup))
     yield summary
 
 

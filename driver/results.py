@@ -157,6 +157,23 @@ def read_row(record: Mapping[str, Any]) -> PassRow:
     return PassRow(**{**record, **typed})
 
 
+def folded(rows: Sequence[PassRow]) -> list[tuple[int, PassRow]]:
+    """The rows that say something, with their numbers: a preset's are one, and passes that changed nothing go."""
+    found: list[tuple[int, PassRow]] = []
+    for number, row in enumerate(rows):
+        is_lossy = row.effect is Effect.LOSSY
+        if row.preset and not is_lossy and found and found[-1][1].preset == row.preset:
+            before = found[-1][1]
+            counts = {**before.counts, **{key: before.counts.get(key, 0) + count for key, count in row.counts.items()}}
+            seconds = before.seconds + row.seconds
+            found[-1] = number, dataclasses.replace(row, text=row.preset, counts=counts, seconds=seconds)
+        elif row.preset and not is_lossy:
+            found.append((number, dataclasses.replace(row, text=row.preset)))
+        elif row.effect is None or is_lossy or any(row.counts.values()):
+            found.append((number, row))
+    return found
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: dataclasses as objects, enums and paths as text, numbers that aren't finite as null."""
     if isinstance(value, Latency):
@@ -182,6 +199,7 @@ def _measured(model: Measured) -> dict[str, Any]:
     return {
         "backend": model.backend,
         "latency_seconds": None if model.latency is None else model.latency.median,
+        "latency_rounds": [] if model.latency is None else model.latency.rounds.tolist(),
         "size_bytes": model.size,
         "metric": None if model.score is None else model.score.value,
     }

@@ -87,7 +87,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 SDIST, WHEEL = "planish-0.1.0.tar.gz", "planish-0.1.0-py3-none-any.whl"
-SHIPPED = {name_of(file) for file in [*SOURCES, *(ROOT / "targets").glob("*.toml"), ROOT / "py.typed"]}
+DATA = [*(ROOT / "targets").glob("*.toml"), *(ROOT / "driver/page/templates").iterdir(), ROOT / "py.typed"]
+SHIPPED = {name_of(file) for file in [*SOURCES, *DATA]}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, bytes]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...ir.errors import UsageError
+from ..page.history import History
 from ..recipe import Recipe
 from ..reporter import Reporter
 from ..results import PassRow
@@ -62,12 +63,12 @@ class BuildCache:
         self._base = job_key(job)
         return None if self._is_fresh else find_build(self._store, self._key(job), self._recipe, self._scratch)
 
-    def steps(self, job: "Job", rows: Callable[[], Sequence[PassRow]]) -> KeptSteps | None:
+    def steps(self, job: "Job", rows: Callable[[], Sequence[PassRow]], history: History) -> KeptSteps | None:
         """What keeps and finds graphs after steps of the pipeline; None where nothing is kept."""
         if self._store is None:
             return None
         keys = step_keys(self._base, job.passes, self._recipe.folder)
-        return KeptSteps(self._store, keys, job.passes, rows, self._if_possible, is_fresh=self._is_fresh)
+        return KeptSteps(self._store, keys, job.passes, rows, history, self._if_possible, is_fresh=self._is_fresh)
 
     def keep(self, job: "Job", built: Built) -> None:
         """Keep a build, and erase what has been kept for the longest time."""

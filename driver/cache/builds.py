@@ -27,11 +27,13 @@ class Built:
         artifact: what was measured.
         directory: a folder with the artifact's files.
         provenance: what the manifest says of its origin, apart from the recipe.
+        graphs: how the passes changed the graph, as `page.history.History.plain` has it.
     """
 
     artifact: Artifact
     directory: Path
     provenance: Mapping[str, Any]
+    graphs: Mapping[str, Any]
 
 
 def keep_build(store: Store, key: str, built: Built) -> None:
@@ -50,6 +52,7 @@ def keep_build(store: Store, key: str, built: Built) -> None:
         "built": _plain(artifact.built),
         "passes": plain(list(artifact.passes)),
         "threads": artifact.threads,
+        "graphs": store.put_json(built.graphs),
     }
     store.write(_BUILDS, key, record)
 
@@ -64,7 +67,8 @@ def find_build(store: Store, key: str, recipe: Recipe, scratch: Path) -> Built |
     if record is None:
         return None
     contents = {name: store.get(digest) for name, digest in record["files"].items()}
-    if any(content is None for content in contents.values()):
+    graphs = store.get_json(record["graphs"])
+    if graphs is None or any(content is None for content in contents.values()):
         return None
     directory = scratch / "kept"
     with writing(directory):
@@ -80,7 +84,7 @@ def find_build(store: Store, key: str, recipe: Recipe, scratch: Path) -> Built |
         passes=[read_row(row) for row in record["passes"]],
         threads=record["threads"],
     )
-    return Built(artifact, directory, record["provenance"])
+    return Built(artifact, directory, record["provenance"], graphs)
 
 
 def remember_recipe(store: Store, key: str, inputs: Sequence[Input], build: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..job import Job
     from ..recipe import Recipe
 
-_FORMAT = 1
+_FORMAT = 2
 """To be counted up when what is kept changes its form."""
 
 

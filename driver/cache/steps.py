@@ -24,6 +24,7 @@ from ...passes.base import Effect, Pass, PassContext
 from ...passes.instrument import Instrument
 from ...passes.manager import Resumption
 from ...passes.order import flattened
+from ..page.history import History
 from ..results import PassRow, plain, read_row
 from .store import Store
 
@@ -40,11 +41,13 @@ class Found:
         graph: behind the steps that are done.
         resumption: what the manager has to know of them.
         rows: of the source and of their passes.
+        history: of the graph up to there, as `History.plain` has it.
     """
 
     graph: Graph
     resumption: Resumption
     rows: Sequence[PassRow]
+    history: Any
 
 
 class KeptSteps(Instrument):
@@ -55,6 +58,7 @@ class KeptSteps(Instrument):
         keys: of the graph after each step.
         passes: the steps.
         rows: the rows of the passes so far, when it is asked.
+        history: of the graph.
         if_possible: what keeping is tried in.
         is_fresh: whether graphs of earlier runs are left alone.
     """
@@ -65,6 +69,7 @@ class KeptSteps(Instrument):
         keys: Sequence[str],
         passes: Sequence[Pass],
         rows: Callable[[], Sequence[PassRow]],
+        history: History,
         if_possible: Callable[[], AbstractContextManager[None]],
         *,
         is_fresh: bool,
@@ -73,6 +78,7 @@ class KeptSteps(Instrument):
         self._keys = keys
         self._passes = passes
         self._rows = rows
+        self._history = history
         self._if_possible = if_possible
         self._is_fresh = is_fresh
         self._digests: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}
@@ -93,12 +99,14 @@ class KeptSteps(Instrument):
                 continue
             graph = self._graph(record["graph"])
             reference = None if record["reference"] is None else self._graph(record["reference"])
-            if graph is None or (reference is None and record["reference"] is not None):
+            history = self._store.get_json(record["history"])
+            if None in (graph, history) or (reference is None and record["reference"] is not None):
                 continue
+            assert graph is not None
             self._reference = record["reference"]
             rows = [read_row(row) for row in record["rows"]]
             drift = rows[-1].drift
-            return Found(graph, Resumption(done, reference, drift), rows)
+            return Found(graph, Resumption(done, reference, drift), rows, history)
         return None
 
     def start(self, graph: Graph, context: PassContext) -> None:
@@ -117,7 +125,8 @@ class KeptSteps(Instrument):
             self._reference = kept
         if is_worth_it:
             rows = plain(list(self._rows()))
-            record = {"graph": kept, "reference": self._reference, "rows": rows}
+            history = self._store.put_json(self._history.plain())
+            record = {"graph": kept, "reference": self._reference, "rows": rows, "history": history}
             self._store.write(_KIND, self._keys[number - 1], record)
             self._worked_since = time.monotonic()
 

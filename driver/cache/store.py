@@ -90,6 +90,19 @@ class Store:
             path.unlink()  # damaged
         return None
 
+    def put_json(self, value: Any) -> str:
+        """Keep plain values as an object; return its SHA-256.
+
+        Raises:
+            UsageError: the disk is full, or nothing may be written there.
+        """
+        return self.put([json.dumps(value, separators=(",", ":")).encode()])
+
+    def get_json(self, name: str) -> Any:
+        """The plain values of an object; None if there is no whole one."""
+        held = self.get(name)
+        return None if held is None else json.loads(held.tobytes())
+
     def write(self, kind: str, key: str, record: Any) -> None:
         """Keep a record of plain values under a key; an older one is replaced.
 

@@ -56,6 +56,11 @@ def flops(node: Node, symbols: Sizes = None) -> int:
     return _flops([node], symbols)
 
 
+def parameters(constant: Constant) -> int:
+    """The elements of a constant that count as parameters (see `Cost`)."""
+    return _numbers(constant.type) + _packed(constant)
+
+
 def moved(node: Node, symbols: Sizes = None) -> int:
     """The bytes that a node moves without computing anything; none where it gives them another shape in place."""
     if not has_trait(node.operator, Trait.MOVING) or has_trait(node.operator, Trait.RESHAPING):
@@ -97,7 +102,7 @@ def _cost(nodes: Sequence[Node], constants: Iterable[Constant], symbols: Sizes) 
     types = Counter(constant.type for constant in constants)
     return Cost(
         nodes=len(nodes),
-        parameters=sum(count * _parameters(type) for type, count in types.items()) + sum(map(_packed, constants)),
+        parameters=sum(count * _numbers(type) for type, count in types.items()) + sum(map(_packed, constants)),
         bytes=sum(count * nbytes(type) for type, count in types.items()),
         flops=_flops(nodes, symbols),
     )
@@ -118,7 +123,7 @@ def _flops(nodes: Iterable[Node], symbols: Sizes) -> int:
     return operations + sum(count * elements(type, symbols) for type, count in types.items())
 
 
-def _parameters(type: TensorType) -> int:
+def _numbers(type: TensorType) -> int:
     return 0 if type.dtype in (DType.int64, DType.bool, DType.string) else elements(type)
 
 

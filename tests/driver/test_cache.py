@@ -25,6 +25,8 @@ from planish.ir.errors import CheckError, ModelError
 from planish.ir.storage import load, save
 from planish.passes.instrument import Instrument
 
+MEASURED = ("measurements.json", "report.html")
+"""The files of an artifact in which times are."""
 PASSES = ("cleanup", "fuse", "passes_of_mine:Negate", "cse", {"quantize": {"observer": "minmax"}})
 
 
@@ -90,7 +92,7 @@ def test_an_unchanged_recipe_runs_nothing_and_gives_the_same_files(
     assert any(note.startswith("nothing has changed since the last build") for note in again.notes)
     assert files(folder) == before
     assert "quantize" in built(fresh=True).ran
-    assert files(folder, but=("measurements.json",)).items() <= before.items()
+    assert files(folder, but=MEASURED).items() <= before.items()
 
 
 @pytest.mark.wide
@@ -113,9 +115,9 @@ def test_another_option_of_the_last_pass_runs_that_pass_alone(built: Callable[..
     assert of_the_pipeline(built(passes=other))[:1] == ["quantize"]
     assert "negate" not in built(passes=(*PASSES[:-1], {"quantize": {"observer": "percentile"}})).ran
     built(passes=other)
-    taken = files(folder, but=("measurements.json",))
+    taken = files(folder, but=MEASURED)
     built(passes=other, fresh=True)
-    assert files(folder, but=("measurements.json",)) == taken
+    assert files(folder, but=MEASURED) == taken
 
 
 def test_what_the_result_depends_on_is_looked_at(built: Callable[..., Listener], folder: Path, store: Store) -> None:
@@ -146,16 +148,16 @@ def test_instruments_see_every_pass(built: Callable[..., Listener]) -> None:
 
 def test_what_is_damaged_is_made_again(built: Callable[..., Listener], folder: Path, store: Store) -> None:
     built()
-    before = files(folder, but=("measurements.json",))
+    before = files(folder, but=MEASURED)
     for path in (store.folder / "objects").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert "cse" in built().ran
-    assert files(folder, but=("measurements.json",)) == before
+    assert files(folder, but=MEASURED) == before
     for path in store.folder.rglob("*.json"):
         path.write_text(path.read_text().replace("0", "1", 1))
     assert "cse" in built().ran
-    assert files(folder, but=("measurements.json",)) == before
+    assert files(folder, but=MEASURED) == before
 
 
 def test_a_pass_behind_kept_steps_is_held_to_the_last_lossy_one(built: Callable[..., Listener]) -> None:
@@ -205,16 +207,16 @@ def test_a_killed_build_is_taken_up_where_it_was(folder: Path, store: Store) -> 
     recipe.write_text(recipe.read_text().replace('"passes_of_mine:Signal", ', ""))
     done = subprocess.run([*command, "--all"], cwd=folder, check=True, capture_output=True, text=True)
     assert re.search(r"the graph after \d+ of \d+ steps is that of an earlier build", done.stderr)
-    taken = files(folder, but=("measurements.json",))
+    taken = files(folder, but=MEASURED)
     subprocess.run([*command, "--fresh"], cwd=folder, check=True)
-    assert files(folder, but=("measurements.json",)) == taken
+    assert files(folder, but=MEASURED) == taken
 
 
 def test_a_byte_that_flips_anywhere_is_noticed(artifact: Path, tmp_path: Path) -> None:
     for original in artifact.iterdir():
         (tmp_path / original.name).write_bytes(original.read_bytes())
     whole = check_integrity(tmp_path)
-    assert (whole.files, whole.faults) == (3, ())
+    assert (whole.files, whole.faults) == (4, ())
     draw = np.random.default_rng(0)
     for path in sorted(tmp_path.iterdir()):
         content = path.read_bytes()

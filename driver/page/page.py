@@ -1,0 +1,177 @@
+"""The page made of its data by a template, and its data read from an artifact."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from ...backends.manifest import REPORT, read_manifest, read_measurements
+from ...ir.errors import ModelError
+from ...ir.files import RefusedFileError, open_within
+from ...passes.units import show_bytes, show_count, show_seconds
+from ..measurement import Ratio
+from ..results import folded, plain, read_row
+from ..words import faster, smaller
+from .facts import bounds, reproduction, unchecked, verdict
+from .history import decoded, final, fitted, size_of
+from .layers import layers
+from .plots import scatter, strips, waterfall
+
+LONGEST = 1_500_000
+"""Bytes of a page at the most."""
+_ROOM = 100_000
+"""Bytes that a page takes beside its data, and that its tables of passes add."""
+_MOST_MISSES, _MOST_LETTERS = 5, 300
+"""Reasons that are told of a pass that left something as it was, and letters of each."""
+_TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPTS = ("data.js", "graph.js", "layout.js", "layers.js", "page.js")
+_HELD = re.compile(rb'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+_SHOWN = {
+    "bytes": show_bytes,
+    "count": show_count,
+    "seconds": show_seconds,
+    "integer": "{:,}".format,
+    "metric": "{:.4f}".format,
+    "drift": "{:.2g}".format,
+    "ratio": "{:.2f}x".format,
+    "smaller": smaller,
+    "probability": "{:.3f}".format,
+    "cosine": "{:.6f}".format,
+    "share": "{:.2%}".format,
+}
+"""How numbers are spelled, by what they are."""
+
+
+def page_data(manifest: Mapping[str, Any], measurements: Mapping[str, Any], graphs: Any) -> dict[str, Any]:
+    """All that a page is made of, as plain values.
+
+    Args:
+        manifest: of the artifact.
+        measurements: what was measured on it.
+        graphs: its history, as `History.plain` has it; None where it isn't known.
+    """
+    rows = [{**row, "misses": _some(row["misses"])} for row in measurements["passes"]]
+    told = {name: value for name, value in measurements.items() if name != "files"}
+    data: dict[str, Any] = {"manifest": dict(manifest), "measurements": {**told, "passes": rows}}
+    data["steps"] = [row["text"] for row in rows]
+    data["layers"], data["graphs"] = [], None
+    if graphs is not None:
+        changes = decoded(graphs)
+        data["layers"] = plain(layers(final(changes).values()))
+        data["graphs"] = fitted(changes, LONGEST - _ROOM - size_of(data))
+    return data
+
+
+def read_page(directory: Path) -> dict[str, Any]:
+    """The data of an artifact's page, which is in the page itself; without graphs where there is no page.
+
+    Raises:
+        ModelError: it is no artifact, wasn't built from a recipe, or its page is damaged.
+    """
+    manifest, measurements = read_manifest(directory), read_measurements(directory)
+    if "passes" not in measurements:
+        raise ModelError(f"{directory} wasn't built from a recipe, so there is nothing to report")
+    graphs = None
+    try:
+        if (directory / REPORT).exists():
+            with open_within(directory, REPORT, may_have_names=True) as file:
+                held = _HELD.search(file.read(2 * LONGEST))
+            graphs = json.loads(held[1])["graphs"] if held else None
+        return page_data(manifest, measurements, graphs)
+    except (RefusedFileError, OSError) as error:
+        raise ModelError(f"{directory / REPORT} can't be read: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{directory / REPORT} is damaged: {type(error).__name__}: {error}") from error
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """The page of an artifact, in HTML.
+
+    Args:
+        data: as of `page_data`. What stands in it is strangers' text.
+    """
+    manifest, measurements = data["manifest"], data["measurements"]
+    rows = folded([read_row(row) for row in measurements["passes"]])
+    recipe, commands = reproduction(manifest)
+    return filled(
+        "page.html",
+        data,
+        verdict=verdict(manifest, measurements),
+        speed=measurements["speedup"] and faster(Ratio(**measurements["speedup"])),
+        bounds=bounds(manifest, measurements),
+        unchecked=list(unchecked(manifest, measurements)),
+        recipe=recipe,
+        commands=commands,
+        rows=rows,
+        sizes=waterfall([row.cost.bytes for _, row in rows]),
+        flops=waterfall([row.cost.flops for _, row in rows]),
+        strips=strips(measurements),
+        scatter=scatter(measurements),
+    )
+
+
+def filled(template: str, data: Mapping[str, Any], **facts: Any) -> str:
+    """A template with data in it, which its scripts get as JSON.
+
+    Args:
+        template: the name of its file.
+        data: by the names that the template and the scripts have for them.
+        facts: what the template alone knows beside them.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    script = "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    environment = Environment(
+        autoescape=True, loader=FileSystemLoader(_TEMPLATES), trim_blocks=True, undefined=StrictUndefined
+    )
+    environment.globals["number"] = partial(_number, data)  # pyright: ignore[reportArgumentType] -- any global will do
+    return environment.get_template(template).render(
+        **data,
+        **facts,
+        style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        json=_embedded(data),
+    )
+
+
+def _some(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - _MOST_MISSES
+    shown = [text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…" for text in texts[:_MOST_MISSES]]
+    return [*shown, *([f"and {more} more"] if more > 0 else [])]
+
+
+def _number(data: Mapping[str, Any], path: str, kind: str, *names: str) -> Any:
+    """A number of the data as an element that says where it stands, such as `measurements.built.size_bytes`.
+
+    Args:
+        data: that the path goes into.
+        path: keys and numbers of places, with dots between them.
+        kind: of number.
+        names: further keys, which may have dots in them.
+    """
+    from markupsafe import Markup
+
+    value: Any = data
+    for key in (*path.split("."), *names):
+        value = cast("list[Any]", value)[int(key)] if isinstance(value, list) else value[key]
+    path = "/".join((*path.split("."), *names))
+    if value is None:
+        return ""
+    return Markup('<data value="{}" data-path="{}">{}</data>').format(json.dumps(value), path, _SHOWN[kind](value))
+
+
+def _embedded(data: Mapping[str, Any]) -> Any:
+    """JSON that can't end the element that it stands in."""
+    from markupsafe import Markup
+
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = text.encode(errors="backslashreplace").decode()
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)  # noqa: S704 -- nothing in it can be markup
