@@ -174,7 +174,7 @@ class Training(Pass):
                 )
 
     def _progress(self, loss: float, best: Verdict) -> str:
-        return f"{self.name}: loss {loss:.3g}, at best {best.loss:.3g} and {best.drop:z.3g} % lost"
+        return f"{self.name}: loss {loss:.3g}, at best {best.loss:.3g} with {_lost(best)}"
 
     def _train(self, climb: Climb, steps: int) -> str:
         """Find the rate and train with it; returns what came of it.
@@ -192,9 +192,14 @@ class Training(Pass):
             )
             raise CheckError(f"{self.name}: the loss is no longer a number {remedy}")
         return (
-            f"where the loss is {best.loss:.3g} and was {first.loss:.3g}, and {best.drop:z.3g} % are lost and were "
-            f"{first.drop:z.3g} % (rate {rate:g}, {len(climb.losses) if rate else steps} steps)"
+            f"where the loss is {best.loss:.3g} and was {first.loss:.3g}, with {_lost(best)} after {_lost(first)} "
+            f"(rate {rate:g}, {len(climb.losses) if rate else steps} steps)"
         )
+
+
+def _lost(verdict: Verdict) -> str:
+    """What the judge counts, in words."""
+    return f"{-verdict.drop:.3g} % gained" if verdict.drop < 0 else f"{verdict.drop:z.3g} % lost"
 
 
 def judged(context: PassContext, judging: Sequence[Piece]) -> Labelled | None:

@@ -169,6 +169,16 @@ def test_a_pass_behind_kept_steps_is_held_to_the_last_lossy_one(built: Callable[
         built(passes=(*PASSES[:3], "cse", "passes_of_mine:Wrong"))
 
 
+def test_a_merge_runs_again_so_that_what_is_left_of_its_adapters_is_measured(built: Callable[..., Listener]) -> None:
+    passes = ("cleanup", {"lora": {"rank": 2, "start": "pissa"}}, "merge-lora", "quantize")
+    first = built(passes=passes)
+    heard = built(passes=(*passes[:3], {"quantize": {"observer": "minmax"}}))
+    assert "merge-lora" in heard.ran
+    for it in (first, heard):
+        (left,) = (note for note in it.notes if "of what the adapter does is left after quantize" in note)
+        assert 50 < float(left.partition("%")[0]) < 150
+
+
 def test_nothing_is_kept_where_nothing_may_be(
     built: Callable[..., Listener], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,7 +223,7 @@ def test_progress_is_told_step_by_step() -> None:
     )
 
     assert [steps for _, *steps in told] == [[step, 10] for step in range(1, 11)]
-    assert all(re.fullmatch(r"distill: loss \S+, at best \S+ and \S+ % lost", text) for text, *_ in told)
+    assert all(re.fullmatch(r"distill: loss \S+, at best \S+ with \S+ % lost", text) for text, *_ in told)
 
 
 def quantized(source: Graph, limit: int) -> Graph:
