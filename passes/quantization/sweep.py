@@ -33,10 +33,17 @@ class Moments:
     Attributes:
         fit: over the batches that roundings are fitted to.
         held_out: over the others; the same where there is one row only.
+        share: of the rows that are held out.
     """
 
     fit: np.ndarray
     held_out: np.ndarray
+    share: float = 0.0
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Those over all batches."""
+        return np.float32(1 - self.share) * self.fit + np.float32(self.share) * self.held_out
 
     def error(self, difference: np.ndarray) -> float:
         """The mean over held-out rows of the squared error of the output that a change of the weight `[K, N]` makes."""
@@ -89,7 +96,9 @@ def sweep(
                     rounded.constants.pop(own[layer], None)  # nobody reads it again
             start = stop
             means = {share: (total / max(rows[share], 1)).numpy() for share, total in sums.items()}
-            for layer, weight in visit(group, Moments(means[False], means.get(True, means[False]))).items():
+            share = rows.get(True, 0) / max(sum(rows.values()), 1)
+            moments = Moments(means[False], means.get(True, means[False]), share)
+            for layer, weight in visit(group, moments).items():
                 rounded.constants[own[layer]] = to_torch(layer.laid_out(weight))
     context.progress("walking through layers", len(groups), len(groups))
 

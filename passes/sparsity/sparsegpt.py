@@ -1,4 +1,7 @@
-"""SparseGPT: weights are set to zero row by row, and the rows that are left make up for the error so far."""
+"""SparseGPT: weights are set to zero row by row, and the rows that are left make up for the error so far.
+
+What is left is fitted in the end, all of it at once.
+"""
 
 import numpy as np
 
@@ -8,9 +11,15 @@ from .patterns import Pattern
 _AT_ONCE = 128
 """Rows among which weights are chosen, and whose errors are collected before they reach the rows behind them."""
 
+_STEPS, _TINY = 20, 1e-30
+"""Of conjugate gradients, and what a divisor is at least."""
+
 
 def sparsegpt(weight: np.ndarray, pattern: Pattern, sparsity: float, moments: np.ndarray, damping: float) -> np.ndarray:
     """Set weights of a matrix to zero and move the others (Frantar and Alistarh, "SparseGPT", ICML 2023).
+
+    Rows in front can't make up for those behind them, so that in the end all are fitted (Meng et al., "ALPS", NeurIPS
+    2024).
 
     What it costs to set a weight to zero, if the rows behind it make up for that, is its square over that of the
     inverse's Cholesky factor; a block costs the sum.
@@ -43,4 +52,34 @@ def sparsegpt(weight: np.ndarray, pattern: Pattern, sparsity: float, moments: np
             left[row] = kept
             left[row + 1 : stop].addr_(near[place, place + 1 :], errors[place], alpha=-1)
         left[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-    return left.numpy()
+    return refit(weight, left.numpy(), moments, damping)
+
+
+def refit(weight: np.ndarray, sparse: np.ndarray, moments: np.ndarray, damping: float) -> np.ndarray:
+    """Fit what isn't zero in a matrix to a whole one by least squares of the outputs, by conjugate gradients.
+
+    Args:
+        weight: float32, `[K, N]`.
+        sparse: what it becomes, as far as it is known.
+        moments: of the inputs, float32, `[K, K]`.
+        damping: added to the second moments, as a share of their mean.
+    """
+    import torch
+
+    found, kept = torch.from_numpy(sparse.copy()), torch.from_numpy(sparse != 0)
+    curvature = torch.from_numpy(
+        moments + damping * np.diagonal(moments).mean() * np.eye(len(moments), dtype="float32")
+    )
+    scale = curvature.diagonal().clamp(min=_TINY)[:, None]
+    left = (curvature @ (torch.from_numpy(weight) - found)) * kept
+    step = left / scale
+    size = (left * step).sum(0)
+    for _ in range(_STEPS):
+        bent = (curvature @ step) * kept
+        rate = size / (step * bent).sum(0).clamp(min=_TINY)
+        found += rate * step
+        left -= rate * bent
+        scaled = left / scale
+        before, size = size, (left * scaled).sum(0)
+        step = scaled + size / before.clamp(min=_TINY) * step
+    return found.numpy()

@@ -29,7 +29,8 @@ class Sparsification(Pass):
 
     With calibration data, the weights that are left make up for those that go (Frantar and Alistarh, "SparseGPT", ICML
     2023), layer after layer, each of which sees what the ones before it yield by now. A layer whose output moves less
-    on data that were held out if the smallest weights go, and nothing else is changed, gets that.
+    on data that were held out if the smallest weights go, and nothing else is changed, gets that; the others are then
+    made from all data.
 
     Kernels for TVM are faster with blocks of zeros; with other patterns, and on ONNX Runtime with any, nothing is
     faster and files are as large, but compress better. Rounding to integers behind this pass keeps zeros.
@@ -148,12 +149,9 @@ class Sparsification(Pass):
         def visit(readers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
             for layer in readers:
                 plain = _smallest_gone(layer.matrix, pattern, sparsity)
-                if method == "wanda":
-                    made = _smallest_gone(layer.matrix, pattern, sparsity, np.diagonal(moments.fit))
-                else:
-                    made = sparsegpt(layer.matrix, pattern, sparsity, moments.fit, self.damping)
+                made = self._pruned(layer.matrix, method, sparsity, moments.fit)
                 is_better = moments.error(made - layer.matrix) < moments.error(plain - layer.matrix)
-                found[layer] = made if is_better else plain
+                found[layer] = self._pruned(layer.matrix, method, sparsity, moments.whole) if is_better else plain
                 if not is_better:
                     misses.append(f"{layer.node.location}: magnitude does better than {method} on held-out inputs")
             return {layer: found[layer] for layer in readers}
@@ -161,6 +159,13 @@ class Sparsification(Pass):
         if layers:
             sweep(graph, layers, batches, context, visit)
         return found, misses
+
+    def _pruned(self, weight: np.ndarray, method: str, sparsity: float, moments: np.ndarray) -> np.ndarray:
+        """What becomes of a weight `[K, N]` by the moments of its inputs."""
+        pattern = Pattern.of(self.pattern)
+        if method == "wanda":
+            return _smallest_gone(weight, pattern, sparsity, np.diagonal(moments))
+        return sparsegpt(weight, pattern, sparsity, moments, self.damping)
 
 
 def _obstacle(layer: Layer, *, is_block: bool) -> str:
