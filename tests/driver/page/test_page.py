@@ -180,6 +180,7 @@ def thousands(number: int) -> Any:
     return history.plain()
 
 
+@pytest.mark.wide
 def test_a_page_of_thousands_of_nodes_is_small(artifact: Path) -> None:
     measurements = read_measurements(artifact)
     measurements["passes"] = [measurements["passes"][0]] * 4
