@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .ir.errors import PlanishError
     from .ir.graph import Graph
     from .ir.ops.registry import operator
+    from .passes.adapters.switch import adapter_inputs, read_adapter, save_adapter
     from .passes.base import Effect, GraphwisePass, Pass, PassContext, PassResult
     from .passes.instrument import Instrument
     from .passes.rewrite import RewriteRule
@@ -39,12 +40,15 @@ __all__ = [
     "Recipe",
     "RewriteRule",
     "Verification",
+    "adapter_inputs",
     "build",
     "compile",
     "load",
     "operator",
     "optimize",
     "read",
+    "read_adapter",
+    "save_adapter",
     "trace",
     "write",
 ]
@@ -62,12 +66,15 @@ _HOMES = {
     "Recipe": ".driver.recipe",
     "RewriteRule": ".passes.rewrite",
     "Verification": ".passes.verification",
+    "adapter_inputs": ".passes.adapters.switch",
     "build": ".driver.build",
     "compile": ".driver.api",
     "load": ".backends.artifact",
     "operator": ".ir.ops.registry",
     "optimize": ".driver.api",
     "read": ".driver.api",
+    "read_adapter": ".passes.adapters.switch",
+    "save_adapter": ".passes.adapters.switch",
     "trace": ".frontends.torch",
     "write": ".driver.api",
 }

@@ -15,6 +15,7 @@ from ..backends.base import Port, bind
 from ..ir.drafts import workspace
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
+from ..passes.adapters.survival import AdapterSurvival
 from ..passes.base import Feeds, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
@@ -24,10 +25,11 @@ from ..passes.verification import Verification
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, make_batches, ports_of, read_data, single_sample, sizes_in
-from .evaluation import find_metric, labelled
+from .evaluation import find_metric, labelled, labels_of
 from .model import read_model, write_model
 from .profiling import profiler
 from .reporter import SILENT, Doubts, PassReporter, Reporter
+from .user_code import find_function
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -65,7 +67,7 @@ class Optimized:
         return self.summary()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.summary())}</pre>"
+        return f'<pre style="font-family: monospace">{escape(self.summary())}</pre>'
 
 
 def read(path: str | Path) -> Graph:
@@ -104,6 +106,7 @@ def optimize(
     probes: Sequence[Feeds] = (),
     instruments: Sequence[Instrument] = (),
     reporter: Reporter | None = None,
+    checkpoints: str | Path | None = None,
 ) -> Optimized: ...
 
 
@@ -123,6 +126,7 @@ def optimize(
     probes: Sequence[Feeds] = (),
     instruments: Sequence[Instrument] = (),
     reporter: Reporter | None = None,
+    checkpoints: str | Path | None = None,
 ) -> Optimized: ...
 
 
@@ -139,6 +143,7 @@ def optimize(
     probes: Sequence[Feeds] = (),
     instruments: Sequence[Instrument] = (),
     reporter: Reporter | None = None,
+    checkpoints: str | Path | None = None,
 ) -> Optimized:
     """Run a pipeline over a copy of a graph, checking it after every pass.
 
@@ -158,6 +163,8 @@ def optimize(
         probes: inputs by name that graphs are compared on; by default the first batches of the data, or random ones.
         instruments: that watch.
         reporter: hears of progress and of doubts; without one, doubts are Python's warnings.
+        checkpoints: a folder for what a training can go on from when its process was killed, if the same is asked for
+            again. Nothing in it is erased.
 
     Raises:
         UsageError: the pipeline or the target makes no sense, or a pass lacks data.
@@ -188,10 +195,14 @@ def optimize(
         hearing.progress,
         probes=given,
         profile=timing,
+        labels=labels_of(batches),
         labelled=labels,
         read_model=read_model,
+        find_function=find_function,
+        checkpoints=None if checkpoints is None else Path(checkpoints),
     )
-    records = PassManager(passes, [PassReporter(hearing, passes), *instruments], verify).run(result, context)
+    watching = [PassReporter(hearing, passes), AdapterSurvival(hearing.note), *instruments]
+    records = PassManager(passes, watching, verify).run(result, context)
     for text in hearing.texts if reporter is None else ():
         warnings.warn(text, stacklevel=2)
     return Optimized(result, records, tuple(hearing.texts))

@@ -73,7 +73,7 @@ def build(
         with writing(output):
             for file in built.directory.iterdir():
                 shutil.copy(file, draft)
-        asked = recipe.model_dump(mode="json", exclude={"output"})
+        asked = recipe.model_dump(mode="json", exclude={"output", "search"})
         amend_manifest(draft, {"recipe": asked, **built.provenance}, key)
         gate = [] if recipe.gate is None else _hold(draft, recipe, recipe.gate, reporter)
         measurements = {**plain(artifact.summary()), "gate": plain(gate)}

@@ -339,8 +339,8 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
 
 
 for room, commands in (
-    (shortcuts, ("quantize", "init", "doctor")),
-    (release, ("compare", "verify", "cache", "diff", "recipe_schema", "report")),
+    (shortcuts, ("quantize", "distill", "init", "doctor")),
+    (release, ("search", "compare", "diff", "report", "verify", "cache", "recipe_schema")),
 ):
     for command in commands:
         app.command(cls=GuardedCommand, epilog=room.EXAMPLES[command])(getattr(room, command))

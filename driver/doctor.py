@@ -17,7 +17,7 @@ _OPTIONAL = {
     "timm": "models as timm:NAME",
     "transformers": "models as hf:FOLDER",
     "skl2onnx": "pipelines of scikit-learn as ONNX files",
-    "google-re2": "the operators RegexFullMatch and StringSplit: pip install 'planish[regex]'",
+    "google-re2": "the operators RegexFullMatch and Tokenizer: pip install 'planish[regex]'",
     "pillow": "the operator ImageDecoder: pip install 'planish[images]'",
 }
 """What some models or commands need, and what for."""

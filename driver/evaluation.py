@@ -119,15 +119,21 @@ class Score:
     resamples: Sequence[float] = ()
 
 
+def labels_of(batches: Sequence[Batch]) -> Sequence[Any]:
+    """The labels of batches; empty where a batch has none."""
+    return () if any(batch.labels is None for batch in batches) else [batch.labels for batch in batches]
+
+
 def labelled(metric: Metric | None, batches: Sequence[Batch]) -> Labelled | None:
     """The labels of batches for passes that are bounded by a metric; None where a batch has none."""
-    if metric is None or not batches or any(batch.labels is None for batch in batches):
+    labels = labels_of(batches)
+    if metric is None or not labels:
         return None
 
     def compute(predictions: Predictions, labels: Sequence[Any]) -> float:
         return _value(metric, predictions, labels)
 
-    return Labelled([batch.labels for batch in batches], compute, metric.lower_is_better)
+    return Labelled(labels, compute, metric.lower_is_better)
 
 
 def find_metric(name: str, folder: Path) -> Metric:

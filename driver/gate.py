@@ -96,9 +96,10 @@ class Gate:
             found = f"{comparison.drop:.4f}" + ("" if interval is None else " ({:.4f} to {:.4f})".format(*interval))
             is_met = comparison.drop <= self.max_drop + 1e-9
             yield Check(f"drop of {comparison.metric}", f"{self.max_drop:g} at most", found, is_met)
-        for output in comparison.outputs if self.min_cosine is not None else ():
-            is_met = output.cosine >= self.min_cosine
-            yield Check(f"cosine of {output.name}", f"{self.min_cosine:g} at least", f"{output.cosine:.6f}", is_met)
+        if (least := self.min_cosine) is not None:
+            for output in comparison.outputs:
+                found = f"{output.cosine:.6f}"
+                yield Check(f"cosine of {output.name}", f"{least:g} at least", found, output.cosine >= least)
         if self.max_slower is not None:
             slower = comparison.speedup.inverse
             is_met = slower.lower <= 1 + self.max_slower

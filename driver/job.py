@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..backends import Backend, find_backend
 from ..backends.machine import runs_here
@@ -16,13 +17,14 @@ from ..passes.reproducer import Reproducer
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data
-from .evaluation import Metric, Run, Score, evaluate, find_metric, labelled
+from .evaluation import Metric, Run, Score, evaluate, find_metric, labelled, labels_of
 from .lowering import Lowering, chosen
 from .mistakes import check_names
 from .model import read_model
 from .profiling import profiler
 from .recipe import Recipe, Sources
 from .reporter import Reporter
+from .user_code import find_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Job:
     calibration: Sequence[Feeds]
     evaluation: Sequence[Batch]
     metric: Metric | None
+    labels: Sequence[Any]
     labelled: Labelled | None
 
     def context(self, sizes: Mapping[str, int], sample: Feeds | None = None) -> PassContext:
@@ -50,8 +53,11 @@ class Job:
             sizes=sizes,
             progress=self.reporter.progress,
             profile=profiler(self.recipe.backend, self.target, sample),
+            labels=self.labels,
             labelled=self.labelled,
             read_model=partial(read_model, folder=self.recipe.folder),
+            find_function=partial(find_function, folder=self.recipe.folder),
+            folder=self.recipe.folder,
         )
 
     @property
@@ -65,6 +71,7 @@ class Job:
             self.recipe.seed,
             self.calibration,
             verification=self.recipe.verify,
+            labels=self.labels,
         )
 
     def lowering(self, probes: Sequence[Feeds], scratch: Path) -> Lowering:
@@ -109,8 +116,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)
     metric = metric if evaluation else None
-    labels = labelled(metric, calibration)
-    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels)
+    labels, held = labels_of(calibration), labelled(metric, calibration)
+    job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels, held)
     if job.is_for_another_machine and recipe.budget.latency is not None:
         raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")
     return job

@@ -1,6 +1,7 @@
 """The work of a build: passes, lowering and measurement, from what a recipe names to an artifact."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..backends import Executable, find_backend
@@ -8,6 +9,7 @@ from ..backends.manifest import read_manifest
 from ..ir.analysis.cost import summarize
 from ..ir.graph import Graph
 from ..ir.hash import structural_hash
+from ..passes.adapters.survival import AdapterSurvival
 from ..passes.base import Effect, Feeds, Pass, PassContext
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
@@ -98,8 +100,10 @@ def _measured(
 
 def _run_passes(job: Job, before: Score | None, context: PassContext, cache: BuildCache) -> tuple[Graph, "_Watch"]:
     graph, resumption = job.source.clone(), None
+    context = replace(context, checkpoints=cache.checkpoints)
     watch = _Watch(job, before, context.sizes)
-    keeping = cache.steps(job, lambda: watch.rows, watch.history)
+    survival = AdapterSurvival(job.reporter.note)
+    keeping = None if survival.watches(job.passes) else cache.steps(job, lambda: watch.rows, watch.history)
     if keeping is not None and (found := keeping.find()) is not None:
         graph, resumption = found.graph, found.resumption
         watch.rows += found.rows
@@ -107,7 +111,7 @@ def _run_passes(job: Job, before: Score | None, context: PassContext, cache: Bui
         job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
     rest = job.passes[0 if resumption is None else resumption.done :]
     try:
-        watching = [PassReporter(job.reporter, rest), watch, *filter(None, [keeping]), *job.instruments]
+        watching = [PassReporter(job.reporter, rest), watch, survival, *filter(None, [keeping]), *job.instruments]
         with reproducing(job.case):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:
@@ -150,6 +154,7 @@ class _Watch(Instrument):
                 drift=record.drift,
                 metric=None if score is None else score.value,
                 preset=self._preset,
+                curve=record.result.curve,
             )
         )
         if record.result.changed:

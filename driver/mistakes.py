@@ -7,12 +7,13 @@ from ..backends import find_backend
 from ..ir.errors import PlanishError, TargetError
 from ..passes.distillation.distill import Distillation
 from ..passes.order import flattened
+from ..passes.training.fine_tune import FineTuning
 from ..targets.load import load_target
 from .data import find_data
 from .evaluation import find_metric
 from .model import find_model
 from .recipe import Recipe
-from .user_code import isolated_imports
+from .user_code import find_function, isolated_imports
 
 
 def check_names(recipe: Recipe) -> None:
@@ -50,13 +51,16 @@ def _looks(recipe: Recipe) -> Iterator[Callable[[], Any]]:
     if recipe.backend != "auto":
         yield lambda: _check_backend(recipe.backend)
     yield recipe.pipeline
-    yield lambda: _check_teachers(recipe)
+    yield lambda: _check_training(recipe)
 
 
-def _check_teachers(recipe: Recipe) -> None:
+def _check_training(recipe: Recipe) -> None:
+    """Look for the teachers and losses that passes name."""
     for step in flattened(recipe.pipeline()):
         if isinstance(step, Distillation) and step.teacher:
             find_model(step.teacher, recipe.folder)
+        if isinstance(step, FineTuning) and ":" in step.loss:
+            find_function(step.loss, recipe.folder)
 
 
 def _check_backend(name: str) -> None:

@@ -14,7 +14,9 @@ from ..passes.verification import EVERYTHING, Verification
 from ..targets.load import load_target
 from .api import Optimized, optimize
 from .backend_check import compile_again
+from .cache.store import Store
 from .data import ports_of, read_data
+from .evaluation import labels_of
 from .explanation import Explain
 from .model import check_form, read_model, write_model
 from .reporter import SILENT, Reporter
@@ -64,11 +66,12 @@ def optimize_file(
         if explainer is not None:
             explainer.prepare(parse_pipeline(case.pipeline))
             instruments = (*instruments, explainer)
+        store = Store.of_user()
         with nullcontext() if is_known else reproducing(case):
             result = optimize(
                 case.graph,
                 case.pipeline,
-                data=case.calibration,
+                data=list(zip(case.calibration, case.labels, strict=True)) if case.labels else case.calibration,
                 target=case.target,
                 backend=lower_to,
                 seed=case.seed,
@@ -76,6 +79,7 @@ def optimize_file(
                 probes=case.probes,
                 instruments=instruments,
                 reporter=reporter,
+                checkpoints=None if store is None else store.checkpoints,
             )
             if case.backend:
                 reporter.stage(f"compiling for {case.backend}")
@@ -110,5 +114,5 @@ def read_case(
     reporter.stage(f"reading {model}")
     source = read_model(model)
     batches = [] if data is None else read_data(data, Path(), ports_of(source))
-    calibration = [batch.inputs for batch in batches]
-    return Reproducer(source, pipeline, target, calibration=calibration, verification=verification)
+    calibration, labels = [batch.inputs for batch in batches], labels_of(batches)
+    return Reproducer(source, pipeline, target, calibration=calibration, verification=verification, labels=labels)

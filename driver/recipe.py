@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -136,6 +136,23 @@ class Bounds(_Section):
     max_larger: Fraction | None = None
 
 
+class Search(_Section):
+    """What `planish search` tries behind the recipe's passes; see `driver/search.py`.
+
+    Attributes:
+        goal: what is to be best within the budget.
+        passes: in order, a list of passes of which one is taken, or none; each in as many lists as it may be taken.
+    """
+
+    goal: Literal["latency", "size"] = "latency"
+    passes: tuple[Annotated[tuple[Step, ...], BeforeValidator(_steps)], ...] = (
+        ({"prune-channels": {"flops": 0.25}}, {"prune-channels": {"flops": 0.5}}, {"prune-channels": {"flops": 0.7}}),
+        ("factorize",),
+        ("distill",),
+        ("quantize", {"quantize": {"scheme": "int8-dynamic"}}),
+    )
+
+
 class Recipe(_Section):
     """A build.
 
@@ -149,6 +166,7 @@ class Recipe(_Section):
         passes: in order.
         budget: what the artifact has to meet.
         gate: how far it may be from a model or an older artifact.
+        search: what `planish search` tries behind the passes.
         output: the artifact's folder.
         seed: for whatever is random.
         verify: what is checked, and how strictly: a level, or `{level, rtol, atol, probes, edges}`.
@@ -164,6 +182,7 @@ class Recipe(_Section):
     passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
     budget: Budget = Budget()
     gate: Bounds | None = None
+    search: Search = Search()
     output: Annotated[Path, BeforeValidator(fit_name)] = Path("dist")
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     verify: Annotated[Verification, BeforeValidator(_verification, json_schema_input_type=str | dict[str, Any])] = (

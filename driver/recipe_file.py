@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..ir.errors import UsageError
 from .mistakes import mistakes, told
-from .recipe import Bounds, Budget, Recipe, Sources
+from .recipe import Bounds, Budget, Recipe, Search, Sources
 from .user_code import suggestion
 from .yaml_file import parse_yaml, read_yaml
 
@@ -167,6 +167,7 @@ def _keys(path: tuple[int | str, ...]) -> list[str]:
         ("data",): Sources,
         ("budget",): Budget,
         ("gate",): Bounds,
+        ("search",): Search,
     }
     known = sections[path].model_fields
     return [name for name, field in known.items() if not field.exclude]

@@ -1,4 +1,4 @@
-"""Commands around a release: `planish compare` as its gate, `verify`, `report`, `cache` and `recipe-schema`."""
+"""Commands around a release: `planish search`, `compare` as its gate, `diff`, `report`, `verify`, `cache` and more."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,9 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from .options import Data, Json, MaxDrop, TargetName
-from .output import examples, list_entries, print_json, show
+from .output import console, examples, list_entries, print_json, show, verbosity
 
 EXAMPLES = {
+    "search": examples(
+        "planish search recipe.yaml -o fastest.yaml", "planish search recipe.yaml --minutes 15 --set search.goal=size"
+    ),
     "compare": examples(
         "planish compare model.onnx dist -d data.npz",
         "planish compare released dist -d data.npz --max-drop 0.5% --max-slower 5% --junit gate.xml",
@@ -23,6 +26,35 @@ EXAMPLES = {
     "cache": examples("planish cache", "planish cache --prune 1GB", "planish cache --prune 0"),
 }
 """What stands below the help of each command, by its name."""
+
+
+def search(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="with evaluation data and a budget of the metric")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the recipe of what is chosen")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="after which no further plan is begun")] = 60.0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of the recipe, as in search.goal=size")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for the techniques, their settings and their order that make a model fastest within a budget.
+
+    What a recipe's `search` lists is tried behind its `passes`. What is chosen is judged on every other batch of the
+    evaluation data, by which nothing was chosen. A search that was ended goes on where it was.
+    """
+    from .recipe_file import read_recipe
+    from .report import ConsoleReporter, search_table
+    from .search import search as look
+    from .search import write_plan
+
+    chosen = read_recipe(Path(recipe), settings=settings or [])
+    reporter = ConsoleReporter(console(), verbosity())
+    with reporter.live():
+        found = look(chosen, reporter, minutes)
+    show([search_table(found)], found.summary() if as_json else None)
+    if output is not None:
+        write_plan(chosen, found, output)
+        typer.echo(f"wrote {output}: planish build {output}", err=True)
 
 
 def compare(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what is shown brings torch where it is made
     from .diff.differences import Differences
     from .gate import Check
     from .inspection import Inspection
+    from .search import Found
     from .tuning import Tuned
 
 TABLE_WIDTH = 100
@@ -231,6 +232,20 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
     latencies = (show_seconds(side.latency.median) for side in (a, b))
     costs.add("latency", *latencies, faster(comparison.speedup))
     yield costs
+
+
+def search_table(found: "Found") -> Table:
+    """What no other plan beats in speed, size and metric at once, and how what is chosen does on data of its own."""
+    drop = f"{found.drop:.4f}" + ("" if found.interval is None else " ({:.4f} to {:.4f})".format(*found.interval))
+    table = _table("plan", "speed", "size", "metric drops by", "")
+    table.caption = (
+        f"{len(found.points)} of {found.plans} plans were built; on data that no choice was made by, "
+        f"the metric of what is chosen drops by {drop}"
+    )
+    for point in found.front:
+        mark = "chosen" if point is found.chosen else ""
+        table.add(str(point.plan), f"{point.gain:.2f}x", f"{1 / point.shrinkage:.2f}", f"{point.drop:.4f}", mark)
+    return table
 
 
 def difference_tables(found: "Differences") -> Iterator[Table]:

@@ -32,6 +32,7 @@ class PassRow:
         drift: relative error of the outputs against the source's; None where it wasn't checked.
         metric: on the evaluation data; None where it wasn't evaluated.
         preset: that the pass comes from; empty where it was asked for by name.
+        curve: the loss in the course of a training; empty for other passes.
     """
 
     text: str
@@ -43,6 +44,7 @@ class PassRow:
     drift: float | None
     metric: float | None
     preset: str = ""
+    curve: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Commands for the commonest jobs: `planish quantize`, `planish init` and `planish doctor`."""
+"""Commands for the commonest jobs: `planish quantize`, `planish distill`, `planish init` and `planish doctor`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Backend, Data, Folder, Json, MaxDrop, Metric, Model, TargetName
+from .options import MODEL_HELP, Backend, Data, Folder, Json, MaxDrop, Metric, Model, TargetName
 from .output import console, examples, list_entries, print_json, verbosity
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ EXAMPLES = {
         "planish quantize model.onnx -d data.npz --max-drop 1%",
         "planish quantize 'torchvision:resnet18' -d images.py:batches -o resnet18-int8",
         "planish quantize hf:bert -s int8-dynamic",
+    ),
+    "distill": examples(
+        "planish distill big.onnx small.py:build -d data.npz",
+        "planish distill hf:big hf:small -d texts.py:batches --feature 'encoder.layer.2->encoder.layer.5' -o small",
     ),
     "init": examples("planish init model.onnx", "planish init model.py:build -d data.npz -o release.yaml"),
     "doctor": examples("planish doctor", "planish doctor --json"),
@@ -55,6 +59,45 @@ def quantize(
             "passes": ["cleanup", "fuse", {"quantize": {"scheme": chosen}}],
             "data": {key: value for key, value in sources.items() if value is not None},
             "budget": {} if max_drop is None else {"metric_drop": max_drop},
+            **{key: value for key, value in given.items() if value is not None},
+        }
+    )
+    tell_build(recipe, as_json=as_json)
+
+
+def distill(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help=MODEL_HELP)],
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="another model, of the same inputs")],
+    data: Data = None,
+    outputs: Annotated[
+        list[str] | None, typer.Option("--output-pair", metavar="STUDENT->TEACHER", help="outputs of different names")
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--feature", metavar="STUDENT->TEACHER", help="values or layers inside that are to be alike"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=0, help="over the data; 0 for 600 steps")] = 0,
+    evaluation: Annotated[str | None, typer.Option(help="data with labels; the metric is computed on them")] = None,
+    metric: Metric = None,
+    target: TargetName = "native",
+    backend: Backend = None,
+    output: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model teach another one what it says of data, and build that.
+
+    Short for `planish build STUDENT -p 'cleanup,distill{teacher=TEACHER},fuse'`.
+    """
+    from .recipe_file import make_recipe
+
+    taught = {"teacher": teacher, "epochs": epochs, "outputs": outputs or [], "features": features or []}
+    sources = {"calibration": data, "evaluation": evaluation, "metric": metric}
+    given = {"target": target, "backend": backend, "output": output}
+    recipe = make_recipe(
+        {
+            "model": student,
+            "passes": ["cleanup", {"distill": taught}, "fuse"],
+            "data": {key: value for key, value in sources.items() if value is not None},
             **{key: value for key, value in given.items() if value is not None},
         }
     )

@@ -78,7 +78,7 @@ def _option(key: Any, value: Any) -> tuple[str, Any]:
     return name.strip(), yaml.safe_load(text)
 
 
-def find_function(reference: str, folder: Path) -> Callable[[], Any]:
+def find_function(reference: str, folder: Path = Path()) -> Callable[..., Any]:
     """A user's function with its options, if the reference names any.
 
     Raises:

@@ -274,7 +274,8 @@ class Graph:
 
     def _repr_html_(self) -> str:
         parts = (escape(repr(self)), escape(str(self)))
-        return "<details><summary><code>{}</code></summary><pre>{}</pre></details>".format(*parts)
+        page = '<details><summary><code>{}</code></summary><pre style="font-family: monospace">{}</pre></details>'
+        return page.format(*parts)
 
     def show(self) -> Any:
         """The graph as an `analysis.picture.Picture`, which notebooks show, and which `save("graph.svg")` writes.
@@ -349,6 +350,7 @@ class Graph:
         return all(output.producer is node for output in node.outputs)
 
     def is_output(self, value: Value) -> bool:
+        """Whether the graph returns a value."""
         return value in self.outputs.values()
 
     def values(self) -> Iterator[Value]:
@@ -370,6 +372,7 @@ class Graph:
     # -- building
 
     def add_input(self, name: str, type: TensorType) -> Value:
+        """A new input, behind those that there are."""
         value = Value(self._claim(name), type, index=len(self.inputs))
         self.inputs.append(value)
         self._edited = _next_moment()
@@ -492,6 +495,11 @@ class Graph:
         if self.verified and not self.is_edited_since(self.verified):
             copy.verified = now()
         return copy
+
+    def become(self, other: "Graph") -> None:
+        """Take over all that is in another graph, which is left as it is."""
+        Graph.__init__(self, other.name)
+        other._copy_into(self, {})
 
     def _copy_into(self, copy: "Graph", values: dict[Value, Value]) -> "Graph":
         """Copy everything into an empty graph; `values` maps those of the graphs around it to their copies."""

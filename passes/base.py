@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -38,14 +39,17 @@ class PassResult:
         counts: how often each rewrite was applied, by its name; all zero or empty where nothing changed.
         misses: why something that looked like a match wasn't taken, one sentence each, naming the layer.
         notes: what was measured, one sentence each.
+        curve: of a training the loss in the course of it, at most 100 numbers.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     misses: Sequence[str] = ()
     notes: Sequence[str] = ()
+    curve: Sequence[float] = ()
 
     @property
     def changed(self) -> bool:
+        """Whether the pass rewrote anything."""
         return any(self.counts.values())
 
 
@@ -72,6 +76,10 @@ class Profile:
 
 def _unread(reference: str) -> Graph:
     raise UsageError(f"the model {reference} can't be read here: only `optimize`, `opt` and builds read models")
+
+
+def _unfound(reference: str) -> Callable[..., Any]:
+    raise UsageError(f"the function {reference} can't be found here: only `optimize`, `opt` and builds call functions")
 
 
 Profiler = Callable[[Sequence[Graph]], Sequence[Profile]]
@@ -109,8 +117,12 @@ class PassContext:
         probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random
             ones.
         profile: times graphs on the chosen backend; None where no backend is chosen, or it can't be timed here.
-        labelled: the labels of the calibration batches; None where the user gave none, or no metric.
+        labels: of the calibration batches; empty where the user gave none.
+        labelled: these, with the metric that is computed with them; None where the user gave no labels, or no metric.
         read_model: reads a model that an option names as recipes name models, relative to the recipe's folder.
+        find_function: finds a function of the user's that an option names, `module:function` or `file.py:function`.
+        folder: that files which an option names are relative to.
+        checkpoints: the folder for what a long pass can go on from when its process was killed; None for nowhere.
     """
 
     target: Target
@@ -123,8 +135,12 @@ class PassContext:
     counter: DebugCounter = field(default_factory=DebugCounter)
     probes: Sequence[Feeds] = ()
     profile: Profiler | None = None
+    labels: Sequence[Any] = ()
     labelled: Labelled | None = None
     read_model: Callable[[str], Graph] = _unread
+    find_function: Callable[[str], Callable[..., Any]] = _unfound
+    folder: Path = Path()
+    checkpoints: Path | None = None
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
         """The same surroundings for a step that is only to touch part of the graph."""
@@ -218,6 +234,7 @@ class GraphwisePass(Pass):
 
     @final
     def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """What `run_on` does to a graph and to all that lie inside of its nodes, added up."""
         results = [self.run_on(part, context) for part in tuple(nested(graph))]
         counts: Counter[str] = Counter()
         for result in results:

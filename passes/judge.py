@@ -99,7 +99,9 @@ class Judge:
     def _metric(self, outputs: "Sequence[Mapping[str, Tensor]]") -> float:
         if self._labelled is None:
             return 0.0
-        predictions = [[tensor.numpy() for tensor in found.values()] for found in outputs]
+        predictions = [
+            [found[name].numpy() for name in wanted] for found, wanted in zip(outputs, self._wanted, strict=True)
+        ]
         return self._labelled.metric(predictions, self._labelled.labels)
 
 

@@ -1,8 +1,8 @@
 """Reproducers: what is needed to let a pipeline or a compiler fail again, as a folder.
 
 `graph.planish` is the model as it was read, or what a compiler failed over; `calibration.npz` the data that passes were
-given, if any; `probes.npz` what graphs were compared on where that isn't the data; and `reproducer.json` the rest:
-pipeline, target, seed, backend, versions, and the error.
+given, if any, and `labels.npz` their labels, if these are numbers; `probes.npz` what graphs were compared on where that
+isn't the data; and `reproducer.json` the rest: pipeline, target, seed, backend, versions, and the error.
 """
 
 import json
@@ -34,6 +34,7 @@ from .probes import make_probes
 from .verification import EVERYTHING, Verification
 
 _DESCRIPTION, _GRAPH, _DATA, _PROBES = "reproducer.json", "graph.planish", "calibration.npz", "probes.npz"
+_LABELS = "labels.npz"
 _LONGEST = 1 << 20
 """The most bytes of the description."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
@@ -54,6 +55,7 @@ class Reproducer:
         machine: the target itself, where no name or file says it.
         verification: what is checked.
         probes: that graphs are compared on; made of the data, or at random, where there are none.
+        labels: of the calibration batches; empty where there are none.
     """
 
     graph: Graph
@@ -66,11 +68,13 @@ class Reproducer:
     machine: Target | None = None
     verification: Verification = EVERYTHING
     probes: Sequence[Feeds] = ()
+    labels: Sequence[Any] = ()
 
     @property
     def context(self) -> PassContext:
         """What the passes run in."""
-        return PassContext(load_target(self.target), self.graph, self.calibration, self.seed, probes=self.probes)
+        target = load_target(self.target)
+        return PassContext(target, self.graph, self.calibration, self.seed, probes=self.probes, labels=self.labels)
 
     @property
     def probed(self) -> "Reproducer":
@@ -118,6 +122,8 @@ class Reproducer:
             for batches, name in ((self.calibration, _DATA), (self.probes, _PROBES)):
                 if batches:
                     _save_batches(batches, draft / name)
+            if self.labels and all(getattr(batch, "dtype", np.dtype(object)).kind in "fiub" for batch in self.labels):
+                np.savez(draft / _LABELS, *self.labels)
             if self.machine is not None:
                 description["target"] = write_target(self.machine, draft).name
             (draft / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -186,7 +192,10 @@ def read_reproducer(folder: Path) -> Reproducer:
         fields["target"] = str(folder / fields["target"])
     graph = load(folder / _GRAPH)
     calibration, probes = (_read_batches(folder / name, graph) for name in (_DATA, _PROBES))
-    return Reproducer(graph, calibration=calibration, probes=probes, **fields)
+    labels = read_arrays(folder / _LABELS) if (folder / _LABELS).exists() else {}
+    if labels and len(labels) != len(calibration):
+        raise ModelError(f"{folder / _LABELS} has labels for {len(labels)} batches, and there are {len(calibration)}")
+    return Reproducer(graph, calibration=calibration, probes=probes, labels=list(labels.values()), **fields)
 
 
 @contextmanager

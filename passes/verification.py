@@ -61,6 +61,7 @@ class Verification:
 
     @property
     def tolerance(self) -> Tolerance:
+        """`rtol` and `atol` together."""
         return Tolerance(self.rtol, self.atol)
 
 

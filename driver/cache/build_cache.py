@@ -44,6 +44,11 @@ class BuildCache:
         with self._if_possible():
             self._store = Store.of_user()
 
+    @property
+    def checkpoints(self) -> Path | None:
+        """The folder for what passes can go on from; None where nothing is kept, or taken from earlier builds."""
+        return None if self._store is None or self._is_fresh else self._store.checkpoints
+
     def recall(self) -> Built | None:
         """The last build of the recipe, if nothing that it read has changed."""
         if self._store is None or self._is_fresh:

@@ -17,6 +17,7 @@ from ...passes.base import Pass
 from ...passes.manager import other_packages
 from ...passes.order import flattened
 from ...passes.pipeline import format_pass
+from ..data import Batch
 from ..provenance import digest
 from ..results import plain
 from .inputs import digest_of, files_beside, own_folders
@@ -51,7 +52,7 @@ def surroundings() -> str:
 def recipe_key(recipe: "Recipe") -> str:
     """What a recipe asks for, before anything that it names is read."""
     return key(
-        recipe.model_dump(mode="json", exclude={"output", "budget", "gate"}),
+        recipe.model_dump(mode="json", exclude={"output", "budget", "gate", "search"}),
         str(recipe.folder.absolute()),
         surroundings(),
     )
@@ -71,7 +72,10 @@ def job_key(job: "Job") -> str:
     """What all passes and backends of a build depend on: the model, the data, the target, the seed, the code."""
     recipe = job.recipe
     tuned = "" if recipe.database is None else digest_of(recipe.database)
-    data = [digest(job.calibration), digest(job.evaluation), repr(job.labelled and job.labelled.labels)]
+    labelled = (
+        [Batch(*pair) for pair in zip(job.calibration, job.labels, strict=True)] if job.labels else job.calibration
+    )
+    data = [digest(labelled), digest(job.evaluation), job.labelled is not None]
     asked = [recipe.backend, recipe.seed, str(recipe.verify), plain(job.target), recipe.data.metric]
     code = _code(recipe.folder) if ":" in recipe.data.metric else ""
     return key(graph_key(job.source), data, asked, tuned, code, surroundings())
@@ -94,9 +98,10 @@ def step_keys(base: str, passes: Sequence[Pass], folder: Path) -> list[str]:
 
 def _foreign(step: Pass, folder: Path) -> list[str]:
     """Hashes of what a pass uses beside the text of its options: files that they name, and code of others."""
-    texts = [getattr(step, it.name) for it in fields(step) if isinstance(getattr(step, it.name), str)]
+    texts = [text for it in fields(step) if isinstance(text := getattr(step, it.name), str) and text]
     files = [folder / text.partition("{")[0].partition(":")[0] for text in texts]
     found = [digest_of(path) for file in files if file.is_file() for path in _with_data(file)]
+    found += [digest_of(path) for file in files if file.is_dir() for path in sorted(file.iterdir())]
     others = sorted(other_packages(step))
     if others or any(":" in text for text in texts):
         found.append(_code(folder))

@@ -19,6 +19,7 @@ from ...ir.graph import Graph
 from ...ir.text import print_graph, read_graph, weights
 from ...ir.tokens import ParseError
 from ...ir.types import TensorType
+from ...passes.adapters.merge_lora import LoraMerging
 from ...passes.base import Effect, Pass, PassContext
 from ...passes.instrument import Instrument
 from ...passes.manager import Resumption
@@ -83,10 +84,16 @@ class KeptSteps(Instrument):
         self._digests: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}
         self._reference: dict[str, Any] | None = None  # the graph after the last lossy step, as `_kept` has it
         self._worked_since = time.monotonic()
+        merging = (place for place, it in enumerate(passes) if any(map(_is_merging, flattened([it]))))
+        self._unmeasured = next(
+            merging, len(passes)
+        )  # the steps before a merge, which is measured with those behind it
 
     def find(self) -> Found | None:
         """The graph after the most steps that is kept whole; None if there is none."""
         for done in range(0 if self._is_fresh else len(self._keys), 0, -1):
+            if self._unmeasured < done < len(self._keys):
+                continue
             record = self._store.read(_KIND, self._keys[done - 1])
             if record is None:
                 continue
@@ -150,3 +157,7 @@ class KeptSteps(Instrument):
             return read_graph(text.tobytes().decode(), fetch)
         except (ParseError, ModelError, ValueError):
             return None
+
+
+def _is_merging(step: Pass) -> bool:
+    return isinstance(step, LoraMerging)

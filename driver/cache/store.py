@@ -55,6 +55,11 @@ class Store:
         bound = DEFAULT_SIZE if given is None else parse_size(given, VARIABLE)
         return cls(cache_folder("builds"), bound) if bound else None
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder for what passes can go on from after a kill, which they make and erase themselves."""
+        return self.folder / "checkpoints"
+
     def put(self, blocks: Iterable[Bytes]) -> str:
         """Keep an object, given in blocks; return its SHA-256.
 

@@ -50,7 +50,11 @@ def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 
     return gamma * F.elu(x, alpha)
 
 
-@operator("Gelu", traits=Trait.ELEMENTWISE)
+def _trained_gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    return F.gelu(x, approximate=approximate)
+
+
+@operator("Gelu", trainable=_trained_gelu, traits=Trait.ELEMENTWISE)
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return torch.where(x == torch.inf, x, F.gelu(x, approximate=approximate))  # torch has NaN
 

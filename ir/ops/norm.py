@@ -59,7 +59,19 @@ def group_normalization(
     return y * _by_channel(x, scale) + _by_channel(x, bias)
 
 
-@operator("LayerNormalization")
+def _trained_layer_normalization(
+    x: Tensor, scale: Tensor, bias: Tensor | None = None, *, outputs: int = 1, **settings: int
+) -> Tensor | tuple[Tensor, ...]:
+    """Layer normalization by one kernel, where scales and shifts are those of all normalized elements."""
+    shape = x.shape[place_of(settings.get("axis", -1), x.ndim) :]
+    is_whole = scale.shape == shape and (bias is None or bias.shape == shape)
+    is_of_one_type = {x.dtype, scale.dtype, torch_dtype(DType(settings.get("stash_type", 1)))} == {x.dtype}
+    if outputs > 1 or not is_whole or not is_of_one_type:
+        return layer_normalization(x, scale, bias, outputs=outputs, **settings)
+    return torch.layer_norm(x, shape, scale, bias, settings.get("epsilon", 1e-5))
+
+
+@operator("LayerNormalization", trainable=_trained_layer_normalization)
 def layer_normalization(
     x: Tensor,
     scale: Tensor,

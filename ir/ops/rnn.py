@@ -6,6 +6,7 @@ ended, and its outputs are zero from there on.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..traits import Trait
 from .registry import operator
+from .trained_rnn import fused_lstm
 
 Activation = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -235,7 +237,14 @@ def gru(
     return layer.results([run(index) for index in range(len(layer.directions))], outputs)
 
 
-@operator("LSTM", types=_types, traits=Trait.RECURRENT)
+def _trained_lstm(
+    x: Tensor, w: Tensor, r: Tensor, *others: Tensor | None, **attributes: Any
+) -> Tensor | tuple[Tensor, ...]:
+    fused = fused_lstm(x, w, r, *others, **attributes)
+    return lstm(x, w, r, *others, **attributes) if fused is None else fused
+
+
+@operator("LSTM", types=_types, trainable=_trained_lstm, traits=Trait.RECURRENT)
 def lstm(
     x: Tensor,
     w: Tensor,

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
+from ..training.learned_scales import ScalePlan, plan_scales
 from .distill import Distillation
-from .learned_scales import ScalePlan, plan_scales
 
 
 @dataclass(frozen=True)

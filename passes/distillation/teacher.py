@@ -1,12 +1,20 @@
 """A model that teaches another one: its inputs and outputs under the names that the student has for them."""
 
+from collections.abc import Sequence
+
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
+from ...ir.suggestion import nearest
 from ...ir.types import TensorType
 
 
-def aligned(teacher: Graph, student: Graph) -> Graph:
+def aligned(teacher: Graph, student: Graph, pairs: Sequence[tuple[str, str]] = ()) -> Graph:
     """A copy of a teacher with the student's names, by place where they aren't the same.
+
+    Args:
+        teacher: the other model.
+        student: that has the names.
+        pairs: of the student's outputs and the teacher's; others are left out. All outputs where empty.
 
     Raises:
         UsageError: it has more or fewer inputs or outputs, or some of another type or shape.
@@ -14,6 +22,13 @@ def aligned(teacher: Graph, student: Graph) -> Graph:
     copy = teacher.clone()
     inputs, outputs = list(student.inputs), student.outputs
     _match("inputs", [value.name for value in copy.inputs], [value.name for value in inputs])
+    if pairs:
+        for names, graph, owner in zip(zip(*pairs, strict=True), (student, copy), ("model", "teacher"), strict=True):
+            for name in names:
+                if name not in graph.outputs:
+                    raise UsageError(f"distill: the {owner} has no output {name!r}{nearest(name, graph.outputs)}")
+        copy.outputs = {ours: copy.outputs[theirs] for ours, theirs in pairs}
+        outputs = {ours: outputs[ours] for ours, _ in pairs}
     _match("outputs", list(copy.outputs), list(outputs))
     if {value.name for value in copy.inputs} != {value.name for value in inputs}:
         wanted = {value.name for value in inputs}

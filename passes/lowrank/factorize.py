@@ -8,10 +8,11 @@ import numpy as np
 from annotated_types import Ge, Interval, Unit
 
 from ...ir.graph import Graph, Node
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, Pass, PassContext, PassResult, Profiler
 from ..debug_counter import DebugCounter
 from ..judge import Judge, divided
 from ..moments import Inputs
+from ..profit import named, slower_layers
 from .decomposition import Decomposition, decompose, lost
 from .inputs import observe_inputs
 from .matrix import add_to_bias, bias_place, read_matrix, split_node
@@ -44,6 +45,8 @@ class Factorization(Pass):
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
             outputs 100 (1 - cosine). The output that loses most counts.
+
+    Where the backend can be timed, layers stay whole that would take longer in two.
     """
 
     name: ClassVar[str] = "factorize"
@@ -82,8 +85,33 @@ class Factorization(Pass):
         else:
             judge = Judge(graph, held_out, labelled)
             ranks, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
+        if context.profile is not None:
+            layers, slow = self._paying(graph, context, layers, ranks, context.profile)
+            misses += slow
         found = self._split(graph, context, layers, ranks)
         return PassResult(found.counts, [*found.misses, *misses], notes)
+
+    def _paying(
+        self,
+        graph: Graph,
+        context: PassContext,
+        layers: Sequence["_Layer"],
+        ranks: Mapping[Node, int],
+        profile: Profiler,
+    ) -> tuple[list["_Layer"], list[str]]:
+        """The layers but for those that take longer in two, with a sentence for each of these."""
+        whole, copy = named(graph), named(graph)
+        moved, moved_ranks = _moved(graph, copy, layers, ranks)
+        if not self._split(copy, replace(context, counter=DebugCounter()), moved, moved_ranks).changed:
+            return list(layers), []
+        slow = slower_layers(profile, whole, copy)
+        names = {layer.node: layer.node.outputs[0].name for layer in layers}
+        misses = [
+            f"{node.location}: in two layers of rank {ranks[node]} it would take {slow[name]}"
+            for node, name in names.items()
+            if node in ranks and name in slow
+        ]
+        return [layer for layer in layers if layer.node not in ranks or names[layer.node] not in slow], misses
 
     def _rank(self, rows: int, columns: int) -> int:
         """The rank of a layer's weight that was asked for."""
@@ -99,9 +127,7 @@ class Factorization(Pass):
             context.progress("factorize: judging", tried, len(_SHARES))
             ranks = {layer.node: layer.rank_within(_SHARES[tried], layer.inputs) for layer in layers}
             copy = graph.clone()
-            twins = dict(zip(graph.nodes, copy.nodes, strict=True))
-            moved = [replace(layer, node=twins[layer.node]) for layer in layers]
-            self._split(copy, scratch, moved, {twins[node]: rank for node, rank in ranks.items()})
+            self._split(copy, scratch, *_moved(graph, copy, layers, ranks))
             if judge.judge(copy).drop <= self.max_drop:
                 found, high = ranks, tried
             else:
@@ -128,6 +154,14 @@ class Factorization(Pass):
                 layer.split(graph, rank)
                 count += 1
         return PassResult({self.name: count}, misses)
+
+
+def _moved(
+    graph: Graph, copy: Graph, layers: Sequence["_Layer"], ranks: Mapping[Node, int]
+) -> tuple[list["_Layer"], dict[Node, int]]:
+    """Layers and ranks of a graph as those of its copy."""
+    twins = dict(zip(graph.nodes, copy.nodes, strict=True))
+    return [replace(layer, node=twins[layer.node]) for layer in layers], {twins[it]: rank for it, rank in ranks.items()}
 
 
 @dataclass(frozen=True, slots=True)

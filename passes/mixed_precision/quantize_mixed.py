@@ -9,11 +9,12 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from ...ir.errors import UsageError
-from ...ir.graph import Graph, Location, Value
+from ...ir.graph import Graph, Value
 from ...targets import Int8
 from ..base import Effect, Feeds, Pass, PassContext, PassResult, Profile, Profiler
 from ..debug_counter import DebugCounter
 from ..judge import Judge, Verdict, divided
+from ..profit import named
 from ..quantization.calibrate import first_batches, first_batches_of
 from ..quantization.image_means import pool_image_means
 from ..quantization.quantize import Quantize, profitable_operators, static_layers
@@ -151,7 +152,7 @@ class _Mixing:
 
     @property
     def _quantize(self) -> Quantize:
-        return Quantize(samples=self._options.samples, required=False)
+        return Quantize(samples=self._options.samples, if_slower="keep", required=False)
 
     def _judged(self, chosen: frozenset[str]) -> tuple[Graph, Verdict]:
         """The graph with the chosen layers quantized, and what its outputs lose."""
@@ -235,9 +236,7 @@ def _named(graph: Graph, operators: frozenset[str]) -> Graph:
     copy = graph.clone()
     if "GlobalAveragePool" in operators:
         pool_image_means(copy)
-    for node in copy.nodes:
-        node.location = Location(name_of(node))
-    return copy
+    return named(copy)
 
 
 def _interval(count: int, rows: int) -> tuple[float, float]:

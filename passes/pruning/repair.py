@@ -17,9 +17,9 @@ from ...ir.graph import Constant, Graph, Node, Value
 from ..added_bias import added_bias
 from ..base import Feeds, PassContext
 from ..walk import walk
+from ..windows import windows
 from .readers import Reader, reader
 from .shrink import Kept
-from .windows import windows
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Generator, Tensor

@@ -46,7 +46,7 @@ class Gptq(WeightRounding):
 def gptq(
     weight: np.ndarray, scheme: BlockScheme, moments: np.ndarray, *, activation_order: bool, damping: float
 ) -> BlockWeight:
-    """Round a matrix.
+    """Round a matrix; what is zero stays zero, as pruning may have made it.
 
     Args:
         weight: float32, `[K, N]`.
@@ -60,7 +60,8 @@ def gptq(
     energy = np.diagonal(moments)
     grid = search_grid(weight, scheme, energy)
     order = np.argsort(-energy, kind="stable") if activation_order else np.arange(len(weight))
-    upper = torch.from_numpy(_compensation(moments[np.ix_(order, order)], damping))
+    kept = torch.from_numpy(weight[order] != 0)
+    upper = torch.from_numpy(compensation(moments[np.ix_(order, order)], damping))
     scales, zero_points = (torch.from_numpy(part[order // (scheme.block or len(order))]) for part in grid)
     left, codes = torch.from_numpy(weight[order]), torch.empty(weight.shape)
     for start in range(0, len(order), _AT_ONCE):
@@ -69,7 +70,7 @@ def gptq(
         errors = torch.empty(len(rows), weight.shape[1])
         for place, row in enumerate(rows):
             exact = left[row].div(scales[row]).round_().add_(zero_points[row])
-            codes[row] = exact.clamp_(0, scheme.codes - 1)
+            codes[row] = torch.where(kept[row], exact.clamp_(0, scheme.codes - 1), zero_points[row])
             errors[place] = (left[row] - (codes[row] - zero_points[row]) * scales[row]) / near[place, place]
             left[row + 1 : rows.stop].addr_(near[place, place + 1 :], errors[place], alpha=-1)
         left[rows.stop :].addmm_(upper[start : rows.stop, rows.stop :].T, errors, alpha=-1)
@@ -78,7 +79,7 @@ def gptq(
     return BlockWeight(found, grid[0], grid[1].astype(np.uint8), scheme)
 
 
-def _compensation(moments: np.ndarray, damping: float) -> np.ndarray:
+def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
     """The upper Cholesky factor of the inverse of damped moments: how each channel's error moves the later ones."""
     damped = moments.astype(np.float64)
     energy = np.diagonal(damped).copy()

@@ -54,8 +54,12 @@ class Layer:
 
     @property
     def matrix(self) -> np.ndarray:
-        """The weight of a MatMul or Gemm as `[K, N]`."""
-        return self.weight.data if self.axis == 1 else self.weight.data.T
+        """The weight as `[K, N]`; that of a Conv has what a window holds, channel after channel, along K."""
+        return self.weight.data if self.axis == 1 else self.weight.data.reshape(len(self.weight.data), -1).T
+
+    def laid_out(self, matrix: np.ndarray) -> np.ndarray:
+        """Return a weight `[K, N]` as the node reads it."""
+        return matrix if self.axis == 1 or self.is_turned else matrix.T.reshape(self.weight.data.shape)
 
     @property
     def bias(self) -> np.ndarray | None:
@@ -72,13 +76,17 @@ class Selection:
     misses: Sequence[str]
 
 
-def select_layers(graph: Graph, operators: frozenset[str], context: PassContext) -> Selection:
+def select_layers(
+    graph: Graph, operators: frozenset[str], context: PassContext, rewrite: str = "quantize", stays: str = "in float"
+) -> Selection:
     """Sort a graph's layers by whether they can be quantized.
 
     Args:
         graph: of any kind.
         operators: that have a profitable integer kernel.
         context: which says whether a layer is asked for.
+        rewrite: what is done to them, as it is counted.
+        stays: what the others stay.
     """
     layers: list[Layer] = []
     misses: list[str] = []
@@ -86,8 +94,8 @@ def select_layers(graph: Graph, operators: frozenset[str], context: PassContext)
         if not has_trait(node.operator, Trait.CONTRACTING) or not context.selects(node):
             continue
         if reason := _obstacle(node, operators):
-            misses.append(f"{node.location}: {node.operator} stays in float: {reason}")
-        elif context.applies("quantize", node):
+            misses.append(f"{node.location}: {node.operator} stays {stays}: {reason}")
+        elif context.applies(rewrite, node):
             layers.append(_layer(node))
     if not layers and not misses:
         misses.append("none of the layers that are selected multiplies by weights")

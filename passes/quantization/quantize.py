@@ -15,6 +15,7 @@ from ...targets import Int8
 from ..base import Effect, Pass, PassContext, PassResult
 from ..decisions import decisions
 from ..judge import Judge
+from ..profit import slower
 from .calibrate import Calibrated, calibrate, first_batches, first_batches_of
 from .clipping import Bounds, widen
 from .compensate import compensate
@@ -79,6 +80,8 @@ class Quantize(Pass):
         samples: of the calibration data that are used.
         weight_bits: of the weights in `int8` and `int8-dynamic`, fewer where the target's kernels saturate. 4 and less
             take up half the bytes of 8 in the model's file, and all of them at run time, at the speed of 8.
+        if_slower: what becomes of a model that `int8` or `int8-dynamic` makes slower on the backend that it is built
+            for, as timed in turn with the model before: `revert` leaves it in float, `keep` takes it for its size.
     """
 
     name: ClassVar[str] = "quantize"
@@ -97,6 +100,7 @@ class Quantize(Pass):
     correct_biases: bool = True
     samples: Annotated[int, Ge(1)] = 128
     weight_bits: Annotated[int, Interval(ge=2, le=8)] = 8
+    if_slower: Literal["revert", "keep"] = "revert"
 
     required: bool = field(default=True, kw_only=True)
 
@@ -118,6 +122,17 @@ class Quantize(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         if self.scheme in _WEIGHT_BITS:
             return self._run_on_weights(graph, context)
+        if context.profile is None or self.if_slower == "keep":
+            return self._run_in_integers(graph, context)
+        before = graph.clone()
+        found = self._run_in_integers(graph, context)
+        reason = slower(context.profile, before, graph) if found.changed else ""
+        if not reason:
+            return found
+        graph.become(before)
+        return PassResult(misses=[f"{reason}; if_slower=keep takes it for its size"])
+
+    def _run_in_integers(self, graph: Graph, context: PassContext) -> PassResult:
         int8 = context.target.int8
         if int8 is None:
             return PassResult(misses=[f"8-bit kernels were not measured on {context.target.name}"])

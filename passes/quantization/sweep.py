@@ -7,18 +7,23 @@ doesn't grow with the amount of data.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, prod
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ...ir.graph import Constant, Graph, Value
+from ...ir.graph import Constant, Graph
 from ..base import Feeds, PassContext
 from ..judge import ONE_IN
 from ..walk import walk
+from ..windows import windows
 from .layers import Layer
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
+
+_MOST_ROWS = 1 << 14
+"""The most windows of a convolution that are looked at in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ def sweep(
 
     Args:
         graph: that is walked through; it isn't changed.
-        layers: MatMul and Gemm nodes of it.
+        layers: of it; a Conv's rows are what its windows hold.
         batches: of inputs.
         context: to whom progress is reported.
         visit: called for the layers of each value that is read by some.
@@ -61,11 +66,11 @@ def sweep(
     walked = graph.clone()
     twins = {node: (place, twin) for place, (node, twin) in enumerate(zip(graph.nodes, walked.nodes, strict=True))}
     own: dict[Layer, Constant] = {}
-    groups: dict[Value, list[Layer]] = {}
+    groups: dict[tuple[object, ...], list[Layer]] = {}
     for layer in layers:
-        own[layer] = walked.add_constant(_laid_out(layer, layer.matrix))  # others may read the same weight
+        own[layer] = walked.add_constant(layer.laid_out(layer.matrix))  # others may read the same weight
         walked.set_input(twins[layer.node][1], 1, own[layer])
-        groups.setdefault(layer.x, []).append(layer)
+        groups.setdefault((layer.x, *_window(layer)), []).append(layer)
     with walk(walked, batches) as rounded, torch.no_grad():
         start = 0
         for done, group in enumerate(groups.values()):
@@ -76,7 +81,7 @@ def sweep(
             for number in range(len(batches)):
                 x = rounded.advance(number, start, stop)[twin.operand(0)]
                 assert isinstance(x, torch.Tensor)
-                for is_held_out, part in _shares(x.reshape(-1, x.shape[-1]), number, len(batches)):
+                for is_held_out, part in _shares(_rows(x, group[0]), number, len(batches)):
                     sums[is_held_out] = sums.get(is_held_out, 0) + part.T @ part
                     rows[is_held_out] = rows.get(is_held_out, 0) + len(part)
             for layer in layers:
@@ -85,8 +90,26 @@ def sweep(
             start = stop
             means = {share: (total / max(rows[share], 1)).numpy() for share, total in sums.items()}
             for layer, weight in visit(group, Moments(means[False], means.get(True, means[False]))).items():
-                rounded.constants[own[layer]] = to_torch(_laid_out(layer, weight))
+                rounded.constants[own[layer]] = to_torch(layer.laid_out(weight))
     context.progress("walking through layers", len(groups), len(groups))
+
+
+def _window(layer: Layer) -> tuple[object, ...]:
+    """What layers that read the same value must share so that their rows are the same."""
+    if layer.node.operator != "Conv":
+        return ()
+    get = layer.node.attributes.get
+    return (layer.weight.data.shape[2:], *map(get, ("strides", "dilations", "pads", "auto_pad")))
+
+
+def _rows(x: "Tensor", layer: Layer) -> "Tensor":
+    """The rows that a layer multiplies with its weight; of a convolution's windows no more than some, evenly spread."""
+    if layer.node.operator != "Conv":
+        return x.reshape(-1, x.shape[-1])
+    held = windows(x, layer.node).movedim(1, x.ndim - 1)  # [N, *positions, C, *kernel]
+    positions = held.shape[1 : x.ndim - 1]
+    step = max(ceil((prod(positions) * len(x) / _MOST_ROWS) ** (1 / len(positions))), 1)
+    return held[:, *(slice(None, None, step) for _ in positions)].reshape(-1, len(layer.matrix))
 
 
 def _shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tensor"]]:
@@ -96,8 +119,3 @@ def _shares(x: "Tensor", number: int, count: int) -> Iterator[tuple[bool, "Tenso
         return
     yield True, x[ONE_IN - 1 :: ONE_IN]
     yield from ((False, x[place::ONE_IN]) for place in range(ONE_IN - 1))
-
-
-def _laid_out(layer: Layer, weight: np.ndarray) -> np.ndarray:
-    """A weight `[K, N]` as the layer's node reads it."""
-    return weight.T if layer.node.operator == "Gemm" and not layer.axis else weight

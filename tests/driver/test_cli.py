@@ -52,6 +52,7 @@ def message(result: Result) -> str:
                 "passes",
                 "targets",
                 "quantize",
+                "distill",
                 "init",
                 "doctor",
                 "--quiet",

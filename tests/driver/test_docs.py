@@ -8,6 +8,7 @@ import pytest
 import planish
 from planish.backends.legal import legalized
 from planish.driver.instruments import make_instruments
+from planish.driver.recipe import Search
 from planish.driver.recipe_file import make_recipe
 from planish.driver.user_code import isolated_imports, resolve
 from planish.ir import errors
@@ -99,7 +100,7 @@ def test_what_the_architecture_names_is_there() -> None:
 def test_the_recipe_of_the_documentation_reads() -> None:
     import yaml
 
-    text, checks = blocks("recipes.md", "yaml")
+    text, checks, search = blocks("recipes.md", "yaml")
     recipe = make_recipe(yaml.safe_load(text))
     assert recipe.budget.latency == pytest.approx(0.005)
     assert {"quantize", "prune-channels"} <= {step.name for step in recipe.pipeline()}
@@ -107,6 +108,7 @@ def test_the_recipe_of_the_documentation_reads() -> None:
         str(make_recipe({"model": "m.onnx", **yaml.safe_load(checks)}).verify)
         == "numeric,rtol=0.01,probes=4,edges=false"
     )
+    assert make_recipe({"model": "m.onnx", **yaml.safe_load(search)}).search == Search()  # the defaults, as it says
 
 
 def test_a_metric_of_the_documentation_is_marked(tmp_path: Path) -> None:

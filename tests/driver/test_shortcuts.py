@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from planish.backends.manifest import read_manifest
 from planish.driver import cli
 from planish.driver.recipe_file import read_recipe
+from planish.ir.storage import load
 
 
 def planish(*arguments: str) -> Result:
@@ -32,6 +33,20 @@ def test_quantize_builds_int8_into_dist(folder: Path, data: str) -> None:
     assert len(manifest["data"]["calibration"]) == len(manifest["data"]["evaluation"]) == 64
     recipe = manifest["recipe"]
     assert recipe["passes"] == ["cleanup", "fuse", {"quantize": {"scheme": "int8"}}]
+
+
+def test_distill_builds_the_student(folder: Path, data: str) -> None:
+    """A student that is its teacher, with features of other names, has learned all that there is."""
+    teacher = load(folder / "net.planish")
+    names = [value.name for node in teacher.nodes for value in node.outputs]
+    pair, options = f"{names[0]}->{names[0]}", ("-b", "onnxruntime", "-q", "--epochs", "1")
+    result = planish("distill", "net.planish", "net.planish", "-d", data, "--feature", pair, *options)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "built dist"), result.stderr
+    recipe = read_manifest(folder / "dist")["recipe"]
+    taught = {"teacher": "net.planish", "epochs": 1, "outputs": [], "features": [pair]}
+    assert recipe["passes"] == ["cleanup", {"distill": taught}, "fuse"]
+    assert recipe["data"]["evaluation"] is None
+    assert not list(folder.glob(".planish-*"))
 
 
 def test_what_init_writes_reads_as_a_recipe(folder: Path, data: str) -> None:

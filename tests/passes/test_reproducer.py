@@ -164,6 +164,20 @@ def test_data_of_all_types_come_back(folder: Path) -> None:
     assert held["x1"].dtype == ml_dtypes.bfloat16
 
 
+def test_labels_come_back_where_they_are_numbers(folder: Path) -> None:
+    batches, labels = [{"x0": np.ones((size, 3), np.float32)} for size in (2, 4)], [np.arange(2), np.arange(4)]
+    Reproducer(relu(), "dce", calibration=batches, labels=labels).write(folder / "case")
+    Reproducer(relu(), "dce", calibration=batches, labels=[["a"], ["b"]]).write(folder / "texts")
+
+    read = read_reproducer(folder / "case")
+    for held, given in zip(read.context.labels, labels, strict=True):
+        np.testing.assert_array_equal(held, given)
+    assert read_reproducer(folder / "texts").labels == []
+    np.savez(folder / "case/labels.npz", *labels[:1])
+    with pytest.raises(ModelError, match="has labels for 1 batches, and there are 2"):
+        read_reproducer(folder / "case")
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

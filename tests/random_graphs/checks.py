@@ -191,12 +191,13 @@ def _is_near(wanted: np.ndarray, got: np.ndarray, others: Sequence[np.ndarray | 
         return not all(same(wanted, other) for other in others if other is not None)
     exact, found = wanted.astype(np.float64), got.astype(np.float64)
     moves = [np.abs(other.astype(np.float64) - exact) for other in others if other is not None]
-    if not np.all(np.isfinite(exact)):
-        return True  # what is infinite or NaN may spread by other ways
+    finite = np.isfinite(exact)  # what is infinite or NaN may be the other
     move = 50 * np.max(moves, 0, initial=0.0)
     step = max(_RTOL, 8 * float(np.finfo(wanted.dtype).eps)) if wanted.dtype.kind == "f" else 2**-4
-    near = np.abs(found - exact) <= move + step * (np.abs(exact) + np.max(np.abs(exact), initial=0.0))
-    return bool(np.all(near | ~np.isfinite(move)))
+    largest = np.max(np.abs(exact), initial=0.0, where=finite)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(found - exact) <= move + step * (np.abs(exact) + largest)
+    return bool(np.all(near | ~finite | ~np.isfinite(move)))
 
 
 def _noisy_run(sample: Sample, factor: float) -> Sequence[Outputs]:

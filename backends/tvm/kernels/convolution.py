@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import gcd, lcm, prod
+from math import ceil, gcd, lcm, prod
 
 import numpy as np
 from tvm import tirx
@@ -25,7 +25,7 @@ from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import kernel, symbol
 from .row_tiles import Line, RowTiles, Sums
-from .tiles import ceil_div
+from .tiles import MOST_VECTORS, ceil_div
 from .vectors import Scalar, ramp
 from .windows import Window
 
@@ -95,6 +95,13 @@ class Tile:
     blocks: int
 
 
+@dataclass(frozen=True, slots=True)
+class SparseTile(Tile):
+    """A tile whose weights are held without the blocks that are zero (`sparse_gemm.py`)."""
+
+    is_sparse: bool = True
+
+
 def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple[int, int, np.ndarray]:
     """Merge neighbouring groups until no group begins or ends within a block of channels.
 
@@ -122,16 +129,56 @@ def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
 
 def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float]:
     """Estimate rounds of multiply-adds per tap and channel for the busiest thread, then loads per multiply-add."""
+    loads, products = ceil_div(tile.columns, sizes.run) + tile.blocks, tile.columns * tile.blocks
+    fetched = machine.costs.load * tile.blocks if sizes.window.result == (1, 1) else 0
+    work = max(products, loads, fetched, machine.costs.latency)
+    if sizes.window.is_point and sizes.instruction == FMA:
+        work += tile.blocks + machine.costs.stall * max(tile.columns - machine.costs.streams, 0)
+    return _most_tiles(sizes, tile, machine) * work, loads / products
+
+
+def _most_tiles(sizes: Convolution, tile: Tile, machine: Machine) -> int:
+    """Return how many tiles the busiest thread computes."""
     window = _window(sizes)
     inner, edges = window.tiles(tile.columns)
     rows = (sizes.batch or 1) * (ceil_div(sizes.filters, machine.lanes) // tile.blocks) * window.result[0]
     tasks, count = (rows, len(inner) + len(edges)) if edges else (rows * len(inner), 1)
-    loads, products = ceil_div(tile.columns, sizes.run) + tile.blocks, tile.columns * tile.blocks
-    fetched = machine.costs.load * tile.blocks if window.result == (1, 1) else 0
-    work = max(products, loads, fetched, machine.costs.latency)
-    if sizes.window.is_point and sizes.instruction == FMA:
-        work += tile.blocks + machine.costs.stall * max(tile.columns - machine.costs.streams, 0)
-    return ceil_div(tasks, machine.threads) * count * work, loads / products
+    return ceil_div(tasks, machine.threads) * count
+
+
+@dataclass(frozen=True, slots=True)
+class SparseConvolution:
+    """A convolution's sizes, and the percentage of its blocks of weights that aren't zero."""
+
+    convolution: Convolution
+    held: int
+
+    @staticmethod
+    def of(sizes: Convolution, weights: np.ndarray, tile: SparseTile, machine: Machine) -> "SparseConvolution":
+        return SparseConvolution(sizes, ceil(100 * _is_held(weights, sizes, tile, machine).mean()))
+
+
+def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> list[SparseTile]:
+    """Return the tiles that take less time without the blocks of weights `[filter, channel, 1, 1]` that are zero.
+
+    The one with the least estimated time comes first; there are none where the dense kernel takes no more.
+    """
+    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block or sizes.is_strip:
+        return []
+    if _window(sizes).tiles(1)[1]:  # some pixels are padding
+        return []
+    times: dict[SparseTile, float] = {}
+    held: dict[int, float] = {}
+    for tile in (SparseTile(tile.columns, tile.blocks) for tile in tiles(sizes, machine)):
+        if tile.blocks <= MOST_VECTORS:
+            if tile.blocks not in held:
+                held[tile.blocks] = float(_is_held(weights, sizes, tile, machine).mean())
+            products = tile.columns * tile.blocks
+            work = max(products + machine.costs.sparse_load * (tile.columns + tile.blocks), machine.costs.latency)
+            times[tile] = held[tile.blocks] * _most_tiles(sizes, tile, machine) * work
+    dense = tiles(sizes, machine)[0]
+    limit = machine.costs.sparse_gain * _most_tiles(sizes, dense, machine) * dense.columns * dense.blocks
+    return sorted((tile for tile, time in times.items() if time < limit), key=lambda tile: times[tile])
 
 
 def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
@@ -153,13 +200,42 @@ def packed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine
 
     Channels that one instruction multiplies lie next to each other, behind the filters.
     """
+    return sizes.instruction.pack(_arranged(weights, sizes, tile, machine))
+
+
+def _arranged(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
+    """Arrange weights as `[panel, block, column, row, step, filter of the panel, channel of the step]`."""
     (blocks, step), together = sizes.steps, sizes.instruction.k_per_instruction
     width = tile.blocks * machine.lanes
     filters, depth, *kernel = weights.shape
     padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), weights.dtype)
     padded[:filters, :depth] = weights
     parts = padded.reshape(-1, width, blocks, step // together, together, *kernel)
-    return sizes.instruction.pack(parts.transpose(0, 2, 6, 5, 3, 1, 4))
+    return parts.transpose(0, 2, 6, 5, 3, 1, 4)
+
+
+def _is_held(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
+    """Return which blocks of weights `[filter, channel, 1, 1]` aren't zero: `[panel, block of channels, step]`."""
+    return np.asarray(_arranged(weights, sizes, tile, machine).any((2, 3, 5, 6)))
+
+
+def prepared(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
+    """Return the arguments of a kernel that hold its weights."""
+    if isinstance(tile, SparseTile):
+        return _compressed(weights, sizes, tile, machine)
+    return [packed(weights, sizes, tile, machine)]
+
+
+def _compressed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
+    """Return the blocks of weights `[filter, channel, 1, 1]` that aren't zero, and where they and their channels lie.
+
+    The places are those of the channels in an image, and of each panel's first block.
+    """
+    panel, block, step = np.nonzero(_is_held(weights, sizes, tile, machine))
+    values = _arranged(weights, sizes, tile, machine)[panel, block, 0, 0, step]
+    places = block * prod(sizes.window.image) * sizes.block + step * sizes.instruction.k_per_instruction
+    starts = np.searchsorted(panel, np.arange(ceil_div(sizes.filters, tile.blocks * machine.lanes) + 1))
+    return [sizes.instruction.pack(values), places.astype(np.int32), starts.astype(np.int32)]
 
 
 def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
@@ -189,8 +265,14 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     inner, edges = window.tiles(tile.columns)
     together = instruction.k_per_instruction
     x = T.arg("x", T.buffer((*batch_dims, *sizes.window.image, *tail), sizes.dtype))
-    panels = (outer // tile.blocks, blocks, *reversed(window.kernel), step // together)
-    weights = T.arg("weights", T.buffer((*panels, tile.blocks * lanes * together), instruction.rhs_dtype))
+    panels, width = outer // tile.blocks, tile.blocks * lanes * together
+    held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // together)
+    if isinstance(tile, SparseTile):
+        held = (tirx.Var("held", "int64"),)
+    weights = T.arg("weights", T.buffer((*held, width), instruction.rhs_dtype))
+    index: tuple[tirx.Buffer, ...] = ()
+    if isinstance(tile, SparseTile):
+        index = T.arg("places", T.buffer(held, "int32")), T.arg("starts", T.buffer((panels + 1,), "int32"))
     bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
     scales = offsets = None
     if instruction.accumulator_dtype == "int32":
@@ -199,11 +281,13 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
         kinds = [len(window.taps(axis)) for axis in range(2)]
         offsets = T.arg("offsets", T.buffer((*kinds, outer * lanes), "int32"))
     finish = BlockedEpilogue.of(epilogue, (batch, outer, *sizes.window.result, lanes))
-    x = viewed(x, (*batch_dims, window.image[0], window.image[1] * sizes.spacing))
+    row = (window.image[0], window.image[1] * sizes.spacing)
+    x = viewed(x, (batch, prod((*batch_dims[1:], *row))) if index else (*batch_dims, *row))
     finish = finish.viewed((batch, outer, *window.result, lanes))
     dtype = instruction.accumulator_dtype
-    code = _Code(window, finish, dtype, tile.columns, tile.blocks, x, bias, scales, offsets, sizes, weights)
-    axes = {"image": batch, "panel": panels[0], "row": window.result[0], "tile": 1 if edges else len(inner)}
+    parts = (window, finish, dtype, tile.columns, tile.blocks, x, bias, scales, offsets, sizes, weights)
+    code = _SparseCode(*parts, *index) if index else _Code(*parts)
+    axes = {"image": batch, "panel": panels, "row": window.result[0], "tile": 1 if edges else len(inner)}
     if sizes.weights < sizes.channels * prod(sizes.window.image):
         axes["panel"] = axes.pop("panel")  # innermost: weights stay in the cache while the images are walked
     count: Scalar = prod(axes.values())
@@ -277,3 +361,31 @@ class _Code(RowTiles):
         if channels % step == 0:
             return step // together
         return tirx.min(step // together, tirx.floordiv(channels - block * step + together - 1, together))
+
+
+@dataclass(frozen=True, slots=True)
+class _SparseCode(_Code):
+    """Products of one tap with the blocks of a panel's weights that aren't zero.
+
+    Attributes:
+        places: where the first channel of each block lies in an image.
+        starts: each panel's first block.
+    """
+
+    places: tirx.Buffer
+    starts: tirx.Buffer
+
+    def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
+        (image, panel, row), whole, sizes = at, ramp(0, self.finish.lanes), self.sizes
+        together = sizes.instruction.k_per_instruction
+        width, line = self.finish.lanes * together, self.window.at(0, row, 0) * self.window.image[1]
+        with T.serial(self.starts[panel], self.starts[panel + 1]) as block:
+            filters = [self.weights[block, ramp(number * width, width)] for number in range(self.blocks)]
+            for column, totals in enumerate(sums):
+                pixel = (line + self.window.at(1, start + column, 0)) * sizes.block
+                elements = self.x[image, ramp(self.places[block] + pixel, together)]
+                if sizes.instruction.lhs_dtype == "float32":
+                    elements = loaded(elements, sizes.dtype)
+                (left,) = sizes.instruction.broadcast_lhs(elements, self.finish.lanes)
+                for total, vector in zip(totals, filters, strict=True):
+                    T.buffer_store(total, sizes.instruction.multiply_add(total[whole], left, vector), [whole])

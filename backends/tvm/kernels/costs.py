@@ -28,7 +28,7 @@ class Costs:
         most_rows: the most rows of a GEMM read side by side: at a distance of a power of two, they share a set of L1.
         rows_per_thread: rows of a GEMM per thread from which a thread may read all weights: with fewer rows, weights
             would hold it up.
-        gemm_work: multiply-adds of numbers in a GEMM below which waking other threads costs more than they save.
+        gemm_work: multiply-adds of float32 in a GEMM below which waking other threads costs more than they save.
         convolution_work: the same for a convolution.
         convolution_weights: weights of a convolution from which threads are woken all the same.
         vector_work: operations on vectors below which waking other threads costs more than they save.
@@ -37,6 +37,10 @@ class Costs:
         int4_rows: rows up to which codes of 4 bits are unpacked for each tile: for more, unpacking a whole panel once
             is faster (`benchmarks/int4_kernels.py` compares 1 to 128 rows).
         int4_vectors: the most vectors in a tile of so few rows.
+        sparse_load: the share of a load that isn't hidden behind multiply-adds where blocks of weights are skipped.
+        sparse_rows: rows that all panels of such weights are multiplied with in turn.
+        sparse_gain: the most of the dense kernel's estimated time that pays with such blocks
+            (`benchmarks/sparse_kernels.py` compares densities; measured on Sapphire Rapids).
     """
 
     latency: int = 8
@@ -57,6 +61,9 @@ class Costs:
     chunk: int = 1 << 12
     int4_rows: int = 8
     int4_vectors: int = 8
+    sparse_load: float = 0.25
+    sparse_rows: int = 32
+    sparse_gain: float = 0.85
 
 
 AVX512 = Costs()

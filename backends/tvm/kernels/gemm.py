@@ -7,9 +7,11 @@ tiles, the last tile overlaps the one before it and computes some elements twice
 nothing is accessed beyond the end. Epilogues are computed while the sums are in registers.
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from math import gcd, prod
 from typing import ClassVar
@@ -63,6 +65,11 @@ class Gemm:
         least = machine.threads * machine.costs.rows_per_thread
         return machine.threads if self.m is not None and not self.batch and self.m >= least else 1
 
+    def heights(self, rows: int, machine: Machine) -> float:
+        """Return how many tiles of some rows lie above each other; where rows aren't known, for one of them."""
+        chunks = self.row_chunks(machine)
+        return 1 / rows if self.m is None else ceil_div(ceil_div(self.m, rows), chunks) * chunks
+
     def m_splits(self, tile: Tile, machine: Machine) -> int:
         """Return into how many parts rows are cut, so that all threads have equally many tasks."""
         chunks, panels = self.row_chunks(machine), ceil_div(self.n, tile.columns)
@@ -74,15 +81,12 @@ def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
 
     Tiles are ordered by rounds of multiply-adds, and then by the elements read per multiply-add.
     """
-    m, m_splits = gemm.m, gemm.row_chunks(machine)
 
     def cost(tile: Tile) -> tuple[float, float]:
         vectors, work = len(tile.vectors), tile.rows * len(tile.vectors)
-        high = 1 / tile.rows if m is None else ceil_div(ceil_div(m, tile.rows), m_splits) * m_splits
-        count = ceil_div(gemm.n, tile.columns) * high
-        return count * max(work, tile.rows + vectors, machine.costs.latency), (
-            tile.rows + vectors * machine.lanes
-        ) / work
+        count = ceil_div(gemm.n, tile.columns) * gemm.heights(tile.rows, machine)
+        loads = (tile.rows + vectors * machine.lanes) / work
+        return count * max(work, tile.rows + vectors, machine.costs.latency), loads
 
     return sorted(dict.fromkeys(_tiles(gemm, machine)), key=cost)
 
@@ -147,8 +151,12 @@ class Product(ABC):
     def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
         """Return what the sums of a vector start from."""
 
+    def chains(self, tile: Tile) -> int:
+        """Return how many sums an element has besides limbs, which steps in a row are added to in turn."""
+        return 1
+
     @abstractmethod
-    def walk(self, step: Callable[[Scalar, int], None]) -> None:
+    def walk(self, step: Callable[[Scalar, int], None], chains: int) -> None:
         """Emit the loops over K around a number of steps from a first one on."""
 
     @abstractmethod
@@ -165,10 +173,12 @@ class Product(ABC):
 
     def sums(self, place: Place, tile: Tile) -> Iterator[Vector]:
         """Emit a tile: line, column, lanes and sums of each vector."""
-        size, dtype = (tile.rows * tile.columns,), self.instruction.accumulator_dtype
-        limbs = [T.alloc_buffer(size, dtype) for _ in range(self.limbs)]
-        for sums, spot in product(limbs, tile.spots):
-            T.buffer_store(sums, self.initialise(place, spot), [spot[-1]])
+        size, dtype, chains = (tile.rows * tile.columns,), self.instruction.accumulator_dtype, self.chains(tile)
+        limbs = [[T.alloc_buffer(size, dtype) for _ in range(chains)] for _ in range(self.limbs)]
+        for (first, *others), spot in product(limbs, tile.spots):
+            T.buffer_store(first, self.initialise(place, spot), [spot[-1]])
+            for sums in others:
+                T.buffer_store(sums, zeros(dtype, spot[2]), [spot[-1]])
         widths = dict.fromkeys(lanes for _, lanes in tile.vectors)
 
         def step(first: Scalar, count: int) -> None:
@@ -177,13 +187,31 @@ class Product(ABC):
                 for line, lanes in product(range(tile.rows), widths)
             }
             for number, right in enumerate(self.load_b(place, first, count, tile)):
-                for (limb, sums), (line, start, lanes, slot) in product(enumerate(limbs), tile.spots):
-                    factor = left[line, lanes][number][limb]
+                for (limb, held), (line, start, lanes, slot) in product(enumerate(limbs), tile.spots):
+                    factor, sums = left[line, lanes][number][limb], held[number % chains]
                     T.buffer_store(sums, self.instruction.multiply_add(sums[slot], factor, right[start]), [slot])
 
-        self.walk(step)
+        self.walk(step, chains)
         for spot in tile.spots:
-            yield *spot[:3], self.store_c(place, spot, [sums[spot[-1]] for sums in limbs])
+            totals = [reduce(operator.add, (sums[spot[-1]] for sums in held)) for held in limbs]
+            yield *spot[:3], self.store_c(place, spot, totals)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What sums start from, and what is done to them.
+
+    Attributes:
+        offsets: what sums start from, by column.
+        zero_points: what offsets are multiplied with.
+        scales: of the sums, by column.
+        is_by_row: whether each row has a zero point.
+    """
+
+    offsets: tirx.Buffer | None = None
+    zero_points: tirx.Buffer | None = None
+    scales: tirx.Buffer | None = None
+    is_by_row: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,32 +221,26 @@ class Dense(Product):
     Attributes:
         x: the left operand.
         right: the right operand.
-        offsets: what sums start from, by column.
-        zero_points: what offsets are multiplied with.
-        scales: of the sums, by column.
-        is_by_row: whether each row has a zero point.
+        beside: what undoes zero points and scales.
         is_panel: whether the right operand is the panel at hand alone.
     """
 
     x: tirx.Buffer
     right: tirx.Buffer
-    offsets: tirx.Buffer | None = None
-    zero_points: tirx.Buffer | None = None
-    scales: tirx.Buffer | None = None
-    is_by_row: bool = False
+    beside: Beside = Beside()
     is_panel: bool = False
 
     def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
-        line, start, lanes, _ = spot
-        if self.offsets is None:
+        (line, start, lanes, _), beside = spot, self.beside
+        if beside.offsets is None:
             return zeros(self.instruction.accumulator_dtype, lanes)
-        offset = self.offsets[ramp(place.column + start, lanes)]
-        if self.zero_points is None:
+        offset = beside.offsets[ramp(place.column + start, lanes)]
+        if beside.zero_points is None:
             return offset
-        zero_point = self.zero_points[place.row + line if self.is_by_row else 0, 0].astype("int32")
+        zero_point = beside.zero_points[place.row + line if beside.is_by_row else 0, 0].astype("int32")
         return offset * spread(zero_point - self.instruction.zero_point_bias, lanes)
 
-    def walk(self, step: Callable[[Scalar, int], None]) -> None:
+    def walk(self, step: Callable[[Scalar, int], None], chains: int) -> None:
         unroll, together, k = self.instruction.unroll_k, self.instruction.k_per_instruction, self.x.shape[1]
         if together * unroll == 1:
             with T.serial(0, k) as one:
@@ -251,30 +273,37 @@ class Dense(Product):
 
     def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
         _, start, lanes, _ = spot
-        if self.scales is None:
+        if self.beside.scales is None:
             return sums[0]
-        return cast(sums[0], "float32") * self.scales[ramp(place.column + start, lanes)]
+        return cast(sums[0], "float32") * self.beside.scales[ramp(place.column + start, lanes)]
 
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """The loops of a kernel over parts of rows, panels of columns and tiles."""
+    """The loops of a kernel over parts of rows, panels of columns and tiles.
+
+    Attributes:
+        items: right operands.
+        rows: of each item's product.
+        depth: products of a sum, on average.
+    """
 
     gemm: Gemm
     machine: Machine
     items: Scalar
     rows: Scalar
-    k: Scalar
+    depth: Scalar
     x: tirx.Buffer
     result: Result
 
-    def emit(self, product_of: Callable[[Scalar], Product], tile: Tile, m_splits: int) -> None:
+    def emit(self, product_of: Callable[[Scalar], Product], tile: Tile, m_splits: Scalar) -> None:
         """Emit the loops around the tiles of a product, with the epilogue's operators.
 
         A function emits what a panel of columns needs before its tiles, and returns the product that computes them.
         """
         gemm, rows, panels = self.gemm, self.rows, ceil_div(self.gemm.n, tile.columns)
-        loop = maybe_parallel(self.items * rows * self.k * gemm.n, self.machine.costs.gemm_work)
+        least = int(self.machine.costs.gemm_work * gemm.instruction.speed)
+        loop = maybe_parallel(self.items * rows * self.depth * gemm.n, least)
         with loop(0, self.items * (panels * m_splits)) as task:
             item, chunk, panel = task // (panels * m_splits), task // panels % m_splits, task % panels
             column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
@@ -296,6 +325,10 @@ class Operands(ABC):
     def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
         """Declare the kernel's arguments behind the left operand; return the function that emits its code."""
 
+    def depth(self, gemm: Gemm, k: Scalar) -> Scalar:
+        """Return how many products make a sum, on average."""
+        return k
+
 
 @dataclass(frozen=True, slots=True)
 class Matrix(Operands):
@@ -313,12 +346,8 @@ class Matrix(Operands):
     is_scaled: bool = False
 
     def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
-        together, is_by_row = gemm.instruction.k_per_instruction, self.zero_points > 1
-        shape: tuple[Scalar, ...] = (*batch_dims[: gemm.batch], k, gemm.n)
-        if gemm.is_packed:
-            steps = ceil_div(k, together) if isinstance(k, int) else k
-            shape = (ceil_div(gemm.n, tile.columns), steps, tile.columns * together)
-        right = T.arg("right", T.buffer(shape, gemm.instruction.rhs_dtype))
+        is_by_row = self.zero_points > 1
+        right = self.declare_right(gemm, tile, batch_dims, k)
         offsets = zero_points = scales = None
         if self.has_offsets:
             offsets = T.arg("offsets", T.buffer((gemm.n,), "int32"))
@@ -328,14 +357,32 @@ class Matrix(Operands):
             scales = T.arg("scales", T.buffer((gemm.n,), "float32"))
 
         def emit(nest: Nest) -> None:
-            matrix = right if gemm.is_packed else viewed(right, (nest.items, k, gemm.n))
-            points = zero_points
-            if points is not None:
-                points = viewed(points, (nest.rows if is_by_row else 1, 1))
-            product = Dense(gemm.instruction, nest.x, matrix, offsets, points, scales, is_by_row)
-            nest.emit(lambda panel: product, tile, gemm.m_splits(tile, nest.machine))
+            points = None if zero_points is None else viewed(zero_points, (nest.rows if is_by_row else 1, 1))
+            product_of = self.products(nest, right, Beside(offsets, points, scales, is_by_row))
+            nest.emit(product_of, tile, self.m_splits(nest, tile))
 
         return emit
+
+    def m_splits(self, nest: Nest, tile: Tile) -> Scalar:
+        """Return into how many parts rows are cut."""
+        return nest.gemm.m_splits(tile, nest.machine)
+
+    def declare_right(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Sequence[tirx.Buffer]:
+        """Declare the arguments that hold the matrix."""
+        together = gemm.instruction.k_per_instruction
+        shape: tuple[Scalar, ...] = (*batch_dims[: gemm.batch], k, gemm.n)
+        if gemm.is_packed:
+            steps = ceil_div(k, together) if isinstance(k, int) else k
+            shape = (ceil_div(gemm.n, tile.columns), steps, tile.columns * together)
+        return [T.arg("right", T.buffer(shape, gemm.instruction.rhs_dtype))]
+
+    def products(self, nest: Nest, right: Sequence[tirx.Buffer], beside: Beside) -> Callable[[Scalar], Product]:
+        """Return a function from a panel to the product with it."""
+        (matrix,), gemm = right, nest.gemm
+        if not gemm.is_packed:
+            matrix = viewed(matrix, (nest.items, nest.depth, gemm.n))
+        product = Dense(gemm.instruction, nest.x, matrix, beside)
+        return lambda panel: product
 
 
 @kernel
@@ -348,6 +395,6 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, op
     emit = operands.declare(gemm, tile, batch_dims, k)
     result = Result.declare(epilogue, (*batch_dims, gemm.n), gemm.n)
     x, result = viewed(x, (items * rows, k)), result.viewed((items * rows, gemm.n))
-    nest = Nest(gemm, machine, items, rows, k, x, result)
+    nest = Nest(gemm, machine, items, rows, operands.depth(gemm, k), x, result)
     with imported(machine, lhs_dtype == BFLOAT16 or epilogue.is_coarse):
         emit(nest)

@@ -180,7 +180,7 @@ class _Blocks(Product):
         for line, start, lanes, slot in tile.spots:
             yield line, start, lanes, sums[slot]
 
-    def walk(self, step: Callable[[Scalar, int], None]) -> None:
+    def walk(self, step: Callable[[Scalar, int], None], chains: int) -> None:
         words = known(self.codes.shape[1]) // known(self.scales.shape[1])
         with T.serial(0, words) as word:
             step(self.block * words + word, WORD // self.instruction.k_per_instruction)

@@ -17,6 +17,9 @@ Vector: TypeAlias = tuple[int, int, int, tirx.Expr]
 Factor: TypeAlias = Callable[[int, int], tirx.Expr]
 """A function from a tile's line or column, and a number of lanes, to the factor for a vector."""
 
+MOST_VECTORS = 3
+"""The most vectors of a block that may be left out: wider ones are seldom zero as a whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -60,7 +63,7 @@ class Tile:
             T.buffer_store(sums, vector, [slot])
 
 
-def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: int) -> Iterator[tuple[int, tirx.Expr]]:
+def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: Scalar) -> Iterator[tuple[int, tirx.Expr]]:
     """Emit loops over the tiles of one of some parts of rows; yield each loop's height of a tile, and its first row.
 
     The last tile overlaps the one before it if the height doesn't divide the rows.

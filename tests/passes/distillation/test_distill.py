@@ -16,9 +16,9 @@ from planish.ir.numerics import drift
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import Feeds, Labelled, PassContext
-from planish.passes.distillation.climb import RATES
 from planish.passes.distillation.distill import Distillation
 from planish.passes.probes import run_graph
+from planish.passes.training.climb import RATES
 from planish.targets.load import load_target
 
 
@@ -98,6 +98,8 @@ def test_the_rate_is_found() -> None:
 
     assert distance(source, student) < 0.3 * before
     assert float(re.search(r"rate ([\d.e-]+), 100 steps", result.notes[0])[1]) in RATES
+    assert len(result.curve) == 100
+    assert np.mean(result.curve[-10:]) < 0.5 * result.curve[0]
 
 
 def test_settings_and_statistics_are_not_weights() -> None:
@@ -220,7 +222,8 @@ def test_progress_is_told_step_by_step() -> None:
         disturbed(source, "conv"), context(source, batches(5, 32), progress=lambda *told_now: told.append(told_now))
     )
 
-    assert told == [("distill", step, 10) for step in range(1, 11)]
+    assert [steps for _, *steps in told] == [[step, 10] for step in range(1, 11)]
+    assert all(re.fullmatch(r"distill: loss \S+, at best \S+ and \S+ % lost", text) for text, *_ in told)
 
 
 def quantized(source: Graph, limit: int) -> Graph:
@@ -341,3 +344,16 @@ def test_a_teacher_without_numbers_is_refused() -> None:
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"option {next(iter(options))} of pass distill"):
         Distillation(**options).run(teacher(), context(teacher()))
+
+
+def test_what_was_pruned_stays_zero() -> None:
+    source = teacher()
+    student = disturbed(source, "head", "conv")
+    pruned = student.constants["head"].data.copy()
+    pruned[:, ::2] = 0
+    student.constants["head"].data = pruned
+    before = arrays(student)
+    assert Distillation(epochs=2).apply(student, context(source)).changed
+    after = arrays(student)
+    assert (after["head"][:, ::2] == 0).all()
+    assert (after["head"][:, 1::2] != before["head"][:, 1::2]).any()

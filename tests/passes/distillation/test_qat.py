@@ -84,6 +84,24 @@ def test_rounding_takes_less_and_backends_agree_with_the_interpreter(source: Gra
         assert drift([Interpreter(after).run(data[-1])], [{"y": found}]) < 1e-6, backend
 
 
+def test_zeros_of_a_pruned_model_stay_on_the_grid(source: Graph, data: list[Feeds]) -> None:
+    """A mask, rounding and a teacher in one training."""
+    pruned = source.clone()
+    weight = pruned.constants["v"].data.copy()
+    weight[np.abs(weight) < np.median(np.abs(weight))] = 0
+    pruned.constants["v"].data = weight
+    before = planish.optimize(
+        pruned, "quantize{weight_bits=4,gptq=false}", data=data[:2], target=TARGET, verify="structure"
+    ).graph
+    (held,) = (it for it in before.constants.values() if it.type.shape == (16, 16, 3, 3))
+
+    after = trained(source, before, data)
+
+    assert np.mean(held.data == 0) >= 0.5
+    assert not after.constants[held.name].data[held.data == 0].any()
+    assert error(source, after, data) < 0.9 * error(source, before, data)
+
+
 def test_what_is_not_selected_keeps_its_grid(source: Graph, data: list[Feeds]) -> None:
     before = quantized(source, data)
 

@@ -1,5 +1,6 @@
 """Factorization: ranks, the layers it splits and those it leaves, and what calibration data is good for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
-from planish.passes.base import Feeds, PassContext, PassResult
+from planish.passes.base import Feeds, PassContext, PassResult, Profile
 from planish.passes.lowrank.factorize import Factorization
 from planish.targets.load import load_target
 
@@ -294,3 +295,23 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"option {next(iter(options))} of pass factorize"):
         factorize(graph_of((5, 24), linear), **options)
+
+
+def test_a_layer_that_takes_longer_in_two_stays_whole() -> None:
+    graph = Graph()
+    op = Builder(graph, location=Location("first"))
+    first = op.MatMul(graph.add_input("x", TensorType(DType.float32, (4, 24))), low_rank(24, 32, rank=3))
+    op.location = Location("second")
+    graph.outputs["y"] = op.MatMul(op.Relu(first), low_rank(32, 24, rank=3))
+
+    def profile(graphs: Sequence[Graph]) -> list[Profile]:
+        """Of layers in two, the first is slower and the second faster."""
+        slow, fast = first.name, graph.outputs["y"].name
+        times = [{slow: 1e-4, fast: 1e-4}, {slow: 2e-4, fast: 5e-5}]
+        return [Profile(np.ones(8), modules, {}) for modules, _ in zip(times, graphs, strict=True)]
+
+    context = PassContext(load_target("x86-64"), graph.clone(), profile=profile)
+    result = Factorization(rank=3).apply(graph, context)
+    assert result.counts == {"factorize": 1}
+    assert result.misses == ["first: in two layers of rank 3 it would take 200 µs where it took 100 µs"]
+    assert [node.location.module for node in graph.nodes if node.operator == "MatMul"] == ["first", "second", "second"]

@@ -1,5 +1,6 @@
 """Quantization end to end: what ONNX Runtime makes of the graph, how close it stays, what stays in float and why."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,13 @@ import planish
 from planish.backends.legal import legalized
 from planish.backends.onnx_file import write_onnx
 from planish.ir.builder import Builder
+from planish.ir.equal import differences
 from planish.ir.errors import UsageError
 from planish.ir.graph import Graph, Location
 from planish.ir.numerics import drift
 from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
-from planish.passes.base import PassContext
+from planish.passes.base import PassContext, Profile
 from planish.passes.probes import run_graph
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
@@ -266,3 +268,21 @@ def test_layers_that_follow_each_other_at_once(scheme):
     verify(graph)
     feeds = [{"x": array(2, 64)}]
     assert drift(run_graph(source, feeds), run_graph(graph, feeds)) < 0.2
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
+def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: str) -> None:
+    source = projections()
+    feeds = [{"x": GENERATOR.standard_normal((2, 5, 64)).astype(np.float32)}]
+
+    def profile(graphs: Sequence[Graph]) -> list[Profile]:
+        return [Profile(np.full(8, 0.010 if len(graph) == len(source) else 0.012), {}, {}) for graph in graphs]
+
+    context = PassContext(TARGET, source, feeds, profile=profile)
+    graph = source.clone()
+    result = Quantize(scheme=scheme).apply(graph, context)
+    assert not result.changed
+    assert result.misses[0].startswith("one sample would take 12 ms where it took 10 ms, 1.20 times as long")
+    assert differences(source, graph) == []
+    verify(graph)
+    assert Quantize(scheme=scheme, if_slower="keep").apply(graph, context).changed

@@ -1,9 +1,10 @@
 """Convolutions by our own kernels, on images of known sizes in blocks of channels (NCHWc)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from tvm import relax
+from tvm import relax, tirx
 
 from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
@@ -11,19 +12,31 @@ from .....ir.types import DType, TensorType
 from .....passes.legalization.expansions.layers import is_interleaved
 from ...kernels.bfloat16 import BFLOAT16
 from ...kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel
-from ...kernels.convolution import Convolution, Tile, convolution_kernel, merged, packed, start_offsets, tiles
+from ...kernels.convolution import (
+    Convolution,
+    SparseConvolution,
+    SparseTile,
+    Tile,
+    convolution_kernel,
+    merged,
+    prepared,
+    sparse_tiles,
+    start_offsets,
+    tiles,
+)
 from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
 from ...kernels.im2row import Im2Row, im2row_kernel
 from ...kernels.instructions.bf16_dot import BF16_DOT
 from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import K_PER_DOT, Int8Dot
 from ...kernels.integer_depthwise import LANES, Quads, integer_depthwise_kernel, packed_depthwise
+from ...kernels.machine import Machine
 from ...kernels.nchwc import Images, interleave_kernel
 from ...kernels.tiles import ceil_div
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.windows import Window
 from ...kernels.winograd import Plan, transformed, ways, winograd_kernel
-from ..configs import TuningTask
+from ..configs import TuningTask, Way
 from ..emitter import Blocked, Emitter
 from ..fusion import Anchor, FusedKernel, FusionGroup, step_attributes, widened_from
 from ..images import as_image, constant_row, image_call, is_known, is_worth_blocks, operands, unwidened, window_of
@@ -90,15 +103,41 @@ def _convolved(
 
     def call(way: Plan | Tile) -> relax.Call:
         if isinstance(way, Plan):
-            kernel = winograd_kernel(sizes, way, machine, group.epilogue)
-            name, prepared = "winograd", transformed(weights, way, machine)
+            kernel, arrays = winograd_kernel(sizes, way, machine, group.epilogue), [transformed(weights, way, machine)]
         else:
-            kernel = convolution_kernel(sizes, way, machine, group.epilogue)
-            name, prepared = "conv", packed(weights, sizes, way, machine)
-        return emitter.prim_func(name, kernel, [tensor, relax.const(prepared), *beside], type)
+            kernel, arrays = _kernel(sizes, weights, way, machine, group.epilogue)
+        name = "winograd" if isinstance(way, Plan) else _label("conv", way)
+        return emitter.prim_func(name, kernel, [tensor, *map(relax.const, arrays), *beside], type)
 
-    site = TuningTask("conv", str(group.anchor.location), sizes, ways(sizes, machine, sizes.instruction.speed), call)
-    return emitter.choices.made(site)
+    dense = ways(sizes, machine, sizes.instruction.speed)
+    return emitter.choices.made(_task(str(group.anchor.location), sizes, weights, dense, machine, call))
+
+
+def _kernel(
+    sizes: Convolution, weights: np.ndarray, tile: Tile, machine: Machine, epilogue: Epilogue
+) -> tuple[tirx.PrimFunc, list[np.ndarray]]:
+    """Return a kernel, and its arguments that hold the weights."""
+    return convolution_kernel(sizes, tile, machine, epilogue), prepared(weights, sizes, tile, machine)
+
+
+def _label(name: str, tile: Tile) -> str:
+    return f"sparse_{name}" if isinstance(tile, SparseTile) else name
+
+
+def _task(
+    layer: str,
+    sizes: Convolution,
+    weights: np.ndarray,
+    dense: Sequence[Way],
+    machine: Machine,
+    call: Callable[[Way | SparseTile], relax.Call],
+) -> TuningTask[Way | SparseTile]:
+    """Return the task of a kernel, which may leave out blocks of weights that are zero."""
+    sparse = sparse_tiles(sizes, weights, machine)
+    if not sparse:
+        return TuningTask("conv", layer, sizes, dense, call)
+    kind = SparseConvolution.of(sizes, weights, sparse[0], machine)
+    return TuningTask("sparse_conv", layer, kind, [*sparse, *dense], call)
 
 
 def _transposed_anchor(node: Node) -> Anchor | None:
@@ -196,14 +235,15 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
         return None
     tensor = in_blocks(emitter, found.x) if strips is None else _strips(emitter, found, strips)
     beside += operands(emitter, group)
+    type = blocked_type(emitter, group.output.type)
 
     def call(tile: Tile) -> relax.Call:
-        kernel = convolution_kernel(sizes, tile, machine, group.epilogue)
-        arguments = [tensor, relax.const(packed(weights, sizes, tile, machine)), *beside]
-        return emitter.prim_func("integer_conv", kernel, arguments, blocked_type(emitter, group.output.type))
+        kernel, arrays = _kernel(sizes, weights, tile, machine, group.epilogue)
+        arguments = [tensor, *map(relax.const, arrays), *beside]
+        return emitter.prim_func(_label("integer_conv", tile), kernel, arguments, type)
 
-    made = emitter.choices.made(TuningTask("conv", str(node.location), sizes, tiles(sizes, machine), call))
-    return Blocked(made)
+    dense = tiles(sizes, machine)
+    return Blocked(emitter.choices.made(_task(str(node.location), sizes, weights, dense, machine, call)))
 
 
 def _strips(emitter: Emitter, found: Quantized, strips: Im2Row) -> relax.Expr:

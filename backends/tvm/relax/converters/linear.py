@@ -10,9 +10,11 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.types import DType
 from ...kernels.epilogue import Broadcast
 from ...kernels.gemm import Gemm, Matrix, gemm_kernel, packed, tiles
+from ...kernels.instructions.base import Instruction
 from ...kernels.instructions.bf16_dot import BF16_DOT, Bf16Dot
 from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import Int8Dot
+from ...kernels.sparse_gemm import SparseGemm, SparseMatrix, SparseTile, compressed, held_blocks, sparse_tiles
 from ...kernels.tiles import Tile
 from ...kernels.vector_math import ELEMENTS
 from ..configs import TuningTask
@@ -85,30 +87,32 @@ def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
         matrix = Matrix(has_offsets=True, is_scaled=True)
         return _integer_product(emitter, group, (integers.x, integers.weights), beside, matrix)
     node, weights = group.anchor, _weights(group.anchor)
-    x, right = node.operand(0), node.operand(1)
-    lead = tuple(_known(size) for size in x.shape[:-1])
     if weights is None:
-        columns = right.shape[-1]
-        assert isinstance(columns, int)
-        sizes = Gemm(lead, _known(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
-    else:
-        get = node.attributes.get
-        weights = weights.T if get("transB", 0) else weights
-        if get("alpha", 1.0) != 1:
-            weights = weights.astype(np.float32) * np.float32(get("alpha", 1.0))
-        narrow = widened_from(x) if Bf16Dot.fits(weights, emitter.machine) else None
-        x = x if narrow is None else narrow
-        sizes = Gemm(lead, *weights.shape, instruction=FMA if narrow is None else BF16_DOT)
-    factor = emitter.tensor(right) if weights is None else None
-    left, beside = emitter.tensor(x), operands(emitter, group, sizes.n)
+        return _batched(emitter, group)
+    x, get = node.operand(0), node.attributes.get
+    weights = weights.T if get("transB", 0) else weights
+    if get("alpha", 1.0) != 1:
+        weights = weights.astype(np.float32) * np.float32(get("alpha", 1.0))
+    narrow = widened_from(x) if Bf16Dot.fits(weights, emitter.machine) else None
+    instruction = FMA if narrow is None else BF16_DOT
+    return _constant_product(emitter, group, (x if narrow is None else narrow, weights), instruction)
+
+
+def _batched(emitter: Emitter, group: FusionGroup) -> relax.Expr:
+    """Call a kernel that multiplies two computed tensors."""
+    x, right = group.anchor.operand(0), group.anchor.operand(1)
+    columns = right.shape[-1]
+    assert isinstance(columns, int)
+    lead = tuple(_known(size) for size in x.shape[:-1])
+    sizes = Gemm(lead, _known(x.shape[-1]), columns, right.type.rank - 2, is_packed=False)
+    arguments = [emitter.tensor(x), emitter.tensor(right), *operands(emitter, group, columns)]
 
     def call(tile: Tile) -> relax.Call:
         kernel = gemm_kernel(sizes, tile, emitter.machine, group.epilogue)
-        operand = factor if weights is None else relax.const(packed(weights, tile, sizes.instruction))
-        assert operand is not None
-        return emitter.prim_func("gemm", kernel, [left, operand, *beside], group.output.type)
+        return emitter.prim_func("gemm", kernel, arguments, group.output.type)
 
-    return emitter.choices.made(TuningTask("gemm", str(node.location), sizes, tiles(sizes, emitter.machine), call))
+    ways = tiles(sizes, emitter.machine)
+    return emitter.choices.made(TuningTask("gemm", str(group.anchor.location), sizes, ways, call))
 
 
 def _sums(emitter: Emitter, group: FusionGroup) -> relax.Expr:
@@ -133,18 +137,38 @@ def _integer_product(
     matrix: Matrix,
 ) -> relax.Expr:
     """Call a kernel of integers, with the further arguments that undo their quantization."""
-    x, weights = factors
-    instruction = Int8Dot.of(emitter.machine, weights.T)
+    return _constant_product(emitter, group, factors, Int8Dot.of(emitter.machine, factors[1].T), beside, matrix)
+
+
+def _constant_product(
+    emitter: Emitter,
+    group: FusionGroup,
+    factors: tuple[Value, np.ndarray],
+    instruction: Instruction,
+    beside: Sequence[relax.Expr] = (),
+    matrix: Matrix = Matrix(),
+) -> relax.Expr:
+    """Call a kernel of a value and constant weights `[K, N]`, without the blocks that are zero where that is faster."""
+    (x, weights), machine = factors, emitter.machine
     sizes = Gemm(tuple(_known(size) for size in x.shape[:-1]), *weights.shape, instruction=instruction)
     left, beside = emitter.tensor(x), [*beside, *operands(emitter, group, sizes.n)]
+    name, layer = "gemm" if matrix == Matrix() else "integer_gemm", str(group.anchor.location)
 
     def call(tile: Tile) -> relax.Call:
-        kernel = gemm_kernel(sizes, tile, emitter.machine, group.epilogue, matrix)
-        right = relax.const(packed(weights, tile, instruction))
-        return emitter.prim_func("integer_gemm", kernel, [left, right, *beside], group.output.type)
+        if isinstance(tile, SparseTile):
+            held = held_blocks(weights, tile, instruction)
+            right, arrays = SparseMatrix.of(matrix, held), compressed(weights, tile, instruction)
+        else:
+            right, arrays = matrix, [packed(weights, tile, instruction)]
+        kernel = gemm_kernel(sizes, tile, machine, group.epilogue, right)
+        label = f"sparse_{name}" if isinstance(tile, SparseTile) else name
+        return emitter.prim_func(label, kernel, [left, *map(relax.const, arrays), *beside], group.output.type)
 
-    ways = tiles(sizes, emitter.machine)
-    return emitter.choices.made(TuningTask("integer_gemm", str(group.anchor.location), sizes, ways, call))
+    dense, sparse = tiles(sizes, machine), sparse_tiles(sizes, weights, machine)
+    if not sparse:
+        return emitter.choices.made(TuningTask(name, layer, sizes, dense, call))
+    kind = SparseGemm(sizes, held_blocks(weights, sparse[0], instruction))
+    return emitter.choices.made(TuningTask(f"sparse_{name}", layer, kind, [*sparse, *dense], call))
 
 
 def _known(dim: Dim) -> int | None:

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
-from planish.passes.base import Feeds, Labelled
-from planish.passes.distillation import lessons
-from planish.passes.distillation.lessons import Lessons, divide
+from planish.passes.base import Feeds
+from planish.passes.training import lessons
+from planish.passes.training.lessons import Lessons, Piece, divide
 
 
 def doubling(*shape: int | str) -> Graph:
@@ -22,10 +23,12 @@ def numbers(rows: int, width: int = 3) -> Feeds:
     return {"x": np.arange(rows * width, dtype=np.float32).reshape(rows, width)}
 
 
-def test_large_batches_are_divided_with_their_labels() -> None:
-    labelled = Labelled([np.arange(100), list(range(50))], lambda predictions, labels: 0.0)
+def doubled(piece: Piece) -> dict[str, torch.Tensor]:
+    return {"y": 2 * torch.from_numpy(piece.feeds["x"])}
 
-    pieces = divide(doubling("batch", 3), [numbers(100), numbers(50)], labelled)
+
+def test_large_batches_are_divided_with_their_labels() -> None:
+    pieces = divide(doubling("batch", 3), [numbers(100), numbers(50)], [np.arange(100), list(range(50))])
 
     assert [piece.rows for piece in pieces] == [15] * 6 + [10] + [15] * 3 + [5]
     assert [label for piece in pieces for label in piece.labels] == [*range(100), *range(50)]
@@ -33,18 +36,17 @@ def test_large_batches_are_divided_with_their_labels() -> None:
 
 
 def test_fixed_sizes_and_labels_of_a_batch_as_a_whole_stay_together() -> None:
-    assert [piece.rows for piece in divide(doubling(100, 3), [numbers(100)], None)] == [1]
-    whole = Labelled([7.0], lambda predictions, labels: 0.0)
-    assert [piece.rows for piece in divide(doubling("batch", 3), [numbers(100)], whole)] == [100]
+    assert [piece.rows for piece in divide(doubling(100, 3), [numbers(100)])] == [1]
+    assert [piece.rows for piece in divide(doubling("batch", 3), [numbers(100)], [7.0])] == [100]
 
 
 @pytest.mark.parametrize("most_bytes", [0, 1 << 20])
-def test_pieces_of_one_shape_become_one_batch_and_outputs_are_the_teacher_s(
+def test_pieces_of_one_shape_become_one_batch_with_their_answers(
     most_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lessons, "_MOST_BYTES", most_bytes)
     graph = doubling("batch", "width")
-    taught = Lessons(graph, graph, divide(graph, [numbers(2), numbers(4, 5), numbers(3)], None))
+    taught = Lessons(doubled, graph, divide(graph, [numbers(2), numbers(4, 5), numbers(3)]))
 
     first, second = taught.batches([0, 1, 2, 3, 4, 5, 6, 7, 8])
 
@@ -55,6 +57,6 @@ def test_pieces_of_one_shape_become_one_batch_and_outputs_are_the_teacher_s(
 
 def test_pieces_of_fixed_sizes_stay_apart() -> None:
     graph = doubling(2, 3)
-    taught = Lessons(graph, graph, divide(graph, [numbers(2), numbers(2)], None))
+    taught = Lessons(doubled, graph, divide(graph, [numbers(2), numbers(2)]))
 
     assert [batch.rows for batch in taught.batches([0, 1])] == [1, 1]

@@ -1,14 +1,13 @@
-"""What a student learns from: samples in pieces that steps are made of, and what the teacher says of them."""
+"""What a student learns from: samples in pieces that steps are made of, and what it should say of them."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ...ir.errors import ModelError
 from ...ir.graph import Graph
-from ..base import Feeds, Labelled
+from ..base import Feeds
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -20,11 +19,11 @@ ROWS = 32
 _PIECES = 10
 """Into how many pieces data are divided at least, as far as they can be: one is held out."""
 _MOST_BYTES = 1 << 28
-"""How much of the teacher's outputs is kept; the rest is computed each time."""
+"""How much of the answers is kept; the rest is computed each time."""
 
 
 class TrainingBatch(NamedTuple):
-    """Samples to learn from: inputs in the student's order, the teacher's outputs by name, and how many they are."""
+    """Samples to learn from: inputs in the student's order, what it should say by name, and how many they are."""
 
     inputs: "tuple[Tensor, ...]"
     wanted: "Outputs"
@@ -39,12 +38,12 @@ class Piece(NamedTuple):
     rows: int
 
 
-def divide(graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None) -> list[Piece]:
+def divide(graph: Graph, batches: Sequence[Feeds], labels: Sequence[Any] = ()) -> list[Piece]:
     """Batches in pieces of at most `ROWS` samples, and small enough for `_PIECES` of them, where they can be divided.
 
     Where labels can't be divided with their batch, it stays whole.
     """
-    labels = labelled.labels if labelled is not None else [None] * len(batches)
+    labels = labels or [None] * len(batches)
     rows = [_rows(graph, feeds) for feeds in batches]
     most = min(ROWS, max(sum(rows) // _PIECES, 1))
     pieces: list[Piece] = []
@@ -73,41 +72,28 @@ def _rows(graph: Graph, feeds: Feeds) -> int:
 
 
 class Lessons:
-    """Pieces with the teacher's outputs, which are computed when they are first asked for and kept in bounded memory.
+    """Pieces with their answers, which are asked for when they are first needed, and kept in bounded memory.
 
     Args:
-        teacher: a model whose inputs and outputs have the names of the student's.
+        answer: says of a piece what the student should, by name.
         student: the graph that is trained.
         pieces: the samples.
     """
 
-    def __init__(self, teacher: Graph, student: Graph, pieces: Sequence[Piece]) -> None:
-        from ...ir.interpreter import Interpreter
-
+    def __init__(self, answer: "Callable[[Piece], Outputs]", student: Graph, pieces: Sequence[Piece]) -> None:
         self.pieces = pieces
-        self._interpreter = Interpreter(teacher)
+        self._answer = answer
         self._known: dict[int, Outputs] = {}
         self._bytes = 0
         self._names = [value.name for value in student.inputs]
         self._is_divisible = _is_divisible(student)
 
     def wanted(self, place: int) -> "Outputs":
-        """What the teacher says of a piece.
-
-        Raises:
-            ModelError: an input is missing, the teacher doesn't run on it, or what it says is no number.
-        """
-        from ...ir.ops.dtypes import to_torch
-
+        """What the student should say of a piece."""
         if place in self._known:
             return self._known[place]
-        found = self._interpreter.run(self.pieces[place].feeds)
-        arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
-        outputs = {name: to_torch(array) for name, array in arrays.items()}
-        for name, tensor in outputs.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ModelError(f"the teacher's output {name!r} is not finite on the calibration data")
-        size = sum(array.nbytes for array in arrays.values())
+        outputs = self._answer(self.pieces[place])
+        size = sum(tensor.nbytes for tensor in outputs.values())
         if self._bytes + size <= _MOST_BYTES:
             self._bytes += size
             self._known[place] = outputs

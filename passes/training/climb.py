@@ -1,13 +1,19 @@
 """Training that is judged while it goes on: the rate is found, and what makes things worse is undone."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..judge import Judge, Verdict
+from ...ir.errors import ModelError
+from ..judge import Verdict
+from .checkpoint import Checkpoint, State
 from .lessons import Lessons
 from .trainer import Trainer
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
 
 RATES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 """How far a step may move a weight, as shares of its size; the largest one that serves is looked for."""
@@ -22,23 +28,38 @@ _DIVERGED = 4.0
 _LOST = Verdict(math.inf, math.inf)
 
 
+class Weigher(Protocol):
+    """What judges outputs."""
+
+    def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
+        """The verdict on a model, by its outputs for each of the pieces that judge."""
+        ...
+
+
 class Climb:
     """Weights that only ever get better, as held-out samples judge.
 
+    What is drawn and decided depends on the seed and on the verdicts alone. A checkpoint has these: a training that
+    goes on from one decides anew what was decided, without a step, up to where its process was killed.
+
     Args:
         trainer: holds the weights.
-        lessons: the samples, and what the teacher says of them.
+        lessons: the samples, and what should be said of them.
         rows: how many samples a step takes.
         held_out: the places of those that judge.
-        judge: that was made with these.
+        judge: of what is said of these.
         generator: shuffles the others.
-        tell: is told of the steps done, and how many they may be in all.
+        tell: is told the loss of a step, the best verdict so far, the steps done, and how many they may be in all.
+        checkpoint: what is kept to go on from.
 
     Attributes:
         first: the verdict on the weights as they were.
         best: that on the best ones.
         steps_of_epoch: how many steps it takes to see every sample once.
         lost: how often a loss was no number.
+
+    Raises:
+        ModelError: the loss is no number before the first step.
     """
 
     def __init__(
@@ -47,15 +68,19 @@ class Climb:
         lessons: Lessons,
         rows: int,
         held_out: Sequence[int],
-        judge: Judge,
+        judge: Weigher,
         generator: np.random.Generator,
-        tell: Callable[[int, int], None],
+        tell: Callable[[float, Verdict, int, int], None],
+        checkpoint: Checkpoint,
     ) -> None:
         self._trainer = trainer
         self._lessons = lessons
         self._judge = judge
         self._held_out = held_out
         self._tell = tell
+        self._checkpoint = checkpoint
+        self._kept = checkpoint.read()
+        self._state = State()
         self._done = self._total = self.lost = 0
         self._rows = rows
         self._judging_rows = sum(lessons.pieces[place].rows for place in held_out)
@@ -64,6 +89,13 @@ class Climb:
         self._order = self._shuffled(training, generator)
         self._best_weights = trainer.weights()
         self.first = self.best = self._verdict()
+        if not math.isfinite(self.first.loss):
+            raise ModelError("the loss is no number before the first step: look at the model's outputs and the data")
+
+    @property
+    def losses(self) -> Sequence[float]:
+        """Those of the steps, without the trials."""
+        return self._state.losses
 
     def find_rate(self, steps: int, more: int) -> float:
         """The rate with which some steps lead to the least loss; 0 if none leads to a lower one than there was.
@@ -90,27 +122,68 @@ class Climb:
         self._done = steps * len(RATES)
         return max((rate for rate, loss in losses.items() if loss <= _ABOUT * min(losses.values())), default=0.0)
 
-    def climb(self, rate: float, steps: int) -> None:
-        """Train from the best weights; after a part that led far away, go back to the best ones with half the rate."""
-        self._total = self._done + steps
+    def climb(self, rate: float, steps: int, patience: int = 0) -> None:
+        """Train from the best weights; after a part that led far away, go back to the best ones with half the rate.
+
+        Args:
+            rate: of the steps.
+            steps: to take.
+            patience: how many parts in a row may make nothing better; training ends after one more. 0 for any number.
+        """
+        self._total, self._state.losses = self._done + steps, []
+        waited = 0
         for part in np.array_split(np.arange(steps), min(_PARTS, steps)):
             drawn = [next(self._order) for _ in part]
             verdict = self._run(drawn, [rate * schedule(int(step), steps) for step in part])
-            if not self._keep(verdict) and not verdict.loss <= _DIVERGED * self.first.loss:
+            waited = 0 if self._keep(verdict) else waited + 1
+            if waited > patience > 0:
+                return
+            if waited and not verdict.loss <= _DIVERGED * self.first.loss:
                 self._trainer.restore(self._best_weights)
                 rate /= 2
 
+    def finish(self) -> None:
+        """Write the best weights into the student."""
+        self._trainer.restore(self._best_weights)
+        self._trainer.finish()
+
     def _run(self, drawn: Sequence[Sequence[int]], rates: Sequence[float]) -> Verdict:
-        """Take steps; the verdict after them is infinite where a loss was no number."""
-        for places, rate in zip(drawn, rates, strict=True):
-            if not math.isfinite(self._trainer.step(self._lessons.batches(places), rate)):
-                self.lost += 1
-                return _LOST
-            self._done += 1
-            self._tell(self._done, self._total)
-        verdict = self._verdict()
+        """Take the steps of a leg, or what is left of them; the verdict is infinite where a loss was no number."""
+        leg, start = len(self._state.verdicts), 0
+        if leg < len(self._kept.verdicts):
+            verdict = Verdict(*self._kept.verdicts[leg])
+        else:
+            if leg == len(self._kept.verdicts) and self._kept.steps:
+                start = self._resume()
+            verdict = self._walked(drawn[start:], rates[start:], start)
+        self._done += len(drawn)
+        self._state.verdicts.append((verdict.drop, verdict.loss))
         self.lost += not math.isfinite(verdict.loss)
         return verdict
+
+    def _walked(self, drawn: Sequence[Sequence[int]], rates: Sequence[float], start: int) -> Verdict:
+        for step, (places, rate) in enumerate(zip(drawn, rates, strict=True), start + 1):
+            loss = self._trainer.step(self._lessons.batches(places), rate)
+            if not math.isfinite(loss):
+                return _LOST
+            self._state.losses.append(loss)
+            if self._checkpoint.is_due:
+                self._state.steps = step
+                best = {f"best.{place}": weight for place, weight in enumerate(self._best_weights)}
+                self._state.tensors = self._trainer.state() | best
+                self._checkpoint.write(self._state)
+            self._tell(loss, self.best, self._done + step, self._total)
+        return self._verdict()
+
+    def _resume(self) -> int:
+        """Take up the state that was kept, and return the steps of the leg that it has behind it."""
+        try:
+            self._trainer.resume(self._kept.tensors)
+            self._best_weights = [self._kept.tensors[f"best.{place}"] for place in range(len(self._best_weights))]
+        except (KeyError, RuntimeError) as error:
+            raise ModelError(f"the checkpoint is one of another model: {error}") from error
+        self._state.losses = self._kept.losses
+        return self._kept.steps
 
     def _verdict(self) -> Verdict:
         batches = [self._lessons.batches([place])[0] for place in self._held_out]

@@ -9,8 +9,8 @@ import torch
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
-from planish.passes.distillation.lessons import TrainingBatch
-from planish.passes.distillation.trainer import Trainer, is_weight
+from planish.passes.training.lessons import TrainingBatch
+from planish.passes.training.trainer import Trainer, is_weight
 
 
 def student() -> Graph:
@@ -52,7 +52,7 @@ def test_weights_of_zeros_move_and_parts_weigh_by_their_samples() -> None:
     trainer, whole = trainer_of(student()), trainer_of(student())
     parts = [TrainingBatch((torch.eye(3)[rows],), {"y": torch.ones(3, 2)[rows]}, 1) for rows in ([0], [1], [2])]
 
-    losses = [(trainer.step(parts, 10.0), whole.step([BATCH], 10.0)) for _ in range(20)]
+    losses = [(trainer.step(parts, 0.01), whole.step([BATCH], 0.01)) for _ in range(20)]
 
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-5)
     assert losses[-1] < losses[0]
@@ -61,10 +61,10 @@ def test_weights_of_zeros_move_and_parts_weigh_by_their_samples() -> None:
 def test_what_was_copied_is_restored_and_only_then_written() -> None:
     graph = student()
     trainer = trainer_of(graph)
-    trainer.step([BATCH], 10.0)
+    trainer.step([BATCH], 0.01)
     held, kept = trainer.weights(), score(trainer)
     for _ in range(5):
-        trainer.step([BATCH], 10.0)
+        trainer.step([BATCH], 0.01)
     assert not graph.constants["weight"].data.any()
 
     trainer.restore(held)
@@ -72,6 +72,16 @@ def test_what_was_copied_is_restored_and_only_then_written() -> None:
 
     assert score(trainer) == kept
     assert np.square(graph.constants["weight"].data - 1).mean() == pytest.approx(kept)
+
+
+def test_zeros_of_a_pruned_weight_stay() -> None:
+    graph = student()
+    graph.constants["weight"].data = np.array([[0, 1], [2, 0], [0, 4]], np.float32)
+    weight = graph.constants["weight"]
+    for pruned in ([], [weight]):
+        trainer = Trainer(graph, [weight], squared, pruned=pruned)
+        trainer.step([BATCH], 0.1)
+        assert np.array_equal(trainer.weights()[0] != 0, weight.data != 0) == bool(pruned)
 
 
 def test_a_loss_that_is_no_number_moves_nothing() -> None:

@@ -10,7 +10,7 @@ from planish.ir.builder import Builder
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
-from planish.passes.pruning.windows import windows
+from planish.passes.windows import windows
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ...ir.graph import Node
+from ..ir.graph import Node
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 def windows(x: "Tensor", node: Node) -> "Tensor":
     """What each output position of a convolution reads, a view: `[N, C, *positions, *kernel]`."""
-    from ...ir.ops.window import pad_last, window  # brings torch, which listing the passes must not
+    from ..ir.ops.window import pad_last, window  # brings torch, which listing the passes must not
 
     strides, dilations, pads = (node.attributes.get(name) for name in ("strides", "dilations", "pads"))
     kernel, auto_pad = node.operand(1).type.static_shape[2:], node.attributes.get("auto_pad", "NOTSET")

@@ -1,0 +1,1 @@
+"""Adapters: narrow layers beside those of a model, which learn a task while the model stays as it is."""

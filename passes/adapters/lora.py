@@ -1,0 +1,77 @@
+"""LoRA: adapters beside layers, to be trained alone."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from ...ir.graph import Graph, Node
+from ..base import Effect, Pass, PassContext, PassResult
+from .adapter import add_adapter, find_adapters, gain, layer_name, layer_sizes, matrix_of, replace_weight
+
+
+@dataclass(frozen=True)
+class Lora(Pass):
+    """Put low-rank adapters beside linear layers and convolutions: `lora, fine-tune: {only: "*.lora_?"}` trains them.
+
+    What the model computes stays, and so do its weights. Adapters are ordinary layers, named `LAYER.lora_A` and
+    `LAYER.lora_B`; `quantize: {skip: "*.lora_?"}` leaves them in float. `merge-lora` folds them into their layers.
+
+    Attributes:
+        rank: of an adapter: how many numbers are between its two layers.
+        alpha: over the rank the scale of what an adapter computes; 0 for the rank itself.
+        rslora: the scale is alpha over the rank's square root (Kalajdzievski, "A Rank Stabilization Scaling Factor for
+            Fine-Tuning with LoRA", 2023).
+        start: `lora` begins with nothing: the first layer is random and the second zero. `pissa` takes the largest
+            singular values out of the layer's weight (Meng et al., "PiSSA: Principal Singular Values and Singular
+            Vectors Adaptation of Large Language Models", NeurIPS 2024).
+    """
+
+    name: ClassVar[str] = "lora"
+    effect: ClassVar[Effect] = Effect.ROUNDING
+
+    rank: Annotated[int, Ge(1)] = 8
+    alpha: Annotated[float, Ge(0)] = 0.0
+    rslora: bool = False
+    start: Literal["lora", "pissa"] = "lora"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        adapted = {adapter.layer for adapter in find_adapters(graph)}
+        layers = {node: sizes for node in graph.nodes if (sizes := layer_sizes(node)) is not None}
+        readers = Counter(node.operand(1) for node in layers)
+        generator = np.random.default_rng(context.seed)
+        misses: list[str] = []
+        count = 0
+        for node, sizes in layers.items():
+            if not context.selects(node):
+                continue
+            if node in adapted:
+                misses.append(f"{node.location}: it has an adapter")
+            elif self.rank > min(sizes):
+                misses.append(
+                    f"{node.location}: a rank of {self.rank} is more than its {sizes[0]} x {sizes[1]} weight has"
+                )
+            elif readers[node.operand(1)] > 1:
+                misses.append(f"{node.location}: other layers have the same weight")
+            elif self.start == "pissa" and matrix_of(node) is None:
+                misses.append(f"{node.location}: its weight is no constant in float, of which pissa could take a part")
+            elif context.applies("adapter", node):
+                self._adapt(graph, node, sizes, generator)
+                count += 1
+        return PassResult({"adapters": count}, misses)
+
+    def _adapt(self, graph: Graph, node: Node, sizes: tuple[int, int], generator: np.random.Generator) -> None:
+        scale = (self.alpha or self.rank) / (math.sqrt(self.rank) if self.rslora else self.rank)
+        bound = 1 / math.sqrt(sizes[0])
+        down = generator.uniform(-bound, bound, (sizes[0], self.rank))
+        up = np.zeros((self.rank, sizes[1]))
+        matrix = matrix_of(node)
+        if self.start == "pissa" and matrix is not None:
+            left, values, right = np.linalg.svd(gain(node) * matrix.astype(np.float64), full_matrices=False)
+            roots = np.sqrt(values[: self.rank] / scale)
+            down, up = left[:, : self.rank] * roots, roots[:, None] * right[: self.rank]
+            replace_weight(graph, node, matrix - scale / gain(node) * down @ up)
+        add_adapter(graph, node, down, up, scale, layer_name(node))

@@ -1,0 +1,170 @@
+"""Adapters in the files of Hugging Face's PEFT: `adapter_config.json` and `adapter_model.safetensors`.
+
+Weights have the names `base_model.model.LAYER.lora_A.weight` and `...lora_B.weight`, as torch's layers hold them:
+`[rank, inputs]` and `[outputs, rank]`. Files that torch has pickled are not read.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...ir.drafts import beside, put
+from ...ir.errors import ModelError, UsageError
+from ...ir.files import RefusedFileError, open_regular, writing
+from ...ir.graph import Constant, Graph, Node
+from .adapter import DOWN, UP, Adapter, find_adapters, layer_name, matrix_of
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_LARGEST = 1 << 24
+"""The most bytes of the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """An adapter of a layer.
+
+    Attributes:
+        down: shape [inputs, rank].
+        up: shape [rank, outputs].
+        scale: of what the two compute.
+    """
+
+    down: np.ndarray
+    up: np.ndarray
+    scale: float
+
+
+def read_peft(folder: Path) -> dict[str, Weights]:
+    """The adapters in a folder by their layers' module paths.
+
+    Raises:
+        UsageError: there are no such files.
+        ModelError: they are broken, or of a kind that isn't supported; it says what is.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        with open_regular(folder / CONFIG) as file:
+            config: dict[str, Any] = json.loads(file.read(_LARGEST))
+        open_regular(folder / WEIGHTS).close()
+        arrays = load_file(folder / WEIGHTS)
+    except RefusedFileError as error:
+        raise UsageError(f"{folder} has no adapter: it takes {CONFIG} and {WEIGHTS} ({error})") from error
+    except (ValueError, SafetensorError) as error:
+        raise ModelError(f"{folder} has a broken adapter: {error}") from error
+    if fault := _fault(config, arrays):
+        raise ModelError(f"{folder}: {fault}")
+    names = [key.removesuffix(f"{DOWN}.weight") for key in arrays if key.endswith(f"{DOWN}.weight")]
+    return {name.removeprefix(_PREFIX): _weights(name, arrays, config, folder) for name in names}
+
+
+def _fault(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """What of an adapter isn't supported, or nothing."""
+    if config.get("peft_type") != "LORA":
+        return f"its adapter is of the type {config.get('peft_type')}, and only LORA is read"
+    if config.get("use_dora"):
+        return "its adapter is a DoRA, which is not supported: merge it in PEFT"
+    others = sorted(key for key in arrays if not key.endswith((f"{DOWN}.weight", f"{UP}.weight")))
+    return f"its adapter has more than low-rank weights: {', '.join(others[:3])}" if others else ""
+
+
+def _weights(name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], folder: Path) -> Weights:
+    down, up = arrays[f"{name}{DOWN}.weight"], arrays.get(f"{name}{UP}.weight")
+    if up is None or up.ndim < 2 or up.shape[1] != len(down):
+        raise ModelError(f"{folder}: the two weights of {name} don't fit together")
+    layer = name.removeprefix(_PREFIX)
+    alpha = float(_of(layer, config.get("alpha_pattern"), config.get("lora_alpha", len(down))))
+    root = math.sqrt(len(down)) if config.get("use_rslora") else len(down)
+    return Weights(down.reshape(len(down), -1).T, up.reshape(len(up), -1).T, alpha / root)
+
+
+def _of(layer: str, pattern: Any, default: Any) -> Any:
+    """What a layer has of its own by a part of its path, as in PEFT's `alpha_pattern`."""
+    given: Mapping[str, Any] = pattern or {}
+    return next((value for key, value in given.items() if layer == key or layer.endswith(f".{key}")), default)
+
+
+def match_layers(layers: Sequence[Node], names: Sequence[str], folder: Path) -> dict[str, Node]:
+    """The layers that adapters belong to: their paths are the same, or end alike, where a model is part of another.
+
+    Raises:
+        ModelError: there is none, or more than one.
+    """
+    named: dict[str, list[Node]] = {}
+    for node in layers:
+        named.setdefault(layer_name(node), []).append(node)
+    found: dict[str, Node] = {}
+    for name in names:
+        alike = [it for it in named if it == name] or [
+            it for it in named if it.endswith(f".{name}") or name.endswith(f".{it}")
+        ]
+        nodes = [node for it in alike for node in named[it]]
+        if len(nodes) != 1:
+            which = f"{len(nodes)} layers" if nodes else "no layer with a weight"
+            raise ModelError(f"{folder} has an adapter for {name}, and the model {which} of that name")
+        found[name] = nodes[0]
+    return found
+
+
+def write_peft(graph: Graph, folder: Path, base: str = "") -> None:
+    """Write a graph's adapters as PEFT reads them; a folder that has some is replaced.
+
+    Args:
+        graph: with adapters.
+        folder: for the two files.
+        base: the model that they are for, as PEFT names it.
+
+    Raises:
+        UsageError: there are no adapters, the folder holds something else, or nothing may be written there.
+    """
+    adapters = list(find_adapters(graph))
+    held = [adapter for adapter in adapters if all(isinstance(weight, Constant) for weight in adapter.weights)]
+    if not held:
+        raise UsageError(f"there is nothing to write into {folder}: the graph has no adapters")
+    folder = folder.resolve()
+    if folder.exists() and not {file.name for file in folder.iterdir()} <= {CONFIG, WEIGHTS, "README.md"}:
+        raise UsageError(f"{folder} holds something other than an adapter: name another folder, or empty it")
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with beside(folder) as draft, writing(folder):
+        _write(held, draft / folder.name, base)
+        put(draft / folder.name, folder)
+
+
+def _write(adapters: Sequence[Adapter], folder: Path, base: str) -> None:
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, np.ndarray] = {}
+    for adapter in adapters:
+        for node, part in ((adapter.narrow, DOWN), (adapter.wide, UP)):
+            matrix = matrix_of(node)
+            assert matrix is not None
+            stored = node.operand(1).type.static_shape if node.operator == "Conv" else matrix.T.shape
+            arrays[f"{_PREFIX}{adapter.name}{part}.weight"] = np.ascontiguousarray(matrix.T).reshape(stored)
+    ranks = {adapter.name: len(arrays[f"{_PREFIX}{adapter.name}{DOWN}.weight"]) for adapter in adapters}
+    alphas = {adapter.name: adapter.scale * ranks[adapter.name] for adapter in adapters}
+    rank, alpha = ranks[adapters[0].name], alphas[adapters[0].name]
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base or None,
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(ranks),
+        "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
+        "alpha_pattern": {name: own for name, own in alphas.items() if own != alpha},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+    }
+    folder.mkdir()
+    save_file(arrays, folder / WEIGHTS, {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,40 @@
+"""Whether what a pass has done pays: graphs are timed in turn on the backend that they are built for."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..ir.graph import Graph, Location
+from .base import Profiler
+from .units import show_seconds
+
+_NOISE, _LEAST, _LEAST_OF_A_LAYER = 1.02, 50e-6, 1e-6
+"""How many times as long a graph has to take, in three rounds of four, to count as slower, and by how many seconds."""
+
+
+def named(graph: Graph) -> Graph:
+    """A copy whose nodes have the name of their first output for a module, by which their times are told apart."""
+    copy = graph.clone()
+    for node in copy.nodes:
+        node.location = Location(node.outputs[0].name)
+    return copy
+
+
+def slower(profile: Profiler, before: Graph, after: Graph) -> str:
+    """Why a graph is not worth having instead of another one, since it is slower; empty where it isn't."""
+    old, new = profile([before, after])
+    low, middle = np.quantile(new.rounds / old.rounds, (0.25, 0.5)).tolist()
+    if low <= _NOISE or new.seconds - old.seconds <= _LEAST:
+        return ""
+    times = f"{show_seconds(new.seconds)} where it took {show_seconds(old.seconds)}"
+    return f"one sample would take {times}, {middle:.2f} times as long, so that the model is left as it was"
+
+
+def slower_layers(profile: Profiler, before: Graph, after: Graph) -> Mapping[str, str]:
+    """The layers that take longer in a graph than in the one before, and how long, by the modules of their nodes."""
+    old, new = profile([before, after])
+    return {
+        name: f"{show_seconds(new.modules[name])} where it took {show_seconds(seconds)}"
+        for name, seconds in old.modules.items()
+        if new.modules.get(name, 0.0) > seconds + _LEAST_OF_A_LAYER
+    }

@@ -1,0 +1,46 @@
+"""SparseGPT: weights are set to zero row by row, and the rows that are left make up for the error so far."""
+
+import numpy as np
+
+from ..quantization.gptq import compensation
+from .patterns import Pattern
+
+_AT_ONCE = 128
+"""Rows among which weights are chosen, and whose errors are collected before they reach the rows behind them."""
+
+
+def sparsegpt(weight: np.ndarray, pattern: Pattern, sparsity: float, moments: np.ndarray, damping: float) -> np.ndarray:
+    """Set weights of a matrix to zero and move the others (Frantar and Alistarh, "SparseGPT", ICML 2023).
+
+    What it costs to set a weight to zero, if the rows behind it make up for that, is its square over that of the
+    inverse's Cholesky factor; a block costs the sum.
+
+    Args:
+        weight: float32, `[K, N]`.
+        pattern: of what is set to zero together.
+        sparsity: the share of zeros.
+        moments: of the inputs, float32, `[K, K]`.
+        damping: added to the second moments, as a share of their mean.
+    """
+    import torch
+
+    upper = torch.from_numpy(compensation(moments, damping))
+    left = torch.from_numpy(weight.astype(np.float32))  # a copy
+    costs = upper.diagonal().square()[:, None]
+    at_once = max(_AT_ONCE // pattern.period, 1) * pattern.period
+    chosen = pattern.period if pattern.group else at_once
+    for start in range(0, len(left), at_once):
+        stop = min(start + at_once, len(left))
+        near = upper[start:stop, start:stop]
+        errors, keeps = torch.empty(stop - start, weight.shape[1]), torch.empty(0)
+        for place, row in enumerate(range(start, stop)):
+            if place % chosen == 0:
+                ranked = slice(row, min(row + chosen, stop))
+                scores = left[ranked].square() / costs[ranked]
+                keeps = torch.from_numpy(pattern.keeps(scores.numpy(), sparsity))
+            kept = left[row] * keeps[place % chosen]
+            errors[place] = (left[row] - kept) / near[place, place]
+            left[row] = kept
+            left[row + 1 : stop].addr_(near[place, place + 1 :], errors[place], alpha=-1)
+        left[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    return left.numpy()

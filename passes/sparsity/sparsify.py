@@ -1,0 +1,191 @@
+"""One-shot pruning of single weights, and of blocks that kernels leave out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Interval, Unit
+
+from ...ir.errors import UsageError
+from ...ir.graph import Graph
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
+from ..base import Effect, Feeds, Pass, PassContext, PassResult
+from ..judge import Judge, divided
+from ..quantization.layers import Layer, select_layers
+from ..quantization.round_weights import require_calibration
+from ..quantization.sweep import Moments, sweep
+from .patterns import Pattern
+from .sparsegpt import sparsegpt
+
+_TRIED = tuple(percent / 100 for percent in range(50, 100, 5))
+"""The shares of zeros among which one is searched: with fewer, kernels gain little."""
+
+
+@dataclass(frozen=True)
+class Sparsification(Pass):
+    """Set weights to zero in a pattern, by default in blocks that TVM's kernels leave out.
+
+    With calibration data, the weights that are left make up for those that go (Frantar and Alistarh, "SparseGPT", ICML
+    2023), layer after layer, each of which sees what the ones before it yield by now. A layer whose output moves less
+    on data that were held out if the smallest weights go, and nothing else is changed, gets that.
+
+    Kernels for TVM are faster with blocks of zeros; with other patterns, and on ONNX Runtime with any, nothing is
+    faster and files are as large, but compress better. Rounding to integers behind this pass keeps zeros.
+
+    With neither `sparsity` nor a pattern that fixes it, as many weights of each layer go as keep the outputs within
+    `max_drop` on batches that were held out.
+
+    Attributes:
+        sparsity: the share of each layer's weights that is set to zero; 0 leaves it to the others.
+        pattern: a block, as its rows along the sums by its outputs; `unstructured` for single weights; or such as
+            `2:4`, by which two of each four neighbours in a sum are kept.
+        method: which weights go: the smallest (`magnitude`), those that are smallest times the size of what they are
+            multiplied by (`wanda`; Sun et al., ICLR 2024), or those that the others can stand for (`sparsegpt`); `auto`
+            is `sparsegpt` with calibration data and `magnitude` without.
+        max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
+            have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
+            outputs 100 (1 - cosine). The output that loses most counts.
+        damping: what `sparsegpt` adds to the second moments of all channels, as a share of their mean.
+    """
+
+    name: ClassVar[str] = "sparsify"
+    effect: ClassVar[Effect] = Effect.LOSSY
+    needs: ClassVar[frozenset[str]] = frozenset({"float"})
+    after: ClassVar[tuple[str, ...]] = ("fold-constants", "prune-channels", "factorize")
+    max_drift: ClassVar[float] = 10.0  # nine tenths of an untuned network may well be more than all of its output
+
+    sparsity: Annotated[float, Interval(ge=0, lt=1), Unit("1")] = 0.0
+    pattern: str = "4x16"
+    method: Literal["auto", "magnitude", "wanda", "sparsegpt"] = "auto"
+    max_drop: Annotated[float, Interval(gt=0, le=100), Unit("%")] = 1.0
+    damping: Annotated[float, Interval(gt=0, lt=1)] = 0.01
+    required: bool = True
+
+    def require(self, context: PassContext) -> None:
+        pattern = Pattern.of(self.pattern)
+        if self.sparsity and pattern.sparsity:
+            raise UsageError(f"pattern {self.pattern} of pass {self.name} fixes the sparsity: leave it out")
+        if self.method in ("wanda", "sparsegpt"):
+            require_calibration(self.name, context)
+        if not (context.calibration or self.sparsity or pattern.sparsity):
+            raise UsageError(
+                f"how many weights {self.name} may set to zero is not known: give calibration data, by which it keeps "
+                "the outputs within max_drop, or say how many, as in sparsify{sparsity=0.8}"
+            )
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        self.require(context)
+        pattern = Pattern.of(self.pattern)
+        layers, misses = self._choose(graph, pattern, context)
+        notes: list[str] = []
+        if sparsity := self.sparsity or pattern.sparsity:
+            weights, others = self._weights(graph, layers, sparsity, context.calibration, context)
+        else:
+            weights, others, notes = self._within(graph, layers, context)
+        _replace(graph, layers, weights)
+        if weights:
+            zeros, size = (sum(map(count, weights.values())) for count in (lambda it: (it == 0).sum(), np.size))
+            notes.append(f"{zeros} of {size} weights are zero now, {100 * zeros / size:.1f} %")
+            if pattern.group or pattern.rows * pattern.columns == 1:
+                notes.append(f"no kernel leaves out zeros of pattern {self.pattern}: only compressed files are smaller")
+        return PassResult({self.name: len(weights)}, [*misses, *others], notes)
+
+    def _choose(self, graph: Graph, pattern: Pattern, context: PassContext) -> tuple[list[Layer], list[str]]:
+        """The layers that lose weights, and why others don't."""
+        is_block = pattern.rows * pattern.columns > 1
+        known = frozenset(
+            node.operator
+            for node in graph.nodes
+            if has_trait(node.operator, Trait.CONTRACTING) and "Transpose" not in node.operator
+        )
+        selection = select_layers(graph, known, context, self.name, "dense")
+        layers: list[Layer] = []
+        misses = list(selection.misses)
+        for layer in selection.layers:
+            if reason := _obstacle(layer, is_block=is_block):
+                misses.append(f"{layer.node.location}: {layer.node.operator} stays dense: {reason}")
+            else:
+                layers.append(layer)
+        return layers, misses
+
+    def _within(
+        self, graph: Graph, layers: Sequence[Layer], context: PassContext
+    ) -> tuple[dict[Layer, np.ndarray], list[str], list[str]]:
+        """The weights with the most zeros with which the outputs stay within bounds, misses and notes."""
+        fitted, held_out, labelled = divided(context)
+        judge = Judge(graph, held_out, labelled)
+        found: dict[Layer, np.ndarray] = {}
+        least = f"{100 * _TRIED[0]:g} % of zeros and more don't keep the outputs within {self.max_drop:g} %"
+        misses, low, high = [least], 0, len(_TRIED)
+        while low < high:
+            tried = (low + high) // 2
+            context.progress(f"{self.name}: judging", tried, len(_TRIED))
+            weights, others = self._weights(graph, layers, _TRIED[tried], fitted, context)
+            copy = graph.clone()
+            twins = dict(zip(graph.nodes, copy.nodes, strict=True))
+            for layer, weight in weights.items():
+                copy.set_input(twins[layer.node], 1, copy.add_constant(layer.laid_out(weight)))
+            if judge.judge(copy).drop <= self.max_drop:
+                found, misses, low = weights, others, tried + 1
+            else:
+                high = tried
+        return found, misses, list(judge.doubts(self.max_drop))
+
+    def _weights(
+        self, graph: Graph, layers: Sequence[Layer], sparsity: float, batches: Sequence[Feeds], context: PassContext
+    ) -> tuple[dict[Layer, np.ndarray], list[str]]:
+        """What becomes of the layers' weights, `[K, N]`, and a sentence for each that `magnitude` suits better."""
+        method, pattern = self.method, Pattern.of(self.pattern)
+        if method == "auto":
+            method = "sparsegpt" if batches else "magnitude"
+        found: dict[Layer, np.ndarray] = {}
+        misses: list[str] = []
+        if method == "magnitude":
+            return {layer: _smallest_gone(layer.matrix, pattern, sparsity) for layer in layers}, misses
+
+        def visit(readers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
+            for layer in readers:
+                plain = _smallest_gone(layer.matrix, pattern, sparsity)
+                if method == "wanda":
+                    made = _smallest_gone(layer.matrix, pattern, sparsity, np.diagonal(moments.fit))
+                else:
+                    made = sparsegpt(layer.matrix, pattern, sparsity, moments.fit, self.damping)
+                is_better = moments.error(made - layer.matrix) < moments.error(plain - layer.matrix)
+                found[layer] = made if is_better else plain
+                if not is_better:
+                    misses.append(f"{layer.node.location}: magnitude does better than {method} on held-out inputs")
+            return {layer: found[layer] for layer in readers}
+
+        if layers:
+            sweep(graph, layers, batches, context, visit)
+        return found, misses
+
+
+def _obstacle(layer: Layer, *, is_block: bool) -> str:
+    """Why a layer's weights aren't set to zero; empty where they are."""
+    if layer.shares_weight:
+        return "others read its weight too"
+    if layer.node.attributes.get("group", 1) != 1:
+        return "its filters read few channels each"
+    if is_block and any(size > 1 for size in layer.weight.data.shape[2:]):
+        return "no kernel leaves out blocks of a convolution of several taps"
+    return ""
+
+
+def _smallest_gone(
+    weight: np.ndarray, pattern: Pattern, sparsity: float, energy: np.ndarray | None = None
+) -> np.ndarray:
+    """The weight without the smallest blocks, or those that are smallest if each row counts for an energy, `[K]`."""
+    scores = np.square(weight) if energy is None else np.square(weight) * energy[:, None]
+    return np.where(pattern.keeps(scores, sparsity, by_column=energy is not None), weight, 0).astype(weight.dtype)
+
+
+def _replace(graph: Graph, layers: Sequence[Layer], weights: Mapping[Layer, np.ndarray]) -> None:
+    for layer in layers:
+        if layer in weights:
+            name, data = layer.weight.name, np.ascontiguousarray(layer.laid_out(weights[layer]))
+            graph.set_input(layer.node, 1, graph.add_constant(data, name))
+            if not layer.weight.use_count and not graph.is_output(layer.weight):
+                graph.erase_constant(layer.weight)

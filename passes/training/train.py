@@ -1,0 +1,251 @@
+"""What passes that train have in common: which weights, how long, in which form, and what comes back of it."""
+
+import hashlib
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge, Interval
+
+from ...ir.analysis.cost import summarize
+from ...ir.errors import CheckError, UsageError
+from ...ir.graph import Constant, Graph
+from ...ir.hash import structural_hash
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
+from ..base import Effect, Labelled, Pass, PassContext, PassResult
+from ..judge import Verdict
+from ..pipeline import format_pass
+from .checkpoint import Checkpoint
+from .climb import RATES, Climb, Weigher
+from .integer_weights import make_trainable
+from .learned_scales import ScalePlan, learn_scales
+from .lessons import ROWS, Lessons, Piece, divide
+from .trainer import Trainer, is_weight
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+_STEPS = 600
+"""Steps of training, unless epochs are given or they would take too long."""
+_TRIALS = 6
+"""The part of the steps that a rate is tried for is one in so many."""
+_OPERATIONS = 2e13
+"""The operations that training takes at most, unless epochs are given: minutes of a processor core."""
+_RUNS = 4
+"""What a step takes, in runs of the student: one, two back, and the teacher's."""
+_FEWEST = 8
+"""The samples of a step where each costs many operations."""
+_HELD_OUT = 10
+"""How many pieces of the data there are for one that is held out."""
+_PRUNED, _COARSE = 0.49, 4
+"""The share of zeros from which a matrix was pruned, and the steps of a grid below which rounding makes as many."""
+_CURVE = 100
+"""How many numbers a curve of losses has at most, each the mean of a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learned.
+
+    Attributes:
+        answer: says of a piece what the student should, by name.
+        compare: the loss of the student's outputs against that.
+        judge: of what the student says of the pieces that are held out.
+        teacher: that the answers are of, where there is one.
+        learned: the loss below which nothing is left to learn.
+    """
+
+    answer: "Callable[[Piece], Mapping[str, Tensor]]"
+    compare: "Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]"
+    judge: Weigher
+    teacher: Graph | None = None
+    learned: float = -math.inf
+
+
+@dataclass(frozen=True)
+class Training(Pass):
+    """A pass that trains weights.
+
+    Attributes:
+        epochs: passes over the calibration data; 0 takes 600 steps of 32 samples, however many data there are.
+        lr: how far a step may move a weight, as a share of its root mean square; it is warmed up, and falls to zero
+            along a cosine. 0 tries several for a few steps, and takes the one that lowers the loss most on what is
+            held out.
+        clip: the most that the norm of all gradients together may be; 0 for no bound.
+        average: the share of itself that a moving average of the weights keeps at each step, as 0.99; the average is
+            what is judged and kept. 0 for none.
+        patience: how many twelfths of the training may bring nothing better, one after the other, before it ends; 0
+            for all.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    max_drift: ClassVar[float] = math.inf  # it may have to undo any damage; held-out data is its judge
+
+    epochs: Annotated[int, Ge(0)] = 0
+    lr: Annotated[float, Ge(0)] = 0.0
+    clip: Annotated[float, Ge(0)] = 0.0
+    average: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    patience: Annotated[int, Ge(0)] = 0
+
+    def require(self, context: PassContext) -> None:
+        if not context.calibration:
+            raise UsageError(
+                f"{self.name} learns from inputs and got none; give calibration data "
+                "(`data: {calibration: ...}` in a recipe, `-d DATA` on the command line)"
+            )
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        self.require(context)
+        self._check_gradients(graph)
+        student = graph.clone()
+        frozen = {constant.name for constant in graph.constants.values() if not _is_selected(constant, context)}
+        weights = [it for it in student.constants.values() if is_weight(it) and it.name not in frozen]
+        planned = self._scales(student, frozen)
+        roundings = make_trainable(student, frozen)
+        scales = learn_scales(student, planned)
+        weights += [rounding.floats for rounding in roundings] + [scale.operands[1] for scale in scales if scale.least]
+        if not weights:
+            raise UsageError(f"{self.name}: the model has no weights to train" + " but frozen ones" * bool(frozen))
+        pieces = divide(student, context.calibration, _labels(context))
+        held_out = range(len(pieces) - 1, -1, -_HELD_OUT)
+        task = self._task(graph, student, [pieces[place] for place in held_out], context)
+        told = [format_pass(self), *(weight.name for weight in weights), str(context.seed)]
+        graphs = [graph, student, *([] if task.teacher is None else [task.teacher])]
+        key = _key(told, graphs, pieces) if context.checkpoints is not None else ""
+        coarse = {it.floats for it in roundings if it.limits[1] - it.limits[0] < _COARSE}
+        pruned = [it for it in weights if it not in coarse and _is_pruned(it)]
+        checkpoint = Checkpoint(context.checkpoints, key)
+        rows, steps = _plan(student, pieces)
+        climb = Climb(
+            Trainer(student, weights, task.compare, clip=self.clip, average=self.average, pruned=pruned),
+            Lessons(task.answer, student, pieces),
+            rows,
+            held_out,
+            task.judge,
+            np.random.default_rng(context.seed),
+            lambda loss, best, done, total: context.progress(self._progress(loss, best), done, total),
+            checkpoint,
+        )
+        if climb.first.loss <= task.learned:
+            return PassResult(misses=[self._learned()])
+        told = self._train(climb, self.epochs * climb.steps_of_epoch or steps)
+        checkpoint.erase()
+        curve = [float(np.mean(part)) for part in np.array_split(climb.losses, _CURVE) if part.size]
+        if climb.best is climb.first:
+            return PassResult(misses=[f"training made nothing better on held-out data, {told}"], curve=curve)
+        climb.finish()
+        for scale in scales:
+            scale.settle(student)
+        arrays = {constant.name: constant.data for constant in student.constants.values()}
+        arrays |= {rounding.constant.name: rounding.integers() for rounding in roundings}
+        return PassResult({"weights": _copy_arrays(arrays, graph)}, notes=[told], curve=curve)
+
+    @abstractmethod
+    def _task(self, graph: Graph, student: Graph, judging: Sequence[Piece], context: PassContext) -> Task:
+        """What is learned.
+
+        Args:
+            graph: that is trained, as it was.
+            student: its copy, which may be given further outputs.
+            judging: the pieces that are held out.
+            context: of the pass.
+        """
+
+    def _learned(self) -> str:
+        """Why nothing is left to learn."""
+        return "nothing is left to learn"
+
+    def _scales(self, graph: Graph, frozen: AbstractSet[str]) -> ScalePlan:
+        """The scales that are trained: none, since grids stay as they are."""
+        return ScalePlan()
+
+    def _check_gradients(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            if has_trait(node.operator, Trait.WITHOUT_GRADIENT):
+                raise UsageError(
+                    f"{self.name}: {node.operator} in {node.location} computes in integers, through which nothing is "
+                    f"learnt; {self.name} before the model is quantized, or quantize with scheme=int8"
+                )
+
+    def _progress(self, loss: float, best: Verdict) -> str:
+        return f"{self.name}: loss {loss:.3g}, at best {best.loss:.3g} and {best.drop:z.3g} % lost"
+
+    def _train(self, climb: Climb, steps: int) -> str:
+        """Find the rate and train with it; returns what came of it.
+
+        Raises:
+            CheckError: the loss was no number, and nothing better was found.
+        """
+        rate = self.lr or climb.find_rate(max(steps // _TRIALS, 1), steps)
+        if rate:
+            climb.climb(rate, steps, self.patience)
+        first, best = climb.first, climb.best
+        if best is first and climb.lost >= (1 if self.lr else len(RATES)):
+            remedy = (
+                f"with lr={self.lr:g}; lower or omit it" if self.lr else "at any rate; look at the data and the loss"
+            )
+            raise CheckError(f"{self.name}: the loss is no longer a number {remedy}")
+        return (
+            f"where the loss is {best.loss:.3g} and was {first.loss:.3g}, and {best.drop:z.3g} % are lost and were "
+            f"{first.drop:z.3g} % (rate {rate:g}, {len(climb.losses) if rate else steps} steps)"
+        )
+
+
+def judged(context: PassContext, judging: Sequence[Piece]) -> Labelled | None:
+    """The metric with the labels of the pieces that are held out."""
+    labels = [piece.labels for piece in judging]
+    return None if context.labelled is None else replace(context.labelled, labels=labels)
+
+
+def _labels(context: PassContext) -> Sequence[object]:
+    return context.labels or (() if context.labelled is None else context.labelled.labels)
+
+
+def _key(told: Sequence[str], graphs: Sequence[Graph], pieces: Sequence[Piece]) -> str:
+    """A hash of all that a training depends on."""
+    versions = [version(package) for package in ("planish", "torch")]
+    digest = hashlib.sha256(repr([*told, *map(structural_hash, graphs), *versions]).encode())
+    for piece in pieces:
+        for name, held in (*piece.feeds.items(), ("", piece.labels)):
+            array = np.asarray(held)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+    return digest.hexdigest()
+
+
+def _is_selected(constant: Constant, context: PassContext) -> bool:
+    """Whether all that read a constant may be touched."""
+    return all(context.selects(use.node) for use in constant.uses)
+
+
+def _plan(graph: Graph, pieces: Sequence[Piece]) -> tuple[int, int]:
+    """How many samples a step takes, and how many steps there are, by what they cost and how many samples there are."""
+    first, count = pieces[0], sum(piece.rows for piece in pieces)
+    shapes = [(value.type.dims or (), np.shape(first.feeds[value.name])) for value in graph.inputs]
+    sizes = {dim: size for pair in shapes for dim, size in zip(*pair, strict=False) if isinstance(dim, str)}
+    affordable = _OPERATIONS * first.rows / (_RUNS * max(summarize(graph, sizes).flops, 1))
+    rows = int(min(ROWS, max(affordable / _STEPS, _FEWEST), max(count // 4, 1)))
+    return rows, int(min(_STEPS, max(affordable / rows, 1)))
+
+
+def _copy_arrays(arrays: Mapping[str, np.ndarray], graph: Graph) -> int:
+    """Give a graph's constants new arrays; returns how many differ from the old ones."""
+    changed = 0
+    for constant in graph.constants.values():
+        array = arrays[constant.name]
+        if not np.array_equal(array, constant.data, equal_nan=constant.dtype.is_float):
+            constant.data = array
+            changed += 1
+    return changed
+
+
+def _is_pruned(constant: Constant) -> bool:
+    """Whether so many of a matrix's elements are zero that they are meant to stay so."""
+    data = constant.data
+    return data.ndim > 1 and _PRUNED <= 1 - np.count_nonzero(data) / data.size < 1

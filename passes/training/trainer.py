@@ -1,0 +1,194 @@
+"""Training a graph's weights: steps of Adam, each weight's in proportion to its size, and a state to go on from."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from math import floor, isfinite, log2
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from ...ir.errors import ModelError
+from ...ir.graph import Constant, Graph
+from .lessons import TrainingBatch
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
+
+    Outputs: TypeAlias = Mapping[str, Tensor]
+
+_SETTINGS = {
+    "BatchNormalization": (3, 4),  # statistics: a variance must not fall below zero
+    "Clip": (1, 2),
+    "DequantizeLinear": (1, 2),
+    "Pad": (2,),
+    "QuantizeLinear": (1, 2),
+    "Resize": (1, 2),
+}
+"""Inputs that are floats, but no weights."""
+
+_LEAST = 1e-3
+"""The size that a weight counts as at least, since one of zeros would never move."""
+
+
+def _size(weight: "Tensor") -> float:
+    """The root mean square of a weight; that of one drawn at random for a matrix of zeros, as adapters begin with."""
+    if weight.ndim > 1 and not weight.any():
+        return (max(weight.shape) / weight.numel()) ** 0.5
+    return max(float(weight.detach().double().square().mean().sqrt()), _LEAST)
+
+
+class Trainer:
+    """A student in training.
+
+    A step moves a weight by a share of the size that it has at first, the root mean square of its elements, as in
+    Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8: one rate
+    fits layers whose weights differ by orders of magnitude, as those of folded normalizations do.
+
+    Args:
+        student: the graph; its constants change only by `finish`.
+        weights: those of its constants that are trained.
+        compare: the loss of the student's outputs against what they should be.
+        clip: the most that the norm of all gradients together may be; 0 for no bound.
+        average: the share of itself that a moving average of the weights keeps at a step; 0 for no average. Where there
+            is one, it is what outputs are computed with, copied and written.
+        pruned: those of the weights in which what is zero stays zero.
+    """
+
+    def __init__(
+        self,
+        student: Graph,
+        weights: Sequence[Constant],
+        compare: "Callable[[Outputs, Outputs], Tensor]",
+        *,
+        clip: float = 0.0,
+        average: float = 0.0,
+        pruned: Collection[Constant] = (),
+    ) -> None:
+        from ...ir.module import to_module
+
+        self._student = student
+        self._compare = compare
+        self._clip, self._share = clip, average
+        self._module = to_module(student, training=True)
+        self._module.requires_grad_(False)
+        chosen = set(weights)
+        self._weights = [
+            self._module.get_parameter(f"constant_{index}").requires_grad_()
+            for index, constant in enumerate(student.constants.values())
+            if constant in chosen
+        ]
+        self._sizes = [_size(weight) for weight in self._weights]
+        trained = [constant for constant in student.constants.values() if constant in chosen]
+        self._kept = [
+            weight.detach() != 0 if constant in pruned else None
+            for weight, constant in zip(self._weights, trained, strict=True)
+        ]
+        self._start()
+
+    def weights(self) -> "list[Tensor]":
+        """A copy of the weights as they are, or of their averages."""
+        return [weight.detach().clone() for weight in self._averages or self._weights]
+
+    def restore(self, weights: "Sequence[Tensor]") -> None:
+        """Go back to weights that were copied, and forget the steps that were taken."""
+        for weight, held in zip(self._weights, weights, strict=True):
+            weight.data.copy_(held)
+        self._start()
+
+    def state(self) -> "dict[str, Tensor]":
+        """All that the next step depends on, by name: nothing is copied."""
+        found = {f"weight.{place}": weight.detach() for place, weight in enumerate(self._weights)}
+        found |= {f"average.{place}": average for place, average in enumerate(self._averages)}
+        for place, weight in enumerate(self._weights):
+            found |= {f"adam.{place}.{name}": held for name, held in self._optimizer.state[weight].items()}
+        return found
+
+    def resume(self, state: "Mapping[str, Tensor]") -> None:
+        """Go on from a state.
+
+        Raises:
+            KeyError, RuntimeError: it is that of other weights.
+        """
+        for place, weight in enumerate(self._weights):
+            weight.data.copy_(state[f"weight.{place}"])
+            prefix = f"adam.{place}."
+            held = {name.removeprefix(prefix): one.clone() for name, one in state.items() if name.startswith(prefix)}
+            self._optimizer.state[weight].update(held)
+        for place, average in enumerate(self._averages):
+            average.copy_(state[f"average.{place}"])
+
+    def _start(self) -> None:
+        import torch
+
+        groups: defaultdict[int, list[Tensor]] = defaultdict(list)
+        for weight, size in zip(self._weights, self._sizes, strict=True):
+            groups[floor(log2(size))].append(weight)
+        alike = [{"params": weights, "size": 1.5 * 2.0**power} for power, weights in groups.items()]
+        self._optimizer = torch.optim.Adam(alike)
+        self._averages = [weight.detach().clone() for weight in self._weights] if self._share else []
+
+    def step(self, batches: Sequence[TrainingBatch], rate: float) -> float:
+        """Learn from some samples; returns the loss before it, and changes nothing if that is no number.
+
+        Args:
+            batches: the samples, those of one shape together.
+            rate: how far weights move, as a share of their size.
+
+        Raises:
+            ModelError: the outputs don't depend on the weights by anything that has a gradient.
+        """
+        import torch
+
+        self._optimizer.zero_grad()
+        total, rows = 0.0, sum(batch.rows for batch in batches)
+        for batch in batches:
+            outputs = dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
+            loss = self._compare(outputs, batch.wanted) * (batch.rows / rows)
+            if not loss.requires_grad:
+                raise ModelError("no gradient reaches the weights from the outputs that are compared")
+            loss.backward()
+            total += loss.item()
+        if not isfinite(total):
+            return total
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["size"]
+        if self._clip:
+            torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
+        self._optimizer.step()
+        for weight, kept in zip(self._weights, self._kept, strict=True):
+            if kept is not None:
+                weight.data.mul_(kept)
+        for average, weight in zip(self._averages, self._weights, strict=False):
+            average.lerp_(weight.detach(), 1 - self._share)
+        return total
+
+    def outputs(self, batch: TrainingBatch) -> "dict[str, Tensor]":
+        """What the student says of a batch, by name."""
+        import torch
+
+        self._exchange()
+        try:
+            with torch.no_grad():
+                return dict(zip(self._student.outputs, self._module(*batch.inputs), strict=True))
+        finally:
+            self._exchange()
+
+    def finish(self) -> None:
+        """Write the weights, or their averages, into the graph."""
+        from ...ir.module import update_constants
+
+        self._exchange()
+        update_constants(self._student, self._module)
+        self._exchange()
+
+    def _exchange(self) -> None:
+        """Let weights and their averages, if there are any, change places."""
+        for place, weight in enumerate(self._weights if self._averages else ()):
+            weight.data, self._averages[place] = self._averages[place], weight.data
+
+
+def is_weight(constant: Constant) -> bool:
+    """Whether a constant is something to learn: floats, more than one, and no mask or setting of an operator."""
+    if not constant.dtype.is_trainable or constant.data.size < 2 or not np.isfinite(constant.data).all():
+        return False
+    return not any(use.index in _SETTINGS.get(use.node.operator, ()) for use in constant.uses)

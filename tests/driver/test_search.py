@@ -1,0 +1,55 @@
+"""The search for the best plan within a budget, on a small model with passes of which it is known what they do."""
+
+from pathlib import Path
+
+import pytest
+
+from planish.driver.build import build
+from planish.driver.recipe_file import make_recipe
+from planish.driver.search import search, write_plan
+from planish.ir.errors import BudgetError, UsageError
+
+TECHNIQUES = [
+    ["passes_of_mine:Negate"],
+    ["passes_of_mine:Explode"],
+    [{"prune-channels": {"ratio": 0.25}}, {"prune-channels": {"ratio": 0.5}}],
+]
+
+
+def recipe(folder: Path, **changes: object) -> object:
+    content = {
+        "model": "net.planish",
+        "data": {"calibration": "data.py:calibration", "evaluation": "data.py:test"},
+        "backend": "onnxruntime",
+        "budget": {"metric_drop": "50%"},
+        "search": {"goal": "size", "passes": TECHNIQUES},
+    }
+    return make_recipe({**content, "folder": folder, **changes})
+
+
+def test_the_smallest_plan_within_the_budget_is_chosen(folder: Path) -> None:
+    chosen = recipe(folder)
+    found = search(chosen)
+    assert found.plans == 12
+    plans = [str(point.plan) for point in found.points]
+    assert plans[:5] == [
+        "nothing",
+        "passes_of_mine:Negate",
+        "passes_of_mine:Explode",
+        "prune-channels{ratio=0.25}",
+        "prune-channels{ratio=0.5}",
+    ]
+    assert not any("Negate +" in plan for plan in plans)  # which by itself loses more than any budget
+    assert "out of luck" in found.points[2].failure
+    assert str(found.chosen.plan) == "prune-channels{ratio=0.5}"
+    assert found.chosen.shrinkage == max(point.shrinkage for point in found.front)
+    assert all(point.drop <= 1 for point in found.front)
+    write_plan(chosen, found, folder / "best.yaml")
+    assert build(folder / "best.yaml").shrinkage == pytest.approx(found.chosen.shrinkage)
+
+
+def test_a_search_needs_a_budget_that_can_be_met(folder: Path) -> None:
+    with pytest.raises(UsageError, match="a search needs labelled data"):
+        search(recipe(folder, budget={}))
+    with pytest.raises(BudgetError, match="none of 1 plans keeps the metric within 0.01"):
+        search(recipe(folder, passes=["passes_of_mine:Negate"], budget={"metric_drop": "1%"}), minutes=1e-9)

@@ -1,0 +1,112 @@
+"""Training a graph gives the losses that training the module gives, whether it was traced or read from a file."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import planish
+from planish.ir.graph import Graph
+from planish.ir.module import to_module
+from planish.ir.ops import operators
+from planish.passes.training.trainer import is_weight
+
+STEPS = 50
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, num_layers=2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True, activation="gelu")
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x).mean(1))
+
+
+def convolutional() -> nn.Module:
+    first = (nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(*first, nn.Conv2d(8, 8, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def losses(forward: Callable[[torch.Tensor], torch.Tensor], weights: list[nn.Parameter], x: torch.Tensor) -> np.ndarray:
+    optimizer, found = torch.optim.AdamW(weights, 1e-2), []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(forward(x.roll(step, 1)), torch.arange(len(x)) % 4)
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return np.array(found)
+
+
+def of_graph(graph: Graph, x: torch.Tensor) -> np.ndarray:
+    module = to_module(graph, training=True).requires_grad_(False)
+    chosen = [place for place, constant in enumerate(graph.constants.values()) if is_weight(constant)]
+    weights = [module.get_parameter(f"constant_{place}").requires_grad_() for place in chosen]
+    return losses(lambda x: module(x)[0], weights, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(convolutional, (8, 2, 8, 8)), (Encoder, (8, 6, 16)), (Recurrent, (8, 5, 6))],
+    ids=["cnn", "transformer", "lstm"],
+)
+def test_a_graph_is_trained_as_its_module_is(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module, x = make().eval(), torch.randn(shape)
+    graph = planish.trace(module, (x,))
+    planish.write(graph, tmp_path / "model.onnx")
+
+    original = copy.deepcopy(module)  # whose weights aren't the graph's
+    wanted = losses(original, list(original.parameters()), x)
+
+    assert wanted[-1] < 0.8 * wanted[0]
+    np.testing.assert_allclose(of_graph(graph, x), wanted, rtol=1e-4)
+    np.testing.assert_allclose(of_graph(planish.read(tmp_path / "model.onnx"), x), wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"layout": 1}, {"outputs": 1}, {"outputs": 2, "activations": ("Sigmoid", "Tanh", "Tanh") * 2}, {"clip": 0.1}],
+    ids=str,
+)
+def test_an_lstm_in_training_computes_what_it_does_otherwise(direction: str, settings: dict[str, object]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    count, definition = 1 + (direction == "bidirectional"), operators()["LSTM"]
+    settings = {"outputs": 3, **settings, "direction": direction}
+    assert definition.trainable is not None
+    shapes = [(5, 3, 4), (count, 8, 4), (count, 8, 2), (count, 16), *[(count, 3, 2)] * 2]
+    if "layout" in settings:
+        shapes[0], shapes[4:] = (3, 5, 4), [(3, count, 2)] * 2
+    x, w, r, b, h, c = (torch.randn(shape, generator=generator) for shape in shapes)
+    for inputs in ((x, w, r), (x, w, r, b, None, h, c), (x, w, r, b, torch.tensor([5, 2, 3], dtype=torch.int32))):
+        expected, got = (function(*inputs, **settings) for function in (definition.function, definition.trainable))
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (1,)])
+def test_a_normalization_in_training_computes_what_it_does_otherwise(axis: int, shape: tuple[int, ...]) -> None:
+    x, scale, bias = torch.randn(2, 3, 4), torch.randn(shape), torch.randn(shape)
+    definition = operators()["LayerNormalization"]
+    assert definition.trainable is not None
+    for inputs in ((x, scale, bias), (x, scale)):
+        torch.testing.assert_close(definition.trainable(*inputs, axis=axis), definition.function(*inputs, axis=axis))
