@@ -159,15 +159,14 @@ def report(
     from ..backends.manifest import REPORT
     from ..ir.errors import UsageError
     from ..ir.files import writing
-    from .page.page import page, read_page
+    from .page.page import page_of, read_page
 
-    data = read_page(artifact)
     if output is not None:
         with writing(output):
-            output.write_bytes(page(data).encode(errors="backslashreplace"))
+            output.write_bytes(page_of(artifact).encode(errors="backslashreplace"))
     place = artifact / REPORT if output is None else output
     if as_json:
-        print_json(data)
+        print_json(read_page(artifact))
         return
     if not place.exists():
         raise UsageError(f"{artifact} has no {REPORT}: -o FILE writes one, without the graph")

@@ -32,11 +32,11 @@ class Row(NamedTuple):
         reads: the types of the constants that the node reads.
         attributes: as text.
         precision: the element type with the fewest bits that the node computes with or converts.
-        weights: the element type of its largest constant that has two axes or more; empty without any.
+        weights: the element type of its largest constant of two axes or more that are parameters; empty without any.
         parameters: of the constants that no node before it reads.
         bytes: of the same constants.
         flops: of one run.
-        elements: of its constants that have two axes or more, where zeros can be told.
+        elements: of its weights, where zeros can be told.
         zeros: how many of these are zero.
         inputs: the names of the nodes whose results it reads.
     """
@@ -89,7 +89,7 @@ class NodeRows:
             held = [value for value in node.inputs if isinstance(value, Constant)]
             new = [value for value in dict.fromkeys(held) if value not in first_reads]
             first_reads.update(new)
-            counted = [self._count(value, node, zeros) for value in held if len(value.type.dims or ()) > 1]
+            counted = [self._count(value, node, zeros) for value in held if _is_weight(value)]
             changing = {
                 "parameters": sum(map(parameters, new)),
                 "bytes": sum(nbytes(value.type) for value in new),
@@ -116,7 +116,7 @@ class NodeRows:
 
 
 def _row(node: Node, held: list[Constant], sizes: Sizes) -> Row:
-    weights = [value for value in held if len(value.type.dims or ()) > 1]
+    weights = [value for value in held if _is_weight(value)]
     largest = max(weights, key=lambda value: elements(value.type), default=None)
     stored = "" if largest is None else _bits(node) if _is_packed(node) else str(largest.dtype)
     return Row(
@@ -179,6 +179,10 @@ def _stored(value: Value) -> DType:
     return inner if is_code and inner.bits < value.dtype.bits else value.dtype
 
 
+def _is_weight(constant: Constant) -> bool:
+    return len(constant.type.dims or ()) > 1 and parameters(constant) > 0
+
+
 def _is_packed(node: Node) -> bool:
     """Whether a node reads a weight of which a byte may hold several numbers."""
     return node.operator == "com.microsoft::MatMulNBits"
@@ -189,7 +193,7 @@ def _bits(node: Node) -> str:
 
 
 def _zeros(constant: Constant, node: Node) -> tuple[int, int]:
-    if _is_packed(node) or constant.dtype in (DType.string, DType.bool, DType.int64):
+    if _is_packed(node):
         return 0, 0
     zero: Any = 0
     if constant.dtype is DType.uint8:  # its zero is where the node says

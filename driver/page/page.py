@@ -4,7 +4,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -63,7 +64,7 @@ def page_data(manifest: Mapping[str, Any], measurements: Mapping[str, Any], grap
     if graphs is not None:
         changes = decoded(graphs)
         data["layers"] = plain(layers(final(changes).values()))
-        data["graphs"] = fitted(changes, LONGEST - _ROOM - size_of(data))
+        data["graphs"] = fitted(changes, LONGEST - _ROOM - size_of(data) - 4 * size_of(rows))
     return data
 
 
@@ -77,16 +78,35 @@ def read_page(directory: Path) -> dict[str, Any]:
     if "passes" not in measurements:
         raise ModelError(f"{directory} wasn't built from a recipe, so there is nothing to report")
     graphs = None
-    try:
+    with _refusing(directory):
         if (directory / REPORT).exists():
             with open_within(directory, REPORT, may_have_names=True) as file:
                 held = _HELD.search(file.read(2 * LONGEST))
             graphs = json.loads(held[1])["graphs"] if held else None
         return page_data(manifest, measurements, graphs)
+
+
+def page_of(directory: Path) -> str:
+    """The page of an artifact, made anew.
+
+    Raises:
+        ModelError: see `read_page`.
+    """
+    data = read_page(directory)
+    with _refusing(directory):
+        return page(data)
+
+
+@contextmanager
+def _refusing(directory: Path) -> Generator[None]:
+    """Say that an artifact's files are damaged where what they hold isn't what a build writes."""
+    try:
+        yield
     except (RefusedFileError, OSError) as error:
         raise ModelError(f"{directory / REPORT} can't be read: {error}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{directory / REPORT} is damaged: {type(error).__name__}: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{directory / REPORT} or what was measured beside it is damaged: {fault}") from error
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -122,22 +142,28 @@ def filled(template: str, data: Mapping[str, Any], **facts: Any) -> str:
         template: the name of its file.
         data: by the names that the template and the scripts have for them.
         facts: what the template alone knows beside them.
+
+    Raises:
+        LookupError: the template asks for something that isn't there.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
     script = "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     environment = Environment(
         autoescape=True, loader=FileSystemLoader(_TEMPLATES), trim_blocks=True, undefined=StrictUndefined
     )
     environment.globals["number"] = partial(_number, data)  # pyright: ignore[reportArgumentType] -- any global will do
-    return environment.get_template(template).render(
-        **data,
-        **facts,
-        style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        json=_embedded(data),
-    )
+    try:
+        return environment.get_template(template).render(
+            **data,
+            **facts,
+            style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            json=_embedded(data),
+        )
+    except UndefinedError as error:
+        raise LookupError(str(error)) from error
 
 
 def _some(texts: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from planish.driver.build import build
 from planish.driver.cache.store import Store
 from planish.driver.cli import app
 from planish.driver.integrity import check_integrity
+from planish.driver.page.page import read_page
 from planish.driver.recipe_file import make_recipe
 from planish.driver.reporter import Reporter
 from planish.ir.errors import CheckError, ModelError
@@ -115,9 +116,11 @@ def test_another_option_of_the_last_pass_runs_that_pass_alone(built: Callable[..
     assert of_the_pipeline(built(passes=other))[:1] == ["quantize"]
     assert "negate" not in built(passes=(*PASSES[:-1], {"quantize": {"observer": "percentile"}})).ran
     built(passes=other)
-    taken = files(folder, but=MEASURED)
+    taken, graphs = files(folder, but=MEASURED), read_page(folder / "dist")["graphs"]
     built(passes=other, fresh=True)
     assert files(folder, but=MEASURED) == taken
+    assert read_page(folder / "dist")["graphs"] == graphs
+    assert len(graphs["steps"]) > 2
 
 
 def test_what_the_result_depends_on_is_looked_at(built: Callable[..., Listener], folder: Path, store: Store) -> None:

@@ -15,7 +15,7 @@ from planish.backends.manifest import read_manifest, read_measurements
 from planish.driver.cli import app
 from planish.driver.integrity import check_integrity
 from planish.driver.page.history import History
-from planish.driver.page.page import LONGEST, page, page_data, read_page
+from planish.driver.page.page import LONGEST, page, page_data, page_of, read_page
 from planish.ir.builder import Builder
 from planish.ir.errors import ModelError
 from planish.ir.graph import Graph, Location
@@ -150,8 +150,14 @@ def test_a_page_is_written_anew_from_an_artifact(artifact: Path, tmp_path: Path)
     assert run(app, ["report", str(copy), "-o", str(tmp_path / "page.html")]).exit_code == 0
     assert "The graph is not in this page" in (tmp_path / "page.html").read_text()
     (copy / "report.html").write_text('<script type="application/json" id="data">{"graphs": {"texts": 1}}</script>')
-    with pytest.raises(ModelError, match=r"report\.html is damaged"):
+    with pytest.raises(ModelError, match=r"report\.html or what was measured beside it is damaged"):
         read_page(copy)
+    (copy / "report.html").unlink()
+    measured = read_measurements(copy)
+    measured["built"]["size_bytes"] = "many"
+    (copy / "measurements.json").write_text(json.dumps(measured))
+    with pytest.raises(ModelError, match="what was measured beside it is damaged"):
+        page_of(copy)
 
 
 def thousands(number: int) -> Any:
@@ -174,6 +180,7 @@ def thousands(number: int) -> Any:
     return history.plain()
 
 
+@pytest.mark.wide
 def test_a_page_of_thousands_of_nodes_is_small(artifact: Path) -> None:
     measurements = read_measurements(artifact)
     measurements["passes"] = [measurements["passes"][0]] * 4
