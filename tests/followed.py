@@ -65,7 +65,8 @@ def follow(page: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
 def printed(command: str, folder: Path) -> str:
     """What a command prints, on either stream."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+    cache = str(folder / ".cache")  # builds tell what they know from earlier ones
+    environment = {**os.environ, "PATH": path, "PLANISH_CACHE": cache, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     ran = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=False, **streams)
     return "".join(f"{line.rstrip()}\n" for line in ran.stdout.decode().splitlines())
