@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..backends import Backend, Executable, find_backend
-from ..backends.artifact import amend_manifest, replaced
+from ..backends.artifact import amend_manifest, bundle_runtime, replaced
 from ..backends.machine import runs_here
 from ..backends.manifest import check_key, read_manifest
 from ..ir.analysis.cost import summarize
@@ -25,6 +25,7 @@ from ..passes.probes import make_probes
 from ..passes.reproducer import Reproducer, reproducing
 from ..passes.units import show_bytes, show_seconds
 from ..targets import Target
+from ..targets.cpu import architecture
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data, single_sample, sizes_in
 from .evaluation import Metric, Run, Score, evaluate, find_metric, interpreted, labelled
@@ -81,6 +82,8 @@ def build(
         with writing(output):
             for file in directory.iterdir():
                 shutil.copy(file, draft)
+        if recipe.bundle_runtime and not bundle_runtime(draft):
+            reporter.note(f"an artifact of {artifact.built.backend} carries no runtime: install it on the target")
         amend_manifest(draft, _provenance(job, graph, artifact), key)
     return artifact
 
@@ -196,6 +199,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
         reporter.warn(doubt)
     metric = metric if evaluation else None
     labels = labelled(metric, calibration)
+    if recipe.bundle_runtime and target.architecture != architecture():
+        raise UsageError(f"the runtime at hand isn't for {target.architecture}: build without it, and install it there")
     job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels)
     if job.is_for_another_machine and recipe.budget.latency is not None:
         raise UsageError(f"a budget on the latency needs a machine that runs what is built for {target.name}")

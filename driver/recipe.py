@@ -123,6 +123,7 @@ class Recipe(_Section):
         passes: in order.
         budget: what the artifact has to meet.
         output: the artifact's folder.
+        bundle_runtime: whether the artifact carries what runs it, as far as it can; see docs/runtime.md.
         seed: for whatever is random.
         verify: what is checked, and how strictly: a level, or `{level, rtol, atol, probes, edges}`.
         folder: what relative paths are relative to.
@@ -137,6 +138,7 @@ class Recipe(_Section):
     passes: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ("cleanup", "fuse")
     budget: Budget = Budget()
     output: Annotated[Path, BeforeValidator(fit_name)] = Path("dist")
+    bundle_runtime: bool = False
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     verify: Annotated[Verification, BeforeValidator(_verification)] = EVERYTHING
     folder: Path = Field(default=Path(), exclude=True)

@@ -13,6 +13,9 @@ from .recipe import Budget, Recipe, Sources
 from .user_code import suggestion
 from .yaml_file import read_yaml
 
+_WITH_A_RECIPE = {"target", "backend", "tuned", "output", "bundle_runtime", "verify", "seed"}
+"""The keys of a recipe that flags replace."""
+
 
 def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
     """The recipe of a file, or of a model and flags; for a file, flags may change where, for what and how it builds.
@@ -22,10 +25,10 @@ def chosen_recipe(reference: str, flags: dict[str, Any]) -> Recipe:
     """
     if Path(reference).suffix not in (".yaml", ".yml"):
         return make_recipe({"model": reference, **flags})
-    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify", "seed"}):
+    if others := sorted(flags.keys() - _WITH_A_RECIPE):
         raise UsageError(
-            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --verify, --seed and -o "
-            "go with one"
+            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --bundle-runtime, "
+            "--verify, --seed and -o go with one"
         )
     for key in ("output", "tuned"):
         if key in flags:
