@@ -79,7 +79,7 @@ def _made(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 def _reduction(
     func: Any, x: Tensor, dim: Any = None, keepdim: bool = False, **named: Any
 ) -> Tensor | tuple[Tensor, ...] | None:
-    result = _of_one_element(func, x, dim, **named) if "correction" in named else _of_one_element(func, x, dim, keepdim)
+    result = _of_one_element(func, x, dim, **named)
     dims = range(x.ndim) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
     if result is None or 0 in x.shape:
         return None

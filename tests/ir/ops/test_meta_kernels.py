@@ -112,6 +112,14 @@ ELEMENTWISE = {
     aten.isnan.default: lambda draw: (tensor(draw, 2),),
 }
 
+NAMED = {
+    aten.var_mean.correction: {"correction": 0, "keepdim": True},
+    aten.sum.dim_IntList: {"dtype": torch.int32},
+    aten.mean.dim: {"dtype": torch.float64},
+    aten.cumsum.default: {"dtype": torch.int32},
+}
+"""What is given by name."""
+
 
 def told(function, arguments, named):
     """What comes out: sizes and types, or what kind of fault."""
@@ -125,8 +133,7 @@ def told(function, arguments, named):
 @pytest.mark.parametrize("function", [*DRAWN, *ELEMENTWISE], ids=str)
 def test_it_is_what_torch_tells(function) -> None:
     draw = np.random.default_rng(0)
-    named = {"correction": 0, "keepdim": True} if function is aten.var_mean.correction else {}
-    named = {"device": torch.device("meta")} if "arange" in str(function) else named
+    named = {"device": torch.device("meta")} if "arange" in str(function) else NAMED.get(function, {})
     kinds: Counter[bool] = Counter()
     for _ in range(50):
         arguments = {**DRAWN, **ELEMENTWISE}[function](draw)
