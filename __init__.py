@@ -5,7 +5,8 @@
     executable = planish.compile(result.graph)
     outputs = executable(x)
 
-Names are imported when they are first used: loading an artifact needs numpy and its runtime, and nothing else.
+Names are imported when they are first used: loading an artifact needs numpy and its runtime, and nothing else
+(docs/runtime.md). All other names take the extra `build`.
 """
 
 from importlib import import_module
@@ -85,6 +86,8 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in ("load", "PlanishError"):
+        import_module(".ir.extras", __name__).require_build(f"{__name__}.{name}")
     return getattr(import_module(_HOMES[name], __name__), name)
 
 

@@ -5,7 +5,7 @@ Loading an artifact needs nothing but numpy and the runtime.
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -80,7 +80,7 @@ def write_artifact(
             },
             "inputs": [asdict(port_of(value.name, value)) for value in graph.inputs],
             "outputs": [asdict(port_of(name, value)) for name, value in graph.outputs.items()],
-            "files": {path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(files)},
+            "files": {path.name: _entry(path) for path in sorted(files)},
             **backend.provenance,
             **(extra or {}),
         }
@@ -94,6 +94,20 @@ def amend_manifest(directory: Path, extra: Mapping[str, Any], key: bytes | None 
         ModelError: there is no artifact.
     """
     write_manifest(directory, {**read_manifest(directory), **extra}, key)
+
+
+def bundle_runtime(directory: Path) -> Sequence[Path]:
+    """Copy the runtime's libraries into an unsigned artifact, as far as it can run on them; return the files.
+
+    Raises:
+        ModelError: there is no artifact.
+        TargetError: the backend isn't installed.
+    """
+    manifest = read_manifest(directory)
+    files = find_backend(manifest["backend"]).bundle(directory)
+    entries = {**manifest["files"], **{path.name: _entry(path) for path in files}}
+    write_manifest(directory, {**manifest, "files": dict(sorted(entries.items()))})
+    return files
 
 
 def load(directory: str | Path, threads: int | None = None, *, key: bytes | None = None) -> Executable:
@@ -151,7 +165,7 @@ def _load(folder: Path, threads: int | None, key: bytes | None) -> Executable:
     for name in backend.opens(folder):
         if name not in files:
             raise ModelError(f"{folder} is damaged: its manifest doesn't list the file {name!r}, which would be opened")
-    if missing := backend.available():
+    if missing := backend.runs(folder):
         raise TargetError(f"{folder} needs the runtime {backend.name}: {missing}")
     target = manifest["target"]
     if backend.native:
@@ -210,9 +224,9 @@ def _read_port(entry: Mapping[str, Any]) -> Port:
     return Port(entry["name"], entry["dtype"], None if shape is None else tuple(shape), entry.get("container", ""))
 
 
-def _digest(path: Path) -> str:
+def _entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 @contextmanager

@@ -126,6 +126,18 @@ class Backend(ABC):
     def available(self) -> str | None:
         """Return None if the runtime is installed, otherwise what to install."""
 
+    def runs(self, directory: Path) -> str | None:
+        """Return None if what an artifact runs on is installed or in its folder, otherwise what to install."""
+        return self.available()
+
+    def bundle(self, directory: Path) -> Sequence[Path]:
+        """Copy the runtime's libraries into an artifact's folder, as far as it can run on them; return the files.
+
+        Raises:
+            TargetError: the backend isn't installed.
+        """
+        return ()
+
     def warm_up(self) -> None:  # noqa: B027 -- most have nothing that takes a while
         """Begin in advance what takes a while before anything can be compiled."""
 

@@ -1,6 +1,6 @@
 """What it costs that TVM compiles in a process of its own: the same builds there and in planish's process, in turns.
 
-    pip install planish[tvm,benchmarks,examples]
+    pip install planish[build,tvm,benchmarks,examples]
     python benchmarks/build_time.py [--only "resnet*"] [--parts build,compile] [--pipelines 3] [--rounds 3]
                                     [--json RESULTS.json]
 

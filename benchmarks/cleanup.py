@@ -1,6 +1,6 @@
 """How few nodes clean-up leaves, and how fast: planish against the simplifiers of ONNX graphs.
 
-    pip install planish[benchmarks] && pip install --no-deps "basic-pitch>=0.4,<0.5"  # its file alone is read
+    pip install planish[build,benchmarks] && pip install --no-deps "basic-pitch>=0.4,<0.5"  # its file alone is read
     python benchmarks/cleanup.py [--rounds 3] [--only 'gpt*'] [--folder FOLDER] [--json RESULTS.json]
 
 The models are files as torch's exporter writes them before its own optimizer runs, among them a GPT-2 of 48 narrow

@@ -1,6 +1,7 @@
 """How fast ONNX Runtime runs what planish makes of a model, beside the model itself and what graph tools make of it.
 
-    pip install planish[benchmarks,examples] && pip install --no-deps "basic-pitch>=0.4,<0.5"  # its file alone is read
+    pip install planish[build,benchmarks,examples]
+    pip install --no-deps "basic-pitch>=0.4,<0.5"  # its file alone is read
     python benchmarks/fusion.py [--rounds 40] [--only 'gpt*'] [--folder FOLDER] [--threads 2] [--json RESULTS.json]
 
 The models are those of cleanup.py and some of real size: MiniLM with trained weights, BERT-base, GPT-2 and ViT-B/16.

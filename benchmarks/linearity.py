@@ -1,6 +1,6 @@
 """Whether clean-up and fusion take time in proportion to the graph: 1,000, 10,000 and 100,000 nodes.
 
-    pip install planish[benchmarks]
+    pip install planish[build,benchmarks]
     python benchmarks/linearity.py [--only 'trans*'] [--sizes 1000,10000,100000] [--json RESULTS.json]
 
 The graphs are layers upon layers, of few channels: transformer layers as torch's exporter writes those of GPT-2 before

@@ -1,6 +1,6 @@
 """What checks and instruments cost beside the passes that they watch, on a graph of ten thousand nodes.
 
-    pip install planish[benchmarks]
+    pip install planish[build,benchmarks]
     python benchmarks/overhead.py [--nodes 10000] [--rounds 5] [--json RESULTS.json]
 
 The graph is a GPT-2 of narrow and many layers, as `planish.trace` gives it. `cleanup,fuse` runs over copies of it,

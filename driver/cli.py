@@ -83,6 +83,9 @@ def build(
     max_size: Annotated[str | None, typer.Option(help="of the artifact's files, such as 10MB")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="for whatever is random")] = None,
     output: Folder = None,
+    bundle_runtime: Annotated[
+        bool | None, typer.Option("--bundle-runtime", help="the artifact of tvm carries its runtime")
+    ] = None,
     verify: Verify = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of a recipe, as in passes.2.ratio=0.4")
@@ -106,6 +109,7 @@ def build(
         "backend": backend,
         "tuned": tuned,
         "output": output,
+        "bundle_runtime": bundle_runtime,
         "verify": verify,
         "seed": seed,
         "data": _given(calibration=data, evaluation=evaluation or data, metric=metric),

@@ -15,6 +15,7 @@ from ..passes.instrument import Instrument
 from ..passes.pipeline import format_pipeline
 from ..passes.reproducer import Reproducer
 from ..targets import Target
+from ..targets.cpu import architecture
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data
 from .evaluation import Metric, Run, Score, evaluate, find_metric, labelled, labels_of
@@ -116,6 +117,8 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)
     metric = metric if evaluation else None
+    if recipe.bundle_runtime and target.architecture != architecture():
+        raise UsageError(f"the runtime at hand isn't for {target.architecture}: build without it, and install it there")
     labels, held = labels_of(calibration), labelled(metric, calibration)
     job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels, held)
     if job.is_for_another_machine and recipe.budget.latency is not None:

@@ -169,7 +169,7 @@ class Lowering:
                 faults.append(error)
                 self.reporter.warn(f"{backend.name} is left out: {error}")
         if not found:
-            raise (faults[0] if faults else TargetError("no backend is installed: pip install onnxruntime"))
+            raise (faults[0] if faults else TargetError("no backend is installed: pip install 'planish[onnxruntime]'"))
         return found
 
     def _candidate(self, graph: Graph, backend: Backend) -> Candidate:

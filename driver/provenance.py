@@ -11,16 +11,16 @@ import numpy as np
 
 from .data import Batch, Feeds
 
-_BACKENDS = {"tvm": "apache-tvm"}
+_BACKENDS = {"tvm": ("apache-tvm", "apache-tvm-ffi")}
 """The packages of backends that planish doesn't require."""
 
 
 def versions(backend: str) -> dict[str, str]:
-    """The versions of Python, planish, what it requires, and what a backend needs beside that."""
-    required = [line for line in requires("planish") or () if "extra ==" not in line]
+    """The versions of Python, planish, what building takes, and what a backend needs beside that."""
+    required = [line for line in requires("planish") or () if re.search(r"extra == .build.|^[^;]*$", line)]
     names = [match.group() for line in required if (match := re.match(r"[\w.-]+", line))]
     found = {"python": platform.python_version(), "planish": version("planish")}
-    for name in sorted([*names, *filter(None, [_BACKENDS.get(backend)])]):
+    for name in sorted([*names, *_BACKENDS.get(backend, ())]):
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # with --no-deps; it was not made by that

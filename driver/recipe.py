@@ -168,6 +168,7 @@ class Recipe(_Section):
         gate: how far it may be from a model or an older artifact.
         search: what `planish search` tries behind the passes.
         output: the artifact's folder.
+        bundle_runtime: whether the artifact carries what runs it, as far as it can; see docs/runtime.md.
         seed: for whatever is random.
         verify: what is checked, and how strictly: a level, or `{level, rtol, atol, probes, edges}`.
         folder: what relative paths are relative to.
@@ -184,6 +185,7 @@ class Recipe(_Section):
     gate: Bounds | None = None
     search: Search = Search()
     output: Annotated[Path, BeforeValidator(fit_name)] = Path("dist")
+    bundle_runtime: bool = False
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     verify: Annotated[Verification, BeforeValidator(_verification, json_schema_input_type=str | dict[str, Any])] = (
         EVERYTHING

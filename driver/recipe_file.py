@@ -16,6 +16,9 @@ from .yaml_file import parse_yaml, read_yaml
 _MOST_INCLUDED = 20
 """The most recipes that include each other."""
 
+_WITH_A_RECIPE = {"target", "backend", "tuned", "output", "bundle_runtime", "verify", "seed"}
+"""The keys of a recipe that flags replace."""
+
 
 def chosen_recipe(reference: str, flags: dict[str, Any], settings: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, or of a model and flags; for a file, flags may change where, for what and how it builds.
@@ -32,10 +35,10 @@ def chosen_recipe(reference: str, flags: dict[str, Any], settings: Sequence[str]
         if settings:
             raise UsageError("--set changes values of a recipe's file; a model is built by the other flags")
         return make_recipe({"model": reference, **flags})
-    if others := sorted(flags.keys() - {"target", "backend", "tuned", "output", "verify", "seed"}):
+    if others := sorted(flags.keys() - _WITH_A_RECIPE):
         raise UsageError(
-            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --verify, --seed and -o "
-            "go with one"
+            f"a recipe says itself what its {', '.join(others)} are; only -t, -b, --tuned, --bundle-runtime, "
+            "--verify, --seed and -o go with one"
         )
     for key in ("output", "tuned"):
         if key in flags:

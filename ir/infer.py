@@ -28,6 +28,7 @@ from .ops import Operator, named_operator
 from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
+from .ops.meta_kernels import FastMeta
 from .sample_sizes import Run, are_telling, holds, sample_sizes
 from .types import DType, TensorType
 from .unknown import (
@@ -240,7 +241,7 @@ class _Inference:
     def _symbolic(self) -> list[_Result]:
         """The outputs in terms of the symbols; torch's questions are answered with one row of sizes, or the next."""
         if not self._symbols:
-            with torch.device("meta"):
+            with torch.device("meta"), FastMeta():
                 return self._apply(int)
         from .scope import SIZES, scope, symbols_kept  # as above
 
@@ -291,7 +292,7 @@ class _Inference:
             size = lambda dim, sizes=sizes: evaluate(loose.get(dim, dim), sizes)  # noqa: E731 -- with this row of sizes
             element = lambda dim, size=size: UNKNOWN if is_loose and is_of_data(dim) else size(dim)  # noqa: E731
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), FastMeta():
                     yield sizes, self._apply(size, element)
             except RankFromData:
                 raise

@@ -13,6 +13,7 @@ from .measures import LossKind, choose_measures, measure
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
+    from ..ir.interpreter import Observer
 
 ONE_IN = 4
 """How many batches there are for one that is held out to judge what is fitted to the others."""
@@ -31,6 +32,33 @@ class Verdict:
     loss: float
 
 
+class Reference:
+    """A graph that stays as it is.
+
+    Args:
+        graph: to run.
+        batches: that it is run on more than once; their outputs are kept.
+    """
+
+    def __init__(self, graph: Graph, batches: Sequence[Feeds] = ()) -> None:
+        from ..ir.interpreter import Interpreter
+
+        self.graph = graph
+        self._batches = batches
+        self._interpreter = Interpreter(graph)
+        self._outputs: dict[int, dict[str, Any]] = {}
+
+    def run(self, batch: Feeds, observe: "Observer | None" = None) -> dict[str, Any]:
+        """The outputs on a batch, computed anew only where somebody observes."""
+        place = next((place for place, kept in enumerate(self._batches) if kept is batch), -1)
+        if place in self._outputs and observe is None:
+            return self._outputs[place]
+        outputs = self._interpreter.run(batch, observe)
+        if place >= 0:
+            self._outputs[place] = outputs
+        return outputs
+
+
 class Judge:
     """Compares graphs with the float model.
 
@@ -38,7 +66,7 @@ class Judge:
     elsewhere, one of numbers by 1 - cosine, and the output that loses most counts.
 
     Args:
-        graph: in float.
+        graph: in float; a `Reference` where somebody else runs it on some of the batches.
         batches: to judge on.
         labelled: the labels of these.
         loss: how outputs are compared, as for `choose_measures`.
@@ -50,16 +78,17 @@ class Judge:
     """
 
     def __init__(
-        self, graph: Graph, batches: Sequence[Feeds], labelled: Labelled | None = None, loss: str = "auto"
+        self, graph: Graph | Reference, batches: Sequence[Feeds], labelled: Labelled | None = None, loss: str = "auto"
     ) -> None:
+        reference = graph if isinstance(graph, Reference) else Reference(graph)
         self._batches = batches
         self._labelled = labelled
-        self._wanted = _run(graph, batches)
+        self._wanted = _run(reference, batches)
         self.measures = {
             name: kind
             if loss == "mse" or not _are_probabilities([one[name] for one in self._wanted])
             else LossKind.PROBABILITIES
-            for name, kind in choose_measures(graph, loss).items()
+            for name, kind in choose_measures(reference.graph, loss).items()
         }
         counts = [
             sum(found[name][..., 0].numel() for found in self._wanted)
@@ -71,7 +100,7 @@ class Judge:
 
     def judge(self, graph: Graph) -> Verdict:
         """Compare a graph with the float model."""
-        return self.weigh(_run(graph, self._batches))
+        return self.weigh(_run(Reference(graph), self._batches))
 
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
         """Compare outputs for the batches with those of the float model."""
@@ -105,13 +134,11 @@ class Judge:
         return self._labelled.metric(predictions, self._labelled.labels)
 
 
-def _run(graph: Graph, batches: Sequence[Feeds]) -> list[dict[str, Any]]:
-    from ..ir.interpreter import Interpreter
+def _run(reference: Reference, batches: Sequence[Feeds]) -> list[dict[str, Any]]:
     from ..ir.ops.dtypes import to_torch
 
-    interpreter = Interpreter(graph)
     return [
-        {name: to_torch(array) for name, array in interpreter.run(feeds).items() if isinstance(array, np.ndarray)}
+        {name: to_torch(array) for name, array in reference.run(feeds).items() if isinstance(array, np.ndarray)}
         for feeds in batches
     ]
 

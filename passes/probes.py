@@ -1,6 +1,6 @@
 """Probes: inputs that graphs are compared on, and what graphs give for them."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -37,23 +37,23 @@ def run_graph(graph: Graph, probes: Sequence[Feeds], *, held_to_types: bool = Fa
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
     interpreter = Interpreter(graph)
-    return [flattened(interpreter.run(probe, _Shapes(graph) if held_to_types else None)) for probe in probes]
+    if not held_to_types:
+        return [flattened(interpreter.run(probe)) for probe in probes]
+    own = {*graph.inputs, *(value for node in graph.nodes for value in node.outputs)}  # not those inside nodes
+    return [flattened(interpreter.run(probe, _Shapes(own))) for probe in probes]
 
 
 class _Shapes:
-    """Holds the tensors of one run to the shapes of their types, with each symbol standing for one size."""
+    """Holds some of the tensors of one run to the shapes of their types, with each symbol standing for one size."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._own = {
-            *graph.inputs,
-            *(value for node in graph.nodes for value in node.outputs),
-        }  # not those inside nodes
+    def __init__(self, own: Container[Value]) -> None:
+        self._own = own
         self._sizes: dict[str, int] = {}
 
     def __call__(self, value: Value, tensor: Any) -> None:
-        if value not in self._own or value.type.dims is None:
-            return
         shape = tuple(tensor.shape)
+        if value.type.dims == shape or value not in self._own or value.type.dims is None:
+            return
         if len(shape) != len(value.type.dims) or not all(map(self._fits, value.type.dims, shape)):
             where = "" if value.producer is None else f" of {value.producer.location}"
             raise CheckError(f"{value!r}{where} came out with the shape {list(shape)}: its type is wrong")

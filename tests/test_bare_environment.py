@@ -1,8 +1,9 @@
-"""Artifacts run where only numpy and ONNX Runtime are, and all else where no extra is: shown in such environments.
+"""Artifacts run where only numpy and a runtime are, and building where the extra `build` is: shown there.
 
 What needs an extra says so, with the command that installs it.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -117,6 +118,35 @@ def test_what_types_that_numpy_lacks_need_is_said(bare_python, tmp_path):
     )
     ran = run(bare_python, graph, tmp_path)
     assert "TargetError: numpy has no bfloat16, and ml_dtypes, which has, is not installed: pip install" in ran.stderr
+
+
+def test_whatever_builds_says_where_only_a_runtime_is_installed_what_to_install(bare_python, tmp_path):
+    reading = [bare_python, "-c", "import planish\ntry: planish.read\nexcept planish.PlanishError as it: print(it)"]
+    for words, command in (("planish.read", reading), ("the command line", [bare_python, "-m", "planish", "--help"])):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        text = done.stdout + done.stderr
+        assert done.returncode == (0 if command is reading else 6)
+        assert f"{words} needs annotated_types, " in text and ", torch, typer: pip install 'planish[build]'" in text
+
+
+@pytest.mark.wide
+def test_artifacts_run_where_pip_installed_what_the_documentation_says(tmp_path):
+    """Signed ones, in new environments from a registry: numpy and ONNX Runtime, and numpy and TVM's runtime."""
+    pytest.importorskip("tvm")
+    command = [ROOT / "benchmarks/footprint.py", "--only", "*runtime", "--json", tmp_path / "sizes.json"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {row["extra"]: row for row in json.loads((tmp_path / "sizes.json").read_text())}
+    own = {"numpy", "planish", "onnxruntime", "tvm_ffi"}
+    assert {extra: {name for name in own if name in row["sizes"]} for extra, row in rows.items()} == {
+        "onnxruntime": {"numpy", "planish", "onnxruntime"},
+        "tvm-runtime": {"numpy", "planish", "tvm_ffi"},
+    }
+    assert {"torch", "onnx", "tvm", "pydantic", "ml_dtypes"}.isdisjoint(
+        name for row in rows.values() for name in row["sizes"]
+    )
+    assert [row["imported"] for row in rows.values()] == [["onnxruntime"], []]
+    assert [row["total"] < bound for row, bound in zip(rows.values(), (250e6, 150e6), strict=True)] == [True, True]
 
 
 def said(python: str, folder: Path, *commands: Sequence[str | Path]) -> list[tuple[int, str]]:

@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import planish
+from planish.ir import extras
 
 ROOT = Path(planish.__file__).parent
 OUTSIDE = {"tests", "examples", "benchmarks", "docs", "build", "dist"}
@@ -149,6 +150,14 @@ def test_what_is_installed_is_within_the_bounds() -> None:
     assert {"torch", "onnx", "onnxruntime"} <= {requirement.name for requirement in held}
     for requirement in held:
         assert requirement.specifier.contains(installed[requirement.name]), requirement
+
+
+def test_what_building_needs_is_looked_for_by_what_is_imported() -> None:
+    packages = metadata.packages_distributions()
+    brought = {found.lower().replace("_", "-") for name in extras.BUILD for found in packages[name]}
+    given = PYPROJECT["project"]["optional-dependencies"]
+    required = {Requirement(line).name for extra in ("build", "onnxruntime") for line in given[extra]}
+    assert brought == required - {"planish"}
 
 
 # -- the face

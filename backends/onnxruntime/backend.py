@@ -1,7 +1,6 @@
 """The ONNX Runtime backend; loading and running need numpy and onnxruntime alone."""
 
 from collections.abc import Collection, Mapping, Sequence
-from importlib.util import find_spec
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ...ir.errors import ModelError, TargetError
+from ...ir.extras import is_installed
 from ..base import Backend, Executable, NodeTimes, Port
 from .session import OnnxRuntimeExecutable, explain, session
 
@@ -29,7 +29,7 @@ class OnnxRuntime(Backend):
     tells_times: ClassVar[bool] = True
 
     def available(self) -> str | None:
-        return None if find_spec("onnxruntime") else "pip install onnxruntime"
+        return None if is_installed("onnxruntime") else "pip install 'planish[onnxruntime]'"
 
     def support(self) -> "Support":
         from .support import SUPPORT

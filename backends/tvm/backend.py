@@ -4,18 +4,18 @@ import os
 import shutil
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ...ir.drafts import workspace
-from ...ir.errors import ModelError, PlanishError
+from ...ir.errors import ModelError, PlanishError, TargetError
 from ...ir.types import DType
 from ..base import Backend, Executable, Port
 from .compiler.client import warm_up
 from .errors import line_of
+from .runtime import libraries
 from .runtime.guards import FILE as GUARDS
 from .runtime.guards import Guards
 from .runtime.program import LIBRARY, Program, is_loaded
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _LARGEST_CONSTANT = 1 << 20
 """Bytes that a folded constant may have grown to: masks and waves needn't be made anew."""
 _loading = threading.Lock()
-"""A lock held from looking for a library until it is loaded, so that no two programs load the same one."""
+"""A lock held from looking for a library until it is loaded, so that nothing loads the same one beside another."""
 
 
 def _renew_lock() -> None:
@@ -90,7 +90,16 @@ class Tvm(Backend):
         )
 
     def available(self) -> str | None:
-        return None if find_spec("tvm") else "pip install 'planish[tvm]'"
+        return None if libraries.package() else "pip install 'planish[tvm]'"
+
+    def runs(self, directory: Path) -> str | None:
+        return libraries.missing(directory)
+
+    def bundle(self, directory: Path) -> Sequence[Path]:
+        """Copy TVM's runtime, 5 MB, into an artifact's folder: the target needs no package with the compiler then."""
+        if missing := self.available():
+            raise TargetError(f"backend {self.name} is not installed: {missing}")
+        return libraries.bundle(directory)
 
     def kernels(self, target: "Target") -> Mapping[str, str]:
         from .kernels.instructions.int8_dot import Int8Dot
@@ -139,9 +148,11 @@ class Tvm(Backend):
         return [directory / name for name in compilation.write(directory)]
 
     def opens(self, directory: Path) -> Collection[str]:
-        return (LIBRARY, GUARDS, WEIGHTS, TABLE)
+        return (LIBRARY, GUARDS, WEIGHTS, TABLE, *(path.name for path in libraries.carried(directory)))
 
     def load(self, directory: Path, inputs: Sequence[Port], outputs: Sequence[Port], threads: int | None) -> Executable:
+        with _loading:
+            libraries.runtime(directory)
         weights, guards = read_weights(directory), Guards.read(directory)
         try:
             program = _load_program(directory / LIBRARY, weights, threads)

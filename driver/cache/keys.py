@@ -52,7 +52,7 @@ def surroundings() -> str:
 def recipe_key(recipe: "Recipe") -> str:
     """What a recipe asks for, before anything that it names is read."""
     return key(
-        recipe.model_dump(mode="json", exclude={"output", "budget", "gate", "search"}),
+        recipe.model_dump(mode="json", exclude={"output", "budget", "bundle_runtime", "gate", "search"}),
         str(recipe.folder.absolute()),
         surroundings(),
     )

@@ -1,6 +1,6 @@
 """Calibration: runs real inputs through the float graph and watches the values that will be quantized."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,7 @@ def calibrate(
     observer: type[Observer],
     batches: Sequence[Feeds],
     context: PassContext,
+    see: "Callable[[int, Value, Tensor], None] | None" = None,
 ) -> dict[Value, Calibrated]:
     """What the calibration data tell of each value.
 
@@ -88,6 +89,7 @@ def calibrate(
         observer: how a range is chosen.
         batches: of inputs.
         context: to whom progress is reported.
+        see: is shown each tensor as well, with the place of its batch: who else observes needs no run of its own.
     """
     from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
@@ -96,7 +98,9 @@ def calibrate(
     for done, batch in enumerate(batches):
         context.progress("calibrating", done, len(batches))
 
-        def observe(value: Value, tensor: "Tensor", count: int = _sample_count(batch)) -> None:
+        def observe(value: Value, tensor: "Tensor", done: int = done, count: int = _sample_count(batch)) -> None:
+            if see is not None:
+                see(done, value, tensor)
             if value in watched:
                 watched[value].update(tensor.numpy().clip(*values[value]), count)
 

@@ -17,6 +17,7 @@ from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.quantization import LARGEST_BIAS
 from ..added_bias import added_bias
 from ..base import Feeds, PassContext
+from ..judge import Reference
 from ..legalization.expansions.integers import MATMUL_NBITS
 from .layers import drop_unused
 
@@ -77,7 +78,7 @@ class _Bias:
 
 
 def correct_biases(
-    before: Graph, graph: Graph, outputs: Collection[str], batches: Sequence[Feeds], context: PassContext
+    before: Reference, graph: Graph, outputs: Collection[str], batches: Sequence[Feeds], context: PassContext
 ) -> int:
     """Correct the biases of a graph's quantized layers, in place; returns how many there are.
 
@@ -97,7 +98,7 @@ def correct_biases(
     if not biases:
         return 0
     shifts: dict[str, _Shift] = {}
-    source, quantized = Interpreter(before), Interpreter(graph)
+    quantized = Interpreter(graph)
     for done, batch in enumerate(batches):
         context.progress("correcting biases", done, len(batches))
         wanted: dict[str, Tensor] = {}
@@ -112,7 +113,7 @@ def correct_biases(
                 shifts[value.name] = shifts[value.name] + found if value.name in shifts else found
                 tensor += shifts[value.name].estimate
 
-        source.run(batch, remember)
+        before.run(batch, remember)
         quantized.run(batch, correct)
     for name, bias in biases.items():
         _shift(graph, bias, shifts[name].estimate.numpy())

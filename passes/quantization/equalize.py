@@ -6,7 +6,7 @@ before take it up, or a factor that is there already, and those of the convoluti
 "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019). Nothing is added that takes time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -127,10 +127,8 @@ class _Equalizer:
         )
 
 
-def equalize(
-    graph: Graph, layers: Sequence[Layer], plan: Plan, batches: Sequence[Feeds], int8: Int8, context: PassContext
-) -> tuple[list[Layer], int]:
-    """Even out the channels of what Conv layers read, in place, as far as that lowers the errors of their outputs.
+class Equalization:
+    """Evens out the channels of what Conv layers read, as far as that lowers the errors of their outputs.
 
     The error is that of rounding what a layer reads and its weights, which have a scale for each output channel; it is
     measured on batches that have no part in the channels' ranges.
@@ -141,26 +139,46 @@ def equalize(
         plan: of their quantization.
         batches: of inputs.
         int8: the integers of activations and weights.
-        context: to whom progress is reported.
-
-    Returns:
-        The layers as they are now, and how many groups of activations were equalized.
     """
-    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
-    groups = [_Equalizer(group, int8) for group in scale_groups(graph, layers, plan)]
-    owners = {value: group for group in groups for value in group.group.rounded}
-    interpreter = Interpreter(graph)
-    fitted = batches[: max(1, len(batches) - _JUDGES)]
-    held_out = batches[len(fitted) :] or batches
-    steps = [*((batch, _Equalizer.observe) for batch in fitted), *((batch, _Equalizer.judge) for batch in held_out)]
-    for done, (batch, see) in enumerate(steps if groups else ()):
-        context.progress("equalizing channels", done, len(steps))
-        interpreter.run(batch, lambda value, x, see=see: see(owners[value], value, x) if value in owners else None)
-    chosen = [(group, exponent) for group in groups if (exponent := group.best())]
-    for group, exponent in chosen:
-        _apply(graph, group.group, group.factors(exponent).numpy())
-    return [_renewed(layer) for layer in layers], len(chosen)
+    def __init__(self, graph: Graph, layers: Sequence[Layer], plan: Plan, batches: Sequence[Feeds], int8: Int8) -> None:
+        self._graph = graph
+        self._layers = layers
+        self._groups = [_Equalizer(group, int8) for group in scale_groups(graph, layers, plan)]
+        self._owners = {value: group for group in self._groups for value in group.group.rounded}
+        self._fitted = batches[: max(1, len(batches) - _JUDGES)]
+        self._held_out = batches[len(self._fitted) :] or batches
+
+    def see(self, batch: int, value: Value, x: "Tensor") -> None:
+        """Take a tensor of a value into account, by the place of the batch that it comes from."""
+        if value in self._owners and batch < len(self._fitted):
+            self._owners[value].observe(value, x)
+
+    def fit(self, context: PassContext) -> None:
+        """Run the batches whose tensors nobody else has shown."""
+        self._run("equalizing channels", self._fitted, _Equalizer.observe, context)
+
+    def apply(self, context: PassContext) -> tuple[list[Layer], int]:
+        """Scale weights and activations of the graph; return the layers as they are now, and the number of groups."""
+        self._run("judging equalized channels", self._held_out, _Equalizer.judge, context)
+        chosen = [(group, exponent) for group in self._groups if (exponent := group.best())]
+        for group, exponent in chosen:
+            _apply(self._graph, group.group, group.factors(exponent).numpy())
+        return [_renewed(layer) for layer in self._layers], len(chosen)
+
+    def _run(
+        self,
+        what: str,
+        batches: Sequence[Feeds],
+        see: Callable[[_Equalizer, Value, "Tensor"], None],
+        context: PassContext,
+    ) -> None:
+        from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+
+        owners, interpreter = self._owners, Interpreter(self._graph)
+        for done, batch in enumerate(batches if owners else ()):
+            context.progress(what, done, len(batches))
+            interpreter.run(batch, lambda value, x: see(owners[value], value, x) if value in owners else None)
 
 
 def _relative(found: "Tensor", exact: "Tensor") -> float:

@@ -12,9 +12,9 @@ from ...ir.graph import Constant, Graph, Value
 from ...ir.quantization import IntegerWeight, QuantParams
 from ...ir.types import DType
 from ...targets import Int8
-from ..base import Effect, Pass, PassContext, PassResult
+from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..decisions import decisions
-from ..judge import Judge
+from ..judge import Judge, Reference
 from ..profit import slower
 from .calibrate import Calibrated, calibrate, first_batches, first_batches_of
 from .clipping import Bounds, widen
@@ -22,7 +22,7 @@ from .compensate import compensate
 from .correct_biases import CORRECTED_ON, correct_biases
 from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
-from .equalize import equalize
+from .equalize import Equalization
 from .given_grid import given_grid
 from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, output_names, select_layers
@@ -170,7 +170,7 @@ class Quantize(Pass):
         counts = {"layers": len(selection.layers)}
         if corrects:
             few = first_batches(context, min(self.samples, CORRECTED_ON))
-            counts["biases"] = correct_biases(before, graph, outputs, few, context)
+            counts["biases"] = correct_biases(Reference(before), graph, outputs, few, context)
         found = PassResult(counts, selection.misses)
         return _with_what_is_stored(graph, context, tables, found)
 
@@ -186,7 +186,8 @@ class Quantize(Pass):
         prepared = self.prepare(graph, layers, int8, profitable, context)
         if not prepared.plan.reads:
             return PassResult({"layers": 0}, prepared.misses)
-        before, outputs = graph.clone(), output_names(prepared.layers)
+        last = first_batches_of(context.calibration[::-1], _JUDGED_ON)
+        before, outputs = Reference(graph.clone(), last), output_names(prepared.layers)
         tables |= prepared.quantizer(graph, int8, self.per_channel).rewrite(prepared.layers)
         counts = {
             **prepared.counts,
@@ -198,7 +199,7 @@ class Quantize(Pass):
         if self.correct_biases:
             few = first_batches(context, min(self.samples, CORRECTED_ON))
             counts["biases"] = correct_biases(before, graph, outputs, few, context)
-        return PassResult(counts, prepared.misses, _losses(before, graph, context))
+        return PassResult(counts, prepared.misses, _losses(before, graph, last))
 
     def prepare(
         self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
@@ -208,7 +209,8 @@ class Quantize(Pass):
         if not plan.reads:
             return Prepared(layers, plan, {}, {}, {}, [])
         batches = first_batches(context, self.samples)
-        seen = calibrate(graph, plan.roots, OBSERVERS[self.observer], batches, context)
+        even = Equalization(graph, layers, plan, batches, int8) if self.equalize and self.per_channel else None
+        seen = calibrate(graph, plan.roots, OBSERVERS[self.observer], batches, context, even and even.see)
         layers, misses = _unstretched(graph, layers, plan, seen)
         plan = make_plan(graph, layers, profitable)
         counts: dict[str, int] = {}
@@ -217,8 +219,11 @@ class Quantize(Pass):
             layers, smoothed = smooth(graph, layers, plan.returned, batches, context, gptq=self._compensates)
             counts["smoothed"] = len(smoothed)
             plan = make_plan(graph, layers, profitable)
-        if self.equalize and self.per_channel:
-            layers, counts["equalized"] = equalize(graph, layers, plan, batches, int8, context)
+        if even is not None:
+            if misses or smoothed:  # it is another graph, or others of its layers, than were seen
+                even = Equalization(graph, layers, plan, batches, int8)
+                even.fit(context)
+            layers, counts["equalized"] = even.apply(context)
             plan = make_plan(graph, layers, profitable)
         if misses or any(counts.values()):
             unknown = {value: bounds for value, bounds in plan.roots.items() if value not in smoothed}
@@ -297,10 +302,9 @@ def _with_what_is_stored(
     return PassResult(counts, [*found.misses, *tables_left, *layers_left], found.notes)
 
 
-def _losses(before: Graph, graph: Graph, context: PassContext) -> list[str]:
+def _losses(before: Reference, graph: Graph, last: Sequence[Feeds]) -> list[str]:
     """A sentence where rounding loses much on the last of the calibration data, and nothing is decided on the way."""
-    last = first_batches_of(context.calibration[::-1], _JUDGED_ON)
-    if decisions(before):
+    if decisions(before.graph):
         return []
     judge = Judge(before, last)
     lost = judge.judge(graph).drop if judge.measures else 0.0

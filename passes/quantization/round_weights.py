@@ -13,6 +13,7 @@ from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
+from ..judge import Reference
 from .calibrate import first_batches
 from .correct_biases import CORRECTED_ON, correct_biases
 from .embeddings import quantize_embeddings
@@ -83,7 +84,7 @@ class WeightRounding(Pass):
         tables = quantize_weights(graph, selection.layers, rounded)
         if self.correct_biases:
             few = first_batches(context, CORRECTED_ON)
-            counts["biases"] = correct_biases(before, graph, outputs, few, context)
+            counts["biases"] = correct_biases(Reference(before), graph, outputs, few, context)
         counts["embeddings"], others = quantize_embeddings(graph, context, tables)
         return PassResult(counts, [*misses, *others])
 

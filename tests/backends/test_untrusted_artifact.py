@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from planish.backends import find_backend, onnx_file
-from planish.backends.artifact import amend_manifest, load, write_artifact
+from planish.backends.artifact import amend_manifest, bundle_runtime, load, write_artifact
 from planish.backends.manifest import CONTAINERS, MOST_THREADS
 from planish.ir.errors import ModelError, PlanishError, TargetError, UsageError
 from planish.ir.graph import Graph
@@ -78,6 +78,19 @@ def test_a_file_that_is_a_link_is_refused(artifact: Path) -> None:
         ModelError, match=f"{path} is missing from the artifact, or not a file of its own: .*symbolic link"
     ):
         load(artifact)
+
+
+def test_a_runtime_that_an_artifact_carries_is_checked_as_all_of_it(tvm_artifact: Path) -> None:
+    copies = bundle_runtime(tvm_artifact)
+    names = {"libtvm_runtime.so", "libtvm_runtime_extra.so", "TVM-LICENSE", "TVM-NOTICE"}
+    assert {path.name for path in copies} == names
+    load(tvm_artifact)
+    change(tvm_artifact, lambda manifest: manifest["files"].pop("libtvm_runtime_extra.so"))
+    with pytest.raises(ModelError, match="doesn't list the file 'libtvm_runtime_extra.so', which would be opened"):
+        load(tvm_artifact)
+    copies[0].write_bytes(b"another")
+    with pytest.raises(ModelError, match="libtvm_runtime.so is damaged: it has 7 bytes"):
+        load(tvm_artifact)
 
 
 def test_a_file_with_a_second_name_is_taken(artifact: Path) -> None:

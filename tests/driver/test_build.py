@@ -237,12 +237,25 @@ def test_what_a_backend_can_t_run_is_refused_before_the_passes(folder: Path) -> 
 def test_what_is_for_another_machine_is_written_and_not_run(folder: Path, other_machine: Path) -> None:
     pytest.importorskip("tvm")
     listener = Listener()
-    artifact = build(recipe(folder, target=other_machine.name, backend="tvm"), listener)
+    artifact = build(recipe(folder, target=other_machine.name, backend="tvm", bundle_runtime=True), listener)
     assert "this machine can't run what is built for other: it is neither checked nor measured" in listener.warnings
     assert (artifact.speedup, artifact.is_slower, artifact.drop) == (None, False, 0.0)
     assert read_measurements(artifact.directory)["built"]["latency_seconds"] is None
+    files = json.loads((artifact.directory / "manifest.json").read_text())["files"]
+    assert {"libtvm_runtime.so", "model.so"} <= files.keys()
+    assert artifact.built.size == sum(
+        file["size"] for name, file in files.items() if not name.startswith(("libtvm", "TVM"))
+    )
     with pytest.raises(TargetError, match=r"the artifact uses .*\w, which this machine lacks"):
         artifact.load()
+
+
+def test_a_runtime_goes_with_artifacts_that_can_run_on_it(folder: Path) -> None:
+    listener = Listener()
+    build(recipe(folder, data={}, bundle_runtime=True), listener)
+    assert listener.notes == ["an artifact of onnxruntime carries no runtime: install it on the target"]
+    with pytest.raises(UsageError, match="the runtime at hand isn't for aarch64: build without it, and install it"):
+        build(recipe(folder, data={}, target="aarch64", bundle_runtime=True))
 
 
 def test_a_latency_that_can_t_be_measured_is_no_budget(folder: Path, other_machine: Path) -> None:

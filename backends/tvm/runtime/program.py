@@ -1,22 +1,18 @@
-"""TVM's runtime, from its small libraries alone: importing the `tvm` package loads the compiler, and takes seconds."""
+"""Compiled models as TVM's runtime runs them, and arrays as its tensors."""
 
 import ctypes
 import os
-import sys
 import threading
-from collections.abc import Container, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....ir.errors import UsageError
 from ....ir.types import DType
+from .libraries import check_mount, runtime
 
 if TYPE_CHECKING:
     from tvm_ffi import Function, Module, Tensor
@@ -53,13 +49,9 @@ class Program:
         Raises:
             UsageError: the library lies where nothing may be run.
         """
-        if hasattr(os, "ST_NOEXEC") and os.statvfs(library).f_flag & os.ST_NOEXEC:
-            raise UsageError(
-                f"{library} can't be run: its file system is mounted noexec; copy it to another one, "
-                "or name a folder of another one in TMPDIR"
-            )
+        check_mount(library)
         self._threads = threads
-        self._library = _runtime().load_module(str(library), keep_module_alive=False)  # it is unloaded with the program
+        self._library = runtime().load_module(str(library), keep_module_alive=False)  # it is unloaded with the program
         self._weights = tuple(weights)
         self._idle: SimpleQueue[_Machine] = SimpleQueue()
         self._idle.put(_Machine(self._library))
@@ -123,7 +115,7 @@ def use_threads(number: int) -> None:
 def tensor_of(array: np.ndarray) -> "Tensor":
     """Return an array as a tensor, which shares its memory if that is aligned."""
     if array.dtype in _SPOKEN and _is_placed(array) and array.size:  # numpy's empty ones have steps that TVM refuses
-        return _runtime().from_dlpack(array)
+        return runtime().from_dlpack(array)
     return as_tensor(np.ascontiguousarray(array).reshape(-1).view(np.uint8), array.shape, str(DType.of(array.dtype)))
 
 
@@ -136,7 +128,7 @@ def as_tensor(octets: np.ndarray, shape: Sequence[int], dtype: str) -> "Tensor":
         memory = _aligned(octets.size)
         memory[:] = octets
         octets = memory
-    return _viewed(_runtime().from_dlpack(octets), shape, dtype)
+    return _viewed(runtime().from_dlpack(octets), shape, dtype)
 
 
 def array_of(tensor: "Tensor") -> np.ndarray:
@@ -154,7 +146,7 @@ def _own(array: np.ndarray, others: Container[int]) -> np.ndarray:
 
 
 def _viewed(tensor: "Tensor", shape: Sequence[int], dtype: str) -> "Tensor":
-    return _function("runtime.TVMTensorCreateView")(tensor, _runtime().Shape(shape), dtype, 0)
+    return _function("runtime.TVMTensorCreateView")(tensor, runtime().Shape(shape), dtype, 0)
 
 
 def _is_placed(array: np.ndarray) -> bool:
@@ -171,34 +163,4 @@ def _aligned(size: int) -> np.ndarray:
 
 @cache
 def _function(name: str) -> "Function":
-    return _runtime().get_global_func(name)
-
-
-@cache
-def _runtime() -> ModuleType:
-    """Return the package that calls TVM's libraries, after loading these."""
-    os.environ.setdefault("TVM_BIND_THREADS", "0")  # or the pool ties the thread that calls it to one core, for good
-    with _without_torch():
-        import tvm_ffi
-    package = find_spec("tvm")
-    assert package is not None
-    folders = [Path(folder) / "lib" for folder in package.submodule_search_locations or ()]
-    for library in ("tvm_runtime", "tvm_runtime_extra"):  # the second has what sorts
-        tvm_ffi.libinfo.load_lib_ctypes("tvm", library, "RTLD_GLOBAL", extra_lib_paths=folders)
-    return tvm_ffi
-
-
-@contextmanager
-def _without_torch() -> Generator[None]:
-    """Hide torch from imports while this lasts.
-
-    `tvm_ffi` imports torch if it is installed, for conversions that nobody here asks for.
-    """
-    if "torch" in sys.modules or "tvm_ffi" in sys.modules:
-        yield
-        return
-    cast("dict[str, ModuleType | None]", sys.modules)["torch"] = None
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
+    return runtime().get_global_func(name)

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from planish.ir.ops import Operator, operators
 from planish.ir.ops.dtypes import dtype_of, to_numpy, to_torch
+from planish.ir.ops.meta_kernels import FastMeta
 from planish.ir.opset import OPSET
 from planish.ir.types import DType
 
@@ -187,7 +188,7 @@ def _run(operator: Operator, arguments: list[Any], attributes: dict[str, Any]) -
 
 
 def _run_on_meta(operator: Operator, arguments: list[Any], attributes: dict[str, Any]) -> Any:
-    with torch.device("meta"):
+    with torch.device("meta"), FastMeta():
         emptied = [item.to("meta") if isinstance(item, torch.Tensor) else item for item in arguments]
         return (operator.types or operator.function)(*emptied, **attributes)
 

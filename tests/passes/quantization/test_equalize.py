@@ -10,7 +10,7 @@ from planish.ir.types import DType, TensorType
 from planish.ir.verify import verify
 from planish.passes.base import PassContext
 from planish.passes.probes import run_graph
-from planish.passes.quantization.equalize import equalize
+from planish.passes.quantization.equalize import Equalization
 from planish.passes.quantization.layers import select_layers
 from planish.passes.quantization.plan import make_plan
 from planish.passes.quantization.quantize import Quantize
@@ -64,7 +64,9 @@ def equalized(source: Graph, data: list[dict[str, np.ndarray]]) -> tuple[Graph, 
     context = PassContext(TARGET, source, data)
     layers = select_layers(graph, OPERATORS, context).layers
     assert TARGET.int8 is not None
-    _, count = equalize(graph, layers, make_plan(graph, layers, OPERATORS), data, TARGET.int8, context)
+    even = Equalization(graph, layers, make_plan(graph, layers, OPERATORS), data, TARGET.int8)
+    even.fit(context)
+    _, count = even.apply(context)
     verify(graph)
     return graph, count
 
