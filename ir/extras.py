@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from .errors import TargetError
 
 BUILD = (
-    *("annotated_types", "archspec", "ml_dtypes", "networkx", "onnx", "onnx_ir", "onnxruntime", "pydantic", "yaml"),
-    *("rich", "safetensors", "sklearn", "scipy", "torch", "typer"),
+    *("annotated_types", "archspec", "jinja2", "ml_dtypes", "networkx", "onnx", "onnx_ir", "onnxruntime"),
+    *("platformdirs", "pydantic", "yaml", "rich", "safetensors", "sklearn", "scipy", "torch", "typer"),
 )
 """What the extra `build` brings, by what is imported."""
 
