@@ -55,6 +55,7 @@ def main(
     epochs: Annotated[int, typer.Option(help="Of the student's training.")] = 8,
     seeds: Annotated[int, typer.Option(help="Draws of images and weights.")] = 3,
     teacher_epochs: Annotated[int, typer.Option(help="Of the teacher's training.")] = 2,
+    temperature: Annotated[float, typer.Option(help="That softens what the teacher says.")] = 4.0,
 ) -> None:
     """Print what students of a teacher and of labels get right."""
     images, labels = _fashion(root, "train", 28, 1)
@@ -65,7 +66,7 @@ def main(
         path = Path(folder, "teacher.planish")
         planish.write(teacher, path)
         table.add_row("", "the teacher itself", f"{right(teacher, *held).mean():.4f}", "", "", "")
-        taught = {"teacher": str(path), "epochs": epochs}
+        taught = {"teacher": str(path), "epochs": epochs, "temperature": temperature}
         pipelines = {
             "labels": {"fine-tune": {"epochs": epochs}},
             "the teacher": {"distill": taught},
