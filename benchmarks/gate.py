@@ -1,0 +1,85 @@
+"""How often a gate is wrong: alarms where nothing has changed, and regressions that it lets through.
+
+    pip install -e ".[build]"
+    python benchmarks/gate.py [ARTIFACT] [-d DATA] [--times 200]
+
+An artifact, by default a small classifier that is made here, is compared with itself, with bounds on its metric,
+outputs, latency and size; each miss is a false alarm. Then a classifier is compared with one that is wrong on one
+percent more of the inputs, on as many fresh samples as the gate says to suffice for its bound of half a percent; each
+pass is a miss.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.progress import track
+
+import planish
+from planish.driver.comparison import Comparison, compare
+from planish.driver.gate import Gate
+from planish.ir.builder import Builder
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
+
+FEATURES, CLASSES, REGRESSION = 16, 10, 0.01
+GATE = Gate.of("0.5%", 0.999, "5%", "1%")
+
+
+def main(
+    artifact: Annotated[str | None, typer.Argument(help="Compared with itself.")] = None,
+    data: Annotated[str | None, typer.Option("-d", "--data", help="That it runs on.")] = None,
+    times: Annotated[int, typer.Option(help="Comparisons of each kind.")] = 200,
+) -> None:
+    """Print how often the gate is wrong."""
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as work:
+        right, wrong, samples = Path(work, "right.onnx"), Path(work, "wrong.onnx"), Path(work, "samples.npz")
+        weight = random.standard_normal((FEATURES, CLASSES)).astype(np.float32)
+        planish.write(_classifier(weight, float("inf")), right)
+        planish.write(_classifier(weight, float(np.quantile(random.standard_normal(1_000_000), 1 - REGRESSION))), wrong)
+        if artifact is None or data is None:
+            _draw(samples, random, weight, 512)
+            artifact, data = str(right), str(samples)
+        alarms = sum(_is_alarm(artifact, artifact, data) for _ in track(range(times), "against itself"))
+        print(f"{artifact} against itself: {alarms} alarms in {times} comparisons, {alarms / times:.1%}")
+        _draw(samples, random, weight, 512)
+        enough = GATE.sufficient_samples(compare(str(right), str(wrong), "native", str(samples), "accuracy"))
+        assert enough is not None
+        only = Gate.of("0.5%")
+        found = 0
+        for _ in track(range(times), "a regression"):
+            _draw(samples, random, weight, enough)
+            found += not all(it.is_met for it in only.checks(_compared(right, wrong, samples)))
+        print(f"worse by {REGRESSION:.0%} on {enough} samples: found in {found} of {times}, {found / times:.1%}")
+
+
+def _is_alarm(a: str, b: str, data: str) -> bool:
+    return not all(it.is_met for it in GATE.checks(compare(a, b, "native", data, "accuracy")))
+
+
+def _compared(a: Path, b: Path, samples: Path) -> Comparison:
+    return compare(str(a), str(b), "native", str(samples), "accuracy")
+
+
+def _classifier(weight: np.ndarray, threshold: float) -> Graph:
+    """A linear classifier that says the opposite where the first feature is above a threshold."""
+    graph = Graph()
+    op = Builder(graph)
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", FEATURES)))
+    y = op.MatMul(x, weight)
+    first = op.Gather(x, np.array([0]), axis=1)
+    graph.outputs["y"] = op.Where(op.Greater(first, np.array([threshold], np.float32)), op.Neg(y), y)
+    return graph
+
+
+def _draw(path: Path, random: np.random.Generator, weight: np.ndarray, count: int) -> None:
+    """Samples whose labels are what the classifier says that is right."""
+    x = random.standard_normal((count, FEATURES)).astype(np.float32)
+    np.savez(path, x=x, labels=(x @ weight).argmax(1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
