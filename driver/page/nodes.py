@@ -77,7 +77,7 @@ class NodeRows:
     def __init__(self, sizes: Sizes) -> None:
         self._sizes = sizes
         self._known: dict[str, tuple[int, Row]] = {}  # and the moment of its node's last edit
-        self._zeros: dict[int, tuple[Constant, tuple[int, int]]] = {}  # holds the constant, so that no id comes twice
+        self._zeros: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}  # holds the array, so that no id comes twice
 
     def rows(self, graph: Graph) -> dict[str, Row]:
         """The rows of all nodes, those of graphs within nodes included, by name."""
@@ -108,10 +108,11 @@ class NodeRows:
 
     def _count(self, constant: Constant, node: Node, before: Mapping[int, Any]) -> tuple[int, int]:
         """How many elements a weight has and how many of them are zero; none where its codes hide that."""
-        kept = self._zeros.get(id(constant), before.get(id(constant)))
-        if kept is None or kept[0] is not constant:
-            kept = constant, _zeros(constant, node)
-        self._zeros[id(constant)] = kept
+        data = constant.data
+        kept = self._zeros.get(id(data), before.get(id(data)))
+        if kept is None or kept[0] is not data:
+            kept = data, _zeros(constant, node)
+        self._zeros[id(data)] = kept
         return kept[1]
 
 

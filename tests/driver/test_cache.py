@@ -28,7 +28,7 @@ from planish.passes.instrument import Instrument
 
 MEASURED = ("measurements.json", "report.html")
 """The files of an artifact in which times are."""
-PASSES = ("cleanup", "fuse", "passes_of_mine:Negate", "cse", {"quantize": {"observer": "minmax"}})
+PASSES = ("cleanup", "fuse", "passes_of_mine:Negate", "cse", {"prune-channels": {"ratio": 0.25, "importance": "l1"}})
 
 
 class Listener(Reporter):
@@ -86,13 +86,13 @@ def of_the_pipeline(heard: Listener) -> list[str]:
 def test_an_unchanged_recipe_runs_nothing_and_gives_the_same_files(
     built: Callable[..., Listener], folder: Path
 ) -> None:
-    assert "quantize" in built().ran
+    assert "prune-channels" in built().ran
     before = files(folder)
     again = built()
     assert again.ran == []
     assert any(note.startswith("nothing has changed since the last build") for note in again.notes)
     assert files(folder) == before
-    assert "quantize" in built(fresh=True).ran
+    assert "prune-channels" in built(fresh=True).ran
     assert files(folder, but=MEASURED).items() <= before.items()
 
 
@@ -111,10 +111,10 @@ def test_a_budget_and_a_place_are_no_reason_to_build_anew(built: Callable[..., L
 
 
 def test_another_option_of_the_last_pass_runs_that_pass_alone(built: Callable[..., Listener], folder: Path) -> None:
-    other = (*PASSES[:-1], {"quantize": {"observer": "mse"}})
+    other = (*PASSES[:-1], {"prune-channels": {"ratio": 0.5, "importance": "l1"}})
     built()
-    assert of_the_pipeline(built(passes=other))[:1] == ["quantize"]
-    assert "negate" not in built(passes=(*PASSES[:-1], {"quantize": {"observer": "percentile"}})).ran
+    assert of_the_pipeline(built(passes=other))[:1] == ["prune-channels"]
+    assert "negate" not in built(passes=(*PASSES[:-1], {"prune-channels": {"ratio": 0.5, "importance": "l2"}})).ran
     built(passes=other)
     taken, graphs = files(folder, but=MEASURED), read_page(folder / "dist")["graphs"]
     built(passes=other, fresh=True)
@@ -133,7 +133,7 @@ def test_what_the_result_depends_on_is_looked_at(built: Callable[..., Listener],
         path = folder / name
         path.write_text(edit(path.read_text()))
         sys.modules.pop("passes_of_mine", None)
-        assert "quantize" in built().ran, what
+        assert "prune-channels" in built().ran, what
         assert built().ran == [], what
     graph = load(folder / "net.planish")
     constant = next(it for it in graph.constants.values() if it.data.size > 16)
@@ -175,7 +175,7 @@ def test_a_pass_behind_kept_steps_is_held_to_the_last_lossy_one(built: Callable[
 def test_a_merge_runs_again_so_that_what_is_left_of_its_adapters_is_measured(built: Callable[..., Listener]) -> None:
     passes = ("cleanup", {"lora": {"rank": 2, "start": "pissa"}}, "merge-lora", "quantize")
     first = built(passes=passes)
-    heard = built(passes=(*passes[:3], {"quantize": {"observer": "minmax"}}))
+    heard = built(passes=(*passes[:3], {"quantize": {"observer": "mse"}}))
     assert "merge-lora" in heard.ran
     for it in (first, heard):
         (left,) = (note for note in it.notes if "of what the adapter does is left after quantize" in note)

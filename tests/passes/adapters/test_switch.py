@@ -15,6 +15,7 @@ from planish.passes.base import Feeds
 TARGET = "x86-64-avx512-vnni"
 
 
+@pytest.mark.wide
 def test_adapters_are_exchanged_on_a_quantized_base(source: Graph, data: list[Feeds], tmp_path: Path) -> None:
     base = planish.optimize(source, "quantize", data=data, target=TARGET, verify="structure").graph
     graph = planish.optimize(base, "lora{rank=3,alpha=6}", verify="structure").graph
