@@ -148,6 +148,7 @@ def _maybe(value: float | None, form: str) -> str:
 def passes_table(rows: Sequence[PassRow]) -> Table:
     """A row for each pass: what it changed, and what the graph costs after it."""
     table = _table("pass", "changes", "nodes", "parameters", "size", "FLOPs", "drift", "metric", "time")
+    table.columns[-1].min_width = len("19.6 ms")  # so that names break in the same place whatever the times are
     for row in rows:
         table.add(
             row.text,

@@ -66,7 +66,8 @@ def printed(command: str, folder: Path) -> str:
     """What a command prints, on either stream."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     cache = str(folder / ".cache")  # builds tell what they know from earlier ones
-    environment = {**os.environ, "PATH": path, "PLANISH_CACHE": cache, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+    ours = {"PATH": path, "PLANISH_CACHE": cache, "PLANISH_CACHE_SIZE": "1GB", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, **ours, "NO_COLOR": "1"}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     ran = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=False, **streams)
     return "".join(f"{line.rstrip()}\n" for line in ran.stdout.decode().splitlines())

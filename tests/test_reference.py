@@ -32,13 +32,15 @@ def test_each_page_can_be_made(name: str) -> None:
 
 @pytest.mark.wide
 def test_the_pages_hold_what_there_is() -> None:
+    from typer.main import get_command
+
     from planish.driver.cli import app
     from planish.driver.recipe import Recipe
     from planish.ir.ops import operators
     from planish.passes.pipeline import pass_classes
     from planish.targets.load import target_names
 
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands = get_command(app).commands
     wanted = {
         "cli": {f"## planish {name}" for name in commands},
         "recipe": {f"| `{key}` |" for key in Recipe.model_fields if key not in ("folder", "name")},
