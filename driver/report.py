@@ -213,6 +213,7 @@ def comparison_tables(comparison: "Comparison") -> Iterator[Table]:
     outputs = _table(
         "output", "largest difference", "relative", "cosine", "SQNR", "same argmax", "KL", title="B against A"
     )
+    outputs.columns[0].no_wrap = True
     for row in comparison.outputs:
         numbers = (f"{row.largest:.3g}", f"{row.relative:.3g}", f"{row.cosine:.6f}", f"{row.sqnr:.1f} dB")
         within = "" if row.agreement_interval is None else " ({:.2%}-{:.2%})".format(*row.agreement_interval)
