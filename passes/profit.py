@@ -8,7 +8,7 @@ from ..ir.graph import Graph, Location
 from .base import Profiler
 from .units import show_seconds
 
-_NOISE, _LEAST, _LEAST_OF_A_LAYER = 1.02, 50e-6, 1e-6
+_NOISE, _LEAST, _LEAST_OF_A_LAYER = 1.02, 50e-6, 5e-6
 """How many times as long a graph has to take, in three rounds of four, to count as slower, and by how many seconds."""
 
 
