@@ -13,11 +13,13 @@ from .data import Batch, Feeds
 
 _BACKENDS = {"tvm": ("apache-tvm", "apache-tvm-ffi")}
 """The packages of backends that planish doesn't require."""
+_BUILDING = r"extra == .(build|onnxruntime).|^[^;]*$"
+"""What lines of planish's requirements are about that building takes: extras, or none."""
 
 
 def versions(backend: str) -> dict[str, str]:
     """The versions of Python, planish, what building takes, and what a backend needs beside that."""
-    required = [line for line in requires("planish") or () if re.search(r"extra == .build.|^[^;]*$", line)]
+    required = [line for line in requires("planish") or () if re.search(_BUILDING, line)]
     names = [match.group() for line in required if (match := re.match(r"[\w.-]+", line))]
     found = {"python": platform.python_version(), "planish": version("planish")}
     for name in sorted([*names, *_BACKENDS.get(backend, ())]):

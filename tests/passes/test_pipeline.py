@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from annotated_types import Ge, Interval, Unit
+from annotated_types import Ge, Gt, Interval, Le, Lt, Unit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -79,10 +79,10 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
         return st.sampled_from(option.choices)
     if not option.bounds:
         return VALUES[option.type]
-    numbers = (
-        st.floats(0, 1) | st.floats(-2, 100) if option.type is float else st.integers(-2, 9) | st.integers(-2, 100)
-    )
-    return numbers.filter(partial(is_allowed, option))
+    low = max((it.gt if isinstance(it, Gt) else it.ge for it in option.bounds if isinstance(it, Gt | Ge)), default=-2)
+    high = min((it.lt if isinstance(it, Lt) else it.le for it in option.bounds if isinstance(it, Lt | Le)), default=100)
+    numbers = st.floats(low, high) if option.type is float else st.integers(low, high)
+    return numbers.filter(partial(is_allowed, option))  # which leaves out open ends
 
 
 def is_allowed(option: Option, value: Any) -> bool:
