@@ -195,6 +195,7 @@ def optimize(
         hearing.progress,
         probes=given,
         profile=timing,
+        profile_decides=backend != "auto",
         labels=labels_of(batches),
         labelled=labels,
         read_model=read_model,

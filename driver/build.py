@@ -14,6 +14,8 @@ from ..ir.errors import BudgetError, UsageError
 from ..ir.files import RefusedFileError, open_regular, writing
 from ..passes.instrument import Instrument
 from ..passes.units import show_bytes, show_seconds
+from ..targets.cpu import architecture
+from ..targets.load import load_target
 from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .cache.inputs import reading
@@ -57,6 +59,8 @@ def build(
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     output = recipe.folder / recipe.output
     _check_place(output)
+    if recipe.bundle_runtime and (other := load_target(recipe.machine).architecture) != architecture():
+        raise UsageError(f"the runtime at hand isn't for {other}: build without it, and install it there")
     if key is not None:
         check_key(key)
     with ExitStack() as stack:
@@ -167,6 +171,10 @@ def _check_place(output: Path) -> None:
 
 def _check_budget(budget: Budget, artifact: Artifact) -> None:
     missed: list[str] = []
+    if budget.metric_drop is not None and artifact.drop is None:
+        raise UsageError("a budget on the metric needs evaluation data with labels")
+    if budget.latency is not None and artifact.built.latency is None:
+        raise UsageError("a budget on the latency needs a machine that runs what is built")
     if budget.metric_drop is not None and artifact.drop is not None and artifact.drop > budget.metric_drop + 1e-9:
         missed.append(f"the metric drops by {artifact.drop:.4f}, more than {budget.metric_drop:g}")
     latency = artifact.built.latency

@@ -15,7 +15,6 @@ from ..passes.instrument import Instrument
 from ..passes.pipeline import format_pipeline
 from ..passes.reproducer import Reproducer
 from ..targets import Target
-from ..targets.cpu import architecture
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data
 from .evaluation import Metric, Run, Score, evaluate, find_metric, labelled, labels_of
@@ -54,6 +53,7 @@ class Job:
             sizes=sizes,
             progress=self.reporter.progress,
             profile=profiler(self.recipe.backend, self.target, sample),
+            profile_decides=self.recipe.backend != "auto" or len(self.backends) == 1,
             labels=self.labels,
             labelled=self.labelled,
             read_model=partial(read_model, folder=self.recipe.folder),
@@ -117,8 +117,6 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
     for doubt in doubts(feeds, [batch.inputs for batch in evaluation]):
         reporter.warn(doubt)
     metric = metric if evaluation else None
-    if recipe.bundle_runtime and target.architecture != architecture():
-        raise UsageError(f"the runtime at hand isn't for {target.architecture}: build without it, and install it there")
     labels, held = labels_of(calibration), labelled(metric, calibration)
     job = Job(recipe, reporter, instruments, passes, target, source, feeds, evaluation, metric, labels, held)
     if job.is_for_another_machine and recipe.budget.latency is not None:

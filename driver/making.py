@@ -103,7 +103,7 @@ def _run_passes(job: Job, before: Score | None, context: PassContext, cache: Bui
     context = replace(context, checkpoints=cache.checkpoints)
     watch = _Watch(job, before, context.sizes)
     survival = AdapterSurvival(job.reporter.note)
-    keeping = None if survival.watches(job.passes) else cache.steps(job, lambda: watch.rows, watch.history)
+    keeping = cache.steps(job, lambda: watch.rows, watch.history)
     if keeping is not None and (found := keeping.find()) is not None:
         graph, resumption = found.graph, found.resumption
         watch.rows += found.rows

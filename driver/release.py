@@ -42,12 +42,15 @@ def search(
     What a recipe's `search` lists is tried behind its `passes`. What is chosen is judged on every other batch of the
     evaluation data, by which nothing was chosen. A search that was ended goes on where it was.
     """
+    from ..ir.errors import UsageError
     from .recipe_file import read_recipe
     from .report import ConsoleReporter, search_table
     from .search import search as look
     from .search import write_plan
 
     chosen = read_recipe(Path(recipe), settings=settings or [])
+    if output is not None and output.absolute().parent != chosen.folder.absolute():
+        raise UsageError(f"{output} must lie beside {recipe}, whose paths are relative to its folder")
     reporter = ConsoleReporter(console(), verbosity())
     with reporter.live():
         found = look(chosen, reporter, minutes)

@@ -117,6 +117,8 @@ class PassContext:
         probes: inputs that graphs are compared on; where there are none, batches of the calibration data or random
             ones.
         profile: times graphs on the chosen backend; None where no backend is chosen, or it can't be timed here.
+        profile_decides: whether the model is built for that backend alone, so that what is slower there is not worth
+            having.
         labels: of the calibration batches; empty where the user gave none.
         labelled: these, with the metric that is computed with them; None where the user gave no labels, or no metric.
         read_model: reads a model that an option names as recipes name models, relative to the recipe's folder.
@@ -135,6 +137,7 @@ class PassContext:
     counter: DebugCounter = field(default_factory=DebugCounter)
     probes: Sequence[Feeds] = ()
     profile: Profiler | None = None
+    profile_decides: bool = True
     labels: Sequence[Any] = ()
     labelled: Labelled | None = None
     read_model: Callable[[str], Graph] = _unread

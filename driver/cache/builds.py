@@ -42,7 +42,7 @@ def keep_build(store: Store, key: str, built: Built) -> None:
     Raises:
         UsageError: the disk is full, or nothing may be written there.
     """
-    files = {path.name: store.put([path.read_bytes()]) for path in sorted(built.directory.iterdir())}
+    files = {path.name: store.put([_content(path)]) for path in sorted(built.directory.iterdir())}
     artifact = built.artifact
     record = {
         "files": files,
@@ -102,6 +102,11 @@ def recall_recipe(store: Store, key: str) -> str | None:
     if record is None or not are_unchanged(Input(**it) for it in record["inputs"]):
         return None
     return record["build"]
+
+
+def _content(path: Path) -> memoryview | bytes:
+    """A file's bytes, of which none has to be in memory."""
+    return np.memmap(path, np.uint8, mode="r").data if path.stat().st_size else b""  # nothing can't be mapped
 
 
 def _plain(model: Measured) -> dict[str, Any]:

@@ -85,9 +85,8 @@ class KeptSteps(Instrument):
         self._reference: dict[str, Any] | None = None  # the graph after the last lossy step, as `_kept` has it
         self._worked_since = time.monotonic()
         merging = (place for place, it in enumerate(passes) if any(map(_is_merging, flattened([it]))))
-        self._unmeasured = next(
-            merging, len(passes)
-        )  # the steps before a merge, which is measured with those behind it
+        # the steps before a merge of adapters, whose effect is measured together with the steps behind it
+        self._unmeasured = next(merging, len(passes))
 
     def find(self) -> Found | None:
         """The graph after the most steps that is kept whole; None if there is none."""

@@ -8,7 +8,6 @@ least recently goes first when the folder has outgrown its bound.
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -149,11 +148,6 @@ class Store:
                 path.unlink()
                 erased += status.st_size
         return erased
-
-    def clear(self) -> None:
-        """Erase everything."""
-        for entry in self.folder.iterdir():
-            shutil.rmtree(entry, ignore_errors=True)
 
     def _files(self) -> Iterable[tuple[Path, os.stat_result]]:
         now = time.time()

@@ -10,7 +10,6 @@ from ...ir.graph import Graph
 from ...ir.numerics import Outputs, is_float
 from ..base import Feeds, Pass, PassContext
 from ..instrument import Instrument, PassRecord
-from ..order import flattened
 from ..probes import make_probes, run_graph
 from .adapter import find_adapters, remove_adapter
 from .merge_lora import LoraMerging
@@ -41,11 +40,6 @@ class AdapterSurvival(Instrument):
         self._without: Graph | None = None
         self._plain: Sequence[Outputs] = ()
         self._effect: Sequence[Outputs] = ()
-
-    @staticmethod
-    def watches(passes: Sequence[Pass]) -> bool:
-        """Whether a pipeline merges adapters, so that all of its passes have to be seen."""
-        return any(isinstance(step, LoraMerging) for step in flattened(passes))
 
     def start(self, graph: Graph, context: PassContext) -> None:
         self._context = context

@@ -85,7 +85,7 @@ class Factorization(Pass):
         else:
             judge = Judge(graph, held_out, labelled)
             ranks, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
-        if context.profile is not None:
+        if context.profile is not None and context.profile_decides:
             layers, slow = self._paying(graph, context, layers, ranks, context.profile)
             misses += slow
         found = self._split(graph, context, layers, ranks)

@@ -122,7 +122,7 @@ class Quantize(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         if self.scheme in _WEIGHT_BITS:
             return self._run_on_weights(graph, context)
-        if context.profile is None or self.if_slower == "keep":
+        if context.profile is None or not context.profile_decides or self.if_slower == "keep":
             return self._run_in_integers(graph, context)
         before = graph.clone()
         found = self._run_in_integers(graph, context)

@@ -12,7 +12,7 @@ _AT_ONCE = 128
 """Rows among which weights are chosen, and whose errors are collected before they reach the rows behind them."""
 
 _STEPS, _TINY = 20, 1e-30
-"""Of conjugate gradients, and what a divisor is at least."""
+"""The steps that conjugate gradients take, and what a divisor is at least."""
 
 
 def sparsegpt(weight: np.ndarray, pattern: Pattern, sparsity: float, moments: np.ndarray, damping: float) -> np.ndarray:

@@ -22,7 +22,7 @@ from planish.driver.integrity import check_integrity
 from planish.driver.page.page import read_page
 from planish.driver.recipe_file import make_recipe
 from planish.driver.reporter import Reporter
-from planish.ir.errors import CheckError, ModelError
+from planish.ir.errors import BudgetError, CheckError, ModelError, UsageError
 from planish.ir.storage import load, save
 from planish.passes.instrument import Instrument
 
@@ -108,6 +108,15 @@ def test_a_budget_and_a_place_are_no_reason_to_build_anew(built: Callable[..., L
     built()
     assert built(budget={"size": "10 MB"}, output="elsewhere").ran == []
     assert (folder / "elsewhere" / "model.onnx").read_bytes() == (folder / "dist" / "model.onnx").read_bytes()
+
+
+def test_a_budget_is_held_to_what_was_measured_earlier(built: Callable[..., Listener]) -> None:
+    without = {"calibration": "data.py:calibration"}
+    built(data=without, passes=["dce"])
+    with pytest.raises(UsageError, match="a budget on the metric needs evaluation data"):
+        built(data=without, passes=["dce"], budget={"metric_drop": "1%"})
+    with pytest.raises(BudgetError, match="the size is"):
+        built(data=without, passes=["dce"], budget={"size": "10 B"})
 
 
 def test_another_option_of_the_last_pass_runs_that_pass_alone(built: Callable[..., Listener], folder: Path) -> None:

@@ -305,7 +305,7 @@ def test_a_layer_that_takes_longer_in_two_stays_whole() -> None:
     graph.outputs["y"] = op.MatMul(op.Relu(first), low_rank(32, 24, rank=3))
 
     def profile(graphs: Sequence[Graph]) -> list[Profile]:
-        """Of layers in two, the first is slower and the second faster."""
+        """The first layer is slower in two, and the second faster."""
         slow, fast = first.name, graph.outputs["y"].name
         times = [{slow: 1e-4, fast: 1e-4}, {slow: 2e-4, fast: 5e-5}]
         return [Profile(np.ones(8), modules, {}) for modules, _ in zip(times, graphs, strict=True)]

@@ -285,4 +285,5 @@ def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: st
     assert result.misses[0].startswith("one sample would take 12 ms where it took 10 ms, 1.20 times as long")
     assert differences(source, graph) == []
     verify(graph)
-    assert Quantize(scheme=scheme, if_slower="keep").apply(graph, context).changed
+    assert Quantize(scheme=scheme, if_slower="keep").apply(graph.clone(), context).changed
+    assert Quantize(scheme=scheme).apply(graph, replace(context, profile_decides=False)).changed
