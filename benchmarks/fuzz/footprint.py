@@ -1,12 +1,16 @@
 """What a process holds of the system."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 _COMPILER = b"tvm.compiler.server"
+_MOMENT = 0.05
+"""Seconds between two looks at a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,27 @@ def compiler() -> Footprint | None:
     children = Path("/proc/self/task").glob("*/children")
     for process in (number for path in children for number in path.read_text().split()):
         if _COMPILER in Path("/proc", process, "cmdline").read_bytes():
+            _await_rest(process)  # it answers first, and lets go of what it was given afterwards
             return Footprint.of(process)
     return None
+
+
+def _await_rest(process: str) -> None:
+    """Wait until no thread of a process is at work, and none has been for a moment."""
+    before = None
+    while (now := _threads(process)) != before or any(state in "RD" for state, _ in now.values()):
+        before = now
+        time.sleep(_MOMENT)
+
+
+def _threads(process: str) -> Mapping[str, tuple[str, int]]:
+    """The state of each thread of a process, as ps writes it, and the ticks of the processor that it has had."""
+    threads: dict[str, tuple[str, int]] = {}
+    for path in Path("/proc", process, "task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            words = path.read_text().rpartition(")")[2].split()
+            threads[path.parent.name] = words[0], int(words[11]) + int(words[12])
+    return threads
 
 
 def growth(sizes: Iterable[int]) -> float:
