@@ -12,6 +12,9 @@ FEWEST_ROUNDS = 7
 BLOCK_SECONDS = 0.01
 """Each model runs for about as long in each round, so that short ones are resolved and caches are warm."""
 
+MOST_CALLS = 200
+"""The calls that a round has at the most."""
+
 PAUSE_SECONDS = 0.003
 """The pause between models: the worker threads of a runtime spin for a while and would slow the next one."""
 
@@ -66,7 +69,6 @@ def interleaved(models: Sequence[Callable[[], object]]) -> list[Latency]:
     expected = sum(seconds * (number + 1) for seconds, number in calls)
     rounds = int(np.clip(LONGEST_SECONDS / expected, FEWEST_ROUNDS, ROUNDS))
     medians = np.empty((len(models), rounds))
-    gc.collect()
     gc.disable()
     try:
         for number in range(rounds):
@@ -85,7 +87,7 @@ def _calls_per_block(run: Callable[[], object]) -> tuple[float, int]:
     start = time.perf_counter()
     run()
     seconds = max(time.perf_counter() - start, 1e-7)
-    return seconds, int(np.clip(BLOCK_SECONDS / seconds, 1, 1000))
+    return seconds, int(np.clip(BLOCK_SECONDS / seconds, 1, MOST_CALLS))
 
 
 def _block(run: Callable[[], object], calls: int) -> float:

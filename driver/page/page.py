@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...backends.manifest import REPORT, read_manifest, read_measurements
 from ...ir.errors import ModelError
@@ -21,6 +21,9 @@ from .facts import bounds, reproduction, unchecked, verdict
 from .history import decoded, final, fitted, size_of
 from .layers import layers
 from .plots import scatter, strips, waterfall
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LONGEST = 1_500_000
 """Bytes of a page at the most."""
@@ -146,17 +149,15 @@ def filled(template: str, data: Mapping[str, Any], **facts: Any) -> str:
     Raises:
         LookupError: the template asks for something that isn't there.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+    from jinja2 import UndefinedError
 
     script = "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    environment = Environment(
-        autoescape=True, loader=FileSystemLoader(_TEMPLATES), trim_blocks=True, undefined=StrictUndefined
-    )
-    environment.globals["number"] = partial(_number, data)  # pyright: ignore[reportArgumentType] -- any global will do
+    page = _environment().get_template(template)
     try:
-        return environment.get_template(template).render(
+        return page.render(
             **data,
             **facts,
+            number=partial(_number, data),
             style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -164,6 +165,15 @@ def filled(template: str, data: Mapping[str, Any], **facts: Any) -> str:
         )
     except UndefinedError as error:
         raise LookupError(str(error)) from error
+
+
+@cache
+def _environment() -> "Environment":
+    """The templates, each of which is compiled once."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(_TEMPLATES)
+    return Environment(autoescape=True, loader=loader, trim_blocks=True, undefined=StrictUndefined)
 
 
 def _some(texts: Sequence[str]) -> list[str]:
