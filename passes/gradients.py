@@ -33,8 +33,8 @@ class Gradients:
         self._measures = measures
         self._generator = generator
 
-    def draw(self, feeds: Feeds) -> "list[dict[Value, Tensor]]":
-        """Run a batch, and draw gradients at all values at once."""
+    def draw(self, feeds: Feeds, draws: int = DRAWS) -> "list[dict[Value, Tensor]]":
+        """Run a batch, and draw gradients at all values at once, some times."""
         import torch
 
         leaves: dict[Value, Tensor] = {}
@@ -51,7 +51,7 @@ class Gradients:
             results = cast("tuple[Tensor, ...]", self._interpreter.call(arguments, {}, observe))
             outputs = dict(zip(self._interpreter.graph.outputs, results, strict=True))
         drawn: list[dict[Value, Tensor]] = []
-        for _ in range(DRAWS):
+        for _ in range(draws):
             with torch.enable_grad():
                 scores = [_score(kind, outputs[name], self._generator) for name, kind in self._measures.items()]
             score = torch.stack(scores).sum()

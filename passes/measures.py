@@ -1,6 +1,7 @@
 """How a graph's outputs are compared with those of the model that it is to match."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -25,19 +26,23 @@ def choose_measures(teacher: Graph, loss: str) -> dict[str, LossKind]:
 
     Args:
         teacher: whose outputs are to be matched.
-        loss: `kl`, `mse`, or `auto`, which takes `kl` for what softmax gives and for what a linear layer gives in two
-            dimensions.
+        loss: `kl`, `mse`, or `auto`, which takes `kl` for what softmax gives, for what a linear layer gives in two
+            dimensions, and for what it gives in three if there is a number for each row of an embedding's table.
     """
-    return {name: _measure(value, loss) for name, value in teacher.outputs.items() if value.dtype.is_trainable}
+    tables = (node.constant(0) for node in teacher.nodes if node.operator == "Gather")
+    vocabularies = {len(table) for table in tables if table is not None and table.ndim == 2}
+    return {
+        name: _measure(value, loss, vocabularies) for name, value in teacher.outputs.items() if value.dtype.is_trainable
+    }
 
 
-def _measure(output: Value, loss: str) -> LossKind:
+def _measure(output: Value, loss: str, vocabularies: AbstractSet[int]) -> LossKind:
     if loss == "mse":
         return LossKind.NUMBERS
     producer = _unshaped(output).producer
     if producer is not None and producer.operator == "Softmax":
         return LossKind.PROBABILITIES
-    return LossKind.LOGITS if loss == "kl" or _is_logits(output) else LossKind.NUMBERS
+    return LossKind.LOGITS if loss == "kl" or _is_logits(output, vocabularies) else LossKind.NUMBERS
 
 
 def _unshaped(value: Value) -> Value:
@@ -49,9 +54,9 @@ def _unshaped(value: Value) -> Value:
     return _unshaped(source) if source.type.is_ranked and source.shape[-1:] == value.shape[-1:] else value
 
 
-def _is_logits(output: Value) -> bool:
+def _is_logits(output: Value, vocabularies: AbstractSet[int]) -> bool:
     node = output.producer
-    if node is None or output.type.rank != 2:
+    if node is None or not (output.type.rank == 2 or (output.type.rank == 3 and output.shape[-1] in vocabularies)):
         return False
     if node.operator == "Add":  # a bias
         operands = [value for value in node.inputs if value is not None and not isinstance(value, Constant)]

@@ -1,7 +1,7 @@
 """Means and second moments of what layers read, over calibration data."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -46,7 +46,12 @@ class _Sums:
 
 
 def observe(
-    graph: Graph, reads: Iterable[Read], batches: Sequence[Feeds], context: PassContext, widest: int | None = None
+    graph: Graph,
+    reads: Iterable[Read],
+    batches: Sequence[Feeds],
+    context: PassContext,
+    widest: int | None = None,
+    also: "Callable[[Value, Tensor], None]" = lambda _, __: None,
 ) -> dict[Read, Inputs]:
     """Observe values; nothing of those that hold no rows, or numbers that are not finite.
 
@@ -56,6 +61,7 @@ def observe(
         batches: of inputs.
         context: to whom progress is reported.
         widest: the channels beyond which a diagonal is all that is held of a moment.
+        also: sees every value, too.
     """
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
@@ -65,6 +71,7 @@ def observe(
     sums: dict[Read, _Sums] = {}
 
     def look(value: Value, tensor: "Tensor") -> None:
+        also(value, tensor)
         for axis in axes.get(value, ()):
             rows = tensor.movedim(axis, -1).flatten(0, -2).double()
             is_wide = widest is not None and rows.shape[1] > widest

@@ -40,7 +40,8 @@ class Distillation(Training):
     Attributes:
         loss: `kl` compares outputs as classes' softened probabilities (Hinton et al., "Distilling the Knowledge in a
             Neural Network", 2015), `mse` as numbers, relative to their size. `auto` takes `kl` for what a softmax gives
-            and for logits, which are what a linear layer gives in two dimensions, and `mse` for the rest.
+            and for logits, and `mse` for the rest: logits are what a linear layer gives in two dimensions, or in three
+            with a number for each row of an embedding's table.
         temperature: softens the probabilities of `kl`.
         teacher: a model to learn from in place of the one that was read, named as a recipe names models.
         outputs: pairs of outputs, `student->teacher`, where these have other names or there are more; all where empty.

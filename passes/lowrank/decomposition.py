@@ -15,14 +15,16 @@ class Decomposition:
     Attributes:
         first: float64 `[K, R]`.
         second: float64 `[R, N]`.
+        losses: the squared error, in the metrics that it was made for, of each rank from 0 to R, float64 `[R + 1]`.
     """
 
     first: np.ndarray
     second: np.ndarray
+    losses: np.ndarray
 
     def cut(self, rank: int) -> "Decomposition":
         """The approximation of a rank."""
-        return Decomposition(self.first[:, :rank], self.second[:rank])
+        return Decomposition(self.first[:, :rank], self.second[:rank], self.losses[: rank + 1])
 
     @property
     def product(self) -> np.ndarray:
@@ -30,29 +32,36 @@ class Decomposition:
         return self.first @ self.second
 
 
-def decompose(matrix: np.ndarray, moment: np.ndarray | None = None) -> Decomposition:
-    """Decompose a weight so that each rank loses the least squared error of the output.
+def decompose(matrix: np.ndarray, moment: np.ndarray | None = None, metric: np.ndarray | None = None) -> Decomposition:
+    """Decompose a weight `W` so that each rank loses the least squared error of the output.
 
-    The best approximation of rank r is `W V V^T`, where V are the first r eigenvectors of `W^T M W` (Chen et al.,
-    "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025). Of this and the same problem on the other side, the one
-    that has fewer rows is solved: a head has a hundred times as many outputs as inputs.
+    With `M` the moment and `G` the metric, that is the trace of `D^T M D G` for a change `D` of the weight. The best
+    approximations are the truncated singular value decompositions of `M^1/2 W G^1/2`: without metric those of Chen et
+    al., "DRONE", NeurIPS 2021, and Wang et al., "SVD-LLM", ICLR 2025. Where the metric holds second moments of the
+    loss's gradients, the error is that of the loss, in the approximation of Martens and Grosse, "K-FAC", ICML 2015. Of
+    two eigenvalue problems that give it the one with fewer rows is solved: a head has a hundred times as many outputs
+    as inputs.
 
     Args:
         matrix: the weight, `[K, N]`.
         moment: of its inputs, `[K, K]`; None where all directions count the same.
+        metric: of its outputs, `[N, N]`, or its diagonal, `[N]`; None where all directions count the same.
     """
     matrix = matrix.astype(np.float64)
-    root = None if moment is None else np.linalg.cholesky(_damped(moment)).T
-    output = matrix if root is None else root @ matrix
+    inner, outer = _root(moment), _root(metric)
+    weighed = _times(inner, matrix)
+    output = _times(outer, weighed.T).T
     if output.shape[1] <= output.shape[0]:
-        kept, vectors = _eigenvectors(output.T @ output)
-        first, second = matrix @ vectors, vectors.T
+        energies, vectors = _eigenvectors(output.T @ output)
+        first, second = matrix @ _times(_transposed(outer), vectors), _solved(outer, vectors).T
+        sizes = energies
     else:
-        kept, vectors = _eigenvectors(output @ output.T)
-        first, second = vectors if root is None else np.linalg.solve(root, vectors), vectors.T @ output
-        kept = 1 / np.maximum(kept, 1e-30)
-    scales = kept**0.25  # so that both matrices are equally large
-    return Decomposition(first / scales, scales[:, None] * second)
+        energies, vectors = _eigenvectors(output @ output.T)
+        first, second = _solved(inner, vectors), vectors.T @ weighed
+        sizes = 1 / energies
+    scales = sizes**0.25  # so that both matrices are equally large
+    losses = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
+    return Decomposition(first / scales, scales[:, None] * second, losses)
 
 
 def lost(matrix: np.ndarray, approximation: np.ndarray, covariance: np.ndarray | None) -> float:
@@ -73,5 +82,28 @@ def _eigenvectors(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(values[::-1], 1e-30), vectors[:, ::-1]
 
 
-def _damped(moment: np.ndarray) -> np.ndarray:
-    return moment + np.eye(len(moment)) * (_DAMPING * (np.trace(moment) / len(moment) or 1.0))
+def _root(moment: np.ndarray | None) -> np.ndarray | None:
+    """`R` with `R^T R` the moment, damped: a triangle, or a diagonal of a diagonal; None of none."""
+    if moment is None:
+        return None
+    if moment.ndim == 1:
+        return np.sqrt(moment + (_DAMPING * moment.mean() or 1.0))
+    return np.linalg.cholesky(moment + np.eye(len(moment)) * (_DAMPING * np.trace(moment) / len(moment) or 1.0)).T
+
+
+def _transposed(root: np.ndarray | None) -> np.ndarray | None:
+    return None if root is None else root.T
+
+
+def _times(root: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
+    """The product of a root, its diagonal, or nothing with a matrix."""
+    if root is None:
+        return matrix
+    return root[:, None] * matrix if root.ndim == 1 else root @ matrix
+
+
+def _solved(root: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
+    """What a root, its diagonal, or nothing gives a matrix as product with."""
+    if root is None:
+        return matrix
+    return matrix / root[:, None] if root.ndim == 1 else np.linalg.solve(root, matrix)

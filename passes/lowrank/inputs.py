@@ -1,11 +1,17 @@
 """What layers read over calibration data."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ...ir.graph import Graph, Node
+import numpy as np
+
+from ...ir.graph import Graph, Node, Value
 from ..base import Feeds, PassContext
 from ..moments import Inputs, observe
-from .matrix import channel_axis
+from .matrix import channel_axis, weight_of
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
 
 
 def observe_inputs(
@@ -13,12 +19,23 @@ def observe_inputs(
 ) -> dict[Node, Inputs]:
     """Observe what each layer reads; nothing of those that read no rows, or numbers that are not finite.
 
+    An embedding reads a 1 for the row that it looks up, and zeros for the others. Each row counts as if it had been
+    looked up once more than it was, since more data look up more rows.
+
     Args:
         graph: that is run.
-        nodes: layers of it.
+        nodes: layers of it, and embeddings.
         batches: of inputs.
         context: to whom progress is reported.
     """
-    reads = {node: (node.operand(0), channel_axis(node)) for node in nodes}
-    found = observe(graph, reads.values(), batches, context)
-    return {node: found[read] for node, read in reads.items() if read in found}
+    counts = {node: np.ones(len(weight_of(node).data)) for node in nodes if node.operator == "Gather"}
+    reads = {node: (node.operand(0), channel_axis(node)) for node in nodes if node not in counts}
+
+    def count(value: Value, tensor: "Tensor") -> None:
+        for node, found in counts.items():
+            if node.operand(1) is value:
+                np.add.at(found, tensor.numpy().ravel(), 1)
+
+    found = observe(graph, reads.values(), batches, context, also=count)
+    looked_up = {node: Inputs(rows / rows.sum(), rows / rows.sum()) for node, rows in counts.items() if batches}
+    return {node: found[read] for node, read in reads.items() if read in found} | looked_up

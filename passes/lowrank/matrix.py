@@ -1,9 +1,10 @@
-"""Layers that multiply by a constant matrix: linear ones, and convolutions with 1x1 kernels."""
+"""Layers that multiply by a constant matrix: linear ones, convolutions with 1x1 kernels, and look-ups in a table."""
 
 import numpy as np
 
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Node
+from ...ir.numerics import is_float
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
 from ..added_bias import added_bias
@@ -23,6 +24,19 @@ def read_matrix(node: Node) -> np.ndarray | None:
     if is_product and weight.ndim == 2:
         return weight.T if node.attributes.get("transB") else weight
     return None
+
+
+def read_table(node: Node) -> np.ndarray | None:
+    """The table of an embedding, `[rows, width]`; None where the node looks up no rows of a constant."""
+    table = node.constant(0) if node.operator == "Gather" and not node.attributes.get("axis", 0) else None
+    return table if table is not None and table.ndim == 2 and is_float(table) else None
+
+
+def weight_of(node: Node) -> Constant:
+    """The weight of a layer, or the table of an embedding."""
+    weight = node.inputs[0 if node.operator == "Gather" else 1]
+    assert isinstance(weight, Constant)
+    return weight
 
 
 def channel_axis(node: Node) -> int:
@@ -91,6 +105,27 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
         narrow = op.MatMul(x, op.constant(first.astype(old.data.dtype), f"{old.name}_in"))
     graph.set_input(node, 0, narrow)
     graph.set_input(node, 1, op.constant(_as_stored(second, node, old), f"{old.name}_out"))
+    if not old.use_count and not graph.is_output(old):
+        graph.erase_constant(old)
+
+
+def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) -> None:
+    """Look up narrow rows and multiply them, in the place of a node that looks up wide ones.
+
+    Args:
+        graph: edited in place.
+        node: an embedding that `read_table` reads.
+        first: shape [rows, rank].
+        second: shape [rank, width].
+    """
+    old = weight_of(node)
+    op = Builder(graph, before=node, location=node.location)
+    narrow = op.Gather(op.constant(first.astype(old.data.dtype), f"{old.name}_in"), node.operand(1))
+    wide = op.MatMul(narrow, op.constant(second.astype(old.data.dtype), f"{old.name}_out"))
+    name = node.output.name
+    graph.replace_uses(node.output, wide)
+    graph.erase(node)
+    graph.rename(wide, name)
     if not old.use_count and not graph.is_output(old):
         graph.erase_constant(old)
 

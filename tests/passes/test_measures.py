@@ -42,6 +42,15 @@ def test_auto_looks_at_what_gives_the_output(
     assert measure_of(build) is expected
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(11, LossKind.LOGITS), (12, LossKind.NUMBERS)])
+def test_as_many_numbers_as_an_embedding_has_rows_are_logits(rows: int, expected: LossKind) -> None:
+    graph = Graph()
+    op = Builder(graph)
+    ids = graph.add_input("ids", TensorType(DType.int64, ("batch", "tokens")))
+    graph.outputs["y"] = op.MatMul(op.Gather(np.ones((rows, 8), np.float32), ids), np.ones((8, 11), np.float32))
+    assert choose_measures(graph, "auto") == {"y": expected}
+
+
 def test_a_named_loss_is_taken() -> None:
     assert measure_of(lambda op, x: op.MatMul(x, WEIGHT), "mse") is LossKind.NUMBERS
     assert measure_of(lambda op, x: op.Tanh(x), "kl") is LossKind.LOGITS

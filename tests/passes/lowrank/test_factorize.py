@@ -227,6 +227,72 @@ def test_by_default_the_outputs_stay_within_a_bound(max_drop: float) -> None:
     assert flips <= 2 * max_drop / 100
 
 
+@pytest.mark.parametrize("goal", ["flops", "parameters"])
+def test_a_budget_takes_from_where_the_outputs_lose_least(goal: str) -> None:
+    """Both layers are alike, but little is made of what the second computes."""
+
+    def two(op: Builder, x: Value) -> Value:
+        op.location = Location("matters")
+        h = op.MatMul(x, RANDOM.standard_normal((64, 64)).astype(np.float32))
+        op.location = Location("hardly matters")
+        return op.Add(h, op.Mul(op.MatMul(x, RANDOM.standard_normal((64, 64)).astype(np.float32)), 1e-3))
+
+    graph = graph_of((50, 64), two)
+    before = summarize(graph)
+    batches = tuple({"x": RANDOM.standard_normal((50, 64)).astype(np.float32)} for _ in range(4))
+
+    result = factorize(graph, batches, **{goal: 0.3})
+
+    assert 0.3 <= 1 - getattr(summarize(graph), goal) / getattr(before, goal) < 0.35
+    assert result.misses == ["matters: it stays whole, others give what was asked for at less loss"]
+    assert [node.location.module for node in graph.nodes if node.operator == "MatMul"] == ["matters"] + [
+        "hardly matters"
+    ] * 2
+
+
+@pytest.mark.parametrize(("options", "left"), [({"parameters": 0.5}, (32, 32)), ({"flops": 0.5}, (200, 32))])
+def test_an_embedding_is_narrowed_for_the_sake_of_size(options: dict[str, float], left: tuple[int, int]) -> None:
+    """Rows of the table lie in 4 directions; the layer that reads them can give half of its operations."""
+    graph = Graph()
+    op = Builder(graph, location=Location("table"))
+    ids = graph.add_input("ids", TensorType(DType.int64, ("batch", 6)))
+    rows = op.Gather(low_rank(200, 32, rank=4), ids)
+    op.location = Location("layer")
+    graph.outputs["y"] = op.MatMul(rows, low_rank(32, 32, rank=4))
+    before = summarize(graph)
+    feeds = [{"ids": RANDOM.integers(0, 100, (16, 6))} for _ in range(4)]  # others are looked up later
+    unseen = {"ids": RANDOM.integers(100, 200, (16, 6))}
+    expected = Interpreter(graph).run(unseen)["y"]
+
+    factorize(graph, tuple(feeds), **options)
+
+    (goal,) = options
+    assert getattr(summarize(graph), goal) <= getattr(before, goal) / 2
+    assert [node.operator for node in graph.nodes] == ["Gather", "MatMul", "MatMul"]
+    assert left in [constant.data.shape for constant in graph.constants.values()]
+    assert np.allclose(Interpreter(graph).run(unseen)["y"], expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max())
+
+
+def test_a_budget_that_is_out_of_reach_is_told() -> None:
+    def shared(op: Builder, x: Value) -> Value:
+        weight = op.constant(RANDOM.standard_normal((24, 24)).astype(np.float32), "weight")
+        return op.MatMul(op.Relu(op.MatMul(x, weight)), weight)
+
+    batches = ({"x": RANDOM.standard_normal((50, 24)).astype(np.float32)},) * 4
+
+    assert factorize(graph_of((50, 24), shared), batches, parameters=0.3).notes == [
+        "no more than 0 % of the parameters can be removed"  # whoever reads the weight still needs it
+    ]
+    assert factorize(graph_of((50, 24), shared), batches, flops=0.99).notes == [
+        "no more than 91 % of the operations can be removed"
+    ]
+
+
+def test_a_budget_needs_data() -> None:
+    with pytest.raises(UsageError, match=r"factorize\{flops=...\} .* needs calibration data; factorize\{ratio=...\}"):
+        factorize(graph_of((5, 24), linear), flops=0.5)
+
+
 def test_where_nothing_keeps_the_outputs_nothing_is_split() -> None:
     graph = graph_of((64, 24), lambda op, x: op.Gemm(x, RANDOM.standard_normal((24, 24)).astype(np.float32)))
     batches = tuple({"x": RANDOM.standard_normal((64, 24)).astype(np.float32)} for _ in range(4))

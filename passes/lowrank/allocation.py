@@ -1,0 +1,82 @@
+"""Which rank each layer gets, so that as little as possible is lost for what is saved in all."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+_STEP = 8
+"""Ranks of 64 and more are multiples of it, as vector units like."""
+_BISECTIONS = 60
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The ranks that a layer may have, beside staying whole.
+
+    Attributes:
+        ranks: int `[choices]`.
+        losses: of the model's outputs, at each rank, float `[choices]`.
+        saved: at each rank, in the unit of the budget, float `[choices]`.
+    """
+
+    ranks: np.ndarray
+    losses: np.ndarray
+    saved: np.ndarray
+
+    @classmethod
+    def of(cls, losses: np.ndarray, most: float, per_rank: float, whole: float) -> "Choices":
+        """The choices of a layer.
+
+        Args:
+            losses: of each rank from 0 on.
+            most: the rank that all are below.
+            per_rank: what each rank costs.
+            whole: what the layer costs now.
+        """
+        ranks = np.arange(1, len(losses))
+        ranks = ranks[(ranks < most) & ((ranks < 8 * _STEP) | (ranks % _STEP == 0))]
+        return cls(ranks, losses[ranks], whole - per_rank * ranks)
+
+    def best(self, price: float) -> int | None:
+        """The place of the choice that is worth the most if savings have a price; None where none is worth its loss."""
+        gains = price * self.saved - self.losses
+        place = int(np.argmax(gains)) if len(gains) else 0
+        return place if len(gains) and gains[place] > 0 else None
+
+
+def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, int]:
+    """Choose ranks that save no less than what is wanted, or else as much as possible, and lose the least for that.
+
+    It is an integer program with one constraint, solved by the price of what is saved, Lagrange's multiplier: at the
+    lowest price at which enough is saved, no other choice that saves as much loses less.
+
+    Args:
+        layers: with their choices.
+        wanted: to be saved, in the unit of the choices.
+
+    Returns:
+        The ranks of the layers that don't stay whole.
+    """
+    low, high = -80.0, 80.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _saved(layers, np.exp(middle)) >= wanted else (middle, high)
+    places = _places(layers, np.exp(high))
+    return {key: int(layers[key].ranks[place]) for key, place in places.items()}
+
+
+def most_saved(layers: Mapping[Key, Choices]) -> float:
+    """What is saved if each layer gives as much as it can."""
+    return sum(max(0.0, float(choices.saved.max(initial=0.0))) for choices in layers.values())
+
+
+def _places(layers: Mapping[Key, Choices], price: float) -> dict[Key, int]:
+    return {key: place for key, choices in layers.items() if (place := choices.best(price)) is not None}
+
+
+def _saved(layers: Mapping[Key, Choices], price: float) -> float:
+    return sum(float(layers[key].saved[place]) for key, place in _places(layers, price).items())

@@ -1,0 +1,38 @@
+"""Decompositions: what they are the best in, and what they say that a rank loses."""
+
+import numpy as np
+import pytest
+
+from planish.passes.lowrank.decomposition import decompose
+
+RANDOM = np.random.default_rng(0)
+
+
+def moment(size: int) -> np.ndarray:
+    rows = RANDOM.standard_normal((4 * size, size)) @ RANDOM.standard_normal((size, size))
+    return rows.T @ rows / len(rows)
+
+
+def damped(moment: np.ndarray) -> np.ndarray:
+    return moment + 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
+
+
+@pytest.mark.parametrize("counts", ["all alike", "diagonal", "metric"])
+@pytest.mark.parametrize("has_moment", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(12, 7), (7, 12)])
+def test_what_a_rank_loses_is_the_error_in_both_metrics_and_the_least(
+    rows: int, columns: int, has_moment: bool, counts: str
+) -> None:
+    weight, inputs, outputs = RANDOM.standard_normal((rows, columns)), moment(rows), moment(columns)
+    metric = {"all alike": None, "diagonal": outputs.diagonal(), "metric": outputs}[counts]
+    parts = decompose(weight, inputs if has_moment else None, metric)
+
+    read = damped(inputs) if has_moment else np.eye(rows)
+    counted = np.eye(columns) if metric is None else damped(outputs if metric.ndim == 2 else np.diag(metric))
+    singular = np.linalg.svd(np.linalg.cholesky(read).T @ weight @ np.linalg.cholesky(counted), compute_uv=False)
+    assert np.allclose(parts.product, weight)
+    for rank in range(1, 7):
+        change = weight - parts.cut(rank).product
+        error = np.trace(change.T @ read @ change @ counted)
+        assert error == pytest.approx(parts.losses[rank], rel=1e-6)
+        assert error == pytest.approx(np.square(singular[rank:]).sum(), rel=1e-6)
