@@ -102,7 +102,9 @@ def smollm2(
     place = language.prepare(work, root, windows)
     judged, exact = place.windows(), language.exact(place)
     module = language.Scorer(place.module()).eval()
-    whole = planish.trace(module, (torch.from_numpy(judged[:1]),), dynamic_shapes=({1: "tokens"},))
+    whole = planish.trace(
+        module, (torch.from_numpy(judged[:1]),), dynamic_shapes=({1: torch.export.Dim("tokens", max=language.WINDOW)},)
+    )
     whole = planish.optimize(whole, "cleanup,fuse", verify="structure").graph
     size, name = summarize(whole).parameters, whole.inputs[0].name
     decoder = sum(weight.numel() for name, weight in module.named_parameters() if "proj" in name)
