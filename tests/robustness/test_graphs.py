@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("tvm")
 
 from edge_cases.cases import DIFFERENT
-from random_graphs.checks import Broken, State, after_all, unequal
+from random_graphs.checks import Broken, State, after_all, hold_outputs, unequal
 from random_graphs.graphs import recipe, sample
 from random_graphs.together import Here, run_together
 from random_graphs.unspecified import UNSPECIFIED
@@ -59,6 +59,16 @@ def test_only_what_the_standard_says_nothing_of_may_differ() -> None:
         runtime.hold(given, [("same", State(given.graph, given.outputs)), ("wrong", State(wrong, given.outputs))])
     assert runtime.unspecified == ["Pow: integers beyond 64 bits, 0 to the power of -1"]
     assert not runtime.strange
+
+
+def test_what_is_spelled_out_may_differ_in_a_case_of_the_table_alone() -> None:
+    """A graph transforms infinity, which a matrix of waves carries to where a fast transform doesn't."""
+    given = sample(recipe(4454))
+    spelled_out = after_all(given, "tvm")
+    hold_outputs(given, spelled_out)
+    spelled_out.outputs["y4"] = Builder(spelled_out).Add(spelled_out.outputs["y4"], 1)
+    with pytest.raises(Broken, match="y4"):
+        hold_outputs(given, spelled_out)
 
 
 def test_what_may_differ_is_in_the_table() -> None:
