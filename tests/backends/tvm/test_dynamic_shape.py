@@ -27,7 +27,9 @@ def test_an_axis_that_turns_out_to_have_one_element_is_repeated(agree, shape: li
     """Graph 4623: to a size that is known, which an axis of a size that only data tells may have or not."""
     agree(
         lambda op, x, shape: [op.Expand(op.Reshape(op.Slice(x, [0], op.ReduceProd(shape)), shape), [2, 1, 6])],
-        np.arange(18, dtype=np.float32), np.array(shape), dims=[("n",), (2,)],
+        np.arange(18, dtype=np.float32),
+        np.array(shape),
+        dims=[("n",), (2,)],
     )
 
 
