@@ -117,19 +117,20 @@ def _lowered(graph: Graph) -> _Lowered:
     kernels: dict[str, tirx.PrimFunc] = {}
     for variable, kernel in module.functions_items():
         if isinstance(kernel, tirx.PrimFunc):
-            symbol = _symbol(kernel)
+            symbol = symbol_of(kernel)
             kernels[symbol] = kernel.with_attr("global_symbol", symbol)
             module[variable] = relax.ExternFunc(symbol)
     return _Lowered(graph, module, kernels, constants, lowered.guards)
 
 
-def _symbol(kernel: tirx.PrimFunc) -> str:
+def symbol_of(kernel: tirx.PrimFunc) -> str:
     """What a kernel is called, whatever it and its parameters were called in a graph."""
     text = kernel.script()
     head = re.search(r"def (\w+)\((.*)\):", text)
     assert head is not None
-    sizes, parameters = re.findall(r"^(\w+) = TypeVar", text, re.MULTILINE), re.findall(r"(\w+): T\.", head[2])
-    names = {name: f"name_{index}" for index, name in enumerate([head[1], *parameters, *sizes])}
+    sizes = re.findall(r"^\s*(\w+) = T(?:ypeVar|\.int)", text, re.MULTILINE)
+    found = [head[1], *re.findall(r"(\w+): T\.", head[2]), *sizes]
+    names = {name: f"name_{index}" for index, name in enumerate(found)}
     return "kernel_" + sha256(re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text).encode()).hexdigest()
 
 
