@@ -2,7 +2,7 @@
 
 Each graph is lowered and planned as in a build, and the kernels' code is what a build writes, but for two things: none
 checks its arguments, though those of symbolic sizes do in a build, and no process is started for them. A kernel that
-differs from an earlier one in names alone is that one: half of them do after 400 graphs.
+differs from an earlier one in names alone is that one: nearly half of them do after 400 graphs.
 """
 
 import json
