@@ -215,6 +215,9 @@ DIFFERENT: dict[tuple[str, str], Case] = {
                                                                  floats(9, 8), reduction="max"),
     ("NonMaxSuppression", "scores of NaN, without a threshold"): case(
         "NonMaxSuppression", BOXES, floats(NAN, 0.5, 0.7, shape=(1, 1, 3)), [[3]], [floats(0.5)]),
+    ("LRN", "NaN beyond the window"): case("LRN", floats(NAN, 1, 1, shape=(1, 3, 1, 1)), size=1, alpha=1.0, beta=1.0),
+    ("DFT", "infinity"): case("DFT", floats(INF, 1, 1, 1, shape=(1, 4, 1)), None, [1]),
+    ("STFT", "infinity"): case("STFT", floats(INF, 1, 1, 1, shape=(1, 4, 1)), [1], None, [4], onesided=0),
     ("MaxPool", "NaN"): case("MaxPool", floats(1, NAN, 3, 2, shape=(1, 1, 4)), kernel_shape=(2,)),
     ("MaxPool", "padding around minus infinity"): case("MaxPool", floats(-INF, -INF, shape=(1, 1, 2)),
                                                        kernel_shape=(2,), pads=(1, 0)),

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from planish.ir.graph import Graph
 from planish.ir.numerics import Outputs
 from planish.ir.text import print_graph, weights
 
-from .checks import Broken, State, unequal
+from .checks import Broken, State, differing
 from .graphs import Sample
 from .unspecified import unspecified
 
@@ -30,7 +30,7 @@ class Runtime:
         backend: its name.
         agreed: graphs on which it computes what the interpreter computes.
         refused: why it can't run others.
-        unspecified: of which cases it gives something else where the standard says nothing, and only there.
+        unspecified: of which cases of docs/edges.md it gives something else, and only there.
         strange: what it computes of others that neither the interpreter nor the standard says.
     """
 
@@ -66,7 +66,7 @@ class Runtime:
             Broken: the backend gives other outputs than the interpreter, though none of the passes is needed for that.
         """
         after = self.run(state.graph, sample.probes)
-        if isinstance(after, str) or _different(sample, after):
+        if isinstance(after, str) or differing(sample, after):
             self.hold(sample, [("all", state)])
         else:
             self.agreed += 1
@@ -81,8 +81,8 @@ class Runtime:
         if isinstance(before, str):
             self.refused.append(before)
             return
-        free = unspecified(sample) if _different(sample, before) else {}
-        if different := _different(sample, before, free):
+        free = unspecified(sample) if differing(sample, before) else {}
+        if different := differing(sample, before, free):
             self.strange.append(f"{different}\n{sample}")
             return
         self.agreed += not free
@@ -91,20 +91,12 @@ class Runtime:
             after = self.run(state.graph, sample.probes)
             if isinstance(after, str):
                 raise Broken(f"after {name}, {self.backend} refuses: {after}\n{print_graph(state.graph)}")
-            if different := _different(sample, after, free):
+            if different := differing(sample, after, free):
                 raise Broken(f"after {name}, in {self.backend}: {different}\n{print_graph(state.graph)}")
 
     def end(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
-
-
-def _different(sample: Sample, outputs: Sequence[Outputs], free: Collection[str] = ()) -> str:
-    """How outputs differ from the sample's, those left out that are free to."""
-    wanted, got = (
-        [{name: run[name] for name in run if name not in free} for run in runs] for runs in (sample.outputs, outputs)
-    )
-    return unequal(sample, wanted, got, is_exact=False)
 
 
 @contextmanager

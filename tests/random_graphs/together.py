@@ -1,12 +1,21 @@
 """Graphs that TVM compiles together, which takes a fraction of the time: all their kernels are one module of LLVM's.
 
 Each graph is lowered and planned as in a build, and the kernels' code is what a build writes, but for two things: none
-checks its arguments, though those of symbolic sizes do in a build, and no process is started for them.
+checks its arguments, though those of symbolic sizes do in a build, and no process is started for them. A kernel that
+differs from an earlier one in names alone is that one: nearly half of them do after 400 graphs.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import tvm
@@ -64,12 +73,12 @@ def run_together(samples: Mapping[str, Sample], graphs: Mapping[str, Graph]) -> 
         except Exception:  # of whatever kind: a build alone will say it
             continue
     try:
-        library = _library({symbol: kernel for one in lowered.values() for symbol, kernel in one.kernels.items()})
+        _compiled().add({symbol: kernel for one in lowered.values() for symbol, kernel in one.kernels.items()})
     except Exception:  # whatever LLVM refuses, one after the other then
         return answers
     for name, one in lowered.items():
         try:
-            executable = one.executable(library)
+            executable = one.executable()
             runs = [executable.run(probe) for probe in samples[name].probes]
         except Exception:  # as above
             continue
@@ -87,8 +96,8 @@ class _Lowered:
     weights: Sequence[Any]
     guards: Guards
 
-    def executable(self, library: Any) -> TvmExecutable:
-        module = self.module.with_attr("external_mods", [library])
+    def executable(self) -> TvmExecutable:
+        module = self.module.with_attr("external_mods", _compiled().libraries(self.kernels))
         built = relax.build(module, target=_machine(), relax_pipeline=None)
         main = relax.VirtualMachine(built.mod, tvm.cpu())["main"]
 
@@ -108,19 +117,64 @@ def _lowered(graph: Graph) -> _Lowered:
     kernels: dict[str, tirx.PrimFunc] = {}
     for variable, kernel in module.functions_items():
         if isinstance(kernel, tirx.PrimFunc):
-            symbol = str(kernel.attrs["global_symbol"])
-            kernels[symbol], module[variable] = kernel, relax.ExternFunc(symbol)
+            symbol = symbol_of(kernel)
+            kernels[symbol] = kernel.with_attr("global_symbol", symbol)
+            module[variable] = relax.ExternFunc(symbol)
     return _Lowered(graph, module, kernels, constants, lowered.guards)
 
 
-def _library(kernels: Mapping[str, tirx.PrimFunc]) -> Any:
-    module = IRModule({tvm.ir.GlobalVar(symbol): kernel for symbol, kernel in kernels.items()})
-    built = generated(module, _machine(), are_checking=False)
-    with workspace() as folder:
-        written, library = str(folder / "kernels.o"), str(folder / "kernels.so")
-        built.write_to_file(written, "o")
-        find_linker(load_target("native").architecture)(library, [written])
-        return tvm.runtime.load_module(library)
+def symbol_of(kernel: tirx.PrimFunc) -> str:
+    """What a kernel is called, whatever it and its parameters were called in a graph."""
+    text = kernel.script()
+    head = re.search(r"def (\w+)\((.*)\):", text)
+    assert head is not None
+    sizes = re.findall(r"^\s*(\w+) = T(?:ypeVar|\.int)", text, re.MULTILINE)
+    found = [head[1], *re.findall(r"(\w+): T\.", head[2]), *sizes]
+    names = {name: f"name_{index}" for index, name in enumerate(found)}
+    return "kernel_" + sha256(re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text).encode()).hexdigest()
+
+
+class _Compiled:
+    """Kernels that were compiled before, each batch of them a library.
+
+    They are kept in the run's cache, if there is one, where processes that come later find them.
+    """
+
+    def __init__(self) -> None:
+        self._own = TemporaryDirectory(prefix="planish-kernels-")
+        self._folder = Path(os.environ.get("PLANISH_CACHE", self._own.name))
+        self._paths: dict[str, Path] = {}
+        self._loaded: dict[Path, Any] = {}
+        for listed in self._folder.glob("kernels-*.json"):
+            self._paths |= dict.fromkeys(json.loads(listed.read_text()), listed.with_suffix(".so"))
+
+    def add(self, kernels: Mapping[str, tirx.PrimFunc]) -> None:
+        """Compile those of some kernels, by their symbols, that haven't been."""
+        new = {symbol: kernel for symbol, kernel in kernels.items() if symbol not in self._paths}
+        if not new:
+            return
+        module = IRModule({tvm.ir.GlobalVar(symbol): kernel for symbol, kernel in new.items()})
+        built = generated(module, _machine(), are_checking=False)
+        library = self._folder / f"kernels-{uuid4()}.so"
+        with workspace() as folder:
+            written = str(folder / "kernels.o")
+            built.write_to_file(written, "o")
+            find_linker(load_target("native").architecture)(str(library), [written])
+        (listed := library.with_suffix(".new")).write_text(json.dumps(list(new)))
+        listed.replace(library.with_suffix(".json"))
+        self._paths |= dict.fromkeys(new, library)
+
+    def libraries(self, symbols: Iterable[str]) -> list[Any]:
+        """The libraries that have some kernels."""
+        paths = dict.fromkeys(self._paths[symbol] for symbol in symbols)
+        for path in paths.keys() - self._loaded.keys():
+            self._loaded[path] = tvm.runtime.load_module(str(path))
+        return [self._loaded[path] for path in paths]
+
+
+@cache
+def _compiled() -> _Compiled:
+    return _Compiled()
 
 
 def _machine() -> tvm.target.Target:

@@ -1,4 +1,8 @@
-"""Results that the standard says nothing of: backends differ in them as docs/edges.md has it, whatever passes do."""
+"""Results in which backends differ as docs/edges.md has it, whatever passes do: the standard says nothing of most.
+
+Numbers that are given are infinite or NaN in the cases of which it says something, and an algorithm that is faster than
+its formula carries them further, or not as far.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,6 +23,10 @@ def _has_nan(array: np.ndarray | None) -> bool:
     return array is not None and array.dtype.kind == "f" and bool(np.isnan(array).any())
 
 
+def _has_infinity(array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype.kind == "f" and bool(np.isinf(array).any())
+
+
 def _power(operands: Operands) -> bool:
     base, exponent = operands
     assert base is not None
@@ -33,18 +41,21 @@ def _power(operands: Operands) -> bool:
 UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("ArgMax", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Clip", "a bound of NaN"): lambda operands: any(map(_has_nan, operands[1:])),
+    ("DFT", "infinity"): lambda operands: _has_infinity(operands[0]),
     ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
     ("GridSample", "a coordinate of NaN"): lambda operands: _has_nan(operands[1]),
+    ("LRN", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("MaxPool", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Pow", "integers beyond 64 bits, 0 to the power of -1"): _power,
     ("QLinearMatMul", "a scale of NaN"): lambda operands: any(map(_has_nan, operands)),
+    ("STFT", "infinity"): lambda operands: _has_infinity(operands[0]),
     ("Unique", "NaN"): lambda operands: _has_nan(operands[0]),
 }
 """Whether operands are such a case, for each operator and case of the table."""
 
 
 def unspecified(sample: Sample) -> dict[str, str]:
-    """The outputs that what the standard says nothing of has an influence on, each with such a case."""
+    """The outputs that such a case has an influence on, each with the case."""
     watch = _Watch()
     interpreter = Interpreter(sample.graph)
     for probe in sample.probes:

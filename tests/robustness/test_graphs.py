@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("tvm")
 
 from edge_cases.cases import DIFFERENT
-from random_graphs.checks import Broken, State, after_all, unequal
+from random_graphs.checks import Broken, State, after_all, hold_outputs, unequal
 from random_graphs.graphs import recipe, sample
-from random_graphs.together import Here, run_together
+from random_graphs.together import Here, run_together, symbol_of
 from random_graphs.unspecified import UNSPECIFIED
+from tvm import te
 
 from planish.ir.builder import Builder
 
@@ -50,6 +51,22 @@ def test_a_wrong_graph_is_found_among_others() -> None:
     assert differing == ["101"]
 
 
+def test_kernels_that_differ_in_names_alone_are_one() -> None:
+    def symbol(
+        name: str, first: str, second: str, width: str, size: int = 4, sign: int = 1, turned: bool = False
+    ) -> str:
+        shape = (size, te.var(width))
+        a, b = te.placeholder(shape, name=first), te.placeholder(shape, name=second)
+        y = te.compute(a.shape, lambda *place: a(*place) + sign * b(*place), name="y")
+        kernel = te.create_prim_func([b, a, y] if turned else [a, b, y])
+        return symbol_of(kernel.with_attr("global_symbol", name))
+
+    first = symbol("add", "a", "b", "n")
+    assert symbol("add_1", "lv2", "lv", "width") == symbol("sum", "b", "a", "m") == first
+    others = [symbol("add", "a", "b", "n", **{key: value}) for key, value in (("size", 5), ("sign", -1))]
+    assert len({first, *others, symbol("add", "a", "b", "n", sign=-1, turned=True)}) == 4
+
+
 def test_only_what_the_standard_says_nothing_of_may_differ() -> None:
     """A graph raises 0 to the power of -1, and returns other things too."""
     given, runtime = sample(recipe(1913)), Here("onnxruntime")
@@ -59,6 +76,16 @@ def test_only_what_the_standard_says_nothing_of_may_differ() -> None:
         runtime.hold(given, [("same", State(given.graph, given.outputs)), ("wrong", State(wrong, given.outputs))])
     assert runtime.unspecified == ["Pow: integers beyond 64 bits, 0 to the power of -1"]
     assert not runtime.strange
+
+
+def test_what_is_spelled_out_may_differ_in_a_case_of_the_table_alone() -> None:
+    """A graph transforms infinity, which a matrix of waves carries to where a fast transform doesn't."""
+    given = sample(recipe(4454))
+    spelled_out = after_all(given, "tvm")
+    hold_outputs(given, spelled_out)
+    spelled_out.outputs["y4"] = Builder(spelled_out).Add(spelled_out.outputs["y4"], 1)
+    with pytest.raises(Broken, match="y4"):
+        hold_outputs(given, spelled_out)
 
 
 def test_what_may_differ_is_in_the_table() -> None:

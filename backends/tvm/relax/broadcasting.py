@@ -41,11 +41,16 @@ def bind_result(emitter: Emitter, node: Node) -> None:
 def operand(emitter: Emitter, value: Value, shape: Sequence[Dim]) -> relax.Expr:
     """Return an operand in a form that TVM broadcasts with others to some shape."""
     wanted = shape[len(shape) - value.type.rank :]
-    pairs = list(zip(value.shape, wanted, strict=True))
-    if any(dim != want and _may_be_one(emitter, dim) for dim, want in pairs):
+    if may_stretch(emitter, value, shape):
         return emitter.kernel(spread, emitter.tensor(value), shape=emitter.shape(wanted))
-    dims = tuple(want if isinstance(dim, str) else dim for dim, want in pairs)
+    dims = tuple(want if isinstance(dim, str) else dim for dim, want in zip(value.shape, wanted, strict=True))
     return emitter.held(emitter.tensor(value), TensorType(value.dtype, dims))
+
+
+def may_stretch(emitter: Emitter, value: Value, shape: Sequence[Dim]) -> bool:
+    """Whether only data tells if an axis of a value has the size that it is broadcast to, or is repeated."""
+    pairs = zip(value.shape, shape[len(shape) - value.type.rank :], strict=True)
+    return any(dim != want and _may_be_one(emitter, dim) for dim, want in pairs)
 
 
 def _may_be_one(emitter: Emitter, dim: Dim) -> bool:

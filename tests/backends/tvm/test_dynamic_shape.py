@@ -22,6 +22,17 @@ def test_shapes_that_are_computed(agree) -> None:
     agree(build, X, np.array([2, 1]), shape, axes, dims=[("n", 3, "width"), (2,), (3,), (2,)])
 
 
+@pytest.mark.parametrize("shape", [[3, 1], [3, 6]])
+def test_an_axis_that_turns_out_to_have_one_element_is_repeated(agree, shape: list[int]) -> None:
+    """Graph 4623: to a size that is known, which an axis of a size that only data tells may have or not."""
+    agree(
+        lambda op, x, shape: [op.Expand(op.Reshape(op.Slice(x, [0], op.ReduceProd(shape)), shape), [2, 1, 6])],
+        np.arange(18, dtype=np.float32),
+        np.array(shape),
+        dims=[("n",), (2,)],
+    )
+
+
 def test_the_first_of_sorted_elements(agree) -> None:
     """Data says how many; equal elements keep their order; unsigned numbers go beyond the signed ones."""
     large = np.array([1, 2**63 + 1, 5, 2**64 - 1, 2**63], np.uint64)

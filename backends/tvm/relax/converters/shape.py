@@ -13,6 +13,7 @@ from .....passes.cleanup.reshapes import moves_units
 from ...kernels.vectors import Scalar
 from ...runtime.storage import carried, carrier
 from .. import dynamic_shape
+from ..broadcasting import may_stretch
 from ..emitter import Blocked, Converter, Emitter
 from ..importer import imported
 from ..preconditions import has_computed_bounds
@@ -45,7 +46,8 @@ def _transpose(emitter: Emitter, node: Node) -> relax.Expr:
 
 
 def _expand(emitter: Emitter, node: Node) -> relax.Expr:
-    if _elements(node, 1) is None or not all(map(emitter.is_bound, node.output.shape)):
+    x, shape = node.operand(0), node.output.shape
+    if _elements(node, 1) is None or not all(map(emitter.is_bound, shape)) or may_stretch(emitter, x, shape):
         return dynamic_shape.expand(emitter, node)
     return relax.op.broadcast_to(_data(emitter, node), emitter.shape(node.output.shape))
 
