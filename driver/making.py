@@ -100,7 +100,6 @@ def _measured(
 
 def _run_passes(job: Job, before: Score | None, context: PassContext, cache: BuildCache) -> tuple[Graph, "_Watch"]:
     graph, resumption = job.source.clone(), None
-    context = replace(context, checkpoints=cache.checkpoints)
     watch = _Watch(job, before, context.sizes)
     survival = AdapterSurvival(job.reporter.note)
     keeping = cache.steps(job, lambda: watch.rows, watch.history)
@@ -109,9 +108,13 @@ def _run_passes(job: Job, before: Score | None, context: PassContext, cache: Bui
         watch.rows += found.rows
         watch.history.resume(found.history)
         job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
-    rest = job.passes[0 if resumption is None else resumption.done :]
+    done = 0 if resumption is None else resumption.done
+    values = cache.values(job, done)
+    if values is not None:
+        context = replace(context, checkpoints=cache.checkpoints, remember=values.remember)
+    kept = filter(None, [keeping, values])
     try:
-        watching = [PassReporter(job.reporter, rest), watch, survival, *filter(None, [keeping]), *job.instruments]
+        watching = [PassReporter(job.reporter, job.passes[done:]), watch, survival, *kept, *job.instruments]
         with reproducing(job.case):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:

@@ -16,6 +16,7 @@ from .inputs import files_beside, inputs
 from .keys import job_key, key, recipe_key, step_keys
 from .steps import KeptSteps
 from .store import Store
+from .values import KeptValues
 
 if TYPE_CHECKING:
     from ..job import Job
@@ -69,6 +70,12 @@ class BuildCache:
             return None
         keys = step_keys(self._base, job.passes, self._recipe.folder)
         return KeptSteps(self._store, keys, job.passes, rows, history, self._if_possible, is_fresh=self._is_fresh)
+
+    def values(self, job: "Job", done: int) -> KeptValues | None:
+        """What keeps arrays that passes compute behind some steps; None where nothing is kept, or taken."""
+        if self.checkpoints is None:
+            return None
+        return KeptValues(self.checkpoints, step_keys(self._base, job.passes, self._recipe.folder), done)
 
     def keep(self, job: "Job", built: Built) -> None:
         """Keep a build, and erase what has been kept for the longest time."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import floor, gcd
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -197,18 +198,22 @@ class ChannelPruning(Pass):
     ) -> Mapping[int, int]:
         """The channels that save most of the operations with which the outputs stay within bounds."""
         scratch = replace(context, counter=DebugCounter())
+
+        def pruned(counts: Mapping[int, int]) -> Graph:
+            removals = [
+                (candidates[number].group, candidates[number].ranking.order[:count]) for number, count in counts.items()
+            ]
+            copy = graph.clone()
+            self._remove(copy, removals, fitted, scratch, source=graph)
+            return copy
+
         found: Mapping[int, int] = {}
         low, high = 0, floor(stages[-1].saved * _TRIALS) if stages else 0
         while low < high:
             tried = (low + high + 1) // 2
             context.progress(f"{self.name}: judging", tried, _TRIALS)
             counts = _taken(stages, tried / _TRIALS)
-            removals = [
-                (candidates[number].group, candidates[number].ranking.order[:count]) for number, count in counts.items()
-            ]
-            copy = graph.clone()
-            self._remove(copy, removals, fitted, scratch, source=graph)
-            if judge.judge(copy).drop <= self.max_drop:
+            if judge.drop(partial(pruned, counts), context) <= self.max_drop:
                 found, low = counts, tried
             else:
                 high = tried - 1
