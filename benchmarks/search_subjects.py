@@ -11,9 +11,9 @@ from quantization_subjects import EXAMPLES
 from quantization_trained import BATCH, SmallCnn, fashion, trained
 from torch import nn
 
-CALIBRATION, CHOICES = 8192, 5904
-"""Images of clothes behind those of training: what passes see, and what plans are chosen by."""
-ROWS = {"calibration": 64, "choices": 64, "judgement": 108}
+CALIBRATION, CHOICES, SPARE = 2048, 5888, 6144
+"""Images of clothes behind those of training: what passes see, what plans are chosen by, and what nobody uses."""
+ROWS = {"calibration": 64, "choices": 64, "judgement": 109}
 """Images of a batch: both parts that judge have as many batches."""
 EPOCHS = 1
 
@@ -34,7 +34,7 @@ def vit(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
 def _clothes(name: str, module: nn.Module, root: str, cache: str) -> tuple[nn.Module, Any, Any]:
     images, labels = fashion(Path(root), "train", 28, 1)
     random, loss = np.random.default_rng(0), nn.CrossEntropyLoss(label_smoothing=0.1)
-    count = len(images) - CALIBRATION - CHOICES
+    count = len(images) - CALIBRATION - CHOICES - SPARE
 
     def batches() -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         order = random.permutation(count)
@@ -54,10 +54,10 @@ def clothes(root: str, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield from pair
         return
     images, labels = fashion(Path(root), "t10k" if part == "judgement" else "train", 28, 1)
-    first = len(images) - CALIBRATION - CHOICES
+    first = len(images) - CALIBRATION - CHOICES - SPARE
     place = {
         "calibration": slice(first, first + CALIBRATION),
-        "choices": slice(first + CALIBRATION, None),
+        "choices": slice(first + CALIBRATION, first + CALIBRATION + CHOICES),
         "judgement": slice(None),
     }[part]
     images, labels = images[place], labels[place]

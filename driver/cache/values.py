@@ -43,10 +43,7 @@ class KeptValues(Instrument):
 
     def reached(self, number: int, graph: Graph) -> None:
         self._done, self._place = number, [0, 0]
-        for path in self._files:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        self._files.clear()
+        self._erase_from(0)
 
     def remember(self, compute: Callable[[], Arrays]) -> Arrays:
         """What was computed in this place before, or is now."""
@@ -55,6 +52,7 @@ class KeptValues(Instrument):
         held = _read(path)
         if held is None:
             start = time.monotonic()
+            inner = len(self._files)
             self._place.append(0)
             held = compute()
             self._place.pop()
@@ -62,8 +60,16 @@ class KeptValues(Instrument):
             if seconds > _WORTH and sum(array.nbytes for array in held) < _MOST_BYTES * seconds:
                 with suppress(UsageError):  # a disk that is full
                     _write(path, held)
+                    self._erase_from(inner)
         self._place[-1] += 1
         return held
+
+    def _erase_from(self, first: int) -> None:
+        """Erase what nobody asks for any more: all that was asked for behind some."""
+        for path in self._files[first:]:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        del self._files[first:]
 
 
 def _read(path: Path) -> Arrays | None:
