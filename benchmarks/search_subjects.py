@@ -11,11 +11,10 @@ from quantization_subjects import EXAMPLES
 from quantization_trained import BATCH, SmallCnn, fashion, trained
 from torch import nn
 
-CALIBRATION, CHOICES, SPARE = 2048, 5888, 6144
-"""Images of clothes behind those of training: what passes see, what plans are chosen by, and what nobody uses."""
-ROWS = {"calibration": 64, "choices": 64, "judgement": 109}
-"""Images of a batch: both parts that judge have as many batches."""
-EPOCHS = 1
+CALIBRATION = 2048
+"""Images of clothes that nothing is trained on and passes see."""
+ROWS = 50
+EPOCHS = {"cnn": 1, "vit": 3}
 
 
 def cnn(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
@@ -24,17 +23,17 @@ def cnn(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
 
 
 def vit(root: str, cache: str) -> tuple[nn.Module, Any, Any]:
-    """A vision transformer for clothes: 16 patches, and four layers of 128 channels."""
+    """A vision transformer for clothes: 16 patches, six layers of 96 channels."""
     from timm.models.vision_transformer import VisionTransformer
 
-    sizes = {"img_size": 28, "patch_size": 7, "in_chans": 1, "embed_dim": 128, "depth": 4, "num_heads": 4}
+    sizes = {"img_size": 28, "patch_size": 7, "in_chans": 1, "embed_dim": 96, "depth": 6, "num_heads": 3}
     return _clothes("vit", VisionTransformer(num_classes=10, **sizes), root, cache)
 
 
 def _clothes(name: str, module: nn.Module, root: str, cache: str) -> tuple[nn.Module, Any, Any]:
     images, labels = fashion(Path(root), "train", 28, 1)
     random, loss = np.random.default_rng(0), nn.CrossEntropyLoss(label_smoothing=0.1)
-    count = len(images) - CALIBRATION - CHOICES - SPARE
+    count = len(images) - CALIBRATION
 
     def batches() -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         order = random.permutation(count)
@@ -43,26 +42,17 @@ def _clothes(name: str, module: nn.Module, root: str, cache: str) -> tuple[nn.Mo
             x = torch.from_numpy(images[pick])
             yield (x.flip(-1) if random.random() < 0.5 else x,), torch.from_numpy(labels[pick])
 
-    module = trained(name, lambda: module, batches, loss, Path(cache), EPOCHS)
+    module = trained(name, lambda: module, batches, loss, Path(cache), EPOCHS[name])
     return module, (torch.from_numpy(images[:2]),), ({0: torch.export.Dim("batch", max=4096)},)
 
 
 def clothes(root: str, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels for `calibration`, `choices` or `judgement`, or for the last two `both` in turn."""
-    if part == "both":
-        for pair in zip(clothes(root, "choices"), clothes(root, "judgement"), strict=True):
-            yield from pair
-        return
-    images, labels = fashion(Path(root), "t10k" if part == "judgement" else "train", 28, 1)
-    first = len(images) - CALIBRATION - CHOICES - SPARE
-    place = {
-        "calibration": slice(first, first + CALIBRATION),
-        "choices": slice(first + CALIBRATION, first + CALIBRATION + CHOICES),
-        "judgement": slice(None),
-    }[part]
-    images, labels = images[place], labels[place]
-    for start in range(0, len(images), ROWS[part]):
-        yield images[start : start + ROWS[part]], labels[start : start + ROWS[part]]
+    """Images and labels for `calibration`, and of the 10,000 for tests those for `choices`, `judgement` or `both`."""
+    images, labels = fashion(Path(root), "train" if part == "calibration" else "t10k", 28, 1)
+    first = len(images) - CALIBRATION if part == "calibration" else 0
+    starts = range(first, len(images), ROWS)
+    found = [(images[start : start + ROWS], labels[start : start + ROWS]) for start in starts]
+    yield from found if part == "calibration" else _part(found, part)
 
 
 def minilm() -> Any:
