@@ -50,10 +50,14 @@ class Guess:
         Before one that trains comes the same without training, which says what it gains in a fraction of the time. In
         the end strengths are tried between the best plan's and the next one that loses too much.
         """
+        return next(iter(self.ahead(plans, 1)), None)
+
+    def ahead(self, plans: Sequence[Plan], count: int) -> list[Plan]:
+        """The plan to build, and some that are likely to be next."""
         left = [plan for plan in plans if plan.key not in self._known]
-        first = next((plan for plan in left if len(plan.steps) <= 1), None)
-        if first is not None:
-            return first
+        first = [plan for plan in left if len(plan.steps) <= 1]
+        if first:
+            return first[:count]
         hopeful = [
             (predicted[0], plan)
             for plan in left
@@ -61,10 +65,10 @@ class Guess:
             and predicted[0] >= self._least
             and predicted[1] <= self._budget * _HOPE
         ]
-        chosen = max(hopeful, key=lambda item: item[0])[1] if hopeful else self._between(plans)
-        if chosen is None or chosen.untrained.key in self._known:
-            return chosen
-        return chosen.untrained
+        hopeful.sort(key=lambda item: -item[0])
+        chosen = [plan for _, plan in hopeful] or [plan for plan in [self._between(plans)] if plan is not None]
+        found = [plan if plan.untrained.key in self._known else plan.untrained for plan in chosen]
+        return list({plan.key: plan for plan in found}.values())[:count]
 
     def gain(self, plan: Plan) -> float | None:
         """What a plan is predicted to gain; None where nothing is known."""

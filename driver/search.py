@@ -14,28 +14,27 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import yaml
 
 from ..backends import find_backend
 from ..ir.drafts import beside, workspace
-from ..ir.errors import BudgetError, PlanishError, UsageError
+from ..ir.errors import BudgetError, UsageError
 from ..ir.files import writing
-from .cache.build_cache import BuildCache
 from .cache.builds import Built
 from .data import Batch
 from .evaluation import Score, drop_interval, evaluate
+from .executor import opened
 from .guess import Guess
 from .job import Job, prepare
 from .lowering import lower, open_artifact
-from .making import make
-from .plans import Plan, Point, front, plans_of
+from .plans import Point, front, plans_of
 from .recipe import Recipe
 from .reporter import SILENT, Reporter
+from .trials import Trials, choosing
 from .user_code import isolated_imports
 
 
@@ -70,16 +69,20 @@ class Found:
         }
 
 
-def search(recipe: Recipe, reporter: Reporter = SILENT, minutes: float = math.inf) -> Found:
+def search(
+    recipe: Recipe, reporter: Reporter = SILENT, minutes: float = math.inf, executor: str | None = None
+) -> Found:
     """Look for the best plan of a recipe's `search`, within its budget.
 
     Args:
         recipe: with evaluation data, and a budget of the metric.
         reporter: hears of progress.
         minutes: after which no further plan is begun.
+        executor: what runs the passes of several plans at a time, see `executor.opened`; None for none. All else, and
+            above all what is measured, happens here, in the same order.
 
     Raises:
-        UsageError: the recipe lacks evaluation data or a budget.
+        UsageError: the recipe lacks evaluation data or a budget, or the executor can't be reached.
         BudgetError: no plan meets the budget.
         PlanishError: as a build of the recipe raises it.
     """
@@ -95,17 +98,19 @@ def search(recipe: Recipe, reporter: Reporter = SILENT, minutes: float = math.in
             raise UsageError(
                 "a search chooses by every other batch of the evaluation data, and judges by the rest: give two"
             )
-        choosing, judging = list(job.evaluation[::2]), list(job.evaluation[1::2])
-        trial = _Trial(replace(job, evaluation=choosing), scratch, reporter)
+        pool = stack.enter_context(opened(executor))
+        trials = Trials(choosing(job), scratch, reporter)
         plans = plans_of(recipe)
         guess = Guess(budget, recipe.search.goal)
         while (plan := guess.next(plans)) is not None and (not guess.points or time.monotonic() < end):
+            if pool is not None and plan.key not in trials.begun:
+                trials.run_elsewhere(pool, guess.ahead(plans, pool.workers))
             reporter.stage(f"plan {len(guess.points) + 1}: {plan}")
-            guess.learn(replace(trial.run(plan), predicted=guess.gain(plan)))
+            guess.learn(replace(trials.run(plan), predicted=guess.gain(plan)))
         chosen = guess.best
         if chosen is None:
             raise BudgetError(f"none of {len(guess.points)} plans keeps the metric within {budget:g}")
-        drop, interval = _judged(job, trial.built[chosen.plan.key], judging, scratch)
+        drop, interval = _judged(job, trials.built[chosen.plan.key], job.evaluation[1::2], scratch)
         return Found(guess.points, front(guess.points), chosen, drop, interval, len(plans))
 
 
@@ -126,42 +131,6 @@ def write_plan(recipe: Recipe, found: Found, path: Path) -> None:
         draft = folder / path.name
         draft.write_text(head + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         draft.replace(path)
-
-
-@dataclass(slots=True)
-class _Trial:
-    """Builds plans.
-
-    Attributes:
-        job: of the recipe, with the evaluation data that plans are chosen by.
-        scratch: a folder for what is built.
-        reporter: hears of progress.
-        built: by the plans' keys.
-    """
-
-    job: Job
-    scratch: Path
-    reporter: Reporter
-    built: dict[str, Built] = field(default_factory=dict[str, Built])
-
-    def run(self, plan: Plan) -> Point:
-        """Build a plan as a recipe; a plan that fails is a point as well."""
-        recipe = self.job.recipe.model_copy(update={"passes": (*self.job.recipe.passes, *plan.steps)})
-        try:
-            job = replace(self.job, recipe=recipe, passes=recipe.pipeline(), reporter=SILENT)
-            folder = Path(mkdtemp(dir=self.scratch))
-            cache = BuildCache(recipe, folder, self.reporter, is_fresh=False)
-            built = cache.find(job)
-            if built is None:
-                built = make(job, folder, cache)
-                cache.keep(job, built)
-        except PlanishError as error:
-            self.reporter.note(f"{plan} is left out: {error}")
-            return Point(plan, None, str(error))
-        self.built[plan.key] = built
-        point = Point(plan, built.artifact)
-        self.reporter.note(f"{plan}: {point.gain:.2f} times as fast, the metric drops by {point.drop:.4f}")
-        return point
 
 
 def _judged(
