@@ -128,7 +128,8 @@ def _first(text: str) -> str:
 
 def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
     """What is searched: the data are those of both choices and judgement."""
-    prunings = [{"prune-channels": {"flops": share}} for share in (0.25, 0.5, 0.7)]
+    whole = {"round_to": 16, "strict": True} if model is Model.CNN else {}
+    prunings = [{"prune-channels": {"flops": share, **whole}} for share in (0.25, 0.5, 0.7)]
     quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE, MIXED]
     trained = {"root": str(root), "cache": str(cache)}
     source: Mapping[Model, tuple[Any, str, Mapping[str, Any], str]] = {
