@@ -1,7 +1,7 @@
 """Builds that are killed at random moments and run again: whether the bytes are the same, and how much is done twice.
 
     pip install -e ".[benchmarks,dev]"
-    python benchmarks/kills.py [RECIPE] [--times 20] [--backend onnxruntime]
+    python benchmarks/kills.py [RECIPE] [--times 20] [--backend onnxruntime] [--set KEY=VALUE ...]
 
 Each build is a process of its own that ends by SIGKILL at a moment drawn evenly over an undisturbed one's time, with a
 cache of its own, and is then run again to its end. The files but those of measured times are compared byte by byte.
@@ -65,12 +65,13 @@ def main(
     times: Annotated[int, typer.Option(help="Kills.")] = 20,
     backend: Annotated[str, typer.Option(help="That it is built for.")] = "onnxruntime",
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Of the recipe, as in `planish build`.")] = None,
 ) -> None:
     """Print how builds end that are killed and run again, and how much of them was done twice."""
     random = Random(seed)
     with tempfile.TemporaryDirectory(prefix="planish-kills-") as folder:
         place = Path(folder)
-        asked = read_recipe(recipe, {"backend": backend})
+        asked = read_recipe(recipe, {"backend": backend}, settings or [])
         whole = _run(asked, place / "whole")
         if not whole.is_done:
             raise SystemExit("the undisturbed build fails")

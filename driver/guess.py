@@ -144,11 +144,10 @@ class Guess:
                     value
                     for other in others
                     if (value := _strength(other, best.plan, place, option)) is not None
-                    and abs(value - own) > _NEAR * max(value, own)
                     and self._is_beyond(other, best)
                 ]
-                if beyond:
-                    nearest = min(beyond, key=lambda value: abs(value - own))
+                nearest = min(beyond, key=lambda value: abs(value - own), default=own)
+                if abs(nearest - own) > _NEAR * max(nearest, own):
                     middle = float(f"{(own + nearest) / 2:.3g}")
                     plan = best.plan.replaced(place, {name_of(step): {**options_of(step), option: middle}})
                     twin = self._built(plan.untrained)
