@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,8 +25,13 @@ from planish.driver.page.page import read_page
 from planish.driver.recipe_file import make_recipe
 from planish.driver.reporter import Reporter
 from planish.ir.errors import BudgetError, CheckError, ModelError, UsageError
+from planish.ir.hash import structural_hash
 from planish.ir.storage import load, save
+from planish.passes.base import PassContext
 from planish.passes.instrument import Instrument
+from planish.passes.manager import PassManager
+from planish.passes.pipeline import parse_pipeline
+from planish.targets.load import load_target
 
 MEASURED = ("measurements.json", "report.html")
 """The files of an artifact in which times are."""
@@ -153,6 +158,44 @@ def test_arrays_that_passes_compute_outlive_a_kill(tmp_path: Path, monkeypatch: 
     damaged.write_bytes(damaged.read_bytes()[:-30])
     assert len(run(10, reaches_the_end=True)[0]) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "pipeline", ["prune-channels{max_drop=50,round_to=1}", "quantize{if_slower=keep}", "factorize{max_drop=50}", "gptq"]
+)
+def test_a_pass_that_is_killed_ends_in_the_same_bytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str
+) -> None:
+    monkeypatch.setattr("planish.driver.cache.values._WORTH", -1.0)
+    monkeypatch.setattr("planish.driver.cache.values._MOST_BYTES", float("inf"))
+    samples = np.random.default_rng(0).standard_normal((8, 16, 8)).astype(np.float32)
+    target = load_target("native")
+    kept, count = tmp_path / "values", 0
+
+    def run(most: float) -> str:
+        """The hash of the graph, or nothing where the pass is killed after some values."""
+        nonlocal count
+        graph, count = load(folder / "net.planish"), 0
+        values = KeptValues(kept, ["source", "step"], 0)
+
+        def remember(compute: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+            nonlocal count
+            if count >= most:
+                raise KeyboardInterrupt
+            found, count = values.remember(compute), count + 1
+            return found
+
+        context = PassContext(target, graph.clone(), [{"features": batch} for batch in samples], remember=remember)
+        with suppress(KeyboardInterrupt):
+            PassManager(parse_pipeline(pipeline), [values]).run(graph, context)
+            return structural_hash(graph)
+        return ""
+
+    whole = run(float("inf"))
+    for most in range(1, count, max(count // 3, 1)):
+        assert run(most) == ""
+        assert list(kept.iterdir())
+        assert run(float("inf")) == whole
 
 
 @pytest.mark.wide
