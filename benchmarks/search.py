@@ -130,7 +130,9 @@ def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
     """What is searched: the data are those of both choices and judgement."""
     whole = {"round_to": 16, "strict": True} if model is Model.CNN else {}
     prunings = [{"prune-channels": {"flops": share, **whole}} for share in (0.25, 0.5, 0.7)]
-    quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE, MIXED]
+    quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE]
+    if model is Model.OCR:
+        quantizations.append(MIXED)
     trained = {"root": str(root), "cache": str(cache)}
     source: Mapping[Model, tuple[Any, str, Mapping[str, Any], str]] = {
         Model.CNN: ("cnn", "clothes", {"root": str(root)}, "accuracy"),

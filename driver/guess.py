@@ -1,7 +1,9 @@
 """What plans are predicted to give and cost by those that were built, and which is to be built next."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from .plans import Plan, Point, name_of, options_of
 
@@ -18,8 +20,8 @@ _NEAR = 0.1
 class Guess:
     """Predicts what plans give and cost from those that were built, and says which is to be built next.
 
-    Speed-ups of steps multiply, and losses add up. What a step multiplies by is taken from the two plans with it and
-    without it whose latency is nearest. A plan that trains takes as long as the same one without training.
+    Speed-ups of steps multiply, and losses add up. What a step multiplies by goes by how fast the plan before it is,
+    from one pair of plans with and without it to the next. A plan that trains takes as long as the same one without.
 
     Args:
         budget: how far the metric may drop.
@@ -48,7 +50,8 @@ class Guess:
         """The plan to build: nothing and each technique first, then what is predicted to be best; None at the end.
 
         Before one that trains comes the same without training, which says what it gains in a fraction of the time. In
-        the end strengths are tried between the best plan's and the next one that loses too much.
+        the end strengths are tried between the best plan's and one that loses too much, and between that of a plan that
+        loses little too much and a milder one.
         """
         return next(iter(self.ahead(plans, 1)), None)
 
@@ -108,16 +111,14 @@ class Guess:
 
     def _factor(self, last: Plan, gain: float) -> float:
         """What a step multiplies the gain of a plan by."""
-        pairs = [
-            (self._gain(before), self._gain(after))
+        pairs = sorted(
+            (math.log(self._gain(before)), math.log(self._gain(after) / self._gain(before)))
             for after in self.points
             if after.artifact is not None and after.plan.last == last
             if (before := self._built(after.plan.parent)) is not None
-        ]
-        if not pairs:
-            return 1.0
-        before, after = min(pairs, key=lambda pair: abs(math.log(pair[0] / gain)))
-        return after / before
+        )
+        gains, factors = [gain for gain, _ in pairs], [factor for _, factor in pairs]
+        return math.exp(float(np.interp(math.log(gain), gains, factors))) if pairs else 1.0
 
     def _brings_back(self) -> float:
         """The share of a loss that distillation brings back, by the plans that were built with and without it."""
@@ -130,38 +131,44 @@ class Guess:
         return sum(shares) / len(shares) if shares else _BRINGS_BACK
 
     def _between(self, plans: Sequence[Plan]) -> Plan | None:
-        """The best plan with a strength halfway to the next one with which it gains more, and loses too much."""
+        """A strength halfway between one that keeps within the budget and one that doesn't; None where none is left."""
         best = self.best
         if best is None:
             return None
-        others = [*plans, *(point.plan for point in self.points)]
-        for place, step in enumerate(best.plan.steps):
-            strengths = {
-                key: value for key, value in options_of(step).items() if isinstance(value, float) and value > 0
-            }
-            for option, own in strengths.items():
-                beyond = [
-                    value
-                    for other in others
-                    if (value := _strength(other, best.plan, place, option)) is not None
-                    and self._is_beyond(other, best)
-                ]
-                nearest = min(beyond, key=lambda value: abs(value - own), default=own)
-                if abs(nearest - own) > _NEAR * max(nearest, own):
-                    middle = float(f"{(own + nearest) / 2:.3g}")
-                    plan = best.plan.replaced(place, {name_of(step): {**options_of(step), option: middle}})
-                    twin = self._built(plan.untrained)
-                    if plan.key not in self._known and (twin is None or self._gain(twin) >= self._least):
-                        return plan
+        near = [point for point in self.points if self._budget < point.drop <= self._budget * _HOPE]
+        beyond = [point for point in near if self._gain(point) >= self._least]
+        for point in (best, *sorted(beyond, key=self._gain, reverse=True)):
+            for plan in self._halfway(point, plans):
+                twin = self._built(plan.untrained)
+                if plan.key not in self._known and (twin is None or self._gain(twin) >= self._least):
+                    return plan
         return None
 
-    def _is_beyond(self, other: Plan, best: Point) -> bool:
-        """Whether a plan gains more than the best one within the budget, as far as that is known."""
+    def _halfway(self, point: Point, plans: Sequence[Plan]) -> Iterator[Plan]:
+        """A plan with each of its strengths halfway to the next on the other side of the budget."""
+        is_right = point.drop <= self._budget
+        others = [*plans, *(it.plan for it in self.points)]
+        for place, step in enumerate(point.plan.steps):
+            strengths = {name: value for name, value in options_of(step).items() if isinstance(value, float)}
+            for option, own in strengths.items():
+                across = [
+                    value
+                    for other in others
+                    if (value := _strength(other, point.plan, place, option)) is not None
+                    and self._is_beyond(other, point, is_right=is_right)
+                ]
+                nearest = min(across, key=lambda value: abs(value - own), default=own)
+                if abs(nearest - own) > _NEAR * max(nearest, own):
+                    middle = float(f"{(own + nearest) / 2:.3g}")
+                    yield point.plan.replaced(place, {name_of(step): {**options_of(step), option: middle}})
+
+    def _is_beyond(self, other: Plan, point: Point, *, is_right: bool) -> bool:
+        """Whether a plan is across the budget from another one, as far as that is known."""
         known = self._known.get(other.key)
-        if known is not None:
-            return known.drop > self._budget and self._gain(known) > self._gain(best)
-        gain = self.gain(other)
-        return gain is not None and gain > self._gain(best)
+        gain = self.gain(other) if known is None else self._gain(known)
+        if gain is None or (known is not None and (known.drop > self._budget) != is_right):
+            return False
+        return gain > self._gain(point) if is_right else gain < self._gain(point)
 
 
 def _strength(plan: Plan, like: Plan, place: int, option: str) -> float | None:

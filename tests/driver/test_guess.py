@@ -50,9 +50,9 @@ def test_a_plan_that_trains_is_predicted_by_the_same_without() -> None:
     assert slow.next(PLANS) is None  # nothing is trained that isn't faster than int8 alone
 
 
-def test_a_factor_is_that_of_the_nearest_plan() -> None:
-    known = guess(*SINGLES, point(1.8, 0.03, HALF, "quantize"))
-    assert known.gain(Plan((MOST, "quantize"))) == pytest.approx(2.0 * 1.8 / 1.5)
+def test_a_factor_goes_by_the_gain_of_the_plan_before() -> None:
+    known = guess(*SINGLES, point(2.4, 0.05, MOST, "quantize"))
+    assert known.gain(Plan((HALF, "quantize"))) == pytest.approx(1.5 * 2 * 0.6 ** (np.log(1.5) / np.log(2)))
 
 
 def test_strengths_between_two_are_tried_in_the_end() -> None:
@@ -67,6 +67,18 @@ def test_strengths_between_two_are_tried_in_the_end() -> None:
     assert known.next(plans) == Plan(({"prune-channels": {"flops": 0.55}}, "quantize"))
     known.learn(point(1.7, 0.008, {"prune-channels": {"flops": 0.55}}, "quantize"))
     assert known.next(plans) is None  # 0.55 and 0.6 are near each other
+
+
+def test_a_plan_that_loses_little_too_much_is_tried_milder() -> None:
+    known = guess(
+        *(point(1.5, 0.004, HALF), point(2.5, 0.04, MOST), point(1.6, 0.0, "quantize")),
+        *(point(2.0, 0.012, HALF, "quantize"), point(2.6, 0.04, MOST, "quantize")),
+        *(point(2.5, 0.011, MOST, "distill"), point(2.7, 0.011, MOST, "distill", "quantize")),
+    )
+    known.learn(point(2.1, 0.004, HALF, "distill", "quantize"))
+    assert known.next(PLANS) == Plan(({"prune-channels": {"flops": 0.6}}, "quantize"))  # without training, at first
+    known.learn(point(2.4, 0.03, {"prune-channels": {"flops": 0.6}}, "quantize"))
+    assert known.next(PLANS) == Plan(({"prune-channels": {"flops": 0.6}}, "distill", "quantize"))
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
