@@ -134,7 +134,8 @@ def _run_passes(job: Job, before: Score | None, context: PassContext, cache: Bui
     done = 0 if resumption is None else resumption.done
     values = cache.values(job, done)
     if values is not None:
-        context = replace(context, checkpoints=cache.checkpoints, remember=values.remember)
+        profile = values.profiling(context.profile)
+        context = replace(context, checkpoints=cache.checkpoints, remember=values.remember, profile=profile)
     kept = filter(None, [keeping, values])
     try:
         watching = [PassReporter(job.reporter, job.passes[done:]), watch, survival, *kept, *job.instruments]

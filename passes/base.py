@@ -83,6 +83,7 @@ def _unfound(reference: str) -> Callable[..., Any]:
 
 
 Arrays = Sequence[np.ndarray]
+"""What passes remember."""
 
 
 def _compute(compute: Callable[[], Arrays]) -> Arrays:
@@ -132,8 +133,8 @@ class PassContext:
         find_function: finds a function of the user's that an option names, `module:function` or `file.py:function`.
         folder: that files which an option names are relative to.
         checkpoints: the folder for what a long pass can go on from when its process was killed; None for nowhere.
-        remember: computes arrays, or takes them from a run of the same step that was killed. They go by how many were
-            asked for before, so that what is asked for, and in which order, must depend on the pass's input alone.
+        remember: computes arrays, or takes them from a run of the same step that was killed. They go by what was asked
+            for before, so that what is asked for next must depend on that and on the pass's input alone.
     """
 
     target: Target

@@ -1,5 +1,7 @@
 """What passes compute on the way, kept until their step is done, so that a build which was killed goes on there."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -8,11 +10,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from ...ir.blocks import blocks
 from ...ir.drafts import beside
 from ...ir.errors import UsageError
 from ...ir.files import writing
 from ...ir.graph import Graph
-from ...passes.base import Arrays, Pass
+from ...passes.base import Arrays, Pass, Profile, Profiler
 from ...passes.instrument import Instrument
 from .keys import key
 
@@ -23,7 +26,7 @@ _MOST_BYTES = 100e6
 
 
 class KeptValues(Instrument):
-    """Keeps arrays that passes compute, by the step and how many it has computed before.
+    """Keeps arrays that passes compute, by the step and by all that was computed in it before.
 
     Args:
         folder: for a file of each.
@@ -35,34 +38,46 @@ class KeptValues(Instrument):
         self._folder = folder
         self._keys = keys
         self._done = done
-        self._place = [0, 0]  # of the pass in the step, and of the value in the pass, in another value, and so on
+        self._passes = 0  # that were begun in the step
+        self._next = ""  # the key of the next value
         self._files: list[Path] = []
 
     def before(self, step: Pass, graph: Graph) -> None:
-        self._place = [self._place[0] + 1, 0]
+        self._passes += 1
+        self._next = key(self._keys[self._done], self._passes)
 
     def reached(self, number: int, graph: Graph) -> None:
-        self._done, self._place = number, [0, 0]
+        self._done, self._passes = number, 0
         self._erase_from(0)
 
     def remember(self, compute: Callable[[], Arrays]) -> Arrays:
-        """What was computed in this place before, or is now."""
-        path = self._folder / f"{key(self._keys[self._done], self._place)[:32]}.npz"
+        """What was computed in this place before, or is now; what it computes may ask for values of its own."""
+        own = self._next
+        path = self._folder / f"{own[:32]}.npz"
         self._files.append(path)
         held = _read(path)
         if held is None:
-            start = time.monotonic()
-            inner = len(self._files)
-            self._place.append(0)
+            inner, start = len(self._files), time.monotonic()
+            self._next = key(own, "within")
             held = compute()
-            self._place.pop()
             seconds = time.monotonic() - start
             if seconds > _WORTH and sum(array.nbytes for array in held) < _MOST_BYTES * seconds:
                 with suppress(UsageError):  # a disk that is full
                     _write(path, held)
                     self._erase_from(inner)
-        self._place[-1] += 1
+        self._next = key(own, _digest(held))
         return held
+
+    def profiling(self, profile: Profiler | None) -> Profiler | None:
+        """The same profiler, whose times are kept as well: what a pass does next goes by them."""
+        if profile is None:
+            return None
+
+        def remembered(graphs: Sequence[Graph]) -> Sequence[Profile]:
+            (text,) = self.remember(lambda: [_encoded(profile(graphs))])
+            return [Profile(np.array(rounds), *held) for rounds, *held in json.loads(text.tobytes())]
+
+        return remembered
 
     def _erase_from(self, first: int) -> None:
         """Erase what nobody asks for any more: all that was asked for behind some."""
@@ -70,6 +85,20 @@ class KeptValues(Instrument):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         del self._files[first:]
+
+
+def _encoded(profiles: Sequence[Profile]) -> np.ndarray:
+    plain = [[it.rounds.tolist(), dict(it.modules), dict(it.conversions)] for it in profiles]
+    return np.frombuffer(json.dumps(plain).encode(), np.uint8)
+
+
+def _digest(arrays: Arrays) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        for block in blocks(array):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _read(path: Path) -> Arrays | None:
