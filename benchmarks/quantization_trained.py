@@ -111,8 +111,8 @@ def _clothes(
     cache: Path,
     epochs: int,
 ) -> Subject:
-    images, labels = _fashion(root, "train", pixels, channels)
-    held_images, held_labels = _fashion(root, "t10k", pixels, channels)
+    images, labels = fashion(root, "train", pixels, channels)
+    held_images, held_labels = fashion(root, "t10k", pixels, channels)
     random = np.random.default_rng(0)
     loss = nn.CrossEntropyLoss(label_smoothing=0.1)
 
@@ -123,13 +123,13 @@ def _clothes(
             x = torch.from_numpy(images[pick])
             yield (x.flip(-1) if random.random() < 0.5 else x,), torch.from_numpy(labels[pick])
 
-    module = _trained(name, make, batches, loss, cache, epochs)
+    module = trained(name, make, batches, loss, cache, epochs)
     pool = [{"x": images[start : start + 8]} for start in range(len(images) - 2048, len(images), 8)]
     test = [{"x": held_images[start : start + 50]} for start in range(0, len(held_images), 50)]
     return _subject(name, module, {"x": pool[0]["x"]}, work, pool, test, held_labels, is_text=name == "deit")
 
 
-def _fashion(root: Path, part: str, pixels: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def fashion(root: Path, part: str, pixels: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Images, float32[n, channels, pixels, pixels], and labels, int64[n]."""
     place = root / "usr/share/datasets/fashion-mnist"
     if not place.exists():
@@ -173,7 +173,7 @@ def sentiment(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
             pick = shuffled[start : start + 64]
             yield (torch.from_numpy(ids[pick]),), torch.from_numpy(labels[pick])
 
-    module = _trained("lstm", lambda: SentimentLstm(words), batches, nn.CrossEntropyLoss(), cache, 2 * epochs)
+    module = trained("lstm", lambda: SentimentLstm(words), batches, nn.CrossEntropyLoss(), cache, 2 * epochs)
     pool = [{"x": ids[pooled[start : start + 8]]} for start in range(0, len(pooled), 8)]
     test = [{"x": ids[held[start : start + 20]]} for start in range(0, len(held), 20)]
     return _subject("LSTM", module, pool[0], work, pool, test, labels[held], is_text=True)
@@ -208,7 +208,7 @@ def _sentences(root: Path, length: int = 40) -> tuple[np.ndarray, np.ndarray, in
 # -- training
 
 
-def _trained(
+def trained(
     name: str,
     make: Callable[[], nn.Module],
     batches: Callable[[], Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]],

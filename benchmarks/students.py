@@ -19,7 +19,7 @@ import numpy as np
 import quantization_scores as scores
 import torch
 import typer
-from quantization_trained import _fashion, small_cnn
+from quantization_trained import fashion, small_cnn
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -58,8 +58,8 @@ def main(
     temperature: Annotated[float, typer.Option(help="That softens what the teacher says.")] = 4.0,
 ) -> None:
     """Print what students of a teacher and of labels get right."""
-    images, labels = _fashion(root, "train", 28, 1)
-    held = _fashion(root, "t10k", 28, 1)
+    images, labels = fashion(root, "train", 28, 1)
+    held = fashion(root, "t10k", 28, 1)
     table = Table("seed", "taught by", "accuracy", "change", "McNemar", "minutes")
     with tempfile.TemporaryDirectory() as folder:
         teacher = small_cnn(Path(folder), root, cache, teacher_epochs).graph

@@ -113,7 +113,8 @@ class Gate:
         """How many samples it takes to find a model that is worse by twice the bound in 95 of 100 cases.
 
         The drop that is found scatters around the true one by the square root of what single samples scatter by: the
-        share of those that change sides, of which a model that is worse has as many as it is worse by.
+        share of those that change sides, of which a model that is worse has as many as it is worse by. Drops are
+        counts over the number of samples, for which half of one is added (Yates's correction for continuity).
 
         Returns:
             None where the metric isn't bounded, or single samples say nothing of how it scatters.
@@ -128,7 +129,8 @@ class Gate:
             variance = comparison.samples * ((high - low) / (2 * _TWO_SIDED)) ** 2
         else:
             return None
-        return math.ceil(variance * (_ONE_SIDED / bound) ** 2)
+        reach = _ONE_SIDED * math.sqrt(variance)  # n is the least with: bound * n - 1/2 = reach * sqrt(n)
+        return math.ceil(((reach + math.sqrt(reach**2 + 2 * bound)) / (2 * bound)) ** 2)
 
 
 def junit(checks: Sequence[Check], name: str) -> str:

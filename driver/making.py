@@ -1,10 +1,10 @@
 """The work of a build: passes, lowering and measurement, from what a recipe names to an artifact."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..backends import Executable, find_backend
+from ..backends import find_backend
 from ..backends.manifest import read_manifest
 from ..ir.analysis.cost import summarize
 from ..ir.graph import Graph
@@ -21,12 +21,33 @@ from .cache.builds import Built
 from .data import single_sample, sizes_in
 from .evaluation import Score, interpreted
 from .job import Job
-from .lowering import choice, fastest, lower, refuse_early
+from .lowering import Candidate, choice, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .page.history import History
 from .provenance import digest, versions
 from .reporter import PassReporter, presets_of_passes
 from .results import Artifact, Measured, PassRow
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What the passes of a job have made of its model.
+
+    Attributes:
+        graph: what they have made.
+        watch: what happened on the way.
+        untouched: the model as it was read, in ONNX Runtime.
+        before: its metric.
+        probes: that graphs are compared on.
+        sample: that latency is measured on.
+    """
+
+    graph: Graph
+    watch: "_Watch"
+    untouched: Candidate
+    before: Score | None
+    probes: Sequence[Feeds]
+    sample: Feeds
 
 
 def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
@@ -40,6 +61,25 @@ def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
     Raises:
         PlanishError: see `build.build`.
     """
+    ran = run_passes(job, scratch, cache)
+    if job.is_for_another_machine:
+        (reference,) = interleaved([lambda: ran.untouched.executable.run(ran.sample)])
+        built, directory = _written(job, ran.graph, scratch)
+    else:
+        reference, built, directory = _measured(job, ran, scratch)
+    artifact = Artifact(
+        directory=job.recipe.folder / job.recipe.output,
+        metric=job.metric,
+        untouched=Measured(ran.untouched.backend, reference, ran.untouched.size, ran.before),
+        built=built,
+        passes=ran.watch.rows,
+        threads=job.target.threads,
+    )
+    return Built(artifact, directory, _provenance(job, ran.graph, artifact), ran.watch.history.plain())
+
+
+def run_passes(job: Job, scratch: Path, cache: BuildCache) -> Ran:
+    """Run the passes of a job; see `make`."""
     if job.recipe.backend != "auto":  # of several, one may run it
         refuse_early(job.source, job.passes, job.context({}), find_backend(job.recipe.backend))
     job.reporter.stage("evaluating the untouched model in ONNX Runtime")
@@ -48,20 +88,7 @@ def make(job: Job, scratch: Path, cache: BuildCache) -> Built:
     probes = make_probes(job.source, job.calibration, job.recipe.seed, job.recipe.verify.probes)
     sample = single_sample(job.evaluation[0].inputs if job.evaluation else probes[0], untouched.executable.inputs)
     graph, watch = _run_passes(job, before, job.context(sizes_in(sample, untouched.executable.inputs), sample), cache)
-    if job.is_for_another_machine:
-        (reference,) = interleaved([lambda: untouched.executable.run(sample)])
-        built, directory = _written(job, graph, scratch)
-    else:
-        reference, built, directory = _measured(job, graph, untouched.executable, (probes, sample), scratch)
-    artifact = Artifact(
-        directory=job.recipe.folder / job.recipe.output,
-        metric=job.metric,
-        untouched=Measured(untouched.backend, reference, untouched.size, before),
-        built=built,
-        passes=watch.rows,
-        threads=job.target.threads,
-    )
-    return Built(artifact, directory, _provenance(job, graph, artifact), watch.history.plain())
+    return Ran(graph, watch, untouched, before, probes, sample)
 
 
 def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
@@ -74,16 +101,12 @@ def _written(job: Job, graph: Graph, scratch: Path) -> tuple[Measured, Path]:
     return Measured(backend.name, None, size, job.score(interpreted(graph), resamples=True)), directory
 
 
-def _measured(
-    job: Job, graph: Graph, untouched: Executable, inputs: tuple[Sequence[Feeds], Feeds], scratch: Path
-) -> tuple[Latency, Measured, Path]:
-    """The latency of the untouched model, the fastest of the built models, and its path, from probes and a sample."""
-    probes, sample = inputs
-    recipe = job.recipe
-    candidates = job.lowering(probes, scratch).candidates(graph, recipe.backend)
+def _measured(job: Job, ran: Ran, scratch: Path) -> tuple[Latency, Measured, Path]:
+    """The latency of the untouched model, the fastest of the built models, and its path."""
+    candidates = job.lowering(ran.probes, scratch).candidates(ran.graph, job.recipe.backend)
     job.reporter.stage("measuring latency")
-    models = [untouched, *(candidate.executable for candidate in candidates)]
-    reference, *latencies = interleaved([lambda model=model: model.run(sample) for model in models])
+    models = [ran.untouched.executable, *(candidate.executable for candidate in candidates)]
+    reference, *latencies = interleaved([lambda model=model: model.run(ran.sample) for model in models])
     if len(candidates) > 1:
         taken = (
             f"{it.backend} {show_seconds(latency.median)}" for it, latency in zip(candidates, latencies, strict=True)
@@ -100,7 +123,6 @@ def _measured(
 
 def _run_passes(job: Job, before: Score | None, context: PassContext, cache: BuildCache) -> tuple[Graph, "_Watch"]:
     graph, resumption = job.source.clone(), None
-    context = replace(context, checkpoints=cache.checkpoints)
     watch = _Watch(job, before, context.sizes)
     survival = AdapterSurvival(job.reporter.note)
     keeping = cache.steps(job, lambda: watch.rows, watch.history)
@@ -109,9 +131,14 @@ def _run_passes(job: Job, before: Score | None, context: PassContext, cache: Bui
         watch.rows += found.rows
         watch.history.resume(found.history)
         job.reporter.note(f"the graph after {resumption.done} of {len(job.passes)} steps is that of an earlier build")
-    rest = job.passes[0 if resumption is None else resumption.done :]
+    done = 0 if resumption is None else resumption.done
+    values = cache.values(job, done)
+    if values is not None:
+        profile = values.profiling(context.profile)
+        context = replace(context, checkpoints=cache.checkpoints, remember=values.remember, profile=profile)
+    kept = filter(None, [keeping, values])
     try:
-        watching = [PassReporter(job.reporter, rest), watch, survival, *filter(None, [keeping]), *job.instruments]
+        watching = [PassReporter(job.reporter, job.passes[done:]), watch, survival, *kept, *job.instruments]
         with reproducing(job.case):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:

@@ -35,6 +35,10 @@ def search(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of the recipe, as in search.goal=size")
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="what runs passes: processes://COUNT, dask://HOST:PORT, ray://HOST:PORT or ray://"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Look for the techniques, their settings and their order that make a model fastest within a budget.
@@ -53,7 +57,7 @@ def search(
         raise UsageError(f"{output} must lie beside {recipe}, whose paths are relative to its folder")
     reporter = ConsoleReporter(console(), verbosity())
     with reporter.live():
-        found = look(chosen, reporter, minutes)
+        found = look(chosen, reporter, minutes, executor)
     show([search_table(found)], found.summary() if as_json else None)
     if output is not None:
         write_plan(chosen, found, output)

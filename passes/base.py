@@ -82,6 +82,14 @@ def _unfound(reference: str) -> Callable[..., Any]:
     raise UsageError(f"the function {reference} can't be found here: only `optimize`, `opt` and builds call functions")
 
 
+Arrays = Sequence[np.ndarray]
+"""What passes remember."""
+
+
+def _compute(compute: Callable[[], Arrays]) -> Arrays:
+    return compute()
+
+
 Profiler = Callable[[Sequence[Graph]], Sequence[Profile]]
 """What lowers graphs to the chosen backend and times them, in turn."""
 
@@ -125,6 +133,8 @@ class PassContext:
         find_function: finds a function of the user's that an option names, `module:function` or `file.py:function`.
         folder: that files which an option names are relative to.
         checkpoints: the folder for what a long pass can go on from when its process was killed; None for nowhere.
+        remember: computes arrays, or takes them from a run of the same step that was killed. They go by what was asked
+            for before, so that what is asked for next must depend on that and on the pass's input alone.
     """
 
     target: Target
@@ -144,6 +154,7 @@ class PassContext:
     find_function: Callable[[str], Callable[..., Any]] = _unfound
     folder: Path = Path()
     checkpoints: Path | None = None
+    remember: Callable[[Callable[[], Arrays]], Arrays] = _compute
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
         """The same surroundings for a step that is only to touch part of the graph."""

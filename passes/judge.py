@@ -1,6 +1,6 @@
 """How far a graph's outputs are from the float model's, on inputs that nothing was fitted to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,10 @@ class Judge:
     def judge(self, graph: Graph) -> Verdict:
         """Compare a graph with the float model."""
         return self.weigh(_run(Reference(graph), self._batches))
+
+    def drop(self, make: Callable[[], Graph], context: PassContext) -> float:
+        """What a graph loses, which is made now or was by a run that was killed."""
+        return float(context.remember(lambda: [np.array(self.judge(make()).drop)])[0])
 
     def weigh(self, found: "Sequence[Mapping[str, Tensor]]") -> Verdict:
         """Compare outputs for the batches with those of the float model."""

@@ -14,8 +14,9 @@ from ..results import PassRow
 from .builds import Built, find_build, keep_build, recall_recipe, remember_recipe
 from .inputs import files_beside, inputs
 from .keys import job_key, key, recipe_key, step_keys
-from .steps import KeptSteps
+from .steps import KeptSteps, Parcel, packed, unpack
 from .store import Store
+from .values import KeptValues
 
 if TYPE_CHECKING:
     from ..job import Job
@@ -70,6 +71,22 @@ class BuildCache:
         keys = step_keys(self._base, job.passes, self._recipe.folder)
         return KeptSteps(self._store, keys, job.passes, rows, history, self._if_possible, is_fresh=self._is_fresh)
 
+    def values(self, job: "Job", done: int) -> KeptValues | None:
+        """What keeps arrays that passes compute behind some steps; None where nothing is kept, or taken."""
+        if self.checkpoints is None:
+            return None
+        return KeptValues(self.checkpoints, step_keys(self._base, job.passes, self._recipe.folder), done)
+
+    def packed(self, job: "Job") -> Parcel | None:
+        """The graph after the last step, for another machine's cache; None if it isn't kept."""
+        return None if self._store is None else packed(self._store, self._last(job))
+
+    def unpack(self, job: "Job", parcel: Parcel) -> None:
+        """Keep the graph after the last step that another machine has made."""
+        if self._store is not None:
+            with self._if_possible():
+                unpack(self._store, self._last(job), parcel)
+
     def keep(self, job: "Job", built: Built) -> None:
         """Keep a build, and erase what has been kept for the longest time."""
         if self._store is not None:
@@ -99,3 +116,6 @@ class BuildCache:
 
     def _key(self, job: "Job") -> str:
         return key("build", [self._base, *step_keys(self._base, job.passes, self._recipe.folder)[-1:]])
+
+    def _last(self, job: "Job") -> str:
+        return step_keys(self._base, job.passes, self._recipe.folder)[-1]

@@ -50,6 +50,38 @@ class Found:
     history: Any
 
 
+Parcel = tuple[Any, dict[str, bytes]]
+"""A record and the objects that it is made of, as they travel from one store to another."""
+
+
+def packed(store: Store, key: str) -> Parcel | None:
+    """The graph after a step as it is kept; None if it isn't, or not whole."""
+    record = store.read(_KIND, key)
+    if record is None:
+        return None
+    objects = {digest: store.get(digest) for digest in _digests(record)}
+    if any(array is None for array in objects.values()):
+        return None
+    return record, {digest: array.tobytes() for digest, array in objects.items() if array is not None}
+
+
+def unpack(store: Store, key: str, parcel: Parcel) -> None:
+    """Keep the graph after a step that another store has.
+
+    Raises:
+        UsageError: the disk is full, or nothing may be written there.
+    """
+    record, objects = parcel
+    for content in objects.values():
+        store.put([content])
+    store.write(_KIND, key, record)
+
+
+def _digests(record: Any) -> list[str]:
+    graphs = [graph for graph in (record["graph"], record["reference"]) if graph is not None]
+    return [record["history"], *(it for graph in graphs for it in (graph["text"], *graph["weights"].values()))]
+
+
 class KeptSteps(Instrument):
     """Keeps graphs while a pipeline runs, and finds those of earlier runs.
 

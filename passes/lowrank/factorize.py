@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -167,15 +168,19 @@ class Factorization(Pass):
         """The ranks that save the most operations with which the outputs stay within bounds."""
         scratch = replace(context, counter=DebugCounter())
         choices = {layer.node: layer.choices(_flops(layer, context)) for layer in layers}
+
+        def split(ranks: Mapping[Node, int]) -> Graph:
+            copy = graph.clone()
+            self._split(copy, scratch, *_moved(graph, copy, layers, ranks))
+            return copy
+
         found: dict[Node, int] = {}
         low, high, most = 0, _TRIALS, most_saved(choices)
         while low < high:
             tried = (low + high + 1) // 2
             context.progress("factorize: judging", tried, _TRIALS)
             ranks = allocate(choices, most * tried / _TRIALS)
-            copy = graph.clone()
-            self._split(copy, scratch, *_moved(graph, copy, layers, ranks))
-            if judge.judge(copy).drop <= self.max_drop:
+            if judge.drop(partial(split, ranks), context) <= self.max_drop:
                 found, low = ranks, tried
             else:
                 high = tried - 1

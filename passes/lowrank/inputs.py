@@ -36,6 +36,6 @@ def observe_inputs(
             if node.operand(1) is value:
                 np.add.at(found, tensor.numpy().ravel(), 1)
 
-    found = observe(graph, reads.values(), batches, context, also=count)
+    found = observe(graph, reads.values(), batches, context, also=count if counts else None)
     looked_up = {node: Inputs(rows / rows.sum(), rows / rows.sum()) for node, rows in counts.items() if batches}
     return {node: found[read] for node, read in reads.items() if read in found} | looked_up

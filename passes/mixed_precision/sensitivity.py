@@ -108,13 +108,30 @@ def estimate(
         batches: of inputs.
         context: with the seed, and to whom progress is reported.
     """
+    source, sites = _with_sites(rounding)
+    sums = context.remember(lambda: [_losses(rounding, source, sites, measures, batches, context)])[0].tolist()
+    pairs = list(zip(sites, sums, strict=True))
+    return Losses(
+        {site.what: loss for site, loss in pairs if site.is_layer},
+        {site.what: loss for site, loss in pairs if not site.is_layer},
+    )
+
+
+def _losses(
+    rounding: Rounding,
+    source: Graph,
+    sites: Sequence["_Site"],
+    measures: Mapping[str, LossKind],
+    batches: Sequence[Feeds],
+    context: PassContext,
+) -> np.ndarray:
+    """The expected loss of the errors at each site, float64[sites]."""
     import torch
 
     generator = torch.Generator().manual_seed(context.seed)
-    source, sites = _with_sites(rounding)
     gradients = Gradients(source, {site.value for site in sites}, measures, generator)
     errors = _Errors(rounding.quantized(), sites)
-    sums = [0.0] * len(sites)
+    sums = np.zeros(len(sites))
     for done, feeds in enumerate(batches):
         context.progress("ranking layers", done, len(batches))
         drawn = gradients.draw(feeds)
@@ -123,11 +140,7 @@ def estimate(
             for place, site in enumerate(sites):
                 if site.value in gradient and site in found:
                     sums[place] += float((gradient[site.value] * found[site]).sum()) ** 2 / (DRAWS * len(batches))
-    pairs = list(zip(sites, sums, strict=True))
-    return Losses(
-        {site.what: loss for site, loss in pairs if site.is_layer},
-        {site.what: loss for site, loss in pairs if not site.is_layer},
-    )
+    return sums
 
 
 @dataclass(frozen=True, slots=True)

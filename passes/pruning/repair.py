@@ -9,6 +9,7 @@ products are kept, so that memory doesn't grow with the amount of data.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,19 @@ class _Sums:
     reads: "Tensor | float" = 0.0
     both: "Tensor | float" = 0.0
     lacks: float = 0.0
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> "_Sums":
+        """The sums that arrays hold."""
+        import torch
+
+        reads, both, lacks = arrays
+        return cls(torch.from_numpy(reads), torch.from_numpy(both), float(lacks))
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The three as arrays."""
+        return [np.asarray(self.reads), np.asarray(self.both), np.asarray(self.lacks)]
 
     def add(self, x: "Tensor", lacking: "Tensor") -> None:
         self.reads = self.reads + (x.T @ x).double()
@@ -113,10 +127,11 @@ def _walk(
     import torch
 
     generator = torch.Generator().manual_seed(context.seed)
+    start = 0
     with walk(source, batches) as whole, walk(graph, batches) as pruned, torch.no_grad():
-        start = 0
-        for done, layer in enumerate(layers):
-            context.progress("fitting layers", done, len(layers))
+
+        def observe(layer: _Layer) -> list[np.ndarray]:
+            nonlocal start
             sums = {False: _Sums(), True: _Sums()}
             shift: Tensor | None = None
             for number in range(len(batches)):
@@ -133,8 +148,16 @@ def _walk(
                 shift = rows.mean(0) * (layer.bias is not None) if shift is None else shift
                 sums[number >= fitted].add(torch.nn.functional.pad(rows - shift, (0, 1), value=1.0), lacking)
             assert shift is not None
-            layer.change(pruned.constants, sums[False], sums[True] if fitted < len(batches) else sums[False], shift)
             start = layer.place
+            held = [array for it in sums.values() for array in it.arrays]
+            return [*held, shift.numpy(), generator.get_state().numpy()]
+
+        for done, layer in enumerate(layers):
+            context.progress("fitting layers", done, len(layers))
+            *arrays, shift, state = context.remember(partial(observe, layer))
+            generator.set_state(torch.from_numpy(state))
+            fit, judge = (_Sums.of(arrays[place : place + 3]) for place in (0, 3))
+            layer.change(pruned.constants, fit, judge if fitted < len(batches) else fit, torch.from_numpy(shift))
     context.progress("fitting layers", len(layers), len(layers))
 
 

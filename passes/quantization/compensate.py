@@ -40,7 +40,8 @@ def compensate(
     def visit(readers: Sequence[Layer], moments: Moments) -> Mapping[Layer, np.ndarray]:
         found: dict[Layer, np.ndarray] = {}
         for layer in readers:
-            nearest, made = quantize_weight(layer.weight.data, layer.axis, bits), _rounded(layer, bits, moments.fit)
+            nearest = quantize_weight(layer.weight.data, layer.axis, bits)
+            made = _rounded(layer, bits, moments.fit, context)
             plain, floats = _matrix(layer, nearest), _matrix(layer, made)
             if moments.error(floats - layer.matrix) < moments.error(plain - layer.matrix):
                 weights[layer.key], found[layer] = made, floats
@@ -55,11 +56,17 @@ def compensate(
     return weights, misses
 
 
-def _rounded(layer: Layer, bits: int, moments: np.ndarray) -> IntegerWeight:
+def _rounded(layer: Layer, bits: int, moments: np.ndarray, context: PassContext) -> IntegerWeight:
     """A layer's weight on a grid around 0 for each output channel."""
     scheme = BlockScheme(bits, 0, symmetric=True)
-    found = gptq(layer.matrix, scheme, moments, activation_order=True, damping=_DAMPING)
-    return IntegerWeight.of(found, layer.weight.data.shape, layer.axis)
+
+    def compute() -> list[np.ndarray]:
+        found = gptq(layer.matrix, scheme, moments, activation_order=True, damping=_DAMPING)
+        made = IntegerWeight.of(found, layer.weight.data.shape, layer.axis)
+        return [made.data, made.scale]
+
+    data, scale = context.remember(compute)
+    return IntegerWeight(data, scale, layer.axis)
 
 
 def _matrix(layer: Layer, weight: IntegerWeight) -> np.ndarray:

@@ -7,6 +7,7 @@ doesn't grow with the amount of data.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -78,10 +79,11 @@ def sweep(
         own[layer] = walked.add_constant(layer.laid_out(layer.matrix))  # others may read the same weight
         walked.set_input(twins[layer.node][1], 1, own[layer])
         groups.setdefault((layer.x, *_window(layer)), []).append(layer)
+    start = 0
     with walk(walked, batches) as rounded, torch.no_grad():
-        start = 0
-        for done, group in enumerate(groups.values()):
-            context.progress("walking through layers", done, len(groups))
+
+        def observe(group: Sequence[Layer]) -> list[np.ndarray]:
+            nonlocal start
             stop, twin = twins[group[0].node]
             sums: dict[bool, Tensor] = {}
             rows: dict[bool, int] = {}
@@ -91,14 +93,18 @@ def sweep(
                 for is_held_out, part in _shares(_rows(x, group[0]), number, len(batches)):
                     sums[is_held_out] = sums.get(is_held_out, 0) + part.T @ part
                     rows[is_held_out] = rows.get(is_held_out, 0) + len(part)
-            for layer in layers:
-                if twins[layer.node][0] < stop:
-                    rounded.constants.pop(own[layer], None)  # nobody reads it again
             start = stop
             means = {share: (total / max(rows[share], 1)).numpy() for share, total in sums.items()}
             share = rows.get(True, 0) / max(sum(rows.values()), 1)
-            moments = Moments(means[False], means.get(True, means[False]), share)
-            for layer, weight in visit(group, moments).items():
+            return [means[False], means.get(True, means[False]), np.array(share)]
+
+        for done, group in enumerate(groups.values()):
+            context.progress("walking through layers", done, len(groups))
+            fit, held_out, share = context.remember(partial(observe, group))
+            for layer in layers:
+                if twins[layer.node][0] < start:
+                    rounded.constants.pop(own[layer], None)  # nobody reads it again
+            for layer, weight in visit(group, Moments(fit, held_out, float(share))).items():
                 rounded.constants[own[layer]] = to_torch(layer.laid_out(weight))
     context.progress("walking through layers", len(groups), len(groups))
 

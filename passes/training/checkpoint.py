@@ -14,7 +14,7 @@ from ...ir.files import writing
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-SECONDS = 10.0
+SECONDS = 1.0
 """From one checkpoint to the next at least."""
 _SHARE = 20
 """Times what it takes to write one, from one to the next at least."""

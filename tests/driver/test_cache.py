@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,20 @@ from typer.testing import CliRunner
 
 from planish.driver.build import build
 from planish.driver.cache.store import Store
+from planish.driver.cache.values import KeptValues
 from planish.driver.cli import app
 from planish.driver.integrity import check_integrity
 from planish.driver.page.page import read_page
 from planish.driver.recipe_file import make_recipe
 from planish.driver.reporter import Reporter
 from planish.ir.errors import BudgetError, CheckError, ModelError, UsageError
+from planish.ir.hash import structural_hash
 from planish.ir.storage import load, save
+from planish.passes.base import PassContext
 from planish.passes.instrument import Instrument
+from planish.passes.manager import PassManager
+from planish.passes.pipeline import parse_pipeline
+from planish.targets.load import load_target
 
 MEASURED = ("measurements.json", "report.html")
 """The files of an artifact in which times are."""
@@ -94,6 +101,101 @@ def test_an_unchanged_recipe_runs_nothing_and_gives_the_same_files(
     assert files(folder) == before
     assert "prune-channels" in built(fresh=True).ran
     assert files(folder, but=MEASURED).items() <= before.items()
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("backend", ["onnxruntime", "tvm"])
+def test_builds_in_two_folders_differ_by_measured_times_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    found: list[dict[str, bytes]] = []
+    for name in ("one", "another/deeper"):
+        place = shutil.copytree(folder, tmp_path / name)
+        monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / f"cache of {name}"))
+        data = {"calibration": "data.py:calibration", "evaluation": "data.py:test"}
+        passes = ["cleanup", {"prune-channels": {"ratio": 0.25}}, {"quantize": {"required": False}}]
+        build(
+            make_recipe(
+                {"model": "model.py:build", "data": data, "backend": backend, "passes": passes, "folder": place}
+            )
+        )
+        found.append(files(place, but=MEASURED))
+    assert found[0] == found[1]
+
+
+def test_arrays_that_passes_compute_outlive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planish.driver.cache.values._WORTH", -1.0)
+    monkeypatch.setattr("planish.driver.cache.values._MOST_BYTES", float("inf"))
+
+    def run(most: int, *, reaches_the_end: bool = False) -> tuple[list[str], list[float]]:
+        """What a step computes that is killed after so many computations, and what it is given."""
+        values, computed = KeptValues(tmp_path, ["key of the source", "key of the step"], 1), list[str]()
+
+        def value(name: str, number: float, *inner: str) -> float:
+            def compute() -> list[np.ndarray]:
+                if len(computed) == most:
+                    raise KeyboardInterrupt
+                for it in inner:
+                    value(it, 0.0)
+                computed.append(name)
+                return [np.array(number)]
+
+            return float(values.remember(compute)[0])
+
+        values.before(None, None)
+        given = list[float]()
+        with suppress(KeyboardInterrupt):
+            given += (value("a", 1.0), value("b", 2.0, "within b"), value("c", 3.0))
+            values.before(None, None)
+            given.append(value("a", 4.0))
+        if reaches_the_end:
+            values.reached(2, None)
+        return computed, given
+
+    assert run(3) == (["a", "within b", "b"], [])
+    damaged, *_ = sorted(tmp_path.iterdir())
+    assert run(10) == (["c", "a"], [1.0, 2.0, 3.0, 4.0])
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    assert len(run(10, reaches_the_end=True)[0]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "pipeline", ["prune-channels{max_drop=50,round_to=1}", "quantize{if_slower=keep}", "factorize{max_drop=50}", "gptq"]
+)
+def test_a_pass_that_is_killed_ends_in_the_same_bytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str
+) -> None:
+    monkeypatch.setattr("planish.driver.cache.values._WORTH", -1.0)
+    monkeypatch.setattr("planish.driver.cache.values._MOST_BYTES", float("inf"))
+    samples = np.random.default_rng(0).standard_normal((8, 16, 8)).astype(np.float32)
+    target = load_target("native")
+    kept, count = tmp_path / "values", 0
+
+    def run(most: float) -> str:
+        """The hash of the graph, or nothing where the pass is killed after some values."""
+        nonlocal count
+        graph, count = load(folder / "net.planish"), 0
+        values = KeptValues(kept, ["source", "step"], 0)
+
+        def remember(compute: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+            nonlocal count
+            if count >= most:
+                raise KeyboardInterrupt
+            found, count = values.remember(compute), count + 1
+            return found
+
+        context = PassContext(target, graph.clone(), [{"features": batch} for batch in samples], remember=remember)
+        with suppress(KeyboardInterrupt):
+            PassManager(parse_pipeline(pipeline), [values]).run(graph, context)
+            return structural_hash(graph)
+        return ""
+
+    whole = run(float("inf"))
+    for most in range(1, count, max(count // 3, 1)):
+        assert run(most) == ""
+        assert list(kept.iterdir())
+        assert run(float("inf")) == whole
 
 
 @pytest.mark.wide

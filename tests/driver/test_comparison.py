@@ -91,7 +91,7 @@ def test_a_gate_is_told_as_junit_and_markdown(tmp_path: Path) -> None:
 
 
 def test_as_many_samples_as_are_said_to_suffice_find_a_regression() -> None:
-    """Twice the bound is found in 95 of 100 draws: half of the samples that change sides do so for the worse."""
+    """Twice the bound is found in 95 of 100 draws and more, whatever share of the samples changes sides."""
     draw, bound = np.random.default_rng(0), 0.005
     for share in (0.01, 0.04):
         flips = (round(1000 * (share + 2 * bound) / 2), round(1000 * (share - 2 * bound) / 2))
@@ -101,4 +101,4 @@ def test_as_many_samples_as_are_said_to_suffice_find_a_regression() -> None:
         chances = [flips[0] / 1000, flips[1] / 1000, 1 - sum(flips) / 1000]
         drawn = draw.multinomial(samples, chances, 20_000)
         found = float(((drawn[:, 0] - drawn[:, 1]) / samples > bound).mean())
-        assert 0.94 < found < 0.975
+        assert 0.95 < found < 0.985

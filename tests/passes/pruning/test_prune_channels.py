@@ -126,6 +126,14 @@ def test_what_is_left_is_the_nearest_multiple_and_near_the_ratio(
     assert graph.constants["first"].data.shape[0] == left
 
 
+def test_whole_vectors_are_kept_of_few_channels_if_that_is_asked_for(new_net: Any) -> None:
+    graph = two_layers(new_net(), 32)
+
+    prune(graph, ratio=0.3, round_to=16, strict=True, only=("first",))
+
+    assert graph.constants["first"].data.shape[0] == 16
+
+
 def test_a_group_that_loses_nothing_is_explained(new_net: Any) -> None:
     graph = two_layers(new_net(), channels=8)
 

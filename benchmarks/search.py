@@ -1,0 +1,251 @@
+"""What `planish search` finds within a budget, beside uniform presets and beside Optuna over whole pipelines.
+
+    pip install -e ".[benchmarks,dev]"
+    apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
+    python benchmarks/search.py search MODEL... --root FOLDER [--minutes 15]
+    pip install optuna
+    python benchmarks/search.py optuna MODEL --root FOLDER [--trials 100]
+
+The models are `cnn` and `vit`, trained here on Fashion-MNIST or read from `--cache`, and `minilm` and `ocr` as packages
+ship them. A uniform preset is one technique with one setting for all layers; of those within the budget the fastest
+counts. Speed is the median ratio over rounds with its quartiles, one sample, all artifacts in turn in one run. The drop
+on data that no choice was made by has a 95 % interval. Optuna (NSGA-II) chooses a share of channels for every group, a
+precision for every layer, and whether to distil; it has an equal front once what its front dominates, of speed and
+drop up to the budget, is as much as the search's front does.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+from rich.console import Console
+
+import planish
+from planish.driver.build import build
+from planish.driver.data import read_data, single_sample
+from planish.driver.measurement import interleaved
+from planish.driver.model import read_model
+from planish.driver.plans import Plan, Point, front, plans_of
+from planish.driver.recipe import Budget, Recipe, Step
+from planish.driver.recipe_file import make_recipe
+from planish.driver.report import ConsoleReporter, search_table
+from planish.driver.results import Artifact
+from planish.driver.search import search as look
+from planish.driver.user_code import isolated_imports
+from planish.ir.analysis.channels import channel_groups
+from planish.ir.errors import PlanishError
+from planish.ir.operators import has_trait
+from planish.ir.traits import Trait
+
+HERE = Path(__file__).parent
+BUDGET = 0.01
+QUANTIZE, DYNAMIC, MIXED = "quantize", {"quantize": {"scheme": "int8-dynamic"}}, "quantize-mixed"
+DISTILL = {"distill": {"temperature": 1.0}}
+PRESETS: Sequence[Step] = (
+    QUANTIZE,
+    DYNAMIC,
+    *({"prune-channels": {"ratio": ratio}} for ratio in (0.1, 0.25, 0.5)),
+    *({"factorize": {"ratio": ratio}} for ratio in (0.25, 0.5)),
+)
+CONSOLE = Console(stderr=True, highlight=False, width=120)
+app = typer.Typer(add_completion=False)
+
+
+class Model(StrEnum):
+    """What is searched."""
+
+    CNN = "cnn"
+    VIT = "vit"
+    MINILM = "minilm"
+    OCR = "ocr"
+
+
+Root = Annotated[Path, typer.Option(help="Where data are unpacked.")]
+Cache = Annotated[Path, typer.Option(help="Where trained models are kept.")]
+
+
+@app.command()
+def search(
+    models: Annotated[list[Model], typer.Argument(help="Which.")],
+    root: Root = Path("/"),
+    cache: Cache = Path("recovery-cache"),
+    minutes: Annotated[float, typer.Option(help="After which no plan is begun.")] = 15.0,
+) -> None:
+    """Search, and hold what is chosen to the best uniform preset."""
+    for model in models:
+        with tempfile.TemporaryDirectory() as work:
+            _report(model, _recipe(model, root.absolute(), cache.absolute(), "both"), minutes, Path(work))
+
+
+def _report(model: Model, recipe: Recipe, minutes: float, work: Path) -> None:
+    start, processor = time.perf_counter(), _processor_seconds()
+    reporter = ConsoleReporter(CONSOLE)
+    found = look(recipe, reporter, minutes)
+    seconds, worked = time.perf_counter() - start, _processor_seconds() - processor
+    Console(width=150).print(search_table(found))
+    count = f"{len(found.points)} plans built, {len(plans_of(recipe))} were given"
+    print(f"{model}: {count}; {seconds:.0f} s, of the processor {worked:.0f} s")
+    for point in found.points:
+        was = "" if point.predicted is None else f", predicted {point.predicted:.2f}x"
+        print(
+            f"  {point.plan}: {point.gain:.2f}x{was}, drop {point.drop:.4f} {point.failure.partition(chr(10))[0][:80]}"
+        )
+    rivals = {str(found.chosen.plan): found.chosen.plan.steps, **{str(step): (step,) for step in PRESETS}}
+    built: dict[str, Artifact] = {}
+    for number, (name, steps) in enumerate(rivals.items()):
+        try:
+            built[name] = _built(recipe, steps, work / str(number))
+        except PlanishError as error:
+            print(f"  {name}: {_first(str(error))}")
+    (chosen, artifact), *presets = built.items()
+    right = {name: it for name, it in presets if it.drop is not None and it.drop <= BUDGET}
+    runs = [planish.load(it.directory) for it in (artifact, *right.values())]
+    sample = single_sample(read_data(_data(recipe, "choices"), HERE, runs[0].inputs)[0].inputs, runs[0].inputs)
+    taken = interleaved([lambda run=run: run.run(sample) for run in runs])
+    best, rival = min(zip(right, taken[1:], strict=True), key=lambda pair: pair[1].median)
+    print(
+        f"  chosen {chosen}: {taken[0].speedup_over(rival)} times as fast as {best}, the fastest preset in the budget"
+    )
+    if found.chosen.predicted is not None:
+        print(f"  predicted to take {found.chosen.gain / found.chosen.predicted:.3f} of what it was measured to take")
+    low, high = found.interval or (float("nan"), float("nan"))
+    print(f"  held out: drop {found.drop:.4f} [{low:.4f}, {high:.4f}] of {BUDGET}", flush=True)
+
+
+def _first(text: str) -> str:
+    return text.partition("\n")[0][:80]
+
+
+# -- recipes
+
+
+def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
+    """What is searched: the data are those of both choices and judgement."""
+    prunings = [{"prune-channels": {"flops": share}} for share in (0.25, 0.5, 0.7)]
+    if model is Model.CNN:  # of whose few channels shares of operations are coarse
+        whole = {"round_to": 16, "strict": True}
+        prunings = [{"prune-channels": {"ratio": share, **whole}} for share in (0.5, 0.65)]
+    quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE]
+    if model is Model.OCR:
+        quantizations.append(MIXED)
+    trained = {"root": str(root), "cache": str(cache)}
+    source: Mapping[Model, tuple[Any, str, Mapping[str, Any], str]] = {
+        Model.CNN: ("cnn", "clothes", {"root": str(root)}, "accuracy"),
+        Model.VIT: ("vit", "clothes", {"root": str(root)}, "accuracy"),
+        Model.MINILM: ("minilm", "documents", {}, "search_subjects.py:spearman"),
+        Model.OCR: ("ocr", "text_lines", {}, "search_subjects.py:character_error_rate"),
+    }
+    factory, data, options, metric = source[model]
+    place = f"search_subjects.py:{factory}"
+    return make_recipe(
+        {
+            "model": {place: trained} if data == "clothes" else place,
+            "data": {
+                "calibration": {f"search_subjects.py:{data}": {**options, "part": "calibration"}},
+                "evaluation": {f"search_subjects.py:{data}": {**options, "part": part}},
+                "metric": metric,
+            },
+            "backend": "onnxruntime",
+            "budget": {"metric_drop": BUDGET},
+            "search": {"passes": [prunings, [DISTILL], quantizations]},
+            "folder": HERE,
+            "name": model,
+        }
+    )
+
+
+def _data(recipe: Recipe, part: str) -> str:
+    assert recipe.data.evaluation is not None
+    return recipe.data.evaluation.replace('"both"', f'"{part}"')
+
+
+def _built(recipe: Recipe, steps: Sequence[Step], output: Path) -> Artifact:
+    """An artifact of some steps, judged by the data that a search chooses by, as whose trial it is remembered."""
+    data = recipe.data.model_copy(update={"evaluation": _data(recipe, "choices")})
+    passes = (*recipe.passes, *steps)
+    return build(recipe.model_copy(update={"data": data, "passes": passes, "budget": Budget(), "output": output}))
+
+
+def _processor_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+# -- Optuna
+
+
+@app.command()
+def optuna(
+    model: Annotated[Model, typer.Argument(help="Which.")],
+    root: Root = Path("/"),
+    cache: Cache = Path("recovery-cache"),
+    trials: Annotated[int, typer.Option(help="Pipelines that Optuna may build.")] = 100,
+    minutes: Annotated[float, typer.Option(help="After which none is begun.")] = 60.0,
+) -> None:
+    """Count the pipelines that Optuna builds until its front is as good as the search's."""
+    import optuna as peer
+
+    recipe = _recipe(model, root.absolute(), cache.absolute(), "both")
+    ours = look(recipe, ConsoleReporter(CONSOLE)).points
+    goal = _dominated(ours)
+    print(f"{model}: {len(ours)} plans built, their front dominates {goal:.4f}")
+    groups, layers = _places(recipe)
+    points: list[Point] = []
+
+    def evaluate(trial: Any) -> tuple[float, float]:
+        ratios = {it: trial.suggest_categorical(f"channels of {it}", (0.0, 0.25, 0.5, 0.75)) for it in groups}
+        steps: list[Step] = [{"prune-channels": {"ratio": it, "only": name}} for name, it in ratios.items() if it]
+        if steps and trial.suggest_categorical("distil", (False, True)):
+            steps.append(DISTILL)
+        floats = [layer for layer in layers if trial.suggest_categorical(f"float {layer}", (False, True))]
+        if len(floats) < len(layers):
+            steps.append({"quantize": {"skip": floats, "required": False}})
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                point = Point(Plan(tuple(steps)), _built(recipe, steps, Path(work, "dist")))
+            except PlanishError as error:
+                point = Point(Plan(tuple(steps)), None, str(error))
+        points.append(point)
+        reached = _dominated(points)
+        CONSOLE.print(f"{len(points)}: {point.gain:.2f}x, drop {point.drop:.4f}, front {reached:.4f} of {goal:.4f}")
+        if reached >= goal:
+            trial.study.stop()
+        return point.gain, min(point.drop, 1.0)
+
+    peer.logging.set_verbosity(peer.logging.WARNING)
+    study = peer.create_study(directions=["maximize", "minimize"], sampler=peer.samplers.NSGAIISampler(seed=0))
+    study.optimize(evaluate, n_trials=trials, timeout=60 * minutes)
+    ratio = len(points) / len(ours)
+    is_equal = _dominated(points) >= goal
+    outcome = "an equal front after" if is_equal else f"{_dominated(points) / goal:.2f} of the front after"
+    print(f"{model}: Optuna has {outcome} {len(points)} pipelines, {ratio:.1f} times as many")
+
+
+def _places(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """The layers that stand for groups of channels, and those that may be quantized, by module path."""
+    with isolated_imports(HERE):
+        graph = planish.optimize(read_model(recipe.model, HERE), "cleanup,fuse").graph
+    groups = [str(group.producers[0][0].location) for group in channel_groups(graph) if not group.frozen]
+    heavy = [node for node in graph.nodes if has_trait(node.operator, Trait.CONTRACTING)]
+    return list(dict.fromkeys(groups)), list(dict.fromkeys(str(node.location) for node in heavy))
+
+
+def _dominated(points: Sequence[Point]) -> float:
+    """The area, of speed-up above 1 by drop below the budget, that a front dominates."""
+    area, best = 0.0, BUDGET
+    for point in front(points):  # the fastest first
+        drop = max(point.drop, 0.0)
+        if drop < best:
+            area += (best - drop) * max(point.gain - 1, 0.0)
+            best = drop
+    return area
+
+
+if __name__ == "__main__":
+    app()

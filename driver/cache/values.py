@@ -1,0 +1,118 @@
+"""What passes compute on the way, kept until their step is done, so that a build which was killed goes on there."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ...ir.blocks import blocks
+from ...ir.drafts import beside
+from ...ir.errors import UsageError
+from ...ir.files import writing
+from ...ir.graph import Graph
+from ...passes.base import Arrays, Pass, Profile, Profiler
+from ...passes.instrument import Instrument
+from .keys import key
+
+_WORTH = 0.25
+"""Seconds of work that are worth keeping."""
+_MOST_BYTES = 100e6
+"""For each second of it."""
+
+
+class KeptValues(Instrument):
+    """Keeps arrays that passes compute, by the step and by all that was computed in it before.
+
+    Args:
+        folder: for a file of each.
+        keys: of the graph after each step.
+        done: the steps that are done.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str], done: int) -> None:
+        self._folder = folder
+        self._keys = keys
+        self._done = done
+        self._passes = 0  # that were begun in the step
+        self._next = ""  # the key of the next value
+        self._files: list[Path] = []
+
+    def before(self, step: Pass, graph: Graph) -> None:
+        self._passes += 1
+        self._next = key(self._keys[self._done], self._passes)
+
+    def reached(self, number: int, graph: Graph) -> None:
+        self._done, self._passes = number, 0
+        self._erase_from(0)
+
+    def remember(self, compute: Callable[[], Arrays]) -> Arrays:
+        """What was computed in this place before, or is now; what it computes may ask for values of its own."""
+        own = self._next
+        path = self._folder / f"{own[:32]}.npz"
+        self._files.append(path)
+        held = _read(path)
+        if held is None:
+            inner, start = len(self._files), time.monotonic()
+            self._next = key(own, "within")
+            held = compute()
+            seconds = time.monotonic() - start
+            if seconds > _WORTH and sum(array.nbytes for array in held) < _MOST_BYTES * seconds:
+                with suppress(UsageError):  # a disk that is full
+                    _write(path, held)
+                    self._erase_from(inner)
+        self._next = key(own, _digest(held))
+        return held
+
+    def profiling(self, profile: Profiler | None) -> Profiler | None:
+        """The same profiler, whose times are kept as well: what a pass does next goes by them."""
+        if profile is None:
+            return None
+
+        def remembered(graphs: Sequence[Graph]) -> Sequence[Profile]:
+            (text,) = self.remember(lambda: [_encoded(profile(graphs))])
+            return [Profile(np.array(rounds), *held) for rounds, *held in json.loads(text.tobytes())]
+
+        return remembered
+
+    def _erase_from(self, first: int) -> None:
+        """Erase what nobody asks for any more: all that was asked for behind some."""
+        for path in self._files[first:]:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        del self._files[first:]
+
+
+def _encoded(profiles: Sequence[Profile]) -> np.ndarray:
+    plain = [[it.rounds.tolist(), dict(it.modules), dict(it.conversions)] for it in profiles]
+    return np.frombuffer(json.dumps(plain).encode(), np.uint8)
+
+
+def _digest(arrays: Arrays) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        for block in blocks(array):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _read(path: Path) -> Arrays | None:
+    """The arrays of a file; None if there is no whole one."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in file.files]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path) as draft:
+            np.savez(draft / "arrays.npz", *arrays)
+            (draft / "arrays.npz").replace(path)

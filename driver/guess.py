@@ -1,0 +1,182 @@
+"""What plans are predicted to give and cost by those that were built, and which is to be built next."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .plans import Plan, Point, name_of, options_of
+
+_BRINGS_BACK = 0.8
+"""The share of a loss that distillation is expected to bring back before it was tried."""
+_WORTH = 1.02
+"""How much better than another a plan has to be to count as better, and to be predicted to be in order to be built."""
+_HOPE = 1.5
+"""How many times the budget a plan may be predicted to lose and still be built, since losses rarely add up in full."""
+_NEAR = 0.1
+"""How far apart two strengths are at the most, relative to the larger, between which none is looked for."""
+
+
+class Guess:
+    """Predicts what plans give and cost from those that were built, and says which is to be built next.
+
+    Speed-ups of steps multiply, and losses add up. What a step multiplies by goes by how fast the plan before it is,
+    from one pair of plans with and without it to the next. A plan that trains takes as long as the same one without.
+
+    Args:
+        budget: how far the metric may drop.
+        goal: `latency` or `size`.
+    """
+
+    def __init__(self, budget: float, goal: str) -> None:
+        self.points: list[Point] = []
+        self._budget = budget
+        self._goal = goal
+        self._known: dict[str, Point] = {}
+
+    def learn(self, point: Point) -> None:
+        """Take what became of a plan into account."""
+        self.points.append(point)
+        self._known[point.plan.key] = point
+
+    @property
+    def best(self) -> Point | None:
+        """The best point within the budget; of those that are as good but for noise, the one that loses least."""
+        right = [point for point in self.points if point.drop <= self._budget]
+        least = max(map(self._gain, right), default=0.0) / _WORTH
+        return min((point for point in right if self._gain(point) >= least), key=lambda it: it.drop, default=None)
+
+    def next(self, plans: Sequence[Plan]) -> Plan | None:
+        """The plan to build: nothing and each technique first, then what is predicted to be best; None at the end.
+
+        Before one that trains comes the same without training, which says what it gains in a fraction of the time. In
+        the end strengths are tried between the best plan's and one that loses too much, and between that of a plan that
+        loses little too much and a milder one.
+        """
+        return next(iter(self.ahead(plans, 1)), None)
+
+    def ahead(self, plans: Sequence[Plan], count: int) -> list[Plan]:
+        """The plan to build, and some that are likely to be next."""
+        left = [plan for plan in plans if plan.key not in self._known]
+        first = [plan for plan in left if len(plan.steps) <= 1]
+        if first:
+            return first[:count]
+        hopeful = [
+            (predicted[0], plan)
+            for plan in left
+            if (predicted := self._predicted(plan)) is not None
+            and predicted[0] >= self._least
+            and predicted[1] <= self._budget * _HOPE
+        ]
+        hopeful.sort(key=lambda item: -item[0])
+        chosen = [plan for _, plan in hopeful] or [plan for plan in [self._between(plans)] if plan is not None]
+        found = [plan if plan.untrained.key in self._known else plan.untrained for plan in chosen]
+        return list({plan.key: plan for plan in found}.values())[:count]
+
+    def gain(self, plan: Plan) -> float | None:
+        """What a plan is predicted to gain; None where nothing is known."""
+        predicted = self._predicted(plan)
+        return None if predicted is None else predicted[0]
+
+    @property
+    def _least(self) -> float:
+        """What a plan has to gain in order to be built."""
+        return 0.0 if self.best is None else self._gain(self.best) * _WORTH
+
+    def _gain(self, point: Point) -> float:
+        return point.gain if self._goal == "latency" else point.shrinkage
+
+    def _built(self, plan: Plan) -> Point | None:
+        found = self._known.get(plan.key)
+        return None if found is None or found.artifact is None else found
+
+    def _predicted(self, plan: Plan) -> tuple[float, float] | None:
+        """What a plan gains and loses; None for one that a failure or nothing to bring back rules out."""
+        known = self._known.get(plan.key)
+        if known is not None:
+            return None if known.artifact is None else (self._gain(known), max(known.drop, 0.0))
+        parent = self._predicted(plan.parent) if plan.steps else None
+        if parent is None:
+            return None
+        gain, loss = parent
+        if plan.ends_in_distillation:
+            return (gain, loss * (1 - self._brings_back())) if loss > self._budget / 2 else None
+        single = self._built(plan.last)
+        if single is None:
+            return None
+        if plan.untrained.key in self._known:
+            twin = self._built(plan.untrained)
+            return None if twin is None else (self._gain(twin), loss + max(single.drop, 0.0))
+        return gain * self._factor(plan.last, gain), loss + max(single.drop, 0.0)
+
+    def _factor(self, last: Plan, gain: float) -> float:
+        """What a step multiplies the gain of a plan by."""
+        pairs = sorted(
+            (math.log(self._gain(before)), math.log(self._gain(after) / self._gain(before)))
+            for after in self.points
+            if after.artifact is not None and after.plan.last == last
+            if (before := self._built(after.plan.parent)) is not None
+        )
+        gains, factors = [gain for gain, _ in pairs], [factor for _, factor in pairs]
+        return math.exp(float(np.interp(math.log(gain), gains, factors))) if pairs else 1.0
+
+    def _brings_back(self) -> float:
+        """The share of a loss that distillation brings back, by the plans that were built with and without it."""
+        shares: list[float] = []
+        for point in self.points:
+            if point.plan.ends_in_distillation:
+                before = self._known.get(point.plan.parent.key)
+                if before is not None and 0 < before.drop < math.inf and point.drop < math.inf:
+                    shares.append(1 - max(point.drop, 0.0) / before.drop)
+        return sum(shares) / len(shares) if shares else _BRINGS_BACK
+
+    def _between(self, plans: Sequence[Plan]) -> Plan | None:
+        """A strength halfway between one that keeps within the budget and one that doesn't; None where none is left."""
+        best = self.best
+        if best is None:
+            return None
+        near = [point for point in self.points if self._budget < point.drop <= self._budget * _HOPE]
+        beyond = [point for point in near if self._gain(point) >= self._least]
+        for point in (best, *sorted(beyond, key=self._gain, reverse=True)):
+            for plan in self._halfway(point, plans):
+                twin = self._built(plan.untrained)
+                if plan.key not in self._known and (twin is None or self._gain(twin) >= self._least):
+                    return plan
+        return None
+
+    def _halfway(self, point: Point, plans: Sequence[Plan]) -> Iterator[Plan]:
+        """A plan with each of its strengths halfway to the next on the other side of the budget."""
+        is_right = point.drop <= self._budget
+        others = [*plans, *(it.plan for it in self.points)]
+        for place, step in enumerate(point.plan.steps):
+            strengths = {name: value for name, value in options_of(step).items() if isinstance(value, float)}
+            for option, own in strengths.items():
+                across = [
+                    value
+                    for other in others
+                    if (value := _strength(other, point.plan, place, option)) is not None
+                    and self._is_beyond(other, point, is_right=is_right)
+                ]
+                nearest = min(across, key=lambda value: abs(value - own), default=own)
+                if abs(nearest - own) > _NEAR * max(nearest, own):
+                    middle = float(f"{(own + nearest) / 2:.3g}")
+                    yield point.plan.replaced(place, {name_of(step): {**options_of(step), option: middle}})
+
+    def _is_beyond(self, other: Plan, point: Point, *, is_right: bool) -> bool:
+        """Whether a plan is across the budget from another one, as far as that is known."""
+        known = self._known.get(other.key)
+        gain = self.gain(other) if known is None else self._gain(known)
+        if gain is None or (known is not None and (known.drop > self._budget) != is_right):
+            return False
+        return gain > self._gain(point) if is_right else gain < self._gain(point)
+
+
+def _strength(plan: Plan, like: Plan, place: int, option: str) -> float | None:
+    """An option of a step of a plan that is another one's but for it; None where the plans differ in more than that."""
+    if len(plan.steps) != len(like.steps):
+        return None
+    value = options_of(plan.steps[place]).get(option)
+    if name_of(plan.steps[place]) != name_of(like.steps[place]) or not isinstance(value, float):
+        return None
+    same: Mapping[str, object] = {**options_of(like.steps[place]), option: value}
+    return value if plan == like.replaced(place, {name_of(plan.steps[place]): dict(same)}) else None

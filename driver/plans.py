@@ -1,0 +1,145 @@
+"""Plans of a search: some of a recipe's techniques in their order, and what became of those that were built."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..passes.pipeline import make_pipeline
+from ..passes.training.train import Training
+from .recipe import Recipe, Step
+from .results import Artifact
+
+DISTILL = "distill"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Some of the techniques, in order.
+
+    Attributes:
+        steps: behind the passes that all plans begin with.
+    """
+
+    steps: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        return " + ".join(map(_text, self.steps)) or "nothing"
+
+    @property
+    def key(self) -> str:
+        """Equal for equal plans."""
+        return json.dumps(self.steps, sort_keys=True)
+
+    @property
+    def ends_in_distillation(self) -> bool:
+        """Whether the last step brings back what those before it have lost."""
+        return bool(self.steps) and name_of(self.steps[-1]) == DISTILL
+
+    @property
+    def parent(self) -> "Plan":
+        """The plan without the last step."""
+        return Plan(self.steps[:-1])
+
+    @property
+    def last(self) -> "Plan":
+        """The last step by itself."""
+        return Plan(self.steps[-1:])
+
+    @property
+    def untrained(self) -> "Plan":
+        """The plan without what trains: it computes other numbers in the same time."""
+        return Plan(tuple(step for step in self.steps if not _trains(step)))
+
+    def replaced(self, place: int, step: Step) -> "Plan":
+        """The plan with another step in a place."""
+        return Plan((*self.steps[:place], step, *self.steps[place + 1 :]))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What became of a plan.
+
+    Attributes:
+        plan: the plan.
+        artifact: what was measured, on the evaluation data that plans are chosen by; None where it failed.
+        failure: why; empty where it didn't.
+        predicted: how many times faster it was taken to be before it was built; None where nothing was known.
+    """
+
+    plan: Plan
+    artifact: Artifact | None
+    failure: str = ""
+    predicted: float | None = None
+
+    @property
+    def gain(self) -> float:
+        """How many times faster it is than the untouched model; 1 where that isn't measured."""
+        return 1.0 if self.artifact is None or self.artifact.speedup is None else self.artifact.speedup.median
+
+    @property
+    def shrinkage(self) -> float:
+        """How many times smaller it is than the untouched model."""
+        return 1.0 if self.artifact is None else self.artifact.shrinkage
+
+    @property
+    def drop(self) -> float:
+        """How much worse its metric is."""
+        return math.inf if self.artifact is None or self.artifact.drop is None else self.artifact.drop
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "plan": str(self.plan),
+            "speedup": self.gain,
+            "predicted_speedup": self.predicted,
+            "size_ratio": self.shrinkage,
+            "metric_drop": self.drop if self.artifact else None,
+            "failure": self.failure,
+        }
+
+
+def plans_of(recipe: Recipe) -> list[Plan]:
+    """All plans of a recipe: each technique with one of its settings, or without it; distillation needs one before."""
+    found: list[tuple[Step, ...]] = [()]
+    for technique in recipe.search.passes:
+        found += [(*steps, step) for steps in found for step in technique if steps or name_of(step) != DISTILL]
+    return [Plan(steps) for steps in found]
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one is as good as in all of speed, size and metric, and better in one; fastest first."""
+
+    def values(point: Point) -> tuple[float, float, float]:
+        return point.gain, point.shrinkage, -point.drop
+
+    built = [point for point in points if point.artifact is not None]
+    best = [
+        point
+        for point in built
+        if not any(
+            all(a >= b for a, b in zip(values(other), values(point), strict=True)) and values(other) != values(point)
+            for other in built
+        )
+    ]
+    return sorted(best, key=lambda point: -point.gain)
+
+
+def name_of(step: Step) -> str:
+    """The name of a step's pass."""
+    return step if isinstance(step, str) else next(iter(step))
+
+
+def options_of(step: Step) -> dict[str, Any]:
+    """The options that a step gives its pass."""
+    return {} if isinstance(step, str) else next(iter(step.values()))
+
+
+def _trains(step: Step) -> bool:
+    return all(isinstance(it, Training) for it in make_pipeline((step,)))
+
+
+def _text(step: Step) -> str:
+    options = ",".join(f"{key}={value}" for key, value in options_of(step).items())
+    return f"{name_of(step)}{{{options}}}" if options else name_of(step)

@@ -1,0 +1,86 @@
+"""What a search predicts of plans, and which it builds next: no models, only figures of plans that were built."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.driver.evaluation import Score, find_metric
+from planish.driver.guess import Guess
+from planish.driver.measurement import Latency
+from planish.driver.plans import Plan, Point, front, plans_of
+from planish.driver.recipe_file import make_recipe
+from planish.driver.results import Artifact, Measured
+
+HALF, MOST = {"prune-channels": {"flops": 0.5}}, {"prune-channels": {"flops": 0.7}}
+PLANS = plans_of(make_recipe({"model": "net.onnx", "search": {"passes": [[HALF, MOST], ["distill"], ["quantize"]]}}))
+
+
+def point(gain: float, drop: float, *steps: object) -> Point:
+    """What was measured on a plan."""
+    models = [
+        Measured("onnxruntime", Latency(np.full(3, 1 / speed)), 100, Score(1 - loss))
+        for speed, loss in ((1.0, 0.0), (gain, drop))
+    ]
+    return Point(Plan(steps), Artifact(Path(), find_metric("accuracy", Path()), *models, [], 1))
+
+
+def guess(*points: Point) -> Guess:
+    found = Guess(0.01, "latency")
+    for it in (point(1.0, 0.0), *points):
+        found.learn(it)
+    return found
+
+
+SINGLES = (point(1.5, 0.02, HALF), point(2.0, 0.04, MOST), point(2.0, 0.001, "quantize"))
+
+
+def test_techniques_come_first_and_then_the_best_prediction() -> None:
+    assert [str(plan) for plan in guess(*SINGLES[:1]).ahead(PLANS, 3)] == ["prune-channels{flops=0.7}", "quantize"]
+    # with distillation, it is predicted to gain 4.0 and to lose 0.009; without, it says what it gains before it trains
+    assert guess(*SINGLES).next(PLANS) == Plan((MOST, "quantize"))
+
+
+def test_a_plan_that_trains_is_predicted_by_the_same_without() -> None:
+    trained = Plan((MOST, "distill", "quantize"))
+    known = guess(*SINGLES, point(3.0, 0.05, MOST, "quantize"))
+    assert known.gain(trained) == 3.0
+    assert known.next(PLANS) == trained
+    slow = guess(*SINGLES, point(1.9, 0.05, MOST, "quantize"), point(1.8, 0.05, HALF, "quantize"))
+    assert slow.next(PLANS) is None  # nothing is trained that isn't faster than int8 alone
+
+
+def test_a_factor_goes_by_the_gain_of_the_plan_before() -> None:
+    known = guess(*SINGLES, point(2.4, 0.05, MOST, "quantize"))
+    assert known.gain(Plan((HALF, "quantize"))) == pytest.approx(1.5 * 2 * 0.6 ** (np.log(1.5) / np.log(2)))
+
+
+def test_strengths_between_two_are_tried_in_the_end() -> None:
+    plans = [plan for plan in PLANS if not any("distill" in step for step in plan.steps)]
+    known = guess(
+        *(point(1.5, 0.005, HALF), point(2.0, 0.03, MOST), point(1.1, 0.0, "quantize")),
+        *(point(1.6, 0.006, HALF, "quantize"), point(2.2, 0.03, MOST, "quantize")),
+    )
+    between = Plan(({"prune-channels": {"flops": 0.6}}, "quantize"))
+    assert known.next(plans) == between
+    known.learn(point(1.9, 0.02, *between.steps))
+    assert known.next(plans) == Plan(({"prune-channels": {"flops": 0.55}}, "quantize"))
+    known.learn(point(1.7, 0.008, {"prune-channels": {"flops": 0.55}}, "quantize"))
+    assert known.next(plans) is None  # 0.55 and 0.6 are near each other
+
+
+def test_a_plan_that_loses_little_too_much_is_tried_milder() -> None:
+    known = guess(
+        *(point(1.5, 0.004, HALF), point(2.5, 0.04, MOST), point(1.6, 0.0, "quantize")),
+        *(point(2.0, 0.012, HALF, "quantize"), point(2.6, 0.04, MOST, "quantize")),
+        *(point(2.5, 0.011, MOST, "distill"), point(2.7, 0.011, MOST, "distill", "quantize")),
+    )
+    known.learn(point(2.1, 0.004, HALF, "distill", "quantize"))
+    assert known.next(PLANS) == Plan(({"prune-channels": {"flops": 0.6}}, "quantize"))  # without training, at first
+    known.learn(point(2.4, 0.03, {"prune-channels": {"flops": 0.6}}, "quantize"))
+    assert known.next(PLANS) == Plan(({"prune-channels": {"flops": 0.6}}, "distill", "quantize"))
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    points = [point(1.0, 0.0), point(2.0, 0.01, HALF), point(1.5, 0.02, MOST), point(1.5, 0.005, "quantize")]
+    assert [str(it.plan) for it in front(points)] == ["prune-channels{flops=0.5}", "quantize", "nothing"]
