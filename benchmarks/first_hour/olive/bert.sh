@@ -1,4 +1,3 @@
-# tried: olive quantize -m bert --implementation ort: Quantization for precision int8, algorithm rtn and implementation ort is not supported
+# tried: olive quantize -m bert --implementation ort: ValueError: precision int8, algorithm rtn, implementation ort with QDQ False is not supported
 # tried: olive optimize -m bert --precision int8: ModuleNotFoundError: No module named 'onnxruntime_genai'
-olive capture-onnx-graph -m bert --task text-classification -o onnx
-olive quantize -m onnx/model.onnx --implementation ort -o int8
+olive auto-opt -m bert --task text-classification --precision int8 -o int8
