@@ -1,6 +1,7 @@
 """The documentation does what it says: its pages are followed to the letter, and commands have the flags they show."""
 
 import re
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,11 @@ from planish.passes.quantization.quantize import Quantize
 from planish.passes.sparsity.sparsify import Sparsification
 from planish.passes.training import train
 from planish.passes.verification import Verification
+
+sys.path.insert(0, str(DOCS))
+import messages
+
+sys.path.remove(str(DOCS))
 
 ROOT = DOCS.parent
 PAGES = sorted([*(DOCS / "tutorials").glob("*.md"), *(DOCS / "how-to").glob("*.md")])
@@ -71,6 +77,8 @@ FIGURES: list[tuple[str, str, Any]] = [
     ("runtime.md", r"torch, onnx, ONNX Runtime and (\d+) more", len(BUILD) - 3),
 ]
 """Figures of pages that the code decides: the page, where the figure stands, and what it has to be."""
+TROUBLE = ("When it goes wrong", "What else may be missing")
+"""Headings of tables whose messages are those that planish gives."""
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\(.*?\)|#.*")
 
 
@@ -144,6 +152,18 @@ def test_pipelines_and_steps_that_are_shown_are_understood() -> None:
             except PlanishError as error:
                 pytest.fail(f"{page.name}: {line}: {error}")
     assert found > 50
+
+
+def test_messages_that_pages_quote_are_given() -> None:
+    given, found = [it.text for it in messages.messages()], 0
+    for page in DOCS.rglob("*.md"):
+        for section in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            rows = re.findall(r"^\| (.+) \| [^|]+ \|$", section, re.MULTILINE) if section.startswith(TROUBLE) else []
+            for quoted in [it for row in rows for it in INLINE.findall(row) if "…" in it]:
+                parts = re.escape(quoted.strip("…")).replace("…", ".*")
+                assert any(re.search(parts, text) for text in given), f"{page.name}: {quoted}"
+                found += 1
+    assert found > 12
 
 
 @pytest.mark.parametrize(("page", "pattern", "value"), FIGURES)
