@@ -3,7 +3,7 @@
 import re
 import sys
 import tomllib
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,17 @@ def test_messages_that_pages_quote_are_given() -> None:
                 assert any(re.search(parts, text) for text in given), f"{page.name}: {quoted}"
                 found += 1
     assert found > 12
+
+
+def test_what_other_tools_take_is_counted() -> None:
+    spec = spec_from_file_location("first_hour", ROOT / "benchmarks" / "first_hour.py")
+    assert spec is not None and spec.loader is not None
+    sys.modules[spec.name] = first_hour = module_from_spec(spec)
+    spec.loader.exec_module(first_hour)
+    text = (DOCS / "explanation" / "first-hour.md").read_text(encoding="utf-8")
+    counts = [tuple(map(int, row)) for row in re.findall(r"^\|.*\| (\d+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)]
+    efforts = [first_hour.effort(tool, job) for job in first_hour.JOBS for tool in first_hour.TOOLS]
+    assert counts == [(it.commands, it.lines, it.tries) for it in efforts]
 
 
 @pytest.mark.parametrize(("page", "pattern", "value"), FIGURES)
