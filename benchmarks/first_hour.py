@@ -170,8 +170,9 @@ def run(tool: str, job: str, binaries: Path, source: tuple[Path, dict[str, Any],
         seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         if done.returncode:
-            return Run(seconds, processor, error=done.stderr.strip().rpartition("\n")[2])
-        files = [*folder.glob("int8.*"), *folder.glob("int8/*")]
+            said = done.stderr.strip().split("\n")
+            return Run(seconds, processor, error=next((it for it in said[::-1] if "Error" in it), said[-1]))
+        files = [*folder.glob("out.*"), *folder.glob("out/*")]
         models = [file for file in files if file.suffix in (".onnx", ".xml")]
         assert len(models) == 1, files
         size = sum(file.stat().st_size for file in files if file.suffix in (".onnx", ".data", ".xml", ".bin"))

@@ -1,1 +1,1 @@
-planish quantize hf:bert -b onnxruntime -o int8
+planish quantize hf:bert -b onnxruntime -o out
