@@ -70,7 +70,7 @@ FIGURES: list[tuple[str, str, Any]] = [
     ),
     ("passes.md", r"within `max_drop=(\d)` percent on batches that are held out, of 50", Sparsification().max_drop),
     ("passes.md", r"^- \*\*Steps.\*\* (\d+) of", train._STEPS),
-    ("passes.md", r"^\| `rank=(\d+)`", Lora().rank),
+    ("passes.md", r"^\| `rank=(\d+)` \| numbers between", Lora().rank),
     ("recipes.md", r"^\| `probes` .* \| (\d+) \|$", Verification().probes),
     ("recipes.md", r"^\| `rtol`, `atol` .* \| ([\d.]+), ", Verification().rtol),
     ("recipes.md", r"^\| `rtol`, `atol` .*, ([\d.]+) \|$", Verification().atol),
