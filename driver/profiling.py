@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends import Backend, find_backend
+from ..backends.base import NodeTimes
 from ..backends.legal import legalized
 from ..backends.machine import runs_here
 from ..ir.drafts import workspace
@@ -29,7 +30,7 @@ class GraphProfiler:
     target: Target
     sample: Feeds
 
-    def __call__(self, graphs: Sequence[Graph]) -> list[Profile]:
+    def __call__(self, graphs: Sequence[Graph], *, by_layer: bool = True) -> list[Profile]:
         """Time graphs as wholes, in turn, and their operators.
 
         Raises:
@@ -37,7 +38,8 @@ class GraphProfiler:
         """
         with workspace() as scratch:
             legal = [legalized(graph, self.target, self.backend) for graph in graphs]
-            times = self.backend.node_times(legal, self.target, self.sample)
+            nothing = [NodeTimes({}, {})] * len(legal)
+            times = self.backend.node_times(legal, self.target, self.sample) if by_layer else nothing
             models = [
                 lower(graph, self.backend, self.target, Path(scratch, str(number)))
                 for number, graph in enumerate(graphs)

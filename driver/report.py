@@ -4,7 +4,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ..ir.errors import printable
 from ..passes.instrument import PassRecord
@@ -23,7 +25,7 @@ from ..passes.units import show_bytes, show_count, show_seconds
 from . import interrupts
 from .reporter import Reporter
 from .results import Artifact, PassRow, folded
-from .words import faster, smaller
+from .words import faster, folded_lines, smaller
 
 if TYPE_CHECKING:  # what is shown brings torch where it is made
     from .bench import BenchRow
@@ -126,9 +128,22 @@ def print_table(console: Console, table: Table) -> None:
 class _Table(Table):
     """A table that may show what files say."""
 
-    def add(self, *cells: str) -> None:
+    def add(self, name: str, *cells: str) -> None:
         """Add a row."""
-        self.add_row(*map(printable, cells))
+        self.add_row(_Name(name), *map(printable, cells))
+
+
+class _Name:
+    """What a row is about: where it is too long for its column, it goes on in another line, behind a comma or a dot."""
+
+    def __init__(self, text: str) -> None:
+        self._text = printable(text)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, Text(self._text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("\n".join(folded_lines(self._text, options.max_width)), overflow="fold")
 
 
 def _table(*columns: str, title: str | None = None) -> _Table:
@@ -333,7 +348,7 @@ def inspection_tables(inspection: "Inspection") -> Iterator[Table]:
     heads = ("operator", "count", "FLOPs", "moved", "int8", "dynamic int8", "weights alone (bits)")
     operators = _table(*heads, title=f"operators, on {inspection.target}")
     for row in inspection.operators:
-        weights = ", ".join(f"{backend} ({', '.join(map(str, bits))})" for backend, bits in row.weights.items())
+        weights = ", ".join(f"{backend} {'/'.join(map(str, bits))}" for backend, bits in row.weights.items())
         kernels = (", ".join(row.int8), ", ".join(row.dynamic_int8), weights)
         moved = show_bytes(row.moved) if row.moved else ""
         operators.add(row.name, str(row.count), show_count(row.flops), moved, *kernels)

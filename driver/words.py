@@ -1,4 +1,6 @@
-"""Ratios in words, in the direction in which they went."""
+"""Ratios in words, in the direction in which they went, and names in columns."""
+
+from collections.abc import Iterator
 
 from .measurement import Ratio
 
@@ -15,3 +17,12 @@ def smaller(ratio: float) -> str:
     if round(ratio, 2) == 1:
         return "the same"
     return f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
+
+
+def folded_lines(name: str, width: int) -> Iterator[str]:
+    """A name in lines of at most so many characters, which end behind a mark where there is one in the second half."""
+    while len(name) > width > 0:
+        end = max(name.rfind(mark, width // 2, width) for mark in ",.:/| ") + 1 or width
+        yield name[:end]
+        name = name[end:]
+    yield name

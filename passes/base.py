@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Profile:
     Attributes:
         rounds: seconds of one inference of the whole model, float[rounds]; graphs that are profiled together run in
             turn, so that their rounds are comparable one by one.
-        modules: seconds of the operators, by the module path that their nodes have.
+        modules: seconds of the operators, by the module path that their nodes have; empty where they weren't timed.
         conversions: of these, the seconds of QuantizeLinear and DequantizeLinear that run by themselves.
     """
 
@@ -90,8 +90,12 @@ def _compute(compute: Callable[[], Arrays]) -> Arrays:
     return compute()
 
 
-Profiler = Callable[[Sequence[Graph]], Sequence[Profile]]
-"""What lowers graphs to the chosen backend and times them, in turn."""
+class Profiler(Protocol):
+    """What lowers graphs to the chosen backend and times them, in turn."""
+
+    def __call__(self, graphs: Sequence[Graph], *, by_layer: bool = True) -> Sequence[Profile]:
+        """Time graphs as wholes and, if that is asked for, the operators of each layer, which takes as long again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ def named(graph: Graph) -> Graph:
 
 def slower(profile: Profiler, before: Graph, after: Graph) -> str:
     """Why a graph is not worth having instead of another one, since it is slower; empty where it isn't."""
-    old, new = profile([before, after])
+    old, new = profile([before, after], by_layer=False)
     low, middle = np.quantile(new.rounds / old.rounds, (0.25, 0.5)).tolist()
     if low <= _NOISE or new.seconds - old.seconds <= _LEAST:
         return ""

@@ -1,5 +1,7 @@
 """Pages of the documentation, followed to the letter; `python tests/followed.py PAGE...` renews what they show.
 
+With `--check` it prints instead what a page shows otherwise, and ends with 1 if there is something.
+
 A block of code with a title is a file, one of `console` a list of commands behind `$ ` with what they print below. They
 are taken in the order of the page, in one folder. Numbers, latencies, columns and names of temporary files vary from
 run to run, so these are not compared, and `…` in a page stands for any text: on a line of its own, for any lines. What
@@ -14,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import unified_diff
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -101,10 +104,24 @@ def renewed(page: Path, folder: Path) -> str:
     return text
 
 
+def differences(page: Path, folder: Path) -> Iterator[str]:
+    """What a page's commands print otherwise than it shows, as lines of a diff."""
+    for command, shown, found in follow(page, folder):
+        if not agrees(shown, found):
+            yield from (f"$ {command}", *unified_diff(shown.splitlines(), found.splitlines(), lineterm="", n=1))
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
+    pages, differs = [Path(name) for name in sys.argv[1:] if name != "--check"], False
+    for name in pages:
         scratch = Path(tempfile.mkdtemp(prefix="followed-"))
         try:
-            Path(name).write_text(renewed(Path(name), scratch), encoding="utf-8")
+            if "--check" in sys.argv:
+                for line in differences(name, scratch):
+                    differs = True
+                    print(line)
+            else:
+                name.write_text(renewed(name, scratch), encoding="utf-8")
         finally:
             shutil.rmtree(scratch)
+    sys.exit(differs)

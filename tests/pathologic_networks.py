@@ -51,7 +51,9 @@ def batches(count: int = 8, size: int = 16) -> list[Feeds]:
     return [{"x": random.standard_normal((size, 3, SIZE, SIZE)).astype(np.float32)} for _ in range(count)]
 
 
-def by_the_book(graphs: Sequence[Graph], in_float: float = 0.010, in_int8: float = 0.004) -> list[Profile]:
+def by_the_book(
+    graphs: Sequence[Graph], *, by_layer: bool = True, in_float: float = 0.010, in_int8: float = 0.004
+) -> list[Profile]:
     """Take so many seconds for a layer, and 0.1 ms for a conversion."""
     return [_profile(graph, in_float, in_int8) for graph in graphs]
 

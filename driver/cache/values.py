@@ -73,8 +73,8 @@ class KeptValues(Instrument):
         if profile is None:
             return None
 
-        def remembered(graphs: Sequence[Graph]) -> Sequence[Profile]:
-            (text,) = self.remember(lambda: [_encoded(profile(graphs))])
+        def remembered(graphs: Sequence[Graph], *, by_layer: bool = True) -> Sequence[Profile]:
+            (text,) = self.remember(lambda: [_encoded(profile(graphs, by_layer=by_layer))])
             return [Profile(np.array(rounds), *held) for rounds, *held in json.loads(text.tobytes())]
 
         return remembered

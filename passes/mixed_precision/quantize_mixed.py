@@ -192,7 +192,8 @@ class _Mixing:
 
     def _measure(self, chosen: frozenset[str], profile: Profiler) -> Sequence[Profile]:
         """The float model, the one in int8 and a choice, timed in turn."""
-        return profile([self._source, self._judged(self._everything)[0], self._judged(chosen)[0]])
+        graphs = [self._source, self._judged(self._everything)[0], self._judged(chosen)[0]]
+        return profile(graphs, by_layer=False)
 
     def _sizes(self, graph: Graph) -> dict[Value, int]:
         from ...ir.interpreter import Interpreter

@@ -10,6 +10,7 @@ from rich.console import Console
 from planish.driver.measurement import Latency
 from planish.driver.report import ConsoleReporter
 from planish.driver.results import Artifact, Measured
+from planish.driver.words import folded_lines
 
 SLOWER = "warning: the artifact is slower than the untouched model"
 
@@ -39,3 +40,16 @@ def test_an_artifact_says_what_it_is() -> None:
     built = Artifact(Path("dist"), None, before, after, (), threads=2)
     assert repr(built) == "<Artifact dist: tvm, 2.00x smaller, 2.00x (2.00-2.00) as fast>"
     assert built._repr_html_().startswith("<code>&lt;Artifact")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("quantize{required=false,skip=layers.*}", 34, ["quantize{required=false,", "skip=layers.*}"]),
+        ("encoder.layer.0.attention", 18, ["encoder.layer.0.", "attention"]),
+        ("LayerNormalization", 10, ["LayerNorma", "lization"]),
+        ("Gemm", 10, ["Gemm"]),
+    ],
+)
+def test_long_names_go_on_in_another_line(name: str, width: int, lines: list[str]) -> None:
+    assert list(folded_lines(name, width)) == lines

@@ -275,7 +275,8 @@ def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: st
     source = projections()
     feeds = [{"x": GENERATOR.standard_normal((2, 5, 64)).astype(np.float32)}]
 
-    def profile(graphs: Sequence[Graph]) -> list[Profile]:
+    def profile(graphs: Sequence[Graph], *, by_layer: bool) -> list[Profile]:
+        assert not by_layer
         return [Profile(np.full(8, 0.010 if len(graph) == len(source) else 0.012), {}, {}) for graph in graphs]
 
     context = PassContext(TARGET, source, feeds, profile=profile)

@@ -1,0 +1,2 @@
+# It compresses weights; activations stay in floats in what it writes.
+python bert.py

@@ -1,0 +1,1 @@
+python resnet18.py

@@ -1,0 +1,1 @@
+olive run --config resnet18.json

@@ -1,0 +1,1 @@
+planish quantize hf:bert -b onnxruntime -o out

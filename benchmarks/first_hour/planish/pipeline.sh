@@ -1,0 +1,1 @@
+planish quantize pipeline.onnx -d table.npz -b onnxruntime -o out
