@@ -16,7 +16,7 @@ from torch import nn
 from planish.targets.load import load_target
 
 PIXELS, BATCH = 32, 64
-_RATES = {"deit": 5e-4, "vit": 1e-3, "lstm": 2e-3}
+_RATES = {"deit": 5e-4, "vit": 1e-3, "lstm": 2e-3, "perceptron": 2e-3}
 """The largest step of Adam, where it isn't that of convolutions with batch norms, 0.01."""
 CNNS = {
     "mobilenet_v2": "mobilenetv2_100",
@@ -33,6 +33,16 @@ CNNS = {
 def small_cnn(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     """Return a plain CNN of three convolutions for clothes of 28x28 pixels."""
     return _clothes("small CNN", SmallCnn, 28, 1, work, root, cache, epochs)
+
+
+def perceptron(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return three linear layers with 256 and 128 neurons between for clothes of 28x28 pixels."""
+
+    def make() -> nn.Module:
+        hidden = (nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU())
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, 10))
+
+    return _clothes("perceptron", make, 28, 1, work, root, cache, epochs)
 
 
 def hidden_cnn(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
