@@ -73,9 +73,9 @@ class Student(nn.Module):
         return vectors, self.head(8 * vectors)
 
 
-def documents() -> list[str]:
+def documents(count: int) -> list[str]:
     """News documents, and each half of them."""
-    texts = adapters.minilm_data.read("lee_background.cor")
+    texts = adapters.minilm_data.read("lee_background.cor")[:count]
     halves: list[str] = []
     for text in texts:
         parts = re.split(r"(?<=[.?!]) ", text)
@@ -120,6 +120,7 @@ class Lee:
 def main(
     archive: Annotated[Path, typer.Argument(help="The sources of vaderSentiment.")],
     sentences: Annotated[int, typer.Option(help="To learn from.")] = 2000,
+    news: Annotated[int, typer.Option(help="Documents to learn from.")] = 300,
     test: Annotated[int, typer.Option(help="Sentences to judge on.")] = 2000,
     epochs: Annotated[int, typer.Option(help="Of the teacher's lessons and of those with labels.")] = 12,
     seeds: Annotated[int, typer.Option(help="Draws of sentences and weights.")] = 3,
@@ -151,7 +152,7 @@ def main(
 
             start = time.perf_counter()
             names = [f"{vectors}->{next(iter(teacher.outputs))}"]
-            unlabelled = [*feeds[: sentences // BATCH], *adapters.minilm_data.batches(documents(), BATCH)]
+            unlabelled = [*feeds[: sentences // BATCH], *adapters.minilm_data.batches(documents(news), BATCH)]
             taught.append(made(student, "distill", unlabelled, teacher=str(path), outputs=names))
             Console(stderr=True).print(
                 seed, f"taught in {(time.perf_counter() - start) / 60:.1f} minutes", markup=False

@@ -127,7 +127,7 @@ class Judge:
         for name, kind in self.measures.items():
             if kind is not LossKind.NUMBERS:
                 chosen = np.concatenate([found[name].argmax(-1).flatten().numpy() for found in self._wanted])
-                shares.append(np.unique(chosen, return_counts=True)[1].max() / chosen.size)
+                shares.append(np.unique(chosen, return_counts=True)[1].max(initial=0) / max(chosen.size, 1))
         return 100 * (1 - max(shares, default=1.0))
 
     def doubts(self, max_drop: float) -> list[str]:
