@@ -13,8 +13,10 @@ from quantization_subjects import CLASSES, Subject, accuracy
 from rich.progress import track
 from torch import nn
 
+from planish.targets.load import load_target
+
 PIXELS, BATCH = 32, 64
-_RATES = {"deit": 5e-4, "lstm": 2e-3}
+_RATES = {"deit": 5e-4, "vit": 1e-3, "lstm": 2e-3, "perceptron": 2e-3}
 """The largest step of Adam, where it isn't that of convolutions with batch norms, 0.01."""
 CNNS = {
     "mobilenet_v2": "mobilenetv2_100",
@@ -31,6 +33,36 @@ CNNS = {
 def small_cnn(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     """Return a plain CNN of three convolutions for clothes of 28x28 pixels."""
     return _clothes("small CNN", SmallCnn, 28, 1, work, root, cache, epochs)
+
+
+def perceptron(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return three linear layers with 256 and 128 neurons between for clothes of 28x28 pixels."""
+
+    def make() -> nn.Module:
+        hidden = (nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU())
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, 10))
+
+    return _clothes("perceptron", make, 28, 1, work, root, cache, epochs)
+
+
+def hidden_cnn(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return a CNN of three convolutions and a hidden layer of 256 neurons for clothes of 28x28 pixels."""
+    return _clothes("hidden CNN", HiddenCnn, 28, 1, work, root, cache, epochs)
+
+
+class HiddenCnn(nn.Module):
+    """Three convolutions with a batch norm each, and two linear layers, which have most of 1.7 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stages = ([*_stage(before, out), nn.MaxPool2d(2)] for before, out in ((1, 32), (32, 64)))
+        self.features = nn.Sequential(*(layer for stage in stages for layer in stage), *_stage(64, 128))
+        self.hidden = nn.Sequential(nn.Linear(128 * 49, 256), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores, float[n, 10], of images, float[n, 1, 28, 28]."""
+        return self.head(self.hidden(self.features(x).flatten(1)))
 
 
 class SmallCnn(nn.Module):
@@ -101,6 +133,18 @@ def cnn(name: str, work: Path, root: Path, cache: Path, epochs: int) -> Subject:
     return _clothes(name, make, PIXELS, 3, work, root, cache, epochs)
 
 
+def vit(work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+    """Return a vision transformer of six layers with 96 channels for clothes of 28x28 pixels in patches of 7x7."""
+
+    def make() -> nn.Module:
+        from timm.models.vision_transformer import VisionTransformer
+
+        small = {"img_size": 28, "patch_size": 7, "embed_dim": 96, "depth": 6, "num_heads": 3}
+        return VisionTransformer(**small, in_chans=1, num_classes=10)
+
+    return _clothes("vit", make, 28, 1, work, root, cache, epochs)
+
+
 def _clothes(
     name: str,
     make: Callable[[], nn.Module],
@@ -126,7 +170,7 @@ def _clothes(
     module = trained(name, make, batches, loss, cache, epochs)
     pool = [{"x": images[start : start + 8]} for start in range(len(images) - 2048, len(images), 8)]
     test = [{"x": held_images[start : start + 50]} for start in range(0, len(held_images), 50)]
-    return _subject(name, module, {"x": pool[0]["x"]}, work, pool, test, held_labels, is_text=name == "deit")
+    return _subject(name, module, {"x": pool[0]["x"]}, work, pool, test, held_labels, is_text=name in ("deit", "vit"))
 
 
 def fashion(root: Path, part: str, pixels: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -229,10 +273,13 @@ def trained(
     rate = _RATES.get(name, 1e-2)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    has_bfloat16 = bool(load_target("native").bfloat16)  # half the time, where the processor multiplies in it
     for epoch in range(epochs):
         for inputs, labels in track(batches(), f"{name}, epoch {epoch + 1}", steps // epochs):
             optimizer.zero_grad()
-            loss(module(*inputs), labels).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16):
+                found = module(*inputs)
+            loss(found.float(), labels).backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             schedule.step()

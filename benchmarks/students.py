@@ -55,7 +55,9 @@ def main(
     epochs: Annotated[int, typer.Option(help="Of the student's training.")] = 8,
     seeds: Annotated[int, typer.Option(help="Draws of images and weights.")] = 3,
     teacher_epochs: Annotated[int, typer.Option(help="Of the teacher's training.")] = 2,
-    temperature: Annotated[float, typer.Option(help="That softens what the teacher says.")] = 4.0,
+    temperature: Annotated[
+        float, typer.Option(help="That softens what the teacher says; 0 leaves it to distill.")
+    ] = 0.0,
 ) -> None:
     """Print what students of a teacher and of labels get right."""
     images, labels = fashion(root, "train", 28, 1)

@@ -118,6 +118,18 @@ class Judge:
         ]
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
 
+    def drop_of_commonest(self) -> float:
+        """What is lost, in percent, where the class that an output of the float model has most often is always chosen.
+
+        Of several outputs of classes the one that loses least counts; 0 where there is none.
+        """
+        shares: list[float] = []
+        for name, kind in self.measures.items():
+            if kind is not LossKind.NUMBERS:
+                chosen = np.concatenate([found[name].argmax(-1).flatten().numpy() for found in self._wanted])
+                shares.append(np.unique(chosen, return_counts=True)[1].max(initial=0) / max(chosen.size, 1))
+        return 100 * (1 - max(shares, default=1.0))
+
     def doubts(self, max_drop: float) -> list[str]:
         """Why the batches can't tell whether a bound is kept, if they can't: there are too few rows.
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Gt, Interval
+from annotated_types import Ge, Gt, Interval
 
 from ...ir.errors import ModelError, UsageError
 from ...ir.graph import Graph
 from ..base import PassContext
-from ..judge import Judge
+from ..judge import Judge, Reference
 from ..measures import LossKind, measure
 from ..training.fine_tune import LABELS, with_labels
 from ..training.lessons import Piece
@@ -24,6 +24,10 @@ from .teacher import aligned
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
+_NEAR, _FAR = 4.0, 1.0
+"""Temperatures by which the fine differences among classes count, and by which the likeliest class counts most."""
+_BY_CHANCE = 0.9
+"""The share of what the commonest class alone would lose, from which a model is no better than chance."""
 _SAME = 1e-10
 """The loss below which a student gives what its teacher gives: relative errors are squared in it."""
 
@@ -42,7 +46,10 @@ class Distillation(Training):
             Neural Network", 2015), `mse` as numbers, relative to their size. `auto` takes `kl` for what a softmax gives
             and for logits, and `mse` for the rest: logits are what a linear layer gives in two dimensions, or in three
             with a number for each row of an embedding's table.
-        temperature: softens the probabilities of `kl`.
+        temperature: softens the probabilities of `kl`. 0 is 4 where the model gives its teacher's class more often than
+            chance would as it begins, as one that was pruned or rounded does: the less likely classes tell it more of
+            each sample. Elsewhere 0 is 1: a student that begins with nothing would need long training to profit from
+            these (Beyer et al., "Knowledge Distillation: A Good Teacher Is Patient and Consistent", CVPR 2022).
         teacher: a model to learn from in place of the one that was read, named as a recipe names models.
         outputs: pairs of outputs, `student->teacher`, where these have other names or there are more; all where empty.
         features: pairs of values inside, or of layers by module path, that are to be alike, too: as numbers where they
@@ -54,7 +61,7 @@ class Distillation(Training):
     name: ClassVar[str] = "distill"
 
     loss: Literal["auto", "kl", "mse"] = "auto"
-    temperature: Annotated[float, Gt(0)] = 4.0
+    temperature: Annotated[float, Ge(0)] = 0.0
     teacher: str = ""
     outputs: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
@@ -65,9 +72,12 @@ class Distillation(Training):
         teacher = context.read_model(self.teacher) if self.teacher else context.source
         if self.teacher or self.outputs:
             teacher = aligned(teacher, graph, pairs_of("outputs", self.outputs))
-        judge = Judge(teacher, [piece.feeds for piece in judging], judged(context, judging), self.loss)
+        batches = [piece.feeds for piece in judging]
+        reference = Reference(teacher, batches)
+        judge = Judge(reference, batches, judged(context, judging), self.loss)
         if not judge.measures:
             raise UsageError(f"{self.name}: the model has no float output to match")
+        temperature = self.temperature or _temperature(graph, Judge(reference, batches, loss=self.loss))
         pairs = pairs_of("features", self.features)
         if pairs:
             teacher = teacher.clone()
@@ -78,17 +88,18 @@ class Distillation(Training):
             if not context.labels:
                 raise UsageError(f"{self.name}: label_weight takes labels, and the calibration data have none")
             answer = with_labels(answer)
-        compare = partial(self._compare, judge.measures, len(pairs))
+        compare = partial(self._compare, judge.measures, len(pairs), temperature)
         return Task(answer, compare, judge, teacher, _SAME if not (pairs or self.label_weight) else -math.inf)
 
     def _compare(
         self,
         measures: Mapping[str, LossKind],
         features: int,
+        temperature: float,
         got: "Mapping[str, Tensor]",
         wanted: "Mapping[str, Tensor]",
     ) -> "Tensor":
-        loss = measure(measures, got, wanted, self.temperature)
+        loss = measure(measures, got, wanted, temperature)
         if self.label_weight:
             name, kind = next(iter(measures.items()))
             right = cross_entropy(name, of_probabilities=kind is LossKind.PROBABILITIES)
@@ -99,6 +110,13 @@ class Distillation(Training):
         which = self.teacher or "the one that this build began with"
         hint = "" if self.teacher else "; `teacher` names another one"
         return f"the model gives what its teacher gives, {which}{hint}"
+
+
+def _temperature(graph: Graph, judge: Judge) -> float:
+    """The temperature that suits a model as it begins, on data that are held out."""
+    if all(kind is LossKind.NUMBERS for kind in judge.measures.values()):
+        return 1.0  # there are no classes
+    return _NEAR if judge.judge(graph).drop < _BY_CHANCE * judge.drop_of_commonest() else _FAR
 
 
 def _answers(teacher: Graph) -> "Callable[[Piece], Mapping[str, Tensor]]":

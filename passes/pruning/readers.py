@@ -52,7 +52,9 @@ class Reader:
 def reader(node: Node) -> Reader | None:
     """The layer that a node is; None for any other, and for those that turn what they read."""
     weight, x = node.constant(1), node.input(0)
-    if weight is None or x is None or isinstance(x, Constant) or not x.type.is_ranked or not node.output.type.is_ranked:
+    if weight is None or x is None or isinstance(x, Constant) or len(node.outputs) != 1:
+        return None
+    if not x.type.is_ranked or not node.output.type.is_ranked:
         return None
     if node.operator == "Conv" or (node.operator == "ConvTranspose" and node.attributes.get("group", 1) == 1):
         return Reader(node, 1, 1)

@@ -106,8 +106,9 @@ def repair(
     layers: list[_Layer] = []
     for place, (old, new) in enumerate(pairs):
         known = reader(new)
-        is_read = new.output.use_count or graph.is_output(new.output)
-        if known is None or not is_read or known.weight.use_count != 1 or graph.is_output(known.weight):
+        if known is None or known.weight.use_count != 1 or graph.is_output(known.weight):
+            continue
+        if not (new.output.use_count or graph.is_output(new.output)):
             continue
         if not context.selects(new) and (old.operand(0), known.axis) not in kept:
             continue

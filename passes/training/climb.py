@@ -15,7 +15,7 @@ from .trainer import Trainer
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
 
-RATES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 """How far a step may move a weight, as shares of its size; the largest one that serves is looked for."""
 _PARTS = 12
 """Into how many parts training is divided, each of them judged."""

@@ -340,7 +340,7 @@ def test_a_teacher_without_numbers_is_refused() -> None:
         Distillation().run(source.clone(), context(source))
 
 
-@pytest.mark.parametrize("options", [{"epochs": -1}, {"lr": -1.0}, {"temperature": 0.0}, {"loss": "l1"}])
+@pytest.mark.parametrize("options", [{"epochs": -1}, {"lr": -1.0}, {"temperature": -1.0}, {"loss": "l1"}])
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"option {next(iter(options))} of pass distill"):
         Distillation(**options).run(teacher(), context(teacher()))
@@ -357,3 +357,23 @@ def test_what_was_pruned_stays_zero() -> None:
     after = arrays(student)
     assert (after["head"][:, ::2] == 0).all()
     assert (after["head"][:, 1::2] != before["head"][:, 1::2]).any()
+
+
+@pytest.mark.parametrize(("disturbance", "temperature"), [("some", 4.0), ("all", 1.0)])
+def test_a_student_that_knows_something_learns_at_a_higher_temperature(disturbance: str, temperature: float) -> None:
+    source = teacher()
+    for constant in source.constants.values():
+        if constant.data.shape == (4,):
+            constant.data = np.zeros_like(constant.data)  # no class is much more frequent than others
+    student = disturbed(source, "head")
+    if disturbance == "all":
+        noise = np.random.default_rng(3).standard_normal((4, 128)).astype(np.float32)
+        student.constants["head"].data = noise / np.sqrt(np.float32(128))
+    found: list[dict[str, np.ndarray]] = []
+    for chosen in (0.0, temperature, 5 - temperature):
+        copy = student.clone()
+        Distillation(epochs=2, lr=1e-2, loss="kl", temperature=chosen).run(copy, context(source))
+        found.append(arrays(copy))
+
+    assert np.array_equal(found[0]["head"], found[1]["head"])
+    assert not np.array_equal(found[0]["head"], found[2]["head"])

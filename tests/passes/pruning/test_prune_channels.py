@@ -326,3 +326,15 @@ def test_any_network_is_pruned_and_fitted(new_net: Any, networks: Callable[[Any]
 
     assert new_net.run(graph).shape == new_net.run(whole).shape
     assert not counts["channels"] or error(graph, whole) < error(blind, whole) + 0.05
+
+
+def test_what_is_split_in_several_is_pruned_with_data(new_net: Any) -> None:
+    net = new_net()
+    h = net.linear(net.op.Flatten(net.op.GlobalAveragePool(net.x)), "joined", 48)
+    parts = net.op.Split(h, np.array([16, 16, 16]), axis=1, outputs=3)
+    net.graph.outputs["y"] = net.linear(net.op.Mul(net.op.Add(parts[0], parts[1]), parts[2]), "head", 10)
+
+    result = prune(net.graph, [net.images()] * 4)
+
+    assert result.counts["channels"]
+    assert net.graph.constants["joined"].data.shape[0] == 24

@@ -1,0 +1,181 @@
+"""What training brings back of what pruning, low rank and rounding take together, on images of clothes.
+
+    pip install -e ".[dev,benchmarks]"
+    apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
+    python benchmarks/retraining.py quarter [--root FOLDER] [--seeds 3] [--teacher-epochs 6]
+    python benchmarks/retraining.py rounding [--root FOLDER] [--seeds 3] [--teacher-epochs 2]
+    python benchmarks/retraining.py together [--root FOLDER] [--seeds 3] [--epochs 24]
+
+Networks are trained here or read from `--cache`. Change is that of the accuracy on the 10,000 images of the test beside
+the network as it was, with an interval that holds 95 % of resamples of the images; a seed draws the samples that are
+learned from, of 2,048 that the network wasn't trained on, or of all where more are asked for.
+
+`quarter` leaves a quarter of the parameters of a CNN with a hidden layer, factorizes it and rounds it to int8, with and
+without distillation by samples without labels.
+
+`rounding` rounds the weights of a CNN that is read from ONNX to 4 bits and its activations to 8, by `quantize` alone
+and with `qat` behind it. Recovered is the share of what rounding lost.
+
+`together` sets 80 % of the weights of a perceptron to zero and rounds the rest to 4 bits: a mask, rounding and a
+teacher in one training, or one after the other in as many steps: mask and teacher before rounding and teacher, or mask
+and labels before rounding and labels before the teacher.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import quantization_scores as scores
+import typer
+from quantization_subjects import Subject
+from quantization_trained import _fashion, hidden_cnn, perceptron, small_cnn
+from rich.console import Console
+from rich.table import Table
+
+import planish
+from planish.ir.graph import Graph
+from planish.ir.interpreter import Interpreter
+
+BATCH = 8
+INT4 = {"quantize": {"weight_bits": 4}}
+Root = Annotated[Path, typer.Option(help="Where the data are unpacked.")]
+Cache = Annotated[Path, typer.Option(help="Where trained networks are kept.")]
+Seeds = Annotated[int, typer.Option(help="Draws of the samples.")]
+Samples = Annotated[int, typer.Option(help="Images to learn from.")]
+TeacherEpochs = Annotated[int, typer.Option(help="Of the network's own training.")]
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="What training brings back.")
+
+
+@app.command()
+def quarter(
+    root: Root = Path("/"),
+    cache: Cache = Path("retraining-cache"),
+    seeds: Seeds = 3,
+    samples: Samples = 6000,
+    epochs: Annotated[int, typer.Option(help="Of distillation; 0 for as many steps as it takes by default.")] = 0,
+    teacher_epochs: TeacherEpochs = 6,
+) -> None:
+    """Leave a quarter of the parameters, factorize and round to int8, with and without distillation."""
+    subject = _subject(hidden_cnn, root, cache, teacher_epochs)
+    made = ["cleanup,fuse", "prune-channels{ratio=0.5},factorize{ratio=0.75,skip=head}"]
+    distill = {"distill": {"epochs": epochs}}
+    pipelines = {"without": [*made, "quantize"], "with distill": [*made, distill, "quantize"]}
+    _compare(subject, root, pipelines, seeds, samples)
+
+
+@app.command()
+def rounding(
+    root: Root = Path("/"),
+    cache: Cache = Path("retraining-cache"),
+    seeds: Seeds = 3,
+    samples: Samples = 2000,
+    teacher_epochs: TeacherEpochs = 2,
+) -> None:
+    """Round a CNN that is read from ONNX to 4 bits, with and without training."""
+    subject = _subject(small_cnn, root, cache, teacher_epochs)
+    made = ["cleanup,fuse", INT4]
+    _compare(subject, root, {"quantize": made, "quantize, qat": [*made, "qat"]}, seeds, samples)
+
+
+@app.command()
+def together(
+    root: Root = Path("/"),
+    cache: Cache = Path("retraining-cache"),
+    seeds: Seeds = 3,
+    samples: Samples = 2000,
+    epochs: Annotated[int, typer.Option(help="Of all trainings together, a multiple of six.")] = 24,
+    sparsity: Annotated[float, typer.Option(help="The share of the weights that becomes zero.")] = 0.8,
+    teacher_epochs: TeacherEpochs = 4,
+) -> None:
+    """Train with a mask, rounding and a teacher at once, and one after the other."""
+    subject = _subject(perceptron, root, cache, teacher_epochs)
+    made = ["cleanup,fuse", f"sparsify{{sparsity={sparsity:g},pattern=unstructured}}"]
+
+    def trained(name: str, share: int) -> dict[str, Any]:
+        return {name: {"epochs": epochs // share}}
+
+    pipelines = {
+        "none": [*made, INT4],
+        "mask, rounding and teacher at once": [*made, INT4, trained("qat", 1)],
+        "mask and teacher, rounding and teacher": [*made, trained("distill", 2), INT4, trained("qat", 2)],
+        "mask and labels, rounding and labels, teacher": [
+            *made,
+            trained("fine-tune", 3),
+            INT4,
+            trained("fine-tune", 3),
+            trained("distill", 3),
+        ],
+    }
+    _compare(subject, root, pipelines, seeds, samples)
+
+
+def _subject(make: Callable[..., Subject], root: Path, cache: Path, epochs: int) -> Subject:
+    """A network as planish reads it from ONNX."""
+    with tempfile.TemporaryDirectory() as work:
+        subject = make(Path(work), root, cache, epochs)
+        return replace(subject, graph=planish.read(subject.file))
+
+
+def _compare(subject: Subject, root: Path, pipelines: Mapping[str, Sequence[Any]], seeds: int, samples: int) -> None:
+    """Print what pipelines leave of a network; the first of them is what the others recover from."""
+    images, labels = (array[-2048 if samples <= 2048 else 0 :] for array in _fashion(root, "train", 28, 1))
+    whole = _right(subject.graph, subject)
+    size = _parameters(planish.optimize(subject.graph, "cleanup,fuse", verify="structure").graph)
+    table = Table("seed", "pipeline", "accuracy", "change", "over the first", "recovered", "parameters", "minutes")
+    table.add_row("", "as it was", f"{whole.mean():.4f}")
+    found: dict[str, list[np.ndarray]] = {name: [] for name in pipelines}
+    for seed in range(seeds):
+        drawn = np.random.default_rng(seed).permutation(len(images))[: samples // BATCH * BATCH].reshape(-1, BATCH)
+        data = [(images[rows], labels[rows]) for rows in drawn]
+        first = np.zeros(0)
+        for name, pipeline in pipelines.items():
+            needs_labels = any("fine-tune" in step for step in pipeline)
+            start = time.perf_counter()
+            graph = planish.optimize(
+                subject.graph,
+                list(pipeline),
+                data=data if needs_labels else [batch for batch, _ in data],
+                seed=seed,
+                verify="structure",
+            ).graph
+            minutes = f"{(time.perf_counter() - start) / 60:.1f}"
+            right = _right(graph, subject)
+            found[name].append(right)
+            cells = [f"{right.mean():.4f}", scores.difference(right, whole).text(4)]
+            cells += _gained(right, first, whole) if len(first) else ["", ""]
+            first = first if len(first) else right
+            cells += [f"{_parameters(graph) / size:.3f}", minutes]
+            table.add_row(str(seed), name, *cells)
+            Console(stderr=True).print(seed, name, *cells, markup=False)
+    medians = {name: float(np.median([right.mean() for right in rows])) for name, rows in found.items()}
+    worst, best = next(iter(medians.values())), float(whole.mean())
+    for name, accuracy in medians.items():
+        share = (accuracy - worst) / (best - worst)
+        cells = [f"{accuracy:.4f}", f"{accuracy - best:.4f}", f"{accuracy - worst:.4f}", f"{share:.2f}"]
+        table.add_row("median", name, *cells)
+    Console(width=160).print(table)
+
+
+def _gained(right: np.ndarray, first: np.ndarray, whole: np.ndarray) -> list[str]:
+    share = scores.bootstrap(lambda one, worst, best: (one - worst) / (best - worst), right, first, whole)
+    return [scores.difference(right, first).text(4), share.text(2)]
+
+
+def _right(graph: Graph, subject: Subject) -> np.ndarray:
+    """Whether each image of the test gets its class, as numbers."""
+    interpreter = Interpreter(graph)
+    found = [list(interpreter.run(feeds).values()) for feeds in subject.test]
+    return subject.score(found, found).astype(float)
+
+
+def _parameters(graph: Graph) -> int:
+    """The elements of weights, without scales and sizes."""
+    return sum(it.data.size for it in graph.constants.values() if it.data.ndim > 1)
+
+
+if __name__ == "__main__":
+    app()
