@@ -96,7 +96,7 @@ def _finished(result: Callable[[], Any]) -> Any:
     """A result when it is there; None where there will be none."""
     try:
         return result()
-    except Exception:
+    except Exception:  # whatever it was, the work is done again by whoever asks, who tells of it
         return None
 
 
