@@ -10,7 +10,7 @@ from ..traits import Trait
 from .from_data import Axes, FromData, along, for_each_axis, places
 from .narrow import bytewise
 from .registry import Ints, operator
-from .sizes import is_known, place_of
+from .sizes import is_known, place_of, places_of
 
 
 @operator("Shape", traits=Trait.SHAPE_ONLY)
@@ -104,10 +104,7 @@ def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
     rank = x.ndim + len(axes)
     if rank > MOST_AXES:
         raise ValueError(f"a tensor has {MOST_AXES} axes at most, not {rank}")
-    found = sorted(place_of(axis, rank) for axis in axes)
-    if len({*found}) < len(found):
-        raise ValueError(f"an axis is named twice: {axes}")
-    for place in found:
+    for place in sorted(places_of(axes, rank)):
         x = x.unsqueeze(place)
     return x
 

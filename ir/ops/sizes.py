@@ -1,5 +1,7 @@
 """Sizes that may be symbolic: asking one for its value, or branching on it, would fix it to the one tried."""
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -25,3 +27,15 @@ def place_of(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"there is no axis {axis} among {rank}")
     return axis % rank
+
+
+def places_of(axes: Sequence[int], rank: int) -> list[int]:
+    """Several axes, counted from the first.
+
+    Raises:
+        ValueError: there is no such axis, or one is named twice.
+    """
+    found = [place_of(axis, rank) for axis in axes]
+    if len({*found}) < len(found):
+        raise ValueError(f"an axis is named twice: {axes}")
+    return found

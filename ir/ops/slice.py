@@ -9,7 +9,7 @@ from ..unknown import UNKNOWN
 from .from_data import NOTHING, FromData, along, filled, for_each_axis, places
 from .narrow import bytewise
 from .registry import Ints, operator
-from .sizes import larger, place_of, smaller
+from .sizes import larger, place_of, places_of, smaller
 from .unsigned import widened
 from .window import pad_last
 
@@ -71,8 +71,9 @@ def _first_axes(x: Tensor, row: Ints, starts: Ints) -> list[int]:
     },
 )
 def slice_(x: Tensor, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None) -> Tensor:
+    places = places_of(axes, x.ndim) if axes else range(len(starts))
     for index, (start, end) in enumerate(zip(map(_clamped, starts), map(_clamped, ends), strict=True)):
-        axis = place_of(axes[index], x.ndim) if axes else index
+        axis = places[index]
         step = _clamped(steps[index]) if steps else 1
         if step < 0:
             start, end = _mirrored(start, end, x.shape[axis])

@@ -263,9 +263,12 @@ def test_an_axis_beyond_the_last_is_refused(operator: str, axis: int) -> None:
         infer(operator, inputs, attributes)
 
 
-def test_an_axis_that_is_added_twice_is_refused() -> None:
+def test_an_axis_that_is_named_twice_is_refused() -> None:
+    """Graph 5548 for Slice, of which the standard says nothing then."""
     with pytest.raises(ModelError, match="an axis is named twice"):
         infer("Unsqueeze", [tensor("n", 1), ints(1, -3)], {})
+    with pytest.raises(ModelError, match="an axis is named twice"):
+        infer("Slice", [tensor("n", 1), ints(0, 0), ints(1, 1), ints(0, -2)], {})
 
 
 def test_no_more_indices_than_axes_are_scattered_by() -> None:
