@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from ..ir.errors import UsageError
 
@@ -45,19 +44,18 @@ def opened(place: str | None) -> Generator[Executor | None]:
     Raises:
         UsageError: the text has another form, the package isn't installed, or the cluster can't be reached.
     """
-    parts = urlsplit(place or "")
+    kind, _, address = (place or "").partition("://")
     if not place:
         yield None
-    elif parts.scheme == "processes" and parts.netloc.isdigit() and int(parts.netloc):
-        yield Executor(int(parts.netloc), partial(_in_processes, int(parts.netloc)))
-    elif parts.scheme == "dask" and parts.port:
+    elif kind == "processes" and address.isdigit() and int(address):
+        yield Executor(int(address), partial(_in_processes, int(address)))
+    elif kind == "dask" and address:
         distributed = _package("distributed", "dask")
-        address = f"tcp://{parts.netloc}"
-        with closing(_reached(place, partial(distributed.Client, address, timeout=_SECONDS))) as client:
+        with closing(_reached(place, partial(distributed.Client, f"tcp://{address}", timeout=_SECONDS))) as client:
             yield Executor(max(1, sum(client.nthreads().values())), partial(_on_dask, client))
-    elif parts.scheme == "ray":
+    elif kind == "ray":
         ray = _package("ray", "ray")
-        _reached(place, partial(ray.init, address=place if parts.netloc else "local", log_to_driver=False))
+        _reached(place, partial(ray.init, address=place if address else "local", log_to_driver=False))
         try:
             yield Executor(max(1, int(ray.cluster_resources().get("CPU", 1))), partial(_on_ray, ray))
         finally:
