@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from messages import ROOT, Message, cure_of, cures, messages
+from mkdocs.plugins import event_priority
 
 _LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(?:#[^)]*)?\)")
 _SCRATCH = tempfile.TemporaryDirectory(prefix="planish-docs-")  # for mkdocstrings: there the package has its name
@@ -280,6 +281,7 @@ def text_of(name: str) -> str:
     return "\n\n".join(PAGES[name]()) + "\n"
 
 
+@event_priority(100)  # before mkdocstrings reads where to look
 def on_config(config: Any) -> None:
     """Let mkdocstrings find the package, whose folder is the repository's, under its name."""
     link = Path(_SCRATCH.name, "planish")
