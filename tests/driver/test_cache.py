@@ -260,6 +260,7 @@ def test_instruments_see_every_pass(built: Callable[..., Listener]) -> None:
     assert "cse" in built(instruments=(Instrument(),)).ran
 
 
+@pytest.mark.wide
 def test_what_is_damaged_is_made_again(built: Callable[..., Listener], folder: Path, store: Store) -> None:
     built()
     before = files(folder, but=MEASURED)
@@ -283,6 +284,7 @@ def test_a_pass_behind_kept_steps_is_held_to_the_last_lossy_one(built: Callable[
         built(passes=(*PASSES[:3], "cse", "passes_of_mine:Wrong"))
 
 
+@pytest.mark.wide
 def test_a_merge_runs_again_so_that_what_is_left_of_its_adapters_is_measured(built: Callable[..., Listener]) -> None:
     passes = ("cleanup", {"lora": {"rank": 2, "start": "pissa"}}, "merge-lora", "quantize")
     first = built(passes=passes)
@@ -293,6 +295,7 @@ def test_a_merge_runs_again_so_that_what_is_left_of_its_adapters_is_measured(bui
         assert 50 < float(left.partition("%")[0]) < 150
 
 
+@pytest.mark.wide
 def test_nothing_is_kept_where_nothing_may_be(
     built: Callable[..., Listener], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ print([train("whole"), *(train("killed", last) for last in (9, 20, 31)), train("
 """
 
 
+@pytest.mark.wide
 def test_a_training_that_is_killed_and_goes_on_gives_the_same_bytes(tmp_path: Path) -> None:
     """It is killed in the first trial of a rate, in a later one, and in the training itself."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path], capture_output=True, text=True, check=False)
