@@ -71,15 +71,6 @@ def plain(model: Any, windows: np.ndarray, share: float) -> int:
     return saved
 
 
-def nats(logits: language.Logits, windows: np.ndarray) -> np.ndarray:
-    """A token's nats, the mean of each window."""
-    found: list[float] = []
-    for ids in windows:
-        said = torch.log_softmax(torch.from_numpy(np.array(logits(ids[None])[0, :-1])), dim=-1)
-        found.append(-float(said.gather(1, torch.from_numpy(ids[1:, None])).mean()))
-    return np.array(found)
-
-
 def rise(ours: np.ndarray, theirs: np.ndarray, exact: np.ndarray) -> tuple[float, float, float]:
     """Our rise of the perplexity as a share of theirs, and its interval of 95 % by windows drawn anew."""
     draws = np.random.default_rng(0).integers(0, len(exact), (2000, len(exact)))
@@ -113,7 +104,7 @@ def smollm2(
         calibration = place.calibration(seed, count)
         start, other = time.perf_counter(), place.module()
         saved = plain(other, calibration, parameters * size / decoder)
-        seconds, theirs = time.perf_counter() - start, nats(language.runner(other), judged)
+        seconds, theirs = time.perf_counter() - start, language.nats(language.runner(other), judged)
         words = f"{100 * saved / size:.1f} % fewer parameters, {seconds:.0f} s"
         print(f"draw {seed}, plain: {np.exp(theirs.mean()):.3f}, {words}", flush=True)
         start = time.perf_counter()
@@ -121,7 +112,7 @@ def smollm2(
         data = [{name: ids[None]} for ids in calibration]
         made = planish.optimize(whole, pipeline, data=data, verify="structure").graph
         seconds, run, output = time.perf_counter() - start, Interpreter(made).run, next(iter(made.outputs))
-        ours = nats(lambda ids, run=run, output=output: run({name: ids})[output], judged)
+        ours = language.nats(lambda ids, run=run, output=output: run({name: ids})[output], judged)
         words = f"{100 - 100 * summarize(made).parameters / size:.1f} % fewer parameters, {seconds:.0f} s"
         print(f"draw {seed}, planish: {np.exp(ours.mean()):.3f}, {words}", flush=True)
         print("  its rise is {:.3f} of the plain one's [{:.3f}, {:.3f}]".format(*rise(ours, theirs, exact)), flush=True)

@@ -306,6 +306,11 @@ def exact(place: Place) -> np.ndarray:
     return np.array([_nats(_predicted(said), ids) for ids, said in zip(place.windows(), logits, strict=True)])
 
 
+def nats(logits: Logits, windows: np.ndarray) -> np.ndarray:
+    """A model's nats of a token, the mean of each window."""
+    return np.array([_nats(_predicted(logits(ids[None])[0]), ids) for ids in windows])
+
+
 def _compared(place: Place, logits: Logits) -> Iterator[tuple[float, float, float]]:
     """Nats, divergence and agreement of each window."""
     expected = np.load(place.logits, mmap_mode="r")[: place.count]

@@ -99,11 +99,7 @@ def _first(output: Any) -> torch.Tensor:
 
 def perplexity(logits: language.Logits, windows: np.ndarray) -> float:
     """The exponential of the mean over all windows of a token's nats."""
-    nats: list[float] = []
-    for ids in windows:
-        said = torch.log_softmax(torch.from_numpy(np.array(logits(ids[None])[0, :-1])), dim=-1)
-        nats.append(-float(said.gather(1, torch.from_numpy(ids[1:, None])).mean()))
-    return float(np.exp(np.mean(nats)))
+    return float(np.exp(language.nats(logits, windows).mean()))
 
 
 @app.command()
