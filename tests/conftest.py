@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("TVM_BIND_THREADS", "0")  # for tests that call TVM's kernels by themselves
         os.environ["PLANISH_CACHE"] = tempfile.mkdtemp(prefix="planish-tests-")
         os.environ["PLANISH_CACHE_SIZE"] = "0"  # what tests have broken on purpose must run
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process of theirs would compile the package anew
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
