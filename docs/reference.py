@@ -206,7 +206,7 @@ def metrics() -> Iterator[str]:
     """The built-in metrics."""
     import inspect
 
-    from planish.driver.evaluation import BUILT_IN
+    from planish.driver.metrics import BUILT_IN
 
     yield "# Metrics\n\nBuilt in are these; [recipes](../recipes.md#metrics) says how to write one of your own."
     for name, function in BUILT_IN.items():

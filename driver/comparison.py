@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from ..ir.errors import ModelError
 from ..ir.numerics import flattened
 from ..targets.load import load_target
 from .bench import sample_for
-from .data import Batch, read_data
-from .evaluation import Metric, Score, drop_interval, evaluate, find_metric, flips, mcnemar
+from .data import Batch, Feeds, read_data
+from .evaluation import Metric, Score, drop_interval, evaluate, find_metric, flips, labelled_by, mcnemar
 from .lowering import Candidate, open_subject
 from .measurement import Latency, Ratio, interleaved
 from .user_code import isolated_imports
@@ -97,7 +98,7 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
         b: what is compared with it.
         target: whose number of threads models run with.
         data: that both run on; one random sample without it.
-        metric: evaluated where the data have labels.
+        metric: evaluated where the data have labels; `agreement` with A needs none.
         folder: that data and metric are relative to.
 
     Raises:
@@ -108,8 +109,11 @@ def compare(a: str, b: str, target: str, data: str | None, metric: str, folder: 
         first, second = (open_subject(it, machine, Path(scratch, str(number))) for number, it in enumerate((a, b)))
         batches = read_data(data, folder, first.executable.inputs) if data else [Batch(sample_for(first, None))]
         outputs = [[subject.executable(*batch.inputs.values()) for batch in batches] for subject in (first, second)]
-        labelled = data is not None and all(batch.labels is not None for batch in batches)
-        chosen = find_metric(metric, folder) if labelled else None
+        chosen = find_metric(metric, folder)
+        if chosen.is_relative:
+            batches = labelled_by(partial(_run, first), batches)
+        elif data is None or any(batch.labels is None for batch in batches):
+            chosen = None
         sample = list(sample_for(first, data, folder).values())
         scores = None if chosen is None else [_score(subject, chosen, batches) for subject in (first, second)]
         changes = None if scores is None else flips(*scores)
@@ -136,8 +140,12 @@ def _rows(batch: Batch) -> int:
 
 
 def _score(subject: Candidate, metric: Metric, batches: Sequence[Batch]) -> Score:
-    """The metric of a model, whose inputs are given by position: the two may name them differently."""
-    return evaluate(metric, lambda feeds: subject.executable(*feeds.values()), batches, resamples=True)
+    return evaluate(metric, partial(_run, subject), batches, resamples=True)
+
+
+def _run(subject: Candidate, feeds: Feeds) -> Sequence[np.ndarray]:
+    """The outputs of a model, whose inputs are given by position: the two may name them differently."""
+    return subject.executable(*feeds.values())
 
 
 def output_differences(

@@ -1,15 +1,10 @@
-"""Metrics: how good a model's predictions are, before, between and after the passes.
-
-A metric is a function of all predictions and labels, each a list with one entry a batch: `predictions[i]` is the list
-of the model's outputs on batch i, `labels[i]` that batch's labels. It returns a number; higher is better unless the
-function has a true attribute `lower_is_better`.
-"""
+"""Metrics of models before, between and after the passes, and how far apart two models are by one."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,73 +13,13 @@ from ..ir.graph import Graph
 from ..ir.plugins import plugins
 from ..passes.base import Labelled
 from .data import Batch, Feeds
+from .metrics import BUILT_IN, HITS, Predictions, agreement, classes_of
 from .user_code import call, resolve, suggestion
 
-Predictions: TypeAlias = Sequence[Sequence[np.ndarray]]
 Run: TypeAlias = Callable[[Feeds], Sequence[np.ndarray]]
-
-
-def accuracy(predictions: Predictions, labels: Sequence[Any]) -> float:
-    """The share of samples whose largest score, along the last axis of the first output, is at the label.
-
-    Where the first output holds labels itself, as classical models return them, it is the share of those that are
-    right.
-    """
-    return float(hits(predictions, labels).mean())
-
-
-def spearman(predictions: Predictions, labels: Sequence[Any]) -> float:
-    """Spearman's rank correlation of the first output with the labels."""
-    from scipy import stats
-
-    scores = np.concatenate([np.ravel(outputs[0]) for outputs in predictions])
-    wanted = np.concatenate([np.ravel(batch) for batch in labels])
-    if scores.shape != wanted.shape:
-        raise ModelError(f"spearman needs one score a label, got {scores.size} scores and {wanted.size} labels")
-    return float(cast("Any", stats).spearmanr(scores, wanted).statistic)
-
-
-def perplexity(predictions: Predictions, labels: Sequence[Any]) -> float:
-    """The exponential of the mean negative log-likelihood of tokens, by the logits in the first output.
-
-    Labels are the tokens that are to be predicted, one for each row of logits; those below zero are left out.
-    """
-    from scipy.special import log_softmax
-
-    nats: list[np.ndarray] = []
-    for outputs, wanted in zip(predictions, labels, strict=True):
-        tokens = np.asarray(wanted)
-        if outputs[0].shape[:-1] != tokens.shape:
-            raise ModelError(
-                f"perplexity needs labels of shape {list(outputs[0].shape[:-1])}, got {list(tokens.shape)}"
-            )
-        rows, tokens = outputs[0][tokens >= 0], tokens[tokens >= 0]
-        nats.append(-np.take_along_axis(log_softmax(rows.astype(np.float64), -1), tokens[:, None], -1))
-    return float(np.exp(np.concatenate(nats).mean()))
-
-
-perplexity.lower_is_better = True  # pyright: ignore[reportFunctionMemberAccess] -- as users mark theirs
-
-
-def hits(predictions: Predictions, labels: Sequence[Any]) -> np.ndarray:
-    """Whether the prediction is right for each sample: bool[samples]."""
-    right: list[np.ndarray] = []
-    for outputs, wanted in zip(predictions, labels, strict=True):
-        is_label = outputs[0].dtype.kind != "f" and outputs[0].shape == np.shape(wanted)
-        chosen = outputs[0] if is_label else outputs[0].argmax(-1)
-        if chosen.shape != np.shape(wanted):
-            raise ModelError(f"accuracy needs labels of shape {list(chosen.shape)}, got {list(np.shape(wanted))}")
-        right.append(np.ravel(chosen == np.asarray(wanted)))
-    return np.concatenate(right)
-
 
 _RESAMPLES, _FEWEST, _SECONDS = 1000, 8, 2.0
 """How often batches are drawn anew, from how many at the least, and for how long."""
-BUILT_IN: dict[str, Callable[[Predictions, Sequence[Any]], float]] = {
-    "accuracy": accuracy,
-    "perplexity": perplexity,
-    "spearman": spearman,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +33,11 @@ class Metric:
     def lower_is_better(self) -> bool:
         return bool(getattr(self.function, "lower_is_better", False))
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether the untouched model gives the labels."""
+        return self.function is agreement
+
     def drop(self, before: float, after: float) -> float:
         """How much worse it got, on the metric's own scale; negative where it got better."""
         return after - before if self.lower_is_better else before - after
@@ -109,7 +49,7 @@ class Score:
 
     Attributes:
         value: on all batches.
-        hits: for accuracy, which samples were right.
+        hits: for a metric that is a share of samples, which ones were right.
         resamples: the value on batches drawn anew, with replacement, the same ones for every model; empty where it
             wasn't asked for or there are too few batches.
     """
@@ -125,15 +65,32 @@ def labels_of(batches: Sequence[Batch]) -> Sequence[Any]:
 
 
 def labelled(metric: Metric | None, batches: Sequence[Batch]) -> Labelled | None:
-    """The labels of batches for passes that are bounded by a metric; None where a batch has none."""
+    """The labels of batches for passes that are bounded by a metric; None where a batch has none, or needs none."""
     labels = labels_of(batches)
-    if metric is None or not labels:
+    if metric is None or metric.is_relative or not labels:
         return None
 
     def compute(predictions: Predictions, labels: Sequence[Any]) -> float:
         return _value(metric, predictions, labels)
 
     return Labelled(labels, compute, metric.lower_is_better)
+
+
+def labelled_by(run: Run, batches: Sequence[Batch]) -> list[Batch]:
+    """Batches with the classes that a model gives their samples for labels.
+
+    Raises:
+        ModelError: its first output gives no classes.
+    """
+    found: list[Batch] = []
+    for batch in batches:
+        output = run(batch.inputs)[0]
+        if output.dtype.kind == "f" and (output.ndim < 2 or output.shape[-1] < 2):
+            raise ModelError(
+                f"agreement needs classes, or a score for each, in the first output: it is {list(output.shape)}"
+            )
+        found.append(replace(batch, labels=classes_of(output)))
+    return found
 
 
 def find_metric(name: str, folder: Path) -> Metric:
@@ -209,8 +166,8 @@ def evaluate(metric: Metric, run: Run, batches: Sequence[Batch], *, resamples: b
     predictions = [list(run(batch.inputs)) for batch in batches]
     labels = [batch.labels for batch in batches]
     value = _value(metric, predictions, labels)
-    if metric.function is accuracy:
-        return Score(value, hits(predictions, labels))
+    if metric.function in HITS:
+        return Score(value, HITS[metric.function](predictions, labels))
     return Score(value, resamples=_resampled(metric, predictions, labels) if resamples else ())
 
 

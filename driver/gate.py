@@ -91,7 +91,7 @@ class Gate:
     def _checks(self, comparison: Comparison) -> Iterator[Check]:
         if self.max_drop is not None:
             if comparison.drop is None:
-                raise UsageError("a bound on the metric's drop needs data with labels: -d DATA")
+                raise UsageError("a bound on the metric's drop needs data with labels, or --metric agreement: -d DATA")
             interval = comparison.drop_interval
             found = f"{comparison.drop:.4f}" + ("" if interval is None else " ({:.4f} to {:.4f})".format(*interval))
             is_met = comparison.drop <= self.max_drop + 1e-9

@@ -17,7 +17,17 @@ from ..passes.reproducer import Reproducer
 from ..targets import Target
 from ..targets.load import load_target
 from .data import Batch, doubts, held_out, ports_of, read_data
-from .evaluation import Metric, Run, Score, evaluate, find_metric, labelled, labels_of
+from .evaluation import (
+    Metric,
+    Run,
+    Score,
+    evaluate,
+    find_metric,
+    interpreted,
+    labelled,
+    labelled_by,
+    labels_of,
+)
 from .lowering import Lowering, chosen
 from .mistakes import check_names
 from .model import read_model
@@ -110,7 +120,10 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
             backend.warm_up()
     reporter.stage(f"reading {recipe.model}")
     source = read_model(recipe.model, recipe.folder)
-    calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter)
+    is_relative = metric is not None and metric.is_relative
+    calibration, evaluation = _read_sources(recipe.data, recipe.folder, source, reporter, is_relative=is_relative)
+    if is_relative:
+        evaluation = labelled_by(interpreted(source), evaluation)
     if not evaluation and recipe.budget.metric_drop is not None:
         raise UsageError("a budget on the metric needs evaluation data with labels")
     feeds = [batch.inputs for batch in calibration]
@@ -125,19 +138,22 @@ def prepare(recipe: Recipe, reporter: Reporter, instruments: Sequence[Instrument
 
 
 def _read_sources(
-    data: Sources, folder: Path, source: Graph, reporter: Reporter
+    data: Sources, folder: Path, source: Graph, reporter: Reporter, *, is_relative: bool
 ) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    """Batches for calibration and for evaluation, disjoint where they come from one source."""
+    """Batches for calibration and for evaluation, disjoint where they come from one source.
+
+    Those for evaluation have labels, unless the metric is relative to what the model gives.
+    """
     ports = ports_of(source)
     calibration = read_data(data.calibration, folder, ports) if data.calibration else []
     if data.evaluation is None:
         return calibration, []
     if data.evaluation != data.calibration:
         evaluation = read_data(data.evaluation, folder, ports)
-        if any(batch.labels is None for batch in evaluation):
-            raise ModelError(f"{data.evaluation} has no labels to evaluate on")
+        if not is_relative and any(batch.labels is None for batch in evaluation):
+            raise ModelError(f"{data.evaluation} has no labels to evaluate on (the metric agreement needs none)")
         return calibration, evaluation
-    if any(batch.labels is None for batch in calibration):
+    if not is_relative and any(batch.labels is None for batch in calibration):
         reporter.note(f"{data.evaluation} has no labels: it calibrates, and no metric is evaluated")
         return calibration, []
     if len(calibration) == 1:

@@ -94,7 +94,7 @@ class Sources(_Section):
 
     Attributes:
         calibration: batches that passes observe and train on.
-        evaluation: batches with labels, which no pass sees; the metric is computed on them.
+        evaluation: batches which no pass sees, with labels unless the metric is `agreement`; it is computed on them.
         metric: a built-in one, or `module:function`.
     """
 

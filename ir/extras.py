@@ -7,7 +7,7 @@ from .errors import TargetError
 
 BUILD = (
     *("annotated_types", "archspec", "jinja2", "ml_dtypes", "networkx", "onnx", "onnx_ir", "onnxruntime"),
-    *("platformdirs", "pydantic", "yaml", "rich", "safetensors", "sklearn", "scipy", "torch", "typer"),
+    *("platformdirs", "pydantic", "rapidfuzz", "yaml", "rich", "safetensors", "sklearn", "scipy", "torch", "typer"),
 )
 """What the extra `build` brings, by what is imported."""
 

@@ -229,6 +229,8 @@ ALWAYS = {
     "onnx_ir": {"frontends/onnx", "backends/"},
     "networkx": {"ir/analysis/"},
     "scipy": {"ir/analysis/"},
+    "sklearn": set(),
+    "rapidfuzz": set(),
     "pydantic": {"backends/tvm/tune/database.py", "driver/recipe.py", "driver/recipe_file.py"},
 }
 """Where a library may be imported when a module is."""
@@ -237,7 +239,9 @@ INSIDE_FUNCTIONS = {
     "networkx": {"passes/"},
     "onnxruntime": {"backends/onnxruntime/"},
     "onnx": {"ir/unranked.py", "ir/verify.py"},
-    "scipy": {"passes/", "driver/comparison.py", "driver/evaluation.py"},
+    "scipy": {"passes/", "driver/comparison.py", "driver/evaluation.py", "driver/metrics.py"},
+    "sklearn": {"driver/metrics.py"},
+    "rapidfuzz": {"driver/metrics.py"},
 }
 """Where it may be imported besides, by a function that needs it, or for type checkers alone."""
 

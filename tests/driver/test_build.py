@@ -171,6 +171,15 @@ def test_a_source_without_labels_calibrates_only(folder: Path) -> None:
     assert listener.notes == ["data.py:calibration has no labels: it calibrates, and no metric is evaluated"]
 
 
+def test_agreement_with_the_untouched_model_needs_no_labels(folder: Path) -> None:
+    data = {"calibration": "data.py:calibration", "evaluation": "data.py:calibration", "metric": "agreement"}
+    artifact = build(recipe(folder, data=data))
+    assert artifact.untouched.score is not None
+    assert artifact.built.score is not None
+    assert artifact.untouched.score.value == 1.0
+    assert (artifact.built.score.value, artifact.flips) == (1.0, (0, 0))
+
+
 def test_a_pass_that_changes_nothing_is_warned_about(folder: Path) -> None:
     listener = Listener()
     build(recipe(folder, passes=["cleanup", "passes_of_mine:Idle"], data={}), listener)

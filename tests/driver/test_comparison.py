@@ -66,6 +66,9 @@ def test_a_gate_tells_all_that_is_missed(tmp_path: Path) -> None:
         Gate.of("0.1%", 0.9999, None).check(found)
     with pytest.raises(UsageError, match="needs data with labels"):
         Gate.of("1%", None, None).check(compare(a, b, "native", None, "accuracy"))
+    np.savez(tmp_path / "unlabelled.npz", x=X)
+    relative = compare(a, b, "native", str(tmp_path / "unlabelled.npz"), "agreement")
+    assert (relative.flips, relative.a.metric) == (found.flips, 1.0)
     with pytest.raises(UsageError, match="--max-slower: 'a bit' is not an amount"):
         Gate.of(None, None, "a bit")
 

@@ -4,57 +4,12 @@ import numpy as np
 import pytest
 
 from planish.driver.data import Batch
-from planish.driver.evaluation import (
-    Metric,
-    Score,
-    accuracy,
-    drop_interval,
-    evaluate,
-    find_metric,
-    flips,
-    mcnemar,
-    perplexity,
-    spearman,
-)
+from planish.driver.evaluation import Metric, Score, drop_interval, evaluate, find_metric, flips, mcnemar
+from planish.driver.metrics import accuracy
 from planish.driver.user_code import isolated_imports
 from planish.ir.errors import ModelError, UsageError
 
 EYE = np.eye(4, dtype=np.float32)
-
-
-def test_accuracy_counts_samples_not_batches() -> None:
-    predictions = [[EYE[[0, 1, 2]]], [EYE[[3]]]]
-    assert accuracy(predictions, [np.array([0, 1, 0]), np.array([0])]) == 0.5
-
-
-def test_accuracy_of_labels_that_the_model_gives_itself() -> None:
-    names = [np.array(["a", "b"], dtype=object), EYE[[0, 0]]]
-    assert accuracy([names, names], [np.array(["a", "c"]), np.array(["a", "b"])]) == 0.75
-    assert accuracy([[np.array([3, 5, 8]), EYE[[0, 0, 0]]]], [[3, 5, 5]]) == pytest.approx(2 / 3)
-
-
-def test_accuracy_per_token() -> None:
-    assert accuracy([[EYE[[[0, 1], [2, 3]]]]], [[[0, 1], [2, 0]]]) == 0.75
-
-
-def test_labels_of_another_shape_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"accuracy needs labels of shape \[2\], got \[2, 1\]"):
-        accuracy([[EYE[[0, 1]]]], [np.array([[0], [1]])])
-
-
-def test_spearman_ranks_over_all_batches() -> None:
-    predictions = [[np.array([[1.0], [2.0]])], [np.array([[30.0]])]]
-    assert spearman(predictions, [[0.1, 0.2], [0.3]]) == pytest.approx(1)
-    assert spearman(predictions, [[0.3, 0.2], [0.1]]) == pytest.approx(-1)
-
-
-def test_perplexity_is_of_the_tokens_that_count() -> None:
-    halves = np.log(np.array([[[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.1, 0.8]]], np.float32))
-    assert perplexity([[halves]], [[[0, 1, -1]]]) == pytest.approx(2)
-    assert perplexity([[halves], [halves]], [[[0, 1, -1]], [[1, 0, -1]]]) == pytest.approx(8**0.5)
-    assert Metric("perplexity", perplexity).drop(before=2, after=3) == 1
-    with pytest.raises(ModelError, match=r"labels of shape \[1, 3\], got \[3\]"):
-        perplexity([[halves]], [[0, 1, -1]])
 
 
 def test_flips_and_how_likely_they_are() -> None:
