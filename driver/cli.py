@@ -344,7 +344,7 @@ def targets(name: Annotated[str | None, typer.Argument(help=TARGET_HELP)] = None
 
 for room, commands in (
     (shortcuts, ("quantize", "distill", "init", "doctor")),
-    (release, ("search", "compare", "diff", "report", "verify", "cache", "recipe_schema")),
+    (release, ("search", "compare", "diff", "report", "verify", "attest", "cache", "recipe_schema")),
 ):
     for command in commands:
         app.command(cls=GuardedCommand, epilog=room.EXAMPLES[command])(getattr(room, command))

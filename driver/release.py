@@ -1,5 +1,6 @@
 """Commands around a release: `planish search`, `compare` as its gate, `diff`, `report`, `verify`, `cache` and more."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ EXAMPLES = {
     "recipe_schema": examples("planish recipe-schema > recipe.schema.json"),
     "report": examples("planish report dist", "planish report dist --open", "planish report dist -o report.html"),
     "verify": examples("planish verify dist", "planish verify dist --key release.key"),
+    "attest": examples("planish attest dist --provenance dist.intoto.json --bom dist.cdx.json"),
     "cache": examples("planish cache", "planish cache --prune 1GB", "planish cache --prune 0"),
 }
 """What stands below the help of each command, by its name."""
@@ -147,6 +149,44 @@ def verify(
     if found.faults:
         raise CheckError("; ".join(found.faults))
     typer.echo(f"{artifact}: all {found.files} files are as they were built", err=True)
+
+
+def attest(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="an artifact's folder")],
+    provenance: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="how it was built: in-toto's statement, with SLSA's provenance")
+    ] = None,
+    bom: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="what it holds and was made of: CycloneDX's bill of materials")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="KEYFILE", help="whose bytes it has to be signed with")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write where an artifact comes from in the formats of supply chain tools, by its manifest and measurements.
+
+    The artifact is held to its manifest first (exit code 4 if anything has changed since it was built).
+    """
+    from ..ir.errors import UsageError
+    from ..ir.files import writing
+    from .attestation import Attested, bill_of_materials
+    from .attestation import provenance as statement
+    from .build import read_key
+
+    wanted = [(path, make) for path, make in ((provenance, statement), (bom, bill_of_materials)) if path is not None]
+    if not wanted and not as_json:
+        raise UsageError("name what to write: --provenance FILE or --bom FILE")
+    for path, _ in wanted:
+        if path.absolute().parent == artifact.absolute():
+            raise UsageError(f"{path} would be no part of the artifact: write it beside the folder")
+    found = Attested.read(artifact, None if key is None else read_key(key))
+    if as_json:
+        print_json({"provenance": statement(found), "bom": bill_of_materials(found)})
+    for path, make in wanted:
+        with writing(path):
+            path.write_text(json.dumps(make(found), indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"wrote {path}", err=True)
 
 
 def report(
