@@ -91,6 +91,7 @@ def build(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="of a recipe, as in passes.2.ratio=0.4")
     ] = None,
     fresh: Annotated[bool, typer.Option(help="build and measure anew what was built before")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="tell what would be done, and build nothing")] = False,
     sign: Annotated[Path | None, typer.Option(metavar="KEYFILE", help="whose bytes sign the artifact")] = None,
     dump_dir: DumpDir = None,
     instrument: Instruments = None,
@@ -120,6 +121,9 @@ def build(
     chosen = chosen_recipe(
         recipe, {key: value for key, value in flags.items() if value not in (None, {})}, settings or []
     )
+    if dry_run:
+        shortcuts.tell_dry_run(chosen, as_json=as_json, all_passes=all_passes)
+        return
     shortcuts.tell_build(
         chosen,
         instruments=instrument or [],

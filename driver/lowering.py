@@ -98,7 +98,7 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
         TargetError: with the layer, as when it is compiled.
     """
     try:
-        _refuse(backend, source, context.target)
+        refuse(backend, source, context.target)
     except TargetError:
         graph = source.clone()
     except CheckError:  # of the backend's own passes, told of as below
@@ -111,10 +111,10 @@ def refuse_early(source: Graph, passes: Sequence[Pass], context: PassContext, ba
         run_each(passes, context, lambda step, narrowed: not _is_lossy(step) and step.apply(graph, narrowed).changed)
     except Exception:  # which is told of, with a reproducer, where the passes are checked
         return
-    _refuse(backend, graph, context.target)
+    refuse(backend, graph, context.target)
 
 
-def _refuse(backend: Backend, graph: Graph, target: Target) -> None:
+def refuse(backend: Backend, graph: Graph, target: Target) -> None:
     backend.refuse(legalized(graph, target, backend), graph, target)
 
 

@@ -147,3 +147,20 @@ def tell_build(
     if as_json:
         summary: dict[str, Any] = {"artifact": str(artifact.directory), **artifact.summary()}
         print_json(summary)
+
+
+def tell_dry_run(recipe: "Recipe", *, as_json: bool, all_passes: bool) -> None:
+    """Tell what a build of a recipe would do."""
+    from .dry_run import dry_run
+    from .report import ConsoleReporter
+
+    reporter = ConsoleReporter(console(), verbosity(), all_passes=all_passes)
+    with reporter.live():
+        found = dry_run(recipe, reporter)
+        reporter.passes(found.rows)
+        for note in found.notes():
+            reporter.note(note)
+    if as_json:
+        print_json(found.summary())
+    else:
+        list_entries(found.entries(), as_json)

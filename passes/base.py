@@ -229,6 +229,13 @@ class Pass(ABC):
             UsageError: something is missing, such as calibration data.
         """
 
+    def foresee(self, graph: Graph, context: PassContext) -> PassResult | None:
+        """What `run` would rewrite at most, found without data and without changing the graph; None where data decide.
+
+        Asked of LOSSY passes, whose work takes long.
+        """
+        return None
+
     @final
     def apply(self, graph: Graph, context: PassContext) -> PassResult:
         """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""

@@ -102,6 +102,10 @@ class ChannelPruning(Pass):
                 "within max_drop, or say how much, as in prune-channels{ratio=0.3} or {flops=0.5}"
             )
 
+    def foresee(self, graph: Graph, context: PassContext) -> PassResult:
+        chosen, misses = self._choose(graph, context)
+        return PassResult({"groups": len(chosen)}, misses)
+
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         plan = self.plan(graph, context)
         fits = self._remove(graph, plan.removals, divided(context)[0], context) if plan.removals else 0

@@ -119,6 +119,15 @@ class Quantize(Pass):
         check_block(self.name, self.block)
         return BlockScheme(_WEIGHT_BITS[self.scheme], self.block, self.symmetric)
 
+    def foresee(self, graph: Graph, context: PassContext) -> PassResult:
+        is_static, int8 = self.scheme == "int8", context.target.int8
+        if self.scheme in _WEIGHT_BITS:
+            operators = _union(context.target.weights.get(self._block_scheme().stored_bits, {}))
+        else:
+            operators = frozenset() if int8 is None else profitable_operators(int8, static=is_static)
+        selection = (static_layers if is_static else select_layers)(graph, operators, context)
+        return PassResult({"layers": len(selection.layers)}, selection.misses)
+
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         if self.scheme in _WEIGHT_BITS:
             return self._run_on_weights(graph, context)

@@ -1,0 +1,139 @@
+"""`planish build --dry-run`: what a build would do, as far as that is known before it takes its time."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.analysis.cost import summarize
+from ..ir.errors import CheckError, TargetError
+from ..ir.graph import Graph
+from ..passes.base import Effect, Pass, PassContext, PassResult
+from ..passes.group import run_each
+from ..passes.instruments.memory import STATUS, resident
+from ..passes.order import check_order, flattened
+from ..passes.pipeline import format_pipeline, pass_classes
+from ..passes.probes import make_probes
+from ..passes.units import show_bytes, show_seconds
+from .data import Feeds, ports_of, single_sample, sizes_in
+from .evaluation import interpreted
+from .job import Job, prepare
+from .lowering import chosen, refuse
+from .recipe import Recipe
+from .reporter import Reporter, presets_of_passes
+from .results import PassRow, plain
+from .user_code import isolated_imports
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a build would do.
+
+    Attributes:
+        target: that it builds for.
+        rows: one for each pass: what it did where it keeps what the model computes; of others what they look at, as far
+            as that doesn't go by the data.
+        backends: why each of them can't run the model as the passes leave it; empty where it can.
+        calibration: batches that passes look at.
+        evaluation: batches that the metric is computed on.
+        seconds: that the interpreter takes for one sample of the model as it was read.
+        memory: the bytes that the process has held so far at the most; None except on Linux.
+    """
+
+    target: str
+    rows: Sequence[PassRow]
+    backends: Mapping[str, str]
+    calibration: int
+    evaluation: int
+    seconds: float
+    memory: int | None
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return plain(self)
+
+    def notes(self) -> Iterator[str]:
+        """What to say of passes that didn't run, and of what they would leave."""
+        if any(row.effect is Effect.LOSSY for row in self.rows):
+            yield "passes that may lose something didn't run: their changes are the places they would look at"
+        yield from (f"{row.text}: {miss}" for row in self.rows for miss in row.misses[:3])
+
+    def entries(self) -> dict[str, Any]:
+        """What isn't told pass by pass, a line each."""
+        runs = {f"in {name}": why or "runs, as far as it is known now" for name, why in self.backends.items()}
+        return {
+            "target": self.target,
+            **runs,
+            "calibration": f"{self.calibration} batches",
+            "evaluation": f"{self.evaluation} batches",
+            "one sample": f"{show_seconds(self.seconds)} in the interpreter, which passes and checks run",
+            **({} if self.memory is None else {"memory so far": show_bytes(self.memory)}),
+        }
+
+
+def dry_run(recipe: Recipe, reporter: Reporter) -> DryRun:
+    """Read what a recipe names, run the passes that keep what the model computes, and ask the backends; write nothing.
+
+    Raises:
+        PlanishError: what a build would refuse before its first pass; see `build.build`.
+    """
+    with isolated_imports(recipe.folder):
+        job = prepare(recipe, reporter)
+        check_order(job.passes, tuple(pass_classes().values()))
+        (probe,) = make_probes(job.source, job.calibration, recipe.seed, 1)[:1]
+        ports = ports_of(job.source)
+        sample = single_sample(job.evaluation[0].inputs if job.evaluation else probe, ports)
+        context = job.context(sizes_in(sample, ports))
+        for step in flattened(job.passes):
+            step.require(context)
+        graph = job.source.clone()
+        return DryRun(
+            target=job.target.name,
+            rows=_tried(job.passes, graph, context),
+            backends=_refusals(job, graph),
+            calibration=len(job.calibration),
+            evaluation=len(job.evaluation),
+            seconds=_timed(job.source, sample),
+            memory=resident("VmHWM") if STATUS.is_file() else None,
+        )
+
+
+def _tried(passes: Sequence[Pass], graph: Graph, context: PassContext) -> list[PassRow]:
+    presets, rows = (
+        presets_of_passes(),
+        [PassRow("source", None, {}, (), 0.0, summarize(graph, context.sizes), None, None)],
+    )
+
+    def run(step: Pass, narrowed: PassContext) -> bool:
+        start, is_lossy = time.perf_counter(), step.effect is Effect.LOSSY
+        if is_lossy:
+            found = step.foresee(graph, narrowed.narrowed(step.only, step.skip)) or PassResult()
+        else:
+            found = PassResult(step.apply(graph, narrowed).counts)
+        seconds, cost = time.perf_counter() - start, summarize(graph, context.sizes)
+        text, preset = format_pipeline((step,)), presets.get(id(step), "")
+        rows.append(PassRow(text, step.effect, found.counts, found.misses, seconds, cost, None, None, preset))
+        return found.changed and not is_lossy
+
+    run_each(passes, context, run)
+    return rows
+
+
+def _refusals(job: Job, graph: Graph) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for backend in chosen(job.recipe.backend):
+        found[backend.name] = backend.available() or ""
+        if not found[backend.name]:
+            try:
+                refuse(backend, graph, job.target)
+            except (TargetError, CheckError) as error:
+                found[backend.name] = str(error)
+    return found
+
+
+def _timed(graph: Graph, sample: Feeds) -> float:
+    run = interpreted(graph)
+    run(sample)
+    start = time.perf_counter()
+    run(sample)
+    return time.perf_counter() - start
