@@ -22,7 +22,7 @@ def test_exact_passes_run_and_of_lossy_ones_places_are_told(folder: Path) -> Non
     found = dry_run(
         make_recipe(
             {
-                "model": "model.py:build",
+                "model": "net.planish",
                 "passes": PASSES,
                 "data": {"calibration": "data.py:calibration"},
                 "folder": folder,
@@ -41,7 +41,7 @@ def test_exact_passes_run_and_of_lossy_ones_places_are_told(folder: Path) -> Non
 
 def test_what_a_build_would_refuse_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="calibration"):
-        dry_run(make_recipe({"model": "model.py:build", "passes": PASSES, "folder": folder}), SILENT)
+        dry_run(make_recipe({"model": "net.planish", "passes": PASSES, "folder": folder}), SILENT)
 
 
 def test_a_backend_that_cannot_run_the_model_says_why(folder: Path) -> None:
