@@ -110,15 +110,17 @@ class Result:
 
         Code reads and writes those of the result's shape, or with a number for each row, in the shape of a view.
         """
-        channels = shape[1] * shape[-1] if len(shape) == _BLOCKED else shape[-1] if shape else 1
-        operands = []
+        channels = (shape[1] * shape[-1] if len(shape) == _BLOCKED else shape[-1] if shape else 1,)
+        view = shape if view is None else view
+        forms = {
+            Broadcast.CHANNELS: (channels, channels),
+            Broadcast.ELEMENTS: (shape, view),
+            Broadcast.ROWS: ((*shape[:-1], 1), (*view[:-1], 1)),
+        }
+        operands: list[tirx.Buffer] = []
         for index, operand in enumerate(epilogue.operands):
-            name, whole = f"operand{index}", operand.reach is Broadcast.ELEMENTS
-            if operand.reach is Broadcast.CHANNELS:
-                operands.append(argument(name, (channels,), operand.dtype))
-            else:
-                shapes = (each if whole or each is None else (*each[:-1], 1) for each in (shape, view))
-                operands.append(argument(name, next(shapes) or (), operand.dtype, next(shapes)))
+            given, seen = forms[operand.reach]
+            operands.append(argument(f"operand{index}", given, operand.dtype, seen))
         return Result(epilogue, operands, argument("y", shape, epilogue.dtype, view))
 
     def store(self, vector: tirx.Expr | None, place: Place) -> None:

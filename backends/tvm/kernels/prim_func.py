@@ -1,7 +1,7 @@
 """What all kernels have in common: a function of TIR that TVM fuses with nothing, arguments, and loops over tasks."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
@@ -30,12 +30,12 @@ class _Kernel:
 
     Attributes:
         machine: the machine that it is for.
-        parameters: its arguments, in order.
+        parameters: its arguments by name, in order.
         functions: those in LLVM IR that it calls, by name.
     """
 
     machine: Machine
-    parameters: list[tirx.Buffer] = field(default_factory=list[tirx.Buffer])
+    parameters: dict[str, tirx.Buffer] = field(default_factory=dict[str, tirx.Buffer])
     functions: dict[str, str] = field(default_factory=dict[str, str])
 
 
@@ -47,24 +47,37 @@ def kernel(emit: Callable[P, None]) -> Callable[P, tirx.PrimFunc]:
 
     Its parameter `machine` is what the kernel is for. The kernel's arguments share no memory.
     """
+    form = signature(emit)
 
     @wraps(emit)
     def build(*args: P.args, **kwargs: P.kwargs) -> tirx.PrimFunc:
-        found = _Kernel(signature(emit).bind(*args, **kwargs).arguments["machine"])
+        found = _Kernel(form.bind(*args, **kwargs).arguments["machine"])
         token = _current.set(found)
+        with IRBuilder() as code, T.prim_func(s_tir=True), _root():
+            emit(*args, **kwargs)
+        _current.reset(token)
+        functions = "\n".join(found.functions.values())
         with IRBuilder() as builder, T.prim_func(s_tir=True):
             T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
-            with T.sblock("root"):  # without one, TVM takes some kernels of one tensor for reshapes
-                T.reads()  # whatever its arguments are: to find it out would take seconds
-                T.writes()
-                emit(*args, **kwargs)
-        _current.reset(token)
-        code = builder.get()
-        functions = "\n".join(found.functions.values())
-        body = tirx.AttrStmt(0, "pragma_import_llvm", functions, code.body) if functions else code.body
-        return tirx.PrimFunc(found.parameters, body, attrs=code.attrs)
+            for name, buffer in found.parameters.items():
+                T.arg(name, buffer)
+            with _root(), T.attr(0, "pragma_import_llvm", functions) if functions else nullcontext():
+                T.add_to_parent(code.get().body.block.body)
+        return builder.get()
 
     return cast("Callable[P, tirx.PrimFunc]", lru_cache(_KEPT)(build))
+
+
+@contextmanager
+def _root() -> Generator[None]:
+    """Return a context for a kernel's block, without which TVM takes some kernels of one tensor for reshapes.
+
+    TVM is told nothing of what it reads and writes, since to find that out would take it seconds.
+    """
+    with T.sblock("root"):
+        T.reads()
+        T.writes()
+        yield
 
 
 def argument(
@@ -79,8 +92,7 @@ def argument(
 
     That is in the shape and with the strides of a view, and as elements of another type: bfloat16 as bits.
     """
-    buffer = T.buffer(shape, dtype, buffer_name=name)
-    _current.get().parameters.append(buffer)
+    _current.get().parameters[name] = buffer = T.buffer(shape, dtype)
     kind = stored_as(dtype) if seen_as is None else seen_as
     if view is None and kind == dtype:
         return buffer

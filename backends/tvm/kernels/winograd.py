@@ -223,7 +223,7 @@ class _Code:
             store(lambda row, column: patch[row, column, whole])
 
         def store(load: Load) -> None:
-            for row, column, vector in _both_ways(_transformed, matrix, load):
+            for row, column, vector in _both_ways(matrix, load):
                 T.buffer_store(self.images, vector, [row * size + column, place, whole])
 
         either(are_inside(start, size), lambda: store(pixel), padded)
@@ -248,9 +248,8 @@ class _Code:
         _, _, matrix = matrices(self.plan.side)
         side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, ramp(0, self.lanes)
         patch = T.alloc_buffer((side, side, lanes), "float32")
-        for row, column, vector in _both_ways(
-            _transformed_back, matrix, lambda row, column: self.products[row * size + column, place, whole]
-        ):
+        found = _both_ways(matrix, lambda row, column: self.products[row * size + column, place, whole])
+        for row, column, vector in found:
             T.buffer_store(patch, vector, [row, column, whole])
         counts = [
             side if end % side == 0 else tirx.min(side, end - begin)
@@ -261,36 +260,28 @@ class _Code:
             self.result.store(vector, (image, block, origin[0] + row, origin[1] + column, whole))
 
 
-def _both_ways(
-    transform: Callable[[np.ndarray, Vectors], list[tirx.Expr]], matrix: np.ndarray, load: Load
-) -> Iterator[tuple[int, int, tirx.Expr]]:
+def _both_ways(matrix: np.ndarray, load: Load) -> Iterator[tuple[int, int, tirx.Expr]]:
     """Transform the columns of a tile and then the rows; yield the row, the column and the vector of each result."""
     height, size = matrix.shape
-    columns = [transform(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
+    columns = [_transformed(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
     for row in range(height):
-        for column, vector in enumerate(transform(matrix, [line[row] for line in columns])):
+        for column, vector in enumerate(_transformed(matrix, [line[row] for line in columns])):
             yield row, column, vector
 
 
 def _transformed(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
-    """Multiply a matrix, whose rows belong to opposite points two by two, with a column of vectors.
+    """Multiply a matrix, of which rows or columns belong to opposite points two by two, with a column of vectors.
 
-    Such rows differ in the sign of their odd elements alone, so that both parts are computed once.
+    Such rows differ in the sign of their odd elements alone, so that both parts are computed once; before such columns
+    are multiplied, the sums and differences of their vectors are taken.
     """
+    height, size = matrix.shape
+    parts = np.stack(list(_butterflies(matrix if height == size else matrix.T)))
+    parts[1:-1] /= 2
     vectors = [held(vector) for vector in vectors]
-    parts = np.stack(list(_butterflies(matrix)))
-    parts[1:-1] /= 2
-    return [held(row) for row in _butterflies(_combined(part, vectors) for part in parts)]
-
-
-def _transformed_back(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
-    """Multiply a matrix, whose columns belong to opposite points two by two, with a column of vectors.
-
-    Sums and differences of the vectors of opposite points come first.
-    """
-    parts = np.stack(list(_butterflies(matrix.T)))
-    parts[1:-1] /= 2
-    first, *sums, last = _butterflies([held(vector) for vector in vectors])
+    if height == size:
+        return [held(row) for row in _butterflies(_combined(part, vectors) for part in parts)]
+    first, *sums, last = _butterflies(vectors)
     terms = [first, *map(held, sums), last]
     return [_combined(row, terms) for row in parts.T]
 

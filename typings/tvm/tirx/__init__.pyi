@@ -75,18 +75,12 @@ class SeqStmt(Stmt):
     seq: Sequence[Stmt]
     def __init__(self, seq: Sequence[Stmt]) -> None: ...
 
-class AttrStmt(Stmt):
-    """A statement about which something is said."""
-
-    def __init__(self, node: object, attr_key: str, value: _Operand | str, body: Stmt) -> None: ...
-
 class BufferStore(Stmt):
     indices: Sequence[Expr]
 
 class PrimFunc(ir.BaseFunc):
     body: Stmt
     params: Sequence[Buffer]
-    def __init__(self, params: Sequence[Buffer], body: Stmt, *, attrs: object = None) -> None: ...
     def with_body(self, new_body: Stmt) -> Self: ...
 
 def decl_buffer(
