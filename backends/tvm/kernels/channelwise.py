@@ -7,8 +7,10 @@ taps beyond the edge.
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import product
 from math import prod
+from operator import add
 
 import numpy as np
 from tvm import tirx
@@ -114,18 +116,21 @@ class _Code(RowTiles):
         (image, block, row), window, whole = at, self.window, ramp(0, self.lanes)
         with T.serial(*window.rows(row)) as line:
             for column, (total,) in enumerate(sums):
-                for tap in range(window.kernel[1]):
-                    if edge is None or window.inside(1, edge + column)[tap]:
-                        place = (image, block, window.at(0, row, line), window.at(1, start + column, tap), whole)
-                        pixel = loaded(self.x[place], self.sizes.dtype)
-                        total.set(self._step(total.value, pixel, (block, line, tap, whole)))
+                kept = [edge is None or is_inside for is_inside in window.inside(1, (edge or 0) + column)]
+                taps = [tap for tap, is_kept in enumerate(kept) if is_kept]
+                places = [(window.at(0, row, line), window.at(1, start + column, tap), whole) for tap in taps]
+                pixels = [loaded(self.x[(image, block, *place)], self.sizes.dtype) for place in places]
+                if taps and self.sizes.kind in (MEAN, PADDED_MEAN):  # so that rows don't wait for each other
+                    pixels = [reduce(add, (self._shifted(pixel, self.accumulator_dtype) for pixel in pixels))]
+                for tap, pixel in zip(taps, pixels, strict=False):
+                    total.set(self._step(total.value, pixel, (block, line, tap, whole)))
 
     def _step(self, total: tirx.Expr, pixel: tirx.Expr, tap: tuple[Scalar, ...]) -> tirx.Expr:
         if self.weights is not None:
             number = self._shifted(pixel, "float32" if self.sizes.is_float else "int32")
             return FMA.multiply_add(total, cast(number, "float32"), self.weights[tap])
         if self.sizes.kind != MAXIMUM:
-            return total + self._shifted(pixel, self.accumulator_dtype)
+            return total + pixel
         if not self.sizes.is_float:
             return tirx.Select(total > pixel, total, pixel)
         # NaN wins, on either side.
