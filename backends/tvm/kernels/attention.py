@@ -96,7 +96,7 @@ class Attention:
     def argument(self, name: str, outer: tuple[Scalar, Scalar, int], size: int, dtype: str) -> tirx.Buffer:
         """Declare an argument of a batch, a length and heads; return it as `[batch, head, row, feature]`.
 
-        Factors in bfloat16 are pairs of features.
+        Queries and keys in bfloat16 are returned as pairs of features.
         """
         (batch, length, heads), strides, kind = outer, None, None
         shape = (batch, heads, length, size)

@@ -241,22 +241,19 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     lanes, instruction, batch = machine.lanes, sizes.instruction, symbol("batch", sizes.batch)
     outer, (blocks, step) = ceil_div(sizes.filters, lanes), sizes.steps
     panels, width = outer // tile.blocks, tile.blocks * lanes * instruction.k_per_instruction
-    window, is_sparse = _window(sizes), isinstance(tile, SparseTile)
-    images = (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
+    window, images = _window(sizes), (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
     tail = (sizes.block,) if sizes.spacing > 1 else ()
-    view = (*images, window.image[0], window.image[1] * sizes.spacing)
-    x = argument(
-        "x", (*images, *sizes.window.image, *tail), sizes.dtype, (batch, prod(view[1:])) if is_sparse else view
-    )
-    held = (panels, blocks, *reversed(window.kernel), step // instruction.k_per_instruction)
-    count = (tirx.Var("held", "int64"),)
-    weights = argument("weights", (*(count if is_sparse else held), width), instruction.rhs_dtype)
-    index = (argument("places", count, "int32"), argument("starts", (panels + 1,), "int32")) if is_sparse else ()
+    view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * sizes.spacing)
+    held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // instruction.k_per_instruction)
+    if is_sparse := isinstance(tile, SparseTile):
+        view, held = (batch, prod(view[1:])), (tirx.Var("held", "int64"),)
+    x = argument("x", (*images, *sizes.window.image, *tail), sizes.dtype, view)
+    weights = argument("weights", (*held, width), instruction.rhs_dtype)
+    index = (argument("places", held, "int32"), argument("starts", (panels + 1,), "int32")) if is_sparse else ()
     is_integer = instruction.accumulator_dtype == "int32"
     rows = channel_rows(window, outer * lanes, is_integer=is_integer, has_offsets=sizes.has_offsets)
-    result = Result.declare(
-        epilogue, (batch, outer, *sizes.window.result, lanes), (batch, outer, *window.result, lanes)
-    )
+    shapes = ((batch, outer, *windows.result, lanes) for windows in (sizes.window, window))
+    result = Result.declare(epilogue, *shapes)
     parts = (tile.columns, tile.blocks, instruction.accumulator_dtype, x, weights, *rows, result, sizes)
     code = _SparseCode(window, machine, *parts, *index) if is_sparse else _Code(window, machine, *parts)
     tiles = window.tiles(tile.columns)

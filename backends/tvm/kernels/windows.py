@@ -89,7 +89,8 @@ class Window:
         inner, edges = list[int](), list[int]()
         for start in range(0, self.result[1], columns):
             first = min(start, self.result[1] - columns)
-            is_inner = self.inside(1, first)[0] and self.inside(1, first + columns - 1)[-1]
+            end = self.at(1, first + columns - 1, self.kernel[1] - 1)
+            is_inner = self.at(1, first, 0) >= 0 and end < self.image[1]
             (inner if is_inner else edges).append(first)
         return inner, edges
 

@@ -115,8 +115,8 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
         m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
         for rows, count, share in product(range(1, machine.registers), m_splits, shares):
             plan = Plan(side, count, rows, blocks, share)
-            is_held = _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes
-            if rows <= count and fits(rows, blocks, machine) and is_held:
+            is_whole = rows <= count and fits(rows, blocks, machine)
+            if is_whole and _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes:
                 yield plan
 
 
