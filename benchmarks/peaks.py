@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tvm import IRModule
 from tvm import compile as compile_kernel
 from tvm.runtime import tensor
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import const
 
-from planish.backends.tvm.kernels.bfloat16 import BFLOAT16, imported
 from planish.backends.tvm.kernels.instructions.bf16_dot import BF16_DOT
 from planish.backends.tvm.kernels.instructions.int8_dot import Vpdpbusd
 from planish.backends.tvm.kernels.machine import Machine
+from planish.backends.tvm.kernels.prim_func import argument, kernel
 from planish.backends.tvm.kernels.vectors import ramp, spread
 from planish.backends.tvm.llvm import llvm_target
 from planish.targets.load import load_target
@@ -54,12 +54,11 @@ def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
     machine = Machine.of(target)
     lanes, sums = machine.lanes, machine.registers * 3 // 4
     width = lanes * 4 // np.dtype(found.factors).itemsize
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("main")
-        x = T.arg("x", T.buffer((threads, width), found.factors))
-        y = T.arg("y", T.buffer((threads, sums * lanes), found.sums))
-        T.func_attr({"tirx.noalias": True, "global_symbol": "main"})
-        with imported(machine, precision == BFLOAT16), T.parallel(0, threads) as thread:
+
+    @kernel
+    def loop(machine: Machine) -> None:
+        x, y = argument("x", (threads, width), found.factors), argument("y", (threads, sums * lanes), found.sums)
+        with T.parallel(0, threads) as thread:
             held = T.alloc_buffer((sums * lanes,), found.sums)
             places = [ramp(index * lanes, lanes) for index in range(sums)]
             for place in places:
@@ -70,6 +69,8 @@ def peak(precision: str, threads: int) -> tuple[Callable[[], object], int]:
                     T.buffer_store(held, found.multiply_add(held[place], factors), [place])
             for place in places:
                 T.buffer_store(y, held[place], [thread, place])
-    kernel = compile_kernel(builder.get(), target=llvm_target(target))["main"]
+
+    main = loop(machine).with_attr("global_symbol", "main")
+    run = compile_kernel(IRModule({"main": main}), target=llvm_target(target))["main"]
     arrays = tensor(np.zeros((threads, width), found.factors)), tensor(np.zeros((threads, sums * lanes), found.sums))
-    return lambda: kernel(*arrays), 2 * STEPS * threads * sums * lanes * found.products
+    return lambda: run(*arrays), 2 * STEPS * threads * sums * lanes * found.products

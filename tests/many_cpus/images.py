@@ -65,7 +65,7 @@ def _integer_convolutions(names: Sequence[str], steps: int) -> Callable[[np.rand
 
 
 def _first_layers(rng: np.random.Generator) -> Case:
-    """Images that are quantized while they become rows of bytes."""
+    """Images that are quantized while they are put into blocks of four bytes."""
     weights = rng.integers(-127, 128, (24, 3, 3, 5)).astype(np.int8)
 
     def build(op: Builder, x: Value) -> list[Value]:

@@ -1,9 +1,8 @@
 """Approximations in float32 of functions for which LLVM would call the mathematics library lane by lane.
 
 NaN stays NaN. The coefficients of `erf` and `tanh` are Eigen's (`MathFunctionsImpl.h`), those of `exp` Cephes'
-(`expf.c`). The coarse functions are for results that are rounded at once to bfloat16, whose unit in the last place is
-1/256, or to 8 bits. They are minimax, by least squares whose weights follow the error (Lawson's algorithm), and divide
-by an estimate of the inverse.
+(`expf.c`). The coarse functions, for results that are rounded at once to bfloat16 or to 8 bits, are minimax, by least
+squares whose weights follow the error (Lawson's algorithm), and divide by an estimate of the inverse.
 """
 
 import math
@@ -12,27 +11,12 @@ from functools import reduce
 
 from tvm import tirx
 
-from .vectors import held, vector_type
-
-
-def number(value: float, like: tirx.Expr) -> tirx.Expr:
-    """Return a vector with a number in every lane and the type of `like`."""
-    return tirx.const(value, like.ty.dtype)
-
-
-def least(x: tirx.Expr, bound: float) -> tirx.Expr:
-    """Return the lesser of each element and a bound."""
-    return tirx.Select(x > number(bound, x), number(bound, x), x)
-
-
-def most(x: tirx.Expr, bound: float) -> tirx.Expr:
-    """Return the greater of each element and a bound."""
-    return tirx.Select(x < number(bound, x), number(bound, x), x)
+from .vectors import greater, held, lesser, number, vector_type
 
 
 def coarse_exp(x: tirx.Expr) -> tirx.Expr:
     """Return e to the power of x for x <= 0, within a relative error of 1e-4; results below 1.7e-38 may be 0."""
-    bounded = held(most(x, -104.0))
+    bounded = held(greater(-104.0, x))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     return _scaled(held(_polynomial(_COARSE_EXP, held(bounded - n * number(math.log(2), x)))), n)
 
@@ -42,7 +26,7 @@ def exp(x: tirx.Expr) -> tirx.Expr:
 
     With `n` the nearest integer to `x / log(2)`, the result is `2^n` times a polynomial of the remainder.
     """
-    bounded = held(most(least(x, 89.0), -104.0))
+    bounded = held(greater(-104.0, lesser(89.0, x)))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     rest = held(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))
     y = held(_polynomial(_EXP, rest) * rest * rest + rest + number(1.0, x))
@@ -50,24 +34,20 @@ def exp(x: tirx.Expr) -> tirx.Expr:
 
 
 def _scaled(y: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
-    """Return `2^n * y`; vectors of 16 lanes, which only AVX-512 has, take its VSCALEFPS instruction."""
-    if y.ty.dtype.lanes != _WIDEST:
-        return held(_shifted(y, n))
-    every, current = tirx.const(-1, "int16"), tirx.const(4, "int32")  # lanes, and the direction of rounding
-    return held(tirx.call_llvm_pure_intrin(y.ty.dtype, "llvm.x86.avx512.mask.scalef.ps.512", y, n, y, every, current))
+    """Return `2^n * y`; vectors of 16 lanes, which only AVX-512 has, take its VSCALEFPS instruction.
 
-
-def _shifted(y: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
-    """Return `2^n * y`, or 0 where `n` is less than -125.
-
-    Adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as `2^(n - 1)`,
-    since float32 has no 2^128.
+    For others, adding `ROUNDING` brings `n` to the last bits, from where it is shifted to the exponent's place: as
+    `2^(n - 1)`, since float32 has no 2^128. The result is 0 where `n` is less than -125.
     """
+    if y.ty.dtype.lanes == _WIDEST:
+        every, current = tirx.const(-1, "int16"), tirx.const(4, "int32")  # lanes, and the direction of rounding
+        name = "llvm.x86.avx512.mask.scalef.ps.512"
+        return held(tirx.call_llvm_pure_intrin(y.ty.dtype, name, y, n, y, every, current))
     integers = vector_type("int32", y)
     bits = tirx.reinterpret(integers, n + number(ROUNDING, y)) << tirx.const(23, integers)
     half = held(tirx.reinterpret(y.ty.dtype, bits + tirx.const(126 << 23, integers)))
     scaled = held(y * half)
-    return tirx.Select(n < number(-125, y), number(0.0, y), scaled + scaled)
+    return held(tirx.Select(n < number(-125, y), number(0.0, y), scaled + scaled))
 
 
 def sigmoid(x: tirx.Expr) -> tirx.Expr:
@@ -88,7 +68,7 @@ def coarse_gelu(x: tirx.Expr, *, is_bent: bool) -> tirx.Expr:
 def _coarse_step(x: tirx.Expr, coefficients: tuple[float, Sequence[float], Sequence[float]]) -> tirx.Expr:
     """Return a function that rises from 0 to 1: 1/2 + x * P(x^2) / Q(x^2), x clamped."""
     bound, above, below = coefficients
-    y = held(most(least(x, bound), -bound))
+    y = held(greater(-bound, lesser(bound, x)))
     square = held(y * y)
     return held(held(y * _polynomial(above, square)) * _inverse(held(_polynomial(below, square))) + number(0.5, x))
 
@@ -102,7 +82,7 @@ def _inverse(x: tirx.Expr) -> tirx.Expr:
 
 def tanh(x: tirx.Expr) -> tirx.Expr:
     """Return the hyperbolic tangent, within 7 units in the last place."""
-    y = held(most(least(x, 7.90531110763549805), -7.90531110763549805))
+    y = held(greater(-7.90531110763549805, lesser(7.90531110763549805, x)))
     square = held(y * y)
     quotient = held(y * _polynomial(_TANH, square) / _polynomial(_TANH_BELOW, square))
     return held(tirx.Select(tirx.all(x < number(4e-4, x), x > number(-4e-4, x)), x, quotient))
@@ -110,7 +90,7 @@ def tanh(x: tirx.Expr) -> tirx.Expr:
 
 def erf(x: tirx.Expr) -> tirx.Expr:
     """Return the error function, within 8 units in the last place."""
-    y = held(most(least(x, 4.0), -4.0))
+    y = held(greater(-4.0, lesser(4.0, x)))
     square = held(y * y)
     return held(y * _polynomial(_ERF, square) / _polynomial(_ERF_BELOW, square))
 

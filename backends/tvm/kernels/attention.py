@@ -1,30 +1,39 @@
-"""Scaled dot-product attention, head by head.
+"""Scaled dot-product attention, head by head, of a few queries at a time, whose scores stay in the L1 cache.
 
-A head's keys are transposed once. Then the scores of a few queries at a time are computed, which stay in the L1 cache;
-their softmax is taken there, and multiplied with the values. So all scores of a head are never in memory at once. With
-no more queries than that, as when a text is generated token by token, keys are multiplied as they lie, a vector of
-features at a time.
-
-Queries, keys and values in bfloat16 are multiplied in pairs: of features, which lie side by side, and of keys, whose
-values are put together once for a head. The softmax is taken in float32, and its results are rounded to bfloat16 before
-they are multiplied.
+A head's keys are transposed once. With no more queries than that, as when a text is generated token by token, they are
+multiplied as they lie, a vector of features at a time. Factors in bfloat16 are multiplied in pairs: of features, which
+lie side by side, and of keys, whose values are put together once; the softmax between them is taken in float32.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .approximations import coarse_exp, exp, number
-from .bfloat16 import BFLOAT16, imported, rounded, stored_as
+from .approximations import coarse_exp, exp
+from .bfloat16 import stored
 from .instructions.base import Instruction
 from .instructions.bf16_dot import BF16_DOT
 from .instructions.fma import FMA
 from .machine import Machine
-from .prim_func import either, kernel, symbol
-from .tiles import Tile, ceil_div, row_tiles
-from .vectors import Scalar, each_vector, filled, held, horizontal_add, horizontal_max, ramp, spread, total, zeros
+from .prim_func import argument, either, kernel, symbol
+from .tiles import Tile, Vector, row_tiles
+from .vectors import (
+    BFLOAT16,
+    Register,
+    Scalar,
+    ceil_div,
+    each_vector,
+    greater,
+    held,
+    horizontal_add,
+    number,
+    ramp,
+    spread,
+    zeros,
+)
 
 _HEIGHT = 8
 """Queries whose attention is computed at a time."""
@@ -84,11 +93,19 @@ class Attention:
         """Whether keys are float32, and their features fill whole vectors."""
         return not self.is_paired and self.size % machine.lanes == 0
 
-    def shape(self, batch: Scalar, length: Scalar, heads: int, size: int) -> tuple[Scalar, ...]:
-        return (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
+    def argument(self, name: str, outer: tuple[Scalar, Scalar, int], size: int, dtype: str) -> tirx.Buffer:
+        """Declare an argument of a batch, a length and heads; return it as `[batch, head, row, feature]`.
 
-    def place(self, batch: Scalar, row: Scalar, head: Scalar, size: int, column: Scalar) -> tuple[Scalar, ...]:
-        return (batch, row, head * size + column) if self.is_flat else (batch, head, row, column)
+        Queries and keys in bfloat16 are returned as pairs of features.
+        """
+        (batch, length, heads), strides, kind = outer, None, None
+        shape = (batch, heads, length, size)
+        if self.is_paired and name in "qk":
+            shape, kind = (*shape[:-1], self.steps), "int32"
+        if self.is_flat:
+            strides = (length * heads * shape[-1], shape[-1], heads * shape[-1], 1)
+        given = (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
+        return argument(name, given, dtype, shape, kind, strides)
 
 
 def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
@@ -103,28 +120,26 @@ def attention_kernel(attention: Attention, machine: Machine) -> None:
     keys, heads = symbol("keys", attention.keys), attention.heads
     kept, tasks = heads // attention.sharing, heads * (attention.batch or 1)
     m_splits = machine.threads // math.gcd(tasks, machine.threads)
-    q = T.arg("q", T.buffer(attention.shape(batch, queries, heads, attention.size), attention.dtype))
-    k = T.arg("k", T.buffer(attention.shape(batch, keys, kept, attention.size), attention.dtype))
-    v = T.arg("v", T.buffer(attention.shape(batch, keys, kept, attention.depth), attention.dtype))
+    q = attention.argument("q", (batch, queries, heads), attention.size, attention.dtype)
+    k = attention.argument("k", (batch, keys, kept), attention.size, attention.dtype)
+    v = attention.argument("v", (batch, keys, kept), attention.depth, attention.dtype)
     mask = None
     if attention.mask:
-        full = (batch, heads, queries, keys)
-        sizes = [1 if axis in attention.spread else size for axis, size in enumerate(full)]
-        mask = T.arg("mask", T.buffer(sizes, attention.mask))
-    y = T.arg("y", T.buffer(attention.shape(batch, queries, heads, attention.depth), attention.result))
-    v, y = (T.decl_buffer(buffer.shape, stored_as(str(buffer.dtype)), data=buffer.data) for buffer in (v, y))
-    if attention.is_paired:
-        q = T.decl_buffer(attention.shape(batch, queries, heads, attention.steps), "int32", data=q.data)
-        k = T.decl_buffer(attention.shape(batch, keys, kept, attention.steps), "int32", data=k.data)
-    loop = T.parallel(0, batch * (heads * m_splits))
-    with imported(machine, BFLOAT16 in (attention.dtype, attention.result)), loop as task:
+        sizes = [1 if axis in attention.spread else size for axis, size in enumerate((batch, heads, queries, keys))]
+        mask = argument("mask", sizes, attention.mask)
+    y = attention.argument("y", (batch, queries, heads), attention.depth, attention.result)
+    with T.parallel(0, batch * (heads * m_splits)) as task:
         head, image, chunk = task // m_splits % heads, task // (heads * m_splits), task % m_splits
-        work = _Head(attention, machine, q, k, v, y, mask, image, head, queries, keys)
+        work = _Head(attention, machine, q, k, v, y, mask, image, head, keys)
+
+        def emit(work: _Head) -> None:
+            for height, row in row_tiles(_HEIGHT, queries, chunk, m_splits):
+                work.tile(row, height)
+
         if not attention.is_whole(machine) or (attention.queries or 0) > _HEIGHT:
-            work.turned().chunk(chunk, m_splits)
+            emit(work.turned())
         else:
-            few, many = (lambda: work.chunk(chunk, m_splits)), (lambda: work.turned().chunk(chunk, m_splits))
-            either(queries <= _HEIGHT, few, many)
+            either(queries <= _HEIGHT, lambda: emit(work), lambda: emit(work.turned()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +162,6 @@ class _Head:
     mask: tirx.Buffer | None
     image: tirx.Expr
     head: tirx.Expr
-    queries: Scalar
     keys: Scalar
     columns: tirx.Buffer | None = None
     paired: tirx.Buffer | None = None
@@ -157,34 +171,22 @@ class _Head:
         attention, lanes, paired = self.attention, self.machine.lanes, None
         columns = T.alloc_buffer((self._blocks, attention.steps, lanes), self.k.dtype)
         with T.serial(0, self.keys) as key, T.serial(0, attention.steps) as column:
-            element = self.k[attention.place(self.image, key, self._kept, attention.steps, column)]
-            T.buffer_store(columns, element, [key // lanes, column, key % lanes])
+            T.buffer_store(columns, self.k[(*self._kept, key, column)], [key // lanes, column, key % lanes])
         if self._is_ragged:
             with T.serial(0, attention.steps) as column, T.serial(0, self._blocks * lanes - self.keys) as beyond:
                 zero = tirx.const(0, columns.dtype)
                 T.buffer_store(columns, zero, [self._blocks - 1, column, lanes - 1 - beyond])
         if attention.is_paired:
             paired = T.alloc_buffer((tirx.floordiv(self.keys + 1, 2), attention.depth), "int32")
-            self._pair(paired)
+            with T.serial(0, paired.shape[0]) as pair:
+                for start in range(0, attention.depth, lanes):
+                    at = ramp(min(start, attention.depth - lanes), lanes)
+                    places = (pair * 2, tirx.min(pair * 2 + 1, self.keys - 1))
+                    lower, upper = (self.v[(*self._kept, key, at)].astype(f"int32x{lanes}") for key in places)
+                    T.buffer_store(paired, lower | upper << number(16, upper), [pair, at])
         return replace(self, columns=columns, paired=paired)
 
-    def chunk(self, place: Scalar, m_splits: int) -> None:
-        """Emit one of `chunks` parts of the queries."""
-        for height, row in row_tiles(_HEIGHT, self.queries, place, m_splits):
-            self._tile(row, height)
-
-    def _pair(self, paired: tirx.Buffer) -> None:
-        attention, lanes = self.attention, self.machine.lanes
-        with T.serial(0, paired.shape[0]) as pair:
-            for start in range(0, attention.depth, lanes):
-                at = ramp(min(start, attention.depth - lanes), lanes)
-                lower, upper = (
-                    self.v[attention.place(self.image, key, self._kept, attention.depth, at)].astype(f"int32x{lanes}")
-                    for key in (pair * 2, tirx.min(pair * 2 + 1, self.keys - 1))
-                )
-                T.buffer_store(paired, lower | upper << tirx.const(16, f"int32x{lanes}"), [pair, at])
-
-    def _tile(self, row: tirx.Expr, height: int) -> None:
+    def tile(self, row: tirx.Expr, height: int) -> None:
         """Emit the attention of some queries."""
         attention, lanes = self.attention, self.machine.lanes
         limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
@@ -193,12 +195,18 @@ class _Head:
         weights = T.alloc_buffer((height, self._blocks * lanes), "uint16") if attention.is_paired else scores
         inverse = T.alloc_buffer((height,), "float32")
         with T.serial(0, blocks) as block:
-            if self.columns is None:
-                self._score_as_it_lies(row, height, block, scores)
-            else:
-                self._score(row, height, block, scores)
+            found = self._score_as_it_lies if self.columns is None else self._score
+            for line, _, _, vector in found(row, height, block):
+                columns, scaled = ramp(block * lanes, lanes), vector * number(attention.scale, vector)
+                if self.mask is not None and not self._is_ragged:
+                    scaled = scaled + self._bias(row + line, columns, scaled)
+                T.buffer_store(scores, scaled, [line, columns])
         with T.serial(0, height) as line:
-            self._softmax(row, line, blocks, limit, scores, weights, inverse)
+            if self.mask is not None and self._is_ragged:  # keys end within a block
+                for column in each_vector(0, limit, lanes):
+                    score = scores[line, column]
+                    T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
+            T.buffer_store(inverse, self._softmax(row, line, blocks, scores, weights), [line])
         vectors = ceil_div(attention.depth, lanes)
         widest = (self.machine.registers - 1) // (height + 1)
         whole = attention.depth // lanes * lanes if attention.is_paired else attention.depth
@@ -208,8 +216,9 @@ class _Head:
             self._find(row, Tile(height, width, lanes), first, limit, weights, inverse)
 
     @property
-    def _kept(self) -> tirx.Expr:
-        return self.head // self.attention.sharing
+    def _kept(self) -> tuple[Scalar, Scalar]:
+        """The image, and the head of keys and values that is read."""
+        return self.image, self.head // self.attention.sharing
 
     @property
     def _blocks(self) -> tirx.Expr:
@@ -219,88 +228,54 @@ class _Head:
     def _is_ragged(self) -> bool:
         return self.attention.keys is None or self.attention.keys % self.machine.lanes != 0
 
-    def _score(self, row: tirx.Expr, height: int, block: Scalar, scores: tirx.Buffer) -> None:
-        """Emit the products of some queries with a block of transposed keys."""
-        attention, lanes, columns = self.attention, self.machine.lanes, self.columns
+    def _score(self, row: tirx.Expr, height: int, block: Scalar) -> Iterator[Vector]:
+        """Emit the products of some queries with a block of transposed keys; yield those of each query."""
+        lanes, columns = self.machine.lanes, self.columns
         assert columns is not None
-        tile = Tile(height, lanes, lanes)
-        sums = tile.zeros()
-        with T.serial(0, attention.steps) as k:
+        return Tile(height, lanes, lanes).products(
+            self.attention.steps,
+            self.attention.instruction,
+            lambda step, line, lanes: spread(self.q[self.image, self.head, row + line, step], lanes),
+            lambda step, _, lanes: columns[block, step, ramp(0, lanes)],
+        )
 
-            def query(line: int, lanes: int) -> tirx.Expr:
-                return spread(self.q[attention.place(self.image, row + line, self.head, attention.steps, k)], lanes)
-
-            tile.multiply_add(sums, attention.instruction, query, lambda _, lanes: columns[block, k, ramp(0, lanes)])
-        for line, _, _, slot in tile.spots:
-            self._store(scores, sums[slot], (row, line), block)
-
-    def _score_as_it_lies(self, row: tirx.Expr, height: int, block: Scalar, scores: tirx.Buffer) -> None:
+    def _score_as_it_lies(self, row: tirx.Expr, height: int, block: Scalar) -> Iterator[Vector]:
         """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
-        attention, lanes = self.attention, self.machine.lanes
+        lanes = self.machine.lanes
         with T.serial(0, height) as line:
-            sums = [filled(zeros("float32", lanes)) for _ in range(lanes)]
-            with T.serial(0, attention.size // lanes) as step:
-                at, whole = ramp(step * lanes, lanes), ramp(0, lanes)
-                query = self.q[attention.place(self.image, row + line, self.head, attention.size, at)]
+            sums = [Register.of(zeros("float32", lanes)) for _ in range(lanes)]
+            with T.serial(0, self.attention.size // lanes) as step:
+                at = ramp(step * lanes, lanes)
+                query = self.q[self.image, self.head, row + line, at]
                 for index, total in enumerate(sums):
                     key = block * lanes + index
                     key = tirx.min(key, self.keys - 1) if self._is_ragged else key
-                    place = attention.place(self.image, key, self._kept, attention.size, at)
-                    T.buffer_store(total, FMA.multiply_add(total[whole], query, self.k[place]), [whole])
-            self._store(scores, horizontal_add([total[ramp(0, lanes)] for total in sums]), (row, line), block)
-
-    def _store(self, scores: tirx.Buffer, vector: tirx.Expr, place: tuple[tirx.Expr, Scalar], block: Scalar) -> None:
-        """Scale and store the scores of a query with a block of keys."""
-        (row, line), columns = place, ramp(block * self.machine.lanes, self.machine.lanes)
-        scaled = vector * number(self.attention.scale, vector)
-        if self.mask is not None and not self._is_ragged:
-            scaled = scaled + self._bias(row + line, columns, scaled)
-        T.buffer_store(scores, scaled, [line, columns])
+                    total.set(FMA.multiply_add(total.value, query, self.k[(*self._kept, key, at)]))
+            yield line, 0, lanes, horizontal_add([total.value for total in sums])
 
     def _softmax(
-        self,
-        row: tirx.Expr,
-        line: Scalar,
-        blocks: Scalar,
-        limit: Scalar,
-        scores: tirx.Buffer,
-        weights: tirx.Buffer,
-        inverse: tirx.Buffer,
-    ) -> None:
-        """Emit the exponentials of a query's scores, and the inverse of their sum: 0 if all keys are masked."""
-        lanes = self.machine.lanes
-        if self.mask is not None and self._is_ragged:
-            self._add_mask(row, line, limit, scores)
-        highest, sums = (filled(spread(T.float32(start), lanes)) for start in (-math.inf, 0))
-        every = ramp(0, lanes)
+        self, row: tirx.Expr, line: Scalar, blocks: Scalar, scores: tirx.Buffer, weights: tirx.Buffer
+    ) -> tirx.Expr:
+        """Emit the exponentials of a query's scores; return the inverse of their sum: 0 if all keys are masked."""
+        lanes, is_paired = self.machine.lanes, self.attention.is_paired
+        highest, sums = (Register.of(spread(T.float32(start), lanes)) for start in (-math.inf, 0))
         with T.serial(0, blocks) as block:
             slot = ramp(block * lanes, lanes)
-            T.buffer_store(scores, self._seen(scores[line, slot], row + line, block), [line, slot])
-            vector = scores[line, slot]
-            T.buffer_store(highest, tirx.Select(vector > highest[every], vector, highest[every]), [every])
-        top = horizontal_max(highest)
+            T.buffer_store(scores, self._seen(scores[line, slot], row + line, slot), [line, slot])
+            highest.set(greater(scores[line, slot], highest.value))
+        top = highest.folded(greater)
         if self.mask is not None:
             top = tirx.Select(top > -T.infinity("float32"), top, T.float32(0))
-        T.buffer_store(highest, spread(top, lanes), [every])
+        highest.set(spread(top, lanes))
         with T.serial(0, blocks) as block:
             slot = ramp(block * lanes, lanes)
-            distance = held(scores[line, slot] - highest[every])
-            weight = coarse_exp(distance) if self.attention.is_paired else held(exp(distance))
-            T.buffer_store(weights, rounded(weight) if self.attention.is_paired else weight, [line, slot])
-            T.buffer_store(sums, sums[every] + weight, [every])
-        T.buffer_store(sums, total(sums), [0])
-        one = T.float32(1)
-        divided = one / sums[0] if self.mask is None else tirx.Select(sums[0] > T.float32(0), one / sums[0], sums[0])
-        T.buffer_store(inverse, divided, [line])
-
-    def _add_mask(self, row: tirx.Expr, line: Scalar, limit: Scalar, scores: tirx.Buffer) -> None:
-        """Add the mask to scores of keys that end within a block; otherwise it is added as scores are stored."""
-
-        def add(column: Scalar) -> None:
-            score = scores[line, column]
-            T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
-
-        each_vector(0, limit, self.machine.lanes, add)
+            distance = held(scores[line, slot] - highest.value)
+            weight = coarse_exp(distance) if is_paired else held(exp(distance))
+            T.buffer_store(weights, stored(weight, self.attention.dtype), [line, slot])
+            sums.set(sums.value + weight)
+        sums.set(sums.total())
+        one, total = T.float32(1), sums.first(1)
+        return one / total if self.mask is None else tirx.Select(total > T.float32(0), one / total, total)
 
     def _bias(self, row: tirx.Expr, column: Scalar, score: tirx.Expr) -> tirx.Expr:
         """Return what the mask adds to scores of a query."""
@@ -308,15 +283,12 @@ class _Head:
         places = (self.image, self.head, row)
         outer = [0 if axis in self.attention.spread else place for axis, place in enumerate(places)]
         bias = self.mask[(*outer, column)]
-        if self.attention.mask != "bool":
-            return bias
-        return tirx.Select(bias, number(0.0, score), number(-math.inf, score))
+        is_bool = self.attention.mask == "bool"
+        return tirx.Select(bias, number(0.0, score), number(-math.inf, score)) if is_bool else bias
 
-    def _seen(self, vector: tirx.Expr, row: tirx.Expr, block: Scalar) -> tirx.Expr:
+    def _seen(self, vector: tirx.Expr, row: tirx.Expr, columns: Scalar) -> tirx.Expr:
         """Return scores with minus infinity for keys behind a causal query, and beyond the last key."""
-        lanes = self.machine.lanes
-        columns = ramp(block * lanes, lanes)
-        never = number(-math.inf, vector)
+        lanes, never = self.machine.lanes, number(-math.inf, vector)
         if self.attention.is_causal:
             vector = tirx.Select(columns > spread(row, lanes), never, vector)
         if self._is_ragged:
@@ -327,23 +299,17 @@ class _Head:
         self, row: tirx.Expr, tile: Tile, first: Scalar, limit: Scalar, weights: tirx.Buffer, inverse: tirx.Buffer
     ) -> None:
         """Emit the weighted sums of the values, in some of their columns."""
-        attention = self.attention
-        sums = tile.zeros()
-        with T.serial(0, tirx.floordiv(limit + 1, 2) if attention.is_paired else limit) as key:
+        attention, instruction = self.attention, self.attention.instruction
+        together = instruction.k_per_instruction
 
-            def weight(line: int, lanes: int) -> tirx.Expr:
-                together = attention.instruction.k_per_instruction
-                weight = weights[line, ramp(key * together, together)]
-                return attention.instruction.broadcast_lhs(weight, lanes)[0]
+        def weight(step: Scalar, line: int, lanes: int) -> tirx.Expr:
+            return instruction.broadcast_lhs(weights[line, ramp(step * together, together)], lanes)[0]
 
-            def value(start: int, lanes: int) -> tirx.Expr:
-                at = ramp(first + start, lanes)
-                if self.paired is not None:
-                    return self.paired[key, at]
-                return self.v[attention.place(self.image, key, self._kept, attention.depth, at)]
+        def value(step: Scalar, start: int, lanes: int) -> tirx.Expr:
+            at = ramp(first + start, lanes)
+            return self.v[(*self._kept, step, at)] if self.paired is None else self.paired[step, at]
 
-            tile.multiply_add(sums, attention.instruction, weight, value)
-        for line, start, lanes, slot in tile.spots:
-            place = attention.place(self.image, row + line, self.head, attention.depth, ramp(first + start, lanes))
-            found = sums[slot] * spread(inverse[line], lanes)
-            T.buffer_store(self.y, rounded(found) if attention.result == BFLOAT16 else found, list(place))
+        steps = tirx.floordiv(limit + 1, 2) if attention.is_paired else limit
+        for line, start, lanes, total in tile.products(steps, instruction, weight, value):
+            place = [self.image, self.head, row + line, ramp(first + start, lanes)]
+            T.buffer_store(self.y, stored(total * spread(inverse[line], lanes), attention.result), place)

@@ -1,38 +1,29 @@
-"""bfloat16 in kernels: rounding to it, and products of pairs that are summed in float32.
-
-TVM computes with bfloat16 in float32 and removes the type from its kernels, while LLVM's instructions ask for it. So
-kernels hold such numbers as uint16, pairs of them as int32, and call functions in LLVM IR that are compiled into the
-kernels.
-"""
-
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+"""Numbers of bfloat16 as kernels hold them, as uint16: TVM computes with the type in float32, and removes it."""
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .machine import Machine
-from .vectors import cast, vector_type
-
-BFLOAT16 = "bfloat16"
-
-
-def imported(machine: Machine, is_needed: bool) -> AbstractContextManager[object]:
-    """Return a context for a kernel's code, which may call the functions below if that is needed."""
-    return T.attr(0, "pragma_import_llvm", _functions(machine)) if is_needed else nullcontext()
-
-
-def stored_as(dtype: str) -> str:
-    """Return the element type in which a kernel's buffers hold numbers of a type."""
-    return "uint16" if dtype == BFLOAT16 else dtype
+from .prim_func import call_llvm, current_machine
+from .vectors import BFLOAT16, cast, held, number, vector_type
 
 
 def rounded(x: tirx.Expr) -> tirx.Expr:
     """Round a vector of float32 to the nearest bfloat16, ties to even.
 
-    VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of subnormal numbers.
+    VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of subnormal numbers. Without it, the
+    bits are worked on, where LLVM would call a library function for each element; NaN becomes quiet, of the same sign.
     """
-    return T.call_extern(vector_type("uint16", x), f"round_{x.ty.dtype.lanes}", x)
+    lanes, shorts = x.ty.dtype.lanes, vector_type("uint16", x)
+    if current_machine().has_bfloat16:
+        floats, narrow, integers = (
+            type if lanes == 1 else f"<{lanes} x {type}>" for type in ("float", "bfloat", "i16")
+        )
+        body = f"%narrow = fptrunc {floats} %x to {narrow}\n%y = bitcast {narrow} %narrow to {integers}"
+        definition = f"define {integers} @round_{lanes}({floats} %x) {{\n{body}\nret {integers} %y\n}}"
+        return call_llvm(f"round_{lanes}", definition, shorts, x)
+    bits = held(T.reinterpret(x, dtype=vector_type("uint32", x)))
+    nearest = bits + ((bits >> number(16, bits)) & number(1, bits)) + number(0x7FFF, bits)
+    return cast(tirx.Select(tirx.isnan(x), bits | number(0x400000, bits), nearest) >> number(16, bits), "uint16")
 
 
 def widened(x: tirx.Expr) -> tirx.Expr:
@@ -46,45 +37,6 @@ def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
     return widened(x) if dtype == BFLOAT16 else x
 
 
-@cache
-def _functions(machine: Machine) -> str:
-    functions = [_rounding(lanes, machine) for lanes in range(1, machine.lanes + 1)]
-    return "\n".join([*functions, _ADD_PAIRS] if machine.has_bfloat16 else functions)
-
-
-def _rounding(lanes: int, machine: Machine) -> str:
-    """Return an LLVM function that rounds floats to bfloat16.
-
-    Without an instruction it works on the bits, where LLVM would call a library function for each element. NaN becomes
-    quiet, of the same sign.
-    """
-    floats, integers, shorts, narrow, truths = (
-        kind if lanes == 1 else f"<{lanes} x {kind}>" for kind in ("float", "i32", "i16", "bfloat", "i1")
-    )
-    if machine.has_bfloat16:
-        body = f"%narrow = fptrunc {floats} %x to {narrow}\n %y = bitcast {narrow} %narrow to {shorts}"
-    else:
-        half, odd, sixteen, quiet = (
-            str(number) if lanes == 1 else f"splat (i32 {number})" for number in (0x7FFF, 1, 16, 0x400000)
-        )
-        body = f"""%bits = bitcast {floats} %x to {integers}
- %upper = lshr {integers} %bits, {sixteen}
- %odd = and {integers} %upper, {odd}
- %more = add {integers} %odd, {half}
- %nearest = add {integers} %bits, %more
- %silent = or {integers} %bits, {quiet}
- %is_nan = fcmp uno {floats} %x, %x
- %chosen = select {truths} %is_nan, {integers} %silent, {integers} %nearest
- %shifted = lshr {integers} %chosen, {sixteen}
- %y = trunc {integers} %shifted to {shorts}"""
-    return f"define {shorts} @round_{lanes}({floats} %x) {{\n {body}\n ret {shorts} %y\n}}"
-
-
-_ADD_PAIRS = """
-declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
-define <16 x float> @add_pairs(<16 x float> %sums, <16 x i32> %x, <16 x i32> %y) {
-  %a = bitcast <16 x i32> %x to <32 x bfloat>
-  %b = bitcast <16 x i32> %y to <32 x bfloat>
-  %found = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %sums, <32 x bfloat> %a, <32 x bfloat> %b)
-  ret <16 x float> %found
-}"""
+def stored(x: tirx.Expr, dtype: str) -> tirx.Expr:
+    """Convert float32 to what a kernel stores: bfloat16, or float32 as it is."""
+    return rounded(x) if dtype == BFLOAT16 else x

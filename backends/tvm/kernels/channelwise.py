@@ -1,30 +1,39 @@
-"""Windows that stay within a channel: depthwise convolutions and pools, in float32, on images in blocks of channels.
+"""Windows that stay within a channel: depthwise convolutions and pools, on images in blocks of channels (NCHWc).
 
-Each window of a block of channels is one vector; a row of the result is done in tiles that fit into the registers.
+Each window of a block of channels is one vector. VNNI multiplies bytes with int8 weights four taps of a row at a time:
+the 64 bytes of four neighbouring pixels of a block are transposed, so that each channel's four lie together. At the
+edges the four pixels are the nearest that lie on the image, and the weights are shifted against them, with zeros for
+taps beyond the edge.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import product
+from math import prod
 from operator import add
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, imported, loaded
-from .epilogue import BlockedEpilogue, Epilogue, viewed
+from .bfloat16 import loaded
+from .epilogue import Epilogue, Result
 from .instructions.fma import FMA
+from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
-from .nchwc import Images
-from .prim_func import kernel, maybe_parallel, symbol
-from .row_tiles import Line, RowTiles, Sums
-from .tiles import ceil_div
-from .vectors import Scalar, cast, filled, ramp, spread, vector_type, zeros
+from .prim_func import argument, kernel, maybe_parallel, symbol
+from .row_tiles import Line, RowTiles, Sums, channel_rows
+from .vectors import BFLOAT16, Scalar, cast, ceil_div, held, ramp, spread, vector_type
 from .windows import Window
 
 DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
 """What is computed of a window: products with weights, the maximum, the mean of pixels, or that with padding."""
-_FLOATS = frozenset({"float32", BFLOAT16})
-"""Types of pixels that are computed with in float32."""
+LANES = 16
+"""Channels of a block that VNNI multiplies."""
+_TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(K_PER_DOT)]
+_DOTS = Vpdpbusd(LANES)
+_MOST = 14
+"""The most columns of a tile of four taps: registers also hold weights, pixels and the transposition's indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ class Channelwise:
     @property
     def is_float(self) -> bool:
         """Whether pixels enter the float32 arithmetic as they are."""
-        return self.dtype in _FLOATS
+        return self.dtype in ("float32", BFLOAT16)
 
     @property
     def accumulator_dtype(self) -> str:
@@ -58,6 +67,10 @@ class Channelwise:
         if self.kind == DEPTHWISE or self.is_float:
             return "float32"
         return self.dtype if self.kind == MAXIMUM else "int32"
+
+    def columns(self, most: int) -> int:
+        """Return the columns of tiles that share a row evenly."""
+        return ceil_div(self.window.result[1], ceil_div(self.window.result[1], most))
 
 
 @kernel
@@ -68,18 +81,22 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     blocks.
     """
     window, lanes, batch = sizes.window, machine.lanes, symbol("batch", sizes.batch)
-    most = machine.registers // 2  # beside them, a row of weights and as many pixels are held
-    columns = ceil_div(window.result[1], ceil_div(window.result[1], most))
-    x = T.arg("x", T.buffer((batch, sizes.blocks, *window.image, lanes), sizes.dtype))
-    weights = bias = None
+    columns = sizes.columns(machine.registers // 2)  # beside them, a row of weights and as many pixels are held
+    x = argument("x", (batch, sizes.blocks, *window.image, lanes), sizes.dtype)
+    weights, rows = None, (None, None, None)
     if sizes.kind == DEPTHWISE:
-        weights = T.arg("weights", T.buffer((sizes.blocks, *window.kernel, lanes), "float32"))
-        bias = T.arg("bias", T.buffer((sizes.blocks * lanes,), "float32"))
-    shape = (batch, sizes.blocks, *window.result, lanes)
-    finish = BlockedEpilogue.of(epilogue, shape)
-    x, finish = viewed(x, x.shape), finish.viewed(shape)
-    code = _Code(window, finish, sizes.accumulator_dtype, columns, 1, x, bias, None, None, sizes, weights)
-    code.emit(batch, sizes.blocks, window.tiles(columns), machine)
+        weights = argument("weights", (sizes.blocks, *window.kernel, lanes))
+        rows = channel_rows(window, sizes.blocks * lanes)
+    result = Result.declare(epilogue, (batch, sizes.blocks, *window.result, lanes))
+    code = _Code(window, machine, columns, 1, sizes.accumulator_dtype, x, weights, *rows, result, sizes)
+    _emit(code, sizes, batch, window)
+
+
+def _emit(code: RowTiles, sizes: Channelwise, batch: Scalar, window: Window) -> None:
+    """Emit the tiles of windows that lie on the image as others do."""
+    axes: dict[str, Scalar] = {"image": batch, "panel": sizes.blocks, "row": window.result[0]}
+    operations = prod((*axes.values(), window.result[1], *sizes.window.kernel))
+    code.emit(axes, window.tiles(code.columns), maybe_parallel(operations, code.machine.costs.vector_work))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +104,44 @@ class _Code(RowTiles):
     """Pools, and convolutions in float32."""
 
     sizes: Channelwise
-    weights: tirx.Buffer | None
 
     def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         if self.sizes.kind != MAXIMUM:
             return RowTiles.initialise(self, block, row, column)
         dtype = self.accumulator_dtype
         least = T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype)
-        return spread(least, self.finish.lanes)
+        return spread(least, self.lanes)
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
-        (image, block, row), window, whole = at, self.window, ramp(0, self.finish.lanes)
+        (image, block, row), window, whole = at, self.window, ramp(0, self.lanes)
         with T.serial(*window.rows(row)) as line:
             for column, (total,) in enumerate(sums):
-                for tap in range(window.kernel[1]):
-                    if edge is not None and not window.is_inside(edge + column, tap):
-                        continue
-                    place = (image, block, window.at(0, row, line), window.at(1, start + column, tap), whole)
-                    pixel = loaded(self.x[place], self.sizes.dtype)
-                    T.buffer_store(total, self._step(total[whole], pixel, (block, line, tap, whole)), [whole])
+                kept = [edge is None or is_inside for is_inside in window.inside(1, (edge or 0) + column)]
+                taps = [tap for tap, is_kept in enumerate(kept) if is_kept]
+                places = [(window.at(0, row, line), window.at(1, start + column, tap), whole) for tap in taps]
+                pixels = [loaded(self.x[(image, block, *place)], self.sizes.dtype) for place in places]
+                if taps and self.sizes.kind in (MEAN, PADDED_MEAN):  # so that rows don't wait for each other
+                    pixels = [reduce(add, (self._shifted(pixel, self.accumulator_dtype) for pixel in pixels))]
+                for tap, pixel in zip(taps, pixels, strict=False):
+                    total.set(self._step(total.value, pixel, (block, line, tap, whole)))
 
     def _step(self, total: tirx.Expr, pixel: tirx.Expr, tap: tuple[Scalar, ...]) -> tirx.Expr:
         if self.weights is not None:
-            number = _shifted(pixel, "float32" if self.sizes.is_float else "int32", self.sizes.zero_point)
+            number = self._shifted(pixel, "float32" if self.sizes.is_float else "int32")
             return FMA.multiply_add(total, cast(number, "float32"), self.weights[tap])
         if self.sizes.kind != MAXIMUM:
-            return total + _shifted(pixel, self.accumulator_dtype, self.sizes.zero_point)
+            return total + pixel
         if not self.sizes.is_float:
             return tirx.Select(total > pixel, total, pixel)
         # NaN wins, on either side.
         return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
+
+    def _shifted(self, pixel: tirx.Expr, dtype: str) -> tirx.Expr:
+        """Convert a vector for summing: integers become their distances to the zero point."""
+        number = cast(pixel, dtype)
+        if dtype == "float32" or not self.sizes.zero_point:
+            return number
+        return number - tirx.const(self.sizes.zero_point, vector_type(dtype, pixel))
 
     def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Turn a window's sum into a mean, where that is wanted."""
@@ -124,38 +149,92 @@ class _Code(RowTiles):
             return total
         window, is_padded = self.window, self.sizes.kind == PADDED_MEAN
         begin, end = window.rows(row, padded=is_padded)
-        across = window.kernel[1] if column is None else window.columns(column, padded=is_padded)
+        across = window.kernel[1] if column is None else sum(window.inside(1, column, padded=is_padded))
         taps = end - begin
         count = T.float32(taps * across) if isinstance(taps, int) else taps.astype("float32") * T.float32(across)
-        return cast(total, "float32") / spread(count, self.finish.lanes)
+        return cast(total, "float32") / spread(count, self.lanes)
 
 
-def _shifted(pixel: tirx.Expr, accumulator_dtype: str, zero_point: int) -> tirx.Expr:
-    """Convert a vector for summing: integers become their distances to the zero point."""
-    if accumulator_dtype == "float32" or not zero_point:
-        return cast(pixel, accumulator_dtype)
-    return cast(pixel, accumulator_dtype) - tirx.const(zero_point, vector_type(accumulator_dtype, pixel))
+@dataclass(frozen=True, slots=True)
+class Quads:
+    """The taps of windows, four at a time."""
+
+    window: Window
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is a kernel: for images of four columns at least, and taps side by side."""
+        return self.window.image[1] >= K_PER_DOT and self.window.dilations[1] == 1
+
+    @property
+    def wide(self) -> Window:
+        """The windows with as many taps in a row as pixels are read: a multiple of four."""
+        rows, taps = self.window.kernel
+        return replace(self.window, kernel=(rows, ceil_div(taps, K_PER_DOT) * K_PER_DOT))
+
+    def shifts(self, column: int) -> tuple[int, ...]:
+        """Return, for each four taps of a window, how far from these the four pixels lie that are read."""
+        starts = [self.window.at(1, column, tap) for tap in range(0, self.window.kernel[1], K_PER_DOT)]
+        return tuple(min(max(start, 0), self.window.image[1] - K_PER_DOT) - start for start in starts)
+
+    @property
+    def kinds(self) -> list[tuple[int, ...]]:
+        """The different shifts of columns; those of the first kind are 0."""
+        none = (0,) * ceil_div(self.window.kernel[1], K_PER_DOT)
+        return list(dict.fromkeys((none, *map(self.shifts, range(self.window.result[1])))))
+
+
+def packed_depthwise(weights: np.ndarray, quads: Quads) -> np.ndarray:
+    """Pack weights `[channel, row, column]` as `[block, kind, row, four taps, channel and tap]`."""
+    channels, rows, taps = weights.shape
+    blocks, kinds = ceil_div(channels, LANES), quads.kinds
+    packed = np.zeros((blocks * LANES, len(kinds), rows, len(kinds[0]), K_PER_DOT), np.int8)
+    for kind, shifts in enumerate(kinds):
+        for part, byte in np.ndindex(len(shifts), K_PER_DOT):
+            tap = part * K_PER_DOT + byte + shifts[part]
+            if part * K_PER_DOT <= tap < min((part + 1) * K_PER_DOT, taps):
+                packed[:channels, kind, :, part, byte] = weights[:, :, tap]
+    parts = packed.reshape(blocks, LANES, *packed.shape[1:]).transpose(0, 2, 3, 4, 1, 5)
+    return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * K_PER_DOT)
 
 
 @kernel
-def global_mean_kernel(sizes: Images, zero_point: int, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel from images to their means, as images of one pixel; integers count from the zero point."""
-    lanes, whole, images = machine.lanes, ramp(0, machine.lanes), symbol("batch", sizes.batch)
-    blocks, rows, columns, _ = sizes.blocks(lanes)
-    pixels = rows * columns
-    width = next(width for width in (8, 7, 6, 5, 4, 3, 2, 1) if pixels % width == 0)  # independent sums
-    dtype = "float32" if sizes.dtype in _FLOATS else "int32"
-    x = T.arg("x", T.buffer((images, blocks, rows, columns, lanes), sizes.dtype))
-    shape = (images, blocks, 1, 1, lanes)
-    finish = BlockedEpilogue.of(epilogue, shape)
-    flat, finish = viewed(x, (images, blocks, pixels, lanes)), finish.viewed(shape)
-    loop = maybe_parallel(images * blocks * pixels, machine.costs.vector_work)
-    with T.sblock("root"), imported(machine, epilogue.is_coarse), loop(0, images * blocks) as task:
-        image, block = task // blocks, task % blocks
-        sums = [filled(zeros(dtype, lanes)) for _ in range(width)]
-        with T.serial(0, pixels // width) as step:
-            for number, held in enumerate(sums):
-                pixel = loaded(flat[image, block, step * width + number, whole], sizes.dtype)
-                T.buffer_store(held, held[whole] + _shifted(pixel, dtype, zero_point), [whole])
-        total = reduce(add, (held[whole] for held in sums))
-        finish.store_one(cast(total, "float32") / spread(T.float32(pixels), lanes), (image, block, 0, 0))
+def integer_depthwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue) -> None:
+    """Emit a kernel to images in blocks.
+
+    Its arguments are images, packed weights, a bias and scales of whole blocks, offsets if there are any, and the
+    epilogue's operands.
+    """
+    window, quads, batch = sizes.window, Quads(sizes.window), symbol("batch", sizes.batch)
+    (rows, pixels), columns, kinds = window.image, sizes.columns(_MOST), quads.kinds
+    x = argument("x", (batch, sizes.blocks, rows, pixels, LANES), "uint8", (batch, sizes.blocks, rows, pixels * LANES))
+    form = (sizes.blocks, len(kinds), window.kernel[0], len(kinds[0]), LANES * K_PER_DOT)
+    weights = argument("weights", form, "int8")
+    beside = channel_rows(window, sizes.blocks * LANES, is_integer=True, has_offsets=bool(sizes.zero_point))
+    result = Result.declare(epilogue, (batch, sizes.blocks, *window.result, LANES))
+    code = _QuadCode(window, machine, columns, 1, _DOTS.accumulator_dtype, x, weights, *beside, result, quads)
+    _emit(code, sizes, batch, quads.wide)
+
+
+@dataclass(frozen=True, slots=True)
+class _QuadCode(RowTiles):
+    """Four taps at once, of pixels that are transposed once for all windows of a tile."""
+
+    quads: Quads
+
+    def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
+        (image, block, row), window, kinds = at, self.window, self.quads.kinds
+        assert self.weights is not None
+        with T.serial(*window.rows(row)) as line:
+            turned: dict[int, tirx.Expr] = {}
+            for part, (column, (total,)) in product(range(len(kinds[0])), enumerate(sums)):
+                shifts = kinds[0] if edge is None else self.quads.shifts(edge + column)
+                if abs(shifts[part]) >= K_PER_DOT:
+                    continue
+                pixel = column * window.strides[1] + part * K_PER_DOT + shifts[part]
+                if pixel not in turned:
+                    first = window.at(1, start, part * K_PER_DOT) + pixel - part * K_PER_DOT
+                    place = (image, block, window.at(0, row, line), ramp(first * LANES, LANES * K_PER_DOT))
+                    turned[pixel] = held(tirx.Shuffle([T.reinterpret(self.x[place], dtype="int8x64")], _TURNED))
+                weights = self.weights[block, kinds.index(shifts), line, part, ramp(0, LANES * K_PER_DOT)]
+                total.set(_DOTS.multiply_add(total.value, turned[pixel], weights))

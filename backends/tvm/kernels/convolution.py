@@ -2,31 +2,28 @@
 
 A tile of the result, some pixels of a row by some blocks of channels, stays in registers while the kernel walks taps
 and channels (Georganas et al., "Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures", 2018).
-Tiles at the left and right edge are generated without the taps that would lie in the padding, so that nothing is ever
-padded. Sums of bytes are int32 and exact (`instructions/int8_dot.py`); they start from offsets that undo the images'
-zero point for the taps that lie on the image. Still in registers, they are scaled to float32, by a scale for each
-filter, before the epilogue is computed on them.
+Sums of bytes start from offsets that undo the images' zero point for the taps that lie on the image, and are scaled to
+float32, by a scale for each filter, before the epilogue is computed on them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from math import ceil, gcd, lcm, prod
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, imported, loaded
-from .epilogue import BlockedEpilogue, Epilogue, viewed
+from .bfloat16 import loaded
+from .epilogue import Epilogue, Result
 from .instructions.base import Instruction
 from .instructions.fma import FMA
 from .machine import Machine
-from .prim_func import kernel, symbol
-from .row_tiles import Line, RowTiles, Sums
-from .tiles import MOST_VECTORS, ceil_div
-from .vectors import Scalar, ramp
+from .prim_func import argument, kernel, symbol
+from .row_tiles import Line, RowTiles, Sums, channel_rows
+from .tiles import MOST_VECTORS, fits
+from .vectors import Scalar, ceil_div, ramp
 from .windows import Window
 
 
@@ -46,7 +43,6 @@ class Convolution:
         has_offsets: whether sums of bytes start from anything but 0.
         wide: filters of a group, if the last one has fewer than the others; whole blocks of them.
         dtype: of the images.
-        is_strip: whether the images are rows of bytes (`im2row.py`), so that neighbouring columns share a block.
     """
 
     batch: int | None
@@ -60,7 +56,6 @@ class Convolution:
     has_offsets: bool = False
     wide: int = 0
     dtype: str = "float32"
-    is_strip: bool = False
 
     def group_blocks(self, lanes: int) -> int:
         """Return how many blocks a group's filters fill; the last group may have fewer."""
@@ -78,7 +73,7 @@ class Convolution:
     @property
     def spacing(self) -> int:
         """Elements from one column of the images to the next."""
-        return 1 if self.is_strip or not self.block else self.block
+        return self.block or 1
 
     @property
     def run(self) -> int:
@@ -124,7 +119,13 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 @lru_cache
 def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
     """Return all tiles that fit into the registers, the one with the least estimated time first."""
-    return tuple(sorted(_tiles(sizes, machine), key=lambda tile: cost(sizes, tile, machine)))
+    widest = min(_window(sizes).result[1], machine.registers)
+    blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
+    counts = [count for count in range(1, machine.registers) if blocks % count == 0]
+    found = [
+        Tile(columns, count) for count in counts for columns in range(1, widest + 1) if fits(columns, count, machine)
+    ]
+    return tuple(sorted(found, key=lambda tile: cost(sizes, tile, machine)))
 
 
 def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float]:
@@ -163,7 +164,7 @@ def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> l
 
     The one with the least estimated time comes first; there are none where the dense kernel takes no more.
     """
-    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block or sizes.is_strip:
+    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block:
         return []
     if _window(sizes).tiles(1)[1]:  # some pixels are padding
         return []
@@ -181,26 +182,25 @@ def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> l
     return sorted((tile for tile, time in times.items() if time < limit), key=lambda tile: times[tile])
 
 
-def _tiles(sizes: Convolution, machine: Machine) -> Iterator[Tile]:
-    """Yield all tiles that fit into the registers, beside a row of weights and a broadcast element."""
-    blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
-    widest = min(_window(sizes).result[1], machine.registers)
-    for count, columns in product(range(1, machine.registers), range(1, widest + 1)):
-        if blocks % count == 0 and columns * count + count + 1 <= machine.registers:
-            yield Tile(columns, count)
-
-
 def _window(sizes: Convolution) -> Window:
     """Return the windows; those of one pixel as on an image with one row."""
     return Window.points((1, prod(sizes.window.image))) if sizes.window.is_point else sizes.window
 
 
-def packed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
-    """Pack weights `[filter, channel, row, column]` as `[panel, block, column, row, channel, filter of the panel]`.
+def prepared(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
+    """Return the arguments of a kernel that hold its weights `[filter, channel, row, column]`.
 
-    Channels that one instruction multiplies lie next to each other, behind the filters.
+    They are `[panel, block, column, row, channel, filter of the panel]`; channels that one instruction multiplies lie
+    next to each other, behind the filters. Of a sparse tile they are the blocks that aren't zero, the places of their
+    channels in an image, and where each panel's blocks begin.
     """
-    return sizes.instruction.pack(_arranged(weights, sizes, tile, machine))
+    arranged, instruction = _arranged(weights, sizes, tile, machine), sizes.instruction
+    if not isinstance(tile, SparseTile):
+        return [instruction.pack(arranged)]
+    panel, block, step = np.nonzero(_is_held(weights, sizes, tile, machine))
+    places = block * prod(sizes.window.image) * sizes.block + step * instruction.k_per_instruction
+    starts = np.searchsorted(panel, np.arange(len(arranged) + 1))
+    return [instruction.pack(arranged[panel, block, 0, 0, step]), places.astype(np.int32), starts.astype(np.int32)]
 
 
 def _arranged(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
@@ -217,25 +217,6 @@ def _arranged(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Mach
 def _is_held(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
     """Return which blocks of weights `[filter, channel, 1, 1]` aren't zero: `[panel, block of channels, step]`."""
     return np.asarray(_arranged(weights, sizes, tile, machine).any((2, 3, 5, 6)))
-
-
-def prepared(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
-    """Return the arguments of a kernel that hold its weights."""
-    if isinstance(tile, SparseTile):
-        return _compressed(weights, sizes, tile, machine)
-    return [packed(weights, sizes, tile, machine)]
-
-
-def _compressed(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
-    """Return the blocks of weights `[filter, channel, 1, 1]` that aren't zero, and where they and their channels lie.
-
-    The places are those of the channels in an image, and of each panel's first block.
-    """
-    panel, block, step = np.nonzero(_is_held(weights, sizes, tile, machine))
-    values = _arranged(weights, sizes, tile, machine)[panel, block, 0, 0, step]
-    places = block * prod(sizes.window.image) * sizes.block + step * sizes.instruction.k_per_instruction
-    starts = np.searchsorted(panel, np.arange(ceil_div(sizes.filters, tile.blocks * machine.lanes) + 1))
-    return [sizes.instruction.pack(values), places.astype(np.int32), starts.astype(np.int32)]
 
 
 def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
@@ -259,49 +240,30 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     """
     lanes, instruction, batch = machine.lanes, sizes.instruction, symbol("batch", sizes.batch)
     outer, (blocks, step) = ceil_div(sizes.filters, lanes), sizes.steps
-    batch_dims = (batch, ceil_div(sizes.channels, sizes.block)) if sizes.block else (batch, sizes.channels)
+    panels, width = outer // tile.blocks, tile.blocks * lanes * instruction.k_per_instruction
+    window, images = _window(sizes), (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
     tail = (sizes.block,) if sizes.spacing > 1 else ()
-    window = _window(sizes)
-    inner, edges = window.tiles(tile.columns)
-    together = instruction.k_per_instruction
-    x = T.arg("x", T.buffer((*batch_dims, *sizes.window.image, *tail), sizes.dtype))
-    panels, width = outer // tile.blocks, tile.blocks * lanes * together
-    held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // together)
-    if isinstance(tile, SparseTile):
-        held = (tirx.Var("held", "int64"),)
-    weights = T.arg("weights", T.buffer((*held, width), instruction.rhs_dtype))
-    index: tuple[tirx.Buffer, ...] = ()
-    if isinstance(tile, SparseTile):
-        index = T.arg("places", T.buffer(held, "int32")), T.arg("starts", T.buffer((panels + 1,), "int32"))
-    bias = T.arg("bias", T.buffer((outer * lanes,), "float32"))
-    scales = offsets = None
-    if instruction.accumulator_dtype == "int32":
-        scales = T.arg("scales", T.buffer((outer * lanes,), "float32"))
-    if sizes.has_offsets:
-        kinds = [len(window.taps(axis)) for axis in range(2)]
-        offsets = T.arg("offsets", T.buffer((*kinds, outer * lanes), "int32"))
-    finish = BlockedEpilogue.of(epilogue, (batch, outer, *sizes.window.result, lanes))
-    row = (window.image[0], window.image[1] * sizes.spacing)
-    x = viewed(x, (batch, prod((*batch_dims[1:], *row))) if index else (*batch_dims, *row))
-    finish = finish.viewed((batch, outer, *window.result, lanes))
-    dtype = instruction.accumulator_dtype
-    parts = (window, finish, dtype, tile.columns, tile.blocks, x, bias, scales, offsets, sizes, weights)
-    code = _SparseCode(*parts, *index) if index else _Code(*parts)
-    axes = {"image": batch, "panel": panels, "row": window.result[0], "tile": 1 if edges else len(inner)}
+    view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * sizes.spacing)
+    held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // instruction.k_per_instruction)
+    if is_sparse := isinstance(tile, SparseTile):
+        view, held = (batch, prod(view[1:])), (tirx.Var("held", "int64"),)
+    x = argument("x", (*images, *sizes.window.image, *tail), sizes.dtype, view)
+    weights = argument("weights", (*held, width), instruction.rhs_dtype)
+    index = (argument("places", held, "int32"), argument("starts", (panels + 1,), "int32")) if is_sparse else ()
+    is_integer = instruction.accumulator_dtype == "int32"
+    rows = channel_rows(window, outer * lanes, is_integer=is_integer, has_offsets=sizes.has_offsets)
+    shapes = ((batch, outer, *windows.result, lanes) for windows in (sizes.window, window))
+    result = Result.declare(epilogue, *shapes)
+    parts = (tile.columns, tile.blocks, instruction.accumulator_dtype, x, weights, *rows, result, sizes)
+    code = _SparseCode(window, machine, *parts, *index) if is_sparse else _Code(window, machine, *parts)
+    tiles = window.tiles(tile.columns)
+    axes: dict[str, Scalar] = {"image": batch, "panel": panels, "row": window.result[0]}
+    if not tiles[1]:
+        axes["tile"] = len(tiles[0])
     if sizes.weights < sizes.channels * prod(sizes.window.image):
         axes["panel"] = axes.pop("panel")  # innermost: weights stay in the cache while the images are walked
-    count: Scalar = prod(axes.values())
-    is_one = isinstance(count, int) and count == 1
-    loop = T.serial if is_one or is_small(sizes, machine) else T.parallel
-    with imported(machine, sizes.dtype == BFLOAT16 or epilogue.is_coarse), loop(0, count) as task:
-        place: dict[str, Scalar] = {}
-        for name, size in reversed(axes.items()):
-            task, place[name] = task // size, task % size
-        at = (place["image"], place["panel"], place["row"])
-        if edges:
-            code.row(at, inner, edges)
-        else:
-            code.tile(code.sums(), at, tirx.min(place["tile"] * tile.columns, inner[-1]), None)
+    is_one = all(isinstance(size, int) and size == 1 for size in axes.values())
+    code.emit(axes, tiles, T.serial if is_one or is_small(sizes, machine) else T.parallel)
 
 
 def is_small(sizes: Convolution, machine: Machine) -> bool:
@@ -315,44 +277,51 @@ class _Code(RowTiles):
     """Products of taps and channels with all filters of a tile."""
 
     sizes: Convolution
-    weights: tirx.Buffer
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
-        (image, panel, row), lanes, window, sizes = at, self.finish.lanes, self.window, self.sizes
-        blocks, instruction = sizes.steps[0], sizes.instruction
-        group = 0 if sizes.groups == 1 else panel * self.blocks // sizes.group_blocks(lanes)
-        whole, width = ramp(0, lanes), lanes * instruction.k_per_instruction
+        (image, panel, row), window, sizes = at, self.window, self.sizes
+        group = 0 if sizes.groups == 1 else panel * self.blocks // sizes.group_blocks(self.lanes)
         begin, end = window.rows(row)
-        with T.serial(0, blocks) as block:
+        with T.serial(0, sizes.steps[0]) as block:
+            images = group * sizes.steps[0] + block
             # Each column of taps has its own loops, or LLVM would keep pixels that columns share in registers it lacks.
             for tap in range(window.kernel[1]):
-                kept = [column for column in range(len(sums)) if edge is None or window.is_inside(edge + column, tap)]
-                if not kept:
-                    continue
-                with T.serial(begin, end) as line, T.serial(0, self._channels(group * blocks + block)) as step:
-                    place = (panel, block, tap, line, step)
-                    filters = [self.weights[(*place, ramp(number * width, width))] for number in range(self.blocks)]
-                    row_at = window.at(0, row, line)
-                    pixels = self._pixels((image, group * blocks + block, row_at), (start, tap), step, kept)
-                    for column, pixel in zip(kept, pixels, strict=True):
-                        for total, vector in zip(sums[column], filters, strict=True):
-                            T.buffer_store(total, instruction.multiply_add(total[whole], pixel, vector), [whole])
+                kept = [column for column in range(len(sums)) if edge is None or window.inside(1, edge + column)[tap]]
+                if kept:
+                    with T.serial(begin, end) as line, T.serial(0, self._channels(images)) as step:
+                        filters = self._filters((panel, block, tap, line, step))
+                        places = [window.at(1, start + column, tap) for column in kept]
+                        pixels = self._pixels((image, images, window.at(0, row, line)), places, step)
+                        self._add([sums[column] for column in kept], pixels, filters)
 
-    def _pixels(
-        self, line: tuple[Scalar, ...], place: tuple[Scalar, int], step: Scalar, columns: list[int]
-    ) -> list[tirx.Expr]:
-        """Return the left factors of a tap of neighbouring columns of a tile, at an image, block and row."""
-        (start, tap), sizes, together = place, self.sizes, self.sizes.instruction.k_per_instruction
-        at = [self.window.at(1, start + column, tap) for column in columns]
-        run = sizes.run if sizes.run <= len(at) else 1
+    def _filters(self, place: tuple[Scalar, ...]) -> list[tirx.Expr]:
+        """Return a vector of weights for each block of filters."""
+        assert self.weights is not None
+        width = self.lanes * self.sizes.instruction.k_per_instruction
+        return [self.weights[(*place, ramp(number * width, width))] for number in range(self.blocks)]
+
+    def _add(self, sums: Sums, pixels: Sequence[tirx.Expr], filters: Sequence[tirx.Expr]) -> None:
+        """Add the products of each column's left factor with all filters."""
+        for totals, pixel in zip(sums, pixels, strict=True):
+            for total, vector in zip(totals, filters, strict=True):
+                total.set(self.sizes.instruction.multiply_add(total.value, pixel, vector))
+
+    def _factors(self, elements: tirx.Expr) -> list[tirx.Expr]:
+        """Return the left factors that elements of the images are."""
+        sizes = self.sizes
+        elements = loaded(elements, sizes.dtype) if sizes.instruction.lhs_dtype == "float32" else elements
+        return sizes.instruction.broadcast_lhs(elements, self.lanes)
+
+    def _pixels(self, line: tuple[Scalar, ...], places: Sequence[Scalar], step: Scalar) -> list[tirx.Expr]:
+        """Return the left factors of columns of an image, block and row."""
+        sizes, together = self.sizes, self.sizes.instruction.k_per_instruction
+        run = sizes.run if sizes.run <= len(places) else 1
         left: list[tirx.Expr] = []
-        while (done := len(left)) < len(at):
-            first = min(done, len(at) - run)  # the last ones overlap those before
-            elements = ramp(at[first] * sizes.spacing + step * together, run * together)
-            pixels = self.x[(*line, elements) if sizes.block else (line[0], step, line[2], at[first])]
-            if sizes.instruction.lhs_dtype == "float32":
-                pixels = loaded(pixels, sizes.dtype)
-            left += sizes.instruction.broadcast_lhs(pixels, self.finish.lanes)[done - first :]
+        while (done := len(left)) < len(places):
+            first = min(done, len(places) - run)  # the last ones overlap those before
+            elements = ramp(places[first] * sizes.spacing + step * together, run * together)
+            pixels = self.x[(*line, elements) if sizes.block else (line[0], step, line[2], places[first])]
+            left += self._factors(pixels)[done - first :]
         return left
 
     def _channels(self, block: Scalar) -> Scalar:
@@ -376,16 +345,10 @@ class _SparseCode(_Code):
     starts: tirx.Buffer
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
-        (image, panel, row), whole, sizes = at, ramp(0, self.finish.lanes), self.sizes
-        together = sizes.instruction.k_per_instruction
-        width, line = self.finish.lanes * together, self.window.at(0, row, 0) * self.window.image[1]
+        (image, panel, row), together = at, self.sizes.instruction.k_per_instruction
+        line = self.window.at(0, row, 0) * self.window.image[1]
         with T.serial(self.starts[panel], self.starts[panel + 1]) as block:
-            filters = [self.weights[block, ramp(number * width, width)] for number in range(self.blocks)]
-            for column, totals in enumerate(sums):
-                pixel = (line + self.window.at(1, start + column, 0)) * sizes.block
-                elements = self.x[image, ramp(self.places[block] + pixel, together)]
-                if sizes.instruction.lhs_dtype == "float32":
-                    elements = loaded(elements, sizes.dtype)
-                (left,) = sizes.instruction.broadcast_lhs(elements, self.finish.lanes)
-                for total, vector in zip(totals, filters, strict=True):
-                    T.buffer_store(total, sizes.instruction.multiply_add(total[whole], left, vector), [whole])
+            pixels = [(line + self.window.at(1, start + column, 0)) * self.sizes.block for column in range(len(sums))]
+            spots = [ramp(self.places[block] + pixel, together) for pixel in pixels]
+            left = [factor for spot in spots for factor in self._factors(self.x[image, spot])]
+            self._add(sums, left, self._filters((block,)))

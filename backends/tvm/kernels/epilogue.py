@@ -7,22 +7,20 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import imported, stored_as
 from .machine import Machine
-from .prim_func import maybe_parallel
+from .prim_func import argument, maybe_parallel
 from .vector_math import COARSE, ELEMENTS, Attributes
-from .vectors import Scalar, cast, held, known, ramp, spread, vector_type
+from .vectors import Scalar, cast, held, lanes_at, ramp, size_of, spread, vector_type
 
-Place: TypeAlias = tuple[Scalar, Scalar, Scalar, Scalar]
-"""An image, a block, a row and a column."""
-_LONG = frozenset({"Elu", "Erf", "Exp", "Gelu", "Sigmoid", "Tanh"})
-_STACK = 1024 // 4
-"""Float32 numbers that a TVM function may put on the stack at once; more would be taken from the workspace."""
+Place: TypeAlias = tuple[Scalar, ...]
+"""The indices of a vector of the result: a row and columns, or an image, a block, a row, a column and lanes."""
+_BLOCKED = 5
+"""The axes of images in blocks."""
 
 
 class Broadcast(Enum):
@@ -82,132 +80,75 @@ class Epilogue:
         A kernel without a result of its own, None, has steps that read operands alone.
         """
         beside = [held(load(index)) for index in range(len(self.operands))]
-        values: list[tirx.Expr | None] = [result if result is None or not self.steps else held(result), *beside]
+        values = [result if result is None or not self.steps else held(result), *beside]
         elements = COARSE if self.is_coarse else ELEMENTS
+
+        def operand(place: float | None) -> tirx.Expr | None:
+            if not isinstance(place, float):
+                return None if place is None else values[place]
+            assert values[-1] is not None
+            return tirx.const(place, vector_type("float32", values[-1]))
+
         for step in self.steps:
-            inputs = [_input(place, values) for place in step.inputs]
-            values.append(held(elements[step.operator](dict(step.attributes).get, *inputs)))
-        last = values[-1]
-        assert last is not None
-        return cast(last, self.dtype) if "int" in self.dtype else last
-
-
-def viewed(buffer: tirx.Buffer, shape: Sequence[Scalar]) -> tirx.Buffer:
-    """View a kernel's argument as its code reads it: in another shape, with bfloat16 held as bits."""
-    return T.decl_buffer(shape, stored_as(str(buffer.dtype)), data=buffer.data)
+            get = dict(step.attributes).get
+            values.append(held(elements[step.operator](get, *map(operand, step.inputs))))
+        assert values[-1] is not None
+        return cast(values[-1], self.dtype) if "int" in self.dtype else values[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A kernel's result, with the epilogue on it and the buffers of the operands that this reads.
-
-    Attributes:
-        channels: how many numbers operands have that have one for each channel.
-    """
+    """A kernel's result, with the epilogue on it and the buffers of the operands that this reads."""
 
     epilogue: Epilogue
-    channels: Scalar
-    buffers: Sequence[tirx.Buffer]
+    operands: Sequence[tirx.Buffer]
     y: tirx.Buffer
 
-    @classmethod
-    def declare(cls, epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> Self:
-        """Declare a kernel's last arguments: the epilogue's operands, and a result of a shape."""
-        beside = operand_buffers(epilogue, shape, channels)
-        return cls(epilogue, channels, beside, T.arg("y", T.buffer(shape, epilogue.dtype)))
+    @staticmethod
+    def declare(epilogue: Epilogue, shape: Sequence[Scalar], view: Sequence[Scalar] | None = None) -> "Result":
+        """Declare a kernel's last arguments: the epilogue's operands, and a result of a shape.
 
-    def viewed(self, shape: Sequence[Scalar]) -> Self:
-        """View the buffers as the kernel's code reads them, for a result of another shape."""
-        y, beside = viewed(self.y, shape), list(self.buffers)
-        for index, operand in enumerate(self.epilogue.operands):
-            if operand.reach is not Broadcast.CHANNELS:
-                beside[index] = viewed(beside[index], _shape(operand.reach, shape, self.channels))
-        return type(self)(self.epilogue, self.channels, beside, y)
+        Code reads and writes those of the result's shape, or with a number for each row, in the shape of a view.
+        """
+        channels = (shape[1] * shape[-1] if len(shape) == _BLOCKED else shape[-1] if shape else 1,)
+        view = shape if view is None else view
+        forms = {
+            Broadcast.CHANNELS: (channels, channels),
+            Broadcast.ELEMENTS: (shape, view),
+            Broadcast.ROWS: ((*shape[:-1], 1), (*view[:-1], 1)),
+        }
+        operands: list[tirx.Buffer] = []
+        for index, operand in enumerate(epilogue.operands):
+            given, seen = forms[operand.reach]
+            operands.append(argument(f"operand{index}", given, operand.dtype, seen))
+        return Result(epilogue, operands, argument("y", shape, epilogue.dtype, view))
 
-    def put(self, vector: tirx.Expr | None, place: tuple[Scalar, ...], channels: Scalar) -> None:
-        """Emit the epilogue of a vector in a place, and in some channels, and store its result."""
-
-        def load(index: int) -> tirx.Expr:
-            buffer, reach = self.buffers[index], self.epilogue.operands[index].reach
-            if vector is not None and reach is Broadcast.ROWS:
-                return spread(buffer[(*place[:-1], 0)], vector.ty.dtype.lanes)
-            return buffer[channels if reach is Broadcast.CHANNELS else place]
-
-        T.buffer_store(self.y, self.epilogue.applied(vector, load), list(place))
+    def store(self, vector: tirx.Expr | None, place: Place) -> None:
+        """Emit the epilogue of a vector in a place, and store its result."""
+        result = self.epilogue.applied(vector, lambda index: loaded_beside(self.operands[index], place))
+        T.buffer_store(self.y, result, list(place))
 
 
-class BlockedEpilogue(Result):
-    """A kernel's images in blocks, with the epilogue on them."""
+def loaded_beside(operand: tirx.Buffer, place: Place) -> tirx.Expr:
+    """Return an operand's vector in a place of the result.
 
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, epilogue: Epilogue, shape: Sequence[Scalar]) -> "BlockedEpilogue":
-        """Declare a kernel's last arguments: images of a shape that the epilogue reads, and the result."""
-        return cls.declare(epilogue, shape, shape[1] * shape[-1])
-
-    @property
-    def lanes(self) -> int:
-        """The channels of a block."""
-        return known(self.y.shape[-1])
-
-    @property
-    def is_long(self) -> bool:
-        """Whether the epilogue's code is so long that a kernel should hold it once, not for each vector."""
-        return any(step.operator in _LONG for step in self.epilogue.steps)
-
-    def store_one(self, vector: tirx.Expr | None, place: Place) -> None:
-        """Emit and store the epilogue's result for a vector."""
-        lanes = self.lanes
-        self.put(vector, (*place, ramp(0, lanes)), ramp(place[1] * lanes, lanes))
-
-    def store(self, vectors: Sequence[Sequence[tirx.Expr]], place: Place) -> None:
-        """Emit and store the epilogue of a tile's vectors, given by column and block: in loops if its code is long."""
-        image, first, row, start = place
-        if not self.is_long:
-            for column, line in enumerate(vectors):
-                for number, vector in enumerate(line):
-                    self.store_one(vector, (image, first + number, row, start + column))
-            return
-        blocks, lanes = len(vectors[0]), self.lanes
-        count = max(_STACK // (blocks * lanes), 1)
-        for begin in range(0, len(vectors), count):
-            part = vectors[begin : begin + count]
-            stack = T.alloc_buffer((len(part), blocks, lanes), "float32")
-            for column, line in enumerate(part):
-                for number, vector in enumerate(line):
-                    T.buffer_store(stack, vector, [column, number, ramp(0, lanes)])
-            with T.serial(0, len(part)) as column, T.serial(0, blocks) as number:
-                at = (image, first + number, row, start + begin + column)
-                self.store_one(stack[column, number, ramp(0, lanes)], at)
+    Along axes of one element it is the same everywhere; one of a single axis has a number for each channel.
+    """
+    last, lanes = place[-1], lanes_at(place[-1])
+    if not operand.shape:
+        return spread(operand[()], lanes)
+    if len(operand.shape) < len(place):
+        return operand[ramp(place[1] * lanes, lanes) if len(place) == _BLOCKED else last]
+    sizes = [size_of(size) for size in operand.shape]
+    *axes, last = (0 if size == 1 else at for size, at in zip(sizes, place, strict=True))
+    return spread(operand[(*axes, 0)], lanes) if sizes[-1] == 1 else operand[(*axes, last)]
 
 
 @contextmanager
-def each_pixel(shape: Sequence[Scalar], machine: Machine, *, imports: bool) -> Generator[Place]:
+def each_pixel(shape: Sequence[Scalar], machine: Machine) -> Generator[Place]:
     """Return a context for the code of each pixel of images in blocks, given its place."""
     images, blocks, rows, columns, _ = shape
     tasks = images * blocks * rows
     loop = maybe_parallel(tasks * columns, machine.costs.vector_work)
-    with T.sblock("root"), imported(machine, imports), loop(0, tasks) as task, T.serial(0, columns) as column:
-        yield task // rows // blocks, task // rows % blocks, task % rows, column
-
-
-def operand_buffers(epilogue: Epilogue, shape: Sequence[Scalar], channels: Scalar = 1) -> list[tirx.Buffer]:
-    """Declare the arguments that a kernel's epilogue reads, for a result of a shape; some may be rows of channels."""
-    return [
-        T.arg(f"operand{index}", T.buffer(_shape(operand.reach, shape, channels), operand.dtype))
-        for index, operand in enumerate(epilogue.operands)
-    ]
-
-
-def _shape(reach: Broadcast, shape: Sequence[Scalar], channels: Scalar) -> tuple[Scalar, ...]:
-    rows = (*shape[:-1], 1)
-    return {Broadcast.CHANNELS: (channels,), Broadcast.ELEMENTS: tuple(shape), Broadcast.ROWS: rows}[reach]
-
-
-def _input(place: float | None, values: Sequence[tirx.Expr | None]) -> tirx.Expr | None:
-    if not isinstance(place, float):
-        return None if place is None else values[place]
-    last = values[-1]
-    assert last is not None
-    return tirx.const(place, vector_type("float32", last))
+    with loop(0, tasks) as task, T.serial(0, columns) as column:
+        yield task // rows // blocks, task // rows % blocks, task % rows, column, ramp(0, machine.lanes)

@@ -1,17 +1,15 @@
 """GEMM: one loop nest for all element types, whose hooks say what products do with their operands.
 
-A register tile of the result accumulates while the kernel walks K: each step loads a row of the packed weights,
-broadcasts an element of each row, or a few neighbours that one instruction multiplies together, and multiplies them
-(Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). Where M or N don't divide into
-tiles, the last tile overlaps the one before it and computes some elements twice: that costs less than masks, and
-nothing is accessed beyond the end. Epilogues are computed while the sums are in registers.
+A register tile of the result accumulates while the kernel walks K (Goto and van de Geijn, "Anatomy of High-Performance
+Matrix Multiplication", 2008). Where M or N don't divide into tiles, the last tile overlaps the one before it and
+computes some elements twice: that costs less than masks, and nothing is accessed beyond the end.
 """
 
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import product
 from math import gcd, prod
 from typing import ClassVar
@@ -20,14 +18,13 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import BFLOAT16, imported
-from .epilogue import Epilogue, Result, viewed
+from .epilogue import Epilogue, Result
 from .instructions.base import Instruction
 from .instructions.fma import FMA
 from .machine import Machine
-from .prim_func import kernel, maybe_parallel, symbol, symbols
-from .tiles import Spot, Tile, Vector, ceil_div, row_tiles
-from .vectors import Scalar, cast, known, ramp, spread, zeros
+from .prim_func import argument, kernel, maybe_parallel, symbol, symbols
+from .tiles import Spot, Tile, Vector, fits, row_tiles
+from .vectors import Scalar, cast, ceil_div, known, ramp, size_of, spread, zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,8 @@ class Gemm:
 def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
     """Return all tiles that fit into the registers, the one with the least estimated time first.
 
-    Tiles are ordered by rounds of multiply-adds, and then by the elements read per multiply-add.
+    Tiles are ordered by rounds of multiply-adds, and then by the elements read per multiply-add. A row of weights stays
+    in registers, and an element of the left operand or, where these are loaded together, one of every row.
     """
 
     def cost(tile: Tile) -> tuple[float, float]:
@@ -88,19 +86,14 @@ def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
         loads = (tile.rows + vectors * machine.lanes) / work
         return count * max(work, tile.rows + vectors, machine.costs.latency), loads
 
-    return sorted(dict.fromkeys(_tiles(gemm, machine)), key=cost)
-
-
-def _tiles(gemm: Gemm, machine: Machine) -> Iterator[Tile]:
-    """Yield all tiles that fit into the registers, beside a row of weights and the elements multiplied with it.
-
-    Where elements are loaded together, one of every row stays in a register, instead of one at a time.
-    """
     most = machine.costs.most_rows if gemm.m is None else min(machine.costs.most_rows, gemm.m)
     n = gemm.n // machine.lanes * machine.lanes if gemm.instruction.fills_vectors else gemm.n
-    for rows, vectors in product(range(1, most + 1), range(1, machine.registers)):
-        if rows * vectors + vectors + (rows if gemm.instruction.unroll_k > 1 else 1) <= machine.registers:
-            yield Tile(rows, min(vectors * machine.lanes, n), machine.lanes)
+    found = {
+        Tile(rows, min(vectors * machine.lanes, n), machine.lanes): None
+        for rows, vectors in product(range(1, most + 1), range(1, machine.registers))
+        if fits(rows, vectors, machine, rows if gemm.instruction.unroll_k > 1 else 1)
+    }
+    return sorted(found, key=cost)
 
 
 def panels(rows: np.ndarray, tile: Tile) -> np.ndarray:
@@ -129,6 +122,55 @@ class Place:
     row: Scalar
     column: Scalar
     right: tuple[Scalar, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """A GEMM as its kernel has it: the loops over parts of rows, panels of columns and tiles.
+
+    Attributes:
+        items: right operands.
+        rows: of each item's product.
+        x: the left operand, `[row of an item, K]`.
+    """
+
+    gemm: Gemm
+    tile: Tile
+    machine: Machine
+    items: Scalar
+    rows: Scalar
+    x: tirx.Buffer
+
+    @property
+    def panels(self) -> int:
+        return ceil_div(self.gemm.n, self.tile.columns)
+
+    def emit(
+        self, product_of: Callable[[Scalar], "Product"], result: Result, m_splits: Scalar, depth: Scalar | None = None
+    ) -> None:
+        """Emit the loops around the tiles of a product, with the epilogue's operators.
+
+        Args:
+            product_of: emits what a panel of columns needs before its tiles; returns the product that computes them.
+            result: of the kernel.
+            m_splits: parts that rows are cut into.
+            depth: products of a sum, on average; K by default.
+        """
+        gemm, tile = self.gemm, self.tile
+        least = int(self.machine.costs.gemm_work * gemm.instruction.speed)
+        work = self.items * self.rows * (size_of(self.x.shape[1]) if depth is None else depth) * gemm.n
+        with maybe_parallel(work, least)(0, self.items * (self.panels * m_splits)) as task:
+            item, chunk = task // (self.panels * m_splits), task // self.panels % m_splits
+            panel = task % self.panels
+            column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
+            product = product_of(panel)
+            for height, first_row in row_tiles(tile.rows, self.rows, chunk, m_splits):
+                row, width = item * self.rows + first_row, product.width(height, tile.columns)
+                for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
+                    right = (panel, first) if gemm.is_packed else (item, column + first)
+                    place = Place(row, column + first, right)
+                    for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
+                        result.store(sums, (row + line, ramp(place.column + start, lanes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,62 +240,46 @@ class Product(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What sums start from, and what is done to them.
-
-    Attributes:
-        offsets: what sums start from, by column.
-        zero_points: what offsets are multiplied with.
-        scales: of the sums, by column.
-        is_by_row: whether each row has a zero point.
-    """
-
-    offsets: tirx.Buffer | None = None
-    zero_points: tirx.Buffer | None = None
-    scales: tirx.Buffer | None = None
-    is_by_row: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Dense(Product):
     """A product with a matrix, whose sums may undo zero points and be scaled.
 
     Attributes:
         x: the left operand.
-        right: the right operand.
-        beside: what undoes zero points and scales.
-        is_panel: whether the right operand is the panel at hand alone.
+        right: the right operand: `[panel, step, column of the tile and product of a step]`, or `[item, K, N]`; a single
+            panel is the one at hand.
+        offsets: what sums start from, by column.
+        zero_points: what offsets are multiplied with: one, or one for each row.
+        scales: of the sums, by column.
     """
 
     x: tirx.Buffer
     right: tirx.Buffer
-    beside: Beside = Beside()
-    is_panel: bool = False
+    offsets: tirx.Buffer | None = None
+    zero_points: tirx.Buffer | None = None
+    scales: tirx.Buffer | None = None
 
     def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
-        (line, start, lanes, _), beside = spot, self.beside
-        if beside.offsets is None:
+        line, start, lanes, _ = spot
+        if self.offsets is None:
             return zeros(self.instruction.accumulator_dtype, lanes)
-        offset = beside.offsets[ramp(place.column + start, lanes)]
-        if beside.zero_points is None:
+        offset = self.offsets[ramp(place.column + start, lanes)]
+        if self.zero_points is None:
             return offset
-        zero_point = beside.zero_points[place.row + line if beside.is_by_row else 0, 0].astype("int32")
+        row = 0 if size_of(self.zero_points.shape[0]) == 1 else place.row + line
+        zero_point = self.zero_points[row, 0].astype("int32")
         return offset * spread(zero_point - self.instruction.zero_point_bias, lanes)
 
     def walk(self, step: Callable[[Scalar, int], None], chains: int) -> None:
-        unroll, together, k = self.instruction.unroll_k, self.instruction.k_per_instruction, self.x.shape[1]
-        if together * unroll == 1:
-            with T.serial(0, k) as one:
-                step(one, 1)
-            return
-        steps = known(k) // together
-        with T.serial(0, steps // unroll) as run:
+        unroll, together, k = self.instruction.unroll_k, self.instruction.k_per_instruction, size_of(self.x.shape[1])
+        runs = k // together // unroll
+        with T.serial(0, runs) as run:
             step(run * unroll, unroll)
-        if steps % unroll:
-            with T.serial(0, steps % unroll) as one:
-                step(steps // unroll * unroll + one, 1)
-        if known(k) % together:
-            step(steps, 1)
+        if isinstance(k, int):
+            if rest := k // together % unroll:
+                with T.serial(0, rest) as one:
+                    step(runs * unroll + one, 1)
+            if k % together:
+                step(k // together, 1)
 
     def load_a(self, row: Scalar, first: Scalar, count: int, lanes: int) -> list[Sequence[tirx.Expr]]:
         together = self.instruction.k_per_instruction
@@ -264,7 +290,7 @@ class Dense(Product):
 
     def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
         (index, column), together = place.right, self.instruction.k_per_instruction
-        index = 0 if self.is_panel else index
+        index = 0 if size_of(self.right.shape[0]) == 1 else index
         for step in range(count):
             yield {
                 start: self.right[index, first + step, ramp((column + start) * together, lanes * together)]
@@ -273,61 +299,17 @@ class Dense(Product):
 
     def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
         _, start, lanes, _ = spot
-        if self.beside.scales is None:
+        if self.scales is None:
             return sums[0]
-        return cast(sums[0], "float32") * self.beside.scales[ramp(place.column + start, lanes)]
-
-
-@dataclass(frozen=True, slots=True)
-class Nest:
-    """The loops of a kernel over parts of rows, panels of columns and tiles.
-
-    Attributes:
-        items: right operands.
-        rows: of each item's product.
-        depth: products of a sum, on average.
-    """
-
-    gemm: Gemm
-    machine: Machine
-    items: Scalar
-    rows: Scalar
-    depth: Scalar
-    x: tirx.Buffer
-    result: Result
-
-    def emit(self, product_of: Callable[[Scalar], Product], tile: Tile, m_splits: Scalar) -> None:
-        """Emit the loops around the tiles of a product, with the epilogue's operators.
-
-        A function emits what a panel of columns needs before its tiles, and returns the product that computes them.
-        """
-        gemm, rows, panels = self.gemm, self.rows, ceil_div(self.gemm.n, tile.columns)
-        least = int(self.machine.costs.gemm_work * gemm.instruction.speed)
-        loop = maybe_parallel(self.items * rows * self.depth * gemm.n, least)
-        with loop(0, self.items * (panels * m_splits)) as task:
-            item, chunk, panel = task // (panels * m_splits), task // panels % m_splits, task % panels
-            column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
-            product = product_of(panel)
-            for height, first_row in row_tiles(tile.rows, rows, chunk, m_splits):
-                row, width = item * rows + first_row, product.width(height, tile.columns)
-                for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
-                    right = (panel, first) if gemm.is_packed else (item, column + first)
-                    place = Place(row, column + first, right)
-                    for line, start, lanes, sums in product.sums(place, Tile(height, width, tile.lanes)):
-                        at = ramp(place.column + start, lanes)
-                        self.result.put(sums, (row + line, at), at)
+        return cast(sums[0], "float32") * self.scales[ramp(place.column + start, lanes)]
 
 
 class Operands(ABC):
     """What a kernel multiplies with, and how."""
 
     @abstractmethod
-    def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
+    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
         """Declare the kernel's arguments behind the left operand; return the function that emits its code."""
-
-    def depth(self, gemm: Gemm, k: Scalar) -> Scalar:
-        """Return how many products make a sum, on average."""
-        return k
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,44 +327,29 @@ class Matrix(Operands):
     zero_points: int = 0
     is_scaled: bool = False
 
-    def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
-        is_by_row = self.zero_points > 1
-        right = self.declare_right(gemm, tile, batch_dims, k)
-        offsets = zero_points = scales = None
-        if self.has_offsets:
-            offsets = T.arg("offsets", T.buffer((gemm.n,), "int32"))
+    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
+        right, n = self.declare_right(nest, batch_dims), nest.gemm.n
+        points = None
+        offsets = argument("offsets", (n,), "int32") if self.has_offsets else None
         if self.zero_points:
-            zero_points = T.arg("zero_points", T.buffer((*batch_dims, 1) if is_by_row else (1, 1), "uint8"))
-        if self.is_scaled:
-            scales = T.arg("scales", T.buffer((gemm.n,), "float32"))
+            shape, view = ((*batch_dims, 1), (nest.rows, 1)) if self.zero_points > 1 else ((1, 1), (1, 1))
+            points = argument("zero_points", shape, "uint8", view)
+        scales = argument("scales", (n,)) if self.is_scaled else None
+        dense = Dense(nest.gemm.instruction, nest.x, right[0], offsets, points, scales)
+        return partial(self.emit, nest, dense, right)
 
-        def emit(nest: Nest) -> None:
-            points = None if zero_points is None else viewed(zero_points, (nest.rows if is_by_row else 1, 1))
-            product_of = self.products(nest, right, Beside(offsets, points, scales, is_by_row))
-            nest.emit(product_of, tile, self.m_splits(nest, tile))
-
-        return emit
-
-    def m_splits(self, nest: Nest, tile: Tile) -> Scalar:
-        """Return into how many parts rows are cut."""
-        return nest.gemm.m_splits(tile, nest.machine)
-
-    def declare_right(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Sequence[tirx.Buffer]:
+    def declare_right(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Sequence[tirx.Buffer]:
         """Declare the arguments that hold the matrix."""
-        together = gemm.instruction.k_per_instruction
-        shape: tuple[Scalar, ...] = (*batch_dims[: gemm.batch], k, gemm.n)
-        if gemm.is_packed:
-            steps = ceil_div(k, together) if isinstance(k, int) else k
-            shape = (ceil_div(gemm.n, tile.columns), steps, tile.columns * together)
-        return [T.arg("right", T.buffer(shape, gemm.instruction.rhs_dtype))]
-
-    def products(self, nest: Nest, right: Sequence[tirx.Buffer], beside: Beside) -> Callable[[Scalar], Product]:
-        """Return a function from a panel to the product with it."""
-        (matrix,), gemm = right, nest.gemm
+        gemm, k = nest.gemm, size_of(nest.x.shape[1])
         if not gemm.is_packed:
-            matrix = viewed(matrix, (nest.items, nest.depth, gemm.n))
-        product = Dense(gemm.instruction, nest.x, matrix, beside)
-        return lambda panel: product
+            return [argument("right", (*batch_dims[: gemm.batch], k, gemm.n), view=(nest.items, k, gemm.n))]
+        together = gemm.instruction.k_per_instruction
+        steps = ceil_div(k, together) if isinstance(k, int) else k
+        return [argument("right", (nest.panels, steps, nest.tile.columns * together), gemm.instruction.rhs_dtype)]
+
+    def emit(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
+        """Emit the code of a product with the arguments that hold the matrix."""
+        nest.emit(lambda panel: dense, result, nest.gemm.m_splits(nest.tile, nest.machine))
 
 
 @kernel
@@ -390,11 +357,7 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, op
     """Emit a kernel of `[*batch_dims, K]`, a right operand and the epilogue's operands to `[*batch_dims, N]`."""
     batch_dims, k = symbols(gemm.batch_dims), symbol("k", gemm.k)
     items, rows = prod(batch_dims[: gemm.batch]), prod(batch_dims[gemm.batch :])
-    lhs_dtype = gemm.instruction.lhs_dtype
-    x = T.arg("x", T.buffer((*batch_dims, k), lhs_dtype))
-    emit = operands.declare(gemm, tile, batch_dims, k)
-    result = Result.declare(epilogue, (*batch_dims, gemm.n), gemm.n)
-    x, result = viewed(x, (items * rows, k)), result.viewed((items * rows, gemm.n))
-    nest = Nest(gemm, machine, items, rows, operands.depth(gemm, k), x, result)
-    with imported(machine, lhs_dtype == BFLOAT16 or epilogue.is_coarse):
-        emit(nest)
+    x = argument("x", (*batch_dims, k), gemm.instruction.lhs_dtype, (items * rows, k))
+    nest = Nest(gemm, tile, machine, items, rows, x)
+    emit = operands.declare(nest, batch_dims)
+    emit(Result.declare(epilogue, (*batch_dims, gemm.n), (items * rows, gemm.n)))

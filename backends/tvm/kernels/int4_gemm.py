@@ -2,30 +2,28 @@
 
 Few rows are multiplied with the codes as they come out of memory, whose bandwidth is the limit: the products of a block
 are summed first, and then scaled. For more rows, each panel of weights is dequantized once, and the rest is a GEMM of
-float32.
-
-VNNI multiplies any number of rows with the codes. In each row, a block of numbers is brought to a common scale, on
-which the largest number has 22 bits, and split into three limbs: digits to the base of 256. This fixed-point form is
-off by 2^-23 of the largest number at most. Three instructions make 64 products, where float32 takes four, and only sums
-of whole blocks are converted.
+float32. VNNI multiplies any number of rows with the codes: numbers are brought to a common scale in each block, and
+split into three limbs, digits to the base of 256 (docs/tvm.md, "Weights in 4 bits").
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, TypeAlias
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .epilogue import Result
 from .gemm import Dense, Gemm, Nest, Operands, Place, Product, panels, tiles
 from .instructions.fma import FMA
 from .instructions.int4 import WORD, Int4, Int4Dot, Int4Fma
 from .machine import Machine
-from .prim_func import either, maybe_parallel
-from .tiles import Spot, Tile, Vector, ceil_div
-from .vectors import Scalar, cast, filled, held, horizontal_max, known, ramp, spread, total, zeros
+from .prim_func import argument, either, maybe_parallel
+from .tiles import Spot, Tile, Vector
+from .vectors import Register, Scalar, cast, ceil_div, greater, held, known, number, ramp, spread, zeros
 
 Buffers: TypeAlias = tuple[tirx.Buffer, tirx.Buffer, tirx.Buffer]
 """Codes, scales and zero points."""
@@ -56,7 +54,7 @@ class Int4Operands(Operands):
     def of(codes: np.ndarray, block: int, machine: Machine) -> "Int4Operands":
         """Return the operands for codes `[K, N]`: as limbs, where VNNI has vectors of 512 bits that they fill."""
         if machine.has_wide_dots and codes.shape[1] >= _LANES:
-            return LimbOperands(block, Int4Dot())
+            return LimbOperands(block, Int4Dot(_LANES))
         return FloatOperands(block, Int4Fma(machine.is_x86))
 
     @abstractmethod
@@ -69,17 +67,15 @@ class Int4Operands(Operands):
         return [panels(part, tile) for part in parts]
 
     @abstractmethod
-    def emit(self, nest: Nest, tile: Tile, buffers: Buffers) -> None:
+    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
         """Emit the kernel's code."""
 
-    def declare(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Callable[[Nest], None]:
-        assert isinstance(k, int)
-        panels, blocks = ceil_div(gemm.n, tile.columns), k // self.block
-        codes = T.arg("codes", T.buffer((panels, k // WORD, tile.columns), self.instruction.rhs_dtype))
-        scales = T.arg("scales", T.buffer((panels, blocks, tile.columns), "float32"))
-        dtype = self.instruction.zero_point_dtype
-        zero_points = T.arg("zero_points", T.buffer((panels, blocks, tile.columns), dtype))
-        return lambda nest: self.emit(nest, tile, (codes, scales, zero_points))
+    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
+        k, panels, columns = known(nest.x.shape[1]), nest.panels, nest.tile.columns
+        codes = argument("codes", (panels, k // WORD, columns), self.instruction.rhs_dtype)
+        scales = argument("scales", (panels, k // self.block, columns))
+        zero_points = argument("zero_points", (panels, k // self.block, columns), self.instruction.zero_point_dtype)
+        return partial(self.emit, nest, (codes, scales, zero_points))
 
 
 class FloatOperands(Int4Operands):
@@ -92,37 +88,36 @@ class FloatOperands(Int4Operands):
             return tiles(gemm, machine)[0]
         return Tile(gemm.m, min(_few_columns(gemm.m, machine), gemm.n), machine.lanes)
 
-    def emit(self, nest: Nest, tile: Tile, buffers: Buffers) -> None:
+    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
         most = nest.machine.costs.int4_rows
 
         def few() -> None:
             totals = T.alloc_buffer((most, known(buffers[1].shape[1])), "float32")
             product = _FewRows(self.instruction, *buffers, totals, nest.x, nest.machine)
             product.add_up(nest.rows, self.block)
-            nest.emit(lambda panel: product, replace(tile, rows=most), 1)
+            replace(nest, tile=replace(nest.tile, rows=most)).emit(lambda panel: product, result, 1)
 
         def many() -> None:
-            m_splits = nest.gemm.m_splits(tile, nest.machine)
-            nest.emit(lambda panel: self._dequantized(nest, tile, buffers, panel), tile, m_splits)
+            m_splits = nest.gemm.m_splits(nest.tile, nest.machine)
+            nest.emit(lambda panel: self._dequantized(nest, buffers, panel), result, m_splits)
 
         either(nest.rows <= most, few, many)
 
-    def _dequantized(self, nest: Nest, tile: Tile, buffers: Buffers, panel: Scalar) -> Product:
+    def _dequantized(self, nest: Nest, buffers: Buffers, panel: Scalar) -> Product:
         """Emit a buffer `[1, K, column of the tile]` with a panel's weights in float32; return the product with it."""
         codes, scales, zero_points = buffers
-        whole = T.alloc_buffer((1, known(nest.x.shape[1]), tile.columns), "float32")
-        with T.serial(0, known(scales.shape[1])) as block:
-            for start, lanes in tile.vectors:
+        whole = T.alloc_buffer((1, nest.x.shape[1], nest.tile.columns), "float32")
+        with T.serial(0, scales.shape[1]) as block:
+            for start, lanes in nest.tile.vectors:
                 at = ramp(start, lanes)
-                scale = held(scales[panel, block, at])
-                zero_point = held(cast(zero_points[panel, block, at], "float32"))
+                scale, zero_point = held(scales[panel, block, at]), held(cast(zero_points[panel, block, at], "float32"))
                 with T.serial(0, self.block // WORD) as step:
                     word = block * (self.block // WORD) + step
                     words = held(codes[panel, word, at])
                     for index in range(WORD):
-                        number = (self.instruction.unpack(words, index) - zero_point) * scale
-                        T.buffer_store(whole, number, [0, word * WORD + index, at])
-        return Dense(FMA, nest.x, whole, is_panel=True)
+                        weight = (self.instruction.unpack(words, index) - zero_point) * scale
+                        T.buffer_store(whole, weight, [0, word * WORD + index, at])
+        return Dense(FMA, nest.x, whole)
 
 
 class LimbOperands(Int4Operands):
@@ -136,7 +131,7 @@ class LimbOperands(Int4Operands):
             rows = min(_VECTORS, key=lambda rows: (ceil_div(gemm.m or 1, rows) * rows, -rows))
         return Tile(rows, min(_VECTORS[1], gemm.n // _LANES) * _LANES, _LANES)
 
-    def emit(self, nest: Nest, tile: Tile, buffers: Buffers) -> None:
+    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
         blocks, k = known(buffers[1].shape[1]), known(nest.x.shape[1])
         limbs = T.alloc_buffer((_LIMBS, nest.rows, k), "int8")
         row_scales, totals = (T.alloc_buffer((nest.rows, blocks), "float32") for _ in range(2))
@@ -144,7 +139,7 @@ class LimbOperands(Int4Operands):
         loop = maybe_parallel(nest.rows * k, nest.machine.costs.vector_work)
         with loop(0, nest.rows) as row, T.serial(0, blocks) as block:
             product.split(nest.x, row, block, self.block)
-        nest.emit(lambda panel: product, tile, nest.gemm.m_splits(tile, nest.machine))
+        nest.emit(lambda panel: product, result, nest.gemm.m_splits(nest.tile, nest.machine))
 
 
 def _few_columns(rows: int, machine: Machine) -> int:
@@ -174,7 +169,7 @@ class _Blocks(Product):
 
     def sums(self, place: Place, tile: Tile) -> Iterator[Vector]:
         sums = tile.zeros()
-        with T.serial(0, known(self.scales.shape[1])) as block:
+        with T.serial(0, self.scales.shape[1]) as block:
             for spot, found in zip(tile.spots, Product.sums(replace(self, block=block), place, tile), strict=True):
                 T.buffer_store(sums, sums[spot[-1]] + found[-1], [spot[-1]])
         for line, start, lanes, slot in tile.spots:
@@ -186,12 +181,9 @@ class _Blocks(Product):
             step(self.block * words + word, WORD // self.instruction.k_per_instruction)
 
     def load_a(self, row: Scalar, first: Scalar, count: int, lanes: int) -> list[Sequence[tirx.Expr]]:
-        together = self.instruction.k_per_instruction
+        together, left = self.instruction.k_per_instruction, self.instruction.broadcast_lhs
         places = [ramp(first * WORD + step * together, together) for step in range(count)]
-        return [
-            [self.instruction.broadcast_lhs(self.left(limb, row, at), lanes)[0] for limb in range(self.limbs)]
-            for at in places
-        ]
+        return [[left(self.left(limb, row, at), lanes)[0] for limb in range(self.limbs)] for at in places]
 
     @abstractmethod
     def left(self, limb: int, row: Scalar, at: Scalar) -> tirx.Expr:
@@ -221,12 +213,11 @@ class _FewRows(_Blocks):
     def add_up(self, rows: Scalar, size: int) -> None:
         """Emit the negative sums of the rows' elements in each block of a size."""
         lanes = self.machine.lanes
-        whole = ramp(0, lanes)
-        with T.serial(0, rows) as row, T.serial(0, known(self.scales.shape[1])) as block:
-            sums = filled(zeros("float32", lanes))
+        with T.serial(0, rows) as row, T.serial(0, self.scales.shape[1]) as block:
+            sums = Register.of(zeros("float32", lanes))
             for start in range(0, size, lanes):
-                T.buffer_store(sums, sums[whole] - self.x[row, ramp(block * size + start, lanes)], [whole])
-            T.buffer_store(self.totals, total(sums), [row, block])
+                sums.set(sums.value - self.x[row, ramp(block * size + start, lanes)])
+            T.buffer_store(self.totals, sums.total(), [row, block])
 
     def width(self, height: int, columns: int) -> int:
         return min(_few_columns(height, self.machine), columns)
@@ -257,24 +248,22 @@ class _Limbs(_Blocks):
     def split(self, x: tirx.Buffer, row: Scalar, block: Scalar, size: int) -> None:
         """Emit code that splits a block of a row into limbs; infinity or NaN in the block makes its scale NaN."""
         places = [ramp(block * size + start, _LANES) for start in range(0, size, _LANES)]
-        whole = ramp(0, _LANES)
-        bits, sums = filled(zeros("int32", _LANES)), filled(zeros("int32", _LANES))
+        bits, sums = (Register.of(zeros("int32", _LANES)) for _ in range(2))
         for place in places:  # sizes are ordered as their bits are
-            found = held(T.reinterpret(x[row, place], dtype="int32x16") & spread(T.int32(0x7FFFFFFF), _LANES))
-            T.buffer_store(bits, tirx.Select(found > bits[whole], found, bits[whole]), [whole])
-        largest = held(horizontal_max(bits))
-        size_of = T.reinterpret(largest, dtype="float32")
-        finite = tirx.Select(size_of > T.float32(_LEAST), size_of, T.float32(_LEAST)) * T.float32(2.0**-_BITS)
+            found = held(T.reinterpret(x[row, place], dtype="int32x16") & number(0x7FFFFFFF, bits.value))
+            bits.set(greater(found, bits.value))
+        largest = held(bits.folded(greater))
+        finite = greater(T.reinterpret(largest, dtype="float32"), T.float32(_LEAST)) * T.float32(2.0**-_BITS)
         scale = held(tirx.Select(largest < T.int32(0x7F800000), finite, T.float32(float("nan"))))
         inverse = held(T.float32(1) / scale)
         for place in places:
-            number = held(tirx.nearbyint(x[row, place] * spread(inverse, _LANES)).astype("int32x16"))
-            T.buffer_store(sums, sums[whole] - number, [whole])
+            digits = held(tirx.nearbyint(x[row, place] * spread(inverse, _LANES)).astype("int32x16"))
+            sums.set(sums.value - digits)
             for limb in range(_LIMBS):
-                T.buffer_store(self.digits, number.astype("int8x16"), [limb, row, place])
-                number = held((number + spread(T.int32(128), _LANES)) >> spread(T.int32(8), _LANES))
+                T.buffer_store(self.digits, digits.astype("int8x16"), [limb, row, place])
+                digits = held((digits + number(128, digits)) >> number(8, digits))
         T.buffer_store(self.row_scales, scale, [row, block])
-        T.buffer_store(self.totals, total(sums).astype("float32"), [row, block])
+        T.buffer_store(self.totals, sums.total().astype("float32"), [row, block])
 
     def width(self, height: int, columns: int) -> int:
         return min(_VECTORS[height] * _LANES, columns)
@@ -286,10 +275,9 @@ class _Limbs(_Blocks):
         return zeros("int32", spot[2])
 
     def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
-        line, _, lanes, _ = spot
         low, middle, high = (cast(part, "float32") for part in sums)
-        found = held(high * spread(T.float32(256), lanes) + middle)
-        found = held(found * spread(T.float32(256), lanes) + low)
+        found = held(high * number(256, high) + middle)
+        found = held(found * number(256, found) + low)
         scales, beside = self.beside(place, spot)
         found = held(found + beside)
-        return found * (scales * spread(self.row_scales[place.row + line, self.block], lanes))
+        return found * (scales * spread(self.row_scales[place.row + spot[0], self.block], spot[2]))

@@ -7,16 +7,11 @@ from math import prod
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import stored_as
-from .epilogue import BlockedEpilogue, Epilogue, each_pixel, viewed
+from .epilogue import Epilogue, Result, each_pixel
 from .machine import Machine
-from .prim_func import kernel, maybe_parallel, symbol
-from .tiles import ceil_div
-from .vectors import Scalar, ramp
+from .prim_func import argument, kernel, maybe_parallel, stored_as, symbol
+from .vectors import Scalar, ceil_div, ramp
 from .windows import Window
-
-Move = Callable[[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr], None]
-"""A function that emits the move of an element, given both buffers, the image, the block and the pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,7 @@ class Images:
 def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
     """Emit a kernel from images (NCHW) to blocks of channels (NCHWc), with zeros beyond the last channel."""
 
-    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: tirx.Expr) -> None:
+    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: Scalar) -> None:
         for lane in range(lanes):
             channel = block * lanes + lane
             element = x[image, channel, pixel]
@@ -60,26 +55,47 @@ def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
 def unblock_kernel(images: Images, machine: Machine) -> None:
     """Emit a kernel from blocks of channels (NCHWc) to images (NCHW)."""
 
-    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: tirx.Expr) -> None:
-        lanes = machine.lanes
-        with T.serial(0, tirx.min(lanes, images.channels - block * lanes)) as lane:
-            T.buffer_store(y, x[image, block, pixel, lane], [image, block * lanes + lane, pixel])
+    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: Scalar) -> None:
+        channel = block * machine.lanes
+        with T.serial(0, tirx.min(machine.lanes, images.channels - channel)) as lane:
+            T.buffer_store(y, x[image, block, pixel, lane], [image, channel + lane, pixel])
 
     _emit(images, machine.lanes, machine, move, is_blocked=True)
 
 
-def _emit(images: Images, lanes: int, machine: Machine, move: Move, *, is_blocked: bool) -> None:
-    batch, (blocks, *sizes, _) = symbol("batch", images.batch), images.blocks(lanes)
-    pixels = prod(sizes)
-    plain = (batch, images.channels, *images.spatial), (batch, images.channels, pixels)
-    inside = (batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)
-    pairs = (inside, plain) if is_blocked else (plain, inside)
-    flat = [(T.arg(name, T.buffer(shape, images.dtype)), view) for name, (shape, view) in zip("xy", pairs, strict=True)]
-    with T.sblock("root"):  # where Relax looks whether a kernel of one tensor is a reshape
-        x, y = (viewed(buffer, view) for buffer, view in flat)
-        loop = maybe_parallel(batch * blocks * pixels * lanes, machine.costs.vector_work)
-        with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
-            move(x, y, task // blocks, task % blocks, pixel)
+def _emit(images: Images, lanes: int, machine: Machine, move: Callable[..., None], *, is_blocked: bool) -> None:
+    """Emit moves of the channels of each pixel of each block, between buffers whose pixels are one axis."""
+    batch, (blocks, *sizes, _), pixels = symbol("batch", images.batch), images.blocks(lanes), prod(images.spatial)
+    forms = [
+        ((batch, images.channels, *images.spatial), (batch, images.channels, pixels)),
+        ((batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)),
+    ]
+    pairs = zip("xy", reversed(forms) if is_blocked else forms, strict=True)
+    x, y = (argument(name, shape, images.dtype, view) for name, (shape, view) in pairs)
+    loop = maybe_parallel(batch * blocks * pixels * lanes, machine.costs.vector_work)
+    with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
+        move(x, y, task // blocks, task % blocks, pixel)
+
+
+@kernel
+def quads_kernel(images: Images, machine: Machine, epilogue: Epilogue) -> None:
+    """Emit a kernel of an operand of up to four channels (NCHW) to blocks of four bytes, made of it by the epilogue.
+
+    What lies beyond the last channel is anything.
+    """
+    batch, (_, rows, columns, quad) = symbol("batch", images.batch), images.blocks(4)
+    lanes = machine.lanes if columns >= machine.lanes else 1
+    x = argument("operand0", (batch, images.channels, rows, columns), epilogue.operands[0].dtype)
+    y = argument("y", (batch, 1, rows, columns, quad), epilogue.dtype, (batch, rows, columns * quad))
+    interleaved = [channel * lanes + lane for lane in range(lanes) for channel in range(quad)]
+    loop = maybe_parallel(batch * rows * columns, machine.costs.vector_work)
+    with loop(0, batch * rows) as task, T.serial(0, ceil_div(columns, lanes)) as step:
+        start = tirx.min(step * lanes, columns - lanes)  # the last ones overlap those before
+        image, row, pixels = task // rows, task % rows, ramp(start, lanes)
+        vectors = [x[image, channel, row, pixels] for channel in range(images.channels)]
+        parts = [epilogue.applied(None, lambda _, vector=vector: vector) for vector in vectors]
+        parts += parts[:1] * (quad - len(parts))
+        T.buffer_store(y, tirx.Shuffle(parts, interleaved), [image, row, ramp(start * quad, lanes * quad)])
 
 
 @kernel
@@ -89,7 +105,7 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
     counts = [images.blocks(machine.lanes)[0] for images in joined]
     _, rows, columns, lanes = joined[0].blocks(machine.lanes)
     *operands, y = (
-        T.arg(name, T.buffer((batch, count, rows, columns, lanes), dtype))
+        argument(name, (batch, count, rows, columns, lanes), dtype)
         for name, count in (*((f"operand{index}", count) for index, count in enumerate(counts)), ("y", sum(counts)))
     )
     loop = maybe_parallel(batch * rows * columns * sum(counts), machine.costs.vector_work)
@@ -110,11 +126,12 @@ def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue
     """
     batch, (channels, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
     (down, across), blocks = window.strides, channels // prod(window.strides)
-    x = T.arg("x", T.buffer((batch, channels, *sizes, lanes), images.dtype))
+    x = argument("x", (batch, channels, *sizes, lanes), images.dtype)
     shape = (batch, blocks, *window.result, lanes)
-    finish = BlockedEpilogue.of(epilogue, shape).viewed(shape)
-    with each_pixel(shape, machine, imports=epilogue.is_coarse) as place:
-        pairs = zip(place[2:], window.begins, window.strides, strict=True)
+    result = Result.declare(epilogue, shape)
+    with each_pixel(shape, machine) as place:
+        image, first, *pixel, whole = place
+        pairs = zip(pixel, window.begins, window.strides, strict=True)
         row, column = (index + begin % stride for index, begin, stride in pairs)
-        block = (row % down * across + column % across) * blocks + place[1]
-        finish.store_one(x[place[0], block, row // down, column // across, ramp(0, lanes)], place)
+        block = (row % down * across + column % across) * blocks + first
+        result.store(x[image, block, row // down, column // across, whole], place)

@@ -1,15 +1,19 @@
-"""What all kernels have in common: a function of TIR that TVM fuses with nothing, and loops over tasks."""
+"""What all kernels have in common: a function of TIR that TVM fuses with nothing, arguments, and loops over tasks."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache, wraps
+from inspect import signature
 from typing import ParamSpec, TypeAlias, cast
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from .vectors import Scalar
+from .machine import Machine
+from .vectors import BFLOAT16, Scalar
 
 _OPAQUE = 8
 """TVM's number for kernels that it fuses with nothing."""
@@ -20,20 +24,95 @@ Loop: TypeAlias = Callable[[Scalar, Scalar], AbstractContextManager[tirx.Expr]]
 """A loop from a begin to an end, whose variable its context gives."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """What has been declared of the kernel that is being emitted.
+
+    Attributes:
+        machine: the machine that it is for.
+        parameters: its arguments by name, in order.
+        functions: those in LLVM IR that it calls, by name.
+    """
+
+    machine: Machine
+    parameters: dict[str, tirx.Buffer] = field(default_factory=dict[str, tirx.Buffer])
+    functions: dict[str, str] = field(default_factory=dict[str, str])
+
+
+_current: ContextVar[_Kernel] = ContextVar("kernel")
+
+
 def kernel(emit: Callable[P, None]) -> Callable[P, tirx.PrimFunc]:
     """Turn a function that emits a kernel's arguments and code into one that returns it; the last ones are kept.
 
-    The arguments share no memory.
+    Its parameter `machine` is what the kernel is for. The kernel's arguments share no memory.
     """
+    form = signature(emit)
 
     @wraps(emit)
     def build(*args: P.args, **kwargs: P.kwargs) -> tirx.PrimFunc:
+        found = _Kernel(form.bind(*args, **kwargs).arguments["machine"])
+        token = _current.set(found)
+        with IRBuilder() as code, T.prim_func(s_tir=True), _root():
+            emit(*args, **kwargs)
+        _current.reset(token)
+        functions = "\n".join(found.functions.values())
         with IRBuilder() as builder, T.prim_func(s_tir=True):
             T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
-            emit(*args, **kwargs)
+            for name, buffer in found.parameters.items():
+                T.arg(name, buffer)
+            with _root(), T.attr(0, "pragma_import_llvm", functions) if functions else nullcontext():
+                T.add_to_parent(code.get().body.block.body)
         return builder.get()
 
     return cast("Callable[P, tirx.PrimFunc]", lru_cache(_KEPT)(build))
+
+
+@contextmanager
+def _root() -> Generator[None]:
+    """Return a context for a kernel's block, without which TVM takes some kernels of one tensor for reshapes.
+
+    TVM is told nothing of what it reads and writes, since to find that out would take it seconds.
+    """
+    with T.sblock("root"):
+        T.reads()
+        T.writes()
+        yield
+
+
+def argument(
+    name: str,
+    shape: Sequence[Scalar],
+    dtype: str = "float32",
+    view: Sequence[Scalar] | None = None,
+    seen_as: str | None = None,
+    strides: Sequence[Scalar] | None = None,
+) -> tirx.Buffer:
+    """Declare the next argument; return it as code reads it.
+
+    That is in the shape and with the strides of a view, and as elements of another type: bfloat16 as bits.
+    """
+    _current.get().parameters[name] = buffer = T.buffer(shape, dtype)
+    kind = stored_as(dtype) if seen_as is None else seen_as
+    if view is None and kind == dtype:
+        return buffer
+    return T.decl_buffer(shape if view is None else view, kind, data=buffer.data, strides=strides)
+
+
+def stored_as(dtype: str) -> str:
+    """Return the element type in which a kernel's buffers hold numbers of a type."""
+    return "uint16" if dtype == BFLOAT16 else dtype
+
+
+def current_machine() -> Machine:
+    """Return the machine that a kernel is being emitted for."""
+    return _current.get().machine
+
+
+def call_llvm(name: str, definition: str, dtype: str, *operands: tirx.Expr) -> tirx.Expr:
+    """Call a function in LLVM IR, which is compiled into the kernel."""
+    _current.get().functions[name] = definition
+    return T.call_extern(dtype, name, *operands)
 
 
 def symbol(name: str, size: int | None) -> Scalar:
@@ -55,9 +134,9 @@ def either(condition: bool | tirx.Expr, then: Callable[[], None], otherwise: Cal
     """Emit one of two codes, or both around a condition that isn't known until the kernel runs."""
     if isinstance(condition, bool):
         (then if condition else otherwise)()
-    else:
-        with T.If(condition):
-            with T.Then():
-                then()
-            with T.Else():
-                otherwise()
+        return
+    with T.If(condition):
+        with T.Then():
+            then()
+        with T.Else():
+            otherwise()

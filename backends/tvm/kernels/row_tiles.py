@@ -1,28 +1,37 @@
 """What convolutions and pools on images in blocks have in common: a row of the result is computed tile by tile.
 
-Tiles at the left and right edge are generated without the taps that would lie in the padding, so that nothing is ever
-padded.
+Tiles at both edges are generated without the taps that would lie in the padding, so that nothing is ever padded.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import imported
-from .epilogue import BlockedEpilogue
+from .epilogue import Result
 from .machine import Machine
-from .prim_func import maybe_parallel
-from .vectors import Scalar, cast, ramp, zeros
+from .prim_func import Loop, argument
+from .vectors import Register, Scalar, cast, ramp, zeros
 from .windows import Window
 
 Line: TypeAlias = tuple[Scalar, Scalar, Scalar]
 """An image, a panel of some blocks of channels, and a row."""
-Sums: TypeAlias = Sequence[Sequence[tirx.Buffer]]
+Sums: TypeAlias = Sequence[Sequence[Register]]
 """The accumulators of a tile, by column and block."""
+
+
+def channel_rows(
+    window: Window, channels: int, *, is_integer: bool = False, has_offsets: bool = False
+) -> tuple[tirx.Buffer, tirx.Buffer | None, tirx.Buffer | None]:
+    """Declare a kernel's arguments behind the weights: a bias and, for bytes, scales and perhaps offsets."""
+    bias = argument("bias", (channels,))
+    scales = argument("scales", (channels,)) if is_integer else None
+    kinds = [len(window.taps(axis)) for axis in range(2)]
+    return bias, scales, argument("offsets", (*kinds, channels), "int32") if has_offsets else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +40,45 @@ class RowTiles(ABC):
 
     Attributes:
         window: where the windows lie.
-        finish: the epilogue.
-        accumulator_dtype: of what is computed of a window.
+        machine: whose vectors hold a block of channels.
         columns: of a tile.
         blocks: of channels of a tile.
+        accumulator_dtype: of what is computed of a window.
         x: images.
+        weights: None for a pool.
         bias: by channel; None for a pool.
         scales: of sums of bytes, by channel; None for floats.
         offsets: what sums of bytes start from, by kind of row, kind of column, and channel; None for 0.
+        result: with the epilogue on it.
     """
 
     window: Window
-    finish: BlockedEpilogue
-    accumulator_dtype: str
+    machine: Machine
     columns: int
     blocks: int
+    accumulator_dtype: str
     x: tirx.Buffer
+    weights: tirx.Buffer | None
     bias: tirx.Buffer | None
     scales: tirx.Buffer | None
     offsets: tirx.Buffer | None
+    result: Result
+
+    @property
+    def lanes(self) -> int:
+        return self.machine.lanes
 
     def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Return what a window starts from; a column of None stands for one without padding at the sides.
 
         Offsets undo the zero point of bytes, and depend on how many taps of the window lie on the image.
         """
-        channels = ramp(block * self.finish.lanes, self.finish.lanes)
+        channels = ramp(block * self.lanes, self.lanes)
         if self.offsets is not None:
             return self.offsets[self.window.kind(0, row), self.window.kind(1, column), channels]
         if self.bias is not None and self.scales is None:
             return self.bias[channels]
-        return zeros(self.accumulator_dtype, self.finish.lanes)
+        return zeros(self.accumulator_dtype, self.lanes)
 
     @abstractmethod
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
@@ -71,22 +88,24 @@ class RowTiles(ABC):
         """Return the result for a window."""
         if self.scales is None or self.bias is None:
             return total
-        channels = ramp(block * self.finish.lanes, self.finish.lanes)
+        channels = ramp(block * self.lanes, self.lanes)
         return cast(total, "float32") * self.scales[channels] + self.bias[channels]
 
-    def emit(self, batch: Scalar, blocks: int, tiles: tuple[list[int], list[int]], machine: Machine) -> None:
-        """Emit all rows of all blocks, of one block each, as tasks."""
-        (rows, columns), (down, across) = self.window.result, self.window.kernel
-        tasks = batch * blocks * rows
-        loop = maybe_parallel(tasks * columns * down * across, machine.costs.vector_work)
-        with T.sblock("root"), imported(machine, self.finish.epilogue.is_coarse), loop(0, tasks) as task:
-            rest = task // rows
-            self.row((rest // blocks, rest % blocks, task % rows), *tiles)
+    def emit(self, axes: dict[str, Scalar], tiles: tuple[list[int], list[int]], loop: Loop) -> None:
+        """Emit all tiles, which are those in the middle of rows and those at edges.
 
-    def sums(self) -> Sums:
-        """Allocate the registers of a tile."""
-        size, dtype = (self.finish.lanes,), self.accumulator_dtype
-        return [[T.alloc_buffer(size, dtype) for _ in range(self.blocks)] for _ in range(self.columns)]
+        Axes are image, panel and row, in any order, and perhaps tile, if there are no edges; with their sizes they make
+        the tasks.
+        """
+        with loop(0, prod(axes.values())) as task:
+            place: dict[str, Scalar] = {}
+            for name, size in reversed(axes.items()):
+                task, place[name] = task // size, task % size
+            at = (place["image"], place["panel"], place["row"])
+            if "tile" in place:
+                self.tile(self.sums(), at, tirx.min(place["tile"] * self.columns, tiles[0][-1]), None)
+            else:
+                self.row(at, *tiles)
 
     def row(self, at: Line, inner: list[int], edges: list[int]) -> None:
         """Emit the tiles of a row: those in the middle in a loop, those at edges one by one."""
@@ -97,17 +116,22 @@ class RowTiles(ABC):
             with T.serial(0, len(inner)) as step:
                 self.tile(sums, at, tirx.min(inner[0] + step * self.columns, inner[-1]), None)
 
+    def sums(self) -> Sums:
+        """Allocate the registers of a tile."""
+        dtype = self.accumulator_dtype
+        return [[Register.empty(self.lanes, dtype) for _ in range(self.blocks)] for _ in range(self.columns)]
+
     def tile(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         """Emit one tile from a column on; at an edge, that column is known."""
-        (image, panel, row), whole = at, ramp(0, self.finish.lanes)
-        first = panel * self.blocks
-        columns = [None if edge is None else edge + column for column in range(len(sums))]
-        for column, line in zip(columns, sums, strict=True):
-            for number, total in enumerate(line):
-                T.buffer_store(total, self.initialise(first + number, row, column), [whole])
-        self.add(sums, at, start, edge)
-        results = [
-            [self.store_c(total[whole], first + number, row, column) for number, total in enumerate(line)]
-            for column, line in zip(columns, sums, strict=True)
+        image, panel, row = at
+        spots = [
+            (column, panel * self.blocks + number, None if edge is None else edge + column, total)
+            for column, line in enumerate(sums)
+            for number, total in enumerate(line)
         ]
-        self.finish.store(results, (image, first, row, start))
+        for _, block, column, total in spots:
+            total.set(self.initialise(block, row, column))
+        self.add(sums, at, start, edge)
+        for place, block, column, total in spots:
+            found = self.store_c(total.value, block, row, column)
+            self.result.store(found, (image, block, row, start + place, ramp(0, self.lanes)))

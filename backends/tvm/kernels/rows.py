@@ -3,47 +3,35 @@
 Each row is read several times, but from memory only once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .approximations import exp, least, most
-from .bfloat16 import BFLOAT16, imported, rounded
-from .epilogue import viewed
+from .approximations import exp
+from .bfloat16 import stored
 from .machine import Machine
-from .prim_func import Loop, kernel, maybe_parallel, symbols
-from .vectors import Scalar, cast, filled, held, horizontal_max, horizontal_min, known, ramp, spread, total, zeros
+from .prim_func import Loop, argument, kernel, maybe_parallel, symbols
+from .vectors import Register, Scalar, cast, each_vector, greater, held, known, lanes_at, lesser, spread
 
 
 @kernel
 def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Machine) -> None:
     """Emit a kernel of `[*batch_dims, columns]` to the softmax of each row."""
-
-    def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
-        x, y = buffers
-        lowest = -T.infinity("float32")
-        highest = reduced(lowest, columns, machine, lambda old, at: tirx.Select(x[row, at] > old, x[row, at], old))
-        T.buffer_store(highest, horizontal_max(highest), [0])
-        sums = filled(zeros("float32", machine.lanes))
-
-        def exponentiate(at: Scalar, lane: Scalar) -> None:
-            vector = held(x[row, at])
-            T.buffer_store(y, exp(vector - spread(highest[0], vector.ty.dtype.lanes)), [row, at])
-            T.buffer_store(sums, sums[lane] + y[row, at], [lane])
-
-        each(columns, machine, exponentiate)
-        T.buffer_store(sums, T.float32(1) / total(sums), [0])
-
-        def scale(at: Scalar, lane: Scalar) -> None:
-            vector = y[row, at]
-            T.buffer_store(y, vector * spread(sums[0], vector.ty.dtype.lanes), [row, at])
-
-        each(columns, machine, scale)
-
-    _emit(batch_dims, columns, (), row, machine)
+    with _each_row(batch_dims, columns, 0, machine) as (x, _, y, row):
+        highest = _reduced(-T.infinity("float32"), x, row, machine, greater)
+        highest.set(highest.folded(greater))
+        sums = Register.of(spread(T.float32(0), machine.lanes))
+        for at in each_vector(0, columns, machine.lanes):
+            lanes = lanes_at(at)
+            T.buffer_store(y, exp(held(x[row, at]) - spread(highest.first(1), lanes)), [row, at])
+            sums.set(sums.first(lanes) + y[row, at])
+        sums.set(T.float32(1) / sums.total())
+        for at in each_vector(0, columns, machine.lanes):
+            T.buffer_store(y, y[row, at] * spread(sums.first(1), lanes_at(at)), [row, at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,35 +57,25 @@ def norm_kernel(
 
     The result is float32 or bfloat16.
     """
-
-    def row(buffers: Sequence[tirx.Buffer], row: tirx.Expr) -> None:
-        x, scales, *biases, y = buffers
-        mean = x
+    with _each_row(batch_dims, columns, 1 + norm.has_bias, machine, result) as (x, (scales, *biases), y, row):
+        mean = None
         if norm.is_centered:
-            mean = reduced(T.float32(0), columns, machine, lambda old, at: old + x[row, at])
-            T.buffer_store(mean, total(mean) * T.float32(1 / columns), [0])
+            mean = _reduced(T.float32(0), x, row, machine, lambda vector, old: old + vector)
+            mean.set(mean.total() * T.float32(1 / columns))
 
-        def centered(at: Scalar) -> tirx.Expr:
-            vector = x[row, at]
-            return held(vector - spread(mean[0], vector.ty.dtype.lanes) if norm.is_centered else vector)
+        def centered(vector: tirx.Expr) -> tirx.Expr:
+            return held(vector if mean is None else vector - spread(mean.first(1), vector.ty.dtype.lanes))
 
-        def add(old: tirx.Expr, at: Scalar) -> tirx.Expr:
-            distance = centered(at)
+        def add(vector: tirx.Expr, old: tirx.Expr) -> tirx.Expr:
+            distance = centered(vector)
             return old + distance * distance
 
-        squares = reduced(T.float32(0), columns, machine, add)
-        variance = total(squares) * T.float32(1 / columns)
-        T.buffer_store(squares, T.float32(1) / tirx.sqrt(variance + T.float32(norm.epsilon)), [0])
-
-        def store(at: Scalar, lane: Scalar) -> None:
-            vector = centered(at)
-            scaled = vector * spread(squares[0], vector.ty.dtype.lanes) * scales[at]
-            shifted = scaled + biases[0][at] if biases else scaled
-            T.buffer_store(y, rounded(shifted) if result == BFLOAT16 else shifted, [row, at])
-
-        each(columns, machine, store)
-
-    _emit(batch_dims, columns, (columns,) * (1 + norm.has_bias), row, machine, result)
+        squares = _reduced(T.float32(0), x, row, machine, add)
+        variance = squares.total() * T.float32(1 / columns)
+        squares.set(T.float32(1) / tirx.sqrt(variance + T.float32(norm.epsilon)))
+        for at in each_vector(0, columns, machine.lanes):
+            scaled = centered(x[row, at]) * spread(squares.first(1), lanes_at(at)) * scales[at]
+            T.buffer_store(y, stored(scaled + biases[0][at] if biases else scaled, result), [row, at])
 
 
 @kernel
@@ -108,79 +86,57 @@ def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bo
     """
     sizes = symbols(batch_dims)
     rows: Scalar = prod(sizes)
-    grids, count = ((*sizes, 1), rows) if by_row else ((), 1)
-    forms = (
-        ("x", (*sizes, columns), "float32", (rows, columns)),
-        ("y", (*sizes, columns), "uint8", (rows, columns)),
-        ("scales", grids, "float32", (count,)),
-        ("zero_points", grids, "uint8", (count,)),
-    )
-    arguments = [(T.arg(name, T.buffer(shape, dtype)), view) for name, shape, dtype, view in forms]
-    x, y, scales, zero_points = (viewed(buffer, view) for buffer, view in arguments)
-    loop = row_loop(rows, columns, machine)
-    with T.sblock("root"):  # or TVM would look for one
-        if not by_row:
-            _find_grid(x, scales, zero_points, loop, machine)
-        with loop(0, rows) as row:
-            if by_row:
-                _store_grid(*_range(x, row, machine), scales, zero_points, row)
-            grid = row if by_row else 0
-            # The standard divides by the scale: to multiply by its inverse may round ties to another number.
-            factor = held(T.float32(1) / scales[grid] if by_row else scales[grid])
-            zero = held(zero_points[grid].astype("float32"))
-
-            def store(at: Scalar, lane: Scalar) -> None:
-                vector = x[row, at]
-                lanes = vector.ty.dtype.lanes
-                scaled = vector * spread(factor, lanes) if by_row else vector / spread(factor, lanes)
-                steps = held(tirx.nearbyint(scaled) + spread(zero, lanes))
-                integers = cast(held(most(held(least(steps, 255.0)), 0.0)), "int32")
-                T.buffer_store(y, cast(integers, "uint8"), [row, at])
-
-            each(columns, machine, store)
+    shape, view, grids, count = (*sizes, columns), (rows, columns), (*sizes, 1) if by_row else (), rows if by_row else 1
+    x, y = argument("x", shape, view=view), argument("y", shape, "uint8", view)
+    scales, zero_points = argument("scales", grids, view=(count,)), argument("zero_points", grids, "uint8", (count,))
+    loop = _row_loop(rows, columns, machine)
+    if not by_row:
+        _find_grid(x, scales, zero_points, loop, machine)
+    with loop(0, rows) as row:
+        if by_row:
+            _store_grid(*_range(x, row, machine), scales, zero_points, row)
+        grid = row if by_row else 0
+        # The standard divides by the scale: to multiply by its inverse may round ties to another number.
+        factor = held(T.float32(1) / scales[grid] if by_row else scales[grid])
+        zero = held(zero_points[grid].astype("float32"))
+        for at in each_vector(0, columns, machine.lanes):
+            vector, scale = x[row, at], spread(factor, lanes_at(at))
+            scaled = vector * scale if by_row else vector / scale
+            steps = held(tirx.nearbyint(scaled) + spread(zero, lanes_at(at)))
+            integers = cast(held(greater(0.0, held(lesser(255.0, steps)))), "int32")
+            T.buffer_store(y, cast(integers, "uint8"), [row, at])
 
 
-def _emit(
-    batch_dims: tuple[int | None, ...],
-    columns: int,
-    beside: Sequence[int],
-    row: Callable[[Sequence[tirx.Buffer], tirx.Expr], None],
-    machine: Machine,
-    result: str = "float32",
-) -> None:
-    """Emit a kernel that walks the rows; its arguments are the matrix, vectors of some lengths, and the result."""
+@contextmanager
+def _each_row(
+    batch_dims: tuple[int | None, ...], columns: int, vectors: int, machine: Machine, result: str = "float32"
+) -> Generator[tuple[tirx.Buffer, list[tirx.Buffer], tirx.Buffer, tirx.Expr]]:
+    """Return a context for the code of each row, given a matrix, numbers by column, the result and the row."""
     sizes = symbols(batch_dims)
-    x = T.arg("x", T.buffer((*sizes, columns), "float32"))
-    vectors = [T.arg(f"vector{index}", T.buffer((size,), "float32")) for index, size in enumerate(beside)]
-    y = T.arg("y", T.buffer((*sizes, columns), result))
-    rows: Scalar = prod(sizes)
-    x, y = (viewed(buffer, (rows, columns)) for buffer in (x, y))
-    root = T.sblock("root")  # without a block, TVM wouldn't see that this is no reshape
-    with root, imported(machine, result == BFLOAT16), row_loop(rows, columns, machine)(0, rows) as place:
-        row((x, *vectors, y), place)
+    shape, view = (*sizes, columns), (prod(sizes), columns)
+    x = argument("x", shape, view=view)
+    beside = [argument(f"vector{index}", (columns,)) for index in range(vectors)]
+    y = argument("y", shape, result, view)
+    with _row_loop(view[0], columns, machine)(0, view[0]) as row:
+        yield x, beside, y, row
 
 
-def row_loop(rows: Scalar, columns: int, machine: Machine) -> Loop:
+def _row_loop(rows: Scalar, columns: int, machine: Machine) -> Loop:
     """Return the loop over rows: parallel unless they are known to have few elements."""
     return maybe_parallel(rows * columns, machine.costs.row_elements)
 
 
-def each(columns: int, machine: Machine, body: Callable[[Scalar, Scalar], None]) -> None:
-    """Emit code for each vector of a row, from the vector's place and that of its lanes."""
-    whole, rest = divmod(columns, machine.lanes)
-    if whole:
-        with T.serial(0, whole) as block:
-            body(ramp(block * machine.lanes, machine.lanes), ramp(0, machine.lanes))
-    if rest:
-        body(ramp(whole * machine.lanes, rest), ramp(0, rest))
-
-
-def reduced(
-    start: tirx.Expr, columns: int, machine: Machine, combine: Callable[[tirx.Expr, Scalar], tirx.Expr]
-) -> tirx.Buffer:
-    """Emit code that combines the vectors of a row, lane by lane; return the buffer of the lanes."""
-    lanes = filled(spread(start, machine.lanes))
-    each(columns, machine, lambda at, lane: T.buffer_store(lanes, combine(lanes[lane], at), [lane]))
+def _reduced(
+    start: tirx.Expr,
+    x: tirx.Buffer,
+    row: Scalar,
+    machine: Machine,
+    combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+) -> Register:
+    """Emit code that combines the vectors of a row with what came before, lane by lane; return the lanes."""
+    lanes = Register.of(spread(start, machine.lanes))
+    for at in each_vector(0, known(x.shape[1]), machine.lanes):
+        lanes.set(combine(x[row, at], lanes.first(lanes_at(at))))
     return lanes
 
 
@@ -191,23 +147,21 @@ def _find_grid(x: tirx.Buffer, scales: tirx.Buffer, zero_points: tirx.Buffer, lo
     with loop(0, rows) as row:
         for buffer, bound in zip(ranges, _range(x, row, machine), strict=True):
             T.buffer_store(buffer, bound, [row])
-    low, high = (filled(T.float32(0)) for _ in range(2))
+    low, high = (Register.of(T.float32(0)) for _ in range(2))
     with T.serial(0, rows) as row:
-        T.buffer_store(low, tirx.min(low[0], ranges[0][row]), [0])
-        T.buffer_store(high, tirx.max(high[0], ranges[1][row]), [0])
-    _store_grid(low[0], high[0], scales, zero_points, 0)
+        low.set(tirx.min(low.value, ranges[0][row]))
+        high.set(tirx.max(high.value, ranges[1][row]))
+    _store_grid(low.value, high.value, scales, zero_points, 0)
 
 
 def _range(x: tirx.Buffer, row: Scalar, machine: Machine) -> tuple[tirx.Expr, tirx.Expr]:
     """Emit a row's lowest and highest number, extended to include 0."""
-    low, high = (filled(zeros("float32", machine.lanes)) for _ in range(2))
-
-    def compare(at: Scalar, lane: Scalar) -> None:
-        T.buffer_store(low, tirx.Select(x[row, at] < low[lane], x[row, at], low[lane]), [lane])
-        T.buffer_store(high, tirx.Select(x[row, at] > high[lane], x[row, at], high[lane]), [lane])
-
-    each(known(x.shape[1]), machine, compare)
-    return horizontal_min(low), horizontal_max(high)
+    low, high = (Register.of(spread(T.float32(0), machine.lanes)) for _ in range(2))
+    for at in each_vector(0, known(x.shape[1]), machine.lanes):
+        lanes = lanes_at(at)
+        low.set(lesser(x[row, at], low.first(lanes)))
+        high.set(greater(x[row, at], high.first(lanes)))
+    return low.folded(lesser), high.folded(greater)
 
 
 def _store_grid(low: tirx.Expr, high: tirx.Expr, scales: tirx.Buffer, zero_points: tirx.Buffer, place: Scalar) -> None:

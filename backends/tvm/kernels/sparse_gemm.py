@@ -6,7 +6,7 @@ once for all rows of a tile, whose left factors are broadcast from where the ind
 few sums in turn for each element, since one addition waits for the other.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -14,11 +14,13 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .gemm import Beside, Dense, Gemm, Matrix, Nest, Place, Product, panels, tiles
+from .epilogue import Result
+from .gemm import Dense, Gemm, Matrix, Nest, Product, panels, tiles
 from .instructions.base import Instruction
 from .machine import Machine
-from .tiles import MOST_VECTORS, Tile, ceil_div
-from .vectors import Scalar, ramp
+from .prim_func import argument
+from .tiles import MOST_VECTORS, Tile, fits
+from .vectors import Scalar, ceil_div, ramp
 
 _MOST_CHAINS, _LEAST_RUNS = 4, 4
 """Sums of an element that blocks in a row are added to in turn, and the least blocks of each."""
@@ -76,7 +78,7 @@ def sparse_tiles(gemm: Gemm, weights: np.ndarray, machine: Machine) -> list[Spar
         count = np.count_nonzero(_blocks(weights, widest, gemm.instruction).any((2, 3)))
         for rows in range(1, min(costs.most_rows, gemm.m or costs.most_rows) + 1):
             tile = SparseTile(rows, vectors * machine.lanes, machine.lanes)
-            if rows * vectors + vectors + 1 <= machine.registers:
+            if fits(rows, vectors, machine):
                 work = rows * vectors + costs.sparse_load * (rows + vectors)
                 times[tile] = count * gemm.heights(rows, machine) * work
     dense = tiles(gemm, machine)[0]
@@ -100,34 +102,31 @@ class SparseMatrix(Matrix):
         """Return a matrix with so many blocks of a panel, of sums that are undone as another one's."""
         return cls(matrix.has_offsets, matrix.zero_points, matrix.is_scaled, held=held)
 
-    def depth(self, gemm: Gemm, k: Scalar) -> Scalar:
-        return (self.held + _BESIDE) * gemm.instruction.k_per_instruction
-
-    def m_splits(self, nest: Nest, tile: Tile) -> Scalar:
-        """Return parts of so few rows that they stay in the cache while all panels are walked through."""
-        together = nest.machine.costs.sparse_rows
-        return (nest.rows + together - 1) // together
-
-    def declare_right(self, gemm: Gemm, tile: Tile, batch_dims: Sequence[Scalar], k: Scalar) -> Sequence[tirx.Buffer]:
-        count, width = tirx.Var("blocks", "int64"), tile.columns * gemm.instruction.k_per_instruction
+    def declare_right(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Sequence[tirx.Buffer]:
+        instruction, count = nest.gemm.instruction, tirx.Var("blocks", "int64")
+        width = nest.tile.columns * instruction.k_per_instruction
         return [
-            T.arg("right", T.buffer((count, width), gemm.instruction.rhs_dtype)),
-            T.arg("block_rows", T.buffer((count,), "int32")),
-            T.arg("starts", T.buffer((ceil_div(gemm.n, tile.columns) + 1,), "int32")),
+            argument("right", (count, width), instruction.rhs_dtype, (1, count, width)),
+            argument("block_rows", (count,), "int32"),
+            argument("starts", (nest.panels + 1,), "int32"),
         ]
 
-    def products(self, nest: Nest, right: Sequence[tirx.Buffer], beside: Beside) -> Callable[[Scalar], Product]:
-        (blocks, rows, starts), most_chains = right, min(self.held // _LEAST_RUNS, _MOST_CHAINS)
-        return lambda panel: _Sparse(
-            nest.gemm.instruction,
-            nest.x,
-            blocks,
-            beside,
-            rows=rows,
-            bounds=(starts[panel], starts[panel + 1]),
-            in_flight=2 * nest.machine.costs.latency,
-            most_chains=most_chains,
-        )
+    def emit(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
+        """Emit the code for parts of so few rows that they stay in the cache while all panels are walked through."""
+        together, depth = nest.machine.costs.sparse_rows, (self.held + _BESIDE) * dense.instruction.k_per_instruction
+        beside = (dense.offsets, dense.zero_points, dense.scales)
+        _, rows, starts = right
+
+        def product_of(panel: Scalar) -> Product:
+            return _Sparse(
+                *(dense.instruction, dense.x, dense.right, *beside),
+                rows=rows,
+                bounds=(starts[panel], starts[panel + 1]),
+                in_flight=2 * nest.machine.costs.latency,
+                most_chains=min(self.held // _LEAST_RUNS, _MOST_CHAINS),
+            )
+
+        nest.emit(product_of, result, (nest.rows + together - 1) // together, depth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,11 +163,3 @@ class _Sparse(Dense):
         together, left = self.instruction.k_per_instruction, self.instruction.broadcast_lhs
         places = [ramp(self.rows[first + step], together) for step in range(count)]
         return [left(self.x[row, place], lanes) for place in places]
-
-    def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
-        column, together = place.right[1], self.instruction.k_per_instruction
-        for block in range(count):
-            yield {
-                start: self.right[first + block, ramp((column + start) * together, lanes * together)]
-                for start, lanes in tile.vectors
-            }

@@ -8,14 +8,15 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .instructions.base import Instruction
-from .vectors import Scalar, ramp, zeros
+from .machine import Machine
+from .vectors import Scalar, ceil_div, ramp, zeros
 
 Spot: TypeAlias = tuple[int, int, int, Scalar]
 """A vector of a tile: its row, first column and lanes, and its places in a buffer that holds the tile."""
-Vector: TypeAlias = tuple[int, int, int, tirx.Expr]
+Vector: TypeAlias = tuple[Scalar, int, int, tirx.Expr]
 """A vector of a tile: its row, first column, lanes and numbers."""
-Factor: TypeAlias = Callable[[int, int], tirx.Expr]
-"""A function from a tile's line or column, and a number of lanes, to the factor for a vector."""
+Factor: TypeAlias = Callable[[Scalar, int, int], tirx.Expr]
+"""A function from a step, a tile's line or column, and a number of lanes, to the factor for a vector."""
 
 MOST_VECTORS = 3
 """The most vectors of a block that may be left out: wider ones are seldom zero as a whole."""
@@ -56,11 +57,15 @@ class Tile:
             T.buffer_store(sums, zeros("float32", lanes), [slot])
         return sums
 
-    def multiply_add(self, sums: tirx.Buffer, instruction: Instruction, left: Factor, right: Factor) -> None:
-        """Emit multiply-adds of a row's left factors and a column's right ones, each with a vector's lanes."""
+    def products(self, steps: Scalar, instruction: Instruction, left: Factor, right: Factor) -> Iterator[Vector]:
+        """Emit the sums over some steps of the products of a row's left factors and a column's right ones."""
+        sums = self.zeros()
+        with T.serial(0, steps) as step:
+            for line, start, lanes, slot in self.spots:
+                factors = left(step, line, lanes), right(step, start, lanes)
+                T.buffer_store(sums, instruction.multiply_add(sums[slot], *factors), [slot])
         for line, start, lanes, slot in self.spots:
-            vector = instruction.multiply_add(sums[slot], left(line, lanes), right(start, lanes))
-            T.buffer_store(sums, vector, [slot])
+            yield line, start, lanes, sums[slot]
 
 
 def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: Scalar) -> Iterator[tuple[int, tirx.Expr]]:
@@ -88,5 +93,6 @@ def _heights(height: int, rows: Scalar) -> list[tuple[int, Scalar]]:
     return found
 
 
-def ceil_div(size: int, part: int) -> int:
-    return -(-size // part)
+def fits(rows: int, vectors: int, machine: Machine, beside: int = 1) -> bool:
+    """Whether a tile fits into the registers, with a row of weights and some more beside it."""
+    return rows * vectors + vectors + beside <= machine.registers

@@ -8,9 +8,9 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, least, most, number, sigmoid, tanh
+from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, sigmoid, tanh
 from .bfloat16 import rounded, widened
-from .vectors import cast, held, vector_type
+from .vectors import cast, greater, held, lesser, number, vector_type
 
 Attributes: TypeAlias = tuple[tuple[str, Any], ...]
 """The attributes of an operator, by name: numbers, names and tables of bytes."""
@@ -32,7 +32,7 @@ def _gelu(get: Get, x: tirx.Expr) -> tirx.Expr:
 
 def _hard_sigmoid(get: Get, x: tirx.Expr) -> tirx.Expr:
     y = held(x * number(get("alpha", 0.2), x) + number(get("beta", 0.5), x))
-    return least(held(most(y, 0.0)), 1.0)
+    return lesser(1.0, held(greater(0.0, y)))
 
 
 def _cast(get: Get, x: tirx.Expr) -> tirx.Expr:
@@ -44,16 +44,8 @@ def _cast(get: Get, x: tirx.Expr) -> tirx.Expr:
 
 
 def _clip(get: Get, x: tirx.Expr, low: tirx.Expr | None = None, high: tirx.Expr | None = None) -> tirx.Expr:
-    y = x if low is None else held(tirx.Select(x < low, low, x))
-    return y if high is None else tirx.Select(y > high, high, y)
-
-
-def _leaky(get: Get, x: tirx.Expr) -> tirx.Expr:
-    return tirx.Select(x < number(0.0, x), x * number(get("alpha", 0.01), x), x)
-
-
-def _elu(get: Get, x: tirx.Expr) -> tirx.Expr:
-    return tirx.Select(x < number(0.0, x), number(get("alpha", 1.0), x) * (exp(x) - number(1.0, x)), x)
+    y = x if low is None else held(greater(low, x))
+    return y if high is None else lesser(high, y)
 
 
 def _quantize(get: Get, x: tirx.Expr) -> tirx.Expr:
@@ -64,7 +56,7 @@ def _quantize(get: Get, x: tirx.Expr) -> tirx.Expr:
     scale, zero_point = np.float32(get("scale")), get("zero_point")
     low, high = (float(np.float32(limit - zero_point) * scale) for limit in get("limits"))
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
-    shifted = held(held(least(above, high)) * number(float(1 / scale), x) + number(ROUNDING, x))
+    shifted = held(held(lesser(high, above)) * number(float(1 / scale), x) + number(ROUNDING, x))
     zero = int(np.float32(ROUNDING).view(np.int32)) - zero_point
     return tirx.reinterpret(vector_type("int32", x), shifted) - tirx.const(zero, vector_type("int32", x))
 
@@ -102,17 +94,17 @@ ELEMENTS: Mapping[str, Element] = {
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,
-    "Elu": _elu,
+    "Elu": lambda get, x: tirx.Select(x < number(0.0, x), number(get("alpha", 1.0), x) * (exp(x) - number(1.0, x)), x),
     "Erf": lambda get, x: erf(x),
     "Exp": lambda get, x: exp(x),
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
-    "LeakyRelu": _leaky,
+    "LeakyRelu": lambda get, x: tirx.Select(x < number(0.0, x), x * number(get("alpha", 0.01), x), x),
     "Mul": lambda get, a, b: a * b,
     "Neg": lambda get, x: number(0.0, x) - x,
     "PRelu": lambda get, x, slope: tirx.Select(x < number(0.0, x), x * slope, x),
     "QuantizeLinear": _quantize,
-    "Relu": lambda get, x: most(x, 0.0),
+    "Relu": lambda get, x: greater(0.0, x),
     "Sigmoid": lambda get, x: sigmoid(x),
     "Sub": lambda get, a, b: a - b,
     "Table": _table,

@@ -1,6 +1,7 @@
 """Vectors of any number of lanes, where scalars stand for those of one, since TVM has none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from tvm import tirx
@@ -8,6 +9,7 @@ from tvm.script.ir_builder import tirx as T
 
 Scalar: TypeAlias = int | tirx.Expr
 """An integer: a number while a kernel is generated, or an expression that the kernel computes."""
+BFLOAT16 = "bfloat16"
 
 
 def known(size: tirx.Expr) -> int:
@@ -16,9 +18,23 @@ def known(size: tirx.Expr) -> int:
     return int(size)
 
 
+def size_of(size: tirx.Expr) -> Scalar:
+    """Return a size as a number, if it is one."""
+    return int(size) if isinstance(size, tirx.IntImm) else size
+
+
+def ceil_div(size: int, part: int) -> int:
+    return -(-size // part)
+
+
 def ramp(start: Scalar, lanes: int) -> Scalar:
     """Return the indices of consecutive elements."""
     return start if lanes == 1 else T.ramp(start, 1, lanes)
+
+
+def lanes_at(place: Scalar) -> int:
+    """Return how many elements the indices in a place are of."""
+    return 1 if isinstance(place, int) else place.ty.dtype.lanes
 
 
 def spread(element: tirx.Expr, lanes: int) -> tirx.Expr:
@@ -29,6 +45,11 @@ def spread(element: tirx.Expr, lanes: int) -> tirx.Expr:
 def zeros(dtype: str, lanes: int) -> tirx.Expr:
     """Return a vector of zeros."""
     return spread(tirx.const(0, dtype), lanes)
+
+
+def number(value: float, like: tirx.Expr) -> tirx.Expr:
+    """Return a vector with a number in every lane and the type of `like`."""
+    return tirx.const(value, like.ty.dtype)
 
 
 def vector_type(dtype: str, vector: tirx.Expr) -> str:
@@ -42,33 +63,88 @@ def cast(vector: tirx.Expr, dtype: str) -> tirx.Expr:
     return vector.astype(vector_type(dtype, vector))
 
 
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A vector that code changes, in a buffer that LLVM keeps in a register."""
+
+    buffer: tirx.Buffer
+
+    @staticmethod
+    def empty(lanes: int, dtype: str = "float32") -> "Register":
+        """Allocate a vector that begins with anything."""
+        return Register(T.alloc_buffer((lanes,), dtype))
+
+    @staticmethod
+    def of(vector: tirx.Expr) -> "Register":
+        """Allocate a vector that begins with another one."""
+        register = Register.empty(vector.ty.dtype.lanes, vector.ty.dtype.with_lanes(1))
+        register.set(vector)
+        return register
+
+    @property
+    def lanes(self) -> int:
+        return known(self.buffer.shape[0])
+
+    @property
+    def value(self) -> tirx.Expr:
+        return self.first(self.lanes)
+
+    def first(self, lanes: int) -> tirx.Expr:
+        """Return some lanes, from the first one on."""
+        return self.buffer[ramp(0, lanes)]
+
+    def set(self, vector: tirx.Expr) -> None:
+        """Overwrite as many lanes as another vector has."""
+        T.buffer_store(self.buffer, vector, [ramp(0, vector.ty.dtype.lanes)])
+
+    def folded(self, combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> tirx.Expr:
+        """Combine all lanes, overwriting them."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            self.set(combine(*(self.buffer[ramp(start, lanes)] for start in (0, lanes))))
+        return self.buffer[0]
+
+    def total(self) -> tirx.Expr:
+        """Return the sum of all lanes, overwriting them."""
+        return self.folded(lambda a, b: a + b)
+
+
 def held(vector: tirx.Expr) -> tirx.Expr:
-    """Compute a vector once, in a buffer that LLVM keeps in a register.
+    """Compute a vector once.
 
     Binding a name wouldn't do: TVM's simplifier puts the expression back in for the name.
     """
-    return filled(vector)[ramp(0, vector.ty.dtype.lanes)]
+    return Register.of(vector).value
 
 
-def filled(vector: tirx.Expr) -> tirx.Buffer:
-    """Allocate a buffer of a vector's lanes that begins with the vector."""
-    buffer = T.alloc_buffer((vector.ty.dtype.lanes,), vector.ty.dtype.with_lanes(1))
-    T.buffer_store(buffer, vector, [ramp(0, vector.ty.dtype.lanes)])
-    return buffer
+def lesser(a: tirx.Expr | float, b: tirx.Expr) -> tirx.Expr:
+    """Return the lesser of each two elements, and the second one where either is NaN; the first may be a number."""
+    a = number(a, b) if isinstance(a, float) else a
+    return tirx.Select(b > a, a, b)
 
 
-def total(buffer: tirx.Buffer) -> tirx.Expr:
-    """Return the sum of a buffer's lanes, overwriting them."""
-    return _halved(buffer, lambda a, b: a + b)
+def greater(a: tirx.Expr | float, b: tirx.Expr) -> tirx.Expr:
+    """Return the greater of each two elements, and the second one where either is NaN; the first may be a number."""
+    a = number(a, b) if isinstance(a, float) else a
+    return tirx.Select(b < a, a, b)
 
 
-def each_vector(begin: Scalar, count: Scalar, lanes: int, step: Callable[[Scalar], None]) -> None:
-    """Emit steps over contiguous elements: whole vectors, and the rest one by one."""
+def each_vector(begin: Scalar, count: Scalar, lanes: int) -> Iterator[Scalar]:
+    """Emit loops over contiguous elements; yield the places of whole vectors, and of the rest.
+
+    The rest is a narrower vector or, where the count isn't known, one element after the other.
+    """
     whole = count // lanes
-    with T.serial(0, whole) as vector:
-        step(ramp(begin + vector * lanes, lanes))
-    with T.serial(0, count - whole * lanes) as rest:
-        step(begin + whole * lanes + rest)
+    if not isinstance(whole, int) or whole:
+        with T.serial(0, whole) as vector:
+            yield ramp(begin + vector * lanes, lanes)
+    rest = count - whole * lanes
+    if not isinstance(rest, int):
+        with T.serial(0, rest) as one:
+            yield begin + whole * lanes + one
+    elif rest:
+        yield ramp(begin + whole * lanes, rest)
 
 
 def horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
@@ -83,22 +159,3 @@ def horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
         vectors = [held(tirx.Shuffle(pair, halves[0]) + tirx.Shuffle(pair, halves[1])) for pair in map(list, pairs)]
         size //= 2
     return vectors[0]
-
-
-def horizontal_max(buffer: tirx.Buffer) -> tirx.Expr:
-    """Return the greatest of a buffer's lanes, overwriting them."""
-    return _halved(buffer, lambda a, b: tirx.Select(a > b, a, b))
-
-
-def horizontal_min(buffer: tirx.Buffer) -> tirx.Expr:
-    """Return the smallest of a buffer's lanes, overwriting them."""
-    return _halved(buffer, lambda a, b: tirx.Select(a < b, a, b))
-
-
-def _halved(buffer: tirx.Buffer, combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> tirx.Expr:
-    lanes = known(buffer.shape[0])
-    while lanes > 1:
-        lanes //= 2
-        halves = (buffer[ramp(start, lanes)] for start in (0, lanes))
-        T.buffer_store(buffer, combine(*halves), [ramp(0, lanes)])
-    return buffer[0]

@@ -1,7 +1,7 @@
 """How windows of known sizes lie on an image."""
 
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar
 
 from tvm import tirx
 
@@ -9,6 +9,7 @@ from .vectors import Scalar
 
 Pair = tuple[int, int]
 """A number for the rows and one for the columns; an image with one axis has one row."""
+_Place = TypeVar("_Place", int, Scalar)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Window:
         result: how many windows there are along each axis.
         kernel: taps of a window.
         strides: steps between windows.
-        gaps: steps between taps.
+        dilations: steps between taps.
         begins: padding in front.
         ends: padding behind.
     """
@@ -43,16 +44,14 @@ class Window:
         """Return windows of one pixel each."""
         return cls(image, image, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
 
-    @overload
-    def at(self, axis: int, place: int, tap: int) -> int: ...
-    @overload
-    def at(self, axis: int, place: Scalar, tap: Scalar) -> Scalar: ...
-    def at(self, axis: int, place: Scalar, tap: Scalar) -> Scalar:
+    def at(self, axis: int, place: _Place, tap: _Place) -> _Place:
         """Return where along an axis of the image a tap of a window lies."""
         return place * self.strides[axis] + tap * self.dilations[axis] - self.begins[axis]
 
-    def is_inside(self, column: int, tap: int) -> bool:
-        return 0 <= self.at(1, column, tap) < self.image[1]
+    def inside(self, axis: int, place: int, *, padded: bool = False) -> list[bool]:
+        """Return which taps of a window along an axis lie on the image, or on its padding."""
+        low, high = self._bounds(axis, padded=padded)
+        return [low <= self.at(axis, place, tap) < high for tap in range(self.kernel[axis])]
 
     def rows(self, row: Scalar, *, padded: bool = False) -> tuple[Scalar, Scalar]:
         """Return the first tap of a window on a row of the image, or of its padding, and the one behind the last."""
@@ -63,54 +62,42 @@ class Window:
         end = self.kernel[0] if last < high else tirx.min(tirx.floordiv(high - start + (gap - 1), gap), self.kernel[0])
         return begin, end
 
-    def columns(self, column: int, *, padded: bool) -> int:
-        """Return how many taps of a window lie on columns of the image, or of its padding."""
-        low, high = self._bounds(1, padded=padded)
-        return sum(low <= self.at(1, column, tap) < high for tap in range(self.kernel[1]))
-
     def taps(self, axis: int) -> list[list[bool]]:
         """Return which taps lie on the image, for each kind of place along an axis of the result."""
-        rows = self._inside(axis)
-        first, last = self._edges(axis)
-        return rows if first is None else [*rows[:first], rows[first], *rows[last + 1 :]]
+        places = [self.inside(axis, place) for place in range(self.result[axis])]
+        first, last = self._whole(axis)
+        return places if first is None else [*places[: first + 1], *places[last + 1 :]]
 
     def kind(self, axis: int, place: Scalar | None) -> Scalar:
         """Return the kind of a place along an axis of the result: each that reaches into the padding is its own kind.
 
         A place of None is any of the others.
         """
-        first, last = self._edges(axis)
+        first, last = self._whole(axis)
         if first is None or place is None:
             found = place if first is None else first
             assert found is not None
             return found
-        if isinstance(place, int):
-            return min(place, first) + max(place - last, 0)
-        return tirx.min(place, first) + tirx.max(place - last, 0)
-
-    def _inside(self, axis: int) -> list[list[bool]]:
-        taps = range(self.kernel[axis])
-        return [
-            [0 <= self.at(axis, place, tap) < self.image[axis] for tap in taps] for place in range(self.result[axis])
-        ]
-
-    def _edges(self, axis: int) -> tuple[int | None, int]:
-        """Return the first and last place along an axis that need no padding."""
-        whole = [place for place, taps in enumerate(self._inside(axis)) if all(taps)]
-        return (whole[0], whole[-1]) if whole else (None, 0)
-
-    def _bounds(self, axis: int, *, padded: bool) -> Pair:
-        return (-self.begins[axis], self.image[axis] + self.ends[axis]) if padded else (0, self.image[axis])
+        least, most = (min, max) if isinstance(place, int) else (tirx.min, tirx.max)
+        return least(place, first) + most(place - last, 0)
 
     def tiles(self, columns: int) -> tuple[list[int], list[int]]:
         """Return the first columns of tiles that cover a row of the result: those without padding, and the others.
 
         The last tile may overlap the one before it.
         """
-        last = self.result[1] - columns
-        starts = [min(start, last) for start in range(0, self.result[1], columns)]
-        needs_none = [
-            self.is_inside(start, 0) and self.is_inside(start + columns - 1, self.kernel[1] - 1) for start in starts
-        ]
-        pairs = list(zip(starts, needs_none, strict=True))
-        return [start for start, is_inner in pairs if is_inner], [start for start, is_inner in pairs if not is_inner]
+        inner, edges = list[int](), list[int]()
+        for start in range(0, self.result[1], columns):
+            first = min(start, self.result[1] - columns)
+            end = self.at(1, first + columns - 1, self.kernel[1] - 1)
+            is_inner = self.at(1, first, 0) >= 0 and end < self.image[1]
+            (inner if is_inner else edges).append(first)
+        return inner, edges
+
+    def _whole(self, axis: int) -> tuple[int | None, int]:
+        """Return the first and last place along an axis that need no padding."""
+        whole = [place for place in range(self.result[axis]) if all(self.inside(axis, place))]
+        return (whole[0], whole[-1]) if whole else (None, 0)
+
+    def _bounds(self, axis: int, *, padded: bool) -> Pair:
+        return (-self.begins[axis], self.image[axis] + self.ends[axis]) if padded else (0, self.image[axis])

@@ -1,8 +1,8 @@
 """Winograd convolutions of 3x3 taps in float32, on images in blocks of channels (NCHWc).
 
-Images and weights are transformed tile by tile and multiplied element by element, which the sums over channels make
-GEMMs, and transformed back (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016). A task takes
-some tiles through all of it, so that the transformed tiles stay in the L2 cache.
+Transformed tiles are multiplied element by element, which the sums over channels make GEMMs (Lavin and Gray, "Fast
+Algorithms for Convolutional Neural Networks", 2016). A task takes some tiles through all of it, so that the transformed
+tiles stay in the L2 cache.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,15 +19,14 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from . import convolution
-from .approximations import number
-from .bfloat16 import imported, loaded
+from .bfloat16 import loaded
 from .convolution import Convolution, Tile
-from .epilogue import BlockedEpilogue, Epilogue, viewed
+from .epilogue import Epilogue, Result
 from .instructions.fma import FMA
 from .machine import Machine
-from .prim_func import either, kernel, symbol
-from .tiles import ceil_div
-from .vectors import Scalar, filled, held, ramp, spread, zeros
+from .prim_func import argument, either, kernel, symbol
+from .tiles import fits
+from .vectors import Register, Scalar, ceil_div, held, number, ramp, spread, zeros
 
 Vectors = Sequence[tirx.Expr]
 Load = Callable[[int, int], tirx.Expr]
@@ -61,6 +60,11 @@ class Plan:
     def size(self) -> int:
         """The side of a tile of the image."""
         return self.side + _TAPS - 1
+
+    def origin(self, tile: Scalar, columns: int) -> tuple[Scalar, Scalar]:
+        """Return where in a result of some columns a tile begins."""
+        across = ceil_div(columns, self.side)
+        return tile // across * self.side, tile % across * self.side
 
 
 @cache
@@ -105,15 +109,14 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
 
 def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
     filters = ceil_div(sizes.filters, machine.lanes)
-    divisors = [count for count in range(1, filters + 1) if filters % count == 0]
-    for side, blocks in product(_POINTS, divisors):
+    for side, blocks in product(_POINTS, (count for count in range(1, filters + 1) if filters % count == 0)):
         total = _count(sizes, side)
         shares = {1, *(count for count in (machine.threads,) if filters // blocks % count == 0)}
         m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
         for rows, count, share in product(range(1, machine.registers), m_splits, shares):
             plan = Plan(side, count, rows, blocks, share)
-            fits = rows <= count and rows * blocks + blocks + 1 <= machine.registers
-            if fits and _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes:
+            is_whole = rows <= count and fits(rows, blocks, machine)
+            if is_whole and _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes:
                 yield plan
 
 
@@ -161,25 +164,27 @@ def winograd_kernel(sizes: Convolution, plan: Plan, machine: Machine, epilogue: 
     depth, filters = (ceil_div(count, lanes) for count in (sizes.channels, sizes.filters))
     panels, total = filters // plan.blocks, _count(sizes, plan.side)
     m_splits, share = ceil_div(total, plan.tiles), panels // plan.shares
-    x = T.arg("x", T.buffer((batch, depth, *window.image, lanes), sizes.dtype))
-    form = (panels, plan.size**2, sizes.channels, plan.blocks * lanes)
-    weights = T.arg("weights", T.buffer(form, "float32"))
-    bias = T.arg("bias", T.buffer((filters * lanes,), "float32"))
-    shape = (batch, filters, *window.result, lanes)
-    finish = BlockedEpilogue.of(epilogue, shape)
-    x, finish = viewed(x, x.shape), finish.viewed(shape)
+    x = argument("x", (batch, depth, *window.image, lanes), sizes.dtype)
+    weights = argument("weights", (panels, plan.size**2, sizes.channels, plan.blocks * lanes))
+    bias = argument("bias", (filters * lanes,))
+    result = Result.declare(epilogue, (batch, filters, *window.result, lanes))
     loop = T.serial if convolution.is_small(sizes, machine) else T.parallel
-    with imported(machine, epilogue.is_coarse), loop(0, batch * (m_splits * plan.shares)) as task:
+    with loop(0, batch * (m_splits * plan.shares)) as task:
         image, rest = task // (m_splits * plan.shares), task // plan.shares % m_splits
         first = tirx.min(rest * plan.tiles, total - plan.tiles)
         images, products = (  # with odd strides between positions, so that they share no set of L1
             T.alloc_buffer((plan.size**2, plan.tiles * blocks | 1, lanes), "float32") for blocks in (depth, plan.blocks)
         )
-        code = _Code(sizes, plan, lanes, x, weights, bias, finish, images, products)
+        code = _Code(sizes, plan, lanes, x, weights, bias, result, images, products)
         with T.serial(0, depth) as block, T.serial(0, plan.tiles) as tile:
-            code.transform(image, block, first, tile)
+            code.transform(image, block, block * plan.tiles + tile, plan.origin(first + tile, window.result[1]))
         with T.serial(0, share) as step:
-            code.panel(image, task % plan.shares * share + step, first)
+            panel = task % plan.shares * share + step
+            with T.serial(0, plan.size**2) as position, T.serial(0, ceil_div(plan.tiles, plan.rows)) as rows:
+                code.multiply(panel, position, tirx.min(rows * plan.rows, plan.tiles - plan.rows))
+            with T.serial(0, plan.blocks) as number, T.serial(0, plan.tiles) as tile:
+                origin = plan.origin(first + tile, window.result[1])
+                code.back(image, panel * plan.blocks + number, number * plan.tiles + tile, origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +197,19 @@ class _Code:
     x: tirx.Buffer
     weights: tirx.Buffer
     bias: tirx.Buffer
-    finish: BlockedEpilogue
+    result: Result
     images: tirx.Buffer
     products: tirx.Buffer
 
-    def transform(self, image: Scalar, block: Scalar, first: Scalar, tile: Scalar) -> None:
+    def transform(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
         """Emit the transform of a tile of a block of the image; pixels in the padding are zero."""
-        size, whole = self.plan.size, ramp(0, self.lanes)
-        begins, sizes = self.sizes.window.begins, self.sizes.window.image
-        start = [place - begin for place, begin in zip(self._origin(first + tile), begins, strict=True)]
-        ends = zip(start, sizes, strict=True)
-        is_inner = tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in ends))
+        size, whole, window = self.plan.size, ramp(0, self.lanes), self.sizes.window
+        matrix, _, _ = matrices(self.plan.side)
+        start = [place - begin for place, begin in zip(origin, window.begins, strict=True)]
+
+        def are_inside(first: Sequence[Scalar], size: int) -> tirx.Expr:
+            pairs = zip(first, window.image, strict=True)
+            return tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in pairs))
 
         def pixel(row: Scalar, column: Scalar) -> tirx.Expr:
             return loaded(self.x[image, block, start[0] + row, start[1] + column, whole], self.sizes.dtype)
@@ -210,98 +217,71 @@ class _Code:
         def padded() -> None:
             patch = T.alloc_buffer((size, size, self.lanes), "float32")
             with T.serial(0, size) as row, T.serial(0, size) as column:
-                places = zip((row, column), start, sizes, strict=True)
-                is_there = tirx.all(*(tirx.all(at + place >= 0, at + place < end) for at, place, end in places))
+                is_there = are_inside((start[0] + row, start[1] + column), 1)
                 element = tirx.if_then_else(is_there, pixel(row, column), zeros("float32", self.lanes))
                 T.buffer_store(patch, element, [row, column, whole])
-            self._into(lambda row, column: patch[row, column, whole], block * self.plan.tiles + tile)
+            store(lambda row, column: patch[row, column, whole])
 
-        either(is_inner, lambda: self._into(pixel, block * self.plan.tiles + tile), padded)
+        def store(load: Load) -> None:
+            for row, column, vector in _both_ways(matrix, load):
+                T.buffer_store(self.images, vector, [row * size + column, place, whole])
 
-    def panel(self, image: Scalar, panel: Scalar, first: Scalar) -> None:
-        """Emit the products with some blocks of filters, and their transform back."""
-        plan = self.plan
-        with T.serial(0, plan.size**2) as position, T.serial(0, ceil_div(plan.tiles, plan.rows)) as step:
-            self._multiply(panel, position, tirx.min(step * plan.rows, plan.tiles - plan.rows))
-        with T.serial(0, plan.blocks) as number, T.serial(0, plan.tiles) as tile:
-            self._back(image, panel * plan.blocks + number, number * plan.tiles + tile, self._origin(first + tile))
+        either(are_inside(start, size), lambda: store(pixel), padded)
 
-    def _origin(self, tile: Scalar) -> tuple[Scalar, Scalar]:
-        """Return where in the result a tile begins."""
-        side = self.plan.side
-        columns = ceil_div(self.sizes.window.result[1], side)
-        return tile // columns * side, tile % columns * side
-
-    def _into(self, load: Load, place: Scalar) -> None:
-        matrix, _, _ = matrices(self.plan.side)
-        for row, column, vector in _both_ways(_transformed, matrix, load):
-            T.buffer_store(self.images, vector, [row * self.plan.size + column, place, ramp(0, self.lanes)])
-
-    def _multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
+    def multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
         plan, lanes, channels, whole = self.plan, self.lanes, self.sizes.channels, ramp(0, self.lanes)
-        sums = {spot: filled(zeros("float32", lanes)) for spot in product(range(plan.rows), range(plan.blocks))}
+        spots = product(range(plan.rows), range(plan.blocks))
+        sums = {spot: Register.of(zeros("float32", lanes)) for spot in spots}
         with T.serial(0, ceil_div(channels, lanes)) as block:
             count = lanes if channels % lanes == 0 else tirx.min(lanes, channels - block * lanes)
             with T.serial(0, count) as channel:
                 for (row, number), total in sums.items():
                     element = spread(self.images[position, block * plan.tiles + first + row, channel], lanes)
                     filters = self.weights[panel, position, block * lanes + channel, ramp(number * lanes, lanes)]
-                    T.buffer_store(total, FMA.multiply_add(total[whole], element, filters), [whole])
+                    total.set(FMA.multiply_add(total.value, element, filters))
         for (row, number), total in sums.items():
-            T.buffer_store(self.products, total[whole], [position, number * plan.tiles + first + row, whole])
+            T.buffer_store(self.products, total.value, [position, number * plan.tiles + first + row, whole])
 
-    def _back(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
+    def back(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
         """Emit a tile of the result, transformed back, and its epilogue; pixels beyond the image are dropped."""
         _, _, matrix = matrices(self.plan.side)
         side, size, lanes, whole = self.plan.side, self.plan.size, self.lanes, ramp(0, self.lanes)
         patch = T.alloc_buffer((side, side, lanes), "float32")
-
-        def load(row: int, column: int) -> tirx.Expr:
-            return self.products[row * size + column, place, whole]
-
-        for row, column, vector in _both_ways(_transformed_back, matrix, load):
+        found = _both_ways(matrix, lambda row, column: self.products[row * size + column, place, whole])
+        for row, column, vector in found:
             T.buffer_store(patch, vector, [row, column, whole])
         counts = [
             side if end % side == 0 else tirx.min(side, end - begin)
             for begin, end in zip(origin, self.sizes.window.result, strict=True)
         ]
         with T.serial(0, counts[0]) as row, T.serial(0, counts[1]) as column:
-            at = (image, block, origin[0] + row, origin[1] + column)
             vector = patch[row, column, whole] + self.bias[ramp(block * lanes, lanes)]
-            self.finish.store_one(vector, at)
+            self.result.store(vector, (image, block, origin[0] + row, origin[1] + column, whole))
 
 
-def _both_ways(
-    transform: Callable[[np.ndarray, Vectors], list[tirx.Expr]], matrix: np.ndarray, load: Load
-) -> Iterator[tuple[int, int, tirx.Expr]]:
+def _both_ways(matrix: np.ndarray, load: Load) -> Iterator[tuple[int, int, tirx.Expr]]:
     """Transform the columns of a tile and then the rows; yield the row, the column and the vector of each result."""
     height, size = matrix.shape
-    columns = [transform(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
+    columns = [_transformed(matrix, [load(row, column) for row in range(size)]) for column in range(size)]
     for row in range(height):
-        for column, vector in enumerate(transform(matrix, [line[row] for line in columns])):
+        for column, vector in enumerate(_transformed(matrix, [line[row] for line in columns])):
             yield row, column, vector
 
 
 def _transformed(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
-    """Multiply a matrix, whose rows belong to opposite points two by two, with a column of vectors.
+    """Multiply a matrix, of which rows or columns belong to opposite points two by two, with a column of vectors.
 
-    Such rows differ in the sign of their odd elements alone, so that both parts are computed once.
+    Such rows differ in the sign of their odd elements alone, so that both parts are computed once; before such columns
+    are multiplied, the sums and differences of their vectors are taken.
     """
+    height, size = matrix.shape
+    parts = np.stack(list(_butterflies(matrix if height == size else matrix.T)))
+    parts[1:-1] /= 2
     vectors = [held(vector) for vector in vectors]
-    parts = np.stack(list(_butterflies(matrix)))
-    parts[1:-1] /= 2
-    return [held(row) for row in _butterflies(_combined(part, vectors) for part in parts)]
-
-
-def _transformed_back(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
-    """Multiply a matrix, whose columns belong to opposite points two by two, with a column of vectors.
-
-    Sums and differences of the vectors of opposite points come first.
-    """
-    parts = np.stack(list(_butterflies(matrix.T)))
-    parts[1:-1] /= 2
-    first, *sums, last = _butterflies([held(vector) for vector in vectors])
+    if height == size:
+        return [held(row) for row in _butterflies(_combined(part, vectors) for part in parts)]
+    first, *sums, last = _butterflies(vectors)
     terms = [first, *map(held, sums), last]
     return [_combined(row, terms) for row in parts.T]
 

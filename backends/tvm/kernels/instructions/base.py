@@ -6,6 +6,8 @@ from typing import ClassVar
 import numpy as np
 from tvm import tirx
 
+from ..vectors import spread
+
 
 class Instruction(ABC):
     """An instruction, or a few, that add products to a vector of accumulators.
@@ -42,9 +44,9 @@ class Instruction(ABC):
         *outer, columns, together = weights.shape
         return np.ascontiguousarray(weights, self.rhs_dtype).reshape(*outer, columns * together)
 
-    @abstractmethod
     def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
         """Return the left operands of `multiply_add` for neighbouring elements, one for each `k_per_instruction`."""
+        return [spread(elements, lanes)]
 
     @abstractmethod
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:

@@ -1,4 +1,4 @@
-"""Products of bfloat16 in pairs, which are summed in float32 (VDPBF16PS)."""
+"""Products of bfloat16 in pairs, held as int32, which are summed in float32 (VDPBF16PS)."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,19 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from ..bfloat16 import BFLOAT16
 from ..machine import Machine
-from ..vectors import spread
+from ..prim_func import call_llvm
+from ..vectors import BFLOAT16, spread
 from .base import Instruction
+
+_ADD_PAIRS = """
+declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+define <16 x float> @add_pairs(<16 x float> %sums, <16 x i32> %x, <16 x i32> %y) {
+  %a = bitcast <16 x i32> %x to <32 x bfloat>
+  %b = bitcast <16 x i32> %y to <32 x bfloat>
+  %found = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %sums, <32 x bfloat> %a, <32 x bfloat> %b)
+  ret <16 x float> %found
+}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,7 @@ class Bf16Dot(Instruction):
 
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         pairs = right if str(right.ty.dtype) == "int32x16" else T.reinterpret(right, dtype="int32x16")
-        return T.call_extern("float32x16", "add_pairs", sums, left, pairs)
+        return call_llvm("add_pairs", _ADD_PAIRS, "float32x16", sums, left, pairs)
 
 
 BF16_DOT = Bf16Dot()

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from ..vectors import spread
 from .base import Instruction
 
 
@@ -15,9 +14,6 @@ class Fma(Instruction):
     mnemonic = "fma"
     lhs_dtype = rhs_dtype = accumulator_dtype = "float32"
     fills_vectors = False
-
-    def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
-        return [spread(elements, lanes)]
 
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         return sums + left * right

@@ -9,10 +9,10 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from ..vectors import cast, spread, vector_type
+from ..vectors import cast, number
 from .base import Instruction
 from .fma import Fma
-from .int8_dot import K_PER_DOT, Vpdpbusd
+from .int8_dot import Vpdpbusd
 
 WORD = 8
 """Codes of a column in 32 bits."""
@@ -67,32 +67,25 @@ class Int4Fma(Int4, Fma):
 
     def unpack(self, words: tirx.Expr, step: int) -> tirx.Expr:
         if words.ty.dtype.lanes == 16 and self.has_lookup:  # of an index, 4 bits count
-            shifted = words >> tirx.const(4 * step, "int32x16") if step else words
+            shifted = words >> number(4 * step, words) if step else words
             table = tirx.Shuffle([T.float32((code + _ZERO) % 16 - _ZERO) for code in range(16)], list(range(16)))
             instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.permvar.sf.512")
             return T.call_llvm_pure_intrin(instruction, table, shifted, dtype="float32x16")
-        wide = vector_type("int32", words)
-        top = words << tirx.const(28 - 4 * step, wide) if step < WORD - 1 else words
-        return cast(top >> tirx.const(28, wide), "float32")
+        top = words << number(28 - 4 * step, words) if step < WORD - 1 else words
+        return cast(top >> number(28, words), "float32")
 
 
 @dataclass(frozen=True, slots=True)
-class Int4Dot(Int4):
+class Int4Dot(Int4, Vpdpbusd):
     """VNNI's products of codes with int8, in vectors of 16; low halves of bytes hold the first four rows."""
 
-    mnemonic = Vpdpbusd.mnemonic
-    k_per_instruction = K_PER_DOT
     lhs_dtype = "float32"
-    accumulator_dtype = "int32"
+    rhs_dtype = "int32"
     zero_point_dtype = "uint8"
     order = (0, 4, 1, 5, 2, 6, 3, 7)
 
     def unpack(self, words: tirx.Expr, step: int) -> tirx.Expr:
-        low = spread(T.int32(0x0F0F0F0F), 16)
-        return T.reinterpret((words >> spread(T.int32(4 * step), 16)) & low, dtype="int8x64")
-
-    def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
-        return Vpdpbusd(16).broadcast_lhs(elements, lanes)
+        return self._vectors((words >> number(4 * step, words)) & number(0x0F0F0F0F, words))
 
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
-        return Vpdpbusd(16).multiply_add(sums, right, left)
+        return Vpdpbusd.multiply_add(self, sums, right, left)

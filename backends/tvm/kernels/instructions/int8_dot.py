@@ -1,9 +1,7 @@
 """Instructions that multiply uint8 with int8 and add the products to int32 accumulators, exactly.
 
-Four neighbours along K are multiplied together on every machine. VNNI does so in one instruction, as does AArch64's dot
-product, which takes int8 on both sides, so that 128 is subtracted from the left operand. Other x86 machines multiply
-pairs: by VPMADDUBSW, whose sums of 16 bits saturate, if the weights are so small that no sum can, else by VPMADDWD.
-Speeds are measured on x86, for AArch64 they are what its instructions are worth.
+Four neighbours along K are multiplied together on every machine ("Bytes on other machines" in docs/tvm.md says with
+what). Speeds are measured on x86, for AArch64 they are what its instructions are worth.
 """
 
 from collections.abc import Mapping

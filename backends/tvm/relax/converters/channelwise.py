@@ -6,11 +6,12 @@ from tvm import relax
 
 from .....ir.graph import Node, Value
 from .....ir.types import DType
-from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel, global_mean_kernel
+from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel
 from ...kernels.elementwise import pixels_kernel
 from ...kernels.epilogue import Broadcast, Epilogue, PostOp
 from ...kernels.nchwc import join_kernel
 from ...kernels.vector_math import ELEMENTS
+from ...kernels.windows import Window
 from ..emitter import Blocked, Converter, Emitter
 from ..fusion import Anchor, FusedKernel, FusionGroup, reach, source, step_attributes, step_operands
 from ..images import image_call, is_known, is_worth_blocks, operands, window_of
@@ -66,7 +67,10 @@ def _pooled(
     arguments = [in_blocks(emitter, x), *([] if group is None else operands(emitter, group))]
     output = node.output if group is None else group.output
     if node.operator == "GlobalAveragePool":
-        return image_call(emitter, output, "mean", global_mean_kernel(sizes, zero_point, machine, epilogue), arguments)
+        whole = images_of(x.type).blocks(1)[1:3]
+        window = Window(whole, (1, 1), whole, (1, 1), (1, 1), (0, 0), (0, 0))
+        mean = Channelwise(sizes.batch, sizes.blocks(machine.lanes)[0], window, MEAN, sizes.dtype, zero_point)
+        return image_call(emitter, output, "mean", channelwise_kernel(mean, machine, epilogue), arguments)
     kind = MAXIMUM
     if node.operator == "AveragePool":
         kind = PADDED_MEAN if node.attributes.get("count_include_pad", 0) else MEAN

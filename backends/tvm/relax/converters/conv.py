@@ -10,8 +10,15 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
 from .....passes.legalization.expansions.layers import is_interleaved
-from ...kernels.bfloat16 import BFLOAT16
-from ...kernels.channelwise import DEPTHWISE, Channelwise, channelwise_kernel
+from ...kernels.channelwise import (
+    DEPTHWISE,
+    LANES,
+    Channelwise,
+    Quads,
+    channelwise_kernel,
+    integer_depthwise_kernel,
+    packed_depthwise,
+)
 from ...kernels.convolution import (
     Convolution,
     SparseConvolution,
@@ -25,15 +32,13 @@ from ...kernels.convolution import (
     tiles,
 )
 from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
-from ...kernels.im2row import Im2Row, im2row_kernel
 from ...kernels.instructions.bf16_dot import BF16_DOT
 from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import K_PER_DOT, Int8Dot
-from ...kernels.integer_depthwise import LANES, Quads, integer_depthwise_kernel, packed_depthwise
 from ...kernels.machine import Machine
-from ...kernels.nchwc import Images, interleave_kernel
-from ...kernels.tiles import ceil_div
+from ...kernels.nchwc import Images, interleave_kernel, quads_kernel
 from ...kernels.vector_math import ELEMENTS
+from ...kernels.vectors import BFLOAT16, ceil_div
 from ...kernels.windows import Window
 from ...kernels.winograd import Plan, transformed, ways, winograd_kernel
 from ..configs import TuningTask, Way
@@ -210,30 +215,26 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
             arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]
             return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
-    strips = None
-    if images.channels <= K_PER_DOT and groups == 1 and found.x not in emitter.blocked:
-        strips = Im2Row(images.batch, images.channels, window)
-        weights, window = strips.arranged(weights), strips.window
+    is_narrow = images.channels <= K_PER_DOT and groups == 1 and found.x not in emitter.blocked
     instruction = Int8Dot.of(machine, np.moveaxis(weights, 1, -1))
     beside = _beside(found, weights, bias, window, machine.lanes, instruction.zero_point_bias)
     sizes = Convolution(
         batch=images.batch,
-        channels=images.channels if strips is None else K_PER_DOT,
+        channels=images.channels,
         filters=filters,
         groups=groups,
         depth=weights.shape[1],
         window=window,
-        block=machine.lanes if strips is None else K_PER_DOT,
+        block=K_PER_DOT if is_narrow else machine.lanes,
         instruction=instruction,
         has_offsets=len(beside) > 2,
         wide=wide,
         dtype=str(found.x.dtype),
-        is_strip=strips is not None,
     )
     floats = replace(sizes, instruction=FMA, has_offsets=False, dtype="float32")
-    if strips is None and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
+    if not is_narrow and isinstance(ways(floats, machine, instruction.speed)[0], Plan):
         return None
-    tensor = in_blocks(emitter, found.x) if strips is None else _strips(emitter, found, strips)
+    tensor = _quads(emitter, found) if is_narrow else in_blocks(emitter, found.x)
     beside += operands(emitter, group)
     type = blocked_type(emitter, group.output.type)
 
@@ -246,17 +247,17 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
     return Blocked(emitter.choices.made(_task(str(node.location), sizes, weights, dense, machine, call)))
 
 
-def _strips(emitter: Emitter, found: Quantized, strips: Im2Row) -> relax.Expr:
-    """Call a kernel for rows of bytes; if they were quantized from floats, it reads those."""
+def _quads(emitter: Emitter, found: Quantized) -> relax.Expr:
+    """Call a kernel for blocks of four bytes; if these were quantized from floats, it reads those."""
     x, node = found.x, found.x.producer
     epilogue = Epilogue((Operand(Broadcast.ELEMENTS, str(x.dtype)),), (), str(x.dtype))
     if node is not None and node.operator == "QuantizeLinear" and quant_params_of(node) is not None:
         x = node.operand(0)
         step = PostOp(node.operator, step_attributes(node), (1,))
         epilogue = Epilogue((Operand(Broadcast.ELEMENTS, str(x.dtype)),), (step,), str(found.x.dtype))
-    kernel = im2row_kernel(strips, found.zero_point, emitter.machine, epilogue)
-    type = TensorType(found.x.dtype, (x.shape[0], 1, *strips.image))
-    return emitter.block.emit(emitter.prim_func("strips", kernel, [as_image(emitter, x)], type))
+    kernel = quads_kernel(images_of(x.type), emitter.machine, epilogue)
+    type = blocked_type(emitter, found.x.type, K_PER_DOT)
+    return emitter.block.emit(emitter.prim_func("quads", kernel, [as_image(emitter, x)], type))
 
 
 def _beside(
