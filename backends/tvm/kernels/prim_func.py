@@ -53,9 +53,11 @@ def kernel(emit: Callable[P, None]) -> Callable[P, tirx.PrimFunc]:
     def build(*args: P.args, **kwargs: P.kwargs) -> tirx.PrimFunc:
         found = _Kernel(form.bind(*args, **kwargs).arguments["machine"])
         token = _current.set(found)
-        with IRBuilder() as code, T.prim_func(s_tir=True), _root():
-            emit(*args, **kwargs)
-        _current.reset(token)
+        try:
+            with IRBuilder() as code, T.prim_func(s_tir=True), _root():
+                emit(*args, **kwargs)
+        finally:
+            _current.reset(token)
         functions = "\n".join(found.functions.values())
         with IRBuilder() as builder, T.prim_func(s_tir=True):
             T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
