@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import PassError, TargetError, UsageError
+from ..ir.errors import ModelError, PassError, TargetError, UsageError
 from ..ir.graph import Graph, Value
 from ..ir.interpreter import Interpreter
 from ..ir.ops.dtypes import to_numpy
@@ -130,6 +130,8 @@ class _Flow:
         """A reproducer of some of the nodes, with what they are given in the whole graph."""
         names = [value.name for value in graph.inputs]
         self._see([name for name in names if name not in self._seen])
+        if lacking := [name for name in names if len(self._seen[name]) < len(self._runs)]:
+            raise ModelError(f"%{lacking[0]} is no tensor, so that no part of the graph can be given it")
         feeds = [{name: self._seen[name][number] for name in names} for number in range(len(self._runs))]
         known = len(self._case.calibration)
         return replace(case, graph=graph, calibration=feeds[:known], probes=feeds[known:], labels=self._case.labels)

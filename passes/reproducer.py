@@ -204,6 +204,7 @@ def read_reproducer(folder: Path) -> Reproducer:
             raise ModelError(f"{folder / _DESCRIPTION}: {key!r} is {value!r}, which makes no sense")
     if (folder / fields["target"]).is_file():
         fields["target"] = str(folder / fields["target"])
+        fields["machine"] = load_target(fields["target"])
     graph = load(folder / _GRAPH)
     calibration, probes = (_read_batches(folder / name, graph) for name in (_DATA, _PROBES))
     labels = read_arrays(folder / _LABELS) if (folder / _LABELS).exists() else {}
