@@ -40,8 +40,8 @@ _LATER = ("backend", "metric", "timed", "folder")
 """What the description of an earlier version may lack."""
 _LONGEST = 1 << 20
 """The most bytes of the description."""
-_START = re.compile(r"[^\d'%\[]*")
-"""The start of an error's text, which has no number in it, and no name of a value."""
+_END = re.compile(r"[\d'%\[]")
+"""What ends the start of an error's text that says how it failed: a number, or the name of a value."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
 
 
@@ -271,7 +271,8 @@ def _outcome(case: Reproducer, again: Callable[[Reproducer], object], folder: Pa
         again(read_reproducer(folder))
     except Exception as error:  # of any kind, as before
         found = f"{type(error).__name__}: {error}"
-        return "" if _START.match(found)[0] == _START.match(case.error)[0] else f"fails with another error, {found}"
+        one, other = (_END.split(text, maxsplit=1)[0] for text in (found, case.error))
+        return "" if one == other else f"fails with another error, {found}"
     return "doesn't fail again"
 
 
