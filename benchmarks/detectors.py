@@ -1,7 +1,7 @@
 """How many detectors planish builds from torch to an artifact, in floats and in int8, held to their source all the way.
 
     pip install -e ".[dev,benchmarks]"
-    python benchmarks/detectors.py [--only 'torchvision/detection/ssd*'] [--backend onnxruntime] [--json RESULTS.json]
+    python benchmarks/detectors.py [--only '*/ssd*'] [--kind int8] [--backend tvm] [--json RESULTS.json]
 
 The models are all of torchvision's, at images of about 100 pixels, and one in the shape of YOLO (`yolo.py`); with
 random weights that `zoo/settle.py` brings into a state like that of a trained network. Each is traced with two images,
@@ -22,6 +22,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +51,56 @@ def names() -> list[str]:
 # -- one model, in a process of its own
 
 
-def check(name: str, paths: Sequence[str]) -> dict[str, Outcome]:
-    """The outcome of a model on each path: a pipeline and a backend."""
+def check(name: str, paths: Sequence[str], folder: Path) -> dict[str, Outcome]:
+    """The outcome of a model on each path: a pipeline and a backend.
+
+    Args:
+        name: of the model.
+        paths: that are tried.
+        folder: for graphs before and after passes, which are taken from there if they are there already.
+    """
+    place = folder / name.replace("/", "-")
+    place.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    for kind in PIPELINES:
+        wanted = [path for path in paths if path.startswith(kind)]
+        try:
+            graph, drift, batches = _optimized(name, kind, place) if wanted else (None, 0.0, [])
+        except Exception as error:  # all of them are findings
+            outcomes |= dict.fromkeys(wanted, _classed(error))
+            continue
+        for path in wanted:
+            found, detail = _built(graph, path.partition(" ")[2], batches)
+            outcomes[path] = found, f"drift {drift:.1e}, {detail}" if found == "equal" else detail
+    return outcomes
+
+
+def _optimized(name: str, kind: str, place: Path) -> tuple[Any, float, list[dict[str, Any]]]:
+    """What passes make of a model, how far they move its outputs, and batches of its inputs."""
+    import numpy as np
+
+    import planish
+    from planish.ir.storage import load, save
+
+    source, made, noted = place / "source.planish", place / f"{kind}.planish", place / f"{kind}.json"
+    if not source.exists():
+        graph, rows = _traced(name)
+        np.savez(
+            place / "batches.npz", **{f"{row}/{key}": it for row, feeds in enumerate(rows) for key, it in feeds.items()}
+        )
+        save(graph, source)
+    held = np.load(place / "batches.npz")
+    ports = [value.name for value in load(source).inputs]
+    batches = [{port: held[f"{row}/{port}"] for port in ports} for row in range(BATCHES)]
+    if not noted.exists():
+        result = planish.optimize(source, PIPELINES[kind], data=batches)
+        save(result.graph, made)
+        noted.write_text(json.dumps(result.records[-1].drift))
+    return load(made), json.loads(noted.read_text()), batches
+
+
+def _traced(name: str) -> tuple[Any, list[dict[str, Any]]]:
+    """A model as a graph, and batches of its inputs."""
     import yolo
     import zoo
 
@@ -58,28 +108,13 @@ def check(name: str, paths: Sequence[str]) -> dict[str, Outcome]:
 
     subject = yolo.build() if name == "yolo" else zoo.build(name)
     positional, named = subject.inputs(0, subject.sizes[0])
-    try:
-        graph = planish.trace(subject.module, positional, named)
-    except Exception as error:  # all of them are findings
-        return dict.fromkeys(paths, _classed(error))
+    graph = planish.trace(subject.module, positional, named)
     ports = [value.name for value in graph.inputs]
     given = (zoo.tensors(subject.inputs(seed, subject.sizes[0])) for seed in range(1, BATCHES + 1))
-    batches = [{port: tensor.numpy() for port, tensor in zip(ports, row, strict=True)} for row in given]
-    del subject
-    outcomes: dict[str, Outcome] = {}
-    for kind, pipeline in PIPELINES.items():
-        wanted = [path for path in paths if path.startswith(kind)]
-        try:
-            result = planish.optimize(graph, pipeline, data=batches) if wanted else None
-        except Exception as error:  # as above
-            outcomes |= dict.fromkeys(wanted, _classed(error))
-            continue
-        for path in wanted:
-            outcomes[path] = _built(result, path.partition(" ")[2], batches)
-    return outcomes
+    return graph, [{port: tensor.numpy() for port, tensor in zip(ports, row, strict=True)} for row in given]
 
 
-def _built(result: Any, backend: str, batches: Sequence[dict[str, Any]]) -> Outcome:
+def _built(graph: Any, backend: str, batches: Sequence[dict[str, Any]]) -> Outcome:
     """The outcome of a graph in a backend."""
     from planish.backends import find_backend
     from planish.backends.artifact import load, write_artifact
@@ -89,11 +124,11 @@ def _built(result: Any, backend: str, batches: Sequence[dict[str, Any]]) -> Outc
     start, target, found = time.perf_counter(), load_target("native"), find_backend(backend)
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
         try:
-            write_artifact(Path(folder) / "artifact", result.graph, found, target)
-            BackendCheck(found, target).hold(load(Path(folder) / "artifact"), result.graph, batches[:2], Path(folder))
+            write_artifact(Path(folder) / "artifact", graph, found, target)
+            BackendCheck(found, target).hold(load(Path(folder) / "artifact"), graph, batches[:2], Path(folder))
         except Exception as error:  # as above
             return _classed(error)
-    return "equal", f"drift {result.records[-1].drift:.1e}, {time.perf_counter() - start:.0f} s"
+    return "equal", f"{time.perf_counter() - start:.0f} s"
 
 
 def _classed(error: Exception) -> Outcome:
@@ -109,22 +144,25 @@ def _classed(error: Exception) -> Outcome:
 def main(
     results: Annotated[Path | None, typer.Option("--json", help="Where to write every outcome as JSON.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A glob of the names of models; may be repeated.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="What to build: float, int8.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="What to build for: onnxruntime, tvm.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="A folder for graphs that a later run goes on from.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes side by side.")] = 1,
     seconds: Annotated[float, typer.Option(help="After which a model counts as hung.")] = SECONDS,
 ) -> None:
     """Count the detectors that planish builds, on every path."""
     chosen = [name for name in names() if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
-    paths = tuple(f"{kind} {it}" for kind in PIPELINES for it in backend or BACKENDS)
-    outcomes = check_all(check, chosen, paths, jobs, seconds)
+    paths = tuple(map(" ".join, product(kind or PIPELINES, backend or BACKENDS)))
+    with tempfile.TemporaryDirectory(prefix="planish-") as scratch:
+        outcomes = check_all(partial(check, folder=keep or Path(scratch)), chosen, paths, jobs, seconds)
     console, table = Console(), Table(Column("path", no_wrap=True), *CLASSES, title=f"{len(outcomes)} detectors")
     for path in paths:
         counts = Counter(row[path][0] for row in outcomes.values())
         table.add_row(path, *(str(counts[kind]) for kind in CLASSES))
     console.print(table)
     for name, row in sorted(outcomes.items()):
-        for path, (kind, detail) in row.items():
-            console.print(f"{kind} {path} {name}: {detail}", markup=False, soft_wrap=True)
+        for path, (outcome, detail) in row.items():
+            console.print(f"{outcome} {path} {name}: {detail}", markup=False, soft_wrap=True)
     if results is not None:
         results.write_text(json.dumps(outcomes, indent=1) + "\n")
 

@@ -68,8 +68,9 @@ class BackendCheck:
         if fault := self._difference(executable, graph, probes, scratch):
             name, machine = self.backend.name, self.target
             verification = Verification(rtol=self.tolerance.rtol, atol=self.tolerance.atol)
+            error = f"{CheckError.__name__}: {fault}"
             case = Reproducer(
-                graph, "", backend=name, machine=machine, error=fault, verification=verification, probes=probes
+                graph, "", backend=name, machine=machine, error=error, verification=verification, probes=probes
             )
             raise CheckError(f"{fault}{leave(case, self.run_again)}")
 

@@ -1,12 +1,18 @@
 """Where a pipeline goes wrong: `planish bisect` and `planish reduce`."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ..ir.errors import PassError, TargetError, UsageError
-from ..ir.graph import Graph
+import numpy as np
+
+from ..ir.errors import ModelError, PassError, TargetError, UsageError
+from ..ir.graph import Graph, Value
+from ..ir.interpreter import Interpreter
+from ..ir.ops.dtypes import to_numpy
+from ..passes.adapters.survival import AdapterSurvival
 from ..passes.base import Pass
 from ..passes.bisect import Fault, bisect
 from ..passes.check import NumericCheck
@@ -18,11 +24,10 @@ from ..passes.reduce import reduce
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer
 from ..passes.verification import Verification
 from .backend_check import compile_again
-from .data import ports_of, single_sample
 from .job import prepare
 from .optimize import read_case
-from .profiling import profiler
 from .recipe_file import read_recipe
+from .replay import replay, surroundings
 from .reporter import SILENT, Reporter
 from .user_code import isolated_imports
 
@@ -54,9 +59,9 @@ def find_fault(
     is_recipe = Path(subject).suffix in (".yaml", ".yml")
     if is_recipe and pipeline is not None:
         raise UsageError("a recipe says itself what its passes are")
-    with isolated_imports(Path(subject).parent if is_recipe else Path()):
+    with ExitStack() as imports:
+        imports.enter_context(isolated_imports(Path(subject).parent if is_recipe else Path()))
         endings: list[Sequence[Pass]] = [()]
-        job = None
         if is_recipe:
             changed = {} if verify is None else {"verify": verify}
             job = prepare(read_recipe(Path(subject), changed), reporter)
@@ -64,12 +69,9 @@ def find_fault(
             endings = [backend.pipeline(job.target) for backend in job.backends] or endings
         else:
             case = read_case(subject, pipeline, data, target, reporter, verify)
+            imports.enter_context(isolated_imports(Path(case.folder)))
         reporter.stage("running the whole pipeline")
-        context = replace(case.context, progress=reporter.progress)
-        if job is not None and job.calibration:
-            sample = single_sample(job.calibration[0], ports_of(job.source))
-            timing = profiler(job.recipe.backend, job.target, sample)
-            context = replace(context, profile=timing, labelled=job.labelled)
+        context = replace(surroundings(case), progress=reporter.progress)
         check = NumericCheck.of(context, case.verification)
         fault = None
         for ending in endings:
@@ -77,7 +79,7 @@ def find_fault(
                 fault = fault or bisect((*parse_pipeline(case.pipeline), *ending), check, context, reporter.stage)
         if fault is None and case.backend:
             reporter.stage(f"compiling for {case.backend}")
-            compile_again(case, case.run())
+            compile_again(case, replay(case).graph)
         return fault
 
 
@@ -89,8 +91,8 @@ def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
     """
     if not is_reproducer(subject):
         raise UsageError(f"{subject} is not the folder of a reproducer, which a failed `opt` or `build` leaves")
-    with isolated_imports(Path()):
-        case = read_reproducer(Path(subject))
+    case = read_reproducer(Path(subject))
+    with isolated_imports(Path()), isolated_imports(Path(case.folder)):
         reporter.stage("running it as it is")
         steps = tuple(flattened(parse_pipeline(case.pipeline)))
         failure = _failure(case, steps)
@@ -101,10 +103,51 @@ def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
             case, failure = alone, replace(failure, position=0)
         passes = parse_pipeline(case.pipeline)
 
-        def fails(graph: Graph) -> bool:
-            return _failure(replace(case, graph=graph, calibration=(), probes=()), passes) == failure
+        bare = replace(case, calibration=(), probes=(), labels=())
+        part = _part if _failure(bare, passes) == failure else _Flow(case).part
 
-        return replace(case, graph=reduce(case.graph, fails, reporter.progress), calibration=(), probes=()).probed
+        def fails(graph: Graph) -> bool:
+            return _failure(part(bare, graph), passes) == failure
+
+        return part(bare, reduce(case.graph, fails, reporter.progress)).probed
+
+
+def _part(case: Reproducer, graph: Graph) -> Reproducer:
+    return replace(case, graph=graph)
+
+
+class _Flow:
+    """What flows through the graph of a reproducer on its batches, so that parts of the graph are given the same."""
+
+    def __init__(self, case: Reproducer) -> None:
+        self._case = case
+        self._runs = (*case.calibration, *case.probes)
+        self._values = {value.name: value for node in case.graph.nodes for value in node.outputs}
+        self._values |= {value.name: value for value in case.graph.inputs}
+        self._seen: dict[str, list[np.ndarray]] = {}
+
+    def part(self, case: Reproducer, graph: Graph) -> Reproducer:
+        """A reproducer of some of the nodes, with what they are given in the whole graph."""
+        names = [value.name for value in graph.inputs]
+        self._see([name for name in names if name not in self._seen])
+        if lacking := [name for name in names if len(self._seen[name]) < len(self._runs)]:
+            raise ModelError(f"%{lacking[0]} is no tensor, so that no part of the graph can be given it")
+        feeds = [{name: self._seen[name][number] for name in names} for number in range(len(self._runs))]
+        known = len(self._case.calibration)
+        return replace(case, graph=graph, calibration=feeds[:known], probes=feeds[known:], labels=self._case.labels)
+
+    def _see(self, names: Sequence[str]) -> None:
+        wanted = {self._values[name] for name in names}
+        if not wanted:
+            return
+        self._seen |= {name: [] for name in names}
+
+        def observe(value: Value, tensor: Any) -> None:
+            if value in wanted:
+                self._seen[value.name].append(to_numpy(tensor))
+
+        for feeds in self._runs:
+            Interpreter(self._case.graph).run(feeds, observe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +173,7 @@ def _failure(case: Reproducer, passes: Sequence[Pass]) -> _Failure | None:
     last = _Last()
     try:
         graph = case.graph.clone()
-        PassManager(passes, [last], case.verification).run(graph, case.context)
+        PassManager(passes, [AdapterSurvival(SILENT.note), last], case.verification).run(graph, surroundings(case))
         last.started.append(case.backend)
         if case.backend:
             compile_again(case, graph)
@@ -146,5 +189,5 @@ def _narrowed(case: Reproducer, steps: Sequence[Pass], failure: _Failure) -> Rep
     if not 0 < failure.position < len(steps) or steps[failure.position].name != failure.step:
         return None
     graph = case.graph.clone()
-    PassManager(steps[: failure.position], verify="none").run(graph, case.context)
+    PassManager(steps[: failure.position], verify="none").run(graph, surroundings(case))
     return replace(case, graph=graph, pipeline=format_pipeline(steps[failure.position : failure.position + 1]))

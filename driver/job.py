@@ -74,15 +74,19 @@ class Job:
     @property
     def case(self) -> Reproducer:
         """What a failing pass would be reproduced by."""
-        pipeline = format_pipeline(self.passes)
+        machine = self.recipe.machine
         return Reproducer(
             self.source,
-            pipeline,
-            self.recipe.target,
+            format_pipeline(self.passes),
+            machine,
             self.recipe.seed,
             self.calibration,
+            machine=self.target if machine != self.recipe.target else None,
             verification=self.recipe.verify,
             labels=self.labels,
+            metric="" if self.metric is None else self.recipe.data.metric,
+            timed=self.recipe.backend,
+            folder=str(self.recipe.folder.absolute()),
         )
 
     def lowering(self, probes: Sequence[Feeds], scratch: Path) -> Lowering:

@@ -25,6 +25,7 @@ from .lowering import Candidate, choice, fastest, lower, refuse_early
 from .measurement import Latency, interleaved
 from .page.history import History
 from .provenance import digest, versions
+from .replay import replay
 from .reporter import PassReporter, presets_of_passes
 from .results import Artifact, Measured, PassRow
 
@@ -139,7 +140,7 @@ def _run_passes(job: Job, before: Score | None, context: PassContext, cache: Bui
     kept = filter(None, [keeping, values])
     try:
         watching = [PassReporter(job.reporter, job.passes[done:]), watch, survival, *kept, *job.instruments]
-        with reproducing(job.case):
+        with reproducing(job.case, replay):
             PassManager(job.passes, watching, job.recipe.verify).run(graph, context, resumption)
     finally:
         job.reporter.passes(watch.rows)

@@ -12,13 +12,14 @@ from ..passes.pipeline import format_pipeline, parse_pipeline
 from ..passes.reproducer import Reproducer, is_reproducer, read_reproducer, reproducing
 from ..passes.verification import EVERYTHING, Verification
 from ..targets.load import load_target
-from .api import Optimized, optimize
+from .api import Optimized
 from .backend_check import compile_again
 from .cache.store import Store
 from .data import ports_of, read_data
 from .evaluation import labels_of
 from .explanation import Explain
 from .model import check_form, read_model, write_model
+from .replay import replay
 from .reporter import SILENT, Reporter
 from .user_code import isolated_imports
 
@@ -62,25 +63,14 @@ def optimize_file(
         case = read_case(model, pipeline, data, target, reporter, verify)
         if lower_to is not None:
             steps = find_backend(lower_to).pipeline(load_target(case.target))
-            case = replace(case, pipeline=",".join(filter(None, [case.pipeline, format_pipeline(steps)])))
+            pipeline = ",".join(filter(None, [case.pipeline, format_pipeline(steps)]))
+            case = replace(case, pipeline=pipeline, timed=lower_to)
         if explainer is not None:
             explainer.prepare(parse_pipeline(case.pipeline))
             instruments = (*instruments, explainer)
         store = Store.of_user()
-        with nullcontext() if is_known else reproducing(case):
-            result = optimize(
-                case.graph,
-                case.pipeline,
-                data=list(zip(case.calibration, case.labels, strict=True)) if case.labels else case.calibration,
-                target=case.target,
-                backend=lower_to,
-                seed=case.seed,
-                verify=case.verification,
-                probes=case.probes,
-                instruments=instruments,
-                reporter=reporter,
-                checkpoints=None if store is None else store.checkpoints,
-            )
+        with isolated_imports(Path(case.folder)), nullcontext() if is_known else reproducing(case, replay):
+            result = replay(case, instruments, reporter, None if store is None else store.checkpoints)
             if case.backend:
                 reporter.stage(f"compiling for {case.backend}")
                 compile_again(case, result.graph)
@@ -115,4 +105,12 @@ def read_case(
     source = read_model(model)
     batches = [] if data is None else read_data(data, Path(), ports_of(source))
     calibration, labels = [batch.inputs for batch in batches], labels_of(batches)
-    return Reproducer(source, pipeline, target, calibration=calibration, verification=verification, labels=labels)
+    return Reproducer(
+        source,
+        pipeline,
+        target,
+        calibration=calibration,
+        verification=verification,
+        labels=labels,
+        folder=str(Path.cwd()),
+    )

@@ -7,6 +7,7 @@ isn't the data; and `reproducer.json` the rest: pipeline, target, seed, backend,
 
 import json
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
@@ -35,8 +36,12 @@ from .verification import EVERYTHING, Verification
 
 _DESCRIPTION, _GRAPH, _DATA, _PROBES = "reproducer.json", "graph.planish", "calibration.npz", "probes.npz"
 _LABELS = "labels.npz"
+_LATER = ("backend", "metric", "timed", "folder")
+"""What the description of an earlier version may lack."""
 _LONGEST = 1 << 20
 """The most bytes of the description."""
+_END = re.compile(r"[\d'%\[]")
+"""What ends the start of an error's text that says how it failed: a number, or the name of a value."""
 _PACKAGES = ("planish", "torch", "onnx", "numpy")
 
 
@@ -56,6 +61,9 @@ class Reproducer:
         verification: what is checked.
         probes: that graphs are compared on; made of the data, or at random, where there are none.
         labels: of the calibration batches; empty where there are none.
+        metric: that is computed with labels, if any.
+        timed: the backend that passes time graphs on, if any.
+        folder: that names of files and functions are relative to.
     """
 
     graph: Graph
@@ -69,6 +77,9 @@ class Reproducer:
     verification: Verification = EVERYTHING
     probes: Sequence[Feeds] = ()
     labels: Sequence[Any] = ()
+    metric: str = ""
+    timed: str = ""
+    folder: str = ""
 
     @property
     def context(self) -> PassContext:
@@ -107,6 +118,9 @@ class Reproducer:
             "seed": self.seed,
             "error": self.error,
             "backend": self.backend,
+            "metric": self.metric,
+            "timed": self.timed,
+            "folder": self.folder,
             "verify": str(self.verification),
             "versions": {"python": platform.python_version(), **dict(filter(all, map(_version, _PACKAGES)))},
         }
@@ -178,18 +192,19 @@ def read_reproducer(folder: Path) -> Reproducer:
         with open_regular(folder / _DESCRIPTION) as file:
             held: dict[str, Any] = json.loads(file.read(_LONGEST))
         fields = {key: held[key] for key in ("pipeline", "target", "seed", "error")}
-        fields["backend"] = held.get("backend", "")
+        fields |= {key: held.get(key, "") for key in _LATER}
         fields["verification"] = Verification.of(held.get("verify", "numeric"))
         fit_name(fields["target"])
     except (RefusedFileError, UsageError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{folder} is no reproducer, or a broken one: {error}") from error
-    for key in ("pipeline", "target", "seed", "error", "backend"):
+    for key in ("pipeline", "target", "seed", "error", *_LATER):
         value = fields[key]
         is_fit = isinstance(value, str) if key != "seed" else type(value) is int and value >= 0
         if not is_fit:
             raise ModelError(f"{folder / _DESCRIPTION}: {key!r} is {value!r}, which makes no sense")
     if (folder / fields["target"]).is_file():
         fields["target"] = str(folder / fields["target"])
+        fields["machine"] = load_target(fields["target"])
     graph = load(folder / _GRAPH)
     calibration, probes = (_read_batches(folder / name, graph) for name in (_DATA, _PROBES))
     labels = read_arrays(folder / _LABELS) if (folder / _LABELS).exists() else {}
@@ -199,11 +214,12 @@ def read_reproducer(folder: Path) -> Reproducer:
 
 
 @contextmanager
-def reproducing(case: Reproducer) -> Generator[None]:
+def reproducing(case: Reproducer, again: Callable[[Reproducer], object] = Reproducer.run) -> Generator[None]:
     """Leave a reproducer where passes crash or fail a check, and say so in the error.
 
     Args:
         case: what is run.
+        again: runs what was written.
 
     Raises:
         CheckError: a pass failed a check.
@@ -212,11 +228,11 @@ def reproducing(case: Reproducer) -> Generator[None]:
     try:
         yield
     except (CheckError, PassError) as error:
-        raise type(error)(f"{error}{leave(_failed(case, error))}") from error
+        raise type(error)(f"{error}{leave(_failed(case, error), again)}") from error
     except PlanishError:
         raise
     except Exception as error:
-        error.add_note(leave(_failed(case, error)).strip())
+        error.add_note(leave(_failed(case, error), again).strip())
         raise
 
 
@@ -240,15 +256,24 @@ def leave(case: Reproducer, again: Callable[[Reproducer], object] | None = Repro
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return f"\nno reproducer could be written: {failure}"
-    with suppress(Exception):
-        if again is not None:
-            again(read_reproducer(folder))
-            return f"\n{folder} has all that was run, but doesn't fail again: it depends on something else"
+    if again is not None and (found := _outcome(case, again, folder)):
+        return f"\n{folder} has all that was run, but {found}: it depends on something else"
     return (
         f"\nsee it again:                planish opt {folder}"
         f"\nfind the rewrite at fault:   planish bisect {folder}"
         f"\nshrink it to a few nodes:    planish reduce {folder} -o DIR"
     )
+
+
+def _outcome(case: Reproducer, again: Callable[[Reproducer], object], folder: Path) -> str:
+    """What happens in place of the failure that was written; empty where it fails in that way again."""
+    try:
+        again(read_reproducer(folder))
+    except Exception as error:  # of any kind, as before
+        found = f"{type(error).__name__}: {error}"
+        one, other = (_END.split(text, maxsplit=1)[0] for text in (found, case.error))
+        return "" if one == other else f"fails with another error, {found}"
+    return "doesn't fail again"
 
 
 def _version(package: str) -> tuple[str, str]:

@@ -111,7 +111,9 @@ def test_what_fails_leaves_a_reproducer_that_fails_again(
     for run in (lambda: optimize_file(folder, None, None), lambda: find_fault(folder, None, None, "native")):
         with pytest.raises(CheckError, match="net.head: TopK is off by"):
             run()
-    assert [node.operator for node in shrink(folder).graph.nodes] == ["TopK"]
+    small = shrink(folder)
+    assert [node.operator for node in small.graph.nodes] == ["TopK"]
+    assert small.machine == load_target("native")  # which its folder holds as well
 
 
 def test_a_reproducer_that_does_not_fail_again_says_so(tmp_path: Path) -> None:

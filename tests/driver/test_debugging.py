@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from planish.ir.builder import Builder
+from planish.ir.errors import UsageError
 from planish.passes.base import Effect, Pass, PassResult
 
 
@@ -44,6 +45,21 @@ class Careless(Pass):
             graph.replace_uses(node.outputs[0], op(operator, *node.inputs, **node.attributes))
             graph.erase(node)
         return PassResult({"rewrite": len(graph)})
+
+
+@dataclass(frozen=True)
+class Greedy(Careless):
+    '''Takes an operator for another where data say that it does something, and isn't run without them.'''
+
+    name: ClassVar[str] = "greedy"
+
+    def require(self, context):
+        if not context.calibration:
+            raise UsageError("greedy needs data")
+
+    def run(self, graph, context):
+        least = min(array.min() for feeds in context.calibration for array in feeds.values())
+        return super().run(graph, context) if least < 0 else PassResult()
 """
 CARELESS = "careless:Careless"
 AFTER_CLEANUP = len(parse_pipeline("cleanup")) + 1
@@ -95,6 +111,20 @@ def test_a_failure_is_seen_again_found_and_shrunk(run: Run, folder: Path, option
     assert smaller.pipeline == CARELESS + options
     assert "Relu(" in shrunk.stdout
     assert run("opt", "small").exit_code == code
+
+
+def test_what_is_shrunk_keeps_data_that_it_fails_with(run: Run, folder: Path) -> None:
+    """A part of the graph is given what flows to it from the data of the whole."""
+    failed = run("opt", "net.planish", "-p", "careless:Greedy", "-d", "data.py:test", "-o", "out.onnx")
+    left = reproducer_in(failed)
+    shrunk = run("reduce", left, "-o", "small")
+    assert shrunk.exit_code == 0, shrunk.stderr
+    smaller = read_reproducer(folder / "small")
+    assert [node.operator for node in smaller.graph.nodes] == ["Relu"]
+    (value,) = smaller.graph.inputs
+    assert [feeds[value.name].shape for feeds in smaller.calibration] == [(16, 16)] * 3
+    assert len(smaller.labels) == len(smaller.calibration)
+    assert run("opt", "small").exit_code == 4
 
 
 def test_a_failed_build_leaves_its_data_too(run: Run, folder: Path) -> None:

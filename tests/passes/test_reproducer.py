@@ -13,6 +13,7 @@ from planish.ir.builder import Builder
 from planish.ir.errors import CheckError, ModelError, PassError
 from planish.ir.graph import Graph
 from planish.ir.types import DType, TensorType
+from planish.passes.pipeline import format_pipeline, parse_pipeline
 from planish.passes.probes import make_probes
 from planish.passes.reproducer import Reproducer, read_reproducer, reproducing
 from planish.passes.verification import Verification
@@ -70,6 +71,22 @@ class Faulty(Pass):
 
     def _crash(self, graph, op, y):
         raise RuntimeError("out of luck")
+
+
+@dataclass(frozen=True)
+class Fickle(Pass):
+    name: ClassVar[str] = "fickle"
+    effect: ClassVar[Effect] = Effect.EXACT
+    second: str = ""
+    runs: ClassVar[list[int]] = []
+
+    def run(self, graph, context):
+        self.runs.append(1)
+        if len(self.runs) == 1:
+            raise RuntimeError("out of luck")
+        if self.second:
+            raise ValueError(self.second)
+        return PassResult()
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,17 @@ def test_each_kind_of_failure_fails_again(pipeline: str, data: bool) -> None:
     assert re.search(expected, text)
     with pytest.raises(kind, match=expected):
         left.run()
+
+
+@pytest.mark.parametrize(
+    ("second", "told"), [("", "doesn't fail again"), ("another", "fails with another error, PassError: .*another")]
+)
+def test_what_does_not_fail_in_the_same_way_is_no_reproducer(second: str, told: str) -> None:
+    step = parse_pipeline(f"faulty_passes:Fickle{{second={second}}}")[0]
+    step.runs.clear()
+    case = Reproducer(relu(), format_pipeline([step]))
+    with pytest.raises(PassError, match=rf"out of luck.*\n.* has all that was run, but {told}"), reproducing(case):
+        case.run()
 
 
 def test_it_holds_the_very_probes() -> None:

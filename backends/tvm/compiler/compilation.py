@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....ir.drafts import workspace
-from ....ir.errors import PlanishError, TargetError, UsageError
+from ....ir.errors import CheckError, PlanishError, TargetError, UsageError
 from ....ir.extract import extract
 from ....ir.files import is_full
 from ....ir.graph import Graph, Node
@@ -72,6 +72,8 @@ class Compilation:
                     break
                 except CompilerError as error:
                     raise self._fault(str(error), None) from error
+                except CheckError as error:
+                    raise CheckError(f"{error}{self._left(str(error), None)}") from error
                 except DiedError as death:
                     if (alone := self._alone(death, graph, directory)) is not None:
                         for name, fault in self._given_way(alone):

@@ -16,9 +16,15 @@ from .emitter import Emitter
 from .expressions import choose, integer, row, same, total
 
 
-def bind_result(emitter: Emitter, node: Node) -> None:
-    """Give new symbols in a result's shape their values: along each axis the operands' size that isn't 1."""
-    shape = node.output.shape
+def bind_result(emitter: Emitter, node: Node, inner: int = 0) -> None:
+    """Give new symbols in a result's shape their values: along each axis the operands' size that isn't 1.
+
+    Args:
+        emitter: has the operands.
+        node: whose result it is.
+        inner: how many of the last axes aren't broadcast.
+    """
+    shape = node.output.shape[: node.output.type.rank - inner]
     if all(emitter.is_bound(dim) for dim in shape):
         return
     operands = [emitter.tensor(value) for value in node.inputs if value is not None]
@@ -27,7 +33,8 @@ def bind_result(emitter: Emitter, node: Node) -> None:
         found: list[tirx.Expr] = []
         faults: list[tirx.Expr] = []
         for axis in range(len(shape)):
-            dims = [x.shape[place] for x in operands if (place := axis - len(shape) + len(x.shape)) >= 0]
+            places = [axis - len(shape) + len(x.shape) - inner for x in operands]
+            dims = [x.shape[place] for x, place in zip(operands, places, strict=True) if place >= 0]
             size = integer(1)
             for dim in dims:
                 size = choose(same(size, 1), dim, size)

@@ -22,7 +22,7 @@ from planish.backends.base import CompilerWarning
 from planish.backends.tvm.compiler import client as compiler
 from planish.driver.cli import app
 from planish.ir.cache_folder import VARIABLE
-from planish.ir.errors import TargetError
+from planish.ir.errors import CheckError, TargetError
 from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 from planish.ir.storage import save
@@ -31,7 +31,7 @@ from planish.passes.reproducer import read_reproducer
 RNG = np.random.default_rng(0)
 PLANT = '''
 """Imported by every process: where one of the modules below is imported, it asks LLVM for what no machine here \
-has (AMX)."""
+has (AMX), or computes something else."""
 
 import importlib.abc
 import importlib.util
@@ -54,6 +54,10 @@ def int8_dot(module):
 
 def vector_math(module):
     module.ELEMENTS["Tanh"] = lambda get, x, tanh=module.ELEMENTS["Tanh"]: (unselectable(), tanh(get, x))[1]
+
+
+def epilogue(module):
+    module.ELEMENTS = {**module.ELEMENTS, "Tanh": module.ELEMENTS["Sigmoid"]}
 
 
 def library(module):
@@ -170,6 +174,27 @@ def test_a_plainer_kernel_takes_the_place_of_one_that_llvm_dies_over(
     assert again.exit_code == 6, again.output
     assert f"died over the kernel {kernel}" in " ".join(again.stderr.split())
     assert left_in(folder) == set()
+
+
+@pytest.mark.wide
+def test_a_kernel_that_is_wrong_ends_the_build_and_fails_again(graph, target, folder, plant) -> None:
+    plant("epilogue")
+    with pytest.raises(CheckError, match="layer: TVM's kernel up to Tanh gives numbers that are off") as caught:
+        write_artifact(folder / "dist", graph, find_backend("tvm"), target)
+    case = reproducer_in(str(caught.value))
+    for arguments in (
+        ["opt", case],
+        ["bisect", case],
+        ["reduce", case, "-o", folder / "small"],
+        ["opt", folder / "small"],
+    ):
+        again = CliRunner().invoke(app, list(map(str, arguments)))
+        if arguments[0] == "reduce":
+            assert again.exit_code == 0, again.output
+            continue
+        assert again.exit_code == 4, again.output
+        assert "layer: TVM's kernel up to Tanh gives numbers that are off" in " ".join(again.stderr.split())
+    assert len(read_reproducer(folder / "small").graph) < len(graph)
 
 
 @pytest.mark.wide

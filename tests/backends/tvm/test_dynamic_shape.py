@@ -33,6 +33,19 @@ def test_an_axis_that_turns_out_to_have_one_element_is_repeated(agree, shape: li
     )
 
 
+@pytest.mark.parametrize("kept", [[1, 3], [3, 3], [3, 1]])
+def test_products_of_as_many_items_as_data_tells(agree, kept: list[int]) -> None:
+    """Keypoint R-CNN stretches heat maps by matrices, and only data tells how many there are of either."""
+
+    def build(op, x, right, kept):
+        one, other = (op.Slice(value, [0], op.Slice(kept, [i], [i + 1])) for i, value in enumerate((x, right)))
+        return op.Relu(op.MatMul(one, other))
+
+    random = np.random.default_rng(0)
+    x, right = (random.standard_normal((3, *shape)).astype(np.float32) for shape in ((1, 4, 5), (2, 5, 6)))
+    agree(build, x, right, np.array(kept), dims=[("n", 1, "rows", 5), ("m", 2, 5, "columns"), (2,)])
+
+
 def test_the_first_of_sorted_elements(agree) -> None:
     """Data says how many; equal elements keep their order; unsigned numbers go beyond the signed ones."""
     large = np.array([1, 2**63 + 1, 5, 2**64 - 1, 2**63], np.uint64)

@@ -17,9 +17,11 @@ from ...kernels.instructions.int8_dot import Int8Dot
 from ...kernels.sparse_gemm import SparseGemm, SparseMatrix, SparseTile, compressed, held_blocks, sparse_tiles
 from ...kernels.tiles import Tile
 from ...kernels.vector_math import ELEMENTS
+from ..broadcasting import bind_result, may_stretch, operand
 from ..configs import TuningTask
 from ..emitter import Emitter
 from ..fusion import Anchor, FusedKernel, FusionGroup, widened_from
+from ..importer import imported
 from .quant import constant_weights, quantized
 
 
@@ -77,6 +79,16 @@ def _is_batched(node: Node) -> bool:
         and (right.type.rank == 2 or x.shape[:-2] == right.shape[:-2])
         and 0 not in (*x.shape, *right.shape)
     )
+
+
+def _matmul(emitter: Emitter, node: Node) -> relax.Expr:
+    """Multiply items, which are spread first where only data tells whether one operand has one for all of the other."""
+    factors = [node.operand(index) for index in range(2)]
+    pairs = [(factor, (*node.output.shape[:-2], *factor.shape[-2:])) for factor in factors]
+    if min(factor.type.rank for factor in factors) < 3 or not any(may_stretch(emitter, *pair) for pair in pairs):
+        return imported(emitter, node)
+    bind_result(emitter, node, inner=2)
+    return relax.op.matmul(*(operand(emitter, *pair) for pair in pairs))
 
 
 def _product(emitter: Emitter, group: FusionGroup) -> relax.Expr:
@@ -187,6 +199,7 @@ def operands(emitter: Emitter, group: FusionGroup, channels: Dim) -> list[relax.
     return [emitter.shaped(value, shapes[operand.reach]) for value, operand in pairs]
 
 
+CONVERTERS = {"MatMul": _matmul}
 FUSED_KERNELS = {
     "Gemm": FusedKernel(_gemm_anchor, _product),
     "MatMul": FusedKernel(_matmul_anchor, _product),
