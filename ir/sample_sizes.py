@@ -18,6 +18,12 @@ Run: TypeAlias = tuple[Mapping[str, int], Sequence[Dim]]
 
 _BASES = ((352, 416, 304, 464, 272, 368, 496), (48, 34, 38, 46, 58, 62))
 """Sizes of the symbols that are not in question, in turns."""
+_PLAIN = (
+    (2, 3, 5, 7, 11, 13, 17),
+    (353, 419, 307, 461, 271, 367, 499),
+    (20011, 20021, 20023, 20029, 20047, 20051, 20063),
+)
+"""Primes of three magnitudes: no quotient, rest, bound or sum of them is one of them in each row."""
 _SMALL = (0, 1, 2)
 _MOST = 300
 _LARGEST = 2**31
@@ -34,10 +40,7 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
     names, numbers = sorted(symbols), sorted({number for number in numbers if number > 0})
     asked = [name for name in names if is_from_data(name)]
     multiples = (prod(numbers), 2 * prod(numbers)) if prod(numbers) < _LARGEST else ()
-    bases = [
-        {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)}
-        for base in _BASES
-    ]
+    bases = _rows(names, _BASES)
     seen: set[tuple[int, ...]] = set()
     for usual in (*bases, dict.fromkeys(names, 1)):
         values = tuple(dict.fromkeys((*_SMALL, *numbers, *multiples, *usual.values())))
@@ -46,6 +49,29 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
             if (key := tuple(sizes.values())) not in seen:
                 seen.add(key)
                 yield sizes
+
+
+def plain_sizes(symbols: Iterable[str]) -> list[dict[str, int]]:
+    """Sizes at which a result's are numbers or symbols only if they are so at any that go together."""
+    return _rows(sorted(symbols), _PLAIN)
+
+
+def _rows(names: Sequence[str], bases: Sequence[Sequence[int]]) -> list[dict[str, int]]:
+    return [
+        {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)} for base in bases
+    ]
+
+
+def common_shape(runs: Sequence[Run], dims: Iterable[Dim]) -> tuple[Dim, ...] | None:
+    """The shape of all runs by numbers and some dimensions; None where these don't say it."""
+    first, dims = runs[0][1], tuple(dims)
+    if any(len(shape) != len(first) for _, shape in runs):
+        return None
+    found = [
+        next((dim for dim in (size, *dims) if holds(dim, axis, runs)), None) if type(size) is int else None
+        for axis, size in enumerate(first)
+    ]
+    return None if None in found else tuple(found)
 
 
 def _one_by_one(names: Sequence[str], values: Sequence[int]) -> Iterator[dict[str, int]]:
