@@ -6,7 +6,7 @@ from . import shape_values
 from .dims import Dim, evaluate
 from .graph import Value
 from .kept import keep
-from .sample_sizes import Run, common_shape, holds, plain_sizes, sample_sizes
+from .sample_sizes import Run, holds, plain_shape, plain_sizes, sample_sizes
 from .unknown import is_from_data, is_unknown
 
 _CONTENTS: dict[Hashable, tuple[Dim, ...] | None] = {}
@@ -40,14 +40,14 @@ def _contents(value: Value) -> tuple[Dim, ...] | None:
 
 
 def _plain_contents(value: Value, names: frozenset[str]) -> tuple[Dim, ...] | None:
-    """The elements where each is a number or a symbol."""
+    """The elements where all are plain sizes."""
     runs: list[Run] = []
     for sizes in plain_sizes(names):
         elements = shape_values.elements(value, lambda dim, sizes=sizes: evaluate(dim, sizes))
         if elements is None:
             return None
         runs.append((sizes, list(elements.reshape(-1))))
-    return common_shape(runs, sorted(names))
+    return plain_shape(runs)
 
 
 def _holds_at_any_size(value: Value, dims: tuple[Dim, ...], names: frozenset[str]) -> bool:

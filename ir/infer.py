@@ -30,7 +30,7 @@ from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
 from .ops.meta_kernels import FastMeta
-from .sample_sizes import Run, are_telling, common_shape, holds, plain_sizes, sample_sizes
+from .sample_sizes import Run, are_telling, holds, plain_shape, plain_sizes, sample_sizes
 from .types import DType, TensorType
 from .unknown import (
     UNKNOWN,
@@ -222,16 +222,15 @@ class _Inference:
         raise reason
 
     def _plain(self) -> list[_Result] | None:
-        """The outputs where all their sizes are numbers, symbols, or sizes of inputs."""
+        """The outputs where all their sizes are plain."""
         rows = plain_sizes(self._symbols)
         runs = list(self._runs_at(rows, {}, is_loose=False))
         if len(runs) < len(rows):
             return None
         given = [dim for value in self._inputs if value is not None for dim in value.shape if isinstance(dim, str)]
-        candidates = dict.fromkeys([*given, *sorted(self._symbols)])
         found: list[_Result] = []
         for index, result in enumerate(runs[0][1]):
-            shape = common_shape([(sizes, results[index].shape) for sizes, results in runs], candidates)
+            shape = plain_shape([(sizes, results[index].shape) for sizes, results in runs], given)
             if shape is None:
                 return None
             found.append(replace(result, shape=shape))
