@@ -70,8 +70,9 @@ def plain_shape(runs: Sequence[Run], given: Iterable[Dim] = ()) -> tuple[Dim, ..
     names = sorted(runs[0][0])
     terms = [*names, *(f"{a} * {b}" for a, b in combinations(names, 2))]
     values = {dim: [evaluate(dim, sizes) for sizes, _ in runs] for dim in (*given, *terms)}
-    found = [_plain_dim([shape[axis] for _, shape in runs], values, terms) for axis in range(rank)]
-    return None if None in found else tuple(found)
+    found = (_plain_dim([shape[axis] for _, shape in runs], values, terms) for axis in range(rank))
+    dims = tuple(dim for dim in found if dim is not None)
+    return dims if len(dims) == rank else None
 
 
 def _plain_dim(sizes: Sequence[Any], values: Mapping[Dim, Sequence[int]], terms: Sequence[str]) -> Dim | None:
