@@ -23,21 +23,26 @@ def types(monkeypatch: pytest.MonkeyPatch, *, is_plain: bool) -> list[str]:
         joined, shape = op.Reshape(x, [-1, 8]), op.Shape(x)
         heads = op.Transpose(op.Reshape(x, [0, 0, 2, 4]), perm=(0, 2, 1, 3))
         made = [
-            *(joined, heads, op.MatMul(x, weight), op.Add(joined, op.Reshape(x, [-1, 8])), op.ReduceSum(x, [1])),
-            *(op.Reshape(heads, op.Concat(op.Mul(op.Slice(shape, [0], [1]), [2]), [-1], [4], axis=0)),),
-            *(op.Concat(y, y, axis=0), op.Concat(y, [[0.0] * 8], axis=0), op.Concat(joined, y, axis=0)),
-            *(op.Pad(x, [0, 1, 0, 0, 2, 0]), op.Pad(x, [0, -1, 0, 0, 0, 0]), op.Expand([1.0], shape)),
-            *(op.Slice(x, [0], [16], [1]), op.Slice(x, [0], [400], [1]), op.Slice(x, [1], [1 << 40], [1])),
-            *(
-                op.Conv(image, kernel, strides=(2, 2)),
-                op.Conv(image, kernel, pads=(1, 1, 1, 1)),
-                op.Conv(image, kernel),
-            ),
-            *(
-                op.Conv(image, kernel),
-                op.Resize(image, None, [1.0, 1.0, 2.0, 2.0]),
-                op.MaxPool(image, kernel_shape=(2, 2), strides=(2, 2)),
-            ),
+            joined,
+            heads,
+            op.MatMul(x, weight),
+            op.Add(joined, op.Reshape(x, [-1, 8])),
+            op.ReduceSum(x, [1]),
+            op.Reshape(heads, op.Concat(op.Mul(op.Slice(shape, [0], [1]), [2]), [-1], [4], axis=0)),
+            op.Concat(y, y, axis=0),
+            op.Concat(y, [[0.0] * 8], axis=0),
+            op.Concat(joined, y, axis=0),
+            op.Pad(x, [0, 1, 0, 0, 2, 0]),
+            op.Pad(x, [0, -1, 0, 0, 0, 0]),
+            op.Expand([1.0], shape),
+            op.Slice(x, [0], [16], [1]),
+            op.Slice(x, [0], [400], [1]),
+            op.Slice(x, [1], [1 << 40], [1]),
+            op.Conv(image, kernel),
+            op.Conv(image, kernel, strides=(2, 2)),
+            op.Conv(image, kernel, pads=(1, 1, 1, 1)),
+            op.MaxPool(image, kernel_shape=(2, 2), strides=(2, 2)),
+            op.Resize(image, None, [1.0, 1.0, 2.0, 2.0]),
         ]
     return [str(value.type) for value in made]
 
