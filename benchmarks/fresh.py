@@ -1,13 +1,13 @@
 """What a new user meets: README and tutorials followed in fresh environments, and a first artifact of an own model.
 
     pip install -e ".[build,benchmarks]"
-    python benchmarks/fresh.py [--only first-build] [--json RESULTS.json]
+    python benchmarks/fresh.py [--only first-build] [--model FILE.onnx --data FILE.npz] [--json RESULTS.json]
 
 For each page the last commit of this checkout is cloned into a new folder, a virtual environment made there, planish
 installed into it by pip as README.md says, and the page followed to the letter by `tests/followed.py`: what commands
 print has to be what the page shows, but for numbers. Of README.md it is the first command. `own model` counts and times
-what lies between a fresh clone and the artifact of an ONNX file that comes from elsewhere: a ResNet-18, with 32 images
-to calibrate with.
+what lies between a fresh clone and the artifact of an ONNX file that comes from elsewhere: the one that is given, or a
+ResNet-18 with 32 images to calibrate with.
 """
 
 import json
@@ -29,7 +29,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"first-build": "build", "write-a-pass": "build", "transformer-int8": "build,examples"}
 """What each tutorial has to be installed with."""
-OWN = ('pip install -e ".[build]"', "planish quantize ../resnet18/resnet18.onnx -d ../resnet18/images.npz")
+OWN = ('pip install -e ".[build]"', "planish quantize {model} -d {data}")
 """From a clone to an artifact of an own ONNX file."""
 
 
@@ -43,26 +43,32 @@ def run(command: str, folder: Path, environment: Path) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout + done.stderr if done.returncode else ""
 
 
-def steps(name: str) -> tuple[str, ...]:
+def steps(name: str, model: Path, data: Path) -> tuple[str, ...]:
     """The commands of one case."""
     if name == "own model":
-        return OWN
+        return tuple(command.format(model=model, data=data) for command in OWN)
     if name == "readme":
         return (re.findall(r"```sh\n(.*?) +#", (ROOT / "README.md").read_text(encoding="utf-8"))[0],)
     page = f"docs/tutorials/{name}.md"
     return (f'pip install -e ".[{EXTRAS[name]}]"', f"python tests/followed.py --check {page}")
 
 
-def tried(name: str) -> dict[str, Any]:
-    """Each command of a case with its seconds, up to the first that fails, in a clone and an environment of its own."""
+def tried(name: str, given: tuple[Path, Path] | None) -> dict[str, Any]:
+    """Each command of a case with its seconds, up to the first that fails, in a clone and an environment of its own.
+
+    Args:
+        name: of the case.
+        given: an own model, and its data.
+    """
     with tempfile.TemporaryDirectory(prefix="planish-") as temporary:
         folder, environment = Path(temporary, "planish"), Path(temporary, "environment")
         subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
         venv.create(environment, with_pip=True, symlinks=True)
-        if name == "own model":
+        if name == "own model" and given is None:
             prepare(Path(temporary), images=32, layers=1, width=64)
+        resnet18 = Path("..", "resnet18")
         found: dict[str, Any] = {"name": name, "seconds": {}, "failed": ""}
-        for command in steps(name):
+        for command in steps(name, *given or (resnet18 / "resnet18.onnx", resnet18 / "images.npz")):
             seconds, failed = run(command, folder, environment)
             found["seconds"][command] = seconds
             if failed:
@@ -72,10 +78,14 @@ def tried(name: str) -> dict[str, Any]:
 
 def main(
     only: Annotated[str | None, typer.Option(help="readme, a tutorial's name, or 'own model'")] = None,
+    model: Annotated[Path | None, typer.Option(help="the own model, an ONNX file")] = None,
+    data: Annotated[Path | None, typer.Option(help="what it is calibrated on")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the results to a file")] = None,
 ) -> None:
     """Try all cases, print what each command took, and fail where a page shows something else."""
-    rows = [tried(name) for name in ("readme", *EXTRAS, "own model") if only in (None, name)]
+    assert (model is None) == (data is None), "a model comes with data"
+    given = None if model is None or data is None else (model.absolute(), data.absolute())
+    rows = [tried(name, given) for name in ("readme", *EXTRAS, "own model") if only in (None, name)]
     table = Table("followed", "command", "seconds")
     for row in rows:
         for command, seconds in row["seconds"].items():

@@ -67,7 +67,7 @@ class Optimized:
         return self.summary()
 
     def _repr_html_(self) -> str:
-        return f'<pre style="font-family: monospace">{escape(self.summary())}</pre>'
+        return f'<pre style="font-family: monospace; white-space: pre; overflow-x: auto">{escape(self.summary())}</pre>'
 
 
 def read(path: str | Path) -> Graph:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,9 @@ def quantize(
             "-s", "--scheme", help="see `planish passes quantize`; by default int8, and int8-dynamic without data"
         ),
     ] = None,
+    if_slower: Annotated[
+        Literal["revert", "keep"], typer.Option(help="an error, or taken for its size, where the model is slower then")
+    ] = "revert",
     metric: Metric = None,
     max_drop: MaxDrop = None,
     target: TargetName = "native",
@@ -50,13 +53,13 @@ def quantize(
     """
     from .recipe_file import make_recipe
 
-    chosen = scheme or ("int8" if data else "int8-dynamic")
+    options = {"scheme": scheme or ("int8" if data else "int8-dynamic"), "if_slower": if_slower}
     sources = {"calibration": data, "evaluation": data, "metric": metric}
     given = {"target": target, "backend": backend, "output": output}
     recipe = make_recipe(
         {
             "model": model,
-            "passes": ["cleanup", "fuse", {"quantize": {"scheme": chosen}}],
+            "passes": ["cleanup", "fuse", {"quantize": options}],
             "data": {key: value for key, value in sources.items() if value is not None},
             "budget": {} if max_drop is None else {"metric_drop": max_drop},
             **{key: value for key, value in given.items() if value is not None},

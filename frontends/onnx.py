@@ -15,11 +15,12 @@ from onnx_ir import AttributeType
 from ..ir.applying import applying
 from ..ir.builder import Builder
 from ..ir.containers import body_inputs, widened_inputs
+from ..ir.contents import contents
 from ..ir.errors import CheckError, ModelError, printable
 from ..ir.files import RefusedFileError, open_regular
 from ..ir.finite import check_finite
 from ..ir.graph import Attribute, Graph, Location, Value
-from ..ir.infer import contents, find_operator, infer
+from ..ir.infer import find_operator, infer
 from ..ir.opset import MODULE_KEY, SOURCE_KEY
 from ..ir.types import Container, TensorType
 from ..ir.verify import verify

@@ -378,9 +378,9 @@ class Graph:
         self._edited = _next_moment()
         return value
 
-    def add_constant(self, data: np.ndarray, name: str = "constant") -> Constant:
-        """A new constant; the array is shared, not copied."""
-        constant = Constant(self._claim(self.unique_name(name)), data)
+    def add_constant(self, data: np.ndarray | np.generic, name: str = "constant") -> Constant:
+        """A new constant; the array is shared, not copied. What numpy makes of arrays without axes may be a number."""
+        constant = Constant(self._claim(self.unique_name(name)), np.asanyarray(data))
         self.constants[constant.name] = constant
         self._edited = _next_moment()
         return constant

@@ -19,6 +19,7 @@ import torch
 from . import shape_values
 from .applying import applying, call_attributes, inapplicable
 from .containers import infer_container
+from .contents import contents
 from .dims import Dim, evaluate
 from .errors import ModelError
 from .graph import Attribute, Constant, Value
@@ -29,7 +30,7 @@ from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
 from .ops.meta_kernels import FastMeta
-from .sample_sizes import Run, are_telling, holds, sample_sizes
+from .sample_sizes import Run, are_telling, holds, plain_shape, plain_sizes, sample_sizes
 from .types import DType, TensorType
 from .unknown import (
     UNKNOWN,
@@ -94,47 +95,8 @@ def _check_bounds(operator: str, inputs: Sequence[Value | None], outputs: int) -
             raise ModelError(f"{value} has {count} axes of open sizes; {MOST_OPEN_AXES} are the most")
 
 
-def contents(value: Value) -> tuple[Dim, ...] | None:
-    """The elements of a small integer tensor, where they are known: ints and symbolic dimensions, in one row."""
-    if value.dtype.is_float:
-        return None
-    key = shape_values.signature(value)
-    return _CONTENTS[key] if key in _CONTENTS else keep(_CONTENTS, key, _contents(value))
-
-
-def _contents(value: Value) -> tuple[Dim, ...] | None:
-    names = shape_values.symbols(value)
-    if names:
-        from .scope import scope, symbols_kept  # brings torch's compiler, which takes as long to import as torch
-
-        within = scope(tuple(sorted(names)))
-        with symbols_kept(within):
-            elements, dim = shape_values.elements(value, within.size), within.dim
-    else:
-        elements, dim = shape_values.elements(value, int), int
-    if elements is None or is_unknown(list(elements.reshape(-1))):
-        return None
-    dims = tuple(map(dim, elements.reshape(-1)))
-    return dims if _holds_at_any_size(value, dims, names) else None
-
-
-def _holds_at_any_size(value: Value, dims: tuple[Dim, ...], names: frozenset[str]) -> bool:
-    """Whether elements are right at sizes that only data tells, where they speak of such."""
-    if not any(map(is_from_data, names)):
-        return True
-    for sizes in sample_sizes(names, [dim for dim in dims if isinstance(dim, int)]):
-        elements = shape_values.elements(value, lambda dim, sizes=sizes: evaluate(dim, sizes))
-        if elements is None or not all(
-            holds(dim, axis, [(sizes, list(elements.reshape(-1)))]) for axis, dim in enumerate(dims)
-        ):
-            return False
-    return True
-
-
 _FOUND: dict[Hashable, tuple[TensorType, ...]] = {}
 """Types by what they depend on: the layers of a network repeat one another."""
-_CONTENTS: dict[Hashable, tuple[Dim, ...] | None] = {}
-"""Elements by what they follow from."""
 _SMALL = 1024
 """Bytes of a row of sizes that is compared."""
 
@@ -243,6 +205,8 @@ class _Inference:
         if not self._symbols:
             with torch.device("meta"), FastMeta():
                 return self._apply(int)
+        if not self._is_of_data and (plain := self._plain()):
+            return plain
         from .scope import SIZES, scope, symbols_kept  # as above
 
         reason: Exception | None = None
@@ -256,6 +220,21 @@ class _Inference:
                 reason = reason or error
         assert reason is not None
         raise reason
+
+    def _plain(self) -> list[_Result] | None:
+        """The outputs where all their sizes are plain."""
+        rows = plain_sizes(self._symbols)
+        runs = list(self._runs_at(rows, {}, is_loose=False))
+        if len(runs) < len(rows):
+            return None
+        given = [dim for value in self._inputs if value is not None for dim in value.shape if isinstance(dim, str)]
+        found: list[_Result] = []
+        for index, result in enumerate(runs[0][1]):
+            shape = plain_shape([(sizes, results[index].shape) for sizes, results in runs], given)
+            if shape is None:
+                return None
+            found.append(replace(result, shape=shape))
+        return found
 
     def _runs(self, *, together: bool) -> list[tuple[Mapping[str, int], list[_Result]]]:
         """What comes out at the sizes that are tried, those left out that don't fit.

@@ -6,9 +6,9 @@ well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .dims import Dim, evaluate
 from .unknown import is_from_data
@@ -18,6 +18,8 @@ Run: TypeAlias = tuple[Mapping[str, int], Sequence[Dim]]
 
 _BASES = ((352, 416, 304, 464, 272, 368, 496), (48, 34, 38, 46, 58, 62))
 """Sizes of the symbols that are not in question, in turns."""
+_PLAIN = ((2, 3, 5, 7, 11, 13, 17), (127, 131, 137, 139, 149, 151, 157), (353, 419, 307, 461, 271, 367, 499))
+"""Primes of three magnitudes: no quotient, rest or bound of them is one of them in each row."""
 _SMALL = (0, 1, 2)
 _MOST = 300
 _LARGEST = 2**31
@@ -34,10 +36,7 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
     names, numbers = sorted(symbols), sorted({number for number in numbers if number > 0})
     asked = [name for name in names if is_from_data(name)]
     multiples = (prod(numbers), 2 * prod(numbers)) if prod(numbers) < _LARGEST else ()
-    bases = [
-        {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)}
-        for base in _BASES
-    ]
+    bases = _rows(names, _BASES)
     seen: set[tuple[int, ...]] = set()
     for usual in (*bases, dict.fromkeys(names, 1)):
         values = tuple(dict.fromkeys((*_SMALL, *numbers, *multiples, *usual.values())))
@@ -46,6 +45,53 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
             if (key := tuple(sizes.values())) not in seen:
                 seen.add(key)
                 yield sizes
+
+
+def plain_sizes(symbols: Iterable[str]) -> list[dict[str, int]]:
+    """Sizes at which `plain_shape` finds what holds at any that go together."""
+    return _rows(sorted(symbols), _PLAIN)
+
+
+def _rows(names: Sequence[str], bases: Sequence[Sequence[int]]) -> list[dict[str, int]]:
+    return [
+        {name: base[index % len(base)] * (1 + index // len(base)) for index, name in enumerate(names)} for base in bases
+    ]
+
+
+def plain_shape(runs: Sequence[Run], given: Iterable[Dim] = ()) -> tuple[Dim, ...] | None:
+    """The shape of runs at `plain_sizes`; None where one of its sizes isn't plain.
+
+    That is a number, a dimension that is given, a symbol, a product of two or of one and a number, or a symbol and a
+    number in sum.
+    """
+    rank = len(runs[0][1])
+    if any(len(shape) != rank for _, shape in runs):
+        return None
+    names = sorted(runs[0][0])
+    terms = [*names, *(f"{a} * {b}" for a, b in combinations(names, 2))]
+    values = {dim: [evaluate(dim, sizes) for sizes, _ in runs] for dim in (*given, *terms)}
+    found = (_plain_dim([shape[axis] for _, shape in runs], values, terms) for axis in range(rank))
+    dims = tuple(dim for dim in found if dim is not None)
+    return dims if len(dims) == rank else None
+
+
+def _plain_dim(sizes: Sequence[Any], values: Mapping[Dim, Sequence[int]], terms: Sequence[str]) -> Dim | None:
+    """A dimension that is of some sizes in runs, from the values that others have there."""
+    if any(type(size) is not int for size in sizes):
+        return None
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    for dim, known in values.items():
+        if sizes == known:
+            return dim
+    for term in terms:
+        pairs = list(zip(sizes, values[term], strict=True))
+        if len(factors := {divmod(*pair) for pair in pairs}) == 1 and not (factor := factors.pop())[1]:
+            return f"{factor[0]} * {term}"
+        if term.isidentifier() and len(offsets := {size - value for size, value in pairs}) == 1:
+            offset = offsets.pop()
+            return f"{term} {'+' if offset > 0 else '-'} {abs(offset)}"
+    return None
 
 
 def _one_by_one(names: Sequence[str], values: Sequence[int]) -> Iterator[dict[str, int]]:

@@ -4,6 +4,7 @@ import re
 import sys
 import tomllib
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from edge_cases.cases import ALIKE, DIFFERENT, REFUSED
 from followed import DOCS, agrees, blocks, follow
 from typer.main import get_command
 
+from planish.backends.onnx_file import write_onnx
+from planish.driver.cache.store import DEFAULT_SIZE
 from planish.driver.catalog import passes
 from planish.driver.cli import app
+from planish.driver.page.page import LONGEST
 from planish.driver.recipe_file import make_recipe
 from planish.ir.errors import PlanishError
+from planish.passes import profit
 from planish.passes.adapters.lora import Lora
 from planish.passes.fixpoint import Fixpoint
 from planish.passes.legalization.expansions import branches
@@ -50,6 +55,7 @@ STEP = re.compile(r"\b([a-z][a-z-]+): (\{[^{}\n]*\})")
 BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"][
     "build"
 ]
+_INLINE = signature(write_onnx).parameters["inline_bytes"].default
 FIGURES: list[tuple[str, str, Any]] = [
     ("edges.md", r"has (\d+) such cases", len(ALIKE) + len(DIFFERENT) + len(REFUSED)),
     ("explanation/limits.md", r"(\d+), the default `samples`", Quantize().samples),
@@ -58,6 +64,11 @@ FIGURES: list[tuple[str, str, Any]] = [
     ("explanation/limits.md", r"attempts of `quantize-mixed` \| (\d+) ", MixedQuantization().attempts),
     ("explanation/limits.md", r"after every pass; (\d+) by default", Verification().probes),
     ("explanation/limits.md", r"written out \| (\d+) ", branches._MOST_STEPS),
+    ("explanation/limits.md", r"file \| ([\d.]+) GB of weights", _INLINE / 1e9),
+    ("how-to/large-models.md", r"more than ([\d.]+) GB in all", _INLINE / 1e9),
+    ("how-to/slow-int8.md", r"would take (\d+) µs more", profit._LEAST * 1e6),
+    ("recipes.md", r"^(\d+) GB are kept at the most", DEFAULT_SIZE / 1e9),
+    ("report.md", r"It has ([\d.]+) MB at the most", LONGEST / 1e6),
     ("passes.md", r"after `most=(\d+)` rounds", Fixpoint.most),
     ("passes.md", r"^\| `max_drop=([\d.]+)` \| percent of rows", MixedQuantization().max_drop),
     ("passes.md", r"^\| `samples=(\d+)` \| to calibrate on", MixedQuantization().samples),

@@ -26,7 +26,7 @@ class ShapeSimplification(GraphwisePass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def run_on(self, graph: Graph, context: PassContext) -> PassResult:
-        from ...ir.infer import contents
+        from ...ir.contents import contents
 
         counts, sizes_known = {"constant": 0, "reshape": 0}, False
         for node in graph.nodes:

@@ -58,12 +58,14 @@ class _Equalizer:
         int8: the integers of activations and weights.
         seen: of those that will be rounded.
         errors: relative squared errors on held-out inputs, for each exponent.
+        tried: places of the exponents that are still in question.
     """
 
     group: ScaleGroup
     int8: Int8
     seen: dict[Value, _Seen] = field(default_factory=dict[Value, _Seen])
     errors: np.ndarray = field(default_factory=lambda: np.zeros(len(_EXPONENTS)))
+    tried: Sequence[int] = range(len(_EXPONENTS))
 
     def observe(self, value: Value, x: "Tensor") -> None:
         """Widen the ranges of the channels."""
@@ -71,8 +73,8 @@ class _Equalizer:
 
         if not x.numel():
             return
-        channels = x.transpose(0, 1).flatten(1)
-        low, high = channels.amin(1).clamp(max=0), channels.amax(1).clamp(min=0)
+        others = [axis for axis in range(x.ndim) if axis != 1]
+        low, high = x.amin(others).clamp(max=0), x.amax(others).clamp(min=0)
         held = self.seen.setdefault(value, _Seen(low, high))
         held.low, held.high = torch.minimum(held.low, low), torch.maximum(held.high, high)
 
@@ -88,22 +90,33 @@ class _Equalizer:
         return torch.where(share > 0, share, 1.0).clamp(_LEAST, 1.0) ** -exponent
 
     def judge(self, value: Value, x: "Tensor") -> None:
-        """Add what rounding does to the value, or to what its readers make of it, for each exponent."""
+        """Add what rounding does to the value, or to what its readers make of it, for each exponent in question."""
+        import torch
+
         if value not in self.seen or not x.numel():
             return
-        for place, exponent in enumerate(_EXPONENTS):
-            factors = self.factors(exponent)
+        layers = self.group.readers.get(value, ())
+        exact = [(layer, _convolve(layer.node, x, torch.from_numpy(layer.weight.data))) for layer in layers]
+        for place in self.tried:
+            factors = self.factors(_EXPONENTS[place])
             read = self._rounded(value, x, factors)
-            for layer in self.group.readers.get(value, ()):
-                self.errors[place] += self._error(layer, x, read, factors)
+            for layer, made in exact:
+                self.errors[place] += self._error(layer, made, read, factors)
             if self.group.is_carried(value):
                 spread = _along_channels(factors, x.ndim)
                 self.errors[place] += _relative(read / spread, x)
 
+    def narrow(self) -> None:
+        """Leave in question which of two is better: the exponent that has the least error so far, or 0."""
+        self.tried = sorted({0, self._least()})
+
     def best(self) -> float:
         """The exponent with the least error, or 0 where none gains much."""
         self.errors[0] *= _WORTH
-        return _EXPONENTS[int(np.argmin(np.nan_to_num(self.errors, nan=np.inf)))]
+        return _EXPONENTS[self._least()]
+
+    def _least(self) -> int:
+        return min(self.tried, key=lambda place: np.nan_to_num(self.errors[place], nan=np.inf))
 
     def _rounded(self, value: Value, x: "Tensor", factors: "Tensor") -> "Tensor":
         """A value on its grid, times the factors."""
@@ -116,22 +129,21 @@ class _Equalizer:
         scaled = (x * _along_channels(factors, x.ndim)).contiguous()
         return torch.fake_quantize_per_tensor_affine(scaled, grid.scale, grid.zero_point, int(ends.min), int(ends.max))
 
-    def _error(self, layer: Layer, x: "Tensor", read: "Tensor", factors: "Tensor") -> float:
+    def _error(self, layer: Layer, exact: "Tensor", read: "Tensor", factors: "Tensor") -> float:
         import torch
 
         weight = undone(layer, factors.numpy())
         integers = quantize_weight(weight, layer.axis, self.int8.weight_bits)
         made = torch.from_numpy(integers.data * integers.scale.reshape(-1, *[1] * (weight.ndim - 1)))
-        return _relative(
-            _convolve(layer.node, read, made), _convolve(layer.node, x, torch.from_numpy(layer.weight.data))
-        )
+        return _relative(_convolve(layer.node, read, made), exact)
 
 
 class Equalization:
     """Evens out the channels of what Conv layers read, as far as that lowers the errors of their outputs.
 
     The error is that of rounding what a layer reads and its weights, which have a scale for each output channel; it is
-    measured on batches that have no part in the channels' ranges.
+    measured on batches that have no part in the channels' ranges: on the first for each exponent, on the others for the
+    best one and none at all.
 
     Args:
         graph: in float.
@@ -160,7 +172,10 @@ class Equalization:
 
     def apply(self, context: PassContext) -> tuple[list[Layer], int]:
         """Scale weights and activations of the graph; return the layers as they are now, and the number of groups."""
-        self._run("judging equalized channels", self._held_out, _Equalizer.judge, context)
+        self._run("judging equalized channels", self._held_out[:1], _Equalizer.judge, context)
+        for group in self._groups:
+            group.narrow()
+        self._run("judging equalized channels", self._held_out[1:], _Equalizer.judge, context)
         chosen = [(group, exponent) for group in self._groups if (exponent := group.best())]
         for group, exponent in chosen:
             _apply(self._graph, group.group, group.factors(exponent).numpy())

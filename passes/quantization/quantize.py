@@ -139,7 +139,7 @@ class Quantize(Pass):
         if not reason:
             return found
         graph.become(before)
-        return PassResult(misses=[f"{reason}; if_slower=keep takes it for its size"])
+        return PassResult(misses=[f"{reason}; if_slower=keep (--if-slower keep) takes it for its size"])
 
     def _run_in_integers(self, graph: Graph, context: PassContext) -> PassResult:
         int8 = context.target.int8

@@ -25,14 +25,14 @@ def data(folder: Path) -> str:
 
 
 def test_quantize_builds_int8_into_dist(folder: Path, data: str) -> None:
-    result = planish("quantize", "net.planish", "-d", data, "-b", "onnxruntime", "-q")
+    result = planish("quantize", "net.planish", "-d", data, "-b", "onnxruntime", "--if-slower", "keep", "-q")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "built dist"), result.stderr
     assert "running" not in result.stderr
     manifest = read_manifest(folder / "dist")
     assert {"python", "planish", "torch", "onnxruntime"} <= manifest["versions"].keys()
     assert len(manifest["data"]["calibration"]) == len(manifest["data"]["evaluation"]) == 64
     recipe = manifest["recipe"]
-    assert recipe["passes"] == ["cleanup", "fuse", {"quantize": {"scheme": "int8"}}]
+    assert recipe["passes"] == ["cleanup", "fuse", {"quantize": {"scheme": "int8", "if_slower": "keep"}}]
 
 
 def test_distill_builds_the_student(folder: Path, data: str) -> None:

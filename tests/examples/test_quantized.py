@@ -13,8 +13,9 @@ from planish.backends.tvm.backend import Tvm
 from planish.driver.backend_check import BackendCheck
 from planish.driver.lowering import lower
 from planish.driver.recipe_file import read_recipe
+from planish.ir.contents import contents
 from planish.ir.graph import Constant, Node, Value
-from planish.ir.infer import contents, find_operator
+from planish.ir.infer import find_operator
 from planish.ir.interpreter import evaluate
 from planish.ir.ops.dtypes import to_numpy, to_torch
 from planish.passes.pipeline import format_pipeline

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from planish.ir.builder import Builder
+from planish.ir.contents import contents
 from planish.ir.dims import Dim, evaluate
 from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Value
-from planish.ir.infer import contents, infer
+from planish.ir.infer import infer
 from planish.ir.interpreter import Interpreter
 from planish.ir.reinfer import reinfer
 from planish.ir.types import DType, TensorType

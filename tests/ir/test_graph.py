@@ -30,6 +30,12 @@ def names(graph: Graph) -> list[str]:
     return [node.output.name for node in graph.nodes]
 
 
+def test_a_number_of_numpy_is_a_constant_without_axes() -> None:
+    constant = Graph().add_constant(np.array(3, np.float32) / 2)
+    assert isinstance(constant.data, np.ndarray)
+    assert (constant.type, constant.data.item()) == (TensorType(DType.float32, ()), 1.5)
+
+
 def bypass(graph: Graph, node: Node) -> None:
     source = node.operand(0)
     graph.replace_uses(node.output, source)

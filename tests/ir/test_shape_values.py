@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from planish.ir.builder import Builder
+from planish.ir.contents import contents
 from planish.ir.graph import Graph, Value
-from planish.ir.infer import contents
 from planish.ir.scope import scope
 from planish.ir.shape_values import elements, symbols
 from planish.ir.text import parse_graph

@@ -9,10 +9,10 @@ from tvm import relax, te, tirx
 from tvm.ir import GlobalVar
 from tvm.sym import Analyzer
 
+from ....ir.contents import contents
 from ....ir.dims import Dim, evaluate, symbols
 from ....ir.errors import TargetError
 from ....ir.graph import Constant, Graph, Node, Value
-from ....ir.infer import contents
 from ....ir.types import DType, TensorType
 from ..kernels.machine import Machine
 from ..kernels.vectors import Scalar, known

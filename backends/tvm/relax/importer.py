@@ -5,8 +5,9 @@ import onnx
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from ....ir.contents import contents
 from ....ir.graph import Attribute, Constant, Node
-from ....ir.infer import contents, find_operator
+from ....ir.infer import find_operator
 from ....ir.operators import has_trait
 from ....ir.opset import OPSET
 from ....ir.traits import Trait

@@ -13,10 +13,10 @@ from types import MappingProxyType
 from tvm import IRModule, relax
 from tvm.ir import Op
 
+from ....ir.contents import contents
 from ....ir.dims import symbols
 from ....ir.errors import TargetError
 from ....ir.graph import Graph, Node, Value
-from ....ir.infer import contents
 from ....ir.types import DType
 from ....passes.legalization.origins import Origins
 from ....targets import Target

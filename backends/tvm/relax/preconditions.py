@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
 
+from ....ir.contents import contents
 from ....ir.dims import Dim, evaluate, is_dim, symbols
 from ....ir.graph import Graph, Node, Value
-from ....ir.infer import contents
 from ....ir.operators import has_trait
 from ....ir.ops.slice import SURE
 from ....ir.traits import Trait

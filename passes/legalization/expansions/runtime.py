@@ -117,7 +117,7 @@ def _tree_ensemble(op: Builder, node: Node) -> Value:
 
 def divides_least(node: Node) -> bool:
     """Whether it may divide the least integer by -1, over which the processor ends ONNX Runtime's process."""
-    from ....ir.infer import contents
+    from ....ir.contents import contents
 
     a, b, dtype = node.operand(0), node.operand(1), node.output.dtype
     if dtype not in (DType.int32, DType.int64) or _is_other_than_minus_one(b):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from planish.backends import find_backend
 from planish.backends.artifact import load, write_artifact
@@ -69,3 +70,20 @@ def test_divisions_that_no_machine_does(make_graph, target, tmp_path) -> None:
 def test_truth_values_are_compared(agree) -> None:
     truth = np.array([True, False])
     agree(lambda op, a, b: [op.Equal(a, b), op.Equal(op.Not(a), b)], *pairs(truth), dims=[("rows", 1), (1, "columns")])
+
+
+def test_functions_are_as_exact_as_the_documentation_says(make_graph, target, tmp_path) -> None:
+    """Behind a product, in kernels of planish's own."""
+    bounds = {"Exp": (1, np.exp), "Sigmoid": (3, lambda x: 1 / (1 + np.exp(-x))), "Tanh": (7, np.tanh), "Erf": (8, erf)}
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(-limit, limit, (1024, 16)) for limit in (1e-3, 1, 10, 87)]).astype(np.float32)
+    identity = np.eye(16, dtype=np.float32)
+    graph = make_graph(lambda op, x: op.Concat(*(op(it, op.MatMul(x, identity)) for it in bounds), axis=1), *x.shape)
+    write_artifact(tmp_path / "dist", graph, find_backend("tvm"), target)
+    results = np.split(load(tmp_path / "dist")(x)[0], len(bounds), axis=1)
+    for found, (name, (units, function)) in zip(results, bounds.items(), strict=True):
+        exact = function(x.astype(np.float64))
+        is_normal = np.abs(exact) > 1.7e-38
+        off = np.abs(found - exact)[is_normal] / np.spacing(np.abs(exact[is_normal]).astype(np.float32))
+        assert off.max() <= units, (name, off.max())
+        assert (np.abs(found - exact)[~is_normal] <= 1.7e-38).all(), name

@@ -6,8 +6,8 @@ from math import prod
 
 from tvm import relax, te, tirx
 
+from .....ir.contents import contents
 from .....ir.graph import Node
-from .....ir.infer import contents
 from ...kernels.vectors import Scalar
 from ..dynamic_shape import tensors
 from ..emitter import Converter, Emitter, shape_of

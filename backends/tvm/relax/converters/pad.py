@@ -6,8 +6,8 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.sym import Analyzer
 
+from .....ir.contents import contents
 from .....ir.graph import Node
-from .....ir.infer import contents
 from ...kernels.vectors import Scalar
 from ...runtime.storage import carrier
 from ..emitter import Emitter

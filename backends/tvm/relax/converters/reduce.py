@@ -6,8 +6,8 @@ from math import inf
 
 from tvm import relax, te, tirx
 
+from .....ir.contents import contents
 from .....ir.graph import Node
-from .....ir.infer import contents
 from .....ir.types import DType
 from ...kernels.vectors import Scalar
 from ..dynamic_shape import squeezed

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 from tvm import relax, te, tirx
 
+from .....ir.contents import contents
 from .....ir.graph import Attribute, Constant, Node, Value
-from .....ir.infer import contents
 from ...kernels.vectors import Scalar, known
 from ..emitter import Emitter, type_of
 from ..expressions import choose, integer, row, within

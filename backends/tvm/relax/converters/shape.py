@@ -5,9 +5,9 @@ from functools import partial
 import numpy as np
 from tvm import relax, tirx
 
+from .....ir.contents import contents
 from .....ir.dims import Dim
 from .....ir.graph import Constant, Node
-from .....ir.infer import contents
 from .....ir.types import TensorType
 from .....passes.cleanup.reshapes import moves_units
 from ...kernels.vectors import Scalar
