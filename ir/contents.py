@@ -42,7 +42,7 @@ def _contents(value: Value) -> tuple[Dim, ...] | None:
 def _plain_contents(value: Value, names: frozenset[str]) -> tuple[Dim, ...] | None:
     """The elements where all are plain sizes."""
     runs: list[Run] = []
-    for sizes in plain_sizes(names):
+    for sizes in plain_sizes(names, are_numbers=True):
         elements = shape_values.elements(value, lambda dim, sizes=sizes: evaluate(dim, sizes))
         if elements is None:
             return None

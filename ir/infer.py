@@ -10,6 +10,7 @@ meet, and to be long enough. A size that only data tells may be anything, so wha
 sizes, and given up for a new symbol where it doesn't hold (see `trials`).
 """
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,7 +31,7 @@ from .ops.aten import aten_operator
 from .ops.dtypes import dtype_of, torch_dtype
 from .ops.from_data import RankFromData, numbered
 from .ops.meta_kernels import FastMeta
-from .sample_sizes import Run, are_telling, holds, plain_shape, plain_sizes, sample_sizes
+from .sample_sizes import LARGEST_BOUND, UNBOUNDED, Run, are_telling, holds, plain_shape, plain_sizes, sample_sizes
 from .types import DType, TensorType
 from .unknown import (
     UNKNOWN,
@@ -97,6 +98,7 @@ def _check_bounds(operator: str, inputs: Sequence[Value | None], outputs: int) -
 
 _FOUND: dict[Hashable, tuple[TensorType, ...]] = {}
 """Types by what they depend on: the layers of a network repeat one another."""
+_NUMBER = re.compile(r"\d+")
 _SMALL = 1024
 """Bytes of a row of sizes that is compared."""
 
@@ -223,6 +225,9 @@ class _Inference:
 
     def _plain(self) -> list[_Result] | None:
         """The outputs where all their sizes are plain."""
+        bounds = self._bounds()
+        if bounds is None or any(LARGEST_BOUND < bound < UNBOUNDED for bound in bounds):
+            return None
         rows = plain_sizes(self._symbols)
         runs = list(self._runs_at(rows, {}, is_loose=False))
         if len(runs) < len(rows):
@@ -242,20 +247,37 @@ class _Inference:
         A sum or product of sizes is hardly ever the number that it must agree with. Where no sizes fit, such
         expressions are taken for any number, and elements of which data tells for unknown ones.
         """
-        rows = [
-            self._argument(lambda dim: dim if isinstance(dim, int) else UNKNOWN, index, value)
-            for index, value in enumerate(self._inputs)
-            if index in self._definition.host
-        ]
-        elements = [element for row in rows if isinstance(row, list) for element in row]
         dims = [dim for value in self._inputs if value is not None for dim in value.shape]
-        numbers = [number for number in (*dims, *elements) if isinstance(number, int)]
+        numbers = [*(dim for dim in dims if isinstance(dim, int)), *self._elements()]
         for is_loose in (False, True) if together else (False,):
             loose = {dim: size_called("any", dim) for dim in dims if is_loose and is_expression_of_data(dim)}
             tried = sample_sizes(self._symbols.union(loose.values()), numbers, together=together)
             if runs := list(self._runs_at(tried, loose, is_loose=is_loose)):
                 return runs
         return []
+
+    def _elements(self) -> list[int]:
+        """The elements that are read on the host, as far as they are numbers."""
+        rows = [
+            self._argument(lambda dim: dim if isinstance(dim, int) else UNKNOWN, index, value)
+            for index, value in enumerate(self._inputs)
+            if index in self._definition.host
+        ]
+        return [element for row in rows if isinstance(row, list) for element in row if isinstance(element, int)]
+
+    def _bounds(self) -> list[int] | None:
+        """The numbers that sizes may be compared with; None where they aren't known."""
+        dims: list[Dim] = [*self._elements()]
+        for index, value in enumerate(self._inputs):
+            if value is None:
+                continue
+            dims += [dim for dim in value.shape if isinstance(dim, str)]
+            if index in self._definition.host and not isinstance(value, Constant):
+                found = contents(value)
+                if found is None:
+                    return None
+                dims += found
+        return [int(number) for dim in dims for number in _NUMBER.findall(str(dim))]
 
     def _runs_at(
         self, rows: Iterable[Mapping[str, int]], loose: Mapping[Dim, str], *, is_loose: bool

@@ -18,8 +18,17 @@ Run: TypeAlias = tuple[Mapping[str, int], Sequence[Dim]]
 
 _BASES = ((352, 416, 304, 464, 272, 368, 496), (48, 34, 38, 46, 58, 62))
 """Sizes of the symbols that are not in question, in turns."""
-_PLAIN = ((2, 3, 5, 7, 11, 13, 17), (127, 131, 137, 139, 149, 151, 157), (353, 419, 307, 461, 271, 367, 499))
-"""Primes of three magnitudes: no quotient, rest or bound of them is one of them in each row."""
+_PLAIN = (
+    (2, 3, 5, 7, 11, 13, 17),
+    (127, 131, 137, 139, 149, 151, 157),
+    (353, 419, 307, 461, 271, 367, 499),
+    (100_003, 100_019, 100_043, 100_049, 100_057, 100_069, 100_103),
+)
+"""Primes of four magnitudes: no quotient, rest or bound of them is one of them in each row."""
+_HUGE = (1_000_000_007, 1_000_000_009, 1_000_000_021, 1_000_000_033, 1_000_000_087, 1_000_000_093, 1_000_000_097)
+"""Primes beyond the numbers that sizes are compared with, whose products of two still are int64."""
+LARGEST_BOUND, UNBOUNDED = 100_000, (1 << 31) - 1
+"""The largest number for which sizes in `_PLAIN` tell whether one is bounded by it, and the least that bounds none."""
 _SMALL = (0, 1, 2)
 _MOST = 300
 _LARGEST = 2**31
@@ -47,9 +56,14 @@ def sample_sizes(symbols: Iterable[str], numbers: Iterable[int], *, together: bo
                 yield sizes
 
 
-def plain_sizes(symbols: Iterable[str]) -> list[dict[str, int]]:
-    """Sizes at which `plain_shape` finds what holds at any that go together."""
-    return _rows(sorted(symbols), _PLAIN)
+def plain_sizes(symbols: Iterable[str], *, are_numbers: bool = False) -> list[dict[str, int]]:
+    """Sizes at which `plain_shape` finds what holds at any that go together, and that aren't bounded by larger numbers.
+
+    Args:
+        symbols: of the inputs.
+        are_numbers: whether they are only computed with, and no tensor has to be that large.
+    """
+    return _rows(sorted(symbols), (*_PLAIN, _HUGE) if are_numbers else _PLAIN)
 
 
 def _rows(names: Sequence[str], bases: Sequence[Sequence[int]]) -> list[dict[str, int]]:
