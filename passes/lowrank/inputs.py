@@ -8,7 +8,7 @@ import numpy as np
 from ...ir.graph import Graph, Node, Value
 from ..base import Feeds, PassContext
 from ..moments import Inputs, observe
-from .matrix import channel_axis, weight_of
+from .matrix import channel_axis, data_of, weight_of
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -29,11 +29,11 @@ def observe_inputs(
         context: to whom progress is reported.
     """
     counts = {node: np.ones(len(weight_of(node).data)) for node in nodes if node.operator == "Gather"}
-    reads = {node: (node.operand(0), channel_axis(node)) for node in nodes if node not in counts}
+    reads = {node: (data_of(node), channel_axis(node)) for node in nodes if node not in counts}
 
     def count(value: Value, tensor: "Tensor") -> None:
         for node, found in counts.items():
-            if node.operand(1) is value:
+            if data_of(node) is value:
                 np.add.at(found, tensor.numpy().ravel(), 1)
 
     found = observe(graph, reads.values(), batches, context, also=count if counts else None)
