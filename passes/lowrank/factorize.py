@@ -19,7 +19,7 @@ from ..profit import named, slower_layers
 from ..quantization.calibrate import first_batches_of
 from .allocation import Choices, Cut, allocate, most_saved
 from .decomposition import Decomposition, decompose, energies, lost
-from .inputs import observe_inputs
+from .inputs import count_rows, observe_inputs
 from .matrix import add_to_bias, bias_place, read_matrix, read_table, split_node, split_table, weight_of
 from .metrics import Metric, weight_metrics
 
@@ -112,12 +112,17 @@ class Factorization(Pass):
         """The layers that may be split, and why others may not."""
         chosen = [node for node in graph.nodes if context.selects(node)]
         matrices = {node: matrix for node in chosen if (matrix := read_matrix(node)) is not None}
+        tables: dict[Node, np.ndarray] = {}
         if self.parameters:  # the other goals make a model faster, which narrow tables don't
-            matrices |= {node: table for node in chosen if (table := read_table(node)) is not None}
-        inputs = observe_inputs(graph, list(matrices), fitted, context)
+            tables = {node: table for node in chosen if (table := read_table(node)) is not None}
         few = [] if self.energy else first_batches_of(fitted, _RANKED_ON)
+        inputs = observe_inputs(graph, list(matrices), few or fitted, context, widest=0 if few else None)
+        inputs |= count_rows(graph, list(tables), fitted, context)
         shifts = {node: it.mean * (bias_place(node) is not None) for node, it in inputs.items()}
         metrics = weight_metrics(graph, shifts, few, context)
+        unranked = [node for node in inputs if node not in metrics and node in matrices]
+        inputs |= observe_inputs(graph, unranked if few else [], fitted, context)
+        matrices |= tables
         layers = [
             _Layer.of(node, matrix, inputs.get(node), metrics.get(node))
             for node, matrix in matrices.items()
