@@ -25,7 +25,7 @@ from .metrics import Metric, weight_metrics
 
 _ENERGY = 0.95
 """The energy that is kept where there are no data to say more."""
-_RANKED_ON = 128
+_RANKED_ON = 512
 """Samples that gradients are drawn for."""
 _TRIALS = 32
 """Into how many equal shares of the operations a bound on the outputs is searched."""

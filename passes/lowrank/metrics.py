@@ -20,7 +20,11 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 _WIDEST = 4096
 """The channels of a layer beyond which each counts by itself."""
 _ENOUGH_ROWS = 4096
-"""Rows of the median layer after which no more gradients are drawn."""
+"""Rows of the median layer after which no more gradients are drawn, if there were enough outputs."""
+_ENOUGH_OUTPUTS = 512
+"""Rows of outputs after which no more are drawn: those of one share what is drawn."""
+_MOST_ROWS = 16384
+"""Rows of the median layer after which no more are drawn in any case."""
 _BLOCK = 1024
 """Rows of a sample whose errors are taken together."""
 
@@ -46,7 +50,8 @@ def weight_metrics(
     Their product stands for Fisher's information of the outputs, as in Gupta et al., "Shampoo", ICML 2018. Unlike that
     of moments of inputs and of outputs' gradients (Martens and Grosse, "K-FAC", ICML 2015) it knows that errors of a
     sample's rows add up where they point the same way, and that some rows, like those of padding, don't matter. Samples
-    lie along the first axis. A model without gradients, or without outputs in float, has none.
+    lie along the first axis. The fewer outputs there were, the more both moments are drawn to equal ones. A model
+    without gradients, or without outputs in float, has none.
 
     Args:
         graph: that is run.
@@ -58,18 +63,21 @@ def weight_metrics(
 
     measures = choose_measures(graph, "auto")
     places = {node.output: node for node in means}
-    read = {data_of(node) for node in means}
-    gradients = Gradients(graph, set(places), measures, torch.Generator().manual_seed(context.seed), read)
+    judged = [graph.outputs[name] for name in measures]
+    kept = {*judged, *(data_of(node) for node in means)}
+    gradients = Gradients(graph, set(places), measures, torch.Generator().manual_seed(context.seed), kept)
     sums: dict[Node, list[np.ndarray]] = {}
     rows: Counter[Node] = Counter()
-    draws = 0
+    draws = outputs = 0
     for done, feeds in enumerate(list(batches) * DRAWS if measures and means else ()):
         seen = int(np.median([rows[node] for node in means]))
-        if seen >= _ENOUGH_ROWS or (done == len(batches) and not sums):
+        is_enough = (seen >= _ENOUGH_ROWS and outputs >= _ENOUGH_OUTPUTS) or seen >= _MOST_ROWS
+        if is_enough or (done == len(batches) and not sums):
             break
-        context.progress("ranking layers", seen, _ENOUGH_ROWS)
+        context.progress("ranking layers", min(outputs, seen), _ENOUGH_OUTPUTS)
         for drawn in gradients.draw(feeds, 1):
             draws += 1
+            outputs += min(gradients.values[value].shape[:-1].numel() for value in judged)
             for value, gradient in drawn.items():
                 node = places[value]
                 gradient = gradient.movedim(channel_axis(node), -1)
@@ -77,10 +85,19 @@ def weight_metrics(
                 found = _moments(node, gradients.values[data_of(node)], gradient, means[node])
                 sums[node] = [one + other for one, other in zip(sums.get(node, (0.0, 0.0)), found, strict=True)]
     return {
-        node: Metric(inputs / _trace(inputs), outputs / draws)
-        for node, (inputs, outputs) in sums.items()
-        if outputs.any() and np.isfinite(outputs).all() and np.isfinite(inputs).all()
+        node: Metric(_shrunk(one / _trace(one), outputs), _shrunk(other / draws, outputs))
+        for node, (one, other) in sums.items()
+        if other.any() and np.isfinite(other).all() and np.isfinite(one).all()
     }
+
+
+def _shrunk(moment: np.ndarray, samples: int) -> np.ndarray:
+    """A moment of few samples, drawn to one that is the same in all directions, the more the more directions count."""
+    if moment.ndim == 1:
+        return moment
+    directions = np.trace(moment) ** 2 / np.square(moment).sum()
+    weight = directions / (directions + samples)
+    return (1 - weight) * moment + weight * np.trace(moment) / len(moment) * np.eye(len(moment))
 
 
 def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "tuple[np.ndarray, np.ndarray]":
