@@ -125,7 +125,7 @@ def smollm2(
 @app.command()
 def minilm(
     archive: Annotated[Path, typer.Argument(help="The sources of vaderSentiment.")],
-    pipeline: Annotated[str, typer.Option(help="What takes the parameters.")] = "factorize{parameters=0.25}",
+    pipeline: Annotated[str, typer.Option(help="What takes the parameters.")] = "factorize{parameters=0.25,flops=0.05}",
     sentences: Annotated[int, typer.Option(help="To calibrate on, beside 256 news digests.")] = 1744,
     test: Annotated[int, typer.Option(help="Other sentences, to judge on.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the draw of sentences.")] = 0,

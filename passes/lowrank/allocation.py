@@ -78,12 +78,17 @@ def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, Cut]:
     Returns:
         The cuts of the layers that don't stay whole.
     """
+    places = _places(layers, price(layers, wanted))
+    return {key: layers[key].cuts[place] for key, place in places.items()}
+
+
+def price(layers: Mapping[Key, Choices], wanted: float) -> float:
+    """The lowest price at which no less is saved than what is wanted, or else the highest."""
     low, high = -80.0, 80.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if _saved(layers, np.exp(middle)) >= wanted else (middle, high)
-    places = _places(layers, np.exp(high))
-    return {key: layers[key].cuts[place] for key, place in places.items()}
+    return float(np.exp(high))
 
 
 def most_saved(layers: Mapping[Key, Choices]) -> float:

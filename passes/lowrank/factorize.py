@@ -17,7 +17,7 @@ from ..judge import Judge, divided
 from ..moments import Inputs
 from ..profit import named, slower_layers
 from ..quantization.calibrate import first_batches_of
-from .allocation import Choices, Cut, allocate, most_saved
+from .allocation import Choices, Cut, allocate, most_saved, price
 from .decomposition import Decomposition, decompose, energies, lost
 from .inputs import count_rows, observe_inputs
 from .matrix import add_to_bias, bias_place, read_matrix, read_table, split_node, split_table, weight_of
@@ -58,7 +58,7 @@ class Factorization(Pass):
         flops: of the model's operations that is removed instead, where the outputs lose the least; 0 leaves it to the
             others.
         parameters: of the model's parameters that is removed instead, where the outputs lose the least, embeddings
-            among them; 0 leaves it to the others.
+            among them; 0 leaves it to the others. With `flops` both are removed.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
             outputs 100 (1 - cosine). The output that loses most counts.
@@ -138,15 +138,18 @@ class Factorization(Pass):
     def _for_budget(
         self, graph: Graph, layers: Sequence["_Layer"], context: PassContext
     ) -> tuple[dict[Node, Cut], list[str]]:
-        """The cuts that save the share of the model that was asked for, and a note where there are none."""
-        cost = summarize(graph, context.sizes)
-        whole, wanted, what = (
-            (cost.flops, self.flops, "operations") if self.flops else (cost.parameters, self.parameters, "parameters")
-        )
-        choices = {layer.node: layer.choices(_flops(layer, context) if self.flops else None) for layer in layers}
-        most = most_saved(choices) / max(whole, 1)
-        notes = [f"no more than {100 * most:.0f} % of the {what} can be removed"] if most < wanted else []
-        return allocate(choices, wanted * whole), notes
+        """The cuts that save the shares of the model that were asked for, and notes where there are none."""
+        cost, notes = summarize(graph, context.sizes), list[str]()
+        choices = {layer.node: layer.choices(None) for layer in layers}
+        if self.flops:
+            faster = {layer.node: layer.choices(_flops(layer, context)) for layer in layers}
+            notes += _short(faster, self.flops, cost.flops, "operations")
+            if not self.parameters:
+                return allocate(faster, self.flops * cost.flops), notes
+            worth = price(faster, self.flops * cost.flops)
+            choices = {node: replace(it, losses=it.losses - worth * faster[node].saved) for node, it in choices.items()}
+        notes += _short(choices, self.parameters, cost.parameters, "parameters")
+        return allocate(choices, self.parameters * cost.parameters), notes
 
     def _paying(
         self,
@@ -225,6 +228,12 @@ class Factorization(Pass):
 
 def _flops(layer: "_Layer", context: PassContext) -> int:
     return flops(layer.node, context.sizes)
+
+
+def _short(choices: Mapping[Node, Choices], wanted: float, whole: int, what: str) -> list[str]:
+    """A note, where less can be saved than the share that is wanted."""
+    most = most_saved(choices) / max(whole, 1)
+    return [f"no more than {100 * most:.0f} % of the {what} can be removed"] if most < wanted else []
 
 
 def _moved(

@@ -274,6 +274,25 @@ def test_an_embedding_is_narrowed_for_the_sake_of_size(options: dict[str, float]
     assert np.allclose(Interpreter(graph).run(unseen)["y"], expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max())
 
 
+def test_parameters_and_operations_are_both_removed() -> None:
+    """The table alone gives the parameters; the layer behind it is all that takes operations."""
+    graph = Graph()
+    op = Builder(graph, location=Location("table"))
+    ids = graph.add_input("ids", TensorType(DType.int64, ("batch", 6)))
+    rows = op.Gather(low_rank(500, 64, rank=4), ids)
+    graph.outputs["y"] = op.Relu(op.MatMul(rows, RANDOM.standard_normal((64, 64)).astype(np.float32)))
+    smaller, before = graph.clone(), summarize(graph)
+    feeds = tuple({"ids": RANDOM.integers(0, 500, (16, 6))} for _ in range(4))
+
+    factorize(smaller, feeds, parameters=0.5)
+    result = factorize(graph, feeds, parameters=0.5, flops=0.3)
+
+    assert summarize(smaller).flops >= before.flops
+    assert summarize(graph).parameters <= 0.5 * before.parameters
+    assert summarize(graph).flops < 0.8 * before.flops  # the narrow table takes some itself
+    assert not result.notes
+
+
 def test_rows_of_a_table_that_are_looked_up_most_stay_as_they_are() -> None:
     """Ten rows of 320 are nine of ten of those that are looked up."""
     graph, table = Graph(), low_rank(320, 32, rank=4)
