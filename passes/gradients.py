@@ -18,18 +18,31 @@ DRAWS = 4
 class Gradients:
     """Random gradients of the loss at some values of a float graph.
 
+    Args:
+        graph: that is run.
+        watched: the values, of floats.
+        measures: of the loss.
+        generator: of what is random.
+        kept: others of which is kept what they were.
+
     Attributes:
         values: what those were on the last batch.
     """
 
     def __init__(
-        self, graph: Graph, watched: AbstractSet[Value], measures: Mapping[str, LossKind], generator: "Generator"
+        self,
+        graph: Graph,
+        watched: AbstractSet[Value],
+        measures: Mapping[str, LossKind],
+        generator: "Generator",
+        kept: AbstractSet[Value] = frozenset(),
     ) -> None:
         from ..ir.interpreter import Interpreter
 
         self.values: dict[Value, Tensor] = {}
         self._interpreter = Interpreter(graph)
         self._watched = watched
+        self._kept = kept
         self._measures = measures
         self._generator = generator
 
@@ -40,10 +53,11 @@ class Gradients:
         leaves: dict[Value, Tensor] = {}
 
         def observe(value: Value, tensor: "Tensor") -> "Tensor | None":
+            if value in self._watched or value in self._kept:
+                self.values[value] = tensor.detach()
             if value not in self._watched:
                 return None
             leaves[value] = torch.zeros_like(tensor, requires_grad=True)
-            self.values[value] = tensor.detach()
             return tensor + leaves[value]
 
         arguments = self._interpreter.arguments(feeds)

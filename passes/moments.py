@@ -1,7 +1,7 @@
 """Means and second moments of what layers read, over calibration data."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,7 +51,6 @@ def observe(
     batches: Sequence[Feeds],
     context: PassContext,
     widest: int | None = None,
-    also: "Callable[[Value, Tensor], None] | None" = None,
 ) -> dict[Read, Inputs]:
     """Observe values; nothing of those that hold no rows, or numbers that are not finite.
 
@@ -61,16 +60,15 @@ def observe(
         batches: of inputs.
         context: to whom progress is reported.
         widest: the channels beyond which a diagonal is all that is held of a moment.
-        also: sees every value, too; what it makes of them is its own, so that nothing is remembered then.
     """
     reads = list(dict.fromkeys(reads))
     nothing = Inputs(np.empty(0), np.empty(0))
 
     def compute() -> list[np.ndarray]:
-        found = _observed(graph, reads, batches, context, widest, also)
+        found = _observed(graph, reads, batches, context, widest)
         return [array for read in reads for it in [found.get(read, nothing)] for array in (it.mean, it.moment)]
 
-    held = context.remember(compute) if also is None else compute()
+    held = context.remember(compute)
     found = zip(reads, held[::2], held[1::2], strict=True)
     return {read: Inputs(mean, moment) for read, mean, moment in found if mean.size}
 
@@ -81,7 +79,6 @@ def _observed(
     batches: Sequence[Feeds],
     context: PassContext,
     widest: int | None,
-    also: "Callable[[Value, Tensor], None] | None",
 ) -> dict[Read, Inputs]:
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
@@ -91,8 +88,6 @@ def _observed(
     sums: dict[Read, _Sums] = {}
 
     def look(value: Value, tensor: "Tensor") -> None:
-        if also is not None:
-            also(value, tensor)
         for axis in axes.get(value, ()):
             rows = tensor.movedim(axis, -1).flatten(0, -2).double()
             is_wide = widest is not None and rows.shape[1] > widest

@@ -1,8 +1,8 @@
 """Which rank each layer gets, so that as little as possible is lost for what is saved in all."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,33 +13,50 @@ _BISECTIONS = 60
 Key = TypeVar("Key", bound=Hashable)
 
 
+class Cut(NamedTuple):
+    """What becomes of a weight: a rank, and how many rows of a table stay as they are."""
+
+    rank: int
+    exact: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The ranks that a layer may have, beside staying whole.
+    """What may become of a layer, beside staying whole.
 
     Attributes:
-        ranks: int `[choices]`.
-        losses: of the model's outputs, at each rank, float `[choices]`.
-        saved: at each rank, in the unit of the budget, float `[choices]`.
+        cuts: one for each choice.
+        losses: of the model's outputs, at each, float `[choices]`.
+        saved: at each, in the unit of the budget, float `[choices]`.
     """
 
-    ranks: np.ndarray
+    cuts: Sequence[Cut]
     losses: np.ndarray
     saved: np.ndarray
 
     @classmethod
-    def of(cls, losses: np.ndarray, most: float, per_rank: float, whole: float) -> "Choices":
-        """The choices of a layer.
+    def of(cls, losses: np.ndarray, most: float, per_rank: float, whole: float, exact: int = 0) -> "Choices":
+        """The ranks that a layer may have.
 
         Args:
             losses: of each rank from 0 on.
             most: the rank that all are below.
             per_rank: what each rank costs.
-            whole: what the layer costs now.
+            whole: what the layer costs now, less what stays of it whatever the rank.
+            exact: the rows that stay as they are.
         """
         ranks = np.arange(1, len(losses))
         ranks = ranks[(ranks < most) & ((ranks < 8 * _STEP) | (ranks % _STEP == 0))]
-        return cls(ranks, losses[ranks], whole - per_rank * ranks)
+        return cls([Cut(int(rank), exact) for rank in ranks], losses[ranks], whole - per_rank * ranks)
+
+    @classmethod
+    def joined(cls, several: Sequence["Choices"]) -> "Choices":
+        """All choices of several for one layer."""
+        return cls(
+            [cut for it in several for cut in it.cuts],
+            np.concatenate([it.losses for it in several]),
+            np.concatenate([it.saved for it in several]),
+        )
 
     def best(self, price: float) -> int | None:
         """The place of the choice that is worth the most if savings have a price; None where none is worth its loss."""
@@ -48,8 +65,8 @@ class Choices:
         return place if len(gains) and gains[place] > 0 else None
 
 
-def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, int]:
-    """Choose ranks that save no less than what is wanted, or else as much as possible, and lose the least for that.
+def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, Cut]:
+    """Choose cuts that save no less than what is wanted, or else as much as possible, and lose the least for that.
 
     It is an integer program with one constraint, solved by the price of what is saved, Lagrange's multiplier: at the
     lowest price at which enough is saved, no other choice that saves as much loses less.
@@ -59,14 +76,19 @@ def allocate(layers: Mapping[Key, Choices], wanted: float) -> dict[Key, int]:
         wanted: to be saved, in the unit of the choices.
 
     Returns:
-        The ranks of the layers that don't stay whole.
+        The cuts of the layers that don't stay whole.
     """
+    places = _places(layers, price(layers, wanted))
+    return {key: layers[key].cuts[place] for key, place in places.items()}
+
+
+def price(layers: Mapping[Key, Choices], wanted: float) -> float:
+    """The lowest price at which no less is saved than what is wanted, or else the highest."""
     low, high = -80.0, 80.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if _saved(layers, np.exp(middle)) >= wanted else (middle, high)
-    places = _places(layers, np.exp(high))
-    return {key: int(layers[key].ranks[place]) for key, place in places.items()}
+    return float(np.exp(high))
 
 
 def most_saved(layers: Mapping[Key, Choices]) -> float:

@@ -13,18 +13,25 @@ class Decomposition:
     """Two matrices whose product is a weight, and whose first columns and rows, however many, are the best for a rank.
 
     Attributes:
-        first: float64 `[K, R]`.
+        whole: what `first` is made of, `[K, L]`: the weight itself where that is tall, so that it isn't held twice.
+        columns: float64 `[L, R]`, with `first` the product of the two.
         second: float64 `[R, N]`.
         losses: the squared error, in the metrics that it was made for, of each rank from 0 to R, float64 `[R + 1]`.
     """
 
-    first: np.ndarray
+    whole: np.ndarray
+    columns: np.ndarray
     second: np.ndarray
     losses: np.ndarray
 
     def cut(self, rank: int) -> "Decomposition":
         """The approximation of a rank."""
-        return Decomposition(self.first[:, :rank], self.second[:rank], self.losses[: rank + 1])
+        return Decomposition(self.whole, self.columns[:, :rank], self.second[:rank], self.losses[: rank + 1])
+
+    @property
+    def first(self) -> np.ndarray:
+        """The first matrix, float64 `[K, R]`."""
+        return self.whole @ self.columns
 
     @property
     def product(self) -> np.ndarray:
@@ -47,21 +54,25 @@ def decompose(matrix: np.ndarray, moment: np.ndarray | None = None, metric: np.n
         moment: of its inputs, `[K, K]`; None where all directions count the same.
         metric: of its outputs, `[N, N]`, or its diagonal, `[N]`; None where all directions count the same.
     """
-    matrix = matrix.astype(np.float64)
     inner, outer = _root(moment), _root(metric)
-    weighed = _times(inner, matrix)
+    weighed = _times(inner, matrix.astype(np.float64))
     output = _times(outer, weighed.T).T
     if output.shape[1] <= output.shape[0]:
         energies, vectors = _eigenvectors(output.T @ output)
-        first, second = matrix @ _times(_transposed(outer), vectors), _solved(outer, vectors).T
+        whole, columns, second = matrix, _times(_transposed(outer), vectors), _solved(outer, vectors).T
         sizes = energies
     else:
         energies, vectors = _eigenvectors(output @ output.T)
-        first, second = _solved(inner, vectors), vectors.T @ weighed
+        whole, columns, second = _solved(inner, vectors), np.eye(len(energies)), vectors.T @ weighed
         sizes = 1 / energies
     scales = sizes**0.25  # so that both matrices are equally large
     losses = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
-    return Decomposition(first / scales, scales[:, None] * second, losses)
+    return Decomposition(whole, columns / scales, scales[:, None] * second, losses)
+
+
+def energies(matrix: np.ndarray, metric: np.ndarray | None) -> np.ndarray:
+    """What each row of a weight counts in a metric of its outputs (see `decompose`), `[K]`."""
+    return np.square(_times(_root(metric), matrix.astype(np.float64).T)).sum(axis=0)
 
 
 def lost(matrix: np.ndarray, approximation: np.ndarray, covariance: np.ndarray | None) -> float:

@@ -17,18 +17,22 @@ from ..judge import Judge, divided
 from ..moments import Inputs
 from ..profit import named, slower_layers
 from ..quantization.calibrate import first_batches_of
-from .allocation import Choices, allocate, most_saved
-from .decomposition import Decomposition, decompose, lost
-from .inputs import observe_inputs
+from .allocation import Choices, Cut, allocate, most_saved, price
+from .decomposition import Decomposition, decompose, energies, lost
+from .inputs import count_rows, observe_inputs
 from .matrix import add_to_bias, bias_place, read_matrix, read_table, split_node, split_table, weight_of
-from .metrics import output_metrics
+from .metrics import Metric, weight_metrics
 
 _ENERGY = 0.95
 """The energy that is kept where there are no data to say more."""
-_RANKED_ON = 128
+_RANKED_ON = 512
 """Samples that gradients are drawn for."""
 _TRIALS = 32
 """Into how many equal shares of the operations a bound on the outputs is searched."""
+_EXACT = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
+"""Shares of a table's rows, those that matter most, that may stay as they are."""
+_NOTHING = 1e-12
+"""The share of what a layer computes that rounding loses in any case."""
 _LEAST_GAIN = 0.1
 """The share of a layer's multiply-adds below which two layers take as long as one."""
 
@@ -54,7 +58,7 @@ class Factorization(Pass):
         flops: of the model's operations that is removed instead, where the outputs lose the least; 0 leaves it to the
             others.
         parameters: of the model's parameters that is removed instead, where the outputs lose the least, embeddings
-            among them; 0 leaves it to the others.
+            among them; 0 leaves it to the others. With `flops` both are removed.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
             outputs 100 (1 - cosine). The output that loses most counts.
@@ -88,31 +92,37 @@ class Factorization(Pass):
         layers, misses = self._layers(graph, fitted, context)
         notes: Sequence[str] = ()
         if self.rank or self.ratio:
-            ranks = {layer.node: self._rank(*layer.matrix.shape) for layer in layers}
+            cuts = {layer.node: Cut(self._rank(*layer.matrix.shape)) for layer in layers}
         elif self.flops or self.parameters:
-            ranks, notes = self._for_budget(graph, layers, context)
+            cuts, notes = self._for_budget(graph, layers, context)
         elif self.energy or not held_out:
             unseen = observe_inputs(graph, [layer.node for layer in layers], held_out, context)
             share = 1 - (self.energy or _ENERGY)
-            ranks = {layer.node: layer.rank_within(share, unseen.get(layer.node)) for layer in layers}
+            cuts = {layer.node: Cut(layer.rank_within(share, unseen.get(layer.node))) for layer in layers}
         else:
             judge = Judge(graph, held_out, labelled)
-            ranks, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
+            cuts, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
         if context.profile is not None and context.profile_decides:
-            layers, slow = self._paying(graph, context, layers, ranks, context.profile)
+            layers, slow = self._paying(graph, context, layers, cuts, context.profile)
             misses += slow
-        found = self._split(graph, context, layers, ranks)
+        found = self._split(graph, context, layers, cuts)
         return PassResult(found.counts, [*found.misses, *misses], notes)
 
     def _layers(self, graph: Graph, fitted: Sequence[Feeds], context: PassContext) -> tuple[list["_Layer"], list[str]]:
         """The layers that may be split, and why others may not."""
         chosen = [node for node in graph.nodes if context.selects(node)]
         matrices = {node: matrix for node in chosen if (matrix := read_matrix(node)) is not None}
+        tables: dict[Node, np.ndarray] = {}
         if self.parameters:  # the other goals make a model faster, which narrow tables don't
-            matrices |= {node: table for node in chosen if (table := read_table(node)) is not None}
-        inputs = observe_inputs(graph, list(matrices), fitted, context)
+            tables = {node: table for node in chosen if (table := read_table(node)) is not None}
         few = [] if self.energy else first_batches_of(fitted, _RANKED_ON)
-        metrics = output_metrics(graph, list(inputs), few, context)
+        inputs = observe_inputs(graph, list(matrices), few or fitted, context, widest=0 if few else None)
+        inputs |= count_rows(graph, list(tables), fitted, context)
+        shifts = {node: it.mean * (bias_place(node) is not None) for node, it in inputs.items()}
+        metrics = weight_metrics(graph, shifts, few, context)
+        unranked = [node for node in inputs if node not in metrics and node in matrices]
+        inputs |= observe_inputs(graph, unranked if few else [], fitted, context)
+        matrices |= tables
         layers = [
             _Layer.of(node, matrix, inputs.get(node), metrics.get(node))
             for node, matrix in matrices.items()
@@ -127,83 +137,86 @@ class Factorization(Pass):
 
     def _for_budget(
         self, graph: Graph, layers: Sequence["_Layer"], context: PassContext
-    ) -> tuple[dict[Node, int], list[str]]:
-        """The ranks that save the share of the model that was asked for, and a note where there are none."""
-        cost = summarize(graph, context.sizes)
-        whole, wanted, what = (
-            (cost.flops, self.flops, "operations") if self.flops else (cost.parameters, self.parameters, "parameters")
-        )
-        choices = {layer.node: layer.choices(_flops(layer, context) if self.flops else None) for layer in layers}
-        most = most_saved(choices) / max(whole, 1)
-        notes = [f"no more than {100 * most:.0f} % of the {what} can be removed"] if most < wanted else []
-        return allocate(choices, wanted * whole), notes
+    ) -> tuple[dict[Node, Cut], list[str]]:
+        """The cuts that save the shares of the model that were asked for, and notes where there are none."""
+        cost, notes = summarize(graph, context.sizes), list[str]()
+        choices = {layer.node: layer.choices(None) for layer in layers}
+        if self.flops:
+            faster = {layer.node: layer.choices(_flops(layer, context)) for layer in layers}
+            notes += _short(faster, self.flops, cost.flops, "operations")
+            if not self.parameters:
+                return allocate(faster, self.flops * cost.flops), notes
+            worth = price(faster, self.flops * cost.flops)
+            choices = {node: replace(it, losses=it.losses - worth * faster[node].saved) for node, it in choices.items()}
+        notes += _short(choices, self.parameters, cost.parameters, "parameters")
+        return allocate(choices, self.parameters * cost.parameters), notes
 
     def _paying(
         self,
         graph: Graph,
         context: PassContext,
         layers: Sequence["_Layer"],
-        ranks: Mapping[Node, int],
+        cuts: Mapping[Node, Cut],
         profile: Profiler,
     ) -> tuple[list["_Layer"], list[str]]:
         """The layers but for those that take longer in two, with a sentence for each of these."""
         whole, copy = named(graph), named(graph)
-        moved, moved_ranks = _moved(graph, copy, layers, ranks)
-        if not self._split(copy, replace(context, counter=DebugCounter()), moved, moved_ranks).changed:
+        moved, moved_cuts = _moved(graph, copy, layers, cuts)
+        if not self._split(copy, replace(context, counter=DebugCounter()), moved, moved_cuts).changed:
             return list(layers), []
         slow = slower_layers(profile, whole, copy)
         names = {layer.node: layer.node.outputs[0].name for layer in layers}
         misses = [
-            f"{node.location}: in two layers of rank {ranks[node]} it would take {slow[name]}"
+            f"{node.location}: in two layers of rank {cuts[node].rank} it would take {slow[name]}"
             for node, name in names.items()
-            if node in ranks and name in slow
+            if node in cuts and name in slow
         ]
-        return [layer for layer in layers if layer.node not in ranks or names[layer.node] not in slow], misses
+        return [layer for layer in layers if layer.node not in cuts or names[layer.node] not in slow], misses
 
     def _rank(self, rows: int, columns: int) -> int:
         """The rank of a layer's weight that was asked for."""
         return min(self.rank, rows, columns) or max(1, int((1 - self.ratio) * rows * columns / (rows + columns)))
 
-    def _within(self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], judge: Judge) -> dict[Node, int]:
-        """The ranks that save the most operations with which the outputs stay within bounds."""
+    def _within(self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], judge: Judge) -> dict[Node, Cut]:
+        """The cuts that save the most operations with which the outputs stay within bounds."""
         scratch = replace(context, counter=DebugCounter())
         choices = {layer.node: layer.choices(_flops(layer, context)) for layer in layers}
 
-        def split(ranks: Mapping[Node, int]) -> Graph:
+        def split(cuts: Mapping[Node, Cut]) -> Graph:
             copy = graph.clone()
-            self._split(copy, scratch, *_moved(graph, copy, layers, ranks))
+            self._split(copy, scratch, *_moved(graph, copy, layers, cuts))
             return copy
 
-        found: dict[Node, int] = {}
+        found: dict[Node, Cut] = {}
         low, high, most = 0, _TRIALS, most_saved(choices)
         while low < high:
             tried = (low + high + 1) // 2
             context.progress("factorize: judging", tried, _TRIALS)
-            ranks = allocate(choices, most * tried / _TRIALS)
-            if judge.drop(partial(split, ranks), context) <= self.max_drop:
-                found, low = ranks, tried
+            cuts = allocate(choices, most * tried / _TRIALS)
+            if judge.drop(partial(split, cuts), context) <= self.max_drop:
+                found, low = cuts, tried
             else:
                 high = tried - 1
         return found
 
     def _split(
-        self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], ranks: Mapping[Node, int]
+        self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], cuts: Mapping[Node, Cut]
     ) -> PassResult:
         misses: list[str] = []
         count = 0
         for done, layer in enumerate(layers):
             context.progress(self.name, done, len(layers))
-            rank, (rows, columns) = ranks.get(layer.node), layer.matrix.shape
+            cut, (rows, columns) = cuts.get(layer.node), layer.matrix.shape
             most = (1 if self.rank or self.ratio else 1 - _LEAST_GAIN) * rows * columns / (rows + columns)
-            if rank is None:
+            if cut is None:
                 misses.append(f"{layer.node.location}: it stays whole, {self._why()}")
-            elif rank >= most:
+            elif cut.rank >= most:
                 misses.append(
-                    f"{layer.node.location}: rank {rank} of its {rows} x {columns} weight saves no time, "
+                    f"{layer.node.location}: rank {cut.rank} of its {rows} x {columns} weight saves no time, "
                     f"for that it takes less than {most:.0f}"
                 )
             elif context.applies("split", layer.node):
-                layer.split(graph, rank)
+                layer.split(graph, cut)
                 count += 1
         return PassResult({self.name: count}, misses)
 
@@ -217,12 +230,18 @@ def _flops(layer: "_Layer", context: PassContext) -> int:
     return flops(layer.node, context.sizes)
 
 
+def _short(choices: Mapping[Node, Choices], wanted: float, whole: int, what: str) -> list[str]:
+    """A note, where less can be saved than the share that is wanted."""
+    most = most_saved(choices) / max(whole, 1)
+    return [f"no more than {100 * most:.0f} % of the {what} can be removed"] if most < wanted else []
+
+
 def _moved(
-    graph: Graph, copy: Graph, layers: Sequence["_Layer"], ranks: Mapping[Node, int]
-) -> tuple[list["_Layer"], dict[Node, int]]:
-    """Layers and ranks of a graph as those of its copy."""
+    graph: Graph, copy: Graph, layers: Sequence["_Layer"], cuts: Mapping[Node, Cut]
+) -> tuple[list["_Layer"], dict[Node, Cut]]:
+    """Layers and cuts of a graph as those of its copy."""
     twins = dict(zip(graph.nodes, copy.nodes, strict=True))
-    return [replace(layer, node=twins[layer.node]) for layer in layers], {twins[it]: rank for it, rank in ranks.items()}
+    return [replace(layer, node=twins[layer.node]) for layer in layers], {twins[it]: cut for it, cut in cuts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,47 +252,70 @@ class _Layer:
         node: that multiplies by the weight.
         matrix: the weight, `[K, N]`.
         inputs: what it reads, where there are data.
-        parts: the weight as a product.
+        parts: the weight as a product, and that without the rows of a table that stay as they are, by how many do.
+        order: of a table's rows, those first that matter most.
+        is_ranked: whether losses are those of the model's outputs; else they are of its own.
     """
 
     node: Node
     matrix: np.ndarray
     inputs: Inputs | None
-    parts: Decomposition
+    parts: Mapping[int, Decomposition]
+    order: np.ndarray
+    is_ranked: bool
 
     @classmethod
-    def of(cls, node: Node, matrix: np.ndarray, inputs: Inputs | None, metric: np.ndarray | None) -> "_Layer":
-        weighed = None if inputs is None else inputs.covariance if bias_place(node) else inputs.moment
-        return cls(node, matrix, inputs, decompose(matrix, weighed, metric))
+    def of(cls, node: Node, matrix: np.ndarray, inputs: Inputs | None, metric: Metric | None) -> "_Layer":
+        outputs, order, parts = None if metric is None else metric.outputs, np.empty(0, int), dict[int, Decomposition]()
+        if node.operator == "Gather" and inputs is not None and weight_of(node).use_count == 1:
+            order = np.argsort(-inputs.moment * energies(matrix, outputs))
+            for exact in {int(share * len(matrix)) for share in _EXACT}:
+                others = inputs.moment.copy()
+                others[order[:exact]] = 0
+                parts[exact] = decompose(matrix, others, outputs)
+        else:
+            weighed = None if inputs is None else inputs.covariance if bias_place(node) else inputs.moment
+            weighed = metric.inputs if metric is not None and node.operator != "Gather" else weighed
+            parts[0] = decompose(matrix, weighed, outputs)
+        return cls(node, matrix, inputs, parts, order, metric is not None)
 
     def choices(self, flops: int | None) -> Choices:
-        """The ranks that may be worth it, and what they save: operations of so many, or if None parameters."""
-        rows, columns = self.matrix.shape
-        most = (1 - _LEAST_GAIN) * self.matrix.size / (rows + columns)
-        if flops is None:
-            whole, per_rank = (0 if weight_of(self.node).use_count > 1 else self.matrix.size), rows + columns
-        else:
-            whole, per_rank = flops, flops * (rows + columns) / self.matrix.size
-        return Choices.of(self.parts.losses, most, per_rank, whole)
+        """The cuts that may be worth it, and what they save: operations of so many, or if None parameters."""
+        (rows, columns), found = self.matrix.shape, list[Choices]()
+        whole = self.parts[0].losses[0]
+        unit = 1.0 if self.is_ranked else whole  # a share, as those of outputs are
+        for exact, parts in self.parts.items():
+            zeros = bool(exact)  # a row of them in both tables
+            size, per_rank = (rows - exact - zeros) * columns, rows - exact + zeros + columns
+            most = (1 - _LEAST_GAIN) * size / per_rank
+            if flops is not None:
+                size, per_rank = flops, flops * per_rank / size
+            elif weight_of(self.node).use_count > 1:
+                size = 0
+            found.append(Choices.of(np.maximum(parts.losses, _NOTHING * whole) / unit, most, per_rank, size, exact))
+        return Choices.joined(found)
 
     def rank_within(self, share: float, inputs: Inputs | None) -> int:
         """The least rank that loses no more than a share of what varies in the output."""
         covariance = None if inputs is None else inputs.covariance
         bound = share * lost(self.matrix, np.zeros_like(self.matrix), covariance)
-        low, high = 1, len(self.parts.second)
+        parts = self.parts[0]
+        low, high = 1, len(parts.second)
         while low < high:
             rank = (low + high) // 2
-            if lost(self.matrix, self.parts.cut(rank).product, covariance) <= bound:
+            if lost(self.matrix, parts.cut(rank).product, covariance) <= bound:
                 high = rank
             else:
                 low = rank + 1
         return low
 
-    def split(self, graph: Graph, rank: int) -> None:
+    def split(self, graph: Graph, cut: Cut) -> None:
         """Put two layers in the place of one."""
-        cut = self.parts.cut(rank)
+        parts = self.parts[cut.exact].cut(cut.rank)
+        if self.node.operator == "Gather":
+            split_table(graph, self.node, parts.first, parts.second, self.order[: cut.exact])
+            return
         place = bias_place(self.node)
         if self.inputs is not None and place is not None:
-            add_to_bias(graph, self.node, place, self.inputs.mean @ (self.matrix - cut.product))
-        split = split_table if self.node.operator == "Gather" else split_node
-        split(graph, self.node, cut.first, cut.second)
+            add_to_bias(graph, self.node, place, self.inputs.mean @ (self.matrix - parts.product))
+        split_node(graph, self.node, parts.first, parts.second)

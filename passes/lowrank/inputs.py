@@ -1,41 +1,64 @@
-"""What layers read over calibration data."""
+"""What layers read over calibration data, and which rows of tables are looked up."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Graph, Node
 from ..base import Feeds, PassContext
 from ..moments import Inputs, observe
-from .matrix import channel_axis, weight_of
-
-if TYPE_CHECKING:  # listing the passes must not import torch
-    from torch import Tensor
+from ..walk import walk
+from .matrix import channel_axis, data_of, weight_of
 
 
 def observe_inputs(
-    graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds], context: PassContext
+    graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds], context: PassContext, widest: int | None = None
 ) -> dict[Node, Inputs]:
     """Observe what each layer reads; nothing of those that read no rows, or numbers that are not finite.
 
-    An embedding reads a 1 for the row that it looks up, and zeros for the others. Each row counts as if it had been
-    looked up once more than it was, since more data look up more rows.
-
     Args:
         graph: that is run.
-        nodes: layers of it, and embeddings.
+        nodes: layers of it.
         batches: of inputs.
         context: to whom progress is reported.
+        widest: the channels beyond which a diagonal is all that is held of a moment.
     """
-    counts = {node: np.ones(len(weight_of(node).data)) for node in nodes if node.operator == "Gather"}
-    reads = {node: (node.operand(0), channel_axis(node)) for node in nodes if node not in counts}
+    reads = {node: (data_of(node), channel_axis(node)) for node in nodes}
+    found = observe(graph, reads.values(), batches, context, widest) if reads else {}
+    return {node: found[read] for node, read in reads.items() if read in found}
 
-    def count(value: Value, tensor: "Tensor") -> None:
-        for node, found in counts.items():
-            if node.operand(1) is value:
-                np.add.at(found, tensor.numpy().ravel(), 1)
 
-    found = observe(graph, reads.values(), batches, context, also=count if counts else None)
-    looked_up = {node: Inputs(rows / rows.sum(), rows / rows.sum()) for node, rows in counts.items() if batches}
-    return {node: found[read] for node, read in reads.items() if read in found} | looked_up
+def count_rows(
+    graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds], context: PassContext
+) -> dict[Node, Inputs]:
+    """Observe embeddings, as layers that read a 1 for the row that is looked up, and zeros for the others.
+
+    Each row counts as if it had been looked up once more than it was, since more data look up more rows.
+
+    Args:
+        graph: that is run, as far as the last of them.
+        nodes: embeddings of it, in its order.
+        batches: of inputs.
+        context: that remembers.
+    """
+    if not nodes or not batches:
+        return {}
+    counts = context.remember(partial(_counts, graph, nodes, batches))
+    shares = [found / found.sum() for found in counts]
+    return {node: Inputs(share, share) for node, share in zip(nodes, shares, strict=True)}
+
+
+def _counts(graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds]) -> list[np.ndarray]:
+    import torch
+
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    counts, start = [np.ones(len(weight_of(node).data)) for node in nodes], 0
+    with walk(graph, batches) as whole:
+        for node, found in zip(nodes, counts, strict=True):
+            for number in range(len(batches)):
+                ids = whole.advance(number, start, places[node])[data_of(node)]
+                assert isinstance(ids, torch.Tensor)
+                np.add.at(found, ids.numpy().ravel(), 1)
+            start = places[node]
+    return counts

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...ir.builder import Builder
-from ...ir.graph import Constant, Graph, Node
+from ...ir.graph import Constant, Graph, Node, Value
 from ...ir.numerics import is_float
 from ...ir.operators import has_trait
 from ...ir.traits import Trait
@@ -37,6 +37,11 @@ def weight_of(node: Node) -> Constant:
     weight = node.inputs[0 if node.operator == "Gather" else 1]
     assert isinstance(weight, Constant)
     return weight
+
+
+def data_of(node: Node) -> Value:
+    """What a layer multiplies by its weight, or the places that an embedding looks up."""
+    return node.operand(1 if node.operator == "Gather" else 0)
 
 
 def channel_axis(node: Node) -> int:
@@ -109,19 +114,37 @@ def split_node(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) 
         graph.erase_constant(old)
 
 
-def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray) -> None:
+def split_table(graph: Graph, node: Node, first: np.ndarray, second: np.ndarray, exact: np.ndarray) -> None:
     """Look up narrow rows and multiply them, in the place of a node that looks up wide ones.
+
+    Where rows stay as they are, a list says of each where it is: from 1 on among the narrow ones, or below 0, which
+    counts from the back, among these. Both tables have zeros at 0.
 
     Args:
         graph: edited in place.
         node: an embedding that `read_table` reads.
         first: shape [rows, rank].
         second: shape [rank, width].
+        exact: places of the rows that stay as they are.
     """
     old = weight_of(node)
     op = Builder(graph, before=node, location=node.location)
-    narrow = op.Gather(op.constant(first.astype(old.data.dtype), f"{old.name}_in"), node.operand(1))
+
+    def table(rows: np.ndarray, name: str) -> Value:
+        padded = np.pad(rows, ((1, 0), (0, 0))) if len(exact) else rows
+        return op.constant(padded.astype(old.data.dtype), f"{old.name}_{name}")
+
+    ids = narrow_ids = node.operand(1)
+    if len(exact):
+        is_narrow = np.ones(len(first), bool)
+        is_narrow[exact] = False
+        place = np.where(is_narrow, np.cumsum(is_narrow), np.cumsum(~is_narrow) - 1 - len(exact))
+        ids = op.Gather(op.constant(place, f"{old.name}_places"), ids)
+        first, narrow_ids = first[is_narrow], op.Max(ids, np.int64(0))
+    narrow = op.Gather(table(first, "in"), narrow_ids)
     wide = op.MatMul(narrow, op.constant(second.astype(old.data.dtype), f"{old.name}_out"))
+    if len(exact):
+        wide = op.Add(wide, op.Gather(table(old.data[np.sort(exact)], "exact"), op.Min(ids, np.int64(0))))
     name = node.output.name
     graph.replace_uses(node.output, wide)
     graph.erase(node)

@@ -1,7 +1,9 @@
-"""How much errors of what layers compute matter to the model's outputs, in every direction."""
+"""How much errors of a layer's weight matter to the model's outputs, in every direction."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,48 +11,121 @@ from ...ir.graph import Graph, Node
 from ..base import Feeds, PassContext
 from ..gradients import DRAWS, Gradients
 from ..measures import choose_measures
-from .matrix import channel_axis
+from ..windows import windows
+from .matrix import channel_axis, data_of
+
+if TYPE_CHECKING:  # listing the passes must not import torch
+    from torch import Tensor
 
 _WIDEST = 4096
-"""The output channels of a layer beyond which each counts by itself."""
+"""The channels of a layer beyond which each counts by itself."""
 _ENOUGH_ROWS = 4096
-"""Rows of the median layer after which no more gradients are drawn."""
+"""Rows of the median layer after which no more gradients are drawn, if there were enough outputs."""
+_ENOUGH_OUTPUTS = 512
+"""Rows of outputs after which no more are drawn: those of one share what is drawn."""
+_MOST_ROWS = 16384
+"""Rows of the median layer after which no more are drawn in any case."""
+_BLOCK = 1024
+"""Rows of a sample whose errors are taken together."""
 
 
-def output_metrics(
-    graph: Graph, nodes: Sequence[Node], batches: Sequence[Feeds], context: PassContext
-) -> dict[Node, np.ndarray]:
-    """Second moments of the loss's gradients at what layers compute, summed over a batch's rows.
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What the outputs lose by a change `D` of a weight: the trace of `D^T A D B`, of a batch.
 
-    They are Fisher's information of the outputs (Martens and Grosse, "K-FAC", ICML 2015). A model without gradients,
-    or without outputs in float, has none.
+    Attributes:
+        inputs: `A`, float64 `[K, K]` with a trace of 1, or its diagonal, `[K]`.
+        outputs: `B`, float64 `[N, N]`, or its diagonal, `[N]`.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+
+
+def weight_metrics(
+    graph: Graph, means: Mapping[Node, np.ndarray], batches: Sequence[Feeds], context: PassContext
+) -> dict[Node, Metric]:
+    """Second moments of the loss's gradients at weights, for their rows and for their columns.
+
+    Their product stands for Fisher's information of the outputs, as in Gupta et al., "Shampoo", ICML 2018. Unlike that
+    of moments of inputs and of outputs' gradients (Martens and Grosse, "K-FAC", ICML 2015) it knows that errors of a
+    sample's rows add up where they point the same way, and that some rows, like those of padding, don't matter. Samples
+    lie along the first axis. The fewer outputs there were, the more both moments are drawn to equal ones. A model
+    without gradients, or without outputs in float, has none.
 
     Args:
         graph: that is run.
-        nodes: layers of it.
+        means: of what layers of it read, as far as biases make up for it, float64 `[K]`.
         batches: of inputs.
         context: with the seed, and to whom progress is reported.
-
-    Returns:
-        By layer, float64 `[N, N]`, or the diagonal, `[N]`, of wide ones.
     """
     import torch
 
     measures = choose_measures(graph, "auto")
-    places = {node.output: node for node in nodes}
-    gradients = Gradients(graph, set(places), measures, torch.Generator().manual_seed(context.seed))
-    found: dict[Node, np.ndarray] = {}
+    places = {node.output: node for node in means}
+    judged = [graph.outputs[name] for name in measures]
+    kept = {*judged, *(data_of(node) for node in means)}
+    gradients = Gradients(graph, set(places), measures, torch.Generator().manual_seed(context.seed), kept)
+    sums: dict[Node, list[np.ndarray]] = {}
     rows: Counter[Node] = Counter()
-    for done, feeds in enumerate(list(batches) * DRAWS if measures and nodes else ()):
-        seen = int(np.median([rows[node] for node in nodes]))
-        if seen >= _ENOUGH_ROWS or (done == len(batches) and not found):
+    draws = outputs = 0
+    for done, feeds in enumerate(list(batches) * DRAWS if measures and means else ()):
+        seen = int(np.median([rows[node] for node in means]))
+        is_enough = (seen >= _ENOUGH_ROWS and outputs >= _ENOUGH_OUTPUTS) or seen >= _MOST_ROWS
+        if is_enough or (done == len(batches) and not sums):
             break
-        context.progress("ranking layers", seen, _ENOUGH_ROWS)
+        context.progress("ranking layers", min(outputs, seen), _ENOUGH_OUTPUTS)
         for drawn in gradients.draw(feeds, 1):
+            draws += 1
+            outputs += min(gradients.values[value].shape[:-1].numel() for value in judged)
             for value, gradient in drawn.items():
                 node = places[value]
-                flat = gradient.movedim(channel_axis(node), -1).flatten(0, -2)
-                moment = flat.square().sum(0) if flat.shape[1] > _WIDEST else flat.T @ flat
-                found[node] = found.get(node, 0.0) + moment.double().numpy()
-                rows[node] += len(flat)
-    return {node: metric for node, metric in found.items() if metric.any() and np.isfinite(metric).all()}
+                gradient = gradient.movedim(channel_axis(node), -1)
+                rows[node] += gradient.shape[:-1].numel()
+                found = _moments(node, gradients.values[data_of(node)], gradient, means[node])
+                sums[node] = [one + other for one, other in zip(sums.get(node, (0.0, 0.0)), found, strict=True)]
+    return {
+        node: Metric(_shrunk(one / _trace(one), outputs), _shrunk(other / draws, outputs))
+        for node, (one, other) in sums.items()
+        if other.any() and np.isfinite(other).all() and np.isfinite(one).all()
+    }
+
+
+def _shrunk(moment: np.ndarray, samples: int) -> np.ndarray:
+    """A moment of few samples, drawn to one that is the same in all directions, the more the more directions count."""
+    if moment.ndim == 1:
+        return moment
+    directions = np.trace(moment) ** 2 / np.square(moment).sum()
+    weight = directions / (directions + samples)
+    return (1 - weight) * moment + weight * np.trace(moment) / len(moment) * np.eye(len(moment))
+
+
+def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "tuple[np.ndarray, np.ndarray]":
+    """Second moments of the gradients at the weight, of its rows and of its columns, where a bias takes the mean.
+
+    Those of a table's rows are the counts of them, which more data are there for.
+    """
+    import torch
+
+    if node.operator == "Gather":
+        return np.ones(1), _product(gradient.flatten(0, -2), gradient.flatten(0, -2))
+    if node.operator == "Conv":
+        x = windows(x, node).movedim(1, x.ndim - 1)
+    gradient = gradient.flatten(1, -2) if gradient.ndim > 2 else gradient[:, None]
+    x = x.reshape(*gradient.shape[:2], -1) - torch.from_numpy(mean).to(x)
+    inputs, outputs = 0.0, 0.0
+    for given, slope in zip(x.split(_BLOCK, 1), gradient.split(_BLOCK, 1), strict=True):
+        seen, weight = (slope @ slope.mT) @ given, (given @ given.mT) @ slope
+        inputs = inputs + _product(given.flatten(0, 1), seen.flatten(0, 1))
+        outputs = outputs + _product(slope.flatten(0, 1), weight.flatten(0, 1))
+    return np.asarray(inputs), np.asarray(outputs)
+
+
+def _product(one: "Tensor", other: "Tensor") -> np.ndarray:
+    """The sum over rows of products of two, or its diagonal where that is wide."""
+    product = (one * other).sum(0) if one.shape[1] > _WIDEST else one.T @ other
+    return product.double().numpy()
+
+
+def _trace(moment: np.ndarray) -> float:
+    return float(np.trace(moment) if moment.ndim == 2 else moment.sum())

@@ -173,11 +173,12 @@ def test_calibration_lowers_the_error_of_the_output_at_equal_rank() -> None:
     mixing = RANDOM.standard_normal((48, 48)) * np.logspace(0, -2, 48)
     calibration, test = ((RANDOM.standard_normal((400, 48)) @ mixing.T).astype(np.float32) for _ in range(2))
     weight = RANDOM.standard_normal((48, 64)).astype(np.float32)
+    expected = np.maximum(test @ weight, 0)
 
     def error(batches: tuple[Feeds, ...]) -> float:
-        graph = graph_of((400, 48), lambda op, x: op.MatMul(x, weight))
+        graph = graph_of((400, 48), lambda op, x: op.Relu(op.MatMul(x, weight)))
         factorize(graph, batches, rank=12)
-        return float(np.linalg.norm(run(graph, test) - test @ weight) / np.linalg.norm(test @ weight))
+        return float(np.linalg.norm(run(graph, test) - expected) / np.linalg.norm(expected))
 
     blind, aware = error(()), error(({"x": calibration[:200]}, {"x": calibration[200:]}))
 
@@ -271,6 +272,103 @@ def test_an_embedding_is_narrowed_for_the_sake_of_size(options: dict[str, float]
     assert [node.operator for node in graph.nodes] == ["Gather", "MatMul", "MatMul"]
     assert left in [constant.data.shape for constant in graph.constants.values()]
     assert np.allclose(Interpreter(graph).run(unseen)["y"], expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max())
+
+
+def test_parameters_and_operations_are_both_removed() -> None:
+    """The table alone gives the parameters; the layer behind it is all that takes operations."""
+    graph = Graph()
+    op = Builder(graph, location=Location("table"))
+    ids = graph.add_input("ids", TensorType(DType.int64, ("batch", 6)))
+    rows = op.Gather(low_rank(500, 64, rank=4), ids)
+    graph.outputs["y"] = op.Relu(op.MatMul(rows, RANDOM.standard_normal((64, 64)).astype(np.float32)))
+    smaller, before = graph.clone(), summarize(graph)
+    feeds = tuple({"ids": RANDOM.integers(0, 500, (16, 6))} for _ in range(4))
+
+    factorize(smaller, feeds, parameters=0.5)
+    result = factorize(graph, feeds, parameters=0.5, flops=0.3)
+
+    assert summarize(smaller).flops >= before.flops
+    assert summarize(graph).parameters <= 0.5 * before.parameters
+    assert summarize(graph).flops < 0.8 * before.flops  # the narrow table takes some itself
+    assert not result.notes
+
+
+def test_rows_of_a_table_that_are_looked_up_most_stay_as_they_are() -> None:
+    """Ten rows of 320 are nine of ten of those that are looked up."""
+    graph, table = Graph(), low_rank(320, 32, rank=4)
+    table[40:50] = RANDOM.standard_normal((10, 32))
+    op = Builder(graph, location=Location("table"))
+    rows = op.Gather(table, graph.add_input("ids", TensorType(DType.int64, ("batch", 20))))
+    graph.outputs["y"] = op.Relu(rows)
+    ids = RANDOM.integers(0, 320, (64, 20))
+    ids[:, :18] = RANDOM.integers(40, 50, (64, 18))
+    ids[0, :2] = -1, -275  # counted from the back
+    before = summarize(graph)
+
+    factorize(graph, tuple({"ids": ids[place : place + 16]} for place in range(0, 64, 16)), parameters=0.7)
+
+    assert summarize(graph).parameters <= 0.3 * before.parameters
+    every = np.arange(320).reshape(16, 20)
+    found = Interpreter(graph).run({"ids": every})["y"].reshape(320, 32)
+    assert np.array_equal(found[40:50], np.maximum(table[40:50], 0))
+    assert np.allclose(found, np.maximum(table, 0), atol=1e-2 * np.abs(table).max())
+    assert np.array_equal(Interpreter(graph).run({"ids": every - 320})["y"].reshape(320, 32), found)
+
+
+def test_errors_that_add_up_over_the_rows_of_a_sample_count_more() -> None:
+    """Most of what varies differs from row to row and is gone from their mean; a tenth is the same for all rows."""
+    shared, own = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].reshape(2, 16, 32)
+
+    def batch() -> np.ndarray:
+        common = 0.3 * RANDOM.standard_normal((8, 1, 16)) @ shared
+        return (common + RANDOM.standard_normal((8, 64, 16)) @ own).astype(np.float32)
+
+    weight = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].astype(np.float32)
+    graph = graph_of(("batch", 64, 32), lambda op, x: op.ReduceMean(op.MatMul(x, weight), (1,), keepdims=0))
+    test = batch()
+    expected = run(graph, test)
+
+    factorize(graph, tuple({"x": batch()} for _ in range(8)), rank=15)
+
+    assert np.linalg.norm(run(graph, test) - expected) < 0.7 * np.linalg.norm(expected)
+
+
+def test_rows_that_are_masked_do_not_count() -> None:
+    """As of padding: they vary more than the others, and in other directions."""
+    mask = (np.arange(12) < 6).astype(np.float32)[:, None]
+    seen, padding = RANDOM.standard_normal((2, 4, 32))
+    mixing = np.where(mask[..., None], seen, 5 * padding)
+
+    def batch() -> np.ndarray:
+        return np.einsum("brk,rkn->brn", RANDOM.standard_normal((16, 12, 4)), mixing).astype(np.float32)
+
+    weight = RANDOM.standard_normal((32, 32)).astype(np.float32)
+    graph = graph_of(("batch", 12, 32), lambda op, x: op.Mul(op.MatMul(x, weight), mask))
+    test = batch()
+    expected = run(graph, test)
+
+    factorize(graph, tuple({"x": batch()} for _ in range(4)), rank=4)
+
+    assert np.allclose(run(graph, test), expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_where_nothing_has_gradients_a_layer_counts_by_the_share_of_what_it_computes() -> None:
+    """What the layer of full rank computes is a thousandth of what the other does."""
+
+    def two(op: Builder, x: Value) -> Value:
+        op.location = Location("of full rank")
+        full = op.MatMul(x, 1e-3 * RANDOM.standard_normal((32, 32)).astype(np.float32))
+        op.location = Location("of low rank")
+        low = op.MatMul(x, low_rank(32, 32, rank=8))
+        return op.Concat(op.ArgMax(full, axis=-1), op.ArgMax(low, axis=-1), axis=1)
+
+    graph = graph_of((50, 32), two)
+    batches = tuple({"x": RANDOM.standard_normal((50, 32)).astype(np.float32)} for _ in range(4))
+
+    factorize(graph, batches, parameters=0.2)
+
+    products = [node.location.module for node in graph.nodes if node.operator == "MatMul"]
+    assert products == ["of full rank", "of low rank", "of low rank"]
 
 
 def test_a_budget_that_is_out_of_reach_is_told() -> None:
