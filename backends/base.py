@@ -95,6 +95,8 @@ class Backend(ABC):
         native: whether what it compiles is machine code of the target.
         tunable: whether `planish tune` measures its kernels.
         tells_times: whether `node_times` is there.
+        compiles_slowly: whether a graph takes so long to compile that passes don't do so only to be sure that what they
+            did pays.
         weights: the names of files that hold numbers alone, which are checked while they are loaded; others are before.
     """
 
@@ -102,6 +104,7 @@ class Backend(ABC):
     native: ClassVar[bool] = False
     tunable: ClassVar[bool] = False
     tells_times: ClassVar[bool] = False
+    compiles_slowly: ClassVar[bool] = False
     weights: ClassVar[frozenset[str]] = frozenset()
 
     @property

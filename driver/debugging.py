@@ -21,7 +21,7 @@ from .backend_check import compile_again
 from .data import ports_of, single_sample
 from .job import prepare
 from .optimize import read_case
-from .profiling import profiler
+from .profiling import profiler, timing
 from .recipe_file import read_recipe
 from .reporter import SILENT, Reporter
 from .user_code import isolated_imports
@@ -68,8 +68,9 @@ def find_fault(
         context = replace(case.context, progress=reporter.progress)
         if job is not None and job.calibration:
             sample = single_sample(job.calibration[0], ports_of(job.source))
-            timing = profiler(job.recipe.backend, job.target, sample)
-            context = replace(context, profile=timing, labelled=job.labelled)
+            profile = profiler(job.recipe.backend, job.target, sample)
+            times = timing(job.recipe.backend, job.target, sample, context.sizes)
+            context = replace(context, profile=profile, timing=times, labelled=job.labelled)
         check = NumericCheck.of(context, case.verification)
         fault = None
         for ending in endings:

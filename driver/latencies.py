@@ -1,0 +1,159 @@
+"""What operators take, by what they are and the shapes that they have: measured once, and kept in a table.
+
+A table belongs to a backend of one version, on one target. It is a file of JSON in the folder of planish's caches that
+may be copied to another machine of the same kind: each row has an operator's attributes, its types, and its neighbours,
+since these decide what is fused; and the seconds that it took in a model.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..backends import Backend
+from ..ir.cache_folder import cache_folder
+from ..ir.dims import evaluate
+from ..ir.drafts import beside
+from ..ir.errors import UsageError
+from ..ir.files import writing
+from ..ir.graph import Graph, Node
+from ..ir.types import TensorType
+from ..passes.base import Profile, Profiler
+from ..passes.profit import named
+from ..targets import Target
+from .cache.keys import key
+from .provenance import versions
+from .results import plain
+
+_AT_ONCE = 4
+"""How many graphs are timed in turn with the first one."""
+_MOST_ROWS = 100_000
+
+
+class LatencyTable:
+    """Seconds of operators, by `signature`.
+
+    Args:
+        path: of the file, which needn't be there; None for a table that isn't kept.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._rows: dict[str, float] | None = None
+
+    @classmethod
+    def of_user(cls, backend: Backend, target: Target) -> "LatencyTable":
+        """The table of a backend on a target."""
+        with suppress(UsageError):  # a folder that can't be made
+            own = key(backend.name, versions(backend.name), plain(target))
+            return cls(cache_folder("latencies") / f"{backend.name}-{own[:16]}.json")
+        return cls()
+
+    @property
+    def rows(self) -> dict[str, float]:
+        """What is known."""
+        if self._rows is None:
+            self._rows = _read(self._path)
+        return self._rows
+
+    def add(self, rows: Mapping[str, float]) -> None:
+        """Add rows, and those that others have written meanwhile; what was measured first stays."""
+        self._rows = {**rows, **self.rows, **_read(self._path)}
+        if self._path is None or len(self._rows) > _MOST_ROWS:
+            return
+        with suppress(UsageError), writing(self._path), beside(self._path) as folder:  # a disk that is full
+            draft = folder / self._path.name
+            draft.write_text(json.dumps(self._rows, indent=0, sort_keys=True), encoding="utf-8")
+            draft.replace(self._path)
+
+
+def _read(path: Path | None) -> dict[str, float]:
+    """The rows of a file; none where there is no whole one."""
+    try:
+        found = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(seconds) for name, seconds in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def signature(node: Node, sizes: Mapping[str, int]) -> str:
+    """What decides how long a node takes: operator, attributes, types, and the operators beside it.
+
+    Args:
+        node: of a graph.
+        sizes: of symbolic dimensions.
+    """
+    attributes = ", ".join(f"{name}={value}" for name, value in sorted(node.attributes.items()))
+    inputs = ", ".join("" if value is None else _type(value.type, sizes) for value in node.inputs)
+    outputs = ", ".join(_type(value.type, sizes) for value in node.outputs)
+    makers = [value.producer.operator for value in node.inputs if value is not None and value.producer]
+    readers = [use.node.operator for value in node.outputs for use in value.uses]
+    return f"{' '.join(makers)} > {node.operator}({inputs}; {attributes}) -> {outputs} > {' '.join(readers)}"
+
+
+def _type(type: TensorType, sizes: Mapping[str, int]) -> str:
+    if not type.is_ranked:
+        return str(type)
+    dims = [_size(dim, sizes) for dim in type.shape]
+    return f"{type.dtype}[{','.join(map(str, dims))}]"
+
+
+def _size(dim: int | str, sizes: Mapping[str, int]) -> int | str:
+    try:
+        return evaluate(dim, sizes)
+    except KeyError:
+        return dim
+
+
+@dataclass(frozen=True, slots=True)
+class TableTiming:
+    """Times graphs by a table, and measures what it lacks.
+
+    Attributes:
+        profile: times graphs.
+        table: of what is known.
+        sizes: of symbolic dimensions.
+    """
+
+    profile: Profiler
+    table: LatencyTable
+    sizes: Mapping[str, int]
+
+    def layers(self, graphs: Sequence[Graph]) -> list[Mapping[str, float]]:
+        """See `Timing`."""
+        signatures = [{node.outputs[0].name: signature(node, self.sizes) for node in it.nodes} for it in graphs]
+        whole = signatures[0]
+        unknown = [place for place, held in enumerate(signatures) if not self.table.rows.keys() >= set(held.values())]
+        if 0 in unknown:
+            self._measure(graphs[:1], signatures[:1])
+            unknown = unknown[1:]
+        for first in range(0, len(unknown), _AT_ONCE):
+            places = [0, *unknown[first : first + _AT_ONCE]]
+            self._measure([graphs[place] for place in places], [signatures[place] for place in places], whole)
+        return [{name: self.table.rows[held] for name, held in each.items()} for each in signatures]
+
+    def rounds(self, graphs: Sequence[Graph]) -> list[np.ndarray]:
+        """See `Timing`."""
+        return [profile.rounds for profile in self.profile(graphs, by_layer=False)]
+
+    def _measure(
+        self, graphs: Sequence[Graph], signatures: Sequence[Mapping[str, str]], whole: Mapping[str, str] | None = None
+    ) -> None:
+        """Add rows for graphs; where the first one's are known, the others' are brought to their scale."""
+        profiles = self.profile([named(graph) for graph in graphs])
+        scale = 1.0
+        if whole is not None:
+            known = sum(self.table.rows[held] for held in whole.values())
+            scale = known / (_total(profiles[0], whole) or 1.0) or 1.0
+        rows: dict[str, list[float]] = {}
+        for profile, held in zip(profiles, signatures, strict=True):
+            for name, text in held.items():
+                rows.setdefault(text, []).append(scale * profile.modules.get(name, 0.0))
+        self.table.add({text: float(np.mean(seconds)) for text, seconds in rows.items()})
+
+
+def _total(profile: Profile, names: Mapping[str, str]) -> float:
+    return sum(profile.modules.get(name, 0.0) for name in names)
