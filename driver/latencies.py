@@ -1,8 +1,8 @@
 """What operators take, by what they are and the shapes that they have: measured once, and kept in a table.
 
 A table belongs to a backend of one version, on one target. It is a file of JSON in the folder of planish's caches that
-may be copied to another machine of the same kind: each row has an operator's attributes, its types, and its neighbours,
-since these decide what is fused; and the seconds that it took in a model.
+may be copied to another machine of the same kind: each row has an operator's types and attributes, and a digest of what
+is around it, which decides what is fused; and the seconds that it took in a model.
 """
 
 import json
@@ -19,7 +19,9 @@ from ..ir.dims import evaluate
 from ..ir.drafts import beside
 from ..ir.errors import UsageError
 from ..ir.files import writing
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, Value
+from ..ir.operators import has_trait
+from ..ir.traits import Trait
 from ..ir.types import TensorType
 from ..passes.base import Profile, Profiler
 from ..passes.profit import named
@@ -34,7 +36,7 @@ _MOST_ROWS = 100_000
 
 
 class LatencyTable:
-    """Seconds of operators, by `signature`.
+    """Seconds of operators, by `signatures`.
 
     Args:
         path: of the file, which needn't be there; None for a table that isn't kept.
@@ -79,19 +81,35 @@ def _read(path: Path | None) -> dict[str, float]:
         return {}
 
 
-def signature(node: Node, sizes: Mapping[str, int]) -> str:
-    """What decides how long a node takes: operator, attributes, types, and the operators beside it.
+def signatures(graph: Graph, sizes: Mapping[str, int]) -> dict[str, str]:
+    """What decides how long each node takes, by the name of its first output.
+
+    That is its operator, types and attributes, and, as a digest, what is around it and may be fused: the nodes before
+    it, back to the last that contracts, and the operators behind it.
 
     Args:
-        node: of a graph.
+        graph: with the nodes.
         sizes: of symbolic dimensions.
     """
-    attributes = ", ".join(f"{name}={value}" for name, value in sorted(node.attributes.items()))
-    inputs = ", ".join("" if value is None else _type(value.type, sizes) for value in node.inputs)
-    outputs = ", ".join(_type(value.type, sizes) for value in node.outputs)
-    makers = [value.producer.operator for value in node.inputs if value is not None and value.producer]
-    readers = [use.node.operator for value in node.outputs for use in value.uses]
-    return f"{' '.join(makers)} > {node.operator}({inputs}; {attributes}) -> {outputs} > {' '.join(readers)}"
+    found: dict[str, str] = {}
+    chains: dict[Value, str] = {}  # what each value was computed by, as far back as may be fused
+    for node in graph.nodes:
+        own = _text(node, sizes)
+        before = [chains.get(value, "") if value.use_count == 1 else "" for value in node.inputs if value is not None]
+        behind = sorted(use.node.operator for value in node.outputs for use in value.uses)
+        found[node.outputs[0].name] = f"{own} @{key(before, behind)[:12]}"
+        is_contraction = has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT)
+        chains |= dict.fromkeys(node.outputs, own if is_contraction else key(own, before))
+    return found
+
+
+def _text(node: Node, sizes: Mapping[str, int]) -> str:
+    attributes = "".join(f", {name}={value}" for name, value in sorted(node.attributes.items()))
+    inputs, outputs = (
+        ", ".join("" if value is None else _type(value.type, sizes) for value in values)
+        for values in (node.inputs, node.outputs)
+    )
+    return f"{node.operator}({inputs}{attributes}) -> {outputs}"
 
 
 def _type(type: TensorType, sizes: Mapping[str, int]) -> str:
@@ -124,23 +142,23 @@ class TableTiming:
 
     def layers(self, graphs: Sequence[Graph]) -> list[Mapping[str, float]]:
         """See `Timing`."""
-        signatures = [{node.outputs[0].name: signature(node, self.sizes) for node in it.nodes} for it in graphs]
-        whole = signatures[0]
-        unknown = [place for place, held in enumerate(signatures) if not self.table.rows.keys() >= set(held.values())]
+        texts = [signatures(graph, self.sizes) for graph in graphs]
+        whole = texts[0]
+        unknown = [place for place, held in enumerate(texts) if not self.table.rows.keys() >= set(held.values())]
         if 0 in unknown:
-            self._measure(graphs[:1], signatures[:1])
+            self._measure(graphs[:1], texts[:1])
             unknown = unknown[1:]
         for first in range(0, len(unknown), _AT_ONCE):
             places = [0, *unknown[first : first + _AT_ONCE]]
-            self._measure([graphs[place] for place in places], [signatures[place] for place in places], whole)
-        return [{name: self.table.rows[held] for name, held in each.items()} for each in signatures]
+            self._measure([graphs[place] for place in places], [texts[place] for place in places], whole)
+        return [{name: self.table.rows[held] for name, held in each.items()} for each in texts]
 
     def rounds(self, graphs: Sequence[Graph]) -> list[np.ndarray]:
         """See `Timing`."""
         return [profile.rounds for profile in self.profile(graphs, by_layer=False)]
 
     def _measure(
-        self, graphs: Sequence[Graph], signatures: Sequence[Mapping[str, str]], whole: Mapping[str, str] | None = None
+        self, graphs: Sequence[Graph], texts: Sequence[Mapping[str, str]], whole: Mapping[str, str] | None = None
     ) -> None:
         """Add rows for graphs; where the first one's are known, the others' are brought to their scale."""
         profiles = self.profile([named(graph) for graph in graphs])
@@ -149,7 +167,7 @@ class TableTiming:
             known = sum(self.table.rows[held] for held in whole.values())
             scale = known / (_total(profiles[0], whole) or 1.0) or 1.0
         rows: dict[str, list[float]] = {}
-        for profile, held in zip(profiles, signatures, strict=True):
+        for profile, held in zip(profiles, texts, strict=True):
             for name, text in held.items():
                 rows.setdefault(text, []).append(scale * profile.modules.get(name, 0.0))
         self.table.add({text: float(np.mean(seconds)) for text, seconds in rows.items()})
