@@ -111,7 +111,7 @@ class Guess:
         return gain * self._factor(plan.last, gain), loss + max(single.drop, 0.0)
 
     def _asked_for(self, last: Plan, gain: float, loss: float) -> tuple[float, float] | None:
-        """What a step gives that is asked for a speed-up, and costs by the same step with others; None for any other."""
+        """What a step that is asked for a speed-up gives, and costs by the same step with others; None for another."""
         speedup = options_of(last.steps[0]).get("speedup")
         if not isinstance(speedup, float) or self._goal != "latency":
             return None

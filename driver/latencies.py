@@ -5,11 +5,13 @@ may be copied to another machine of the same kind: each row has an operator's ty
 is around it, which decides what is fused; and the seconds that it took in a model.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,6 @@ from ..ir.types import TensorType
 from ..passes.base import Profile, Profiler
 from ..passes.profit import named
 from ..targets import Target
-from .cache.keys import key
 from .provenance import versions
 from .results import plain
 
@@ -50,8 +51,8 @@ class LatencyTable:
     def of_user(cls, backend: Backend, target: Target) -> "LatencyTable":
         """The table of a backend on a target."""
         with suppress(UsageError):  # a folder that can't be made
-            own = key(backend.name, versions(backend.name), plain(target))
-            return cls(cache_folder("latencies") / f"{backend.name}-{own[:16]}.json")
+            own = _digest(versions(backend.name), plain(target))
+            return cls(cache_folder("latencies") / f"{backend.name}-{own}.json")
         return cls()
 
     @property
@@ -97,10 +98,14 @@ def signatures(graph: Graph, sizes: Mapping[str, int]) -> dict[str, str]:
         own = _text(node, sizes)
         before = [chains.get(value, "") if value.use_count == 1 else "" for value in node.inputs if value is not None]
         behind = sorted(use.node.operator for value in node.outputs for use in value.uses)
-        found[node.outputs[0].name] = f"{own} @{key(before, behind)[:12]}"
+        found[node.outputs[0].name] = f"{own} @{_digest(before, behind)}"
         is_contraction = has_trait(node.operator, Trait.CONTRACTING | Trait.RECURRENT)
-        chains |= dict.fromkeys(node.outputs, own if is_contraction else key(own, before))
+        chains |= dict.fromkeys(node.outputs, own if is_contraction else _digest(own, before))
     return found
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _text(node: Node, sizes: Mapping[str, int]) -> str:
