@@ -7,7 +7,7 @@ is around it, which decides what is fused; and the seconds that it took in a mod
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,34 +145,43 @@ class TableTiming:
     table: LatencyTable
     sizes: Mapping[str, int]
 
-    def layers(self, graphs: Sequence[Graph]) -> list[Mapping[str, float]]:
-        """See `Timing`."""
-        texts = [signatures(graph, self.sizes) for graph in graphs]
-        whole = texts[0]
-        unknown = [place for place, held in enumerate(texts) if not self.table.rows.keys() >= set(held.values())]
-        if 0 in unknown:
-            self._measure(graphs[:1], texts[:1])
-            unknown = unknown[1:]
-        for first in range(0, len(unknown), _AT_ONCE):
-            places = [0, *unknown[first : first + _AT_ONCE]]
-            self._measure([graphs[place] for place in places], [texts[place] for place in places], whole)
-        return [{name: self.table.rows[held] for name, held in each.items()} for each in texts]
+    def layers(self, graphs: Iterable[Graph]) -> list[Mapping[str, float]]:
+        """See `Timing`; few graphs are held at a time."""
+        rest = iter(graphs)
+        first = next(rest)
+        texts: list[Mapping[str, str]] = [signatures(first, self.sizes)]
+        whole, waiting = [(first, texts[0])], list[tuple[Graph, Mapping[str, str]]]()
+        if not self._knows(texts[0]):
+            self._measure(whole)
+        for graph in rest:
+            texts.append(signatures(graph, self.sizes))
+            if not self._knows(texts[-1]):
+                waiting.append((graph, texts[-1]))
+            if len(waiting) == _AT_ONCE:
+                self._measure([*whole, *waiting], texts[0])
+                waiting.clear()
+        if waiting:
+            self._measure([*whole, *waiting], texts[0])
+        return [{name: self.table.rows[text] for name, text in held.items()} for held in texts]
+
+    def _knows(self, texts: Mapping[str, str]) -> bool:
+        return self.table.rows.keys() >= set(texts.values())
 
     def rounds(self, graphs: Sequence[Graph]) -> list[np.ndarray]:
         """See `Timing`."""
         return [profile.rounds for profile in self.profile(graphs, by_layer=False)]
 
     def _measure(
-        self, graphs: Sequence[Graph], texts: Sequence[Mapping[str, str]], whole: Mapping[str, str] | None = None
+        self, graphs: Sequence[tuple[Graph, Mapping[str, str]]], whole: Mapping[str, str] | None = None
     ) -> None:
         """Add rows for graphs; where the first one's are known, the others' are brought to their scale."""
-        profiles = self.profile([named(graph) for graph in graphs])
+        profiles = self.profile([named(graph) for graph, _ in graphs])
         scale = 1.0
         if whole is not None:
-            known = sum(self.table.rows[held] for held in whole.values())
+            known = sum(self.table.rows[text] for text in whole.values())
             scale = known / (_total(profiles[0], whole) or 1.0) or 1.0
         rows: dict[str, list[float]] = {}
-        for profile, held in zip(profiles, texts, strict=True):
+        for profile, (_, held) in zip(profiles, graphs, strict=True):
             for name, text in held.items():
                 rows.setdefault(text, []).append(scale * profile.modules.get(name, 0.0))
         self.table.add({text: float(np.mean(seconds)) for text, seconds in rows.items()})

@@ -3,7 +3,7 @@
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -101,7 +101,7 @@ class Profiler(Protocol):
 class Timing(Protocol):
     """What passes that are asked for a speed measure by, on the backend that a model is built for."""
 
-    def layers(self, graphs: Sequence[Graph]) -> Sequence[Mapping[str, float]]:
+    def layers(self, graphs: Iterable[Graph]) -> Sequence[Mapping[str, float]]:
         """Seconds of what each graph's nodes compute, by the name of a first output; known ones come from a table.
 
         What is fused counts for one of its nodes. All are on the scale of the first graph's.

@@ -6,7 +6,7 @@ long with 17 channels as with 32. Here they are measured in place, so that fusio
 model. Groups that no layer has in common change their widths at the same time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,13 +106,14 @@ def measure(
     ]
     names = [node.outputs[0].name for node in graph.nodes]
 
-    def seconds() -> list[np.ndarray]:
-        pruned: list[Graph] = []
+    def graphs() -> Iterator[Graph]:
+        yield graph
         for done, trial in enumerate(trials):
             context.progress("measuring layers at several widths", done, len(trials))
-            pruned.append(shrunk(graph, [(groups[number], np.arange(count)) for number, count in trial.items()]))
-        found = timing.layers([graph, *pruned])
-        return [np.array([[held.get(name, 0.0) for name in names] for held in found])]
+            yield shrunk(graph, [(groups[number], np.arange(count)) for number, count in trial.items()])
+
+    def seconds() -> list[np.ndarray]:
+        return [np.array([[held.get(name, 0.0) for name in names] for held in timing.layers(graphs())])]
 
     (taken,) = context.remember(seconds)
     whole = taken[0]

@@ -71,7 +71,7 @@ class Clock:
         """
         choices = {number: self.latencies.choices(number, 0) for number in range(len(self._groups))}
         most = self.speedup({number: gone[-1] for number, gone in choices.items() if gone})
-        if most < wanted:
+        if most < wanted * (1 - _TOLERANCE):
             raise BudgetError(
                 f"speedup={wanted:g} can't be reached: with as few channels as may be left, the model is {most:.2f} "
                 "times as fast"

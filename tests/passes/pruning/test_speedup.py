@@ -1,6 +1,6 @@
 """Pruning to a speed-up, by tables of latencies: what layers take, and what a whole model does."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Table:
     ) -> None:
         self._seconds, self._whole = seconds, whole
 
-    def layers(self, graphs: Sequence[Graph]) -> list[Mapping[str, float]]:
+    def layers(self, graphs: Iterable[Graph]) -> list[Mapping[str, float]]:
         return [{node.outputs[0].name: self._of(node) for node in graph.nodes} for graph in graphs]
 
     def rounds(self, graphs: Sequence[Graph]) -> list[np.ndarray]:
