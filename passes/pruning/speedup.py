@@ -23,7 +23,6 @@ _NEAR = 0.02
 """How near is good enough to look no further."""
 _ROUNDS = 8
 """Allocations that are measured at the most."""
-
 _MOST_MOVES = 100
 """Changes of one group up to which two of them are tried together."""
 
@@ -172,7 +171,10 @@ class Hunt:
         ]
         pairs = combinations(moves, 2) if len(moves) <= _MOST_MOVES else ()
         tried = [trial.counts for trial in self._trials]
-        changed = [{**counts, **dict(those)} for those in (*((move,) for move in moves), *pairs)]
+        changed = [
+            {number: gone for number, gone in {**counts, **dict(those)}.items() if gone}
+            for those in (*((move,) for move in moves), *pairs)
+        ]
         near = [it for it in changed if abs(self._latencies.speedup(it) / goal - 1) <= _NEAR and it not in tried]
         return min(near, key=self._lost, default=None)
 
