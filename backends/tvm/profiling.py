@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir.drafts import workspace
 from ...ir.graph import Graph
-from ..base import NodeTimes
+from ..base import NodeTimes, runs_of_a_round
 from .compiler.compilation import Compilation
 from .runtime import libraries
 from .runtime.program import LIBRARY, Program, Stopwatch
@@ -19,8 +19,7 @@ from .runtime.weights import read_weights
 if TYPE_CHECKING:
     from ...targets import Target
 
-_ROUNDS, _RUNS = 10, 5
-"""In each round, a graph runs this often; the first time warms the caches."""
+_ROUNDS = 10
 
 
 def node_times(legal: Sequence[Graph], target: "Target", feeds: Mapping[str, np.ndarray]) -> list[NodeTimes]:
@@ -59,12 +58,14 @@ class _Watched:
         self._kernels = compilation.kernels
         self._inputs = [value.name for value in graph.inputs]
         self._watch = Stopwatch(Program(folder / LIBRARY, read_weights(folder), target.threads))
+        self._count = 0
         self._runs: list[dict[str, float]] = []
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Run the graph often enough for caches to be its own, and keep the times of all runs but the first."""
         arrays = [carried(np.ascontiguousarray(feeds[name])) for name in self._inputs]
-        self._runs += [self._by_module(self._watch(arrays)) for _ in range(_RUNS)][1:]
+        self._count = self._count or runs_of_a_round(lambda: self._watch(arrays))
+        self._runs += [self._by_module(self._watch(arrays)) for _ in range(self._count)][1:]
 
     def times(self) -> NodeTimes:
         """The median of all runs."""
