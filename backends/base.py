@@ -1,7 +1,8 @@
 """The interface of a backend: it turns a legal graph into files, and files into something that runs."""
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -19,6 +20,9 @@ if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime al
     from ..passes.base import Pass
     from ..passes.legalization.support import Support
     from ..targets import Target
+
+_ROUND, _RUNS = 0.02, (5, 50)
+"""The seconds of a round in which operators are timed, and the fewest and the most runs in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class Backend(ABC):
         native: whether what it compiles is machine code of the target.
         tunable: whether `planish tune` measures its kernels.
         tells_times: whether `node_times` is there.
+        compiles_slowly: whether a graph takes so long to compile that passes don't do so only to be sure that what they
+            did pays.
         weights: the names of files that hold numbers alone, which are checked while they are loaded; others are before.
     """
 
@@ -102,6 +108,7 @@ class Backend(ABC):
     native: ClassVar[bool] = False
     tunable: ClassVar[bool] = False
     tells_times: ClassVar[bool] = False
+    compiles_slowly: ClassVar[bool] = False
     weights: ClassVar[frozenset[str]] = frozenset()
 
     @property
@@ -215,6 +222,13 @@ class Backend(ABC):
         Raises:
             ModelError: a file is missing or broken.
         """
+
+
+def runs_of_a_round(run: Callable[[], object]) -> int:
+    """Return how often a model runs in a round while its operators are timed, by what it takes the first time."""
+    start = time.perf_counter()
+    run()
+    return int(np.clip(_ROUND / (time.perf_counter() - start), *_RUNS))
 
 
 def bind(

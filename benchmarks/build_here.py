@@ -21,7 +21,7 @@ class Here(Tvm):
     def compile(self, graph: Graph, target: Target, directory: Path) -> list[Path]:
         from planish.backends.tvm.codegen.build import Build
 
-        return Build(legalized(graph, target, "tvm"), Origins.of(graph), target).write(directory)
+        return list(Build(legalized(graph, target, "tvm"), Origins.of(graph), target).write(directory).files)
 
     def warm_up(self) -> None:
         """Start no other process."""

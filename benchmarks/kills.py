@@ -5,16 +5,20 @@
 
 Each build is a process of its own that ends by SIGKILL at a moment drawn evenly over an undisturbed one's time, with a
 cache of its own, and is then run again to its end. The files but those of measured times are compared byte by byte.
-What was done twice is counted in seconds of the processor: those of both runs, less an undisturbed build's, less what
-every build does before its first pass. Processes are forks of one that has imported everything.
+What was done twice is counted: each build writes down which pass it begins and each layer, batch, trial or step of a
+training that it has come to, and what both runs have of these, less what an undisturbed build has, was done twice. The
+one that was being done when the kill came is among them. Processes are forks of one that has imported everything.
 """
 
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -34,6 +38,10 @@ from planish.ir.cache_folder import VARIABLE
 DIGITS = Path(__file__).parent.parent / "examples/digits/recipe.yaml"
 
 
+Unit = tuple[int, str, int]
+"""A place in the pipeline, what is done there, and its number: a layer, batch, trial or step; 0 for the pass itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What became of a build.
@@ -41,23 +49,40 @@ class Run:
     Attributes:
         is_done: whether it came to its end.
         seconds: that it took.
-        processor: seconds of the processor.
+        units: how often it has come to each.
     """
 
     is_done: bool
     seconds: float
-    processor: float
+    units: Counter[Unit]
+
+    @property
+    def last_pass(self) -> int:
+        """The place of the last pass that was begun."""
+        return max((place for place, _, _ in self.units), default=0)
 
 
-class _Start(Reporter):
-    """Writes down how much of the processor was used before the first pass."""
+class _Journal(Reporter):
+    """Writes down what a build comes to, line by line, so that nothing is lost when its process is killed."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._place = 0
 
     def running(self, name: str, number: int, total: int) -> None:
-        if number == 1 and not self._path.exists():
-            self._path.write_text(str(time.process_time()))
+        self._place = number
+        self._write(name, 0)
+
+    def progress(self, description: str, done: int, total: int) -> None:
+        self._write(re.split(r"[\d:]", description)[0].strip(), done + 1)  # trainings tell their loss
+
+    def _write(self, what: str, done: int) -> None:
+        os.write(self._file, f"{self._place}\t{what}\t{done}\n".encode())
+
+
+def _journal(path: Path) -> Counter[Unit]:
+    rows = (line.split("\t") for line in path.read_text().splitlines())
+    return Counter((int(place), what, int(done)) for place, what, done in rows)
 
 
 def main(
@@ -75,13 +100,14 @@ def main(
         whole = _run(asked, place / "whole")
         if not whole.is_done:
             raise SystemExit("the undisturbed build fails")
-        before = float((place / "whole.start").read_text())
         wanted = _files(place / "whole/dist")
-        print(f"undisturbed: {whole.seconds:.1f} s, of the processor {whole.processor:.1f} s", flush=True)
-        print(f"of these before the first pass: {before:.1f} s", flush=True)
-        equal, twice = 0, list[float]()
-        while len(twice) < times:
-            work = place / str(len(twice))
+        print(
+            f"undisturbed: {whole.seconds:.1f} s, {sum(whole.units.values())} passes, layers, trials, steps", flush=True
+        )
+        equal, done = 0, 0
+        passes, most = list[int](), Counter[str]()
+        while done < times:
+            work = place / str(done)
             moment = random.uniform(0, whole.seconds)
             killed = _run(asked, work, moment)
             if killed.is_done:  # the machine was faster this time
@@ -90,25 +116,36 @@ def main(
             is_equal = again.is_done and _files(work / "dist") == wanted
             left = sorted(path.name for path in work.iterdir() if path.name not in ("dist", "cache"))
             equal += is_equal and not left
-            twice.append(killed.processor + again.processor - whole.processor - min(before, killed.processor))
+            done += 1
+            twice = killed.units + again.units - whole.units
+            finished = {name for at, name, step in twice if not step and at < killed.last_pass}
+            passes.append(len(finished))
+            inside = Counter(what for _, what, step in twice.elements() if step)
+            most |= inside
             outcome = "the same bytes" if is_equal else "OTHER BYTES" if again.is_done else "IT FAILS"
             also = f", and beside it {', '.join(left)}" if left else ""
-            print(f"killed after {moment:.1f} s: {outcome}{also}; {twice[-1]:.1f} s twice", flush=True)
-        middle, most = np.median(twice), max(twice)
+            print(f"killed after {moment:.1f} s: {outcome}{also}; {_told(finished, inside)}", flush=True)
         print(f"{equal} of {times} end in the bytes of the undisturbed build")
-        print(f"done twice: median {middle:.1f} s, at most {most:.1f} s")
+        print(f"passes that were done and ran again: median {np.median(passes):g}, at most {max(passes)}")
+        print(f"inside of passes, at most after a kill: {dict(most)}")
+
+
+def _told(passes: AbstractSet[str], inside: Counter[str]) -> str:
+    """What was done twice, in words."""
+    parts = [*sorted(passes), *(f"{count} x {what}" for what, count in inside.items())]
+    return f"twice: {', '.join(parts) or 'nothing'}"
 
 
 def _run(recipe: Recipe, work: Path, moment: float | None = None) -> Run:
     """Build in a process of its own, and kill it after some seconds if it is still there."""
     work.mkdir(exist_ok=True)
-    start = time.monotonic()
+    start, journal = time.monotonic(), work.with_suffix(".journal")
     number = os.fork()
     if not number:
         code = 1
         try:
             os.environ[VARIABLE] = str(work / "cache")
-            build(recipe.model_copy(update={"output": work / "dist"}), reporter=_Start(work.with_suffix(".start")))
+            build(recipe.model_copy(update={"output": work / "dist"}), reporter=_Journal(journal))
             code = 0
         except Exception:
             traceback.print_exc(file=sys.stderr)
@@ -118,8 +155,8 @@ def _run(recipe: Recipe, work: Path, moment: float | None = None) -> Run:
     if moment is not None:
         time.sleep(moment)
         os.kill(number, signal.SIGKILL)  # a child that has ended is there until it is waited for
-    _, status, usage = os.wait4(number, 0)
-    return Run(status == 0, time.monotonic() - start, usage.ru_utime + usage.ru_stime)
+    _, status = os.waitpid(number, 0)
+    return Run(status == 0, time.monotonic() - start, _journal(journal) if journal.exists() else Counter())
 
 
 def _files(folder: Path) -> dict[str, bytes]:

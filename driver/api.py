@@ -16,10 +16,11 @@ from ..ir.drafts import workspace
 from ..ir.errors import UsageError
 from ..ir.graph import Graph
 from ..passes.adapters.survival import AdapterSurvival
-from ..passes.base import Feeds, Pass, PassContext
+from ..passes.base import Feeds, Pass, PassContext, Timing
 from ..passes.instrument import Instrument, PassRecord
 from ..passes.manager import PassManager
 from ..passes.pipeline import Step, make_pipeline
+from ..passes.probes import make_probes
 from ..passes.units import show_seconds
 from ..passes.verification import Verification
 from ..targets import Target
@@ -27,7 +28,7 @@ from ..targets.load import load_target
 from .data import Batch, doubts, make_batches, ports_of, read_data, single_sample, sizes_in
 from .evaluation import find_metric, labelled, labels_of
 from .model import read_model, write_model
-from .profiling import profiler
+from .profiling import profiler, timing
 from .reporter import SILENT, Doubts, PassReporter, Reporter
 from .user_code import find_function
 
@@ -184,7 +185,6 @@ def optimize(
     sizes = {} if sample is None else sizes_in(sample, ports)
     result = graph.clone()
     given = [bind(ports, (), probe) for probe in probes]
-    timing = profiler(backend, machine, sample)
     labels = None if metric is None else labelled(find_metric(metric, Path()), batches)
     context = PassContext(
         machine,
@@ -194,8 +194,9 @@ def optimize(
         sizes,
         hearing.progress,
         probes=given,
-        profile=timing,
+        profile=profiler(backend, machine, sample),
         profile_decides=backend != "auto",
+        timing=None if backend is None else graph_timing(backend, machine, sample, graph, seed),
         labels=labels_of(batches),
         labelled=labels,
         read_model=read_model,
@@ -207,6 +208,13 @@ def optimize(
     for text in hearing.texts if reporter is None else ():
         warnings.warn(text, stacklevel=2)
     return Optimized(result, records, tuple(hearing.texts))
+
+
+def graph_timing(backend: str, target: Target, sample: Feeds | None, graph: Graph, seed: int) -> Timing | None:
+    """What times graphs, on random inputs where there are no data."""
+    ports = ports_of(graph)
+    shown = single_sample(make_probes(graph, (), seed)[0], ports) if sample is None else sample
+    return timing(backend, target, shown, sizes_in(shown, ports))
 
 
 def _source(model: Any, how: Sequence[Any]) -> tuple[Graph, Any]:

@@ -83,7 +83,7 @@ def dry_run(recipe: Recipe, reporter: Reporter) -> DryRun:
         (probe,) = make_probes(job.source, job.calibration, recipe.seed, 1)[:1]
         ports = ports_of(job.source)
         sample = single_sample(job.evaluation[0].inputs if job.evaluation else probe, ports)
-        context = job.context(sizes_in(sample, ports))
+        context = job.context(sizes_in(sample, ports), sample)
         for step in flattened(job.passes):
             step.require(context)
         graph = job.source.clone()

@@ -20,8 +20,9 @@ _NEAR = 0.1
 class Guess:
     """Predicts what plans give and cost from those that were built, and says which is to be built next.
 
-    Speed-ups of steps multiply, and losses add up. What a step multiplies by goes by how fast the plan before it is,
-    from one pair of plans with and without it to the next. A plan that trains takes as long as the same one without.
+    Speed-ups of steps multiply, and losses add up. A step that is asked for a speed-up is taken to give it. What
+    another one multiplies by goes by how fast the plan before it is, from one pair of plans with and without it to the
+    next. A plan that trains takes as long as the same one without.
 
     Args:
         budget: how far the metric may drop.
@@ -103,11 +104,24 @@ class Guess:
             return (gain, loss * (1 - self._brings_back())) if loss > self._budget / 2 else None
         single = self._built(plan.last)
         if single is None:
-            return None
+            return self._asked_for(plan.last, gain, loss)
         if plan.untrained.key in self._known:
             twin = self._built(plan.untrained)
             return None if twin is None else (self._gain(twin), loss + max(single.drop, 0.0))
         return gain * self._factor(plan.last, gain), loss + max(single.drop, 0.0)
+
+    def _asked_for(self, last: Plan, gain: float, loss: float) -> tuple[float, float] | None:
+        """What a step that is asked for a speed-up gives, and costs by the same step with others; None for another."""
+        speedup = options_of(last.steps[0]).get("speedup")
+        if not isinstance(speedup, float) or self._goal != "latency":
+            return None
+        known = [
+            (value, max(point.drop, 0.0))
+            for point in self.points
+            if (value := _strength(point.plan, last, 0, "speedup")) is not None and point.artifact is not None
+        ]
+        speedups, drops = zip((1.0, 0.0), *sorted(known), strict=True)
+        return gain * speedup, loss + float(np.interp(speedup, speedups, drops))
 
     def _factor(self, last: Plan, gain: float) -> float:
         """What a step multiplies the gain of a plan by."""

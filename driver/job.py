@@ -31,7 +31,7 @@ from .evaluation import (
 from .lowering import Lowering, chosen
 from .mistakes import check_names
 from .model import read_model
-from .profiling import profiler
+from .profiling import profiler, timing
 from .recipe import Recipe, Sources
 from .reporter import Reporter
 from .user_code import find_function
@@ -64,6 +64,7 @@ class Job:
             progress=self.reporter.progress,
             profile=profiler(self.recipe.backend, self.target, sample),
             profile_decides=self.recipe.backend != "auto" or len(self.backends) == 1,
+            timing=timing(self.recipe.backend, self.target, sample, sizes),
             labels=self.labels,
             labelled=self.labelled,
             read_model=partial(read_model, folder=self.recipe.folder),

@@ -1,6 +1,6 @@
 """What passes ask for that choose by time: graphs lowered to the backend at hand, and timed in turn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ..ir.drafts import workspace
 from ..ir.graph import Graph
 from ..passes.base import Feeds, Profile, Profiler
 from ..targets import Target
+from .latencies import LatencyTable, TableTiming
 from .lowering import lower
 from .measurement import interleaved
 
@@ -52,13 +53,31 @@ class GraphProfiler:
 
 
 def profiler(choice: str | None, target: Target, sample: Feeds | None) -> Profiler | None:
-    """What times graphs on a backend; None where none is chosen that can tell, or this machine can't run its code.
+    """What times graphs on a backend by the way; None where none is chosen that can tell soon enough, or not here.
 
     Args:
         choice: the backend's name, `auto` for ONNX Runtime, or None.
         target: that graphs are compiled for.
         sample: what they run on.
     """
+    found = _profiler(choice, target, sample)
+    return None if found is None or found.backend.compiles_slowly else found
+
+
+def timing(choice: str | None, target: Target, sample: Feeds | None, sizes: Mapping[str, int]) -> TableTiming | None:
+    """What times graphs on a backend, with the user's table of latencies; None where none is chosen, or not here.
+
+    Args:
+        choice: the backend's name, `auto` for ONNX Runtime, or None.
+        target: that graphs are compiled for.
+        sample: what they run on.
+        sizes: of symbolic dimensions in it.
+    """
+    found = _profiler(choice, target, sample)
+    return None if found is None else TableTiming(found, LatencyTable.of_user(found.backend, target), sizes)
+
+
+def _profiler(choice: str | None, target: Target, sample: Feeds | None) -> GraphProfiler | None:
     if choice is None or sample is None:
         return None
     backend = find_backend("onnxruntime" if choice == "auto" else choice)

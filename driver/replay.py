@@ -11,7 +11,7 @@ from ..passes.instrument import Instrument
 from ..passes.manager import PassManager
 from ..passes.pipeline import parse_pipeline
 from ..passes.reproducer import Reproducer
-from .api import Optimized
+from .api import Optimized, graph_timing
 from .data import Batch, doubts, ports_of, single_sample, sizes_in
 from .evaluation import find_metric, labelled
 from .model import read_model
@@ -50,6 +50,7 @@ def surroundings(case: Reproducer) -> PassContext:
         sizes={} if sample is None else sizes_in(sample, ports),
         profile=profiler(case.timed or None, context.target, sample),
         profile_decides=case.timed != "auto",
+        timing=graph_timing(case.timed, context.target, sample, case.graph, case.seed) if case.timed else None,
         labelled=labelled(find_metric(case.metric, folder), batches) if case.metric else None,
         read_model=partial(read_model, folder=folder),
         find_function=partial(find_function, folder=folder),

@@ -3,7 +3,7 @@
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -98,6 +98,28 @@ class Profiler(Protocol):
         ...
 
 
+class Timing(Protocol):
+    """What passes that are asked for a speed measure by, on the backend that a model is built for."""
+
+    def layers(self, graphs: Iterable[Graph]) -> Sequence[Mapping[str, float]]:
+        """Seconds of what each graph's nodes compute, by the name of a first output; known ones come from a table.
+
+        What is fused counts for one of its nodes. All are on the scale of the first graph's.
+
+        Raises:
+            TargetError: the backend can't run a graph.
+        """
+        ...
+
+    def rounds(self, graphs: Sequence[Graph]) -> Sequence[np.ndarray]:
+        """Seconds of one inference of each graph, float[rounds], in turn.
+
+        Raises:
+            TargetError: the backend can't run a graph.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """Labels of the calibration data, and the metric that is computed with them.
@@ -131,6 +153,8 @@ class PassContext:
         profile: times graphs on the chosen backend; None where no backend is chosen, or it can't be timed here.
         profile_decides: whether the model is built for that backend alone, so that what is slower there is not worth
             having.
+        timing: measures what a pass is asked to make faster on that backend; None where `profile` is None for another
+            reason than that the backend compiles slowly.
         labels: of the calibration batches; empty where the user gave none.
         labelled: these, with the metric that is computed with them; None where the user gave no labels, or no metric.
         read_model: reads a model that an option names as recipes name models, relative to the recipe's folder.
@@ -152,6 +176,7 @@ class PassContext:
     probes: Sequence[Feeds] = ()
     profile: Profiler | None = None
     profile_decides: bool = True
+    timing: Timing | None = None
     labels: Sequence[Any] = ()
     labelled: Labelled | None = None
     read_model: Callable[[str], Graph] = _unread

@@ -17,15 +17,14 @@ import onnx
 from ...ir.drafts import workspace
 from ...ir.graph import Graph, Location
 from ..artifact import port_of
-from ..base import NodeTimes
+from ..base import NodeTimes, runs_of_a_round
 from ..onnx_file import write_onnx
 from .session import OnnxRuntimeExecutable, session
 
 if TYPE_CHECKING:
     from ...targets import Target
 
-_ROUNDS, _RUNS = 10, 5
-"""In each round, a graph runs this often; the first time warms the caches."""
+_ROUNDS = 10
 _MARK = re.compile(r"@(\d+)@")
 _KERNEL = "_kernel_time"
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -78,10 +77,12 @@ class _Watched:
         self._executable = OnnxRuntimeExecutable(
             self._session, inputs, [port_of(name, value) for name, value in graph.outputs.items()]
         )
+        self._runs = 0
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Run the graph often enough for caches to be its own."""
-        for _ in range(_RUNS):
+        """Run the graph often enough for caches to be its own; the first time of a round warms them."""
+        self._runs = self._runs or runs_of_a_round(lambda: self._executable.run(feeds))
+        for _ in range(self._runs):
             self._executable.run(feeds)
 
     def times(self) -> NodeTimes:
@@ -105,7 +106,9 @@ class _Watched:
                 name = event["name"].removesuffix(_KERNEL)
                 taken.setdefault(name, []).append(event["dur"] / 1e6)
                 operators[name] = event["args"]["op_name"]
-        warm = {name: [one for run, one in enumerate(seconds) if run % _RUNS] for name, seconds in taken.items()}
+        warm = {
+            name: [one for run, one in enumerate(seconds[1:]) if run % self._runs] for name, seconds in taken.items()
+        }
         return {name: (operators[name], float(np.median(warm[name] or taken[name]))) for name in taken}
 
 

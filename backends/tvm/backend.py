@@ -12,7 +12,7 @@ import numpy as np
 from ...ir.drafts import workspace
 from ...ir.errors import ModelError, PlanishError, TargetError
 from ...ir.types import DType
-from ..base import Backend, Executable, Port
+from ..base import Backend, Executable, NodeTimes, Port
 from .compiler.client import warm_up
 from .errors import line_of
 from .runtime import libraries
@@ -53,6 +53,8 @@ class Tvm(Backend):
     name: ClassVar[str] = "tvm"
     native: ClassVar[bool] = True
     tunable: ClassVar[bool] = True
+    tells_times: ClassVar[bool] = True
+    compiles_slowly: ClassVar[bool] = True
     weights: ClassVar[frozenset[str]] = frozenset({WEIGHTS})
 
     def __init__(
@@ -146,6 +148,13 @@ class Tvm(Backend):
         warm_up()
         compilation = Compilation(source, legal, target, self._source, self._checks_kernels, self._is_strict)
         return [directory / name for name in compilation.write(directory)]
+
+    def node_times(
+        self, legal: Sequence["Graph"], target: "Target", feeds: Mapping[str, np.ndarray]
+    ) -> Sequence[NodeTimes]:
+        from .profiling import node_times
+
+        return node_times(legal, target, feeds)
 
     def opens(self, directory: Path) -> Collection[str]:
         return (LIBRARY, GUARDS, WEIGHTS, TABLE, *(path.name for path in libraries.carried(directory)))

@@ -1,9 +1,13 @@
-"""How many channels each group gives for a budget of operations: first those that lose the least for what they save."""
+"""How many channels each group gives for a budget: first those that lose the least for what they save.
+
+It is an integer program with one constraint, whose Lagrange multiplier is raised from nothing on: each stage is what it
+takes next, a step of the lower convex hull of a group's losses by what they save.
+"""
 
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ...ir.analysis.cost import flops
 from ...ir.graph import Constant, Graph, Node, Value
@@ -29,11 +33,6 @@ class Candidate:
     ranking: Ranking
     step: int
 
-    def next(self, removed: int) -> int:
-        """The next larger number of channels that may be removed; the same number where there is none."""
-        left = (self.group.size - removed - 1) // self.step * self.step
-        return self.group.size - left if left else removed
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -42,7 +41,7 @@ class Stage:
     Attributes:
         candidate: whose they are, by its number.
         removed: how many of its channels are gone then.
-        saved: the share of all operations that is saved then.
+        saved: the share of all that is saved then.
     """
 
     candidate: int
@@ -50,37 +49,73 @@ class Stage:
     saved: float
 
 
-def allocate(graph: Graph, candidates: Sequence[Candidate], sizes: Mapping[str, int]) -> list[Stage]:
-    """Remove channels in the order of what they lose for each operation that they save, until none is left to remove.
+class Savings(Protocol):
+    """What is saved while channels go, of candidates that have numbers."""
+
+    @property
+    def saved(self) -> float:
+        """The share of all that is saved so far."""
+        ...
+
+    def choices(self, number: int, before: int) -> Sequence[int]:
+        """How many channels of a candidate may be gone next, where some are."""
+        ...
+
+    def gain(self, number: int, before: int, after: int) -> float:
+        """What is saved by more channels of a candidate, while others are as they are."""
+        ...
+
+    def remove(self, number: int, before: int, after: int) -> None:
+        """Take channels out."""
+        ...
+
+
+def allocate(candidates: Sequence[Candidate], savings: Savings) -> list[Stage]:
+    """Remove channels in the order of what they lose for what they save, until none is left to remove.
+
+    Args:
+        candidates: groups with their rankings.
+        savings: by the candidates' places.
+    """
+    removed = [0] * len(candidates)
+
+    def entry(number: int) -> tuple[float, int, int] | None:
+        """What a candidate's next channels lose for what they save, its number, and how many are gone then."""
+        losses, before = candidates[number].ranking.losses, removed[number]
+        found = [
+            (float(losses[after] - losses[before]) / gain, number, after)
+            for after in savings.choices(number, before)
+            if (gain := savings.gain(number, before, after)) > 0
+        ]
+        return min(found, default=None)
+
+    queue = [found for number in range(len(candidates)) if (found := entry(number))]
+    heapq.heapify(queue)
+    stages: list[Stage] = []
+    while queue:
+        number = heapq.heappop(queue)[1]
+        found = entry(number)  # others have gone meanwhile, so that it may save less
+        if found is None:
+            continue
+        if queue and found > queue[0]:
+            heapq.heappush(queue, found)
+            continue
+        savings.remove(number, removed[number], found[2])
+        removed[number] = found[2]
+        stages.append(Stage(number, found[2], savings.saved))
+        if found := entry(number):
+            heapq.heappush(queue, found)
+    return stages
+
+
+class Operations:
+    """The operations of a graph while channels go.
 
     Args:
         graph: that they are of.
         candidates: groups of it.
         sizes: of symbolic dimensions, that operations are counted with.
     """
-    work = _Work(graph, candidates, sizes)
-    removed = [0] * len(candidates)
-    queue = [entry for number in range(len(candidates)) if (entry := work.entry(number, removed))]
-    heapq.heapify(queue)
-    stages: list[Stage] = []
-    while queue:
-        _, number, _ = heapq.heappop(queue)
-        entry = work.entry(number, removed)  # others have gone meanwhile, so that it may save less
-        if entry is None:
-            continue
-        if queue and entry > queue[0]:
-            heapq.heappush(queue, entry)
-            continue
-        work.remove(number, removed[number], entry[2])
-        removed[number] = entry[2]
-        stages.append(Stage(number, entry[2], work.saved))
-        if entry := work.entry(number, removed):
-            heapq.heappush(queue, entry)
-    return stages
-
-
-class _Work:
-    """The operations of a graph while channels go."""
 
     def __init__(self, graph: Graph, candidates: Sequence[Candidate], sizes: Mapping[str, int]) -> None:
         self._candidates = candidates
@@ -107,18 +142,19 @@ class _Work:
         """The share of the operations that is saved so far."""
         return 1 - sum(self._left.values()) / self._total
 
-    def entry(self, number: int, removed: Sequence[int]) -> tuple[float, int, int] | None:
-        """What a candidate's next channels lose for each operation, its number, and how many are gone then."""
-        candidate, before = self._candidates[number], removed[number]
-        after = candidate.next(before)
-        if after == before:
-            return None
-        losses = candidate.ranking.losses
+    def choices(self, number: int, before: int) -> Sequence[int]:
+        """The next larger number of channels that may be removed: what each saves doesn't depend on how many go."""
+        size, step = self._candidates[number].group.size, self._candidates[number].step
+        left = (size - before - 1) // step * step
+        return [size - left] if left else []
+
+    def gain(self, number: int, before: int, after: int) -> float:
+        """The operations that are saved by more channels of a candidate; never quite none."""
         gain = sum(
             self._left[node] * (after - before) * width / self._sizes[place]
             for node, place, width in self._touched[number]
         )
-        return (float(losses[after] - losses[before]) / max(gain, 1e-9), number, after)
+        return max(gain, 1e-9)
 
     def remove(self, number: int, before: int, after: int) -> None:
         """Take channels out."""

@@ -29,6 +29,19 @@ def without(removals: "Iterable[tuple[ChannelGroup, np.ndarray]]") -> dict[tuple
     return kept
 
 
+def moved(kept: Kept, source: Graph, copy: Graph) -> dict[tuple[Value, int], np.ndarray]:
+    """What is kept of a graph's values, as those of its copy."""
+    twins = dict(zip(source.values(), copy.values(), strict=True))
+    return {(twins[value], axis): mask for (value, axis), mask in kept.items()}
+
+
+def shrunk(graph: Graph, removals: "Iterable[tuple[ChannelGroup, np.ndarray]]") -> Graph:
+    """A copy of a graph without some channels of its groups."""
+    copy = graph.clone()
+    shrink(copy, moved(without(removals), graph, copy))
+    return copy
+
+
 def shrink(graph: Graph, kept: Kept) -> None:
     """Take indices out of a graph, along with all that is coupled to them.
 

@@ -16,6 +16,7 @@ from planish.ir.storage import save
 from planish.ir.types import DType, TensorType
 
 PASSES = ["cleanup", {"prune-channels": {"ratio": 0.5}}, "quantize"]
+MEASURING = [{"prune-channels": {"speedup": 2.0}}, "quantize-mixed"]
 
 
 def test_exact_passes_run_and_of_lossy_ones_places_are_told(folder: Path) -> None:
@@ -42,6 +43,12 @@ def test_exact_passes_run_and_of_lossy_ones_places_are_told(folder: Path) -> Non
 def test_what_a_build_would_refuse_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="calibration"):
         dry_run(make_recipe({"model": "net.planish", "passes": PASSES, "folder": folder}), SILENT)
+
+
+def test_passes_that_measure_are_given_what_a_build_gives_them(folder: Path) -> None:
+    named = {"model": "model.py:build", "data": {"calibration": "data.py:calibration"}, "backend": "onnxruntime"}
+    found = dry_run(make_recipe({**named, "passes": MEASURING, "folder": folder}), SILENT)
+    assert found.rows[-1].text == "quantize-mixed"
 
 
 def test_a_backend_that_cannot_run_the_model_says_why(folder: Path) -> None:

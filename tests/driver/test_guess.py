@@ -55,6 +55,22 @@ def test_a_factor_goes_by_the_gain_of_the_plan_before() -> None:
     assert known.gain(Plan((HALF, "quantize"))) == pytest.approx(1.5 * 2 * 0.6 ** (np.log(1.5) / np.log(2)))
 
 
+def test_a_speedup_that_is_asked_for_is_predicted_to_be_met() -> None:
+    milder, stronger = ({"prune-channels": {"speedup": it}} for it in (2.0, 4.0))
+    known = guess()
+    assert known.gain(Plan((milder,))) == 2.0
+    known.learn(point(1.9, 0.005, milder))
+    known.learn(point(3.9, 0.02, stronger))
+    known.learn(point(1.5, 0.001, "quantize"))
+    between = Plan(({"prune-channels": {"speedup": 3.0}}, "quantize"))
+    assert known.gain(between) == pytest.approx(4.5)
+    assert known.next(plans_of_speedups(milder, stronger)) == Plan((milder, "quantize"))
+
+
+def plans_of_speedups(*steps: object) -> list[Plan]:
+    return plans_of(make_recipe({"model": "net.onnx", "search": {"passes": [list(steps), ["quantize"]]}}))
+
+
 def test_strengths_between_two_are_tried_in_the_end() -> None:
     plans = [plan for plan in PLANS if not any("distill" in step for step in plan.steps)]
     known = guess(

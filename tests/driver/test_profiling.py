@@ -1,15 +1,15 @@
 """Times of operators in place: each counts for the module that its node is from, whatever the runtime fuses."""
 
 import numpy as np
-import pytest
 
 from planish.backends import find_backend
+from planish.backends.legal import legalized
 from planish.driver.profiling import GraphProfiler
 from planish.ir.builder import Builder
-from planish.ir.errors import TargetError
 from planish.ir.graph import Graph, Location
 from planish.ir.types import DType, TensorType
 from planish.passes.base import PassContext
+from planish.passes.profit import named
 from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 
@@ -47,6 +47,13 @@ def test_operators_count_for_their_modules():
     assert not as_a_whole.modules
 
 
-def test_a_backend_that_cannot_tell_says_so():
-    with pytest.raises(TargetError, match="tvm doesn't tell what single operators take"):
-        find_backend("tvm").node_times([], TARGET, {})
+def test_kernels_of_tvm_count_for_the_nodes_that_they_are_for():
+    """Equal kernels are one in the library, and still told apart."""
+    graph = named(convolutions())
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, 16, 32, 32)).astype(np.float32)}
+    (found,) = find_backend("tvm").node_times([legalized(graph, TARGET, "tvm")], TARGET, feeds)
+    taken = {name for name, seconds in found.modules.items() if seconds > 0}
+    relu, gated = (next(node.output for node in graph.nodes if node.operator == it) for it in ("Relu", "Mul"))
+    assert taken == {relu.name, gated.name}  # the last of what is fused behind each convolution
+    assert not found.modules.get("")
+    assert not found.conversions

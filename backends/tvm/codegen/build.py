@@ -41,6 +41,20 @@ _BESIDE_KERNELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """An artifact's files.
+
+    Attributes:
+        files: the paths.
+        kernels: the names of the graph's values that each kernel is called for, in the order of the calls, by the
+            kernel's symbol.
+    """
+
+    files: Sequence[Path]
+    kernels: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Build:
     """A graph to compile.
 
@@ -62,8 +76,8 @@ class Build:
     jobs: int | None = None
     tell: Callable[[str, Sequence[str], bool], None] = lambda *_: None
 
-    def write(self, directory: Path, *, is_checked: bool = True) -> list[Path]:
-        """Write the files of an artifact; return them.
+    def write(self, directory: Path, *, is_checked: bool = True) -> "Written":
+        """Write the files of an artifact.
 
         Args:
             directory: the folder that they are written into.
@@ -85,7 +99,8 @@ class Build:
             self.tell(CHECKING, (), False)
             cache.mark_checked(unchecked)
         cache.drop_old()
-        return [directory / LIBRARY, guards.write(directory), *write_weights(directory, weights)]
+        files = [directory / LIBRARY, guards.write(directory), *write_weights(directory, weights)]
+        return Written(files, found)
 
     def lowered(self, graph: Graph) -> Lowered:
         """Lower a graph to Relax: this one, or another with more outputs.
@@ -101,8 +116,8 @@ class Build:
 
     def _library(
         self, graph: Graph, cache: KernelCache, library: Path
-    ) -> tuple[Sequence[Tensor], Guards, Sequence[str]]:
-        """Write the library of a graph; return its weights, what guards its inputs, and the kernels in it."""
+    ) -> tuple[Sequence[Tensor], Guards, Mapping[str, Sequence[str]]]:
+        """Write the library of a graph; return its weights, what guards its inputs, and its kernels as in `Written`."""
         lowered = self.lowered(graph)
         machine, linker = llvm_target(self.target), find_linker(self.target.architecture)
         module, weights = hoisted(lowered.module)
@@ -122,7 +137,7 @@ class Build:
             if is_full(str(error)):
                 raise UsageError(f"{gettempdir()} can't be written: {line_of(error)}") from error
             raise CompilerError(f"TVM can't compile the model for {self.target.name}: {line_of(error)}") from error
-        return weights, lowered.guards, list(plan.results)
+        return weights, lowered.guards, plan.results
 
     def _teller(self, results: Mapping[str, Sequence[str]]) -> Tell:
         return lambda symbol, begins: self.tell(symbol, results[symbol], begins)

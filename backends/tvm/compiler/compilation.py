@@ -1,9 +1,11 @@
 """Compilation of a graph in another process, where plainer kernels replace those that the compiler dies over."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ....ir.drafts import workspace
 from ....ir.errors import CheckError, PlanishError, TargetError, UsageError
@@ -43,6 +45,8 @@ class Compilation:
         is_strict: whether a kernel that can't be compiled ends it, though a plainer one may take its place; then no
             reproducer is left, since one is what is being run.
         plainness: how plain kernels have to be, by the names of their results, as far as is known by now.
+        kernels: the names of the values of `legal` that each kernel is called for, in the order of the calls, by the
+            kernel's symbol; after `write`.
     """
 
     source: Graph
@@ -52,6 +56,7 @@ class Compilation:
     checks_kernels: bool = True
     is_strict: bool = False
     plainness: dict[str, Plainness] = field(default_factory=dict[str, Plainness])
+    kernels: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
     def write(self, directory: Path) -> list[str]:
         """Write the files of an artifact into a folder; return their names.
@@ -68,7 +73,7 @@ class Compilation:
         with workspace() as folder, handed_over(self.legal, folder / "graph") as graph:
             while True:
                 try:
-                    files = self._asked(graph, directory)
+                    answer = self._asked(graph, directory)
                     break
                 except CompilerError as error:
                     raise self._fault(str(error), None) from error
@@ -81,7 +86,8 @@ class Compilation:
         for text, node in dict(faults.values()).items():  # one for each kernel
             instead = _INSTEAD[self.plainness[result_of(node)]]
             warnings.warn(f"{text}; {instead}{self._left(text, node)}", CompilerWarning, stacklevel=4)
-        return files
+        self.kernels = answer["kernels"]
+        return answer["files"]
 
     def refuse(self) -> None:
         """Lower the graph without compiling it.
@@ -92,7 +98,7 @@ class Compilation:
         with workspace() as folder, handed_over(self.legal, folder / "graph") as graph, suppress(DiedError):
             self._asked(graph, folder, work="lower")
 
-    def _asked(self, graph: Path, directory: Path, **options: object) -> list[str]:
+    def _asked(self, graph: Path, directory: Path, **options: object) -> Any:
         """Have another process do some work on a graph that is handed over, with this compilation's settings."""
         request = {
             "work": "build",

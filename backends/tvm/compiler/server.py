@@ -78,9 +78,10 @@ def _serve(request: Message, tell: Callable[..., None]) -> None:
         tell(fault="", text=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
-def _built(request: Message, tell: Callable[..., None]) -> list[str]:
+def _built(request: Message, tell: Callable[..., None]) -> Message:
     build = _build_of(request, tell)
-    return [path.name for path in build.write(Path(request["directory"]), is_checked=request["is_checked"])]
+    written = build.write(Path(request["directory"]), is_checked=request["is_checked"])
+    return {"files": [path.name for path in written.files], "kernels": written.kernels}
 
 
 def _lowered(request: Message, tell: Callable[..., None]) -> None:

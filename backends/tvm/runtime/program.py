@@ -3,7 +3,8 @@
 import ctypes
 import os
 import threading
-from collections.abc import Container, Sequence
+import time
+from collections.abc import Callable, Container, Sequence
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -41,6 +42,11 @@ class Program:
     """A library's `main` with its weights.
 
     Threads may call it side by side: each call has a virtual machine to itself.
+
+    Attributes:
+        threads: that a call runs on; None for as many as TVM takes.
+        library: the loaded library.
+        weights: that `main` is given behind the inputs.
     """
 
     def __init__(self, library: Path, weights: Sequence["Tensor"], threads: int | None) -> None:
@@ -50,24 +56,54 @@ class Program:
             UsageError: the library lies where nothing may be run.
         """
         check_mount(library)
-        self._threads = threads
-        self._library = runtime().load_module(str(library), keep_module_alive=False)  # it is unloaded with the program
-        self._weights = tuple(weights)
+        self.threads = threads
+        self.library = runtime().load_module(str(library), keep_module_alive=False)  # it is unloaded with the program
+        self.weights = tuple(weights)
         self._idle: SimpleQueue[_Machine] = SimpleQueue()
-        self._idle.put(_Machine(self._library))
+        self._idle.put(_Machine(self.library))
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run the model on inputs in order; errors of TVM's C++ are raised."""
-        if self._threads is not None:
-            use_threads(self._threads)
+        if self.threads is not None:
+            use_threads(self.threads)
         try:
             machine = self._idle.get_nowait()
         except Empty:
-            machine = _Machine(self._library)
+            machine = _Machine(self.library)
         try:
-            return machine(inputs, self._weights)
+            return machine(inputs, self.weights)
         finally:
             self._idle.put(machine)
+
+
+class Stopwatch:
+    """Times the kernels of a program, each by itself.
+
+    Args:
+        program: which is left as it is.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._machine = _Machine(program.library)
+        self._begun = 0.0
+        self._taken: list[tuple[str, float]] = []
+        self._machine.watch(self._see)
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[tuple[str, float]]:
+        """Run the model once; return what the virtual machine has called, with the seconds, in order."""
+        if self._program.threads is not None:
+            use_threads(self._program.threads)
+        self._taken = []
+        self._machine(inputs, self._program.weights)
+        return self._taken
+
+    def _see(self, _function: object, symbol: str, begins: bool, *_: object) -> int:
+        if begins:
+            self._begun = time.perf_counter()
+        else:
+            self._taken.append((symbol, time.perf_counter() - self._begun))
+        return 0  # go on
 
 
 class _Machine:
@@ -77,12 +113,17 @@ class _Machine:
         machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         self._main = machine["main"]
+        self._set_instrument = machine["set_instrument"]
         self._memory: dict[int, np.ndarray] = {}
 
     def __call__(self, inputs: Sequence[np.ndarray], weights: Sequence["Tensor"]) -> list[np.ndarray]:
         arguments = [*(self._tensor(*numbered) for numbered in enumerate(inputs)), *weights]
         kept = {argument.data_ptr() for argument in arguments}
         return [_own(array_of(result), kept) for result in self._main(*arguments)]
+
+    def watch(self, see: Callable[..., int]) -> None:
+        """Have a function called before and after whatever `main` calls."""
+        self._set_instrument(see)
 
     def _tensor(self, index: int, array: np.ndarray) -> "Tensor":
         if _is_placed(array):

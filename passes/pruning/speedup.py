@@ -1,0 +1,182 @@
+"""How many channels of each group go, for the whole model to be so many times as fast: predicted, then measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...ir.errors import BudgetError
+from ...ir.graph import Graph
+from ..base import PassContext, Timing
+from .allocation import Candidate, allocate
+from .latency import measure
+from .shrink import shrunk
+
+if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
+    from ...ir.analysis.channels import ChannelGroup
+
+_TOLERANCE = 0.05
+"""How far from the speed-up that was asked for the measured one may be, relative to it."""
+_NEAR = 0.02
+"""How near is good enough to look no further."""
+_ROUNDS = 8
+"""Allocations that are measured at the most."""
+_MOST_MOVES = 100
+"""Changes of one group up to which two of them are tried together."""
+
+Counts = Mapping[int, int]
+"""How many channels are gone of each group that loses any, by its number."""
+
+
+class Clock:
+    """Measures what a model gains without some channels of its groups.
+
+    Args:
+        graph: that is pruned.
+        groups: of it.
+        steps: what is left of each group is a multiple of its own.
+        timing: measures.
+        context: remembers what was measured.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        groups: "Sequence[ChannelGroup]",
+        steps: Sequence[int],
+        timing: Timing,
+        context: PassContext,
+    ) -> None:
+        self._graph, self._groups, self._timing, self._context = graph, groups, timing, context
+        self.latencies = measure(graph, groups, steps, timing, context)
+
+    def speedup(self, counts: Counts) -> float:
+        """How many times as fast the whole model is without some channels of each group, no matter which."""
+
+        def rounds() -> list[np.ndarray]:
+            fewer = shrunk(self._graph, [(self._groups[number], np.arange(gone)) for number, gone in counts.items()])
+            return list(self._timing.rounds([self._graph, fewer]))
+
+        before, after = self._context.remember(rounds)
+        return float(np.median(before / after))
+
+    def refuse(self, wanted: float) -> None:
+        """Refuse a speed-up that the model hasn't even with as few channels as may be left.
+
+        Raises:
+            BudgetError: so it is; the speed-up that can be reached is told.
+        """
+        choices = {number: self.latencies.choices(number, 0) for number in range(len(self._groups))}
+        most = self.speedup({number: gone[-1] for number, gone in choices.items() if gone})
+        if most < wanted * (1 - _TOLERANCE):
+            raise BudgetError(
+                f"speedup={wanted:g} can't be reached: with as few channels as may be left, the model is {most:.2f} "
+                "times as fast"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An allocation that was measured.
+
+    Attributes:
+        counts: of channels.
+        predicted: how many times as fast it was taken to be, by layers.
+        measured: how many times as fast the whole model is.
+    """
+
+    counts: Counts
+    predicted: float
+    measured: float
+
+
+class Hunt:
+    """Looks for the allocation with a speed-up.
+
+    Args:
+        wanted: the speed-up.
+        candidates: groups with their rankings.
+        clock: predicts and measures.
+    """
+
+    def __init__(self, wanted: float, candidates: Sequence[Candidate], clock: Clock) -> None:
+        self._wanted, self._candidates, self._clock = wanted, candidates, clock
+        self._latencies = clock.latencies
+        self._trials: list[Trial] = []
+
+    def run(self) -> Trial:
+        """Take the stage whose measured speed-up is nearest to the one that is wanted, or change one group beside it.
+
+        Predictions are corrected by what was measured: between two stages of which one is too slow and the other too
+        fast, the quotient of the two is interpolated.
+
+        Raises:
+            BudgetError: nothing near it was found.
+        """
+        stages = allocate(self._candidates, self._latencies)
+        path = [{stage.candidate: stage.removed for stage in stages[:count]} for count in range(len(stages) + 1)]
+        low, high = 0, len(path)
+        ends = [Trial({}, 1.0, 1.0)]
+        while len(self._trials) < _ROUNDS and high - low > 1:
+            goal = self._corrected(ends)
+            place = min(range(low + 1, high), key=lambda it: abs(np.log(self._latencies.speedup(path[it]) / goal)))
+            trial = self._try(path[place])
+            if self._off(trial) <= _NEAR:
+                return trial
+            low, high = (place, high) if trial.measured < self._wanted else (low, place)
+            ends.append(trial)
+        while len(self._trials) < _ROUNDS and self._off(self._best(ends)) > _NEAR:
+            beside = self._beside(path[low], self._corrected(ends))
+            if beside is None:
+                break
+            ends.append(self._try(beside))
+        best = self._best(ends)
+        if self._off(best) > _TOLERANCE:
+            raise BudgetError(
+                f"a speed-up of {self._wanted:g} was not met within {100 * _TOLERANCE:.0f} %: the nearest of "
+                f"{len(self._trials)} allocations of channels that were measured is {best.measured:.2f} times as fast; "
+                "ask for that, or give a smaller round_to"
+            )
+        return best
+
+    def _try(self, counts: Counts) -> Trial:
+        trial = Trial(counts, self._latencies.speedup(counts), self._clock.speedup(counts))
+        self._trials.append(trial)
+        return trial
+
+    def _off(self, trial: Trial) -> float:
+        return abs(trial.measured / self._wanted - 1)
+
+    def _best(self, trials: Sequence[Trial]) -> Trial:
+        return min(trials, key=self._off)
+
+    def _corrected(self, trials: Sequence[Trial]) -> float:
+        """What has to be predicted for the wanted speed-up to be measured."""
+        slower = max((it for it in trials if it.measured < self._wanted), key=lambda it: it.measured)
+        faster = min((it for it in trials if it.measured >= self._wanted), key=lambda it: it.measured, default=None)
+        if faster is None or faster.predicted <= slower.predicted:
+            return slower.predicted * self._wanted / slower.measured
+        share = np.log(self._wanted / slower.measured) / np.log(faster.measured / slower.measured)
+        return float(slower.predicted * (faster.predicted / slower.predicted) ** share)
+
+    def _beside(self, counts: Counts, goal: float) -> Counts | None:
+        """The allocation with one or two groups changed that is taken to be as fast as is wanted, and loses least."""
+        moves = [
+            (number, gone)
+            for number in range(len(self._candidates))
+            for gone in (0, *self._latencies.choices(number, 0))
+            if gone != counts.get(number, 0)
+        ]
+        pairs = combinations(moves, 2) if len(moves) <= _MOST_MOVES else ()
+        tried = [trial.counts for trial in self._trials]
+        changed = [
+            {number: gone for number, gone in {**counts, **dict(those)}.items() if gone}
+            for those in (*((move,) for move in moves), *pairs)
+        ]
+        near = [it for it in changed if abs(self._latencies.speedup(it) / goal - 1) <= _NEAR and it not in tried]
+        return min(near, key=self._lost, default=None)
+
+    def _lost(self, counts: Counts) -> float:
+        return sum(float(self._candidates[number].ranking.losses[gone]) for number, gone in counts.items())
