@@ -228,9 +228,9 @@ class _Inference:
         bounds = self._bounds()
         if bounds is None or any(LARGEST_BOUND < bound < UNBOUNDED for bound in bounds):
             return None
-        rows = plain_sizes(self._symbols)
-        runs = list(self._runs_at(rows, {}, is_loose=False))
-        if len(runs) < len(rows):
+        rows = [dict.fromkeys(self._symbols, 1), *plain_sizes(self._symbols)]  # at 1, a window may not fit
+        runs = list(self._runs_at(rows, {}, is_loose=False))[1:]
+        if len(runs) < len(rows) - 1:
             return None
         given = [dim for value in self._inputs if value is not None for dim in value.shape if isinstance(dim, str)]
         found: list[_Result] = []

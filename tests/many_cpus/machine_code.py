@@ -131,7 +131,9 @@ def _aarch64_flag(group: str) -> str:
     return "" if group in _AARCH64_BASIS else _AARCH64_FLAGS.get(group, group)
 
 
-_AARCH64_BASIS = frozenset(("HasFPARMv8", "HasNEON", "HasNEONandIsStreamingSafe", "HasNEONandIsSME2p2StreamingSafe"))
+_AARCH64_BASIS = frozenset(
+    ("HasFPARMv8", "HasNEON", "HasNEONandIsStreamingSafe", "HasNEONandIsSME2p2StreamingSafe", "HasNEONorSME")
+)
 _AARCH64_FLAGS: Mapping[str, str] = {
     "HasAES": "aes",
     "HasBF16": "bf16",

@@ -29,7 +29,6 @@ PLACE_BY_PLACE = {
 """Operators that change no other elements than those that were changed, and aren't elementwise."""
 LISTED = {
     "backends/tvm/relax/preconditions.py": "which of TVM's kernels are right about empty tensors",
-    "backends/tvm/kernels/epilogue.py": "which functions take many instructions",
     "frontends/onnx_check.py": "which operators hold a body by an attribute of that name",
     "frontends/torch/lower_embedding.py": "the reductions by the number of an ATen mode",
     "ir/analysis/cost.py": "rules of the analysis",
