@@ -7,9 +7,10 @@ is around it, which decides what is fused; and the seconds that it took in a mod
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,29 @@ class LatencyTable:
     """Seconds of operators, by `signatures`.
 
     Args:
-        path: of the file, which needn't be there; None for a table that isn't kept.
+        find: gives the path of the file, which needn't be there, when it is first asked for a row; None for a table
+            that isn't kept.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    def __init__(self, find: Callable[[], Path | None] = lambda: None) -> None:
+        self._find = find
         self._rows: dict[str, float] | None = None
 
     @classmethod
     def of_user(cls, backend: Backend, target: Target) -> "LatencyTable":
         """The table of a backend on a target."""
-        with suppress(UsageError):  # a folder that can't be made
-            own = _digest(versions(backend.name), plain(target))
-            return cls(cache_folder("latencies") / f"{backend.name}-{own}.json")
-        return cls()
+
+        def find() -> Path | None:
+            with suppress(UsageError):  # a folder that can't be made
+                own = _digest(versions(backend.name), plain(target))
+                return cache_folder("latencies") / f"{backend.name}-{own}.json"
+            return None
+
+        return cls(find)
+
+    @cached_property
+    def _path(self) -> Path | None:
+        return self._find()
 
     @property
     def rows(self) -> dict[str, float]:

@@ -56,21 +56,21 @@ def test_a_layer_is_measured_once(tmp_path: Path) -> None:
     machine, path = Machine(), tmp_path / "table.json"
     whole, half = convolutions(8, 4), convolutions(4, 4)
 
-    first = seconds(TableTiming(machine, LatencyTable(path), {"batch": 1}), whole, half)
+    first = seconds(TableTiming(machine, LatencyTable(lambda: path), {"batch": 1}), whole, half)
     asked = machine.timed
-    again = seconds(TableTiming(machine, LatencyTable(path), {"batch": 1}), whole, half)
+    again = seconds(TableTiming(machine, LatencyTable(lambda: path), {"batch": 1}), whole, half)
 
     assert first == again == [[8, 0, 4, 0], [4, 0, 4, 0]]
     assert machine.timed == asked
-    seconds(TableTiming(machine, LatencyTable(path), {"batch": 2}), whole)
+    seconds(TableTiming(machine, LatencyTable(lambda: path), {"batch": 2}), whole)
     assert machine.timed > asked  # other shapes
 
 
 def test_new_rows_are_on_the_scale_of_the_old_ones(tmp_path: Path) -> None:
     path, whole = tmp_path / "table.json", convolutions(8, 4)
-    seconds(TableTiming(Machine(), LatencyTable(path), {}), whole)
+    seconds(TableTiming(Machine(), LatencyTable(lambda: path), {}), whole)
 
-    slowed = TableTiming(Machine(speed=3.0), LatencyTable(path), {})
+    slowed = TableTiming(Machine(speed=3.0), LatencyTable(lambda: path), {})
 
     assert seconds(slowed, whole, convolutions(6, 4))[1][0] == 6
 
@@ -79,5 +79,5 @@ def test_a_broken_table_is_measured_anew(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text('{"half a')
 
-    assert seconds(TableTiming(Machine(), LatencyTable(path), {}), convolutions(2)) == [[2, 0]]
-    assert LatencyTable(path).rows
+    assert seconds(TableTiming(Machine(), LatencyTable(lambda: path), {}), convolutions(2)) == [[2, 0]]
+    assert LatencyTable(lambda: path).rows
