@@ -107,11 +107,14 @@ def find_groups(graph: Graph, nodes: Sequence[Node], templates: Mapping[str, Fus
 
 
 def reach(value: Value, result: Value, channels: int) -> Broadcast | float | None:
-    """Return how a value is broadcast to a result; the number for a constant of one, None for any other way."""
+    """Return how a value is broadcast to a result; the number for a constant of one, None for any other way.
+
+    What has fewer axes than an image is none, be it that as many elements are in both.
+    """
     if isinstance(value, Constant) and value.data.size == 1:
         return float(value.data.reshape(()))
     shape = (1,) * (result.type.rank - value.type.rank) + value.shape
-    if shape == result.shape:
+    if shape == result.shape and (channels == 1 or value.type.rank == result.type.rank):
         return Broadcast.ELEMENTS
     if channels == 1 and shape == (*result.shape[:-1], 1):
         return Broadcast.ROWS

@@ -43,6 +43,15 @@ def test_what_follows_a_product_is_computed_with_it(agree, name: str) -> None:
     agree(build, x, dims=[("batch", "rows", 24)])
 
 
+@pytest.mark.parametrize("shape", [(32, 1, 1), (32, 3, 3), (1, 32, 1, 1)])
+def test_what_is_added_to_one_image_may_have_fewer_axes(agree, shape: tuple[int, ...]) -> None:
+    """As many elements as the image has, but no axis for it: such a tensor isn't in blocks of channels."""
+    kernel = RNG.standard_normal((32, 16, 1, 1)).astype(np.float32)
+    x = RNG.standard_normal((1, 16, *shape[-2:])).astype(np.float32)
+    y = RNG.standard_normal(shape).astype(np.float32)
+    agree(lambda op, x, y: op.Relu(op.Add(op.Relu(op.Conv(x, kernel)), y)), x, y)
+
+
 def test_edges_pass_through_what_follows(agree) -> None:
     """What isn't finite, or large: as the operators have it one by one."""
 
