@@ -1,8 +1,7 @@
 """The interface of a backend: it turns a legal graph into files, and files into something that runs."""
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -20,9 +19,6 @@ if TYPE_CHECKING:  # an artifact is loaded and run with numpy and the runtime al
     from ..passes.base import Pass
     from ..passes.legalization.support import Support
     from ..targets import Target
-
-_ROUND, _RUNS = 0.02, (5, 50)
-"""The seconds of a round in which operators are timed, and the fewest and the most runs in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +218,6 @@ class Backend(ABC):
         Raises:
             ModelError: a file is missing or broken.
         """
-
-
-def runs_of_a_round(run: Callable[[], object]) -> int:
-    """Return how often a model runs in a round while its operators are timed, by what it takes the first time."""
-    start = time.perf_counter()
-    run()
-    return int(np.clip(_ROUND / (time.perf_counter() - start), *_RUNS))
 
 
 def bind(

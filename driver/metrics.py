@@ -145,7 +145,7 @@ HITS: dict[Function, Callable[[Predictions, Sequence[Any]], np.ndarray]] = {
     agreement: accuracy_hits,
     top5: top5_hits,
 }
-"""Of the metrics that are a share of samples, which samples are right."""
+"""What tells which samples are right, by the metrics that are a share of samples."""
 
 _BORDER = 255
 

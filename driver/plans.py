@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..passes.pipeline import make_pipeline
+from ..passes.pipeline import find_pass, make_pipeline
 from ..passes.training.train import Training
 from .recipe import Recipe, Step
 from .results import Artifact
@@ -132,8 +132,12 @@ def name_of(step: Step) -> str:
 
 
 def options_of(step: Step) -> dict[str, Any]:
-    """The options that a step gives its pass."""
-    return {} if isinstance(step, str) else next(iter(step.values()))
+    """The options that a step gives its pass, with `2` as 2.0 where the pass takes any number."""
+    if isinstance(step, str):
+        return {}
+    kind, given = find_pass(name_of(step)), next(iter(step.values()))
+    is_real = {name: isinstance(getattr(kind, name, None), float) for name in given}
+    return {name: float(value) if is_real[name] and type(value) is int else value for name, value in given.items()}
 
 
 def _trains(step: Step) -> bool:

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from ...ir.drafts import workspace
 from ...ir.graph import Graph, Location
 from ..artifact import port_of
-from ..base import NodeTimes, runs_of_a_round
+from ..base import NodeTimes
+from ..node_timing import WatchedGraph, timed_in_turn
 from ..onnx_file import write_onnx
 from .session import OnnxRuntimeExecutable, session
 
 if TYPE_CHECKING:
     from ...targets import Target
 
-_ROUNDS = 10
 _MARK = re.compile(r"@(\d+)@")
 _KERNEL = "_kernel_time"
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -40,15 +39,10 @@ def node_times(legal: Sequence[Graph], target: "Target", feeds: Mapping[str, np.
         target: with the number of threads.
         feeds: one inference's inputs.
     """
-    with workspace() as folder:
-        watched = [_Watched(graph, target, Path(folder, str(number))) for number, graph in enumerate(legal)]
-        for _ in range(_ROUNDS):
-            for held in watched:
-                held.run(feeds)
-        return [held.times() for held in watched]
+    return timed_in_turn(lambda graph, folder: _Watched(graph, target, folder), legal, feeds)
 
 
-class _Watched:
+class _Watched(WatchedGraph):
     """A graph in a session that profiles.
 
     Args:
@@ -58,6 +52,7 @@ class _Watched:
     """
 
     def __init__(self, graph: Graph, target: "Target", folder: Path) -> None:
+        super().__init__()
         marked = graph.clone()
         for number, node in enumerate(marked.nodes):
             node.location = Location(f"@{number}@")
@@ -77,16 +72,11 @@ class _Watched:
         self._executable = OnnxRuntimeExecutable(
             self._session, inputs, [port_of(name, value) for name, value in graph.outputs.items()]
         )
-        self._runs = 0
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Run the graph often enough for caches to be its own; the first time of a round warms them."""
-        self._runs = self._runs or runs_of_a_round(lambda: self._executable.run(feeds))
-        for _ in range(self._runs):
-            self._executable.run(feeds)
+        self._executable.run(feeds)
 
     def times(self) -> NodeTimes:
-        """The times of all runs but the first of each round."""
         owners = _Owners(onnx.load(self._fused, load_external_data=False).graph)
         times, conversions = dict.fromkeys(self._modules, 0.0), dict.fromkeys(self._modules, 0.0)
         for name, (operator, seconds) in self._kernels().items():
@@ -107,7 +97,7 @@ class _Watched:
                 taken.setdefault(name, []).append(event["dur"] / 1e6)
                 operators[name] = event["args"]["op_name"]
         warm = {
-            name: [one for run, one in enumerate(seconds[1:]) if run % self._runs] for name, seconds in taken.items()
+            name: [one for number, one in enumerate(seconds) if self.is_warm(number)] for name, seconds in taken.items()
         }
         return {name: (operators[name], float(np.median(warm[name] or taken[name]))) for name in taken}
 

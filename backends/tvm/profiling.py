@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.drafts import workspace
 from ...ir.graph import Graph
-from ..base import NodeTimes, runs_of_a_round
+from ..base import NodeTimes
+from ..node_timing import WatchedGraph, timed_in_turn
 from .compiler.compilation import Compilation
 from .runtime import libraries
 from .runtime.program import LIBRARY, Program, Stopwatch
@@ -18,8 +18,6 @@ from .runtime.weights import read_weights
 
 if TYPE_CHECKING:
     from ...targets import Target
-
-_ROUNDS = 10
 
 
 def node_times(legal: Sequence[Graph], target: "Target", feeds: Mapping[str, np.ndarray]) -> list[NodeTimes]:
@@ -32,15 +30,10 @@ def node_times(legal: Sequence[Graph], target: "Target", feeds: Mapping[str, np.
         target: with the number of threads.
         feeds: one inference's inputs.
     """
-    with workspace() as folder:
-        watched = [_Watched(graph, target, folder / str(number)) for number, graph in enumerate(legal)]
-        for _ in range(_ROUNDS):
-            for held in watched:
-                held.run(feeds)
-        return [held.times() for held in watched]
+    return timed_in_turn(lambda graph, folder: _Watched(graph, target, folder), legal, feeds)
 
 
-class _Watched:
+class _Watched(WatchedGraph):
     """A compiled graph whose kernels are timed.
 
     Args:
@@ -50,6 +43,7 @@ class _Watched:
     """
 
     def __init__(self, graph: Graph, target: "Target", folder: Path) -> None:
+        super().__init__()
         folder.mkdir()
         compilation = Compilation(graph, graph, target, checks_kernels=False)
         compilation.write(folder)
@@ -58,19 +52,16 @@ class _Watched:
         self._kernels = compilation.kernels
         self._inputs = [value.name for value in graph.inputs]
         self._watch = Stopwatch(Program(folder / LIBRARY, read_weights(folder), target.threads))
-        self._count = 0
-        self._runs: list[dict[str, float]] = []
+        self._taken: list[dict[str, float]] = []
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Run the graph often enough for caches to be its own, and keep the times of all runs but the first."""
         arrays = [carried(np.asarray(feeds[name], order="C")) for name in self._inputs]
-        self._count = self._count or runs_of_a_round(lambda: self._watch(arrays))
-        self._runs += [self._by_module(self._watch(arrays)) for _ in range(self._count)][1:]
+        self._taken.append(self._by_module(self._watch(arrays)))
 
     def times(self) -> NodeTimes:
-        """The median of all runs."""
-        names = dict.fromkeys([*self._modules.values(), *(name for run in self._runs for name in run)])
-        medians = {name: float(np.median([run.get(name, 0.0) for run in self._runs])) for name in names}
+        warm = [taken for number, taken in enumerate(self._taken) if self.is_warm(number)]
+        names = dict.fromkeys([*self._modules.values(), *(name for taken in warm for name in taken)])
+        medians = {name: float(np.median([taken.get(name, 0.0) for taken in warm])) for name in names}
         return NodeTimes(medians, {})
 
     def _by_module(self, calls: Sequence[tuple[str, float]]) -> dict[str, float]:

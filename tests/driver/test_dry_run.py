@@ -25,6 +25,7 @@ def test_exact_passes_run_and_of_lossy_ones_places_are_told(folder: Path) -> Non
             {
                 "model": "net.planish",
                 "passes": PASSES,
+                "target": "x86-64-avx512-vnni",
                 "data": {"calibration": "data.py:calibration"},
                 "folder": folder,
             }

@@ -55,8 +55,9 @@ def test_a_factor_goes_by_the_gain_of_the_plan_before() -> None:
     assert known.gain(Plan((HALF, "quantize"))) == pytest.approx(1.5 * 2 * 0.6 ** (np.log(1.5) / np.log(2)))
 
 
-def test_a_speedup_that_is_asked_for_is_predicted_to_be_met() -> None:
-    milder, stronger = ({"prune-channels": {"speedup": it}} for it in (2.0, 4.0))
+@pytest.mark.parametrize("number", [float, int])
+def test_a_speedup_that_is_asked_for_is_predicted_to_be_met(number: type) -> None:
+    milder, stronger = ({"prune-channels": {"speedup": number(it)}} for it in (2, 4))
     known = guess()
     assert known.gain(Plan((milder,))) == 2.0
     known.learn(point(1.9, 0.005, milder))
