@@ -89,8 +89,8 @@ def quantize_linear(
     if dtype_of(to).is_float:
         return convert(_plus(y, zero_point, axis, block_size), to, saturate=bool(saturate))
     low, high = dtype_of(to).limits
-    rounded = _plus(torch.round(y), zero_point, axis, block_size).clamp(low, high)
-    return convert(rounded.nan_to_num(low), to, saturate=True)  # as runtimes make of NaN
+    y = _plus(y.round_(), zero_point, axis, block_size).clamp_(low, high).nan_to_num_(low)  # as runtimes make of NaN
+    return convert(y, to, saturate=True)
 
 
 @operator("DequantizeLinear")
@@ -104,9 +104,9 @@ def dequantize_linear(
     output_dtype: int = 0,
 ) -> Tensor:
     working = torch.promote_types(_precision(scale), torch.float32)
-    y = plain(x).to(working)
+    y = plain(x).to(working, copy=True)  # floats, where what is rounded is trained
     if zero_point is not None:
-        y = y - _spread(plain(zero_point), x, axis, block_size).to(working)
+        y -= _spread(plain(zero_point), x, axis, block_size).to(working)
     y = y * _spread(scale, x, axis, block_size).to(working)
     return y.to(torch_dtype(DType(output_dtype)) if output_dtype else scale.dtype)
 

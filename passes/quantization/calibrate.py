@@ -9,7 +9,7 @@ import numpy as np
 from ...ir.errors import UsageError
 from ...ir.graph import Graph, Value
 from ..base import Feeds, PassContext
-from .clipping import STEPS, Bounds
+from .clipping import EVERYTHING, STEPS, Bounds
 from .observers import Observer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Watch:
         self.observer.update(array)
         samples = array.reshape(count if array.ndim and array.shape[0] % count == 0 else 1, -1)
         squares = np.einsum("ij,ij->i", samples, samples, dtype=np.float64)
-        self.reach.append(np.abs(samples).max(axis=1, initial=0.0))
+        self.reach.append(np.maximum(samples.max(axis=1, initial=0.0), -samples.min(axis=1, initial=0.0)))
         self.power.append(squares / np.maximum(np.count_nonzero(samples, axis=1), 1))
 
     @property
@@ -102,7 +102,8 @@ def calibrate(
             if see is not None:
                 see(done, value, tensor)
             if value in watched:
-                watched[value].update(tensor.numpy().clip(*values[value]), count)
+                array = tensor.numpy()
+                watched[value].update(array if values[value] == EVERYTHING else array.clip(*values[value]), count)
 
         interpreter.run(batch, observe)
     context.progress("calibrating", len(batches), len(batches))

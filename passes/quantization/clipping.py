@@ -6,14 +6,16 @@ from math import inf
 from ...ir.graph import Node
 
 Bounds = tuple[float, float]
-_EVERYTHING = (-inf, inf)
+EVERYTHING = (-inf, inf)
+"""Bounds that bound nothing."""
+
 STEPS = 255
 """How many steps a grid of 8 bits has from end to end."""
 
 
 def clipping_range(readers: Iterable[Node]) -> Bounds:
     """The range outside of which none of a value's readers sees a difference; unbounded where nobody reads it."""
-    bounds = [bounds_of(node) for node in readers] or [_EVERYTHING]
+    bounds = [bounds_of(node) for node in readers] or [EVERYTHING]
     return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
@@ -30,7 +32,7 @@ def bounds_of(node: Node) -> Bounds:
             slope, offset = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
             return -offset / slope, (1 - offset) / slope
         case _:
-            return _EVERYTHING
+            return EVERYTHING
 
 
 def widen(range: Bounds, bounds: Bounds) -> Bounds:

@@ -34,10 +34,15 @@ class MinMaxObserver(Observer):
 
     def update(self, batch: np.ndarray) -> None:
         low, high = float(batch.min(initial=0.0)), float(batch.max(initial=0.0))
-        if not np.isfinite(low + high):
+        if not (np.isfinite(low) and np.isfinite(high)):
             self.update(batch[np.isfinite(batch)])
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
+        if low or high:
+            self._count(batch)
+
+    def _count(self, batch: np.ndarray) -> None:
+        """Take into account more of a batch of finite numbers than its ends, which are known already."""
 
     def range(self) -> tuple[float, float]:
         return self.low, self.high
@@ -55,14 +60,11 @@ class HistogramObserver(MinMaxObserver):
         self.counts = np.zeros(_BINS, np.int64)
         self.limit = 0.0
 
-    def update(self, batch: np.ndarray) -> None:
-        values = batch[(batch != 0) & np.isfinite(batch)]
-        if not values.size:
-            return
-        super().update(values)
+    def _count(self, batch: np.ndarray) -> None:
         self._widen(max(-self.low, self.high))
-        places = (values * (_BINS / 2 / self.limit) + _BINS / 2).astype(np.int64)
-        self.counts += np.bincount(np.minimum(places, _BINS - 1), minlength=_BINS)
+        places = (batch * (_BINS / 2 / self.limit) + _BINS / 2).astype(np.int64).reshape(-1)
+        self.counts += np.bincount(np.minimum(places, _BINS - 1, out=places), minlength=_BINS)
+        self.counts[_BINS // 2] -= batch.size - np.count_nonzero(batch)
 
     @property
     def centers(self) -> np.ndarray:
