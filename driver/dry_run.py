@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ir.analysis.cost import summarize
@@ -108,6 +108,7 @@ def _tried(passes: Sequence[Pass], graph: Graph, context: PassContext) -> list[P
         start, is_lossy = time.perf_counter(), step.effect is Effect.LOSSY
         if is_lossy:
             found = step.foresee(graph, narrowed.narrowed(step.only, step.skip)) or PassResult()
+            found = replace(found, misses=(*step.doubts(graph), *found.misses))
         else:
             found = PassResult(step.apply(graph, narrowed).counts)
         seconds, cost = time.perf_counter() - start, summarize(graph, context.sizes)

@@ -1,6 +1,6 @@
 """Which nodes a pass may touch: the globs of its options `only` and `skip`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Self
@@ -30,9 +30,22 @@ class Selection:
             return False
         if not self.rows:
             return True
-        names = (node.location.module, node.operator, *(output.name for output in node.outputs))
+        names = _names(node)
 
         def matches(globs: Sequence[str]) -> bool:
             return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
         return all((not only or matches(only)) and not matches(skip) for only, skip in self.rows)
+
+
+def unmatched(globs: Iterable[str], nodes: Iterable[Node]) -> list[str]:
+    """The globs that match none of some nodes."""
+    left = list(dict.fromkeys(globs))
+    for node in nodes if left else ():
+        names = _names(node)
+        left = [glob for glob in left if not any(fnmatchcase(name, glob) for name in names)]
+    return left
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    return node.location.module, node.operator, *(output.name for output in node.outputs)

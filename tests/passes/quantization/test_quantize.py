@@ -164,6 +164,15 @@ def test_skipped_layers_stay_in_float():
     assert stem.inputs[1].dtype is DType.float32
     assert stem.constant(1) is not None
     assert result.counts["layers"] == 2
+    assert not result.notes
+
+
+def test_globs_that_name_no_layer_are_told():
+    _, _, _, result = quantized("convolutions", skip=("steam", "Co?v"), only=("stem", "heads.*"))
+    assert [note.split(",")[0] for note in result.notes] == [
+        "no layer is called heads.*",
+        "no layer is called steam",
+    ]
 
 
 def test_a_swish_between_integers_is_one_kernel(tmp_path):
