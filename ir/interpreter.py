@@ -1,6 +1,6 @@
 """The interpreter: runs a graph with torch, node by node; the meaning that every backend is held to."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from .infer import find_operator
 from .limits import MOST_BYTES, check_types
 from .ops import Body, Operator
 from .ops.dtypes import to_numpy, to_torch
+from .types import TensorType
 
 Observer = Callable[[Value, torch.Tensor], torch.Tensor | None]
 """What sees each value's tensor; where it returns another one, that is computed with instead."""
@@ -69,10 +70,7 @@ class Interpreter:
 
     def _check_sizes(self, given: Sequence[Held]) -> None:
         """Refuse what would take too much memory at the sizes of some inputs."""
-        sizes: dict[str, int] = {}
-        for value, held in zip(self.graph.inputs, given, strict=True):
-            if isinstance(held, torch.Tensor) and value.type.is_ranked:
-                sizes |= {dim: size for dim, size in zip(value.shape, held.shape, strict=False) if isinstance(dim, str)}
+        sizes = _sizes(zip(self.graph.inputs, given, strict=True))
         key = tuple(sizes.items())
         if key in self._fitting:
             return
@@ -103,10 +101,7 @@ class Interpreter:
             observe: as in `run`.
         """
         for node, definition, inner in self._nodes[places.start : places.stop]:
-            bodies = {
-                name: _Body(body, {value: values[value] for value in node.captured}, observe)
-                for name, body in inner.items()
-            }
+            bodies = _bodies(node, inner, values, observe) if inner else {}
             results = map(_dense, evaluate(node, definition, values, bodies))
             values.update(zip(node.outputs, results, strict=False))
             self._observe(node.outputs, values, observe)
@@ -125,14 +120,46 @@ class Interpreter:
 class _Body:
     """A graph inside a node, ready to be called by the node's operator."""
 
-    def __init__(self, interpreter: Interpreter, around: Mapping[Value, Held], observe: Observer | None) -> None:
-        self.types = tuple(value.type for value in interpreter.graph.outputs.values())
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        around: Mapping[Value, Held],
+        sizes: Mapping[str, int],
+        observe: Observer | None,
+    ) -> None:
+        self.types = tuple(_sized(value.type, sizes) for value in interpreter.graph.outputs.values())
         self._interpreter = interpreter
         self._around = around
         self._observe = observe
 
     def __call__(self, *arguments: Held) -> tuple[Held, ...]:
         return self._interpreter.call(arguments, self._around, self._observe)
+
+
+def _bodies(
+    node: Node, inner: Mapping[str, Interpreter], values: Mapping[Value, Held], observe: Observer | None
+) -> dict[str, _Body]:
+    """The graphs inside a node."""
+    seen = {value: values[value] for value in (*node.inputs, *node.captured) if value is not None}
+    around, sizes = {value: seen[value] for value in node.captured}, _sizes(seen.items())
+    return {name: _Body(body, around, sizes, observe) for name, body in inner.items()}
+
+
+def _sizes(held: Iterable[tuple[Value, Held]]) -> dict[str, int]:
+    """The sizes of symbolic dimensions, as tensors of values have them."""
+    sizes: dict[str, int] = {}
+    for value, tensor in held:
+        if isinstance(tensor, torch.Tensor) and value.type.is_ranked:
+            sizes |= {dim: size for dim, size in zip(value.shape, tensor.shape, strict=False) if isinstance(dim, str)}
+    return sizes
+
+
+def _sized(type: TensorType, sizes: Mapping[str, int]) -> TensorType:
+    """A type whose dimensions are numbers where their sizes are known."""
+    dims = type.dims
+    if dims is None:
+        return type
+    return type.resized(tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims))
 
 
 def _graphs(node: Node) -> Iterator[tuple[str, Graph]]:

@@ -101,6 +101,8 @@ def rms_normalization(
 
 @operator("LpNormalization")
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
+    if p not in (1, 2):
+        raise ValueError(f"the norm's order p is 1 or 2, not {p}")
     size = torch.linalg.vector_norm(x, p, axis, keepdim=True)
     return torch.where(size == 0, 0, x / torch.where(size == 0, 1, size))
 

@@ -109,3 +109,30 @@ def test_a_node_of_constants_is_evaluated_without_a_graph() -> None:
     values, indices = evaluate_constant(next(graph.nodes))
     assert values.dtype == np.int8
     assert (values.tolist(), indices.tolist()) == ([7, 5], [2, 0])
+
+
+def test_a_loop_without_steps_returns_rows_of_the_size_that_they_would_have() -> None:
+    graph = parse_graph("""\
+graph "g"(%x: float32[n, 2]) {
+  const %steps: int64[] = 0
+  %last: float32[n, 2], %rows: float32[0, n, 2] = Loop(%steps, none, %x) {body = graph "b"(%i: int64[], %on: bool[], %s: float32[n, 2]) {
+    %more: bool[] = Identity(%on)
+    %next: float32[n, 2] = Add(%s, %s)
+    %row: float32[n, 2] = Relu(%s)
+    return more = %more, next = %next, row = %row
+  }}
+  return rows = %rows
+}
+""")  # noqa: E501
+    assert Interpreter(graph).run({"x": np.ones((3, 2), np.float32)})["rows"].shape == (0, 3, 2)
+
+
+def test_an_order_that_no_norm_has_is_refused() -> None:
+    graph = parse_graph("""\
+graph "g"(%x: float32[2]) {
+  %y: float32[2] = LpNormalization(%x) {p = 0}
+  return y = %y
+}
+""")
+    with pytest.raises(ModelError, match="p is 1 or 2, not 0"):
+        Interpreter(graph).run({"x": np.ones(2, np.float32)})
