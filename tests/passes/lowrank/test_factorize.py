@@ -479,3 +479,27 @@ def test_a_layer_that_takes_longer_in_two_stays_whole() -> None:
     assert result.counts == {"factorize": 1}
     assert result.misses == ["first: in two layers of rank 3 it would take 200 µs where it took 100 µs"]
     assert [node.location.module for node in graph.nodes if node.operator == "MatMul"] == ["first", "second", "second"]
+
+
+def test_others_give_what_slow_layers_would_have_and_tables_give_for_size_alone() -> None:
+    graph = Graph()
+    op = Builder(graph, location=Location("table"))
+    rows = op.Gather(low_rank(200, 32, rank=4), graph.add_input("ids", TensorType(DType.int64, ("batch", 6))))
+    op.location = Location("slow")
+    first = op.MatMul(rows, low_rank(32, 64, rank=4))
+    op.location = Location("fast")
+    graph.outputs["y"] = op.MatMul(op.Relu(first), low_rank(64, 32, rank=8))
+    before = summarize(graph).parameters
+    feeds = tuple({"ids": RANDOM.integers(0, 200, (16, 6))} for _ in range(4))
+
+    def profile(graphs: Sequence[Graph]) -> list[Profile]:
+        times = [dict.fromkeys((rows.name, first.name), seconds) for seconds in (1e-4, 2e-4)]
+        return [Profile(np.ones(8), modules, {}) for modules, _ in zip(times, graphs, strict=True)]
+
+    context = PassContext(load_target("x86-64"), graph.clone(), feeds, profile=profile)
+    result = Factorization(parameters=0.6).apply(graph, context)
+
+    products = [node.location.module for node in graph.nodes if node.operator == "MatMul"]
+    assert products == ["table", "slow", "fast", "fast"]
+    assert summarize(graph).parameters <= 0.4 * before
+    assert any(miss.startswith("slow: in two layers of rank ") for miss in result.misses)
