@@ -43,7 +43,7 @@ class Factorization(Pass):
 
     With calibration data the error is weighed by what the layer reads, so that the least of its output is lost, not of
     its weight (Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025), and by how much that matters to
-    the model's outputs ("K-FAC"; see `decompose`). Only what varies counts: the mean of what is lost goes into the
+    the model's outputs (see `weight_metrics`). Only what varies counts: the mean of what is lost goes into the
     bias, where there can be one.
 
     With calibration data and none of `energy`, `rank`, `ratio`, `flops` and `parameters`, as much as possible is taken,

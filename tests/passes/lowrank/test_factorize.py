@@ -316,11 +316,11 @@ def test_rows_of_a_table_that_are_looked_up_most_stay_as_they_are() -> None:
 
 
 def test_errors_that_add_up_over_the_rows_of_a_sample_count_more() -> None:
-    """Most of what varies differs from row to row and is gone from their mean; a tenth is the same for all rows."""
+    """Most of what varies differs from row to row and is gone from their mean; a fifth is the same for all rows."""
     shared, own = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].reshape(2, 16, 32)
 
     def batch() -> np.ndarray:
-        common = 0.3 * RANDOM.standard_normal((8, 1, 16)) @ shared
+        common = 0.5 * RANDOM.standard_normal((8, 1, 16)) @ shared
         return (common + RANDOM.standard_normal((8, 64, 16)) @ own).astype(np.float32)
 
     weight = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].astype(np.float32)
