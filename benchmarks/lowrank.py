@@ -94,6 +94,7 @@ def smollm2(
     count: Annotated[int, typer.Option(help="Windows to calibrate on.")] = 32,
     seeds: Annotated[int, typer.Option(help="Draws of the windows to calibrate on.")] = 1,
     backend: Annotated[str, typer.Option(help="That is timed; empty for none.")] = "tvm",
+    threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
 ) -> None:
     """Take parameters from SmolLM2's decoder and print what perplexity is left, and at which speed."""
     place = language.prepare(work, root, windows)
@@ -123,7 +124,7 @@ def smollm2(
         print(f"draw {seed}, planish: {np.exp(ours.mean()):.3f}, {words}", flush=True)
         print("  its rise is {:.3f} of the plain one's [{:.3f}, {:.3f}]".format(*rise(ours, theirs, exact)), flush=True)
         if backend and not seed:
-            timed((whole, made), lambda tokens: {name: judged[:1, :tokens]}, backend)
+            timed((whole, made), lambda tokens: {name: judged[:1, :tokens]}, backend, threads)
 
 
 @app.command()
@@ -134,6 +135,7 @@ def minilm(
     test: Annotated[int, typer.Option(help="Other sentences, to judge on.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the draw of sentences.")] = 0,
     backends: Annotated[str, typer.Option(help="That are timed; empty for none.")] = "tvm,onnxruntime",
+    threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
 ) -> None:
     """Take parameters from MiniLM and print how its embeddings agree with people and with before."""
     import adapters
@@ -163,7 +165,7 @@ def minilm(
     spearman = [metric.spearman([[one] for one in found], judged) for found in (before, after)]
     print(f"Spearman: {spearman[0]:.4f} before, {spearman[1]:.4f} after", flush=True)
     for backend in filter(None, backends.split(",")):
-        timed((whole, made), lambda tokens: {name: np.ones((1, tokens), np.int64) for name in lee[0]}, backend)
+        timed((whole, made), lambda tokens: {name: np.ones((1, tokens), np.int64) for name in lee[0]}, backend, threads)
 
 
 def _batches(texts: Sequence[str], seed: int) -> list[Feeds]:
@@ -179,9 +181,9 @@ def _embeddings(graph: Graph, batches: Sequence[Feeds]) -> list[np.ndarray]:
     return [run(batch)[output] for batch in batches]
 
 
-def timed(graphs: Sequence[Graph], feeds: Callable[[int], Feeds], backend: str) -> None:
-    """Print how many times as fast the second graph is as the first, at some lengths, with two threads."""
-    target = replace(load_target("native"), threads=2)
+def timed(graphs: Sequence[Graph], feeds: Callable[[int], Feeds], backend: str, threads: int) -> None:
+    """Print how many times as fast the second graph is as the first, at some lengths."""
+    target = replace(load_target("native"), threads=threads)
     models = [planish.compile(graph, backend=backend, target=target) for graph in graphs]
     for tokens in (1, 16, 128, 512):
         before, after = interleaved([partial(model, **feeds(tokens)) for model in models])
