@@ -44,10 +44,9 @@ def decompose(matrix: np.ndarray, moment: np.ndarray | None = None, metric: np.n
 
     With `M` the moment and `G` the metric, that is the trace of `D^T M D G` for a change `D` of the weight. The best
     approximations are the truncated singular value decompositions of `M^1/2 W G^1/2`: without metric those of Chen et
-    al., "DRONE", NeurIPS 2021, and Wang et al., "SVD-LLM", ICLR 2025. Where the metric holds second moments of the
-    loss's gradients, the error is that of the loss, in the approximation of Martens and Grosse, "K-FAC", ICML 2015. Of
-    two eigenvalue problems that give it the one with fewer rows is solved: a head has a hundred times as many outputs
-    as inputs.
+    al., "DRONE", NeurIPS 2021, and Wang et al., "SVD-LLM", ICLR 2025. Where both hold second moments of the loss's
+    gradients, the error is that of the loss. Of two eigenvalue problems that give it the one with fewer rows is solved:
+    a head has a hundred times as many outputs as inputs.
 
     Args:
         matrix: the weight, `[K, N]`.

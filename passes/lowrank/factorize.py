@@ -43,7 +43,7 @@ class Factorization(Pass):
 
     With calibration data the error is weighed by what the layer reads, so that the least of its output is lost, not of
     its weight (Chen et al., "DRONE", NeurIPS 2021; Wang et al., "SVD-LLM", ICLR 2025), and by how much that matters to
-    the model's outputs ("K-FAC"; see `decompose`). Only what varies counts: the mean of what is lost goes into the
+    the model's outputs (see `weight_metrics`). Only what varies counts: the mean of what is lost goes into the
     bias, where there can be one.
 
     With calibration data and none of `energy`, `rank`, `ratio`, `flops` and `parameters`, as much as possible is taken,
@@ -63,7 +63,8 @@ class Factorization(Pass):
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
             outputs 100 (1 - cosine). The output that loses most counts.
 
-    Where the backend can be timed, layers stay whole that would take longer in two.
+    Where the backend can be timed, layers stay whole that would take longer in two, and others give what they would
+    have; embeddings are narrowed for their size alone.
     """
 
     name: ClassVar[str] = "factorize"
@@ -102,9 +103,12 @@ class Factorization(Pass):
         else:
             judge = Judge(graph, held_out, labelled)
             cuts, notes = self._within(graph, context, layers, judge), judge.doubts(self.max_drop)
-        if context.profile is not None and context.profile_decides:
+        while context.profile is not None and context.profile_decides:
             layers, slow = self._paying(graph, context, layers, cuts, context.profile)
             misses += slow
+            if not slow or self.rank or self.ratio or not (self.flops or self.parameters):
+                break
+            cuts, notes = self._for_budget(graph, layers, context)  # others give what those would have
         found = self._split(graph, context, layers, cuts)
         return PassResult(found.counts, [*found.misses, *misses], notes)
 
@@ -159,19 +163,22 @@ class Factorization(Pass):
         cuts: Mapping[Node, Cut],
         profile: Profiler,
     ) -> tuple[list["_Layer"], list[str]]:
-        """The layers but for those that take longer in two, with a sentence for each of these."""
+        """The layers but for those that take longer in two, with a sentence for each of these.
+
+        Tables are narrowed for their size alone.
+        """
         whole, copy = named(graph), named(graph)
         moved, moved_cuts = _moved(graph, copy, layers, cuts)
         if not self._split(copy, replace(context, counter=DebugCounter()), moved, moved_cuts).changed:
             return list(layers), []
         slow = slower_layers(profile, whole, copy)
-        names = {layer.node: layer.node.outputs[0].name for layer in layers}
+        names = {node: node.outputs[0].name for node in cuts if node.operator != "Gather"}
         misses = [
             f"{node.location}: in two layers of rank {cuts[node].rank} it would take {slow[name]}"
             for node, name in names.items()
-            if node in cuts and name in slow
+            if name in slow
         ]
-        return [layer for layer in layers if layer.node not in cuts or names[layer.node] not in slow], misses
+        return [layer for layer in layers if names.get(layer.node) not in slow], misses
 
     def _rank(self, rows: int, columns: int) -> int:
         """The rank of a layer's weight that was asked for."""

@@ -47,11 +47,13 @@ def weight_metrics(
 ) -> dict[Node, Metric]:
     """Second moments of the loss's gradients at weights, for their rows and for their columns.
 
-    Their product stands for Fisher's information of the outputs, as in Gupta et al., "Shampoo", ICML 2018. Unlike that
-    of moments of inputs and of outputs' gradients (Martens and Grosse, "K-FAC", ICML 2015) it knows that errors of a
-    sample's rows add up where they point the same way, and that some rows, like those of padding, don't matter. Samples
-    lie along the first axis. The fewer outputs there were, the more both moments are drawn to equal ones. A model
-    without gradients, or without outputs in float, has none.
+    Their product stands for Fisher's information of the outputs, as in Gupta et al., "Shampoo", ICML 2018. It knows
+    that errors of a sample's rows add up where they point the same way. Of a model that has an output for each row, as
+    of language, it takes more samples than there are to tell in which directions they do. So its directions are
+    averaged with those that rows have on their own, by moments of inputs and of outputs' gradients (Martens and Grosse,
+    "K-FAC", ICML 2015), where rows that don't matter, like those of padding, are left out; how much there is in all is
+    the gradients'. Samples lie along the first axis. The fewer outputs there were, the more both moments are drawn to
+    equal ones. A model without gradients, or without outputs in float, has none.
 
     Args:
         graph: that is run.
@@ -101,7 +103,7 @@ def _shrunk(moment: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "tuple[np.ndarray, np.ndarray]":
-    """Second moments of the gradients at the weight, of its rows and of its columns, where a bias takes the mean.
+    """Second moments of a batch's gradients at the weight, of its rows and of its columns, where a bias takes the mean.
 
     Those of a table's rows are the counts of them, which more data are there for.
     """
@@ -112,13 +114,19 @@ def _moments(node: Node, x: "Tensor", gradient: "Tensor", mean: np.ndarray) -> "
     if node.operator == "Conv":
         x = windows(x, node).movedim(1, x.ndim - 1)
     gradient = gradient.flatten(1, -2) if gradient.ndim > 2 else gradient[:, None]
-    x = x.reshape(*gradient.shape[:2], -1) - torch.from_numpy(mean).to(x)
+    x = (x.reshape(*gradient.shape[:2], -1) - torch.from_numpy(mean).to(x)) * gradient.any(-1, keepdim=True)
     inputs, outputs = 0.0, 0.0
     for given, slope in zip(x.split(_BLOCK, 1), gradient.split(_BLOCK, 1), strict=True):
         seen, weight = (slope @ slope.mT) @ given, (given @ given.mT) @ slope
-        inputs = inputs + _product(given.flatten(0, 1), seen.flatten(0, 1))
-        outputs = outputs + _product(slope.flatten(0, 1), weight.flatten(0, 1))
+        inputs = inputs + _averaged(given.flatten(0, 1), seen.flatten(0, 1))
+        outputs = outputs + _averaged(slope.flatten(0, 1), weight.flatten(0, 1))
     return np.asarray(inputs), np.asarray(outputs)
+
+
+def _averaged(rows: "Tensor", joint: "Tensor") -> np.ndarray:
+    """The mean of what rows of a sample do together, and of what each does on its own, drawn to the same trace."""
+    together, alone = _product(rows, joint), _product(rows, rows)
+    return (together + _trace(together) / (_trace(alone) or 1.0) * alone) / 2
 
 
 def _product(one: "Tensor", other: "Tensor") -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from ...ir.errors import BudgetError
 from ...ir.graph import Graph
 from ..base import PassContext, Timing
-from .allocation import Candidate, allocate
+from .allocation import Candidate, Stage, allocate
 from .latency import measure
 from .shrink import shrunk
 
@@ -23,8 +22,6 @@ _NEAR = 0.02
 """How near is good enough to look no further."""
 _ROUNDS = 8
 """Allocations that are measured at the most."""
-_MOST_MOVES = 100
-"""Changes of one group up to which two of them are tried together."""
 
 Counts = Mapping[int, int]
 """How many channels are gone of each group that loses any, by its number."""
@@ -128,7 +125,7 @@ class Hunt:
             low, high = (place, high) if trial.measured < self._wanted else (low, place)
             ends.append(trial)
         while len(self._trials) < _ROUNDS and self._off(self._best(ends)) > _NEAR:
-            beside = self._beside(path[low], self._corrected(ends))
+            beside = self._beside(path[low], stages[low:], self._corrected(ends))
             if beside is None:
                 break
             ends.append(self._try(beside))
@@ -161,22 +158,25 @@ class Hunt:
         share = np.log(self._wanted / slower.measured) / np.log(faster.measured / slower.measured)
         return float(slower.predicted * (faster.predicted / slower.predicted) ** share)
 
-    def _beside(self, counts: Counts, goal: float) -> Counts | None:
-        """The allocation with one or two groups changed that is taken to be as fast as is wanted, and loses least."""
-        moves = [
-            (number, gone)
-            for number in range(len(self._candidates))
-            for gone in (0, *self._latencies.choices(number, 0))
-            if gone != counts.get(number, 0)
-        ]
-        pairs = combinations(moves, 2) if len(moves) <= _MOST_MOVES else ()
+    def _beside(self, counts: Counts, following: Sequence[Stage], goal: float) -> Counts | None:
+        """The allocation near one that is too slow which is taken to be as fast as is wanted, and loses least.
+
+        One group is changed, or the one of which the next stage takes too much, and others as later stages take them.
+        """
+        numbers = range(len(self._candidates))
+        moves = [(number, gone) for number in numbers for gone in (0, *self._latencies.choices(number, 0))]
+        changed = [{**counts, number: gone} for number, gone in moves]
+        jump = following[0].candidate if following else None
+        for held in [it for it, (number, _) in zip(changed, moves, strict=True) if number == jump]:
+            later = dict(held)
+            for stage in following:
+                if stage.candidate != jump:
+                    later[stage.candidate] = stage.removed
+                    changed.append(dict(later))
+        near = [it for it in changed if abs(self._latencies.speedup(it) / goal - 1) <= _NEAR]
+        some = [{number: gone for number, gone in it.items() if gone} for it in near]
         tried = [trial.counts for trial in self._trials]
-        changed = [
-            {number: gone for number, gone in {**counts, **dict(those)}.items() if gone}
-            for those in (*((move,) for move in moves), *pairs)
-        ]
-        near = [it for it in changed if abs(self._latencies.speedup(it) / goal - 1) <= _NEAR and it not in tried]
-        return min(near, key=self._lost, default=None)
+        return min((it for it in some if it not in tried), key=self._lost, default=None)
 
     def _lost(self, counts: Counts) -> float:
         return sum(float(self._candidates[number].ranking.losses[gone]) for number, gone in counts.items())

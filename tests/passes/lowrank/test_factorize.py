@@ -316,11 +316,11 @@ def test_rows_of_a_table_that_are_looked_up_most_stay_as_they_are() -> None:
 
 
 def test_errors_that_add_up_over_the_rows_of_a_sample_count_more() -> None:
-    """Most of what varies differs from row to row and is gone from their mean; a tenth is the same for all rows."""
+    """Most of what varies differs from row to row and is gone from their mean; a fifth is the same for all rows."""
     shared, own = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].reshape(2, 16, 32)
 
     def batch() -> np.ndarray:
-        common = 0.3 * RANDOM.standard_normal((8, 1, 16)) @ shared
+        common = 0.5 * RANDOM.standard_normal((8, 1, 16)) @ shared
         return (common + RANDOM.standard_normal((8, 64, 16)) @ own).astype(np.float32)
 
     weight = np.linalg.qr(RANDOM.standard_normal((32, 32)))[0].astype(np.float32)
@@ -479,3 +479,27 @@ def test_a_layer_that_takes_longer_in_two_stays_whole() -> None:
     assert result.counts == {"factorize": 1}
     assert result.misses == ["first: in two layers of rank 3 it would take 200 µs where it took 100 µs"]
     assert [node.location.module for node in graph.nodes if node.operator == "MatMul"] == ["first", "second", "second"]
+
+
+def test_others_give_what_slow_layers_would_have_and_tables_give_for_size_alone() -> None:
+    graph = Graph()
+    op = Builder(graph, location=Location("table"))
+    rows = op.Gather(low_rank(200, 32, rank=4), graph.add_input("ids", TensorType(DType.int64, ("batch", 6))))
+    op.location = Location("slow")
+    first = op.MatMul(rows, low_rank(32, 64, rank=4))
+    op.location = Location("fast")
+    graph.outputs["y"] = op.MatMul(op.Relu(first), low_rank(64, 32, rank=8))
+    before = summarize(graph).parameters
+    feeds = tuple({"ids": RANDOM.integers(0, 200, (16, 6))} for _ in range(4))
+
+    def profile(graphs: Sequence[Graph]) -> list[Profile]:
+        times = [dict.fromkeys((rows.name, first.name), seconds) for seconds in (1e-4, 2e-4)]
+        return [Profile(np.ones(8), modules, {}) for modules, _ in zip(times, graphs, strict=True)]
+
+    context = PassContext(load_target("x86-64"), graph.clone(), feeds, profile=profile)
+    result = Factorization(parameters=0.6).apply(graph, context)
+
+    products = [node.location.module for node in graph.nodes if node.operator == "MatMul"]
+    assert products == ["table", "slow", "fast", "fast"]
+    assert summarize(graph).parameters <= 0.4 * before
+    assert any(miss.startswith("slow: in two layers of rank ") for miss in result.misses)
