@@ -71,10 +71,10 @@ def test_passes_of_ones_own_are_named_in_a_recipe(built) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "times_smaller"), [("minilm", 3.5), ("ocr", 3.0)])
-def test_pretrained_models_keep_their_budget(built, name: str, times_smaller: float) -> None:
+@pytest.mark.parametrize(("name", "drop", "times_smaller"), [("minilm", 0.01, 3.5), ("ocr", 0.005, 2.5)])
+def test_pretrained_models_keep_their_budget(built, name: str, drop: float, times_smaller: float) -> None:
     artifact = built(name)
-    assert artifact.drop <= 0.01
+    assert artifact.drop <= drop
     assert artifact.shrinkage >= times_smaller
     assert artifact.load().inputs == planish.load(artifact.directory).inputs
 
