@@ -47,7 +47,9 @@ from planish.ir.traits import Trait
 HERE = Path(__file__).parent
 BUDGET = 0.01
 QUANTIZE, DYNAMIC, MIXED = "quantize", {"quantize": {"scheme": "int8-dynamic"}}, "quantize-mixed"
+SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
 DISTILL = {"distill": {"temperature": 1.0}}
+LONG_DISTILL = {"distill": {"temperature": 1.0, "epochs": 40}}
 PRESETS: Sequence[Step] = (
     QUANTIZE,
     DYNAMIC,
@@ -128,12 +130,9 @@ def _first(text: str) -> str:
 
 def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
     """What is searched: the data are those of both choices and judgement."""
-    prunings = [{"prune-channels": {"speedup": speedup}} for speedup in (1.25, 1.5, 2.0)]
-    if model is Model.CNN:  # whose equal ratios lose less than shares by what groups are estimated to lose
-        whole = {"round_to": 16, "strict": True}
-        prunings = [{"prune-channels": {"ratio": share, **whole}} for share in (0.5, 0.65)]
-        prunings.append({"prune-channels": {"speedup": 2.0}})
+    prunings = [{"prune-channels": {"speedup": speedup}} for speedup in SPEEDUPS]
     quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE]
+    distillations = [DISTILL, LONG_DISTILL] if model in (Model.CNN, Model.VIT) else [DISTILL]
     if model is Model.OCR:
         quantizations.append(MIXED)
     trained = {"root": str(root), "cache": str(cache)}
@@ -155,7 +154,7 @@ def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
             },
             "backend": "onnxruntime",
             "budget": {"metric_drop": BUDGET},
-            "search": {"passes": [prunings, [DISTILL], quantizations]},
+            "search": {"passes": [prunings, distillations, quantizations]},
             "folder": HERE,
             "name": model,
         }

@@ -58,7 +58,7 @@ class Guess:
 
     def ahead(self, plans: Sequence[Plan], count: int) -> list[Plan]:
         """The plan to build, and some that are likely to be next."""
-        left = [plan for plan in plans if plan.key not in self._known]
+        left = [plan for plan in self._with_new_strengths(plans) if plan.key not in self._known]
         first = [plan for plan in left if len(plan.steps) <= 1]
         if first:
             return first[:count]
@@ -73,6 +73,18 @@ class Guess:
         chosen = [plan for _, plan in hopeful] or [plan for plan in [self._between(plans)] if plan is not None]
         found = [plan if plan.untrained.key in self._known else plan.untrained for plan in chosen]
         return list({plan.key: plan for plan in found}.values())[:count]
+
+    def _with_new_strengths(self, plans: Sequence[Plan]) -> list[Plan]:
+        """The plans, and the same with strengths of their first step that were tried since, which weren't given."""
+        given = {plan.key for plan in plans}
+        new = [it.plan for it in self.points if len(it.plan.steps) == 1 and it.plan.key not in given]
+        found = [
+            plan.replaced(0, single.steps[0])
+            for single in new
+            for plan in plans
+            if len(plan.steps) > 1 and name_of(plan.steps[0]) == name_of(single.steps[0])
+        ]
+        return list({plan.key: plan for plan in (*plans, *found)}.values())
 
     def gain(self, plan: Plan) -> float | None:
         """What a plan is predicted to gain; None where nothing is known."""
@@ -101,7 +113,7 @@ class Guess:
             return None
         gain, loss = parent
         if plan.ends_in_distillation:
-            return (gain, loss * (1 - self._brings_back())) if loss > self._budget / 2 else None
+            return (gain, loss * (1 - self._brings_back(plan.last))) if loss > self._budget / 2 else None
         single = self._built(plan.last)
         if single is None:
             return self._asked_for(plan.last, gain, loss)
@@ -134,11 +146,11 @@ class Guess:
         gains, factors = [gain for gain, _ in pairs], [factor for _, factor in pairs]
         return math.exp(float(np.interp(math.log(gain), gains, factors))) if pairs else 1.0
 
-    def _brings_back(self) -> float:
-        """The share of a loss that distillation brings back, by the plans that were built with and without it."""
+    def _brings_back(self, last: Plan) -> float:
+        """The share of a loss that a distillation brings back, by the plans that were built with and without it."""
         shares: list[float] = []
         for point in self.points:
-            if point.plan.ends_in_distillation:
+            if point.plan.last == last:
                 before = self._known.get(point.plan.parent.key)
                 if before is not None and 0 < before.drop < math.inf and point.drop < math.inf:
                     shares.append(1 - max(point.drop, 0.0) / before.drop)
@@ -179,6 +191,8 @@ class Guess:
     def _is_beyond(self, other: Plan, point: Point, *, is_right: bool) -> bool:
         """Whether a plan is across the budget from another one, as far as that is known."""
         known = self._known.get(other.key)
+        if known is not None and known.artifact is None:  # it may have asked for more than can be had
+            return is_right and (known.predicted or 0.0) > self._gain(point)
         gain = self.gain(other) if known is None else self._gain(known)
         if gain is None or (known is not None and (known.drop > self._budget) != is_right):
             return False

@@ -34,6 +34,10 @@ class Candidate:
     step: int
 
 
+Counts = dict[int, int]
+"""How many channels are gone of each group that loses any, by its number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Some channels more.
@@ -58,7 +62,7 @@ class Savings(Protocol):
         ...
 
     def choices(self, number: int, before: int) -> Sequence[int]:
-        """How many channels of a candidate may be gone next, where some are."""
+        """How many channels of a candidate may be gone next, where some are; the fewest first."""
         ...
 
     def gain(self, number: int, before: int, after: int) -> float:
@@ -104,6 +108,33 @@ def allocate(candidates: Sequence[Candidate], savings: Savings) -> list[Stage]:
         removed[number] = found[2]
         stages.append(Stage(number, found[2], savings.saved))
         if found := entry(number):
+            heapq.heappush(queue, found)
+    return stages
+
+
+def evenly(candidates: Sequence[Candidate], savings: Savings) -> list[Stage]:
+    """Remove channels of all candidates in equal shares, until none is left to remove.
+
+    Args:
+        candidates: groups.
+        savings: by the candidates' places.
+    """
+    removed, stages = [0] * len(candidates), list[Stage]()
+
+    def entry(number: int) -> list[tuple[float, float, int, int]]:
+        """What share of a candidate's channels goes next, what is lost then, its number, and how many are gone."""
+        size, losses = candidates[number].group.size, candidates[number].ranking.losses
+        next_ones = savings.choices(number, removed[number])[:1]
+        return [(after / size, float(losses[after]), number, after) for after in next_ones]
+
+    queue = [found for number in range(len(candidates)) for found in entry(number)]
+    heapq.heapify(queue)
+    while queue:
+        *_, number, after = heapq.heappop(queue)
+        savings.remove(number, removed[number], after)
+        removed[number] = after
+        stages.append(Stage(number, after, savings.saved))
+        for found in entry(number):
             heapq.heappush(queue, found)
     return stages
 

@@ -7,6 +7,7 @@ model. Groups that no layer has in common change their widths at the same time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,12 @@ class Latencies:
             for held, touched in zip(factors, self._touched, strict=True)
         ]
         self._left = whole.copy()
+
+    def anew(self) -> "Latencies":
+        """The same, with no channel gone."""
+        found = copy(self)
+        found._left = self._whole.copy()
+        return found
 
     @property
     def saved(self) -> float:

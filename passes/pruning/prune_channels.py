@@ -1,6 +1,6 @@
 """Structured pruning: whole channels are removed from all that computes and reads them, for a smaller dense model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import floor, gcd
@@ -15,12 +15,13 @@ from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
 from ..judge import Judge, divided, split
 from ..quantization.calibrate import first_batches_of
-from .allocation import Candidate, Operations, Stage, allocate
+from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
+from .comparison import compared
 from .importance import observe_readers, rank_by_loss, rank_by_norm
 from .readers import reader
 from .repair import repair
 from .shrink import moved, shrink, without
-from .speedup import Clock, Hunt
+from .speedup import Clock, hunt
 
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
     from ...ir.analysis.channels import ChannelGroup
@@ -58,6 +59,10 @@ class ChannelPruning(Pass):
 
     Norms over channels that go, and means of them, are those of what is left.
 
+    How much each group gives for a budget goes by what the model loses where some of its channels alone are gone, which
+    is measured on some of the data; and where equal shares of all groups lose less on batches that were held out, they
+    go instead.
+
     With none of `ratio`, `flops` and `speedup`, as much as possible is removed with which the outputs stay within
     `max_drop` on batches that were held out.
 
@@ -67,8 +72,8 @@ class ChannelPruning(Pass):
             it to the others.
         speedup: how many times as fast the model becomes instead, one sample on the backend that it is built for.
             Layers are timed at several widths of each group, and the channels go that lose least for the time that they
-            save; then the whole model is timed, and the allocation corrected until it is as fast within 5 %. 0 leaves
-            it to the others.
+            save; then the whole model is timed, and the allocation corrected until it is as fast within 5 %, or faster
+            where that loses less on calibration data. 0 leaves it to the others.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
             outputs 100 (1 - cosine). The output that loses most counts.
@@ -135,23 +140,19 @@ class ChannelPruning(Pass):
         notes: list[str] = []
         if self.ratio:
             counts = {number: self._count(candidate) for number, candidate in enumerate(candidates)}
-        elif clock is not None:
-            found = Hunt(self.speedup, candidates, clock).run()
-            counts = found.counts
-            notes.append(
-                f"the model is {found.measured:.2f} times as fast as before, where latencies of layers had predicted "
-                f"{found.predicted:.2f}"
-            )
         else:
-            stages = allocate(candidates, Operations(graph, candidates, context.sizes))
-            if self.flops:
-                counts = _taken(stages, self.flops)
-                if stages and stages[-1].saved < self.flops:
-                    notes.append(f"no more than {100 * stages[-1].saved:.0f} % of the operations can be removed")
-            else:
-                judge = Judge(graph, held_out, labelled)
-                notes += judge.doubts(self.max_drop)
-                counts = self._within(graph, candidates, stages, fitted, judge, context)
+            prune = partial(self._pruned, graph, candidates, context)
+            if fitted and len(candidates) > 1:
+                candidates = compared(graph, candidates, fitted, prune, context)
+            judge = Judge(graph, held_out, labelled) if held_out else None
+
+            def savings() -> Savings:
+                return Operations(graph, candidates, context.sizes) if clock is None else clock.latencies.anew()
+
+            ways = [allocate(candidates, savings())]
+            if judge is not None and judge.measures and len(candidates) > 1:
+                ways.append(evenly(candidates, savings()))
+            counts = self._counts(candidates, ways, clock, judge, partial(prune, batches=fitted), context, notes)
         removals: list[tuple[ChannelGroup, np.ndarray]] = []
         for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
             if not counts.get(number):
@@ -222,39 +223,86 @@ class ChannelPruning(Pass):
             return "because others lose less for what they save"
         return f"because no fewer keep the outputs within {self.max_drop:g} %, or others lose less for what they save"
 
+    def _counts(
+        self,
+        candidates: Sequence[Candidate],
+        ways: Sequence[Sequence[Stage]],
+        clock: Clock | None,
+        judge: Judge | None,
+        prune: Callable[[Counts], Graph],
+        context: PassContext,
+        notes: list[str],
+    ) -> Counts:
+        """How many channels of each group go, by the way to remove them on which what was asked for costs least."""
+        if clock is not None:
+            trials = hunt(self.speedup, candidates, clock, ways, is_exact=judge is not None)
+            found = trials[_least([trial.counts for trial in trials], judge, prune, context)]
+            notes.append(
+                f"the model is {found.measured:.2f} times as fast as before, where latencies of layers had predicted "
+                f"{found.predicted:.2f}"
+            )
+            return found.counts
+        if self.flops:
+            if ways[0] and ways[0][-1].saved < self.flops:
+                notes.append(f"no more than {100 * ways[0][-1].saved:.0f} % of the operations can be removed")
+            choices = [_taken(way, self.flops) for way in ways]
+            return choices[_least(choices, judge, prune, context)]
+        assert judge is not None
+        notes += judge.doubts(self.max_drop)
+        counts, least = Counts(), 0
+        for way in ways:
+            counts, least = self._within(way, counts, least, judge, prune, context)
+        return counts
+
     def _within(
         self,
-        graph: Graph,
-        candidates: Sequence[Candidate],
         stages: Sequence[Stage],
-        fitted: Sequence[Feeds],
+        found: Counts,
+        low: int,
         judge: Judge,
+        prune: Callable[[Counts], Graph],
         context: PassContext,
-    ) -> Mapping[int, int]:
-        """The channels that save most of the operations with which the outputs stay within bounds."""
-        scratch = replace(context, counter=DebugCounter())
+    ) -> tuple[Counts, int]:
+        """The channels that save most of the operations with which the outputs stay within bounds, and how many do.
 
-        def pruned(counts: Mapping[int, int]) -> Graph:
-            removals = [
-                (candidates[number].group, candidates[number].ranking.order[:count]) for number, count in counts.items()
-            ]
-            copy = graph.clone()
-            self._remove(copy, removals, fitted, scratch, source=graph)
-            return copy
-
-        found: Mapping[int, int] = {}
-        low, high = 0, floor(stages[-1].saved * _TRIALS) if stages else 0
+        Args:
+            stages: in which channels go.
+            found: channels that may go.
+            low: how many shares of the operations these save.
+            judge: of outputs.
+            prune: makes a graph without some channels.
+            context: to whom progress is reported.
+        """
+        high = floor(stages[-1].saved * _TRIALS) if stages else 0
+        first = low + 1 if found else None  # what was found is to be beaten before anything else
         while low < high:
-            tried = (low + high + 1) // 2
+            tried = first or (low + high + 1) // 2
+            first = None
             context.progress(f"{self.name}: judging", tried, _TRIALS)
             counts = _taken(stages, tried / _TRIALS)
-            if judge.drop(partial(pruned, counts), context) <= self.max_drop:
+            if judge.drop(partial(prune, counts), context) <= self.max_drop:
                 found, low = counts, tried
             else:
                 high = tried - 1
-        return found
+        return found, low
 
     # -- doing it
+
+    def _pruned(
+        self,
+        graph: Graph,
+        candidates: Sequence[Candidate],
+        context: PassContext,
+        counts: Counts,
+        batches: Sequence[Feeds],
+    ) -> Graph:
+        """A copy of a graph without so many channels of each group, that is fitted to some batches."""
+        removals = [
+            (candidates[number].group, candidates[number].ranking.order[:count]) for number, count in counts.items()
+        ]
+        copy = graph.clone()
+        self._remove(copy, removals, batches, replace(context, counter=DebugCounter()), source=graph)
+        return copy
 
     def _remove(
         self,
@@ -285,6 +333,16 @@ class ChannelPruning(Pass):
         fit, judging = split(len(fitted), len(fitted))
         unseen = [] if judging == fit else [fitted[place] for place in judging]
         return len(repair(source, graph, kept, [fitted[place] for place in fit], unseen, context))
+
+
+def _least(
+    choices: Sequence[Counts], judge: Judge | None, prune: Callable[[Counts], Graph], context: PassContext
+) -> int:
+    """The place of what loses least on batches that were held out, where there are any."""
+    if judge is None or all(counts == choices[0] for counts in choices):
+        return 0
+    (losses,) = context.remember(lambda: [np.array([judge.judge(prune(counts)).loss for counts in choices])])
+    return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
 
 
 def _taken(stages: Sequence[Stage], share: float) -> dict[int, int]:

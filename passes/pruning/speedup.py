@@ -1,6 +1,6 @@
 """How many channels of each group go, for the whole model to be so many times as fast: predicted, then measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ import numpy as np
 from ...ir.errors import BudgetError
 from ...ir.graph import Graph
 from ..base import PassContext, Timing
-from .allocation import Candidate, Stage, allocate
+from .allocation import Candidate, Counts, Stage
 from .latency import measure
 from .shrink import shrunk
 
@@ -22,9 +22,6 @@ _NEAR = 0.02
 """How near is good enough to look no further."""
 _ROUNDS = 8
 """Allocations that are measured at the most."""
-
-Counts = Mapping[int, int]
-"""How many channels are gone of each group that loses any, by its number."""
 
 
 class Clock:
@@ -89,6 +86,33 @@ class Trial:
     measured: float
 
 
+def hunt(
+    wanted: float, candidates: Sequence[Candidate], clock: Clock, ways: Sequence[Sequence[Stage]], *, is_exact: bool
+) -> list[Trial]:
+    """Look for an allocation with a speed-up on each of some ways to remove channels; some have none.
+
+    Args:
+        wanted: the speed-up.
+        candidates: groups with their rankings.
+        clock: predicts and measures.
+        ways: the stages of each.
+        is_exact: whether losses are the model's own, so that what is faster than is wanted, and loses less, is better.
+
+    Raises:
+        BudgetError: nothing near the speed-up was found on any.
+    """
+    found: list[Trial] = []
+    failures: list[BudgetError] = []
+    for stages in ways:
+        try:
+            found.append(Hunt(wanted, candidates, clock, stages, is_exact=is_exact).run())
+        except BudgetError as error:
+            failures.append(error)
+    if not found:
+        raise failures[0]
+    return found
+
+
 class Hunt:
     """Looks for the allocation with a speed-up.
 
@@ -96,15 +120,26 @@ class Hunt:
         wanted: the speed-up.
         candidates: groups with their rankings.
         clock: predicts and measures.
+        stages: in which channels go.
+        is_exact: whether what is faster may be taken if it loses less.
     """
 
-    def __init__(self, wanted: float, candidates: Sequence[Candidate], clock: Clock) -> None:
-        self._wanted, self._candidates, self._clock = wanted, candidates, clock
+    def __init__(
+        self,
+        wanted: float,
+        candidates: Sequence[Candidate],
+        clock: Clock,
+        stages: Sequence[Stage],
+        *,
+        is_exact: bool,
+    ) -> None:
+        self._wanted, self._candidates, self._clock, self._stages = wanted, candidates, clock, stages
+        self._is_exact = is_exact
         self._latencies = clock.latencies
         self._trials: list[Trial] = []
 
     def run(self) -> Trial:
-        """Take the stage whose measured speed-up is nearest to the one that is wanted, or change one group beside it.
+        """Measure the stage that is taken to be nearest to the speed-up that is wanted, then others, and some beside.
 
         Predictions are corrected by what was measured: between two stages of which one is too slow and the other too
         fast, the quotient of the two is interpolated.
@@ -112,7 +147,7 @@ class Hunt:
         Raises:
             BudgetError: nothing near it was found.
         """
-        stages = allocate(self._candidates, self._latencies)
+        stages = self._stages
         path = [{stage.candidate: stage.removed for stage in stages[:count]} for count in range(len(stages) + 1)]
         low, high = 0, len(path)
         ends = [Trial({}, 1.0, 1.0)]
@@ -120,23 +155,37 @@ class Hunt:
             goal = self._corrected(ends)
             place = min(range(low + 1, high), key=lambda it: abs(np.log(self._latencies.speedup(path[it]) / goal)))
             trial = self._try(path[place])
-            if self._off(trial) <= _NEAR:
-                return trial
-            low, high = (place, high) if trial.measured < self._wanted else (low, place)
             ends.append(trial)
-        while len(self._trials) < _ROUNDS and self._off(self._best(ends)) > _NEAR:
+            if self._off(trial) <= _NEAR:
+                break
+            low, high = (place, high) if trial.measured < self._wanted else (low, place)
+        while len(self._trials) < _ROUNDS:
+            found = self._found
+            if found is not None and not self._is_exact and self._off(found) <= _NEAR:
+                break
             beside = self._beside(path[low], stages[low:], self._corrected(ends))
-            if beside is None:
+            if beside is None or (
+                found is not None and self._is_exact and self._lost(beside) >= self._lost(found.counts)
+            ):
                 break
             ends.append(self._try(beside))
-        best = self._best(ends)
-        if self._off(best) > _TOLERANCE:
+        found, best = self._found, min(ends, key=self._off)
+        if found is None:
             raise BudgetError(
                 f"a speed-up of {self._wanted:g} was not met within {100 * _TOLERANCE:.0f} %: the nearest of "
                 f"{len(self._trials)} allocations of channels that were measured is {best.measured:.2f} times as fast; "
                 "ask for that, or give a smaller round_to"
             )
-        return best
+        return found
+
+    @property
+    def _found(self) -> Trial | None:
+        """The nearest that is near enough; where losses are exact, what loses least of what is near, or faster."""
+        near = [it for it in self._trials if self._off(it) <= _TOLERANCE]
+        if not self._is_exact:
+            return min(near, key=self._off, default=None)
+        faster = [it for it in self._trials if it.measured > self._wanted]
+        return min((*near, *faster), key=lambda it: self._lost(it.counts), default=None)
 
     def _try(self, counts: Counts) -> Trial:
         trial = Trial(counts, self._latencies.speedup(counts), self._clock.speedup(counts))
@@ -145,9 +194,6 @@ class Hunt:
 
     def _off(self, trial: Trial) -> float:
         return abs(trial.measured / self._wanted - 1)
-
-    def _best(self, trials: Sequence[Trial]) -> Trial:
-        return min(trials, key=self._off)
 
     def _corrected(self, trials: Sequence[Trial]) -> float:
         """What has to be predicted for the wanted speed-up to be measured."""
@@ -173,7 +219,8 @@ class Hunt:
                 if stage.candidate != jump:
                     later[stage.candidate] = stage.removed
                     changed.append(dict(later))
-        near = [it for it in changed if abs(self._latencies.speedup(it) / goal - 1) <= _NEAR]
+        most = _TOLERANCE if self._is_exact else _NEAR
+        near = [it for it in changed if abs(self._latencies.speedup(it) / goal - 1) <= most]
         some = [{number: gone for number, gone in it.items() if gone} for it in near]
         tried = [trial.counts for trial in self._trials]
         return min((it for it in some if it not in tried), key=self._lost, default=None)

@@ -50,6 +50,26 @@ def test_a_plan_that_trains_is_predicted_by_the_same_without() -> None:
     assert slow.next(PLANS) is None  # nothing is trained that isn't faster than int8 alone
 
 
+def test_what_one_training_brings_back_says_nothing_of_a_longer_one() -> None:
+    longer = {"distill": {"epochs": 40}}
+    plans = plans_of(make_recipe({"model": "net.onnx", "search": {"passes": [[MOST], ["distill", longer]]}}))
+    known = guess(point(2.0, 0.04, MOST), point(2.0, 0.039, MOST, "distill"))
+    assert known.next(plans) == Plan((MOST, longer))
+    known.learn(point(2.0, 0.038, MOST, longer))
+    assert known.next(plans) is None
+
+
+def test_strengths_between_a_plan_and_one_that_failed_are_tried_with_the_other_techniques() -> None:
+    right, failed, between = ({"prune-channels": {"speedup": it}} for it in (2.0, 3.0, 2.5))
+    recipe = {"model": "net.onnx", "search": {"passes": [[right, failed], ["distill"]]}}
+    plans = plans_of(make_recipe(recipe))
+    known = guess(point(2.0, 0.004, right))
+    known.learn(Point(Plan((failed,)), None, "can't be reached", 3.0))
+    assert known.next(plans) == Plan((between,))
+    known.learn(point(2.5, 0.014, between))
+    assert known.next(plans) == Plan((between, "distill"))
+
+
 def test_a_factor_goes_by_the_gain_of_the_plan_before() -> None:
     known = guess(*SINGLES, point(2.4, 0.05, MOST, "quantize"))
     assert known.gain(Plan((HALF, "quantize"))) == pytest.approx(1.5 * 2 * 0.6 ** (np.log(1.5) / np.log(2)))

@@ -31,7 +31,7 @@ def known() -> dict[Path, Graph]:
 
 @pytest.fixture
 def quantized(example, known: dict[Path, Graph]) -> Graph:
-    """The example's optimized graph, with ranges from two samples: as its recipe does it, or where that chooses, all."""
+    """The example's optimized graph, quantized as its recipe does it, or where that chooses layers, in all of them."""
     if example.folder not in known:
         quantize = read_recipe(example.folder / "recipe.yaml").pipeline()[-1]
         quantize = quantize if quantize.name == "quantize" else Quantize()

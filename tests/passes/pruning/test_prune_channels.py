@@ -300,7 +300,7 @@ def test_without_a_ratio_outputs_stay_within_bounds_on_data_held_out(max_drop: f
     graph.outputs["y"] = next(node for node in graph.nodes if node.location.module == "second").output
     whole = graph.clone()
 
-    result = prune(graph, images(0, 8), max_drop=max_drop)
+    result = prune(graph, images(0, 8), max_drop=max_drop, skip=("head",))  # which nothing reads
 
     judge = Judge(whole, images(5, 8))
     assert judge.judge(graph).drop < 1.5 * max_drop

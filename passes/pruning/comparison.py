@@ -1,0 +1,79 @@
+"""What groups of channels lose beside each other: estimates tell channels of a group apart, and exact losses groups.
+
+An estimate takes errors of each output of a layer for independent. Those of an image's pixels, or of a sentence's
+words, add up instead, so that it is right for one group and many times too low for another; and layers behind make up
+for some of them. So some of each group's channels are removed, nothing else, and the model's loss is measured.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...ir.graph import Graph
+from ..base import Feeds, PassContext
+from ..judge import Judge, split
+from ..quantization.calibrate import first_batches_of
+from .allocation import Candidate, Counts
+from .importance import Ranking
+
+_SHARES = (0.5, 0.75, 0.875)
+"""Of a group's channels that are removed; below the first, losses are small and estimates good enough."""
+_SAMPLES = 384
+"""On how many samples the rest is fitted and judged."""
+
+Prune = Callable[[Counts, Sequence[Feeds]], Graph]
+"""Makes a graph without so many channels of each group, by its number, that is fitted to some batches."""
+
+
+def compared(
+    graph: Graph, candidates: Sequence[Candidate], batches: Sequence[Feeds], prune: Prune, context: PassContext
+) -> list[Candidate]:
+    """Candidates whose losses are the model's where a group's channels are gone, at some numbers of them.
+
+    Between these, losses go by the estimates.
+
+    Args:
+        graph: that is pruned.
+        candidates: groups with their rankings.
+        batches: to fit to and to judge on.
+        prune: makes what is judged.
+        context: remembers what was measured, and to whom progress is reported.
+    """
+    few = first_batches_of(batches, _SAMPLES)
+    fit, judging = split(len(few), len(few))
+    judge = Judge(graph, [few[place] for place in judging])
+    if not judge.measures:
+        return list(candidates)
+    removed = [_removed(candidate) for candidate in candidates]
+    fitted = [few[place] for place in fit]
+    found: list[Candidate] = []
+    for number, (candidate, counts) in enumerate(zip(candidates, removed, strict=True)):
+        context.progress("comparing groups", number, len(candidates))
+
+        def losses(number: int = number, counts: Sequence[int] = counts) -> list[np.ndarray]:
+            return [np.array([judge.judge(prune({number: count}, fitted)).loss for count in counts])]
+
+        (exact,) = context.remember(losses) if counts else (np.empty(0),)
+        known = np.isfinite(exact)
+        found.append(replace(candidate, ranking=_through(candidate.ranking, np.array(counts)[known], exact[known])))
+    return found
+
+
+def _removed(candidate: Candidate) -> list[int]:
+    """How many channels are removed to measure what is lost."""
+    size, step = candidate.group.size, candidate.step
+    left = {max(step, step * round(size * (1 - share) / step)) for share in _SHARES}
+    return sorted(size - count for count in left if count < size)
+
+
+def _through(ranking: Ranking, counts: np.ndarray, exact: np.ndarray) -> Ranking:
+    """A ranking whose losses are exact after some numbers of channels, and go by what they were between them."""
+    if not len(counts):
+        return ranking
+    exact = np.maximum.accumulate(exact)
+    estimated = ranking.losses[counts]
+    last = exact[-1] * max(ranking.losses[-1] / max(estimated[-1], 1e-30), 1.0)
+    places, heights = np.array([0.0, *estimated, ranking.losses[-1]]), np.array([0.0, *exact, last])
+    places += np.arange(len(places)) * 1e-12 * max(places[-1], 1e-30)  # where they don't rise
+    return Ranking(ranking.order, np.interp(ranking.losses, places, heights))
