@@ -57,6 +57,8 @@ def _spectrum(x: Tensor, axis: Ints | None) -> Axes:
 def discrete_fourier_transform(
     x: Tensor, dft_length: Ints | None = None, axis: Ints | None = None, *, inverse: int = 0, onesided: int = 0
 ) -> Tensor:
+    if onesided and not inverse and x.shape[-1] == 2:
+        raise ValueError("half a spectrum is that of real numbers, and these are complex (onesided=1)")
     along = (axis[0] if axis else -2) % x.ndim
     length = dft_length[0] if dft_length else None
     if not all(size is None or isinstance(size, int) for size in (*x.shape, length)):  # only inference gets here
@@ -69,7 +71,7 @@ def discrete_fourier_transform(
     if inverse and onesided:
         return torch.fft.irfft(values, length, along).unsqueeze(-1).to(x.dtype)
     if onesided:
-        return torch.view_as_real(torch.fft.rfft(values.real, length, along)).to(x.dtype)
+        return torch.view_as_real(torch.fft.rfft(values, length, along)).to(x.dtype)
     return torch.view_as_real((torch.fft.ifft if inverse else torch.fft.fft)(values, length, along)).to(x.dtype)
 
 

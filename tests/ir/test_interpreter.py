@@ -127,12 +127,19 @@ graph "g"(%x: float32[n, 2]) {
     assert Interpreter(graph).run({"x": np.ones((3, 2), np.float32)})["rows"].shape == (0, 3, 2)
 
 
-def test_an_order_that_no_norm_has_is_refused() -> None:
-    graph = parse_graph("""\
-graph "g"(%x: float32[2]) {
-  %y: float32[2] = LpNormalization(%x) {p = 0}
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        ("LpNormalization(%x) {p = 0}", "p is 1 or 2, not 0"),
+        ("DFT(%x) {onesided = 1}", "half a spectrum is that of real numbers"),
+    ],
+)
+def test_attributes_that_the_standard_excludes_are_refused(node: str, reason: str) -> None:
+    graph = parse_graph(f"""\
+graph "g"(%x: float32[1, 4, 2]) {{
+  %y: float32[1, 4, 2] = {node}
   return y = %y
-}
+}}
 """)
-    with pytest.raises(ModelError, match="p is 1 or 2, not 0"):
-        Interpreter(graph).run({"x": np.ones(2, np.float32)})
+    with pytest.raises(ModelError, match=reason):
+        Interpreter(graph).run({"x": np.ones((1, 4, 2), np.float32)})
