@@ -2,6 +2,7 @@
 
 from ...ir.graph import Node
 from ...ir.operators import has_trait
+from ...ir.opset import OLD_KERNELS
 from ...ir.traits import Trait
 from ...ir.types import DType
 from ...passes.legalization.block_offsets import with_block_sums
@@ -61,6 +62,11 @@ def _is_mean_of_no_square(node: Node) -> bool:
     return exponent is None or exponent.size != 1 or exponent.item() != 2
 
 
+def _is_beside_old_kernels(node: Node) -> bool:
+    """Whether the graph has operators of which there are kernels in opsets before the node's alone."""
+    return any(other.operator in OLD_KERNELS for other in node.owner.nodes)
+
+
 def _lacks_blocks(node: Node) -> bool:
     """Whether the kernel refuses the form of weights in few bits, by the grid of tests/backends/test_few_bits.py."""
     bits, block, zero_points = node.attributes.get("bits", 4), int(node.attributes["block_size"]), node.input(3)
@@ -70,7 +76,11 @@ def _lacks_blocks(node: Node) -> bool:
 
 SUPPORT = Support(
     expanded={
-        "Attention": lambda node: len(node.outputs) > 3 or is_shortened(node),  # its products lack what the mask adds
+        "Attention": lambda node: (
+            len(node.outputs) > 3  # its products lack what the mask adds
+            or is_shortened(node)
+            or _is_beside_old_kernels(node)
+        ),
         "BatchNormalization": is_training,  # it writes over the running statistics that it reads
         "Bernoulli": lambda node: True,
         "Cast": is_miscast,
@@ -85,10 +95,12 @@ SUPPORT = Support(
         "MaxUnpool": lambda node: node.input(2) is not None,
         "MeanVarianceNormalization": lambda node: True,
         "QuantizeLinear": _is_unsaturated,
+        "RMSNormalization": _is_beside_old_kernels,
         "RNN": is_batch_first,
         "Range": is_of_vectors,
         "ReduceMean": _is_mean_of_no_square,
         "Resize": is_unaligned,
+        "RotaryEmbedding": _is_beside_old_kernels,
         MATMUL_NBITS: _lacks_blocks,
         "SwiGLU": lambda node: True,
         "Swish": lambda node: as_quick_gelu(node) is None,

@@ -235,3 +235,15 @@ def test_a_mean_of_cubes_is_not_a_variance(make_graph, target, tmp_path) -> None
     graph, x = make_graph(build, 3, 4), np.arange(12, dtype=np.float32).reshape(3, 4) / 7
     expected = Interpreter(graph).run({"x": x})["y"]
     np.testing.assert_allclose(lowered(graph, target, tmp_path / "dist")(x)[0], expected, rtol=1e-5)
+
+
+def test_a_norm_of_a_later_opset_beside_what_has_kernels_in_earlier_ones(make_graph, target, tmp_path) -> None:
+    def compute(op: Builder, x: Value) -> Value:
+        image = op.RMSNormalization(x, np.ones(8, np.float32), epsilon=1e-5)
+        boxes, items = np.array([[0, 0, 4, 4]], np.float32), np.array([0])
+        return op.RoiAlign(image, boxes, items, output_height=2, output_width=2)
+
+    graph = make_graph(compute, 1, 2, 8, 8)
+    feeds = {graph.inputs[0].name: np.random.default_rng(0).standard_normal((1, 2, 8, 8)).astype(np.float32)}
+    [expected] = Interpreter(graph).run(feeds).values()
+    np.testing.assert_allclose(lowered(graph, target, tmp_path / "dist")(**feeds)[0], expected, rtol=1e-4, atol=1e-5)
