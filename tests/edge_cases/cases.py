@@ -232,6 +232,12 @@ DIFFERENT: dict[tuple[str, str], Case] = {
     ("Softmax", "subnormal results"): case("Softmax", floats(0, -90)[None]),
     ("QuantizeLinear", "NaN by a computed scale"): case("QuantizeLinear", floats(NAN), np.float32(1), np.int8(3)),
     ("DynamicQuantizeLinear", "NaN"): case("DynamicQuantizeLinear", floats(0, NAN, 1), outputs=3),
+    ("DynamicQuantizeLinear", "minus infinity"): case("DynamicQuantizeLinear", floats(0, -INF, 1), outputs=3),
+    ("ConvTranspose", "a weight of infinity"): case("ConvTranspose", floats(1, shape=(1, 1, 1, 1)),
+                                                    floats(INF, 1, 1, 1, shape=(1, 1, 2, 2))),
+    ("DeformConv", "NaN beyond the window"): case("DeformConv", floats(NAN, 1, 1, 1, shape=(1, 1, 2, 2)),
+                                                  np.ones((1, 1, 2, 2), np.float32),
+                                                  np.zeros((1, 8, 3, 3), np.float32), pads=[1, 1, 1, 1]),
     ("QLinearMatMul", "a scale of NaN"): case(
         "QLinearMatMul", *2 * [np.ones((1, 1), np.int8), np.float32(1), np.int8(0)], np.float32(NAN), np.int8(3)),
     ("GridSample", "a coordinate of NaN"): case("GridSample", np.ones((1, 1, 2, 2), np.float32),
