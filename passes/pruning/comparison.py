@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...ir.analysis.cost import summarize
 from ...ir.graph import Graph
 from ..base import Feeds, PassContext
 from ..judge import Judge, split
@@ -22,16 +23,21 @@ _SHARES = (0.5, 0.75, 0.875)
 _SAMPLES = 384
 """On how many samples the rest is fitted and judged."""
 
+_MOST_OPERATIONS = 5e12
+"""How many that may take, a few minutes of two cores: MiniLM alone would take an hour."""
+_RUNS = 3
+"""How often a model runs on the data for each number of channels: as it is, while it is fitted, and to be judged."""
+
 Prune = Callable[[Counts, Sequence[Feeds]], Graph]
 """Makes a graph without so many channels of each group, by its number, that is fitted to some batches."""
 
 
 def compared(
     graph: Graph, candidates: Sequence[Candidate], batches: Sequence[Feeds], prune: Prune, context: PassContext
-) -> list[Candidate]:
+) -> list[Candidate] | None:
     """Candidates whose losses are the model's where a group's channels are gone, at some numbers of them.
 
-    Between these, losses go by the estimates.
+    Between these, losses go by the estimates. None where it would take too long, or no output can be judged.
 
     Args:
         graph: that is pruned.
@@ -41,11 +47,13 @@ def compared(
         context: remembers what was measured, and to whom progress is reported.
     """
     few = first_batches_of(batches, _SAMPLES)
+    removed = [_removed(candidate) for candidate in candidates]
+    if _RUNS * sum(map(len, removed)) * _operations(graph, few) > _MOST_OPERATIONS:
+        return None
     fit, judging = split(len(few), len(few))
     judge = Judge(graph, [few[place] for place in judging])
     if not judge.measures:
-        return list(candidates)
-    removed = [_removed(candidate) for candidate in candidates]
+        return None
     fitted = [few[place] for place in fit]
     found: list[Candidate] = []
     for number, (candidate, counts) in enumerate(zip(candidates, removed, strict=True)):
@@ -58,6 +66,13 @@ def compared(
         known = np.isfinite(exact)
         found.append(replace(candidate, ranking=_through(candidate.ranking, np.array(counts)[known], exact[known])))
     return found
+
+
+def _operations(graph: Graph, batches: Sequence[Feeds]) -> int:
+    """How many floating-point operations a graph takes for batches that are as large as the first."""
+    arrays = [(value, batches[0][value.name]) for value in graph.inputs if value.type.is_ranked]
+    pairs = [pair for value, array in arrays for pair in zip(value.shape, np.shape(array), strict=False)]
+    return len(batches) * summarize(graph, {dim: size for dim, size in pairs if isinstance(dim, str)}).flops
 
 
 def _removed(candidate: Candidate) -> list[int]:

@@ -21,7 +21,7 @@ from .importance import observe_readers, rank_by_loss, rank_by_norm
 from .readers import reader
 from .repair import repair
 from .shrink import moved, shrink, without
-from .speedup import Clock, hunt
+from .speedup import Clock, Trial, hunt
 
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
     from ...ir.analysis.channels import ChannelGroup
@@ -142,8 +142,8 @@ class ChannelPruning(Pass):
             counts = {number: self._count(candidate) for number, candidate in enumerate(candidates)}
         else:
             prune = partial(self._pruned, graph, candidates, context)
-            if fitted and len(candidates) > 1:
-                candidates = compared(graph, candidates, fitted, prune, context)
+            exact = compared(graph, candidates, fitted, prune, context) if fitted and len(candidates) > 1 else None
+            candidates = exact or candidates
             judge = Judge(graph, held_out, labelled) if held_out else None
 
             def savings() -> Savings:
@@ -152,7 +152,9 @@ class ChannelPruning(Pass):
             ways = [allocate(candidates, savings())]
             if judge is not None and judge.measures and len(candidates) > 1:
                 ways.append(evenly(candidates, savings()))
-            counts = self._counts(candidates, ways, clock, judge, partial(prune, batches=fitted), context, notes)
+            is_exact = exact is not None
+            trials = [] if clock is None else hunt(self.speedup, candidates, clock, ways, is_exact=is_exact)
+            counts = self._counts(ways, trials, judge, partial(prune, batches=fitted), context, notes)
         removals: list[tuple[ChannelGroup, np.ndarray]] = []
         for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
             if not counts.get(number):
@@ -225,17 +227,15 @@ class ChannelPruning(Pass):
 
     def _counts(
         self,
-        candidates: Sequence[Candidate],
         ways: Sequence[Sequence[Stage]],
-        clock: Clock | None,
+        trials: Sequence[Trial],
         judge: Judge | None,
         prune: Callable[[Counts], Graph],
         context: PassContext,
         notes: list[str],
     ) -> Counts:
         """How many channels of each group go, by the way to remove them on which what was asked for costs least."""
-        if clock is not None:
-            trials = hunt(self.speedup, candidates, clock, ways, is_exact=judge is not None)
+        if trials:
             found = trials[_least([trial.counts for trial in trials], judge, prune, context)]
             notes.append(
                 f"the model is {found.measured:.2f} times as fast as before, where latencies of layers had predicted "

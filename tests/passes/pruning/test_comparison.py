@@ -10,6 +10,7 @@ from planish.ir.analysis.channels import channel_groups
 from planish.ir.graph import Graph
 from planish.passes.base import Feeds, PassContext
 from planish.passes.judge import Judge
+from planish.passes.pruning import comparison
 from planish.passes.pruning.allocation import Candidate, Operations, evenly
 from planish.passes.pruning.comparison import compared
 from planish.passes.pruning.importance import rank_by_norm
@@ -46,6 +47,7 @@ def test_losses_are_the_models_own_at_some_widths_and_rise_between_them(new_net:
         return shrunk(graph, removals)
 
     found = compared(graph, before, batches, prune, context)
+    assert found is not None
 
     judge = Judge(graph, batches[3:])
     for number, candidate in enumerate(found):
@@ -55,6 +57,13 @@ def test_losses_are_the_models_own_at_some_widths_and_rise_between_them(new_net:
         assert losses[0] == 0
         assert (np.diff(losses) >= 0).all()
         assert np.array_equal(candidate.ranking.order, before[number].ranking.order)
+
+
+def test_what_would_take_too_long_is_not_compared(new_net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = network(new_net())
+    context = PassContext(load_target("x86-64"), graph)
+    monkeypatch.setattr(comparison, "_MOST_OPERATIONS", 1e6)
+    assert compared(graph, candidates(graph), images(0, 4), lambda counts, fitted: graph, context) is None
 
 
 def test_equal_shares_stay_equal_to_a_step(new_net: Any) -> None:
