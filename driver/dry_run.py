@@ -107,8 +107,9 @@ def _tried(passes: Sequence[Pass], graph: Graph, context: PassContext) -> list[P
     def run(step: Pass, narrowed: PassContext) -> bool:
         start, is_lossy = time.perf_counter(), step.effect is Effect.LOSSY
         if is_lossy:
-            found = step.foresee(graph, narrowed.narrowed(step.only, step.skip)) or PassResult()
-            found = replace(found, misses=(*step.doubts(graph), *found.misses))
+            selected = narrowed.narrowed(step.only, step.skip)
+            found = step.foresee(graph, selected) or PassResult()
+            found = replace(found, misses=(*step.doubts(graph, selected), *found.misses))
         else:
             found = PassResult(step.apply(graph, narrowed).counts)
         seconds, cost = time.perf_counter() - start, summarize(graph, context.sizes)

@@ -17,7 +17,7 @@ from ..ir.graph import Graph, Node, nested
 from ..targets import Target
 from .debug_counter import DebugCounter
 from .options import check_options
-from .selection import Selection, unmatched
+from .selection import Selection
 
 Feeds = Mapping[str, np.ndarray]
 """One batch: an array for each input of the graph, by name."""
@@ -266,19 +266,20 @@ class Pass(ABC):
         """Rewrite the graph in place, where `only` and `skip` let it; the way to call a pass without the manager."""
         if not context.counter.should_start():
             return PassResult()
-        doubts = self.doubts(graph)
+        narrowed = context.narrowed(self.only, self.skip)
+        doubts = self.doubts(graph, narrowed)
         with _differentiable():
-            found = self.run(graph, context.narrowed(self.only, self.skip))
+            found = self.run(graph, narrowed)
         return replace(found, notes=(*doubts, *found.notes)) if doubts else found
 
-    def doubts(self, graph: Graph) -> list[str]:
+    def doubts(self, graph: Graph, context: PassContext) -> list[str]:
         """A sentence for each glob by which a LOSSY pass is to spare or to take something, and that matches nothing."""
         if self.effect is not Effect.LOSSY:  # presets hand globs on to passes that come too early or too late for them
             return []
         nodes = (node for part in nested(graph) for node in part.nodes)
         return [
             f"no layer is called {glob}, which only= or skip= names: `planish inspect` lists what there is"
-            for glob in unmatched((*self.only, *self.skip), nodes)
+            for glob in context.selection.unmatched(nodes)
         ]
 
     @abstractmethod

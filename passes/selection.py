@@ -37,14 +37,13 @@ class Selection:
 
         return all((not only or matches(only)) and not matches(skip) for only, skip in self.rows)
 
-
-def unmatched(globs: Iterable[str], nodes: Iterable[Node]) -> list[str]:
-    """The globs that match none of some nodes."""
-    left = list(dict.fromkeys(globs))
-    for node in nodes if left else ():
-        names = _names(node)
-        left = [glob for glob in left if not any(fnmatchcase(name, glob) for name in names)]
-    return left
+    def unmatched(self, nodes: Iterable[Node]) -> list[str]:
+        """The globs that match none of some nodes."""
+        left = list(dict.fromkeys(glob for row in self.rows for globs in row for glob in globs))
+        for node in nodes if left else ():
+            names = _names(node)
+            left = [glob for glob in left if not any(fnmatchcase(name, glob) for name in names)]
+        return left
 
 
 def _names(node: Node) -> tuple[str, ...]:

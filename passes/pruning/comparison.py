@@ -19,12 +19,12 @@ from .allocation import Candidate, Counts
 from .importance import Ranking
 
 _SHARES = (0.5, 0.75, 0.875)
-"""Of a group's channels that are removed; below the first, losses are small and estimates good enough."""
+"""The parts of a group's channels that are removed; below the first, losses are small and estimates good enough."""
 _SAMPLES = 384
 """On how many samples the rest is fitted and judged."""
 
 _MOST_OPERATIONS = 5e12
-"""How many that may take, a few minutes of two cores: MiniLM alone would take an hour."""
+"""How many floating-point operations that may take, some minutes of two cores; MiniLM would take many times that."""
 _RUNS = 3
 """How often a model runs on the data for each number of channels: as it is, while it is fitted, and to be judged."""
 
@@ -70,8 +70,9 @@ def compared(
 
 def _operations(graph: Graph, batches: Sequence[Feeds]) -> int:
     """How many floating-point operations a graph takes for batches that are as large as the first."""
-    arrays = [(value, batches[0][value.name]) for value in graph.inputs if value.type.is_ranked]
-    pairs = [pair for value, array in arrays for pair in zip(value.shape, np.shape(array), strict=False)]
+    arrays = [(value.type.dims or (), batches[0][value.name]) for value in graph.inputs]
+    tensors = [(dims, array.shape) for dims, array in arrays if isinstance(array, np.ndarray)]  # not sequences
+    pairs = [pair for dims, shape in tensors for pair in zip(dims, shape, strict=False)]
     return len(batches) * summarize(graph, {dim: size for dim, size in pairs if isinstance(dim, str)}).flops
 
 

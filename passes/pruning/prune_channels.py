@@ -59,9 +59,9 @@ class ChannelPruning(Pass):
 
     Norms over channels that go, and means of them, are those of what is left.
 
-    How much each group gives for a budget goes by what the model loses where some of its channels alone are gone, which
-    is measured on some of the data; and where equal shares of all groups lose less on batches that were held out, they
-    go instead.
+    How much each group gives for a budget goes, in small models, by what the model loses where some of its channels
+    alone are gone, which is measured on some of the data, and in others by estimates. Where equal shares of all groups
+    lose less on batches that were held out, they go instead.
 
     With none of `ratio`, `flops` and `speedup`, as much as possible is removed with which the outputs stay within
     `max_drop` on batches that were held out.

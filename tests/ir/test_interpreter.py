@@ -113,18 +113,18 @@ def test_a_node_of_constants_is_evaluated_without_a_graph() -> None:
 
 def test_a_loop_without_steps_returns_rows_of_the_size_that_they_would_have() -> None:
     graph = parse_graph("""\
-graph "g"(%x: float32[n, 2]) {
-  const %steps: int64[] = 0
-  %last: float32[n, 2], %rows: float32[0, n, 2] = Loop(%steps, none, %x) {body = graph "b"(%i: int64[], %on: bool[], %s: float32[n, 2]) {
-    %more: bool[] = Identity(%on)
-    %next: float32[n, 2] = Add(%s, %s)
-    %row: float32[n, 2] = Relu(%s)
+graph "g"(%x: float32[n]) {
+  const %k: int64[] = 0
+  %l: float32[n], %y: float32[0, n] = Loop(%k, none, %x) {body = graph "b"(%i: int64[], %c: bool[], %s: float32[n]) {
+    %more: bool[] = Identity(%c)
+    %next: float32[n] = Add(%s, %s)
+    %row: float32[n] = Relu(%s)
     return more = %more, next = %next, row = %row
   }}
-  return rows = %rows
+  return rows = %y
 }
-""")  # noqa: E501
-    assert Interpreter(graph).run({"x": np.ones((3, 2), np.float32)})["rows"].shape == (0, 3, 2)
+""")
+    assert Interpreter(graph).run({"x": np.ones(3, np.float32)})["rows"].shape == (0, 3)
 
 
 @pytest.mark.parametrize(

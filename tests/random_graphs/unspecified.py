@@ -27,6 +27,10 @@ def _has_infinity(array: np.ndarray | None) -> bool:
     return array is not None and array.dtype.kind == "f" and bool(np.isinf(array).any())
 
 
+def _reaches_minus_infinity(array: np.ndarray | None) -> bool:
+    return array is not None and _has_infinity(array) and bool(np.isneginf(array).any())
+
+
 def _power(operands: Operands) -> bool:
     base, exponent = operands
     assert base is not None
@@ -45,7 +49,7 @@ UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("DFT", "infinity"): lambda operands: _has_infinity(operands[0]),
     ("DeformConv", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
-    ("DynamicQuantizeLinear", "minus infinity"): lambda operands: _has_infinity(operands[0]),
+    ("DynamicQuantizeLinear", "minus infinity"): lambda operands: _reaches_minus_infinity(operands[0]),
     ("GridSample", "a coordinate of NaN"): lambda operands: _has_nan(operands[1]),
     ("LRN", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("MaxPool", "NaN"): lambda operands: _has_nan(operands[0]),
