@@ -19,7 +19,7 @@ from ..ir.errors import ModelError, UsageError
 from ..ir.graph import Graph
 from ..ir.numerics import is_float
 from ..ir.types import DType
-from ..passes.probes import random_array
+from ..passes.probes import first_samples, random_array
 from .user_code import call, find_function, make, suggestion
 
 LABELS = "labels"
@@ -160,9 +160,7 @@ def held_out(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
 
 def single_sample(feeds: Feeds, ports: Sequence[Port]) -> Feeds:
     """The first sample of a batch's inputs, where the model leaves the batch dimension open; otherwise all of it."""
-    symbol = ports[0].shape[0] if ports and ports[0].shape else None
-    open_ports = [port.name for port in ports if port.shape and isinstance(symbol, str) and port.shape[0] == symbol]
-    return {name: array[:1] if name in open_ports else array for name, array in feeds.items()}
+    return first_samples(feeds, {port.name: port.shape for port in ports}, 1)
 
 
 def sizes_in(feeds: Feeds, ports: Sequence[Port]) -> dict[str, int]:

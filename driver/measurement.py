@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -59,11 +60,16 @@ class Latency:
         return Ratio(median, lower, upper)
 
 
-def interleaved(models: Sequence[Callable[[], object]]) -> list[Latency]:
+Settled: TypeAlias = Callable[[np.ndarray], bool]
+"""Told the median seconds of some rounds, float[models, rounds]."""
+
+
+def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None = None) -> list[Latency]:
     """The latencies of some models, measured in turn.
 
     Args:
         models: each runs one inference on inputs of its own.
+        settled: whether a question is answered by the seconds so far, so that no more rounds are needed.
     """
     calls = [_calls_per_block(run) for run in models]
     expected = sum(seconds * (number + 1) for seconds, number in calls)
@@ -75,6 +81,8 @@ def interleaved(models: Sequence[Callable[[], object]]) -> list[Latency]:
             for turn in range(len(models)):
                 index = (number + turn) % len(models)
                 medians[index, number] = _block(models[index], calls[index][1])
+            if settled is not None and number + 1 >= FEWEST_ROUNDS and settled(medians[:, : number + 1]):
+                return [Latency(row[: number + 1]) for row in medians]
     finally:
         gc.enable()
     return [Latency(row) for row in medians]

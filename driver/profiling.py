@@ -14,7 +14,7 @@ from ..passes.base import Feeds, Profile, Profiler
 from ..targets import Target
 from .latencies import LatencyTable, TableTiming
 from .lowering import lower
-from .measurement import interleaved
+from .measurement import Settled, interleaved
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,10 @@ class GraphProfiler:
     target: Target
     sample: Feeds
 
-    def __call__(self, graphs: Sequence[Graph], *, by_layer: bool = True) -> list[Profile]:
-        """Time graphs as wholes, in turn, and their operators.
+    def __call__(
+        self, graphs: Sequence[Graph], *, by_layer: bool = True, settled: Settled | None = None
+    ) -> list[Profile]:
+        """Time graphs as wholes, in turn, and their operators; see `Profiler`.
 
         Raises:
             TargetError: the backend can't run them, or doesn't tell what operators take.
@@ -45,7 +47,7 @@ class GraphProfiler:
                 lower(graph, self.backend, self.target, Path(scratch, str(number)))
                 for number, graph in enumerate(graphs)
             ]
-            latencies = interleaved([lambda model=it.executable: model.run(self.sample) for it in models])
+            latencies = interleaved([lambda model=it.executable: model.run(self.sample) for it in models], settled)
         return [
             Profile(latency.rounds, held.modules, held.conversions)
             for latency, held in zip(latencies, times, strict=True)

@@ -93,8 +93,20 @@ def _compute(compute: Callable[[], Arrays]) -> Arrays:
 class Profiler(Protocol):
     """What lowers graphs to the chosen backend and times them, in turn."""
 
-    def __call__(self, graphs: Sequence[Graph], *, by_layer: bool = True) -> Sequence[Profile]:
-        """Time graphs as wholes and, if that is asked for, the operators of each layer, which takes as long again."""
+    def __call__(
+        self,
+        graphs: Sequence[Graph],
+        *,
+        by_layer: bool = True,
+        settled: Callable[[np.ndarray], bool] | None = None,
+    ) -> Sequence[Profile]:
+        """Time graphs as wholes and, if that is asked for, the operators of each layer, which takes as long again.
+
+        Args:
+            graphs: to time.
+            by_layer: whether operators are timed as well.
+            settled: whether the rounds so far, in seconds, float[graphs, rounds], are enough; they are few then.
+        """
         ...
 
 

@@ -48,6 +48,13 @@ class Reference:
         self._interpreter = Interpreter(graph)
         self._outputs: dict[int, dict[str, Any]] = {}
 
+    def detach(self) -> None:
+        """Go on with a copy of the graph, which somebody is about to change."""
+        from ..ir.interpreter import Interpreter
+
+        self.graph = self.graph.clone()
+        self._interpreter = Interpreter(self.graph)
+
     def run(self, batch: Feeds, observe: "Observer | None" = None) -> dict[str, Any]:
         """The outputs on a batch, computed anew only where somebody observes."""
         place = next((place for place, kept in enumerate(self._batches) if kept is batch), -1)

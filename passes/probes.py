@@ -1,6 +1,6 @@
 """Probes: inputs that graphs are compared on, and what graphs give for them."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,9 @@ from .base import Feeds
 from .categories import of_categories
 
 _PROBE_SIZES = (2, 16, 64, 224)
+
+_SAMPLES = 2
+"""How many samples of a batch are a probe: another one costs a run after every pass, and tells little more."""
 
 _EDGES = (0.0, -0.0, 1.0, -1.0)
 _FAR_EDGES = (1e-6, -1e-6, 32.0, -32.0)
@@ -74,7 +77,7 @@ def make_probes(
 
     Args:
         graph: that runs on them.
-        calibration: the real ones.
+        calibration: the real ones, of whose batches the first samples are enough.
         seed: of the random ones.
         count: of the real ones.
         held_to_types: whether random ones are of sizes at which every tensor has the shape that its type declares.
@@ -83,7 +86,8 @@ def make_probes(
         ModelError: the graph runs on none of the sizes tried for its symbolic dimensions.
     """
     if calibration:
-        return list(calibration[:count])
+        shapes = {value.name: value.type.dims for value in graph.inputs}
+        return [first_samples(batch, shapes, _SAMPLES) for batch in calibration[:count]]
     generator = np.random.default_rng(seed)
     reason = ""
     for size in _PROBE_SIZES:
@@ -96,6 +100,28 @@ def make_probes(
             continue
         return list(probes)
     raise ModelError(f"the model runs on no random input ({reason}); give calibration data to check it on")
+
+
+def first_samples(feeds: Feeds, shapes: Mapping[str, Sequence[Dim] | None], count: int) -> Feeds:
+    """The first samples of a batch, where the model leaves the batch dimension open; otherwise all of it.
+
+    Args:
+        feeds: the batch.
+        shapes: of the model's inputs by name, the first of which begins with the batch dimension; None where the rank
+            is unknown.
+        count: how many samples.
+    """
+    first = next(iter(shapes.values()), None)
+    batch = first[0] if first else None
+    dims = {dim for shape in shapes.values() for dim in shape or () if isinstance(dim, str)}
+    if batch not in dims or any(dim != batch and batch in symbols(dim) for dim in dims):
+        return feeds
+    return {
+        name: array[(*(slice(count if dim == batch else None) for dim in shapes.get(name) or ()), ...)]
+        if isinstance(array, np.ndarray)
+        else array
+        for name, array in feeds.items()
+    }
 
 
 def run_edges(graph: Graph, probe: Feeds) -> tuple[list[Feeds], list[Outputs]]:

@@ -20,7 +20,7 @@ class Verification:
         level: nothing, the structure of the graph, or also the numbers that it computes.
         rtol: how far floats may be from those that they should equal, relative to each number.
         atol: the same, relative to the largest number of an output, or to 1 if that is less.
-        probes: how many inputs graphs are compared on: batches of the calibration data, or random ones.
+        probes: how many inputs graphs are compared on: two samples of a batch of the calibration data, or random ones.
         edges: whether they are compared on zeros, ones, and very small and large numbers, too.
     """
 

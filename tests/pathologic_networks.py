@@ -1,6 +1,7 @@
 """Networks with layers that int8 can't hold, and a machine that takes as long as it says."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def batches(count: int = 8, size: int = 16) -> list[Feeds]:
 
 
 def by_the_book(
-    graphs: Sequence[Graph], *, by_layer: bool = True, in_float: float = 0.010, in_int8: float = 0.004
+    graphs: Sequence[Graph], *, in_float: float = 0.010, in_int8: float = 0.004, **asked: Any
 ) -> list[Profile]:
     """Take so many seconds for a layer, and 0.1 ms for a conversion."""
     return [_profile(graph, in_float, in_int8) for graph in graphs]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -73,8 +74,8 @@ class KeptValues(Instrument):
         if profile is None:
             return None
 
-        def remembered(graphs: Sequence[Graph], *, by_layer: bool = True) -> Sequence[Profile]:
-            (text,) = self.remember(lambda: [_encoded(profile(graphs, by_layer=by_layer))])
+        def remembered(graphs: Sequence[Graph], **asked: Any) -> Sequence[Profile]:
+            (text,) = self.remember(lambda: [_encoded(profile(graphs, **asked))])
             return [Profile(np.array(rounds), *held) for rounds, *held in json.loads(text.tobytes())]
 
         return remembered

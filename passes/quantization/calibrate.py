@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from ...ir.errors import UsageError
-from ...ir.graph import Graph, Value
+from ...ir.graph import Value
 from ..base import Feeds, PassContext
+from ..judge import Reference
 from .clipping import EVERYTHING, STEPS, Bounds
 from .observers import Observer
 
@@ -73,41 +74,57 @@ class _Watch:
         return Calibrated(self.observer.range(), np.concatenate([[], *self.reach]), np.concatenate([[], *self.power]))
 
 
-def calibrate(
-    graph: Graph,
-    values: Mapping[Value, Bounds],
-    observer: type[Observer],
-    batches: Sequence[Feeds],
-    context: PassContext,
-    see: "Callable[[int, Value, Tensor], None] | None" = None,
-) -> dict[Value, Calibrated]:
-    """What the calibration data tell of each value.
+See: TypeAlias = "Callable[[int, Value, Tensor], None]"
+"""Is shown the place of a batch, a value, and its tensor on that batch."""
+
+
+def show(
+    graph: Reference, batches: Sequence[Feeds], sees: Sequence[See], context: PassContext, doing: str = "calibrating"
+) -> None:
+    """Run batches, and show every tensor to all who want to see it: nobody needs a run of their own.
 
     Args:
-        graph: still in float.
-        values: of the graph, with the bounds beyond which nobody sees a difference.
-        observer: how a range is chosen.
+        graph: that runs.
         batches: of inputs.
+        sees: who are shown the tensors.
         context: to whom progress is reported.
-        see: is shown each tensor as well, with the place of its batch: who else observes needs no run of its own.
+        doing: what for.
     """
-    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
-
-    watched = {value: _Watch(observer()) for value in values}
-    interpreter = Interpreter(graph)
     for done, batch in enumerate(batches):
-        context.progress("calibrating", done, len(batches))
+        context.progress(doing, done, len(batches))
 
-        def observe(value: Value, tensor: "Tensor", done: int = done, count: int = _sample_count(batch)) -> None:
-            if see is not None:
+        def observe(value: Value, tensor: "Tensor", done: int = done) -> None:
+            for see in sees:
                 see(done, value, tensor)
-            if value in watched:
-                array = tensor.numpy()
-                watched[value].update(array if values[value] == EVERYTHING else array.clip(*values[value]), count)
 
-        interpreter.run(batch, observe)
-    context.progress("calibrating", len(batches), len(batches))
-    return {value: watch.found for value, watch in watched.items()}
+        graph.run(batch, observe)
+    context.progress(doing, len(batches), len(batches))
+
+
+class Calibration:
+    """What the calibration data tell of some values.
+
+    Args:
+        values: of a graph in float, with the bounds beyond which nobody sees a difference.
+        observer: how a range is chosen.
+        batches: of inputs, which somebody else runs.
+    """
+
+    def __init__(self, values: Mapping[Value, Bounds], observer: type[Observer], batches: Sequence[Feeds]) -> None:
+        self._bounds = values
+        self._watched = {value: _Watch(observer()) for value in values}
+        self._counts = [_sample_count(batch) for batch in batches]
+
+    def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
+        """Take a tensor into account."""
+        if value in self._watched:
+            array, bounds = tensor.numpy(), self._bounds[value]
+            self._watched[value].update(array if bounds == EVERYTHING else array.clip(*bounds), self._counts[batch])
+
+    @property
+    def found(self) -> dict[Value, Calibrated]:
+        """What was seen of each value."""
+        return {value: watch.found for value, watch in self._watched.items()}
 
 
 def first_batches(context: PassContext, samples: int) -> list[Feeds]:

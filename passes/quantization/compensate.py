@@ -14,22 +14,28 @@ from ...ir.quantization import IntegerWeight, quantize_weight
 from ..base import Feeds, PassContext
 from .gptq import gptq
 from .layers import Layer, WeightKey
-from .sweep import Moments, sweep
+from .sweep import Moments, Sums, sweep
 
 _DAMPING = 0.01
 
 
 def compensate(
-    graph: Graph, layers: Sequence[Layer], bits: int, batches: Sequence[Feeds], context: PassContext
+    graph: Graph,
+    layers: Sequence[Layer],
+    bits: int,
+    batches: Sequence[Feeds],
+    context: PassContext,
+    first: Sums | None = None,
 ) -> tuple[dict[WeightKey, IntegerWeight], list[str]]:
     """Round the weights of MatMul and Gemm layers by GPTQ, where that does better on batches that were held out.
 
     Args:
         graph: in float.
-        layers: of it that will compute in integers. Those that share a weight with others are left out.
+        layers: of it that will compute in integers. `compensated` names those that are rounded.
         bits: of the integers.
         batches: of inputs.
         context: to whom progress is reported.
+        first: what the first of them reads in these batches, where it was seen already.
 
     Returns:
         The weights that GPTQ has rounded, and a sentence for each layer that rounding to the nearest suits better.
@@ -50,10 +56,14 @@ def compensate(
                 found[layer] = plain
         return found
 
-    chosen = [layer for layer in layers if layer.node.operator != "Conv" and not layer.shares_weight]
-    if chosen:
-        sweep(graph, chosen, batches, context, visit)
+    if chosen := compensated(layers):
+        sweep(graph, chosen, batches, context, visit, first and first.moments)
     return weights, misses
+
+
+def compensated(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that multiply matrices, without those that share a weight with others."""
+    return [layer for layer in layers if layer.node.operator != "Conv" and not layer.shares_weight]
 
 
 def _rounded(layer: Layer, bits: int, moments: np.ndarray, context: PassContext) -> IntegerWeight:

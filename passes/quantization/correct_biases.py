@@ -7,7 +7,7 @@ itself, most of all where an image has few pixels left, and so it is shrunk (Jam
 Loss", 1961).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +19,8 @@ from ..added_bias import added_bias
 from ..base import Feeds, PassContext
 from ..judge import Reference
 from ..legalization.expansions.integers import MATMUL_NBITS
-from .layers import drop_unused
+from .calibrate import show
+from .layers import Layer, drop_unused, output_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,57 +69,64 @@ class _Bias:
             MatMulNBits.
         index: of the input that is the constant.
         scale: of the integers; 1 for floats.
-        axis: of the channels in the layer's output.
     """
 
     node: Node
     index: int
     scale: np.ndarray
-    axis: int
 
 
-def correct_biases(
-    before: Reference, graph: Graph, outputs: Collection[str], batches: Sequence[Feeds], context: PassContext
-) -> int:
-    """Correct the biases of a graph's quantized layers, in place; returns how many there are.
-
-    A batch runs through both graphs. Behind each layer of the quantized one the mean of every channel is put right
-    before the next layer sees it, so that one run serves all layers, however many.
+class ChannelMeans:
+    """The means of the channels that layers yield in float, in each sample of some batches.
 
     Args:
-        before: the graph in float.
-        graph: the same, quantized.
-        outputs: of the layers that were quantized, by their names in both.
-        batches: of inputs.
-        context: to whom progress is reported.
+        layers: of a graph in float; their outputs keep their names when they are quantized.
     """
-    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
-    biases = {name: bias for node in graph.nodes if node.outputs[0].name in outputs for name, bias in _find(node)}
-    if not biases:
-        return 0
-    shifts: dict[str, _Shift] = {}
-    quantized = Interpreter(graph)
-    for done, batch in enumerate(batches):
-        context.progress("correcting biases", done, len(batches))
-        wanted: dict[str, Tensor] = {}
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._found: dict[tuple[int, str], Tensor] = {}
+        self._names = output_names(layers)
 
-        def remember(value: Value, tensor: "Tensor", wanted: dict[str, "Tensor"] = wanted) -> None:
+    @classmethod
+    def of(cls, graph: Graph, layers: Sequence[Layer], batches: Sequence[Feeds], context: PassContext) -> Self:
+        """The means in a graph that nobody else runs."""
+        means = cls(layers)
+        show(Reference(graph), batches if layers else (), [means.see], context, "observing means")
+        return means
+
+    def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
+        """Take a tensor of a batch, by its place, into account."""
+        if value.name in self._names and tensor.ndim > 1:
+            self._found[batch, value.name] = _means(value, tensor)
+
+    def correct(self, graph: Graph, batches: Sequence[Feeds], context: PassContext) -> int:
+        """Correct the biases of the layers, in place, in a graph where they are quantized; returns how many there are.
+
+        Behind each layer the mean of every channel is put right before the next layer sees it, so that one run serves
+        all layers, however many.
+
+        Args:
+            graph: that is quantized.
+            batches: of inputs, all of which the float graph has run.
+            context: to whom progress is reported.
+        """
+        biases = {
+            name: bias for node in graph.nodes if node.outputs[0].name in self._names for name, bias in _find(node)
+        }
+        if not biases or not batches:
+            return 0
+        shifts: dict[str, _Shift] = {}
+
+        def correct(batch: int, value: Value, tensor: "Tensor") -> None:
             if value.name in biases:
-                wanted[value.name] = _means(tensor, biases[value.name].axis)
-
-        def correct(value: Value, tensor: "Tensor", wanted: Mapping[str, "Tensor"] = wanted) -> None:
-            if value.name in biases:
-                found = _Shift.of(wanted[value.name] - _means(tensor, biases[value.name].axis))
+                found = _Shift.of(self._found[batch, value.name] - _means(value, tensor))
                 shifts[value.name] = shifts[value.name] + found if value.name in shifts else found
                 tensor += shifts[value.name].estimate
 
-        before.run(batch, remember)
-        quantized.run(batch, correct)
-    for name, bias in biases.items():
-        _shift(graph, bias, shifts[name].estimate.numpy())
-    context.progress("correcting biases", len(batches), len(batches))
-    return len(biases)
+        show(Reference(graph), batches, [correct], context, "correcting biases")
+        for name, bias in biases.items():
+            _shift(graph, bias, shifts[name].estimate.numpy())
+        return len(biases)
 
 
 def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
@@ -127,19 +135,21 @@ def _find(node: Node) -> Iterator[tuple[str, _Bias]]:
     if output.type.rank < 2:
         return
     if node.operator == MATMUL_NBITS and node.input(5) is not None:
-        yield output.name, _Bias(node, 5, np.ones((), np.float32), output.type.rank - 1)
+        yield output.name, _Bias(node, 5, np.ones((), np.float32))
         return
     bias = node.input(2)
     if node.operator != MATMUL_NBITS and bias is not None and bias.producer is not None:
         scale = bias.producer.constant(1)
         assert scale is not None
-        yield output.name, _Bias(bias.producer, 0, scale, 1)
+        yield output.name, _Bias(bias.producer, 0, scale)
     if node.operator in ("MatMul", MATMUL_NBITS) and (place := added_bias(node)) is not None:
-        yield output.name, _Bias(*place, np.ones((), np.float32), output.type.rank - 1)
+        yield output.name, _Bias(*place, np.ones((), np.float32))
 
 
-def _means(tensor: "Tensor", axis: int) -> "Tensor":
-    """The mean of every channel of each sample, in a shape that broadcasts against the tensor."""
+def _means(value: Value, tensor: "Tensor") -> "Tensor":
+    """The mean of every channel of each sample, in a shape that broadcasts against a layer's output."""
+    assert value.producer is not None
+    axis = 1 if value.producer.operator == "Conv" else tensor.ndim - 1
     others = [other for other in range(1, tensor.ndim) if other != axis]
     return tensor.mean(others, keepdim=True) if others else tensor
 

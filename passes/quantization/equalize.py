@@ -6,7 +6,7 @@ before take it up, or a factor that is there already, and those of the convoluti
 "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019). Nothing is added that takes time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,9 @@ from ...ir.quantization import QuantParams, quantize_weight
 from ...ir.types import DType
 from ...targets import Int8
 from ..base import Feeds, PassContext
+from ..judge import Reference
+from ..probes import first_samples
+from .calibrate import show
 from .layers import Layer, drop_unused
 from .plan import Plan
 from .scale_groups import ScaleGroup, Source, scale_groups
@@ -37,8 +40,8 @@ _HEADROOM = 1.25
 _LEAST = 1e-3
 """That a channel is taken to reach, relative to the widest."""
 
-_JUDGES = 2
-"""Batches that are held out: a layer reads many pixels of each."""
+_JUDGES, _SAMPLES = 2, 4
+"""Batches that are held out, and how many samples of each are looked at: a layer reads many pixels of an image."""
 
 
 @dataclass(slots=True)
@@ -159,7 +162,9 @@ class Equalization:
         self._groups = [_Equalizer(group, int8) for group in scale_groups(graph, layers, plan)]
         self._owners = {value: group for group in self._groups for value in group.group.rounded}
         self._fitted = batches[: max(1, len(batches) - _JUDGES)]
-        self._held_out = batches[len(self._fitted) :] or batches
+        shapes = {value.name: value.type.dims for value in graph.inputs}
+        held_out = batches[len(self._fitted) :] or batches
+        self._held_out = [first_samples(batch, shapes, _SAMPLES) for batch in held_out]
 
     def see(self, batch: int, value: Value, x: "Tensor") -> None:
         """Take a tensor of a value into account, by the place of the batch that it comes from."""
@@ -168,32 +173,26 @@ class Equalization:
 
     def fit(self, context: PassContext) -> None:
         """Run the batches whose tensors nobody else has shown."""
-        self._run("equalizing channels", self._fitted, _Equalizer.observe, context)
+        show(Reference(self._graph), self._fitted if self._owners else (), [self.see], context, "equalizing channels")
 
     def apply(self, context: PassContext) -> tuple[list[Layer], int]:
         """Scale weights and activations of the graph; return the layers as they are now, and the number of groups."""
-        self._run("judging equalized channels", self._held_out[:1], _Equalizer.judge, context)
+        first, *others = self._held_out
+        self._judge([first], context)
         for group in self._groups:
             group.narrow()
-        self._run("judging equalized channels", self._held_out[1:], _Equalizer.judge, context)
+        self._judge(others, context)
         chosen = [(group, exponent) for group in self._groups if (exponent := group.best())]
         for group, exponent in chosen:
             _apply(self._graph, group.group, group.factors(exponent).numpy())
         return [_renewed(layer) for layer in self._layers], len(chosen)
 
-    def _run(
-        self,
-        what: str,
-        batches: Sequence[Feeds],
-        see: Callable[[_Equalizer, Value, "Tensor"], None],
-        context: PassContext,
-    ) -> None:
-        from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
+    def _judge(self, batches: Sequence[Feeds], context: PassContext) -> None:
+        def see(_: int, value: Value, x: "Tensor") -> None:
+            if value in self._owners:
+                self._owners[value].judge(value, x)
 
-        owners, interpreter = self._owners, Interpreter(self._graph)
-        for done, batch in enumerate(batches if owners else ()):
-            context.progress(what, done, len(batches))
-            interpreter.run(batch, lambda value, x: see(owners[value], value, x) if value in owners else None)
+        show(Reference(self._graph), batches if self._owners else (), [see], context, "judging equalized channels")
 
 
 def _relative(found: "Tensor", exact: "Tensor") -> float:

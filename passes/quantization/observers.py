@@ -10,6 +10,7 @@ import numpy as np
 from .clipping import STEPS
 
 _BINS = 8192
+_BLOCK = 1 << 16  # numbers that are counted at once, so that they stay in the cache
 _KEPT = 0.99999  # of the values; less cuts the few large activations that transformers depend on
 _LEAST = 1e-30  # of the ranges; what is smaller would overflow in reciprocals
 
@@ -62,8 +63,10 @@ class HistogramObserver(MinMaxObserver):
 
     def _count(self, batch: np.ndarray) -> None:
         self._widen(max(-self.low, self.high))
-        places = (batch * (_BINS / 2 / self.limit) + _BINS / 2).astype(np.int64).reshape(-1)
-        self.counts += np.bincount(np.minimum(places, _BINS - 1, out=places), minlength=_BINS)
+        flat = batch.reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            places = (flat[start : start + _BLOCK] * (_BINS / 2 / self.limit) + _BINS / 2).astype(np.int64)
+            self.counts += np.bincount(np.minimum(places, _BINS - 1, out=places), minlength=_BINS)
         self.counts[_BINS // 2] -= batch.size - np.count_nonzero(batch)
 
     @property

@@ -16,23 +16,25 @@ from ..base import Effect, Feeds, Pass, PassContext, PassResult
 from ..decisions import decisions
 from ..judge import Judge, Reference
 from ..profit import slower
-from .calibrate import Calibrated, calibrate, first_batches, first_batches_of
+from .calibrate import Calibration, See, first_batches, first_batches_of
 from .clipping import Bounds, widen
 from .compensate import compensate
-from .correct_biases import CORRECTED_ON, correct_biases
+from .correct_biases import CORRECTED_ON, ChannelMeans
 from .dynamic import quantize_dynamically
 from .embeddings import Lookup, quantize_embeddings
 from .equalize import Equalization
 from .given_grid import given_grid
 from .image_means import pool_image_means
-from .layers import Layer, Selection, WeightKey, output_names, select_layers
+from .layers import Layer, Selection, WeightKey, select_layers
 from .logarithms import before_logarithms
+from .observed import Observed
 from .observers import OBSERVERS
-from .plan import Plan, make_plan, result
+from .plan import Plan, make_plan
 from .recurrent import quantize_recurrent
 from .round_weights import check_block
-from .smooth import smooth
+from .smooth import Smoothing
 from .static import StaticQuantizer
+from .sweep import Sums
 from .weights import quantize_weights
 
 _COMPENSATED_ON = 64  # samples: of texts, more rows than a layer of MiniLM has channels
@@ -172,14 +174,14 @@ class Quantize(Pass):
             sharing.setdefault(layer.key, []).append(layer)
         tables: dict[Constant, Lookup] = {}
         corrects = self.correct_biases and bool(context.calibration)
-        before, outputs = graph.clone() if corrects else graph, output_names(selection.layers)
+        few = first_batches(context, min(self.samples, CORRECTED_ON)) if corrects else []
+        means = ChannelMeans.of(graph, selection.layers, few, context)
         for done, (key, layers) in enumerate(sharing.items()):  # one weight at a time is held beside the graph
             context.progress("rounding weights", done, len(sharing))
             tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme)})
         counts = {"layers": len(selection.layers)}
         if corrects:
-            few = first_batches(context, min(self.samples, CORRECTED_ON))
-            counts["biases"] = correct_biases(Reference(before), graph, outputs, few, context)
+            counts["biases"] = means.correct(graph, few, context)
         found = PassResult(counts, selection.misses)
         return _with_what_is_stored(graph, context, tables, found)
 
@@ -193,10 +195,10 @@ class Quantize(Pass):
         tables: dict[Constant, Lookup],
     ) -> PassResult:
         prepared = self.prepare(graph, layers, int8, profitable, context)
-        if not prepared.plan.reads:
+        observed = prepared.observed
+        if observed is None or not prepared.plan.reads:
             return PassResult({"layers": 0}, prepared.misses)
-        last = first_batches_of(context.calibration[::-1], _JUDGED_ON)
-        before, outputs = Reference(graph.clone(), last), output_names(prepared.layers)
+        observed.graph.detach()
         tables |= prepared.quantizer(graph, int8, self.per_channel).rewrite(prepared.layers)
         counts = {
             **prepared.counts,
@@ -207,8 +209,8 @@ class Quantize(Pass):
         }
         if self.correct_biases:
             few = first_batches(context, min(self.samples, CORRECTED_ON))
-            counts["biases"] = correct_biases(before, graph, outputs, few, context)
-        return PassResult(counts, prepared.misses, _losses(before, graph, last))
+            counts["biases"] = observed.means.correct(graph, few, context)
+        return PassResult(counts, prepared.misses, _losses(observed.graph, graph, _last(context)))
 
     def prepare(
         self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
@@ -216,16 +218,19 @@ class Quantize(Pass):
         """Do what comes before rounding: a graph that computes what it did, and the grid of each value."""
         plan = make_plan(graph, layers, profitable)
         if not plan.reads:
-            return Prepared(layers, plan, {}, {}, {}, [])
+            return Prepared(layers, plan, {}, {}, {}, [], None)
         batches = first_batches(context, self.samples)
         even = Equalization(graph, layers, plan, batches, int8) if self.equalize and self.per_channel else None
-        seen = calibrate(graph, plan.roots, OBSERVERS[self.observer], batches, context, even and even.see)
-        layers, misses = _unstretched(graph, layers, plan, seen)
+        smoothing = Smoothing(graph, layers) if self.smooth else None
+        others = [it.see for it in (even, smoothing) if it is not None]
+        first = Calibration(plan.roots, OBSERVERS[self.observer], batches)
+        observed = self._observe(graph, layers, first, batches, context, others)
+        layers, misses = observed.unstretched(layers, plan)
         plan = make_plan(graph, layers, profitable)
         counts: dict[str, int] = {}
         smoothed: dict[Value, Bounds] = {}
-        if self.smooth:
-            layers, smoothed = smooth(graph, layers, plan.returned, batches, context, gptq=self._compensates)
+        if smoothing is not None:
+            layers, smoothed = smoothing.apply(layers, plan.returned, context, gptq=self._compensates)
             counts["smoothed"] = len(smoothed)
             plan = make_plan(graph, layers, profitable)
         if even is not None:
@@ -236,14 +241,28 @@ class Quantize(Pass):
             plan = make_plan(graph, layers, profitable)
         if misses or any(counts.values()):
             unknown = {value: bounds for value, bounds in plan.roots.items() if value not in smoothed}
-            seen = calibrate(graph, unknown, OBSERVERS[self.observer], batches, context)
-        ranges = {value: found.range for value, found in seen.items()} | smoothed
+            again = Calibration(unknown, OBSERVERS[self.observer], batches)
+            observed = self._observe(graph, layers, again, batches, context)
+        ranges = {value: found.range for value, found in observed.seen.items()} | smoothed
         activation = DType[int8.activation]
         grids = {
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in plan.roots.items()
         }
-        rounded, uncompensated = self._compensate(graph, context, layers, int8.weight_bits)
-        return Prepared(layers, plan, grids, rounded, counts, [*misses, *uncompensated])
+        rounded, uncompensated = self._compensate(graph, context, layers, int8.weight_bits, observed.sums)
+        return Prepared(layers, plan, grids, rounded, counts, [*misses, *uncompensated], observed)
+
+    def _observe(
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        calibration: Calibration,
+        batches: Sequence[Feeds],
+        context: PassContext,
+        others: Sequence[See] = (),
+    ) -> Observed:
+        count = len(self._compensated_on(context)) if self._compensates else 0
+        reference = Reference(graph, _last(context))
+        return Observed.of(reference, layers, calibration, batches, context, compensated_on=count, others=others)
 
     def _run_dynamic(
         self,
@@ -256,8 +275,9 @@ class Quantize(Pass):
         """Quantize with what calibration data tells, if there are any."""
         counts: dict[str, int] = {}
         if self.smooth and context.calibration:
-            batches = first_batches(context, self.samples)
-            layers, smoothed = smooth(graph, layers, (), batches, context, gptq=self._compensates)
+            smoothing = Smoothing(graph, layers)
+            smoothing.fit(first_batches(context, self.samples), context)
+            layers, smoothed = smoothing.apply(layers, (), context, gptq=self._compensates)
             counts["smoothed"] = len(smoothed)
         rounded, misses = self._compensate(graph, context, layers, weight_bits)
         tables |= quantize_dynamically(graph, layers, weight_bits, self.per_channel, self.per_row, rounded)
@@ -267,13 +287,15 @@ class Quantize(Pass):
     def _compensates(self) -> bool:
         return self.gptq and self.per_channel
 
+    def _compensated_on(self, context: PassContext) -> Sequence[Feeds]:
+        return first_batches(context, min(self.samples, _COMPENSATED_ON))
+
     def _compensate(
-        self, graph: Graph, context: PassContext, layers: Sequence[Layer], bits: int
+        self, graph: Graph, context: PassContext, layers: Sequence[Layer], bits: int, first: Sums | None = None
     ) -> tuple[dict[WeightKey, IntegerWeight], list[str]]:
         if not self._compensates or not context.calibration:
             return {}, []
-        few = first_batches(context, min(self.samples, _COMPENSATED_ON))
-        return compensate(graph, layers, bits, few, context)
+        return compensate(graph, layers, bits, self._compensated_on(context), context, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +309,7 @@ class Prepared:
         rounded: weights that are in integers already, by channel.
         counts: of what was done to get there.
         misses: why some weights will be rounded plainly.
+        observed: of the graph as it is before rounding; None where nothing will be quantized.
     """
 
     layers: Sequence[Layer]
@@ -295,6 +318,7 @@ class Prepared:
     rounded: Mapping[WeightKey, IntegerWeight]
     counts: Mapping[str, int]
     misses: Sequence[str]
+    observed: Observed | None
 
     def quantizer(self, graph: Graph, int8: Int8, per_channel: bool) -> StaticQuantizer:
         """What rewrites the graph."""
@@ -309,6 +333,11 @@ def _with_what_is_stored(
     recurrent, layers_left = quantize_recurrent(graph, context)
     counts = {**found.counts, "embeddings": embeddings, "recurrent": recurrent}
     return PassResult(counts, [*found.misses, *tables_left, *layers_left], found.notes)
+
+
+def _last(context: PassContext) -> Sequence[Feeds]:
+    """The calibration data that what is lost is judged on."""
+    return first_batches_of(context.calibration[::-1], _JUDGED_ON)
 
 
 def _losses(before: Reference, graph: Graph, last: Sequence[Feeds]) -> list[str]:
@@ -346,25 +375,6 @@ def static_layers(graph: Graph, operators: frozenset[str], context: PassContext)
         if layer.node in barred
     ]
     return Selection([layer for layer in selection.layers if layer.node not in barred], [*selection.misses, *misses])
-
-
-def _unstretched(
-    graph: Graph, layers: Sequence[Layer], plan: Plan, seen: Mapping[Value, Calibrated]
-) -> tuple[list[Layer], list[str]]:
-    """The layers but for those that read or make what a few samples stretch, with a sentence for each of the latter."""
-    kept: list[Layer] = []
-    misses: list[str] = []
-    for layer in layers:
-        ends = (layer.x, *([result(graph, layer.node)] if layer.node.operator == "Conv" else ()))
-        stretch = max((seen[root].stretch for end in ends if (root := plan.root(end)) in seen), default=1.0)
-        if stretch > 1:
-            misses.append(
-                f"{layer.node.location}: {layer.node.operator} stays in float: a few samples of the calibration data "
-                f"reach {stretch:.0f} times as far as half of them, and 8 bits don't hold both"
-            )
-        else:
-            kept.append(layer)
-    return kept, misses
 
 
 def _union(by_backend: Mapping[str, frozenset[str]]) -> frozenset[str]:

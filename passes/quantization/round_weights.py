@@ -13,12 +13,11 @@ from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
-from ..judge import Reference
 from .calibrate import first_batches
-from .correct_biases import CORRECTED_ON, correct_biases
+from .correct_biases import CORRECTED_ON, ChannelMeans
 from .embeddings import quantize_embeddings
 from .given_grid import given_grid
-from .layers import Layer, WeightKey, output_names, select_layers
+from .layers import Layer, WeightKey, select_layers
 from .sweep import Moments, sweep
 from .weights import quantize_weights
 
@@ -80,11 +79,10 @@ class WeightRounding(Pass):
             return {layer: rounded[layer.key].floats for layer in layers}
 
         sweep(graph, selection.layers, context.calibration, context, visit)
-        before, outputs = graph.clone(), output_names(selection.layers)
+        few = first_batches(context, CORRECTED_ON) if self.correct_biases else []
+        means = ChannelMeans.of(graph, selection.layers, few, context)
         tables = quantize_weights(graph, selection.layers, rounded)
-        if self.correct_biases:
-            few = first_batches(context, CORRECTED_ON)
-            counts["biases"] = correct_biases(Reference(before), graph, outputs, few, context)
+        counts["biases"] = means.correct(graph, few, context)
         counts["embeddings"], others = quantize_embeddings(graph, context, tables)
         return PassResult(counts, [*misses, *others])
 

@@ -17,6 +17,8 @@ import numpy as np
 from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Value
 from ..base import Feeds, PassContext
+from ..judge import Reference
+from .calibrate import show
 from .channel_sources import ChannelSource, channel_source, divide, replace_constant
 from .clipping import Bounds
 from .layers import Layer
@@ -80,46 +82,63 @@ class _Division:
         return np.repeat(np.arange(len(self.copies)), self.copies)
 
 
-def smooth(
-    graph: Graph,
-    layers: Sequence[Layer],
-    integers: Collection[Value],
-    batches: Sequence[Feeds],
-    context: PassContext,
-    *,
-    gptq: bool,
-) -> tuple[list[Layer], dict[Value, Bounds]]:
-    """Smooth what MatMul and Gemm layers read, in place, where that is predicted to halve the error at least.
+class Smoothing:
+    """Smooths what MatMul and Gemm layers read, where that is predicted to halve the error at least.
 
     Args:
         graph: in float.
-        layers: of it that will compute in integers.
-        integers: values that are so before they are read, and stay as they are.
-        batches: of inputs.
-        context: to whom progress is reported.
-        gptq: whether GPTQ will round the weights.
-
-    Returns:
-        The layers as they are now, and what calibration saw of each activation that was smoothed, from end to end.
+        layers: of it that may compute in integers.
     """
-    groups: dict[Value, list[Layer]] = {}
-    for layer in layers:
-        if layer.node.operator != "Conv" and layer.x not in integers and not layer.shares_weight:
-            groups.setdefault(layer.x, []).append(layer)
-    seen = _observe(graph, groups, batches, context)
-    ranges: dict[Value, Bounds] = {}
-    weight_share = _LEFT_BY_GPTQ if gptq else 1.0
-    for x, readers in groups.items():
-        weight = np.concatenate([_current(layer).matrix for layer in readers], axis=1)
-        source = channel_source(readers)
-        path = channel_path(readers) if isinstance(source, str) else None
-        best = _best(seen[x], weight, weight_share, 0 if path is None else len(weight) // _SHARE // _LANES * _LANES)
-        if best is not None and context.applies("smooth", readers[0].node):
-            if path is not None and best.copies.max() > 1:
-                path.repeat(graph, best.channels)
-            smoothed = _apply(graph, x, readers, best)
-            ranges[smoothed] = float((seen[x].low / best.scale).min()), float((seen[x].high / best.scale).max())
-    return [layer if layer.is_turned else _current(layer) for layer in layers], ranges
+
+    def __init__(self, graph: Graph, layers: Sequence[Layer]) -> None:
+        self._graph = graph
+        self._seen = {layer.x: _Channels() for layer in layers if _is_eligible(layer)}
+
+    def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
+        """Take a tensor into account."""
+        if value in self._seen and tensor.numel():
+            self._seen[value].update(tensor)
+
+    def fit(self, batches: Sequence[Feeds], context: PassContext) -> None:
+        """Run batches whose tensors nobody else has shown."""
+        show(Reference(self._graph), batches if self._seen else (), [self.see], context, "observing channels")
+
+    def apply(
+        self, layers: Sequence[Layer], integers: Collection[Value], context: PassContext, *, gptq: bool
+    ) -> tuple[list[Layer], dict[Value, Bounds]]:
+        """Smooth in place.
+
+        Args:
+            layers: that will compute in integers after all.
+            integers: values that are so before they are read, and stay as they are.
+            context: that is asked before each step.
+            gptq: whether GPTQ will round the weights.
+
+        Returns:
+            The layers as they are now, and what was seen of each activation that was smoothed, from end to end.
+        """
+        groups: dict[Value, list[Layer]] = {}
+        for layer in layers:
+            if _is_eligible(layer) and layer.x not in integers:
+                groups.setdefault(layer.x, []).append(layer)
+        ranges: dict[Value, Bounds] = {}
+        weight_share = _LEFT_BY_GPTQ if gptq else 1.0
+        for x, readers in groups.items():
+            seen = self._seen[x]
+            weight = np.concatenate([_current(layer).matrix for layer in readers], axis=1)
+            source = channel_source(readers)
+            path = channel_path(readers) if isinstance(source, str) else None
+            best = _best(seen, weight, weight_share, 0 if path is None else len(weight) // _SHARE // _LANES * _LANES)
+            if best is not None and context.applies("smooth", readers[0].node):
+                if path is not None and best.copies.max() > 1:
+                    path.repeat(self._graph, best.channels)
+                smoothed = _apply(self._graph, x, readers, best)
+                ranges[smoothed] = float((seen.low / best.scale).min()), float((seen.high / best.scale).max())
+        return [layer if layer.is_turned else _current(layer) for layer in layers], ranges
+
+
+def _is_eligible(layer: Layer) -> bool:
+    return layer.node.operator != "Conv" and not layer.shares_weight
 
 
 def _current(layer: Layer) -> Layer:
@@ -127,24 +146,6 @@ def _current(layer: Layer) -> Layer:
     weight = layer.node.inputs[1]
     assert isinstance(weight, Constant)
     return replace(layer, x=layer.node.operand(0), weight=weight)
-
-
-def _observe(
-    graph: Graph, groups: dict[Value, list[Layer]], batches: Sequence[Feeds], context: PassContext
-) -> dict[Value, _Channels]:
-    from ...ir.interpreter import Interpreter  # brings torch, which listing the passes must not
-
-    seen = {x: _Channels() for x in groups}
-
-    def observe(value: Value, tensor: "Tensor") -> None:
-        if value in seen and tensor.numel():
-            seen[value].update(tensor)
-
-    interpreter = Interpreter(graph)
-    for done, batch in enumerate(batches if groups else ()):
-        context.progress("observing channels", done, len(batches))
-        interpreter.run(batch, observe)
-    return seen
 
 
 def _best(channels: _Channels, weight: np.ndarray, weight_share: float, more: int) -> _Division | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ...ir.graph import Constant, Graph
+from ...ir.graph import Constant, Graph, Value
 from ..base import Feeds, PassContext
 from ..judge import ONE_IN
 from ..walk import walk
@@ -55,8 +55,45 @@ Visitor: TypeAlias = Callable[[Sequence[Layer], Moments], Mapping[Layer, np.ndar
 """What is called with the layers that read one value; returns the weights `[K, N]` that the walk goes on with."""
 
 
+class Sums:
+    """What second moments are the means of, batch by batch.
+
+    Args:
+        layer: one of those that read the value.
+        count: of the batches that are taken into account, the first ones.
+    """
+
+    def __init__(self, layer: Layer, count: int) -> None:
+        self._layer, self._count = layer, count
+        self._sums: dict[bool, Tensor] = {}
+        self._rows: dict[bool, int] = {}
+
+    def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
+        """Take a batch, by its place, into account, if the layer reads the value."""
+        if value is self._layer.x and batch < self._count:
+            self.add(batch, tensor)
+
+    def add(self, batch: int, x: "Tensor") -> None:
+        """Take into account what the layer reads in a batch."""
+        for is_held_out, part in _shares(_rows(x, self._layer), batch, self._count):
+            self._sums[is_held_out] = self._sums.get(is_held_out, 0) + part.T @ part
+            self._rows[is_held_out] = self._rows.get(is_held_out, 0) + len(part)
+
+    @property
+    def moments(self) -> Moments:
+        """The means."""
+        means = {share: (total / max(self._rows[share], 1)).numpy() for share, total in self._sums.items()}
+        share = self._rows.get(True, 0) / max(sum(self._rows.values()), 1)
+        return Moments(means[False], means.get(True, means[False]), share)
+
+
 def sweep(
-    graph: Graph, layers: Sequence[Layer], batches: Sequence[Feeds], context: PassContext, visit: Visitor
+    graph: Graph,
+    layers: Sequence[Layer],
+    batches: Sequence[Feeds],
+    context: PassContext,
+    visit: Visitor,
+    first: Moments | None = None,
 ) -> None:
     """Visit layers in the graph's order, with the moments of what they read.
 
@@ -66,6 +103,7 @@ def sweep(
         batches: of inputs.
         context: to whom progress is reported.
         visit: called for the layers of each value that is read by some.
+        first: what the first layer reads, where that is known already.
     """
     import torch
 
@@ -85,26 +123,25 @@ def sweep(
         def observe(group: Sequence[Layer]) -> list[np.ndarray]:
             nonlocal start
             stop, twin = twins[group[0].node]
-            sums: dict[bool, Tensor] = {}
-            rows: dict[bool, int] = {}
+            sums = Sums(group[0], len(batches))
             for number in range(len(batches)):
                 x = rounded.advance(number, start, stop)[twin.operand(0)]
                 assert isinstance(x, torch.Tensor)
-                for is_held_out, part in _shares(_rows(x, group[0]), number, len(batches)):
-                    sums[is_held_out] = sums.get(is_held_out, 0) + part.T @ part
-                    rows[is_held_out] = rows.get(is_held_out, 0) + len(part)
-            start = stop
-            means = {share: (total / max(rows[share], 1)).numpy() for share, total in sums.items()}
-            share = rows.get(True, 0) / max(sum(rows.values()), 1)
-            return [means[False], means.get(True, means[False]), np.array(share)]
+                sums.add(number, x)
+            start, found = stop, sums.moments
+            return [found.fit, found.held_out, np.array(found.share)]
 
         for done, group in enumerate(groups.values()):
             context.progress("walking through layers", done, len(groups))
-            fit, held_out, share = context.remember(partial(observe, group))
+            if done or first is None:
+                fit, held_out, share = context.remember(partial(observe, group))
+                moments = Moments(fit, held_out, float(share))
+            else:
+                moments = first
             for layer in layers:
                 if twins[layer.node][0] < start:
                     rounded.constants.pop(own[layer], None)  # nobody reads it again
-            for layer, weight in visit(group, Moments(fit, held_out, float(share))).items():
+            for layer, weight in visit(group, moments).items():
                 rounded.constants[own[layer]] = to_torch(layer.laid_out(weight))
     context.progress("walking through layers", len(groups), len(groups))
 

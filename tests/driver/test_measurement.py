@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 
-from planish.driver.measurement import Latency, interleaved
+from planish.driver.measurement import FEWEST_ROUNDS, Latency, interleaved
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
@@ -12,6 +12,19 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert ratio.upper == 2.5
     assert str(ratio) == "2.00x (2.00-2.50)"
     assert str(ratio.inverse) == "0.50x (0.40-0.50)"
+
+
+def test_rounds_end_as_soon_as_they_answer_what_is_asked() -> None:
+    seen: list[int] = []
+
+    def settled(rounds: np.ndarray) -> bool:
+        assert rounds.min() > 0
+        seen.append(rounds.shape[1])
+        return rounds.shape == (2, FEWEST_ROUNDS + 1)
+
+    latencies = interleaved([lambda: None, lambda: None], settled)
+    assert seen == [FEWEST_ROUNDS, FEWEST_ROUNDS + 1]
+    assert [len(latency.rounds) for latency in latencies] == [FEWEST_ROUNDS + 1] * 2
 
 
 def test_models_run_in_turn() -> None:

@@ -355,9 +355,26 @@ def test_a_model_is_not_checked_on_edge_values_that_it_does_not_take(graph_of) -
 # -- probes
 
 
-def test_probes_are_calibration_data_where_there_is_some(source: Graph) -> None:
-    data = [{"x": np.full((2, 4), value, np.float32)} for value in range(3)]
-    assert make_probes(source, data) == data[:2]
+def test_probes_are_calibration_data_where_there_is_some(graph_of) -> None:
+    data = [{"x": np.full((5, 4), value, np.float32)} for value in range(3)]
+    probes = make_probes(graph_of("(%x: float32[batch, 4]) { return x = %x }"), data)
+    assert [probe["x"].tolist() for probe in probes] == [batch["x"][:2].tolist() for batch in data[:2]]
+
+
+def test_a_batch_that_the_model_fixes_is_a_probe_as_it_is(graph_of) -> None:
+    graph = graph_of("(%x: float32[5, 3], %n: int64[]) { return x = %x }")
+    data = [{"x": np.ones((5, 3), np.float32), "n": np.array(1)}]
+    assert make_probes(graph, data) == data
+    twice = graph_of("(%x: float32[batch, 3], %m: float32[2*batch]) { return x = %x }")
+    data = [{"x": np.ones((5, 3), np.float32), "m": np.ones(10, np.float32)}]
+    assert make_probes(twice, data) == data  # what a sample is of the second input isn't said
+
+
+def test_probes_are_cut_along_each_axis_of_the_batch(graph_of) -> None:
+    graph = graph_of("(%x: float32[batch, 3], %near: bool[batch, batch], %n: int64[]) { return x = %x }")
+    data = [{"x": np.ones((5, 3), np.float32), "near": np.eye(5, dtype=bool), "n": np.array(1)}]
+    (probe,) = make_probes(graph, data)
+    assert {name: array.shape for name, array in probe.items()} == {"x": (2, 3), "near": (2, 2), "n": ()}
 
 
 def test_random_probes_fit_the_inputs_and_follow_the_seed(graph_of) -> None:

@@ -1,6 +1,6 @@
 """Quantization end to end: what ONNX Runtime makes of the graph, how close it stays, what stays in float and why."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -284,8 +284,10 @@ def test_a_model_that_integers_make_slower_stays_in_float_and_says_so(scheme: st
     source = projections()
     feeds = [{"x": GENERATOR.standard_normal((2, 5, 64)).astype(np.float32)}]
 
-    def profile(graphs: Sequence[Graph], *, by_layer: bool) -> list[Profile]:
+    def profile(graphs: Sequence[Graph], *, by_layer: bool, settled: Callable[[np.ndarray], bool]) -> list[Profile]:
         assert not by_layer
+        assert settled(np.array([[0.010] * 8, [0.009] * 8]))
+        assert not settled(np.array([[0.010] * 8, [0.009] * 5 + [0.011] * 3]))
         return [Profile(np.full(8, 0.010 if len(graph) == len(source) else 0.012), {}, {}) for graph in graphs]
 
     context = PassContext(TARGET, source, feeds, profile=profile)

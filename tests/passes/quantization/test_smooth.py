@@ -11,7 +11,7 @@ from planish.passes.base import PassContext
 from planish.passes.probes import run_graph
 from planish.passes.quantization.layers import select_layers
 from planish.passes.quantization.quantize import Quantize
-from planish.passes.quantization.smooth import smooth
+from planish.passes.quantization.smooth import Smoothing
 from planish.targets.load import load_target
 
 GENERATOR = np.random.default_rng(0)
@@ -39,7 +39,9 @@ def smoothed(source: Graph, feeds: list) -> tuple[Graph, int]:
     graph = source.clone()
     context = PassContext(load_target("x86-64-avx512-vnni"), source, feeds)
     layers = select_layers(graph, OPERATORS, context).layers
-    _, ranges = smooth(graph, layers, (), feeds, context, gptq=False)
+    smoothing = Smoothing(graph, layers)
+    smoothing.fit(feeds, context)
+    _, ranges = smoothing.apply(layers, (), context, gptq=False)
     verify(graph)
     return graph, len(ranges)
 

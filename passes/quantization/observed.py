@@ -1,0 +1,78 @@
+"""What static quantization needs to know of a graph in float, all of it told by one run over the calibration data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from ...ir.graph import Value
+from ..base import Feeds, PassContext
+from ..judge import Reference
+from .calibrate import Calibrated, Calibration, See, show
+from .compensate import compensated
+from .correct_biases import ChannelMeans
+from .layers import Layer
+from .plan import Plan, result
+from .sweep import Sums
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a run has told.
+
+    Attributes:
+        graph: that ran.
+        seen: of each value that gets a grid.
+        means: of the layers' channels.
+        sums: over what the first layer reads whose weight GPTQ may round; None if there is none.
+    """
+
+    graph: Reference
+    seen: Mapping[Value, Calibrated]
+    means: ChannelMeans
+    sums: Sums | None
+
+    @classmethod
+    def of(
+        cls,
+        graph: Reference,
+        layers: Sequence[Layer],
+        calibration: Calibration,
+        batches: Sequence[Feeds],
+        context: PassContext,
+        *,
+        compensated_on: int,
+        others: Sequence[See] = (),
+    ) -> Self:
+        """Run the calibration data.
+
+        Args:
+            graph: in float.
+            layers: of it that may compute in integers.
+            calibration: of the values that then get a grid.
+            batches: of inputs.
+            context: to whom progress is reported.
+            compensated_on: how many of the batches GPTQ looks at.
+            others: who are shown the tensors as well.
+        """
+        means, heads = ChannelMeans(layers), compensated(layers)
+        sums = Sums(heads[0], compensated_on) if heads and compensated_on else None
+        sees = [calibration.see, means.see, *others]
+        show(graph, batches, sees if sums is None else [*sees, sums.see], context)
+        return cls(graph, calibration.found, means, sums)
+
+    def unstretched(self, layers: Sequence[Layer], plan: Plan) -> tuple[list[Layer], list[str]]:
+        """The layers but for those that read or make what a few samples stretch, with a sentence for each of these."""
+        kept: list[Layer] = []
+        misses: list[str] = []
+        for layer in layers:
+            made = (result(self.graph.graph, layer.node),) if layer.node.operator == "Conv" else ()
+            roots = [plan.root(end) for end in (layer.x, *made)]
+            stretch = max((self.seen[root].stretch for root in roots if root in self.seen), default=1.0)
+            if stretch > 1:
+                misses.append(
+                    f"{layer.node.location}: {layer.node.operator} stays in float: a few samples of the calibration "
+                    f"data reach {stretch:.0f} times as far as half of them, and 8 bits don't hold both"
+                )
+            else:
+                kept.append(layer)
+        return kept, misses
