@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from machine import without_saturation
 
 import planish
 from planish.backends.legal import legalized
@@ -24,6 +25,7 @@ from planish.passes.quantization.quantize import Quantize
 from planish.targets.load import load_target
 
 TARGET = load_target("x86-64-avx512-vnni")
+HERE = without_saturation(TARGET)
 GENERATOR = np.random.default_rng(0)
 
 
@@ -115,7 +117,7 @@ def test_outputs_stay_close_to_float(name, options):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
 def test_onnx_runtime_agrees_with_the_interpreter(name, scheme, tmp_path):
-    _, graph, feeds, _ = quantized(name, scheme=scheme)
+    _, graph, feeds, _ = quantized(name, HERE, scheme=scheme)
     write_onnx(graph, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for feed, expected in zip(feeds, run_graph(graph, feeds), strict=True):
@@ -145,7 +147,7 @@ def test_weights_have_seven_bits_where_eight_would_saturate():
 def test_weights_in_four_bits_take_up_half_the_bytes_and_run_in_the_same_kernels(name, scheme, tmp_path):
     sizes, operators = {}, {}
     for bits in (8, 4):
-        source, graph, feeds, _ = quantized(name, scheme=scheme, weight_bits=bits)
+        source, graph, feeds, _ = quantized(name, HERE, scheme=scheme, weight_bits=bits)
         weights = [constant for constant in graph.constants.values() if constant.type.rank > 1]
         assert {weight.dtype for weight in weights} - {DType.float32} == {DType.int8 if bits == 8 else DType.int4}
         sizes[bits] = sum(constant.data.size * constant.dtype.bits / 8 for constant in weights)
@@ -247,7 +249,7 @@ def test_rows_on_grids_of_their_own_stay_closer_to_float_and_run_in_onnx_runtime
     moves = {}
     for per_row in (False, True):
         graph = source.clone()
-        Quantize(scheme="int8-dynamic", per_row=per_row).apply(graph, PassContext(TARGET, source, feeds))
+        Quantize(scheme="int8-dynamic", per_row=per_row).apply(graph, PassContext(HERE, source, feeds))
         [[wanted], [got]] = ([output["y"] for output in run_graph(each, feeds)] for each in (source, graph))
         moves[per_row] = np.abs(got - wanted)[:, 2].max()
         write_onnx(legalized(graph, TARGET, "onnxruntime"), tmp_path / "model.onnx")
