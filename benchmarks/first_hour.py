@@ -1,7 +1,7 @@
 """What a new user writes and waits for: planish beside NNCF, Optimum and Olive on three jobs, in turns.
 
     pip install -e ".[build,benchmarks]"
-    python -m venv nncf && nncf/bin/pip install nncf openvino onnx torch transformers
+    python -m venv nncf && nncf/bin/pip install nncf openvino onnx onnxruntime torch transformers
     python -m venv optimum && optimum/bin/pip install "optimum-onnx[onnxruntime]" datasets "huggingface-hub<1"
     python -m venv olive && olive/bin/pip install olive-ai onnxruntime torch transformers requests
     python benchmarks/first_hour.py --environment nncf --environment optimum --environment olive [--json RESULTS.json]

@@ -118,7 +118,7 @@ def _dequantized_type_of(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Tensor:
-    y = _plus(plain(x), zero_point, axis, block_size) * _spread(scale, x, axis, block_size)
+    y = _plus(plain(x).float(), zero_point, axis, block_size) * _spread(scale, x, axis, block_size).float()
     return torch.empty_like(y, dtype=torch_dtype(DType(output_dtype)) if output_dtype else scale.dtype)
 
 

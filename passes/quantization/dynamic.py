@@ -15,7 +15,7 @@ from ...ir.quantization import IntegerWeight, quantize_weight
 from ...ir.types import DType
 from ..legalization.expansions.integers import ROW_QUANTIZER
 from .embeddings import Lookup, integer_rows
-from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers
+from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers, tied_bits
 
 
 def quantize_dynamically(
@@ -50,7 +50,7 @@ def quantize_dynamically(
         if layer.key not in weights:
             is_tied, name = layer.is_tied, layer.weight.name
             axis = layer.axis if per_channel else None
-            bits = 8 if is_tied else weight_bits
+            bits = tied_bits(weight_bits) if is_tied else weight_bits
             weight = rounded.get(layer.key) or quantize_weight(layer.weight.data, axis, bits)
             data = weight.data if is_tied or layer.axis else weight.data.T
             integers, scale = (

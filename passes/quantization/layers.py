@@ -164,6 +164,11 @@ def float_inputs(layers: Sequence[Layer]) -> list[Value]:
     return [*turns, *(value for value in held if isinstance(value, Constant))]
 
 
+def tied_bits(bits: int) -> int:
+    """The bits of a weight whose rows are looked up as well, where others have some: 7 where 8 would saturate."""
+    return max(bits, 7)
+
+
 def held_integers(op: Builder, integers: np.ndarray, bits: int, name: str) -> Value:
     """Emit a weight's integers, int8; those of 4 bits and less are held in half the bytes, and widened at load time."""
     if bits > 4:

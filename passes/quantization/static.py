@@ -14,7 +14,7 @@ from ...ir.builder import Builder
 from ...ir.graph import Constant, Graph, Location, Node, Value
 from ...ir.quantization import LARGEST_BIAS, IntegerWeight, QuantParams, quantize_weight
 from .embeddings import Lookup, integer_rows
-from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers
+from .layers import Layer, WeightKey, drop_unused, float_inputs, held_integers, tied_bits
 from .plan import Plan
 
 
@@ -123,7 +123,7 @@ class StaticQuantizer:
         axis = layer.axis if self.per_channel else None
         least = least if self.per_channel else np.max(least)
         weight = self.rounded.get(layer.key)
-        bits = 8 if layer.is_tied else self.weight_bits
+        bits = tied_bits(self.weight_bits) if layer.is_tied else self.weight_bits
         if weight is None or np.any(weight.scale < least):
             weight = quantize_weight(layer.weight.data, axis, bits, least)
         name = layer.weight.name

@@ -77,7 +77,12 @@ def test_what_differs_is_in_the_table(name: str, tmp_path: Path) -> None:
     assert said.keys() == DIFFERENT.keys()
     runs = [key for key, cell in said.items() if cell != "refused"]
     found = run([DIFFERENT[key] for key in runs], name, tmp_path)
-    assert {key: said[key] for key in runs} == dict(zip(runs, map(shown, found), strict=True))
+    wrong = {
+        key: (said[key], text)
+        for key, text in zip(runs, map(shown, found), strict=True)
+        if text not in said[key].split(" or ")
+    }
+    assert not wrong
 
 
 @pytest.mark.parametrize("key", [pytest.param(key, id=" ".join(key)) for key in DIFFERENT])

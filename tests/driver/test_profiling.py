@@ -51,7 +51,8 @@ def test_kernels_of_tvm_count_for_the_nodes_that_they_are_for():
     """Equal kernels are one in the library, and still told apart."""
     graph = named(convolutions())
     feeds = {"x": np.random.default_rng(1).standard_normal((1, 16, 32, 32)).astype(np.float32)}
-    (found,) = find_backend("tvm").node_times([legalized(graph, TARGET, "tvm")], TARGET, feeds)
+    native = load_target("native")
+    (found,) = find_backend("tvm").node_times([legalized(graph, native, "tvm")], native, feeds)
     taken = {name for name, seconds in found.modules.items() if seconds > 0}
     relu, gated = (next(node.output for node in graph.nodes if node.operator == it) for it in ("Relu", "Mul"))
     assert taken == {relu.name, gated.name}  # the last of what is fused behind each convolution

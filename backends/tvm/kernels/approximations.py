@@ -46,8 +46,8 @@ def _scaled(y: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
     integers = vector_type("int32", y)
     bits = tirx.reinterpret(integers, n + number(ROUNDING, y)) << tirx.const(23, integers)
     half = held(tirx.reinterpret(y.ty.dtype, bits + tirx.const(126 << 23, integers)))
-    scaled = held(y * half)
-    return held(tirx.Select(n < number(-125, y), number(0.0, y), scaled + scaled))
+    scaled = held((y + y) * half)
+    return held(tirx.Select(n < number(-125, y), number(0.0, y), scaled))
 
 
 def sigmoid(x: tirx.Expr) -> tirx.Expr:
