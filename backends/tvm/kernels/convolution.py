@@ -35,11 +35,9 @@ class Convolution:
         batch: images; None where their number isn't known.
         channels: of the images.
         filters: channels of the result.
-        groups: groups of whole blocks of channels, each with filters of its own.
+        groups: of whole blocks of channels, each with filters of its own.
         depth: channels that a filter reads.
-        window: where the filters lie.
         block: channels of a block of the images; 0 where they are the second axis.
-        instruction: what multiplies and adds.
         has_offsets: whether sums of bytes start from anything but 0.
         wide: filters of a group, if the last one has fewer than the others; whole blocks of them.
         dtype: of the images.
@@ -64,6 +62,11 @@ class Convolution:
     @property
     def weights(self) -> int:
         return self.filters * self.depth * prod(self.window.kernel)
+
+    @property
+    def flat(self) -> Window:
+        """The windows; those of one pixel as on an image with one row."""
+        return Window.points((1, prod(self.window.image))) if self.window.is_point else self.window
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -119,7 +122,7 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 @lru_cache
 def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
     """Return all tiles that fit into the registers, the one with the least estimated time first."""
-    widest = min(_window(sizes).result[1], machine.registers)
+    widest = min(sizes.flat.result[1], machine.registers)
     blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
     counts = [count for count in range(1, machine.registers) if blocks % count == 0]
     found = [
@@ -140,7 +143,7 @@ def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float
 
 def _most_tiles(sizes: Convolution, tile: Tile, machine: Machine) -> int:
     """Return how many tiles the busiest thread computes."""
-    window = _window(sizes)
+    window = sizes.flat
     inner, edges = window.tiles(tile.columns)
     rows = (sizes.batch or 1) * (ceil_div(sizes.filters, machine.lanes) // tile.blocks) * window.result[0]
     tasks, count = (rows, len(inner) + len(edges)) if edges else (rows * len(inner), 1)
@@ -164,27 +167,19 @@ def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> l
 
     The one with the least estimated time comes first; there are none where the dense kernel takes no more.
     """
-    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block:
-        return []
-    if _window(sizes).tiles(1)[1]:  # some pixels are padding
-        return []
-    times: dict[SparseTile, float] = {}
-    held: dict[int, float] = {}
-    for tile in (SparseTile(tile.columns, tile.blocks) for tile in tiles(sizes, machine)):
-        if tile.blocks <= MOST_VECTORS:
-            if tile.blocks not in held:
-                held[tile.blocks] = float(_is_held(weights, sizes, tile, machine).mean())
-            products = tile.columns * tile.blocks
-            work = max(products + machine.costs.sparse_load * (tile.columns + tile.blocks), machine.costs.latency)
-            times[tile] = held[tile.blocks] * _most_tiles(sizes, tile, machine) * work
-    dense = tiles(sizes, machine)[0]
-    limit = machine.costs.sparse_gain * _most_tiles(sizes, dense, machine) * dense.columns * dense.blocks
-    return sorted((tile for tile, time in times.items() if time < limit), key=lambda tile: times[tile])
+    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block or sizes.flat.tiles(1)[1]:
+        return []  # the last where pixels are padding
+    dense, costs = tiles(sizes, machine), machine.costs
+    found = [SparseTile(tile.columns, tile.blocks) for tile in dense if tile.blocks <= MOST_VECTORS]
+    widths = {tile.blocks: tile for tile in found}
+    held = {count: float(_is_held(weights, sizes, tile, machine).mean()) for count, tile in widths.items()}
 
+    def time(tile: SparseTile) -> float:
+        work = tile.columns * tile.blocks + costs.sparse_load * (tile.columns + tile.blocks)
+        return held[tile.blocks] * _most_tiles(sizes, tile, machine) * max(work, costs.latency)
 
-def _window(sizes: Convolution) -> Window:
-    """Return the windows; those of one pixel as on an image with one row."""
-    return Window.points((1, prod(sizes.window.image))) if sizes.window.is_point else sizes.window
+    limit = costs.sparse_gain * _most_tiles(sizes, dense[0], machine) * dense[0].columns * dense[0].blocks
+    return sorted((tile for tile in found if time(tile) < limit), key=time)
 
 
 def prepared(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
@@ -238,10 +233,10 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
 
     For bytes, scales and, if there are any, offsets follow the bias.
     """
-    lanes, instruction, batch = machine.lanes, sizes.instruction, symbol("batch", sizes.batch)
-    outer, (blocks, step) = ceil_div(sizes.filters, lanes), sizes.steps
+    lanes, instruction, window = machine.lanes, sizes.instruction, sizes.flat
+    batch, outer, (blocks, step) = symbol("batch", sizes.batch), ceil_div(sizes.filters, lanes), sizes.steps
     panels, width = outer // tile.blocks, tile.blocks * lanes * instruction.k_per_instruction
-    window, images = _window(sizes), (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
+    images = (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
     tail = (sizes.block,) if sizes.spacing > 1 else ()
     view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * sizes.spacing)
     held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // instruction.k_per_instruction)
@@ -252,10 +247,9 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     index = (argument("places", held, "int32"), argument("starts", (panels + 1,), "int32")) if is_sparse else ()
     is_integer = instruction.accumulator_dtype == "int32"
     rows = channel_rows(window, outer * lanes, is_integer=is_integer, has_offsets=sizes.has_offsets)
-    shapes = ((batch, outer, *windows.result, lanes) for windows in (sizes.window, window))
-    result = Result.declare(epilogue, *shapes)
+    result = Result.declare(epilogue, *((batch, outer, *part.result, lanes) for part in (sizes.window, window)))
     parts = (tile.columns, tile.blocks, instruction.accumulator_dtype, x, weights, *rows, result, sizes)
-    code = _SparseCode(window, machine, *parts, *index) if is_sparse else _Code(window, machine, *parts)
+    code = _SparseCode(window, lanes, *parts, *index) if is_sparse else _Code(window, lanes, *parts)
     tiles = window.tiles(tile.columns)
     axes: dict[str, Scalar] = {"image": batch, "panel": panels, "row": window.result[0]}
     if not tiles[1]:

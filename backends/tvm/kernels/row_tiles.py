@@ -13,7 +13,6 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Result
-from .machine import Machine
 from .prim_func import Loop, argument
 from .vectors import Register, Scalar, cast, ramp, zeros
 from .windows import Window
@@ -36,24 +35,18 @@ def channel_rows(
 
 @dataclass(frozen=True, slots=True)
 class RowTiles(ABC):
-    """The hooks of tiles of a row, and the buffers that they read.
+    """Tiles of some columns of a row by some blocks of channels, and the buffers that they read.
 
     Attributes:
-        window: where the windows lie.
-        machine: whose vectors hold a block of channels.
-        columns: of a tile.
-        blocks: of channels of a tile.
+        lanes: channels of a block.
         accumulator_dtype: of what is computed of a window.
-        x: images.
-        weights: None for a pool.
-        bias: by channel; None for a pool.
+        weights: None for a pool, as is the bias.
         scales: of sums of bytes, by channel; None for floats.
         offsets: what sums of bytes start from, by kind of row, kind of column, and channel; None for 0.
-        result: with the epilogue on it.
     """
 
     window: Window
-    machine: Machine
+    lanes: int
     columns: int
     blocks: int
     accumulator_dtype: str
@@ -63,10 +56,6 @@ class RowTiles(ABC):
     scales: tirx.Buffer | None
     offsets: tirx.Buffer | None
     result: Result
-
-    @property
-    def lanes(self) -> int:
-        return self.machine.lanes
 
     def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Return what a window starts from; a column of None stands for one without padding at the sides.
@@ -92,34 +81,26 @@ class RowTiles(ABC):
         return cast(total, "float32") * self.scales[channels] + self.bias[channels]
 
     def emit(self, axes: dict[str, Scalar], tiles: tuple[list[int], list[int]], loop: Loop) -> None:
-        """Emit all tiles, which are those in the middle of rows and those at edges.
+        """Emit all tiles: those in the middle of rows in loops, those at edges one by one.
 
         Axes are image, panel and row, in any order, and perhaps tile, if there are no edges; with their sizes they make
         the tasks.
         """
+        inner, edges = tiles
         with loop(0, prod(axes.values())) as task:
             place: dict[str, Scalar] = {}
             for name, size in reversed(axes.items()):
                 task, place[name] = task // size, task % size
+            columns, blocks = range(self.columns), range(self.blocks)
+            sums = [[Register(T.alloc_buffer((self.lanes,), self.accumulator_dtype)) for _ in blocks] for _ in columns]
             at = (place["image"], place["panel"], place["row"])
+            for edge in edges:
+                self.tile(sums, at, edge, edge)
             if "tile" in place:
-                self.tile(self.sums(), at, tirx.min(place["tile"] * self.columns, tiles[0][-1]), None)
-            else:
-                self.row(at, *tiles)
-
-    def row(self, at: Line, inner: list[int], edges: list[int]) -> None:
-        """Emit the tiles of a row: those in the middle in a loop, those at edges one by one."""
-        sums = self.sums()
-        for edge in edges:
-            self.tile(sums, at, edge, edge)
-        if inner:
-            with T.serial(0, len(inner)) as step:
-                self.tile(sums, at, tirx.min(inner[0] + step * self.columns, inner[-1]), None)
-
-    def sums(self) -> Sums:
-        """Allocate the registers of a tile."""
-        dtype = self.accumulator_dtype
-        return [[Register.empty(self.lanes, dtype) for _ in range(self.blocks)] for _ in range(self.columns)]
+                self.tile(sums, at, tirx.min(place["tile"] * self.columns, inner[-1]), None)
+            elif inner:
+                with T.serial(0, len(inner)) as step:
+                    self.tile(sums, at, tirx.min(inner[0] + step * self.columns, inner[-1]), None)
 
     def tile(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         """Emit one tile from a column on; at an edge, that column is known."""

@@ -70,24 +70,15 @@ class Register:
     buffer: tirx.Buffer
 
     @staticmethod
-    def empty(lanes: int, dtype: str = "float32") -> "Register":
-        """Allocate a vector that begins with anything."""
-        return Register(T.alloc_buffer((lanes,), dtype))
-
-    @staticmethod
     def of(vector: tirx.Expr) -> "Register":
         """Allocate a vector that begins with another one."""
-        register = Register.empty(vector.ty.dtype.lanes, vector.ty.dtype.with_lanes(1))
+        register = Register(T.alloc_buffer((vector.ty.dtype.lanes,), vector.ty.dtype.with_lanes(1)))
         register.set(vector)
         return register
 
     @property
-    def lanes(self) -> int:
-        return known(self.buffer.shape[0])
-
-    @property
     def value(self) -> tirx.Expr:
-        return self.first(self.lanes)
+        return self.first(known(self.buffer.shape[0]))
 
     def first(self, lanes: int) -> tirx.Expr:
         """Return some lanes, from the first one on."""
@@ -99,10 +90,10 @@ class Register:
 
     def folded(self, combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> tirx.Expr:
         """Combine all lanes, overwriting them."""
-        lanes = self.lanes
+        lanes = known(self.buffer.shape[0])
         while lanes > 1:
             lanes //= 2
-            self.set(combine(*(self.buffer[ramp(start, lanes)] for start in (0, lanes))))
+            self.set(combine(self.first(lanes), self.buffer[ramp(lanes, lanes)]))
         return self.buffer[0]
 
     def total(self) -> tirx.Expr:
@@ -151,11 +142,9 @@ def horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
     """Return a vector with the sums of as many vectors as each has lanes."""
     lanes = size = len(vectors)
     while size > 1:
-        starts = range(0, 2 * lanes, size)
-        halves = [
-            [start + at for start in starts for at in range(begin, begin + size // 2)] for begin in (0, size // 2)
-        ]
-        pairs = zip(vectors[::2], vectors[1::2], strict=True)
-        vectors = [held(tirx.Shuffle(pair, halves[0]) + tirx.Shuffle(pair, halves[1])) for pair in map(list, pairs)]
+        lower = [start + at for start in range(0, 2 * lanes, size) for at in range(size // 2)]
+        upper = [at + size // 2 for at in lower]
+        pairs = ([vectors[index], vectors[index + 1]] for index in range(0, len(vectors), 2))
+        vectors = [held(tirx.Shuffle(pair, lower) + tirx.Shuffle(pair, upper)) for pair in pairs]
         size //= 2
     return vectors[0]

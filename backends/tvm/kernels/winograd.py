@@ -5,12 +5,12 @@ Algorithms for Convolutional Neural Networks", 2016). A task takes some tiles th
 tiles stay in the L2 cache.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from heapq import merge
 from itertools import product
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,15 @@ from numpy.polynomial import polynomial
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from . import convolution
+from . import convolution, tiles
 from .bfloat16 import loaded
-from .convolution import Convolution, Tile
+from .convolution import Convolution
 from .epilogue import Epilogue, Result
 from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import argument, either, kernel, symbol
-from .tiles import fits
-from .vectors import Register, Scalar, ceil_div, held, number, ramp, spread, zeros
+from .vectors import Scalar, ceil_div, held, number, ramp, spread, zeros
 
-Vectors = Sequence[tirx.Expr]
 Load = Callable[[int, int], tirx.Expr]
 """A function from a row and a column of a tile to its vector."""
 
@@ -84,27 +82,27 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @cache
-def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | Tile, ...]:
+def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | convolution.Tile, ...]:
     """Return the ways to compute a convolution, the least estimated time first: plans, and tiles of the direct one.
 
     The direct convolution may be done in another type, which makes it `speed` times as fast as in float32.
     """
-    window, tiles = sizes.window, convolution.tiles(sizes, machine)
+    window, direct = sizes.window, convolution.tiles(sizes, machine)
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
     if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
-        return tiles
+        return direct
     plans: dict[tuple[int, ...], Plan] = {}
     for plan in sorted(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine)):
         plans.setdefault((plan.side, plan.rows, plan.blocks, plan.shares), plan)  # with the best number of tiles
 
-    def cost(way: Plan | Tile) -> float:
+    def cost(way: Plan | convolution.Tile) -> float:
         if isinstance(way, Plan):
             return _cost(way, sizes, machine)[0]
         fetched = machine.costs.fetch * ceil_div(sizes.filters, machine.lanes)
         rounds = _TAPS**2 * sizes.channels * max(convolution.cost(sizes, way, machine)[0], fetched)
         return machine.costs.winograd_gain / speed * rounds
 
-    return tuple(merge(plans.values(), tiles, key=cost))
+    return tuple(merge(plans.values(), direct, key=cost))
 
 
 def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
@@ -115,7 +113,7 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
         m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
         for rows, count, share in product(range(1, machine.registers), m_splits, shares):
             plan = Plan(side, count, rows, blocks, share)
-            is_whole = rows <= count and fits(rows, blocks, machine)
+            is_whole = rows <= count and tiles.fits(rows, blocks, machine)
             if is_whole and _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes:
                 yield plan
 
@@ -230,18 +228,16 @@ class _Code:
 
     def multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
-        plan, lanes, channels, whole = self.plan, self.lanes, self.sizes.channels, ramp(0, self.lanes)
-        spots = product(range(plan.rows), range(plan.blocks))
-        sums = {spot: Register.of(zeros("float32", lanes)) for spot in spots}
-        with T.serial(0, ceil_div(channels, lanes)) as block:
-            count = lanes if channels % lanes == 0 else tirx.min(lanes, channels - block * lanes)
-            with T.serial(0, count) as channel:
-                for (row, number), total in sums.items():
-                    element = spread(self.images[position, block * plan.tiles + first + row, channel], lanes)
-                    filters = self.weights[panel, position, block * lanes + channel, ramp(number * lanes, lanes)]
-                    total.set(FMA.multiply_add(total.value, element, filters))
-        for (row, number), total in sums.items():
-            T.buffer_store(self.products, total.value, [position, number * plan.tiles + first + row, whole])
+        count, lanes = self.plan.tiles, self.lanes
+        found = tiles.Tile(self.plan.rows, self.plan.blocks * lanes, lanes).products(
+            self.sizes.channels,
+            FMA,
+            lambda step, row, _: spread(self.images[position, step // lanes * count + first + row, step % lanes], lanes),
+            lambda step, start, _: self.weights[panel, position, step, ramp(start, lanes)],
+        )
+        for row, start, _, vector in found:
+            place = start // lanes * count + first + row
+            T.buffer_store(self.products, vector, [position, place, ramp(0, lanes)])
 
     def back(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
         """Emit a tile of the result, transformed back, and its epilogue; pixels beyond the image are dropped."""
@@ -269,7 +265,7 @@ def _both_ways(matrix: np.ndarray, load: Load) -> Iterator[tuple[int, int, tirx.
             yield row, column, vector
 
 
-def _transformed(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
+def _transformed(matrix: np.ndarray, vectors: Sequence[tirx.Expr]) -> list[tirx.Expr]:
     """Multiply a matrix, of which rows or columns belong to opposite points two by two, with a column of vectors.
 
     Such rows differ in the sign of their odd elements alone, so that both parts are computed once; before such columns
@@ -295,8 +291,8 @@ def _butterflies(terms: Iterable[Any]) -> Iterator[Any]:
         yield from (a,) if b is None else (a + b, a - b)
 
 
-def _combined(factors: np.ndarray, vectors: Vectors) -> tirx.Expr:
+def _combined(factors: np.ndarray, vectors: Sequence[tirx.Expr]) -> tirx.Expr:
     """Return the sum of vectors times their factors; those with a factor of 1 come first, as they are."""
     pairs = [(float(factor), vector) for factor, vector in zip(factors, vectors, strict=True) if factor]
     terms = [x if factor == 1 else x * number(factor, x) for factor, x in sorted(pairs, key=lambda pair: pair[0] != 1)]
-    return held(reduce(add, terms))
+    return held(reduce(operator.add, terms))

@@ -10,15 +10,7 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
 from .....passes.legalization.expansions.layers import is_interleaved
-from ...kernels.channelwise import (
-    DEPTHWISE,
-    LANES,
-    Channelwise,
-    Quads,
-    channelwise_kernel,
-    integer_depthwise_kernel,
-    packed_depthwise,
-)
+from ...kernels.channelwise import DEPTHWISE, LANES, QUADS, Channelwise, Quads, channelwise_kernel, packed_depthwise
 from ...kernels.convolution import (
     Convolution,
     SparseConvolution,
@@ -207,11 +199,11 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
             scaled = weights[:, 0] * found.scales[:, None, None]
             return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
         blocks = images.blocks(LANES)[0]
-        sizes = Channelwise(images.batch, blocks, window, DEPTHWISE, images.dtype, found.zero_point)
+        sizes = Channelwise(images.batch, blocks, window, QUADS, images.dtype, found.zero_point)
         if Quads(window).is_possible:
             constants = [relax.const(packed_depthwise(weights[:, 0], Quads(window)))]
             constants += _beside(found, weights, bias, window, machine.lanes, 0)
-            kernel = integer_depthwise_kernel(sizes, machine, group.epilogue)
+            kernel = channelwise_kernel(sizes, machine, group.epilogue)
             arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]
             return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)
