@@ -6,7 +6,7 @@ lie side by side, and of keys, whose values are put together once; the softmax b
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tvm import tirx
@@ -20,20 +20,7 @@ from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import argument, either, kernel, symbol
 from .tiles import Tile, Vector, row_tiles
-from .vectors import (
-    BFLOAT16,
-    Register,
-    Scalar,
-    ceil_div,
-    each_vector,
-    greater,
-    held,
-    horizontal_add,
-    number,
-    ramp,
-    spread,
-    zeros,
-)
+from .vectors import BFLOAT16, Register, Scalar, ceil_div, each_vector, greater, held, number, ramp, spread
 
 _HEIGHT = 8
 """Queries whose attention is computed at a time."""
@@ -44,16 +31,11 @@ class Attention:
     """What an attention computes; a size is None where it isn't known.
 
     Attributes:
-        batch: size.
-        queries: of each head.
-        keys: of each head.
-        heads: of the queries.
         sharing: heads of queries that share one head of keys and values.
         size: of a query and a key.
         depth: of a value.
         is_flat: whether tensors are `[batch, sequence, heads * size]`, and not `[batch, heads, sequence, size]`.
         is_causal: whether a query attends to no key behind its own position.
-        scale: of the scores.
         mask: the element type of what is added to the scores, or says what a query attends to; empty without a mask.
         spread: the axes of the four along which the mask is the same.
         dtype: of queries, keys and values: float32 or bfloat16.
@@ -98,14 +80,11 @@ class Attention:
 
         Queries and keys in bfloat16 are returned as pairs of features.
         """
-        (batch, length, heads), strides, kind = outer, None, None
-        shape = (batch, heads, length, size)
-        if self.is_paired and name in "qk":
-            shape, kind = (*shape[:-1], self.steps), "int32"
-        if self.is_flat:
-            strides = (length * heads * shape[-1], shape[-1], heads * shape[-1], 1)
+        (batch, length, heads), is_paired = outer, self.is_paired and name in "qk"
+        steps, kind = (self.steps, "int32") if is_paired else (size, None)
+        strides = (length * heads * steps, steps, heads * steps, 1) if self.is_flat else None
         given = (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
-        return argument(name, given, dtype, shape, kind, strides)
+        return argument(name, given, dtype, (batch, heads, length, steps), kind, strides)
 
 
 def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
@@ -188,32 +167,32 @@ class _Head:
 
     def tile(self, row: tirx.Expr, height: int) -> None:
         """Emit the attention of some queries."""
-        attention, lanes = self.attention, self.machine.lanes
+        attention, lanes, is_paired = self.attention, self.machine.lanes, self.attention.is_paired
         limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
         blocks = tirx.floordiv(limit + (lanes - 1), lanes) if attention.is_causal else self._blocks
         scores = T.alloc_buffer((height, self._blocks * lanes), "float32")
-        weights = T.alloc_buffer((height, self._blocks * lanes), "uint16") if attention.is_paired else scores
+        weights = T.alloc_buffer((height, self._blocks * lanes), "uint16") if is_paired else scores
         inverse = T.alloc_buffer((height,), "float32")
         with T.serial(0, blocks) as block:
             found = self._score_as_it_lies if self.columns is None else self._score
             for line, _, _, vector in found(row, height, block):
                 columns, scaled = ramp(block * lanes, lanes), vector * number(attention.scale, vector)
                 if self.mask is not None and not self._is_ragged:
-                    scaled = scaled + self._bias(row + line, columns, scaled)
+                    scaled = scaled + self._bias(self.mask, row + line, columns, scaled)
                 T.buffer_store(scores, scaled, [line, columns])
         with T.serial(0, height) as line:
             if self.mask is not None and self._is_ragged:  # keys end within a block
                 for column in each_vector(0, limit, lanes):
                     score = scores[line, column]
-                    T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
+                    T.buffer_store(scores, score + self._bias(self.mask, row + line, column, score), [line, column])
             T.buffer_store(inverse, self._softmax(row, line, blocks, scores, weights), [line])
         vectors = ceil_div(attention.depth, lanes)
         widest = (self.machine.registers - 1) // (height + 1)
-        whole = attention.depth // lanes * lanes if attention.is_paired else attention.depth
+        whole = attention.depth // lanes * lanes if is_paired else attention.depth
         width = min(whole, lanes * ceil_div(vectors, ceil_div(vectors, widest)))
         with T.serial(0, ceil_div(attention.depth, width)) as panel:
             first = tirx.min(panel * width, attention.depth - width)
-            self._find(row, Tile(height, width, lanes), first, limit, weights, inverse)
+            self._weigh(row, Tile(height, width, lanes), first, limit, weights, inverse)
 
     @property
     def _kept(self) -> tuple[Scalar, Scalar]:
@@ -243,7 +222,7 @@ class _Head:
         """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
         lanes = self.machine.lanes
         with T.serial(0, height) as line:
-            sums = [Register.of(zeros("float32", lanes)) for _ in range(lanes)]
+            sums = [Register.of(spread(T.float32(0), lanes)) for _ in range(lanes)]
             with T.serial(0, self.attention.size // lanes) as step:
                 at = ramp(step * lanes, lanes)
                 query = self.q[self.image, self.head, row + line, at]
@@ -251,7 +230,7 @@ class _Head:
                     key = block * lanes + index
                     key = tirx.min(key, self.keys - 1) if self._is_ragged else key
                     total.set(FMA.multiply_add(total.value, query, self.k[(*self._kept, key, at)]))
-            yield line, 0, lanes, horizontal_add([total.value for total in sums])
+            yield line, 0, lanes, _horizontal_add([total.value for total in sums])
 
     def _softmax(
         self, row: tirx.Expr, line: Scalar, blocks: Scalar, scores: tirx.Buffer, weights: tirx.Buffer
@@ -277,12 +256,10 @@ class _Head:
         one, total = T.float32(1), sums.first(1)
         return one / total if self.mask is None else tirx.Select(total > T.float32(0), one / total, total)
 
-    def _bias(self, row: tirx.Expr, column: Scalar, score: tirx.Expr) -> tirx.Expr:
+    def _bias(self, mask: tirx.Buffer, row: tirx.Expr, column: Scalar, score: tirx.Expr) -> tirx.Expr:
         """Return what the mask adds to scores of a query."""
-        assert self.mask is not None
-        places = (self.image, self.head, row)
-        outer = [0 if axis in self.attention.spread else place for axis, place in enumerate(places)]
-        bias = self.mask[(*outer, column)]
+        places = enumerate((self.image, self.head, row))
+        bias = mask[(*(0 if axis in self.attention.spread else place for axis, place in places), column)]
         is_bool = self.attention.mask == "bool"
         return tirx.Select(bias, number(0.0, score), number(-math.inf, score)) if is_bool else bias
 
@@ -295,12 +272,13 @@ class _Head:
             vector = tirx.Select(columns >= spread(tirx.const(1, "int64") * self.keys, lanes), never, vector)
         return vector
 
-    def _find(
+    def _weigh(
         self, row: tirx.Expr, tile: Tile, first: Scalar, limit: Scalar, weights: tirx.Buffer, inverse: tirx.Buffer
     ) -> None:
         """Emit the weighted sums of the values, in some of their columns."""
         attention, instruction = self.attention, self.attention.instruction
         together = instruction.k_per_instruction
+        steps = tirx.floordiv(limit + 1, 2) if attention.is_paired else limit
 
         def weight(step: Scalar, line: int, lanes: int) -> tirx.Expr:
             return instruction.broadcast_lhs(weights[line, ramp(step * together, together)], lanes)[0]
@@ -309,7 +287,18 @@ class _Head:
             at = ramp(first + start, lanes)
             return self.v[(*self._kept, step, at)] if self.paired is None else self.paired[step, at]
 
-        steps = tirx.floordiv(limit + 1, 2) if attention.is_paired else limit
         for line, start, lanes, total in tile.products(steps, instruction, weight, value):
             place = [self.image, self.head, row + line, ramp(first + start, lanes)]
             T.buffer_store(self.y, stored(total * spread(inverse[line], lanes), attention.result), place)
+
+
+def _horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
+    """Return a vector with the sums of as many vectors as each has lanes."""
+    lanes = size = len(vectors)
+    while size > 1:
+        lower = [start + at for start in range(0, 2 * lanes, size) for at in range(size // 2)]
+        upper = [at + size // 2 for at in lower]
+        pairs = ([vectors[index], vectors[index + 1]] for index in range(0, len(vectors), 2))
+        vectors = [held(tirx.Shuffle(pair, lower) + tirx.Shuffle(pair, upper)) for pair in pairs]
+        size //= 2
+    return vectors[0]

@@ -9,10 +9,10 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from itertools import product
 from math import gcd, prod
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -29,11 +29,11 @@ from .vectors import Scalar, cast, ceil_div, known, ramp, size_of, spread, zeros
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """The sizes of a GEMM, and what computes it.
+    """The sizes of a GEMM, None where one isn't known, and what computes it.
 
     Attributes:
-        batch_dims: the sizes of the axes before K, which together are the rows; None where a size isn't known.
-        k: the length of the sums; None where it isn't known.
+        batch_dims: the sizes of the axes before K, which together are the rows.
+        k: the length of the sums.
         n: the right operand's columns.
         batch: how many of the leading axes number right operands instead of rows.
         is_packed: whether the right operand is packed weights.
@@ -66,11 +66,6 @@ class Gemm:
         """Return how many tiles of some rows lie above each other; where rows aren't known, for one of them."""
         chunks = self.row_chunks(machine)
         return 1 / rows if self.m is None else ceil_div(ceil_div(self.m, rows), chunks) * chunks
-
-    def m_splits(self, tile: Tile, machine: Machine) -> int:
-        """Return into how many parts rows are cut, so that all threads have equally many tasks."""
-        chunks, panels = self.row_chunks(machine), ceil_div(self.n, tile.columns)
-        return chunks if chunks > 1 or self.m == 1 else machine.threads // gcd(panels, machine.threads)
 
 
 def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
@@ -145,20 +140,21 @@ class Nest:
     def panels(self) -> int:
         return ceil_div(self.gemm.n, self.tile.columns)
 
-    def emit(
-        self, product_of: Callable[[Scalar], "Product"], result: Result, m_splits: Scalar, depth: Scalar | None = None
-    ) -> None:
+    def emit(self, product_of: "ProductOf", result: Result, m_splits: Scalar | None = None, depth: int = 0) -> None:
         """Emit the loops around the tiles of a product, with the epilogue's operators.
 
         Args:
-            product_of: emits what a panel of columns needs before its tiles; returns the product that computes them.
+            product_of: the product of each panel.
             result: of the kernel.
-            m_splits: parts that rows are cut into.
+            m_splits: parts that rows are cut into; by default so many that all threads have equally many tasks.
             depth: products of a sum, on average; K by default.
         """
-        gemm, tile = self.gemm, self.tile
+        gemm, tile, threads = self.gemm, self.tile, self.machine.threads
+        if m_splits is None:
+            chunks = gemm.row_chunks(self.machine)
+            m_splits = chunks if chunks > 1 or gemm.m == 1 else threads // gcd(self.panels, threads)
         least = int(self.machine.costs.gemm_work * gemm.instruction.speed)
-        work = self.items * self.rows * (size_of(self.x.shape[1]) if depth is None else depth) * gemm.n
+        work = self.items * self.rows * (depth or size_of(self.x.shape[1])) * gemm.n
         with maybe_parallel(work, least)(0, self.items * (self.panels * m_splits)) as task:
             item, chunk = task // (self.panels * m_splits), task // self.panels % m_splits
             panel = task % self.panels
@@ -304,12 +300,16 @@ class Dense(Product):
         return cast(sums[0], "float32") * self.scales[ramp(place.column + start, lanes)]
 
 
+ProductOf: TypeAlias = Callable[[Scalar], Product]
+"""A function that emits what a panel of columns needs before its tiles, and returns the product that computes them."""
+
+
 class Operands(ABC):
     """What a kernel multiplies with, and how."""
 
     @abstractmethod
-    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
-        """Declare the kernel's arguments behind the left operand; return the function that emits its code."""
+    def emit(self, nest: Nest, batch_dims: Sequence[Scalar], declare: Callable[[], Result]) -> None:
+        """Declare the arguments behind the left operand, the result at last, and emit the kernel's code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,16 +327,14 @@ class Matrix(Operands):
     zero_points: int = 0
     is_scaled: bool = False
 
-    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
-        right, n = self.declare_right(nest, batch_dims), nest.gemm.n
-        points = None
+    def emit(self, nest: Nest, batch_dims: Sequence[Scalar], declare: Callable[[], Result]) -> None:
+        right, n, points = self.declare_right(nest, batch_dims), nest.gemm.n, None
         offsets = argument("offsets", (n,), "int32") if self.has_offsets else None
         if self.zero_points:
             shape, view = ((*batch_dims, 1), (nest.rows, 1)) if self.zero_points > 1 else ((1, 1), (1, 1))
             points = argument("zero_points", shape, "uint8", view)
         scales = argument("scales", (n,)) if self.is_scaled else None
-        dense = Dense(nest.gemm.instruction, nest.x, right[0], offsets, points, scales)
-        return partial(self.emit, nest, dense, right)
+        self.multiply(nest, Dense(nest.gemm.instruction, nest.x, right[0], offsets, points, scales), right, declare())
 
     def declare_right(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Sequence[tirx.Buffer]:
         """Declare the arguments that hold the matrix."""
@@ -347,9 +345,9 @@ class Matrix(Operands):
         steps = ceil_div(k, together) if isinstance(k, int) else k
         return [argument("right", (nest.panels, steps, nest.tile.columns * together), gemm.instruction.rhs_dtype)]
 
-    def emit(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
+    def multiply(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
         """Emit the code of a product with the arguments that hold the matrix."""
-        nest.emit(lambda panel: dense, result, nest.gemm.m_splits(nest.tile, nest.machine))
+        nest.emit(lambda panel: dense, result)
 
 
 @kernel
@@ -358,6 +356,5 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, op
     batch_dims, k = symbols(gemm.batch_dims), symbol("k", gemm.k)
     items, rows = prod(batch_dims[: gemm.batch]), prod(batch_dims[gemm.batch :])
     x = argument("x", (*batch_dims, k), gemm.instruction.lhs_dtype, (items * rows, k))
-    nest = Nest(gemm, tile, machine, items, rows, x)
-    emit = operands.declare(nest, batch_dims)
-    emit(Result.declare(epilogue, (*batch_dims, gemm.n), (items * rows, gemm.n)))
+    shapes = (*batch_dims, gemm.n), (items * rows, gemm.n)
+    operands.emit(Nest(gemm, tile, machine, items, rows, x), batch_dims, lambda: Result.declare(epilogue, *shapes))

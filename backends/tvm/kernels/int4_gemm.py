@@ -9,7 +9,6 @@ split into three limbs, digits to the base of 256 (docs/tvm.md, "Weights in 4 bi
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -66,16 +65,16 @@ class Int4Operands(Operands):
         parts = self.instruction.words(codes), scales, self.instruction.zero_points(zero_points)
         return [panels(part, tile) for part in parts]
 
-    @abstractmethod
-    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
-        """Emit the kernel's code."""
-
-    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
+    def emit(self, nest: Nest, batch_dims: Sequence[Scalar], declare: Callable[[], Result]) -> None:
         k, panels, columns = known(nest.x.shape[1]), nest.panels, nest.tile.columns
         codes = argument("codes", (panels, k // WORD, columns), self.instruction.rhs_dtype)
         scales = argument("scales", (panels, k // self.block, columns))
         zero_points = argument("zero_points", (panels, k // self.block, columns), self.instruction.zero_point_dtype)
-        return partial(self.emit, nest, (codes, scales, zero_points))
+        self.multiply(nest, (codes, scales, zero_points), declare())
+
+    @abstractmethod
+    def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
+        """Emit the kernel's code."""
 
 
 class FloatOperands(Int4Operands):
@@ -88,7 +87,7 @@ class FloatOperands(Int4Operands):
             return tiles(gemm, machine)[0]
         return Tile(gemm.m, min(_few_columns(gemm.m, machine), gemm.n), machine.lanes)
 
-    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
+    def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
         most = nest.machine.costs.int4_rows
 
         def few() -> None:
@@ -98,25 +97,23 @@ class FloatOperands(Int4Operands):
             replace(nest, tile=replace(nest.tile, rows=most)).emit(lambda panel: product, result, 1)
 
         def many() -> None:
-            m_splits = nest.gemm.m_splits(nest.tile, nest.machine)
-            nest.emit(lambda panel: self._dequantized(nest, buffers, panel), result, m_splits)
+            nest.emit(lambda panel: self._dequantized(nest, buffers, panel), result)
 
         either(nest.rows <= most, few, many)
 
     def _dequantized(self, nest: Nest, buffers: Buffers, panel: Scalar) -> Product:
         """Emit a buffer `[1, K, column of the tile]` with a panel's weights in float32; return the product with it."""
         codes, scales, zero_points = buffers
-        whole = T.alloc_buffer((1, nest.x.shape[1], nest.tile.columns), "float32")
+        whole, words = T.alloc_buffer((1, nest.x.shape[1], nest.tile.columns), "float32"), self.block // WORD
         with T.serial(0, scales.shape[1]) as block:
             for start, lanes in nest.tile.vectors:
                 at = ramp(start, lanes)
                 scale, zero_point = held(scales[panel, block, at]), held(cast(zero_points[panel, block, at], "float32"))
-                with T.serial(0, self.block // WORD) as step:
-                    word = block * (self.block // WORD) + step
-                    words = held(codes[panel, word, at])
+                with T.serial(0, words) as step:
+                    word = held(codes[panel, block * words + step, at])
                     for index in range(WORD):
-                        weight = (self.instruction.unpack(words, index) - zero_point) * scale
-                        T.buffer_store(whole, weight, [0, word * WORD + index, at])
+                        weight = (self.instruction.unpack(word, index) - zero_point) * scale
+                        T.buffer_store(whole, weight, [0, (block * words + step) * WORD + index, at])
         return Dense(FMA, nest.x, whole)
 
 
@@ -131,7 +128,7 @@ class LimbOperands(Int4Operands):
             rows = min(_VECTORS, key=lambda rows: (ceil_div(gemm.m or 1, rows) * rows, -rows))
         return Tile(rows, min(_VECTORS[1], gemm.n // _LANES) * _LANES, _LANES)
 
-    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
+    def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
         blocks, k = known(buffers[1].shape[1]), known(nest.x.shape[1])
         limbs = T.alloc_buffer((_LIMBS, nest.rows, k), "int8")
         row_scales, totals = (T.alloc_buffer((nest.rows, blocks), "float32") for _ in range(2))
@@ -139,7 +136,7 @@ class LimbOperands(Int4Operands):
         loop = maybe_parallel(nest.rows * k, nest.machine.costs.vector_work)
         with loop(0, nest.rows) as row, T.serial(0, blocks) as block:
             product.split(nest.x, row, block, self.block)
-        nest.emit(lambda panel: product, result, nest.gemm.m_splits(nest.tile, nest.machine))
+        nest.emit(lambda panel: product, result)
 
 
 def _few_columns(rows: int, machine: Machine) -> int:

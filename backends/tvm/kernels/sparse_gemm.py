@@ -111,7 +111,7 @@ class SparseMatrix(Matrix):
             argument("starts", (nest.panels + 1,), "int32"),
         ]
 
-    def emit(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
+    def multiply(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
         """Emit the code for parts of so few rows that they stay in the cache while all panels are walked through."""
         together, depth = nest.machine.costs.sparse_rows, (self.held + _BESIDE) * dense.instruction.k_per_instruction
         beside = (dense.offsets, dense.zero_points, dense.scales)

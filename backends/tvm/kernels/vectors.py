@@ -1,6 +1,6 @@
 """Vectors of any number of lanes, where scalars stand for those of one, since TVM has none."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -136,15 +136,3 @@ def each_vector(begin: Scalar, count: Scalar, lanes: int) -> Iterator[Scalar]:
             yield begin + whole * lanes + one
     elif rest:
         yield ramp(begin + whole * lanes, rest)
-
-
-def horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
-    """Return a vector with the sums of as many vectors as each has lanes."""
-    lanes = size = len(vectors)
-    while size > 1:
-        lower = [start + at for start in range(0, 2 * lanes, size) for at in range(size // 2)]
-        upper = [at + size // 2 for at in lower]
-        pairs = ([vectors[index], vectors[index + 1]] for index in range(0, len(vectors), 2))
-        vectors = [held(tirx.Shuffle(pair, lower) + tirx.Shuffle(pair, upper)) for pair in pairs]
-        size //= 2
-    return vectors[0]

@@ -229,13 +229,15 @@ class _Code:
     def multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
         count, lanes = self.plan.tiles, self.lanes
-        found = tiles.Tile(self.plan.rows, self.plan.blocks * lanes, lanes).products(
-            self.sizes.channels,
-            FMA,
-            lambda step, row, _: spread(self.images[position, step // lanes * count + first + row, step % lanes], lanes),
-            lambda step, start, _: self.weights[panel, position, step, ramp(start, lanes)],
-        )
-        for row, start, _, vector in found:
+        tile = tiles.Tile(self.plan.rows, self.plan.blocks * lanes, lanes)
+
+        def element(channel: Scalar, row: Scalar, _: int) -> tirx.Expr:
+            return spread(self.images[position, channel // lanes * count + first + row, channel % lanes], lanes)
+
+        def filters(channel: Scalar, start: int, _: int) -> tirx.Expr:
+            return self.weights[panel, position, channel, ramp(start, lanes)]
+
+        for row, start, _, vector in tile.products(self.sizes.channels, FMA, element, filters):
             place = start // lanes * count + first + row
             T.buffer_store(self.products, vector, [position, place, ramp(0, lanes)])
 
