@@ -13,13 +13,12 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import coarse_exp, exp
-from .bfloat16 import stored
-from .instructions.base import Instruction
+from .instructions.base import FMA, Instruction
 from .instructions.bf16_dot import BF16_DOT
-from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import argument, either, kernel, symbol
 from .tiles import Tile, Vector, row_tiles
+from .vector_math import stored
 from .vectors import BFLOAT16, Register, Scalar, ceil_div, each_vector, greater, held, number, ramp, spread
 
 _HEIGHT = 8

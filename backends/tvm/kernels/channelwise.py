@@ -16,13 +16,13 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import loaded
 from .epilogue import Epilogue, Result
-from .instructions.fma import FMA
+from .instructions.base import FMA
 from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
 from .prim_func import argument, kernel, maybe_parallel, symbol
 from .row_tiles import Line, RowTiles, Sums, channel_rows
+from .vector_math import loaded
 from .vectors import BFLOAT16, Scalar, cast, ceil_div, held, number, ramp, spread
 from .windows import Window
 

@@ -9,20 +9,20 @@ float32, by a scale for each filter, before the epilogue is computed on them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, gcd, lcm, prod
+from itertools import product
+from math import gcd, lcm, prod
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import loaded
 from .epilogue import Epilogue, Result
-from .instructions.base import Instruction
-from .instructions.fma import FMA
+from .instructions.base import FMA, Instruction
 from .machine import Machine
 from .prim_func import argument, kernel, symbol
 from .row_tiles import Line, RowTiles, Sums, channel_rows
 from .tiles import MOST_VECTORS, fits
+from .vector_math import loaded
 from .vectors import Scalar, ceil_div, ramp
 from .windows import Window
 
@@ -122,12 +122,10 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 @lru_cache
 def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
     """Return all tiles that fit into the registers, the one with the least estimated time first."""
-    widest = min(sizes.flat.result[1], machine.registers)
+    columns = range(1, min(sizes.flat.result[1], machine.registers) + 1)
     blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
-    counts = [count for count in range(1, machine.registers) if blocks % count == 0]
-    found = [
-        Tile(columns, count) for count in counts for columns in range(1, widest + 1) if fits(columns, count, machine)
-    ]
+    counts = (count for count in range(1, machine.registers) if blocks % count == 0)
+    found = [Tile(width, count) for count, width in product(counts, columns) if fits(width, count, machine)]
     return tuple(sorted(found, key=lambda tile: cost(sizes, tile, machine)))
 
 
@@ -150,18 +148,6 @@ def _most_tiles(sizes: Convolution, tile: Tile, machine: Machine) -> int:
     return ceil_div(tasks, machine.threads) * count
 
 
-@dataclass(frozen=True, slots=True)
-class SparseConvolution:
-    """A convolution's sizes, and the percentage of its blocks of weights that aren't zero."""
-
-    convolution: Convolution
-    held: int
-
-    @staticmethod
-    def of(sizes: Convolution, weights: np.ndarray, tile: SparseTile, machine: Machine) -> "SparseConvolution":
-        return SparseConvolution(sizes, ceil(100 * _is_held(weights, sizes, tile, machine).mean()))
-
-
 def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> list[SparseTile]:
     """Return the tiles that take less time without the blocks of weights `[filter, channel, 1, 1]` that are zero.
 
@@ -172,7 +158,7 @@ def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> l
     dense, costs = tiles(sizes, machine), machine.costs
     found = [SparseTile(tile.columns, tile.blocks) for tile in dense if tile.blocks <= MOST_VECTORS]
     widths = {tile.blocks: tile for tile in found}
-    held = {count: float(_is_held(weights, sizes, tile, machine).mean()) for count, tile in widths.items()}
+    held = {count: float(held_blocks(weights, sizes, tile, machine).mean()) for count, tile in widths.items()}
 
     def time(tile: SparseTile) -> float:
         work = tile.columns * tile.blocks + costs.sparse_load * (tile.columns + tile.blocks)
@@ -192,7 +178,7 @@ def prepared(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machi
     arranged, instruction = _arranged(weights, sizes, tile, machine), sizes.instruction
     if not isinstance(tile, SparseTile):
         return [instruction.pack(arranged)]
-    panel, block, step = np.nonzero(_is_held(weights, sizes, tile, machine))
+    panel, block, step = np.nonzero(held_blocks(weights, sizes, tile, machine))
     places = block * prod(sizes.window.image) * sizes.block + step * instruction.k_per_instruction
     starts = np.searchsorted(panel, np.arange(len(arranged) + 1))
     return [instruction.pack(arranged[panel, block, 0, 0, step]), places.astype(np.int32), starts.astype(np.int32)]
@@ -209,7 +195,7 @@ def _arranged(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Mach
     return parts.transpose(0, 2, 6, 5, 3, 1, 4)
 
 
-def _is_held(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
+def held_blocks(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
     """Return which blocks of weights `[filter, channel, 1, 1]` aren't zero: `[panel, block of channels, step]`."""
     return np.asarray(_arranged(weights, sizes, tile, machine).any((2, 3, 5, 6)))
 
@@ -223,8 +209,7 @@ def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: i
     sums = weights.sum(1, dtype=np.int32)
     inside = [np.array(window.taps(axis), np.int32) for axis in range(2)]  # [kind, tap]
     offsets = -zero_point * np.einsum("ri,cj,fij->rcf", *inside, sums)
-    padding = -len(sums) % lanes
-    return np.pad(offsets, ((0, 0), (0, 0), (0, padding))).astype(np.int32)
+    return np.pad(offsets, ((0, 0), (0, 0), (0, -len(sums) % lanes))).astype(np.int32)
 
 
 @kernel
@@ -274,37 +259,22 @@ class _Code(RowTiles):
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         (image, panel, row), window, sizes = at, self.window, self.sizes
+        together = sizes.instruction.k_per_instruction
         group = 0 if sizes.groups == 1 else panel * self.blocks // sizes.group_blocks(self.lanes)
-        begin, end = window.rows(row)
-        with T.serial(0, sizes.steps[0]) as block:
-            images = group * sizes.steps[0] + block
+        (begin, end), (blocks, channels) = window.rows(row), sizes.steps
+        with T.serial(0, blocks) as block:
+            images, steps = group * blocks + block, channels // together
+            if sizes.channels % channels:  # the filling of the last block isn't read
+                rest = sizes.channels - images * channels + together - 1
+                steps = tirx.min(steps, tirx.floordiv(rest, together))
             # Each column of taps has its own loops, or LLVM would keep pixels that columns share in registers it lacks.
             for tap in range(window.kernel[1]):
                 kept = [column for column in range(len(sums)) if edge is None or window.inside(1, edge + column)[tap]]
                 if kept:
-                    with T.serial(begin, end) as line, T.serial(0, self._channels(images)) as step:
-                        filters = self._filters((panel, block, tap, line, step))
+                    with T.serial(begin, end) as line, T.serial(0, steps) as step:
                         places = [window.at(1, start + column, tap) for column in kept]
                         pixels = self._pixels((image, images, window.at(0, row, line)), places, step)
-                        self._add([sums[column] for column in kept], pixels, filters)
-
-    def _filters(self, place: tuple[Scalar, ...]) -> list[tirx.Expr]:
-        """Return a vector of weights for each block of filters."""
-        assert self.weights is not None
-        width = self.lanes * self.sizes.instruction.k_per_instruction
-        return [self.weights[(*place, ramp(number * width, width))] for number in range(self.blocks)]
-
-    def _add(self, sums: Sums, pixels: Sequence[tirx.Expr], filters: Sequence[tirx.Expr]) -> None:
-        """Add the products of each column's left factor with all filters."""
-        for totals, pixel in zip(sums, pixels, strict=True):
-            for total, vector in zip(totals, filters, strict=True):
-                total.set(self.sizes.instruction.multiply_add(total.value, pixel, vector))
-
-    def _factors(self, elements: tirx.Expr) -> list[tirx.Expr]:
-        """Return the left factors that elements of the images are."""
-        sizes = self.sizes
-        elements = loaded(elements, sizes.dtype) if sizes.instruction.lhs_dtype == "float32" else elements
-        return sizes.instruction.broadcast_lhs(elements, self.lanes)
+                        self._add([sums[column] for column in kept], pixels, (panel, block, tap, line, step))
 
     def _pixels(self, line: tuple[Scalar, ...], places: Sequence[Scalar], step: Scalar) -> list[tirx.Expr]:
         """Return the left factors of columns of an image, block and row."""
@@ -318,12 +288,20 @@ class _Code(RowTiles):
             left += self._factors(pixels)[done - first :]
         return left
 
-    def _channels(self, block: Scalar) -> Scalar:
-        """Return the number of steps over the channels of a block; the filling of the last block isn't read."""
-        (_, step), channels, together = self.sizes.steps, self.sizes.channels, self.sizes.instruction.k_per_instruction
-        if channels % step == 0:
-            return step // together
-        return tirx.min(step // together, tirx.floordiv(channels - block * step + together - 1, together))
+    def _factors(self, elements: tirx.Expr) -> list[tirx.Expr]:
+        """Return the left factors that elements of the images are."""
+        instruction, dtype = self.sizes.instruction, self.sizes.dtype
+        is_float = instruction.lhs_dtype == "float32"
+        return instruction.broadcast_lhs(loaded(elements, dtype) if is_float else elements, self.lanes)
+
+    def _add(self, sums: Sums, pixels: Sequence[tirx.Expr], place: tuple[Scalar, ...]) -> None:
+        """Add the products of each column's left factor with all filters, whose weights lie in a place."""
+        instruction, width = self.sizes.instruction, self.lanes * self.sizes.instruction.k_per_instruction
+        assert self.weights is not None
+        for totals, pixel in zip(sums, pixels, strict=True):
+            for number, total in enumerate(totals):
+                filters = self.weights[(*place, ramp(number * width, width))]
+                total.set(instruction.multiply_add(total.value, pixel, filters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,5 +322,4 @@ class _SparseCode(_Code):
         with T.serial(self.starts[panel], self.starts[panel + 1]) as block:
             pixels = [(line + self.window.at(1, start + column, 0)) * self.sizes.block for column in range(len(sums))]
             spots = [ramp(self.places[block] + pixel, together) for pixel in pixels]
-            left = [factor for spot in spots for factor in self._factors(self.x[image, spot])]
-            self._add(sums, left, self._filters((block,)))
+            self._add(sums, [factor for spot in spots for factor in self._factors(self.x[image, spot])], (block,))

@@ -1,4 +1,4 @@
-"""Epilogues: elementwise operators on a kernel's results while they are still in registers.
+"""Epilogues: elementwise operators on a kernel's results while they are still in registers, and kernels of them alone.
 
 Results are matrices, or images in blocks of channels.
 """
@@ -7,16 +7,19 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .machine import Machine
-from .prim_func import argument, maybe_parallel
+from .prim_func import argument, kernel, maybe_parallel, symbols
 from .vector_math import COARSE, ELEMENTS, Attributes
-from .vectors import Scalar, cast, held, lanes_at, ramp, size_of, spread, vector_type
+from .vectors import Scalar, cast, each_vector, held, lanes_at, ramp, size_of, spread, vector_type
 
+Shape: TypeAlias = tuple[int | None, ...]
+"""The sizes of a tensor: None for those that aren't known; scalars have no sizes."""
 Place: TypeAlias = tuple[Scalar, ...]
 """The indices of a vector of the result: a row and columns, or an image, a block, a row, a column and lanes."""
 _BLOCKED = 5
@@ -152,3 +155,33 @@ def each_pixel(shape: Sequence[Scalar], machine: Machine) -> Generator[Place]:
     loop = maybe_parallel(tasks * columns, machine.costs.vector_work)
     with loop(0, tasks) as task, T.serial(0, columns) as column:
         yield task // rows // blocks, task // rows % blocks, task % rows, column, ramp(0, machine.lanes)
+
+
+@kernel
+def elementwise_kernel(shape: Shape, epilogue: Epilogue, machine: Machine) -> None:
+    """Emit a kernel of an epilogue's operands, all of one shape, to its result: element after element in memory."""
+    sizes, chunk = symbols(shape), machine.costs.chunk
+    count: Scalar = prod(sizes)
+    result = Result.declare(epilogue, sizes, (count,))
+    if isinstance(count, int) and count <= chunk:
+        for at in each_vector(0, count, machine.lanes):
+            result.store(None, (at,))
+        return
+    with T.parallel(0, (count + chunk - 1) // chunk) as task:
+        for at in each_vector(task * chunk, tirx.min(count - task * chunk, chunk), machine.lanes):
+            result.store(None, (at,))
+
+
+@kernel
+def pixels_kernel(shape: Shape, operands: tuple[Shape, ...], epilogue: Epilogue, machine: Machine) -> None:
+    """Emit a kernel of an epilogue's operands to its result, images in blocks.
+
+    Operands are images in blocks, whose axes of one element are broadcast, rows of channels, or numbers.
+    """
+    batch = tirx.Var("batch", "int64")
+    *beside, y = ([batch if size is None else size for size in sizes] for sizes in (*operands, shape))
+    pairs = enumerate(zip(beside, epilogue.operands, strict=True))
+    buffers = [argument(f"operand{index}", sizes, operand.dtype) for index, (sizes, operand) in pairs]
+    result = Result(epilogue, buffers, argument("y", y, epilogue.dtype))
+    with each_pixel(y, machine) as place:
+        result.store(None, place)

@@ -19,8 +19,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, Result
-from .instructions.base import Instruction
-from .instructions.fma import FMA
+from .instructions.base import FMA, Instruction
 from .machine import Machine
 from .prim_func import argument, kernel, maybe_parallel, symbol, symbols
 from .tiles import Spot, Tile, Vector, fits, row_tiles

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Result
 from .gemm import Dense, Gemm, Nest, Operands, Place, Product, panels, tiles
-from .instructions.fma import FMA
+from .instructions.base import FMA
 from .instructions.int4 import WORD, Int4, Int4Dot, Int4Fma
 from .machine import Machine
 from .prim_func import argument, either, maybe_parallel

@@ -12,9 +12,9 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import exp
-from .bfloat16 import stored
 from .machine import Machine
 from .prim_func import Loop, argument, kernel, maybe_parallel, symbols
+from .vector_math import stored
 from .vectors import Register, Scalar, cast, each_vector, greater, held, known, lanes_at, lesser, spread
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .convolution import Convolution
 from .epilogue import Result
 from .gemm import Dense, Gemm, Matrix, Nest, Product, panels, tiles
 from .instructions.base import Instruction
@@ -37,10 +38,14 @@ class SparseTile(Tile):
 
 
 @dataclass(frozen=True, slots=True)
-class SparseGemm:
-    """The sizes of a GEMM, and how many blocks of a panel are held on average."""
+class SparseSizes:
+    """The sizes of a product or convolution, and how many blocks of its weights aren't zero.
 
-    gemm: Gemm
+    Attributes:
+        held: blocks of a panel of a product, on average; the percentage of all blocks of a convolution.
+    """
+
+    sizes: Gemm | Convolution
     held: int
 
 

@@ -1,4 +1,7 @@
-"""Elementwise operators on vectors of float32, as kernels compute them in registers."""
+"""Elementwise operators on vectors of float32, as kernels compute them in registers.
+
+Kernels hold bfloat16 as uint16: TVM computes with the type in float32, and removes it.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,8 +12,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, sigmoid, tanh
-from .bfloat16 import rounded, widened
-from .vectors import cast, greater, held, lesser, number, vector_type
+from .prim_func import call_llvm, current_machine
+from .vectors import BFLOAT16, cast, greater, held, lesser, number, vector_type
 
 Attributes: TypeAlias = tuple[tuple[str, Any], ...]
 """The attributes of an operator, by name: numbers, names and tables of bytes."""
@@ -18,6 +21,41 @@ Get: TypeAlias = Callable[..., Any]
 """A function from an attribute's name, and perhaps a default, to its value."""
 Element: TypeAlias = Callable[..., tirx.Expr]
 """A function from an operator's attributes and operands to its result; None is an operand that is left out."""
+
+
+def rounded(x: tirx.Expr) -> tirx.Expr:
+    """Round a vector of float32 to the nearest bfloat16, ties to even.
+
+    VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of subnormal numbers. Without it, the
+    bits are worked on, where LLVM would call a library function for each element; NaN becomes quiet, of the same sign.
+    """
+    lanes, shorts = x.ty.dtype.lanes, vector_type("uint16", x)
+    if current_machine().has_bfloat16:
+        floats, narrow, integers = (
+            type if lanes == 1 else f"<{lanes} x {type}>" for type in ("float", "bfloat", "i16")
+        )
+        body = f"%narrow = fptrunc {floats} %x to {narrow}\n%y = bitcast {narrow} %narrow to {integers}"
+        definition = f"define {integers} @round_{lanes}({floats} %x) {{\n{body}\nret {integers} %y\n}}"
+        return call_llvm(f"round_{lanes}", definition, shorts, x)
+    bits = held(T.reinterpret(x, dtype=vector_type("uint32", x)))
+    nearest = bits + ((bits >> number(16, bits)) & number(1, bits)) + number(0x7FFF, bits)
+    return cast(tirx.Select(tirx.isnan(x), bits | number(0x400000, bits), nearest) >> number(16, bits), "uint16")
+
+
+def widened(x: tirx.Expr) -> tirx.Expr:
+    """Widen a vector of bfloat16's bits to float32."""
+    bits = cast(x, "uint32") << tirx.const(16, vector_type("uint32", x))
+    return T.reinterpret(bits, dtype=vector_type("float32", x))
+
+
+def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
+    """Convert what a kernel has read to what it computes with: bfloat16 to float32; all else stays as it is."""
+    return widened(x) if dtype == BFLOAT16 else x
+
+
+def stored(x: tirx.Expr, dtype: str) -> tirx.Expr:
+    """Convert float32 to what a kernel stores: bfloat16, or float32 as it is."""
+    return rounded(x) if dtype == BFLOAT16 else x
 
 
 def _gelu(get: Get, x: tirx.Expr) -> tirx.Expr:

@@ -19,12 +19,12 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from . import convolution, tiles
-from .bfloat16 import loaded
 from .convolution import Convolution
 from .epilogue import Epilogue, Result
-from .instructions.fma import FMA
+from .instructions.base import FMA
 from .machine import Machine
 from .prim_func import argument, either, kernel, symbol
+from .vector_math import loaded
 from .vectors import Scalar, ceil_div, held, number, ramp, spread, zeros
 
 Load = Callable[[int, int], tirx.Expr]

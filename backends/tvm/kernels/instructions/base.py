@@ -1,6 +1,7 @@
-"""What GEMMs and convolutions ask of an instruction: to support another one is to write a class like its neighbours."""
+"""What GEMMs and convolutions ask of an instruction, and the plainest one; others are files beside this one."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -51,3 +52,18 @@ class Instruction(ABC):
     @abstractmethod
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """Add to each sum the products of the left factors with the weights of its lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fma(Instruction):
+    """One multiply-add of float32, in vectors of any number of lanes, for which LLVM finds the instruction."""
+
+    mnemonic = "fma"
+    lhs_dtype = rhs_dtype = accumulator_dtype = "float32"
+    fills_vectors = False
+
+    def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
+        return sums + left * right
+
+
+FMA = Fma()

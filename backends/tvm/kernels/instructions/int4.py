@@ -10,8 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..vectors import cast, number
-from .base import Instruction
-from .fma import Fma
+from .base import Fma, Instruction
 from .int8_dot import Vpdpbusd
 
 WORD = 8

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 from tvm import relax, tirx
@@ -13,10 +14,10 @@ from .....passes.legalization.expansions.layers import is_interleaved
 from ...kernels.channelwise import DEPTHWISE, LANES, QUADS, Channelwise, Quads, channelwise_kernel, packed_depthwise
 from ...kernels.convolution import (
     Convolution,
-    SparseConvolution,
     SparseTile,
     Tile,
     convolution_kernel,
+    held_blocks,
     merged,
     prepared,
     sparse_tiles,
@@ -24,11 +25,12 @@ from ...kernels.convolution import (
     tiles,
 )
 from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ...kernels.instructions.base import FMA
 from ...kernels.instructions.bf16_dot import BF16_DOT
-from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import K_PER_DOT, Int8Dot
 from ...kernels.machine import Machine
 from ...kernels.nchwc import Images, interleave_kernel, quads_kernel
+from ...kernels.sparse_gemm import SparseSizes
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.vectors import BFLOAT16, ceil_div
 from ...kernels.windows import Window
@@ -133,7 +135,7 @@ def _task(
     sparse = sparse_tiles(sizes, weights, machine)
     if not sparse:
         return TuningTask("conv", layer, sizes, dense, call)
-    kind = SparseConvolution.of(sizes, weights, sparse[0], machine)
+    kind = SparseSizes(sizes, ceil(100 * held_blocks(weights, sizes, sparse[0], machine).mean()))
     return TuningTask("sparse_conv", layer, kind, [*sparse, *dense], call)
 
 
