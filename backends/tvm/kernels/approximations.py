@@ -46,10 +46,7 @@ def coarse_exp(x: tirx.Expr) -> tirx.Expr:
 
 
 def exp(x: tirx.Expr) -> tirx.Expr:
-    """Return e to the power of x, within 1 unit in the last place; results below 1.7e-38 may be 0.
-
-    With `n` the nearest integer to `x / log(2)`, the result is `2^n` times a polynomial of the remainder.
-    """
+    """Return e^x as 2^n times a polynomial of the rest, within 1 unit in the last place; below 1.7e-38 it may be 0."""
     bounded = held(greater(-104.0, lesser(89.0, x)))
     n = held(tirx.nearbyint(bounded * number(_LOG2_E, x)))
     rest = held(bounded - n * number(_LN2_HIGH, x) - n * number(_LN2_LOW, x))

@@ -31,14 +31,12 @@ class Attention:
 
     Attributes:
         sharing: heads of queries that share one head of keys and values.
-        size: of a query and a key.
-        depth: of a value.
+        size, depth: of a query and a key, and of a value.
         is_flat: whether tensors are `[batch, sequence, heads * size]`, and not `[batch, heads, sequence, size]`.
         is_causal: whether a query attends to no key behind its own position.
         mask: the element type of what is added to the scores, or says what a query attends to; empty without a mask.
         spread: the axes of the four along which the mask is the same.
-        dtype: of queries, keys and values: float32 or bfloat16.
-        result: the element type of the result, likewise.
+        dtype, result: of queries, keys and values, and of the result: float32 or bfloat16.
     """
 
     batch: int | None
@@ -75,10 +73,7 @@ class Attention:
         return not self.is_paired and self.size % machine.lanes == 0
 
     def argument(self, name: str, outer: tuple[Scalar, Scalar, int], size: int, dtype: str) -> tirx.Buffer:
-        """Declare an argument of a batch, a length and heads; return it as `[batch, head, row, feature]`.
-
-        Queries and keys in bfloat16 are returned as pairs of features.
-        """
+        """Declare an argument; return it as `[batch, head, row, feature]`, q and k of bfloat16 in pairs of features."""
         (batch, length, heads), is_paired = outer, self.is_paired and name in "qk"
         steps, kind = (self.steps, "int32") if is_paired else (size, None)
         strides = (length * heads * steps, steps, heads * steps, 1) if self.is_flat else None

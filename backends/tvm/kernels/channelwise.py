@@ -40,14 +40,9 @@ _MOST = 14
 
 @dataclass(frozen=True, slots=True)
 class Channelwise:
-    """The sizes, and what is computed of each window.
+    """The sizes, and what is computed of each window: one of the constants above.
 
-    Attributes:
-        batch: images; None where their number isn't known.
-        blocks: of channels.
-        kind: what is computed of a window, one of the constants above.
-        dtype: of the images. Maxima keep integers; means and convolutions take their distances to the zero point.
-        zero_point: of integers.
+    Maxima keep integers; means and convolutions take their distances to the zero point.
     """
 
     batch: int | None
@@ -74,8 +69,8 @@ class Channelwise:
 def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> None:
     """Emit a kernel of images and the epilogue's operands to images in blocks.
 
-    In front of these operands, a depthwise convolution takes weights `[block, row, column, lane]` and a bias of whole
-    blocks; one of four taps at a time takes packed weights, a bias, scales and, if there are any, offsets.
+    In front of these operands, a depthwise convolution takes weights `[block, row, column, lane]`, or packed for four
+    taps at a time, and `channel_rows`.
     """
     window, lanes, batch = sizes.window, machine.lanes, symbol("batch", sizes.batch)
     (height, width), quads, is_quads = window.image, Quads(window), sizes.kind == QUADS

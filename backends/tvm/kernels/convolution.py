@@ -29,12 +29,9 @@ from .windows import Window
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution's sizes.
+    """A convolution's sizes, with a batch of None where it isn't known, and what multiplies and adds.
 
     Attributes:
-        batch: images; None where their number isn't known.
-        channels: of the images.
-        filters: channels of the result.
         groups: of whole blocks of channels, each with filters of its own.
         depth: channels that a filter reads.
         block: channels of a block of the images; 0 where they are the second axis.
@@ -149,10 +146,7 @@ def _most_tiles(sizes: Convolution, tile: Tile, machine: Machine) -> int:
 
 
 def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> list[SparseTile]:
-    """Return the tiles that take less time without the blocks of weights `[filter, channel, 1, 1]` that are zero.
-
-    The one with the least estimated time comes first; there are none where the dense kernel takes no more.
-    """
+    """Return the tiles with which leaving blocks of zeros out of weights of one tap pays, the best one first."""
     if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block or sizes.flat.tiles(1)[1]:
         return []  # the last where pixels are padding
     dense, costs = tiles(sizes, machine), machine.costs
@@ -203,8 +197,7 @@ def held_blocks(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Ma
 def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
     """Return the offsets that sums start from to undo the images' zero point: `[kind of row, kind of column, filter]`.
 
-    Each is int32: minus the zero point times the sum of the weights `[filter, channel, row, column]` of the taps that
-    lie on the image.
+    They are minus the zero point times the sum of a filter's weights for the taps that lie on the image, in int32.
     """
     sums = weights.sum(1, dtype=np.int32)
     inside = [np.array(window.taps(axis), np.int32) for axis in range(2)]  # [kind, tap]
@@ -214,10 +207,7 @@ def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: i
 
 @kernel
 def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks.
-
-    For bytes, scales and, if there are any, offsets follow the bias.
-    """
+    """Emit a kernel of images, packed weights, `channel_rows` and the epilogue's operands to images in blocks."""
     lanes, instruction, window = machine.lanes, sizes.instruction, sizes.flat
     batch, outer, (blocks, step) = symbol("batch", sizes.batch), ceil_div(sizes.filters, lanes), sizes.steps
     panels, width = outer // tile.blocks, tile.blocks * lanes * instruction.k_per_instruction
@@ -306,12 +296,7 @@ class _Code(RowTiles):
 
 @dataclass(frozen=True, slots=True)
 class _SparseCode(_Code):
-    """Products of one tap with the blocks of a panel's weights that aren't zero.
-
-    Attributes:
-        places: where the first channel of each block lies in an image.
-        starts: each panel's first block.
-    """
+    """Products of one tap with the blocks `starts[panel:]` of weights, whose channels in an image begin at `places`."""
 
     places: tirx.Buffer
     starts: tirx.Buffer

@@ -1,7 +1,4 @@
-"""Epilogues: elementwise operators on a kernel's results while they are still in registers, and kernels of them alone.
-
-Results are matrices, or images in blocks of channels.
-"""
+"""Epilogues, elementwise operators on a kernel's results while these are in registers, and kernels of them alone."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -49,11 +46,8 @@ class Operand:
 class PostOp:
     """An elementwise operator.
 
-    Attributes:
-        operator: its name.
-        attributes: by name.
-        inputs: each a number, or the place among the kernel's result, the operands and the results of the steps before;
-            None where it is left out.
+    An input is a number, None where it is left out, or a place among the kernel's result, the operands and the results
+    of the steps before.
     """
 
     operator: str
@@ -66,9 +60,7 @@ class Epilogue:
     """Elementwise operators on a kernel's result; equal ones make equal kernels.
 
     Attributes:
-        operands: the tensors that it reads.
-        steps: in order; the last one's result is the kernel's.
-        dtype: of the elements that are stored. Within, 8-bit integers are held in int32.
+        dtype: of what the last step gives, which is stored. Within, 8-bit integers are held in int32.
         is_coarse: whether what is stored, or all that is made of it, is rounded to 8 bits or so at once.
     """
 
@@ -78,10 +70,7 @@ class Epilogue:
     is_coarse: bool = False
 
     def applied(self, result: tirx.Expr | None, load: Callable[[int], tirx.Expr]) -> tirx.Expr:
-        """Return the vector to store for one of the kernel's results; `load` reads an operand in the result's place.
-
-        A kernel without a result of its own, None, has steps that read operands alone.
-        """
+        """Return the vector to store for a result, None if only operands are read; `load` reads one beside it."""
         beside = [held(load(index)) for index in range(len(self.operands))]
         values = [result if result is None or not self.steps else held(result), *beside]
         elements = COARSE if self.is_coarse else ELEMENTS
@@ -109,10 +98,7 @@ class Result:
 
     @staticmethod
     def declare(epilogue: Epilogue, shape: Sequence[Scalar], view: Sequence[Scalar] | None = None) -> "Result":
-        """Declare a kernel's last arguments: the epilogue's operands, and a result of a shape.
-
-        Code reads and writes those of the result's shape, or with a number for each row, in the shape of a view.
-        """
+        """Declare the last arguments, the epilogue's operands and the result; code sees them in the shape of a view."""
         channels = (shape[1] * shape[-1] if len(shape) == _BLOCKED else shape[-1] if shape else 1,)
         view = shape if view is None else view
         forms = {
@@ -133,10 +119,7 @@ class Result:
 
 
 def loaded_beside(operand: tirx.Buffer, place: Place) -> tirx.Expr:
-    """Return an operand's vector in a place of the result.
-
-    Along axes of one element it is the same everywhere; one of a single axis has a number for each channel.
-    """
+    """Return an operand's vector in a place of the result: what has one axis has a number for each channel."""
     last, lanes = place[-1], lanes_at(place[-1])
     if not operand.shape:
         return spread(operand[()], lanes)
@@ -174,10 +157,7 @@ def elementwise_kernel(shape: Shape, epilogue: Epilogue, machine: Machine) -> No
 
 @kernel
 def pixels_kernel(shape: Shape, operands: tuple[Shape, ...], epilogue: Epilogue, machine: Machine) -> None:
-    """Emit a kernel of an epilogue's operands to its result, images in blocks.
-
-    Operands are images in blocks, whose axes of one element are broadcast, rows of channels, or numbers.
-    """
+    """Emit a kernel of images in blocks, which may be broadcast, rows of channels and numbers to images in blocks."""
     batch = tirx.Var("batch", "int64")
     *beside, y = ([batch if size is None else size for size in sizes] for sizes in (*operands, shape))
     pairs = enumerate(zip(beside, epilogue.operands, strict=True))

@@ -32,8 +32,6 @@ class Gemm:
 
     Attributes:
         batch_dims: the sizes of the axes before K, which together are the rows.
-        k: the length of the sums.
-        n: the right operand's columns.
         batch: how many of the leading axes number right operands instead of rows.
         is_packed: whether the right operand is packed weights.
         instruction: what multiplies and adds; only float32 is multiplied with weights that aren't packed.
@@ -105,13 +103,7 @@ def packed(weights: np.ndarray, tile: Tile, instruction: Instruction = FMA) -> n
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tile lies.
-
-    Attributes:
-        row: the tile's first row.
-        column: the first column of the result.
-        right: the first index into the right operand, a panel or an item, and the first column there.
-    """
+    """A tile's first row and column in the result; in the right operand, its panel or item, and first column."""
 
     row: Scalar
     column: Scalar
@@ -120,12 +112,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """A GEMM as its kernel has it: the loops over parts of rows, panels of columns and tiles.
+    """The loops of a GEMM over parts of rows, panels of columns and tiles.
 
-    Attributes:
-        items: right operands.
-        rows: of each item's product.
-        x: the left operand, `[row of an item, K]`.
+    There are `items` right operands, with as many `rows` each in the left one, x: `[row of an item, K]`.
     """
 
     gemm: Gemm
@@ -142,11 +131,8 @@ class Nest:
     def emit(self, product_of: "ProductOf", result: Result, m_splits: Scalar | None = None, depth: int = 0) -> None:
         """Emit the loops around the tiles of a product, with the epilogue's operators.
 
-        Args:
-            product_of: the product of each panel.
-            result: of the kernel.
-            m_splits: parts that rows are cut into; by default so many that all threads have equally many tasks.
-            depth: products of a sum, on average; K by default.
+        Rows are cut into some parts, by default so that all threads have equally many tasks; `depth` is the products of
+        a sum, on average, by default K.
         """
         gemm, tile, threads = self.gemm, self.tile, self.machine.threads
         if m_splits is None:
@@ -170,12 +156,7 @@ class Nest:
 
 @dataclass(frozen=True, slots=True)
 class Product(ABC):
-    """The hooks of the nest: what a product does with its operands.
-
-    Attributes:
-        instruction: what multiplies and adds.
-        limbs: how many sums an element of the result is made of.
-    """
+    """The hooks of the nest: what a product does with its operands; a result is made of the sums of some limbs."""
 
     instruction: Instruction
     limbs: ClassVar[int] = 1
@@ -239,9 +220,7 @@ class Dense(Product):
     """A product with a matrix, whose sums may undo zero points and be scaled.
 
     Attributes:
-        x: the left operand.
-        right: the right operand: `[panel, step, column of the tile and product of a step]`, or `[item, K, N]`; a single
-            panel is the one at hand.
+        right: `[panel, step, column of the tile and product of a step]`, or `[item, K, N]`; or a single panel.
         offsets: what sums start from, by column.
         zero_points: what offsets are multiplied with: one, or one for each row.
         scales: of the sums, by column.

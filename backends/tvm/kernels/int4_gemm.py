@@ -39,12 +39,7 @@ _VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
 
 @dataclass(frozen=True, slots=True)
 class Int4Operands(Operands):
-    """Codes, scales and zero points of weights in 4 bits.
-
-    Attributes:
-        block: the rows that share a scale and a zero point.
-        instruction: what multiplies with codes.
-    """
+    """Codes of weights in 4 bits, with scales and zero points that the rows of a block share."""
 
     block: int
     instruction: Int4
@@ -146,15 +141,10 @@ def _few_columns(rows: int, machine: Machine) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks(Product):
-    """A product with codes, which is scaled block by block.
+    """A product with codes `[panel, word, column of the tile]`, scaled block by block.
 
-    Attributes:
-        instruction: what multiplies with codes.
-        codes: `[panel, word, column of the tile]`.
-        scales: `[panel, block, column of the tile]`.
-        zero_points: likewise.
-        totals: the negative sums of a row's elements, by row and block.
-        block: the block at hand.
+    Scales and zero points are `[panel, block, column of the tile]`, totals the negative sums of a row's elements
+    `[row, block]`.
     """
 
     instruction: Int4
@@ -233,9 +223,7 @@ class _FewRows(_Blocks):
 class _Limbs(_Blocks):
     """A product of any number of rows with codes, in fixed point.
 
-    Attributes:
-        digits: the left operand as `[limb, row, K]`, the lowest first.
-        row_scales: of the digits, by row and block.
+    Digits are the left operand as `[limb, row, K]`, the lowest first, and its scales are `[row, block]`.
     """
 
     digits: tirx.Buffer

@@ -16,14 +16,7 @@ from .windows import Window
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Sizes of images `[batch, channel, *spatial]`, of up to two spatial axes.
-
-    Attributes:
-        batch: None where it isn't known.
-        channels: of each image.
-        spatial: the sizes of the spatial axes.
-        dtype: of their elements.
-    """
+    """Sizes of images `[batch, channel, *spatial]` of up to two spatial axes; a batch of None isn't known."""
 
     batch: int | None
     channels: int
@@ -79,10 +72,7 @@ def _emit(images: Images, lanes: int, machine: Machine, move: Callable[..., None
 
 @kernel
 def quads_kernel(images: Images, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of an operand of up to four channels (NCHW) to blocks of four bytes, made of it by the epilogue.
-
-    What lies beyond the last channel is anything.
-    """
+    """Emit a kernel of up to four channels (NCHW) to blocks of four bytes by the epilogue, filled with anything."""
     batch, (_, rows, columns, quad) = symbol("batch", images.batch), images.blocks(4)
     lanes = machine.lanes if columns >= machine.lanes else 1
     x = argument("operand0", (batch, images.channels, rows, columns), epilogue.operands[0].dtype)
@@ -120,9 +110,9 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
 
 @kernel
 def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of smaller images and the epilogue's operands to the whole images that windows lie on.
+    """Emit a kernel of smaller images, one for each phase of the strides, and the epilogue's operands to whole images.
 
-    A smaller image has the pixels of one phase of the strides. The channels of the phases lie behind each other.
+    The channels of the phases lie behind each other.
     """
     batch, (channels, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
     (down, across), blocks = window.strides, channels // prod(window.strides)

@@ -1,7 +1,4 @@
-"""Softmax, normalization and dynamic quantization of rows in float32.
-
-Each row is read several times, but from memory only once.
-"""
+"""Softmax, normalization and dynamic quantization of rows of float32, which are read from memory only once."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -36,13 +33,7 @@ def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Ma
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """How rows are normalized.
-
-    Attributes:
-        epsilon: added to the variance.
-        is_centered: whether the mean is subtracted first, as by LayerNormalization and not by RMSNormalization.
-        has_bias: whether a bias is added after scaling.
-    """
+    """How rows are normalized: LayerNormalization is centered, RMSNormalization isn't."""
 
     epsilon: float
     is_centered: bool
@@ -53,10 +44,7 @@ class Norm:
 def norm_kernel(
     batch_dims: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
 ) -> None:
-    """Emit a kernel of `[*batch_dims, columns]`, scales and perhaps biases by column to normalized rows.
-
-    The result is float32 or bfloat16.
-    """
+    """Emit a kernel of `[*batch_dims, columns]`, scales and biases by column to rows of float32 or bfloat16."""
     with _each_row(batch_dims, columns, 1 + norm.has_bias, machine, result) as (x, (scales, *biases), y, row):
         mean = None
         if norm.is_centered:
@@ -80,10 +68,7 @@ def norm_kernel(
 
 @kernel
 def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> None:
-    """Emit a kernel of `[*batch_dims, columns]` to uint8, scales and zero points, as DynamicQuantizeLinear has them.
-
-    Scales and zero points are `[*batch_dims, 1]` by row, and scalars otherwise.
-    """
+    """Emit a kernel of `[*batch_dims, columns]` to what DynamicQuantizeLinear gives, or to grids `[*batch_dims, 1]`."""
     sizes = symbols(batch_dims)
     rows: Scalar = prod(sizes)
     shape, view, grids, count = (*sizes, columns), (rows, columns), (*sizes, 1) if by_row else (), rows if by_row else 1

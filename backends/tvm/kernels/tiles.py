@@ -24,13 +24,7 @@ MOST_VECTORS = 3
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A part of the result that registers hold.
-
-    Attributes:
-        rows: of the result.
-        columns: of the result, in vectors; the last one may be narrower.
-        lanes: of a vector.
-    """
+    """A part of the result that registers hold, in vectors of some lanes; the last one of a row may be narrower."""
 
     rows: int
     columns: int
@@ -69,10 +63,7 @@ class Tile:
 
 
 def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: Scalar) -> Iterator[tuple[int, tirx.Expr]]:
-    """Emit loops over the tiles of one of some parts of rows; yield each loop's height of a tile, and its first row.
-
-    The last tile overlaps the one before it if the height doesn't divide the rows.
-    """
+    """Emit loops over the tiles of a part of the rows, the last of which may overlap; yield heights and first rows."""
     for lines, count in _heights(height, rows):
         begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
         with T.serial(0, end - begin) as step:

@@ -87,10 +87,7 @@ def _clip(get: Get, x: tirx.Expr, low: tirx.Expr | None = None, high: tirx.Expr 
 
 
 def _quantize(get: Get, x: tirx.Expr) -> tirx.Expr:
-    """Quantize to int32.
-
-    Bounds come first, so that rounding by addition is right; NaN becomes the lower bound.
-    """
+    """Quantize to int32; bounds come first, so that rounding by addition is right, and NaN becomes the lower one."""
     scale, zero_point = np.float32(get("scale")), get("zero_point")
     low, high = (float(np.float32(limit - zero_point) * scale) for limit in get("limits"))
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
@@ -108,10 +105,7 @@ def _dequantize(get: Get, x: tirx.Expr) -> tirx.Expr:
 
 
 def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
-    """Look bytes up by the codes of others, in int32.
-
-    Two instructions look up in the halves of the table, and the codes' first bit decides between them.
-    """
+    """Look bytes up in both halves of a table, between which the first bits of codes decide; return int32."""
     lanes = x.ty.dtype.lanes
     codes = T.reinterpret(cast(x, "uint8"), dtype=vector_type("int8", x))
     whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))

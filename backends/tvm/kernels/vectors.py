@@ -102,10 +102,7 @@ class Register:
 
 
 def held(vector: tirx.Expr) -> tirx.Expr:
-    """Compute a vector once.
-
-    Binding a name wouldn't do: TVM's simplifier puts the expression back in for the name.
-    """
+    """Compute a vector once: for a bound name, TVM's simplifier would put the expression back in."""
     return Register.of(vector).value
 
 
@@ -122,10 +119,7 @@ def greater(a: tirx.Expr | float, b: tirx.Expr) -> tirx.Expr:
 
 
 def each_vector(begin: Scalar, count: Scalar, lanes: int) -> Iterator[Scalar]:
-    """Emit loops over contiguous elements; yield the places of whole vectors, and of the rest.
-
-    The rest is a narrower vector or, where the count isn't known, one element after the other.
-    """
+    """Emit loops over elements; yield places of whole vectors, and a narrower one or the rest one by one."""
     whole = count // lanes
     if not isinstance(whole, int) or whole:
         with T.serial(0, whole) as vector:

@@ -14,17 +14,7 @@ _Place = TypeVar("_Place", int, Scalar)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Windows on an image of two axes.
-
-    Attributes:
-        image: the image's sizes.
-        result: how many windows there are along each axis.
-        kernel: taps of a window.
-        strides: steps between windows.
-        dilations: steps between taps.
-        begins: padding in front.
-        ends: padding behind.
-    """
+    """Windows on an image of two axes, by the sizes of image and result; begins and ends are padding."""
 
     image: Pair
     result: Pair
@@ -69,10 +59,7 @@ class Window:
         return places if first is None else [*places[: first + 1], *places[last + 1 :]]
 
     def kind(self, axis: int, place: Scalar | None) -> Scalar:
-        """Return the kind of a place along an axis of the result: each that reaches into the padding is its own kind.
-
-        A place of None is any of the others.
-        """
+        """Return the kind of a place: each that reaches into the padding is its own, None is any other."""
         first, last = self._whole(axis)
         if first is None or place is None:
             found = place if first is None else first
@@ -82,10 +69,7 @@ class Window:
         return least(place, first) + most(place - last, 0)
 
     def tiles(self, columns: int) -> tuple[list[int], list[int]]:
-        """Return the first columns of tiles that cover a row of the result: those without padding, and the others.
-
-        The last tile may overlap the one before it.
-        """
+        """Return the first columns of tiles of a row, which may overlap: those without padding, and the others."""
         inner, edges = list[int](), list[int]()
         for start in range(0, self.result[1], columns):
             first = min(start, self.result[1] - columns)

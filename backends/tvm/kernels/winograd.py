@@ -38,14 +38,9 @@ _POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The parameters of a Winograd convolution.
+    """The parameters of a Winograd convolution: a task transforms so many tiles, for one of some shares of the filters.
 
-    Attributes:
-        side: of a tile of the result, in pixels.
-        tiles: how many a task transforms.
-        rows: tiles whose products registers hold together.
-        blocks: blocks of filters that registers hold with them.
-        shares: parts into which the filters are cut, as tasks of their own.
+    A tile of the result has `side` pixels on a side; registers hold products of `rows` tiles and `blocks` of filters.
     """
 
     side: int

@@ -20,12 +20,7 @@ _ZERO = 8
 
 
 class Int4(Instruction):
-    """An instruction whose right factors are unpacked from words of codes.
-
-    Attributes:
-        order: the rows of a word's codes, the one in the lowest bits first.
-        zero_point_dtype: of the zero points, from which codes count.
-    """
+    """An instruction whose right factors are unpacked from words of codes, whose rows are in an order from the lowest bits."""
 
     rhs_dtype = "int32"
     order: ClassVar[Sequence[int]] = range(WORD)
@@ -48,11 +43,7 @@ class Int4(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Int4Fma(Int4, Fma):
-    """Multiply-adds of codes as floats from -8 to 7.
-
-    Attributes:
-        has_lookup: whether the machine looks 16 floats up in a register (VPERMPS in 512 bits).
-    """
+    """Multiply-adds of codes as floats from -8 to 7, which may be looked up in a register (VPERMPS in 512 bits)."""
 
     has_lookup: bool
     zero_point_dtype = "int8"

@@ -24,12 +24,9 @@ _MOST = 32767 // 255
 
 @dataclass(frozen=True, slots=True)
 class Int8Dot(Instruction):
-    """An instruction for four products of bytes with weights, in vectors of some lanes.
+    """An instruction for four products of bytes with weights, in vectors of some lanes, which may be cut into parts.
 
-    Attributes:
-        lanes: sums of a vector.
-        parts: into how many instructions the products of a vector are cut.
-        intrinsics: LLVM's by lanes; in vectors of 256 bits, the one named for AVX-512 serves AVX-VNNI too.
+    Intrinsics are LLVM's by lanes; in vectors of 256 bits, the one named for AVX-512 serves AVX-VNNI too.
     """
 
     lanes: int
