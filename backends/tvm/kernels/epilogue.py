@@ -24,14 +24,11 @@ _BLOCKED = 5
 
 
 class Broadcast(Enum):
-    """How an operand lies beside a kernel's result."""
+    """What an operand has beside a result: a number for each channel (or column), element, or row of a product."""
 
     CHANNELS = "channels"
-    """It has a number for each channel: a column of a product."""
     ELEMENTS = "elements"
-    """It has the result's shape."""
     ROWS = "rows"
-    """It has a number for each row of a product."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,8 +75,6 @@ class Int4Operands(Operands):
 class FloatOperands(Int4Operands):
     """Weights that are multiplied with the left operand's elements as they are."""
 
-    __slots__ = ()
-
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
         if gemm.m is None or gemm.m > machine.costs.int4_rows:
             return tiles(gemm, machine)[0]
@@ -114,8 +112,6 @@ class FloatOperands(Int4Operands):
 
 class LimbOperands(Int4Operands):
     """Weights that are multiplied with limbs of the left operand's elements."""
-
-    __slots__ = ()
 
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
         rows = max(_VECTORS)

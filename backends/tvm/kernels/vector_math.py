@@ -111,11 +111,9 @@ def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
     whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))
     parts = np.frombuffer(get("codes"), np.int8).reshape(4, 64).tolist()
     quarters = [tirx.Shuffle([tirx.const(code, "int8") for code in part], list(range(64))) for part in parts]
-    instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpermi2var.qi.512")
-    low, high = (
-        held(T.call_llvm_pure_intrin(instruction, first, whole, second, dtype="int8x64"))
-        for first, second in (quarters[:2], quarters[2:])
-    )
+    halves = ((quarters[0], whole, quarters[1]), (quarters[2], whole, quarters[3]))
+    name = "llvm.x86.avx512.vpermi2var.qi.512"
+    low, high = (held(tirx.call_llvm_pure_intrin("int8x64", name, *half)) for half in halves)
     found = tirx.Shuffle([tirx.Select(whole < tirx.const(0, "int8x64"), high, low)], list(range(lanes)))
     return cast(found if get("is_signed") else T.reinterpret(found, dtype=vector_type("uint8", x)), "int32")
 
