@@ -68,10 +68,6 @@ class Attention:
         """Multiply-adds of a score: one for each feature, or for each pair of features."""
         return self.size // self.instruction.k_per_instruction
 
-    def is_whole(self, machine: Machine) -> bool:
-        """Whether keys are float32, and their features fill whole vectors."""
-        return not self.is_paired and self.size % machine.lanes == 0
-
     def argument(self, name: str, outer: tuple[Scalar, Scalar, int], size: int, dtype: str) -> tirx.Buffer:
         """Declare an argument; return it as `[batch, head, row, feature]`, q and k of bfloat16 in pairs of features."""
         (batch, length, heads), is_paired = outer, self.is_paired and name in "qk"
@@ -96,10 +92,8 @@ def attention_kernel(attention: Attention, machine: Machine) -> None:
     q = attention.argument("q", (batch, queries, heads), attention.size, attention.dtype)
     k = attention.argument("k", (batch, keys, kept), attention.size, attention.dtype)
     v = attention.argument("v", (batch, keys, kept), attention.depth, attention.dtype)
-    mask = None
-    if attention.mask:
-        sizes = [1 if axis in attention.spread else size for axis, size in enumerate((batch, heads, queries, keys))]
-        mask = argument("mask", sizes, attention.mask)
+    sizes = [1 if axis in attention.spread else size for axis, size in enumerate((batch, heads, queries, keys))]
+    mask = argument("mask", sizes, attention.mask) if attention.mask else None
     y = attention.argument("y", (batch, queries, heads), attention.depth, attention.result)
     with T.parallel(0, batch * (heads * m_splits)) as task:
         head, image, chunk = task // m_splits % heads, task // (heads * m_splits), task % m_splits
@@ -109,10 +103,8 @@ def attention_kernel(attention: Attention, machine: Machine) -> None:
             for height, row in row_tiles(_HEIGHT, queries, chunk, m_splits):
                 work.tile(row, height)
 
-        if not attention.is_whole(machine) or (attention.queries or 0) > _HEIGHT:
-            emit(work.turned())
-        else:
-            either(queries <= _HEIGHT, lambda: emit(work), lambda: emit(work.turned()))
+        is_whole = not attention.is_paired and attention.size % machine.lanes == 0
+        either(is_whole and queries <= _HEIGHT, lambda: emit(work), lambda: emit(work.turned()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +226,12 @@ class _Head:
         highest, sums = (Register.of(spread(T.float32(start), lanes)) for start in (-math.inf, 0))
         with T.serial(0, blocks) as block:
             slot = ramp(block * lanes, lanes)
-            T.buffer_store(scores, self._seen(scores[line, slot], row + line, slot), [line, slot])
+            seen, never = scores[line, slot], number(-math.inf, highest.value)
+            if self.attention.is_causal:  # keys behind the query
+                seen = tirx.Select(slot > spread(row + line, lanes), never, seen)
+            if self._is_ragged:  # beyond the last key
+                seen = tirx.Select(slot >= spread(tirx.const(1, "int64") * self.keys, lanes), never, seen)
+            T.buffer_store(scores, seen, [line, slot])
             highest.set(greater(scores[line, slot], highest.value))
         top = highest.folded(greater)
         if self.mask is not None:
@@ -256,15 +253,6 @@ class _Head:
         bias = mask[(*(0 if axis in self.attention.spread else place for axis, place in places), column)]
         is_bool = self.attention.mask == "bool"
         return tirx.Select(bias, number(0.0, score), number(-math.inf, score)) if is_bool else bias
-
-    def _seen(self, vector: tirx.Expr, row: tirx.Expr, columns: Scalar) -> tirx.Expr:
-        """Return scores with minus infinity for keys behind a causal query, and beyond the last key."""
-        lanes, never = self.machine.lanes, number(-math.inf, vector)
-        if self.attention.is_causal:
-            vector = tirx.Select(columns > spread(row, lanes), never, vector)
-        if self._is_ragged:
-            vector = tirx.Select(columns >= spread(tirx.const(1, "int64") * self.keys, lanes), never, vector)
-        return vector
 
     def _weigh(
         self, row: tirx.Expr, tile: Tile, first: Scalar, limit: Scalar, weights: tirx.Buffer, inverse: tirx.Buffer

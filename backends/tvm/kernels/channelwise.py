@@ -21,10 +21,9 @@ from .instructions.base import FMA
 from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
 from .prim_func import argument, kernel, maybe_parallel, symbol
-from .row_tiles import Line, RowTiles, Sums, channel_rows
 from .vector_math import loaded
 from .vectors import BFLOAT16, Scalar, cast, ceil_div, held, number, ramp, spread
-from .windows import Window
+from .windows import Line, RowTiles, Sums, Window, channel_rows
 
 DEPTHWISE, QUADS, MAXIMUM = "depthwise", "integer_depthwise", "max_pool"
 MEAN, PADDED_MEAN = "average_pool", "padded_average_pool"
@@ -57,24 +56,16 @@ class Channelwise:
         """Whether pixels enter the float32 arithmetic as they are."""
         return self.dtype in ("float32", BFLOAT16)
 
-    @property
-    def accumulator_dtype(self) -> str:
-        """The type of maxima and sums."""
-        if self.kind == DEPTHWISE or self.is_float:
-            return "float32"
-        return self.dtype if self.kind == MAXIMUM else "int32"
-
 
 @kernel
 def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> None:
     """Emit a kernel of images and the epilogue's operands to images in blocks.
 
-    In front of these operands, a depthwise convolution takes weights `[block, row, column, lane]`, or packed for four
-    taps at a time, and `channel_rows`.
+    In front of these, a depthwise convolution takes weights `[block, row, column, lane]` or packed, and `channel_rows`.
     """
     window, lanes, batch = sizes.window, machine.lanes, symbol("batch", sizes.batch)
     (height, width), quads, is_quads = window.image, Quads(window), sizes.kind == QUADS
-    most = _MOST if is_quads else machine.registers // 2  # beside them, a row of weights and as many pixels are held
+    most, together = (_MOST, K_PER_DOT) if is_quads else (machine.registers // 2, 1)  # beside pixels and weights
     columns = ceil_div(window.result[1], ceil_div(window.result[1], most))
     view = (batch, sizes.blocks, height, width * lanes) if is_quads else None
     x = argument("x", (batch, sizes.blocks, height, width, lanes), sizes.dtype, view)
@@ -87,12 +78,15 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
         weights = argument("weights", (sizes.blocks, *window.kernel, lanes))
         rows = channel_rows(window, sizes.blocks * lanes)
     result = Result.declare(epilogue, (batch, sizes.blocks, *window.result, lanes))
-    parts = (window, lanes, columns, 1, sizes.accumulator_dtype, x, weights, *rows, result)
+    dtype = sizes.dtype if sizes.kind == MAXIMUM else "int32"  # of maxima and sums
+    dtype = "float32" if sizes.kind == DEPTHWISE or sizes.is_float else dtype
+    parts = (window, lanes, columns, 1, dtype, x, weights, *rows, result)
     code = _QuadCode(*parts, quads) if is_quads else _Code(*parts, sizes)
     axes: dict[str, Scalar] = {"image": batch, "panel": sizes.blocks, "row": window.result[0]}
     operations = prod((*axes.values(), window.result[1], *window.kernel))
-    loop = maybe_parallel(operations, machine.costs.vector_work)
-    code.emit(axes, (quads.wide if is_quads else window).tiles(columns), loop)
+    taps = ceil_div(window.kernel[1], together) * together
+    tiles = replace(window, kernel=(window.kernel[0], taps)).tiles(columns)
+    code.emit(axes, tiles, maybe_parallel(operations, machine.costs.vector_work))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +98,8 @@ class _Code(RowTiles):
     def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         if self.sizes.kind != MAXIMUM:
             return RowTiles.initialise(self, block, row, column)
-        dtype = self.accumulator_dtype
-        least = T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype)
-        return spread(least, self.lanes)
+        is_float = self.accumulator_dtype == "float32"
+        return spread(T.float32(float("-inf")) if is_float else tirx.min_value(self.accumulator_dtype), self.lanes)
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         (image, block, row), window, whole = at, self.window, ramp(0, self.lanes)
@@ -123,7 +116,7 @@ class _Code(RowTiles):
 
     def _pixel(self, place: tuple[Scalar, ...]) -> tirx.Expr:
         """Return a vector of the images; in sums, integers are their distances to the zero point."""
-        pixel, sizes = loaded(self.x[place], self.sizes.dtype), self.sizes
+        pixel, sizes = loaded(self.x[place]), self.sizes
         if sizes.is_float or sizes.kind == MAXIMUM:
             return pixel
         wide = cast(pixel, "int32")
@@ -161,12 +154,6 @@ class Quads:
     def is_possible(self) -> bool:
         """Whether there is a kernel: for images of four columns at least, and taps side by side."""
         return self.window.image[1] >= K_PER_DOT and self.window.dilations[1] == 1
-
-    @property
-    def wide(self) -> Window:
-        """The windows with as many taps in a row as pixels are read: a multiple of four."""
-        rows, taps = self.window.kernel
-        return replace(self.window, kernel=(rows, ceil_div(taps, K_PER_DOT) * K_PER_DOT))
 
     def shifts(self, column: int) -> tuple[int, ...]:
         """Return, for each four taps of a window, how far from these the four pixels lie that are read."""

@@ -20,11 +20,9 @@ from .epilogue import Epilogue, Result
 from .instructions.base import FMA, Instruction
 from .machine import Machine
 from .prim_func import argument, kernel, symbol
-from .row_tiles import Line, RowTiles, Sums, channel_rows
-from .tiles import MOST_VECTORS, fits
-from .vector_math import loaded
+from .tiles import fits
 from .vectors import Scalar, ceil_div, ramp
-from .windows import Window
+from .windows import Line, RowTiles, Sums, Window, channel_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +69,9 @@ class Convolution:
         return (ceil_div(self.depth, self.block), self.block) if self.block else (1, self.depth)
 
     @property
-    def spacing(self) -> int:
-        """Elements from one column of the images to the next."""
-        return self.block or 1
-
-    @property
     def run(self) -> int:
         """Pixels of a row that are best loaded together; 1 unless they are contiguous in memory."""
-        is_dense = self.spacing == self.instruction.k_per_instruction and self.window.strides[1] == 1
+        is_dense = (self.block or 1) == self.instruction.k_per_instruction and self.window.strides[1] == 1
         return self.instruction.unroll_k if is_dense else 1
 
 
@@ -150,7 +143,7 @@ def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> l
     if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block or sizes.flat.tiles(1)[1]:
         return []  # the last where pixels are padding
     dense, costs = tiles(sizes, machine), machine.costs
-    found = [SparseTile(tile.columns, tile.blocks) for tile in dense if tile.blocks <= MOST_VECTORS]
+    found = [SparseTile(tile.columns, tile.blocks) for tile in dense if tile.blocks <= costs.sparse_vectors]
     widths = {tile.blocks: tile for tile in found}
     held = {count: float(held_blocks(weights, sizes, tile, machine).mean()) for count, tile in widths.items()}
 
@@ -163,11 +156,10 @@ def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> l
 
 
 def prepared(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
-    """Return the arguments of a kernel that hold its weights `[filter, channel, row, column]`.
+    """Return a kernel's weights as `[panel, block, column, row, step, filter of the panel and channel of the step]`.
 
-    They are `[panel, block, column, row, channel, filter of the panel]`; channels that one instruction multiplies lie
-    next to each other, behind the filters. Of a sparse tile they are the blocks that aren't zero, the places of their
-    channels in an image, and where each panel's blocks begin.
+    Of a sparse tile, return the blocks that aren't zero, the places of their channels in an image, and where each
+    panel's blocks begin.
     """
     arranged, instruction = _arranged(weights, sizes, tile, machine), sizes.instruction
     if not isinstance(tile, SparseTile):
@@ -183,8 +175,7 @@ def _arranged(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Mach
     (blocks, step), together = sizes.steps, sizes.instruction.k_per_instruction
     width = tile.blocks * machine.lanes
     filters, depth, *kernel = weights.shape
-    padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), weights.dtype)
-    padded[:filters, :depth] = weights
+    padded = np.pad(weights, ((0, -filters % width), (0, blocks * step - depth), (0, 0), (0, 0)))
     parts = padded.reshape(-1, width, blocks, step // together, together, *kernel)
     return parts.transpose(0, 2, 6, 5, 3, 1, 4)
 
@@ -212,8 +203,8 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     batch, outer, (blocks, step) = symbol("batch", sizes.batch), ceil_div(sizes.filters, lanes), sizes.steps
     panels, width = outer // tile.blocks, tile.blocks * lanes * instruction.k_per_instruction
     images = (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
-    tail = (sizes.block,) if sizes.spacing > 1 else ()
-    view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * sizes.spacing)
+    tail = (sizes.block,) if sizes.block > 1 else ()
+    view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * (sizes.block or 1))
     held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // instruction.k_per_instruction)
     if is_sparse := isinstance(tile, SparseTile):
         view, held = (batch, prod(view[1:])), (tirx.Var("held", "int64"),)
@@ -273,16 +264,10 @@ class _Code(RowTiles):
         left: list[tirx.Expr] = []
         while (done := len(left)) < len(places):
             first = min(done, len(places) - run)  # the last ones overlap those before
-            elements = ramp(places[first] * sizes.spacing + step * together, run * together)
+            elements = ramp(places[first] * (sizes.block or 1) + step * together, run * together)
             pixels = self.x[(*line, elements) if sizes.block else (line[0], step, line[2], places[first])]
-            left += self._factors(pixels)[done - first :]
+            left += sizes.instruction.broadcast_lhs(pixels, self.lanes)[done - first :]
         return left
-
-    def _factors(self, elements: tirx.Expr) -> list[tirx.Expr]:
-        """Return the left factors that elements of the images are."""
-        instruction, dtype = self.sizes.instruction, self.sizes.dtype
-        is_float = instruction.lhs_dtype == "float32"
-        return instruction.broadcast_lhs(loaded(elements, dtype) if is_float else elements, self.lanes)
 
     def _add(self, sums: Sums, pixels: Sequence[tirx.Expr], place: tuple[Scalar, ...]) -> None:
         """Add the products of each column's left factor with all filters, whose weights lie in a place."""
@@ -302,9 +287,10 @@ class _SparseCode(_Code):
     starts: tirx.Buffer
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
-        (image, panel, row), together = at, self.sizes.instruction.k_per_instruction
+        (image, panel, row), instruction = at, self.sizes.instruction
         line = self.window.at(0, row, 0) * self.window.image[1]
         with T.serial(self.starts[panel], self.starts[panel + 1]) as block:
             pixels = [(line + self.window.at(1, start + column, 0)) * self.sizes.block for column in range(len(sums))]
-            spots = [ramp(self.places[block] + pixel, together) for pixel in pixels]
-            self._add(sums, [factor for spot in spots for factor in self._factors(self.x[image, spot])], (block,))
+            spots = [ramp(self.places[block] + pixel, instruction.k_per_instruction) for pixel in pixels]
+            left = [instruction.broadcast_lhs(self.x[image, spot], self.lanes)[0] for spot in spots]
+            self._add(sums, left, (block,))

@@ -43,8 +43,7 @@ class Operand:
 class PostOp:
     """An elementwise operator.
 
-    An input is a number, None where it is left out, or a place among the kernel's result, the operands and the results
-    of the steps before.
+    An input is a number, None, or a place among the kernel's result, the operands and the results of steps before.
     """
 
     operator: str
@@ -103,10 +102,8 @@ class Result:
             Broadcast.ELEMENTS: (shape, view),
             Broadcast.ROWS: ((*shape[:-1], 1), (*view[:-1], 1)),
         }
-        operands: list[tirx.Buffer] = []
-        for index, operand in enumerate(epilogue.operands):
-            given, seen = forms[operand.reach]
-            operands.append(argument(f"operand{index}", given, operand.dtype, seen))
+        found = enumerate((forms[operand.reach], operand.dtype) for operand in epilogue.operands)
+        operands = [argument(f"operand{index}", given, dtype, seen) for index, ((given, seen), dtype) in found]
         return Result(epilogue, operands, argument("y", shape, epilogue.dtype, view))
 
     def store(self, vector: tirx.Expr | None, place: Place) -> None:

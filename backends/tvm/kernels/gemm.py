@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import product
 from math import gcd, prod
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
@@ -128,14 +128,13 @@ class Nest:
     def panels(self) -> int:
         return ceil_div(self.gemm.n, self.tile.columns)
 
-    def emit(self, product_of: "ProductOf", result: Result, m_splits: Scalar | None = None, depth: int = 0) -> None:
-        """Emit the loops around the tiles of a product, with the epilogue's operators.
+    def emit(self, make: Callable[[Scalar], "Product"], result: Result, m_splits: Scalar = 0, depth: int = 0) -> None:
+        """Emit the loops around the tiles of a product, which is made for each panel, with the epilogue's operators.
 
-        Rows are cut into some parts, by default so that all threads have equally many tasks; `depth` is the products of
-        a sum, on average, by default K.
+        Rows are cut into parts, by default so that threads have equally many tasks; sums have K products, or `depth`.
         """
         gemm, tile, threads = self.gemm, self.tile, self.machine.threads
-        if m_splits is None:
+        if isinstance(m_splits, int) and m_splits == 0:
             chunks = gemm.row_chunks(self.machine)
             m_splits = chunks if chunks > 1 or gemm.m == 1 else threads // gcd(self.panels, threads)
         least = int(self.machine.costs.gemm_work * gemm.instruction.speed)
@@ -144,7 +143,7 @@ class Nest:
             item, chunk = task // (self.panels * m_splits), task // self.panels % m_splits
             panel = task % self.panels
             column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
-            product = product_of(panel)
+            product = make(panel)
             for height, first_row in row_tiles(tile.rows, self.rows, chunk, m_splits):
                 row, width = item * self.rows + first_row, product.width(height, tile.columns)
                 for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
@@ -197,13 +196,10 @@ class Product(ABC):
             T.buffer_store(first, self.initialise(place, spot), [spot[-1]])
             for sums in others:
                 T.buffer_store(sums, zeros(dtype, spot[2]), [spot[-1]])
-        widths = dict.fromkeys(lanes for _, lanes in tile.vectors)
+        factors = list(product(range(tile.rows), dict.fromkeys(lanes for _, lanes in tile.vectors)))
 
         def step(first: Scalar, count: int) -> None:
-            left = {
-                (line, lanes): self.load_a(place.row + line, first, count, lanes)
-                for line, lanes in product(range(tile.rows), widths)
-            }
+            left = {(line, lanes): self.load_a(place.row + line, first, count, lanes) for line, lanes in factors}
             for number, right in enumerate(self.load_b(place, first, count, tile)):
                 for (limb, held), (line, start, lanes, slot) in product(enumerate(limbs), tile.spots):
                     factor, sums = left[line, lanes][number][limb], held[number % chains]
@@ -217,13 +213,9 @@ class Product(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Dense(Product):
-    """A product with a matrix, whose sums may undo zero points and be scaled.
+    """A product with a matrix, whose sums undo the quantization of integers as `Matrix` says.
 
-    Attributes:
-        right: `[panel, step, column of the tile and product of a step]`, or `[item, K, N]`; or a single panel.
-        offsets: what sums start from, by column.
-        zero_points: what offsets are multiplied with: one, or one for each row.
-        scales: of the sums, by column.
+    The right operand is `[panel, step, column of the tile and product of a step]`, a single panel, or `[item, K, N]`.
     """
 
     x: tirx.Buffer
@@ -265,21 +257,15 @@ class Dense(Product):
     def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
         (index, column), together = place.right, self.instruction.k_per_instruction
         index = 0 if size_of(self.right.shape[0]) == 1 else index
+        places = {start: ramp((column + start) * together, lanes * together) for start, lanes in tile.vectors}
         for step in range(count):
-            yield {
-                start: self.right[index, first + step, ramp((column + start) * together, lanes * together)]
-                for start, lanes in tile.vectors
-            }
+            yield {start: self.right[index, first + step, at] for start, at in places.items()}
 
     def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
         _, start, lanes, _ = spot
         if self.scales is None:
             return sums[0]
         return cast(sums[0], "float32") * self.scales[ramp(place.column + start, lanes)]
-
-
-ProductOf: TypeAlias = Callable[[Scalar], Product]
-"""A function that emits what a panel of columns needs before its tiles, and returns the product that computes them."""
 
 
 class Operands(ABC):

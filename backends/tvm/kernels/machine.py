@@ -13,7 +13,6 @@ class Machine:
 
     Attributes:
         lanes: float32 elements of a vector register.
-        threads: threads that share a kernel's work.
         has_dots: whether it adds four products of 8-bit integers to each of as many sums of int32 at once.
         has_bfloat16: whether it multiplies bfloat16 in vectors of 512 bits.
         has_tables: whether it looks bytes up in vectors of 512 bits.

@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, Result, each_pixel
 from .machine import Machine
-from .prim_func import argument, kernel, maybe_parallel, stored_as, symbol
+from .prim_func import argument, kernel, maybe_parallel, symbol
 from .vectors import ceil_div, ramp
 from .windows import Window
 
@@ -38,7 +38,7 @@ def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
             channel = block * lanes + lane
             element = x[image, channel, pixel]
             if 0 < images.channels % lanes <= lane:
-                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, stored_as(images.dtype)))
+                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, x.dtype))
             T.buffer_store(y, element, [image, block, pixel, lane])
 
 
@@ -57,11 +57,9 @@ def _each_pixel(
 ) -> Generator[tuple[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr]]:
     """Return a context for the channels of a pixel in a block, given both buffers, where pixels are one axis."""
     batch, (blocks, *sizes, _), pixels = symbol("batch", images.batch), images.blocks(lanes), prod(images.spatial)
-    forms = [
-        ((batch, images.channels, *images.spatial), (batch, images.channels, pixels)),
-        ((batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)),
-    ]
-    pairs = zip("xy", reversed(forms) if is_blocked else forms, strict=True)
+    plain = (batch, images.channels, *images.spatial), (batch, images.channels, pixels)
+    blocked = (batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)
+    pairs = zip("xy", (blocked, plain) if is_blocked else (plain, blocked), strict=True)
     x, y = (argument(name, shape, images.dtype, view) for name, (shape, view) in pairs)
     loop = maybe_parallel(batch * blocks * pixels * lanes, machine.costs.vector_work)
     with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
@@ -107,10 +105,7 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
 
 @kernel
 def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of smaller images, one for each phase of the strides, and the epilogue's operands to whole images.
-
-    The channels of the phases lie behind each other.
-    """
+    """Emit a kernel of images with the channels of each phase of strides, and epilogue operands, to whole ones."""
     batch, (channels, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
     (down, across), blocks = window.strides, channels // prod(window.strides)
     x = argument("x", (batch, channels, *sizes, lanes), images.dtype)

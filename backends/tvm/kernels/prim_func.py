@@ -86,15 +86,10 @@ def argument(
 ) -> tirx.Buffer:
     """Declare the next argument; return it as code sees it, in another shape or type: bfloat16 as bits."""
     _current.get().parameters[name] = buffer = T.buffer(shape, dtype)
-    kind = stored_as(dtype) if seen_as is None else seen_as
+    kind = seen_as or ("uint16" if dtype == BFLOAT16 else dtype)
     if view is None and kind == dtype:
         return buffer
     return T.decl_buffer(shape if view is None else view, kind, data=buffer.data, strides=strides)
-
-
-def stored_as(dtype: str) -> str:
-    """Return the element type in which a kernel's buffers hold numbers of a type."""
-    return "uint16" if dtype == BFLOAT16 else dtype
 
 
 def current_machine() -> Machine:

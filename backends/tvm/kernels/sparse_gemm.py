@@ -20,7 +20,7 @@ from .gemm import Dense, Gemm, Matrix, Nest, Product, panels, tiles
 from .instructions.base import Instruction
 from .machine import Machine
 from .prim_func import argument
-from .tiles import MOST_VECTORS, Tile, fits
+from .tiles import Tile, fits
 from .vectors import Scalar, ceil_div, ramp
 
 _MOST_CHAINS, _LEAST_RUNS = 4, 4
@@ -78,7 +78,7 @@ def sparse_tiles(gemm: Gemm, weights: np.ndarray, machine: Machine) -> list[Spar
     if weights.shape[0] % together or not whole:
         return []
     times: dict[SparseTile, float] = {}
-    for vectors in range(1, min(MOST_VECTORS, whole) + 1):
+    for vectors in range(1, min(costs.sparse_vectors, whole) + 1):
         widest = Tile(1, vectors * machine.lanes, machine.lanes)
         count = np.count_nonzero(_blocks(weights, widest, gemm.instruction).any((2, 3)))
         for rows in range(1, min(costs.most_rows, gemm.m or costs.most_rows) + 1):

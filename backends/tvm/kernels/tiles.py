@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 from tvm import tirx
@@ -17,9 +18,6 @@ Vector: TypeAlias = tuple[Scalar, int, int, tirx.Expr]
 """A vector of a tile: its row, first column, lanes and numbers."""
 Factor: TypeAlias = Callable[[Scalar, int, int], tirx.Expr]
 """A function from a step, a tile's line or column, and a number of lanes, to the factor for a vector."""
-
-MOST_VECTORS = 3
-"""The most vectors of a block that may be left out: wider ones are seldom zero as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +36,8 @@ class Tile:
     @property
     def spots(self) -> list[Spot]:
         """The vectors, row after row."""
-        return [
-            (row, start, lanes, ramp(row * self.columns + start, lanes))
-            for row in range(self.rows)
-            for start, lanes in self.vectors
-        ]
+        pairs = product(range(self.rows), self.vectors)
+        return [(row, start, lanes, ramp(row * self.columns + start, lanes)) for row, (start, lanes) in pairs]
 
     def zeros(self) -> tirx.Buffer:
         """Allocate registers for sums in float32 that start from 0."""

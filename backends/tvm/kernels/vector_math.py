@@ -42,15 +42,12 @@ def rounded(x: tirx.Expr) -> tirx.Expr:
     return cast(tirx.Select(tirx.isnan(x), bits | number(0x400000, bits), nearest) >> number(16, bits), "uint16")
 
 
-def widened(x: tirx.Expr) -> tirx.Expr:
-    """Widen a vector of bfloat16's bits to float32."""
+def loaded(x: tirx.Expr) -> tirx.Expr:
+    """Convert what a kernel has read to what it computes with: bfloat16's bits to float32; all else stays as it is."""
+    if not str(x.ty.dtype).startswith("uint16"):
+        return x
     bits = cast(x, "uint32") << tirx.const(16, vector_type("uint32", x))
     return T.reinterpret(bits, dtype=vector_type("float32", x))
-
-
-def loaded(x: tirx.Expr, dtype: str) -> tirx.Expr:
-    """Convert what a kernel has read to what it computes with: bfloat16 to float32; all else stays as it is."""
-    return widened(x) if dtype == BFLOAT16 else x
 
 
 def stored(x: tirx.Expr, dtype: str) -> tirx.Expr:
@@ -71,14 +68,6 @@ def _gelu(get: Get, x: tirx.Expr) -> tirx.Expr:
 def _hard_sigmoid(get: Get, x: tirx.Expr) -> tirx.Expr:
     y = held(x * number(get("alpha", 0.2), x) + number(get("beta", 0.5), x))
     return lesser(1.0, held(greater(0.0, y)))
-
-
-def _cast(get: Get, x: tirx.Expr) -> tirx.Expr:
-    """Convert int32 or the bits of bfloat16 to float32, or float32 to the bits of bfloat16."""
-    kind = str(x.ty.dtype)
-    if kind.startswith("uint16"):
-        return widened(x)
-    return cast(x, "float32") if kind.startswith("int") else rounded(x)
 
 
 def _clip(get: Get, x: tirx.Expr, low: tirx.Expr | None = None, high: tirx.Expr | None = None) -> tirx.Expr:
@@ -120,7 +109,7 @@ def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
-    "Cast": _cast,
+    "Cast": lambda get, x: rounded(x) if str(x.ty.dtype).startswith("float") else cast(loaded(x), "float32"),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,

@@ -6,12 +6,11 @@ tiles stay in the L2 cache.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from heapq import merge
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -78,10 +77,7 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | convolution.Tile, ...]:
-    """Return the ways to compute a convolution, the least estimated time first: plans, and tiles of the direct one.
-
-    The direct convolution may be done in another type, which makes it `speed` times as fast as in float32.
-    """
+    """Return plans, and tiles of the direct convolution, `speed` times as fast as in float32, the fastest first."""
     window, direct = sizes.window, convolution.tiles(sizes, machine)
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
     if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
@@ -145,8 +141,7 @@ def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray
     taps = np.einsum("ia,fcab,jb->ijcf", matrix, weights.astype(np.float64), matrix).astype(np.float32)
     width = plan.blocks * machine.lanes
     channels, filters = taps.shape[2:]
-    padded = np.zeros((plan.size**2, channels, ceil_div(filters, width) * width), np.float32)
-    padded[..., :filters] = taps.reshape(-1, channels, filters)
+    padded = np.pad(taps.reshape(-1, channels, filters), ((0, 0), (0, 0), (0, -filters % width)))
     return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1, width).transpose(2, 0, 1, 3))
 
 
@@ -205,7 +200,7 @@ class _Code:
             return tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in pairs))
 
         def pixel(row: Scalar, column: Scalar) -> tirx.Expr:
-            return loaded(self.x[image, block, start[0] + row, start[1] + column, whole], self.sizes.dtype)
+            return loaded(self.x[image, block, start[0] + row, start[1] + column, whole])
 
         def padded() -> None:
             patch = T.alloc_buffer((size, size, self.lanes), "float32")
@@ -244,10 +239,8 @@ class _Code:
         found = _both_ways(matrix, lambda row, column: self.products[row * size + column, place, whole])
         for row, column, vector in found:
             T.buffer_store(patch, vector, [row, column, whole])
-        counts = [
-            side if end % side == 0 else tirx.min(side, end - begin)
-            for begin, end in zip(origin, self.sizes.window.result, strict=True)
-        ]
+        ends = zip(origin, self.sizes.window.result, strict=True)
+        counts = [side if end % side == 0 else tirx.min(side, end - begin) for begin, end in ends]
         with T.serial(0, counts[0]) as row, T.serial(0, counts[1]) as column:
             vector = patch[row, column, whole] + self.bias[ramp(block * lanes, lanes)]
             self.result.store(vector, (image, block, origin[0] + row, origin[1] + column, whole))
@@ -262,30 +255,21 @@ def _both_ways(matrix: np.ndarray, load: Load) -> Iterator[tuple[int, int, tirx.
             yield row, column, vector
 
 
-def _transformed(matrix: np.ndarray, vectors: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+def _transformed(matrix: np.ndarray, vectors: Sequence[tirx.Expr]) -> Sequence[tirx.Expr]:
     """Multiply a matrix, of which rows or columns belong to opposite points two by two, with a column of vectors.
 
-    Such rows differ in the sign of their odd elements alone, so that both parts are computed once; before such columns
-    are multiplied, the sums and differences of their vectors are taken.
+    Two such rows or columns differ in the sign of their odd elements alone, so that the matrix is the product of a
+    sparser one and of butterflies, which take the sum and the difference of two vectors.
     """
     height, size = matrix.shape
-    parts = np.stack(list(_butterflies(matrix if height == size else matrix.T)))
-    parts[1:-1] /= 2
+    butterflies = np.eye(size)
+    for first in range(1, size - 1, 2):
+        butterflies[first : first + 2, first : first + 2] = [[1, 1], [1, -1]]
+    inverse = butterflies / (butterflies**2).sum(0)
     vectors = [held(vector) for vector in vectors]
-    if height == size:
-        return [held(row) for row in _butterflies(_combined(part, vectors) for part in parts)]
-    first, *sums, last = _butterflies(vectors)
-    terms = [first, *map(held, sums), last]
-    return [_combined(row, terms) for row in parts.T]
-
-
-def _butterflies(terms: Iterable[Any]) -> Iterator[Any]:
-    """Yield the first term, the sum and the difference of each two that follow, and the last: rows or vectors."""
-    rest = iter(terms)
-    yield next(rest)
-    for a in rest:
-        b = next(rest, None)
-        yield from (a,) if b is None else (a + b, a - b)
+    for factor in (inverse @ matrix, butterflies) if height == size else (butterflies, matrix @ inverse):
+        vectors = [_combined(row, vectors) for row in factor]
+    return vectors
 
 
 def _combined(factors: np.ndarray, vectors: Sequence[tirx.Expr]) -> tirx.Expr:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from tvm import tirx
 
+from ..vector_math import loaded
 from ..vectors import spread
 
 
@@ -16,11 +17,8 @@ class Instruction(ABC):
     The left factors are the same for all accumulators, the right ones are weights of their own.
 
     Attributes:
-        mnemonic: the machine's name for it.
         k_per_instruction: products that are added to an accumulator at once; they are neighbours along K.
-        lhs_dtype: of the left operand's elements.
         rhs_dtype: of packed weights.
-        accumulator_dtype: of the sums.
         fills_vectors: whether it takes whole vectors of weights alone.
         unroll_k: groups of left factors in a row that are best loaded together.
         zero_point_bias: what is subtracted from left factors before they are multiplied.
@@ -61,6 +59,9 @@ class Fma(Instruction):
     mnemonic = "fma"
     lhs_dtype = rhs_dtype = accumulator_dtype = "float32"
     fills_vectors = False
+
+    def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
+        return [spread(loaded(elements), lanes)]
 
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         return sums + left * right

@@ -155,9 +155,9 @@ class Mul(Int8Dot):
 
 def _are_small(weights: np.ndarray) -> bool:
     """Whether no sum of two neighbours along the last axis, times 255, exceeds 16 bits."""
-    padded = np.pad(weights, [*[(0, 0)] * (weights.ndim - 1), (0, weights.shape[-1] % 2)]).astype(np.int16)
-    pairs = padded.reshape(-1, 2)
-    return bool((np.maximum(pairs, 0).sum(1) <= _MOST).all() and (np.minimum(pairs, 0).sum(1) >= -_MOST).all())
+    beyond = [*[(0, 0)] * (weights.ndim - 1), (0, weights.shape[-1] % 2)]
+    padded = np.pad(weights, beyond).astype(np.int16).reshape(-1, 2)
+    return all(np.maximum(pairs, 0).sum(-1).max(initial=0) <= _MOST for pairs in (padded, -padded))
 
 
 def _parts(vector: tirx.Expr, count: int) -> list[tirx.Expr]:
