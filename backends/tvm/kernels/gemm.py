@@ -112,10 +112,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """The loops of a GEMM over parts of rows, panels of columns and tiles.
-
-    There are `items` right operands, with as many `rows` each in the left one, x: `[row of an item, K]`.
-    """
+    """The loops of a GEMM: each of some items multiplies as many rows of the left operand, `[row of an item, K]`."""
 
     gemm: Gemm
     tile: Tile
@@ -262,10 +259,9 @@ class Dense(Product):
             yield {start: self.right[index, first + step, at] for start, at in places.items()}
 
     def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
-        _, start, lanes, _ = spot
         if self.scales is None:
             return sums[0]
-        return cast(sums[0], "float32") * self.scales[ramp(place.column + start, lanes)]
+        return cast(sums[0], "float32") * self.scales[ramp(place.column + spot[1], spot[2])]
 
 
 class Operands(ABC):

@@ -90,7 +90,7 @@ class Window:
         return inner, edges
 
     def _whole(self, axis: int) -> Pair:
-        """Return the first and last place along an axis that need no padding; the last of all if all do."""
+        """Return the first and last place along an axis that need no padding; if all do, the last one twice."""
         whole = [place for place in range(self.result[axis]) if all(self.inside(axis, place))]
         return (whole[0], whole[-1]) if whole else (self.result[axis] - 1, self.result[axis] - 1)
 
