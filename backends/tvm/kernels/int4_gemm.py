@@ -127,15 +127,15 @@ class LimbOperands(Int4Operands):
         loop = maybe_parallel(nest.rows * k, nest.machine.costs.vector_work)
         with loop(0, nest.rows) as row, T.serial(0, blocks) as block:
             places = [ramp(block * self.block + start, _LANES) for start in range(0, self.block, _LANES)]
-            scale, total = _split(nest.x, row, places, limbs)
+            scale, sums = _split(nest.x, row, places, limbs)
             T.buffer_store(row_scales, scale, [row, block])
-            T.buffer_store(totals, total, [row, block])
+            T.buffer_store(totals, sums.total().astype("float32"), [row, block])
         product = _Limbs(self.instruction, *buffers, totals, lambda *at: limbs[at], row_scales)
         nest.emit(lambda panel: product, result)
 
 
-def _split(x: tirx.Buffer, row: Scalar, places: Sequence[Scalar], limbs: tirx.Buffer) -> tuple[tirx.Expr, tirx.Expr]:
-    """Emit code that splits a block of a row into limbs; return its scale and the negative sum of digits.
+def _split(x: tirx.Buffer, row: Scalar, places: Sequence[Scalar], limbs: tirx.Buffer) -> tuple[tirx.Expr, Register]:
+    """Emit code that splits a block of a row into limbs; return its scale and the negative sums of digits.
 
     Infinity or NaN in the block makes its scale NaN.
     """
@@ -153,7 +153,7 @@ def _split(x: tirx.Buffer, row: Scalar, places: Sequence[Scalar], limbs: tirx.Bu
         for limb in range(_LIMBS):
             T.buffer_store(limbs, digits.astype("int8x16"), [limb, row, place])
             digits = held((digits + number(128, digits)) >> number(8, digits))
-    return scale, sums.total().astype("float32")
+    return scale, sums
 
 
 def _few_columns(rows: int, machine: Machine) -> int:
