@@ -17,14 +17,15 @@ from numpy.polynomial import polynomial
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from . import convolution, tiles
-from .convolution import Convolution
+from . import convolution
+from .convolution import Convolution, Tile
 from .epilogue import Epilogue, Result
 from .instructions.base import FMA
 from .machine import Machine
 from .prim_func import argument, either, kernel, symbol
+from .tiles import fits
 from .vector_math import loaded
-from .vectors import Scalar, ceil_div, held, number, ramp, spread, zeros
+from .vectors import Register, Scalar, ceil_div, held, number, ramp, spread, zeros
 
 Load = Callable[[int, int], tirx.Expr]
 """A function from a row and a column of a tile to its vector."""
@@ -76,7 +77,7 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @cache
-def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | convolution.Tile, ...]:
+def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | Tile, ...]:
     """Return plans, and tiles of the direct convolution, `speed` times as fast as in float32, the fastest first."""
     window, direct = sizes.window, convolution.tiles(sizes, machine)
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
@@ -86,7 +87,7 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
     for plan in sorted(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine)):
         plans.setdefault((plan.side, plan.rows, plan.blocks, plan.shares), plan)  # with the best number of tiles
 
-    def cost(way: Plan | convolution.Tile) -> float:
+    def cost(way: Plan | Tile) -> float:
         if isinstance(way, Plan):
             return _cost(way, sizes, machine)[0]
         fetched = machine.costs.fetch * ceil_div(sizes.filters, machine.lanes)
@@ -104,7 +105,7 @@ def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
         m_splits = {ceil_div(total, count) for count in range(1, total + 1)}
         for rows, count, share in product(range(1, machine.registers), m_splits, shares):
             plan = Plan(side, count, rows, blocks, share)
-            is_whole = rows <= count and tiles.fits(rows, blocks, machine)
+            is_whole = rows <= count and fits(rows, blocks, machine)
             if is_whole and _filled(plan, sizes, machine) <= 2 * machine.costs.l2_bytes:
                 yield plan
 
@@ -218,18 +219,18 @@ class _Code:
 
     def multiply(self, panel: Scalar, position: Scalar, first: Scalar) -> None:
         """Emit the products of some tiles with a panel of filters, for one position."""
-        count, lanes = self.plan.tiles, self.lanes
-        tile = tiles.Tile(self.plan.rows, self.plan.blocks * lanes, lanes)
-
-        def element(channel: Scalar, row: Scalar, _: int) -> tirx.Expr:
-            return spread(self.images[position, channel // lanes * count + first + row, channel % lanes], lanes)
-
-        def filters(channel: Scalar, start: int, _: int) -> tirx.Expr:
-            return self.weights[panel, position, channel, ramp(start, lanes)]
-
-        for row, start, _, vector in tile.products(self.sizes.channels, FMA, element, filters):
-            place = start // lanes * count + first + row
-            T.buffer_store(self.products, vector, [position, place, ramp(0, lanes)])
+        plan, lanes, channels, whole = self.plan, self.lanes, self.sizes.channels, ramp(0, self.lanes)
+        spots = product(range(plan.rows), range(plan.blocks))
+        sums = {spot: Register.of(zeros("float32", lanes)) for spot in spots}
+        with T.serial(0, ceil_div(channels, lanes)) as block:
+            count = lanes if channels % lanes == 0 else tirx.min(lanes, channels - block * lanes)
+            with T.serial(0, count) as channel:  # in one loop, addresses would take a tenth to a quarter of the time
+                for (row, number), total in sums.items():
+                    element = spread(self.images[position, block * plan.tiles + first + row, channel], lanes)
+                    filters = self.weights[panel, position, block * lanes + channel, ramp(number * lanes, lanes)]
+                    total.set(FMA.multiply_add(total.value, element, filters))
+        for (row, number), total in sums.items():
+            T.buffer_store(self.products, total.value, [position, number * plan.tiles + first + row, whole])
 
     def back(self, image: Scalar, block: Scalar, place: Scalar, origin: tuple[Scalar, Scalar]) -> None:
         """Emit a tile of the result, transformed back, and its epilogue; pixels beyond the image are dropped."""
