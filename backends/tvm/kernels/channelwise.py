@@ -80,8 +80,8 @@ def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue 
     result = Result.declare(epilogue, (batch, sizes.blocks, *window.result, lanes))
     dtype = sizes.dtype if sizes.kind == MAXIMUM else "int32"  # of maxima and sums
     dtype = "float32" if sizes.kind == DEPTHWISE or sizes.is_float else dtype
-    parts = (window, lanes, columns, 1, dtype, x, weights, *rows, result)
-    code = _QuadCode(*parts, quads) if is_quads else _Code(*parts, sizes)
+    parts = (window, lanes, columns, 1, dtype, x, weights)
+    code = _QuadCode(*parts, *rows, result, quads) if is_quads else _Code(*parts, *rows, result, sizes)
     axes: dict[str, Scalar] = {"image": batch, "panel": sizes.blocks, "row": window.result[0]}
     operations = prod((*axes.values(), window.result[1], *window.kernel))
     taps = ceil_div(window.kernel[1], together) * together
