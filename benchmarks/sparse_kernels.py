@@ -24,7 +24,7 @@ from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel, prepared
 from planish.backends.tvm.kernels.epilogue import Epilogue, PostOp
 from planish.backends.tvm.kernels.gemm import Gemm, Matrix, gemm_kernel, packed, tiles
-from planish.backends.tvm.kernels.instructions.fma import FMA
+from planish.backends.tvm.kernels.instructions.base import FMA
 from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.sparse_gemm import SparseMatrix, SparseTile, compressed, held_blocks, sparse_tiles

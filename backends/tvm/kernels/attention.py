@@ -6,34 +6,20 @@ lie side by side, and of keys, whose values are put together once; the softmax b
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import coarse_exp, exp
-from .bfloat16 import stored
-from .instructions.base import Instruction
+from .instructions.base import FMA, Instruction
 from .instructions.bf16_dot import BF16_DOT
-from .instructions.fma import FMA
 from .machine import Machine
 from .prim_func import argument, either, kernel, symbol
 from .tiles import Tile, Vector, row_tiles
-from .vectors import (
-    BFLOAT16,
-    Register,
-    Scalar,
-    ceil_div,
-    each_vector,
-    greater,
-    held,
-    horizontal_add,
-    number,
-    ramp,
-    spread,
-    zeros,
-)
+from .vector_math import stored
+from .vectors import BFLOAT16, Register, Scalar, ceil_div, each_vector, greater, held, number, ramp, spread
 
 _HEIGHT = 8
 """Queries whose attention is computed at a time."""
@@ -44,20 +30,13 @@ class Attention:
     """What an attention computes; a size is None where it isn't known.
 
     Attributes:
-        batch: size.
-        queries: of each head.
-        keys: of each head.
-        heads: of the queries.
         sharing: heads of queries that share one head of keys and values.
-        size: of a query and a key.
-        depth: of a value.
+        size, depth: of a query and a key, and of a value.
         is_flat: whether tensors are `[batch, sequence, heads * size]`, and not `[batch, heads, sequence, size]`.
         is_causal: whether a query attends to no key behind its own position.
-        scale: of the scores.
         mask: the element type of what is added to the scores, or says what a query attends to; empty without a mask.
         spread: the axes of the four along which the mask is the same.
-        dtype: of queries, keys and values: float32 or bfloat16.
-        result: the element type of the result, likewise.
+        dtype, result: of queries, keys and values, and of the result: float32 or bfloat16.
     """
 
     batch: int | None
@@ -89,23 +68,13 @@ class Attention:
         """Multiply-adds of a score: one for each feature, or for each pair of features."""
         return self.size // self.instruction.k_per_instruction
 
-    def is_whole(self, machine: Machine) -> bool:
-        """Whether keys are float32, and their features fill whole vectors."""
-        return not self.is_paired and self.size % machine.lanes == 0
-
     def argument(self, name: str, outer: tuple[Scalar, Scalar, int], size: int, dtype: str) -> tirx.Buffer:
-        """Declare an argument of a batch, a length and heads; return it as `[batch, head, row, feature]`.
-
-        Queries and keys in bfloat16 are returned as pairs of features.
-        """
-        (batch, length, heads), strides, kind = outer, None, None
-        shape = (batch, heads, length, size)
-        if self.is_paired and name in "qk":
-            shape, kind = (*shape[:-1], self.steps), "int32"
-        if self.is_flat:
-            strides = (length * heads * shape[-1], shape[-1], heads * shape[-1], 1)
+        """Declare an argument; return it as `[batch, head, row, feature]`, q and k of bfloat16 in pairs of features."""
+        (batch, length, heads), is_paired = outer, self.is_paired and name in "qk"
+        steps, kind = (self.steps, "int32") if is_paired else (size, None)
+        strides = (length * heads * steps, steps, heads * steps, 1) if self.is_flat else None
         given = (batch, length, heads * size) if self.is_flat else (batch, heads, length, size)
-        return argument(name, given, dtype, shape, kind, strides)
+        return argument(name, given, dtype, (batch, heads, length, steps), kind, strides)
 
 
 def is_paired_attention(size: int, depth: int, machine: Machine) -> bool:
@@ -123,10 +92,8 @@ def attention_kernel(attention: Attention, machine: Machine) -> None:
     q = attention.argument("q", (batch, queries, heads), attention.size, attention.dtype)
     k = attention.argument("k", (batch, keys, kept), attention.size, attention.dtype)
     v = attention.argument("v", (batch, keys, kept), attention.depth, attention.dtype)
-    mask = None
-    if attention.mask:
-        sizes = [1 if axis in attention.spread else size for axis, size in enumerate((batch, heads, queries, keys))]
-        mask = argument("mask", sizes, attention.mask)
+    sizes = [1 if axis in attention.spread else size for axis, size in enumerate((batch, heads, queries, keys))]
+    mask = argument("mask", sizes, attention.mask) if attention.mask else None
     y = attention.argument("y", (batch, queries, heads), attention.depth, attention.result)
     with T.parallel(0, batch * (heads * m_splits)) as task:
         head, image, chunk = task // m_splits % heads, task // (heads * m_splits), task % m_splits
@@ -136,10 +103,8 @@ def attention_kernel(attention: Attention, machine: Machine) -> None:
             for height, row in row_tiles(_HEIGHT, queries, chunk, m_splits):
                 work.tile(row, height)
 
-        if not attention.is_whole(machine) or (attention.queries or 0) > _HEIGHT:
-            emit(work.turned())
-        else:
-            either(queries <= _HEIGHT, lambda: emit(work), lambda: emit(work.turned()))
+        is_whole = not attention.is_paired and attention.size % machine.lanes == 0
+        either(is_whole and queries <= _HEIGHT, lambda: emit(work), lambda: emit(work.turned()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,32 +153,32 @@ class _Head:
 
     def tile(self, row: tirx.Expr, height: int) -> None:
         """Emit the attention of some queries."""
-        attention, lanes = self.attention, self.machine.lanes
+        attention, lanes, is_paired = self.attention, self.machine.lanes, self.attention.is_paired
         limit = tirx.min(self.keys, row + height) if attention.is_causal else self.keys
         blocks = tirx.floordiv(limit + (lanes - 1), lanes) if attention.is_causal else self._blocks
         scores = T.alloc_buffer((height, self._blocks * lanes), "float32")
-        weights = T.alloc_buffer((height, self._blocks * lanes), "uint16") if attention.is_paired else scores
+        weights = T.alloc_buffer((height, self._blocks * lanes), "uint16") if is_paired else scores
         inverse = T.alloc_buffer((height,), "float32")
         with T.serial(0, blocks) as block:
             found = self._score_as_it_lies if self.columns is None else self._score
             for line, _, _, vector in found(row, height, block):
                 columns, scaled = ramp(block * lanes, lanes), vector * number(attention.scale, vector)
                 if self.mask is not None and not self._is_ragged:
-                    scaled = scaled + self._bias(row + line, columns, scaled)
+                    scaled = scaled + self._bias(self.mask, row + line, columns, scaled)
                 T.buffer_store(scores, scaled, [line, columns])
         with T.serial(0, height) as line:
             if self.mask is not None and self._is_ragged:  # keys end within a block
                 for column in each_vector(0, limit, lanes):
                     score = scores[line, column]
-                    T.buffer_store(scores, score + self._bias(row + line, column, score), [line, column])
+                    T.buffer_store(scores, score + self._bias(self.mask, row + line, column, score), [line, column])
             T.buffer_store(inverse, self._softmax(row, line, blocks, scores, weights), [line])
         vectors = ceil_div(attention.depth, lanes)
         widest = (self.machine.registers - 1) // (height + 1)
-        whole = attention.depth // lanes * lanes if attention.is_paired else attention.depth
+        whole = attention.depth // lanes * lanes if is_paired else attention.depth
         width = min(whole, lanes * ceil_div(vectors, ceil_div(vectors, widest)))
         with T.serial(0, ceil_div(attention.depth, width)) as panel:
             first = tirx.min(panel * width, attention.depth - width)
-            self._find(row, Tile(height, width, lanes), first, limit, weights, inverse)
+            self._weigh(row, Tile(height, width, lanes), first, limit, weights, inverse)
 
     @property
     def _kept(self) -> tuple[Scalar, Scalar]:
@@ -243,7 +208,7 @@ class _Head:
         """Emit the same products with keys as they lie: by vectors of features, whose lanes are summed at last."""
         lanes = self.machine.lanes
         with T.serial(0, height) as line:
-            sums = [Register.of(zeros("float32", lanes)) for _ in range(lanes)]
+            sums = [Register.of(spread(T.float32(0), lanes)) for _ in range(lanes)]
             with T.serial(0, self.attention.size // lanes) as step:
                 at = ramp(step * lanes, lanes)
                 query = self.q[self.image, self.head, row + line, at]
@@ -251,7 +216,7 @@ class _Head:
                     key = block * lanes + index
                     key = tirx.min(key, self.keys - 1) if self._is_ragged else key
                     total.set(FMA.multiply_add(total.value, query, self.k[(*self._kept, key, at)]))
-            yield line, 0, lanes, horizontal_add([total.value for total in sums])
+            yield line, 0, lanes, _horizontal_add([total.value for total in sums])
 
     def _softmax(
         self, row: tirx.Expr, line: Scalar, blocks: Scalar, scores: tirx.Buffer, weights: tirx.Buffer
@@ -261,7 +226,12 @@ class _Head:
         highest, sums = (Register.of(spread(T.float32(start), lanes)) for start in (-math.inf, 0))
         with T.serial(0, blocks) as block:
             slot = ramp(block * lanes, lanes)
-            T.buffer_store(scores, self._seen(scores[line, slot], row + line, slot), [line, slot])
+            seen, never = scores[line, slot], number(-math.inf, highest.value)
+            if self.attention.is_causal:  # keys behind the query
+                seen = tirx.Select(slot > spread(row + line, lanes), never, seen)
+            if self._is_ragged:  # beyond the last key
+                seen = tirx.Select(slot >= spread(tirx.const(1, "int64") * self.keys, lanes), never, seen)
+            T.buffer_store(scores, seen, [line, slot])
             highest.set(greater(scores[line, slot], highest.value))
         top = highest.folded(greater)
         if self.mask is not None:
@@ -277,30 +247,20 @@ class _Head:
         one, total = T.float32(1), sums.first(1)
         return one / total if self.mask is None else tirx.Select(total > T.float32(0), one / total, total)
 
-    def _bias(self, row: tirx.Expr, column: Scalar, score: tirx.Expr) -> tirx.Expr:
+    def _bias(self, mask: tirx.Buffer, row: tirx.Expr, column: Scalar, score: tirx.Expr) -> tirx.Expr:
         """Return what the mask adds to scores of a query."""
-        assert self.mask is not None
-        places = (self.image, self.head, row)
-        outer = [0 if axis in self.attention.spread else place for axis, place in enumerate(places)]
-        bias = self.mask[(*outer, column)]
+        places = enumerate((self.image, self.head, row))
+        bias = mask[(*(0 if axis in self.attention.spread else place for axis, place in places), column)]
         is_bool = self.attention.mask == "bool"
         return tirx.Select(bias, number(0.0, score), number(-math.inf, score)) if is_bool else bias
 
-    def _seen(self, vector: tirx.Expr, row: tirx.Expr, columns: Scalar) -> tirx.Expr:
-        """Return scores with minus infinity for keys behind a causal query, and beyond the last key."""
-        lanes, never = self.machine.lanes, number(-math.inf, vector)
-        if self.attention.is_causal:
-            vector = tirx.Select(columns > spread(row, lanes), never, vector)
-        if self._is_ragged:
-            vector = tirx.Select(columns >= spread(tirx.const(1, "int64") * self.keys, lanes), never, vector)
-        return vector
-
-    def _find(
+    def _weigh(
         self, row: tirx.Expr, tile: Tile, first: Scalar, limit: Scalar, weights: tirx.Buffer, inverse: tirx.Buffer
     ) -> None:
         """Emit the weighted sums of the values, in some of their columns."""
         attention, instruction = self.attention, self.attention.instruction
         together = instruction.k_per_instruction
+        steps = tirx.floordiv(limit + 1, 2) if attention.is_paired else limit
 
         def weight(step: Scalar, line: int, lanes: int) -> tirx.Expr:
             return instruction.broadcast_lhs(weights[line, ramp(step * together, together)], lanes)[0]
@@ -309,7 +269,18 @@ class _Head:
             at = ramp(first + start, lanes)
             return self.v[(*self._kept, step, at)] if self.paired is None else self.paired[step, at]
 
-        steps = tirx.floordiv(limit + 1, 2) if attention.is_paired else limit
         for line, start, lanes, total in tile.products(steps, instruction, weight, value):
             place = [self.image, self.head, row + line, ramp(first + start, lanes)]
             T.buffer_store(self.y, stored(total * spread(inverse[line], lanes), attention.result), place)
+
+
+def _horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
+    """Return a vector with the sums of as many vectors as each has lanes."""
+    lanes = size = len(vectors)
+    while size > 1:
+        lower = [start + at for start in range(0, 2 * lanes, size) for at in range(size // 2)]
+        upper = [at + size // 2 for at in lower]
+        pairs = ([vectors[index], vectors[index + 1]] for index in range(0, len(vectors), 2))
+        vectors = [held(tirx.Shuffle(pair, lower) + tirx.Shuffle(pair, upper)) for pair in pairs]
+        size //= 2
+    return vectors[0]

@@ -6,28 +6,29 @@ edges the four pixels are the nearest that lie on the image, and the weights are
 taps beyond the edge.
 """
 
+import operator
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
 from math import prod
-from operator import add
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import loaded
 from .epilogue import Epilogue, Result
-from .instructions.fma import FMA
+from .instructions.base import FMA
 from .instructions.int8_dot import K_PER_DOT, Vpdpbusd
 from .machine import Machine
 from .prim_func import argument, kernel, maybe_parallel, symbol
-from .row_tiles import Line, RowTiles, Sums, channel_rows
-from .vectors import BFLOAT16, Scalar, cast, ceil_div, held, ramp, spread, vector_type
-from .windows import Window
+from .vector_math import loaded
+from .vectors import BFLOAT16, Scalar, cast, ceil_div, held, number, ramp, spread
+from .windows import Line, RowTiles, Sums, Window, channel_rows
 
-DEPTHWISE, MAXIMUM, MEAN, PADDED_MEAN = "depthwise", "max_pool", "average_pool", "padded_average_pool"
-"""What is computed of a window: products with weights, the maximum, the mean of pixels, or that with padding."""
+DEPTHWISE, QUADS, MAXIMUM = "depthwise", "integer_depthwise", "max_pool"
+MEAN, PADDED_MEAN = "average_pool", "padded_average_pool"
+"""What is computed of a window: products with weights, one by one or four at a time; a maximum; a mean of pixels, or of
+pixels and padding."""
 LANES = 16
 """Channels of a block that VNNI multiplies."""
 _TURNED = [pixel * LANES + channel for channel in range(LANES) for pixel in range(K_PER_DOT)]
@@ -38,15 +39,9 @@ _MOST = 14
 
 @dataclass(frozen=True, slots=True)
 class Channelwise:
-    """The sizes, and what is computed of each window.
+    """The sizes, and what is computed of each window: one of the constants above.
 
-    Attributes:
-        batch: images; None where their number isn't known.
-        blocks: of channels.
-        window: where the windows lie.
-        kind: what is computed of a window, one of the constants above.
-        dtype: of the images. Maxima keep integers; means and convolutions take their distances to the zero point.
-        zero_point: of integers.
+    Maxima keep integers; means and convolutions take their distances to the zero point.
     """
 
     batch: int | None
@@ -61,42 +56,37 @@ class Channelwise:
         """Whether pixels enter the float32 arithmetic as they are."""
         return self.dtype in ("float32", BFLOAT16)
 
-    @property
-    def accumulator_dtype(self) -> str:
-        """The type of maxima and sums."""
-        if self.kind == DEPTHWISE or self.is_float:
-            return "float32"
-        return self.dtype if self.kind == MAXIMUM else "int32"
-
-    def columns(self, most: int) -> int:
-        """Return the columns of tiles that share a row evenly."""
-        return ceil_div(self.window.result[1], ceil_div(self.window.result[1], most))
-
 
 @kernel
 def channelwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue = Epilogue()) -> None:
     """Emit a kernel of images and the epilogue's operands to images in blocks.
 
-    In front of these operands, a depthwise convolution takes weights `[block, row, column, lane]` and a bias of whole
-    blocks.
+    In front of these, a depthwise convolution takes weights `[block, row, column, lane]` or packed, and `channel_rows`.
     """
     window, lanes, batch = sizes.window, machine.lanes, symbol("batch", sizes.batch)
-    columns = sizes.columns(machine.registers // 2)  # beside them, a row of weights and as many pixels are held
-    x = argument("x", (batch, sizes.blocks, *window.image, lanes), sizes.dtype)
+    (height, width), quads, is_quads = window.image, Quads(window), sizes.kind == QUADS
+    most, together = (_MOST, K_PER_DOT) if is_quads else (machine.registers // 2, 1)  # beside pixels and weights
+    columns = ceil_div(window.result[1], ceil_div(window.result[1], most))
+    view = (batch, sizes.blocks, height, width * lanes) if is_quads else None
+    x = argument("x", (batch, sizes.blocks, height, width, lanes), sizes.dtype, view)
     weights, rows = None, (None, None, None)
-    if sizes.kind == DEPTHWISE:
+    if is_quads:
+        form = (sizes.blocks, len(quads.kinds), window.kernel[0], len(quads.kinds[0]), lanes * K_PER_DOT)
+        weights = argument("weights", form, "int8")
+        rows = channel_rows(window, sizes.blocks * lanes, is_integer=True, has_offsets=bool(sizes.zero_point))
+    elif sizes.kind == DEPTHWISE:
         weights = argument("weights", (sizes.blocks, *window.kernel, lanes))
         rows = channel_rows(window, sizes.blocks * lanes)
     result = Result.declare(epilogue, (batch, sizes.blocks, *window.result, lanes))
-    code = _Code(window, machine, columns, 1, sizes.accumulator_dtype, x, weights, *rows, result, sizes)
-    _emit(code, sizes, batch, window)
-
-
-def _emit(code: RowTiles, sizes: Channelwise, batch: Scalar, window: Window) -> None:
-    """Emit the tiles of windows that lie on the image as others do."""
+    dtype = sizes.dtype if sizes.kind == MAXIMUM else "int32"  # of maxima and sums
+    dtype = "float32" if sizes.kind == DEPTHWISE or sizes.is_float else dtype
+    parts = (window, lanes, columns, 1, dtype, x, weights)
+    code = _QuadCode(*parts, *rows, result, quads) if is_quads else _Code(*parts, *rows, result, sizes)
     axes: dict[str, Scalar] = {"image": batch, "panel": sizes.blocks, "row": window.result[0]}
-    operations = prod((*axes.values(), window.result[1], *sizes.window.kernel))
-    code.emit(axes, window.tiles(code.columns), maybe_parallel(operations, code.machine.costs.vector_work))
+    operations = prod((*axes.values(), window.result[1], *window.kernel))
+    taps = ceil_div(window.kernel[1], together) * together
+    tiles = replace(window, kernel=(window.kernel[0], taps)).tiles(columns)
+    code.emit(axes, tiles, maybe_parallel(operations, machine.costs.vector_work))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +98,8 @@ class _Code(RowTiles):
     def initialise(self, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         if self.sizes.kind != MAXIMUM:
             return RowTiles.initialise(self, block, row, column)
-        dtype = self.accumulator_dtype
-        least = T.float32(float("-inf")) if dtype == "float32" else tirx.min_value(dtype)
-        return spread(least, self.lanes)
+        is_float = self.accumulator_dtype == "float32"
+        return spread(T.float32(float("-inf")) if is_float else tirx.min_value(self.accumulator_dtype), self.lanes)
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         (image, block, row), window, whole = at, self.window, ramp(0, self.lanes)
@@ -119,29 +108,29 @@ class _Code(RowTiles):
                 kept = [edge is None or is_inside for is_inside in window.inside(1, (edge or 0) + column)]
                 taps = [tap for tap, is_kept in enumerate(kept) if is_kept]
                 places = [(window.at(0, row, line), window.at(1, start + column, tap), whole) for tap in taps]
-                pixels = [loaded(self.x[(image, block, *place)], self.sizes.dtype) for place in places]
+                pixels = [self._pixel((image, block, *place)) for place in places]
                 if taps and self.sizes.kind in (MEAN, PADDED_MEAN):  # so that rows don't wait for each other
-                    pixels = [reduce(add, (self._shifted(pixel, self.accumulator_dtype) for pixel in pixels))]
+                    pixels = [reduce(operator.add, pixels)]
                 for tap, pixel in zip(taps, pixels, strict=False):
                     total.set(self._step(total.value, pixel, (block, line, tap, whole)))
 
+    def _pixel(self, place: tuple[Scalar, ...]) -> tirx.Expr:
+        """Return a vector of the images; in sums, integers are their distances to the zero point."""
+        pixel, sizes = loaded(self.x[place]), self.sizes
+        if sizes.is_float or sizes.kind == MAXIMUM:
+            return pixel
+        wide = cast(pixel, "int32")
+        return wide - number(sizes.zero_point, wide) if sizes.zero_point else wide
+
     def _step(self, total: tirx.Expr, pixel: tirx.Expr, tap: tuple[Scalar, ...]) -> tirx.Expr:
         if self.weights is not None:
-            number = self._shifted(pixel, "float32" if self.sizes.is_float else "int32")
-            return FMA.multiply_add(total, cast(number, "float32"), self.weights[tap])
+            return FMA.multiply_add(total, cast(pixel, "float32"), self.weights[tap])
         if self.sizes.kind != MAXIMUM:
             return total + pixel
         if not self.sizes.is_float:
             return tirx.Select(total > pixel, total, pixel)
         # NaN wins, on either side.
         return tirx.Select(total >= pixel, total, tirx.Select(tirx.isnan(total), total, pixel))
-
-    def _shifted(self, pixel: tirx.Expr, dtype: str) -> tirx.Expr:
-        """Convert a vector for summing: integers become their distances to the zero point."""
-        number = cast(pixel, dtype)
-        if dtype == "float32" or not self.sizes.zero_point:
-            return number
-        return number - tirx.const(self.sizes.zero_point, vector_type(dtype, pixel))
 
     def store_c(self, total: tirx.Expr, block: Scalar, row: Scalar, column: int | None) -> tirx.Expr:
         """Turn a window's sum into a mean, where that is wanted."""
@@ -165,12 +154,6 @@ class Quads:
     def is_possible(self) -> bool:
         """Whether there is a kernel: for images of four columns at least, and taps side by side."""
         return self.window.image[1] >= K_PER_DOT and self.window.dilations[1] == 1
-
-    @property
-    def wide(self) -> Window:
-        """The windows with as many taps in a row as pixels are read: a multiple of four."""
-        rows, taps = self.window.kernel
-        return replace(self.window, kernel=(rows, ceil_div(taps, K_PER_DOT) * K_PER_DOT))
 
     def shifts(self, column: int) -> tuple[int, ...]:
         """Return, for each four taps of a window, how far from these the four pixels lie that are read."""
@@ -196,24 +179,6 @@ def packed_depthwise(weights: np.ndarray, quads: Quads) -> np.ndarray:
                 packed[:channels, kind, :, part, byte] = weights[:, :, tap]
     parts = packed.reshape(blocks, LANES, *packed.shape[1:]).transpose(0, 2, 3, 4, 1, 5)
     return np.ascontiguousarray(parts).reshape(*parts.shape[:4], LANES * K_PER_DOT)
-
-
-@kernel
-def integer_depthwise_kernel(sizes: Channelwise, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel to images in blocks.
-
-    Its arguments are images, packed weights, a bias and scales of whole blocks, offsets if there are any, and the
-    epilogue's operands.
-    """
-    window, quads, batch = sizes.window, Quads(sizes.window), symbol("batch", sizes.batch)
-    (rows, pixels), columns, kinds = window.image, sizes.columns(_MOST), quads.kinds
-    x = argument("x", (batch, sizes.blocks, rows, pixels, LANES), "uint8", (batch, sizes.blocks, rows, pixels * LANES))
-    form = (sizes.blocks, len(kinds), window.kernel[0], len(kinds[0]), LANES * K_PER_DOT)
-    weights = argument("weights", form, "int8")
-    beside = channel_rows(window, sizes.blocks * LANES, is_integer=True, has_offsets=bool(sizes.zero_point))
-    result = Result.declare(epilogue, (batch, sizes.blocks, *window.result, LANES))
-    code = _QuadCode(window, machine, columns, 1, _DOTS.accumulator_dtype, x, weights, *beside, result, quads)
-    _emit(code, sizes, batch, quads.wide)
 
 
 @dataclass(frozen=True, slots=True)

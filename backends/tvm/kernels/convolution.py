@@ -9,37 +9,30 @@ float32, by a scale for each filter, before the epilogue is computed on them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, gcd, lcm, prod
+from itertools import product
+from math import gcd, lcm, prod
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .bfloat16 import loaded
 from .epilogue import Epilogue, Result
-from .instructions.base import Instruction
-from .instructions.fma import FMA
+from .instructions.base import FMA, Instruction
 from .machine import Machine
 from .prim_func import argument, kernel, symbol
-from .row_tiles import Line, RowTiles, Sums, channel_rows
-from .tiles import MOST_VECTORS, fits
+from .tiles import fits
 from .vectors import Scalar, ceil_div, ramp
-from .windows import Window
+from .windows import Line, RowTiles, Sums, Window, channel_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution's sizes.
+    """A convolution's sizes, with a batch of None where it isn't known, and what multiplies and adds.
 
     Attributes:
-        batch: images; None where their number isn't known.
-        channels: of the images.
-        filters: channels of the result.
-        groups: groups of whole blocks of channels, each with filters of its own.
+        groups: of whole blocks of channels, each with filters of its own.
         depth: channels that a filter reads.
-        window: where the filters lie.
         block: channels of a block of the images; 0 where they are the second axis.
-        instruction: what multiplies and adds.
         has_offsets: whether sums of bytes start from anything but 0.
         wide: filters of a group, if the last one has fewer than the others; whole blocks of them.
         dtype: of the images.
@@ -66,19 +59,19 @@ class Convolution:
         return self.filters * self.depth * prod(self.window.kernel)
 
     @property
+    def flat(self) -> Window:
+        """The windows; those of one pixel as on an image with one row."""
+        return Window.points((1, prod(self.window.image))) if self.window.is_point else self.window
+
+    @property
     def steps(self) -> tuple[int, int]:
         """The channels that a filter reads: a number of blocks, and the channels of each."""
         return (ceil_div(self.depth, self.block), self.block) if self.block else (1, self.depth)
 
     @property
-    def spacing(self) -> int:
-        """Elements from one column of the images to the next."""
-        return self.block or 1
-
-    @property
     def run(self) -> int:
         """Pixels of a row that are best loaded together; 1 unless they are contiguous in memory."""
-        is_dense = self.spacing == self.instruction.k_per_instruction and self.window.strides[1] == 1
+        is_dense = (self.block or 1) == self.instruction.k_per_instruction and self.window.strides[1] == 1
         return self.instruction.unroll_k if is_dense else 1
 
 
@@ -119,12 +112,10 @@ def merged(groups: int, weights: np.ndarray, channels: int, lanes: int) -> tuple
 @lru_cache
 def tiles(sizes: Convolution, machine: Machine) -> tuple[Tile, ...]:
     """Return all tiles that fit into the registers, the one with the least estimated time first."""
-    widest = min(_window(sizes).result[1], machine.registers)
+    columns = range(1, min(sizes.flat.result[1], machine.registers) + 1)
     blocks = gcd(sizes.group_blocks(machine.lanes), ceil_div(sizes.filters, machine.lanes))
-    counts = [count for count in range(1, machine.registers) if blocks % count == 0]
-    found = [
-        Tile(columns, count) for count in counts for columns in range(1, widest + 1) if fits(columns, count, machine)
-    ]
+    counts = (count for count in range(1, machine.registers) if blocks % count == 0)
+    found = [Tile(width, count) for count, width in product(counts, columns) if fits(width, count, machine)]
     return tuple(sorted(found, key=lambda tile: cost(sizes, tile, machine)))
 
 
@@ -140,64 +131,40 @@ def cost(sizes: Convolution, tile: Tile, machine: Machine) -> tuple[float, float
 
 def _most_tiles(sizes: Convolution, tile: Tile, machine: Machine) -> int:
     """Return how many tiles the busiest thread computes."""
-    window = _window(sizes)
+    window = sizes.flat
     inner, edges = window.tiles(tile.columns)
     rows = (sizes.batch or 1) * (ceil_div(sizes.filters, machine.lanes) // tile.blocks) * window.result[0]
     tasks, count = (rows, len(inner) + len(edges)) if edges else (rows * len(inner), 1)
     return ceil_div(tasks, machine.threads) * count
 
 
-@dataclass(frozen=True, slots=True)
-class SparseConvolution:
-    """A convolution's sizes, and the percentage of its blocks of weights that aren't zero."""
-
-    convolution: Convolution
-    held: int
-
-    @staticmethod
-    def of(sizes: Convolution, weights: np.ndarray, tile: SparseTile, machine: Machine) -> "SparseConvolution":
-        return SparseConvolution(sizes, ceil(100 * _is_held(weights, sizes, tile, machine).mean()))
-
-
 def sparse_tiles(sizes: Convolution, weights: np.ndarray, machine: Machine) -> list[SparseTile]:
-    """Return the tiles that take less time without the blocks of weights `[filter, channel, 1, 1]` that are zero.
+    """Return the tiles with which leaving blocks of zeros out of weights of one tap pays, the best one first."""
+    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block or sizes.flat.tiles(1)[1]:
+        return []  # the last where pixels are padding
+    dense, costs = tiles(sizes, machine), machine.costs
+    found = [SparseTile(tile.columns, tile.blocks) for tile in dense if tile.blocks <= costs.sparse_vectors]
+    widths = {tile.blocks: tile for tile in found}
+    held = {count: float(held_blocks(weights, sizes, tile, machine).mean()) for count, tile in widths.items()}
 
-    The one with the least estimated time comes first; there are none where the dense kernel takes no more.
-    """
-    if sizes.window.kernel != (1, 1) or sizes.groups > 1 or not sizes.block:
-        return []
-    if _window(sizes).tiles(1)[1]:  # some pixels are padding
-        return []
-    times: dict[SparseTile, float] = {}
-    held: dict[int, float] = {}
-    for tile in (SparseTile(tile.columns, tile.blocks) for tile in tiles(sizes, machine)):
-        if tile.blocks <= MOST_VECTORS:
-            if tile.blocks not in held:
-                held[tile.blocks] = float(_is_held(weights, sizes, tile, machine).mean())
-            products = tile.columns * tile.blocks
-            work = max(products + machine.costs.sparse_load * (tile.columns + tile.blocks), machine.costs.latency)
-            times[tile] = held[tile.blocks] * _most_tiles(sizes, tile, machine) * work
-    dense = tiles(sizes, machine)[0]
-    limit = machine.costs.sparse_gain * _most_tiles(sizes, dense, machine) * dense.columns * dense.blocks
-    return sorted((tile for tile, time in times.items() if time < limit), key=lambda tile: times[tile])
+    def time(tile: SparseTile) -> float:
+        work = tile.columns * tile.blocks + costs.sparse_load * (tile.columns + tile.blocks)
+        return held[tile.blocks] * _most_tiles(sizes, tile, machine) * max(work, costs.latency)
 
-
-def _window(sizes: Convolution) -> Window:
-    """Return the windows; those of one pixel as on an image with one row."""
-    return Window.points((1, prod(sizes.window.image))) if sizes.window.is_point else sizes.window
+    limit = costs.sparse_gain * _most_tiles(sizes, dense[0], machine) * dense[0].columns * dense[0].blocks
+    return sorted((tile for tile in found if time(tile) < limit), key=time)
 
 
 def prepared(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> list[np.ndarray]:
-    """Return the arguments of a kernel that hold its weights `[filter, channel, row, column]`.
+    """Return a kernel's weights as `[panel, block, column, row, step, filter of the panel and channel of the step]`.
 
-    They are `[panel, block, column, row, channel, filter of the panel]`; channels that one instruction multiplies lie
-    next to each other, behind the filters. Of a sparse tile they are the blocks that aren't zero, the places of their
-    channels in an image, and where each panel's blocks begin.
+    Of a sparse tile, return the blocks that aren't zero, the places of their channels in an image, and where each
+    panel's blocks begin.
     """
     arranged, instruction = _arranged(weights, sizes, tile, machine), sizes.instruction
     if not isinstance(tile, SparseTile):
         return [instruction.pack(arranged)]
-    panel, block, step = np.nonzero(_is_held(weights, sizes, tile, machine))
+    panel, block, step = np.nonzero(held_blocks(weights, sizes, tile, machine))
     places = block * prod(sizes.window.image) * sizes.block + step * instruction.k_per_instruction
     starts = np.searchsorted(panel, np.arange(len(arranged) + 1))
     return [instruction.pack(arranged[panel, block, 0, 0, step]), places.astype(np.int32), starts.astype(np.int32)]
@@ -208,13 +175,12 @@ def _arranged(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Mach
     (blocks, step), together = sizes.steps, sizes.instruction.k_per_instruction
     width = tile.blocks * machine.lanes
     filters, depth, *kernel = weights.shape
-    padded = np.zeros((ceil_div(filters, width) * width, blocks * step, *kernel), weights.dtype)
-    padded[:filters, :depth] = weights
+    padded = np.pad(weights, ((0, -filters % width), (0, blocks * step - depth), (0, 0), (0, 0)))
     parts = padded.reshape(-1, width, blocks, step // together, together, *kernel)
     return parts.transpose(0, 2, 6, 5, 3, 1, 4)
 
 
-def _is_held(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
+def held_blocks(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machine) -> np.ndarray:
     """Return which blocks of weights `[filter, channel, 1, 1]` aren't zero: `[panel, block of channels, step]`."""
     return np.asarray(_arranged(weights, sizes, tile, machine).any((2, 3, 5, 6)))
 
@@ -222,28 +188,23 @@ def _is_held(weights: np.ndarray, sizes: Convolution, tile: Tile, machine: Machi
 def start_offsets(weights: np.ndarray, zero_point: int, window: Window, lanes: int) -> np.ndarray:
     """Return the offsets that sums start from to undo the images' zero point: `[kind of row, kind of column, filter]`.
 
-    Each is int32: minus the zero point times the sum of the weights `[filter, channel, row, column]` of the taps that
-    lie on the image.
+    They are minus the zero point times the sum of a filter's weights for the taps that lie on the image, in int32.
     """
     sums = weights.sum(1, dtype=np.int32)
     inside = [np.array(window.taps(axis), np.int32) for axis in range(2)]  # [kind, tap]
     offsets = -zero_point * np.einsum("ri,cj,fij->rcf", *inside, sums)
-    padding = -len(sums) % lanes
-    return np.pad(offsets, ((0, 0), (0, 0), (0, padding))).astype(np.int32)
+    return np.pad(offsets, ((0, 0), (0, 0), (0, -len(sums) % lanes))).astype(np.int32)
 
 
 @kernel
 def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of images, packed weights, a bias of whole blocks and the epilogue's operands to images in blocks.
-
-    For bytes, scales and, if there are any, offsets follow the bias.
-    """
-    lanes, instruction, batch = machine.lanes, sizes.instruction, symbol("batch", sizes.batch)
-    outer, (blocks, step) = ceil_div(sizes.filters, lanes), sizes.steps
+    """Emit a kernel of images, packed weights, `channel_rows` and the epilogue's operands to images in blocks."""
+    lanes, instruction, window = machine.lanes, sizes.instruction, sizes.flat
+    batch, outer, (blocks, step) = symbol("batch", sizes.batch), ceil_div(sizes.filters, lanes), sizes.steps
     panels, width = outer // tile.blocks, tile.blocks * lanes * instruction.k_per_instruction
-    window, images = _window(sizes), (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
-    tail = (sizes.block,) if sizes.spacing > 1 else ()
-    view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * sizes.spacing)
+    images = (batch, ceil_div(sizes.channels, sizes.block) if sizes.block else sizes.channels)
+    tail = (sizes.block,) if sizes.block > 1 else ()
+    view: tuple[Scalar, ...] = (*images, window.image[0], window.image[1] * (sizes.block or 1))
     held: tuple[Scalar, ...] = (panels, blocks, *reversed(window.kernel), step // instruction.k_per_instruction)
     if is_sparse := isinstance(tile, SparseTile):
         view, held = (batch, prod(view[1:])), (tirx.Var("held", "int64"),)
@@ -252,10 +213,9 @@ def convolution_kernel(sizes: Convolution, tile: Tile, machine: Machine, epilogu
     index = (argument("places", held, "int32"), argument("starts", (panels + 1,), "int32")) if is_sparse else ()
     is_integer = instruction.accumulator_dtype == "int32"
     rows = channel_rows(window, outer * lanes, is_integer=is_integer, has_offsets=sizes.has_offsets)
-    shapes = ((batch, outer, *windows.result, lanes) for windows in (sizes.window, window))
-    result = Result.declare(epilogue, *shapes)
+    result = Result.declare(epilogue, *((batch, outer, *part.result, lanes) for part in (sizes.window, window)))
     parts = (tile.columns, tile.blocks, instruction.accumulator_dtype, x, weights, *rows, result, sizes)
-    code = _SparseCode(window, machine, *parts, *index) if is_sparse else _Code(window, machine, *parts)
+    code = _SparseCode(window, lanes, *parts, *index) if is_sparse else _Code(window, lanes, *parts)
     tiles = window.tiles(tile.columns)
     axes: dict[str, Scalar] = {"image": batch, "panel": panels, "row": window.result[0]}
     if not tiles[1]:
@@ -280,37 +240,22 @@ class _Code(RowTiles):
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
         (image, panel, row), window, sizes = at, self.window, self.sizes
+        together = sizes.instruction.k_per_instruction
         group = 0 if sizes.groups == 1 else panel * self.blocks // sizes.group_blocks(self.lanes)
-        begin, end = window.rows(row)
-        with T.serial(0, sizes.steps[0]) as block:
-            images = group * sizes.steps[0] + block
+        (begin, end), (blocks, channels) = window.rows(row), sizes.steps
+        with T.serial(0, blocks) as block:
+            images, steps = group * blocks + block, channels // together
+            if sizes.channels % channels:  # the filling of the last block isn't read
+                rest = sizes.channels - images * channels + together - 1
+                steps = tirx.min(steps, tirx.floordiv(rest, together))
             # Each column of taps has its own loops, or LLVM would keep pixels that columns share in registers it lacks.
             for tap in range(window.kernel[1]):
                 kept = [column for column in range(len(sums)) if edge is None or window.inside(1, edge + column)[tap]]
                 if kept:
-                    with T.serial(begin, end) as line, T.serial(0, self._channels(images)) as step:
-                        filters = self._filters((panel, block, tap, line, step))
+                    with T.serial(begin, end) as line, T.serial(0, steps) as step:
                         places = [window.at(1, start + column, tap) for column in kept]
                         pixels = self._pixels((image, images, window.at(0, row, line)), places, step)
-                        self._add([sums[column] for column in kept], pixels, filters)
-
-    def _filters(self, place: tuple[Scalar, ...]) -> list[tirx.Expr]:
-        """Return a vector of weights for each block of filters."""
-        assert self.weights is not None
-        width = self.lanes * self.sizes.instruction.k_per_instruction
-        return [self.weights[(*place, ramp(number * width, width))] for number in range(self.blocks)]
-
-    def _add(self, sums: Sums, pixels: Sequence[tirx.Expr], filters: Sequence[tirx.Expr]) -> None:
-        """Add the products of each column's left factor with all filters."""
-        for totals, pixel in zip(sums, pixels, strict=True):
-            for total, vector in zip(totals, filters, strict=True):
-                total.set(self.sizes.instruction.multiply_add(total.value, pixel, vector))
-
-    def _factors(self, elements: tirx.Expr) -> list[tirx.Expr]:
-        """Return the left factors that elements of the images are."""
-        sizes = self.sizes
-        elements = loaded(elements, sizes.dtype) if sizes.instruction.lhs_dtype == "float32" else elements
-        return sizes.instruction.broadcast_lhs(elements, self.lanes)
+                        self._add([sums[column] for column in kept], pixels, (panel, block, tap, line, step))
 
     def _pixels(self, line: tuple[Scalar, ...], places: Sequence[Scalar], step: Scalar) -> list[tirx.Expr]:
         """Return the left factors of columns of an image, block and row."""
@@ -319,36 +264,33 @@ class _Code(RowTiles):
         left: list[tirx.Expr] = []
         while (done := len(left)) < len(places):
             first = min(done, len(places) - run)  # the last ones overlap those before
-            elements = ramp(places[first] * sizes.spacing + step * together, run * together)
+            elements = ramp(places[first] * (sizes.block or 1) + step * together, run * together)
             pixels = self.x[(*line, elements) if sizes.block else (line[0], step, line[2], places[first])]
-            left += self._factors(pixels)[done - first :]
+            left += sizes.instruction.broadcast_lhs(pixels, self.lanes)[done - first :]
         return left
 
-    def _channels(self, block: Scalar) -> Scalar:
-        """Return the number of steps over the channels of a block; the filling of the last block isn't read."""
-        (_, step), channels, together = self.sizes.steps, self.sizes.channels, self.sizes.instruction.k_per_instruction
-        if channels % step == 0:
-            return step // together
-        return tirx.min(step // together, tirx.floordiv(channels - block * step + together - 1, together))
+    def _add(self, sums: Sums, pixels: Sequence[tirx.Expr], place: tuple[Scalar, ...]) -> None:
+        """Add the products of each column's left factor with all filters, whose weights lie in a place."""
+        instruction, width = self.sizes.instruction, self.lanes * self.sizes.instruction.k_per_instruction
+        assert self.weights is not None
+        for totals, pixel in zip(sums, pixels, strict=True):
+            for number, total in enumerate(totals):
+                filters = self.weights[(*place, ramp(number * width, width))]
+                total.set(instruction.multiply_add(total.value, pixel, filters))
 
 
 @dataclass(frozen=True, slots=True)
 class _SparseCode(_Code):
-    """Products of one tap with the blocks of a panel's weights that aren't zero.
-
-    Attributes:
-        places: where the first channel of each block lies in an image.
-        starts: each panel's first block.
-    """
+    """Products of one tap with the blocks `starts[panel:]` of weights, whose channels in an image begin at `places`."""
 
     places: tirx.Buffer
     starts: tirx.Buffer
 
     def add(self, sums: Sums, at: Line, start: Scalar, edge: int | None) -> None:
-        (image, panel, row), together = at, self.sizes.instruction.k_per_instruction
+        (image, panel, row), instruction = at, self.sizes.instruction
         line = self.window.at(0, row, 0) * self.window.image[1]
         with T.serial(self.starts[panel], self.starts[panel + 1]) as block:
             pixels = [(line + self.window.at(1, start + column, 0)) * self.sizes.block for column in range(len(sums))]
-            spots = [ramp(self.places[block] + pixel, together) for pixel in pixels]
-            left = [factor for spot in spots for factor in self._factors(self.x[image, spot])]
-            self._add(sums, left, self._filters((block,)))
+            spots = [ramp(self.places[block] + pixel, instruction.k_per_instruction) for pixel in pixels]
+            left = [instruction.broadcast_lhs(self.x[image, spot], self.lanes)[0] for spot in spots]
+            self._add(sums, left, (block,))

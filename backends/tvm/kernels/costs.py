@@ -13,31 +13,28 @@ class Costs:
     """The figures of one machine.
 
     Attributes:
-        latency: multiply-adds that are in flight at once on the widest machines: fewer accumulators leave units idle.
-            It isn't measured.
+        latency: multiply-adds in flight at once on the widest machines, with fewer units idle; it isn't measured.
         load: multiply-adds that take as long as loading a vector from L3, or one of weights that is used once. Chosen
             with convolutions of one pixel, and of 3x3 taps by Winograd's algorithm.
         fetch: those that take as long as loading one from the memory that threads share; chosen with the latter.
         move: those that take as long as transforming a vector by Winograd's algorithm; chosen with the same.
         l2_bytes: bytes of L2 that a task may fill; up to twice as many may spill into L3, which is somewhat slower.
-        winograd_gain: the most of the direct convolution's time that pays: transformed weights are larger, results less
-            accurate. It is a judgement, not a measurement.
-        streams: pixels that are read side by side without cache misses; chosen with `planish tune` for convolutions of
-            one tap, whose weights come from L2.
+        winograd_gain: the most of the direct convolution's time that pays, as it costs space and accuracy: a judgement.
+        streams: pixels read side by side without cache misses; chosen with `planish tune` for convolutions of one tap.
         stall: the cost of each further pixel; chosen likewise.
         most_rows: the most rows of a GEMM read side by side: at a distance of a power of two, they share a set of L1.
-        rows_per_thread: rows of a GEMM per thread from which a thread may read all weights: with fewer rows, weights
-            would hold it up.
+        rows_per_thread: rows of a GEMM per thread from which reading all weights doesn't hold a thread up.
         gemm_work: multiply-adds of float32 in a GEMM below which waking other threads costs more than they save.
         convolution_work: the same for a convolution.
         convolution_weights: weights of a convolution from which threads are woken all the same.
         vector_work: operations on vectors below which waking other threads costs more than they save.
         row_elements: elements of rows below which it does.
         chunk: elements of a task in kernels that walk through memory: waking a thread for fewer costs more.
-        int4_rows: rows up to which codes of 4 bits are unpacked for each tile: for more, unpacking a whole panel once
-            is faster (`benchmarks/int4_kernels.py` compares 1 to 128 rows).
+        int4_rows: rows up to which unpacking codes of 4 bits for each tile is faster than a whole panel once
+            (`benchmarks/int4_kernels.py` compares 1 to 128 rows).
         int4_vectors: the most vectors in a tile of so few rows.
         sparse_load: the share of a load that isn't hidden behind multiply-adds where blocks of weights are skipped.
+        sparse_vectors: the most vectors of a block that may be left out: wider ones are seldom zero as a whole.
         sparse_rows: rows that all panels of such weights are multiplied with in turn.
         sparse_gain: the most of the dense kernel's estimated time that pays with such blocks
             (`benchmarks/sparse_kernels.py` compares densities; measured on Sapphire Rapids).
@@ -62,6 +59,7 @@ class Costs:
     int4_rows: int = 8
     int4_vectors: int = 8
     sparse_load: float = 0.25
+    sparse_vectors: int = 3
     sparse_rows: int = 32
     sparse_gain: float = 0.85
 

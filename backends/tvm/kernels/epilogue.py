@@ -1,22 +1,22 @@
-"""Epilogues: elementwise operators on a kernel's results while they are still in registers.
-
-Results are matrices, or images in blocks of channels.
-"""
+"""Epilogues, elementwise operators on a kernel's results while these are in registers, and kernels of them alone."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .machine import Machine
-from .prim_func import argument, maybe_parallel
+from .prim_func import argument, kernel, maybe_parallel, symbols
 from .vector_math import COARSE, ELEMENTS, Attributes
-from .vectors import Scalar, cast, held, lanes_at, ramp, size_of, spread, vector_type
+from .vectors import Scalar, cast, each_vector, held, lanes_at, ramp, size_of, spread, vector_type
 
+Shape: TypeAlias = tuple[int | None, ...]
+"""The sizes of a tensor: None for those that aren't known; scalars have no sizes."""
 Place: TypeAlias = tuple[Scalar, ...]
 """The indices of a vector of the result: a row and columns, or an image, a block, a row, a column and lanes."""
 _BLOCKED = 5
@@ -24,14 +24,11 @@ _BLOCKED = 5
 
 
 class Broadcast(Enum):
-    """How an operand lies beside a kernel's result."""
+    """What an operand has beside a result: a number for each channel (or column), element, or row of a product."""
 
     CHANNELS = "channels"
-    """It has a number for each channel: a column of a product."""
     ELEMENTS = "elements"
-    """It has the result's shape."""
     ROWS = "rows"
-    """It has a number for each row of a product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +43,7 @@ class Operand:
 class PostOp:
     """An elementwise operator.
 
-    Attributes:
-        operator: its name.
-        attributes: by name.
-        inputs: each a number, or the place among the kernel's result, the operands and the results of the steps before;
-            None where it is left out.
+    An input is a number, None, or a place among the kernel's result, the operands and the results of steps before.
     """
 
     operator: str
@@ -63,9 +56,7 @@ class Epilogue:
     """Elementwise operators on a kernel's result; equal ones make equal kernels.
 
     Attributes:
-        operands: the tensors that it reads.
-        steps: in order; the last one's result is the kernel's.
-        dtype: of the elements that are stored. Within, 8-bit integers are held in int32.
+        dtype: of what the last step gives, which is stored. Within, 8-bit integers are held in int32.
         is_coarse: whether what is stored, or all that is made of it, is rounded to 8 bits or so at once.
     """
 
@@ -75,10 +66,7 @@ class Epilogue:
     is_coarse: bool = False
 
     def applied(self, result: tirx.Expr | None, load: Callable[[int], tirx.Expr]) -> tirx.Expr:
-        """Return the vector to store for one of the kernel's results; `load` reads an operand in the result's place.
-
-        A kernel without a result of its own, None, has steps that read operands alone.
-        """
+        """Return the vector to store for a result, None if only operands are read; `load` reads one beside it."""
         beside = [held(load(index)) for index in range(len(self.operands))]
         values = [result if result is None or not self.steps else held(result), *beside]
         elements = COARSE if self.is_coarse else ELEMENTS
@@ -106,10 +94,7 @@ class Result:
 
     @staticmethod
     def declare(epilogue: Epilogue, shape: Sequence[Scalar], view: Sequence[Scalar] | None = None) -> "Result":
-        """Declare a kernel's last arguments: the epilogue's operands, and a result of a shape.
-
-        Code reads and writes those of the result's shape, or with a number for each row, in the shape of a view.
-        """
+        """Declare the last arguments, the epilogue's operands and the result; code sees them in the shape of a view."""
         channels = (shape[1] * shape[-1] if len(shape) == _BLOCKED else shape[-1] if shape else 1,)
         view = shape if view is None else view
         forms = {
@@ -117,10 +102,8 @@ class Result:
             Broadcast.ELEMENTS: (shape, view),
             Broadcast.ROWS: ((*shape[:-1], 1), (*view[:-1], 1)),
         }
-        operands: list[tirx.Buffer] = []
-        for index, operand in enumerate(epilogue.operands):
-            given, seen = forms[operand.reach]
-            operands.append(argument(f"operand{index}", given, operand.dtype, seen))
+        found = enumerate((forms[operand.reach], operand.dtype) for operand in epilogue.operands)
+        operands = [argument(f"operand{index}", given, dtype, seen) for index, ((given, seen), dtype) in found]
         return Result(epilogue, operands, argument("y", shape, epilogue.dtype, view))
 
     def store(self, vector: tirx.Expr | None, place: Place) -> None:
@@ -130,10 +113,7 @@ class Result:
 
 
 def loaded_beside(operand: tirx.Buffer, place: Place) -> tirx.Expr:
-    """Return an operand's vector in a place of the result.
-
-    Along axes of one element it is the same everywhere; one of a single axis has a number for each channel.
-    """
+    """Return an operand's vector in a place of the result: what has one axis has a number for each channel."""
     last, lanes = place[-1], lanes_at(place[-1])
     if not operand.shape:
         return spread(operand[()], lanes)
@@ -152,3 +132,30 @@ def each_pixel(shape: Sequence[Scalar], machine: Machine) -> Generator[Place]:
     loop = maybe_parallel(tasks * columns, machine.costs.vector_work)
     with loop(0, tasks) as task, T.serial(0, columns) as column:
         yield task // rows // blocks, task // rows % blocks, task % rows, column, ramp(0, machine.lanes)
+
+
+@kernel
+def elementwise_kernel(shape: Shape, epilogue: Epilogue, machine: Machine) -> None:
+    """Emit a kernel of an epilogue's operands, all of one shape, to its result: element after element in memory."""
+    sizes, chunk = symbols(shape), machine.costs.chunk
+    count: Scalar = prod(sizes)
+    result = Result.declare(epilogue, sizes, (count,))
+    if isinstance(count, int) and count <= chunk:
+        for at in each_vector(0, count, machine.lanes):
+            result.store(None, (at,))
+        return
+    with T.parallel(0, (count + chunk - 1) // chunk) as task:
+        for at in each_vector(task * chunk, tirx.min(count - task * chunk, chunk), machine.lanes):
+            result.store(None, (at,))
+
+
+@kernel
+def pixels_kernel(shape: Shape, operands: tuple[Shape, ...], epilogue: Epilogue, machine: Machine) -> None:
+    """Emit a kernel of images in blocks, which may be broadcast, rows of channels and numbers to images in blocks."""
+    batch = tirx.Var("batch", "int64")
+    *beside, y = ([batch if size is None else size for size in sizes] for sizes in (*operands, shape))
+    pairs = enumerate(zip(beside, epilogue.operands, strict=True))
+    buffers = [argument(f"operand{index}", sizes, operand.dtype) for index, (sizes, operand) in pairs]
+    result = Result(epilogue, buffers, argument("y", y, epilogue.dtype))
+    with each_pixel(y, machine) as place:
+        result.store(None, place)

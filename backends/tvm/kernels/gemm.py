@@ -9,7 +9,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from itertools import product
 from math import gcd, prod
 from typing import ClassVar
@@ -19,8 +19,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, Result
-from .instructions.base import Instruction
-from .instructions.fma import FMA
+from .instructions.base import FMA, Instruction
 from .machine import Machine
 from .prim_func import argument, kernel, maybe_parallel, symbol, symbols
 from .tiles import Spot, Tile, Vector, fits, row_tiles
@@ -29,12 +28,10 @@ from .vectors import Scalar, cast, ceil_div, known, ramp, size_of, spread, zeros
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """The sizes of a GEMM, and what computes it.
+    """The sizes of a GEMM, None where one isn't known, and what computes it.
 
     Attributes:
-        batch_dims: the sizes of the axes before K, which together are the rows; None where a size isn't known.
-        k: the length of the sums; None where it isn't known.
-        n: the right operand's columns.
+        batch_dims: the sizes of the axes before K, which together are the rows.
         batch: how many of the leading axes number right operands instead of rows.
         is_packed: whether the right operand is packed weights.
         instruction: what multiplies and adds; only float32 is multiplied with weights that aren't packed.
@@ -66,11 +63,6 @@ class Gemm:
         """Return how many tiles of some rows lie above each other; where rows aren't known, for one of them."""
         chunks = self.row_chunks(machine)
         return 1 / rows if self.m is None else ceil_div(ceil_div(self.m, rows), chunks) * chunks
-
-    def m_splits(self, tile: Tile, machine: Machine) -> int:
-        """Return into how many parts rows are cut, so that all threads have equally many tasks."""
-        chunks, panels = self.row_chunks(machine), ceil_div(self.n, tile.columns)
-        return chunks if chunks > 1 or self.m == 1 else machine.threads // gcd(panels, machine.threads)
 
 
 def tiles(gemm: Gemm, machine: Machine) -> list[Tile]:
@@ -111,13 +103,7 @@ def packed(weights: np.ndarray, tile: Tile, instruction: Instruction = FMA) -> n
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tile lies.
-
-    Attributes:
-        row: the tile's first row.
-        column: the first column of the result.
-        right: the first index into the right operand, a panel or an item, and the first column there.
-    """
+    """A tile's first row and column in the result; in the right operand, its panel or item, and first column."""
 
     row: Scalar
     column: Scalar
@@ -126,13 +112,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """A GEMM as its kernel has it: the loops over parts of rows, panels of columns and tiles.
-
-    Attributes:
-        items: right operands.
-        rows: of each item's product.
-        x: the left operand, `[row of an item, K]`.
-    """
+    """The loops of a GEMM: each of some items multiplies as many rows of the left operand, `[row of an item, K]`."""
 
     gemm: Gemm
     tile: Tile
@@ -145,25 +125,22 @@ class Nest:
     def panels(self) -> int:
         return ceil_div(self.gemm.n, self.tile.columns)
 
-    def emit(
-        self, product_of: Callable[[Scalar], "Product"], result: Result, m_splits: Scalar, depth: Scalar | None = None
-    ) -> None:
-        """Emit the loops around the tiles of a product, with the epilogue's operators.
+    def emit(self, make: Callable[[Scalar], "Product"], result: Result, m_splits: Scalar = 0, depth: int = 0) -> None:
+        """Emit the loops around the tiles of a product, which is made for each panel, with the epilogue's operators.
 
-        Args:
-            product_of: emits what a panel of columns needs before its tiles; returns the product that computes them.
-            result: of the kernel.
-            m_splits: parts that rows are cut into.
-            depth: products of a sum, on average; K by default.
+        Rows are cut into parts, by default so that threads have equally many tasks; sums have K products, or `depth`.
         """
-        gemm, tile = self.gemm, self.tile
+        gemm, tile, threads = self.gemm, self.tile, self.machine.threads
+        if isinstance(m_splits, int) and m_splits == 0:
+            chunks = gemm.row_chunks(self.machine)
+            m_splits = chunks if chunks > 1 or gemm.m == 1 else threads // gcd(self.panels, threads)
         least = int(self.machine.costs.gemm_work * gemm.instruction.speed)
-        work = self.items * self.rows * (size_of(self.x.shape[1]) if depth is None else depth) * gemm.n
+        work = self.items * self.rows * (depth or size_of(self.x.shape[1])) * gemm.n
         with maybe_parallel(work, least)(0, self.items * (self.panels * m_splits)) as task:
             item, chunk = task // (self.panels * m_splits), task // self.panels % m_splits
             panel = task % self.panels
             column = tirx.min(panel * tile.columns, gemm.n - tile.columns)
-            product = product_of(panel)
+            product = make(panel)
             for height, first_row in row_tiles(tile.rows, self.rows, chunk, m_splits):
                 row, width = item * self.rows + first_row, product.width(height, tile.columns)
                 for first in (min(start, tile.columns - width) for start in range(0, tile.columns, width)):
@@ -175,12 +152,7 @@ class Nest:
 
 @dataclass(frozen=True, slots=True)
 class Product(ABC):
-    """The hooks of the nest: what a product does with its operands.
-
-    Attributes:
-        instruction: what multiplies and adds.
-        limbs: how many sums an element of the result is made of.
-    """
+    """The hooks of the nest: what a product does with its operands; a result is made of the sums of some limbs."""
 
     instruction: Instruction
     limbs: ClassVar[int] = 1
@@ -221,13 +193,10 @@ class Product(ABC):
             T.buffer_store(first, self.initialise(place, spot), [spot[-1]])
             for sums in others:
                 T.buffer_store(sums, zeros(dtype, spot[2]), [spot[-1]])
-        widths = dict.fromkeys(lanes for _, lanes in tile.vectors)
+        factors = list(product(range(tile.rows), dict.fromkeys(lanes for _, lanes in tile.vectors)))
 
         def step(first: Scalar, count: int) -> None:
-            left = {
-                (line, lanes): self.load_a(place.row + line, first, count, lanes)
-                for line, lanes in product(range(tile.rows), widths)
-            }
+            left = {(line, lanes): self.load_a(place.row + line, first, count, lanes) for line, lanes in factors}
             for number, right in enumerate(self.load_b(place, first, count, tile)):
                 for (limb, held), (line, start, lanes, slot) in product(enumerate(limbs), tile.spots):
                     factor, sums = left[line, lanes][number][limb], held[number % chains]
@@ -241,15 +210,9 @@ class Product(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Dense(Product):
-    """A product with a matrix, whose sums may undo zero points and be scaled.
+    """A product with a matrix, whose sums undo the quantization of integers as `Matrix` says.
 
-    Attributes:
-        x: the left operand.
-        right: the right operand: `[panel, step, column of the tile and product of a step]`, or `[item, K, N]`; a single
-            panel is the one at hand.
-        offsets: what sums start from, by column.
-        zero_points: what offsets are multiplied with: one, or one for each row.
-        scales: of the sums, by column.
+    The right operand is `[panel, step, column of the tile and product of a step]`, a single panel, or `[item, K, N]`.
     """
 
     x: tirx.Buffer
@@ -291,25 +254,22 @@ class Dense(Product):
     def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
         (index, column), together = place.right, self.instruction.k_per_instruction
         index = 0 if size_of(self.right.shape[0]) == 1 else index
+        places = {start: ramp((column + start) * together, lanes * together) for start, lanes in tile.vectors}
         for step in range(count):
-            yield {
-                start: self.right[index, first + step, ramp((column + start) * together, lanes * together)]
-                for start, lanes in tile.vectors
-            }
+            yield {start: self.right[index, first + step, at] for start, at in places.items()}
 
     def store_c(self, place: Place, spot: Spot, sums: Sequence[tirx.Expr]) -> tirx.Expr:
-        _, start, lanes, _ = spot
         if self.scales is None:
             return sums[0]
-        return cast(sums[0], "float32") * self.scales[ramp(place.column + start, lanes)]
+        return cast(sums[0], "float32") * self.scales[ramp(place.column + spot[1], spot[2])]
 
 
 class Operands(ABC):
     """What a kernel multiplies with, and how."""
 
     @abstractmethod
-    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
-        """Declare the kernel's arguments behind the left operand; return the function that emits its code."""
+    def emit(self, nest: Nest, batch_dims: Sequence[Scalar], declare: Callable[[], Result]) -> None:
+        """Declare the arguments behind the left operand, the result at last, and emit the kernel's code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,16 +287,14 @@ class Matrix(Operands):
     zero_points: int = 0
     is_scaled: bool = False
 
-    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
-        right, n = self.declare_right(nest, batch_dims), nest.gemm.n
-        points = None
+    def emit(self, nest: Nest, batch_dims: Sequence[Scalar], declare: Callable[[], Result]) -> None:
+        right, n, points = self.declare_right(nest, batch_dims), nest.gemm.n, None
         offsets = argument("offsets", (n,), "int32") if self.has_offsets else None
         if self.zero_points:
             shape, view = ((*batch_dims, 1), (nest.rows, 1)) if self.zero_points > 1 else ((1, 1), (1, 1))
             points = argument("zero_points", shape, "uint8", view)
         scales = argument("scales", (n,)) if self.is_scaled else None
-        dense = Dense(nest.gemm.instruction, nest.x, right[0], offsets, points, scales)
-        return partial(self.emit, nest, dense, right)
+        self.multiply(nest, Dense(nest.gemm.instruction, nest.x, right[0], offsets, points, scales), right, declare())
 
     def declare_right(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Sequence[tirx.Buffer]:
         """Declare the arguments that hold the matrix."""
@@ -347,9 +305,9 @@ class Matrix(Operands):
         steps = ceil_div(k, together) if isinstance(k, int) else k
         return [argument("right", (nest.panels, steps, nest.tile.columns * together), gemm.instruction.rhs_dtype)]
 
-    def emit(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
+    def multiply(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
         """Emit the code of a product with the arguments that hold the matrix."""
-        nest.emit(lambda panel: dense, result, nest.gemm.m_splits(nest.tile, nest.machine))
+        nest.emit(lambda panel: dense, result)
 
 
 @kernel
@@ -358,6 +316,5 @@ def gemm_kernel(gemm: Gemm, tile: Tile, machine: Machine, epilogue: Epilogue, op
     batch_dims, k = symbols(gemm.batch_dims), symbol("k", gemm.k)
     items, rows = prod(batch_dims[: gemm.batch]), prod(batch_dims[gemm.batch :])
     x = argument("x", (*batch_dims, k), gemm.instruction.lhs_dtype, (items * rows, k))
-    nest = Nest(gemm, tile, machine, items, rows, x)
-    emit = operands.declare(nest, batch_dims)
-    emit(Result.declare(epilogue, (*batch_dims, gemm.n), (items * rows, gemm.n)))
+    shapes = (*batch_dims, gemm.n), (items * rows, gemm.n)
+    operands.emit(Nest(gemm, tile, machine, items, rows, x), batch_dims, lambda: Result.declare(epilogue, *shapes))

@@ -9,7 +9,6 @@ split into three limbs, digits to the base of 256 (docs/tvm.md, "Weights in 4 bi
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Result
 from .gemm import Dense, Gemm, Nest, Operands, Place, Product, panels, tiles
-from .instructions.fma import FMA
+from .instructions.base import FMA
 from .instructions.int4 import WORD, Int4, Int4Dot, Int4Fma
 from .machine import Machine
 from .prim_func import argument, either, maybe_parallel
@@ -40,12 +39,7 @@ _VECTORS = {1: 4, 2: 2, 3: 2, 4: 1}
 
 @dataclass(frozen=True, slots=True)
 class Int4Operands(Operands):
-    """Codes, scales and zero points of weights in 4 bits.
-
-    Attributes:
-        block: the rows that share a scale and a zero point.
-        instruction: what multiplies with codes.
-    """
+    """Codes of weights in 4 bits, with scales and zero points that the rows of a block share."""
 
     block: int
     instruction: Int4
@@ -66,64 +60,59 @@ class Int4Operands(Operands):
         parts = self.instruction.words(codes), scales, self.instruction.zero_points(zero_points)
         return [panels(part, tile) for part in parts]
 
-    @abstractmethod
-    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
-        """Emit the kernel's code."""
-
-    def declare(self, nest: Nest, batch_dims: Sequence[Scalar]) -> Callable[[Result], None]:
+    def emit(self, nest: Nest, batch_dims: Sequence[Scalar], declare: Callable[[], Result]) -> None:
         k, panels, columns = known(nest.x.shape[1]), nest.panels, nest.tile.columns
         codes = argument("codes", (panels, k // WORD, columns), self.instruction.rhs_dtype)
         scales = argument("scales", (panels, k // self.block, columns))
         zero_points = argument("zero_points", (panels, k // self.block, columns), self.instruction.zero_point_dtype)
-        return partial(self.emit, nest, (codes, scales, zero_points))
+        self.multiply(nest, (codes, scales, zero_points), declare())
+
+    @abstractmethod
+    def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
+        """Emit the kernel's code."""
 
 
 class FloatOperands(Int4Operands):
     """Weights that are multiplied with the left operand's elements as they are."""
-
-    __slots__ = ()
 
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
         if gemm.m is None or gemm.m > machine.costs.int4_rows:
             return tiles(gemm, machine)[0]
         return Tile(gemm.m, min(_few_columns(gemm.m, machine), gemm.n), machine.lanes)
 
-    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
-        most = nest.machine.costs.int4_rows
+    def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
+        most, machine, blocks = nest.machine.costs.int4_rows, nest.machine, known(buffers[1].shape[1])
 
         def few() -> None:
-            totals = T.alloc_buffer((most, known(buffers[1].shape[1])), "float32")
-            product = _FewRows(self.instruction, *buffers, totals, nest.x, nest.machine)
-            product.add_up(nest.rows, self.block)
+            totals = T.alloc_buffer((most, blocks), "float32")
+            with T.serial(0, nest.rows) as row, T.serial(0, blocks) as block:
+                sums = Register.of(zeros("float32", machine.lanes))
+                for start in range(0, self.block, machine.lanes):
+                    sums.set(sums.value - nest.x[row, ramp(block * self.block + start, machine.lanes)])
+                T.buffer_store(totals, sums.total(), [row, block])
+            product = _FewRows(self.instruction, *buffers, totals, lambda _, *at: nest.x[at], machine)
             replace(nest, tile=replace(nest.tile, rows=most)).emit(lambda panel: product, result, 1)
 
-        def many() -> None:
-            m_splits = nest.gemm.m_splits(nest.tile, nest.machine)
-            nest.emit(lambda panel: self._dequantized(nest, buffers, panel), result, m_splits)
-
-        either(nest.rows <= most, few, many)
+        either(nest.rows <= most, few, lambda: nest.emit(lambda panel: self._dequantized(nest, buffers, panel), result))
 
     def _dequantized(self, nest: Nest, buffers: Buffers, panel: Scalar) -> Product:
         """Emit a buffer `[1, K, column of the tile]` with a panel's weights in float32; return the product with it."""
         codes, scales, zero_points = buffers
-        whole = T.alloc_buffer((1, nest.x.shape[1], nest.tile.columns), "float32")
+        whole, words = T.alloc_buffer((1, nest.x.shape[1], nest.tile.columns), "float32"), self.block // WORD
         with T.serial(0, scales.shape[1]) as block:
             for start, lanes in nest.tile.vectors:
                 at = ramp(start, lanes)
                 scale, zero_point = held(scales[panel, block, at]), held(cast(zero_points[panel, block, at], "float32"))
-                with T.serial(0, self.block // WORD) as step:
-                    word = block * (self.block // WORD) + step
-                    words = held(codes[panel, word, at])
+                with T.serial(0, words) as step:
+                    word = held(codes[panel, block * words + step, at])
                     for index in range(WORD):
-                        weight = (self.instruction.unpack(words, index) - zero_point) * scale
-                        T.buffer_store(whole, weight, [0, word * WORD + index, at])
+                        weight = (self.instruction.unpack(word, index) - zero_point) * scale
+                        T.buffer_store(whole, weight, [0, (block * words + step) * WORD + index, at])
         return Dense(FMA, nest.x, whole)
 
 
 class LimbOperands(Int4Operands):
     """Weights that are multiplied with limbs of the left operand's elements."""
-
-    __slots__ = ()
 
     def tile(self, gemm: Gemm, machine: Machine) -> Tile:
         rows = max(_VECTORS)
@@ -131,15 +120,40 @@ class LimbOperands(Int4Operands):
             rows = min(_VECTORS, key=lambda rows: (ceil_div(gemm.m or 1, rows) * rows, -rows))
         return Tile(rows, min(_VECTORS[1], gemm.n // _LANES) * _LANES, _LANES)
 
-    def emit(self, nest: Nest, buffers: Buffers, result: Result) -> None:
+    def multiply(self, nest: Nest, buffers: Buffers, result: Result) -> None:
         blocks, k = known(buffers[1].shape[1]), known(nest.x.shape[1])
         limbs = T.alloc_buffer((_LIMBS, nest.rows, k), "int8")
         row_scales, totals = (T.alloc_buffer((nest.rows, blocks), "float32") for _ in range(2))
-        product = _Limbs(self.instruction, *buffers, totals, limbs, row_scales)
         loop = maybe_parallel(nest.rows * k, nest.machine.costs.vector_work)
         with loop(0, nest.rows) as row, T.serial(0, blocks) as block:
-            product.split(nest.x, row, block, self.block)
-        nest.emit(lambda panel: product, result, nest.gemm.m_splits(nest.tile, nest.machine))
+            places = [ramp(block * self.block + start, _LANES) for start in range(0, self.block, _LANES)]
+            scale, sums = _split(nest.x, row, places, limbs)
+            T.buffer_store(row_scales, scale, [row, block])
+            T.buffer_store(totals, sums.total().astype("float32"), [row, block])
+        product = _Limbs(self.instruction, *buffers, totals, lambda *at: limbs[at], row_scales)
+        nest.emit(lambda panel: product, result)
+
+
+def _split(x: tirx.Buffer, row: Scalar, places: Sequence[Scalar], limbs: tirx.Buffer) -> tuple[tirx.Expr, Register]:
+    """Emit code that splits a block of a row into limbs; return its scale and the negative sums of digits.
+
+    Infinity or NaN in the block makes its scale NaN.
+    """
+    bits, sums = (Register.of(zeros("int32", _LANES)) for _ in range(2))
+    for place in places:  # sizes are ordered as their bits are
+        found = held(T.reinterpret(x[row, place], dtype="int32x16") & number(0x7FFFFFFF, bits.value))
+        bits.set(greater(found, bits.value))
+    largest = held(bits.folded(greater))
+    finite = greater(T.reinterpret(largest, dtype="float32"), T.float32(_LEAST)) * T.float32(2.0**-_BITS)
+    scale = held(tirx.Select(largest < T.int32(0x7F800000), finite, T.float32(float("nan"))))
+    inverse = held(T.float32(1) / scale)
+    for place in places:
+        digits = held(tirx.nearbyint(x[row, place] * spread(inverse, _LANES)).astype("int32x16"))
+        sums.set(sums.value - digits)
+        for limb in range(_LIMBS):
+            T.buffer_store(limbs, digits.astype("int8x16"), [limb, row, place])
+            digits = held((digits + number(128, digits)) >> number(8, digits))
+    return scale, sums
 
 
 def _few_columns(rows: int, machine: Machine) -> int:
@@ -149,15 +163,10 @@ def _few_columns(rows: int, machine: Machine) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks(Product):
-    """A product with codes, which is scaled block by block.
+    """A product with codes `[panel, word, column of the tile]`, scaled block by block.
 
-    Attributes:
-        instruction: what multiplies with codes.
-        codes: `[panel, word, column of the tile]`.
-        scales: `[panel, block, column of the tile]`.
-        zero_points: likewise.
-        totals: the negative sums of a row's elements, by row and block.
-        block: the block at hand.
+    Scales and zero points are `[panel, block, column of the tile]`, totals the negative sums of a row's elements
+    `[row, block]`; `left` returns elements of the left operand for a limb, a row and places along K.
     """
 
     instruction: Int4
@@ -165,6 +174,7 @@ class _Blocks(Product):
     scales: tirx.Buffer
     zero_points: tirx.Buffer
     totals: tirx.Buffer
+    left: Callable[[int, Scalar, Scalar], tirx.Expr]
     block: Scalar = field(default=0, kw_only=True)
 
     def sums(self, place: Place, tile: Tile) -> Iterator[Vector]:
@@ -185,10 +195,6 @@ class _Blocks(Product):
         places = [ramp(first * WORD + step * together, together) for step in range(count)]
         return [[left(self.left(limb, row, at), lanes)[0] for limb in range(self.limbs)] for at in places]
 
-    @abstractmethod
-    def left(self, limb: int, row: Scalar, at: Scalar) -> tirx.Expr:
-        """Return elements of a limb of the left operand."""
-
     def load_b(self, place: Place, first: Scalar, count: int, tile: Tile) -> Iterator[Mapping[int, tirx.Expr]]:
         panel, column = place.right
         words = {start: held(self.codes[panel, first, ramp(column + start, lanes)]) for start, lanes in tile.vectors}
@@ -207,23 +213,10 @@ class _Blocks(Product):
 class _FewRows(_Blocks):
     """A product of up to 8 rows with codes."""
 
-    x: tirx.Buffer
     machine: Machine
-
-    def add_up(self, rows: Scalar, size: int) -> None:
-        """Emit the negative sums of the rows' elements in each block of a size."""
-        lanes = self.machine.lanes
-        with T.serial(0, rows) as row, T.serial(0, self.scales.shape[1]) as block:
-            sums = Register.of(zeros("float32", lanes))
-            for start in range(0, size, lanes):
-                sums.set(sums.value - self.x[row, ramp(block * size + start, lanes)])
-            T.buffer_store(self.totals, sums.total(), [row, block])
 
     def width(self, height: int, columns: int) -> int:
         return min(_few_columns(height, self.machine), columns)
-
-    def left(self, limb: int, row: Scalar, at: Scalar) -> tirx.Expr:
-        return self.x[row, at]
 
     def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
         return self.beside(place, spot)[1]
@@ -234,42 +227,13 @@ class _FewRows(_Blocks):
 
 @dataclass(frozen=True, slots=True)
 class _Limbs(_Blocks):
-    """A product of any number of rows with codes, in fixed point.
+    """A product of any number of rows with codes, in fixed point: limbs are scaled by row and block."""
 
-    Attributes:
-        digits: the left operand as `[limb, row, K]`, the lowest first.
-        row_scales: of the digits, by row and block.
-    """
-
-    digits: tirx.Buffer
     row_scales: tirx.Buffer
     limbs: ClassVar[int] = _LIMBS
 
-    def split(self, x: tirx.Buffer, row: Scalar, block: Scalar, size: int) -> None:
-        """Emit code that splits a block of a row into limbs; infinity or NaN in the block makes its scale NaN."""
-        places = [ramp(block * size + start, _LANES) for start in range(0, size, _LANES)]
-        bits, sums = (Register.of(zeros("int32", _LANES)) for _ in range(2))
-        for place in places:  # sizes are ordered as their bits are
-            found = held(T.reinterpret(x[row, place], dtype="int32x16") & number(0x7FFFFFFF, bits.value))
-            bits.set(greater(found, bits.value))
-        largest = held(bits.folded(greater))
-        finite = greater(T.reinterpret(largest, dtype="float32"), T.float32(_LEAST)) * T.float32(2.0**-_BITS)
-        scale = held(tirx.Select(largest < T.int32(0x7F800000), finite, T.float32(float("nan"))))
-        inverse = held(T.float32(1) / scale)
-        for place in places:
-            digits = held(tirx.nearbyint(x[row, place] * spread(inverse, _LANES)).astype("int32x16"))
-            sums.set(sums.value - digits)
-            for limb in range(_LIMBS):
-                T.buffer_store(self.digits, digits.astype("int8x16"), [limb, row, place])
-                digits = held((digits + number(128, digits)) >> number(8, digits))
-        T.buffer_store(self.row_scales, scale, [row, block])
-        T.buffer_store(self.totals, sums.total().astype("float32"), [row, block])
-
     def width(self, height: int, columns: int) -> int:
         return min(_VECTORS[height] * _LANES, columns)
-
-    def left(self, limb: int, row: Scalar, at: Scalar) -> tirx.Expr:
-        return self.digits[limb, row, at]
 
     def initialise(self, place: Place, spot: Spot) -> tirx.Expr:
         return zeros("int32", spot[2])
@@ -279,5 +243,4 @@ class _Limbs(_Blocks):
         found = held(high * number(256, high) + middle)
         found = held(found * number(256, found) + low)
         scales, beside = self.beside(place, spot)
-        found = held(found + beside)
-        return found * (scales * spread(self.row_scales[place.row + spot[0], self.block], spot[2]))
+        return held(found + beside) * (scales * spread(self.row_scales[place.row + spot[0], self.block], spot[2]))

@@ -9,17 +9,13 @@ from .costs import AVX512, Costs
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A CPU as kernels see it.
+    """A CPU as kernels see it, with what work costs on it.
 
     Attributes:
         lanes: float32 elements of a vector register.
-        registers: vector registers.
-        threads: threads that share a kernel's work.
         has_dots: whether it adds four products of 8-bit integers to each of as many sums of int32 at once.
         has_bfloat16: whether it multiplies bfloat16 in vectors of 512 bits.
-        is_x86: whether it has that architecture's instructions.
         has_tables: whether it looks bytes up in vectors of 512 bits.
-        costs: what work costs on it.
     """
 
     lanes: int

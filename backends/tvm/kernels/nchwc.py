@@ -1,6 +1,7 @@
 """Kernels that put images into blocks of channels (NCHWc), take them out, join them and interleave them."""
 
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -9,21 +10,14 @@ from tvm.script.ir_builder import tirx as T
 
 from .epilogue import Epilogue, Result, each_pixel
 from .machine import Machine
-from .prim_func import argument, kernel, maybe_parallel, stored_as, symbol
-from .vectors import Scalar, ceil_div, ramp
+from .prim_func import argument, kernel, maybe_parallel, symbol
+from .vectors import ceil_div, ramp
 from .windows import Window
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Sizes of images `[batch, channel, *spatial]`, of up to two spatial axes.
-
-    Attributes:
-        batch: None where it isn't known.
-        channels: of each image.
-        spatial: the sizes of the spatial axes.
-        dtype: of their elements.
-    """
+    """Sizes of images `[batch, channel, *spatial]` of up to two spatial axes; a batch of None isn't known."""
 
     batch: int | None
     channels: int
@@ -39,50 +33,42 @@ class Images:
 @kernel
 def block_kernel(images: Images, lanes: int, machine: Machine) -> None:
     """Emit a kernel from images (NCHW) to blocks of channels (NCHWc), with zeros beyond the last channel."""
-
-    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: Scalar) -> None:
+    with _each_pixel(images, lanes, machine, is_blocked=False) as (x, y, image, block, pixel):
         for lane in range(lanes):
             channel = block * lanes + lane
             element = x[image, channel, pixel]
             if 0 < images.channels % lanes <= lane:
-                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, stored_as(images.dtype)))
+                element = tirx.if_then_else(channel < images.channels, element, tirx.const(0, x.dtype))
             T.buffer_store(y, element, [image, block, pixel, lane])
-
-    _emit(images, lanes, machine, move, is_blocked=False)
 
 
 @kernel
 def unblock_kernel(images: Images, machine: Machine) -> None:
     """Emit a kernel from blocks of channels (NCHWc) to images (NCHW)."""
-
-    def move(x: tirx.Buffer, y: tirx.Buffer, image: Scalar, block: Scalar, pixel: Scalar) -> None:
+    with _each_pixel(images, machine.lanes, machine, is_blocked=True) as (x, y, image, block, pixel):
         channel = block * machine.lanes
         with T.serial(0, tirx.min(machine.lanes, images.channels - channel)) as lane:
             T.buffer_store(y, x[image, block, pixel, lane], [image, channel + lane, pixel])
 
-    _emit(images, machine.lanes, machine, move, is_blocked=True)
 
-
-def _emit(images: Images, lanes: int, machine: Machine, move: Callable[..., None], *, is_blocked: bool) -> None:
-    """Emit moves of the channels of each pixel of each block, between buffers whose pixels are one axis."""
+@contextmanager
+def _each_pixel(
+    images: Images, lanes: int, machine: Machine, *, is_blocked: bool
+) -> Generator[tuple[tirx.Buffer, tirx.Buffer, tirx.Expr, tirx.Expr, tirx.Expr]]:
+    """Return a context for the channels of a pixel in a block, given both buffers, where pixels are one axis."""
     batch, (blocks, *sizes, _), pixels = symbol("batch", images.batch), images.blocks(lanes), prod(images.spatial)
-    forms = [
-        ((batch, images.channels, *images.spatial), (batch, images.channels, pixels)),
-        ((batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)),
-    ]
-    pairs = zip("xy", reversed(forms) if is_blocked else forms, strict=True)
+    plain = (batch, images.channels, *images.spatial), (batch, images.channels, pixels)
+    blocked = (batch, blocks, *sizes, lanes), (batch, blocks, pixels, lanes)
+    pairs = zip("xy", (blocked, plain) if is_blocked else (plain, blocked), strict=True)
     x, y = (argument(name, shape, images.dtype, view) for name, (shape, view) in pairs)
     loop = maybe_parallel(batch * blocks * pixels * lanes, machine.costs.vector_work)
     with loop(0, batch * blocks) as task, T.serial(0, pixels) as pixel:
-        move(x, y, task // blocks, task % blocks, pixel)
+        yield x, y, task // blocks, task % blocks, pixel
 
 
 @kernel
 def quads_kernel(images: Images, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of an operand of up to four channels (NCHW) to blocks of four bytes, made of it by the epilogue.
-
-    What lies beyond the last channel is anything.
-    """
+    """Emit a kernel of up to four channels (NCHW) to blocks of four bytes by the epilogue, filled with anything."""
     batch, (_, rows, columns, quad) = symbol("batch", images.batch), images.blocks(4)
     lanes = machine.lanes if columns >= machine.lanes else 1
     x = argument("operand0", (batch, images.channels, rows, columns), epilogue.operands[0].dtype)
@@ -104,26 +90,22 @@ def join_kernel(joined: tuple[Images, ...], machine: Machine) -> None:
     batch, dtype = symbol("batch", joined[0].batch), joined[0].dtype
     counts = [images.blocks(machine.lanes)[0] for images in joined]
     _, rows, columns, lanes = joined[0].blocks(machine.lanes)
-    *operands, y = (
-        argument(name, (batch, count, rows, columns, lanes), dtype)
-        for name, count in (*((f"operand{index}", count) for index, count in enumerate(counts)), ("y", sum(counts)))
-    )
+    names = [*(f"operand{index}" for index in range(len(joined))), "y"]
+    shapes = [(batch, count, rows, columns, lanes) for count in (*counts, sum(counts))]
+    *operands, y = (argument(name, shape, dtype) for name, shape in zip(names, shapes, strict=True))
     loop = maybe_parallel(batch * rows * columns * sum(counts), machine.costs.vector_work)
     with loop(0, batch * rows) as task:
         image, row, first = task // rows, task % rows, 0
         for operand, count in zip(operands, counts, strict=True):
             with T.serial(0, count) as block, T.serial(0, columns) as column:
-                place, whole = (row, column), ramp(0, lanes)
-                T.buffer_store(y, operand[image, block, *place, whole], [image, first + block, *place, whole])
+                pixel = (row, column, ramp(0, lanes))
+                T.buffer_store(y, operand[(image, block, *pixel)], [image, first + block, *pixel])
             first += count
 
 
 @kernel
 def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue: Epilogue) -> None:
-    """Emit a kernel of smaller images and the epilogue's operands to the whole images that windows lie on.
-
-    A smaller image has the pixels of one phase of the strides. The channels of the phases lie behind each other.
-    """
+    """Emit a kernel of images with the channels of each phase of strides, and epilogue operands, to whole ones."""
     batch, (channels, *sizes, lanes) = symbol("batch", images.batch), images.blocks(machine.lanes)
     (down, across), blocks = window.strides, channels // prod(window.strides)
     x = argument("x", (batch, channels, *sizes, lanes), images.dtype)
@@ -131,7 +113,6 @@ def interleave_kernel(images: Images, window: Window, machine: Machine, epilogue
     result = Result.declare(epilogue, shape)
     with each_pixel(shape, machine) as place:
         image, first, *pixel, whole = place
-        pairs = zip(pixel, window.begins, window.strides, strict=True)
-        row, column = (index + begin % stride for index, begin, stride in pairs)
+        row, column = (at + begin % by for at, begin, by in zip(pixel, window.begins, window.strides, strict=True))
         block = (row % down * across + column % across) * blocks + first
         result.store(x[image, block, row // down, column // across, whole], place)

@@ -26,13 +26,7 @@ Loop: TypeAlias = Callable[[Scalar, Scalar], AbstractContextManager[tirx.Expr]]
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """What has been declared of the kernel that is being emitted.
-
-    Attributes:
-        machine: the machine that it is for.
-        parameters: its arguments by name, in order.
-        functions: those in LLVM IR that it calls, by name.
-    """
+    """What has been declared of the kernel that is being emitted: arguments and functions in LLVM IR, by name."""
 
     machine: Machine
     parameters: dict[str, tirx.Buffer] = field(default_factory=dict[str, tirx.Buffer])
@@ -90,20 +84,12 @@ def argument(
     seen_as: str | None = None,
     strides: Sequence[Scalar] | None = None,
 ) -> tirx.Buffer:
-    """Declare the next argument; return it as code reads it.
-
-    That is in the shape and with the strides of a view, and as elements of another type: bfloat16 as bits.
-    """
+    """Declare the next argument; return it as code sees it, in another shape or type: bfloat16 as bits."""
     _current.get().parameters[name] = buffer = T.buffer(shape, dtype)
-    kind = stored_as(dtype) if seen_as is None else seen_as
+    kind = seen_as or ("uint16" if dtype == BFLOAT16 else dtype)
     if view is None and kind == dtype:
         return buffer
     return T.decl_buffer(shape if view is None else view, kind, data=buffer.data, strides=strides)
-
-
-def stored_as(dtype: str) -> str:
-    """Return the element type in which a kernel's buffers hold numbers of a type."""
-    return "uint16" if dtype == BFLOAT16 else dtype
 
 
 def current_machine() -> Machine:

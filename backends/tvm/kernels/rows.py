@@ -1,21 +1,21 @@
-"""Softmax, normalization and dynamic quantization of rows in float32.
-
-Each row is read several times, but from memory only once.
-"""
+"""Softmax, normalization and dynamic quantization of rows of float32, which are read from memory only once."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import exp
-from .bfloat16 import stored
 from .machine import Machine
-from .prim_func import Loop, argument, kernel, maybe_parallel, symbols
+from .prim_func import argument, kernel, maybe_parallel, symbols
+from .vector_math import stored
 from .vectors import Register, Scalar, cast, each_vector, greater, held, known, lanes_at, lesser, spread
+
+Combine: TypeAlias = Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
 
 
 @kernel
@@ -36,28 +36,19 @@ def softmax_kernel(batch_dims: tuple[int | None, ...], columns: int, machine: Ma
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """How rows are normalized.
-
-    Attributes:
-        epsilon: added to the variance.
-        is_centered: whether the mean is subtracted first, as by LayerNormalization and not by RMSNormalization.
-        has_bias: whether a bias is added after scaling.
-    """
+    """How rows are normalized: LayerNormalization is centered, RMSNormalization isn't. The result may be bfloat16."""
 
     epsilon: float
     is_centered: bool
     has_bias: bool
+    result: str = "float32"
 
 
 @kernel
-def norm_kernel(
-    batch_dims: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine, result: str = "float32"
-) -> None:
-    """Emit a kernel of `[*batch_dims, columns]`, scales and perhaps biases by column to normalized rows.
-
-    The result is float32 or bfloat16.
-    """
-    with _each_row(batch_dims, columns, 1 + norm.has_bias, machine, result) as (x, (scales, *biases), y, row):
+def norm_kernel(batch_dims: tuple[int | None, ...], columns: int, norm: Norm, machine: Machine) -> None:
+    """Emit a kernel of `[*batch_dims, columns]`, scales and perhaps biases by column to normalized rows."""
+    beside = 1 + norm.has_bias
+    with _each_row(batch_dims, columns, beside, machine, norm.result) as (x, (scales, *biases), y, row):
         mean = None
         if norm.is_centered:
             mean = _reduced(T.float32(0), x, row, machine, lambda vector, old: old + vector)
@@ -75,23 +66,50 @@ def norm_kernel(
         squares.set(T.float32(1) / tirx.sqrt(variance + T.float32(norm.epsilon)))
         for at in each_vector(0, columns, machine.lanes):
             scaled = centered(x[row, at]) * spread(squares.first(1), lanes_at(at)) * scales[at]
-            T.buffer_store(y, stored(scaled + biases[0][at] if biases else scaled, result), [row, at])
+            T.buffer_store(y, stored(scaled + biases[0][at] if biases else scaled, norm.result), [row, at])
+
+
+@contextmanager
+def _each_row(
+    batch_dims: tuple[int | None, ...], columns: int, vectors: int, machine: Machine, result: str = "float32"
+) -> Generator[tuple[tirx.Buffer, list[tirx.Buffer], tirx.Buffer, tirx.Expr]]:
+    """Return a context for the code of each row, given a matrix, numbers by column, the result and the row."""
+    sizes = symbols(batch_dims)
+    shape, view = (*sizes, columns), (prod(sizes), columns)
+    x = argument("x", shape, view=view)
+    beside = [argument(f"vector{index}", (columns,)) for index in range(vectors)]
+    y = argument("y", shape, result, view)
+    with maybe_parallel(view[0] * columns, machine.costs.row_elements)(0, view[0]) as row:
+        yield x, beside, y, row
+
+
+def _reduced(start: tirx.Expr, x: tirx.Buffer, row: Scalar, machine: Machine, combine: Combine) -> Register:
+    """Emit code that combines the vectors of a row with what came before, lane by lane; return the lanes."""
+    lanes = Register.of(spread(start, machine.lanes))
+    for at in each_vector(0, known(x.shape[1]), machine.lanes):
+        lanes.set(combine(x[row, at], lanes.first(lanes_at(at))))
+    return lanes
 
 
 @kernel
 def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bool, machine: Machine) -> None:
-    """Emit a kernel of `[*batch_dims, columns]` to uint8, scales and zero points, as DynamicQuantizeLinear has them.
-
-    Scales and zero points are `[*batch_dims, 1]` by row, and scalars otherwise.
-    """
+    """Emit a kernel of `[*batch_dims, columns]` to what DynamicQuantizeLinear gives, or to grids `[*batch_dims, 1]`."""
     sizes = symbols(batch_dims)
     rows: Scalar = prod(sizes)
     shape, view, grids, count = (*sizes, columns), (rows, columns), (*sizes, 1) if by_row else (), rows if by_row else 1
     x, y = argument("x", shape, view=view), argument("y", shape, "uint8", view)
     scales, zero_points = argument("scales", grids, view=(count,)), argument("zero_points", grids, "uint8", (count,))
-    loop = _row_loop(rows, columns, machine)
-    if not by_row:
-        _find_grid(x, scales, zero_points, loop, machine)
+    loop = maybe_parallel(rows * columns, machine.costs.row_elements)
+    if not by_row:  # the ranges of rows, on all threads, and then the range of these
+        ranges = [T.alloc_buffer((rows,), "float32") for _ in range(2)]
+        with loop(0, rows) as row:
+            for buffer, bound in zip(ranges, _range(x, row, machine), strict=True):
+                T.buffer_store(buffer, bound, [row])
+        low, high = (Register.of(T.float32(0)) for _ in range(2))
+        with T.serial(0, rows) as row:
+            low.set(tirx.min(low.value, ranges[0][row]))
+            high.set(tirx.max(high.value, ranges[1][row]))
+        _store_grid(low.value, high.value, scales, zero_points, 0)
     with loop(0, rows) as row:
         if by_row:
             _store_grid(*_range(x, row, machine), scales, zero_points, row)
@@ -105,53 +123,6 @@ def quantize_kernel(batch_dims: tuple[int | None, ...], columns: int, by_row: bo
             steps = held(tirx.nearbyint(scaled) + spread(zero, lanes_at(at)))
             integers = cast(held(greater(0.0, held(lesser(255.0, steps)))), "int32")
             T.buffer_store(y, cast(integers, "uint8"), [row, at])
-
-
-@contextmanager
-def _each_row(
-    batch_dims: tuple[int | None, ...], columns: int, vectors: int, machine: Machine, result: str = "float32"
-) -> Generator[tuple[tirx.Buffer, list[tirx.Buffer], tirx.Buffer, tirx.Expr]]:
-    """Return a context for the code of each row, given a matrix, numbers by column, the result and the row."""
-    sizes = symbols(batch_dims)
-    shape, view = (*sizes, columns), (prod(sizes), columns)
-    x = argument("x", shape, view=view)
-    beside = [argument(f"vector{index}", (columns,)) for index in range(vectors)]
-    y = argument("y", shape, result, view)
-    with _row_loop(view[0], columns, machine)(0, view[0]) as row:
-        yield x, beside, y, row
-
-
-def _row_loop(rows: Scalar, columns: int, machine: Machine) -> Loop:
-    """Return the loop over rows: parallel unless they are known to have few elements."""
-    return maybe_parallel(rows * columns, machine.costs.row_elements)
-
-
-def _reduced(
-    start: tirx.Expr,
-    x: tirx.Buffer,
-    row: Scalar,
-    machine: Machine,
-    combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
-) -> Register:
-    """Emit code that combines the vectors of a row with what came before, lane by lane; return the lanes."""
-    lanes = Register.of(spread(start, machine.lanes))
-    for at in each_vector(0, known(x.shape[1]), machine.lanes):
-        lanes.set(combine(x[row, at], lanes.first(lanes_at(at))))
-    return lanes
-
-
-def _find_grid(x: tirx.Buffer, scales: tirx.Buffer, zero_points: tirx.Buffer, loop: Loop, machine: Machine) -> None:
-    """Emit code for one grid for all rows: their ranges, on all threads, and then the range of these."""
-    rows = x.shape[0]
-    ranges = [T.alloc_buffer((rows,), "float32") for _ in range(2)]
-    with loop(0, rows) as row:
-        for buffer, bound in zip(ranges, _range(x, row, machine), strict=True):
-            T.buffer_store(buffer, bound, [row])
-    low, high = (Register.of(T.float32(0)) for _ in range(2))
-    with T.serial(0, rows) as row:
-        low.set(tirx.min(low.value, ranges[0][row]))
-        high.set(tirx.max(high.value, ranges[1][row]))
-    _store_grid(low.value, high.value, scales, zero_points, 0)
 
 
 def _range(x: tirx.Buffer, row: Scalar, machine: Machine) -> tuple[tirx.Expr, tirx.Expr]:

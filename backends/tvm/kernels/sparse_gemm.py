@@ -14,12 +14,13 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from .convolution import Convolution
 from .epilogue import Result
 from .gemm import Dense, Gemm, Matrix, Nest, Product, panels, tiles
 from .instructions.base import Instruction
 from .machine import Machine
 from .prim_func import argument
-from .tiles import MOST_VECTORS, Tile, fits
+from .tiles import Tile, fits
 from .vectors import Scalar, ceil_div, ramp
 
 _MOST_CHAINS, _LEAST_RUNS = 4, 4
@@ -37,10 +38,14 @@ class SparseTile(Tile):
 
 
 @dataclass(frozen=True, slots=True)
-class SparseGemm:
-    """The sizes of a GEMM, and how many blocks of a panel are held on average."""
+class SparseSizes:
+    """The sizes of a product or convolution, and how many blocks of its weights aren't zero.
 
-    gemm: Gemm
+    Attributes:
+        held: blocks of a panel of a product, on average; the percentage of all blocks of a convolution.
+    """
+
+    sizes: Gemm | Convolution
     held: int
 
 
@@ -73,7 +78,7 @@ def sparse_tiles(gemm: Gemm, weights: np.ndarray, machine: Machine) -> list[Spar
     if weights.shape[0] % together or not whole:
         return []
     times: dict[SparseTile, float] = {}
-    for vectors in range(1, min(MOST_VECTORS, whole) + 1):
+    for vectors in range(1, min(costs.sparse_vectors, whole) + 1):
         widest = Tile(1, vectors * machine.lanes, machine.lanes)
         count = np.count_nonzero(_blocks(weights, widest, gemm.instruction).any((2, 3)))
         for rows in range(1, min(costs.most_rows, gemm.m or costs.most_rows) + 1):
@@ -111,7 +116,7 @@ class SparseMatrix(Matrix):
             argument("starts", (nest.panels + 1,), "int32"),
         ]
 
-    def emit(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
+    def multiply(self, nest: Nest, dense: Dense, right: Sequence[tirx.Buffer], result: Result) -> None:
         """Emit the code for parts of so few rows that they stay in the cache while all panels are walked through."""
         together, depth = nest.machine.costs.sparse_rows, (self.held + _BESIDE) * dense.instruction.k_per_instruction
         beside = (dense.offsets, dense.zero_points, dense.scales)

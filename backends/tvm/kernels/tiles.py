@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 from tvm import tirx
@@ -18,19 +19,10 @@ Vector: TypeAlias = tuple[Scalar, int, int, tirx.Expr]
 Factor: TypeAlias = Callable[[Scalar, int, int], tirx.Expr]
 """A function from a step, a tile's line or column, and a number of lanes, to the factor for a vector."""
 
-MOST_VECTORS = 3
-"""The most vectors of a block that may be left out: wider ones are seldom zero as a whole."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A part of the result that registers hold.
-
-    Attributes:
-        rows: of the result.
-        columns: of the result, in vectors; the last one may be narrower.
-        lanes: of a vector.
-    """
+    """A part of the result that registers hold, in vectors of some lanes; the last one of a row may be narrower."""
 
     rows: int
     columns: int
@@ -44,11 +36,8 @@ class Tile:
     @property
     def spots(self) -> list[Spot]:
         """The vectors, row after row."""
-        return [
-            (row, start, lanes, ramp(row * self.columns + start, lanes))
-            for row in range(self.rows)
-            for start, lanes in self.vectors
-        ]
+        pairs = product(range(self.rows), self.vectors)
+        return [(row, start, lanes, ramp(row * self.columns + start, lanes)) for row, (start, lanes) in pairs]
 
     def zeros(self) -> tirx.Buffer:
         """Allocate registers for sums in float32 that start from 0."""
@@ -69,10 +58,7 @@ class Tile:
 
 
 def row_tiles(height: int, rows: Scalar, chunk: Scalar, m_splits: Scalar) -> Iterator[tuple[int, tirx.Expr]]:
-    """Emit loops over the tiles of one of some parts of rows; yield each loop's height of a tile, and its first row.
-
-    The last tile overlaps the one before it if the height doesn't divide the rows.
-    """
+    """Emit loops over the tiles of a part of the rows, the last of which may overlap; yield heights and first rows."""
     for lines, count in _heights(height, rows):
         begin, end = (tirx.floordiv(count * place, m_splits) for place in (chunk, chunk + 1))
         with T.serial(0, end - begin) as step:

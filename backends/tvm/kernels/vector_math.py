@@ -1,4 +1,7 @@
-"""Elementwise operators on vectors of float32, as kernels compute them in registers."""
+"""Elementwise operators on vectors of float32, as kernels compute them in registers.
+
+Kernels hold bfloat16 as uint16: TVM computes with the type in float32, and removes it.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,8 +12,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .approximations import ROUNDING, coarse_gelu, coarse_sigmoid, erf, exp, sigmoid, tanh
-from .bfloat16 import rounded, widened
-from .vectors import cast, greater, held, lesser, number, vector_type
+from .prim_func import call_llvm, current_machine
+from .vectors import BFLOAT16, cast, greater, held, lesser, number, vector_type
 
 Attributes: TypeAlias = tuple[tuple[str, Any], ...]
 """The attributes of an operator, by name: numbers, names and tables of bytes."""
@@ -18,6 +21,38 @@ Get: TypeAlias = Callable[..., Any]
 """A function from an attribute's name, and perhaps a default, to its value."""
 Element: TypeAlias = Callable[..., tirx.Expr]
 """A function from an operator's attributes and operands to its result; None is an operand that is left out."""
+
+
+def rounded(x: tirx.Expr) -> tirx.Expr:
+    """Round a vector of float32 to the nearest bfloat16, ties to even.
+
+    VCVTNEPS2BF16, which does it where a machine has products of bfloat16, makes 0 of subnormal numbers. Without it, the
+    bits are worked on, where LLVM would call a library function for each element; NaN becomes quiet, of the same sign.
+    """
+    lanes, shorts = x.ty.dtype.lanes, vector_type("uint16", x)
+    if current_machine().has_bfloat16:
+        floats, narrow, integers = (
+            type if lanes == 1 else f"<{lanes} x {type}>" for type in ("float", "bfloat", "i16")
+        )
+        body = f"%narrow = fptrunc {floats} %x to {narrow}\n%y = bitcast {narrow} %narrow to {integers}"
+        definition = f"define {integers} @round_{lanes}({floats} %x) {{\n{body}\nret {integers} %y\n}}"
+        return call_llvm(f"round_{lanes}", definition, shorts, x)
+    bits = held(T.reinterpret(x, dtype=vector_type("uint32", x)))
+    nearest = bits + ((bits >> number(16, bits)) & number(1, bits)) + number(0x7FFF, bits)
+    return cast(tirx.Select(tirx.isnan(x), bits | number(0x400000, bits), nearest) >> number(16, bits), "uint16")
+
+
+def loaded(x: tirx.Expr) -> tirx.Expr:
+    """Convert what a kernel has read to what it computes with: bfloat16's bits to float32; all else stays as it is."""
+    if not str(x.ty.dtype).startswith("uint16"):
+        return x
+    bits = cast(x, "uint32") << tirx.const(16, vector_type("uint32", x))
+    return T.reinterpret(bits, dtype=vector_type("float32", x))
+
+
+def stored(x: tirx.Expr, dtype: str) -> tirx.Expr:
+    """Convert float32 to what a kernel stores: bfloat16, or float32 as it is."""
+    return rounded(x) if dtype == BFLOAT16 else x
 
 
 def _gelu(get: Get, x: tirx.Expr) -> tirx.Expr:
@@ -35,24 +70,13 @@ def _hard_sigmoid(get: Get, x: tirx.Expr) -> tirx.Expr:
     return lesser(1.0, held(greater(0.0, y)))
 
 
-def _cast(get: Get, x: tirx.Expr) -> tirx.Expr:
-    """Convert int32 or the bits of bfloat16 to float32, or float32 to the bits of bfloat16."""
-    kind = str(x.ty.dtype)
-    if kind.startswith("uint16"):
-        return widened(x)
-    return cast(x, "float32") if kind.startswith("int") else rounded(x)
-
-
 def _clip(get: Get, x: tirx.Expr, low: tirx.Expr | None = None, high: tirx.Expr | None = None) -> tirx.Expr:
     y = x if low is None else held(greater(low, x))
     return y if high is None else lesser(high, y)
 
 
 def _quantize(get: Get, x: tirx.Expr) -> tirx.Expr:
-    """Quantize to int32.
-
-    Bounds come first, so that rounding by addition is right; NaN becomes the lower bound.
-    """
+    """Quantize to int32; bounds come first, so that rounding by addition is right, and NaN becomes the lower one."""
     scale, zero_point = np.float32(get("scale")), get("zero_point")
     low, high = (float(np.float32(limit - zero_point) * scale) for limit in get("limits"))
     above = held(tirx.Select(x > number(low, x), x, number(low, x)))
@@ -70,27 +94,22 @@ def _dequantize(get: Get, x: tirx.Expr) -> tirx.Expr:
 
 
 def _table(get: Get, x: tirx.Expr) -> tirx.Expr:
-    """Look bytes up by the codes of others, in int32.
-
-    Two instructions look up in the halves of the table, and the codes' first bit decides between them.
-    """
+    """Look bytes up in both halves of a table, between which the first bits of codes decide; return int32."""
     lanes = x.ty.dtype.lanes
     codes = T.reinterpret(cast(x, "uint8"), dtype=vector_type("int8", x))
     whole = held(T.broadcast(codes, 64) if lanes == 1 else tirx.Shuffle([codes] * -(-64 // lanes), list(range(64))))
     parts = np.frombuffer(get("codes"), np.int8).reshape(4, 64).tolist()
     quarters = [tirx.Shuffle([tirx.const(code, "int8") for code in part], list(range(64))) for part in parts]
-    instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpermi2var.qi.512")
-    low, high = (
-        held(T.call_llvm_pure_intrin(instruction, first, whole, second, dtype="int8x64"))
-        for first, second in (quarters[:2], quarters[2:])
-    )
+    halves = ((quarters[0], whole, quarters[1]), (quarters[2], whole, quarters[3]))
+    name = "llvm.x86.avx512.vpermi2var.qi.512"
+    low, high = (held(tirx.call_llvm_pure_intrin("int8x64", name, *half)) for half in halves)
     found = tirx.Shuffle([tirx.Select(whole < tirx.const(0, "int8x64"), high, low)], list(range(lanes)))
     return cast(found if get("is_signed") else T.reinterpret(found, dtype=vector_type("uint8", x)), "int32")
 
 
 ELEMENTS: Mapping[str, Element] = {
     "Add": lambda get, a, b: a + b,
-    "Cast": _cast,
+    "Cast": lambda get, x: rounded(x) if str(x.ty.dtype).startswith("float") else cast(loaded(x), "float32"),
     "Clip": _clip,
     "DequantizeLinear": _dequantize,
     "Div": lambda get, a, b: a / b,

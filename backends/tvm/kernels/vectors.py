@@ -1,6 +1,6 @@
 """Vectors of any number of lanes, where scalars stand for those of one, since TVM has none."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -70,24 +70,15 @@ class Register:
     buffer: tirx.Buffer
 
     @staticmethod
-    def empty(lanes: int, dtype: str = "float32") -> "Register":
-        """Allocate a vector that begins with anything."""
-        return Register(T.alloc_buffer((lanes,), dtype))
-
-    @staticmethod
     def of(vector: tirx.Expr) -> "Register":
         """Allocate a vector that begins with another one."""
-        register = Register.empty(vector.ty.dtype.lanes, vector.ty.dtype.with_lanes(1))
+        register = Register(T.alloc_buffer((vector.ty.dtype.lanes,), vector.ty.dtype.with_lanes(1)))
         register.set(vector)
         return register
 
     @property
-    def lanes(self) -> int:
-        return known(self.buffer.shape[0])
-
-    @property
     def value(self) -> tirx.Expr:
-        return self.first(self.lanes)
+        return self.first(known(self.buffer.shape[0]))
 
     def first(self, lanes: int) -> tirx.Expr:
         """Return some lanes, from the first one on."""
@@ -99,10 +90,10 @@ class Register:
 
     def folded(self, combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr]) -> tirx.Expr:
         """Combine all lanes, overwriting them."""
-        lanes = self.lanes
+        lanes = known(self.buffer.shape[0])
         while lanes > 1:
             lanes //= 2
-            self.set(combine(*(self.buffer[ramp(start, lanes)] for start in (0, lanes))))
+            self.set(combine(self.first(lanes), self.buffer[ramp(lanes, lanes)]))
         return self.buffer[0]
 
     def total(self) -> tirx.Expr:
@@ -111,10 +102,7 @@ class Register:
 
 
 def held(vector: tirx.Expr) -> tirx.Expr:
-    """Compute a vector once.
-
-    Binding a name wouldn't do: TVM's simplifier puts the expression back in for the name.
-    """
+    """Compute a vector once: for a bound name, TVM's simplifier would put the expression back in."""
     return Register.of(vector).value
 
 
@@ -131,10 +119,7 @@ def greater(a: tirx.Expr | float, b: tirx.Expr) -> tirx.Expr:
 
 
 def each_vector(begin: Scalar, count: Scalar, lanes: int) -> Iterator[Scalar]:
-    """Emit loops over contiguous elements; yield the places of whole vectors, and of the rest.
-
-    The rest is a narrower vector or, where the count isn't known, one element after the other.
-    """
+    """Emit loops over elements; yield places of whole vectors, and a narrower one or the rest one by one."""
     whole = count // lanes
     if not isinstance(whole, int) or whole:
         with T.serial(0, whole) as vector:
@@ -145,17 +130,3 @@ def each_vector(begin: Scalar, count: Scalar, lanes: int) -> Iterator[Scalar]:
             yield begin + whole * lanes + one
     elif rest:
         yield ramp(begin + whole * lanes, rest)
-
-
-def horizontal_add(vectors: Sequence[tirx.Expr]) -> tirx.Expr:
-    """Return a vector with the sums of as many vectors as each has lanes."""
-    lanes = size = len(vectors)
-    while size > 1:
-        starts = range(0, 2 * lanes, size)
-        halves = [
-            [start + at for start in starts for at in range(begin, begin + size // 2)] for begin in (0, size // 2)
-        ]
-        pairs = zip(vectors[::2], vectors[1::2], strict=True)
-        vectors = [held(tirx.Shuffle(pair, halves[0]) + tirx.Shuffle(pair, halves[1])) for pair in map(list, pairs)]
-        size //= 2
-    return vectors[0]

@@ -5,13 +5,12 @@ Algorithms for Convolutional Neural Networks", 2016). A task takes some tiles th
 tiles stay in the L2 cache.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from heapq import merge
 from itertools import product
-from operator import add
-from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -19,16 +18,15 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from . import convolution
-from .bfloat16 import loaded
 from .convolution import Convolution, Tile
 from .epilogue import Epilogue, Result
-from .instructions.fma import FMA
+from .instructions.base import FMA
 from .machine import Machine
 from .prim_func import argument, either, kernel, symbol
 from .tiles import fits
+from .vector_math import loaded
 from .vectors import Register, Scalar, ceil_div, held, number, ramp, spread, zeros
 
-Vectors = Sequence[tirx.Expr]
 Load = Callable[[int, int], tirx.Expr]
 """A function from a row and a column of a tile to its vector."""
 
@@ -40,14 +38,9 @@ _POINTS: dict[int, tuple[float, ...]] = {2: (0, 1, -1), 4: (0, 0.625, -0.625, 1.
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The parameters of a Winograd convolution.
+    """The parameters of a Winograd convolution: a task transforms so many tiles, for one of some shares of the filters.
 
-    Attributes:
-        side: of a tile of the result, in pixels.
-        tiles: how many a task transforms.
-        rows: tiles whose products registers hold together.
-        blocks: blocks of filters that registers hold with them.
-        shares: parts into which the filters are cut, as tasks of their own.
+    A tile of the result has `side` pixels on a side; registers hold products of `rows` tiles and `blocks` of filters.
     """
 
     side: int
@@ -85,14 +78,11 @@ def matrices(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan | Tile, ...]:
-    """Return the ways to compute a convolution, the least estimated time first: plans, and tiles of the direct one.
-
-    The direct convolution may be done in another type, which makes it `speed` times as fast as in float32.
-    """
-    window, tiles = sizes.window, convolution.tiles(sizes, machine)
+    """Return plans, and tiles of the direct convolution, `speed` times as fast as in float32, the fastest first."""
+    window, direct = sizes.window, convolution.tiles(sizes, machine)
     is_plain = window.kernel == (_TAPS, _TAPS) and window.strides == window.dilations == (1, 1)
     if not is_plain or sizes.groups > 1 or not sizes.block or min(window.result) < 2:
-        return tiles
+        return direct
     plans: dict[tuple[int, ...], Plan] = {}
     for plan in sorted(_plans(sizes, machine), key=lambda plan: _cost(plan, sizes, machine)):
         plans.setdefault((plan.side, plan.rows, plan.blocks, plan.shares), plan)  # with the best number of tiles
@@ -104,7 +94,7 @@ def ways(sizes: Convolution, machine: Machine, speed: float = 1) -> tuple[Plan |
         rounds = _TAPS**2 * sizes.channels * max(convolution.cost(sizes, way, machine)[0], fetched)
         return machine.costs.winograd_gain / speed * rounds
 
-    return tuple(merge(plans.values(), tiles, key=cost))
+    return tuple(merge(plans.values(), direct, key=cost))
 
 
 def _plans(sizes: Convolution, machine: Machine) -> Iterator[Plan]:
@@ -152,8 +142,7 @@ def transformed(weights: np.ndarray, plan: Plan, machine: Machine) -> np.ndarray
     taps = np.einsum("ia,fcab,jb->ijcf", matrix, weights.astype(np.float64), matrix).astype(np.float32)
     width = plan.blocks * machine.lanes
     channels, filters = taps.shape[2:]
-    padded = np.zeros((plan.size**2, channels, ceil_div(filters, width) * width), np.float32)
-    padded[..., :filters] = taps.reshape(-1, channels, filters)
+    padded = np.pad(taps.reshape(-1, channels, filters), ((0, 0), (0, 0), (0, -filters % width)))
     return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1, width).transpose(2, 0, 1, 3))
 
 
@@ -212,7 +201,7 @@ class _Code:
             return tirx.all(*(tirx.all(place >= 0, place + size <= end) for place, end in pairs))
 
         def pixel(row: Scalar, column: Scalar) -> tirx.Expr:
-            return loaded(self.x[image, block, start[0] + row, start[1] + column, whole], self.sizes.dtype)
+            return loaded(self.x[image, block, start[0] + row, start[1] + column, whole])
 
         def padded() -> None:
             patch = T.alloc_buffer((size, size, self.lanes), "float32")
@@ -235,7 +224,7 @@ class _Code:
         sums = {spot: Register.of(zeros("float32", lanes)) for spot in spots}
         with T.serial(0, ceil_div(channels, lanes)) as block:
             count = lanes if channels % lanes == 0 else tirx.min(lanes, channels - block * lanes)
-            with T.serial(0, count) as channel:
+            with T.serial(0, count) as channel:  # in one loop, addresses would take a tenth to a quarter of the time
                 for (row, number), total in sums.items():
                     element = spread(self.images[position, block * plan.tiles + first + row, channel], lanes)
                     filters = self.weights[panel, position, block * lanes + channel, ramp(number * lanes, lanes)]
@@ -251,10 +240,8 @@ class _Code:
         found = _both_ways(matrix, lambda row, column: self.products[row * size + column, place, whole])
         for row, column, vector in found:
             T.buffer_store(patch, vector, [row, column, whole])
-        counts = [
-            side if end % side == 0 else tirx.min(side, end - begin)
-            for begin, end in zip(origin, self.sizes.window.result, strict=True)
-        ]
+        ends = zip(origin, self.sizes.window.result, strict=True)
+        counts = [side if end % side == 0 else tirx.min(side, end - begin) for begin, end in ends]
         with T.serial(0, counts[0]) as row, T.serial(0, counts[1]) as column:
             vector = patch[row, column, whole] + self.bias[ramp(block * lanes, lanes)]
             self.result.store(vector, (image, block, origin[0] + row, origin[1] + column, whole))
@@ -269,34 +256,25 @@ def _both_ways(matrix: np.ndarray, load: Load) -> Iterator[tuple[int, int, tirx.
             yield row, column, vector
 
 
-def _transformed(matrix: np.ndarray, vectors: Vectors) -> list[tirx.Expr]:
+def _transformed(matrix: np.ndarray, vectors: Sequence[tirx.Expr]) -> Sequence[tirx.Expr]:
     """Multiply a matrix, of which rows or columns belong to opposite points two by two, with a column of vectors.
 
-    Such rows differ in the sign of their odd elements alone, so that both parts are computed once; before such columns
-    are multiplied, the sums and differences of their vectors are taken.
+    Two such rows or columns differ in the sign of their odd elements alone, so that the matrix is the product of a
+    sparser one and of butterflies, which take the sum and the difference of two vectors.
     """
     height, size = matrix.shape
-    parts = np.stack(list(_butterflies(matrix if height == size else matrix.T)))
-    parts[1:-1] /= 2
+    butterflies = np.eye(size)
+    for first in range(1, size - 1, 2):
+        butterflies[first : first + 2, first : first + 2] = [[1, 1], [1, -1]]
+    inverse = butterflies / (butterflies**2).sum(0)
     vectors = [held(vector) for vector in vectors]
-    if height == size:
-        return [held(row) for row in _butterflies(_combined(part, vectors) for part in parts)]
-    first, *sums, last = _butterflies(vectors)
-    terms = [first, *map(held, sums), last]
-    return [_combined(row, terms) for row in parts.T]
+    for factor in (inverse @ matrix, butterflies) if height == size else (butterflies, matrix @ inverse):
+        vectors = [_combined(row, vectors) for row in factor]
+    return vectors
 
 
-def _butterflies(terms: Iterable[Any]) -> Iterator[Any]:
-    """Yield the first term, the sum and the difference of each two that follow, and the last: rows or vectors."""
-    rest = iter(terms)
-    yield next(rest)
-    for a in rest:
-        b = next(rest, None)
-        yield from (a,) if b is None else (a + b, a - b)
-
-
-def _combined(factors: np.ndarray, vectors: Vectors) -> tirx.Expr:
+def _combined(factors: np.ndarray, vectors: Sequence[tirx.Expr]) -> tirx.Expr:
     """Return the sum of vectors times their factors; those with a factor of 1 come first, as they are."""
     pairs = [(float(factor), vector) for factor, vector in zip(factors, vectors, strict=True) if factor]
     terms = [x if factor == 1 else x * number(factor, x) for factor, x in sorted(pairs, key=lambda pair: pair[0] != 1)]
-    return held(reduce(add, terms))
+    return held(reduce(operator.add, terms))

@@ -18,8 +18,7 @@ from ....ir.graph import Constant, Graph, Node, Value
 from ....ir.operators import has_trait
 from ....ir.traits import Trait
 from ....ir.types import DType, TensorType
-from ..kernels.elementwise import Shape, pixels_kernel
-from ..kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ..kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, Shape, pixels_kernel
 from ..kernels.nchwc import Images, block_kernel, unblock_kernel
 from .emitter import Emitter
 from .fusion import QUANTIZING, step_attributes, step_operands

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("tvm")
 
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
 
 from planish.backends.legal import legalized
 from planish.backends.tvm.codegen.hoisting import hoisted
@@ -60,11 +59,11 @@ TARGETS = {
 @pytest.fixture
 def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let templates write AArch64's instruction by its definition meanwhile: sums, and the four products of each."""
-    number, call = T.llvm_lookup_intrinsic_id(DOTPROD), T.call_llvm_pure_intrin
+    call = tirx.call_llvm_pure_intrin
 
-    def spelled_out(instruction: int, *operands: tirx.Expr, dtype: str) -> tirx.Expr:
-        if instruction != number:
-            return call(instruction, *operands, dtype=dtype)
+    def spelled_out(dtype: str, name: str, *operands: tirx.Expr) -> tirx.Expr:
+        if name != DOTPROD:
+            return call(dtype, name, *operands)
         sums, *factors = operands
         for byte in range(K_PER_DOT):
             places = [lane * K_PER_DOT + byte for lane in range(4)]
@@ -72,7 +71,7 @@ def dotprod_spelled_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             sums = sums + left * right
         return sums
 
-    monkeypatch.setattr(T, "call_llvm_pure_intrin", spelled_out)
+    monkeypatch.setattr(tirx, "call_llvm_pure_intrin", spelled_out)
     for template in (convolution_kernel, gemm_kernel):
         template.cache_clear()
     yield

@@ -12,8 +12,7 @@ import tvm
 from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.attention import Attention, attention_kernel
 from planish.backends.tvm.kernels.convolution import Convolution, convolution_kernel
-from planish.backends.tvm.kernels.elementwise import elementwise_kernel
-from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from planish.backends.tvm.kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, elementwise_kernel
 from planish.backends.tvm.kernels.gemm import Gemm, Matrix, gemm_kernel, tiles
 from planish.backends.tvm.kernels.instructions.bf16_dot import BF16_DOT
 from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot

@@ -15,9 +15,8 @@ from planish.backends.tvm.kernels import convolution
 from planish.backends.tvm.kernels.convolution import Convolution
 from planish.backends.tvm.kernels.epilogue import Epilogue
 from planish.backends.tvm.kernels.gemm import Gemm, Matrix, gemm_kernel, packed, tiles
-from planish.backends.tvm.kernels.instructions.base import Instruction
+from planish.backends.tvm.kernels.instructions.base import FMA, Instruction
 from planish.backends.tvm.kernels.instructions.bf16_dot import BF16_DOT
-from planish.backends.tvm.kernels.instructions.fma import FMA
 from planish.backends.tvm.kernels.instructions.int8_dot import Int8Dot
 from planish.backends.tvm.kernels.machine import Machine
 from planish.backends.tvm.kernels.sparse_gemm import SparseMatrix, SparseTile, compressed, sparse_tiles

@@ -1,11 +1,13 @@
-"""What GEMMs and convolutions ask of an instruction: to support another one is to write a class like its neighbours."""
+"""What GEMMs and convolutions ask of an instruction, and the plainest one; others are files beside this one."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from tvm import tirx
 
+from ..vector_math import loaded
 from ..vectors import spread
 
 
@@ -15,11 +17,8 @@ class Instruction(ABC):
     The left factors are the same for all accumulators, the right ones are weights of their own.
 
     Attributes:
-        mnemonic: the machine's name for it.
         k_per_instruction: products that are added to an accumulator at once; they are neighbours along K.
-        lhs_dtype: of the left operand's elements.
         rhs_dtype: of packed weights.
-        accumulator_dtype: of the sums.
         fills_vectors: whether it takes whole vectors of weights alone.
         unroll_k: groups of left factors in a row that are best loaded together.
         zero_point_bias: what is subtracted from left factors before they are multiplied.
@@ -51,3 +50,21 @@ class Instruction(ABC):
     @abstractmethod
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """Add to each sum the products of the left factors with the weights of its lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fma(Instruction):
+    """One multiply-add of float32, in vectors of any number of lanes, for which LLVM finds the instruction."""
+
+    mnemonic = "fma"
+    lhs_dtype = rhs_dtype = accumulator_dtype = "float32"
+    fills_vectors = False
+
+    def broadcast_lhs(self, elements: tirx.Expr, lanes: int) -> list[tirx.Expr]:
+        return [spread(loaded(elements), lanes)]
+
+    def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
+        return sums + left * right
+
+
+FMA = Fma()

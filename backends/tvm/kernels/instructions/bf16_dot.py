@@ -27,9 +27,7 @@ class Bf16Dot(Instruction):
 
     mnemonic = "vdpbf16ps"
     k_per_instruction = 2
-    lhs_dtype = BFLOAT16
-    rhs_dtype = "uint16"
-    accumulator_dtype = "float32"
+    lhs_dtype, rhs_dtype, accumulator_dtype = BFLOAT16, "uint16", "float32"
     speed = 2.0
 
     @classmethod

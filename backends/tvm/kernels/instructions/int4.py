@@ -10,37 +10,30 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..vectors import cast, number
-from .base import Instruction
-from .fma import Fma
+from .base import Fma, Instruction
 from .int8_dot import Vpdpbusd
 
 WORD = 8
 """Codes of a column in 32 bits."""
-_ZERO = 8
-"""What is subtracted from codes that are multiplied as floats."""
 
 
 class Int4(Instruction):
-    """An instruction whose right factors are unpacked from words of codes.
-
-    Attributes:
-        order: the rows of a word's codes, the one in the lowest bits first.
-        zero_point_dtype: of the zero points, from which codes count.
-    """
+    """An instruction whose right factors are unpacked from words of codes; `order` has the rows, lowest bits first."""
 
     rhs_dtype = "int32"
     order: ClassVar[Sequence[int]] = range(WORD)
+    zero: ClassVar[int] = 0
     zero_point_dtype: ClassVar[str]
 
     def words(self, codes: np.ndarray) -> np.ndarray:
-        """Pack codes `[K, N]` from 0 to 15 as words `[K / 8, N]`."""
-        parts = codes.reshape(-1, WORD, codes.shape[1])[:, self.order].astype(np.uint32)
+        """Pack codes `[K, N]` from 0 to 15 as words `[K / 8, N]`, less `zero`."""
+        parts = codes.reshape(-1, WORD, codes.shape[1])[:, self.order].astype(np.uint32) ^ self.zero
         shifts = 4 * np.arange(WORD, dtype=np.uint32)[:, None]
         return np.bitwise_or.reduce(parts << shifts, axis=1).view(np.int32)
 
     def zero_points(self, zero_points: np.ndarray) -> np.ndarray:
-        """Return zero points from 0 to 15 in their type."""
-        return zero_points.astype(self.zero_point_dtype)
+        """Return zero points from 0 to 15, less `zero`."""
+        return (zero_points.astype(np.int8) - self.zero).astype(self.zero_point_dtype)
 
     @abstractmethod
     def unpack(self, words: tirx.Expr, step: int) -> tirx.Expr:
@@ -49,28 +42,17 @@ class Int4(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Int4Fma(Int4, Fma):
-    """Multiply-adds of codes as floats from -8 to 7.
-
-    Attributes:
-        has_lookup: whether the machine looks 16 floats up in a register (VPERMPS in 512 bits).
-    """
+    """Multiply-adds of codes as floats from -8 to 7, which may be looked up in a register (VPERMPS in 512 bits)."""
 
     has_lookup: bool
+    zero = 8
     zero_point_dtype = "int8"
-
-    def words(self, codes: np.ndarray) -> np.ndarray:
-        """Pack codes less 8, whose sign is their highest bit."""
-        return Int4.words(self, codes ^ _ZERO)
-
-    def zero_points(self, zero_points: np.ndarray) -> np.ndarray:
-        return zero_points.astype(np.int8) - np.int8(_ZERO)
 
     def unpack(self, words: tirx.Expr, step: int) -> tirx.Expr:
         if words.ty.dtype.lanes == 16 and self.has_lookup:  # of an index, 4 bits count
             shifted = words >> number(4 * step, words) if step else words
-            table = tirx.Shuffle([T.float32((code + _ZERO) % 16 - _ZERO) for code in range(16)], list(range(16)))
-            instruction = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.permvar.sf.512")
-            return T.call_llvm_pure_intrin(instruction, table, shifted, dtype="float32x16")
+            table = tirx.Shuffle([T.float32((code + 8) % 16 - 8) for code in range(16)], list(range(16)))
+            return tirx.call_llvm_pure_intrin("float32x16", "llvm.x86.avx512.permvar.sf.512", table, shifted)
         top = words << number(28 - 4 * step, words) if step < WORD - 1 else words
         return cast(top >> number(28, words), "float32")
 
@@ -79,9 +61,7 @@ class Int4Fma(Int4, Fma):
 class Int4Dot(Int4, Vpdpbusd):
     """VNNI's products of codes with int8, in vectors of 16; low halves of bytes hold the first four rows."""
 
-    lhs_dtype = "float32"
-    rhs_dtype = "int32"
-    zero_point_dtype = "uint8"
+    lhs_dtype, rhs_dtype, zero_point_dtype = "float32", "int32", "uint8"
     order = (0, 4, 1, 5, 2, 6, 3, 7)
 
     def unpack(self, words: tirx.Expr, step: int) -> tirx.Expr:

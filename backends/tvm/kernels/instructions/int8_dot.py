@@ -24,19 +24,14 @@ _MOST = 32767 // 255
 
 @dataclass(frozen=True, slots=True)
 class Int8Dot(Instruction):
-    """An instruction for four products of bytes with weights, in vectors of some lanes.
+    """An instruction for four products of bytes with weights, in vectors of some lanes, which may be cut into parts.
 
-    Attributes:
-        lanes: sums of a vector.
-        parts: into how many instructions the products of a vector are cut.
-        intrinsics: LLVM's by lanes; in vectors of 256 bits, the one named for AVX-512 serves AVX-VNNI too.
+    Intrinsics are LLVM's by lanes; in vectors of 256 bits, the one named for AVX-512 serves AVX-VNNI too.
     """
 
     lanes: int
     k_per_instruction = K_PER_DOT
-    lhs_dtype = "uint8"
-    rhs_dtype = "int8"
-    accumulator_dtype = "int32"
+    lhs_dtype, rhs_dtype, accumulator_dtype = "uint8", "int8", "int32"
     parts: ClassVar[int] = 1
     intrinsics: ClassVar[Mapping[int, str]] = {}
 
@@ -70,14 +65,13 @@ class Int8Dot(Instruction):
         return T.reinterpret(quads, dtype=f"int8x{quads.ty.dtype.lanes * K_PER_DOT}")
 
     def _call(self, *operands: tirx.Expr, dtype: str = "") -> tirx.Expr:
-        name = T.llvm_lookup_intrinsic_id(self.intrinsics[self.lanes])
-        return T.call_llvm_pure_intrin(name, *operands, dtype=dtype or f"int32x{self.lanes}")
+        name = self.intrinsics[self.lanes]
+        return tirx.call_llvm_pure_intrin(dtype or f"int32x{self.lanes}", name, *operands)
 
 
 class Vpdpbusd(Int8Dot):
     """VNNI: four products of uint8 and int8 at once."""
 
-    __slots__ = ()
     mnemonic = "vpdpbusd"
     speed = 4.0
     intrinsics = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
@@ -89,7 +83,6 @@ class Vpdpbusd(Int8Dot):
 class Sdot(Int8Dot):
     """AArch64's dot product: four products of int8 and int8 at once; it picks the left ones from a vector."""
 
-    __slots__ = ()
     mnemonic = "sdot"
     speed = 4.0
     unroll_k = 4
@@ -115,16 +108,11 @@ class Sdot(Int8Dot):
 class Vpmaddwd(Int8Dot):
     """Pairs of 16-bit integers: those of even bytes, which a mask makes words of, and then those of odd ones."""
 
-    __slots__ = ()
     mnemonic = "pmaddwd"
     speed = 1.4
     rhs_dtype = "int16"
     parts = 2
-    intrinsics = {
-        4: "llvm.x86.sse2.pmadd.wd",
-        8: "llvm.x86.avx2.pmadd.wd",
-        16: "llvm.x86.avx512.pmaddw.d.512",
-    }
+    intrinsics = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 
     def multiply_add(self, sums: tirx.Expr, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         type = f"uint16x{2 * self.lanes}"
@@ -137,7 +125,6 @@ class Vpmaddwd(Int8Dot):
 class Vpmaddubsw(Int8Dot):
     """Pairs of uint8 and int8 with sums of 16 bits, which are then added in pairs."""
 
-    __slots__ = ()
     mnemonic = "vpmaddubsw, vpmaddwd"
     speed = 2.0
     intrinsics = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}
@@ -151,7 +138,6 @@ class Vpmaddubsw(Int8Dot):
 class Mul(Int8Dot):
     """Multiplications in int32, one by one, where a machine has nothing else."""
 
-    __slots__ = ()
     mnemonic = "multiplication in int32"
     speed = 0.5
     rhs_dtype = "int16"
@@ -169,9 +155,9 @@ class Mul(Int8Dot):
 
 def _are_small(weights: np.ndarray) -> bool:
     """Whether no sum of two neighbours along the last axis, times 255, exceeds 16 bits."""
-    padded = np.pad(weights, [*[(0, 0)] * (weights.ndim - 1), (0, weights.shape[-1] % 2)]).astype(np.int16)
-    pairs = padded.reshape(-1, 2)
-    return bool((np.maximum(pairs, 0).sum(1) <= _MOST).all() and (np.minimum(pairs, 0).sum(1) >= -_MOST).all())
+    beyond = [*[(0, 0)] * (weights.ndim - 1), (0, weights.shape[-1] % 2)]
+    padded = np.pad(weights, beyond).astype(np.int16).reshape(-1, 2)
+    return all(np.maximum(pairs, 0).sum(-1).max(initial=0) <= _MOST for pairs in (padded, -padded))
 
 
 def _parts(vector: tirx.Expr, count: int) -> list[tirx.Expr]:

@@ -12,8 +12,7 @@ from tvm import relax, te, tirx
 
 from .....ir.graph import Node
 from .....ir.types import DType
-from ...kernels.elementwise import elementwise_kernel
-from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, elementwise_kernel
 from ...runtime.storage import carrier, is_carried
 from ..emitter import Emitter
 from ..expressions import choose

@@ -7,8 +7,7 @@ from tvm import relax
 from .....ir.graph import Node, Value
 from .....ir.types import DType
 from ...kernels.channelwise import MAXIMUM, MEAN, PADDED_MEAN, Channelwise, channelwise_kernel
-from ...kernels.elementwise import pixels_kernel
-from ...kernels.epilogue import Broadcast, Epilogue, PostOp
+from ...kernels.epilogue import Broadcast, Epilogue, PostOp, pixels_kernel
 from ...kernels.nchwc import join_kernel
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.windows import Window

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 from tvm import relax, tirx
@@ -10,21 +11,13 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType, TensorType
 from .....passes.legalization.expansions.layers import is_interleaved
-from ...kernels.channelwise import (
-    DEPTHWISE,
-    LANES,
-    Channelwise,
-    Quads,
-    channelwise_kernel,
-    integer_depthwise_kernel,
-    packed_depthwise,
-)
+from ...kernels.channelwise import DEPTHWISE, LANES, QUADS, Channelwise, Quads, channelwise_kernel, packed_depthwise
 from ...kernels.convolution import (
     Convolution,
-    SparseConvolution,
     SparseTile,
     Tile,
     convolution_kernel,
+    held_blocks,
     merged,
     prepared,
     sparse_tiles,
@@ -32,11 +25,12 @@ from ...kernels.convolution import (
     tiles,
 )
 from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ...kernels.instructions.base import FMA
 from ...kernels.instructions.bf16_dot import BF16_DOT
-from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import K_PER_DOT, Int8Dot
 from ...kernels.machine import Machine
 from ...kernels.nchwc import Images, interleave_kernel, quads_kernel
+from ...kernels.sparse_gemm import SparseSizes
 from ...kernels.vector_math import ELEMENTS
 from ...kernels.vectors import BFLOAT16, ceil_div
 from ...kernels.windows import Window
@@ -141,7 +135,7 @@ def _task(
     sparse = sparse_tiles(sizes, weights, machine)
     if not sparse:
         return TuningTask("conv", layer, sizes, dense, call)
-    kind = SparseConvolution.of(sizes, weights, sparse[0], machine)
+    kind = SparseSizes(sizes, ceil(100 * held_blocks(weights, sizes, sparse[0], machine).mean()))
     return TuningTask("sparse_conv", layer, kind, [*sparse, *dense], call)
 
 
@@ -207,11 +201,11 @@ def _integer_conv(emitter: Emitter, group: FusionGroup, found: Quantized) -> Blo
             scaled = weights[:, 0] * found.scales[:, None, None]
             return _depthwise(emitter, group, scaled, bias, window, (found.x, found.zero_point))
         blocks = images.blocks(LANES)[0]
-        sizes = Channelwise(images.batch, blocks, window, DEPTHWISE, images.dtype, found.zero_point)
+        sizes = Channelwise(images.batch, blocks, window, QUADS, images.dtype, found.zero_point)
         if Quads(window).is_possible:
             constants = [relax.const(packed_depthwise(weights[:, 0], Quads(window)))]
             constants += _beside(found, weights, bias, window, machine.lanes, 0)
-            kernel = integer_depthwise_kernel(sizes, machine, group.epilogue)
+            kernel = channelwise_kernel(sizes, machine, group.epilogue)
             arguments = [in_blocks(emitter, found.x), *constants, *operands(emitter, group)]
             return image_call(emitter, group.output, "integer_depthwise", kernel, arguments)
     groups, wide, weights = merged(groups, weights, images.channels, machine.lanes)

@@ -10,11 +10,10 @@ from .....ir.graph import Constant, Node, Value
 from .....ir.types import DType
 from ...kernels.epilogue import Broadcast
 from ...kernels.gemm import Gemm, Matrix, gemm_kernel, packed, tiles
-from ...kernels.instructions.base import Instruction
+from ...kernels.instructions.base import FMA, Instruction
 from ...kernels.instructions.bf16_dot import BF16_DOT, Bf16Dot
-from ...kernels.instructions.fma import FMA
 from ...kernels.instructions.int8_dot import Int8Dot
-from ...kernels.sparse_gemm import SparseGemm, SparseMatrix, SparseTile, compressed, held_blocks, sparse_tiles
+from ...kernels.sparse_gemm import SparseMatrix, SparseSizes, SparseTile, compressed, held_blocks, sparse_tiles
 from ...kernels.tiles import Tile
 from ...kernels.vector_math import ELEMENTS
 from ..broadcasting import bind_result, may_stretch, operand
@@ -179,7 +178,7 @@ def _constant_product(
     dense, sparse = tiles(sizes, machine), sparse_tiles(sizes, weights, machine)
     if not sparse:
         return emitter.choices.made(TuningTask(name, layer, sizes, dense, call))
-    kind = SparseGemm(sizes, held_blocks(weights, sparse[0], instruction))
+    kind = SparseSizes(sizes, held_blocks(weights, sparse[0], instruction))
     return emitter.choices.made(TuningTask(f"sparse_{name}", layer, kind, [*sparse, *dense], call))
 
 

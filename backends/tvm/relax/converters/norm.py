@@ -32,8 +32,8 @@ def _norm(emitter: Emitter, group: FusionGroup) -> relax.Expr:
     x, lead, columns = rows
     vectors = [value for value in node.inputs[1:] if value is not None]
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    norm = Norm(epsilon, is_centered=node.operator == "LayerNormalization", has_bias=len(vectors) > 1)
-    kernel = norm_kernel(lead, columns, norm, emitter.machine, group.epilogue.dtype)
+    norm = Norm(epsilon, node.operator == "LayerNormalization", len(vectors) > 1, group.epilogue.dtype)
+    kernel = norm_kernel(lead, columns, norm, emitter.machine)
     arguments = [emitter.tensor(value) for value in (x, *vectors)]
     return emitter.prim_func("layer_norm" if norm.is_centered else "rms_norm", kernel, arguments, group.output.type)
 

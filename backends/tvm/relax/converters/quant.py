@@ -8,8 +8,7 @@ from tvm import relax, te, tirx
 from .....ir.graph import Constant, Node, Value
 from .....ir.quantization import quant_params_of
 from .....ir.types import DType
-from ...kernels.elementwise import elementwise_kernel
-from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp
+from ...kernels.epilogue import Broadcast, Epilogue, Operand, PostOp, elementwise_kernel
 from ..emitter import Converter, Emitter
 from ..fusion import step_attributes, widened_from
 
