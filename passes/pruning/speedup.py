@@ -22,6 +22,8 @@ _NEAR = 0.02
 """How near is good enough to look no further."""
 _ROUNDS = 8
 """Allocations that are measured at the most."""
+_TIMES = 3
+"""How often what was found is measured anew."""
 
 
 class Clock:
@@ -46,15 +48,21 @@ class Clock:
         self._graph, self._groups, self._timing, self._context = graph, groups, timing, context
         self.latencies = measure(graph, groups, steps, timing, context)
 
-    def speedup(self, counts: Counts) -> float:
-        """How many times as fast the whole model is without some channels of each group, no matter which."""
+    def speedup(self, counts: Counts, times: int = 1) -> float:
+        """How many times as fast the whole model is without some channels of each group, no matter which.
 
-        def rounds() -> list[np.ndarray]:
+        Args:
+            counts: of the channels.
+            times: how often it is compiled and timed; the median counts.
+        """
+
+        def ratios() -> list[np.ndarray]:
             fewer = shrunk(self._graph, [(self._groups[number], np.arange(gone)) for number, gone in counts.items()])
-            return list(self._timing.rounds([self._graph, fewer]))
+            rounds = [self._timing.rounds([self._graph, fewer]) for _ in range(times)]
+            return [np.array([np.median(before / after) for before, after in rounds])]
 
-        before, after = self._context.remember(rounds)
-        return float(np.median(before / after))
+        (found,) = self._context.remember(ratios)
+        return float(np.median(found))
 
     def refuse(self, wanted: float) -> None:
         """Refuse a speed-up that the model hasn't even with as few channels as may be left.
@@ -150,7 +158,7 @@ class Hunt:
         """Measure the stage that is taken to be nearest to the speed-up that is wanted, then others, and some beside.
 
         Predictions are corrected by what was measured: between two stages of which one is too slow and the other too
-        fast, the quotient of the two is interpolated. What is found is measured a second time.
+        fast, the quotient of the two is interpolated. What is found is measured anew.
 
         Raises:
             BudgetError: nothing near it was found.
@@ -198,10 +206,9 @@ class Hunt:
         return None if loses_more else beside
 
     def _measure_again(self, trial: Trial) -> None:
-        """Let a second measurement count as much as the first."""
-        again = self._clock.speedup(trial.counts)
-        place = self._trials.index(trial)
-        self._trials[place] = replace(trial, measured=float(np.sqrt(trial.measured * again)), is_certain=True)
+        """Put what it takes at other times in the place of a measurement that it was chosen by."""
+        again = self._clock.speedup(trial.counts, _TIMES)
+        self._trials[self._trials.index(trial)] = replace(trial, measured=again, is_certain=True)
 
     def _try(self, counts: Counts) -> Trial:
         trial = Trial(counts, self._latencies.speedup(counts), self._clock.speedup(counts))

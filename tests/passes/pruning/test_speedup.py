@@ -117,7 +117,7 @@ def test_what_layers_predict_is_corrected_by_the_whole_model(new_net: Any) -> No
     assert "had predicted" in result.notes[0]
 
 
-def test_what_is_found_is_measured_a_second_time(new_net: Any) -> None:
+def test_what_is_found_is_measured_anew(new_net: Any) -> None:
     """Each graph seems faster than it is when it is first timed."""
     graph, seen = network(new_net()), list[list[int]]()
 
@@ -132,10 +132,10 @@ def test_what_is_found_is_measured_a_second_time(new_net: Any) -> None:
 
     result = prune(graph, table, speedup=2.0)
 
-    assert seen.count(left(graph)) == 2
+    assert seen.count(left(graph)) > 1
     true = before / table.rounds([graph, graph])[0][0]
-    assert result.notes[0].startswith(f"the model is {true * 1.06**0.5:.2f} times as fast")
-    assert true * 1.06**0.5 == pytest.approx(2.0, rel=0.05)
+    assert result.notes[0].startswith(f"the model is {true:.2f} times as fast")
+    assert true == pytest.approx(2.0, rel=0.05)
 
 
 def test_a_speedup_out_of_reach_is_refused_with_the_one_in_reach(new_net: Any) -> None:
