@@ -38,7 +38,7 @@ _DRAFTED = 4
 """How many times fewer rows a draft looks at."""
 _TOGETHER = 4096
 """Rows whose products are summed at once."""
-_DAMPINGS = (1e-4, 1e-2, 1.0)
+_DAMPINGS, _DRAFT_DAMPINGS = (1e-4, 1e-2, 1.0), (1e-2,)
 """What is added to each second moment, as shares of their mean; held-out batches choose."""
 _GAIN = 0.99
 """The share of the error that has to be left at the most, for a layer to be changed."""
@@ -91,7 +91,8 @@ class _Sums:
 
     def error(self, change: "Tensor") -> float:
         """The squared error that is left after a change of the weights and the bias, `[K + 1, N]`."""
-        return self.lacks + float((change * (self.reads @ change - 2 * self.both)).sum())
+        seen = self.reads.float() @ change.float()  # as exact as the sums are
+        return self.lacks + float((change * (seen.double() - 2 * self.both)).sum())
 
 
 def _together(pairs: "Iterable[tuple[Tensor, Tensor]]") -> "Iterator[tuple[Tensor, Tensor]]":
@@ -146,7 +147,7 @@ def repair(
         layers.append(_Layer.of(graph, place, known, old, mask))
     if not layers or not fitted:
         return []
-    _walk(source, graph, layers, [*fitted, *judging], len(fitted), context, _DRAFTED if is_draft else 1)
+    _walk(source, graph, layers, [*fitted, *judging], len(fitted), context, is_draft=is_draft)
     for layer in layers:
         layer.finish(graph)
     return [layer.reader.node.output.name for layer in layers if layer.is_changed]
@@ -159,11 +160,13 @@ def _walk(
     batches: Sequence[Feeds],
     fitted: int,
     context: PassContext,
-    fewer: int,
+    *,
+    is_draft: bool,
 ) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(context.seed)
+    fewer, dampings = (_DRAFTED, _DRAFT_DAMPINGS) if is_draft else (1, _DAMPINGS)
     start = 0
     with walk(source, batches) as whole, walk(graph, batches) as pruned, torch.no_grad():
 
@@ -195,7 +198,7 @@ def _walk(
             *arrays, shift, state = context.remember(partial(observe, layer))
             generator.set_state(torch.from_numpy(state))
             fit, judge = (_Sums.of(arrays[place : place + 3]) for place in (0, 3))
-            layer.change(pruned.constants, fit, judge, torch.from_numpy(shift))
+            layer.change(pruned.constants, fit, judge, torch.from_numpy(shift), dampings)
     context.progress("fitting layers", len(layers), len(layers))
 
 
@@ -273,7 +276,9 @@ class _Layer:
         where = torch.unravel_index(places, (seen.shape[0], *seen.shape[2 : x.ndim]))
         return seen.movedim(1, x.ndim - 1)[where].flatten(1).float(), lacking
 
-    def change(self, held: "dict[Value, Held]", fit: _Sums, judge: _Sums, shift: "Tensor") -> None:
+    def change(
+        self, held: "dict[Value, Held]", fit: _Sums, judge: _Sums, shift: "Tensor", dampings: Sequence[float]
+    ) -> None:
         """Take the change with the least error.
 
         Args:
@@ -281,8 +286,9 @@ class _Layer:
             fit: sums that changes are fitted to.
             judge: sums that they are judged by.
             shift: what was taken off the rows before they were summed.
+            dampings: that are tried.
         """
-        changes = list(_changes(fit, has_bias=self.bias is not None))
+        changes = _changes(fit, dampings, has_bias=self.bias is not None)
         errors = [judge.error(change) for change in changes]
         if not errors or not min(errors) < _GAIN * judge.lacks:
             return
@@ -305,7 +311,7 @@ class _Layer:
             graph.erase_constant(self.bias)
 
 
-def _changes(fit: _Sums, *, has_bias: bool) -> "list[Tensor]":
+def _changes(fit: _Sums, dampings: Sequence[float], *, has_bias: bool) -> "list[Tensor]":
     """Changes of a layer's weights and bias, `[K + 1, N]`, that come closest to what its output lacks."""
     import torch
 
@@ -318,7 +324,7 @@ def _changes(fit: _Sums, *, has_bias: bool) -> "list[Tensor]":
     used = count if has_bias else count - 1
     if count > 1:
         energy = float(reads.diagonal()[: count - 1].mean())
-        for damping in _DAMPINGS:
+        for damping in dampings:
             damped = reads[:used, :used].clone()
             damped.diagonal()[: count - 1] += damping * energy + 1e-12
             root, failed = torch.linalg.cholesky_ex(damped)
