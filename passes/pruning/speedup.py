@@ -22,8 +22,6 @@ _NEAR = 0.02
 """How near is good enough to look no further."""
 _ROUNDS = 8
 """Allocations that are measured at the most."""
-_ATTEMPTS, _CALM = 4, 1.06
-"""How often the same is timed at the most, until the upper quartile of the rounds is so many times the lower one."""
 _TIMES = 3
 """How often what was found is measured anew."""
 
@@ -60,22 +58,11 @@ class Clock:
 
         def ratios() -> list[np.ndarray]:
             fewer = shrunk(self._graph, [(self._groups[number], np.arange(gone)) for number, gone in counts.items()])
-            return [np.array([self._ratio(fewer) for _ in range(times)])]
+            rounds = [self._timing.rounds([self._graph, fewer]) for _ in range(times)]
+            return [np.array([np.median(before / after) for before, after in rounds])]
 
         (found,) = self._context.remember(ratios)
         return float(np.median(found))
-
-    def _ratio(self, fewer: Graph) -> float:
-        """How many times as fast another graph is, by the rounds that agree best.
-
-        Where they don't, the machine was disturbed, and the graphs are timed anew.
-        """
-        found: list[tuple[float, float]] = []
-        while len(found) < _ATTEMPTS and not (found and min(found)[0] <= _CALM):
-            before, after = self._timing.rounds([self._graph, fewer])
-            low, middle, high = np.quantile(before / after, (0.25, 0.5, 0.75)).tolist()
-            found.append((high / low, middle))
-        return min(found)[1]
 
     def refuse(self, wanted: float) -> None:
         """Refuse a speed-up that the model hasn't even with as few channels as may be left.

@@ -1,6 +1,8 @@
+import itertools
 import time
 
 import numpy as np
+import pytest
 
 from planish.driver.measurement import Latency, interleaved
 
@@ -26,3 +28,20 @@ def test_models_run_in_turn() -> None:
     assert all(latency.rounds.min() >= 0.03 for latency in latencies)
     after_warm_up = "".join(seen).lstrip("a").lstrip("b")
     assert after_warm_up.count("ab") + after_warm_up.count("ba") >= len(latencies[0].rounds)
+
+
+def test_what_was_disturbed_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third call of one model takes as long again, as long as something else is going on."""
+    now, calls = [0.0], itertools.count()
+
+    def steady() -> None:
+        now[0] += 0.02
+
+    def disturbed() -> None:
+        now[0] += 0.02 if next(calls) % 3 or now[0] > 4 else 0.04
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    latencies = interleaved([steady, disturbed])
+    assert all(latency.rounds == pytest.approx(0.02) for latency in latencies)
+    assert now[0] > 4
