@@ -21,7 +21,7 @@ PAUSE_SECONDS = 0.003
 LONGEST_SECONDS = 20.0
 WARM_UP = 3
 CALM, ATTEMPTS = 1.06, 4
-"""How far rounds may disagree; where they do more, the machine was disturbed, and all is measured anew, up to thrice."""
+"""How far rounds may disagree: where they do more, the machine was disturbed, and all is measured anew."""
 
 
 @dataclass(frozen=True, slots=True)
