@@ -48,6 +48,7 @@ HERE = Path(__file__).parent
 BUDGET = 0.01
 QUANTIZE, DYNAMIC, MIXED = "quantize", {"quantize": {"scheme": "int8-dynamic"}}, "quantize-mixed"
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0)
+RATIOS = (0.5, 0.625, 0.75)
 DISTILL = {"distill": {"temperature": 1.0}}
 LONG_DISTILL = {"distill": {"temperature": 1.0, "epochs": 40}}
 PRESETS: Sequence[Step] = (
@@ -130,7 +131,8 @@ def _first(text: str) -> str:
 
 def _recipe(model: Model, root: Path, cache: Path, part: str) -> Recipe:
     """What is searched: the data are those of both choices and judgement."""
-    prunings = [{"prune-channels": {"speedup": speedup}} for speedup in SPEEDUPS]
+    strengths = [*({"speedup": speedup} for speedup in SPEEDUPS), *({"ratio": ratio} for ratio in RATIOS)]
+    prunings = [{"prune-channels": strength} for strength in strengths]
     quantizations: list[Step] = [QUANTIZE, DYNAMIC] if model in (Model.VIT, Model.MINILM) else [QUANTIZE]
     distillations = [DISTILL, LONG_DISTILL] if model in (Model.CNN, Model.VIT) else [DISTILL]
     if model is Model.OCR:

@@ -1,5 +1,6 @@
 """What people read: progress and tables on stderr, so that stdout stays free for JSON and graphs."""
 
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -40,10 +41,14 @@ TABLE_WIDTH = 100
 """Columns that tables fit."""
 _FEW = 15
 """Rows of tables of what differs, of which there may be very many."""
+_LOG_SECONDS = 30.0
+"""How often a log tells how far long work is."""
 
 
 class ConsoleReporter(Reporter):
     """Tells on a terminal: a line for each stage, a bar for long work, tables for results.
+
+    A log has a line for long work twice a minute.
 
     Args:
         console: the terminal, or a log.
@@ -57,6 +62,7 @@ class ConsoleReporter(Reporter):
         self._all_passes = all_passes or verbosity > 0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._told = time.monotonic()
 
     @contextmanager
     def live(self) -> Generator[None]:
@@ -92,6 +98,9 @@ class ConsoleReporter(Reporter):
     def progress(self, description: str, done: int, total: int) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=description, completed=done, total=total)
+        elif time.monotonic() - self._told >= _LOG_SECONDS:
+            self._told = time.monotonic()
+            self._line(f"{description}: {done} of {total}", "dim")
 
     def note(self, text: str) -> None:
         self._line(f"note: {text}")

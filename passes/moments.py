@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # listing the passes must not import torch
 
 Read: TypeAlias = tuple[Value, int]
 """A value, and the axis of its channels, perhaps counted from the back."""
+_ROWS = 8
+"""How many rows for each channel tell how channels vary together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,24 @@ class Inputs:
 
 @dataclass(slots=True)
 class _Sums:
+    """Sums over rows less a shift near their mean, which single precision is enough for as far as few are added."""
+
+    shift: "Tensor"
     moment: np.ndarray
     total: np.ndarray
-    rows: int
+    rows: int = 0
+
+    def add(self, rows: "Tensor") -> None:
+        rows = rows - self.shift
+        moment = rows.square().sum(0) if self.moment.ndim == 1 else rows.T @ rows
+        self.moment += moment.numpy()
+        self.total += rows.sum(0).numpy()
+        self.rows += len(rows)
 
     def means(self) -> Inputs:
-        return Inputs(self.total / self.rows, self.moment / self.rows)
+        shift, moved = self.shift.double().numpy(), self.total / self.rows
+        mean, outer = shift + moved, np.outer if self.moment.ndim == 2 else np.multiply
+        return Inputs(mean, self.moment / self.rows + outer(mean, mean) - outer(moved, moved))
 
 
 def observe(
@@ -51,6 +65,7 @@ def observe(
     batches: Sequence[Feeds],
     context: PassContext,
     widest: int | None = None,
+    enough: int | None = None,
 ) -> dict[Read, Inputs]:
     """Observe values; nothing of those that hold no rows, or numbers that are not finite.
 
@@ -60,12 +75,14 @@ def observe(
         batches: of inputs.
         context: to whom progress is reported.
         widest: the channels beyond which a diagonal is all that is held of a moment.
+        enough: batches behind which no more are run, as soon as there were `_ROWS` rows for each channel of every
+            value; all are run where it is None.
     """
     reads = list(dict.fromkeys(reads))
     nothing = Inputs(np.empty(0), np.empty(0))
 
     def compute() -> list[np.ndarray]:
-        found = _observed(graph, reads, batches, context, widest)
+        found = _observed(graph, reads, batches, context, widest, enough)
         return [array for read in reads for it in [found.get(read, nothing)] for array in (it.mean, it.moment)]
 
     held = context.remember(compute)
@@ -79,6 +96,7 @@ def _observed(
     batches: Sequence[Feeds],
     context: PassContext,
     widest: int | None,
+    enough: int | None,
 ) -> dict[Read, Inputs]:
     from ..ir.interpreter import Interpreter  # brings torch, which listing the passes must not
 
@@ -89,17 +107,20 @@ def _observed(
 
     def look(value: Value, tensor: "Tensor") -> None:
         for axis in axes.get(value, ()):
-            rows = tensor.movedim(axis, -1).flatten(0, -2).double()
-            is_wide = widest is not None and rows.shape[1] > widest
-            moment = (rows.square().sum(0) if is_wide else rows.T @ rows).numpy()
-            total = rows.sum(0).numpy()
-            held = sums.setdefault((value, axis), _Sums(np.zeros_like(moment), np.zeros_like(total), 0))
-            held.moment += moment
-            held.total += total
-            held.rows += len(rows)
+            rows = tensor.movedim(axis, -1).flatten(0, -2).float()
+            if not len(rows):
+                continue
+            if (held := sums.get((value, axis))) is None:
+                width = rows.shape[1]
+                is_wide = widest is not None and width > widest
+                moment = np.zeros(width if is_wide else (width, width))
+                held = sums[value, axis] = _Sums(rows.mean(0), moment, np.zeros(width))
+            held.add(rows)
 
     interpreter = Interpreter(graph)
     for done, feeds in enumerate(batches):
         context.progress("observing layers", done, len(batches))
         interpreter.run(feeds, look)
-    return {read: held.means() for read, held in sums.items() if held.rows and np.isfinite(held.moment).all()}
+        if enough is not None and done + 1 >= enough and all(it.rows >= _ROWS * len(it.total) for it in sums.values()):
+            break
+    return {read: held.means() for read, held in sums.items() if np.isfinite(held.moment).all()}

@@ -13,7 +13,7 @@ import numpy as np
 from ...ir.analysis.cost import summarize
 from ...ir.graph import Graph
 from ..base import Feeds, PassContext
-from ..judge import Judge, split
+from ..judge import ONE_IN, Judge, split
 from ..quantization.calibrate import first_batches_of
 from .allocation import Candidate, Counts
 from .importance import Ranking
@@ -27,6 +27,11 @@ _MOST_OPERATIONS = 5e12
 """How many floating-point operations that may take, some minutes of two cores; MiniLM would take many times that."""
 _RUNS = 3
 """How often a model runs on the data for each number of channels: as it is, while it is fitted, and to be judged."""
+
+_DRAFT_OPERATIONS = 2e11
+"""How many a graph may take for the samples that a draft is fitted to, some seconds."""
+_DRAFT_SAMPLES = 64
+"""How many samples a draft is fitted to at the least."""
 
 Prune = Callable[[Counts, Sequence[Feeds]], Graph]
 """Makes a graph without so many channels of each group, by its number, that is fitted to some batches."""
@@ -66,6 +71,18 @@ def compared(
         known = np.isfinite(exact)
         found.append(replace(candidate, ranking=_through(candidate.ranking, np.array(counts)[known], exact[known])))
     return found
+
+
+def enough_to_draft(graph: Graph, batches: Sequence[Feeds]) -> Sequence[Feeds]:
+    """The first batches, as many as tell ways to remove channels apart and are soon run; all where they are few."""
+    if len(batches) <= ONE_IN:
+        return batches
+    soon = int(_DRAFT_OPERATIONS // max(_operations(graph, [max(batches, key=_size)]), 1))
+    return batches[: max(soon, len(first_batches_of(batches, _DRAFT_SAMPLES)), ONE_IN)]
+
+
+def _size(batch: Feeds) -> int:
+    return sum(array.size for array in batch.values() if isinstance(array, np.ndarray))
 
 
 def _operations(graph: Graph, batches: Sequence[Feeds]) -> int:

@@ -11,6 +11,7 @@ from ..base import Feeds, PassContext
 from ..gradients import DRAWS, Gradients
 from ..measures import choose_measures
 from ..moments import Inputs, observe
+from ..quantization.calibrate import first_batches_of
 from .readers import Reader, reader
 
 if TYPE_CHECKING:  # networkx, scipy and torch come with these, which listing the passes must not import
@@ -22,6 +23,8 @@ _DAMPING = 0.01
 """The share of the mean variance that is added to each, as in GPTQ's Hessian (Frantar et al., ICLR 2023)."""
 _LEAST = 0.01
 """The share of the mean weight that is added to each output's: few samples don't tell that an output never matters."""
+_OBSERVED = 256
+"""Samples that are run in any case, where there are as many, to see how channels vary together."""
 _ROUNDS = 128
 """In how many rounds a group's channels are taken at the most."""
 
@@ -109,7 +112,8 @@ def observe_readers(
     """
     import torch
 
-    inputs = observe(graph, [(it.x, it.axis) for it in readers], batches, context, WIDEST)
+    enough = len(first_batches_of(batches, _OBSERVED))
+    inputs = observe(graph, [(it.x, it.axis) for it in readers], batches, context, WIDEST, enough)
     axes = {it.node.output: it.output_axis for it in readers}
     weights: dict[Value, np.ndarray] = {}
     measures = choose_measures(graph, "auto")

@@ -11,12 +11,12 @@ from annotated_types import Ge, Interval, Unit
 
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
-from ..base import Effect, Feeds, Pass, PassContext, PassResult
+from ..base import Effect, Feeds, Labelled, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
 from ..judge import Judge, divided, split
 from ..quantization.calibrate import first_batches_of
 from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
-from .comparison import compared
+from .comparison import compared, enough_to_draft
 from .importance import observe_readers, rank_by_loss, rank_by_norm
 from .readers import reader
 from .repair import repair
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes m
 
 _RANKED_ON = 32
 """Samples that gradients are drawn for."""
+_JUDGED_ON = 512
+"""Samples of those held out on which the way that loses less is told, where no bound has to be kept."""
 _TRIALS = 32
 """Into how many equal shares of the operations a bound on the outputs is searched."""
 
@@ -144,7 +146,7 @@ class ChannelPruning(Pass):
             prune = partial(self._pruned, graph, candidates, context)
             exact = compared(graph, candidates, fitted, prune, context) if fitted and len(candidates) > 1 else None
             candidates = exact or candidates
-            judge = Judge(graph, held_out, labelled) if held_out else None
+            judge = self._judge(graph, held_out, labelled)
 
             def savings() -> Savings:
                 return Operations(graph, candidates, context.sizes) if clock is None else clock.latencies.anew()
@@ -154,7 +156,15 @@ class ChannelPruning(Pass):
                 ways.append(evenly(candidates, savings()))
             is_exact = exact is not None
             trials = [] if clock is None else hunt(self.speedup, candidates, clock, ways, is_exact=is_exact)
-            counts = self._counts(ways, trials, judge, partial(prune, batches=fitted), context, notes)
+            few = enough_to_draft(graph, fitted)
+            draft = partial(prune, batches=few, is_draft=len(few) < len(fitted))
+            if self.flops or self.speedup:
+                counts = self._asked_for(ways, trials, judge, draft, context, notes)
+            else:
+                assert judge is not None
+                notes += judge.doubts(self.max_drop)
+                whole = partial(prune, batches=fitted) if len(few) < len(fitted) else None
+                counts = self._within(ways, judge, draft, whole, context)
         removals: list[tuple[ChannelGroup, np.ndarray]] = []
         for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
             if not counts.get(number):
@@ -225,7 +235,15 @@ class ChannelPruning(Pass):
             return "because others lose less for what they save"
         return f"because no fewer keep the outputs within {self.max_drop:g} %, or others lose less for what they save"
 
-    def _counts(
+    def _judge(self, graph: Graph, held_out: Sequence[Feeds], labelled: Labelled | None) -> Judge | None:
+        """What says how much is lost, where there are data; by some of them where no bound has to be kept."""
+        if not held_out:
+            return None
+        if self.flops or self.speedup:
+            return Judge(graph, first_batches_of(held_out, _JUDGED_ON))
+        return Judge(graph, held_out, labelled)
+
+    def _asked_for(
         self,
         ways: Sequence[Sequence[Stage]],
         trials: Sequence[Trial],
@@ -242,49 +260,43 @@ class ChannelPruning(Pass):
                 f"{found.predicted:.2f}"
             )
             return found.counts
-        if self.flops:
-            if ways[0] and ways[0][-1].saved < self.flops:
-                notes.append(f"no more than {100 * ways[0][-1].saved:.0f} % of the operations can be removed")
-            choices = [_taken(way, self.flops) for way in ways]
-            return choices[_least(choices, judge, prune, context)]
-        assert judge is not None
-        notes += judge.doubts(self.max_drop)
-        counts, least = Counts(), 0
-        for way in ways:
-            counts, least = self._within(way, counts, least, judge, prune, context)
-        return counts
+        if ways[0] and ways[0][-1].saved < self.flops:
+            notes.append(f"no more than {100 * ways[0][-1].saved:.0f} % of the operations can be removed")
+        choices = [_taken(way, self.flops) for way in ways]
+        return choices[_least(choices, judge, prune, context)]
 
     def _within(
         self,
-        stages: Sequence[Stage],
-        found: Counts,
-        low: int,
+        ways: Sequence[Sequence[Stage]],
         judge: Judge,
-        prune: Callable[[Counts], Graph],
+        draft: Callable[[Counts], Graph],
+        whole: Callable[[Counts], Graph] | None,
         context: PassContext,
-    ) -> tuple[Counts, int]:
-        """The channels that save most of the operations with which the outputs stay within bounds, and how many do.
+    ) -> Counts:
+        """The channels that save most of the operations with which the outputs stay within bounds.
 
         Args:
-            stages: in which channels go.
-            found: channels that may go.
-            low: how many shares of the operations these save.
+            ways: in which channels go.
             judge: of outputs.
-            prune: makes a graph without some channels.
+            draft: makes a graph without some channels, to look for them.
+            whole: makes it as it will be, if a draft isn't that.
             context: to whom progress is reported.
         """
-        high = floor(stages[-1].saved * _TRIALS) if stages else 0
-        first = low + 1 if found else None  # what was found is to be beaten before anything else
-        while low < high:
-            tried = first or (low + high + 1) // 2
-            first = None
-            context.progress(f"{self.name}: judging", tried, _TRIALS)
-            counts = _taken(stages, tried / _TRIALS)
-            if judge.drop(partial(prune, counts), context) <= self.max_drop:
-                found, low = counts, tried
-            else:
-                high = tried - 1
-        return found, low
+        best, low = ways[0], 0
+        for way in ways:
+            high = floor(way[-1].saved * _TRIALS) if way else 0
+            first = low + 1 if low else None  # what was found is to be beaten before anything else
+            while low < high:
+                tried = first or (low + high + 1) // 2
+                first = None
+                context.progress(f"{self.name}: judging", tried, _TRIALS)
+                if judge.drop(partial(draft, _taken(way, tried / _TRIALS)), context) <= self.max_drop:
+                    best, low = way, tried
+                else:
+                    high = tried - 1
+        while whole and low and judge.drop(partial(whole, _taken(best, low / _TRIALS)), context) > self.max_drop:
+            low -= 1
+        return _taken(best, low / _TRIALS) if low else Counts()
 
     # -- doing it
 
@@ -295,13 +307,15 @@ class ChannelPruning(Pass):
         context: PassContext,
         counts: Counts,
         batches: Sequence[Feeds],
+        *,
+        is_draft: bool = False,
     ) -> Graph:
         """A copy of a graph without so many channels of each group, that is fitted to some batches."""
         removals = [
             (candidates[number].group, candidates[number].ranking.order[:count]) for number, count in counts.items()
         ]
         copy = graph.clone()
-        self._remove(copy, removals, batches, replace(context, counter=DebugCounter()), source=graph)
+        self._remove(copy, removals, batches, replace(context, counter=DebugCounter()), graph, is_draft=is_draft)
         return copy
 
     def _remove(
@@ -311,6 +325,8 @@ class ChannelPruning(Pass):
         fitted: Sequence[Feeds],
         context: PassContext,
         source: Graph | None = None,
+        *,
+        is_draft: bool = False,
     ) -> int:
         """Remove channels, and fit what is left; returns how many layers were changed.
 
@@ -320,6 +336,7 @@ class ChannelPruning(Pass):
             fitted: what layers are fitted to.
             context: to whom progress is reported.
             source: that `graph` is a copy of; None where the groups are those of `graph` itself.
+            is_draft: whether little work goes into fitting.
         """
         kept = without(removals)
         if source is None:
@@ -332,7 +349,7 @@ class ChannelPruning(Pass):
             return 0
         fit, judging = split(len(fitted), len(fitted))
         unseen = [] if judging == fit else [fitted[place] for place in judging]
-        return len(repair(source, graph, kept, [fitted[place] for place in fit], unseen, context))
+        return len(repair(source, graph, kept, [fitted[it] for it in fit], unseen, context, is_draft=is_draft))
 
 
 def _least(

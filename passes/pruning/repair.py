@@ -4,12 +4,14 @@ The graphs with and without the channels are walked through side by side with al
 as what it reads is known, gets the weights and the bias with which its output comes closest to the whole graph's; so
 the layers behind it see what it yields then, and make up for what is left of the errors before them (He, Zhang and
 Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017). Of what a layer reads only sums of
-products are kept, so that memory doesn't grow with the amount of data.
+products are kept, so that memory doesn't grow with the amount of data. A draft, by which ways to remove channels are
+told apart, is fitted to fewer rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +34,11 @@ WIDEST = 8192
 _ROWS = 4
 """How many rows are looked at for each of an output's weights, but for `_LEAST_ROWS`."""
 _LEAST_ROWS = 16384
-_DAMPINGS = (1e-4, 1e-2, 1.0)
+_DRAFTED = 4
+"""How many times fewer rows a draft looks at."""
+_TOGETHER = 4096
+"""Rows whose products are summed at once."""
+_DAMPINGS, _DRAFT_DAMPINGS = (1e-4, 1e-2, 1.0), (1e-2,)
 """What is added to each second moment, as shares of their mean; held-out batches choose."""
 _GAIN = 0.99
 """The share of the error that has to be left at the most, for a layer to be changed."""
@@ -48,8 +54,8 @@ class _Sums:
         lacks: `r^2`.
     """
 
-    reads: "Tensor | float" = 0.0
-    both: "Tensor | float" = 0.0
+    reads: "Tensor"
+    both: "Tensor"
     lacks: float = 0.0
 
     @classmethod
@@ -60,25 +66,47 @@ class _Sums:
         reads, both, lacks = arrays
         return cls(torch.from_numpy(reads), torch.from_numpy(both), float(lacks))
 
+    @classmethod
+    def over(cls, pairs: "Iterable[tuple[Tensor, Tensor]]", shift: "Tensor") -> "_Sums":
+        """The sums over rows of what is read, less a shift, and of what is lacking; some at a time."""
+        import torch
+
+        found: _Sums | None = None
+        for x, lacking in _together(pairs):
+            rows = torch.nn.functional.pad(x - shift, (0, 1), value=1.0)
+            sums = (rows.T @ rows).double(), (rows.T @ lacking).double(), float(lacking.double().square().sum())
+            if found is None:
+                found = cls(*sums)
+                continue
+            found.reads += sums[0]
+            found.both += sums[1]
+            found.lacks += sums[2]
+        assert found is not None
+        return found
+
     @property
     def arrays(self) -> list[np.ndarray]:
         """The three as arrays."""
-        return [np.asarray(self.reads), np.asarray(self.both), np.asarray(self.lacks)]
-
-    def add(self, x: "Tensor", lacking: "Tensor") -> None:
-        self.reads = self.reads + (x.T @ x).double()
-        self.both = self.both + (x.T @ lacking).double()
-        self.lacks += float(lacking.double().square().sum())
+        return [self.reads.numpy(), self.both.numpy(), np.asarray(self.lacks)]
 
     def error(self, change: "Tensor") -> float:
         """The squared error that is left after a change of the weights and the bias, `[K + 1, N]`."""
-        return self.lacks + float((change * (_tensor(self.reads) @ change - 2 * _tensor(self.both))).sum())
+        seen = self.reads.float() @ change.float()  # as exact as the sums are
+        return self.lacks + float((change * (seen.double() - 2 * self.both)).sum())
 
 
-def _tensor(total: "Tensor | float") -> "Tensor":
-    """A sum to which something was added."""
-    assert not isinstance(total, int | float)
-    return total
+def _together(pairs: "Iterable[tuple[Tensor, Tensor]]") -> "Iterator[tuple[Tensor, Tensor]]":
+    """Rows of pairs of tensors with those of the next, until there are enough of them for fast products."""
+    import torch
+
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for pair in pairs:
+        waiting.append(pair)
+        if sum(len(rows) for rows, _ in waiting) >= _TOGETHER:
+            yield torch.cat([rows for rows, _ in waiting]), torch.cat([others for _, others in waiting])
+            waiting = []
+    if waiting:
+        yield torch.cat([rows for rows, _ in waiting]), torch.cat([others for _, others in waiting])
 
 
 def repair(
@@ -88,6 +116,8 @@ def repair(
     fitted: Sequence[Feeds],
     judging: Sequence[Feeds],
     context: PassContext,
+    *,
+    is_draft: bool = False,
 ) -> list[str]:
     """Fit layers that are selected, and those that read fewer channels, to what they were with all channels.
 
@@ -98,6 +128,7 @@ def repair(
         fitted: batches that weights are fitted to.
         judging: batches by which layers are changed, or stay as they are.
         context: with the selection and the seed, and to whom progress is reported.
+        is_draft: whether fewer rows are looked at.
 
     Returns:
         The names of the layers' outputs that were changed.
@@ -116,25 +147,30 @@ def repair(
         layers.append(_Layer.of(graph, place, known, old, mask))
     if not layers or not fitted:
         return []
-    _walk(source, graph, layers, [*fitted, *judging], len(fitted), context)
+    _walk(source, graph, layers, [*fitted, *judging], len(fitted), context, is_draft=is_draft)
     for layer in layers:
         layer.finish(graph)
     return [layer.reader.node.output.name for layer in layers if layer.is_changed]
 
 
 def _walk(
-    source: Graph, graph: Graph, layers: Sequence["_Layer"], batches: Sequence[Feeds], fitted: int, context: PassContext
+    source: Graph,
+    graph: Graph,
+    layers: Sequence["_Layer"],
+    batches: Sequence[Feeds],
+    fitted: int,
+    context: PassContext,
+    *,
+    is_draft: bool,
 ) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(context.seed)
+    fewer, dampings = (_DRAFTED, _DRAFT_DAMPINGS) if is_draft else (1, _DAMPINGS)
     start = 0
     with walk(source, batches) as whole, walk(graph, batches) as pruned, torch.no_grad():
 
-        def observe(layer: _Layer) -> list[np.ndarray]:
-            nonlocal start
-            sums = {False: _Sums(), True: _Sums()}
-            shift: Tensor | None = None
+        def seen(layer: _Layer) -> "Iterator[tuple[Tensor, Tensor]]":
             for number in range(len(batches)):
                 values = whole.advance(number, start, layer.place)
                 others = pruned.advance(number, start, layer.place)
@@ -145,20 +181,24 @@ def _walk(
                 assert isinstance(x, torch.Tensor)
                 assert isinstance(wanted, torch.Tensor)
                 assert isinstance(found, torch.Tensor)
-                rows, lacking = layer.sample(x, wanted, found, len(batches), generator)
-                shift = rows.mean(0) * (layer.bias is not None) if shift is None else shift
-                sums[number >= fitted].add(torch.nn.functional.pad(rows - shift, (0, 1), value=1.0), lacking)
-            assert shift is not None
+                yield layer.sample(x, wanted, found, layer.enough_rows // (fewer * len(batches)) + 1, generator)
+
+        def observe(layer: _Layer) -> list[np.ndarray]:
+            nonlocal start
+            pairs = seen(layer)
+            first = next(pairs)
+            shift = first[0].mean(0) * (layer.bias is not None)
+            fit = _Sums.over(chain([first], islice(pairs, fitted - 1)), shift)
+            judge = _Sums.over(pairs, shift) if fitted < len(batches) else fit
             start = layer.place
-            held = [array for it in sums.values() for array in it.arrays]
-            return [*held, shift.numpy(), generator.get_state().numpy()]
+            return [*fit.arrays, *judge.arrays, shift.numpy(), generator.get_state().numpy()]
 
         for done, layer in enumerate(layers):
             context.progress("fitting layers", done, len(layers))
             *arrays, shift, state = context.remember(partial(observe, layer))
             generator.set_state(torch.from_numpy(state))
             fit, judge = (_Sums.of(arrays[place : place + 3]) for place in (0, 3))
-            layer.change(pruned.constants, fit, judge if fitted < len(batches) else fit, torch.from_numpy(shift))
+            layer.change(pruned.constants, fit, judge, torch.from_numpy(shift), dampings)
     context.progress("fitting layers", len(layers), len(layers))
 
 
@@ -211,8 +251,13 @@ class _Layer:
         count = data.size // outputs if isinstance(outputs, int) and outputs else 0
         return count if count <= WIDEST else 0
 
+    @property
+    def enough_rows(self) -> int:
+        """How many rows its weights are fitted to."""
+        return max(_LEAST_ROWS, _ROWS * self._kernel)
+
     def sample(
-        self, x: "Tensor", wanted: "Tensor", found: "Tensor", batches: int, generator: "Generator"
+        self, x: "Tensor", wanted: "Tensor", found: "Tensor", count: int, generator: "Generator"
     ) -> "tuple[Tensor, Tensor]":
         """Some rows of what is read, `[rows, K]`, and of what the output lacks, `[rows, N]`."""
         import torch
@@ -221,7 +266,6 @@ class _Layer:
         if self.mask is not None:
             wanted = wanted.index_select(axis, torch.from_numpy(np.flatnonzero(self.mask)))
         lacking = (wanted - found).movedim(axis, -1)
-        count = max(_LEAST_ROWS, _ROWS * self._kernel) // batches + 1
         places = torch.randperm(lacking.shape[:-1].numel(), generator=generator)[:count]
         lacking = lacking.reshape(-1, lacking.shape[-1])[places].float()
         if not self._kernel:
@@ -232,7 +276,9 @@ class _Layer:
         where = torch.unravel_index(places, (seen.shape[0], *seen.shape[2 : x.ndim]))
         return seen.movedim(1, x.ndim - 1)[where].flatten(1).float(), lacking
 
-    def change(self, held: "dict[Value, Held]", fit: _Sums, judge: _Sums, shift: "Tensor") -> None:
+    def change(
+        self, held: "dict[Value, Held]", fit: _Sums, judge: _Sums, shift: "Tensor", dampings: Sequence[float]
+    ) -> None:
         """Take the change with the least error.
 
         Args:
@@ -240,8 +286,9 @@ class _Layer:
             fit: sums that changes are fitted to.
             judge: sums that they are judged by.
             shift: what was taken off the rows before they were summed.
+            dampings: that are tried.
         """
-        changes = list(_changes(fit, has_bias=self.bias is not None))
+        changes = _changes(fit, dampings, has_bias=self.bias is not None)
         errors = [judge.error(change) for change in changes]
         if not errors or not min(errors) < _GAIN * judge.lacks:
             return
@@ -264,11 +311,11 @@ class _Layer:
             graph.erase_constant(self.bias)
 
 
-def _changes(fit: _Sums, *, has_bias: bool) -> "list[Tensor]":
+def _changes(fit: _Sums, dampings: Sequence[float], *, has_bias: bool) -> "list[Tensor]":
     """Changes of a layer's weights and bias, `[K + 1, N]`, that come closest to what its output lacks."""
     import torch
 
-    reads, both = _tensor(fit.reads), _tensor(fit.both)
+    reads, both = fit.reads, fit.both
     count, changes = len(reads), list[torch.Tensor]()
     if has_bias:
         mean = torch.zeros_like(both)
@@ -277,12 +324,14 @@ def _changes(fit: _Sums, *, has_bias: bool) -> "list[Tensor]":
     used = count if has_bias else count - 1
     if count > 1:
         energy = float(reads.diagonal()[: count - 1].mean())
-        for damping in _DAMPINGS:
+        for damping in dampings:
             damped = reads[:used, :used].clone()
             damped.diagonal()[: count - 1] += damping * energy + 1e-12
-            change = torch.zeros_like(both)
-            change[:used] = torch.linalg.solve(damped, both[:used])
-            changes.append(change)
+            root, failed = torch.linalg.cholesky_ex(damped)
+            if not failed:
+                change = torch.zeros_like(both)
+                change[:used] = torch.cholesky_solve(both[:used], root)
+                changes.append(change)
     return [change for change in changes if bool(change.isfinite().all())]
 
 

@@ -1,7 +1,7 @@
 """How many channels of each group go, for the whole model to be so many times as fast: predicted, then measured."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,8 @@ _NEAR = 0.02
 """How near is good enough to look no further."""
 _ROUNDS = 8
 """Allocations that are measured at the most."""
+_TIMES = 3
+"""How often what was found is measured anew."""
 
 
 class Clock:
@@ -46,15 +48,21 @@ class Clock:
         self._graph, self._groups, self._timing, self._context = graph, groups, timing, context
         self.latencies = measure(graph, groups, steps, timing, context)
 
-    def speedup(self, counts: Counts) -> float:
-        """How many times as fast the whole model is without some channels of each group, no matter which."""
+    def speedup(self, counts: Counts, times: int = 1) -> float:
+        """How many times as fast the whole model is without some channels of each group, no matter which.
 
-        def rounds() -> list[np.ndarray]:
+        Args:
+            counts: of the channels.
+            times: how often it is measured; the median counts.
+        """
+
+        def ratios() -> list[np.ndarray]:
             fewer = shrunk(self._graph, [(self._groups[number], np.arange(gone)) for number, gone in counts.items()])
-            return list(self._timing.rounds([self._graph, fewer]))
+            rounds = [self._timing.rounds([self._graph, fewer]) for _ in range(times)]
+            return [np.array([np.median(before / after) for before, after in rounds])]
 
-        before, after = self._context.remember(rounds)
-        return float(np.median(before / after))
+        (found,) = self._context.remember(ratios)
+        return float(np.median(found))
 
     def refuse(self, wanted: float) -> None:
         """Refuse a speed-up that the model hasn't even with as few channels as may be left.
@@ -79,11 +87,17 @@ class Trial:
         counts: of channels.
         predicted: how many times as fast it was taken to be, by layers.
         measured: how many times as fast the whole model is.
+        is_certain: whether it was measured anew since it was found: of several that are measured, what comes out
+            nearest is partly so by chance.
     """
 
     counts: Counts
     predicted: float
     measured: float
+    is_certain: bool = False
+
+
+_AS_IT_IS = Trial({}, 1.0, 1.0)
 
 
 def hunt(
@@ -136,40 +150,28 @@ class Hunt:
         self._wanted, self._candidates, self._clock, self._stages = wanted, candidates, clock, stages
         self._is_exact = is_exact
         self._latencies = clock.latencies
+        counts = range(len(stages) + 1)
+        self._path = [{stage.candidate: stage.removed for stage in stages[:count]} for count in counts]
         self._trials: list[Trial] = []
 
     def run(self) -> Trial:
         """Measure the stage that is taken to be nearest to the speed-up that is wanted, then others, and some beside.
 
         Predictions are corrected by what was measured: between two stages of which one is too slow and the other too
-        fast, the quotient of the two is interpolated.
+        fast, the quotient of the two is interpolated. What is found is measured anew.
 
         Raises:
             BudgetError: nothing near it was found.
         """
-        stages = self._stages
-        path = [{stage.candidate: stage.removed for stage in stages[:count]} for count in range(len(stages) + 1)]
-        low, high = 0, len(path)
-        ends = [Trial({}, 1.0, 1.0)]
-        while len(self._trials) < _ROUNDS and high - low > 1:
-            goal = self._corrected(ends)
-            place = min(range(low + 1, high), key=lambda it: abs(np.log(self._latencies.speedup(path[it]) / goal)))
-            trial = self._try(path[place])
-            ends.append(trial)
-            if self._off(trial) <= _NEAR:
+        while True:
+            found, following = self._found, self._following()
+            if following is not None:
+                self._try(following)
+            elif found is not None and not found.is_certain:
+                self._measure_again(found)
+            else:
                 break
-            low, high = (place, high) if trial.measured < self._wanted else (low, place)
-        while len(self._trials) < _ROUNDS:
-            found = self._found
-            if found is not None and not self._is_exact and self._off(found) <= _NEAR:
-                break
-            beside = self._beside(path[low], stages[low:], self._corrected(ends))
-            if beside is None or (
-                found is not None and self._is_exact and self._lost(beside) >= self._lost(found.counts)
-            ):
-                break
-            ends.append(self._try(beside))
-        found, best = self._found, min(ends, key=self._off)
+        best = min(self._trials, key=self._off, default=_AS_IT_IS)
         if found is None:
             raise BudgetError(
                 f"a speed-up of {self._wanted:g} was not met within {100 * _TOLERANCE:.0f} %: the nearest of "
@@ -187,6 +189,27 @@ class Hunt:
         faster = [it for it in self._trials if it.measured > self._wanted]
         return min((*near, *faster), key=lambda it: self._lost(it.counts), default=None)
 
+    def _following(self) -> Counts | None:
+        """The allocation to try: a stage, or one beside a stage that is too slow; None where that is worth nothing."""
+        found = self._found
+        if len(self._trials) >= _ROUNDS or (found is not None and not self._is_exact and self._off(found) <= _NEAR):
+            return None
+        goal, path = self._corrected(), self._path
+        tried = {path.index(trial.counts): trial for trial in self._trials if trial.counts in path}
+        low = max((place for place, it in tried.items() if it.measured < self._wanted), default=0)
+        high = min((place for place, it in tried.items() if it.measured >= self._wanted), default=len(path))
+        if high - low > 1 and not any(self._off(it) <= _NEAR for it in tried.values()):
+            predicted = {place: self._latencies.speedup(path[place]) for place in range(low + 1, high)}
+            return path[min(predicted, key=lambda place: abs(np.log(predicted[place] / goal)))]
+        beside = self._beside(path[low], self._stages[low:], goal)
+        loses_more = self._is_exact and found and beside and self._lost(beside) >= self._lost(found.counts)
+        return None if loses_more else beside
+
+    def _measure_again(self, trial: Trial) -> None:
+        """Put what it takes at other times in the place of a measurement that it was chosen by."""
+        again = self._clock.speedup(trial.counts, _TIMES)
+        self._trials[self._trials.index(trial)] = replace(trial, measured=again, is_certain=True)
+
     def _try(self, counts: Counts) -> Trial:
         trial = Trial(counts, self._latencies.speedup(counts), self._clock.speedup(counts))
         self._trials.append(trial)
@@ -195,8 +218,9 @@ class Hunt:
     def _off(self, trial: Trial) -> float:
         return abs(trial.measured / self._wanted - 1)
 
-    def _corrected(self, trials: Sequence[Trial]) -> float:
+    def _corrected(self) -> float:
         """What has to be predicted for the wanted speed-up to be measured."""
+        trials = [_AS_IT_IS, *self._trials]
         slower = max((it for it in trials if it.measured < self._wanted), key=lambda it: it.measured)
         faster = min((it for it in trials if it.measured >= self._wanted), key=lambda it: it.measured, default=None)
         if faster is None or faster.predicted <= slower.predicted:

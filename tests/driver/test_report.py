@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from planish.driver import report
 from planish.driver.measurement import Latency
 from planish.driver.report import ConsoleReporter
 from planish.driver.results import Artifact, Measured
@@ -53,3 +54,14 @@ def test_an_artifact_says_what_it_is() -> None:
 )
 def test_long_names_go_on_in_another_line(name: str, width: int, lines: list[str]) -> None:
     assert list(folded_lines(name, width)) == lines
+
+
+def test_a_log_tells_now_and_then_how_far_long_work_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    file = io.StringIO()
+    reporter = ConsoleReporter(Console(file=file, width=160))
+    for done in range(8):
+        now[0] += 10.0
+        reporter.progress("fitting layers", done, 8)
+    assert file.getvalue() == "fitting layers: 2 of 8\nfitting layers: 5 of 8\n"

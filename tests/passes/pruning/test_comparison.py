@@ -12,7 +12,7 @@ from planish.passes.base import Feeds, PassContext
 from planish.passes.judge import Judge
 from planish.passes.pruning import comparison
 from planish.passes.pruning.allocation import Candidate, Operations, evenly
-from planish.passes.pruning.comparison import compared
+from planish.passes.pruning.comparison import compared, enough_to_draft
 from planish.passes.pruning.importance import rank_by_norm
 from planish.passes.pruning.prune_channels import ChannelPruning
 from planish.passes.pruning.shrink import shrunk
@@ -64,6 +64,17 @@ def test_what_would_take_too_long_is_not_compared(new_net: Any, monkeypatch: pyt
     context = PassContext(load_target("x86-64"), graph)
     monkeypatch.setattr(comparison, "_MOST_OPERATIONS", 1e6)
     assert compared(graph, candidates(graph), images(0, 4), lambda counts, fitted: graph, context) is None
+
+
+@pytest.mark.parametrize(("count", "operations", "drafted"), [(24, 1, 8), (24, 1e12, 24), (6, 1, 6), (3, 1, 3)])
+def test_drafts_are_fitted_to_few_samples_of_large_models(
+    count: int, operations: float, drafted: int, new_net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch holds eight samples, of which a draft sees 64 at the least."""
+    monkeypatch.setattr(comparison, "_DRAFT_OPERATIONS", operations)
+    batches = images(0, count)
+    found = enough_to_draft(network(new_net()), batches)
+    assert [id(batch) for batch in found] == [id(batch) for batch in batches[:drafted]]
 
 
 def test_equal_shares_stay_equal_to_a_step(new_net: Any) -> None:

@@ -15,7 +15,8 @@ from planish.ir.interpreter import Interpreter
 from planish.ir.verify import verify
 from planish.passes.base import Feeds, PassContext, PassResult
 from planish.passes.fusion.fuse_batch_norm import BatchNormFusion
-from planish.passes.judge import Judge
+from planish.passes.judge import Judge, divided
+from planish.passes.pruning import comparison
 from planish.passes.pruning.prune_channels import ChannelPruning
 from planish.targets.load import load_target
 
@@ -305,6 +306,22 @@ def test_without_a_ratio_outputs_stay_within_bounds_on_data_held_out(max_drop: f
     judge = Judge(whole, images(5, 8))
     assert judge.judge(graph).drop < 1.5 * max_drop
     assert bool(result.counts["channels"]) == (max_drop == 20.0)
+
+
+@pytest.mark.parametrize("max_drop", [0.5, 5.0, 20.0])
+def test_what_drafts_found_is_held_to_the_bound_once_it_is_fitted_to_all(
+    max_drop: float, new_net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "_DRAFT_OPERATIONS", 1)
+    monkeypatch.setattr(comparison, "_DRAFT_SAMPLES", 1)
+    graph = normed(new_net())
+    context = PassContext(load_target("x86-64"), graph.clone(), images(0, 24))
+    fitted, held_out, _ = divided(context)
+    assert len(comparison.enough_to_draft(graph, fitted)) == 4
+
+    ChannelPruning(max_drop=max_drop).apply(graph, context)
+
+    assert Judge(context.source, held_out).judge(graph).drop <= max_drop
 
 
 def test_without_a_ratio_and_data_it_is_an_error_that_says_what_to_do(new_net: Any) -> None:
