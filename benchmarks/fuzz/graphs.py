@@ -54,7 +54,8 @@ def check_graphs(first: str, offsets: tuple[str, ...]) -> dict[str, Outcome]:
         except Exception as error:  # of whatever kind: a pass may fall over a graph
             outcomes[offset] = ("wrong", f"{type(error).__name__}: {error}")
     are_many = len(offsets) > 1
-    answers = run_together(samples, {offset: row["tvm"] for offset, row in graphs.items()}) if are_many else {}
+    probes = {offset: given.probes for offset, given in samples.items()}
+    answers = run_together(probes, {offset: row["tvm"] for offset, row in graphs.items()}) if are_many else {}
     for offset, row in graphs.items():
         runtimes = [Here("onnxruntime"), Here("tvm", answers.get(offset))] if are_many else map(Runtime, _BACKENDS)
         outcomes[offset] = _held(samples[offset], row, list(runtimes))

@@ -114,6 +114,11 @@ def shortened(reason: str) -> str:
     return re.sub(r"^.*?: ", "", reason)[:_SHOWN]
 
 
+def fed(graph: Graph, probe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a graph takes of a probe: passes may have left inputs out."""
+    return {value.name: probe[value.name] for value in graph.inputs}
+
+
 def run_here(backend: str, text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> list[Outputs] | str:
     """The outputs of a graph's artifact in this process, or why there are none."""
     import torch
@@ -134,7 +139,7 @@ def run_here(backend: str, text: str, arrays: dict[str, Any], probes: list[Mappi
         with workspace() as folder:
             write_artifact(folder / "artifact", graph, found, load_target("native"))
             executable = load(folder / "artifact", threads=1)
-        feeds = [{value.name: probe[value.name] for value in graph.inputs} for probe in probes]  # some are no inputs
-        return [flattened(dict(zip(graph.outputs, executable.run(given), strict=True))) for given in feeds]
+        runs = [executable.run(fed(graph, probe)) for probe in probes]
+        return [flattened(dict(zip(graph.outputs, run, strict=True))) for run in runs]
     except PlanishError as error:
         return str(error)
