@@ -50,7 +50,7 @@ def check_graphs(first: str, offsets: tuple[str, ...]) -> dict[str, Outcome]:
         try:
             given = sample(recipe(int(first) + int(offset)))
             passed = {backend: after_all(given, backend) for backend in _BACKENDS}
-            rounded[offset] = [f"passes: {reason}" for graph in passed.values() for reason in hold_outputs(given, graph)]
+            rounded[offset] = [f"passes: {why}" for graph in passed.values() for why in hold_outputs(given, graph)]
             graphs[offset], samples[offset] = passed, given
         except Exception as error:  # of whatever kind: a pass may fall over a graph
             outcomes[offset] = ("wrong", f"{type(error).__name__}: {error}")

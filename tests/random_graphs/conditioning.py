@@ -80,16 +80,23 @@ class _Nudge:
         return tensor + torch.from_numpy(np.asarray(unit * steps)).to(tensor)
 
 
-def _is_explained(wanted: np.ndarray | None, got: np.ndarray | None, *others: np.ndarray | None) -> bool:
-    """Whether an array is as near another as nudges bring it: of what isn't a float, only what they move may differ."""
-    arrays = (got, *others)
-    if wanted is None or any(each is None or (each.dtype, each.shape) != (wanted.dtype, wanted.shape) for each in arrays):
+def _is_explained(wanted: np.ndarray | None, *arrays: np.ndarray | None) -> bool:
+    """Whether an array, the first of some, is as near what is wanted as nudges bring the others.
+
+    Where they aren't floats, only elements may differ that some nudge moves.
+    """
+    alike = [array for array in arrays if array is not None and wanted is not None and _is_alike(wanted, array)]
+    if wanted is None or len(alike) < len(arrays):
         return False
     if wanted.dtype.kind != "f":
-        is_moved = np.any([other != wanted for other in others], 0)
-        return bool(np.all((got == wanted) | is_moved))
-    exact, found = wanted.astype(np.float64), np.asarray(got, np.float64)
+        is_same, *others = (array == wanted for array in alike)
+        return bool(np.all(is_same | ~np.all(others, 0)))
+    exact, found, *others = (array.astype(np.float64) for array in (wanted, *alike))
     with np.errstate(invalid="ignore"):
-        moves = np.max([np.abs(np.asarray(other, np.float64) - exact) for other in others], 0)
-        near = np.abs(found - exact) <= _SLACK * moves + _RTOL * np.abs(exact)
-    return bool(np.all(near | (found == exact) | (np.isnan(found) & np.isnan(exact))))
+        move = np.max([np.abs(other - exact) for other in others], 0)
+        is_near = np.abs(found - exact) <= _SLACK * move + _RTOL * np.abs(exact)
+    return bool(np.all(is_near | (found == exact) | (np.isnan(found) & np.isnan(exact))))
+
+
+def _is_alike(one: np.ndarray, other: np.ndarray) -> bool:
+    return (one.dtype, one.shape) == (other.dtype, other.shape)
