@@ -53,7 +53,7 @@ UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("Cast to string", "whole floats"): lambda operands: _is_whole(operands[0]),
     ("Clip", "a bound of NaN"): lambda operands: any(map(_has_nan, operands[1:])),
     ("ConvTranspose", "a weight of infinity"): lambda operands: _has_nan(operands[1]) or _has_infinity(operands[1]),
-    ("DFT", "infinity"): lambda operands: _has_infinity(operands[0]),
+    ("DFT", "infinity"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DeformConv", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
     ("DynamicQuantizeLinear", "minus infinity"): lambda operands: _reaches_minus_infinity(operands[0]),
