@@ -83,14 +83,14 @@ class _Nudge:
 def _is_explained(wanted: np.ndarray | None, *arrays: np.ndarray | None) -> bool:
     """Whether an array, the first of some, is as near what is wanted as nudges bring the others.
 
-    Where they aren't floats, only elements may differ that some nudge moves.
+    What isn't a float must be what is wanted or what some nudge makes of it, element by element.
     """
     alike = [array for array in arrays if array is not None and wanted is not None and _is_alike(wanted, array)]
     if wanted is None or len(alike) < len(arrays):
         return False
     if wanted.dtype.kind != "f":
-        is_same, *others = (array == wanted for array in alike)
-        return bool(np.all(is_same | ~np.all(others, 0)))
+        found, *others = alike
+        return bool(np.all(np.any([found == other for other in (wanted, *others)], 0)))
     exact, found, *others = (array.astype(np.float64) for array in (wanted, *alike))
     with np.errstate(invalid="ignore"):
         move = np.max([np.abs(other - exact) for other in others], 0)
