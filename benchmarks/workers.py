@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.pool import ThreadPool
@@ -71,10 +72,12 @@ def _answers(
         finally:
             idle.put(worker)
 
-    with ThreadPool(jobs) as pool, Progress(console=Console(stderr=True)) as progress:
-        yield from progress.track(pool.imap_unordered(ask, tasks), total=len(tasks), description="cases")
-    for worker in workers:
-        worker.end()
+    try:
+        with ThreadPool(jobs) as pool, Progress(console=Console(stderr=True)) as progress:
+            yield from progress.track(pool.imap_unordered(ask, tasks), total=len(tasks), description="cases")
+    finally:  # interrupted as well: this process would wait for theirs
+        for worker in workers:
+            worker.end()
 
 
 class _Worker:
@@ -89,12 +92,12 @@ class _Worker:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self._check), daemon=True)
+            self._process = context.Process(target=_serve, args=(theirs, self._check))  # may start others itself
             self._process.start()
             theirs.close()
         try:
             self._connection.send(task)
-            if self._connection.poll(self._seconds):
+            if any(self._connection.poll(1) for _ in range(ceil(self._seconds))):  # what it is stopped for
                 return self._connection.recv()
             fault = f"no answer in {self._seconds:.0f} s"
         except (EOFError, OSError):

@@ -15,12 +15,13 @@ _BATCH, _ROUND = 32, 512
 _SECONDS = 900.0
 """The time after which a batch counts as hung; its graphs are tried one by one."""
 _BACKENDS = ("onnxruntime", "tvm")
-_REFUSED, _UNSPECIFIED = "refused by", "equal but for cases of edges.md"
+_REFUSED = "refused by"
+_UNSPECIFIED, _ROUNDED = "equal but for cases of edges.md", "equal but where rounding decides"
 
 
 def is_fine(what: str) -> bool:
     """Whether a graph of a class has not failed."""
-    return what in ("equal", _UNSPECIFIED) or what.startswith(_REFUSED)
+    return what in ("equal", _UNSPECIFIED, _ROUNDED) or what.startswith(_REFUSED)
 
 
 def rounds(first: int, cases: int, jobs: int) -> Iterator[dict[int, Outcome]]:
@@ -44,24 +45,25 @@ def check_graphs(first: str, offsets: tuple[str, ...]) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     samples: dict[str, Sample] = {}
     graphs: dict[str, dict[str, Graph]] = {}
+    rounded: dict[str, list[str]] = {}
     for offset in offsets:
         try:
             given = sample(recipe(int(first) + int(offset)))
             passed = {backend: after_all(given, backend) for backend in _BACKENDS}
-            for graph in passed.values():
-                hold_outputs(given, graph)
+            rounded[offset] = [f"passes: {why}" for graph in passed.values() for why in hold_outputs(given, graph)]
             graphs[offset], samples[offset] = passed, given
         except Exception as error:  # of whatever kind: a pass may fall over a graph
             outcomes[offset] = ("wrong", f"{type(error).__name__}: {error}")
     are_many = len(offsets) > 1
-    answers = run_together(samples, {offset: row["tvm"] for offset, row in graphs.items()}) if are_many else {}
+    probes = {offset: given.probes for offset, given in samples.items()}
+    answers = run_together(probes, {offset: row["tvm"] for offset, row in graphs.items()}) if are_many else {}
     for offset, row in graphs.items():
         runtimes = [Here("onnxruntime"), Here("tvm", answers.get(offset))] if are_many else map(Runtime, _BACKENDS)
-        outcomes[offset] = _held(samples[offset], row, list(runtimes))
+        outcomes[offset] = _held(samples[offset], row, list(runtimes), rounded[offset])
     return outcomes
 
 
-def _held(given: Sample, graphs: Mapping[str, Graph], runtimes: Sequence[Runtime]) -> Outcome:
+def _held(given: Sample, graphs: Mapping[str, Graph], runtimes: Sequence[Runtime], rounded: Sequence[str]) -> Outcome:
     for runtime in runtimes:
         try:
             runtime.hold_last(given, State(graphs[runtime.backend], given.outputs))
@@ -74,5 +76,8 @@ def _held(given: Sample, graphs: Mapping[str, Graph], runtimes: Sequence[Runtime
     refused = {runtime.backend: shortened(runtime.refused[0]) for runtime in runtimes if runtime.refused}
     if not refused:
         free = [f"{runtime.backend}: {case}" for runtime in runtimes for case in sorted(set(runtime.unspecified))]
+        rounded = [*rounded, *(f"{runtime.backend}: {case}" for runtime in runtimes for case in runtime.rounded)]
+        if rounded:
+            return _ROUNDED, "\n".join(sorted({*free, *rounded}))
         return (_UNSPECIFIED, "\n".join(free)) if free else ("equal", "")
     return f"{_REFUSED} {' and '.join(refused)}", "\n".join(": ".join(item) for item in refused.items())

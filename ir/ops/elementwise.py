@@ -120,7 +120,15 @@ def power(x: Tensor, y: Tensor) -> Tensor:
 @operator("Clip", traits=Trait.ELEMENTWISE)
 @compared
 def clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
-    return x if min is None and max is None else torch.clamp(x, min, max)
+    """Bounds are numbers, which some models keep in rows of one."""
+    low, high = (bound if bound is None else _one_number(bound) for bound in (min, max))
+    return x if low is None and high is None else torch.clamp(x, low, high)
+
+
+def _one_number(bound: Tensor) -> Tensor:
+    if bound.numel() != 1:
+        raise ValueError(f"a bound is one number, not {tuple(bound.shape)} of them")
+    return bound.reshape(())
 
 
 def _register_cumulative(name: str, function: Callable[..., Tensor], neutral: int) -> None:

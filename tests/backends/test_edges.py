@@ -40,7 +40,7 @@ def run(cases: Sequence[Case], name: str, folder: Path) -> list[list[np.ndarray]
 def shown(arrays: Iterable[np.ndarray]) -> str:
     """All elements, with a semicolon between outputs."""
     texts = (
-        ", ".join(f"{number:g}" if number.dtype.kind == "f" else str(number) for number in array.flat)
+        ", ".join(f"{number:g}" if array.dtype.kind == "f" else str(number) for number in array.flat)
         for array in arrays
     )
     return "; ".join(text or "none" for text in texts)

@@ -25,6 +25,7 @@ from planish.passes.pipeline import parse_pipeline, pass_classes
 from planish.passes.probes import run_graph
 from planish.targets.load import load_target
 
+from .conditioning import ill_conditioned
 from .graphs import Sample
 from .unspecified import unspecified
 
@@ -88,10 +89,13 @@ def after_all(sample: Sample, backend: str, left_out: frozenset[Pass] = frozense
     return graph
 
 
-def hold_outputs(sample: Sample, graph: Graph) -> None:
+def hold_outputs(sample: Sample, graph: Graph) -> list[str]:
     """Hold what passes made of a sample's graph to what it computed before them, and its tensors to their types.
 
     What is spelled out may differ where the backend that it is for does, and docs/edges.md says so.
+
+    Returns:
+        Why outputs differ that rounding inside of one operator decides on.
 
     Raises:
         Broken: it computes something else.
@@ -99,8 +103,13 @@ def hold_outputs(sample: Sample, graph: Graph) -> None:
     """
     verify(graph)
     outputs = run_graph(graph, sample.probes, held_to_types=True)
-    if differing(sample, outputs) and (different := differing(sample, outputs, unspecified(sample))):
+    if not differing(sample, outputs):
+        return []
+    free = unspecified(sample)
+    rounded = decided_by_rounding(sample, outputs, free)
+    if different := differing(sample, outputs, {**free, **rounded}):
         raise Broken(f"after all passes: {different}\n{print_graph(graph)}")
+    return list(rounded.values())
 
 
 def passed(step: Pass, sample: Sample, state: State) -> State | None:
@@ -147,6 +156,22 @@ def differing(sample: Sample, outputs: Sequence[Outputs], free: Collection[str] 
         [{name: run[name] for name in run if name not in free} for run in runs] for runs in (sample.outputs, outputs)
     )
     return unequal(sample, wanted, got, is_exact=False)
+
+
+def decided_by_rounding(sample: Sample, outputs: Sequence[Outputs], free: Collection[str] = ()) -> dict[str, str]:
+    """The outputs that differ from the sample's for no more than what rounding inside of one operator explains.
+
+    Args:
+        sample: the graph, and what it computes.
+        outputs: what something else computes.
+        free: outputs that may differ anyway.
+
+    Returns:
+        Each with the reason.
+    """
+    names = sample.outputs[0].keys()
+    apart = [name for name in names if name not in free and differing(sample, outputs, names - {name})]
+    return ill_conditioned(sample, outputs, apart)
 
 
 def unequal(sample: Sample, reference: Sequence[Outputs], outputs: Sequence[Outputs], *, is_exact: bool) -> str:

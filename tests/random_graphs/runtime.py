@@ -13,7 +13,7 @@ from planish.ir.graph import Graph
 from planish.ir.numerics import Outputs
 from planish.ir.text import print_graph, weights
 
-from .checks import Broken, State, differing
+from .checks import Broken, State, decided_by_rounding, differing
 from .graphs import Sample
 from .unspecified import unspecified
 
@@ -31,6 +31,7 @@ class Runtime:
         agreed: graphs on which it computes what the interpreter computes.
         refused: why it can't run others.
         unspecified: of which cases of docs/edges.md it gives something else, and only there.
+        rounded: inside of which operators rounding decides on what it gives, and only there.
         strange: what it computes of others that neither the interpreter nor the standard says.
     """
 
@@ -39,12 +40,13 @@ class Runtime:
         self.agreed = 0
         self.refused: list[str] = []
         self.unspecified: list[str] = []
+        self.rounded: list[str] = []
         self.strange: list[str] = []
         self._pool: ProcessPoolExecutor | None = None
 
     def __str__(self) -> str:
         rows = [f"{self.backend}: {self.agreed} agreed, {len(self.refused)} refused, {len(self.strange)} strange"]
-        reasons = Counter([*map(shortened, self.refused), *self.unspecified])
+        reasons = Counter([*map(shortened, self.refused), *self.unspecified, *self.rounded])
         rows += [f"{count:5} x {reason}" for reason, count in reasons.most_common()]
         return "\n".join([*rows, *self.strange])
 
@@ -82,17 +84,21 @@ class Runtime:
             self.refused.append(before)
             return
         free = unspecified(sample) if differing(sample, before) else {}
-        if different := differing(sample, before, free):
+        rounded = decided_by_rounding(sample, before, free)
+        if different := differing(sample, before, {**free, **rounded}):
             self.strange.append(f"{different}\n{sample}")
             return
-        self.agreed += not free
+        self.agreed += not (free or rounded)
         self.unspecified += free.values()
+        self.rounded += rounded.values()
         for name, state in states:
             after = self.run(state.graph, sample.probes)
             if isinstance(after, str):
                 raise Broken(f"after {name}, {self.backend} refuses: {after}\n{print_graph(state.graph)}")
-            if different := differing(sample, after, free):
+            rounded = decided_by_rounding(sample, after, free)  # other outputs than before, perhaps
+            if different := differing(sample, after, {**free, **rounded}):
                 raise Broken(f"after {name}, in {self.backend}: {different}\n{print_graph(state.graph)}")
+            self.rounded += rounded.values()
 
     def end(self) -> None:
         if self._pool is not None:
@@ -112,6 +118,11 @@ def runtime(backend: str) -> Iterator[Runtime]:
 def shortened(reason: str) -> str:
     """What refusals of one kind have in common."""
     return re.sub(r"^.*?: ", "", reason)[:_SHOWN]
+
+
+def fed(graph: Graph, probe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a graph takes of a probe: passes may have left inputs out."""
+    return {value.name: probe[value.name] for value in graph.inputs}
 
 
 def run_here(backend: str, text: str, arrays: dict[str, Any], probes: list[Mapping[str, Any]]) -> list[Outputs] | str:
@@ -134,7 +145,7 @@ def run_here(backend: str, text: str, arrays: dict[str, Any], probes: list[Mappi
         with workspace() as folder:
             write_artifact(folder / "artifact", graph, found, load_target("native"))
             executable = load(folder / "artifact", threads=1)
-        feeds = [{value.name: probe[value.name] for value in graph.inputs} for probe in probes]  # some are no inputs
-        return [flattened(dict(zip(graph.outputs, executable.run(given), strict=True))) for given in feeds]
+        runs = [executable.run(fed(graph, probe)) for probe in probes]
+        return [flattened(dict(zip(graph.outputs, run, strict=True))) for run in runs]
     except PlanishError as error:
         return str(error)

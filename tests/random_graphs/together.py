@@ -39,8 +39,7 @@ from planish.ir.text import print_graph, weights
 from planish.passes.legalization.origins import Origins
 from planish.targets.load import load_target
 
-from .graphs import Sample
-from .runtime import Runtime, run_here
+from .runtime import Runtime, fed, run_here
 
 Answer = Sequence[Outputs] | str
 """The outputs of a graph on each probe, or why there are none."""
@@ -55,13 +54,13 @@ class Here(Runtime):
 
     def run(self, graph: Graph, probes: Sequence[Mapping[str, Any]]) -> Answer:
         first, self._first = self._first, None
-        if first is not None:
-            return first
-        return run_here(self.backend, print_graph(graph), weights(graph), list(probes))
+        if first is None and self.backend == "tvm":
+            first = run_together({"": probes}, {"": graph}).get("")
+        return run_here(self.backend, print_graph(graph), weights(graph), list(probes)) if first is None else first
 
 
-def run_together(samples: Mapping[str, Sample], graphs: Mapping[str, Graph]) -> dict[str, Answer]:
-    """What TVM gives for graphs by the names of their samples; those are left out over which it fails."""
+def run_together(probes: Mapping[str, Sequence[Mapping[str, Any]]], graphs: Mapping[str, Graph]) -> dict[str, Answer]:
+    """What TVM gives for graphs on probes, both by name; those are left out over which it fails."""
     use_threads(1)
     answers: dict[str, Answer] = {}
     lowered: dict[str, _Lowered] = {}
@@ -79,10 +78,12 @@ def run_together(samples: Mapping[str, Sample], graphs: Mapping[str, Graph]) -> 
     for name, one in lowered.items():
         try:
             executable = one.executable()
-            runs = [executable.run(probe) for probe in samples[name].probes]
+            runs = [executable.run(fed(one.graph, probe)) for probe in probes[name]]
+            answers[name] = [flattened(dict(zip(one.graph.outputs, run, strict=True))) for run in runs]
+        except PlanishError as error:
+            answers[name] = str(error)
         except Exception:  # as above
             continue
-        answers[name] = [flattened(dict(zip(one.graph.outputs, run, strict=True))) for run in runs]
     return answers
 
 
@@ -145,11 +146,13 @@ class _Compiled:
         self._folder = Path(os.environ.get("PLANISH_CACHE", self._own.name))
         self._paths: dict[str, Path] = {}
         self._loaded: dict[Path, Any] = {}
-        for listed in self._folder.glob("kernels-*.json"):
-            self._paths |= dict.fromkeys(json.loads(listed.read_text()), listed.with_suffix(".so"))
+        self._listed: set[Path] = set()
 
     def add(self, kernels: Mapping[str, tirx.PrimFunc]) -> None:
-        """Compile those of some kernels, by their symbols, that haven't been."""
+        """Compile those of some kernels, by their symbols, that haven't been, by this process or another."""
+        for listed in set(self._folder.glob("kernels-*.json")) - self._listed:
+            self._paths = dict.fromkeys(json.loads(listed.read_text()), listed.with_suffix(".so")) | self._paths
+            self._listed.add(listed)
         new = {symbol: kernel for symbol, kernel in kernels.items() if symbol not in self._paths}
         if not new:
             return

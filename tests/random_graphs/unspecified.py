@@ -13,6 +13,7 @@ from planish.ir.errors import PlanishError
 from planish.ir.graph import Constant, Node, Value, nested
 from planish.ir.interpreter import Interpreter
 from planish.ir.ops.dtypes import to_numpy
+from planish.ir.types import DType
 
 from .graphs import Sample
 
@@ -42,11 +43,17 @@ def _power(operands: Operands) -> bool:
     return bool(np.any(size > np.iinfo(base.dtype).max))  # 0 to the power of -1 is infinite
 
 
+def _is_whole(array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype.kind == "f" and bool(np.any(np.floor(array) == array))
+
+
 UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("ArgMax", "NaN"): lambda operands: _has_nan(operands[0]),
+    ("Cast to string", "truth values"): lambda operands: operands[0] is not None and operands[0].dtype == np.bool_,
+    ("Cast to string", "whole floats"): lambda operands: _is_whole(operands[0]),
     ("Clip", "a bound of NaN"): lambda operands: any(map(_has_nan, operands[1:])),
     ("ConvTranspose", "a weight of infinity"): lambda operands: _has_nan(operands[1]) or _has_infinity(operands[1]),
-    ("DFT", "infinity"): lambda operands: _has_infinity(operands[0]),
+    ("DFT", "infinity"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DeformConv", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
     ("DynamicQuantizeLinear", "minus infinity"): lambda operands: _reaches_minus_infinity(operands[0]),
@@ -95,8 +102,9 @@ class _Watch:
         node = value.producer
         if node is None or value is not node.outputs[0]:
             return
+        name = "Cast to string" if node.operator == "Cast" and value.dtype is DType.string else node.operator
         for (operator, case), applies in UNSPECIFIED.items():
-            if operator == node.operator and applies([self._array(operand) for operand in node.inputs]):
+            if operator == name and applies([self._array(operand) for operand in node.inputs]):
                 self.cases[node] = f"{operator}: {case}"
 
     def _array(self, value: Value | None) -> np.ndarray | None:

@@ -5,25 +5,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tvm")
 
 from edge_cases.cases import DIFFERENT
-from random_graphs.checks import Broken, State, after_all, hold_outputs, unequal
-from random_graphs.graphs import recipe, sample
+from random_graphs.checks import Broken, State, after_all, decided_by_rounding, hold_outputs, unequal
+from random_graphs.graphs import Recipe, Sample, recipe, sample
 from random_graphs.together import Here, run_together, symbol_of
 from random_graphs.unspecified import UNSPECIFIED
 from tvm import te
 
 from planish.ir.builder import Builder
+from planish.ir.graph import Graph
+from planish.ir.types import DType, TensorType
+from planish.passes.probes import run_graph
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
     ("first", "cases", "equal"),
-    [pytest.param(104, 4, 3, marks=pytest.mark.wide), pytest.param(100, 12, 9, marks=pytest.mark.slow)],
+    [
+        pytest.param(104, 1, 1, marks=pytest.mark.wide, id="alone"),
+        pytest.param(104, 4, 3, marks=pytest.mark.wide),
+        pytest.param(100, 12, 9, marks=pytest.mark.slow),
+    ],
 )
 def test_graphs_are_equal_together_or_refused_by_name(first: int, cases: int, equal: int) -> None:
     numbers = ["--first", str(first), "--cases", str(cases)]
@@ -43,7 +51,7 @@ def test_a_wrong_graph_is_found_among_others() -> None:
     wrong = graphs["101"] = graphs["101"].clone()
     name, value = next((name, value) for name, value in wrong.outputs.items() if value.dtype.is_float)
     wrong.outputs[name] = Builder(wrong).Add(value, 1)
-    answers = run_together(samples, graphs)
+    answers = run_together({name: given.probes for name, given in samples.items()}, graphs)
     assert answers.keys() == samples.keys()
     differing = [
         name for name, given in samples.items() if unequal(given, given.outputs, answers[name], is_exact=False)
@@ -86,6 +94,44 @@ def test_what_is_spelled_out_may_differ_in_a_case_of_the_table_alone() -> None:
     spelled_out.outputs["y4"] = Builder(spelled_out).Add(spelled_out.outputs["y4"], 1)
     with pytest.raises(Broken, match="y4"):
         hold_outputs(given, spelled_out)
+
+
+@pytest.mark.parametrize(("place", "reasons"), [(0, ["rounding inside ReduceSum decides"]), (2, [])])
+def test_only_what_rounding_decides_may_be_another(place: int, reasons: list[str]) -> None:
+    """Two sums cancel but for a billionth; the third is far below them."""
+    graph = Graph()
+    op, x = Builder(graph), graph.add_input("x", TensorType(DType.float32, (3, 3)))
+    graph.outputs["y"] = op.ArgMax(op.ReduceSum(x, [1], keepdims=0), axis=0, keepdims=0)
+    given = _given(graph, np.array([[1, -1, 1e-9], [1, -1, 3e-9], [1, 1, -4]], np.float32))
+    assert given.outputs[0]["y"] == 1
+    assert list(decided_by_rounding(given, [{"y": np.array(place)}]).values()) == reasons
+
+
+@pytest.mark.parametrize(("found", "reasons"), [(0.0, ["rounding inside Sigmoid decides"]), (1e-4, [])])
+def test_what_is_small_beside_1_may_be_off_by_its_rounding(found: float, reasons: list[str]) -> None:
+    graph = Graph()
+    op, x = Builder(graph), graph.add_input("x", TensorType(DType.float32, (2,)))
+    graph.outputs["y"] = op.Sigmoid(x)
+    given = _given(graph, np.array([-52, -40], np.float32))
+    assert list(decided_by_rounding(given, [{"y": np.array([found, 0], np.float32)}]).values()) == reasons
+
+
+def _given(graph: Graph, x: np.ndarray) -> Sample:
+    probes = [{"x": x}]
+    return Sample(Recipe(()), graph, probes, run_graph(graph, probes))
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "operator"), [(7461, "y5", "Sigmoid"), pytest.param(7882, "y2", "STFT", marks=pytest.mark.wide)]
+)
+def test_a_mistake_where_rounding_decides_is_found(number: int, name: str, operator: str) -> None:
+    given, runtime = sample(recipe(number)), Here("onnxruntime")
+    wrong = given.graph.clone()
+    wrong.outputs[name] = Builder(wrong).Add(wrong.outputs[name], 1)
+    with pytest.raises(Broken, match=name):
+        runtime.hold(given, [("same", State(given.graph, given.outputs)), ("wrong", State(wrong, given.outputs))])
+    assert set(runtime.rounded) == {f"rounding inside {operator} decides"}
+    assert not runtime.strange
 
 
 def test_what_may_differ_is_in_the_table() -> None:

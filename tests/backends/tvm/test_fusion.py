@@ -72,6 +72,11 @@ def test_a_group_ends_where_others_read(make_graph) -> None:
     assert groups == [["MatMul", "Add", "Relu"], ["MatMul", "Sigmoid"], ["MatMul", "Add"]]
 
 
+def test_an_image_may_be_read_by_what_has_several_outputs(make_graph) -> None:
+    """What reads it is looked at, to see whether it makes the numbers narrower."""
+    assert not nodes_of_groups(make_graph(lambda op, x: op.TopK(op.Relu(x), [2], axis=1, outputs=2)[0], 2, 8, 4, 4))
+
+
 @pytest.mark.parametrize("is_read_by_others", [False, True])
 def test_what_is_quantized_at_once_is_computed_coarsely(make_graph, agree, is_read_by_others) -> None:
     def build(op, x):

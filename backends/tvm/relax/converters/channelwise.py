@@ -114,8 +114,10 @@ def join(emitter: Emitter, node: Node) -> Blocked | None:
 
 def _is_narrowed(value: Value) -> bool:
     """Whether a value's only reader quantizes it or rounds it to bfloat16."""
-    readers = [use.node for use in value.uses]
-    return len(readers) == 1 and (readers[0].operator == "QuantizeLinear" or readers[0].output.dtype is DType.bfloat16)
+    if value.use_count != 1:
+        return False
+    reader = value.uses[0].node
+    return reader.operator == "QuantizeLinear" or reader.outputs[0].dtype is DType.bfloat16
 
 
 _PLAIN: dict[str, Converter] = {
