@@ -6,26 +6,33 @@ from .graph import Graph, Node
 from .infer import infer
 
 
-def reinfer(graph: Graph) -> None:
+def reinfer(graph: Graph, *, is_strict: bool = True) -> None:
     """Infer every node's output types anew, in order: what a pass calls after it changed a weight's shape.
+
+    Args:
+        graph: whose types change.
+        is_strict: whether all must fit; otherwise a node keeps its types where its inputs' sizes may agree when it
+            runs, but not as far as they are known: of an exact pass, the graph means what it did.
 
     Raises:
         ModelError: naming the layer whose inputs no longer fit.
     """
     for node in graph.nodes:
         for inner in node.graphs:
-            _refresh_inner(node, inner)
+            _refresh_inner(node, inner, is_strict=is_strict)
         try:
             types = infer(node.operator, node.inputs, node.attributes, len(node.outputs))
         except ModelError as error:
+            if not is_strict:
+                continue
             raise ModelError(f"{node.location}: {error}") from error
         for output, type in zip(node.outputs, types, strict=True):
             if output.type != type:
                 output.type = type
 
 
-def _refresh_inner(node: Node, inner: Graph) -> None:
+def _refresh_inner(node: Node, inner: Graph, *, is_strict: bool) -> None:
     """Infer anew what is in a graph inside a node, whose inputs may have other types by now."""
     for value, type in zip(inner.inputs, body_inputs(node.operator, node.inputs, node.attributes), strict=True):
         value.type = join(value.type, type, value.name)
-    reinfer(inner)
+    reinfer(inner, is_strict=is_strict)

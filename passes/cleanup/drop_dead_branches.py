@@ -31,7 +31,7 @@ class DeadBranchRemoval(Pass):
                 part.erase(node)
                 count += 1
         if are_narrower:  # than the types that hold whichever branch is taken
-            reinfer(graph)
+            reinfer(graph, is_strict=False)
         return PassResult({"branch": count})
 
 

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from planish.ir.errors import ModelError
+from planish.ir.interpreter import Interpreter
+from planish.ir.reinfer import reinfer
 from planish.passes.cleanup.fold_constants import ConstantFolding
 
 
@@ -224,3 +227,42 @@ def test_a_size_that_only_a_constant_told_is_known_from_there_on(becomes) -> Non
       return y = %y
     }"""
     becomes("fold-constants", before, after)
+
+
+def test_sizes_that_agree_at_run_time_alone_keep_their_types(graph_of, context) -> None:
+    """A batch that must be five or one by what is folded: nobody can tell before it runs."""
+    graph = graph_of(
+        """(%x: float32[2], %v: float32[n]) {
+      const %p: int64[2] = [1, 1]
+      const %axis: int64[] = 0
+      %widths: int64[2] = CumSum(%p, %axis)
+      %pad: float32[pad_widths__5a92f42556_0] = Pad(%x, %widths)
+      %y: float32[mul_output_0__632683efde_0] = Mul(%v, %pad) @ "gate"
+      return y = %y
+    }"""
+    )
+    feeds = {"x": np.ones(2, np.float32), "v": np.arange(5, dtype=np.float32)}
+    before = Interpreter(graph).run(feeds)
+    assert ConstantFolding().run(graph, context(graph)).counts == {"fold": 1}
+    assert [str(node.output.type) for node in graph.nodes] == ["float32[5]", "float32[mul_output_0__632683efde_0]"]
+    np.testing.assert_array_equal(Interpreter(graph).run(feeds)["y"], before["y"])
+    with pytest.raises(ModelError, match="gate: Mul"):
+        reinfer(graph)
+
+
+def test_what_fails_stays_and_is_reported(graph_of, context) -> None:
+    """It may be in a branch that is never taken."""
+    graph = graph_of(
+        """(%x: float32[3]) {
+      const %table: float32[3] = [1, 2, 3]
+      const %place: int64[1] = [3]
+      %found: float32[1] = GatherElements(%table, %place) @ "loss.gather"
+      %y: float32[3] = Add(%x, %found)
+      return y = %y
+    }"""
+    )
+    result = ConstantFolding().run(graph, context(graph))
+    assert result.counts == {"fold": 0}
+    (miss,) = result.misses
+    assert miss.startswith("loss.gather: GatherElements stays: ")
+    assert "index 3 is out of bounds" in miss
