@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from machine import without_saturation
 
 import planish
 from planish.ir.errors import ModelError, UsageError
@@ -11,8 +12,9 @@ from planish.ir.graph import Graph
 from planish.ir.interpreter import Interpreter
 from planish.ir.numerics import drift
 from planish.passes.base import Feeds
+from planish.targets.load import load_target
 
-TARGET = "x86-64-avx512-vnni"
+TARGET = without_saturation(load_target("x86-64-avx512-vnni"))
 
 
 @pytest.mark.wide
