@@ -11,8 +11,8 @@ def reinfer(graph: Graph, *, is_strict: bool = True) -> None:
 
     Args:
         graph: whose types change.
-        is_strict: whether all must fit; otherwise a node keeps its types where its inputs' sizes may agree when it
-            runs, but not as far as they are known: of an exact pass, the graph means what it did.
+        is_strict: whether all must fit. Otherwise a node whose inputs agree when it runs, for all that is known, keeps
+            the types that it has: what exact passes ask for, which leave the graph's meaning alone.
 
     Raises:
         ModelError: naming the layer whose inputs no longer fit.

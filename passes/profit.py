@@ -12,7 +12,7 @@ _NOISE, _LEAST, _LEAST_OF_A_LAYER = 1.02, 50e-6, 5e-6
 """How many times as long a graph has to take, in three rounds of four, to count as slower, and by how many seconds."""
 
 _OFTEN = 0.7
-"""The share of rounds in which a graph is faster so that it isn't slower in three of four, but for 1.3 % of chance."""
+"""The share of rounds in which a graph is faster so that it isn't slower in three of four, but for 1.4 % of chance."""
 
 
 def named(graph: Graph) -> Graph:

@@ -43,20 +43,30 @@ def _is_elementwise(func: Any) -> bool:
     return (
         torch.Tag.pointwise in func.tags
         and torch.Tag.nondeterministic_seeded not in func.tags
-        and not func._schema.is_mutable
+        and (not func._schema.is_mutable or _is_in_place(func))
     )
 
 
+def _is_in_place(func: Any) -> bool:
+    return func._schema.name.endswith("_")
+
+
 def _elementwise(func: Any, *args: Any, **named: Any) -> Tensor | None:
-    """The sizes are those of the operands, broadcast; the element type is what comes out for one element each."""
+    """The sizes are those of the operands, broadcast; the element type is what comes out for one element each.
+
+    In place, the first operand stays what it is if the others fit into it.
+    """
     operands = [it for it in (*args, *named.values()) if isinstance(it, Tensor)]
     result = _of_one_element(func, *args, **named)
     if not isinstance(result, Tensor) or not operands:
         return None
     try:
-        return _made(np.broadcast_shapes(*(it.shape for it in operands)), result.dtype)
+        shape = np.broadcast_shapes(*(it.shape for it in operands))
     except ValueError:
         return None
+    if not _is_in_place(func):
+        return _made(shape, result.dtype)
+    return args[0] if shape == args[0].shape else None
 
 
 def _of_one_element(func: Any, *args: Any, **named: Any) -> Any:

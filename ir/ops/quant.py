@@ -72,23 +72,7 @@ def _quantize(
     return _plus(rounded, zero_point, axis, block_size).clamp(*dtype_of(to).limits)
 
 
-def _quantized_type_of(
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-    precision: int = 0,
-    **_: int,
-) -> Tensor:
-    """Nothing in place, which torch takes long to tell the type of."""
-    y = _plus(_ratio(x, scale, axis, block_size, precision), zero_point, axis, block_size)
-    return torch.empty_like(y, dtype=_quantized_type(zero_point, output_dtype))
-
-
-@operator("QuantizeLinear", types=_quantized_type_of, trainable=_quantize, traits=Trait.QUANTIZING)
+@operator("QuantizeLinear", trainable=_quantize, traits=Trait.QUANTIZING)
 def quantize_linear(
     x: Tensor,
     scale: Tensor,
@@ -109,20 +93,7 @@ def quantize_linear(
     return convert(y, to, saturate=True)
 
 
-def _dequantized_type_of(
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None = None,
-    *,
-    axis: int = 1,
-    block_size: int = 0,
-    output_dtype: int = 0,
-) -> Tensor:
-    y = _plus(plain(x).float(), zero_point, axis, block_size) * _spread(scale, x, axis, block_size).float()
-    return torch.empty_like(y, dtype=torch_dtype(DType(output_dtype)) if output_dtype else scale.dtype)
-
-
-@operator("DequantizeLinear", types=_dequantized_type_of)
+@operator("DequantizeLinear")
 def dequantize_linear(
     x: Tensor,
     scale: Tensor,

@@ -98,7 +98,8 @@ def show(
                 see(done, value, tensor)
 
         graph.run(batch, observe)
-    context.progress(doing, len(batches), len(batches))
+    if batches:
+        context.progress(doing, len(batches), len(batches))
 
 
 class Calibration:

@@ -110,6 +110,12 @@ ELEMENTWISE = {
     aten.clamp.default: lambda draw: (tensor(draw, 2), 0, 6),
     aten.bitwise_and.Tensor: lambda draw: (tensor(draw, 2), tensor(draw, 2)),
     aten.isnan.default: lambda draw: (tensor(draw, 2),),
+    aten.add_.Tensor: lambda draw: (tensor(draw, 3), tensor(draw, int(draw.integers(4)))),
+    aten.sub_.Tensor: lambda draw: (tensor(draw, 2), tensor(draw, 2)),
+    aten.div_.Tensor: lambda draw: (tensor(draw, 2), tensor(draw, 0)),
+    aten.round_.default: lambda draw: (tensor(draw, 2),),
+    aten.clamp_.default: lambda draw: (tensor(draw, 2), 0, 255),
+    aten.nan_to_num_.default: lambda draw: (tensor(draw, 2), 0.0),
 }
 
 NAMED = {
