@@ -116,6 +116,7 @@ def test_archives_are_the_same_wherever_they_are_built(built: dict[str, bytes], 
     assert archives(tmp_path / "deep" / "er", TZ="Asia/Tokyo", HOME=str(tmp_path)) == built
 
 
+@pytest.mark.wide
 def test_the_time_of_archives_can_be_set(built: dict[str, bytes], tmp_path: Path) -> None:
     later = archives(tmp_path, SOURCE_DATE_EPOCH="1700000000")
     with tarfile.open(fileobj=BytesIO(later[SDIST])) as archive:

@@ -11,7 +11,7 @@ import pytest
 import planish
 
 ROOT = Path(planish.__file__).parent
-COMMAND = re.compile(r'pip install -e "\.\[dev\]" && pytest(?P<options>( -\S+| \w+)*)')
+COMMAND = re.compile(r'pip install --no-compile -e "\.\[dev\]" && pytest(?P<options>( -\S+| \w+)*)')
 MODULE = """
 import ctypes
 import os

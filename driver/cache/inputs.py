@@ -66,7 +66,8 @@ def reading() -> Generator[Reading]:
 
 def inputs(paths: Iterable[str]) -> Sequence[Input]:
     """What files and folders are like, without those of packages, the system, caches and temporary drafts."""
-    return [Input(path, digest_of(Path(path))) for path in sorted(set(map(_source, paths))) if _counts(path)]
+    elsewhere = _elsewhere()
+    return [Input(path, digest_of(Path(path))) for path in sorted(set(map(_source, paths))) if _counts(path, elsewhere)]
 
 
 def are_unchanged(noted: Iterable[Input]) -> bool:
@@ -133,12 +134,12 @@ def _source(path: str) -> str:
     return path
 
 
-def _counts(path: str) -> bool:
+def _counts(path: str, elsewhere: tuple[str, ...]) -> bool:
     temporary = tempfile.gettempdir()
     name = path.removeprefix(temporary).lstrip(os.sep)
     if path == temporary or (path.startswith(temporary) and name.startswith("planish-work-")) or _DRAFT in path:
         return False
-    return not f"{path}{os.sep}".startswith(_elsewhere()) and os.path.lexists(path)
+    return not f"{path}{os.sep}".startswith(elsewhere) and os.path.lexists(path)
 
 
 def _elsewhere() -> tuple[str, ...]:

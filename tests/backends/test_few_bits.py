@@ -65,7 +65,7 @@ def forms(bits: int) -> tuple[Graph, dict[str, np.ndarray], dict[str, np.ndarray
     return graph, feeds, wanted
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [pytest.param(2, marks=pytest.mark.wide), 4, 8])
 @pytest.mark.parametrize("backend", ["interpreter", "onnxruntime", pytest.param("tvm", marks=pytest.mark.wide)])
 def test_every_form_is_multiplied_rightly(bits: int, backend: str) -> None:
     if backend == "tvm":

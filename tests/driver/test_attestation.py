@@ -4,8 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
+import pytest
 from google.protobuf import json_format
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import statement_pb2
@@ -18,7 +17,11 @@ from planish.driver.cli import app
 from planish.driver.integrity import check_integrity
 
 
+@pytest.mark.wide
 def test_both_fit_their_schemas_and_say_what_the_artifact_does(artifact: Path) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator  # which takes 4 seconds
+
     told = provenance(Attested.read(artifact))
     statement = json_format.ParseDict(told, statement_pb2.Statement())
     Statement.copy_from_pb(statement).validate()

@@ -46,6 +46,7 @@ def test_tvm_agrees_with_the_model(example, tmp_path: Path) -> None:
     np.testing.assert_allclose(output, example.expected, RTOL, ATOL)
 
 
+@pytest.mark.wide
 def test_digits_loses_at_most_a_point_and_three_quarters_of_its_size(digits) -> None:
     assert digits.untouched.score.value > 0.98
     assert digits.drop <= 0.01

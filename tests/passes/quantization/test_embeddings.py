@@ -29,6 +29,7 @@ TIED = """(%rows: int64[tokens]) {{
 }}"""
 SCHEMES = {"int8": 0.05, "int8-dynamic": 0.05, "int8-weights": 0.01, "int4": 0.12, "int3": 0.25, "int2": 0.6}
 """How far each scheme may move the outputs."""
+WIDE = pytest.mark.wide
 FEEDS = {"rows": np.array([7, 2047, 0, 7, -1])}
 
 
@@ -58,7 +59,9 @@ def test_a_tied_table_is_held_once(tied: Graph, scheme: str) -> None:
 
 @pytest.mark.parametrize("block", [0, 16, 32])
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("scheme", ["int8-weights", "int4", "int3", "int2"])
+@pytest.mark.parametrize(
+    "scheme", ["int8-weights", "int4", pytest.param("int3", marks=WIDE), pytest.param("int2", marks=WIDE)]
+)
 def test_what_is_looked_up_is_what_the_head_multiplies_by(
     tied: Graph, scheme: str, symmetric: bool, block: int
 ) -> None:

@@ -147,8 +147,8 @@ def test_the_attempts_grow_with_the_graph_and_no_faster(
         assert operators(graph) == after(length)
         return len(asked)
 
-    assert 500 <= attempts(1000) <= 3000
-    assert attempts(4000) <= 4 * attempts(1000) + 16
+    assert 250 <= attempts(500) <= 1500
+    assert attempts(2000) <= 4 * attempts(500) + 16
 
 
 RULES = (
