@@ -44,6 +44,7 @@ def main() -> None:
                 answers.flush()
 
         import_module("..codegen.build", __package__)  # takes a while, and is done before anything is asked for
+        gc.freeze()  # what is imported stays, and takes longer to look through than a small graph to compile
         while True:
             _serve(requests.get(), tell)
             gc.collect()  # or the graph's weights, which are another process's files, stay until there is more work
