@@ -111,6 +111,7 @@ def test_the_sources_hold_what_a_build_needs_and_nothing_of_the_machine(built: d
     assert {(it.uid, it.gid, it.uname, it.gname, it.mtime) for it in members} == {(0, 0, "", "", 315_532_800)}
 
 
+@pytest.mark.wide
 def test_archives_are_the_same_wherever_they_are_built(built: dict[str, bytes], tmp_path: Path) -> None:
     assert sorted(built) == [WHEEL, SDIST]
     assert archives(tmp_path / "deep" / "er", TZ="Asia/Tokyo", HOME=str(tmp_path)) == built

@@ -133,6 +133,7 @@ def test_a_recipe_includes_another(tmp_path: Path) -> None:
         read_recipe(write(tmp_path / "lost.yaml", "include: nowhere.yaml"))
 
 
+@pytest.mark.wide
 def test_the_schema_holds_what_recipes_hold() -> None:
     import jsonschema  # which takes 4 seconds where it knows every format of strings
 

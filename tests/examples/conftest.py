@@ -26,7 +26,7 @@ class Example:
     expected: np.ndarray
 
 
-@pytest.fixture(params=["digits", *(pytest.param(name, marks=pytest.mark.wide) for name in ("minilm", "ocr"))])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.wide) for name in ("digits", "minilm", "ocr")])
 def example(request: pytest.FixtureRequest) -> Example:
     return read(request.param)
 

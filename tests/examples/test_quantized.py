@@ -42,15 +42,9 @@ def quantized(example, known: dict[Path, Graph]) -> Graph:
 
 
 WAYS = [
-    pytest.param(name, backend, marks=marks)
-    for name, backend, marks in (
-        ("digits", "onnxruntime", ()),
-        ("digits", "tvm", ()),
-        ("minilm", "onnxruntime", pytest.mark.wide),
-        ("minilm", "tvm", pytest.mark.wide),
-        ("ocr", "onnxruntime", pytest.mark.wide),
-        ("ocr", "tvm", pytest.mark.slow),  # where an image's width isn't known, TVM has no kernels but its own
-    )
+    *(pytest.param(name, "onnxruntime", marks=pytest.mark.wide) for name in ("digits", "minilm", "ocr")),
+    *(pytest.param(name, "tvm", marks=pytest.mark.wide) for name in ("digits", "minilm")),
+    pytest.param("ocr", "tvm", marks=pytest.mark.slow),  # where a width isn't known, TVM has no kernels but its own
 ]
 
 

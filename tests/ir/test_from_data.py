@@ -226,14 +226,14 @@ def check(draw: Draw, applied: Applied, *, is_computed: bool) -> None:
 
 
 @pytest.mark.parametrize("operator", HOST)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_a_type_is_right_whatever_the_data(operator: str, data: DataObject) -> None:
     check(data.draw, HOST[operator](data.draw), is_computed=data.draw(st.booleans()))
 
 
 @pytest.mark.parametrize("operator", SIZED)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_a_type_is_right_whatever_sizes_the_data_gave(operator: str, data: DataObject) -> None:
     check(data.draw, SIZED[operator](data.draw), is_computed=True)

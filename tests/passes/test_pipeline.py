@@ -130,7 +130,7 @@ def test_every_pass_reads_back_with_any_options(kind: type[Pass]) -> None:
         {"steps": st.lists(passes_with_options(), min_size=1, max_size=3).map(tuple)} if issubclass(kind, Group) else {}
     )
 
-    @settings(PATIENT, max_examples=40)
+    @settings(PATIENT, max_examples=20)
     @given(instances(kind, **steps))
     def hold(step: Pass) -> None:
         assert parse_pipeline(format_pass(step)) == (step,)

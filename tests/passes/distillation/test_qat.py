@@ -65,6 +65,7 @@ def error(source: Graph, graph: Graph, data: list[Feeds]) -> float:
     return drift(*([Interpreter(it).run(feeds) for feeds in data[-1:]] for it in (source, graph)))
 
 
+@pytest.mark.wide
 def test_rounding_takes_less_and_backends_agree_with_the_interpreter(source: Graph, data: list[Feeds]) -> None:
     before = quantized(source, data)
 

@@ -64,6 +64,7 @@ def test_floats_that_are_faster_stay():
     assert result.misses[-1].startswith("no mix of int8 and float is faster than float alone, which takes 24 ms, ")
 
 
+@pytest.mark.wide
 def test_the_seed_decides_and_nothing_else():
     first, second = (print_graph(mixed(network(pathologic=2), max_drop=10.0)[0]) for _ in range(2))
     assert first == second

@@ -143,7 +143,14 @@ def test_weights_have_seven_bits_where_eight_would_saturate():
     assert max(np.abs(weight.astype(int)).max() for weight in weights if weight.size > 1) <= 64
 
 
-@pytest.mark.parametrize(("name", "scheme"), [*((name, "int8") for name in CASES), ("projections", "int8-dynamic")])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        pytest.param("convolutions", "int8", marks=pytest.mark.wide),
+        ("projections", "int8"),
+        ("projections", "int8-dynamic"),
+    ],
+)
 def test_weights_in_four_bits_take_up_half_the_bytes_and_run_in_the_same_kernels(name, scheme, tmp_path):
     sizes, operators = {}, {}
     for bits in (8, 4):
