@@ -38,6 +38,7 @@ def check(graph: Graph, executable: Executable, path: Path, feeds: dict[str, np.
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.wide
 def test_a_bert_with_dynamic_batch_and_length(minilm_file: Path, target, tmp_path) -> None:
     graph = read_onnx(minilm_file)
     executable = lowered(graph, target, tmp_path / "dist")

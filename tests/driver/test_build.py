@@ -126,6 +126,7 @@ def test_nothing_is_written_unless_all_is_well(
     assert leftovers(folder) == []
 
 
+@pytest.mark.wide
 def test_a_gate_holds_an_artifact_to_the_one_before_it(folder: Path) -> None:
     gate = {"against": "dist", "max_drop": "1%", "max_larger": "10%"}
     build(recipe(folder, gate=gate), first := Listener())

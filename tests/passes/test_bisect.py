@@ -180,6 +180,7 @@ def test_the_rewrite_at_fault_is_found(
     assert fault.checks <= 2 * math.log2(fault.applications) + 10
 
 
+@pytest.mark.wide
 def test_where_every_check_holds_nothing_is_found(source: Graph, check: NumericCheck) -> None:
     context = PassContext(load_target("x86-64"), source)
     assert bisect(parse_pipeline(pipeline("none", "*")), check, context) is None

@@ -113,7 +113,7 @@ def passes_with_options() -> st.SearchStrategy[Pass]:
     )
 
 
-@settings(PATIENT, max_examples=100)
+@settings(PATIENT, max_examples=40)
 @given(st.lists(passes_with_options(), max_size=3).map(tuple))
 def test_any_pipeline_reads_back(passes: tuple[Pass, ...]) -> None:
     text = format_pipeline(passes)

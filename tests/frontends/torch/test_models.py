@@ -132,7 +132,7 @@ def gpt2() -> nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
-@pytest.mark.parametrize("make", [bert, gpt2])
+@pytest.mark.parametrize("make", [pytest.param(bert, marks=pytest.mark.wide), gpt2])
 def test_text_at_any_batch_and_sequence(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     module = make().eval()

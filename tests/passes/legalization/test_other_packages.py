@@ -93,6 +93,7 @@ def test_both_backends_run_it_by_its_expansion(others, backend: str, outputs: in
         np.testing.assert_allclose(found, wanted)
 
 
+@pytest.mark.wide
 def test_a_backend_that_has_the_domain_runs_it_itself(others) -> None:
     graph = graph_of("com.microsoft::CDist", (4, 3), (5, 3), metric="sqeuclidean")
     rng = np.random.default_rng(0)

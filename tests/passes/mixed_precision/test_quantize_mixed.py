@@ -85,6 +85,7 @@ def test_layers_that_are_not_asked_for_are_left():
     assert [node.operand(1).producer is None for node in graph.nodes if node.operator == "Conv"].count(True) == 1
 
 
+@pytest.mark.wide
 def test_labels_make_the_metric_what_may_drop():
     source = network(pathologic=2)
     wanted = [run_graph(source, [feeds])[0]["y"].argmax(1) for feeds in batches()]

@@ -148,7 +148,7 @@ def test_weights_have_seven_bits_where_eight_would_saturate():
     [
         pytest.param("convolutions", "int8", marks=pytest.mark.wide),
         ("projections", "int8"),
-        ("projections", "int8-dynamic"),
+        pytest.param("projections", "int8-dynamic", marks=pytest.mark.wide),
     ],
 )
 def test_weights_in_four_bits_take_up_half_the_bytes_and_run_in_the_same_kernels(name, scheme, tmp_path):
