@@ -5,6 +5,7 @@ Loading an artifact needs nothing but numpy and the runtime.
 
 import hashlib
 import os
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -170,6 +171,8 @@ def _load(folder: Path, threads: int | None, key: bytes | None) -> Executable:
     target = manifest["target"]
     if backend.native:
         check_machine(target["architecture"], target["features"])
+    if doubt := backend.doubt(folder, target["features"]):
+        warnings.warn(f"{folder}: {doubt}", stacklevel=3)
     with _checked_meanwhile(folder, weights) if weights else nullcontext():
         return backend.load(folder, inputs, outputs, threads or target["threads"])
 

@@ -133,6 +133,15 @@ class Backend(ABC):
         """Return None if what an artifact runs on is installed or in its folder, otherwise what to install."""
         return self.available()
 
+    def doubt(self, directory: Path, features: Collection[str]) -> str:
+        """Return why an artifact's results may be others here than on a machine with its target's instruction sets.
+
+        Args:
+            directory: the artifact's.
+            features: the target's instruction sets.
+        """
+        return ""
+
     def bundle(self, directory: Path) -> Sequence[Path]:
         """Copy the runtime's libraries into an artifact's folder, as far as it can run on them; return the files.
 

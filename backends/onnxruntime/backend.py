@@ -9,6 +9,7 @@ import numpy as np
 
 from ...ir.errors import ModelError, TargetError
 from ...ir.extras import is_installed
+from ...targets.cpu import this_cpu
 from ..base import Backend, Executable, NodeTimes, Port
 from .session import OnnxRuntimeExecutable, explain, session
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 _MODEL = "model.onnx"
 _LOCATION = b"\x0a\x08location\x12"
 """The bytes before a file's name in protobuf: the key and the value's number of a `StringStringEntryProto`."""
+_INTEGERS = (b"DequantizeLinear", b"DynamicQuantizeLinear", b"MatMulInteger", b"ConvInteger", b"QLinear")
+"""Names of the operators that products of integers are written with."""
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+"""Instruction sets that add up products of uint8 and int8 in 32 bits; others of x86 saturate at 16 bits."""
 
 
 class OnnxRuntime(Backend):
@@ -47,6 +52,17 @@ class OnnxRuntime(Backend):
             found = diagnosis(legal, Origins.of(source).name, _fault_of)
             raise TargetError(found or f"ONNX Runtime can't run the model: {fault}")
         return sorted(directory.glob(f"{_MODEL}*"))
+
+    def doubt(self, directory: Path, features: Collection[str]) -> str:
+        cpu = this_cpu()
+        if cpu is None or cpu.architecture != "x86_64" or cpu.features & _VNNI or not _VNNI.intersection(features):
+            return ""
+        if not _mentions(directory / _MODEL, _INTEGERS):
+            return ""
+        return (
+            "its int8 weights are for a CPU with VNNI, which this one lacks: ONNX Runtime's sums may saturate here; "
+            "build it for a target like this machine"
+        )
 
     def opens(self, directory: Path) -> Collection[str]:
         return _MODEL, *_named_in(directory / _MODEL)
@@ -83,6 +99,11 @@ def _named_in(model: Path) -> set[str]:
     except (OSError, ValueError) as error:  # the latter for an empty file
         raise ModelError(f"{model} can't be read: {error}") from error
     return found
+
+
+def _mentions(model: Path, names: Sequence[bytes]) -> bool:
+    with model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return any(content.find(name) >= 0 for name in names)
 
 
 def _fault_of(graph: "Graph") -> str:

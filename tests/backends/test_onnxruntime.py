@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from planish.ir.errors import ModelError, TargetError
 from planish.ir.graph import Graph, Location, Value
 from planish.ir.interpreter import Interpreter
 from planish.ir.types import DType, TensorType
+from planish.targets.load import load_target
 
 
 def lowered(graph: Graph, target, folder: Path) -> Executable:
@@ -248,3 +250,30 @@ def test_a_norm_of_a_later_opset_beside_what_has_kernels_in_earlier_ones(make_gr
     feeds = {graph.inputs[0].name: np.random.default_rng(0).standard_normal((1, 2, 8, 8)).astype(np.float32)}
     [expected] = Interpreter(graph).run(feeds).values()
     np.testing.assert_allclose(lowered(graph, target, tmp_path / "dist")(**feeds)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "target", "weight", "is_told"),
+    [
+        ("avx2 fma f16c", "x86-64-avx512-vnni", np.int8, True),
+        ("avx2 fma f16c", "x86-64-avx2", np.int8, False),
+        ("avx2 fma f16c", "x86-64-avx512-vnni", np.float32, False),
+        ("avx2 fma f16c avx_vnni", "x86-64-avx512-vnni", np.int8, False),
+    ],
+)
+def test_sums_that_may_saturate_on_this_machine_are_told(
+    flags: str, target: str, weight: type, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Graph()
+    op = Builder(graph, location=Location("head"))
+    x = graph.add_input("x", TensorType(DType.float32, (2, 4)))
+    values = np.full((4, 3), 127, weight)
+    held = op.DequantizeLinear(values, np.float32(0.1)) if weight is np.int8 else values
+    graph.outputs["y"] = op.MatMul(x, held)
+    write_artifact(tmp_path / "dist", graph, find_backend("onnxruntime"), load_target(target))
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setenv("PLANISH_CPUINFO", str(tmp_path / "cpuinfo"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        load(tmp_path / "dist")
+    assert ["ONNX Runtime's sums may saturate here" in str(it.message) for it in told] == [True] * is_told
