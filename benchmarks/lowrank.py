@@ -14,7 +14,9 @@ timed beside the float model, in turns. `minilm` takes a quarter from MiniLM, so
 layers, which makes it faster, and most from its table of words, with sentences of film reviews, product reviews and
 tweets and with 256 news digests to calibrate on, and prints how its embeddings agree with the float model's (cosine) on
 other such sentences and on Lee's 50 documents, and how these agree with people's judgement (Spearman's), before and
-after, and its speed. `latency` times what was kept, in turns with the whole model: the median of rounds, and quartiles.
+after, and its speed. `latency` times what was kept, in turns with the whole model. Printed are the median of rounds,
+their quartiles, and the median's interval of 95 %: two threads of ONNX Runtime may share a core for a while, so that a
+round is off by as much as a half, and it takes many (`--times 8`) to tell a few percent.
 """
 
 import time
@@ -32,7 +34,7 @@ from rich.console import Console
 from scipy import stats
 
 import planish
-from planish.driver.measurement import interleaved
+from planish.driver.measurement import Latency, interleaved
 from planish.driver.report import ConsoleReporter
 from planish.ir.analysis.cost import summarize
 from planish.ir.graph import Graph
@@ -168,11 +170,12 @@ def latency(
     backends: Annotated[str, typer.Option(help="That are timed.")] = "tvm,onnxruntime",
     threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
     lengths: Annotated[str, typer.Option(help="Tokens of one text.")] = "1,16,128,512",
+    times: Annotated[int, typer.Option(help="How often the rounds are made.")] = 1,
 ) -> None:
     """Time models of text that were kept, in turns."""
     graphs = planish.read(dense), planish.read(small)
     for backend in backends.split(","):
-        timed(graphs, partial(_one_text, graphs[0]), backend, threads, [int(it) for it in lengths.split(",")])
+        timed(graphs, partial(_one_text, graphs[0]), backend, threads, [int(it) for it in lengths.split(",")], times)
 
 
 def _one_text(graph: Graph, tokens: int) -> Feeds:
@@ -231,13 +234,18 @@ def timed(
     backend: str,
     threads: int,
     lengths: Sequence[int] = (1, 16, 128, 512),
+    times: int = 1,
 ) -> None:
     """Print how many times as fast the second graph is as the first, at some lengths."""
     target = replace(load_target("native"), threads=threads)
     models = [planish.compile(graph, backend=backend, target=target) for graph in graphs]
     for tokens in lengths:
-        before, after = interleaved([partial(model, **feeds(tokens)) for model in models])
-        print(f"  1 x {tokens} in {backend}, {threads} threads: {after.speedup_over(before)}", flush=True)
+        runs = [partial(model, **feeds(tokens)) for model in models]
+        rounds = np.hstack([[it.rounds for it in interleaved(runs)] for _ in range(times)])
+        before, after = map(Latency, rounds)
+        low, high = stats.bootstrap((before.rounds / after.rounds,), np.median, rng=0).confidence_interval
+        words = f"{after.speedup_over(before)}, median [{low:.2f}, {high:.2f}]"
+        print(f"  1 x {tokens} in {backend}, {threads} threads: {words}", flush=True)
 
 
 if __name__ == "__main__":
