@@ -8,8 +8,8 @@ Eight models with random weights, one sample each, after clean-up and fusion: `r
 `squeezenet1_1` and `regnet_y_400mf` of torchvision on images of 128 x 128, `vit` (tiny, timm) on 224 x 224, and `bert`
 and `llama` (six layers of 384 and 576 channels) on 64 tokens. What comes out is compiled anew and timed in turn with
 the model before, five times, two threads unless OMP_NUM_THREADS says otherwise; the quotient is the median of these
-times, with the least and the greatest. Norms choose the channels, since there is nothing to lose: only times are
-looked at.
+times, with the least and the greatest, or of one time (`--times 1`) with the quartiles of its rounds. Norms choose the
+channels, since there is nothing to lose: only times are looked at.
 
 With `--flops` that share of the operations goes instead, whatever it is worth. Four more models have the sizes of real
 ones: ResNet-50 and ViT-B/16 on images of 224 x 224, BERT-base and a Llama of SmolLM2-135M's sizes on 128 tokens.
@@ -100,7 +100,7 @@ def _measured(before: Graph, after: Graph, backend: str, target: Target, times: 
         else random.integers(1, VOCABULARY, it.type.static_shape)
         for it in before.inputs
     }
-    found: list[float] = []
+    found: list[Ratio] = []
     for _ in range(times):
         with TemporaryDirectory() as work:
             models = [
@@ -108,8 +108,9 @@ def _measured(before: Graph, after: Graph, backend: str, target: Target, times: 
                 for number, it in enumerate((before, after))
             ]
             first, second = interleaved([lambda model=it: model.run(feeds) for it in models])
-        found.append(second.speedup_over(first).median)
-    return str(Ratio(float(np.median(found)), min(found), max(found)))
+        found.append(second.speedup_over(first))
+    medians = [ratio.median for ratio in found]
+    return str(found[0] if times == 1 else Ratio(float(np.median(medians)), min(medians), max(medians)))
 
 
 def _subject(model: Model) -> tuple[nn.Module, Any]:
