@@ -69,7 +69,9 @@ Settled: TypeAlias = Callable[[np.ndarray], bool]
 
 
 def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None = None) -> list[Latency]:
-    """The latencies of some models, measured in turn.
+    """The latencies of some models, measured in turn, but for rounds in which all calls of one were disturbed.
+
+    These count only where there are too few others.
 
     Args:
         models: each runs one inference on inputs of its own.
