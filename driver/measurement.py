@@ -1,6 +1,7 @@
 """Honest latency: several models in turn in one run, so that what disturbs the machine disturbs them alike."""
 
 import gc
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ BLOCK_SECONDS = 0.01
 
 MOST_CALLS = 200
 """The calls that a round has at the most."""
+
+AGAIN_SECONDS = 0.04
+"""How long calls are made anew in whose place the system ran something else meanwhile."""
 
 PAUSE_SECONDS = 0.003
 """The pause between models: the worker threads of a runtime spin for a while and would slow the next one."""
@@ -65,7 +69,9 @@ Settled: TypeAlias = Callable[[np.ndarray], bool]
 
 
 def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None = None) -> list[Latency]:
-    """The latencies of some models, measured in turn.
+    """The latencies of some models, measured in turn, but for rounds in which all calls of one were disturbed.
+
+    These count only where there are too few others.
 
     Args:
         models: each runs one inference on inputs of its own.
@@ -75,17 +81,21 @@ def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None 
     expected = sum(seconds * (number + 1) for seconds, number in calls)
     rounds = int(np.clip(LONGEST_SECONDS / expected, FEWEST_ROUNDS, ROUNDS))
     medians = np.empty((len(models), rounds))
+    disturbed = np.zeros(rounds, bool)
     gc.disable()
     try:
         for number in range(rounds):
             for turn in range(len(models)):
                 index = (number + turn) % len(models)
-                medians[index, number] = _block(models[index], calls[index][1])
+                medians[index, number], is_disturbed = _block(models[index], calls[index][1])
+                disturbed[number] |= is_disturbed
             if settled is not None and number + 1 >= FEWEST_ROUNDS and settled(medians[:, : number + 1]):
-                return [Latency(row[: number + 1]) for row in medians]
+                rounds = number + 1
+                break
     finally:
         gc.enable()
-    return [Latency(row) for row in medians]
+    kept = np.flatnonzero(~disturbed[:rounds])
+    return [Latency(row[kept if len(kept) >= FEWEST_ROUNDS else slice(rounds)]) for row in medians]
 
 
 def _calls_per_block(run: Callable[[], object]) -> tuple[float, int]:
@@ -98,12 +108,26 @@ def _calls_per_block(run: Callable[[], object]) -> tuple[float, int]:
     return seconds, int(np.clip(BLOCK_SECONDS / seconds, 1, MOST_CALLS))
 
 
-def _block(run: Callable[[], object], calls: int) -> float:
+def _block(run: Callable[[], object], calls: int) -> tuple[float, bool]:
+    """The median seconds of some calls, and whether all of them were disturbed; where not, only the others count.
+
+    What is disturbed takes longer by the turns of other processes, so that a call of several milliseconds is, and a
+    shorter one seldom: models that differ in speed would seem to differ more.
+    """
     time.sleep(PAUSE_SECONDS)
     run()  # brings caches and worker threads back
-    seconds: list[float] = []
-    for _ in range(calls):
-        start = time.perf_counter()
+    every: list[float] = []
+    undisturbed: list[float] = []
+    begun = time.perf_counter()
+    while len(every) < calls or (len(undisturbed) < calls and time.perf_counter() - begun < AGAIN_SECONDS):
+        switches, start = _switches(), time.perf_counter()
         run()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+        every.append(time.perf_counter() - start)
+        if _switches() == switches:
+            undisturbed.append(every[-1])
+    return float(np.median(undisturbed or every)), not undisturbed
+
+
+def _switches() -> int:
+    """How often the system has taken a processor from this process for another one."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

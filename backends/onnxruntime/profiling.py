@@ -1,8 +1,9 @@
 """Where ONNX Runtime spends its time, by the nodes of the graph that it was given.
 
 The runtime profiles what is left after its own fusions. Each node gets a number for a name before, and its outputs do,
-too, since fused nodes keep the one or the other. What the runtime has put in between, such as changes of layout, counts
-for the node that reads it, or whose result it is.
+too, since fused nodes keep the one or the other. A convolution with its activation has the name of either, by the
+layout that its channels allow, and counts for the convolution. What the runtime has put in between, such as changes of
+layout, counts for the node that reads it, or whose result it is.
 """
 
 import json
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from ...ir.graph import Graph, Location
+from ...ir.graph import Graph, Location, Node
+from ...ir.operators import has_trait
+from ...ir.traits import Trait
 from ..artifact import port_of
 from ..base import NodeTimes
 from ..node_timing import WatchedGraph, timed_in_turn
@@ -29,6 +32,8 @@ _KERNEL = "_kernel_time"
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _BEFORE = frozenset({"ReorderInput", "Transpose", "QuantizeLinear"})
 """What the runtime puts before a node rather than behind one."""
+_REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
+"""Changes to the layout that convolutions have for themselves, and back."""
 
 
 def node_times(legal: Sequence[Graph], target: "Target", feeds: Mapping[str, np.ndarray]) -> list[NodeTimes]:
@@ -58,7 +63,7 @@ class _Watched(WatchedGraph):
             node.location = Location(f"@{number}@")
             for output in node.outputs:
                 marked.rename(output, f"@{number}@")
-        self._modules = [node.location.module for node in graph.nodes]
+        self._nodes = list(graph.nodes)
         self._fused = folder / "fused.onnx"
         write_onnx(marked, folder / "model.onnx")
         self._session = session(
@@ -78,10 +83,11 @@ class _Watched(WatchedGraph):
 
     def times(self) -> NodeTimes:
         owners = _Owners(onnx.load(self._fused, load_external_data=False).graph)
-        times, conversions = dict.fromkeys(self._modules, 0.0), dict.fromkeys(self._modules, 0.0)
+        modules = [node.location.module for node in self._nodes]
+        times, conversions = dict.fromkeys(modules, 0.0), dict.fromkeys(modules, 0.0)
         for name, (operator, seconds) in self._kernels().items():
             number = owners.find(name, operator)
-            module = "" if number is None else self._modules[number]
+            module = "" if number is None else _computed_by(self._nodes[number], operator).location.module
             times[module] = times.get(module, 0.0) + seconds
             if operator in _CONVERSIONS:
                 conversions[module] = conversions.get(module, 0.0) + seconds
@@ -132,6 +138,23 @@ class _Owners:
         near = [*readers, *makers] if node.op_type in _BEFORE else [*makers, *readers]
         found = (_number(text) for other in near for text in (other.name, *other.output))
         return next((number for number in found if number is not None), None)
+
+
+def _computed_by(node: Node, kernel: str) -> Node:
+    """The node that a kernel is for, where the runtime has fused the one that it was found by with that before it.
+
+    A change of layout around a convolution with an activation counts for the convolution, as both do.
+    """
+    wanted = "Conv" if kernel in _REORDERS else kernel
+    found = [node]
+    while found:
+        one = found.pop()
+        if one.operator in wanted:  # FusedConv
+            return one
+        if not has_trait(one.operator, Trait.CONTRACTING):
+            makers = [value.producer for value in one.inputs if value is not None and value.use_count == 1]
+            found += [maker for maker in makers if maker is not None]
+    return node
 
 
 def _number(text: str) -> int | None:

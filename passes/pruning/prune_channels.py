@@ -255,10 +255,7 @@ class ChannelPruning(Pass):
         """How many channels of each group go, by the way to remove them on which what was asked for costs least."""
         if trials:
             found = trials[_least([trial.counts for trial in trials], judge, prune, context)]
-            notes.append(
-                f"the model is {found.measured:.2f} times as fast as before, where latencies of layers had predicted "
-                f"{found.predicted:.2f}"
-            )
+            notes.append(str(found))
             return found.counts
         if ways[0] and ways[0][-1].saved < self.flops:
             notes.append(f"no more than {100 * ways[0][-1].saved:.0f} % of the operations can be removed")

@@ -1,7 +1,7 @@
 """How many channels of each group go, for the whole model to be so many times as fast: predicted, then measured."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,12 +48,12 @@ class Clock:
         self._graph, self._groups, self._timing, self._context = graph, groups, timing, context
         self.latencies = measure(graph, groups, steps, timing, context)
 
-    def speedup(self, counts: Counts, times: int = 1) -> float:
+    def speedups(self, counts: Counts, times: int = 1) -> list[float]:
         """How many times as fast the whole model is without some channels of each group, no matter which.
 
         Args:
             counts: of the channels.
-            times: how often it is measured; the median counts.
+            times: how often it is measured, the model being compiled anew.
         """
 
         def ratios() -> list[np.ndarray]:
@@ -62,7 +62,7 @@ class Clock:
             return [np.array([np.median(before / after) for before, after in rounds])]
 
         (found,) = self._context.remember(ratios)
-        return float(np.median(found))
+        return found.tolist()
 
     def refuse(self, wanted: float) -> None:
         """Refuse a speed-up that the model hasn't even with as few channels as may be left.
@@ -71,7 +71,7 @@ class Clock:
             BudgetError: so it is; the speed-up that can be reached is told.
         """
         choices = {number: self.latencies.choices(number, 0) for number in range(len(self._groups))}
-        most = self.speedup({number: gone[-1] for number, gone in choices.items() if gone})
+        (most,) = self.speedups({number: gone[-1] for number, gone in choices.items() if gone})
         if most < wanted * (1 - _TOLERANCE):
             raise BudgetError(
                 f"speedup={wanted:g} can't be reached: with as few channels as may be left, the model is {most:.2f} "
@@ -86,18 +86,32 @@ class Trial:
     Attributes:
         counts: of channels.
         predicted: how many times as fast it was taken to be, by layers.
-        measured: how many times as fast the whole model is.
-        is_certain: whether it was measured anew since it was found: of several that are measured, what comes out
-            nearest is partly so by chance.
+        measurements: how many times as fast the whole model is: one, or several where it was measured anew since it was
+            found, for of several that are measured, what comes out nearest is partly so by chance.
     """
 
     counts: Counts
     predicted: float
-    measured: float
-    is_certain: bool = False
+    measurements: Sequence[float]
+
+    @property
+    def measured(self) -> float:
+        """The median of the measurements."""
+        return float(np.median(self.measurements))
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it was measured anew since it was found."""
+        return len(self.measurements) > 1
+
+    def __str__(self) -> str:
+        return (
+            f"the model is {self.measured:.2f} times as fast as before ({min(self.measurements):.2f} to "
+            f"{max(self.measurements):.2f}), where latencies of layers had predicted {self.predicted:.2f}"
+        )
 
 
-_AS_IT_IS = Trial({}, 1.0, 1.0)
+_AS_IT_IS = Trial({}, 1.0, [1.0])
 
 
 def hunt(
@@ -207,13 +221,11 @@ class Hunt:
 
     def _measure_again(self, trial: Trial) -> None:
         """Put what it takes at other times in the place of a measurement that it was chosen by."""
-        again = self._clock.speedup(trial.counts, _TIMES)
-        self._trials[self._trials.index(trial)] = replace(trial, measured=again, is_certain=True)
+        again = Trial(trial.counts, trial.predicted, self._clock.speedups(trial.counts, _TIMES))
+        self._trials[self._trials.index(trial)] = again
 
-    def _try(self, counts: Counts) -> Trial:
-        trial = Trial(counts, self._latencies.speedup(counts), self._clock.speedup(counts))
-        self._trials.append(trial)
-        return trial
+    def _try(self, counts: Counts) -> None:
+        self._trials.append(Trial(counts, self._latencies.speedup(counts), self._clock.speedups(counts)))
 
     def _off(self, trial: Trial) -> float:
         return abs(trial.measured / self._wanted - 1)

@@ -1,7 +1,10 @@
+import itertools
 import time
 
 import numpy as np
+import pytest
 
+from planish.driver import measurement
 from planish.driver.measurement import FEWEST_ROUNDS, Latency, interleaved
 
 
@@ -39,3 +42,47 @@ def test_models_run_in_turn() -> None:
     assert all(latency.rounds.min() >= 0.03 for latency in latencies)
     after_warm_up = "".join(seen).lstrip("a").lstrip("b")
     assert after_warm_up.count("ab") + after_warm_up.count("ba") >= len(latencies[0].rounds)
+
+
+def test_calls_that_the_system_interrupts_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other call is interrupted, and seems to take no time."""
+    calls = interruptions = 0
+
+    def run() -> None:
+        nonlocal calls, interruptions
+        calls += 1
+        interruptions += calls % 2
+        time.sleep(0.003 * (calls % 2 == 0))
+
+    monkeypatch.setattr(measurement, "_switches", lambda: interruptions)
+
+    (latency,) = interleaved([run])
+
+    assert latency.rounds.min() >= 0.003
+
+
+def test_where_every_call_is_interrupted_all_of_them_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    interruptions = itertools.count()
+    monkeypatch.setattr(measurement, "_switches", lambda: next(interruptions))
+
+    (latency,) = interleaved([lambda: time.sleep(0.01)], lambda _: True)
+
+    assert len(latency.rounds) == FEWEST_ROUNDS
+    assert latency.rounds.min() >= 0.01
+
+
+def test_rounds_that_the_system_interrupts_throughout_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is interrupted in all rounds but as many as are needed at the least."""
+    interruptions, blocks = itertools.count(), itertools.count()
+    calm = [False]
+
+    def pause(_: float) -> None:
+        calm[0] = next(blocks) < 2 * FEWEST_ROUNDS
+
+    monkeypatch.setattr(measurement.time, "sleep", pause)
+    monkeypatch.setattr(measurement, "_switches", lambda: 0 if calm[0] else next(interruptions))
+    monkeypatch.setattr(measurement, "AGAIN_SECONDS", 0.0)
+
+    latencies = interleaved([lambda: None, lambda: None])
+
+    assert [len(latency.rounds) for latency in latencies] == [FEWEST_ROUNDS] * 2

@@ -1,6 +1,7 @@
 """Times of operators in place: each counts for the module that its node is from, whatever the runtime fuses."""
 
 import numpy as np
+import pytest
 
 from planish.backends import find_backend
 from planish.backends.legal import legalized
@@ -45,6 +46,25 @@ def test_operators_count_for_their_modules():
     (as_a_whole,) = time([graph], by_layer=False)
     assert as_a_whole.seconds > 0
     assert not as_a_whole.modules
+
+
+@pytest.mark.parametrize("channels", [16, 13])
+def test_what_is_fused_counts_for_the_convolution_in_every_layout(channels: int):
+    """Channels that fill no blocks take another kernel, which ONNX Runtime names otherwise."""
+    graph = Graph()
+    op = Builder(graph)
+    h = graph.add_input("x", TensorType(DType.float32, (1, channels, 8, 8)))
+    weight = np.random.default_rng(0).standard_normal((channels, channels, 3, 3)).astype(np.float32)
+    for _ in range(2):
+        h = op.Relu(op.Conv(h, weight, pads=(1, 1, 1, 1)))
+    graph.outputs["y"] = op.Flatten(h)
+    runtime, feeds = find_backend("onnxruntime"), {"x": np.ones((1, channels, 8, 8), np.float32)}
+
+    (found,) = runtime.node_times([legalized(named(graph), TARGET, runtime)], TARGET, feeds)
+
+    taken = {node.operator for node in graph.nodes if found.modules[node.output.name] > 0}
+    assert taken <= {"Conv", "Flatten"}
+    assert "Conv" in taken
 
 
 def test_kernels_of_tvm_count_for_the_nodes_that_they_are_for():

@@ -118,14 +118,14 @@ def test_what_layers_predict_is_corrected_by_the_whole_model(new_net: Any) -> No
 
 
 def test_what_is_found_is_measured_anew(new_net: Any) -> None:
-    """Each graph seems faster than it is when it is first timed."""
+    """Each graph seems faster than it is when it is first timed, and a little off later on."""
     graph, seen = network(new_net()), list[list[int]]()
 
     class Lucky(Table):
         def rounds(self, graphs: Sequence[Graph]) -> list[np.ndarray]:
             before, after = super().rounds(graphs)
             seen.append(left(graphs[1]))
-            return [before, after / (1.06 if seen.count(seen[-1]) == 1 else 1.0)]
+            return [before, after / {1: 1.06, 3: 1.01, 4: 0.99}.get(seen.count(seen[-1]), 1.0)]
 
     table = Lucky(lambda node: float(np.prod(node.operand(1).type.static_shape[:2])))
     before = table.rounds([graph, graph])[0][0]
@@ -134,7 +134,8 @@ def test_what_is_found_is_measured_anew(new_net: Any) -> None:
 
     assert seen.count(left(graph)) > 1
     true = before / table.rounds([graph, graph])[0][0]
-    assert result.notes[0].startswith(f"the model is {true:.2f} times as fast")
+    spread = f"({0.99 * true:.2f} to {1.01 * true:.2f})"
+    assert result.notes[0].startswith(f"the model is {true:.2f} times as fast as before {spread}")
     assert true == pytest.approx(2.0, rel=0.05)
 
 
