@@ -16,7 +16,7 @@ from .emitter import Emitter, shape_of, type_of
 from .expressions import choose, counted, elements, integer, product, raveled, row, same, total, unraveled
 
 _MOST_UNKNOWN = 2
-"""The unknown sizes, behind the first, that a kernel of TVM's for a reshape divides by one inside of the other."""
+"""The most unknown sizes behind the first for TVM's own kernel, which divides by one inside of the other."""
 
 
 def reshaped(emitter: Emitter, x: relax.Expr, shape: relax.ShapeExpr) -> relax.Expr:
