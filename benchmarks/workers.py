@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.pool import ThreadPool
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from rich.console import Console
 from rich.progress import Progress
@@ -30,71 +30,88 @@ class Unequal(Exception):  # noqa: N818 -- it is a finding, not an error of a be
 def check_all(
     check: Check, names: Sequence[str], paths: tuple[str, ...], jobs: int, seconds: float
 ) -> dict[str, dict[str, Outcome]]:
-    """The outcomes of cases by name and path; progress goes to stderr.
-
-    After a death the paths of a case are tried one by one, to see which one it was.
-
-    Args:
-        check: what is run in other processes, each with one thread for torch; what it raises ends its process.
-        names: of the cases.
-        paths: to check each on.
-        jobs: how many processes work side by side.
-        seconds: after which a case counts as hung.
-    """
-    outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in names}
-    tasks = [(name, paths) for name in names]
-    while tasks:
-        again: list[_Task] = []
-        for (name, tried), answer in _answers(check, tasks, jobs, seconds):
-            if not isinstance(answer, str):
-                outcomes[name] |= answer
-            elif len(tried) == 1:
-                outcomes[name][tried[0]] = ("crash", answer)
-            else:
-                again += [(name, (path,)) for path in tried]
-        tasks = again
-    return outcomes
+    """The outcomes of cases by name and path, of processes that end with them; the arguments are as for `Workers`."""
+    with Workers(check, jobs, seconds) as workers:
+        return workers.check_all(names, paths)
 
 
-def _answers(
-    check: Check, tasks: Sequence[_Task], jobs: int, seconds: float
-) -> Iterator[tuple[_Task, dict[str, Outcome] | str]]:
-    """Each task with its outcomes, or with what happened to the process, in the order in which they are done."""
-    workers = [_Worker(check, seconds) for _ in range(jobs)]
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
+class Workers:
+    """Processes that work side by side, for several rounds of cases."""
 
-    def ask(task: _Task) -> tuple[_Task, dict[str, Outcome] | str]:
-        worker = idle.get()
-        try:
-            return task, worker.ask(task)
-        finally:
+    def __init__(self, check: Check, jobs: int, seconds: float, most: int | None = None) -> None:
+        """Start none yet.
+
+        Args:
+            check: what is run in other processes, each with one thread for torch; what it raises ends its process.
+            jobs: how many processes work side by side.
+            seconds: after which a case counts as hung.
+            most: cases after which another process takes the place of one.
+        """
+        self._workers = [_Worker(check, seconds, most) for _ in range(jobs)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:  # interrupted as well: this process would wait for theirs
+        for worker in self._workers:
+            worker.end()
+
+    def check_all(self, names: Sequence[str], paths: tuple[str, ...]) -> dict[str, dict[str, Outcome]]:
+        """The outcomes of cases by name and path; progress goes to stderr.
+
+        After a death the paths of a case are tried one by one, to see which one it was.
+        """
+        outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in names}
+        tasks = [(name, paths) for name in names]
+        while tasks:
+            again: list[_Task] = []
+            for (name, tried), answer in self._answers(tasks):
+                if not isinstance(answer, str):
+                    outcomes[name] |= answer
+                elif len(tried) == 1:
+                    outcomes[name][tried[0]] = ("crash", answer)
+                else:
+                    again += [(name, (path,)) for path in tried]
+            tasks = again
+        return outcomes
+
+    def _answers(self, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, dict[str, Outcome] | str]]:
+        """Each task with its outcomes, or with what happened to the process, in the order in which they are done."""
+        idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
             idle.put(worker)
 
-    try:
-        with ThreadPool(jobs) as pool, Progress(console=Console(stderr=True)) as progress:
+        def ask(task: _Task) -> tuple[_Task, dict[str, Outcome] | str]:
+            worker = idle.get()
+            try:
+                return task, worker.ask(task)
+            finally:
+                idle.put(worker)
+
+        with ThreadPool(len(self._workers)) as pool, Progress(console=Console(stderr=True)) as progress:
             yield from progress.track(pool.imap_unordered(ask, tasks), total=len(tasks), description="cases")
-    finally:  # interrupted as well: this process would wait for theirs
-        for worker in workers:
-            worker.end()
 
 
 class _Worker:
-    """A process that checks cases; a new one takes its place when it dies or hangs."""
+    """A process that checks cases; a new one takes its place when it dies, hangs, or has checked many."""
 
-    def __init__(self, check: Check, seconds: float) -> None:
+    def __init__(self, check: Check, seconds: float, most: int | None) -> None:
         self._check = check
         self._seconds = seconds
+        self._most = most
         self._process: SpawnProcess | None = None
 
     def ask(self, task: _Task) -> dict[str, Outcome] | str:
+        if self._process is not None and self._checked == self._most:
+            self.end()
         if self._process is None:
+            self._checked = 0
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(theirs, self._check))  # may start others itself
             self._process.start()
             theirs.close()
+        self._checked += 1
         try:
             self._connection.send(task)
             if any(self._connection.poll(1) for _ in range(ceil(self._seconds))):  # what it is stopped for

@@ -6,12 +6,14 @@ from random_graphs.checks import State, after_all, hold_outputs
 from random_graphs.graphs import Sample, recipe, sample
 from random_graphs.runtime import Runtime, shortened
 from random_graphs.together import Here, run_together
-from workers import Outcome, check_all
+from workers import Outcome, Workers
 
 from planish.ir.graph import Graph
 
 _BATCH, _ROUND = 32, 512
-"""Graphs that are compiled together, and those after which processes are started anew."""
+"""Graphs that are compiled together, and those after which it is said what was found."""
+_MOST = 64
+"""Batches after which another process takes the place of one, whose memory grows."""
 _SECONDS = 900.0
 """The time after which a batch counts as hung; its graphs are tried one by one."""
 _BACKENDS = ("onnxruntime", "tvm")
@@ -27,10 +29,11 @@ def is_fine(what: str) -> bool:
 def rounds(first: int, cases: int, jobs: int) -> Iterator[dict[int, Outcome]]:
     """Yield the outcomes of graphs by number, some hundred at a time."""
     size = min(cases, _BATCH)
-    for begin in range(first, first + cases, _ROUND):
-        names = [str(number) for number in range(begin, min(begin + _ROUND, first + cases), size)]
-        outcomes = check_all(check_graphs, names, tuple(map(str, range(size))), jobs, _SECONDS)
-        yield {int(name) + int(offset): found for name, row in outcomes.items() for offset, found in row.items()}
+    with Workers(check_graphs, jobs, _SECONDS, _MOST) as workers:
+        for begin in range(first, first + cases, _ROUND):
+            names = [str(number) for number in range(begin, min(begin + _ROUND, first + cases), size)]
+            outcomes = workers.check_all(names, tuple(map(str, range(size))))
+            yield {int(name) + int(offset): found for name, row in outcomes.items() for offset, found in row.items()}
 
 
 def check_graphs(first: str, offsets: tuple[str, ...]) -> dict[str, Outcome]:

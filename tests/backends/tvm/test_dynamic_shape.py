@@ -1,10 +1,18 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("tvm")
+
+from tvm import IRModule, te
+
 from planish.backends.artifact import load, write_artifact
 from planish.backends.tvm.backend import Tvm
+from planish.backends.tvm.codegen.library import generated
+from planish.backends.tvm.llvm import llvm_target
+from planish.backends.tvm.relax.expressions import raveled, unraveled
 from planish.ir.errors import ModelError
 from planish.ir.types import DType
+from planish.targets.load import load_target
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
@@ -20,6 +28,22 @@ def test_shapes_that_are_computed(agree) -> None:
 
     shape, axes = np.array([4, -1, 2]), np.array([2, 1])
     agree(build, X, np.array([2, 1]), shape, axes, dims=[("n", 3, "width"), (2,), (3,), (2,)])
+
+
+def test_kernels_for_many_sizes_that_are_not_known_are_compiled_in_no_more_time() -> None:
+    """Graph 11519: TVM's code generator goes through divisions inside of each other again and again."""
+    sizes = [te.var(name, dtype="int64") for name in "abcdefg"]
+    x = te.placeholder(sizes, name="x")
+    y = te.compute((4, 6), lambda *place: x(*unraveled(raveled(place, [4, 6]), sizes)), name="y")
+    kernel = te.create_prim_func([x, y]).with_attr("global_symbol", "y")
+    generated(IRModule({"y": kernel}), llvm_target(load_target("native")), are_checking=True)
+
+
+@pytest.mark.wide
+def test_many_sizes_that_are_not_known(agree) -> None:
+    x = np.arange(72, dtype=np.float32).reshape(1, 2, 3, 4, 3) % 5
+    build = lambda op, x: [op.Reshape(x, [-1, 2]), op.Relu(op.Reshape(x, [-1])), op.NonZero(x)]  # noqa: E731
+    agree(build, x, dims=[tuple("abcde")])
 
 
 @pytest.mark.parametrize("shape", [[3, 1], [3, 6]])
