@@ -81,7 +81,7 @@ def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None 
             for turn in range(len(models)):
                 index = (number + turn) % len(models)
                 medians[index, number] = _block(models[index], calls[index][1])
-            if settled is not None and number + 1 >= FEWEST_ROUNDS and settled(medians[:, : number + 1]):
+            if settled is not None and settled(medians[:, : number + 1]):
                 return [Latency(row[: number + 1]) for row in medians]
     finally:
         gc.enable()
