@@ -89,7 +89,7 @@ def interleaved(models: Sequence[Callable[[], object]], settled: Settled | None 
                 index = (number + turn) % len(models)
                 medians[index, number], is_disturbed = _block(models[index], calls[index][1])
                 disturbed[number] |= is_disturbed
-            if settled is not None and number + 1 >= FEWEST_ROUNDS and settled(medians[:, : number + 1]):
+            if settled is not None and settled(medians[:, : number + 1]):
                 rounds = number + 1
                 break
     finally:

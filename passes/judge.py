@@ -33,7 +33,7 @@ class Verdict:
 
 
 class Reference:
-    """A graph that stays as it is.
+    """A graph whose outputs stay as they are.
 
     Args:
         graph: to run.
@@ -41,19 +41,20 @@ class Reference:
     """
 
     def __init__(self, graph: Graph, batches: Sequence[Feeds] = ()) -> None:
+        self._batches = batches
+        self._outputs: dict[int, dict[str, Any]] = {}
+        self.renew(graph)
+
+    def renew(self, graph: Graph) -> None:
+        """Go on with another form of the graph, whose outputs are those that are kept, but for rounding."""
         from ..ir.interpreter import Interpreter
 
         self.graph = graph
-        self._batches = batches
         self._interpreter = Interpreter(graph)
-        self._outputs: dict[int, dict[str, Any]] = {}
 
     def detach(self) -> None:
         """Go on with a copy of the graph, which somebody is about to change."""
-        from ..ir.interpreter import Interpreter
-
-        self.graph = self.graph.clone()
-        self._interpreter = Interpreter(self.graph)
+        self.renew(self.graph.clone())
 
     def run(self, batch: Feeds, observe: "Observer | None" = None) -> dict[str, Any]:
         """The outputs on a batch, computed anew only where somebody observes."""
@@ -87,7 +88,7 @@ class Judge:
     def __init__(
         self, graph: Graph | Reference, batches: Sequence[Feeds], labelled: Labelled | None = None, loss: str = "auto"
     ) -> None:
-        reference = graph if isinstance(graph, Reference) else Reference(graph)
+        reference = _runnable(graph)
         self._batches = batches
         self._labelled = labelled
         self._wanted = _run(reference, batches)
@@ -105,9 +106,9 @@ class Judge:
         self.rows = 0 if labelled else min(counts, default=0)
         self._reference = self._metric(self._wanted)
 
-    def judge(self, graph: Graph) -> Verdict:
+    def judge(self, graph: Graph | Reference) -> Verdict:
         """Compare a graph with the float model."""
-        return self.weigh(_run(Reference(graph), self._batches))
+        return self.weigh(_run(_runnable(graph), self._batches))
 
     def drop(self, make: Callable[[], Graph], context: PassContext) -> float:
         """What a graph loses, which is made now or was by a run that was killed."""
@@ -155,6 +156,10 @@ class Judge:
             [found[name].numpy() for name in wanted] for found, wanted in zip(outputs, self._wanted, strict=True)
         ]
         return self._labelled.metric(predictions, self._labelled.labels)
+
+
+def _runnable(graph: Graph | Reference) -> Reference:
+    return graph if isinstance(graph, Reference) else Reference(graph)
 
 
 def _run(reference: Reference, batches: Sequence[Feeds]) -> list[dict[str, Any]]:

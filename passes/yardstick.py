@@ -97,6 +97,11 @@ class Yardstick:
         return flattened(Interpreter(self.graph).run(self.probes[number], observe))
 
     @cached_property
+    def is_coarse(self) -> bool:
+        """Whether the graph rounds to integers or to floats of 16 bits on the way."""
+        return any("Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in self.graph.nodes)
+
+    @cached_property
     def rounding(self) -> dict[str, float]:
         """The relative error that each output of a coarsely rounding graph may have in a correct run; empty for others.
 
@@ -104,7 +109,7 @@ class Yardstick:
         round what follows from that anew. How far this carries depends on the model, so it is measured: all that is
         quantized is nudged by one part in a million, and twice the largest move is allowed.
         """
-        if not any("Quantize" in node.operator or any(map(_is_short, node.outputs)) for node in self.graph.nodes):
+        if not self.is_coarse:
             return {}
         runs = [self._alike(_scaled(self.graph, factor)) for factor in (1 - _NUDGE, 1 + _NUDGE)]
         return {

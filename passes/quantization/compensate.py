@@ -14,7 +14,7 @@ from ...ir.quantization import IntegerWeight, quantize_weight
 from ..base import Feeds, PassContext
 from .gptq import gptq
 from .layers import Layer, WeightKey
-from .sweep import Moments, Sums, sweep
+from .sweep import Moments, sweep
 
 _DAMPING = 0.01
 
@@ -25,7 +25,7 @@ def compensate(
     bits: int,
     batches: Sequence[Feeds],
     context: PassContext,
-    first: Sums | None = None,
+    first: Moments | None = None,
 ) -> tuple[dict[WeightKey, IntegerWeight], list[str]]:
     """Round the weights of MatMul and Gemm layers by GPTQ, where that does better on batches that were held out.
 
@@ -57,7 +57,7 @@ def compensate(
         return found
 
     if chosen := compensated(layers):
-        sweep(graph, chosen, batches, context, visit, first and first.moments)
+        sweep(graph, chosen, batches, context, visit, first)
     return weights, misses
 
 

@@ -99,17 +99,18 @@ class ChannelMeans:
         if value.name in self._names and tensor.ndim > 1:
             self._found[batch, value.name] = _means(value, tensor)
 
-    def correct(self, graph: Graph, batches: Sequence[Feeds], context: PassContext) -> int:
+    def correct(self, rounded: Reference, batches: Sequence[Feeds], context: PassContext) -> int:
         """Correct the biases of the layers, in place, in a graph where they are quantized; returns how many there are.
 
         Behind each layer the mean of every channel is put right before the next layer sees it, so that one run serves
-        all layers, however many.
+        all layers, however many, and its outputs are those of the corrected graph, as far as it is known by then.
 
         Args:
-            graph: that is quantized.
+            rounded: the graph that is quantized.
             batches: of inputs, all of which the float graph has run.
             context: to whom progress is reported.
         """
+        graph = rounded.graph
         biases = {
             name: bias for node in graph.nodes if node.outputs[0].name in self._names for name, bias in _find(node)
         }
@@ -123,9 +124,10 @@ class ChannelMeans:
                 shifts[value.name] = shifts[value.name] + found if value.name in shifts else found
                 tensor += shifts[value.name].estimate
 
-        show(Reference(graph), batches, [correct], context, "correcting biases")
+        show(rounded, batches, [correct], context, "correcting biases")
         for name, bias in biases.items():
             _shift(graph, bias, shifts[name].estimate.numpy())
+        rounded.renew(graph)
         return len(biases)
 
 

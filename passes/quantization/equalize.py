@@ -6,9 +6,9 @@ before take it up, or a factor that is there already, and those of the convoluti
 "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019). Nothing is added that takes time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -99,15 +99,15 @@ class _Equalizer:
         if value not in self.seen or not x.numel():
             return
         layers = self.group.readers.get(value, ())
-        exact = [(layer, _convolve(layer.node, x, torch.from_numpy(layer.weight.data))) for layer in layers]
+        exact = [(layer, _Exact.of(_convolve(layer.node, x, torch.from_numpy(layer.weight.data)))) for layer in layers]
+        own = _Exact.of(x) if self.group.is_carried(value) else None
         for place in self.tried:
             factors = self.factors(_EXPONENTS[place])
             read = self._rounded(value, x, factors)
             for layer, made in exact:
                 self.errors[place] += self._error(layer, made, read, factors)
-            if self.group.is_carried(value):
-                spread = _along_channels(factors, x.ndim)
-                self.errors[place] += _relative(read / spread, x)
+            if own is not None:
+                self.errors[place] += own.error(read.div_(_along_channels(factors, x.ndim)))
 
     def narrow(self) -> None:
         """Leave in question which of two is better: the exponent that has the least error so far, or 0."""
@@ -132,13 +132,29 @@ class _Equalizer:
         scaled = (x * _along_channels(factors, x.ndim)).contiguous()
         return torch.fake_quantize_per_tensor_affine(scaled, grid.scale, grid.zero_point, int(ends.min), int(ends.max))
 
-    def _error(self, layer: Layer, exact: "Tensor", read: "Tensor", factors: "Tensor") -> float:
+    def _error(self, layer: Layer, exact: "_Exact", read: "Tensor", factors: "Tensor") -> float:
         import torch
 
         weight = undone(layer, factors.numpy())
         integers = quantize_weight(weight, layer.axis, self.int8.weight_bits)
         made = torch.from_numpy(integers.data * integers.scale.reshape(-1, *[1] * (weight.ndim - 1)))
-        return _relative(_convolve(layer.node, read, made), exact)
+        return exact.error(_convolve(layer.node, read, made))
+
+
+@dataclass(frozen=True, slots=True)
+class _Exact:
+    """What a value should be, and the sum of its squares."""
+
+    tensor: "Tensor"
+    power: float
+
+    @classmethod
+    def of(cls, tensor: "Tensor") -> Self:
+        return cls(tensor, _squares(tensor))
+
+    def error(self, found: "Tensor") -> float:
+        """Return the squared error of a tensor, which is used up, as a share of the power."""
+        return _squares(found.sub_(self.tensor)) / max(self.power, 1e-30)
 
 
 class Equalization:
@@ -166,38 +182,37 @@ class Equalization:
         held_out = batches[len(self._fitted) :] or batches
         self._held_out = [first_samples(batch, shapes, _SAMPLES) for batch in held_out]
 
-    def see(self, batch: int, value: Value, x: "Tensor") -> None:
-        """Take a tensor of a value into account, by the place of the batch that it comes from."""
-        if value in self._owners and batch < len(self._fitted):
-            self._owners[value].observe(value, x)
-
-    def fit(self, context: PassContext) -> None:
-        """Run the batches whose tensors nobody else has shown."""
-        show(Reference(self._graph), self._fitted if self._owners else (), [self.see], context, "equalizing channels")
-
     def apply(self, context: PassContext) -> tuple[list[Layer], int]:
         """Scale weights and activations of the graph; return the layers as they are now, and the number of groups."""
         first, *others = self._held_out
-        self._judge([first], context)
+        self._show(self._fitted, _Equalizer.observe, context)
+        self._show([first], _Equalizer.judge, context)
         for group in self._groups:
             group.narrow()
-        self._judge(others, context)
+        self._show(others, _Equalizer.judge, context)
         chosen = [(group, exponent) for group in self._groups if (exponent := group.best())]
         for group, exponent in chosen:
             _apply(self._graph, group.group, group.factors(exponent).numpy())
         return [_renewed(layer) for layer in self._layers], len(chosen)
 
-    def _judge(self, batches: Sequence[Feeds], context: PassContext) -> None:
-        def see(_: int, value: Value, x: "Tensor") -> None:
+    def _show(
+        self,
+        batches: Sequence[Feeds],
+        see: Callable[[_Equalizer, Value, "Tensor"], None],
+        context: PassContext,
+    ) -> None:
+        """Run batches, and show the groups their values."""
+
+        def owner_sees(_: int, value: Value, x: "Tensor") -> None:
             if value in self._owners:
-                self._owners[value].judge(value, x)
+                see(self._owners[value], value, x)
 
-        show(Reference(self._graph), batches if self._owners else (), [see], context, "judging equalized channels")
+        show(Reference(self._graph), batches if self._owners else (), [owner_sees], context, "equalizing channels")
 
 
-def _relative(found: "Tensor", exact: "Tensor") -> float:
-    """The squared error as a share of the power."""
-    return float((found - exact).square().sum() / exact.square().sum().clamp(min=1e-30))
+def _squares(x: "Tensor") -> float:
+    flat = x.reshape(-1)
+    return float(flat.dot(flat))
 
 
 def _along_channels(factors: "Tensor", rank: int) -> "Tensor":

@@ -1,6 +1,6 @@
 """What static quantization needs to know of a graph in float, all of it told by one run over the calibration data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,7 +12,8 @@ from .compensate import compensated
 from .correct_biases import ChannelMeans
 from .layers import Layer
 from .plan import Plan, result
-from .sweep import Sums
+from .smooth import Smoothed
+from .sweep import Moments, Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,13 @@ class Observed:
         sees = [calibration.see, means.see, *others]
         show(graph, batches, sees if sums is None else [*sees, sums.see], context)
         return cls(graph, calibration.found, means, sums)
+
+    def moments(self, smoothed: Iterable[Smoothed]) -> Moments | None:
+        """Return those that GPTQ starts with, after some activations were smoothed; None if there are none."""
+        if self.sums is None:
+            return None
+        scale = next((it.scale for it in smoothed if it.x is self.sums.x), None)
+        return self.sums.moments if scale is None else self.sums.moments.divided(scale)
 
     def unstretched(self, layers: Sequence[Layer], plan: Plan) -> tuple[list[Layer], list[str]]:
         """The layers but for those that read or make what a few samples stretch, with a sentence for each of these."""

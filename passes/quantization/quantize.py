@@ -32,9 +32,9 @@ from .observers import OBSERVERS
 from .plan import Plan, make_plan
 from .recurrent import quantize_recurrent
 from .round_weights import check_block
-from .smooth import Smoothing
+from .smooth import Smoothed, Smoothing
 from .static import StaticQuantizer
-from .sweep import Sums
+from .sweep import Moments
 from .weights import quantize_weights
 
 _COMPENSATED_ON = 64  # samples: of texts, more rows than a layer of MiniLM has channels
@@ -181,7 +181,7 @@ class Quantize(Pass):
             tables |= quantize_weights(graph, layers, {key: _rounded(layers[0].matrix, scheme)})
         counts = {"layers": len(selection.layers)}
         if corrects:
-            counts["biases"] = means.correct(graph, few, context)
+            counts["biases"] = means.correct(Reference(graph), few, context)
         found = PassResult(counts, selection.misses)
         return _with_what_is_stored(graph, context, tables, found)
 
@@ -207,10 +207,12 @@ class Quantize(Pass):
             "carriers": len(prepared.plan.carriers),
             "gptq": len(prepared.rounded),
         }
+        last = _last(context)
+        made = Reference(graph, last)
         if self.correct_biases:
             few = first_batches(context, min(self.samples, CORRECTED_ON))
-            counts["biases"] = observed.means.correct(graph, few, context)
-        return PassResult(counts, prepared.misses, _losses(observed.graph, graph, _last(context)))
+            counts["biases"] = observed.means.correct(made, few, context)
+        return PassResult(counts, prepared.misses, _losses(observed.graph, made, last))
 
     def prepare(
         self, graph: Graph, layers: Sequence[Layer], int8: Int8, profitable: frozenset[str], context: PassContext
@@ -220,46 +222,45 @@ class Quantize(Pass):
         if not plan.reads:
             return Prepared(layers, plan, {}, {}, {}, [], None)
         batches = first_batches(context, self.samples)
-        even = Equalization(graph, layers, plan, batches, int8) if self.equalize and self.per_channel else None
+        counts: dict[str, int] = {}
+        if self.equalize and self.per_channel:
+            layers, counts["equalized"] = Equalization(graph, layers, plan, batches, int8).apply(context)
+            plan = make_plan(graph, layers, profitable)
         smoothing = Smoothing(graph, layers) if self.smooth else None
-        others = [it.see for it in (even, smoothing) if it is not None]
-        first = Calibration(plan.roots, OBSERVERS[self.observer], batches)
-        observed = self._observe(graph, layers, first, batches, context, others)
+        first = plan.roots
+        observed = self._observe(graph, layers, first, batches, context, [smoothing.see] if smoothing else ())
         layers, misses = observed.unstretched(layers, plan)
         plan = make_plan(graph, layers, profitable)
-        counts: dict[str, int] = {}
-        smoothed: dict[Value, Bounds] = {}
+        smoothed: dict[Value, Smoothed] = {}
         if smoothing is not None:
             layers, smoothed = smoothing.apply(layers, plan.returned, context, gptq=self._compensates)
             counts["smoothed"] = len(smoothed)
             plan = make_plan(graph, layers, profitable)
-        if even is not None:
-            if misses or smoothed:  # it is another graph, or others of its layers, than were seen
-                even = Equalization(graph, layers, plan, batches, int8)
-                even.fit(context)
-            layers, counts["equalized"] = even.apply(context)
-            plan = make_plan(graph, layers, profitable)
-        if misses or any(counts.values()):
-            unknown = {value: bounds for value, bounds in plan.roots.items() if value not in smoothed}
-            again = Calibration(unknown, OBSERVERS[self.observer], batches)
-            observed = self._observe(graph, layers, again, batches, context)
-        ranges = {value: found.range for value, found in observed.seen.items()} | smoothed
+        roots = {value: bounds for value, bounds in plan.roots.items() if value not in smoothed}
+        # a division of its own leaves all other values as they were seen; one at the source does not
+        is_seen = all(it.scale is not None for it in smoothed.values()) and roots.items() <= first.items()
+        if misses or not is_seen:
+            observed = self._observe(graph, layers, roots, batches, context)
+        ranges = {value: found.range for value, found in observed.seen.items()}
+        ranges |= {value: found.range for value, found in smoothed.items()}
         activation = DType[int8.activation]
         grids = {
             value: QuantParams.over(*widen(ranges[value], bounds), activation) for value, bounds in plan.roots.items()
         }
-        rounded, uncompensated = self._compensate(graph, context, layers, int8.weight_bits, observed.sums)
+        moments = observed.moments(smoothed.values())
+        rounded, uncompensated = self._compensate(graph, context, layers, int8.weight_bits, moments)
         return Prepared(layers, plan, grids, rounded, counts, [*misses, *uncompensated], observed)
 
     def _observe(
         self,
         graph: Graph,
         layers: Sequence[Layer],
-        calibration: Calibration,
+        roots: Mapping[Value, Bounds],
         batches: Sequence[Feeds],
         context: PassContext,
         others: Sequence[See] = (),
     ) -> Observed:
+        calibration = Calibration(roots, OBSERVERS[self.observer], batches)
         count = len(self._compensated_on(context)) if self._compensates else 0
         reference = Reference(graph, _last(context))
         return Observed.of(reference, layers, calibration, batches, context, compensated_on=count, others=others)
@@ -291,7 +292,7 @@ class Quantize(Pass):
         return first_batches(context, min(self.samples, _COMPENSATED_ON))
 
     def _compensate(
-        self, graph: Graph, context: PassContext, layers: Sequence[Layer], bits: int, first: Sums | None = None
+        self, graph: Graph, context: PassContext, layers: Sequence[Layer], bits: int, first: Moments | None = None
     ) -> tuple[dict[WeightKey, IntegerWeight], list[str]]:
         if not self._compensates or not context.calibration:
             return {}, []
@@ -340,12 +341,12 @@ def _last(context: PassContext) -> Sequence[Feeds]:
     return first_batches_of(context.calibration[::-1], _JUDGED_ON)
 
 
-def _losses(before: Reference, graph: Graph, last: Sequence[Feeds]) -> list[str]:
+def _losses(before: Reference, made: Reference, last: Sequence[Feeds]) -> list[str]:
     """A sentence where rounding loses much on the last of the calibration data, and nothing is decided on the way."""
     if decisions(before.graph):
         return []
     judge = Judge(before, last)
-    lost = judge.judge(graph).drop if judge.measures else 0.0
+    lost = judge.judge(made).drop if judge.measures else 0.0
     if not lost > _MUCH:
         return []
     where = f"the outputs lose {lost:.1f} % on the last {len(last)} batches of the calibration data"

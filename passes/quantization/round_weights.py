@@ -13,6 +13,7 @@ from ...ir.block_weight import BlockScheme, BlockWeight
 from ...ir.errors import UsageError
 from ...ir.graph import Graph
 from ..base import Effect, Pass, PassContext, PassResult
+from ..judge import Reference
 from .calibrate import first_batches
 from .correct_biases import CORRECTED_ON, ChannelMeans
 from .embeddings import quantize_embeddings
@@ -82,7 +83,7 @@ class WeightRounding(Pass):
         few = first_batches(context, CORRECTED_ON) if self.correct_biases else []
         means = ChannelMeans.of(graph, selection.layers, few, context)
         tables = quantize_weights(graph, selection.layers, rounded)
-        counts["biases"] = means.correct(graph, few, context)
+        counts["biases"] = means.correct(Reference(graph), few, context)
         counts["embeddings"], others = quantize_embeddings(graph, context, tables)
         return PassResult(counts, [*misses, *others])
 

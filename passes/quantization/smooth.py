@@ -82,6 +82,21 @@ class _Division:
         return np.repeat(np.arange(len(self.copies)), self.copies)
 
 
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """What was done about an activation.
+
+    Attributes:
+        x: the activation as it was.
+        range: of what is read in its place, as it was seen, from end to end.
+        scale: float[K], what that is divided by beside it; None where the activation has become another one.
+    """
+
+    x: Value
+    range: Bounds
+    scale: np.ndarray | None
+
+
 class Smoothing:
     """Smooths what MatMul and Gemm layers read, where that is predicted to halve the error at least.
 
@@ -105,7 +120,7 @@ class Smoothing:
 
     def apply(
         self, layers: Sequence[Layer], integers: Collection[Value], context: PassContext, *, gptq: bool
-    ) -> tuple[list[Layer], dict[Value, Bounds]]:
+    ) -> tuple[list[Layer], dict[Value, Smoothed]]:
         """Smooth in place.
 
         Args:
@@ -115,13 +130,13 @@ class Smoothing:
             gptq: whether GPTQ will round the weights.
 
         Returns:
-            The layers as they are now, and what was seen of each activation that was smoothed, from end to end.
+            The layers as they are now, and what each value that smoothed layers read by now was made of.
         """
         groups: dict[Value, list[Layer]] = {}
         for layer in layers:
             if _is_eligible(layer) and layer.x not in integers:
                 groups.setdefault(layer.x, []).append(layer)
-        ranges: dict[Value, Bounds] = {}
+        found: dict[Value, Smoothed] = {}
         weight_share = _LEFT_BY_GPTQ if gptq else 1.0
         for x, readers in groups.items():
             seen = self._seen[x]
@@ -132,9 +147,10 @@ class Smoothing:
             if best is not None and context.applies("smooth", readers[0].node):
                 if path is not None and best.copies.max() > 1:
                     path.repeat(self._graph, best.channels)
-                smoothed = _apply(self._graph, x, readers, best)
-                ranges[smoothed] = float((seen.low / best.scale).min()), float((seen.high / best.scale).max())
-        return [layer if layer.is_turned else _current(layer) for layer in layers], ranges
+                read = _apply(self._graph, x, readers, best)
+                ends = float((seen.low / best.scale).min()), float((seen.high / best.scale).max())
+                found[read] = Smoothed(x, ends, None if read is x or best.copies.max() > 1 else best.scale)
+        return [layer if layer.is_turned else _current(layer) for layer in layers], found
 
 
 def _is_eligible(layer: Layer) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
@@ -46,6 +46,11 @@ class Moments:
         """Those over all batches."""
         return np.float32(1 - self.share) * self.fit + np.float32(self.share) * self.held_out
 
+    def divided(self, scale: np.ndarray) -> Self:
+        """Those of the inputs divided by some numbers `[K]`."""
+        products = np.outer(scale, scale).astype(np.float32)
+        return type(self)(self.fit / products, self.held_out / products, self.share)
+
     def error(self, difference: np.ndarray) -> float:
         """The mean over held-out rows of the squared error of the output that a change of the weight `[K, N]` makes."""
         return float(np.vdot(difference, self.held_out @ difference))
@@ -61,16 +66,20 @@ class Sums:
     Args:
         layer: one of those that read the value.
         count: of the batches that are taken into account, the first ones.
+
+    Attributes:
+        x: the value.
     """
 
     def __init__(self, layer: Layer, count: int) -> None:
+        self.x = layer.x
         self._layer, self._count = layer, count
         self._sums: dict[bool, Tensor] = {}
         self._rows: dict[bool, int] = {}
 
     def see(self, batch: int, value: Value, tensor: "Tensor") -> None:
         """Take a batch, by its place, into account, if the layer reads the value."""
-        if value is self._layer.x and batch < self._count:
+        if value is self.x and batch < self._count:
             self.add(batch, tensor)
 
     def add(self, batch: int, x: "Tensor") -> None:

@@ -1,6 +1,7 @@
 """Smoothing: a channel far wider than the others no longer makes all of them coarse."""
 
 import numpy as np
+import pytest
 
 from planish.ir.builder import Builder
 from planish.ir.graph import Graph
@@ -85,6 +86,19 @@ def test_integers_are_less_than_half_as_far_off():
         drift(exact, run_graph(quantized(source, feeds, smooth=choice), feeds)) for choice in (True, False)
     )
     assert with_it < without / 2
+
+
+@pytest.mark.parametrize(("residual", "runs"), [(True, 1), (False, 2)])
+def test_what_was_seen_holds_beside_a_division(residual: bool, runs: int):
+    """Where channels are divided at their source, other values change, and are seen anew."""
+    source, feeds = normalized(residual=residual), [{"x": array(16, 6, 32)}]
+    seen: list[str] = []
+    context = PassContext(
+        load_target("x86-64-avx512-vnni"), source, feeds, progress=lambda what, done, _: seen.extend([what][done:])
+    )
+    result = Quantize().run(source.clone(), context)
+    assert result.counts["smoothed"] == 1
+    assert seen.count("calibrating") == runs
 
 
 def test_one_channel_of_one_row_is_divided_and_no_other():

@@ -121,3 +121,13 @@ def test_what_is_kept_in_files_is_the_same(graph: Graph, monkeypatch: pytest.Mon
         monkeypatch.setattr("planish.passes.walk._MOST_BYTES", most)
         for (_, one), (_, same) in zip(first, walked(graph, data, {}), strict=True):
             np.testing.assert_array_equal(one.fit, same.fit)
+
+
+def test_moments_of_what_is_divided(graph: Graph):
+    data, scale = batches(8), np.geomspace(0.1, 10, 40).astype(np.float32)
+    divided = [{"x": batch["x"] / scale} for batch in data]
+    (_, plain), (_, expected) = (walked(graph, given, {})[0] for given in (data, divided))
+    found = plain.divided(scale)
+    np.testing.assert_allclose(found.fit, expected.fit, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.held_out, expected.held_out, rtol=1e-4, atol=1e-4)
+    assert found.share == expected.share
