@@ -20,7 +20,7 @@ from ...targets import Int8
 from ..base import Feeds, PassContext
 from ..judge import Reference
 from ..probes import first_samples
-from .calibrate import show
+from .calibrate import See, show
 from .layers import Layer, drop_unused
 from .plan import Plan
 from .scale_groups import ScaleGroup, Source, scale_groups
@@ -182,10 +182,13 @@ class Equalization:
         held_out = batches[len(self._fitted) :] or batches
         self._held_out = [first_samples(batch, shapes, _SAMPLES) for batch in held_out]
 
+    def fit(self, context: PassContext, others: Sequence[See] = ()) -> None:
+        """Run the batches that the channels' ranges are of, if there are any channels; others are shown the tensors."""
+        self._show(self._fitted, _Equalizer.observe, context, others)
+
     def apply(self, context: PassContext) -> tuple[list[Layer], int]:
         """Scale weights and activations of the graph; return the layers as they are now, and the number of groups."""
         first, *others = self._held_out
-        self._show(self._fitted, _Equalizer.observe, context)
         self._show([first], _Equalizer.judge, context)
         for group in self._groups:
             group.narrow()
@@ -200,14 +203,16 @@ class Equalization:
         batches: Sequence[Feeds],
         see: Callable[[_Equalizer, Value, "Tensor"], None],
         context: PassContext,
+        others: Sequence[See] = (),
     ) -> None:
-        """Run batches, and show the groups their values."""
+        """Run batches, and show the groups their values, and others all of them."""
 
         def owner_sees(_: int, value: Value, x: "Tensor") -> None:
             if value in self._owners:
                 see(self._owners[value], value, x)
 
-        show(Reference(self._graph), batches if self._owners else (), [owner_sees], context, "equalizing channels")
+        if self._owners:
+            show(Reference(self._graph), batches, [owner_sees, *others], context, "equalizing channels")
 
 
 def _squares(x: "Tensor") -> float:

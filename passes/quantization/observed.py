@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ...ir.graph import Value
+from ...ir.graph import Graph, Value
 from ..base import Feeds, PassContext
 from ..judge import Reference
 from .calibrate import Calibrated, Calibration, See, show
@@ -68,19 +68,22 @@ class Observed:
         scale = next((it.scale for it in smoothed if it.x is self.sums.x), None)
         return self.sums.moments if scale is None else self.sums.moments.divided(scale)
 
-    def unstretched(self, layers: Sequence[Layer], plan: Plan) -> tuple[list[Layer], list[str]]:
-        """The layers but for those that read or make what a few samples stretch, with a sentence for each of these."""
-        kept: list[Layer] = []
-        misses: list[str] = []
-        for layer in layers:
-            made = (result(self.graph.graph, layer.node),) if layer.node.operator == "Conv" else ()
-            roots = [plan.root(end) for end in (layer.x, *made)]
-            stretch = max((self.seen[root].stretch for root in roots if root in self.seen), default=1.0)
-            if stretch > 1:
-                misses.append(
-                    f"{layer.node.location}: {layer.node.operator} stays in float: a few samples of the calibration "
-                    f"data reach {stretch:.0f} times as far as half of them, and 8 bits don't hold both"
-                )
-            else:
-                kept.append(layer)
-        return kept, misses
+
+def unstretched(
+    graph: Graph, seen: Mapping[Value, Calibrated], layers: Sequence[Layer], plan: Plan
+) -> tuple[list[Layer], list[str]]:
+    """The layers but for those that read or make what a few samples stretch, with a sentence for each of these."""
+    kept: list[Layer] = []
+    misses: list[str] = []
+    for layer in layers:
+        made = (result(graph, layer.node),) if layer.node.operator == "Conv" else ()
+        roots = [plan.root(end) for end in (layer.x, *made)]
+        stretch = max((seen[root].stretch for root in roots if root in seen), default=1.0)
+        if stretch > 1:
+            misses.append(
+                f"{layer.node.location}: {layer.node.operator} stays in float: a few samples of the calibration "
+                f"data reach {stretch:.0f} times as far as half of them, and 8 bits don't hold both"
+            )
+        else:
+            kept.append(layer)
+    return kept, misses

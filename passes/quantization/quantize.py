@@ -27,8 +27,8 @@ from .given_grid import given_grid
 from .image_means import pool_image_means
 from .layers import Layer, Selection, WeightKey, select_layers
 from .logarithms import before_logarithms
-from .observed import Observed
-from .observers import OBSERVERS
+from .observed import Observed, unstretched
+from .observers import OBSERVERS, MinMaxObserver
 from .plan import Plan, make_plan
 from .recurrent import quantize_recurrent
 from .round_weights import check_block
@@ -223,13 +223,21 @@ class Quantize(Pass):
             return Prepared(layers, plan, {}, {}, {}, [], None)
         batches = first_batches(context, self.samples)
         counts: dict[str, int] = {}
+        misses: list[str] = []
         if self.equalize and self.per_channel:
-            layers, counts["equalized"] = Equalization(graph, layers, plan, batches, int8).apply(context)
+            even = Equalization(graph, layers, plan, batches, int8)
+            ends = Calibration(plan.roots, MinMaxObserver, batches)
+            even.fit(context, [ends.see])
+            layers, misses = unstretched(graph, ends.found, layers, plan)
+            if misses:  # the samples that stretch these layers would mislead the others
+                even = Equalization(graph, layers, make_plan(graph, layers, profitable), batches, int8)
+                even.fit(context)
+            layers, counts["equalized"] = even.apply(context)
             plan = make_plan(graph, layers, profitable)
         smoothing = Smoothing(graph, layers) if self.smooth else None
         first = plan.roots
         observed = self._observe(graph, layers, first, batches, context, [smoothing.see] if smoothing else ())
-        layers, misses = observed.unstretched(layers, plan)
+        layers, others = unstretched(graph, observed.seen, layers, plan)
         plan = make_plan(graph, layers, profitable)
         smoothed: dict[Value, Smoothed] = {}
         if smoothing is not None:
@@ -239,7 +247,7 @@ class Quantize(Pass):
         roots = {value: bounds for value, bounds in plan.roots.items() if value not in smoothed}
         # a division of its own leaves all other values as they were seen; one at the source does not
         is_seen = all(it.scale is not None for it in smoothed.values()) and roots.items() <= first.items()
-        if misses or not is_seen:
+        if others or not is_seen:
             observed = self._observe(graph, layers, roots, batches, context)
         ranges = {value: found.range for value, found in observed.seen.items()}
         ranges |= {value: found.range for value, found in smoothed.items()}
@@ -249,7 +257,7 @@ class Quantize(Pass):
         }
         moments = observed.moments(smoothed.values())
         rounded, uncompensated = self._compensate(graph, context, layers, int8.weight_bits, moments)
-        return Prepared(layers, plan, grids, rounded, counts, [*misses, *uncompensated], observed)
+        return Prepared(layers, plan, grids, rounded, counts, [*misses, *others, *uncompensated], observed)
 
     def _observe(
         self,

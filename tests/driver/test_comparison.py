@@ -55,6 +55,7 @@ def test_accuracy_and_agreement_have_intervals(tmp_path: Path, softened: bool) -
     assert found.mcnemar < 0.01
 
 
+@pytest.mark.wide
 def test_a_gate_tells_all_that_is_missed(tmp_path: Path) -> None:
     for name, weight in (("a", WEIGHT), ("b", NUDGED)):
         planish.write(classifier(weight), tmp_path / f"{name}.onnx")

@@ -30,6 +30,7 @@ def convolutions() -> Graph:
     return graph
 
 
+@pytest.mark.wide
 def test_operators_count_for_their_modules():
     graph = convolutions()
     feeds = {"x": np.random.default_rng(1).standard_normal((1, 16, 32, 32)).astype(np.float32)}

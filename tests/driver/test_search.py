@@ -27,6 +27,7 @@ def recipe(folder: Path, **changes: object) -> object:
     return make_recipe({**content, "folder": folder, **changes})
 
 
+@pytest.mark.wide
 def test_the_smallest_plan_within_the_budget_is_chosen(folder: Path) -> None:
     chosen = recipe(folder)
     found = search(chosen)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, SearchStrategy
 
@@ -287,6 +287,7 @@ def test_a_clone_shares_arrays_and_nothing_else() -> None:
     verify(twin)
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_any_graph_is_equal_to_its_clone(graphs: SearchStrategy[Graph], data: DataObject) -> None:
     graph = data.draw(graphs)

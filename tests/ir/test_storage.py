@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, SearchStrategy
 from safetensors import safe_open
@@ -56,6 +56,7 @@ def no_large_files() -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_any_graph_comes_back_equal(
     graphs: SearchStrategy[Graph], tmp_path_factory: pytest.TempPathFactory, data: DataObject

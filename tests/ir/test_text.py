@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, SearchStrategy
 
@@ -43,6 +43,7 @@ def _plain(attribute: Attribute) -> object:
             return type(attribute), repr(attribute)
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_any_graph_reads_back_equal(graphs: SearchStrategy[Graph], data: DataObject) -> None:
     graph = data.draw(graphs)

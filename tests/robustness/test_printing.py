@@ -64,6 +64,7 @@ def test_long_names_are_cut_in_the_middle() -> None:
     assert "9,992,003 characters more" in text
 
 
+@pytest.mark.wide
 def test_the_command_line(path: Path) -> None:
     commands = [["inspect", "g.planish"], ["inspect", "g.planish", "--json"], ["opt", EVIL, "-p", "cse"]]
     environment = {**os.environ, "PYTHONUTF8": "1", "NO_COLOR": "1", "TERM": "dumb"}

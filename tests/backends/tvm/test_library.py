@@ -242,6 +242,7 @@ def test_a_library_is_one_models_alone_and_goes_with_it(graph, make_graph, targe
 
 
 @pytest.mark.skipif(not MEMORY.exists(), reason="the system doesn't say how much memory a process has")
+@pytest.mark.wide
 def test_hoisted_constants_are_kept_by_nobody() -> None:
     def hoist() -> int:
         """Memory in use after a constant of 32 MB was hoisted, in bytes."""

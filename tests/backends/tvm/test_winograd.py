@@ -137,6 +137,7 @@ def test_what_is_not_finite_stays_within_its_tiles(make_graph, target, tmp_path)
     assert is_finite.all()
 
 
+@pytest.mark.wide
 def test_errors_are_small_beside_the_results(make_graph, target, tmp_path) -> None:
     """Sums of 1152 products lose a few of their last bits: twice what summing in order loses."""
     weights = tensor(128, 128, 3, 3) * np.float32((2 / 1152) ** 0.5)

@@ -140,6 +140,7 @@ class Scaled(nn.Module):
         return [half, F.interpolate(half, size=x.shape[2:], mode="bicubic"), F.interpolate(x, scale_factor=2.0)]
 
 
+@pytest.mark.wide
 def test_images_of_any_size_are_resized(agrees: Function) -> None:
     graph = trace(Scaled(), images(2), dynamic_shapes=({2: Dim("height", min=4), 3: Dim("width", min=4)},))
     for size in ((8, 9), (11, 6)):

@@ -97,7 +97,7 @@ def build(name: str, attention: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return First(getattr(transformers, f"{kind}Model")(config), list(inputs)).eval(), tuple(inputs.values())
 
 
-DIFFERENT = {"bert": "sdpa", "llama": "eager", "t5": "eager"}
+DIFFERENT = {"bert": "sdpa", "llama": "eager"}
 """Models, and ways to compute their attention, as one of which it is spelled in all others."""
 WAYS = [
     pytest.param(name, way, marks=[] if DIFFERENT.get(name) == way else [pytest.mark.wide])

@@ -29,6 +29,7 @@ def mixed(source: Graph, **options: float) -> tuple[Graph, PassResult]:
     return graph, result
 
 
+@pytest.mark.wide
 def test_the_pathologic_layer_alone_stays_in_float():
     source = network(pathologic=2)
     graph, result = mixed(source, max_drop=10.0)

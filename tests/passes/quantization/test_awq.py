@@ -153,6 +153,7 @@ def test_without_data_it_is_refused(graph_of) -> None:
         applied(graph_of(BLOCK, block_weights()), [])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("number", range(12))
 def test_random_graphs_compute_what_they_did(number: int) -> None:
     """Their own probes are the calibration data."""

@@ -64,7 +64,9 @@ def equalized(source: Graph, data: list[dict[str, np.ndarray]]) -> tuple[Graph, 
     context = PassContext(TARGET, source, data)
     layers = select_layers(graph, OPERATORS, context).layers
     assert TARGET.int8 is not None
-    _, count = Equalization(graph, layers, make_plan(graph, layers, OPERATORS), data, TARGET.int8).apply(context)
+    even = Equalization(graph, layers, make_plan(graph, layers, OPERATORS), data, TARGET.int8)
+    even.fit(context)
+    _, count = even.apply(context)
     verify(graph)
     return graph, count
 

@@ -143,12 +143,13 @@ def test_weights_have_seven_bits_where_eight_would_saturate():
     assert max(np.abs(weight.astype(int)).max() for weight in weights if weight.size > 1) <= 64
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [
-        pytest.param("convolutions", "int8", marks=pytest.mark.wide),
+        ("convolutions", "int8"),
         ("projections", "int8"),
-        pytest.param("projections", "int8-dynamic", marks=pytest.mark.wide),
+        ("projections", "int8-dynamic"),
     ],
 )
 def test_weights_in_four_bits_take_up_half_the_bytes_and_run_in_the_same_kernels(name, scheme, tmp_path):
@@ -218,6 +219,26 @@ def test_what_one_sample_stretches_stays_in_float(odd: int, in_float: list[str])
     ]
     found = Quantize().run(graph, PassContext(TARGET, graph.clone(), feeds))
     assert [line.split(":")[0] for line in found.misses if "few samples" in line] == in_float
+
+
+def test_a_channel_that_one_sample_lights_up_is_not_evened_out() -> None:
+    """Else it would no longer stretch what is read, and the weights behind it would hold little but that channel."""
+    graph = Graph()
+    op = Builder(graph, location=Location("stem"))
+    x = graph.add_input("x", TensorType(DType.float32, ("batch", 3, 16, 16)))
+    gain = graph.add_input("gain", TensorType(DType.float32, ("batch", 16, 1, 1)))
+    image = op.Relu(op.Mul(op.Conv(x, array(16, 3, 3, 3), array(16)), gain))
+    op.location = Location("head")
+    graph.outputs["y"] = op.Conv(op.Relu(image), array(16, 16, 3, 3), array(16))
+    gains = np.ones((32, 16, 1, 1), np.float32)
+    gains[0, 3] = 300
+    feeds = [
+        {"x": GENERATOR.standard_normal((8, 3, 16, 16)).astype(np.float32), "gain": gains[start : start + 8]}
+        for start in range(0, 32, 8)
+    ]
+    found = Quantize().run(graph, PassContext(TARGET, graph.clone(), feeds))
+    assert [line.split(":")[0] for line in found.misses if "few samples" in line] == ["head"]
+    assert not found.counts["equalized"]
 
 
 @pytest.mark.parametrize(("apart", "is_told"), [(100.0, False), (0.0001, True)])
