@@ -1,6 +1,6 @@
 """What `planish search` finds within a budget, beside uniform presets and beside Optuna over whole pipelines.
 
-    pip install -e ".[benchmarks,dev]"
+    pip install -e ".[benchmarks,dev,examples]"
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
     python benchmarks/search.py search MODEL... --root FOLDER [--minutes 15]
     pip install optuna
