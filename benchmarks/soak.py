@@ -205,7 +205,7 @@ def graphs(arguments: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="planish-cache-") as folder:
         os.environ |= {"PLANISH_CACHE": folder, "TVM_BIND_THREADS": "0"}
         try:
-            for outcomes in rounds(arguments.first, arguments.cases, arguments.jobs):
+            for outcomes in rounds(arguments.first, arguments.cases, arguments.jobs, arguments.seconds):
                 counts.update(what for what, _ in outcomes.values())
                 fine = [text for what, text in outcomes.values() if is_fine(what)]
                 reasons.update(reason for text in fine for reason in text.splitlines())
@@ -275,6 +275,7 @@ def main() -> int:
     command.add_argument("--cases", type=int, default=512, help="graphs, rounded up to whole batches")
     command.add_argument("--first", type=int, default=0, help="number of the first graph")
     command.add_argument("--jobs", type=int, default=1)
+    command.add_argument("--seconds", type=float, default=900, help="after which a batch of 32 counts as hung")
     command.add_argument("--json", action="store_true")
     command.set_defaults(run=graphs)
     arguments = parser.parse_args()

@@ -14,8 +14,6 @@ _BATCH, _ROUND = 32, 512
 """Graphs that are compiled together, and those after which it is said what was found."""
 _MOST = 64
 """Batches after which another process takes the place of one, whose memory grows."""
-_SECONDS = 900.0
-"""The time after which a batch counts as hung; its graphs are tried one by one."""
 _BACKENDS = ("onnxruntime", "tvm")
 _REFUSED = "refused by"
 _UNSPECIFIED, _ROUNDED = "equal but for cases of edges.md", "equal but where rounding decides"
@@ -26,10 +24,10 @@ def is_fine(what: str) -> bool:
     return what in ("equal", _UNSPECIFIED, _ROUNDED) or what.startswith(_REFUSED)
 
 
-def rounds(first: int, cases: int, jobs: int) -> Iterator[dict[int, Outcome]]:
-    """Yield the outcomes of graphs by number, some hundred at a time."""
+def rounds(first: int, cases: int, jobs: int, seconds: float) -> Iterator[dict[int, Outcome]]:
+    """Yield the outcomes of graphs by number, some hundred at a time; a batch that takes longer is taken apart."""
     size = min(cases, _BATCH)
-    with Workers(check_graphs, jobs, _SECONDS, _MOST) as workers:
+    with Workers(check_graphs, jobs, seconds, _MOST) as workers:
         for begin in range(first, first + cases, _ROUND):
             names = [str(number) for number in range(begin, min(begin + _ROUND, first + cases), size)]
             outcomes = workers.check_all(names, tuple(map(str, range(size))))
