@@ -10,6 +10,7 @@ import numpy as np
 from ..ir.drafts import workspace
 from ..ir.graph import Graph
 from .base import NodeTimes
+from .idle import wait_until_idle
 
 _ROUNDS = 10
 _ROUND, _RUNS = 0.02, (5, 50)
@@ -59,5 +60,6 @@ def timed_in_turn(
         watched = [watch(graph, folder / str(number)) for number, graph in enumerate(graphs)]
         for _ in range(_ROUNDS):
             for held in watched:
+                wait_until_idle()
                 held.run_round(feeds)
         return [held.times() for held in watched]

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ..backends.idle import wait_until_idle
+
 ROUNDS = 25
 FEWEST_ROUNDS = 7
 BLOCK_SECONDS = 0.01
@@ -19,9 +21,6 @@ MOST_CALLS = 200
 
 AGAIN_SECONDS = 0.04
 """How long calls are made anew in whose place the system ran something else meanwhile."""
-
-PAUSE_SECONDS = 0.003
-"""The pause between models: the worker threads of a runtime spin for a while and would slow the next one."""
 
 LONGEST_SECONDS = 20.0
 WARM_UP = 3
@@ -114,7 +113,7 @@ def _block(run: Callable[[], object], calls: int) -> tuple[float, bool]:
     What is disturbed takes longer by the turns of other processes, so that a call of several milliseconds is, and a
     shorter one seldom: models that differ in speed would seem to differ more.
     """
-    time.sleep(PAUSE_SECONDS)
+    wait_until_idle()  # the worker threads of the model before
     run()  # brings caches and worker threads back
     every: list[float] = []
     undisturbed: list[float] = []
