@@ -101,6 +101,8 @@ def max_pool(
     padded = pad_last(x, over.begin, end, lowest)
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(sizes) - 1]
     if outputs == 1:
+        if len(sizes) == 2:  # torch is twice as fast over channels that lie side by side
+            padded = padded.contiguous(memory_format=torch.channels_last)
         return pool(padded, over.kernel, over.strides, dilation=over.dilations)
     y, at = pool(padded, over.kernel, over.strides, dilation=over.dilations, return_indices=True)
     return y, _positions(at, padded.shape[2:], x, over.begin, bool(storage_order))

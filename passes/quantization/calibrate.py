@@ -64,7 +64,7 @@ class _Watch:
         """Take a batch of some samples into account."""
         self.observer.update(array)
         samples = array.reshape(count if array.ndim and array.shape[0] % count == 0 else 1, -1)
-        squares = np.einsum("ij,ij->i", samples, samples, dtype=np.float64)
+        squares = np.array([row @ row for row in samples], np.float64)
         self.reach.append(np.maximum(samples.max(axis=1, initial=0.0), -samples.min(axis=1, initial=0.0)))
         self.power.append(squares / np.maximum(np.count_nonzero(samples, axis=1), 1))
 

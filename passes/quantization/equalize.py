@@ -8,6 +8,7 @@ before take it up, or a factor that is there already, and those of the convoluti
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import mul
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -42,6 +43,9 @@ _LEAST = 1e-3
 
 _JUDGES, _SAMPLES = 2, 4
 """Batches that are held out, and how many samples of each are looked at: a layer reads many pixels of an image."""
+
+_PIXELS = 14
+"""How many results of a convolution along an axis are looked at, at the least, where there are as many."""
 
 
 @dataclass(slots=True)
@@ -225,12 +229,15 @@ def _along_channels(factors: "Tensor", rank: int) -> "Tensor":
 
 
 def _convolve(node: Node, x: "Tensor", weight: "Tensor") -> "Tensor":
-    """What a Conv makes of another image and other weights, without the bias."""
+    """What a Conv makes of another image and other weights, without the bias, at some pixels all over the image."""
     from ...ir.applying import call_attributes
     from ...ir.infer import find_operator
 
+    strides = node.attributes.get("strides", (1,) * (x.ndim - 2))
+    skips = (max(1, size // (stride * _PIXELS)) for size, stride in zip(x.shape[2:], strides, strict=True))
+    attributes = {**node.attributes, "strides": tuple(map(mul, strides, skips))}
     definition = find_operator(node.operator)
-    return definition.function(x, weight, **call_attributes(definition, node.inputs[:2], node.attributes, 1))
+    return definition.function(x, weight, **call_attributes(definition, node.inputs[:2], attributes, 1))
 
 
 def undone(layer: Layer, factors: np.ndarray) -> np.ndarray:

@@ -239,6 +239,8 @@ DIFFERENT: dict[tuple[str, str], Case] = {
     ("DynamicQuantizeLinear", "minus infinity"): case("DynamicQuantizeLinear", floats(0, -INF, 1), outputs=3),
     ("ConvTranspose", "a weight of infinity"): case("ConvTranspose", floats(1, shape=(1, 1, 1, 1)),
                                                     floats(INF, 1, 1, 1, shape=(1, 1, 2, 2))),
+    ("ConvTranspose", "infinity beside gaps"): case("ConvTranspose", floats(INF, shape=(1, 1, 1)),
+                                                    floats(1, 1, shape=(1, 1, 2)), dilations=(2,)),
     ("DeformConv", "NaN beyond the window"): case("DeformConv", floats(NAN, 1, 1, 1, shape=(1, 1, 2, 2)),
                                                   np.ones((1, 1, 2, 2), np.float32),
                                                   np.zeros((1, 8, 3, 3), np.float32), pads=[1, 1, 1, 1]),

@@ -47,12 +47,21 @@ def _is_whole(array: np.ndarray | None) -> bool:
     return array is not None and array.dtype.kind == "f" and bool(np.any(np.floor(array) == array))
 
 
+def _scale_of_nan(operands: Operands) -> bool:
+    """Whether that by which sums of products are multiplied is NaN, as infinity by infinity is."""
+    scales = [operands[place] for place in (1, 4, 6)]
+    assert scales[0] is not None and scales[1] is not None and scales[2] is not None
+    with np.errstate(all="ignore"):
+        return bool(np.isnan(scales[0].astype(np.float32) * scales[1] / scales[2]).any())
+
+
 UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("ArgMax", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Cast to string", "truth values"): lambda operands: operands[0] is not None and operands[0].dtype == np.bool_,
     ("Cast to string", "whole floats"): lambda operands: _is_whole(operands[0]),
     ("Clip", "a bound of NaN"): lambda operands: any(map(_has_nan, operands[1:])),
     ("ConvTranspose", "a weight of infinity"): lambda operands: _has_nan(operands[1]) or _has_infinity(operands[1]),
+    ("ConvTranspose", "infinity beside gaps"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DFT", "infinity"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DeformConv", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("DynamicQuantizeLinear", "NaN"): lambda operands: _has_nan(operands[0]),
@@ -61,7 +70,7 @@ UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("LRN", "NaN beyond the window"): lambda operands: _has_nan(operands[0]) or _has_infinity(operands[0]),
     ("MaxPool", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Pow", "integers beyond 64 bits, 0 to the power of -1"): _power,
-    ("QLinearMatMul", "a scale of NaN"): lambda operands: any(map(_has_nan, operands)),
+    ("QLinearMatMul", "a scale of NaN"): _scale_of_nan,
     ("STFT", "infinity"): lambda operands: _has_infinity(operands[0]),
     ("Unique", "NaN"): lambda operands: _has_nan(operands[0]),
 }
