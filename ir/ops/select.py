@@ -12,6 +12,8 @@ from .texts import STRING, to_array, to_tensor
 
 
 def _compressed_type(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+    if condition.ndim != 1:
+        raise ValueError(f"its condition has {condition.ndim} axes, and must have one")
     return x.reshape(-1) if axis is None else x
 
 

@@ -271,6 +271,13 @@ def test_an_axis_that_is_named_twice_is_refused() -> None:
         infer("Slice", [tensor("n", 1), ints(0, 0), ints(1, 1), ints(0, -2)], {})
 
 
+def test_a_condition_is_a_row() -> None:
+    """Graph 15699: `Compress` took the coordinates of a matrix's true elements for places."""
+    matrix = Graph().add_constant(np.array([[False, True, True]]), "condition")
+    with pytest.raises(ModelError, match="its condition has 2 axes, and must have one"):
+        infer("Compress", [tensor(3, 4), matrix], {})
+
+
 def test_no_more_indices_than_axes_are_scattered_by() -> None:
     with pytest.raises(ModelError, match="3 indices for each element of a tensor of 2 axes"):
         infer("ScatterND", [tensor(4, 4), tensor(1, 3, dtype=DType.int64), tensor(1)], {})
