@@ -37,9 +37,12 @@ from planish.ir.cache_folder import VARIABLE
 
 DIGITS = Path(__file__).parent.parent / "examples/digits/recipe.yaml"
 
+_BEFORE = -1_000_000
+"""The place before the first pass."""
 
 Unit = tuple[int, str, int]
-"""A place in the pipeline, what is done there, and its number: a layer, batch, trial or step; 0 for the pass itself."""
+"""A place in the pipeline, counted from its end, since a build that is taken up numbers the passes that are left; what
+is done there, and its number: a layer, batch, trial or step; 0 for the pass itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Run:
     @property
     def last_pass(self) -> int:
         """The place of the last pass that was begun."""
-        return max((place for place, _, _ in self.units), default=0)
+        return max((place for place, _, step in self.units if not step), default=_BEFORE)
 
 
 class _Journal(Reporter):
@@ -67,10 +70,10 @@ class _Journal(Reporter):
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        self._place = 0
+        self._place = _BEFORE
 
     def running(self, name: str, number: int, total: int) -> None:
-        self._place = number
+        self._place = number - total
         self._write(name, 0)
 
     def progress(self, description: str, done: int, total: int) -> None:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from statistics import median
 
 import numpy as np
 
@@ -22,7 +24,7 @@ class Guess:
 
     Speed-ups of steps multiply, and losses add up. A step that is asked for a speed-up is taken to give it. What
     another one multiplies by goes by how fast the plan before it is, from one pair of plans with and without it to the
-    next. A plan that trains takes as long as the same one without.
+    next. A plan that trains takes as long as the same one without: what is measured of either is noise beside that.
 
     Args:
         budget: how far the metric may drop.
@@ -52,7 +54,8 @@ class Guess:
 
         Before one that trains comes the same without training, which says what it gains in a fraction of the time. In
         the end strengths are tried between the best plan's and one that loses too much, and between that of a plan that
-        loses little too much and a milder one.
+        loses little too much and a milder one; and trainings of the best one, where it loses most of the budget: of
+        many plans that were tried the best one's loss is low in part by chance.
         """
         return next(iter(self.ahead(plans, 1)), None)
 
@@ -70,7 +73,7 @@ class Guess:
             and predicted[1] <= self._budget * _HOPE
         ]
         hopeful.sort(key=lambda item: -item[0])
-        chosen = [plan for _, plan in hopeful] or [plan for plan in [self._between(plans)] if plan is not None]
+        chosen = [plan for _, plan in hopeful] or list(islice(self._last(left, plans), count))
         found = [plan if plan.untrained.key in self._known else plan.untrained for plan in chosen]
         return list({plan.key: plan for plan in found}.values())[:count]
 
@@ -97,7 +100,11 @@ class Guess:
         return 0.0 if self.best is None else self._gain(self.best) * _WORTH
 
     def _gain(self, point: Point) -> float:
-        return point.gain if self._goal == "latency" else point.shrinkage
+        """What a point gains; by all that were built with the same techniques, whatever they train."""
+        if self._goal != "latency" or point.artifact is None:
+            return point.shrinkage
+        twin = point.plan.untrained
+        return median(it.gain for it in self.points if it.artifact is not None and it.plan.untrained == twin)
 
     def _built(self, plan: Plan) -> Point | None:
         found = self._known.get(plan.key)
@@ -156,11 +163,19 @@ class Guess:
                     shares.append(1 - max(point.drop, 0.0) / before.drop)
         return sum(shares) / len(shares) if shares else _BRINGS_BACK
 
-    def _between(self, plans: Sequence[Plan]) -> Plan | None:
-        """A strength halfway between one that keeps within the budget and one that doesn't; None where none is left."""
+    def _last(self, left: Sequence[Plan], plans: Sequence[Plan]) -> Iterator[Plan]:
+        """The plans to build when no other is predicted to be better than the best: new strengths, and trainings."""
         best = self.best
         if best is None:
-            return None
+            return
+        between = self._between(best, plans)
+        if between is not None:
+            yield between
+        elif best.drop > self._budget / 2:
+            yield from (plan for plan in left if plan.untrained == best.plan.untrained and self.gain(plan) is not None)
+
+    def _between(self, best: Point, plans: Sequence[Plan]) -> Plan | None:
+        """A strength halfway between one that keeps within the budget and one that doesn't; None where none is left."""
         near = [point for point in self.points if self._budget < point.drop <= self._budget * _HOPE]
         beyond = [point for point in near if self._gain(point) >= self._least]
         for point in (best, *sorted(beyond, key=self._gain, reverse=True)):

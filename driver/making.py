@@ -136,7 +136,9 @@ def _run_passes(job: Job, before: Score | None, context: PassContext, cache: Bui
     values = cache.values(job, done)
     if values is not None:
         profile = values.profiling(context.profile)
-        context = replace(context, checkpoints=cache.checkpoints, remember=values.remember, profile=profile)
+        context = replace(
+            context, checkpoints=cache.checkpoints, remember=values.remember, share=values.share, profile=profile
+        )
     kept = filter(None, [keeping, values])
     try:
         watching = [PassReporter(job.reporter, job.passes[done:]), watch, survival, *kept, *job.instruments]

@@ -90,6 +90,10 @@ def _compute(compute: Callable[[], Arrays]) -> Arrays:
     return compute()
 
 
+def _compute_shared(about: str, compute: Callable[[], Arrays]) -> Arrays:
+    return compute()
+
+
 class Profiler(Protocol):
     """What lowers graphs to the chosen backend and times them, in turn."""
 
@@ -175,6 +179,8 @@ class PassContext:
         checkpoints: the folder for what a long pass can go on from when its process was killed; None for nowhere.
         remember: computes arrays, or takes them from a run of the same step that was killed. They go by what was asked
             for before, so that what is asked for next must depend on that and on the pass's input alone.
+        share: does so from a run of the same pass with other options, too; a text says by which of them the arrays go,
+            beside the pass's input and `selection`.
     """
 
     target: Target
@@ -196,6 +202,7 @@ class PassContext:
     folder: Path = Path()
     checkpoints: Path | None = None
     remember: Callable[[Callable[[], Arrays]], Arrays] = _compute
+    share: Callable[[str, Callable[[], Arrays]], Arrays] = _compute_shared
 
     def narrowed(self, only: Sequence[str], skip: Sequence[str]) -> "PassContext":
         """The same surroundings for a step that is only to touch part of the graph."""

@@ -75,7 +75,8 @@ class BuildCache:
         """What keeps arrays that passes compute behind some steps; None where nothing is kept, or taken."""
         if self.checkpoints is None:
             return None
-        return KeptValues(self.checkpoints, step_keys(self._base, job.passes, self._recipe.folder), done)
+        keys = [self._base, *step_keys(self._base, job.passes, self._recipe.folder)]
+        return KeptValues(self.checkpoints, keys, done)
 
     def packed(self, job: "Job") -> Parcel | None:
         """The graph after the last step, for another machine's cache; None if it isn't kept."""

@@ -18,6 +18,7 @@ from ...ir.files import writing
 from ...ir.graph import Graph
 from ...passes.base import Arrays, Pass, Profile, Profiler
 from ...passes.instrument import Instrument
+from ...passes.manager import other_packages
 from .keys import key
 
 _WORTH = 0.25
@@ -31,7 +32,7 @@ class KeptValues(Instrument):
 
     Args:
         folder: for a file of each.
-        keys: of the graph after each step.
+        keys: of the source, and of the graph after each step.
         done: the steps that are done.
     """
 
@@ -45,7 +46,8 @@ class KeptValues(Instrument):
 
     def before(self, step: Pass, graph: Graph) -> None:
         self._passes += 1
-        self._next = key(self._keys[self._done], self._passes)
+        self._step = step
+        self._next = key(self._keys[self._done + 1], self._passes)
 
     def reached(self, number: int, graph: Graph) -> None:
         self._done, self._passes = number, 0
@@ -53,9 +55,27 @@ class KeptValues(Instrument):
 
     def remember(self, compute: Callable[[], Arrays]) -> Arrays:
         """What was computed in this place before, or is now; what it computes may ask for values of its own."""
-        own = self._next
-        path = self._folder / f"{own[:32]}.npz"
+        path = self._path(self._next)
         self._files.append(path)
+        return self._held(path, self._next, compute)
+
+    def share(self, about: str, compute: Callable[[], Arrays]) -> Arrays:
+        """What was computed of the same graph and text before, or is now; it stays when the step is done.
+
+        Only the first pass of a step shares, since of the graph that another one begins with nothing is known, and only
+        one of planish's own, whose code is part of all keys.
+        """
+        if self._passes > 1 or any(other_packages(self._step)):
+            return self.remember(compute)
+        own = key(self._keys[self._done], about)
+        return self._held(self._path(own), own, compute)
+
+    def _path(self, own: str) -> Path:
+        return self._folder / f"{own[:32]}.npz"
+
+    def _held(self, path: Path, own: str, compute: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a file, or else those that are computed, whose own values have keys of theirs."""
+        place = self._next
         held = _read(path)
         if held is None:
             inner, start = len(self._files), time.monotonic()
@@ -66,7 +86,7 @@ class KeptValues(Instrument):
                 with suppress(UsageError):  # a disk that is full
                     _write(path, held)
                     self._erase_from(inner)
-        self._next = key(own, _digest(held))
+        self._next = key(place, _digest(held))
         return held
 
     def profiling(self, profile: Profiler | None) -> Profiler | None:

@@ -38,7 +38,12 @@ Prune = Callable[[Counts, Sequence[Feeds]], Graph]
 
 
 def compared(
-    graph: Graph, candidates: Sequence[Candidate], batches: Sequence[Feeds], prune: Prune, context: PassContext
+    graph: Graph,
+    candidates: Sequence[Candidate],
+    batches: Sequence[Feeds],
+    prune: Prune,
+    context: PassContext,
+    about: str,
 ) -> list[Candidate] | None:
     """Candidates whose losses are the model's where a group's channels are gone, at some numbers of them.
 
@@ -49,7 +54,8 @@ def compared(
         candidates: groups with their rankings.
         batches: to fit to and to judge on.
         prune: makes what is judged.
-        context: remembers what was measured, and to whom progress is reported.
+        context: shares what was measured, and to whom progress is reported.
+        about: what decides it beside the graph.
     """
     few = first_batches_of(batches, _SAMPLES)
     removed = [_removed(candidate) for candidate in candidates]
@@ -67,7 +73,7 @@ def compared(
         def losses(number: int = number, counts: Sequence[int] = counts) -> list[np.ndarray]:
             return [np.array([judge.judge(prune({number: count}, fitted)).loss for count in counts])]
 
-        (exact,) = context.remember(losses) if counts else (np.empty(0),)
+        (exact,) = context.share(f"losses of group {number} by {about}", losses) if counts else (np.empty(0),)
         known = np.isfinite(exact)
         found.append(replace(candidate, ranking=_through(candidate.ranking, np.array(counts)[known], exact[known])))
     return found

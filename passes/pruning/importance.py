@@ -25,6 +25,8 @@ _LEAST = 0.01
 """The share of the mean weight that is added to each output's: few samples don't tell that an output never matters."""
 _OBSERVED = 256
 """Samples that are run in any case, where there are as many, to see how channels vary together."""
+_DRAWN_ON = 32
+"""Samples that gradients are drawn for."""
 _ROUNDS = 128
 """In how many rounds a group's channels are taken at the most."""
 
@@ -96,6 +98,34 @@ class Observations:
 
     inputs: Mapping[tuple[Value, int], Inputs]
     weights: Mapping[Value, np.ndarray]
+
+
+def rank(
+    graph: Graph, groups: Sequence["ChannelGroup"], batches: Sequence[Feeds], context: PassContext, about: str
+) -> list[Ranking]:
+    """Rank the channels of groups by what is lost without them; by norms where that isn't known.
+
+    Args:
+        graph: that they are of.
+        groups: of coupled channels.
+        batches: of inputs.
+        context: with the seed, to whom progress is reported, and that shares what was found.
+        about: what decides it beside the graph.
+    """
+
+    def compute() -> list[np.ndarray]:
+        nodes = dict.fromkeys(node for group in groups for node, _ in group.consumers)
+        readers = [known for node in nodes if (known := reader(node)) is not None]
+        observed = observe_readers(graph, readers, batches, first_batches_of(batches, _DRAWN_ON), context)
+        found: list[np.ndarray] = []
+        for done, group in enumerate(groups):
+            context.progress("ranking channels", done, len(groups))
+            ranking = rank_by_loss(group, observed) or rank_by_norm(group, "l1")
+            found += (ranking.order, ranking.losses)
+        return found
+
+    held = context.share(f"rankings by {about}", compute)
+    return list(map(Ranking, held[::2], held[1::2]))
 
 
 def observe_readers(

@@ -14,11 +14,11 @@ from ...ir.graph import Graph
 from ..base import Effect, Feeds, Labelled, Pass, PassContext, PassResult
 from ..debug_counter import DebugCounter
 from ..judge import Judge, divided, split
+from ..pipeline import format_pass
 from ..quantization.calibrate import first_batches_of
 from .allocation import Candidate, Counts, Operations, Savings, Stage, allocate, evenly
 from .comparison import compared, enough_to_draft
-from .importance import observe_readers, rank_by_loss, rank_by_norm
-from .readers import reader
+from .importance import rank, rank_by_norm
 from .repair import repair
 from .shrink import moved, shrink, without
 from .speedup import Clock, Trial, hunt
@@ -26,8 +26,6 @@ from .speedup import Clock, Trial, hunt
 if TYPE_CHECKING:  # networkx and scipy come with it, which listing the passes must not import
     from ...ir.analysis.channels import ChannelGroup
 
-_RANKED_ON = 32
-"""Samples that gradients are drawn for."""
 _JUDGED_ON = 512
 """Samples of those held out on which the way that loses less is told, where no bound has to be kept."""
 _TRIALS = 32
@@ -144,7 +142,9 @@ class ChannelPruning(Pass):
             counts = {number: self._count(candidate) for number, candidate in enumerate(candidates)}
         else:
             prune = partial(self._pruned, graph, candidates, context)
-            exact = compared(graph, candidates, fitted, prune, context) if fitted and len(candidates) > 1 else None
+            exact = None
+            if fitted and len(candidates) > 1:
+                exact = compared(graph, candidates, fitted, prune, context, self._at_any_amount(context))
             candidates = exact or candidates
             judge = self._judge(graph, held_out, labelled)
 
@@ -202,16 +202,15 @@ class ChannelPruning(Pass):
     ) -> list[Candidate]:
         norm = "l2" if self.importance == "l2" else "l1"
         if not fitted or self.importance in ("l1", "l2"):
-            return [Candidate(group, rank_by_norm(group, norm), self._step(group)) for group in groups]
-        nodes = dict.fromkeys(node for group in groups for node, _ in group.consumers)
-        readers = [known for node in nodes if (known := reader(node)) is not None]
-        observed = observe_readers(graph, readers, fitted, first_batches_of(fitted, _RANKED_ON), context)
-        candidates: list[Candidate] = []
-        for done, group in enumerate(groups):
-            context.progress("ranking channels", done, len(groups))
-            ranking = rank_by_loss(group, observed) or rank_by_norm(group, norm)
-            candidates.append(Candidate(group, ranking, self._step(group)))
-        return candidates
+            rankings = [rank_by_norm(group, norm) for group in groups]
+        else:
+            rankings = rank(graph, groups, fitted, context, self._at_any_amount(context))
+        return [Candidate(group, ranking, self._step(group)) for group, ranking in zip(groups, rankings, strict=True)]
+
+    def _at_any_amount(self, context: PassContext) -> str:
+        """What rankings go by, however much is removed."""
+        same = replace(self, ratio=0.0, flops=0.0, speedup=0.0, max_drop=100.0)
+        return f"{format_pass(same)} of {context.selection.rows} but {sorted(context.selection.barred)}"
 
     # -- how many
 

@@ -129,7 +129,7 @@ def test_arrays_that_passes_compute_outlive_a_kill(tmp_path: Path, monkeypatch: 
 
     def run(most: int, *, reaches_the_end: bool = False) -> tuple[list[str], list[float]]:
         """What a step computes that is killed after so many computations, and what it is given."""
-        values, computed = KeptValues(tmp_path, ["key of the source", "key of the step"], 1), list[str]()
+        values, computed = KeptValues(tmp_path, ["key of the source", "key of the step"], 0), list[str]()
 
         def value(name: str, number: float, *inner: str) -> float:
             def compute() -> list[np.ndarray]:
@@ -149,7 +149,7 @@ def test_arrays_that_passes_compute_outlive_a_kill(tmp_path: Path, monkeypatch: 
             values.before(None, None)
             given.append(value("a", 4.0))
         if reaches_the_end:
-            values.reached(2, None)
+            values.reached(1, None)
         return computed, given
 
     assert run(3) == (["a", "within b", "b"], [])
@@ -196,6 +196,45 @@ def test_a_pass_that_is_killed_ends_in_the_same_bytes(
         assert run(most) == ""
         assert list(kept.iterdir())
         assert run(float("inf")) == whole
+
+
+def test_what_the_amount_does_not_decide_is_computed_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planish.driver.cache.values._WORTH", -1.0)
+    monkeypatch.setattr("planish.driver.cache.values._MOST_BYTES", float("inf"))
+    samples = np.random.default_rng(0).standard_normal((8, 16, 8)).astype(np.float32)
+    target = load_target("native")
+
+    def run(pipeline: str, kept: Path) -> tuple[str, int]:
+        """The hash of the graph, and how often what is shared was computed."""
+        graph, count = load(folder / "net.planish"), 0
+        values = KeptValues(kept, ["source", pipeline], 0)
+
+        def share(about: str, compute: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+            def counted() -> Sequence[np.ndarray]:
+                nonlocal count
+                count += 1
+                return compute()
+
+            return values.share(about, counted)
+
+        batches = [{"features": batch} for batch in samples]
+        context = PassContext(target, graph.clone(), batches, remember=values.remember, share=share)
+        PassManager(parse_pipeline(pipeline), [values]).run(graph, context)
+        return structural_hash(graph), count
+
+    first, computed = run("prune-channels{flops=0.25}", tmp_path / "shared")
+    assert computed
+    found = {}
+    for pipeline in (
+        "prune-channels{flops=0.5}",
+        "prune-channels{flops=0.5,round_to=1}",
+        "group(cse,prune-channels{flops=0.5})",
+    ):
+        found[pipeline] = run(pipeline, tmp_path / "shared")
+        assert found[pipeline][0] == run(pipeline, tmp_path / pipeline)[0] != first
+    assert [bool(count) for _, count in found.values()] == [False, True, True]
 
 
 @pytest.mark.wide

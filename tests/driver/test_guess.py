@@ -50,6 +50,19 @@ def test_a_plan_that_trains_is_predicted_by_the_same_without() -> None:
     assert slow.next(PLANS) is None  # nothing is trained that isn't faster than int8 alone
 
 
+def test_plans_that_differ_in_their_training_are_as_fast_as_each_other() -> None:
+    longer = {"distill": {"epochs": 40}}
+    plans = plans_of(make_recipe({"model": "net.onnx", "search": {"passes": [[MOST], ["distill", longer]]}}))
+    known = guess(point(2.6, 0.012, MOST), point(2.9, 0.009, MOST, "distill"))
+    assert known.next(plans) == Plan((MOST, longer))  # as fast, and perhaps further from the bound
+    known.learn(point(2.3, 0.004, MOST, longer))
+    assert known.gain(Plan((MOST, longer))) == 2.6
+    assert known.best.plan == Plan((MOST, longer))
+    assert known.next(plans) is None
+    certain = guess(point(2.6, 0.004, MOST))
+    assert certain.next(plans) is None
+
+
 def test_what_one_training_brings_back_says_nothing_of_a_longer_one() -> None:
     longer = {"distill": {"epochs": 40}}
     plans = plans_of(make_recipe({"model": "net.onnx", "search": {"passes": [[MOST], ["distill", longer]]}}))

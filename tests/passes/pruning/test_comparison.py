@@ -46,7 +46,7 @@ def test_losses_are_the_models_own_at_some_widths_and_rise_between_them(new_net:
         removals = [(before[number].group, before[number].ranking.order[:gone]) for number, gone in counts.items()]
         return shrunk(graph, removals)
 
-    found = compared(graph, before, batches, prune, context)
+    found = compared(graph, before, batches, prune, context, "")
     assert found is not None
 
     judge = Judge(graph, batches[3:])
@@ -63,7 +63,7 @@ def test_what_would_take_too_long_is_not_compared(new_net: Any, monkeypatch: pyt
     graph = network(new_net())
     context = PassContext(load_target("x86-64"), graph)
     monkeypatch.setattr(comparison, "_MOST_OPERATIONS", 1e6)
-    assert compared(graph, candidates(graph), images(0, 4), lambda counts, fitted: graph, context) is None
+    assert compared(graph, candidates(graph), images(0, 4), lambda counts, fitted: graph, context, "") is None
 
 
 @pytest.mark.parametrize(("count", "operations", "drafted"), [(24, 1, 8), (24, 1e12, 24), (6, 1, 6), (3, 1, 3)])
