@@ -6,11 +6,11 @@
 
 The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, `minilm`, `ocr` and `magika`
 as packages ship them. Each pass is checked as in a build, sees no labels, and begins with the graph that those before
-it have made. What is made lies in `--work`, and isn't made again (`--no-timed` makes it, and times nothing). Then all
-that a model has become is compiled for ONNX Runtime and timed in turn with the untouched one: speed is the median ratio
-over rounds with its quartiles, one sample, one thread. The loss is that of the metric in points, hundredths of it, with
-an interval that holds 95 % of resamples of the examples; a pipeline is on the front where no other is as good in speed,
-size and metric at once.
+it have made. What is made lies in `--work`, and isn't made again (`--no-timed` makes it, and times nothing; `--no-new`
+times what is there). All that a model has become is compiled for the backend and timed in turn with the untouched one:
+speed is the median ratio over rounds with its quartiles, one sample, one thread. The loss is that of the metric in
+points, hundredths of it, with an interval that holds 95 % of resamples of the examples; a pipeline is on the front
+where no other is as good in speed, size and metric at once.
 
 A second table tells what is fastest within a loss, by each technique alone and by pruning, low rank and quantization
 together. Every other example chooses it, and the rest say what it loses.
@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -47,21 +48,21 @@ from planish.passes.manager import PassManager, Resumption
 from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
-BACKEND = "onnxruntime"
 TARGET = replace(load_target("native"), threads=1)
-PRUNE = [f"prune-channels{{flops={share}}}" for share in (0.15, 0.3, 0.5)]
+PRUNE = [f"prune-channels{{flops={share}}}" for share in (0.05, 0.15, 0.3, 0.5, 0.7)]
+STRONG = PRUNE[3]
 FACTORIZE, DISTILL, QUANTIZE = "factorize", "distill", "quantize"
 SHRUNK = [
     *([prune] for prune in PRUNE),
     [FACTORIZE],
     *([prune, FACTORIZE] for prune in PRUNE),
     *([FACTORIZE, prune] for prune in PRUNE),
-    [PRUNE[-1], DISTILL],
+    [STRONG, DISTILL],
     [FACTORIZE, DISTILL],
-    [PRUNE[-1], FACTORIZE, DISTILL],
-    [FACTORIZE, PRUNE[-1], DISTILL],
-    [PRUNE[-1], DISTILL, FACTORIZE],
-    [PRUNE[-1], DISTILL, FACTORIZE, DISTILL],
+    [STRONG, FACTORIZE, DISTILL],
+    [FACTORIZE, STRONG, DISTILL],
+    [STRONG, DISTILL, FACTORIZE],
+    [STRONG, DISTILL, FACTORIZE, DISTILL],
 ]
 PIPELINES = [[], [QUANTIZE], *(steps for shrunk in SHRUNK for steps in (shrunk, [*shrunk, QUANTIZE]))]
 """Distillation comes where something has gone before, and quantization last: the others need floats."""
@@ -139,11 +140,12 @@ class Workshop:
     Args:
         subject: the model with its data.
         samples: of calibration.
+        backend: that runs it.
         folder: where what was made is kept.
         scratch: for artifacts.
     """
 
-    def __init__(self, subject: Subject, samples: int, folder: Path, scratch: Path) -> None:
+    def __init__(self, subject: Subject, samples: int, backend: str, folder: Path, scratch: Path) -> None:
         data = subject.calibration(0, max(1, samples // len(next(iter(subject.pool[0].values())))))
         ports = ports_of(subject.graph)
         self.sample = single_sample(subject.test[0], ports)
@@ -153,12 +155,11 @@ class Workshop:
             subject.graph,
             data,
             sizes=sizes,
-            profile=profiler(BACKEND, TARGET, self.sample),
-            timing=timing(BACKEND, TARGET, self.sample, sizes),
+            profile=profiler(backend, TARGET, self.sample),
+            timing=timing(backend, TARGET, self.sample, sizes),
         )
-        self.subject, self.folder, self.scratch = subject, folder, scratch
+        self.subject, self.folder, self.scratch, self.backend = subject, folder, scratch, find_backend(backend)
         self.untouched = self._lowered(subject.graph)
-        self.exact = self._outputs(self.untouched)
 
     def make(self, steps: Sequence[str]) -> Made:
         """What a pipeline makes of the model, with what that loses."""
@@ -168,11 +169,15 @@ class Workshop:
             LOG.print(f"{steps}: {error}", markup=False)
             return Made(steps, failure=str(error).splitlines()[0])
         file = self._place(steps) / "losses.npy"
-        if not file.exists():
+        if not self.has(steps):
             np.save(file, self._losses(graph))
         made = Made(steps, graph, np.load(file), seconds)
         LOG.print(f"{made.name}: {made.losses.mean():.3f} points, {seconds:.0f} s", markup=False)
         return made
+
+    def has(self, steps: Sequence[str]) -> bool:
+        """Whether a pipeline has been run, and what it made was judged."""
+        return (self._place(steps) / "losses.npy").exists()
 
     def time(self, every: Sequence[Made]) -> list[Row]:
         """Time all that could be made, in turn."""
@@ -207,13 +212,17 @@ class Workshop:
         said = [*record.result.notes, *record.result.misses]
         return graph, seconds + time.perf_counter() - start, said
 
+    @cached_property
+    def _exact(self) -> list[list[np.ndarray]]:
+        return self._outputs(self.untouched)
+
     def _losses(self, graph: Graph) -> np.ndarray:
-        found = self.subject.score(self._outputs(self._lowered(graph)), self.exact).astype(float)
-        gained = found - self.subject.score(self.exact, self.exact).astype(float)
+        found = self.subject.score(self._outputs(self._lowered(graph)), self._exact).astype(float)
+        gained = found - self.subject.score(self._exact, self._exact).astype(float)
         return gained if "%" in self.subject.metric else -100 * gained
 
     def _lowered(self, graph: Graph) -> Candidate:
-        return lower(graph, find_backend(BACKEND), TARGET, Path(tempfile.mkdtemp(dir=self.scratch), "artifact"))
+        return lower(graph, self.backend, TARGET, Path(tempfile.mkdtemp(dir=self.scratch), "artifact"))
 
     def _outputs(self, candidate: Candidate) -> list[list[np.ndarray]]:
         return [list(candidate.executable.run(feeds)) for feeds in self.subject.test]
@@ -224,10 +233,12 @@ def main(
     root: Annotated[Path, typer.Option(help="Where data are unpacked.")] = Path("/"),
     cache: Annotated[Path, typer.Option(help="Where trained models are kept.")] = Path("recovery-cache"),
     work: Annotated[Path, typer.Option(help="Where what is made of them is kept.")] = Path("joint-work"),
-    samples: Annotated[int, typer.Option(help="Of calibration, without labels.")] = 1000,
+    backend: Annotated[str, typer.Option(help="That runs it.")] = "onnxruntime",
+    samples: Annotated[int, typer.Option(help="Of calibration, without labels.")] = 256,
     limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 1000,
     epochs: Annotated[int, typer.Option(help="Of training, where a network is trained.")] = 2,
     without: Annotated[list[str] | None, typer.Option(help="Steps whose pipelines are left out.")] = None,
+    new: Annotated[bool, typer.Option(help="Whether what isn't made yet is made.")] = True,
     timed: Annotated[bool, typer.Option(help="Whether what was made is timed, too.")] = True,
     markdown: Annotated[Path | None, typer.Option(help="A file for the tables.")] = None,
 ) -> None:
@@ -237,10 +248,11 @@ def main(
         with tempfile.TemporaryDirectory() as scratch:
             subject = _subject(model, Path(scratch), root, cache, epochs)
             subject = replace(subject, test=subject.test[:limit])
-            workshop = Workshop(subject, samples, work / model, Path(scratch))
-            made = [workshop.make(steps) for steps in PIPELINES if not set(without or ()) & set(steps)]
+            workshop = Workshop(subject, samples, backend, work / backend / model, Path(scratch))
+            wanted = [steps for steps in PIPELINES if not set(without or ()) & set(steps)]
+            made = [workshop.make(steps) for steps in wanted if new or workshop.has(steps)]
             if timed:
-                texts.append("\n".join(_section(subject, made, workshop.time(made))))
+                texts.append("\n".join(_section(subject, backend, made, workshop.time(made))))
                 print(texts[-1], flush=True)
     if markdown is not None and timed:
         markdown.write_text("\n".join(texts), encoding="utf-8")
@@ -258,8 +270,8 @@ def _subject(model: Model, scratch: Path, root: Path, cache: Path, epochs: int) 
 # -- tables
 
 
-def _section(subject: Subject, every: Sequence[Made], rows: Sequence[Row]) -> Iterator[str]:
-    yield f"## {subject.name} ({subject.metric})\n"
+def _section(subject: Subject, backend: str, every: Sequence[Made], rows: Sequence[Row]) -> Iterator[str]:
+    yield f"## {subject.name} in {backend} ({subject.metric})\n"
     yield "| pipeline | loss, points | speed | size | passes take | front |"
     yield "|-|-|-|-|-|-|"
     front = _front(rows)
