@@ -2,21 +2,28 @@
 
     pip install -e ".[dev,benchmarks,examples]"
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb FOLDER
-    python benchmarks/joint.py MODEL... [--root FOLDER] [--markdown docs/joint.md]
+    python benchmarks/joint.py MODEL... [--root FOLDER] [--work FOLDER] [--markdown docs/joint.md]
 
 The models are `cnn` and `resnet20`, trained here on Fashion-MNIST or read from `--cache`, `minilm`, `ocr` and `magika`
-as packages ship them. Each pass is checked as in a build, and begins with the graph that those before it have made.
-What comes out is compiled for ONNX Runtime and timed in turn with the untouched model; speed is the median ratio
-over rounds with its quartiles, one sample, one thread. Change is that of the metric, with an interval that holds 95 %
-of resamples of the examples; a point is on the front where no other is as good in speed, size and metric at once.
+as packages ship them. Each pass is checked as in a build, sees no labels, and begins with the graph that those before
+it have made. What is made lies in `--work`, and isn't made again (`--no-timed` makes it, and times nothing; `--no-new`
+times what is there). All that a model has become is compiled for the backend and timed in turn with the untouched one:
+speed is the median ratio over rounds with its quartiles, one sample, one thread. The loss is that of the metric in
+points, hundredths of it, with an interval that holds 95 % of resamples of the examples; a pipeline is on the front
+where no other is as good in speed, size and metric at once.
+
+A second table tells what is fastest within a loss, by each technique alone and by pruning, low rank and quantization
+together. Every other example chooses it, and the rest say what it loses.
 """
 
+import json
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -27,13 +34,13 @@ import quantization_scores as scores
 import typer
 from quantization_subjects import Subject, magika, minilm, recognition
 from rich.console import Console
-from rich.table import Table
 
 import planish
 from planish.backends import find_backend
 from planish.driver.data import ports_of, single_sample, sizes_in
 from planish.driver.lowering import Candidate, lower
-from planish.driver.measurement import Ratio, interleaved
+from planish.driver.measurement import Latency, Ratio, interleaved
+from planish.driver.profiling import profiler, timing
 from planish.ir.errors import PlanishError
 from planish.ir.graph import Graph
 from planish.passes.base import PassContext
@@ -41,18 +48,28 @@ from planish.passes.manager import PassManager, Resumption
 from planish.passes.pipeline import parse_pipeline
 from planish.targets.load import load_target
 
-PRUNE, FACTORIZE, DISTILL, QUANTIZE = "prune-channels{flops=0.3}", "factorize", "distill", "quantize"
-SUBSETS = [
-    [step for step, is_taken in zip((PRUNE, FACTORIZE, DISTILL, QUANTIZE), taken, strict=True) if is_taken]
-    for taken in np.ndindex(2, 2, 2, 2)
-    if any(taken[:2]) or not taken[2]  # there is nothing for distillation to bring back otherwise
+TARGET = replace(load_target("native"), threads=1)
+PRUNE = [f"prune-channels{{flops={share}}}" for share in (0.05, 0.15, 0.3, 0.5, 0.7)]
+STRONG = PRUNE[3]
+FACTORIZE, DISTILL, QUANTIZE = "factorize", "distill", "quantize"
+SHRUNK = [
+    *([prune] for prune in PRUNE),
+    [FACTORIZE],
+    *([prune, FACTORIZE] for prune in PRUNE),
+    *([FACTORIZE, prune] for prune in PRUNE),
+    [STRONG, DISTILL],
+    [FACTORIZE, DISTILL],
+    [STRONG, FACTORIZE, DISTILL],
+    [FACTORIZE, STRONG, DISTILL],
+    [STRONG, DISTILL, FACTORIZE],
+    [STRONG, DISTILL, FACTORIZE, DISTILL],
 ]
-ORDERS = [
-    [FACTORIZE, PRUNE, QUANTIZE],
-    [FACTORIZE, PRUNE, DISTILL, QUANTIZE],
-    [PRUNE, DISTILL, FACTORIZE, QUANTIZE],
-    [PRUNE, DISTILL, FACTORIZE, DISTILL, QUANTIZE],
-]
+PIPELINES = [[], [QUANTIZE], *(steps for shrunk in SHRUNK for steps in (shrunk, [*shrunk, QUANTIZE]))]
+"""Distillation comes where something has gone before, and quantization last: the others need floats."""
+
+ALONE = ({"prune-channels"}, {FACTORIZE}, {QUANTIZE})
+TOGETHER = set[str]().union(*ALONE)
+LOSSES = (0.5, 1.0, 2.0, 4.0)
 LOG = Console(stderr=True, highlight=False)
 
 
@@ -67,143 +84,239 @@ class Model(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a pipeline makes of a model.
+class Made:
+    """What a pipeline has made of a model.
 
     Attributes:
-        pipeline: in words.
-        change: of the metric.
-        speed: over the untouched model.
-        size: over the untouched model's.
+        steps: of the pipeline.
+        graph: what it ends with; None where a step failed.
+        losses: of each example, in points.
         seconds: that the passes took.
-        is_error: whether the metric counts errors.
         failure: why there is nothing else; empty where there is.
     """
 
-    pipeline: str
-    change: scores.Interval | None = None
-    speed: Ratio | None = None
-    size: float = 1.0
+    steps: Sequence[str]
+    graph: Graph | None = None
+    losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
     seconds: float = 0.0
-    is_error: bool = False
     failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """The pipeline in words."""
+        return " + ".join(self.steps) or "clean-up and fusion alone"
+
+    @property
+    def techniques(self) -> set[str]:
+        """What its passes are called."""
+        return {step.partition("{")[0] for step in self.steps}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was made, once it was timed.
+
+    Attributes:
+        made: what it is.
+        latency: of one sample.
+        speed: over the untouched model.
+        size: over the untouched model's.
+    """
+
+    made: Made
+    latency: Latency
+    speed: Ratio
+    size: float
 
     @property
     def values(self) -> tuple[float, float, float]:
         """What is better when it is greater."""
-        assert self.change is not None
-        assert self.speed is not None
-        return self.speed.median, -self.size, -self.change.value if self.is_error else self.change.value
+        return self.speed.median, -self.size, -float(self.made.losses.mean())
+
+
+class Workshop:
+    """Makes things of a model, and keeps them in a folder.
+
+    Args:
+        subject: the model with its data.
+        samples: of calibration.
+        backend: that runs it.
+        folder: where what was made is kept.
+        scratch: for artifacts.
+    """
+
+    def __init__(self, subject: Subject, samples: int, backend: str, folder: Path, scratch: Path) -> None:
+        data = subject.calibration(0, max(1, samples // len(next(iter(subject.pool[0].values())))))
+        ports = ports_of(subject.graph)
+        self.sample = single_sample(subject.test[0], ports)
+        sizes = sizes_in(self.sample, ports)
+        self.context = PassContext(
+            TARGET,
+            subject.graph,
+            data,
+            sizes=sizes,
+            profile=profiler(backend, TARGET, self.sample),
+            timing=timing(backend, TARGET, self.sample, sizes),
+        )
+        self.subject, self.folder, self.scratch, self.backend = subject, folder, scratch, find_backend(backend)
+        self.untouched = self._lowered(subject.graph)
+
+    def make(self, steps: Sequence[str]) -> Made:
+        """What a pipeline makes of the model, with what that loses."""
+        try:
+            graph, seconds = self._graph(steps)
+        except PlanishError as error:
+            LOG.print(f"{steps}: {error}", markup=False)
+            return Made(steps, failure=str(error).splitlines()[0])
+        file = self._place(steps) / "losses.npy"
+        if not self.has(steps):
+            np.save(file, self._losses(graph))
+        made = Made(steps, graph, np.load(file), seconds)
+        LOG.print(f"{made.name}: {made.losses.mean():.3f} points, {seconds:.0f} s", markup=False)
+        return made
+
+    def has(self, steps: Sequence[str]) -> bool:
+        """Whether a pipeline has been run, and what it made was judged."""
+        return (self._place(steps) / "losses.npy").exists()
+
+    def time(self, every: Sequence[Made]) -> list[Row]:
+        """Time all that could be made, in turn."""
+        built = [(made, self._lowered(made.graph)) for made in every if made.graph is not None]
+        models = [self.untouched, *(candidate for _, candidate in built)]
+        before, *latencies = interleaved([lambda it=it: it.executable.run(self.sample) for it in models])
+        return [
+            Row(made, latency, latency.speedup_over(before), candidate.size / self.untouched.size)
+            for (made, candidate), latency in zip(built, latencies, strict=True)
+        ]
+
+    def _place(self, steps: Sequence[str]) -> Path:
+        return self.folder / ("+".join(steps) or "nothing")
+
+    def _graph(self, steps: Sequence[str]) -> tuple[Graph, float]:
+        """The graph after some steps, and the seconds that all of them took; each is held to the graph before it."""
+        place = self._place(steps)
+        if (place / "made.json").exists():
+            return planish.read(place / "graph.planish"), json.loads((place / "made.json").read_text())["seconds"]
+        place.mkdir(parents=True, exist_ok=True)
+        graph, seconds, said = self._run(steps)
+        planish.write(graph, place / "graph.planish")
+        (place / "made.json").write_text(json.dumps({"seconds": seconds, "said": said}, indent=1))
+        return graph, seconds
+
+    def _run(self, steps: Sequence[str]) -> tuple[Graph, float, list[str]]:
+        if not steps:
+            return planish.optimize(self.subject.graph, "cleanup,fuse", data=self.context.calibration).graph, 0.0, []
+        before, seconds = self._graph(steps[:-1])
+        graph, start = before.clone(), time.perf_counter()
+        (record,) = PassManager(parse_pipeline(steps[-1])).run(graph, self.context, Resumption(0, before, 0.0))
+        said = [*record.result.notes, *record.result.misses]
+        return graph, seconds + time.perf_counter() - start, said
+
+    @cached_property
+    def _exact(self) -> list[list[np.ndarray]]:
+        return self._outputs(self.untouched)
+
+    def _losses(self, graph: Graph) -> np.ndarray:
+        found = self.subject.score(self._outputs(self._lowered(graph)), self._exact).astype(float)
+        gained = found - self.subject.score(self._exact, self._exact).astype(float)
+        return gained if "%" in self.subject.metric else -100 * gained
+
+    def _lowered(self, graph: Graph) -> Candidate:
+        return lower(graph, self.backend, TARGET, Path(tempfile.mkdtemp(dir=self.scratch), "artifact"))
+
+    def _outputs(self, candidate: Candidate) -> list[list[np.ndarray]]:
+        return [list(candidate.executable.run(feeds)) for feeds in self.subject.test]
 
 
 def main(
     models: Annotated[list[Model], typer.Argument(help="Which.")],
     root: Annotated[Path, typer.Option(help="Where data are unpacked.")] = Path("/"),
     cache: Annotated[Path, typer.Option(help="Where trained models are kept.")] = Path("recovery-cache"),
-    samples: Annotated[int, typer.Option(help="Of calibration, without labels.")] = 1000,
+    work: Annotated[Path, typer.Option(help="Where what is made of them is kept.")] = Path("joint-work"),
+    backend: Annotated[str, typer.Option(help="That runs it.")] = "onnxruntime",
+    samples: Annotated[int, typer.Option(help="Of calibration, without labels.")] = 256,
     limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 1000,
     epochs: Annotated[int, typer.Option(help="Of training, where a network is trained.")] = 2,
+    without: Annotated[list[str] | None, typer.Option(help="Steps whose pipelines are left out.")] = None,
+    new: Annotated[bool, typer.Option(help="Whether what isn't made yet is made.")] = True,
+    timed: Annotated[bool, typer.Option(help="Whether what was made is timed, too.")] = True,
     markdown: Annotated[Path | None, typer.Option(help="A file for the tables.")] = None,
 ) -> None:
     """Print what every subset and order of the techniques makes of the models."""
     texts: list[str] = []
     for model in models:
-        with tempfile.TemporaryDirectory() as work:
-            subject = _subject(model, Path(work), root, cache, epochs)
-            rows = list(_rows(replace(subject, test=subject.test[:limit]), samples, Path(work)))
-        Console(width=150).print(_table(model, rows))
-        texts.append(_markdown(model, subject, rows))
-        if markdown is not None:
-            markdown.write_text("\n".join(texts), encoding="utf-8")
+        with tempfile.TemporaryDirectory() as scratch:
+            subject = _subject(model, Path(scratch), root, cache, epochs)
+            subject = replace(subject, test=subject.test[:limit])
+            workshop = Workshop(subject, samples, backend, work / backend / model, Path(scratch))
+            wanted = [steps for steps in PIPELINES if not set(without or ()) & set(steps)]
+            made = [workshop.make(steps) for steps in wanted if new or workshop.has(steps)]
+            if timed:
+                texts.append("\n".join(_section(subject, backend, made, workshop.time(made))))
+                print(texts[-1], flush=True)
+    if markdown is not None and timed:
+        markdown.write_text("\n".join(texts), encoding="utf-8")
 
 
-def _subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> Subject:
+def _subject(model: Model, scratch: Path, root: Path, cache: Path, epochs: int) -> Subject:
     from quantization_trained import resnet20, small_cnn
 
     made = {Model.MINILM: minilm, Model.OCR: recognition, Model.MAGIKA: magika}
     if model in made:
-        return made[model](work)
-    return (resnet20 if model is Model.RESNET20 else small_cnn)(work, root, cache, epochs)
+        return made[model](scratch)
+    return (resnet20 if model is Model.RESNET20 else small_cnn)(scratch, root, cache, epochs)
 
 
-def _rows(subject: Subject, samples: int, work: Path) -> Iterator[Row]:
-    """A row for each pipeline; those that begin alike share the graphs of their common steps."""
-    data = subject.calibration(0, max(1, samples // len(next(iter(subject.pool[0].values())))))
-    target = replace(load_target("native"), threads=1)
-    untouched = lower(subject.graph, find_backend("onnxruntime"), target, work / "untouched")
-    exact = _outputs(untouched, subject)
-    reference = subject.score(exact, exact).astype(float)
-    sample = single_sample(subject.test[0], ports_of(subject.graph))
-    start = planish.optimize(subject.graph, "cleanup,fuse", data=data).graph
-    made: dict[tuple[str, ...], tuple[Graph, float]] = {(): (start, 0.0)}
-    context = PassContext(target, subject.graph, data, sizes=sizes_in(sample, ports_of(subject.graph)))
-    for number, steps in enumerate([[], *[steps for steps in SUBSETS if steps], *ORDERS]):
-        name = " + ".join(step.partition("{")[0] for step in steps) or "clean-up and fusion alone"
-        try:
-            graph, seconds = _made(steps, made, context)
-            candidate = lower(graph, find_backend("onnxruntime"), target, work / str(number))
-        except PlanishError as error:
-            LOG.print(f"{name}: {error}", markup=False)
-            yield Row(name, failure=str(error))
-            continue
-        found = subject.score(_outputs(candidate, subject), exact).astype(float)
-        before, after = interleaved([lambda it=it: it.executable.run(sample) for it in (untouched, candidate)])
-        change, speed = scores.difference(found, reference), after.speedup_over(before)
-        LOG.print(f"{name}: {speed}, {change.text(4)}", markup=False)
-        yield Row(name, change, speed, candidate.size / untouched.size, seconds, "error" in subject.metric)
+# -- tables
 
 
-def _made(
-    steps: Sequence[str], made: dict[tuple[str, ...], tuple[Graph, float]], context: PassContext
-) -> tuple[Graph, float]:
-    """The graph after some steps, and the seconds that all of them took; each is held to the graph before it."""
-    key = tuple(steps)
-    if key not in made:
-        before, seconds = _made(steps[:-1], made, context)
-        graph, start = before.clone(), time.perf_counter()
-        PassManager(parse_pipeline(steps[-1])).run(graph, context, Resumption(0, before, 0.0))
-        made[key] = graph, seconds + time.perf_counter() - start
-    return made[key]
+def _section(subject: Subject, backend: str, every: Sequence[Made], rows: Sequence[Row]) -> Iterator[str]:
+    yield f"## {subject.name} in {backend} ({subject.metric})\n"
+    yield "| pipeline | loss, points | speed | size | passes take | front |"
+    yield "|-|-|-|-|-|-|"
+    front = _front(rows)
+    for row in rows:
+        mark = "yes" if row in front else ""
+        cells = (_loss(row.made.losses), str(row.speed), f"{row.size:.2f}", f"{row.made.seconds:.0f} s", mark)
+        yield f"| {' | '.join((row.made.name, *cells))} |"
+    for made in every:
+        if made.failure:
+            yield f"| {made.name} | {made.failure} | | | | |"
+    yield "\n| loss that is allowed | technique | fastest | loss, points | speed | all together over it |"
+    yield "|-|-|-|-|-|-|"
+    for allowed in LOSSES:
+        best = _fastest(rows, TOGETHER, allowed)
+        for techniques in (*ALONE, TOGETHER):
+            row = _fastest(rows, techniques, allowed)
+            name = "all together" if techniques == TOGETHER else f"{min(techniques)} alone"
+            if row is None:
+                yield f"| {allowed} | {name} | none | | | |"
+                continue
+            over = "" if best in (None, row) else str(best.latency.speedup_over(row.latency))
+            cells = (row.made.name, _loss(row.made.losses[1::2]), str(row.speed), over)
+            yield f"| {allowed} | {' | '.join((name, *cells))} |"
+    yield ""
 
 
-def _outputs(candidate: Candidate, subject: Subject) -> list[list[np.ndarray]]:
-    return [list(candidate.executable.run(feeds)) for feeds in subject.test]
+def _fastest(rows: Sequence[Row], techniques: set[str], allowed: float) -> Row | None:
+    """What is fastest of some techniques and loses no more than is allowed, as every other example tells."""
+    within = [it for it in rows if it.made.techniques == techniques and it.made.losses[::2].mean() <= allowed]
+    return max(within, key=lambda it: it.speed.median, default=None)
+
+
+def _loss(losses: np.ndarray) -> str:
+    return scores.difference(losses, np.zeros_like(losses)).text(2)
 
 
 def _front(rows: Sequence[Row]) -> list[Row]:
-    built = [row for row in rows if not row.failure]
     return [
         row
-        for row in built
+        for row in rows
         if not any(
             all(a >= b for a, b in zip(other.values, row.values, strict=True)) and other.values != row.values
-            for other in built
+            for other in rows
         )
     ]
-
-
-def _cells(row: Row, front: Sequence[Row]) -> list[str]:
-    if row.change is None or row.speed is None:
-        return [row.pipeline, row.failure.splitlines()[0][:80], "", "", "", ""]
-    mark = "yes" if row in front else ""
-    return [row.pipeline, row.change.text(4), str(row.speed), f"{row.size:.2f}", f"{row.seconds:.0f} s", mark]
-
-
-_COLUMNS = ("pipeline", "change of the metric", "speed", "size", "passes take", "front")
-
-
-def _table(model: Model, rows: Sequence[Row]) -> Table:
-    table, front = Table(*_COLUMNS, title=model), _front(rows)
-    for row in rows:
-        table.add_row(*_cells(row, front))
-    return table
-
-
-def _markdown(model: Model, subject: Subject, rows: Sequence[Row]) -> str:
-    front = _front(rows)
-    lines = [f"| {' | '.join(_cells(row, front))} |" for row in rows]
-    head = [f"## {subject.name} ({subject.metric})", "", f"| {' | '.join(_COLUMNS)} |", "|-|-|-|-|-|-|"]
-    return "\n".join([*head, *lines, ""])
 
 
 if __name__ == "__main__":
