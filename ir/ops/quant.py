@@ -200,7 +200,8 @@ def quantized_matmul(
     total = _shifted(a, _rows(a_zero_point)) @ _shifted(b, b_zero_point)
     left = _rows(a_scale)
     assert left is not None
-    return requantize(total, left * b_scale / y_scale, y_zero_point)
+    factor = left.float() * b_scale.float() / y_scale.float()  # half precision would round in between
+    return requantize(total, factor, y_zero_point)
 
 
 @operator("QLinearConv", traits=Trait.WITHOUT_GRADIENT)

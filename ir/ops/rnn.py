@@ -150,9 +150,19 @@ def _recurrent_bias(b: Tensor | None, r: Tensor) -> Tensor:
 
 
 def _types(
-    x: Tensor, w: Tensor, r: Tensor, *inputs: Tensor | None, layout: int = 0, outputs: int = 1, **attributes: object
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    *inputs: Tensor | None,
+    direction: str = "forward",
+    layout: int = 0,
+    outputs: int = 1,
+    **attributes: object,
 ) -> Tensor | tuple[Tensor, ...]:
-    time, batch, directions, hidden = *(x.shape[1], x.shape[0])[:: 1 if layout else -1], w.shape[0], r.shape[2]
+    directions = 2 if direction == "bidirectional" else 1
+    if w.shape[0] != directions:
+        raise ValueError(f"it runs in {directions} of the {w.shape[0]} directions that its weights are for")
+    time, batch, hidden = *(x.shape[1], x.shape[0])[:: 1 if layout else -1], r.shape[2]
     y = x.new_empty((batch, time, directions, hidden) if layout else (time, directions, batch, hidden))
     state = x.new_empty((batch, directions, hidden) if layout else (directions, batch, hidden))
     return y if outputs == 1 else (y, state, state)[:outputs]

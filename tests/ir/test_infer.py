@@ -278,6 +278,14 @@ def test_a_condition_is_a_row() -> None:
         infer("Compress", [tensor(3, 4), matrix], {})
 
 
+def test_recurrent_weights_are_for_as_many_directions_as_it_runs_in() -> None:
+    """Graph 16635: the type had the directions of the weights, and the tensor those of the attribute."""
+    weights = [tensor(3, 1, 2), tensor(2, 12, 2), tensor(2, 12, 3)]
+    with pytest.raises(ModelError, match="it runs in 1 of the 2 directions that its weights are for"):
+        infer("LSTM", weights, {"hidden_size": 3})
+    assert infer("LSTM", weights, {"hidden_size": 3, "direction": "bidirectional"})[0].dims == (3, 2, 1, 3)
+
+
 def test_no_more_indices_than_axes_are_scattered_by() -> None:
     with pytest.raises(ModelError, match="3 indices for each element of a tensor of 2 axes"):
         infer("ScatterND", [tensor(4, 4), tensor(1, 3, dtype=DType.int64), tensor(1)], {})

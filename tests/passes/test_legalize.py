@@ -142,6 +142,16 @@ def test_an_expansion_means_the_same(case: Case) -> None:
         np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_scales_in_half_precision_are_multiplied_in_single() -> None:
+    """Graph 17291: a product of scales in half precision makes 96 of 95.46."""
+    scale, zero = np.float16([0.0066]), np.uint8([0])
+    inputs = (np.uint8([[113]]), scale, zero, np.uint8([[97]]), scale, zero, np.float16([0.005]), zero)
+    graph, feeds = Case("QLinearMatMul", inputs).build()
+    assert Interpreter(graph).run(feeds)["y0"] == 95
+    Legalization("tvm").run(graph, context(graph))
+    assert Interpreter(graph).run(feeds)["y0"] == 95
+
+
 def test_what_there_is_a_kernel_for_stays() -> None:
     graph, _ = CASES["attention"].build()
     (node,) = graph.nodes

@@ -50,9 +50,18 @@ def _is_whole(array: np.ndarray | None) -> bool:
 def _scale_of_nan(operands: Operands) -> bool:
     """Whether that by which sums of products are multiplied is NaN, as infinity by infinity is."""
     scales = [operands[place] for place in (1, 4, 6)]
-    assert scales[0] is not None and scales[1] is not None and scales[2] is not None
     with np.errstate(all="ignore"):
-        return bool(np.isnan(scales[0].astype(np.float32) * scales[1] / scales[2]).any())
+        left, right, result = (np.float32(scale) for scale in scales if scale is not None)
+        return bool(np.isnan(left * right / result).any())
+
+
+def _quotient_of_nan(operands: Operands) -> bool:
+    """Whether a scale makes NaN of numbers: 0 by 0, or infinity by infinity."""
+    x, scale = operands[:2]
+    assert x is not None
+    assert scale is not None
+    is_of_zeros = bool((x == 0).any() and (scale == 0).any())
+    return _has_nan(scale) or is_of_zeros or (_has_infinity(x) and _has_infinity(scale))
 
 
 UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
@@ -71,7 +80,8 @@ UNSPECIFIED: dict[tuple[str, str], Callable[[Operands], bool]] = {
     ("MaxPool", "NaN"): lambda operands: _has_nan(operands[0]),
     ("Pow", "integers beyond 64 bits, 0 to the power of -1"): _power,
     ("QLinearMatMul", "a scale of NaN"): _scale_of_nan,
-    ("STFT", "infinity"): lambda operands: _has_infinity(operands[0]),
+    ("QuantizeLinear", "NaN by a computed scale"): _quotient_of_nan,
+    ("STFT", "infinity"): lambda operands: any(_has_nan(it) or _has_infinity(it) for it in operands[::2]),
     ("Unique", "NaN"): lambda operands: _has_nan(operands[0]),
 }
 """Whether operands are such a case, for each operator and case of the table."""

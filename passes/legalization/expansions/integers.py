@@ -70,6 +70,7 @@ def _quantized_matmul(op: Builder, node: Node) -> Value:
     a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, zero_point = (node.operand(i) for i in range(8))
     to = _exact(a.shape[-1:])
     left, right = _shifted(op, a, _row_parameter(op, a_zero_point), to), _shifted(op, b, b_zero_point, to)
+    a_scale, b_scale, y_scale = (cast(op, scale, DType.float32) for scale in (a_scale, b_scale, y_scale))
     factor = op.Div(op.Mul(_row_parameter(op, a_scale), b_scale), y_scale)
     return _requantized(op, op.MatMul(left, right), factor, zero_point)
 

@@ -108,7 +108,7 @@ def test_types_hold_for_any_number_of_steps() -> None:
     x, w, r = (Value("x", TensorType(DType.float32, shape)) for shape in (("t", "n", 4), (2, 8, 4), (2, 8, 2)))
     y, h, c = infer("LSTM", [x, w, r], {"direction": "bidirectional", "hidden_size": 2}, 3)
     assert (y.shape, h.shape, c.shape) == (("t", 2, "n", 2), (2, "n", 2), (2, "n", 2))
-    y, h = infer("GRU", [x, w, r], {"layout": 1}, 2)
+    y, h = infer("GRU", [x, w, r], {"direction": "bidirectional", "layout": 1}, 2)
     assert (y.shape, h.shape) == (("t", "n", 2, 2), ("t", 2, 2))
 
 
