@@ -97,8 +97,21 @@ class _Layer:
         return places.expand(self.x.shape[0], self.x.shape[1]).unsqueeze(2)
 
 
+def _directions(direction: str, w: Tensor) -> tuple[bool, ...]:
+    """For each direction that weights are for, whether the layer runs backwards.
+
+    Raises:
+        ValueError: the layer runs in more of them, or in fewer.
+    """
+    found = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+    if w.shape[0] != len(found):
+        raise ValueError(f"it runs in {len(found)} of the {w.shape[0]} directions that its weights are for")
+    return found
+
+
 def _layer(
     x: Tensor,
+    w: Tensor,
     lengths: Tensor | None,
     direction: str,
     activations: Sequence[str],
@@ -109,7 +122,7 @@ def _layer(
     of_sums: int = 3,
 ) -> _Layer:
     """The layer of an operator, the first of whose activations take sums that are clipped."""
-    directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+    directions = _directions(direction, w)
     functions = _functions(activations, list(alphas or ()), list(betas or ()))
     each = len(functions) // len(directions)
     rows = [functions[index * each : (index + 1) * each] for index in range(len(directions))]
@@ -159,9 +172,7 @@ def _types(
     outputs: int = 1,
     **attributes: object,
 ) -> Tensor | tuple[Tensor, ...]:
-    directions = 2 if direction == "bidirectional" else 1
-    if w.shape[0] != directions:
-        raise ValueError(f"it runs in {directions} of the {w.shape[0]} directions that its weights are for")
+    directions = len(_directions(direction, w))
     time, batch, hidden = *(x.shape[1], x.shape[0])[:: 1 if layout else -1], r.shape[2]
     y = x.new_empty((batch, time, directions, hidden) if layout else (time, directions, batch, hidden))
     state = x.new_empty((batch, directions, hidden) if layout else (directions, batch, hidden))
@@ -187,7 +198,7 @@ def rnn(
     outputs: int = 1,
 ) -> Tensor | tuple[Tensor, ...]:
     names = activations[: 1 + (direction == "bidirectional")]
-    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
+    layer = _layer(x, w, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
     start = layer.state(initial_h, r)
 
     def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -224,7 +235,7 @@ def gru(
     """Gates are in the order update, reset, hidden."""
     names = activations or ("Sigmoid", "Tanh") * 2
     names = names[: 2 + 2 * (direction == "bidirectional")]
-    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
+    layer = _layer(x, w, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout)
     start = layer.state(initial_h, r)
 
     def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -281,7 +292,7 @@ def lstm(
     """
     names = activations or ("Sigmoid", "Tanh", "Tanh") * 2
     names = names[: 3 + 3 * (direction == "bidirectional")]
-    layer = _layer(x, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout, of_sums=2)
+    layer = _layer(x, w, sequence_lens, direction, names, activation_alpha, activation_beta, clip, layout, of_sums=2)
     start, cells = layer.state(initial_h, r), layer.state(initial_c, r)
 
     def run(index: int) -> tuple[Tensor, tuple[Tensor, ...]]:

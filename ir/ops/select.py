@@ -11,9 +11,18 @@ from .registry import Ints, operator
 from .texts import STRING, to_array, to_tensor
 
 
-def _compressed_type(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+def _check_condition(condition: Tensor) -> None:
+    """Hold a condition to the standard's one axis: of a matrix, places would be coordinates.
+
+    Raises:
+        ValueError: it has another number of axes.
+    """
     if condition.ndim != 1:
         raise ValueError(f"its condition has {condition.ndim} axes, and must have one")
+
+
+def _compressed_type(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+    _check_condition(condition)
     return x.reshape(-1) if axis is None else x
 
 
@@ -41,6 +50,7 @@ def non_zero(x: Tensor) -> Tensor:
     "Compress", from_data={"condition": FromData(lambda axis: [axis or 0])}, types=_compressed_type, traits=Trait.MOVING
 )
 def compress(x: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+    _check_condition(condition)  # types don't tell of tensors of unknown rank
     places = condition.nonzero().reshape(-1)
     return x.reshape(-1)[places] if axis is None else x.index_select(axis, places)
 

@@ -45,7 +45,7 @@ _JUDGES, _SAMPLES = 2, 4
 """Batches that are held out, and how many samples of each are looked at: a layer reads many pixels of an image."""
 
 _PIXELS = 14
-"""How many results of a convolution along an axis are looked at, at the least, where there are as many."""
+"""About how many results of a convolution along an axis are looked at, or twice as many, where there are as many."""
 
 
 @dataclass(slots=True)

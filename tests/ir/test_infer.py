@@ -5,13 +5,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from planish.ir.builder import Builder
 from planish.ir.dims import Dim, evaluate
 from planish.ir.errors import ModelError
 from planish.ir.graph import Constant, Graph, Location, Node, Value
-from planish.ir.infer import infer
+from planish.ir.infer import find_operator, infer
 from planish.ir.reinfer import reinfer
 from planish.ir.scope import scope
 from planish.ir.text import parse_graph
@@ -276,6 +277,8 @@ def test_a_condition_is_a_row() -> None:
     matrix = Graph().add_constant(np.array([[False, True, True]]), "condition")
     with pytest.raises(ModelError, match="its condition has 2 axes, and must have one"):
         infer("Compress", [tensor(3, 4), matrix], {})
+    with pytest.raises(ValueError, match="its condition has 2 axes"):  # where the rank wasn't known before
+        find_operator("Compress").function(torch.zeros(3, 4), torch.from_numpy(matrix.data))
 
 
 def test_recurrent_weights_are_for_as_many_directions_as_it_runs_in() -> None:

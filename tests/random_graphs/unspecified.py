@@ -48,11 +48,11 @@ def _is_whole(array: np.ndarray | None) -> bool:
 
 
 def _scale_of_nan(operands: Operands) -> bool:
-    """Whether that by which sums of products are multiplied is NaN, as infinity by infinity is."""
+    """Whether something by which sums of products are multiplied is NaN, as infinity by infinity is."""
     scales = [operands[place] for place in (1, 4, 6)]
     with np.errstate(all="ignore"):
         left, right, result = (np.float32(scale) for scale in scales if scale is not None)
-        return bool(np.isnan(left * right / result).any())
+        return bool(np.isnan(np.divide.outer(np.multiply.outer(left, right), result)).any())
 
 
 def _quotient_of_nan(operands: Operands) -> bool:
