@@ -85,11 +85,12 @@ def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
     It is the inverse of the factor that is upper, too, in `R @ R.T`: of a Cholesky factor with rows and columns in
     opposite order. So the inverse of the moments themselves, which costs three times as much, isn't made.
     """
-    from scipy.linalg.lapack import dtrtri
+    from scipy.linalg import get_lapack_funcs
 
     damped = moments[::-1, ::-1].astype(np.float64)
     energy = np.diagonal(damped).copy()
     mean = energy.mean() or 1.0
     np.fill_diagonal(damped, np.where(energy > 0, energy, mean) + damping * mean)
     lower = np.linalg.cholesky(damped)
-    return dtrtri(lower[::-1, ::-1])[0].astype(np.float32)
+    inverse = get_lapack_funcs("trtri", dtype=np.float64)
+    return inverse(lower[::-1, ::-1])[0].astype(np.float32)
