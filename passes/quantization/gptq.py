@@ -92,5 +92,5 @@ def compensation(moments: np.ndarray, damping: float) -> np.ndarray:
     mean = energy.mean() or 1.0
     np.fill_diagonal(damped, np.where(energy > 0, energy, mean) + damping * mean)
     lower = np.linalg.cholesky(damped)
-    inverse = get_lapack_funcs("trtri", dtype=np.float64)
+    (inverse,) = get_lapack_funcs(("trtri",), dtype=np.float64)
     return inverse(lower[::-1, ::-1])[0].astype(np.float32)
