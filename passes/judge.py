@@ -8,6 +8,7 @@ import numpy as np
 
 from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
+from .choices import leads, share_moved
 from .measures import LossKind, choose_measures, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -70,8 +71,8 @@ class Reference:
 class Judge:
     """Compares graphs with the float model.
 
-    With labels, it is the metric that drops. Without, an output of classes loses by each row whose largest element is
-    elsewhere, one of numbers by 1 - cosine, and the output that loses most counts.
+    With labels, it is the metric that drops. Without, an output of classes loses by the share of rows that choose
+    another one (`choices`), one of numbers by 1 - cosine, and the output that loses most counts.
 
     Args:
         graph: in float; a `Reference` where somebody else runs it on some of the batches.
@@ -185,8 +186,9 @@ def _are_probabilities(outputs: "Sequence[Tensor]") -> bool:
 def _drop(kind: LossKind, pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
     """The share of rows that choose another class, or 1 - cosine, in percent."""
     if kind is not LossKind.NUMBERS:
-        moved = sum(int((got.argmax(-1) != wanted.argmax(-1)).sum()) for got, wanted in pairs)
-        return 100 * moved / max(sum(wanted[..., 0].numel() for _, wanted in pairs), 1)
+        rows = [leads(kind, wanted, got) for got, wanted in pairs if wanted.numel()]
+        before, after = (np.concatenate(parts) for parts in zip(*rows, strict=True)) if rows else (np.empty(0),) * 2
+        return 100 * share_moved(before, after)
     flat = [(got.double().flatten(), wanted.double().flatten()) for got, wanted in pairs]
     product = sum(float(got @ wanted) for got, wanted in flat)
     norms = np.sqrt(sum(float(got @ got) for got, _ in flat) * sum(float(wanted @ wanted) for _, wanted in flat))
