@@ -91,7 +91,7 @@ class Sparsification(Pass):
             notes.append(f"{zeros} of {size} weights are zero now, {100 * zeros / size:.1f} %")
             if pattern.group or pattern.rows * pattern.columns == 1:
                 notes.append(f"no kernel leaves out zeros of pattern {self.pattern}: only compressed files are smaller")
-        return PassResult({self.name: len(weights)}, [*misses, *others], notes)
+        return PassResult({self.name: len(weights)}, [*others, *misses], notes)
 
     def _choose(self, graph: Graph, pattern: Pattern, context: PassContext) -> tuple[list[Layer], list[str]]:
         """The layers that lose weights, and why others don't."""
