@@ -135,8 +135,9 @@ def repair(
     """
     pairs = list(zip(source.nodes, graph.nodes, strict=True))
     layers: list[_Layer] = []
+    moved = _moved(source, kept)
     for place, (old, new) in enumerate(pairs):
-        known = reader(new)
+        known = None if moved.isdisjoint(old.inputs[:1]) else reader(new)
         if known is None or known.weight.use_count != 1 or graph.is_output(known.weight):
             continue
         if not (new.output.use_count or graph.is_output(new.output)):
@@ -153,6 +154,15 @@ def repair(
     return [layer.reader.node.output.name for layer in layers if layer.is_changed]
 
 
+def _moved(graph: Graph, kept: Kept) -> set[Value | None]:
+    """The values that are other ones where channels are gone: these, and what is computed from them."""
+    found: set[Value | None] = {value for value, _ in kept}
+    for node in graph.nodes:
+        if not found.isdisjoint((*node.inputs, *node.captured)):
+            found.update(node.outputs)
+    return found
+
+
 def _walk(
     source: Graph,
     graph: Graph,
@@ -167,15 +177,14 @@ def _walk(
 
     generator = torch.Generator().manual_seed(context.seed)
     fewer, dampings = (_DRAFTED, _DRAFT_DAMPINGS) if is_draft else (1, _DAMPINGS)
-    start = 0
+    before, behind = 0, 0  # where each graph has come to: a layer may change, what it is fitted to doesn't
     with walk(source, batches) as whole, walk(graph, batches) as pruned, torch.no_grad():
 
         def seen(layer: _Layer) -> "Iterator[tuple[Tensor, Tensor]]":
             for number in range(len(batches)):
-                values = whole.advance(number, start, layer.place)
-                others = pruned.advance(number, start, layer.place)
+                values = whole.advance(number, behind, layer.place + 1)
+                others = pruned.advance(number, before, layer.place)
                 x = others[layer.reader.x]
-                whole.interpreter.advance(values, range(layer.place, layer.place + 1))
                 pruned.interpreter.advance(others, range(layer.place, layer.place + 1))
                 wanted, found = values[layer.output], others[layer.reader.node.output]
                 assert isinstance(x, torch.Tensor)
@@ -184,13 +193,13 @@ def _walk(
                 yield layer.sample(x, wanted, found, layer.enough_rows // (fewer * len(batches)) + 1, generator)
 
         def observe(layer: _Layer) -> list[np.ndarray]:
-            nonlocal start
+            nonlocal before, behind
             pairs = seen(layer)
             first = next(pairs)
             shift = first[0].mean(0) * (layer.bias is not None)
             fit = _Sums.over(chain([first], islice(pairs, fitted - 1)), shift)
             judge = _Sums.over(pairs, shift) if fitted < len(batches) else fit
-            start = layer.place
+            before, behind = layer.place, layer.place + 1
             return [*fit.arrays, *judge.arrays, shift.numpy(), generator.get_state().numpy()]
 
         for done, layer in enumerate(layers):
