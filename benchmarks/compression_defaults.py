@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
@@ -64,11 +65,11 @@ def defaults(
     samples: Annotated[int, typer.Option(help="Without labels.")] = 256,
     epochs: Annotated[int, typer.Option(help="Of training, where a network is trained.")] = 2,
     limit: Annotated[int, typer.Option(help="Batches to judge on.")] = 10_000,
-    only: Annotated[list[str] | None, typer.Option(help="Part of a pipeline; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A glob of pipelines; may be repeated.")] = None,
 ) -> None:
     """Print what each pass loses by its default options, or says, and what the order of `fuse` and pruning is worth."""
     warnings.simplefilter("ignore")  # what is doubted is among the notes
-    wanted = [steps for steps in (*DEFAULTS, *RATIOS) if any(part in steps for part in only or ("",))]
+    wanted = [steps for steps in (*DEFAULTS, *RATIOS) if any(fnmatchcase(steps, glob) for glob in only or ("*",))]
     for model in models:
         with tempfile.TemporaryDirectory() as work:
             subject = subjects.subject(model, Path(work), root, cache, epochs)

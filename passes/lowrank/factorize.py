@@ -119,6 +119,8 @@ class Factorization(Pass):
         tables: dict[Node, np.ndarray] = {}
         if self.parameters:  # the other goals make a model faster, which narrow tables don't
             tables = {node: table for node in chosen if (table := read_table(node)) is not None}
+        if not matrices and not tables:
+            return [], ["no layer that may be split multiplies by a constant matrix"]
         few = [] if self.energy else first_batches_of(fitted, _RANKED_ON)
         inputs = observe_inputs(graph, list(matrices), few or fitted, context, widest=0 if few else None)
         inputs |= count_rows(graph, list(tables), fitted, context)
@@ -195,7 +197,7 @@ class Factorization(Pass):
             return copy
 
         found: dict[Node, Cut] = {}
-        low, high, most = 0, _TRIALS, most_saved(choices)
+        low, high, most = 0, _TRIALS if layers else 0, most_saved(choices)
         while low < high:
             tried = (low + high + 1) // 2
             context.progress("factorize: judging", tried, _TRIALS)
