@@ -9,14 +9,13 @@ from quantization_subjects import Subject
 
 
 class Model(StrEnum):
-    """What there is; those from `perceptron` on are trained, or read from a cache."""
+    """What there is; those from `small_cnn` on are trained, or read from a cache."""
 
     MINILM = "minilm"
     PARAPHRASE = "paraphrase"
     OCR = "ocr"
     MAGIKA = "magika"
     BASIC_PITCH = "basic_pitch"
-    PERCEPTRON = "perceptron"
     SMALL_CNN = "small_cnn"
     HIDDEN_CNN = "hidden_cnn"
     RESNET20 = "resnet20"
@@ -51,7 +50,6 @@ def subject(model: Model, work: Path, root: Path, cache: Path, epochs: int) -> S
     import quantization_trained as networks
 
     made = {
-        Model.PERCEPTRON: networks.perceptron,
         Model.SMALL_CNN: networks.small_cnn,
         Model.HIDDEN_CNN: networks.hidden_cnn,
         Model.RESNET20: networks.resnet20,
