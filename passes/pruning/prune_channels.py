@@ -166,12 +166,13 @@ class ChannelPruning(Pass):
                 whole = partial(prune, batches=fitted) if len(few) < len(fitted) else None
                 counts = self._within(ways, judge, draft, whole, context)
         removals: list[tuple[ChannelGroup, np.ndarray]] = []
+        left: list[str] = []
         for number, (group, ranking, step) in enumerate((it.group, it.ranking, it.step) for it in candidates):
             if not counts.get(number):
-                misses.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
+                left.append(f"{_layers(group)}: the {group.size} channels stay, {self._why(step)}")
             elif context.applies("prune", *(node for node, _ in group.producers)):
                 removals.append((group, ranking.order[: counts[number]]))
-        return Plan(removals, misses, notes)
+        return Plan(removals, [*left, *misses], notes)
 
     # -- which
 
