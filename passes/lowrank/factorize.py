@@ -61,7 +61,8 @@ class Factorization(Pass):
             among them; 0 leaves it to the others. With `flops` both are removed.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine). The output that loses most counts.
+            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
+            beyond a half. The output that loses most counts.
 
     Where the backend can be timed, layers stay whole that would take longer in two, and others give what they would
     have; embeddings are narrowed for their size alone.

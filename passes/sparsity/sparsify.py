@@ -47,7 +47,8 @@ class Sparsification(Pass):
             is `sparsegpt` with calibration data and `magnitude` without.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine). The output that loses most counts.
+            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
+            beyond a half. The output that loses most counts.
         damping: what `sparsegpt` adds to the second moments of all channels, as a share of their mean.
     """
 
