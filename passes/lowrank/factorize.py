@@ -61,7 +61,8 @@ class Factorization(Pass):
             among them; 0 leaves it to the others. With `flops` both are removed.
         max_drop: in hundredths of the metric's own scale, where the calibration data have labels. In percent where they
             have none: of rows of an output of classes whose largest element is elsewhere than before, or of other
-            outputs 100 (1 - cosine). The output that loses most counts.
+            outputs 100 (1 - cosine) of what varies among samples; of a sigmoid's numbers also 100 (1 - F1) of those
+            beyond a half. The output that loses most counts.
 
     Where the backend can be timed, layers stay whole that would take longer in two, and others give what they would
     have; embeddings are narrowed for their size alone.
@@ -119,6 +120,8 @@ class Factorization(Pass):
         tables: dict[Node, np.ndarray] = {}
         if self.parameters:  # the other goals make a model faster, which narrow tables don't
             tables = {node: table for node in chosen if (table := read_table(node)) is not None}
+        if not matrices and not tables:
+            return [], ["no layer that may be split multiplies by a constant matrix"]
         few = [] if self.energy else first_batches_of(fitted, _RANKED_ON)
         inputs = observe_inputs(graph, list(matrices), few or fitted, context, widest=0 if few else None)
         inputs |= count_rows(graph, list(tables), fitted, context)
@@ -195,7 +198,7 @@ class Factorization(Pass):
             return copy
 
         found: dict[Node, Cut] = {}
-        low, high, most = 0, _TRIALS, most_saved(choices)
+        low, high, most = 0, _TRIALS if layers else 0, most_saved(choices)
         while low < high:
             tried = (low + high + 1) // 2
             context.progress("factorize: judging", tried, _TRIALS)
