@@ -219,7 +219,7 @@ def _moved(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
     flat = [[(it.double() - middle).flatten() for it in pair] for pair in pairs]
     product = sum(float(got @ wanted) for got, wanted in flat)
     ours, theirs = (sum(float(it[place] @ it[place]) for it in flat) for place in (0, 1))
-    if not 0 < ours * theirs < np.inf:  # or nothing varies, or it is no number
+    if not 0 < ours * theirs < np.inf:  # nothing varies, or what does is no number
         return 100.0 if theirs else 0.0
     return float(100 * (1 - product / np.sqrt(ours * theirs)))
 
