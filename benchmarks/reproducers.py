@@ -53,7 +53,8 @@ def leave(name: str, roots: tuple[str, ...]) -> dict[str, Outcome]:
     with _within(Path(root, name.replace(" ", "-"))), planted.planted(name):
         said = planted.fail(name, _run)
         if said is None:
-            return {root: ("refused", "a build's checks see nothing wrong")}
+            excuse = planted.excuse(name)
+            return {root: ("refused", excuse) if excuse else ("wrong", "a build's checks see nothing wrong")}
         left = set(re.findall(r"planish opt (\S+)", said))
         if len(left) != 1:
             return {root: ("wrong", f"it left {len(left)} reproducers: {_short(said)}")}
@@ -138,7 +139,7 @@ def main(
     chosen = [name for name in planted.names() if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
     with tempfile.TemporaryDirectory(prefix="planish-reproducers-") as scratch:
         root = str((keep or Path(scratch)).absolute())
-        Path(root).mkdir(exist_ok=True)
+        Path(root, "cache").mkdir(parents=True, exist_ok=True)
         os.environ["PLANISH_CACHE"] = f"{root}/cache"
         outcomes = {name: row[root] for name, row in check_all(leave, chosen, (root,), jobs, seconds).items()}
         left = [name for name, (kind, _) in outcomes.items() if kind == "equal"]
