@@ -83,10 +83,16 @@ def find_fault(
         return fault
 
 
-def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
-    """A reproducer that fails as another does, with as few nodes and passes as possible.
+def shrink(subject: str, output: Path, reporter: Reporter = SILENT) -> Reproducer:
+    """Write a reproducer that fails as another does, with as few nodes and passes as possible.
 
-    It fails in the same pass or backend, and by the same check or exception: its error's `symptom` is the same.
+    It fails in the same pass or backend, and by the same check or exception: its error's `symptom` is the same. It is
+    run once as it was written.
+
+    Args:
+        subject: the folder of the other one.
+        output: the folder to write.
+        reporter: hears of progress, and if what was written doesn't fail in that way.
 
     Raises:
         UsageError: it is no reproducer, or doesn't fail here.
@@ -111,7 +117,13 @@ def shrink(subject: str, reporter: Reporter = SILENT) -> Reproducer:
         def fails(graph: Graph) -> bool:
             return _failure(part(bare, graph), passes) == failure
 
-        return part(bare, reduce(case.graph, fails, reporter.progress)).probed
+        smaller = part(bare, reduce(case.graph, fails, reporter.progress)).probed
+        smaller.write(output)
+        if _failure(read_reproducer(output), passes) != failure:
+            reporter.warn(
+                f"{output} doesn't fail in the same way: the failure depends on something else than the graph"
+            )
+        return smaller
 
 
 def _part(case: Reproducer, graph: Graph) -> Reproducer:
