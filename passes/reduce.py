@@ -12,6 +12,9 @@ from ..ir.extract import extract
 from ..ir.graph import Graph
 from ..ir.verify import verify
 
+_Piece: TypeAlias = int | str
+"""A node by its position, or by name an output that no node makes."""
+
 
 def reduce(
     graph: Graph,
@@ -27,11 +30,11 @@ def reduce(
     """
     total = len(graph)
 
-    def part(pieces: Sequence[Piece]) -> Graph:
+    def part(pieces: Sequence[_Piece]) -> Graph:
         nodes = frozenset(piece for piece in pieces if isinstance(piece, int))
         return extract(graph, nodes, [piece for piece in pieces if isinstance(piece, str)])
 
-    def still_fails(pieces: Sequence[Piece]) -> bool:
+    def still_fails(pieces: Sequence[_Piece]) -> bool:
         if not pieces:
             return False
         made = part(pieces)
@@ -46,11 +49,7 @@ def reduce(
     return part(_minimal(_cut(pieces, still_fails), still_fails)) if still_fails(pieces) else graph.clone()
 
 
-Piece: TypeAlias = int | str
-"""A node by its position, or by name an output that no node makes."""
-
-
-def _cut(nodes: list[Piece], still_fails: Callable[[Sequence[Piece]], bool]) -> list[Piece]:
+def _cut(nodes: list[_Piece], still_fails: Callable[[Sequence[_Piece]], bool]) -> list[_Piece]:
     """The shortest stretch of nodes that fails, if longer ones do too: cut at the end first, then at the start."""
     low, high = 0, len(nodes)
     while high - low > 1:
@@ -64,7 +63,7 @@ def _cut(nodes: list[Piece], still_fails: Callable[[Sequence[Piece]], bool]) -> 
     return nodes[low:]
 
 
-def _minimal(nodes: list[Piece], still_fails: Callable[[Sequence[Piece]], bool]) -> list[Piece]:
+def _minimal(nodes: list[_Piece], still_fails: Callable[[Sequence[_Piece]], bool]) -> list[_Piece]:
     """Leave out ever smaller chunks, until each single node is needed."""
     size = max(1, len(nodes) // 2)
     while True:

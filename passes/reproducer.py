@@ -281,9 +281,9 @@ def _outcome(case: Reproducer, again: Callable[[Reproducer], object], folder: Pa
 
 
 def symptom(error: str) -> str:
-    """By what something failed: the text of its error, up to a number or the name of a value.
+    """Return what an error says up to a number or the name of a value, by which another graph may fail in the same way.
 
-    That is the check or the exception, with the pass or the operator; sizes and names are another graph's.
+    That is the exception or the check, with the pass and mostly the operator.
     """
     return _END.split(error, maxsplit=1)[0]
 

@@ -273,7 +273,7 @@ def excuse(name: str) -> str:
     """Why a build's checks may see nothing wrong in a case; empty if they have to."""
     what, _, fault = name.partition(" ")
     if what == "mistake":
-        told = "every graph that the pass leaves is right: it only says that it changed nothing"
+        told = "every graph that the pass leaves is right, and only what it counts is wrong"
         return told if _is_right(mistaken(name)) else ""
     if fault == "numbers" and what in pass_classes() and pass_classes()[what].max_drift == math.inf:
         return "the pass declares that it may move the outputs by any amount"
