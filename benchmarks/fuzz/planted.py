@@ -78,9 +78,10 @@ _STEPS = {
     "gptq": "gptq{bits=4}",
     "load-lora": "load-lora{adapter=adapter}",
     "merge-lora": "lora{rank=2},merge-lora",
-    "qat": "quantize,qat",
+    "qat": "quantize{if_slower=keep},qat",
+    "quantize": "quantize{if_slower=keep}",
     "quantize-mixed": "quantize-mixed{max_drop=0.5}",
-    "tune-scales": "quantize,tune-scales",
+    "tune-scales": "quantize{if_slower=keep},tune-scales",
 }
 """What passes stand behind, or are told; the others stand alone."""
 
