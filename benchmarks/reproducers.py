@@ -10,11 +10,11 @@ passes are run on the graphs of the suite that show them.
 
 Then other processes, which have the same fault and nothing else, are given the folder that the error has named:
 `planish opt` has to end in the same error, `planish bisect` to name the pass, or in a backend the layer, and what
-`planish reduce` writes has to fail in the same way. A case is
+`planish reduce` writes has to fail in the same way: in the same pass, by the same check or exception. A case is
 
     equal     all of that holds
-    refused   a build's checks see nothing wrong on that graph: the mistake is one that the suite's own checks find
-    wrong     something of it doesn't hold
+    refused   a build's checks see nothing wrong, and needn't: the pass may do that, or leaves the right graph
+    wrong     something of it doesn't hold, or a build's checks see nothing wrong
     crash     anything else
 """
 
