@@ -111,7 +111,7 @@ def test_what_fails_leaves_a_reproducer_that_fails_again(
     for run in (lambda: optimize_file(folder, None, None), lambda: find_fault(folder, None, None, "native")):
         with pytest.raises(CheckError, match="net.head: TopK is off by"):
             run()
-    small = shrink(folder)
+    small = shrink(folder, tmp_path / "small")
     assert [node.operator for node in small.graph.nodes] == ["TopK"]
     assert small.machine == load_target("native")  # which its folder holds as well
 
