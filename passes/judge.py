@@ -8,6 +8,7 @@ import numpy as np
 
 from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
+from .choices import leads, share_moved
 from .measures import LossKind, choose_measures, decides, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
@@ -76,9 +77,10 @@ class Reference:
 class Judge:
     """Compares graphs with the float model.
 
-    With labels, it is the metric that drops. Without, an output of classes loses by each row whose largest element is
-    elsewhere, one of numbers, and one where that is hardly ever elsewhere, by 1 - cosine of what varies among samples,
-    one of a sigmoid's numbers also by 1 - F1 of those beyond a half, and the output that loses most counts.
+    With labels, it is the metric that drops. Without, an output of classes loses by the share of rows that choose
+    another one (`choices`), one of numbers, and one where hardly any class but one is chosen, by 1 - cosine of what
+    varies among samples, one of a sigmoid's numbers also by 1 - F1 of those beyond a half, and the output that loses
+    most counts.
 
     Args:
         graph: in float; a `Reference` where somebody else runs it on some of the batches.
@@ -136,7 +138,7 @@ class Judge:
         for name, kind in self.measures.items():
             outputs = [(got[name], wanted[name]) for got, wanted in pairs]
             drops += [_moved(outputs)] if name in self._numbers else []
-            drops += [_chosen_otherwise(outputs)] if kind is not LossKind.NUMBERS else []
+            drops += [_chosen_otherwise(kind, outputs)] if kind is not LossKind.NUMBERS else []
             drops += [_decided_otherwise(outputs)] if name in self._decisions else []
         return Verdict(max(drops, default=0.0), float(np.mean(losses)))
 
@@ -197,10 +199,11 @@ def _are_probabilities(outputs: "Sequence[Tensor]") -> bool:
     )
 
 
-def _chosen_otherwise(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
+def _chosen_otherwise(kind: LossKind, pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
     """The share of rows that choose another class, in percent."""
-    moved = sum(int((got.argmax(-1) != wanted.argmax(-1)).sum()) for got, wanted in pairs)
-    return 100 * moved / max(sum(wanted[..., 0].numel() for _, wanted in pairs), 1)
+    rows = [leads(kind, wanted, got) for got, wanted in pairs if wanted.numel()]
+    before, after = (np.concatenate(parts) for parts in zip(*rows, strict=True)) if rows else (np.empty(0),) * 2
+    return 100 * share_moved(before, after)
 
 
 def _decided_otherwise(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
@@ -216,7 +219,7 @@ def _moved(pairs: "Sequence[tuple[Tensor, Tensor]]") -> float:
     flat = [[(it.double() - middle).flatten() for it in pair] for pair in pairs]
     product = sum(float(got @ wanted) for got, wanted in flat)
     ours, theirs = (sum(float(it[place] @ it[place]) for it in flat) for place in (0, 1))
-    if not ours or not theirs:
+    if not 0 < ours * theirs < np.inf:  # nothing varies, or what does is no number
         return 100.0 if theirs else 0.0
     return float(100 * (1 - product / np.sqrt(ours * theirs)))
 

@@ -408,6 +408,20 @@ def test_sizes_are_tried_until_the_model_runs(graph_of) -> None:
     assert first["x"].shape == (1, 1, 16, 16)
 
 
+def test_images_are_tried_that_can_be_halved(graph_of) -> None:
+    """A detector joins a map that was halved and doubled to the one before."""
+    graph = graph_of(
+        """(%x: float32[1, 1, height, width]) {
+          const %scales: float32[4] = [1.0, 1.0, 4.0, 4.0]
+          %a: float32[1, 1, height // 4, width // 4] = MaxPool(%x) {kernel_shape = [4, 4], strides = [4, 4]}
+          %b: float32[1, 1, 4 * (height // 4), 4 * (width // 4)] = Resize(%a, none, %scales) {mode = "nearest"}
+          %y: float32[1, 2, height, width] = Concat(%x, %b) {axis = 1}
+          return y = %y
+        }"""
+    )
+    assert [probe["x"].shape for probe in make_probes(graph, ())] == [(1, 1, 32, 32), (1, 1, 64, 64)]
+
+
 def test_a_model_that_runs_on_no_size_asks_for_data() -> None:
     """Inputs of sizes that don't fit together."""
     graph = Graph()

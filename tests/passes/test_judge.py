@@ -44,7 +44,7 @@ def test_numbers_of_which_one_is_always_the_largest_are_no_classes() -> None:
         return op.Gemm(op.Mul(x, np.float32(1 - change)), np.eye(2, dtype=np.float32), offset)
 
     assert drop(scores, x - x.mean(0)) > 50
-    assert drop(lambda op, x, change: op.MatMul(x, np.eye(2, dtype=np.float32) * (1 + change)), x) == 0
+    assert drop(lambda op, x, change: op.MatMul(x, np.eye(2, dtype=np.float32) * (1 + change)), x) < 0.1
 
 
 @pytest.mark.parametrize("samples", [8, 1])
