@@ -33,6 +33,8 @@ _EXACT = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 """Shares of a table's rows, those that matter most, that may stay as they are."""
 _NOTHING = 1e-12
 """The share of what a layer computes that rounding loses in any case."""
+_LEAST_SAVED = 0.01
+"""The share of the model's operations or parameters for which it is worth it to have more layers."""
 _LEAST_GAIN = 0.1
 """The share of a layer's multiply-adds below which two layers take as long as one."""
 
@@ -207,7 +209,9 @@ class Factorization(Pass):
                 found, low = cuts, tried
             else:
                 high = tried - 1
-        return found
+        before, after = (summarize(it, context.sizes) for it in (graph, split(found)))
+        pairs = ((before.flops, after.flops), (before.parameters, after.parameters))
+        return found if any(left <= (1 - _LEAST_SAVED) * whole for whole, left in pairs) else {}
 
     def _split(
         self, graph: Graph, context: PassContext, layers: Sequence["_Layer"], cuts: Mapping[Node, Cut]
@@ -233,7 +237,8 @@ class Factorization(Pass):
     def _why(self) -> str:
         if self.flops or self.parameters:
             return "others give what was asked for at less loss"
-        return f"no rank keeps the outputs within {self.max_drop:g} %, or others save more for it"
+        bound, least = f"no rank keeps the outputs within {self.max_drop:g} %", f"{100 * _LEAST_SAVED:g} %"
+        return f"{bound}, others save more for it, or all together would save less than {least} of the model"
 
 
 def _flops(layer: "_Layer", context: PassContext) -> int:
