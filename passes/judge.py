@@ -9,7 +9,7 @@ import numpy as np
 from ..ir.graph import Graph
 from .base import Feeds, Labelled, PassContext
 from .choices import leads, share_moved
-from .measures import LossKind, choose_measures, decides, measure
+from .measures import LossKind, choose_measures, is_of_sigmoid, measure
 
 if TYPE_CHECKING:  # listing the passes must not import torch
     from torch import Tensor
@@ -110,7 +110,7 @@ class Judge:
         self._numbers = {
             name for name, kind in self.measures.items() if kind is LossKind.NUMBERS or self._commonest(name) >= _SAME
         }
-        self._decisions = {name for name in self.measures if decides(reference.graph.outputs[name])}
+        self._decisions = {name for name in self.measures if is_of_sigmoid(reference.graph.outputs[name])}
         counts = [
             sum(found[name][..., 0].numel() for found in self._wanted)
             for name, kind in self.measures.items()

@@ -67,7 +67,7 @@ def _is_logits(output: Value, vocabularies: AbstractSet[int]) -> bool:
     return node is not None and node.operator in ("Gemm", "MatMul")
 
 
-def decides(output: Value) -> bool:
+def is_of_sigmoid(output: Value) -> bool:
     """Whether an output's numbers are a sigmoid's, each of which says yes or no by itself."""
     node = output.producer
     while node is not None and has_trait(node.operator, Trait.MOVING):

@@ -280,7 +280,7 @@ def test_a_branch_that_keeps_from_dividing_by_zero_stays_one(divisor: str, is_co
     if is_computed:
         Legalization("tvm").run(graph, context(graph))
         return
-    with pytest.raises(TargetError, match="layer: tvm can't run If: both of its branches are computed, and one divides"):
+    with pytest.raises(TargetError, match="layer: tvm can't run If: both of its branches are computed, and one"):
         Legalization("tvm").run(graph, context(graph))
 
 
