@@ -90,18 +90,16 @@ def _compared(found: Sequence[Any], expected: Sequence[Any]) -> float:
     Raises:
         Unequal: it is larger than what rounding does.
     """
-    errors = [0.0]
-    for number, (got, wanted) in enumerate(zip(found, expected, strict=True)):
-        if (got.dtype, got.shape) != (wanted.dtype, wanted.shape):
-            raise Unequal(f"output {number} is {got.dtype}{got.shape} instead of {wanted.dtype}{wanted.shape}")
-        if wanted.dtype.kind == "f":
-            norm = float(np.linalg.norm(wanted.astype(float))) or 1.0
-            errors.append(float(np.linalg.norm(got.astype(float) - wanted)) / norm)
-        else:
-            errors.append(float(not np.array_equal(got, wanted)))
-        if not errors[-1] <= TOLERANCE:
-            raise Unequal(f"output {number} is off by {errors[-1]:.1e}")
-    return max(errors)
+    from planish.ir.numerics import drift
+
+    off = drift([_named(expected)], [_named(found)])
+    if not off <= TOLERANCE:
+        raise Unequal(f"an output is off by {off:.1e}")
+    return off
+
+
+def _named(outputs: Sequence[Any]) -> dict[str, np.ndarray]:
+    return {str(number): np.asarray(output) for number, output in enumerate(outputs)}
 
 
 def _since(start: float) -> str:
